@@ -1,0 +1,117 @@
+"""AssetStore: where the truth about every photo is kept, and what each method promises.
+
+Two implementations pass one conformance suite (tests/integration/test_asset_store.py): mongo.py and sqlite.py. All methods run on the
+event loop. Any failure to reach the database is raised as DependencyUnavailable with the driver's error chained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """What an Idempotency-Key stands for: the asset its first request made or is making.
+
+    fingerprint: hash of that request's payload.
+    """
+
+    asset_id: str
+    fingerprint: str
+
+
+class AssetStore(Protocol):
+    """The narrow door to the database."""
+
+    async def open(self) -> None:
+        """Connect and make sure collections/tables and indexes exist; may be called again after a failure."""
+
+    async def close(self) -> None:
+        """Release connections."""
+
+    async def check(self) -> None:
+        """Return when the database answers; DependencyUnavailable otherwise."""
+
+    async def create(self, asset: Asset) -> bool:
+        """Insert the asset durably. False when its id is there already (nothing is changed then)."""
+
+    async def begin(self, asset_id: str, user_id: str, job_id: str) -> Asset | None:
+        """Take the fence for one start of the job: add 1 to it in one atomic step and return the asset with the new fence.
+
+        Only if the asset belongs to user_id, is `processing` and by job_id; None otherwise.
+        """
+
+    async def finish(
+        self,
+        asset_id: str,
+        job_id: str,
+        fence: int,
+        *,
+        status: AssetStatus,
+        ai_metadata: AiMetadata,
+        processed: ProcessedImageRef | None,
+        finished_at: datetime,
+    ) -> Asset | None:
+        """Commit a result (active or partial) under the fence; return the asset as committed.
+
+        None when the asset is not `processing` by job_id with exactly this fence: a newer run exists, or it is gone.
+        """
+
+    async def fail(self, asset_id: str, job_id: str, fence: int, *, error: str, finished_at: datetime) -> Asset | None:
+        """Commit `failed` with the error, under the same rule as finish."""
+
+    async def requeue(self, asset_id: str, user_id: str, job_id: str) -> Asset | None:
+        """Make a failed or partial asset `processing` again under a new job id; clear result, error and finishedAt; keep the fence.
+
+        None when it is not that user's or in no such status.
+        """
+
+    async def get(self, asset_id: str) -> Asset | None:
+        """Return the asset, whosever it is."""
+
+    async def page(
+        self,
+        user_id: str,
+        *,
+        status: AssetStatus | None = None,
+        category: str | None = None,
+        limit: int = 20,
+        after: tuple[datetime, str] | None = None,
+    ) -> Sequence[Asset]:
+        """Return the user's assets, newest first (createdAt, then id, both descending).
+
+        after: (created_at, id) of the last one seen; those after it follow.
+        """
+
+    async def finished_since(
+        self, user_id: str, since: datetime, *, limit: int, after: tuple[datetime, str] | None = None
+    ) -> Sequence[Asset]:
+        """Return the user's assets with finishedAt >= since, oldest first (finishedAt, then id).
+
+        after: (finished_at, id) of the last one seen.
+        """
+
+    async def unfinished_before(
+        self, before: datetime, *, limit: int, after: tuple[datetime, str] | None = None
+    ) -> Sequence[Asset]:
+        """Return assets of all users in `processing` with createdAt < before, oldest first (createdAt, then id).
+
+        after: (created_at, id) of the last one seen. Read by the reconciler.
+        """
+
+    async def delete(self, asset_id: str, user_id: str) -> Asset | None:
+        """Remove the user's asset and return what it was; None when there is none of that user's."""
+
+    async def claim_key(self, key: str, record: KeyRecord, created_at: datetime) -> KeyRecord:
+        """Insert the idempotency key if it is new; return the record that stands, the first one's.
+
+        key: hash of (user, route, Idempotency-Key).
+        """
+
+    async def purge_keys(self, before: datetime) -> int:
+        """Remove idempotency keys created before that instant; return how many."""

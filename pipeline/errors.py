@@ -1,0 +1,111 @@
+"""Every error this service raises on purpose, in one tree.
+
+Pure: imports nothing of the project. `code` is part of the contract with clients, `message` is for people.
+Only handlers/base.py turns these into replies; only queue/job.py decides from them whether a job is tried again.
+"""
+
+
+class PipelineError(Exception):
+    """Root of the tree: an error with the code, text and HTTP status a client is shown.
+
+    details: a list of {"field", "message"}, or None.
+    """
+
+    code = "INTERNAL_ERROR"
+    http_status = 500
+
+    def __init__(self, message: str, *, details: list[dict[str, str]] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+
+class ValidationError(PipelineError):
+    """The request breaks the contract; details name each field."""
+
+    code = "VALIDATION_ERROR"
+    http_status = 400
+
+    @classmethod
+    def of(cls, field: str, detail: str, message: str | None = None) -> "ValidationError":
+        """Return the error for one field; without `message` the detail is the message too."""
+        return cls(message or detail, details=[{"field": field, "message": detail}])
+
+
+class IdempotencyKeyReused(ValidationError):
+    """The same Idempotency-Key came with another payload."""
+
+    http_status = 422
+
+
+class Unauthorized(PipelineError):
+    """No token, or one that does not hold: "Authentication required" or "Invalid token"."""
+
+    code = "UNAUTHORIZED"
+    http_status = 401
+
+
+class Forbidden(PipelineError):
+    """The caller is known and may not do this."""
+
+    code = "FORBIDDEN"
+    http_status = 403
+
+
+class NotFound(PipelineError):
+    """It is not there, or it is somebody else's: the caller cannot tell which."""
+
+    code = "NOT_FOUND"
+    http_status = 404
+
+
+class Conflict(PipelineError):
+    """The thing is there but not in a state that allows this."""
+
+    code = "CONFLICT"
+    http_status = 409
+
+
+class DependencyUnavailable(PipelineError):
+    """Redis, the store, the storage or the AI service cannot be reached; the cause is chained, never shown.
+
+    retry_after_seconds: what the client is told in Retry-After.
+    """
+
+    code = "UNAVAILABLE"
+    http_status = 503
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ConfigurationError(PipelineError):
+    """The service cannot start as configured; the message says what to change."""
+
+
+class JobError(PipelineError):
+    """A job's work failed; the message is stored with the asset and shown to its owner."""
+
+
+class RetryableJobError(JobError):
+    """Trying again may help: connection errors, timeouts, 5xx, 408, 429, unreadable replies.
+
+    retry_after_seconds: the least wait the other side asked for, or None.
+    max_attempts: give up after this many starts even if the policy allows more, or None.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after_seconds: float | None = None, max_attempts: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+        self.max_attempts = max_attempts
+
+
+class PermanentJobError(JobError):
+    """Trying again cannot help: other 4xx, an image the provider refuses."""
+
+
+class LeaseLost(PipelineError):
+    """Another process holds this job now; stop quietly and count it."""

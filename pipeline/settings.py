@@ -1,0 +1,188 @@
+"""Every knob of the service: read from the environment (and `.env`) once, in cli.py, checked, frozen and passed on.
+
+The environment variable of a field is its name in capitals. `python run.py settings` prints this page with the values in force.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic import ValidationError as PydanticValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from pipeline.errors import ConfigurationError
+
+
+class Role(StrEnum):
+    """What this process does: answers HTTP and sockets, works off the queue, or both."""
+
+    ALL = "all"
+    WEB = "web"
+    WORKER = "worker"
+
+
+class LogFormat(StrEnum):
+    """`auto` is colours on a terminal and JSON lines everywhere else."""
+
+    AUTO = "auto"
+    JSON = "json"
+    CONSOLE = "console"
+
+
+CommaList = Annotated[tuple[str, ...], NoDecode]
+
+
+def _f(default: Any, why: str, **constraints: Any) -> Any:
+    return Field(default=default, description=why, **constraints)
+
+
+class Settings(BaseSettings):
+    """The configuration of one process. Tests build it directly: `Settings(port=0, data_dir=tmp_path)`."""
+
+    model_config = SettingsConfigDict(frozen=True, env_file=None, extra="ignore", env_ignore_empty=True)
+
+    # where it listens and what it does
+    host: str = _f("127.0.0.1", "Address to listen on; anything but loopback needs JWT_SECRET or a public key.")
+    port: int = _f(8080, "Port to listen on; 0 takes a free one and prints it.", ge=0, le=65535)
+    public_url: str = _f("", "How others, the AI service among them, reach this service; default: http://HOST:PORT.")
+    data_dir: Path = _f(Path("data"), "Where everything embedded keeps its files: Redis, SQLite, images, the generated secret.")
+    role: Role = _f(Role.ALL, "all, web (HTTP and sockets only) or worker (jobs, health and metrics only).")
+
+    # what it leans on; whatever is not set is embedded
+    redis_url: SecretStr = _f(SecretStr(""), "redis:// or rediss:// of the queue; empty starts an own server under DATA_DIR.")
+    mongodb_uri: SecretStr = _f(SecretStr(""), "mongodb:// of the asset store, with the database name; empty uses SQLite under DATA_DIR.")
+    cloudinary_url: SecretStr = _f(SecretStr(""), "cloudinary://KEY:SECRET@CLOUD; needed by the cloudinary storage backend.")
+    ai_service_url: str = _f("", "Base URL of the AI service; jobs POST to its /analyze. Needed by the http provider.")
+    ai_service_image_field: str = _f(
+        "imageUrl", "Name of the image URL in the request to the AI service; some services want image_url.", min_length=1
+    )
+    ai_provider: str = _f("", "AI provider plugin; default: http when AI_SERVICE_URL is set, else local.")
+    storage_backend: str = _f("", "Storage plugin; default: cloudinary when CLOUDINARY_URL is set, else local.")
+    notifiers: CommaList = _f(("websocket",), "Notifier plugins, comma-separated, called one by one.")
+
+    # who may call
+    jwt_secret: SecretStr = _f(SecretStr(""), "HS256 secret of 32 bytes or more; default: generated into DATA_DIR, loopback only.")
+    jwt_public_key: str = _f("", "PEM public key; makes RS256 or ES256 (by the key's kind) the only accepted algorithm.")
+    jwt_jwks_url: str = _f("", "JWKS address for RS256/ES256 with rotating keys.")
+    jwt_audience: str = _f("", "Required `aud` of a token, when set.")
+    jwt_issuer: str = _f("", "Required `iss` of a token, when set.")
+    allowed_origins: CommaList = _f((), "Origins besides our own whose pages may call and open sockets, comma-separated; * is not accepted.")
+
+    # uploads
+    max_upload_bytes: int = _f(10 * 1024 * 1024, "Largest image part: the contract's 10 MB.", ge=1024)
+    max_image_pixels: int = _f(100_000_000, "Largest width x height, from the header: phones make 50 million, bombs billions.", ge=1)
+    upload_timeout_seconds: float = _f(300, "Longest a body may take to arrive: 10 MB at 35 kB/s.", gt=0)
+    idempotency_seconds: int = _f(86_400, "How long an Idempotency-Key stands for its first answer: a day of client retries.", ge=60)
+
+    # jobs
+    concurrency: int = _f(5, "Job slots of this process: the specification's five.", ge=1, le=1000)
+    job_attempts: int = _f(3, "Starts of a job before it fails for good: the specification's three.", ge=1)
+    backoff_ms: int = _f(2000, "Wait before the second attempt; doubles each time: the specification's 2000 ms.", ge=0)
+    job_timeout_seconds: float = _f(120, "Longest one attempt may take: the specification's 120 s.", gt=0)
+    provider_timeout_seconds: float = _f(90, "Longest the AI provider may take: the specification's 90 s.", gt=0)
+    storage_timeout_seconds: float = _f(25, "Longest one storage call may take; two fit between provider and job timeout.", gt=0)
+    notifier_timeout_seconds: float = _f(10, "Longest one notifier may take; the others do not wait for it.", gt=0)
+    lease_seconds: float = _f(15, "How long a claimed job is ours without renewal: a dead process's jobs run again after this.", gt=0)
+    renew_seconds: float = _f(5, "How often leases are renewed: twice missed is still in time.", gt=0)
+    max_stalls: int = _f(3, "How often a job may lose its process before it fails.", ge=0)
+    keep_completed_seconds: int = _f(86_400, "Completed jobs stay visible this long: the specification's 24 h.", ge=0)
+    keep_failed_seconds: int = _f(604_800, "Failed jobs stay listed this long: the specification's 7 days.", ge=0)
+    reconcile_seconds: float = _f(30, "How often assets are searched whose job got lost.", gt=0)
+    reconcile_age_seconds: float = _f(60, "Assets younger than this are left alone by that search: their enqueue may be under way.", ge=0)
+    pool_threads: int = _f(16, "Threads for blocking plugins and image checks; at least one per slot.", ge=1)
+
+    # sockets
+    socket_auth_seconds: float = _f(5, "How long a socket may stay without a token.", gt=0)
+    socket_ping_seconds: float = _f(25, "Server ping interval: under the 30 s after which phones' networks forget a connection.", gt=0)
+    socket_pong_seconds: float = _f(10, "How long a ping may stay unanswered.", gt=0)
+    socket_frame_bytes: int = _f(16 * 1024, "Largest frame a client may send; tokens are the largest thing it has to say.", ge=1024)
+    socket_frames_per_second: int = _f(10, "Frames a client may send per second.", ge=1)
+    outbox_frames: int = _f(256, "Frames waiting for one slow client before it is cut off.", ge=1)
+    outbox_bytes: int = _f(1024 * 1024, "Bytes waiting for one slow client before it is cut off.", ge=1024)
+
+    # running it
+    shutdown_seconds: float = _f(25, "Time to finish running jobs after SIGTERM; under the 30 s orchestrators give.", ge=0)
+    log_format: LogFormat = _f(LogFormat.AUTO, "auto, json or console.")
+    log_level: str = _f("INFO", "DEBUG, INFO, WARNING or ERROR.", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for name in ("notifiers", "allowed_origins"):
+            if isinstance(values.get(name), str):
+                values[name] = tuple(part.strip() for part in values[name].split(",") if part.strip())
+        return values
+
+    @model_validator(mode="after")
+    def _check_relations(self) -> Settings:
+        faults = []
+        if self.provider_timeout_seconds >= self.job_timeout_seconds:
+            faults.append("PROVIDER_TIMEOUT_SECONDS must be less than JOB_TIMEOUT_SECONDS")
+        if self.renew_seconds * 2 > self.lease_seconds:
+            faults.append("RENEW_SECONDS must be at most half of LEASE_SECONDS")
+        if self.pool_threads < self.concurrency:
+            faults.append("POOL_THREADS must be at least CONCURRENCY")
+        secret = self.jwt_secret.get_secret_value()
+        if secret and len(secret.encode()) < 32:
+            faults.append("JWT_SECRET must have at least 32 bytes")
+        if sum(map(bool, (secret, self.jwt_public_key, self.jwt_jwks_url))) > 1:
+            faults.append("only one of JWT_SECRET, JWT_PUBLIC_KEY and JWT_JWKS_URL may be set")
+        if not (secret or self.jwt_public_key or self.jwt_jwks_url or is_loopback(self.host)):
+            faults.append("HOST is not loopback: set JWT_SECRET (or JWT_PUBLIC_KEY or JWT_JWKS_URL)")
+        if self.public_url and not is_image_url(self.public_url):
+            faults.append("PUBLIC_URL must be https:// (http:// only for a loopback host)")
+        if self.ai_service_url and urlsplit(self.ai_service_url).scheme not in ("http", "https"):
+            faults.append("AI_SERVICE_URL must be an http:// or https:// address")
+        if self.provider_name == "http" and not self.ai_service_url:
+            faults.append("AI_PROVIDER=http needs AI_SERVICE_URL")
+        if self.storage_name == "cloudinary" and not self.cloudinary_url.get_secret_value():
+            faults.append("STORAGE_BACKEND=cloudinary needs CLOUDINARY_URL")
+        if "*" in self.allowed_origins:
+            faults.append("ALLOWED_ORIGINS must name origins, * is not accepted")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    @property
+    def provider_name(self) -> str:
+        """The AI provider in force."""
+        return self.ai_provider or ("http" if self.ai_service_url else "local")
+
+    @property
+    def storage_name(self) -> str:
+        """The storage backend in force."""
+        return self.storage_backend or ("cloudinary" if self.cloudinary_url.get_secret_value() else "local")
+
+
+def load(**overrides: Any) -> Settings:
+    """Return the settings of the environment and `.env`; ConfigurationError lists every fault at once."""
+    try:
+        return Settings(_env_file=".env", **overrides)
+    except PydanticValidationError as error:
+        faults = []
+        for fault in error.errors():
+            name = ".".join(map(str, fault["loc"])).upper()
+            text = fault["msg"].removeprefix("Value error, ")
+            faults.append(f"{name}: {text}" if name else text)
+        raise ConfigurationError("Invalid settings: " + "; ".join(faults)) from None
+
+
+def is_loopback(host: str) -> bool:
+    """True when only this machine can reach the host name or address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def is_image_url(url: str) -> bool:
+    """True when a job may carry a URL like this: https, or http on a loopback host (the embedded storage)."""
+    parts = urlsplit(url)
+    return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or "")))
