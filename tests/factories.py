@@ -1,0 +1,77 @@
+"""Builds the things tests send in: real images, real tokens, multipart bodies. Pure: no server, no settings, no fixtures."""
+
+from __future__ import annotations
+
+import io
+import random
+import time
+from collections.abc import Mapping, Sequence
+
+import jwt
+from PIL import Image
+from pillow_heif import register_heif_opener
+
+register_heif_opener()
+
+SECRET = "a secret for tests of thirty-two bytes and more"
+BOUNDARY = "----boundary7f3a9c"
+
+
+def make_image(format: str = "JPEG", size: tuple[int, int] = (64, 48), seed: int = 0) -> bytes:
+    """Return the bytes of a real image; the same arguments give the same picture.
+
+    format: a Pillow name: JPEG, PNG, WEBP, GIF, AVIF, HEIF, MPO (two frames), TIFF, BMP... size: (width, height) in pixels.
+    """
+    source = random.Random(seed)
+    tile = Image.frombytes("RGB", (16, 16), source.randbytes(16 * 16 * 3))
+    picture = tile.resize(size, Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    if format == "MPO":
+        picture.save(buffer, format, save_all=True, append_images=[picture.rotate(180)])
+    else:
+        picture.save(buffer, format)
+    return buffer.getvalue()
+
+
+def make_noise_image(size_bytes: int, seed: int = 0) -> bytes:
+    """Return a real PNG of nearly size_bytes (a few kilobytes less) that no compression makes smaller."""
+    width = 1024
+    height = max(1, (size_bytes - 4096) // (width * 3 + 8))
+    picture = Image.frombytes("RGB", (width, height), random.Random(seed).randbytes(width * height * 3))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()
+
+
+def make_token(
+    sub: str = "user-1", secret: str = SECRET, role: str | None = None, expires_in: float = 300, **claims: object
+) -> str:
+    """Return a signed HS256 token. expires_in: seconds from now, negative for one that has expired."""
+    payload: dict[str, object] = {"sub": sub, "exp": int(time.time() + expires_in)}
+    if role is not None:
+        payload["role"] = role
+    return jwt.encode(payload | claims, secret, algorithm="HS256")
+
+
+def make_multipart(
+    fields: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+    files: Sequence[tuple[str, str, str, bytes]] = (),
+    boundary: str = BOUNDARY,
+) -> tuple[bytes, str]:
+    """Return (body, value of the Content-Type header).
+
+    fields: name and text of each. files: (name, filename, content type, content) of each, after the fields.
+    """
+    pairs = fields.items() if isinstance(fields, Mapping) else fields
+    parts = [f'Content-Disposition: form-data; name="{name}"\r\n\r\n{text}'.encode() for name, text in pairs]
+    for name, filename, content_type, content in files:
+        head = f'Content-Disposition: form-data; name="{name}"; filename="{filename}"\r\nContent-Type: {content_type}\r\n\r\n'
+        parts.append(head.encode() + content)
+    body = b"".join(b"--" + boundary.encode() + b"\r\n" + part + b"\r\n" for part in parts)
+    return body + b"--" + boundary.encode() + b"--\r\n", f"multipart/form-data; boundary={boundary}"
+
+
+def make_upload(image: bytes | None = None, category: str = "sneaker") -> tuple[bytes, str]:
+    """Return (body, Content-Type) of a proper upload; image: default is a small JPEG."""
+    content = make_image() if image is None else image
+    return make_multipart({"category": category}, [("image", "photo.jpg", "image/jpeg", content)])
