@@ -1,0 +1,204 @@
+"""A scriptable AI service: a real HTTP server that answers POST /analyze as the contract says, or as badly as told.
+
+In a test's loop: `fake = FakeAiService(); fake.start(); ...; await fake.stop()`.
+As a process: `python -m tests.fake_ai_service --port 0 --delay-ms 5` prints its base URL as first line and takes orders
+over HTTP: GET /_state gives {"calls", "active", "peak", "requests"}; POST /_script takes
+{"replies": [{"status": 503, "times": 2}, ...], "delay_ms": 5, "held": false}, every property optional.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPServerRequest
+from tornado.netutil import bind_sockets
+from tornado.web import Application, RequestHandler
+
+KEPT_REQUESTS = 10_000
+GOOD_BODY = {
+    "brand": {"value": "Nike", "confidence": 0.93},
+    "model": {"value": "Air Max 90", "confidence": 0.88},
+    "colorway": {"value": "Infrared", "confidence": 0.71},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One scripted answer.
+
+    body: a JSON value, bytes or text sent as they are, or None for the good answer (2xx) or an error body (others).
+    delay_ms: on top of the service's own. cut: close the connection instead of answering. times: for so many calls.
+    """
+
+    status: int = 200
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    delay_ms: float = 0
+    cut: bool = False
+    times: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One call as it arrived; header names are spelled like X-Request-Id. client_port: one per connection."""
+
+    body: Any
+    headers: dict[str, str]
+    client_port: int
+
+
+class FakeAiService:
+    """Answers well unless told otherwise with `script`, `delay_ms` or `hold`.
+
+    calls: all calls ever. active, peak: calls being answered now, and the most at once. requests: the newest 10,000.
+    """
+
+    def __init__(self, delay_ms: float = 0) -> None:
+        self.delay_ms = delay_ms
+        self.url = ""
+        self.calls = self.active = self.peak = 0
+        self.requests: deque[Recorded] = deque(maxlen=KEPT_REQUESTS)
+        self._script: deque[Reply] = deque()
+        self._open = asyncio.Event()
+        self._open.set()
+        self._changed = asyncio.Event()
+        handlers = {"/analyze": _Analyze, "/_state": _State, "/_script": _Script}
+        routes = [(path, handler, {"fake": self}) for path, handler in handlers.items()]
+        self._server = HTTPServer(Application(routes, log_function=_silent))
+
+    def start(self, port: int = 0) -> str:
+        """Listen on 127.0.0.1 and return the base URL."""
+        sockets = bind_sockets(port, "127.0.0.1")
+        self._server.add_sockets(sockets)
+        self.url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+        return self.url
+
+    async def stop(self) -> None:
+        """Stop listening and drop every connection; held calls are let go."""
+        self._server.stop()
+        self.release()
+        await self._server.close_all_connections()
+
+    def script(self, *replies: Reply) -> None:
+        """Answer the next calls with these, in order; after them all is well again."""
+        self._script.extend(replies)
+
+    def hold(self) -> None:
+        """Leave every call unanswered until `release`."""
+        self._open.clear()
+
+    def release(self) -> None:
+        """Answer the held calls."""
+        self._open.set()
+
+    async def wait_for_calls(self, count: int, timeout_seconds: float = 10) -> None:
+        """Return when so many calls have arrived; TimeoutError otherwise."""
+        async with asyncio.timeout(timeout_seconds):
+            while self.calls < count:
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def answer(self, request: HTTPServerRequest) -> Reply:
+        """Record the call and return its reply once it is due."""
+        client_port = request.connection.context.address[1]  # type: ignore[union-attr]
+        try:
+            body = json.loads(request.body)
+        except ValueError:
+            body = request.body
+        self.requests.append(Recorded(body, dict(request.headers.get_all()), client_port))
+        self.calls += 1
+        self.active += 1
+        self.peak = max(self.peak, self.active)
+        self._changed.set()
+        try:
+            reply = self._next_reply()
+            await self._open.wait()
+            if self.delay_ms + reply.delay_ms:
+                await asyncio.sleep((self.delay_ms + reply.delay_ms) / 1000)
+            return reply
+        finally:
+            self.active -= 1
+
+    def _next_reply(self) -> Reply:
+        if not self._script:
+            return Reply()
+        reply = self._script.popleft()
+        if reply.times > 1:
+            self._script.appendleft(Reply(**{**asdict(reply), "times": reply.times - 1}))
+        return reply
+
+
+class _Analyze(RequestHandler):
+    def initialize(self, fake: FakeAiService) -> None:
+        self.fake = fake
+
+    async def post(self) -> None:
+        reply = await self.fake.answer(self.request)
+        if reply.cut:
+            self.request.connection.stream.close()  # type: ignore[union-attr]
+            return
+        self.set_status(reply.status)
+        self.set_header("Content-Type", "application/json")
+        for name, value in reply.headers.items():
+            self.set_header(name, value)
+        body = reply.body if reply.body is not None else self._default_body(reply.status)
+        self.finish(body if isinstance(body, (bytes, str)) else json.dumps(body))
+
+    def _default_body(self, status: int) -> dict[str, Any]:
+        if status >= 300:
+            return {"error": {"message": f"scripted {status}", "code": "SCRIPTED"}}
+        asset_id = self.request.headers.get("X-Asset-Id", "unknown")
+        return GOOD_BODY | {"processedImageUrl": f"https://images.example/processed/{asset_id}.webp"}
+
+
+class _State(RequestHandler):
+    def initialize(self, fake: FakeAiService) -> None:
+        self.fake = fake
+
+    def get(self) -> None:
+        fake = self.fake
+        requests = [asdict(request) for request in fake.requests]
+        self.finish({"calls": fake.calls, "active": fake.active, "peak": fake.peak, "requests": requests})
+
+
+class _Script(RequestHandler):
+    def initialize(self, fake: FakeAiService) -> None:
+        self.fake = fake
+
+    def post(self) -> None:
+        orders = json.loads(self.request.body)
+        self.fake.script(*(Reply(**reply) for reply in orders.get("replies", ())))
+        self.fake.delay_ms = orders.get("delay_ms", self.fake.delay_ms)
+        if "held" in orders:
+            self.fake.hold() if orders["held"] else self.fake.release()
+        self.set_status(204)
+
+
+def _silent(_handler: RequestHandler) -> None:
+    """Scripted 5xx answers are no warnings."""
+
+
+async def _serve(port: int, delay_ms: float) -> None:
+    fake = FakeAiService(delay_ms)
+    print(fake.start(port), flush=True)
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    await stopped.wait()
+    await fake.stop()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.fake_ai_service")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--delay-ms", type=float, default=0)
+    options = parser.parse_args()
+    asyncio.run(_serve(options.port, options.delay_ms))
