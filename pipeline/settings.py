@@ -1,6 +1,7 @@
 """Every knob of the service: read from the environment (and `.env`) once, in cli.py, checked, frozen and passed on.
 
-The environment variable of a field is its name in capitals. `python run.py settings` prints this page with the values in force.
+The environment variable of a field is its name in capitals. `python run.py settings` prints this page with the values
+in force.
 """
 
 from __future__ import annotations
@@ -50,34 +51,54 @@ class Settings(BaseSettings):
     host: str = _f("127.0.0.1", "Address to listen on; anything but loopback needs JWT_SECRET or a public key.")
     port: int = _f(8080, "Port to listen on; 0 takes a free one and prints it.", ge=0, le=65535)
     public_url: str = _f("", "How others, the AI service among them, reach this service; default: http://HOST:PORT.")
-    data_dir: Path = _f(Path("data"), "Where everything embedded keeps its files: Redis, SQLite, images, the generated secret.")
+    data_dir: Path = _f(
+        Path("data"), "Where everything embedded keeps its files: Redis, SQLite, images, the generated secret."
+    )
     role: Role = _f(Role.ALL, "all, web (HTTP and sockets only) or worker (jobs, health and metrics only).")
 
     # what it leans on; whatever is not set is embedded
-    redis_url: SecretStr = _f(SecretStr(""), "redis:// or rediss:// of the queue; empty starts an own server under DATA_DIR.")
-    mongodb_uri: SecretStr = _f(SecretStr(""), "mongodb:// of the asset store, with the database name; empty uses SQLite under DATA_DIR.")
-    cloudinary_url: SecretStr = _f(SecretStr(""), "cloudinary://KEY:SECRET@CLOUD; needed by the cloudinary storage backend.")
+    redis_url: SecretStr = _f(
+        SecretStr(""), "redis:// or rediss:// of the queue; empty starts an own server under DATA_DIR."
+    )
+    mongodb_uri: SecretStr = _f(
+        SecretStr(""), "mongodb:// of the asset store, with the database name; empty uses SQLite under DATA_DIR."
+    )
+    cloudinary_url: SecretStr = _f(
+        SecretStr(""), "cloudinary://KEY:SECRET@CLOUD; needed by the cloudinary storage backend."
+    )
     ai_service_url: str = _f("", "Base URL of the AI service; jobs POST to its /analyze. Needed by the http provider.")
     ai_service_image_field: str = _f(
-        "imageUrl", "Name of the image URL in the request to the AI service; some services want image_url.", min_length=1
+        "imageUrl",
+        "Name of the image URL in the request to the AI service; some services want image_url.",
+        min_length=1,
     )
     ai_provider: str = _f("", "AI provider plugin; default: http when AI_SERVICE_URL is set, else local.")
     storage_backend: str = _f("", "Storage plugin; default: cloudinary when CLOUDINARY_URL is set, else local.")
     notifiers: CommaList = _f(("websocket",), "Notifier plugins, comma-separated, called one by one.")
 
     # who may call
-    jwt_secret: SecretStr = _f(SecretStr(""), "HS256 secret of 32 bytes or more; default: generated into DATA_DIR, loopback only.")
-    jwt_public_key: str = _f("", "PEM public key; makes RS256 or ES256 (by the key's kind) the only accepted algorithm.")
+    jwt_secret: SecretStr = _f(
+        SecretStr(""), "HS256 secret of 32 bytes or more; default: generated into DATA_DIR, loopback only."
+    )
+    jwt_public_key: str = _f(
+        "", "PEM public key; makes RS256 or ES256 (by the key's kind) the only accepted algorithm."
+    )
     jwt_jwks_url: str = _f("", "JWKS address for RS256/ES256 with rotating keys.")
     jwt_audience: str = _f("", "Required `aud` of a token, when set.")
     jwt_issuer: str = _f("", "Required `iss` of a token, when set.")
-    allowed_origins: CommaList = _f((), "Origins besides our own whose pages may call and open sockets, comma-separated; * is not accepted.")
+    allowed_origins: CommaList = _f(
+        (), "Origins besides our own whose pages may call and open sockets, comma-separated; * is not accepted."
+    )
 
     # uploads
     max_upload_bytes: int = _f(10 * 1024 * 1024, "Largest image part: the contract's 10 MB.", ge=1024)
-    max_image_pixels: int = _f(100_000_000, "Largest width x height, from the header: phones make 50 million, bombs billions.", ge=1)
+    max_image_pixels: int = _f(
+        100_000_000, "Largest width x height, from the header: phones make 50 million, bombs billions.", ge=1
+    )
     upload_timeout_seconds: float = _f(300, "Longest a body may take to arrive: 10 MB at 35 kB/s.", gt=0)
-    idempotency_seconds: int = _f(86_400, "How long an Idempotency-Key stands for its first answer: a day of client retries.", ge=60)
+    idempotency_seconds: int = _f(
+        86_400, "How long an Idempotency-Key stands for its first answer: a day of client retries.", ge=60
+    )
 
     # jobs
     concurrency: int = _f(5, "Job slots of this process: the specification's five.", ge=1, le=1000)
@@ -85,28 +106,40 @@ class Settings(BaseSettings):
     backoff_ms: int = _f(2000, "Wait before the second attempt; doubles each time: the specification's 2000 ms.", ge=0)
     job_timeout_seconds: float = _f(120, "Longest one attempt may take: the specification's 120 s.", gt=0)
     provider_timeout_seconds: float = _f(90, "Longest the AI provider may take: the specification's 90 s.", gt=0)
-    storage_timeout_seconds: float = _f(25, "Longest one storage call may take; two fit between provider and job timeout.", gt=0)
+    storage_timeout_seconds: float = _f(
+        25, "Longest one storage call may take; two fit between provider and job timeout.", gt=0
+    )
     notifier_timeout_seconds: float = _f(10, "Longest one notifier may take; the others do not wait for it.", gt=0)
-    lease_seconds: float = _f(15, "How long a claimed job is ours without renewal: a dead process's jobs run again after this.", gt=0)
+    lease_seconds: float = _f(
+        15, "How long a claimed job is ours without renewal: a dead process's jobs run again after this.", gt=0
+    )
     renew_seconds: float = _f(5, "How often leases are renewed: twice missed is still in time.", gt=0)
     max_stalls: int = _f(3, "How often a job may lose its process before it fails.", ge=0)
     keep_completed_seconds: int = _f(86_400, "Completed jobs stay visible this long: the specification's 24 h.", ge=0)
     keep_failed_seconds: int = _f(604_800, "Failed jobs stay listed this long: the specification's 7 days.", ge=0)
     reconcile_seconds: float = _f(30, "How often assets are searched whose job got lost.", gt=0)
-    reconcile_age_seconds: float = _f(60, "Assets younger than this are left alone by that search: their enqueue may be under way.", ge=0)
+    reconcile_age_seconds: float = _f(
+        60, "Assets younger than this are left alone by that search: their enqueue may be under way.", ge=0
+    )
     pool_threads: int = _f(16, "Threads for blocking plugins and image checks; at least one per slot.", ge=1)
 
     # sockets
     socket_auth_seconds: float = _f(5, "How long a socket may stay without a token.", gt=0)
-    socket_ping_seconds: float = _f(25, "Server ping interval: under the 30 s after which phones' networks forget a connection.", gt=0)
+    socket_ping_seconds: float = _f(
+        25, "Server ping interval: under the 30 s after which phones' networks forget a connection.", gt=0
+    )
     socket_pong_seconds: float = _f(10, "How long a ping may stay unanswered.", gt=0)
-    socket_frame_bytes: int = _f(16 * 1024, "Largest frame a client may send; tokens are the largest thing it has to say.", ge=1024)
+    socket_frame_bytes: int = _f(
+        16 * 1024, "Largest frame a client may send; tokens are the largest thing it has to say.", ge=1024
+    )
     socket_frames_per_second: int = _f(10, "Frames a client may send per second.", ge=1)
     outbox_frames: int = _f(256, "Frames waiting for one slow client before it is cut off.", ge=1)
     outbox_bytes: int = _f(1024 * 1024, "Bytes waiting for one slow client before it is cut off.", ge=1024)
 
     # running it
-    shutdown_seconds: float = _f(25, "Time to finish running jobs after SIGTERM; under the 30 s orchestrators give.", ge=0)
+    shutdown_seconds: float = _f(
+        25, "Time to finish running jobs after SIGTERM; under the 30 s orchestrators give.", ge=0
+    )
     log_format: LogFormat = _f(LogFormat.AUTO, "auto, json or console.")
     log_level: str = _f("INFO", "DEBUG, INFO, WARNING or ERROR.", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
@@ -185,4 +218,6 @@ def is_loopback(host: str) -> bool:
 def is_image_url(url: str) -> bool:
     """True when a job may carry a URL like this: https, or http on a loopback host (the embedded storage)."""
     parts = urlsplit(url)
-    return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or "")))
+    return bool(parts.hostname) and (
+        parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+    )

@@ -1,6 +1,7 @@
 """What a photo is to this service. Pure: no database, no network, no framework.
 
-Inside, names are snake_case; `to_json` is what clients see and `to_document`/`from_document` what the stores keep, both camelCase.
+Inside, names are snake_case; `to_json` is what clients see and `to_document`/`from_document` what the stores keep,
+both camelCase.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ class ProcessedImageRef:
 
 @dataclass(frozen=True, slots=True)
 class AiMetadata:
-    """What the AI said. brand, model, colorway: {"value": str, "confidence": 0..1}; error: why it failed, for people."""
+    """What the AI said. brand, model, colorway: {"value": str, "confidence": 0..1}; error: why it failed, for
+    people.
+    """
 
     brand: Mapping[str, Any] | None = None
     model: Mapping[str, Any] | None = None
@@ -117,7 +120,9 @@ class Asset:
         }
 
     def to_document(self) -> dict[str, Any]:
-        """Return the asset as the stores keep it: JSON types, but datetimes stay datetimes; `_id` is the 24-hex string."""
+        """Return the asset as the stores keep it: JSON types, but datetimes stay datetimes; `_id` is the 24-hex
+        string.
+        """
         meta = self.ai_metadata
         return {
             "_id": self.id,

@@ -10,7 +10,9 @@ MISSING = {"value": "", "confidence": 0}
 
 
 def asset_processed(asset: Asset) -> dict[str, Any]:
-    """Return the event for a finished asset; its timestamp is finishedAt, so the same run always gives the same event."""
+    """Return the event for a finished asset; its timestamp is finishedAt, so the same run always gives the same
+    event.
+    """
     if not asset.is_finished:
         raise ValueError(f"asset {asset.id} is {asset.status.value}, not finished")
     common: dict[str, Any] = {"event": "asset_processed", "assetId": asset.id, "status": asset.status.value}

@@ -1,7 +1,8 @@
 """AssetStore: where the truth about every photo is kept, and what each method promises.
 
-Two implementations pass one conformance suite (tests/integration/test_asset_store.py): mongo.py and sqlite.py. All methods run on the
-event loop. Any failure to reach the database is raised as DependencyUnavailable with the driver's error chained.
+Two implementations pass one conformance suite (tests/integration/test_asset_store.py): mongo.py and sqlite.py. All
+methods run on the event loop. Any failure to reach the database is raised as DependencyUnavailable with the driver's
+error chained.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class AssetStore(Protocol):
         """Insert the asset durably. False when its id is there already (nothing is changed then)."""
 
     async def begin(self, asset_id: str, user_id: str, job_id: str) -> Asset | None:
-        """Take the fence for one start of the job: add 1 to it in one atomic step and return the asset with the new fence.
+        """Take the fence for one start of the job: add 1 to it in one atomic step and return the asset with the new
+        fence.
 
         Only if the asset belongs to user_id, is `processing` and by job_id; None otherwise.
         """
@@ -66,7 +68,8 @@ class AssetStore(Protocol):
         """Commit `failed` with the error, under the same rule as finish."""
 
     async def requeue(self, asset_id: str, user_id: str, job_id: str) -> Asset | None:
-        """Make a failed or partial asset `processing` again under a new job id; clear result, error and finishedAt; keep the fence.
+        """Make a failed or partial asset `processing` again under a new job id; clear result, error and finishedAt;
+        keep the fence.
 
         None when it is not that user's or in no such status.
         """

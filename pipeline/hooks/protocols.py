@@ -1,8 +1,8 @@
 """What a plugin is handed and what it hands back: plain data and three Protocols.
 
-A plugin may write each method as `async def` (awaited on the event loop, must never block it) or as plain `def` (run in
-the thread pool; it must set its own network timeouts, because a thread cannot be cancelled). Which one it is gets decided once,
-when the plugin is loaded. Pure: imports nothing outside the standard library.
+A plugin may write each method as `async def` (awaited on the event loop, must never block it) or as plain `def` (run
+in the thread pool; it must set its own network timeouts, because a thread cannot be cancelled). Which one it is gets
+decided once, when the plugin is loaded. Pure: imports nothing outside the standard library.
 """
 
 from __future__ import annotations
@@ -70,15 +70,15 @@ class Analysis:
 class AIProvider(Protocol):
     """Names brand, model and colorway of the product in a photo.
 
-    Optional attributes: `needs_image = True` to get the bytes in the request; `max_concurrency = n` to be given n threads of its
-    own instead of the shared pool (plain `def` only). Optional method: `close()`.
+    Optional attributes: `needs_image = True` to get the bytes in the request; `max_concurrency = n` to be given n
+    threads of its own instead of the shared pool (plain `def` only). Optional method: `close()`.
     """
 
     def analyze(self, request: AnalyzeRequest) -> Analysis | Awaitable[Analysis]:
         """Return what is in the photo, within request.timeout_seconds.
 
-        Raises RetryableJobError (try again later) or PermanentJobError (this image will never work); anything else that escapes
-        is taken as retryable.
+        Raises RetryableJobError (try again later) or PermanentJobError (this image will never work); anything else
+        that escapes is taken as retryable.
         """
 
 
@@ -93,7 +93,9 @@ class StorageBackend(Protocol):
         """Store the file (read from its start) under public_id, replacing what was there, and return its URL."""
 
     def open(self, public_id: str) -> BinaryIO | Awaitable[BinaryIO]:
-        """Return the stored image as a readable binary file; FileNotFoundError when there is none. The caller closes it."""
+        """Return the stored image as a readable binary file; FileNotFoundError when there is none. The caller closes
+        it.
+        """
 
     def delete(self, public_id: str) -> None | Awaitable[None]:
         """Remove the image; nothing happens when there is none."""
@@ -122,7 +124,9 @@ class Notifier(Protocol):
     """Tells the owner, or somebody on the owner's behalf, that an asset is finished. Optional method: `close()`."""
 
     def notify(self, notification: Notification) -> None | Awaitable[None]:
-        """Deliver the event; may be called again with the same event. An exception is logged, counted and harms nobody else."""
+        """Deliver the event; may be called again with the same event. An exception is logged, counted and harms nobody
+        else.
+        """
 
 
 def media_root(backend: StorageBackend) -> Path | None:

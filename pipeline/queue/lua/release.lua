@@ -1,0 +1,24 @@
+-- active -> the front of waiting, for jobs claimed by this worker in a step whose reply never arrived; the attempt is given back.
+-- Called by JobQueue.release_unknown.
+-- KEYS: waiting, leases, prefix of the job hashes
+-- ARGV: worker id, leases that the worker knows...
+-- Returns: how many were put back
+local waiting, leases, prefix = KEYS[1], KEYS[2], KEYS[3]
+local worker = ARGV[1]
+
+local known = {}
+for i = 2, #ARGV do known[ARGV[i]] = true end
+local put_back = 0
+-- One lease per busy slot of the fleet, so reading them all is cheap; backwards, so that the oldest ends foremost.
+local all = redis.call('ZRANGE', leases, 0, -1, 'REV')
+for _, lease in ipairs(all) do
+  local id, owner = string.match(lease, '^(.*)|(.*):%d+$')
+  if owner == worker and not known[lease] then
+    redis.call('ZREM', leases, lease)
+    redis.call('HINCRBY', prefix .. id, 'attempt', -1)
+    redis.call('HSET', prefix .. id, 'state', 'waiting')
+    redis.call('RPUSH', waiting, id)
+    put_back = put_back + 1
+  end
+end
+return put_back

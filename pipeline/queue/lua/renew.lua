@@ -1,0 +1,19 @@
+-- Prolongs every lease named that is still held; no state changes.
+-- Called by JobQueue.renew.
+-- KEYS: leases
+-- ARGV: clock offset (ms), lease length (ms), leases...
+-- Returns: the leases that were lost
+local leases = KEYS[1]
+local offset, lease_ms = ARGV[1], ARGV[2]
+
+local time = redis.call('TIME')
+local until_ms = time[1] * 1000 + math.floor(time[2] / 1000) + offset + lease_ms
+local lost = {}
+for i = 3, #ARGV do
+  if redis.call('ZSCORE', leases, ARGV[i]) then
+    redis.call('ZADD', leases, 'XX', until_ms, ARGV[i])
+  else
+    lost[#lost + 1] = ARGV[i]
+  end
+end
+return lost

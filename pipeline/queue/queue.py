@@ -1,0 +1,297 @@
+"""JobQueue: a job queue on Redis lists, and the only file that knows its keys.
+
+Every state move is one Lua script in lua/; this file names the keys, calls the scripts and turns their replies into
+objects. Runs on the event loop. Redis 6.2 commands only. All keys of a queue share one hash tag, so that the scripts
+run on Redis Cluster.
+
+Permanent keys: waiting, delayed, leases, completed, failed, wake (at most one marker), paused, generation. Each
+empties with its jobs; job hashes are removed by trim once past retention.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, cast
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from pipeline.errors import DependencyUnavailable
+from pipeline.queue.job import Finish, Job, JobState, Outcome, Step
+
+SCRIPTS = ("enqueue", "step", "renew", "recover", "release", "trim", "pause", "stats")
+TRIM_AT_MOST = 500
+RECOVER_AT_MOST = 100
+SOCKET_TIMEOUT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """Jobs by state, and how long the oldest waiting one has waited (None when none waits)."""
+
+    waiting: int
+    delayed: int
+    active: int
+    completed: int
+    failed: int
+    is_paused: bool
+    oldest_waiting_seconds: float | None
+
+
+def connect(url: str, *, blocking_seconds: float = 0) -> Redis:
+    """Return a client that never tries a command twice: a step repeated blindly would claim twice.
+
+    blocking_seconds: how long its commands may block on the server, on top of the usual socket timeout.
+    """
+    return Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_connect_timeout=2,
+        socket_timeout=SOCKET_TIMEOUT_SECONDS + blocking_seconds,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+class JobQueue:
+    """One named queue. Any method raises DependencyUnavailable when Redis cannot be reached or refuses."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str = "ai-processing",
+        prefix: str = "pipeline",
+        lease_seconds: float = 15,
+        keep_completed_seconds: float = 86_400,
+        keep_failed_seconds: float = 604_800,
+        block_seconds: float = 2,
+        clock_offset_ms: int = 0,
+    ) -> None:
+        """block_seconds: longest one call of wait_for_work. clock_offset_ms: added to Redis TIME; only tests set it."""
+        self.name = name
+        self.clock_offset_ms = clock_offset_ms
+        self._redis = connect(url)
+        self._blocking = connect(url, blocking_seconds=block_seconds)
+        self._block_seconds = block_seconds
+        self._lease_ms = round(lease_seconds * 1000)
+        self._keep_completed_ms = round(keep_completed_seconds * 1000)
+        self._keep_failed_ms = round(keep_failed_seconds * 1000)
+        base = f"{prefix}:{{{name}}}:"
+        self._job_prefix = base + "job:"
+        self._key = {
+            key: base + key
+            for key in (
+                "waiting",
+                "delayed",
+                "leases",
+                "completed",
+                "failed",
+                "wake",
+                "paused",
+                "generation",
+                "reconciler",
+            )
+        }
+        folder = resources.files("pipeline.queue.lua")
+        self._sources = {verb: folder.joinpath(f"{verb}.lua").read_text("utf-8") for verb in SCRIPTS}
+        self._hashes: dict[str, str] = {}
+
+    async def close(self) -> None:
+        """Close both connections."""
+        await self._redis.aclose()
+        await self._blocking.aclose()
+
+    def job_id(self, unique: str) -> str:
+        """Return the id of this queue's job for a unique string (24 hex digits)."""
+        return f"{self.name}:{unique}"
+
+    async def enqueue(
+        self,
+        job_id: str,
+        data: Mapping[str, Any],
+        *,
+        request_id: str = "",
+        trace_context: str = "",
+        revive: bool = False,
+    ) -> bool:
+        """Put the job at the back of waiting; False when it is known already, which changes nothing.
+
+        revive: a job that is completed or failed starts over instead.
+        """
+        reply = await self._run(
+            "enqueue",
+            [*self._keys("waiting", "wake", "completed", "failed"), self._job_prefix + job_id],
+            [job_id, json.dumps(data, separators=(",", ":")), request_id, trace_context, int(revive)],
+        )
+        return bool(reply == "ok")
+
+    async def step(self, mark: str, finishes: Sequence[Finish], free: int) -> Step:
+        """Acknowledge what finished and claim for `free` slots, in one call.
+
+        mark: `worker:number`, never used before; it becomes part of the leases.
+        """
+        args: list[Any] = [self._lease_ms, mark, free, len(finishes)]
+        for finish in finishes:
+            args += [finish.job.lease, finish.outcome.value, finish.delay_ms, int(finish.gives_back), finish.error]
+        lost, claimed, waiting, next_due_ms, is_paused, now_ms = await self._run(
+            "step",
+            [*self._keys("waiting", "delayed", "leases", "completed", "failed", "wake", "paused"), self._job_prefix],
+            args,
+        )
+        return Step(
+            claimed=[self._job(fields, now_ms) for fields in claimed],
+            lost=lost,
+            waiting=waiting,
+            next_due_ms=None if next_due_ms < 0 else next_due_ms,
+            is_paused=bool(is_paused),
+        )
+
+    async def renew(self, leases: Sequence[str]) -> list[str]:
+        """Prolong the leases; return those that are no longer ours."""
+        return cast(list[str], await self._run("renew", self._keys("leases"), [self._lease_ms, *leases]))
+
+    async def recover(self, *, everything: bool = False) -> list[str]:
+        """Put jobs whose lease ran out back to the front of waiting; return their ids.
+
+        everything: whatever is leased, for a start with a Redis that nobody else uses.
+        """
+        recovered: list[str] = []
+        while True:
+            ids = await self._run(
+                "recover",
+                [*self._keys("waiting", "leases", "wake"), self._job_prefix],
+                [RECOVER_AT_MOST, int(everything)],
+            )
+            recovered += ids
+            if len(ids) < RECOVER_AT_MOST:
+                return recovered
+
+    async def release_unknown(self, worker_id: str, leases: Iterable[str]) -> int:
+        """Put back what this worker claimed without knowing (the reply of a step was lost); return how many."""
+        return cast(
+            int,
+            await self._run(
+                "release", [*self._keys("waiting", "leases"), self._job_prefix], [worker_id, *leases], timed=False
+            ),
+        )
+
+    async def trim(self) -> int:
+        """Remove finished jobs past retention; return how many."""
+        total: int = 0
+        while True:
+            removed: int = await self._run(
+                "trim",
+                [*self._keys("completed", "failed"), self._job_prefix],
+                [self._keep_completed_ms, self._keep_failed_ms, TRIM_AT_MOST],
+            )
+            total += removed
+            if removed < TRIM_AT_MOST:
+                return total
+
+    async def wait_for_work(self) -> None:
+        """Return when something was enqueued anywhere, at the latest after block_seconds."""
+        try:
+            # The timeout beyond the socket's own is for a call that hangs without any error.
+            async with asyncio.timeout(self._block_seconds + SOCKET_TIMEOUT_SECONDS + 1):
+                await cast(Awaitable[Any], self._blocking.blpop([self._key["wake"]], timeout=self._block_seconds))
+        except (RedisError, OSError, TimeoutError) as error:
+            raise DependencyUnavailable("The queue cannot be reached") from error
+
+    async def pause(self) -> None:
+        """Stop claiming on every process; running jobs finish."""
+        await self._run("pause", self._keys("paused", "wake"), [1], timed=False)
+
+    async def resume(self) -> None:
+        """Claim again."""
+        await self._run("pause", self._keys("paused", "wake"), [0], timed=False)
+
+    async def stats(self) -> QueueStats:
+        """Return the counts as they are now."""
+        waiting, delayed, active, completed, failed, is_paused, age_ms = await self._run(
+            "stats",
+            [*self._keys("waiting", "delayed", "leases", "completed", "failed", "paused"), self._job_prefix],
+            [],
+        )
+        return QueueStats(
+            waiting, delayed, active, completed, failed, bool(is_paused), None if age_ms < 0 else age_ms / 1000
+        )
+
+    async def states(self, job_ids: Sequence[str]) -> list[JobState | None]:
+        """Return each job's state, None for those Redis does not know."""
+        try:
+            pipe = self._redis.pipeline(transaction=False)
+            for job_id in job_ids:
+                pipe.hget(self._job_prefix + job_id, "state")
+            return [JobState(state) if state else None for state in await pipe.execute()]
+        except (RedisError, OSError) as error:
+            raise DependencyUnavailable("The queue cannot be reached") from error
+
+    async def fields(self, job_id: str) -> dict[str, str]:
+        """Return the job's hash as it is, {} when there is none: for operators and tests."""
+        return cast(dict[str, str], await self._call(self._redis.hgetall(self._job_prefix + job_id)))
+
+    async def mark_generation(self) -> bool:
+        """Leave a mark in Redis that only a wipe removes; True when it was missing."""
+        return bool(await self._call(self._redis.set(self._key["generation"], secrets.token_hex(8), nx=True)))
+
+    async def take_turn(self, owner: str, seconds: float) -> bool:
+        """Take or keep the lease that lets one process at a time reconcile."""
+        key = self._key["reconciler"]
+        if await self._call(self._redis.set(key, owner, nx=True, px=round(seconds * 1000))):
+            return True
+        return bool(await self._call(self._redis.get(key)) == owner)
+
+    async def ping(self) -> None:
+        """Return when Redis answers."""
+        await self._call(cast(Awaitable[Any], self._redis.ping()))
+
+    def _keys(self, *names: str) -> list[str]:
+        return [self._key[name] for name in names]
+
+    @staticmethod
+    def _job(fields: list[Any], now_ms: int) -> Job:
+        job_id, data, attempt, stalls, lease, enqueued_at_ms, request_id, trace_context, error = fields
+        return Job(
+            id=job_id,
+            data=json.loads(data),
+            attempt=attempt,
+            stalls=stalls,
+            lease=lease,
+            enqueued_at_ms=enqueued_at_ms,
+            claimed_at_ms=now_ms,
+            request_id=request_id,
+            trace_context=trace_context,
+            error=error,
+        )
+
+    async def _run(self, verb: str, keys: Sequence[str], args: Sequence[Any], *, timed: bool = True) -> Any:
+        """Call a script by its hash, loading it when this Redis has not seen it. timed: its first ARGV is the clock
+        offset.
+        """
+        arguments = [*keys, self.clock_offset_ms, *args] if timed else [*keys, *args]
+        try:
+            if verb not in self._hashes:
+                self._hashes[verb] = await self._redis.script_load(self._sources[verb])
+            try:
+                return await self._redis.evalsha(self._hashes[verb], len(keys), *arguments)
+            except NoScriptError:
+                return await self._redis.eval(self._sources[verb], len(keys), *arguments)
+        except (RedisError, OSError) as error:
+            raise DependencyUnavailable("The queue cannot be reached") from error
+
+    @staticmethod
+    async def _call(command: Awaitable[Any]) -> Any:
+        try:
+            return await command
+        except (RedisError, OSError) as error:
+            raise DependencyUnavailable("The queue cannot be reached") from error
+
+
+__all__ = ["JobQueue", "Outcome", "QueueStats", "connect"]
