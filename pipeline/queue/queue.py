@@ -83,21 +83,11 @@ class JobQueue:
         self._lease_ms = round(lease_seconds * 1000)
         self._keep_completed_ms = round(keep_completed_seconds * 1000)
         self._keep_failed_ms = round(keep_failed_seconds * 1000)
-        base = f"{prefix}:{{{name}}}:"
+        self._base = base = f"{prefix}:{{{name}}}:"
         self._job_prefix = base + "job:"
         self._key = {
             key: base + key
-            for key in (
-                "waiting",
-                "delayed",
-                "leases",
-                "completed",
-                "failed",
-                "wake",
-                "paused",
-                "generation",
-                "reconciler",
-            )
+            for key in ("waiting", "delayed", "leases", "completed", "failed", "wake", "paused", "generation")
         }
         folder = resources.files("pipeline.queue.lua")
         self._sources = {verb: folder.joinpath(f"{verb}.lua").read_text("utf-8") for verb in SCRIPTS}
@@ -241,12 +231,17 @@ class JobQueue:
         """Leave a mark in Redis that only a wipe removes; True when it was missing."""
         return bool(await self._call(self._redis.set(self._key["generation"], secrets.token_hex(8), nx=True)))
 
-    async def take_turn(self, owner: str, seconds: float) -> bool:
-        """Take or keep the lease that lets one process at a time reconcile."""
-        key = self._key["reconciler"]
-        if await self._call(self._redis.set(key, owner, nx=True, px=round(seconds * 1000))):
+    async def take_turn(self, name: str, owner: str, seconds: float) -> bool:
+        """Take or prolong a lease of that name, so that one process at a time does what it stands for.
+
+        Best effort: what it guards must bear being done twice.
+        """
+        key, milliseconds = f"{self._base}turn:{name}", round(seconds * 1000)
+        if await self._call(self._redis.set(key, owner, nx=True, px=milliseconds)):
             return True
-        return bool(await self._call(self._redis.get(key)) == owner)
+        if await self._call(self._redis.get(key)) != owner:
+            return False
+        return bool(await self._call(self._redis.pexpire(key, milliseconds)))
 
     async def ping(self) -> None:
         """Return when Redis answers."""

@@ -1,0 +1,194 @@
+"""Use case: one job becomes one finished asset and one event.
+
+Commit in the store, notify, and only then does the worker acknowledge: a crash may repeat a step, never lose one. Each
+start takes a new fence from the asset's document and each commit requires it, so a run that was overtaken matches
+nothing, however late it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, utc_now
+from pipeline.assets.events import asset_processed
+from pipeline.assets.store import AssetStore
+from pipeline.errors import DependencyUnavailable, PermanentJobError
+from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
+from pipeline.metrics import Metrics
+from pipeline.queue.job import Job
+from pipeline.submission import ImageStorage, processed_public_id
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+log = structlog.get_logger(__name__)
+
+COMMIT_AGAIN_SECONDS = (0.2, 5.0)
+
+
+class Plugins(ImageStorage, Protocol):
+    """What processing needs of the plugins; hooks/manager.py has it."""
+
+    @property
+    def needs_image(self) -> bool:
+        """True when the AI provider wants the image's bytes."""
+
+    async def open(self, public_id: str) -> BinaryIO:
+        """Return the stored image."""
+
+    async def analyze(self, request: AnalyzeRequest) -> Analysis:
+        """Ask the AI provider."""
+
+    async def notify(self, event: Mapping[str, Any], user_id: str) -> None:
+        """Tell every notifier."""
+
+
+class Processing:
+    """The JobHandler of the `ai-processing` queue."""
+
+    def __init__(
+        self, store: AssetStore, plugins: Plugins, metrics: Metrics, *, provider_timeout_seconds: float = 90
+    ) -> None:
+        self._store = store
+        self._plugins = plugins
+        self._metrics = metrics
+        self._provider_timeout_seconds = provider_timeout_seconds
+
+    def describe(self, job: Job) -> Mapping[str, str]:
+        """Return the log field that names the asset."""
+        return {"assetId": str(job.data.get("assetId", ""))}
+
+    async def process(self, job: Job) -> None:
+        """Analyze the job's photo, commit the result under this run's fence, send the event."""
+        if not _is_ours(job):
+            raise PermanentJobError("The job's payload is not that of a photo")
+        asset = await self._begin(job)
+        if asset is None:
+            return
+        image = await self._read(asset) if self._plugins.needs_image else None
+        analysis = await self._plugins.analyze(
+            AnalyzeRequest(
+                image_url=asset.original.url,
+                category=asset.category,
+                asset_id=asset.id,
+                job_id=job.id,
+                request_id=job.request_id,
+                attempt=job.attempt,
+                timeout_seconds=self._provider_timeout_seconds,
+                image=image,
+            )
+        )
+        processed = await self._keep_processed(asset, analysis)
+        is_complete = bool(analysis.brand.value and analysis.model.value)
+        now = utc_now()
+        finished = await self._commit(
+            lambda: self._store.finish(
+                asset.id,
+                job.id,
+                asset.fence,
+                status=AssetStatus.ACTIVE if is_complete else AssetStatus.PARTIAL,
+                ai_metadata=_metadata(analysis, now),
+                processed=processed,
+                finished_at=now,
+            )
+        )
+        if finished is None:
+            self._drop(asset)
+            if processed is not None and processed.public_id:
+                await self._plugins.delete(processed.public_id)
+            return
+        await self._announce(finished)
+
+    async def give_up(self, job: Job, message: str) -> None:
+        """Mark the asset failed with that message and send the failure event."""
+        asset = await self._begin(job) if _is_ours(job) else None
+        if asset is None:
+            return
+        now = utc_now()
+        failed = await self._commit(
+            lambda: self._store.fail(asset.id, job.id, asset.fence, error=message, finished_at=now)
+        )
+        if failed is None:
+            self._drop(asset)
+            return
+        await self._announce(failed)
+
+    async def _begin(self, job: Job) -> Asset | None:
+        """Load the asset and take the fence; None when there is nothing left to do for this job."""
+        asset_id, user_id = job.data["assetId"], job.data["userId"]
+        asset = await self._store.begin(asset_id, user_id, job.id)
+        if asset is not None:
+            return asset
+        current = await self._store.get(asset_id)
+        if current is None or current.user_id != user_id:
+            log.warning("asset_missing")
+        elif current.processing_job_id == job.id and current.is_finished:
+            # The process died between commit and acknowledgement; the event may not have been sent.
+            await self._plugins.notify(asset_processed(current), current.user_id)
+        else:
+            log.warning("job_superseded", currentJobId=current.processing_job_id)
+        return None
+
+    async def _read(self, asset: Asset) -> bytes:
+        try:
+            file = await self._plugins.open(asset.original.public_id)
+        except FileNotFoundError:
+            raise PermanentJobError("The uploaded image is no longer there") from None
+        with file:
+            return await asyncio.to_thread(file.read)
+
+    async def _keep_processed(self, asset: Asset, analysis: Analysis) -> ProcessedImageRef | None:
+        if analysis.processed_image_url:
+            return ProcessedImageRef(analysis.processed_image_url)
+        if analysis.processed_image is None:
+            return None
+        public_id = processed_public_id(asset.id, asset.fence)
+        image = analysis.processed_image
+        url = await self._plugins.save(public_id, io.BytesIO(image.content), image.content_type)
+        return ProcessedImageRef(url, public_id)
+
+    @staticmethod
+    async def _commit(write: Callable[[], Awaitable[Asset | None]]) -> Asset | None:
+        """Repeat the write while the store is away, so that the provider need not be asked again; the job's timeout
+        bounds it.
+        """
+        delay, longest = COMMIT_AGAIN_SECONDS
+        while True:
+            try:
+                return await write()
+            except DependencyUnavailable:
+                log.warning("commit_deferred", delayMs=round(delay * 1000))
+                await asyncio.sleep(delay)
+                delay = min(longest, delay * 2)
+
+    def _drop(self, asset: Asset) -> None:
+        self._metrics.stale_results.inc()
+        log.warning("result_dropped", fence=asset.fence)
+
+    async def _announce(self, asset: Asset) -> None:
+        self._metrics.assets_finished.labels(asset.status.value).inc()
+        await self._plugins.notify(asset_processed(asset), asset.user_id)
+        self._metrics.asset_seconds.observe((utc_now() - asset.created_at).total_seconds())
+        log.info("asset_finished", status=asset.status.value, fence=asset.fence, error=asset.ai_metadata.error)
+
+
+def _is_ours(job: Job) -> bool:
+    return all(isinstance(job.data.get(name), str) for name in ("assetId", "userId"))
+
+
+def _metadata(analysis: Analysis, processed_at: Any) -> AiMetadata:
+    def field(attribute: Attribute | None) -> Mapping[str, Any] | None:
+        return asdict(attribute) if attribute is not None and attribute.value else None
+
+    return AiMetadata(
+        brand=field(analysis.brand),
+        model=field(analysis.model),
+        colorway=field(analysis.colorway),
+        processed_at=processed_at,
+    )

@@ -1,0 +1,116 @@
+"""Use case: an asset whose job is lost gets it again.
+
+The asset store holds the truth and Redis is an index of the work to do. Everything in `processing` whose job Redis
+does not know is enqueued again, oldest first, under the same job id, so that doing it twice does no harm. It runs at
+start, when Redis comes back or turns out to have been wiped, and slowly all the time. One process at a time, by a
+lease in Redis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import structlog
+
+from pipeline.assets.asset import Asset, utc_now
+from pipeline.assets.store import AssetStore
+from pipeline.errors import DependencyUnavailable
+from pipeline.metrics import Metrics
+from pipeline.queue.job import JobState
+from pipeline.queue.queue import JobQueue
+from pipeline.submission import job_data
+
+log = structlog.get_logger(__name__)
+
+PAGE = 200
+LOOK_SECONDS = 5.0
+URGENT_TURN_SECONDS = 5.0
+AGAIN_SECONDS = 1.0
+
+
+class TurnTaken(Exception):
+    """Another process is at an urgent search; ours has to come after it."""
+
+
+class Reconciler:
+    """Searches and mends; `request` asks for a search at once."""
+
+    def __init__(
+        self,
+        store: AssetStore,
+        queue: JobQueue,
+        metrics: Metrics,
+        *,
+        every_seconds: float = 30,
+        age_seconds: float = 60,
+        keep_keys_seconds: float = 86_400,
+    ) -> None:
+        """age_seconds: the slow search leaves younger assets alone, their enqueue may be under way."""
+        self._store = store
+        self._queue = queue
+        self._metrics = metrics
+        self._every_seconds = every_seconds
+        self._age = timedelta(seconds=age_seconds)
+        self._keep_keys = timedelta(seconds=keep_keys_seconds)
+        self._id = secrets.token_hex(8)
+        self._requested = asyncio.Event()
+
+    def request(self) -> None:
+        """Search everything soon: a job may be missing."""
+        self._requested.set()
+
+    async def run(self) -> None:
+        """Search for ever."""
+        loop = asyncio.get_running_loop()
+        next_search_at = loop.time()
+        while True:
+            is_urgent = self._requested.is_set()
+            self._requested.clear()
+            try:
+                is_urgent = await self._queue.mark_generation() or is_urgent
+                if is_urgent or loop.time() >= next_search_at:
+                    await self._search(is_urgent)
+                    next_search_at = loop.time() + self._every_seconds
+            except (DependencyUnavailable, TurnTaken):
+                if is_urgent:
+                    self._requested.set()
+                await asyncio.sleep(AGAIN_SECONDS)
+                continue
+            try:
+                async with asyncio.timeout(min(LOOK_SECONDS, self._every_seconds)):
+                    await self._requested.wait()
+            except TimeoutError:
+                pass
+
+    async def _search(self, is_urgent: bool) -> None:
+        # The slow turn is kept until the next search is due: one search per period in the whole fleet.
+        name, seconds = ("urgent", URGENT_TURN_SECONDS) if is_urgent else ("slow", self._every_seconds)
+        if not await self._queue.take_turn(name, self._id, seconds):
+            if is_urgent:
+                raise TurnTaken
+            return
+        before = utc_now() if is_urgent else utc_now() - self._age
+        after: tuple[datetime, str] | None = None
+        found = 0
+        while page := await self._store.unfinished_before(before, limit=PAGE, after=after):
+            found += await self._mend(page)
+            after = (page[-1].created_at, page[-1].id)
+            await self._queue.take_turn(name, self._id, seconds)
+        if found:
+            log.warning("jobs_reconciled", count=found)
+        await self._store.purge_keys(utc_now() - self._keep_keys)
+
+    async def _mend(self, assets: Sequence[Asset]) -> int:
+        states = await self._queue.states([asset.processing_job_id for asset in assets])
+        found = 0
+        for asset, state in zip(assets, states, strict=True):
+            is_over = state in (JobState.COMPLETED, JobState.FAILED)
+            # A job that ended while its asset did not is either being acknowledged just now or was not about this
+            # owner.
+            if state is None or (is_over and asset.updated_at < utc_now() - self._age):
+                found += await self._queue.enqueue(asset.processing_job_id, job_data(asset), revive=is_over)
+        self._metrics.reconciled.inc(found)
+        return found

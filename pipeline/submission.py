@@ -1,0 +1,194 @@
+"""Use case: one upload becomes one stored image, one asset and one job.
+
+The insert of the asset is the promise. Whatever fails before it leaves nothing behind and the client hears of it;
+whatever fails after it is made up for by the reconciler. All ids are made before anything is written, so that every
+step can be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Protocol
+
+import structlog
+
+from pipeline.assets.asset import Asset, AssetStatus, OriginalImage, new_asset_id, to_timestamp, utc_now
+from pipeline.assets.image import ImageInfo
+from pipeline.assets.store import AssetStore, KeyRecord
+from pipeline.errors import Conflict, DependencyUnavailable, IdempotencyKeyReused, NotFound
+from pipeline.metrics import Metrics
+from pipeline.queue.queue import JobQueue
+
+log = structlog.get_logger(__name__)
+
+# An upload is answered within two seconds also while Redis hangs; the reconciler does the rest.
+ENQUEUE_SECONDS = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A checked upload. file: the image, at its start. sha256: of the image, hex."""
+
+    user_id: str
+    category: str
+    file: BinaryIO
+    image: ImageInfo
+    sha256: str
+    request_id: str
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What the client is told: which asset, which job."""
+
+    asset_id: str
+    job_id: str
+
+
+class ImageStorage(Protocol):
+    """What the use cases need of the storage plugin; hooks/manager.py has it."""
+
+    async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
+        """Store the image and return its URL."""
+
+    async def delete(self, public_id: str) -> None:
+        """Remove the image, if there is one."""
+
+
+def job_data(asset: Asset) -> dict[str, Any]:
+    """Return the job's payload, exactly as contracts/ai-job.schema.json has it."""
+    return {
+        "assetId": asset.id,
+        "userId": asset.user_id,
+        "imageUrl": asset.original.url,
+        "category": asset.category,
+        "createdAt": to_timestamp(asset.created_at),
+    }
+
+
+def processed_public_id(asset_id: str, fence: int) -> str:
+    """Return where a run keeps its processed image; each fence has its own, so a stale run overwrites nothing."""
+    return f"{asset_id}/processed-{fence}"
+
+
+class Submission:
+    """Takes uploads in, runs finished assets again, removes assets."""
+
+    def __init__(
+        self,
+        store: AssetStore,
+        storage: ImageStorage,
+        queue: JobQueue,
+        metrics: Metrics,
+        *,
+        on_deferred: Callable[[], None] = lambda: None,
+    ) -> None:
+        """on_deferred: called when a job could not be enqueued and the reconciler has to."""
+        self._store = store
+        self._storage = storage
+        self._queue = queue
+        self._metrics = metrics
+        self._on_deferred = on_deferred
+
+    async def submit(self, upload: Upload) -> Receipt:
+        """Store the image, insert the asset as processing, enqueue its job.
+
+        The same Idempotency-Key with the same payload gives the first receipt, also in parallel; with another payload
+        it raises IdempotencyKeyReused. DependencyUnavailable means that nothing was accepted and nothing is left
+        behind.
+        """
+        asset_id = new_asset_id()
+        if upload.idempotency_key is not None:
+            asset_id = await self._claim_key(upload, asset_id)
+            if await self._store.get(asset_id) is not None:
+                self._metrics.uploads.labels("replayed").inc()
+                log.info("upload_replayed", assetId=asset_id)
+                return Receipt(asset_id, self._queue.job_id(asset_id))
+        # Random, so that two requests with one key never share, and so never remove, an image.
+        public_id = f"{asset_id}/original-{secrets.token_hex(4)}"
+        url = await self._storage.save(public_id, upload.file, upload.image.content_type)
+        now = utc_now()
+        asset = Asset(
+            id=asset_id,
+            user_id=upload.user_id,
+            category=upload.category,
+            status=AssetStatus.PROCESSING,
+            original=OriginalImage(
+                url=url,
+                public_id=public_id,
+                bytes=upload.image.bytes,
+                width=upload.image.width,
+                height=upload.image.height,
+                content_type=upload.image.content_type,
+            ),
+            processing_job_id=self._queue.job_id(asset_id),
+            created_at=now,
+            updated_at=now,
+        )
+        is_new = False
+        try:
+            is_new = await self._store.create(asset)
+        finally:
+            if not is_new:
+                await self._discard(public_id)
+        if is_new:
+            await self._enqueue(asset, upload.request_id)
+        self._metrics.uploads.labels("accepted" if is_new else "replayed").inc()
+        log.info("asset_submitted", assetId=asset.id, jobId=asset.processing_job_id, bytes=upload.image.bytes)
+        return Receipt(asset.id, asset.processing_job_id)
+
+    async def retry(self, asset_id: str, user_id: str, request_id: str) -> Receipt:
+        """Give a failed or partial asset a new job; NotFound or Conflict otherwise."""
+        job_id = self._queue.job_id(new_asset_id())
+        asset = await self._store.requeue(asset_id, user_id, job_id)
+        if asset is None:
+            current = await self._store.get(asset_id)
+            if current is None or current.user_id != user_id:
+                raise NotFound("Asset not found")
+            raise Conflict(f"Only failed or partial assets can be retried, this one is {current.status.value}")
+        await self._enqueue(asset, request_id)
+        log.info("asset_requeued", assetId=asset.id, jobId=job_id)
+        return Receipt(asset.id, job_id)
+
+    async def delete(self, asset_id: str, user_id: str) -> None:
+        """Remove the asset and its images; NotFound when there is none of that user's. A running job finds it gone."""
+        asset = await self._store.get(asset_id)
+        if asset is None or asset.user_id != user_id:
+            raise NotFound("Asset not found")
+        # Images first: if one cannot be removed the asset still names it, and the client can repeat the call.
+        await self._storage.delete(asset.original.public_id)
+        for fence in range(1, asset.fence + 1):
+            await self._storage.delete(processed_public_id(asset.id, fence))
+        await self._store.delete(asset_id, user_id)
+        log.info("asset_deleted", assetId=asset_id)
+
+    async def _claim_key(self, upload: Upload, asset_id: str) -> str:
+        """Return the asset id that the key stands for: the first request's, whether that one lives or died half-way."""
+        parts = (upload.user_id, "analyze-queue", upload.idempotency_key or "")
+        key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        fingerprint = hashlib.sha256(f"{upload.category}\0{upload.sha256}".encode()).hexdigest()
+        record = await self._store.claim_key(key, KeyRecord(asset_id, fingerprint), utc_now())
+        if record.fingerprint != fingerprint:
+            detail = {"field": "Idempotency-Key", "message": "Was used with another image or category"}
+            raise IdempotencyKeyReused("Idempotency-Key was used for another upload", details=[detail])
+        return record.asset_id
+
+    async def _enqueue(self, asset: Asset, request_id: str) -> None:
+        try:
+            async with asyncio.timeout(ENQUEUE_SECONDS):
+                await self._queue.enqueue(asset.processing_job_id, job_data(asset), request_id=request_id)
+            self._metrics.jobs_enqueued.inc()
+        except (DependencyUnavailable, TimeoutError):
+            log.warning("enqueue_deferred", assetId=asset.id, jobId=asset.processing_job_id)
+            self._on_deferred()
+
+    async def _discard(self, public_id: str) -> None:
+        try:
+            await self._storage.delete(public_id)
+        except DependencyUnavailable:
+            log.warning("image_left_behind", publicId=public_id)
