@@ -1,4 +1,4 @@
-"""Builds the things tests send in: real images, real tokens, multipart bodies. Pure: no server, no settings, no fixtures."""
+"""Builds what tests send in: real images, real tokens, multipart bodies. Pure: no server, no settings, no fixtures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ BOUNDARY = "----boundary7f3a9c"
 def make_image(format: str = "JPEG", size: tuple[int, int] = (64, 48), seed: int = 0) -> bytes:
     """Return the bytes of a real image; the same arguments give the same picture.
 
-    format: a Pillow name: JPEG, PNG, WEBP, GIF, AVIF, HEIF, MPO (two frames), TIFF, BMP... size: (width, height) in pixels.
+    format: a Pillow name: JPEG, PNG, WEBP, GIF, AVIF, HEIF, MPO (two frames), TIFF, BMP...
+    size: (width, height) in pixels.
     """
     source = random.Random(seed)
     tile = Image.frombytes("RGB", (16, 16), source.randbytes(16 * 16 * 3))
@@ -65,8 +66,8 @@ def make_multipart(
     pairs = fields.items() if isinstance(fields, Mapping) else fields
     parts = [f'Content-Disposition: form-data; name="{name}"\r\n\r\n{text}'.encode() for name, text in pairs]
     for name, filename, content_type, content in files:
-        head = f'Content-Disposition: form-data; name="{name}"; filename="{filename}"\r\nContent-Type: {content_type}\r\n\r\n'
-        parts.append(head.encode() + content)
+        disposition = f'Content-Disposition: form-data; name="{name}"; filename="{filename}"'
+        parts.append(f"{disposition}\r\nContent-Type: {content_type}\r\n\r\n".encode() + content)
     body = b"".join(b"--" + boundary.encode() + b"\r\n" + part + b"\r\n" for part in parts)
     return body + b"--" + boundary.encode() + b"--\r\n", f"multipart/form-data; boundary={boundary}"
 

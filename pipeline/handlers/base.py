@@ -1,0 +1,213 @@
+"""What every HTTP reply has in common: who is calling, the request id, the one error shape, CORS, the access line.
+
+Bodies stream: a handler that wants one overrides data_received, every other body is dropped as it comes, so no request
+can fill the memory. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import sys
+from collections.abc import Awaitable
+from http.client import responses
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import structlog
+import tornado.web
+from tornado.http1connection import HTTP1Connection
+from tornado.ioloop import IOLoop
+
+from pipeline.auth import Principal, TokenVerifier, bearer_token
+from pipeline.errors import DependencyUnavailable, NotFound, PipelineError, Unauthorized, ValidationError
+
+if TYPE_CHECKING:
+    from pipeline.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# Closing a connection with unread bytes resets it, and a client still busy sending never sees the reply. So after an
+# early refusal we go on reading, but not for ever: enough for an oversized video, nothing for an endless stream.
+DRAIN_BYTES = 64 * 1024 * 1024
+DRAIN_SECONDS = 30.0
+CORS_REQUEST_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id")
+CODES = {400: "VALIDATION_ERROR", 401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
+
+
+@tornado.web.stream_request_body
+class BaseHandler(tornado.web.RequestHandler):
+    """A handler of ours. Authenticate in the method, not in prepare(), unless the body must not be read before."""
+
+    route: ClassVar[str] = "other"  # the template for logs and metrics: "/api/assets/{id}"
+    failure_message: ClassVar[str] = "Internal server error"
+    principal: Principal
+
+    def initialize(self, *, verifier: TokenVerifier, metrics: Metrics, allowed_origins: tuple[str, ...]) -> None:
+        self.verifier = verifier
+        self.metrics = metrics
+        self.allowed_origins = allowed_origins
+        given = self.request.headers.get("X-Request-Id", "")
+        self.request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        self.is_refused = False
+        self._drain_timer: object | None = None
+        self._dropped_bytes = 0
+        # Tornado would answer a longer body with a bare "400" of its own; here bodies are counted while they stream.
+        self.connection = cast(HTTP1Connection, self.request.connection)
+        self.connection.set_max_body_size(sys.maxsize)
+        self.connection.set_body_timeout(DRAIN_SECONDS)
+        self._set_common_headers()
+
+    def prepare(self) -> Awaitable[None] | None:
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(requestId=self.request_id)
+        return None
+
+    async def authenticate(self) -> Principal:
+        """Settle self.principal from the Authorization header; Unauthorized or DependencyUnavailable otherwise."""
+        self.principal = await self.verifier.verify(bearer_token(self.request.headers.get("Authorization")))
+        return self.principal
+
+    def reply(self, data: Any, status: int = 200) -> None:
+        """Finish with the success envelope."""
+        self.set_status(status)
+        self.finish({"success": True, "data": data})
+
+    def refuse(self, error: Exception) -> None:
+        """Answer with an error while the body is still on its way, so that the client can read the answer.
+
+        The reply goes out whole at once; then the rest of the body is dropped, within bounds, and the connection is
+        closed.
+        A client that waits for "100 Continue" has sent no body: there it is closed right away.
+        """
+        self.log_exception(type(error), error, error.__traceback__)
+        self.is_refused = True
+        self.clear()
+        body = self._compose_error(error)
+        self.set_header("Connection", "close")
+        if self.request.headers.get("Expect", "").lower() == "100-continue":
+            self.finish(body)
+            return
+        self.set_header("Content-Length", str(len(body)))
+        self.write(body)
+        self.flush()
+        self._drain_timer = IOLoop.current().call_later(DRAIN_SECONDS, self.end_drain)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        """Drop a piece of a body nobody wants."""
+        self._dropped_bytes += len(chunk)
+        if self._dropped_bytes > DRAIN_BYTES:
+            if not self.is_refused:
+                self.refuse(ValidationError("Request body too large"))
+            self.end_drain()
+        return None
+
+    def end_drain(self) -> None:
+        """Close after a refusal: the body has been dropped whole, or enough of it."""
+        if not self._finished:
+            self.finish()
+        self.connection.close()
+
+    def options(self, *_path: str) -> None:
+        """Answer a browser's preflight, or anyone who asks what may be done here."""
+        self.set_header("Allow", self._allowed_methods())
+        if "Access-Control-Allow-Origin" in self._headers:
+            self.set_header("Access-Control-Allow-Methods", self._allowed_methods())
+            self.set_header("Access-Control-Allow-Headers", ", ".join(CORS_REQUEST_HEADERS))
+            self.set_header("Access-Control-Max-Age", "600")
+        self.set_status(204)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        exc_info = kwargs.get("exc_info")
+        self.finish(self._compose_error(exc_info[1] if exc_info else tornado.web.HTTPError(status_code)))
+
+    def _compose_error(self, error: BaseException) -> bytes:
+        """Set status and headers for the error and return the body: the one place where errors become replies."""
+        status, code, details = 500, "INTERNAL_ERROR", None
+        message = self.failure_message
+        self._set_common_headers()
+        if isinstance(error, tornado.web.HTTPError):
+            status = error.status_code
+            code = CODES.get(status, "VALIDATION_ERROR" if status < 500 else "INTERNAL_ERROR")
+            message = responses.get(status, message)
+        elif isinstance(error, PipelineError) and (error.http_status < 500 or isinstance(error, DependencyUnavailable)):
+            status, code, message, details = error.http_status, error.code, error.message, error.details
+        if isinstance(error, DependencyUnavailable):
+            self.set_header("Retry-After", str(error.retry_after_seconds))
+        if isinstance(error, Unauthorized):
+            self.set_header("WWW-Authenticate", "Bearer")
+        if status == 405:
+            self.set_header("Allow", self._allowed_methods())
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json; charset=UTF-8")
+        shown = {"code": code, "message": message} | ({"details": details} if details else {})
+        return json.dumps({"success": False, "error": shown}).encode()
+
+    def log_exception(
+        self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if isinstance(value, DependencyUnavailable):
+            log.warning("dependency_unavailable", requestId=self.request_id, error=repr(value.__cause__ or value))
+        elif isinstance(value, (PipelineError, tornado.web.HTTPError)) and _status(value) < 500:
+            return  # the client's doing; the access line tells
+        else:
+            log.error("request_failed", requestId=self.request_id, route=self.route, exc_info=(typ, value, tb))
+
+    def on_finish(self) -> None:
+        if self._drain_timer is not None:
+            IOLoop.current().remove_timeout(self._drain_timer)
+
+    def compute_etag(self) -> str | None:
+        return None  # replies are not stored anywhere, so there is nothing to compare with
+
+    def set_default_headers(self) -> None:
+        self.clear_header("Server")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Cache-Control", "no-store")
+
+    def _set_common_headers(self) -> None:
+        self.set_header("X-Request-Id", self.request_id)
+        if self.allowed_origins:
+            self.set_header("Vary", "Origin")
+        origin = self.request.headers.get("Origin")
+        if origin in self.allowed_origins:
+            self.set_header("Access-Control-Allow-Origin", origin)
+            self.set_header("Access-Control-Expose-Headers", "Date, Retry-After, X-Request-Id")
+
+    def _allowed_methods(self) -> str:
+        unimplemented = tornado.web.RequestHandler._unimplemented_method
+        return ", ".join(m for m in self.SUPPORTED_METHODS if getattr(type(self), m.lower()) is not unimplemented)
+
+
+class NotFoundHandler(BaseHandler):
+    """Every path that is no route; app.py names it as default_handler_class."""
+
+    def _not_found(self, *_path: str) -> None:
+        raise NotFound("Not found")
+
+    get = head = post = put = patch = delete = options = _not_found
+
+
+def log_request(handler: tornado.web.RequestHandler) -> None:
+    """Write the one access line of a finished request and count it; app.py passes this as `log_function`."""
+    route = getattr(handler, "route", "other")
+    seconds = handler.request.request_time()
+    status = handler.get_status()
+    method = handler.request.method if handler.request.method in handler.SUPPORTED_METHODS else "other"
+    log.info(
+        "request_completed",
+        requestId=getattr(handler, "request_id", None),
+        method=method,
+        route=route,
+        status=status,
+        durationMs=round(seconds * 1000, 1),
+    )
+    if isinstance(handler, BaseHandler):
+        handler.metrics.http_requests.labels(route, method, str(status)).inc()
+        handler.metrics.http_seconds.labels(route).observe(seconds)
+
+
+def _status(error: BaseException) -> int:
+    return error.status_code if isinstance(error, tornado.web.HTTPError) else getattr(error, "http_status", 500)

@@ -1,0 +1,130 @@
+"""POST /api/assets/analyze-queue: takes a photo and answers at once.
+
+Who is calling is settled before a body byte is looked at; the body then streams through MultipartReader to a spooled
+file. What happens to an accepted photo is submission.py's business. Runs on the event loop, the image check in the
+pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from concurrent.futures import Executor
+from typing import Any
+
+from pipeline.assets.asset import CATEGORIES
+from pipeline.assets.image import inspect
+from pipeline.errors import PipelineError, ValidationError
+from pipeline.handlers.base import BaseHandler
+from pipeline.handlers.multipart import OVERHEAD_BYTES, Form, MultipartReader, image_required, too_large
+from pipeline.settings import Settings
+from pipeline.submission import Submission, Upload
+
+IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+class UploadHandler(BaseHandler):
+    """Takes `image` and `category` as multipart/form-data; replies 202 with assetId and jobId."""
+
+    route = "/api/assets/analyze-queue"
+    failure_message = "Failed to queue asset for processing"
+
+    def initialize(  # type: ignore[override]
+        self, *, submission: Submission, settings: Settings, pool: Executor, **common: Any
+    ) -> None:
+        super().initialize(**common)
+        self.submission = submission
+        self.max_upload_bytes = settings.max_upload_bytes
+        self.max_image_pixels = settings.max_image_pixels
+        self.pool = pool
+        self._reader: MultipartReader | None = None
+        self._early_error: PipelineError | None = None
+        self._is_body_taken = False
+        self.connection.set_body_timeout(settings.upload_timeout_seconds)
+
+    async def prepare(self) -> None:
+        super().prepare()
+        if self.request.method != "POST":
+            return
+        try:
+            await self.authenticate()
+            self._check_headers()
+            content_type = self.request.headers.get("Content-Type", "")
+            self._reader = MultipartReader(content_type, wanted=("category",), max_image_bytes=self.max_upload_bytes)
+        except PipelineError as error:
+            if self._has_body():
+                self.refuse(error)
+            else:
+                self._early_error = error  # with nothing to drain, post() answers and the connection lives on
+
+    def data_received(self, chunk: bytes) -> None:
+        if self._reader is None or self.is_refused:
+            super().data_received(chunk)
+            return
+        try:
+            self._reader.feed(chunk)
+        except Exception as error:  # a border: a full disk must become a reply too
+            self._reader.close()
+            self.refuse(error)
+
+    async def post(self) -> None:
+        if self.is_refused:
+            self.end_drain()
+            return
+        if self._early_error is not None:
+            raise self._early_error
+        assert self._reader is not None
+        self._is_body_taken = True
+        try:
+            receipt = await self.submission.submit(await self._check(self._reader.finish()))
+        finally:
+            self._reader.close()
+        answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
+        self.reply(answer | {"status": "processing", "message": "Asset queued for AI analysis"}, status=202)
+
+    async def _check(self, form: Form) -> Upload:
+        """Return the upload the form describes; ValidationError names every fault seen before the image is opened."""
+        faults = []
+        if form.image is None:
+            faults.append(image_required())
+        category = form.fields.get("category", "")
+        if category not in CATEGORIES:
+            detail = f"Must be one of: {', '.join(CATEGORIES)}"
+            faults.append(ValidationError.of("category", detail, "Invalid category"))
+        if faults or form.image is None:
+            raise ValidationError(faults[0].message, details=[d for fault in faults for d in fault.details or ()])
+        loop = asyncio.get_running_loop()
+        image = await loop.run_in_executor(self.pool, inspect, form.image, self.max_image_pixels)
+        return Upload(
+            user_id=self.principal.user_id,
+            category=category,
+            file=form.image,
+            image=image,
+            sha256=form.sha256,
+            request_id=self.request_id,
+            idempotency_key=self.request.headers.get("Idempotency-Key"),
+        )
+
+    def _check_headers(self) -> None:
+        key = self.request.headers.get("Idempotency-Key")
+        if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
+            raise ValidationError.of("Idempotency-Key", "Must be 1 to 255 visible ASCII characters")
+        length = self.request.headers.get("Content-Length", "")
+        if length.isdecimal() and int(length) > self.max_upload_bytes + OVERHEAD_BYTES:
+            raise too_large(self.max_upload_bytes)
+
+    def _has_body(self) -> bool:
+        return self.request.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.request.headers
+
+    def on_connection_close(self) -> None:
+        # From post() on the photo is taken, even if nobody waits for the answer any more.
+        if self._reader is not None and not self._is_body_taken:
+            self._reader.close()
+            if not self.is_refused:
+                self.metrics.uploads.labels("aborted").inc()
+        super().on_connection_close()
+
+    def on_finish(self) -> None:
+        super().on_finish()
+        if self.request.method == "POST" and self.get_status() >= 400:
+            self.metrics.uploads.labels("refused" if self.get_status() < 500 else "failed").inc()
