@@ -1,0 +1,307 @@
+"""Who a token stands for, whichever way the settings pin."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from pipeline import auth
+from pipeline.auth import Principal, TokenVerifier, bearer_token
+from pipeline.errors import ConfigurationError, DependencyUnavailable, Unauthorized
+from pipeline.settings import Settings
+from tests.factories import SECRET, make_token
+
+RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+EC_KEY = ec.generate_private_key(ec.SECP256R1())
+
+
+def pem(key: Any) -> str:
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def sign(key: Any, algorithm: str, kid: str | None = None, **claims: Any) -> str:
+    payload = {"sub": "user-1", "exp": int(time.time()) + 60} | claims
+    return jwt.encode(payload, key, algorithm=algorithm, headers={"kid": kid} if kid else None)
+
+
+def raw_token(header: bytes, payload: bytes, signature: bytes = b"x") -> str:
+    return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in (header, payload, signature))
+
+
+def verify(settings: Settings, token: str) -> Principal:
+    return asyncio.run(TokenVerifier(settings).verify(token))
+
+
+def test_verify_good_token_gives_principal() -> None:
+    """A good token gives the user id, the admin flag and the instant it ends."""
+    expires_at = int(time.time()) + 60
+
+    principal = verify(Settings(jwt_secret=SECRET), make_token("a.b:c@d|e-F_9", role="admin", exp=expires_at))
+
+    assert principal == Principal("a.b:c@d|e-F_9", True, float(expires_at))
+
+
+@pytest.mark.parametrize("role", [None, "user", "Admin", "administrator"])
+def test_verify_other_roles_are_not_admin(role: str | None) -> None:
+    """Only the exact role `admin` makes an admin."""
+    assert not verify(Settings(jwt_secret=SECRET), make_token(role=role)).is_admin
+
+
+BAD_TOKENS = {
+    "empty": "",
+    "no dots": "abc",
+    "other secret": make_token(secret="another secret of thirty-two bytes or more"),
+    "expired": make_token(expires_in=-60),
+    "no exp": jwt.encode({"sub": "user-1"}, SECRET, algorithm="HS256"),
+    "no sub": jwt.encode({"exp": 4102444800}, SECRET, algorithm="HS256"),
+    "numeric sub": jwt.encode({"sub": "1", "exp": 4102444800} | {"sub": 7}, SECRET, algorithm="HS256"),
+    "empty sub": make_token(""),
+    "long sub": make_token("a" * 129),
+    "sub with a slash": make_token("a/b"),
+    "sub with a newline at its end": make_token("user-1\n"),
+    "not yet valid": make_token(nbf=int(time.time()) + 600),
+    "infinite exp": make_token(exp=float("inf")),
+    "textual exp": make_token(exp="soon"),
+    "algorithm none": raw_token(b'{"alg":"none"}', b'{"sub":"user-1","exp":4102444800}', b""),
+    "stronger algorithm of the same family": jwt.encode({"sub": "u", "exp": 4102444800}, SECRET * 2, algorithm="HS512"),
+    "nested header": raw_token(b"[" * 20000, b"{}"),
+    "header is a list": raw_token(b"[]", b"{}"),
+    "numeric kid": raw_token(b'{"alg":"HS256","kid":1}', b"{}"),
+    "not ascii": "ä.ö.ü",
+}
+
+
+@pytest.mark.parametrize("token", BAD_TOKENS.values(), ids=BAD_TOKENS.keys())
+def test_verify_bad_token_is_invalid(token: str) -> None:
+    """Whatever is wrong with a token, the answer is the same: Invalid token."""
+    with pytest.raises(Unauthorized, match="^Invalid token$"):
+        verify(Settings(jwt_secret=SECRET), token)
+
+
+def test_verify_clock_leeway_is_a_few_seconds() -> None:
+    """A token that ended two seconds ago still holds, because clocks differ."""
+    assert verify(Settings(jwt_secret=SECRET), make_token(expires_in=-2)).user_id == "user-1"
+
+
+@pytest.mark.parametrize(
+    ("claims", "is_good"),
+    [
+        ({"aud": "photos", "iss": "house"}, True),
+        ({"aud": ["x", "photos"], "iss": "house"}, True),
+        ({"aud": "other", "iss": "house"}, False),
+        ({"aud": "photos", "iss": "other"}, False),
+        ({"iss": "house"}, False),
+        ({"aud": "photos"}, False),
+    ],
+)
+def test_verify_audience_and_issuer_are_checked_when_set(claims: dict[str, Any], is_good: bool) -> None:
+    """With JWT_AUDIENCE and JWT_ISSUER set a token must carry both."""
+    settings = Settings(jwt_secret=SECRET, jwt_audience="photos", jwt_issuer="house")
+    if is_good:
+        assert verify(settings, make_token(**claims)).user_id == "user-1"
+    else:
+        with pytest.raises(Unauthorized):
+            verify(settings, make_token(**claims))
+
+
+def test_verify_audience_is_ignored_when_not_set() -> None:
+    """A token for some audience is good where none is required."""
+    assert verify(Settings(jwt_secret=SECRET), make_token(aud="anything")).user_id == "user-1"
+
+
+@pytest.mark.parametrize(("key", "algorithm"), [(RSA_KEY, "RS256"), (EC_KEY, "ES256")])
+def test_verify_public_key_pins_its_family(key: Any, algorithm: str) -> None:
+    """A public key takes its own algorithm, also with escaped line breaks, and nothing else."""
+    settings = Settings(jwt_public_key=pem(key).replace("\n", "\\n"))
+    other, other_algorithm = (EC_KEY, "ES256") if key is RSA_KEY else (RSA_KEY, "RS256")
+
+    assert verify(settings, sign(key, algorithm)).user_id == "user-1"
+    with pytest.raises(Unauthorized):
+        verify(settings, sign(other, other_algorithm))
+
+
+def test_verify_public_key_is_no_hmac_secret() -> None:
+    """A token signed with the text of the public key as an HMAC secret is refused."""
+    header, payload = b'{"alg":"HS256","typ":"JWT"}', b'{"sub":"user-1","exp":4102444800}'
+    unsigned = raw_token(header, payload, b"").rstrip(".")
+    signature = jwt.get_algorithm_by_name("HS256").sign(unsigned.encode(), pem(RSA_KEY).encode())
+    token = unsigned + "." + base64.urlsafe_b64encode(signature).decode().rstrip("=")
+
+    with pytest.raises(Unauthorized):
+        verify(Settings(jwt_public_key=pem(RSA_KEY)), token)
+
+
+@pytest.mark.parametrize("key", ["no key", pem(ec.generate_private_key(ec.SECP384R1()))])
+def test_verifier_refuses_unusable_public_key(key: str) -> None:
+    """A key that is neither RSA nor EC P-256 stops the start."""
+    with pytest.raises(ConfigurationError):
+        TokenVerifier(Settings(jwt_public_key=key))
+
+
+def test_verifier_without_any_key_is_refused() -> None:
+    """Without a secret, key or key set no verifier can be built."""
+    with pytest.raises(ConfigurationError):
+        TokenVerifier(Settings(host="127.0.0.1"))
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic abc", "abc"])
+def test_bearer_token_missing_requires_authentication(header: str | None) -> None:
+    """A header without a bearer token reads as no token at all."""
+    with pytest.raises(Unauthorized, match="^Authentication required$"):
+        bearer_token(header)
+
+
+@pytest.mark.parametrize("header", ["Bearer abc", "bearer abc", "BEARER  abc "])
+def test_bearer_token_scheme_has_no_case(header: str) -> None:
+    """The scheme is read in any case, with any spaces."""
+    assert bearer_token(header) == "abc"
+
+
+def test_make_token_is_taken_by_the_verifier() -> None:
+    """What the command line signs, the verifier takes, audience and issuer included."""
+    settings = Settings(jwt_secret=SECRET, jwt_audience="photos", jwt_issuer="house")
+
+    principal = verify(settings, auth.make_token(settings, "ann", "admin", 60))
+
+    assert (principal.user_id, principal.is_admin) == ("ann", True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sub"), [(Settings(jwt_public_key=pem(RSA_KEY)), "ann"), (Settings(jwt_secret=SECRET), "a b")]
+)
+def test_make_token_refuses_what_cannot_work(settings: Settings, sub: str) -> None:
+    """Without a secret, or for a user id no verifier takes, no token is made."""
+    with pytest.raises(ConfigurationError):
+        auth.make_token(settings, sub, None, 60)
+
+
+class Issuer:
+    """Made-up key ids are refused without a download each; after the wait a rotated key is found."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, Any] = {"one": RSA_KEY}
+        self.is_broken = False
+        self.requests = 0
+        issuer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                issuer.requests += 1
+                self.send_response(500 if issuer.is_broken else 200)
+                self.end_headers()
+                self.wfile.write(json.dumps({"keys": [public_jwk(k, v) for k, v in issuer.keys.items()]}).encode())
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/jwks.json"
+
+
+def public_jwk(kid: str, key: Any) -> dict[str, Any]:
+    algorithm = jwt.get_algorithm_by_name("RS256" if isinstance(key, rsa.RSAPrivateKey) else "ES256")
+    return json.loads(algorithm.to_jwk(key.public_key())) | {"kid": kid, "use": "sig"}
+
+
+@pytest.fixture
+def issuer() -> Iterator[Issuer]:
+    issuer = Issuer()
+    thread = threading.Thread(target=issuer.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield issuer
+    issuer.server.shutdown()
+    thread.join()
+    issuer.server.server_close()
+
+
+def test_key_set_is_fetched_once_for_many_tokens(issuer: Issuer) -> None:
+    """RSA and EC keys of a key set both hold, and a hundred tokens at once cost one download."""
+    issuer.keys["two"] = EC_KEY
+    tokens = [sign(RSA_KEY, "RS256", "one"), sign(EC_KEY, "ES256", "two")] * 50
+
+    async def scenario() -> None:
+        verifier = TokenVerifier(Settings(jwt_jwks_url=issuer.url))
+        principals = await asyncio.gather(*(verifier.verify(token) for token in tokens))
+        assert {p.user_id for p in principals} == {"user-1"}
+
+    asyncio.run(scenario())
+    assert issuer.requests == 1
+
+
+def test_key_set_unknown_kid_refreshes_at_a_limited_rate(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made-up key ids are refused without a download each; once the wait is over a rotated key is found."""
+
+    async def scenario() -> None:
+        verifier = TokenVerifier(Settings(jwt_jwks_url=issuer.url))
+        for number in range(20):
+            with pytest.raises(Unauthorized):
+                await verifier.verify(sign(EC_KEY, "ES256", f"made-up-{number}"))
+        assert issuer.requests == 1
+        issuer.keys["rotated"] = EC_KEY
+        monkeypatch.setattr(auth, "KEY_SET_RETRY_SECONDS", 0)
+        assert (await verifier.verify(sign(EC_KEY, "ES256", "rotated"))).user_id == "user-1"
+
+    asyncio.run(scenario())
+
+
+def test_key_set_withdrawn_key_ends(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that the issuer no longer publishes is refused after the next refresh."""
+
+    async def scenario() -> None:
+        verifier = TokenVerifier(Settings(jwt_jwks_url=issuer.url))
+        token = sign(RSA_KEY, "RS256", "one")
+        await verifier.verify(token)
+        issuer.keys = {"two": EC_KEY}
+        monkeypatch.setattr(auth, "KEY_SET_SECONDS", 0)
+        monkeypatch.setattr(auth, "KEY_SET_RETRY_SECONDS", 0)
+        with pytest.raises(Unauthorized):
+            await verifier.verify(token)
+
+    asyncio.run(scenario())
+
+
+def test_key_set_unreachable_is_a_dependency_failure(issuer: Issuer) -> None:
+    """While the issuer cannot be read nobody is told that a token is invalid, and it is asked once, not per token."""
+    issuer.is_broken = True
+
+    async def scenario() -> None:
+        verifier = TokenVerifier(Settings(jwt_jwks_url=issuer.url))
+        for _ in range(5):
+            with pytest.raises(DependencyUnavailable):
+                await verifier.verify(sign(RSA_KEY, "RS256", "one"))
+
+    asyncio.run(scenario())
+    assert issuer.requests == 1
+
+
+def test_key_set_known_key_outlives_an_outage(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys once read stay in use while the issuer is down."""
+
+    async def scenario() -> None:
+        verifier = TokenVerifier(Settings(jwt_jwks_url=issuer.url))
+        token = sign(RSA_KEY, "RS256", "one")
+        await verifier.verify(token)
+        issuer.is_broken = True
+        monkeypatch.setattr(auth, "KEY_SET_SECONDS", 0)
+        monkeypatch.setattr(auth, "KEY_SET_RETRY_SECONDS", 0)
+        assert (await verifier.verify(token)).user_id == "user-1"
+        assert issuer.requests == 2
+
+    asyncio.run(scenario())
+
+
+def test_key_set_token_without_kid_is_invalid(issuer: Issuer) -> None:
+    """A token that names no key is refused."""
+    with pytest.raises(Unauthorized):
+        verify(Settings(jwt_jwks_url=issuer.url), sign(RSA_KEY, "RS256"))
