@@ -24,14 +24,17 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Position = tuple[datetime, str]
 
 
-class AssetsHandler(BaseHandler):
+class _Handler(BaseHandler):
+    def initialize(self, *, store: AssetStore, submission: Submission, **common: Any) -> None:  # type: ignore[override]
+        super().initialize(**common)
+        self.store = store
+        self.submission = submission
+
+
+class AssetsHandler(_Handler):
     """GET /api/assets: the caller's, newest first; with finishedSince those finished since then, oldest first."""
 
     route = "/api/assets"
-
-    def initialize(self, *, store: AssetStore, **common: Any) -> None:  # type: ignore[override]
-        super().initialize(**common)
-        self.store = store
 
     async def get(self) -> None:
         user_id = (await self.authenticate()).user_id
@@ -56,15 +59,10 @@ class AssetsHandler(BaseHandler):
         self.reply({"items": [asset.to_json() for asset in items[:limit]], "nextCursor": cursor})
 
 
-class AssetHandler(BaseHandler):
+class AssetHandler(_Handler):
     """GET and DELETE /api/assets/{id}."""
 
     route = "/api/assets/{id}"
-
-    def initialize(self, *, store: AssetStore, submission: Submission, **common: Any) -> None:  # type: ignore[override]
-        super().initialize(**common)
-        self.store = store
-        self.submission = submission
 
     async def get(self, asset_id: str) -> None:
         user_id = (await self.authenticate()).user_id
@@ -79,14 +77,10 @@ class AssetHandler(BaseHandler):
         self.set_status(204)
 
 
-class RetryHandler(BaseHandler):
+class RetryHandler(_Handler):
     """POST /api/assets/{id}/retry: a failed or partial asset gets a new job; 409 for any other."""
 
     route = "/api/assets/{id}/retry"
-
-    def initialize(self, *, submission: Submission, **common: Any) -> None:  # type: ignore[override]
-        super().initialize(**common)
-        self.submission = submission
 
     async def post(self, asset_id: str) -> None:
         user_id = (await self.authenticate()).user_id

@@ -120,11 +120,9 @@ class UploadHandler(BaseHandler):
         # From post() on the photo is taken, even if nobody waits for the answer any more.
         if self._reader is not None and not self._is_body_taken:
             self._reader.close()
-            if not self.is_refused:
-                self.metrics.uploads.labels("aborted").inc()
         super().on_connection_close()
 
     def on_finish(self) -> None:
         super().on_finish()
         if self.request.method == "POST" and self.get_status() >= 400:
-            self.metrics.uploads.labels("refused" if self.get_status() < 500 else "failed").inc()
+            self.metrics.uploads.labels("rejected" if self.get_status() < 500 else "unavailable").inc()

@@ -187,7 +187,7 @@ def test_make_token_refuses_what_cannot_work(settings: Settings, sub: str) -> No
 
 
 class Issuer:
-    """Made-up key ids are refused without a download each; after the wait a rotated key is found."""
+    """A real HTTP server that publishes keys (kid -> private key); counts requests; answers 500 while is_broken."""
 
     def __init__(self) -> None:
         self.keys: dict[str, Any] = {"one": RSA_KEY}
