@@ -1,0 +1,168 @@
+"""How one plugin is called: awaited on the loop or run in threads of its own, in a time budget, timed and counted.
+
+Every plugin has its own threads, so one that hangs cannot take those of another. What a method means is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
+from functools import partial
+from queue import Empty, SimpleQueue
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+if TYPE_CHECKING:
+    from pipeline.metrics import Metrics
+
+CLOSE_SECONDS = 5.0
+log = structlog.get_logger(__name__)
+
+
+class PluginOverrun(Exception):
+    """The call took longer than its time budget, or no thread was left because earlier ones never returned."""
+
+
+class DaemonThreads(Executor):
+    """A pool of at most `limit` daemon threads, each started when it is first needed.
+
+    Not a ThreadPoolExecutor: the interpreter joins its threads at exit, so one stuck call would keep the process alive.
+    """
+
+    def __init__(self, limit: int, name: str) -> None:
+        self.limit = limit
+        self._name = name
+        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._lock = threading.Lock()
+        self._started = 0
+        self._is_closed = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Return the future of fn(*args, **kwargs); RuntimeError after shutdown."""
+        future: Future[Any] = Future()
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError(f"the threads of {self._name} are shut down")
+            self._work.put((future, partial(fn, *args, **kwargs)))
+            if not self._idle.acquire(blocking=False) and self._started < self.limit:
+                self._started += 1
+                threading.Thread(target=self._serve, name=f"{self._name}-{self._started}", daemon=True).start()
+        return future
+
+    def shutdown(self, wait: bool = False, *, cancel_futures: bool = True) -> None:
+        """Cancel what has not begun and let the threads end as they come free; never waits."""
+        with self._lock:
+            self._is_closed = True
+            try:
+                while item := self._work.get_nowait():
+                    item[0].cancel()
+            except Empty:
+                pass
+            self._work.put(None)
+
+    def _serve(self) -> None:
+        while (item := self._work.get()) is not None:
+            _fulfil(*item)
+            del item
+            self._idle.release()
+        self._work.put(None)
+
+
+def _fulfil(future: Future[Any], call: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = call()
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+class BoundPlugin:
+    """One plugin in use. Whether a method is awaited or run in a thread is decided here, once.
+
+    threads: how many of its calls may run in threads at once.
+    """
+
+    def __init__(
+        self, kind: str, name: str, plugin: object, methods: Iterable[str], *, threads: int, metrics: Metrics
+    ) -> None:
+        self.kind = kind
+        self.name = name
+        self.plugin = plugin
+        names = [*methods, "close"] if hasattr(plugin, "close") else list(methods)
+        self._methods: dict[str, tuple[Callable[..., Any], bool]] = {
+            method: (getattr(plugin, method), inspect.iscoroutinefunction(getattr(plugin, method))) for method in names
+        }
+        self._threads = DaemonThreads(threads, f"{kind}-{name}")
+        self._seconds = metrics.plugin_seconds.labels(kind, name)
+        self._errors = metrics.plugin_errors.labels(kind, name)
+        self._overruns = metrics.plugin_overruns.labels(kind, name)
+        self._overdue: set[Future[Any]] = set()
+
+    @property
+    def overdue(self) -> int:
+        """How many threads are held now by calls whose time was up: a thread cannot be cancelled."""
+        self._overdue = {future for future in self._overdue if not future.done()}
+        return len(self._overdue)
+
+    async def call(self, method: str, seconds: float, *args: Any) -> Any:
+        """Return what the method returns; PluginOverrun when it takes longer, else whatever Exception it raised."""
+        started = perf_counter()
+        try:
+            async with asyncio.timeout(seconds) as budget:
+                return await self._run(method, args)
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            self._errors.inc()
+            if not budget.expired():
+                raise
+            self._overruns.inc()
+            raise PluginOverrun(f"{self.kind} {self.name}: {method} took longer than {seconds:g} s") from error
+        finally:
+            self._seconds.observe(perf_counter() - started)
+
+    async def close(self) -> None:
+        """Call the plugin's close method if it has one, log its failure, and leave the threads without waiting."""
+        try:
+            if "close" in self._methods:
+                await self.call("close", CLOSE_SECONDS)
+        except Exception:
+            log.warning("plugin_close_failed", kind=self.kind, plugin=self.name, exc_info=True)
+        finally:
+            self._threads.shutdown()
+
+    async def _run(self, method: str, args: tuple[Any, ...]) -> Any:
+        function, is_async = self._methods[method]
+        try:
+            result = function(*args) if is_async else await self._run_in_thread(function, args)
+            return await result if inspect.isawaitable(result) else result
+        except SystemExit as error:
+            raise RuntimeError(f"{method} called sys.exit") from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Nobody cancelled us: it escaped from inside the plugin and must not look like our own shutdown.
+            raise RuntimeError(f"{method} let a cancellation escape") from error
+
+    async def _run_in_thread(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        # Waiting for a thread that will not come would only cost the caller the whole time budget again.
+        if self.overdue >= self._threads.limit:
+            raise PluginOverrun(f"{self.kind} {self.name}: all {self._threads.limit} threads hang in earlier calls")
+        future = self._threads.submit(contextvars.copy_context().run, function, *args)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if not future.cancel() and not future.done():
+                self._overdue.add(future)
+            raise

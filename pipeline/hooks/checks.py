@@ -1,0 +1,65 @@
+"""Tells whether an Analysis keeps the contract; what a plugin hands back is not trusted. Pure."""
+
+from __future__ import annotations
+
+import math
+from urllib.parse import urlsplit
+
+from pipeline.hooks.protocols import Analysis, Attribute, ProcessedImage
+
+MAX_VALUE_LENGTH = 1000
+MAX_URL_LENGTH = 4096
+
+
+def find_fault(analysis: object) -> str | None:
+    """Return what is wrong with a provider's result, in words for its author, or None when it is as promised."""
+    if not isinstance(analysis, Analysis):
+        return f"analyze returned {type(analysis).__name__}, not Analysis"
+    for name in ("brand", "model", "colorway"):
+        attribute = getattr(analysis, name)
+        if attribute is None and name == "colorway":
+            continue
+        if fault := _attribute_fault(attribute):
+            return f"{name} {fault}"
+    if analysis.processed_image_url is not None and analysis.processed_image is not None:
+        return "processed_image_url and processed_image are both set"
+    if analysis.processed_image_url is not None and not is_web_url(analysis.processed_image_url):
+        return "processed_image_url is not an http(s) URL"
+    if analysis.processed_image is not None and not _is_image(analysis.processed_image):
+        return "processed_image is not a ProcessedImage with bytes and an image content type"
+    return None
+
+
+def is_web_url(url: object) -> bool:
+    """True for an absolute http or https URL of reasonable length."""
+    if not isinstance(url, str) or len(url) > MAX_URL_LENGTH or not url.isprintable() or " " in url:
+        return False
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        return False
+
+
+def _attribute_fault(attribute: object) -> str | None:
+    if not isinstance(attribute, Attribute):
+        return f"is {type(attribute).__name__}, not Attribute"
+    if not isinstance(attribute.value, str) or len(attribute.value) > MAX_VALUE_LENGTH:
+        return f"has a value that is no text of at most {MAX_VALUE_LENGTH} characters"
+    try:
+        attribute.value.encode()
+    except UnicodeEncodeError:
+        return "has a value that is not valid Unicode"
+    confidence = attribute.confidence
+    if isinstance(confidence, bool) or not isinstance(confidence, (int, float)) or not math.isfinite(confidence):
+        return "has a confidence that is no number"
+    return None if 0 <= confidence <= 1 else f"has a confidence of {confidence:g}, not 0 to 1"
+
+
+def _is_image(image: object) -> bool:
+    return (
+        isinstance(image, ProcessedImage)
+        and isinstance(image.content, bytes)
+        and isinstance(image.content_type, str)
+        and image.content_type.startswith("image/")
+    )

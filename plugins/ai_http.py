@@ -1,0 +1,168 @@
+"""The AI provider `http`: the service behind AI_SERVICE_URL, asked with POST {AI_SERVICE_URL}/analyze.
+
+Runs on the event loop. aiohttp rather than httpx or Tornado's client: it keeps connections, drops them when cancelled,
+and costs 0.1 ms of CPU per call where those were measured at 1.6 and 0.5.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from pipeline.errors import PermanentJobError, RetryableJobError
+from pipeline.hooks import UNKNOWN, AIProvider, Analysis, AnalyzeRequest, Attribute, hookimpl
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
+
+# A service that names a bare value vouches for it, but not to what degree.
+DEFAULT_CONFIDENCE = 0.5
+MAX_REPLY_BYTES = 1024 * 1024
+MAX_MESSAGE_LENGTH = 300
+CONNECT_SECONDS = 10.0
+# Longer holds would let one mistaken header stop the queue.
+MAX_RETRY_AFTER_SECONDS = 3600.0
+
+UNAVAILABLE = "AI service unavailable"
+TIMED_OUT = "AI service timed out"
+BUSY = "AI service is busy"
+UNREADABLE = "AI service sent an unreadable reply"
+
+
+@hookimpl
+def register_ai_providers(settings: Settings) -> Iterator[tuple[str, Callable[[], AIProvider]]]:
+    """Offer `http`."""
+    yield "http", lambda: HttpProvider(settings.ai_service_url, settings.ai_service_image_field)
+
+
+class HttpProvider:
+    """Hands the image's URL and category to the AI service. image_field: what the service calls the image's URL."""
+
+    def __init__(self, base_url: str, image_field: str) -> None:
+        self._url = base_url.rstrip("/") + "/analyze"
+        self._image_field = image_field
+        self._session: aiohttp.ClientSession | None = None
+
+    async def analyze(self, request: AnalyzeRequest) -> Analysis:
+        """Return what the service found.
+
+        RetryableJobError: it cannot be reached, takes too long, answers 5xx, 408, 429 or something unreadable.
+        PermanentJobError, with the service's own message: any other 4xx.
+        """
+        try:
+            async with self._connect().post(
+                self._url,
+                json={self._image_field: request.image_url, "category": request.category},
+                headers={
+                    "X-Request-Id": request.request_id,
+                    "X-Asset-Id": request.asset_id,
+                    "X-Job-Id": request.job_id,
+                },
+                timeout=aiohttp.ClientTimeout(total=request.timeout_seconds, sock_connect=CONNECT_SECONDS),
+                allow_redirects=False,
+            ) as response:
+                body = await _read(response)
+                if response.status >= 300:
+                    raise _error(response.status, response.headers, body)
+                return parse_analysis(body)
+        except aiohttp.ClientError as error:
+            raise RetryableJobError(UNAVAILABLE) from error
+        except TimeoutError as error:
+            raise RetryableJobError(TIMED_OUT) from error
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _connect(self) -> aiohttp.ClientSession:
+        # Made at the first call because a session belongs to the loop it is made on. No limit of connections: the job
+        # slots are the limit. No decompression: a small reply may unpack to any size.
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+                auto_decompress=False,
+            )
+        return self._session
+
+
+def parse_analysis(body: bytes) -> Analysis:
+    """Return the analysis in a reply of the service; RetryableJobError (two attempts) when it is not understood."""
+    try:
+        reply = json.loads(body)
+        if not isinstance(reply, dict):
+            raise ValueError(f"a JSON object was expected, not {type(reply).__name__}")
+        colorway = _attribute(reply.get("colorway"))
+        return Analysis(
+            brand=_attribute(reply.get("brand")),
+            model=_attribute(reply.get("model")),
+            colorway=None if colorway is UNKNOWN else colorway,
+            processed_image_url=reply.get("processedImageUrl") or reply.get("processed_image_url") or None,
+        )
+    except (ValueError, TypeError, RecursionError) as error:
+        raise RetryableJobError(UNREADABLE, max_attempts=2) from error
+
+
+def parse_retry_after(value: str | None, now: datetime) -> float | None:
+    """Return the seconds a Retry-After header (seconds or an HTTP date) asks for; None when it says nothing."""
+    if not value:
+        return None
+    try:
+        seconds = float(value) if value.strip().isdigit() else (parsedate_to_datetime(value) - now).total_seconds()
+    except (ValueError, TypeError):
+        return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > MAX_REPLY_BYTES:
+            raise RetryableJobError(UNREADABLE, max_attempts=2)
+    return bytes(body)
+
+
+def _error(status: int, headers: Mapping[str, str], body: bytes) -> RetryableJobError | PermanentJobError:
+    if status >= 500:
+        return RetryableJobError(UNAVAILABLE)
+    if status == 429:
+        retry_after = parse_retry_after(headers.get("Retry-After"), datetime.now(UTC))
+        return RetryableJobError(BUSY, retry_after_seconds=retry_after)
+    if status == 408:
+        return RetryableJobError(TIMED_OUT)
+    if status < 400:
+        return RetryableJobError(UNREADABLE, max_attempts=2)
+    return PermanentJobError(_message(body) or f"AI service refused the image (HTTP {status})")
+
+
+def _message(body: bytes) -> str:
+    """Return the text of {"error": {"message", "code"}} in one line of bounded length, "" when there is none."""
+    try:
+        text = json.loads(body)["error"]["message"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return " ".join(text.split())[:MAX_MESSAGE_LENGTH] if isinstance(text, str) else ""
+
+
+def _attribute(found: Any) -> Attribute:
+    """Return the attribute in {"value", "confidence"}, a bare string or null; ValueError or TypeError otherwise."""
+    value, confidence = (found.get("value"), found.get("confidence")) if isinstance(found, dict) else (found, None)
+    if value is None:
+        return UNKNOWN
+    if not isinstance(value, str):
+        raise TypeError(f"text was expected, not {type(value).__name__}")
+    if not value.strip():
+        return UNKNOWN
+    if confidence is None:
+        return Attribute(value.strip(), DEFAULT_CONFIDENCE)
+    if isinstance(confidence, bool) or not 0 <= confidence <= 1:
+        raise ValueError("a confidence of 0 to 1 was expected")
+    return Attribute(value.strip(), float(confidence))

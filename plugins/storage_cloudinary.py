@@ -1,0 +1,142 @@
+"""The storage `cloudinary`: images at Cloudinary, through its SDK. Plain `def` methods, run in threads.
+
+The SDK blocks, tries once, waits for ever and keeps its configuration in a global. So each call here carries its own
+account and timeouts, and is repeated within its time budget.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import urllib3
+
+from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError, ValidationError
+from pipeline.hooks import StorageBackend, hookimpl
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
+
+ATTEMPTS = 3
+BACKOFF_SECONDS = 0.25
+CONNECT_SECONDS = 3.0
+# A try with less time than this left would only fail later.
+LEAST_SECONDS = 0.5
+UNAVAILABLE = "Image storage unavailable"
+Answer = TypeVar("Answer")
+
+
+@hookimpl
+def register_storage_backends(settings: Settings) -> Iterator[tuple[str, Callable[[], StorageBackend]]]:
+    """Offer `cloudinary`."""
+    # A little under the caller's budget, so that the reason arrives rather than a timeout.
+    budget_seconds = settings.storage_timeout_seconds * 0.9
+    url = settings.cloudinary_url
+    yield "cloudinary", lambda: CloudinaryStorage(url.get_secret_value(), budget_seconds, settings.pool_threads)
+
+
+class CloudinaryStorage:
+    """Keeps each image under its public_id, resource type image.
+
+    url: cloudinary://KEY:SECRET@CLOUD, optionally with ?upload_prefix= and &signature_algorithm=.
+    budget_seconds: the longest one method may take, with all its attempts. connections: how many are kept open.
+    """
+
+    def __init__(self, url: str, budget_seconds: float, connections: int) -> None:
+        self._account = _parse_account(url)
+        self._budget_seconds = budget_seconds
+        # Imported here because importing it reads the environment and costs 0.1 s.
+        import cloudinary.api
+        import cloudinary.api_client.call_api
+        import cloudinary.uploader
+
+        self._sdk = cloudinary
+        # The SDK's own pools keep one connection and repeat a failed connect at once, without counting the time.
+        for module in (cloudinary.uploader, cloudinary.api_client.call_api):
+            module._http.connection_pool_kw.update(maxsize=connections, retries=False)
+        self._downloads = urllib3.PoolManager(maxsize=connections, retries=False)
+
+    def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
+        """Upload the file and return its https URL; ValidationError when Cloudinary refuses it as an image."""
+
+        def upload(timeout: urllib3.Timeout) -> str:
+            file.seek(0)
+            options = {"public_id": public_id, "filename": "image", "overwrite": True, "invalidate": True}
+            try:
+                reply = self._sdk.uploader.upload(file, **options, **self._options(timeout))
+            except self._sdk.exceptions.BadRequest as error:
+                raise ValidationError.of("image", "The image storage refused this image") from error
+            return str(reply["secure_url"])
+
+        return self._repeat(upload)
+
+    def open(self, public_id: str) -> BinaryIO:
+        """Return the original, past the CDN's cache; FileNotFoundError when there is none."""
+
+        def download(timeout: urllib3.Timeout) -> BinaryIO:
+            url = self._sdk.utils.private_download_url(public_id, None, **self._options(timeout))
+            response = self._downloads.request("GET", url, timeout=timeout)
+            if response.status == 404:
+                raise FileNotFoundError(public_id)
+            if response.status != 200:
+                raise self._sdk.exceptions.GeneralError(f"download answered {response.status}")
+            return io.BytesIO(response.data)
+
+        return self._repeat(download)
+
+    def delete(self, public_id: str) -> None:
+        """Remove the image, also from the CDN's caches; one that is not there is no error to Cloudinary either."""
+        self._repeat(lambda timeout: self._sdk.uploader.destroy(public_id, invalidate=True, **self._options(timeout)))
+
+    def check(self) -> None:
+        """Return when Cloudinary answers and knows our account."""
+        self._repeat(lambda timeout: self._sdk.api.ping(**self._options(timeout)))
+
+    def close(self) -> None:
+        """Close the connections of downloads; the SDK's belong to the process."""
+        self._downloads.clear()
+
+    def _options(self, timeout: urllib3.Timeout) -> dict[str, Any]:
+        return {**self._account, "resource_type": "image", "timeout": timeout}
+
+    def _repeat(self, call: Callable[[urllib3.Timeout], Answer]) -> Answer:
+        """Return the call's answer, trying again after errors that may pass while there is time."""
+        errors = self._sdk.exceptions
+        deadline = time.monotonic() + self._budget_seconds
+        for attempt in range(1, ATTEMPTS + 1):
+            left = deadline - time.monotonic()
+            try:
+                return call(urllib3.Timeout(connect=min(CONNECT_SECONDS, left), total=left))
+            except (FileNotFoundError, PipelineError):
+                raise
+            except (errors.BadRequest, errors.AuthorizationRequired, errors.NotAllowed, errors.NotFound) as error:
+                raise DependencyUnavailable(UNAVAILABLE) from error
+            # The SDK raises a bare Exception for statuses it does not know.
+            except Exception as error:
+                wait = BACKOFF_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
+                if attempt == ATTEMPTS or deadline - time.monotonic() < wait + LEAST_SECONDS:
+                    raise DependencyUnavailable(UNAVAILABLE) from error
+            time.sleep(wait)
+        raise AssertionError("unreachable")
+
+
+def _parse_account(url: str) -> dict[str, Any]:
+    """Return the SDK's options for an account; the ones left open are set, so that its global never fills them in."""
+    parts = urlsplit(url)
+    if parts.scheme != "cloudinary" or not (parts.hostname and parts.username and parts.password):
+        raise ConfigurationError("CLOUDINARY_URL must look like cloudinary://KEY:SECRET@CLOUD")
+    query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+    return {
+        "cloud_name": parts.hostname,
+        "api_key": unquote(parts.username),
+        "api_secret": unquote(parts.password),
+        "upload_prefix": query.get("upload_prefix"),
+        "signature_algorithm": query.get("signature_algorithm", "sha1"),
+        "signature_version": 2,
+        "oauth_token": None,
+        "upload_preset": None,
+    }

@@ -1,0 +1,156 @@
+"""The storage `local`: images as files under DATA_DIR/media, which the service itself serves under /media.
+
+Plain `def` methods, run in threads. A file appears under its name only when it is complete and on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from pipeline.errors import DependencyUnavailable
+from pipeline.hooks import StorageBackend, hookimpl
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
+
+PUBLIC_ID = re.compile(r"[a-z0-9-]+(/[a-z0-9-]+)*")
+EXTENSIONS = {
+    "image/jpeg": "jpg",
+    "image/png": "png",
+    "image/webp": "webp",
+    "image/gif": "gif",
+    "image/avif": "avif",
+    "image/heic": "heic",
+    "image/heif": "heif",
+}
+INCOMING = ".incoming"
+# No save takes this long: what is older was left behind by a process that died.
+STALE_SECONDS = 3600
+
+
+@hookimpl
+def register_storage_backends(settings: Settings) -> Iterator[tuple[str, Callable[[], StorageBackend]]]:
+    """Offer `local`."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    base_url = settings.public_url or f"http://{host}:{settings.port}"
+    yield "local", lambda: LocalStorage(settings.data_dir / "media", base_url)
+
+
+class LocalStorage:
+    """Keeps each image as <media_root>/<public_id>.<extension>. base_url: where the service is reached."""
+
+    def __init__(self, media_root: Path, base_url: str) -> None:
+        self.media_root = media_root.absolute()
+        self._base_url = base_url.rstrip("/") + "/media/"
+        self._incoming = self.media_root / INCOMING
+        self._incoming.mkdir(parents=True, exist_ok=True)
+        for leftover in self._incoming.iterdir():
+            with suppress(FileNotFoundError):
+                if leftover.stat().st_mtime < time.time() - STALE_SECONDS:
+                    leftover.unlink()
+
+    def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
+        """Store the file and return its URL; it outlives a power cut from here on."""
+        name = f"{_checked(public_id)}.{EXTENSIONS.get(content_type, 'bin')}"
+        target = self.media_root / name
+        with _unavailable():
+            written = self._write(file)
+            try:
+                self._publish(written, target)
+            except BaseException:
+                written.unlink(missing_ok=True)
+                raise
+            for older in self._find(public_id):
+                if older != target:
+                    older.unlink(missing_ok=True)
+        return self._base_url + name
+
+    def open(self, public_id: str) -> BinaryIO:
+        """Return the stored image; FileNotFoundError when there is none."""
+        _checked(public_id)
+        with _unavailable():
+            for path in self._find(public_id):
+                return path.open("rb")
+        raise FileNotFoundError(public_id)
+
+    def delete(self, public_id: str) -> None:
+        """Remove the image and the folders that are empty without it."""
+        _checked(public_id)
+        with _unavailable():
+            for path in self._find(public_id):
+                path.unlink(missing_ok=True)
+        folder = (self.media_root / public_id).parent
+        with suppress(OSError):
+            while folder != self.media_root:
+                folder.rmdir()
+                folder = folder.parent
+
+    def check(self) -> None:
+        """Return when a file can be written; DependencyUnavailable otherwise."""
+        with _unavailable(), tempfile.TemporaryFile(dir=self._incoming) as probe:
+            probe.write(b"\0")
+
+    def _find(self, public_id: str) -> list[Path]:
+        path = self.media_root / public_id
+        return list(path.parent.glob(f"{path.name}.*"))
+
+    def _write(self, file: BinaryIO) -> Path:
+        """Return a new file of the same filesystem with the content, on the disk."""
+        file.seek(0)
+        with tempfile.NamedTemporaryFile(dir=self._incoming, delete=False) as copy:
+            try:
+                shutil.copyfileobj(file, copy)
+                copy.flush()
+                os.fsync(copy.fileno())
+            except BaseException:
+                Path(copy.name).unlink(missing_ok=True)
+                raise
+        return Path(copy.name)
+
+    def _publish(self, written: Path, target: Path) -> None:
+        for attempt in (1, 2, 3):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                written.replace(target)
+                break
+            except FileNotFoundError:
+                # A delete next door removed the folder, empty for the moment it was.
+                if attempt == 3:
+                    raise
+        folder = target.parent
+        _sync_folder(folder)
+        while folder != self.media_root:
+            folder = folder.parent
+            _sync_folder(folder)
+
+
+def _checked(public_id: str) -> str:
+    if not PUBLIC_ID.fullmatch(public_id):
+        raise ValueError(f"not a public_id: {public_id!r}")
+    return public_id
+
+
+def _sync_folder(folder: Path) -> None:
+    with suppress(FileNotFoundError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _unavailable() -> Iterator[None]:
+    """A full, read-only or broken disk is the storage being away, not the request being wrong."""
+    try:
+        yield
+    except OSError as error:
+        raise DependencyUnavailable("Image storage unavailable") from error
