@@ -1,0 +1,117 @@
+"""How this process speaks: one line per event on stderr, because stdout belongs to the results of the command line.
+
+`configure` sets it up once, in cli.py. Own events and those of libraries (logging, warnings) go the same way: JSON for
+machines, colours on a terminal, secrets masked in the finished line, so that no field, repr or trace slips through.
+Safe from any thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, MutableMapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TextIO, cast
+
+import structlog
+from structlog.typing import Processor
+
+from pipeline.settings import LogFormat
+
+MASK = "***"
+# Values end before quotes and backslashes, so a masked JSON line stays JSON.
+# A search for these first: most lines hold none, and the expression below costs as much as the rest of the line.
+HINTS = ("://", "eyj", "bearer", "basic", "authorization", "password", "secret", "token", "key")
+SECRETS = re.compile(
+    r"(?P<url>://[^\s/:@\"'\\]*:)[^\s/\"'\\]*(?=@)"
+    r"|(?P<jwt>\beyJ)[\w-]{8,}(?:\.[\w-]*){0,4}"
+    r"|(?P<scheme>\b(?:bearer|basic)[ .])[\w.~+/=|-]{8,}"
+    r"|(?P<name>(?:authorization|password|secret|token|api[_-]?key)\\?[\"']?\s*[:=]\s*\\?[\"']?)"
+    r"(?!(?:bearer|basic) )[^\s\"'\\&,;)}]+",
+    re.IGNORECASE,
+)
+
+
+def configure(log_format: LogFormat, log_level: str, stream: TextIO | None = None) -> None:
+    """Send every log line of this process to the stream (default: stderr), replacing what was set up before.
+
+    log_level: of our own events; libraries are heard from WARNING on, whatever it says.
+    Each line has `timestamp` (UTC, milliseconds), `level`, `event`, then the fields; an exception is one field
+    `exception`.
+    """
+    stream = stream or sys.stderr
+    is_console = log_format is LogFormat.CONSOLE or (log_format is LogFormat.AUTO and stream.isatty())
+    processors: list[Processor] = [structlog.contextvars.merge_contextvars, _head]
+    if is_console:
+        has_colors = stream.isatty() and not os.environ.get("NO_COLOR")
+        plain = structlog.dev.plain_traceback  # the default one prints local variables, secrets among them
+        processors.append(structlog.dev.ConsoleRenderer(colors=has_colors, exception_formatter=plain))
+    else:
+        transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        processors += [structlog.processors.ExceptionRenderer(transformer), structlog.processors.JSONRenderer()]
+    processors.append(cast(Processor, _mask))
+    level = logging.getLevelName(log_level)
+    write = _line_writer(stream)
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_name: _Output(write),
+        cache_logger_on_first_use=True,
+    )
+    logging.captureWarnings(True)
+    logging.basicConfig(handlers=[_Libraries(processors, write)], level=max(level, logging.WARNING), force=True)
+
+
+class _Output:
+    """What structlog writes finished lines to."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self.debug = self.info = self.warning = self.error = self.critical = write
+
+
+class _Libraries(logging.Handler):
+    """Sends records of the standard library's logging through our processors."""
+
+    def __init__(self, processors: Sequence[Processor], write: Callable[[str], None]) -> None:
+        super().__init__()
+        self._processors = processors
+        self._write = write
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            event: Any = {"event": record.getMessage(), "logger": record.name, "exc_info": record.exc_info}
+            for processor in self._processors:
+                event = processor(None, record.levelname.lower(), event)
+            self._write(event)
+        except Exception:  # a library's broken format string must not become an error of the code that logs
+            self.handleError(record)
+
+
+def _line_writer(stream: TextIO) -> Callable[[str], None]:
+    lock = threading.Lock()
+
+    def write(line: str) -> None:
+        try:
+            with lock:
+                stream.write(line + "\n")
+                stream.flush()
+        except (OSError, ValueError):
+            pass  # whoever read the log is gone; the job that logs goes on
+
+    return write
+
+
+def _head(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Put the three fields first that every line has."""
+    timestamp = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    return {"timestamp": timestamp, "level": method, "event": event.pop("event"), **event}
+
+
+def _mask(_logger: Any, _method: str, line: str) -> str:
+    lowered = line.lower()
+    if not any(hint in lowered for hint in HINTS):
+        return line
+    return SECRETS.sub(lambda found: found[found.lastgroup or 0] + MASK, line)
