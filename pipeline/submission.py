@@ -94,6 +94,11 @@ class Submission:
         self._queue = queue
         self._metrics = metrics
         self._on_deferred = on_deferred
+        self._is_stopped = False
+
+    def stop(self) -> None:
+        """Take nothing new; what is under way is finished."""
+        self._is_stopped = True
 
     async def submit(self, upload: Upload) -> Receipt:
         """Store the image, insert the asset as processing, enqueue its job.
@@ -102,6 +107,8 @@ class Submission:
         it raises IdempotencyKeyReused. DependencyUnavailable means that nothing was accepted and nothing is left
         behind.
         """
+        if self._is_stopped:
+            raise DependencyUnavailable("The service is shutting down", retry_after_seconds=1)
         asset_id = new_asset_id()
         if upload.idempotency_key is not None:
             asset_id = await self._claim_key(upload, asset_id)
@@ -144,6 +151,8 @@ class Submission:
 
     async def retry(self, asset_id: str, user_id: str, request_id: str) -> Receipt:
         """Give a failed or partial asset a new job; NotFound or Conflict otherwise."""
+        if self._is_stopped:
+            raise DependencyUnavailable("The service is shutting down", retry_after_seconds=1)
         job_id = self._queue.job_id(new_asset_id())
         asset = await self._store.requeue(asset_id, user_id, job_id)
         if asset is None:

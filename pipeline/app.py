@@ -1,0 +1,242 @@
+"""Wiring: builds the parts, lists the routes, starts and stops in order. The only file that knows everything.
+
+Runs on the event loop; what must happen before it (the embedded Redis, the generated secret) is done by cli.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import structlog
+import tornado.httpserver
+import tornado.netutil
+import tornado.web
+
+from pipeline.assets.sqlite import SqliteAssetStore
+from pipeline.assets.store import AssetStore
+from pipeline.auth import TokenVerifier
+from pipeline.errors import ConfigurationError, DependencyUnavailable
+from pipeline.handlers import assets, base, ops, upload
+from pipeline.handlers.queue import QueueStatusHandler
+from pipeline.handlers.socket import SocketHandler, drain_sockets
+from pipeline.hooks.manager import build_plugins
+from pipeline.metrics import Metrics
+from pipeline.processing import Processing
+from pipeline.queue.job import RetryPolicy
+from pipeline.queue.queue import JobQueue, connect
+from pipeline.queue.worker import Worker
+from pipeline.reconciler import Reconciler
+from pipeline.rooms.fanout import RoomFanout
+from pipeline.rooms.rooms import Rooms
+from pipeline.settings import Role, Settings
+from pipeline.submission import Submission
+
+log = structlog.get_logger(__name__)
+
+QUEUE_NAME = "ai-processing"
+STORE_AGAIN_SECONDS = 2.0
+GOODBYE_SECONDS = 2.0
+
+
+class App:
+    """One process of the service. `settings` names a Redis and a way to check tokens; cli.py fills in what is embedded."""
+
+    def __init__(self, settings: Settings, *, owns_redis: bool = False) -> None:
+        """owns_redis: no other process uses this Redis, so whatever it holds as leased is ours to take back at once."""
+        self._owns_redis = owns_redis
+        self._sockets = _bind(settings)
+        port = self._sockets[0].getsockname()[1]
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self.address = f"http://{host}:{port}"
+        self.settings = settings.model_copy(
+            update={"port": port, "public_url": (settings.public_url or self.address).rstrip("/")}
+        )
+        self._build()
+
+    def _build(self) -> None:
+        settings, redis_url = self.settings, self.settings.redis_url.get_secret_value()
+        self.metrics = Metrics()
+        self.rooms = Rooms(
+            max_frames=settings.outbox_frames, max_bytes=settings.outbox_bytes, metrics=self.metrics
+        )
+        self.fanout = RoomFanout(self.rooms, connect(redis_url), metrics=self.metrics)
+        self.plugins = build_plugins(settings, self.metrics, self.fanout)
+        self.store = _store(settings)
+        self.queue = JobQueue(
+            redis_url,
+            name=QUEUE_NAME,
+            lease_seconds=settings.lease_seconds,
+            keep_completed_seconds=settings.keep_completed_seconds,
+            keep_failed_seconds=settings.keep_failed_seconds,
+        )
+        self.reconciler = Reconciler(
+            self.store,
+            self.queue,
+            self.metrics,
+            every_seconds=settings.reconcile_seconds,
+            age_seconds=settings.reconcile_age_seconds,
+            keep_keys_seconds=settings.idempotency_seconds,
+        )
+        self.submission = Submission(
+            self.store, self.plugins, self.queue, self.metrics, on_deferred=self.reconciler.request
+        )
+        self.worker = Worker(
+            self.queue,
+            Processing(
+                self.store,
+                self.plugins,
+                self.metrics,
+                provider_timeout_seconds=settings.provider_timeout_seconds,
+            ),
+            RetryPolicy(
+                attempts=settings.job_attempts,
+                backoff_ms=settings.backoff_ms,
+                timeout_seconds=settings.job_timeout_seconds,
+                max_stalls=settings.max_stalls,
+            ),
+            self.metrics,
+            concurrency=settings.concurrency if settings.role is not Role.WEB else 0,
+            lease_seconds=settings.lease_seconds,
+            renew_seconds=settings.renew_seconds,
+            on_reconnect=self.reconciler.request,
+        )
+        self._pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="image")
+        self._background: list[asyncio.Task[None]] = []
+        common = {
+            "verifier": TokenVerifier(settings),
+            "metrics": self.metrics,
+            "allowed_origins": settings.allowed_origins,
+        }
+        self._server = tornado.httpserver.HTTPServer(
+            tornado.web.Application(
+                self._routes(common),
+                default_handler_class=base.NotFoundHandler,
+                default_handler_args=common,
+                log_function=base.log_request,
+                websocket_max_message_size=settings.socket_frame_bytes,
+            ),
+            xheaders=False,
+            no_keep_alive=False,
+            idle_connection_timeout=120,
+        )
+
+    def _routes(self, common: dict[str, Any]) -> list[Any]:
+        settings = self.settings
+        checks: dict[str, Callable[[], Awaitable[None]]] = {
+            "store": self.store.check,
+            "queue": self.queue.ping,
+            "storage": self.plugins.check_storage,
+        }
+        routes: list[Any] = [
+            ("/metrics", ops.MetricsHandler, common | {"queue": self.queue}),
+            ("/livez", ops.LiveHandler, common),
+            ("/readyz", ops.ReadyHandler, common | {"checks": checks}),
+        ]
+        if settings.role is Role.WORKER:
+            return routes
+        with_assets = common | {"store": self.store, "submission": self.submission}
+        routes += [
+            (
+                "/api/assets/analyze-queue",
+                upload.UploadHandler,
+                common | {"submission": self.submission, "settings": settings, "pool": self._pool},
+            ),
+            ("/api/assets/queue-status", QueueStatusHandler, common | {"queue": self.queue}),
+            ("/api/assets", assets.AssetsHandler, with_assets),
+            ("/api/assets/([^/]+)", assets.AssetHandler, with_assets),
+            ("/api/assets/([^/]+)/retry", assets.RetryHandler, with_assets),
+            (
+                "/ws",
+                SocketHandler,
+                {
+                    "rooms": self.rooms,
+                    "verifier": common["verifier"],
+                    "settings": settings,
+                    "metrics": self.metrics,
+                },
+            ),
+            ("/openapi.json", ops.OpenApiHandler, common),
+            ("/", ops.IndexHandler, common | {"settings": settings}),
+        ]
+        if media_root := self.plugins.media_root:
+            routes.append(("/media/(.*)", ops.MediaHandler, common | {"path": str(media_root)}))
+        return routes
+
+    async def start(self) -> None:
+        """Open what we lean on, take back our jobs, begin to work and only then to listen."""
+        await self._open_store()
+        await self.fanout.start()
+        if self._owns_redis:
+            if recovered := await self.queue.recover(everything=True):
+                log.warning("jobs_recovered", jobIds=recovered)
+        self._background.append(asyncio.create_task(self.reconciler.run(), name="reconciler"))
+        if self.settings.role is not Role.WEB:
+            self.worker.start()
+        self._server.add_sockets(self._sockets)
+        log.info(
+            "service_started",
+            address=self.address,
+            role=self.settings.role.value,
+            provider=self.settings.provider_name,
+            storage=self.settings.storage_name,
+            store="mongodb" if self.settings.mongodb_uri.get_secret_value() else "sqlite",
+        )
+
+    async def stop(self) -> None:
+        """Refuse uploads, stop claiming, let slots finish, hand back the rest, say goodbye, close; in that order."""
+        log.info("service_stopping")
+        self._server.stop()
+        self.submission.stop()
+        if self.settings.role is not Role.WEB:
+            await self.worker.drain(self.settings.shutdown_seconds)
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await drain_sockets(self.rooms, GOODBYE_SECONDS)
+        await self._server.close_all_connections()
+        await self.fanout.stop()
+        await self.plugins.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        await self.queue.close()
+        await self.store.close()
+        log.info("service_stopped")
+
+    async def _open_store(self) -> None:
+        """Open the asset store; while it is away the service runs, says so in /readyz and refuses uploads with 503."""
+        try:
+            await self.store.open()
+        except DependencyUnavailable as error:
+            log.warning("store_unreachable", error=repr(error.__cause__))
+            self._background.append(asyncio.create_task(self._open_store_later(), name="open_store"))
+
+    async def _open_store_later(self) -> None:
+        while True:
+            await asyncio.sleep(STORE_AGAIN_SECONDS)
+            try:
+                await self.store.open()
+                log.info("store_reconnected")
+                self.reconciler.request()
+                return
+            except DependencyUnavailable:
+                continue
+
+
+def _bind(settings: Settings) -> list[socket.socket]:
+    try:
+        return tornado.netutil.bind_sockets(settings.port, settings.host)
+    except OSError as error:
+        raise ConfigurationError(
+            f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}); set HOST or PORT"
+        ) from None
+
+
+def _store(settings: Settings) -> AssetStore:
+    if uri := settings.mongodb_uri.get_secret_value():
+        from pipeline.assets.mongo import MongoAssetStore
+
+        return MongoAssetStore(uri)
+    return SqliteAssetStore(settings.data_dir / "assets.sqlite")

@@ -1,0 +1,334 @@
+"""The command line. `serve` is the service itself; the other commands talk to a running one or print what there is.
+
+Results go to standard output, logs and progress to standard error. Exit codes: 0 well, 1 it failed, 2 wrong use or configuration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+from pydantic import SecretStr
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from pipeline import demo as demo_pictures
+from pipeline import embedded, logs
+from pipeline import settings as settings_module
+from pipeline.app import App
+from pipeline.assets.asset import CATEGORIES
+from pipeline.auth import make_token
+from pipeline.client import Client, ClientError
+from pipeline.errors import ConfigurationError
+from pipeline.hooks.manager import list_plugins
+from pipeline.settings import Settings
+
+DEMO_USER = "demo"
+DEMO_TOKEN_SECONDS = 30 * 86_400
+START_SECONDS = 60.0
+EVENT_SECONDS = 180.0
+stdout, stderr = Console(), Console(stderr=True)
+
+
+class Commands(click.Group):
+    """Turns the errors that a person can mend into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfigurationError as error:
+            stderr.print(f"[red]Error:[/] {error.message}", highlight=False, soft_wrap=True)
+            ctx.exit(2)
+        except ClientError as error:
+            stderr.print(f"[red]Error:[/] {error}", highlight=False, soft_wrap=True)
+            ctx.exit(1)
+
+
+@click.group(cls=Commands, invoke_without_command=True)
+@click.version_option(package_name="ai-queue-pipeline")
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Upload a photo, get an answer at once, see the AI's result arrive. Without a command: serve."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(serve)
+
+
+@main.command()
+def serve() -> None:
+    """Run the service until SIGTERM or Ctrl-C."""
+    settings = _load()
+    logs.configure(settings.log_format, settings.log_level)
+    redis = None
+    if not settings.redis_url.get_secret_value():
+        # On the main thread and before the loop: the child lives as long as the thread that started it.
+        redis = embedded.EmbeddedRedis(settings.data_dir / "redis")
+        redis.start()
+        settings = settings.model_copy(update={"redis_url": SecretStr(redis.url)})
+    try:
+        asyncio.run(_serve(settings, owns_redis=redis is not None))
+    finally:
+        if redis is not None:
+            redis.stop()
+
+
+async def _serve(settings: Settings, *, owns_redis: bool) -> None:
+    stopping = asyncio.Event()
+
+    def on_signal() -> None:
+        if stopping.is_set():
+            os._exit(130)  # asked twice: leases and the reconciler make up for what is cut off
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    app = App(settings, owns_redis=owns_redis)
+    await app.start()
+    service_file = settings.data_dir / "service.json"
+    service_file.parent.mkdir(parents=True, exist_ok=True)
+    service_file.write_text(json.dumps({"pid": os.getpid(), "address": app.address}))
+    await stopping.wait()
+    await app.stop()
+    service_file.unlink(missing_ok=True)
+
+
+@main.command()
+@click.option("--exit", "exit_", is_flag=True, help="Stop the service: the one a demo left running, else this demo's.")
+def demo(exit_: bool) -> None:
+    """Start the service with everything embedded, submit three photos, print each event; the service stays."""
+    settings = _load()
+    running = _running_service(settings)
+    if running and exit_:
+        _stop(running["pid"])
+        stdout.print("The service has stopped.")
+        return
+    service = running or _start_service(settings)
+    token = make_token(settings, DEMO_USER, None, DEMO_TOKEN_SECONDS)
+    try:
+        is_good = asyncio.run(_submit(service["address"], token, demo_pictures.pictures()[:3], watch=True))
+    finally:
+        if exit_:
+            _stop(service["pid"])
+    if not exit_:
+        stdout.print(f"\nThe service runs at [bold]{service['address']}[/] (its log: {settings.data_dir}/service.log)")
+        stdout.print(f"export PIPELINE_URL={service['address']}", highlight=False)
+        stdout.print(f"export PIPELINE_TOKEN={token}", highlight=False, soft_wrap=True)
+        stdout.print("Stop it with: python run.py demo --exit", highlight=False)
+    sys.exit(0 if is_good else 1)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--category", required=True, type=click.Choice(CATEGORIES))
+@click.option("--watch", is_flag=True, help="Wait for the results and print them.")
+@click.option("--url", envvar="PIPELINE_URL", help="Address of the service; default: the one running here.")
+@click.option("--token", envvar="PIPELINE_TOKEN", help="Token of the user; default: one for the demo user.")
+def submit(files: tuple[Path, ...], category: str, watch: bool, url: str | None, token: str | None) -> None:
+    """Upload photos; exit code 1 when one is refused or, with --watch, fails."""
+    pictures = [(path, category) for path in files]
+    sys.exit(0 if asyncio.run(_submit(*_target(url, token), pictures, watch=watch)) else 1)
+
+
+@main.command()
+@click.option("--url", envvar="PIPELINE_URL", help="Address of the service; default: the one running here.")
+@click.option("--token", envvar="PIPELINE_TOKEN", help="Token of the user; default: one for the demo user.")
+def watch(url: str | None, token: str | None) -> None:
+    """Print the user's events, one JSON line each, until Ctrl-C."""
+
+    async def run() -> None:
+        async with Client(*_target(url, token)) as client:
+            stderr.print(f"Listening in {await client.listen()}")
+            async for event in client.events():
+                print(json.dumps(event), flush=True)
+
+    _until_interrupted(run())
+
+
+@main.command()
+@click.option("--sub", default=DEMO_USER, show_default=True, help="User id.")
+@click.option("--role", type=click.Choice(["admin"]), help="Role claim.")
+@click.option("--hours", default=24.0, show_default=True, help="How long it is valid.")
+def token(sub: str, role: str | None, hours: float) -> None:
+    """Print a token signed with JWT_SECRET, or with the secret generated into DATA_DIR."""
+    print(make_token(_load(), sub, role, hours * 3600))
+
+
+@main.command()
+@click.option("--format", "format_", type=click.Choice(["table", "env", "markdown"]), default="table")
+def settings(format_: str) -> None:
+    """Print every setting: its name, the value in force or the default, and why."""
+    if format_ == "table":
+        in_force = settings_module.load()
+        table = Table("setting", "value", "default", "why")
+        for name, field in Settings.model_fields.items():
+            table.add_row(
+                name.upper(), _shown(getattr(in_force, name)), _shown(field.default), field.description or ""
+            )
+        stdout.print(table)
+        return
+    for line in settings_lines(format_):
+        print(line)
+
+
+@main.command()
+def plugins() -> None:
+    """Print every plugin: its name, kind, origin and state."""
+    table = Table("name", "kind", "origin", "state", "reason")
+    for info in list_plugins(settings_module.load()):
+        table.add_row(info.name, info.kind, info.origin, info.state, info.reason)
+    stdout.print(table)
+
+
+def settings_lines(format_: str) -> list[str]:
+    """Return all settings as lines of `.env.example` ("env") or of the README's table ("markdown")."""
+    fields = [(name.upper(), _shown(field.default), field.description) for name, field in Settings.model_fields.items()]
+    if format_ == "env":
+        return [line for name, default, why in fields for line in (f"# {why}", f"#{name}={default}")]
+    rows = [f"| `{name}` | {f'`{default}`' if default else ''} | {why} |" for name, default, why in fields]
+    return ["| setting | default | what it is, and why |", "|---|---|---|", *rows]
+
+
+def _shown(value: Any) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _load() -> Settings:
+    settings = settings_module.load()
+    if settings.jwt_secret.get_secret_value() or settings.jwt_public_key or settings.jwt_jwks_url:
+        return settings
+    return settings.model_copy(update={"jwt_secret": SecretStr(embedded.jwt_secret(settings.data_dir))})
+
+
+def _target(url: str | None, token: str | None) -> tuple[str, str]:
+    settings = _load()
+    if url is None:
+        running = _running_service(settings)
+        url = running["address"] if running else f"http://{settings.host}:{settings.port}"
+    return url, token or make_token(settings, DEMO_USER, None, DEMO_TOKEN_SECONDS)
+
+
+def _running_service(settings: Settings) -> dict[str, Any] | None:
+    """Return pid and address of the service that runs on this DATA_DIR, if one answers."""
+    try:
+        service: dict[str, Any] = json.loads((settings.data_dir / "service.json").read_text())
+        httpx.get(f"{service['address']}/livez", timeout=5).raise_for_status()
+        os.kill(service["pid"], 0)
+        return service
+    except (OSError, ValueError, httpx.HTTPError):
+        return None
+
+
+def _start_service(settings: Settings) -> dict[str, Any]:
+    """Start `serve` in the background, logging to DATA_DIR/service.log, and wait until it answers."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    log_path = settings.data_dir / "service.log"
+    environment = os.environ | ({} if _is_free(settings) else {"PORT": "0"})
+    with log_path.open("ab") as log_file:
+        process = subprocess.Popen(
+            [sys.executable, sys.argv[0], "serve"],
+            stdout=log_file,
+            stderr=log_file,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if (service := _running_service(settings)) is not None:
+            return service
+        if process.poll() is not None:
+            lines = log_path.read_text().strip().splitlines() or ["it printed nothing"]
+            raise ConfigurationError(f"The service did not start: {lines[-1].removeprefix('Error: ')}")
+        time.sleep(0.05)
+    process.terminate()
+    raise ConfigurationError(f"The service did not answer within {START_SECONDS:g} s; see {log_path}")
+
+
+def _is_free(settings: Settings) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError:
+            return False
+        return True
+
+
+def _stop(pid: int) -> None:
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            os.waitpid(pid, os.WNOHANG)  # when it is a child of this very command
+        except ChildProcessError:
+            pass
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    raise ClientError(f"Process {pid} does not stop")
+
+
+async def _submit(url: str, token: str, pictures: list[tuple[Path, str]], *, watch: bool) -> bool:
+    """Upload the pictures with a progress bar each and, if asked, print their events; True when all went well."""
+    names: dict[str, str] = {}
+    is_good = True
+    started_at = time.monotonic()
+    async with Client(url, token) as client:
+        if watch:
+            await client.listen()
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        with Progress(*columns, console=stderr) as progress:
+            for path, category in pictures:
+                bar = progress.add_task(path.name, total=path.stat().st_size)
+                try:
+                    reply = await client.upload(path, category, on_progress=lambda sent: progress.advance(bar, sent))
+                except ClientError as error:
+                    stderr.print(f"[red]{path.name}:[/] {error}", highlight=False)
+                    is_good = False
+                    continue
+                names[reply["assetId"]] = path.name
+        for asset_id, name in names.items():
+            stdout.print(f"{name}: accepted as {asset_id}", highlight=False)
+        if watch and names:
+            is_good = await _print_events(client, names, started_at) and is_good
+    return is_good
+
+
+async def _print_events(client: Client, names: dict[str, str], started_at: float) -> bool:
+    is_good = True
+    waiting_for = dict(names)
+    try:
+        async with asyncio.timeout(EVENT_SECONDS):
+            async for event in client.events():
+                name = waiting_for.pop(event.get("assetId", ""), None)
+                if name is None:
+                    continue
+                seconds = time.monotonic() - started_at
+                stdout.print(f"\n[bold]{name}[/] is {event['status']} after {seconds:.1f} s", highlight=False)
+                stdout.print_json(data=event)
+                is_good = is_good and event["status"] != "failed"
+                if not waiting_for:
+                    return is_good
+    except TimeoutError:
+        raise ClientError(f"No event for {', '.join(waiting_for.values())} within {EVENT_SECONDS:g} s") from None
+    return is_good
+
+
+def _until_interrupted(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        asyncio.run(work)
+    except KeyboardInterrupt:
+        sys.exit(0)

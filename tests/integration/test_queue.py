@@ -1,0 +1,308 @@
+"""JobQueue on a real Redis: every state move, its refusals and its order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from redis import Redis
+from tornado.ioloop import IOLoop
+
+from pipeline.queue.job import Finish, Job, JobState, Outcome
+from pipeline.queue.queue import JobQueue
+from tests.contract.contracts import check_job
+from tests.redis_server import RedisServer
+
+DATA = {
+    "assetId": "65a1b2c3d4e5f60718293a4b",
+    "userId": "user-1",
+    "imageUrl": "https://images.example.com/a.jpg",
+    "category": "sneaker",
+    "createdAt": "2026-01-31T12:00:00.000Z",
+}
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+def queue(io_loop: IOLoop, redis_url: str) -> Iterator[JobQueue]:
+    queue = JobQueue(redis_url, lease_seconds=15, block_seconds=1)
+    yield queue
+    io_loop.run_sync(queue.close)
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> Redis:
+    return redis_server.client()
+
+
+class Claimer:
+    """Steps like a worker does, with a new mark each time."""
+
+    def __init__(self, queue: JobQueue, worker_id: str = "worker-a") -> None:
+        self.queue, self.worker_id, self.steps = queue, worker_id, 0
+
+    async def __call__(self, free: int = 1, *finishes: Finish) -> list[Job]:
+        return (await self.step(free, *finishes)).claimed
+
+    async def step(self, free: int = 1, *finishes: Finish) -> Any:
+        self.steps += 1
+        return await self.queue.step(f"{self.worker_id}:{self.steps}", finishes, free)
+
+
+async def enqueue(queue: JobQueue, *numbers: int) -> list[str]:
+    ids = [f"ai-processing:{number:024x}" for number in numbers]
+    for job_id in ids:
+        assert await queue.enqueue(job_id, DATA, request_id="r-1")
+    return ids
+
+
+def ids_of(jobs: list[Job]) -> list[str]:
+    return [job.id for job in jobs]
+
+
+@pytest.mark.spec("T018")
+@pytest.mark.gen_test
+async def test_enqueue_keeps_exactly_the_contract_payload(queue: JobQueue) -> None:
+    """What a worker gets is the payload of ai-job.schema.json and nothing else."""
+    (job_id,) = await enqueue(queue, 1)
+    (job,) = await Claimer(queue)()
+    check_job(job.data)
+    assert dict(job.data) == DATA
+    assert (job.id, job.attempt, job.stalls, job.request_id) == (job_id, 1, 0, "r-1")
+
+
+@pytest.mark.gen_test
+async def test_enqueue_is_idempotent_by_id(queue: JobQueue) -> None:
+    """The same id again changes nothing, whatever state the job is in."""
+    (job_id,) = await enqueue(queue, 1)
+    assert not await queue.enqueue(job_id, DATA)
+    claim = Claimer(queue)
+    (job,) = await claim(5)
+    assert not await queue.enqueue(job_id, DATA)
+    await claim(0, Finish(job, Outcome.COMPLETED))
+    assert not await queue.enqueue(job_id, DATA)
+    assert (await queue.stats()).completed == 1
+
+
+@pytest.mark.gen_test
+async def test_enqueue_revives_only_finished_jobs(queue: JobQueue) -> None:
+    """A completed or failed job starts over with fresh attempts; a waiting one is left alone."""
+    (job_id,) = await enqueue(queue, 1)
+    assert not await queue.enqueue(job_id, DATA, revive=True)
+    claim = Claimer(queue)
+    (job,) = await claim()
+    await claim(0, Finish(job, Outcome.FAILED, error="no"))
+    assert await queue.enqueue(job_id, DATA, revive=True)
+    stats = await queue.stats()
+    assert (stats.waiting, stats.failed) == (1, 0)
+    (again,) = await claim()
+    assert (again.attempt, again.error) == (1, "")
+
+
+@pytest.mark.gen_test
+async def test_step_claims_in_order_of_submission(queue: JobQueue) -> None:
+    """First in, first out, never more than the free slots."""
+    ids = await enqueue(queue, 3, 1, 2, 5, 4)
+    claim = Claimer(queue)
+    assert ids_of(await claim(2)) == ids[:2]
+    assert ids_of(await claim(5)) == ids[2:]
+    assert await claim(5) == []
+
+
+@pytest.mark.gen_test
+async def test_step_acknowledges_and_claims_in_one_call(queue: JobQueue) -> None:
+    """One step finishes the old jobs and brings the next ones."""
+    ids = await enqueue(queue, 1, 2)
+    claim = Claimer(queue)
+    (job,) = await claim(1)
+    assert ids_of(await claim(1, Finish(job, Outcome.COMPLETED))) == ids[1:]
+    stats = await queue.stats()
+    assert (stats.completed, stats.active, stats.waiting) == (1, 1, 0)
+    assert await queue.states(ids) == [JobState.COMPLETED, JobState.ACTIVE]
+
+
+@pytest.mark.gen_test
+async def test_step_refuses_a_foreign_or_repeated_finish(queue: JobQueue) -> None:
+    """Who does not hold the lease changes nothing and is told so."""
+    await enqueue(queue, 1)
+    claim = Claimer(queue)
+    (job,) = await claim()
+    foreign = Job(**{field: getattr(job, field) for field in Job.__slots__} | {"lease": f"{job.id}|worker-b:9"})
+    assert (await claim.step(0, Finish(foreign, Outcome.COMPLETED))).lost == [foreign.lease]
+    assert await queue.states([job.id]) == [JobState.ACTIVE]
+    assert (await claim.step(0, Finish(job, Outcome.COMPLETED))).lost == []
+    assert (await claim.step(0, Finish(job, Outcome.FAILED))).lost == [job.lease]
+    assert await queue.states([job.id]) == [JobState.COMPLETED]
+
+
+@pytest.mark.gen_test
+async def test_retry_waits_its_backoff_then_goes_first(queue: JobQueue) -> None:
+    """A delayed job is not claimed early, does not hold up others, and comes before what was submitted later."""
+    ids = await enqueue(queue, 1, 2, 3)
+    claim = Claimer(queue)
+    (first,) = await claim(1)
+    step = await claim.step(1, Finish(first, Outcome.RETRY, 2000, error="busy"))
+    assert ids_of(step.claimed) == ids[1:2]
+    assert 1900 < step.next_due_ms <= 2000
+    queue.clock_offset_ms += 1900
+    assert (await claim.step(0)).next_due_ms <= 100
+    queue.clock_offset_ms += 200
+    (again,) = await claim(1)
+    assert (again.id, again.attempt, again.error) == (ids[0], 2, "busy")
+
+
+@pytest.mark.gen_test
+async def test_delayed_jobs_with_equal_times_stay_in_order(queue: JobQueue) -> None:
+    """Jobs due at the same millisecond start in the order of their ids, which is that of submission."""
+    ids = await enqueue(queue, *range(1, 8))
+    claim = Claimer(queue)
+    jobs = await claim(7)
+    await claim(0, *(Finish(job, Outcome.RETRY, 1000) for job in reversed(jobs)))
+    queue.clock_offset_ms += 1001
+    assert ids_of(await claim(7)) == ids
+
+
+@pytest.mark.gen_test
+async def test_released_job_goes_back_without_counting(queue: JobQueue) -> None:
+    """A job handed back at shutdown is the next to start, and its attempt was not spent."""
+    ids = await enqueue(queue, 1, 2)
+    claim = Claimer(queue)
+    (job,) = await claim(1)
+    await claim(0, Finish(job, Outcome.RELEASED, gives_back=True))
+    (again,) = await claim(1)
+    assert (again.id, again.attempt, again.stalls) == (ids[0], 1, 0)
+
+
+@pytest.mark.gen_test
+async def test_lease_keeps_a_job_until_it_ends(queue: JobQueue) -> None:
+    """Recovery leaves live leases alone; an expired one brings the job back to the front, the attempt given back."""
+    ids = await enqueue(queue, 1, 2, 3)
+    claim = Claimer(queue)
+    jobs = await claim(2)
+    queue.clock_offset_ms += 14_000
+    assert await queue.recover() == []
+    assert await queue.renew([job.lease for job in jobs]) == []
+    queue.clock_offset_ms += 14_000
+    assert await queue.recover() == []
+    queue.clock_offset_ms += 2_000
+    assert sorted(await queue.recover()) == ids[:2]
+    again = await Claimer(queue, "worker-b")(3)
+    assert ids_of(again) == ids
+    assert [(job.attempt, job.stalls) for job in again] == [(1, 1), (1, 1), (1, 0)]
+    assert await queue.renew([job.lease for job in jobs]) == [job.lease for job in jobs]
+    assert (await claim.step(0, Finish(jobs[0], Outcome.COMPLETED))).lost == [jobs[0].lease]
+
+
+@pytest.mark.gen_test
+async def test_recover_everything_takes_live_leases_too(queue: JobQueue) -> None:
+    """With a Redis of our own nobody else holds a lease, so a restart need not wait for it."""
+    ids = await enqueue(queue, *range(1, 4))
+    await Claimer(queue)(3)
+    assert sorted(await queue.recover(everything=True)) == ids
+    assert ids_of(await Claimer(queue, "b")(3)) == ids
+
+
+@pytest.mark.gen_test
+async def test_release_unknown_puts_back_only_our_lost_claims(queue: JobQueue) -> None:
+    """A claim whose reply was lost comes back at once; what we know of and what others hold stays."""
+    ids = await enqueue(queue, 1, 2, 3, 4)
+    mine, theirs = Claimer(queue, "mine"), Claimer(queue, "theirs")
+    (known,) = await mine(1)
+    await theirs(1)
+    await mine(2)  # as if this reply had never arrived
+    assert await queue.release_unknown("mine", [known.lease]) == 2
+    again = await mine(5)
+    assert ids_of(again) == ids[2:]
+    assert [job.attempt for job in again] == [1, 1]
+
+
+@pytest.mark.gen_test
+async def test_paused_queue_claims_nothing(queue: JobQueue) -> None:
+    """Pause holds every process, also delayed jobs; resume goes on where it was."""
+    ids = await enqueue(queue, 1)
+    await queue.pause()
+    claim = Claimer(queue)
+    step = await claim.step(5)
+    assert (step.claimed, step.is_paused, (await queue.stats()).is_paused) == ([], True, True)
+    await queue.resume()
+    assert ids_of(await claim(5)) == ids
+
+
+@pytest.mark.gen_test
+async def test_trim_removes_what_is_past_retention(queue: JobQueue, redis: Redis) -> None:
+    """Completed jobs go after 24 h, failed ones after 7 days, with all they left in Redis."""
+    await enqueue(queue, 1, 2, 3)
+    claim = Claimer(queue)
+    done, dead, _ = await claim(3)
+    await claim(0, Finish(done, Outcome.COMPLETED), Finish(dead, Outcome.FAILED, error="no"))
+    queue.clock_offset_ms += 23 * HOUR_MS
+    assert await queue.trim() == 0
+    queue.clock_offset_ms += 2 * HOUR_MS
+    assert await queue.trim() == 1
+    assert await queue.states([done.id, dead.id]) == [None, JobState.FAILED]
+    queue.clock_offset_ms += 6 * 24 * HOUR_MS
+    assert await queue.trim() == 1
+    stats = await queue.stats()
+    assert (stats.completed, stats.failed, stats.active) == (0, 0, 1)
+    assert not redis.exists(f"pipeline:{{ai-processing}}:job:{dead.id}")
+
+
+@pytest.mark.gen_test
+async def test_wait_for_work_wakes_on_enqueue(queue: JobQueue, redis: Redis) -> None:
+    """An idle worker hears of a job at once, and at most one marker is ever left behind."""
+    waiting = asyncio.ensure_future(queue.wait_for_work())
+    while not redis.info("clients")["blocked_clients"]:
+        await asyncio.sleep(0)
+    await enqueue(queue, 1, 2, 3)
+    await waiting
+    await enqueue(queue, 4, 5, 6)
+    assert redis.llen("pipeline:{ai-processing}:wake") == 1
+
+
+@pytest.mark.gen_test
+async def test_ids_without_a_job_are_passed_over(queue: JobQueue, redis: Redis) -> None:
+    """An id whose hash is gone neither blocks the queue nor reaches a worker."""
+    ids = await enqueue(queue, 1, 2)
+    redis.delete(f"pipeline:{{ai-processing}}:job:{ids[0]}")
+    claim = Claimer(queue)
+    claimed = await claim(1) or await claim(1)
+    assert ids_of(claimed) == ids[1:]
+
+
+@pytest.mark.gen_test
+async def test_every_key_is_permanent_by_name_or_goes_with_retention(queue: JobQueue, redis: Redis) -> None:
+    """After all jobs are past retention only the named permanent keys are left."""
+    await enqueue(queue, *range(1, 6))
+    claim = Claimer(queue)
+    jobs = await claim(5)
+    outcomes = [Outcome.COMPLETED, Outcome.FAILED, Outcome.RETRY, Outcome.RELEASED, Outcome.COMPLETED]
+    await claim(0, *(Finish(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)))
+    await claim(0, *(Finish(job, Outcome.COMPLETED) for job in await claim(5)))
+    await queue.mark_generation()
+    await queue.take_turn("slow", "me", 30)
+    await queue.pause()
+    queue.clock_offset_ms += 8 * 24 * HOUR_MS
+    await queue.trim()
+    left = {key for key in redis.keys("*") if redis.ttl(key) == -1}
+    base = "pipeline:{ai-processing}:"
+    assert left <= {base + name for name in ("wake", "paused", "generation")}
+
+
+@pytest.mark.gen_test
+async def test_stats_tell_the_age_of_the_oldest_waiting_job(queue: JobQueue) -> None:
+    """The age grows with the clock and is None when nothing waits."""
+    assert (await queue.stats()).oldest_waiting_seconds is None
+    await enqueue(queue, 1)
+    queue.clock_offset_ms += 5000
+    await enqueue(queue, 2)
+    assert 5 <= ((await queue.stats()).oldest_waiting_seconds or 0) < 10
+
+
+@pytest.mark.gen_test
+async def test_scripts_come_back_after_a_script_flush(queue: JobQueue, redis: Redis) -> None:
+    """A Redis that forgot the scripts (restart, failover) is served all the same."""
+    await enqueue(queue, 1)
+    redis.script_flush()
+    assert len(await Claimer(queue)(1)) == 1
