@@ -1,0 +1,192 @@
+"""A Cloudinary on a real socket: upload, destroy, download and ping of one account, with signatures checked.
+
+In a test: `with running_in_thread() as fake: ...`; `fake.cloudinary_url` is what CLOUDINARY_URL is set to.
+As a process: `python -m tests.fake_cloudinary --port 0` prints that URL as first line; POST /_script takes
+{"replies": [{"status": 503, "message": "...", "times": 2}, ...]}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import hashlib
+import json
+import signal
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from threading import Event, Thread
+from typing import Any
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application, RequestHandler
+
+CLOUD, KEY, SECRET = "testcloud", "123456789012345", "abcdefghijklmnopqrstuvwxyz0"
+UNSIGNED = {"file", "api_key", "signature", "resource_type", "cloud_name"}
+
+
+class FakeCloudinary:
+    """images: content by public_id. calls: names of the actions in order of arrival. delay_ms: before each answer."""
+
+    def __init__(self) -> None:
+        self.images: dict[str, bytes] = {}
+        self.calls: list[str] = []
+        self.delay_ms: float = 0
+        self.url = ""
+        self.script: deque[tuple[int, str]] = deque()
+        routes = [
+            (f"/v1_1/{CLOUD}/image/(upload|destroy|download)", _Action, {"fake": self}),
+            (f"/v1_1/{CLOUD}/(ping)", _Action, {"fake": self}),
+            (f"/{CLOUD}/image/upload/v1/(.+)", _Delivery, {"fake": self}),
+            ("/_script", _Script, {"fake": self}),
+        ]
+        self._server = HTTPServer(Application(routes, log_function=lambda handler: None))
+
+    @property
+    def cloudinary_url(self) -> str:
+        """What CLOUDINARY_URL is set to."""
+        return f"cloudinary://{KEY}:{SECRET}@{CLOUD}?upload_prefix={self.url}"
+
+    def start(self, port: int = 0) -> str:
+        """Listen on 127.0.0.1 and return the base URL."""
+        sockets = bind_sockets(port, "127.0.0.1")
+        self._server.add_sockets(sockets)
+        self.url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+        return self.url
+
+    def fail(self, status: int, message: str = "scripted", times: int = 1) -> None:
+        """Answer the next calls with this error."""
+        self.script.extend([(status, message)] * times)
+
+    async def stop(self) -> None:
+        """Stop listening and drop every connection."""
+        self._server.stop()
+        await self._server.close_all_connections()
+
+
+@contextmanager
+def running_in_thread() -> Iterator[FakeCloudinary]:
+    """Run one on a loop of its own, for tests that call the blocking SDK."""
+    fake = FakeCloudinary()
+    ready = Event()
+    loop = asyncio.new_event_loop()
+
+    async def serve() -> None:
+        fake.start()
+        ready.set()
+        await stopped
+        await fake.stop()
+
+    stopped: asyncio.Future[None] = loop.create_future()
+    thread = Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    ready.wait(10)
+    try:
+        yield fake
+    finally:
+        loop.call_soon_threadsafe(stopped.set_result, None)
+        thread.join(10)
+        loop.close()
+
+
+def sign(params: Mapping[str, str]) -> str:
+    """Return Cloudinary's signature (version 2, SHA-1) of the parameters, written from its documentation."""
+    signed = sorted(f"{name}={value}".replace("&", "%26") for name, value in params.items() if name not in UNSIGNED)
+    return hashlib.sha1(("&".join(signed) + SECRET).encode()).hexdigest()
+
+
+class _Action(RequestHandler):
+    def initialize(self, fake: FakeCloudinary) -> None:
+        self.fake = fake
+
+    async def get(self, action: str) -> None:
+        await self._answer(action)
+
+    async def post(self, action: str) -> None:
+        await self._answer(action)
+
+    async def _answer(self, action: str) -> None:
+        fake = self.fake
+        fake.calls.append(action)
+        await asyncio.sleep(fake.delay_ms / 1000)
+        if fake.script:
+            self._error(*fake.script.popleft())
+        elif action == "ping":
+            expected = "Basic " + base64.b64encode(f"{KEY}:{SECRET}".encode()).decode()
+            is_ours = self.request.headers.get("Authorization") == expected
+            self.finish({"status": "ok"}) if is_ours else self._error(401, "unknown api_key")
+        else:
+            params = {name: self.get_argument(name) for name in self.request.arguments}
+            if params.get("api_key") != KEY or params.get("signature") != sign(params):
+                self._error(401, f"Invalid Signature {params.get('signature')}")
+            else:
+                getattr(self, f"_{action}")(params)
+
+    def _upload(self, params: dict[str, str]) -> None:
+        content = self.request.files["file"][0]["body"]
+        if content.startswith(b"not an image"):
+            self._error(400, "Invalid image file")
+            return
+        public_id = params["public_id"]
+        self.fake.images[public_id] = content
+        path = f"{CLOUD}/image/upload/v1/{public_id}.jpg"
+        self.finish({"public_id": public_id, "secure_url": f"{self.fake.url}/{path}", "bytes": len(content)})
+
+    def _destroy(self, params: dict[str, str]) -> None:
+        found = self.fake.images.pop(params["public_id"], None)
+        self.finish({"result": "ok" if found is not None else "not found"})
+
+    def _download(self, params: dict[str, str]) -> None:
+        content = self.fake.images.get(params["public_id"])
+        if content is None:
+            self._error(404, "Resource not found")
+            return
+        self.set_header("Content-Type", "image/jpeg")
+        self.finish(content)
+
+    def _error(self, status: int, message: str) -> None:
+        self.set_status(status)
+        self.finish({"error": {"message": message}})
+
+
+class _Delivery(RequestHandler):
+    def initialize(self, fake: FakeCloudinary) -> None:
+        self.fake = fake
+
+    def get(self, path: str) -> None:
+        content = self.fake.images.get(path.rpartition(".")[0])
+        if content is None:
+            self.set_status(404)
+            return
+        self.set_header("Content-Type", "image/jpeg")
+        self.finish(content)
+
+
+class _Script(RequestHandler):
+    def initialize(self, fake: FakeCloudinary) -> None:
+        self.fake = fake
+
+    def post(self) -> None:
+        replies: list[dict[str, Any]] = json.loads(self.request.body)["replies"]
+        for reply in replies:
+            self.fake.fail(**reply)
+        self.set_status(204)
+
+
+async def _serve(port: int) -> None:
+    fake = FakeCloudinary()
+    fake.start(port)
+    print(fake.cloudinary_url, flush=True)
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    await stopped.wait()
+    await fake.stop()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.fake_cloudinary")
+    parser.add_argument("--port", type=int, default=0)
+    asyncio.run(_serve(parser.parse_args().port))

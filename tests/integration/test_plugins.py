@@ -1,0 +1,250 @@
+"""Our own plugins pass the suites plugin authors get, against real servers and files; then what is theirs alone."""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import plugins.storage_local
+from pipeline.errors import ConfigurationError, DependencyUnavailable, ValidationError
+from pipeline.hooks import AIProvider, StorageBackend
+from pipeline.testing import AIProviderSuite, StorageBackendSuite
+from plugins.ai_http import HttpProvider
+from plugins.storage_cloudinary import CloudinaryStorage
+from plugins.storage_local import LocalStorage
+from tests.factories import make_image
+from tests.fake_cloudinary import SECRET, FakeCloudinary, running_in_thread
+
+
+@pytest.fixture(scope="module")
+def ai_service_url() -> Iterator[str]:
+    """A fake AI service in a process of its own."""
+    command = [sys.executable, "-m", "tests.fake_ai_service", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.terminate()
+
+
+@pytest.fixture
+def cloudinary() -> Iterator[FakeCloudinary]:
+    """A fake Cloudinary on a thread of its own."""
+    with running_in_thread() as fake:
+        yield fake
+
+
+@pytest.fixture
+def cloudinary_storage(cloudinary: FakeCloudinary) -> Iterator[CloudinaryStorage]:
+    """The storage, at that Cloudinary."""
+    storage = CloudinaryStorage(cloudinary.cloudinary_url, budget_seconds=5, connections=16)
+    yield storage
+    storage.close()
+
+
+@pytest.fixture
+def local_storage(tmp_path: Path) -> LocalStorage:
+    """The storage, in an empty folder."""
+    return LocalStorage(tmp_path / "media", "http://127.0.0.1:8080")
+
+
+class TestHttpProvider(AIProviderSuite):
+    """The built-in provider `http`."""
+
+    @pytest.fixture
+    def provider(self, ai_service_url: str) -> AIProvider:
+        return HttpProvider(ai_service_url, "imageUrl")
+
+
+class TestLocalStorage(StorageBackendSuite):
+    """The built-in storage `local`."""
+
+    @pytest.fixture
+    def storage(self, local_storage: LocalStorage) -> StorageBackend:
+        return local_storage
+
+
+class TestCloudinaryStorage(StorageBackendSuite):
+    """The built-in storage `cloudinary`."""
+
+    @pytest.fixture
+    def storage(self, cloudinary_storage: CloudinaryStorage) -> StorageBackend:
+        return cloudinary_storage
+
+
+def test_local_save_names_the_file_by_its_content_type(local_storage: LocalStorage) -> None:
+    """The URL ends in the extension /media needs to answer with the right Content-Type."""
+    url = local_storage.save("assets/65f0/original", io.BytesIO(make_image()), "image/jpeg")
+    assert url == "http://127.0.0.1:8080/media/assets/65f0/original.jpg"
+    assert (local_storage.media_root / "assets/65f0/original.jpg").read_bytes() == make_image()
+
+
+def test_local_save_of_another_type_leaves_one_file(local_storage: LocalStorage) -> None:
+    """Replacing a PNG by a JPEG removes the PNG, or open would not know which to return."""
+    local_storage.save("assets/65f0/original", io.BytesIO(b"png"), "image/png")
+    local_storage.save("assets/65f0/original", io.BytesIO(b"jpeg"), "image/jpeg")
+    assert [path.name for path in (local_storage.media_root / "assets/65f0").iterdir()] == ["original.jpg"]
+
+
+@pytest.mark.parametrize(
+    "public_id", ["../escape", "a/../../b", "/etc/passwd", "a//b", "", ".incoming/x", "A", "a\0b", "a*", "a\n"]
+)
+def test_local_refuses_a_path_that_is_no_public_id(local_storage: LocalStorage, public_id: str) -> None:
+    """No id leads out of the folder or to a hidden file, and no pattern matches other images."""
+    local_storage.save("a/original", io.BytesIO(b"kept"), "image/png")
+    for attempt in (
+        lambda: local_storage.save(public_id, io.BytesIO(b"x"), "image/png"),
+        lambda: local_storage.open(public_id),
+        lambda: local_storage.delete(public_id),
+    ):
+        with pytest.raises(ValueError, match="not a public_id"):
+            attempt()
+    kept = [path for path in local_storage.media_root.parent.rglob("*") if path.is_file()]
+    assert kept == [local_storage.media_root / "a/original.png"]
+
+
+def test_local_delete_removes_empty_folders_but_not_the_root(local_storage: LocalStorage) -> None:
+    """Folders of deleted assets do not pile up."""
+    local_storage.save("assets/65f0/original", io.BytesIO(b"x"), "image/png")
+    local_storage.delete("assets/65f0/original")
+    assert [path.name for path in local_storage.media_root.iterdir()] == [".incoming"]
+
+
+class FullDisk(io.BytesIO):
+    """A file whose copy fails half-way, as when the disk is full."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().read(10)
+
+
+def test_local_save_on_a_full_disk_is_unavailable_and_leaves_nothing(local_storage: LocalStorage) -> None:
+    """The client is told to come back; neither a half image nor a leftover stays, and an older image survives."""
+    local_storage.save("assets/65f0/original", io.BytesIO(b"older"), "image/png")
+    with pytest.raises(DependencyUnavailable) as caught:
+        local_storage.save("assets/65f0/original", FullDisk(b"x" * 100), "image/png")
+    assert isinstance(caught.value.__cause__, OSError)
+    files = [path for path in local_storage.media_root.rglob("*") if path.is_file()]
+    assert [path.read_bytes() for path in files] == [b"older"]
+
+
+def test_local_removes_what_a_dead_process_left_but_not_what_another_is_writing(tmp_path: Path) -> None:
+    """Half-written files are swept at start once they are too old to be anybody's."""
+    incoming = LocalStorage(tmp_path, "http://127.0.0.1").media_root / ".incoming"
+    (incoming / "old").write_bytes(b"x")
+    os.utime(incoming / "old", (0, 0))
+    (incoming / "new").write_bytes(b"x")
+    LocalStorage(tmp_path, "http://127.0.0.1")
+    assert [path.name for path in incoming.iterdir()] == ["new"]
+
+
+def test_local_check_fails_when_nothing_can_be_written(local_storage: LocalStorage) -> None:
+    """Readiness notices that the folder is gone."""
+    (local_storage.media_root / plugins.storage_local.INCOMING).rmdir()
+    with pytest.raises(DependencyUnavailable):
+        local_storage.check()
+
+
+def test_cloudinary_save_keeps_the_public_id_and_returns_its_url(
+    cloudinary: FakeCloudinary, cloudinary_storage: CloudinaryStorage
+) -> None:
+    """The image lies under exactly our id; a wrong signature would have been refused."""
+    url = cloudinary_storage.save("assets/65f0/original", io.BytesIO(make_image()), "image/jpeg")
+    assert cloudinary.images == {"assets/65f0/original": make_image()}
+    assert url == f"{cloudinary.url}/testcloud/image/upload/v1/assets/65f0/original.jpg"
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 429], ids=str)
+def test_cloudinary_repeats_after_an_error_that_may_pass(
+    cloudinary: FakeCloudinary, cloudinary_storage: CloudinaryStorage, status: int
+) -> None:
+    """Two failures cost time, not the upload; the file is sent whole each time."""
+    cloudinary.fail(status, times=2)
+    cloudinary_storage.save("assets/65f0/original", io.BytesIO(make_image()), "image/jpeg")
+    assert cloudinary.images == {"assets/65f0/original": make_image()}
+    assert cloudinary.calls == ["upload"] * 3
+
+
+def test_cloudinary_gives_up_after_three_attempts(
+    cloudinary: FakeCloudinary, cloudinary_storage: CloudinaryStorage
+) -> None:
+    """A Cloudinary that stays broken is unavailable, and is not hammered."""
+    cloudinary.fail(503, times=9)
+    with pytest.raises(DependencyUnavailable):
+        cloudinary_storage.save("assets/65f0/original", io.BytesIO(make_image()), "image/jpeg")
+    assert cloudinary.calls == ["upload"] * 3
+
+
+def test_cloudinary_stays_in_its_time_budget(cloudinary: FakeCloudinary) -> None:
+    """A Cloudinary that does not answer is given up on within the budget, attempts and all."""
+    cloudinary.delay_ms = 60_000
+    storage = CloudinaryStorage(cloudinary.cloudinary_url, budget_seconds=1, connections=1)
+    with pytest.raises(DependencyUnavailable) as caught:
+        storage.check()
+    assert "timed out" in str(caught.value.__cause__).lower()
+    storage.close()
+
+
+def test_cloudinary_that_cannot_be_reached_is_unavailable() -> None:
+    """A refused connection is repeated, then reported."""
+    storage = CloudinaryStorage("cloudinary://k:s@c?upload_prefix=http://127.0.0.1:1", budget_seconds=5, connections=1)
+    with pytest.raises(DependencyUnavailable):
+        storage.check()
+    storage.close()
+
+
+def test_cloudinary_refusing_the_image_is_the_clients_error_and_not_repeated(
+    cloudinary: FakeCloudinary, cloudinary_storage: CloudinaryStorage
+) -> None:
+    """What Cloudinary takes for no image is a 400 for the field `image`."""
+    with pytest.raises(ValidationError) as caught:
+        cloudinary_storage.save("assets/65f0/original", io.BytesIO(b"not an image"), "image/jpeg")
+    assert caught.value.details == [{"field": "image", "message": "The image storage refused this image"}]
+    assert cloudinary.calls == ["upload"]
+
+
+def test_cloudinary_with_a_wrong_secret_is_unavailable_and_tells_no_secret(
+    cloudinary: FakeCloudinary, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Our account being wrong is not the client's fault; the secret shows in no error, log or repr."""
+    wrong = cloudinary.cloudinary_url.replace(SECRET, "some-other-secret")
+    storage = CloudinaryStorage(wrong, budget_seconds=5, connections=1)
+    with caplog.at_level(logging.DEBUG):
+        for call in (
+            lambda: storage.check(),
+            lambda: storage.save("a/original", io.BytesIO(make_image()), "image/jpeg"),
+            lambda: storage.delete("a/original"),
+            lambda: storage.open("a/original"),
+        ):
+            with pytest.raises(DependencyUnavailable) as caught:
+                call()
+            assert "some-other-secret" not in f"{caught.value!r} {caught.value.__cause__!r} {storage!r}"
+    assert "some-other-secret" not in caplog.text
+    storage.close()
+
+
+def test_two_cloudinary_accounts_do_not_see_each_other(cloudinary: FakeCloudinary) -> None:
+    """The account is the storage's own, not the SDK's global one."""
+    other = CloudinaryStorage("cloudinary://k:s@c?upload_prefix=http://127.0.0.1:1", budget_seconds=1, connections=1)
+    storage = CloudinaryStorage(cloudinary.cloudinary_url, budget_seconds=5, connections=1)
+    storage.check()
+    with pytest.raises(DependencyUnavailable):
+        other.check()
+    storage.check()
+    storage.close()
+    other.close()
+
+
+@pytest.mark.parametrize("url", ["", "https://k:s@c", "cloudinary://k@c", "cloudinary://c"])
+def test_cloudinary_url_that_names_no_account_stops_the_start(url: str) -> None:
+    """The message says what it should look like, and not what it was: it may hold a secret."""
+    with pytest.raises(ConfigurationError, match="cloudinary://KEY:SECRET@CLOUD"):
+        CloudinaryStorage(url, budget_seconds=5, connections=1)
