@@ -101,6 +101,7 @@ class BaseHandler(tornado.web.RequestHandler):
         if self._dropped_bytes > DRAIN_BYTES:
             if not self.is_refused:
                 self.refuse(ValidationError("Request body too large"))
+            # At once, or a body that ends after all would still reach the handler's method.
             self.end_drain()
         return None
 
@@ -109,6 +110,13 @@ class BaseHandler(tornado.web.RequestHandler):
         if not self._finished:
             self.finish()
         self.connection.close()
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        if self.is_refused:
+            self.end_drain()
+        elif not self._finished:
+            log.info("request_abandoned", requestId=self.request_id, method=self.request.method, route=self.route)
 
     def options(self, *_path: str) -> None:
         """Answer a browser's preflight, or anyone who asks what may be done here."""
