@@ -1,0 +1,231 @@
+"""For those who run the service: numbers, health, the contract, the stored images, and a page that says what runs here.
+
+No token is asked for. Nothing here may hang: whatever is asked elsewhere has a time limit. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import structlog
+import tornado.web
+from tornado.template import Template
+
+from pipeline import __version__
+from pipeline.errors import DependencyUnavailable, NotFound, PipelineError
+from pipeline.handlers.base import BaseHandler
+from pipeline.handlers.queue import StatsSource
+from pipeline.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+SCRAPE_SECONDS = 1.0  # Prometheus gives up after 10; what we know without Redis must arrive anyway
+CHECK_SECONDS = 2.0
+YEAR_SECONDS = 31_536_000
+MEDIA_PATH = re.compile(r"[a-z0-9-]+(/[a-z0-9-]+)*(\.[a-z0-9]{1,5})?")
+SNIFF_BYTES = 12
+
+
+class MetricsHandler(BaseHandler):
+    """GET /metrics: this process's counts, and the queue as Redis has it at this moment."""
+
+    route = "/metrics"
+
+    def initialize(self, *, queue: StatsSource, **common: Any) -> None:  # type: ignore[override]
+        super().initialize(**common)
+        self.queue = queue
+
+    async def get(self) -> None:
+        try:
+            async with asyncio.timeout(SCRAPE_SECONDS):
+                stats = await self.queue.stats()
+        except (DependencyUnavailable, TimeoutError):
+            self.metrics.set_queue_unknown()
+        else:
+            self.metrics.set_queue(
+                {
+                    "waiting": stats.waiting,
+                    "active": stats.active,
+                    "delayed": stats.delayed,
+                    "completed": stats.completed,
+                    "failed": stats.failed,
+                },
+                stats.oldest_waiting_seconds or 0,
+                stats.is_paused,
+            )
+        body, content_type = self.metrics.render()
+        self.set_header("Content-Type", content_type)
+        self.finish(body)
+
+
+class LiveHandler(BaseHandler):
+    """GET /livez: the process answers. Touches nothing, so that no outage elsewhere gets it restarted."""
+
+    route = "/livez"
+
+    def get(self) -> None:
+        self.reply({"status": "ok"})
+
+    head = get
+
+
+class ReadyHandler(BaseHandler):
+    """GET /readyz: asks everything the process leans on, all at once; 503 names what does not answer.
+
+    checks: name -> a coroutine function that returns when the dependency is usable and raises otherwise.
+    """
+
+    route = "/readyz"
+
+    def initialize(  # type: ignore[override]
+        self, *, checks: Mapping[str, Callable[[], Awaitable[None]]], **common: Any
+    ) -> None:
+        super().initialize(**common)
+        self.checks = checks
+
+    async def get(self) -> None:
+        faults = await asyncio.gather(*(_fault(name, check) for name, check in self.checks.items()))
+        found = dict(zip(self.checks, faults, strict=True))
+        dependencies = [
+            {"name": name, "ok": fault is None} | ({"error": fault} if fault else {}) for name, fault in found.items()
+        ]
+        broken = {name: fault for name, fault in found.items() if fault is not None}
+        if not broken:
+            self.reply({"dependencies": dependencies})
+            return
+        error = {
+            "code": DependencyUnavailable.code,
+            "message": f"Not ready: {', '.join(broken)}",
+            "details": [{"field": name, "message": fault} for name, fault in broken.items()],
+        }
+        self.set_status(503)
+        self.finish({"success": False, "error": error, "data": {"dependencies": dependencies}})
+
+    head = get
+
+
+class OpenApiHandler(BaseHandler):
+    """GET /openapi.json: the contract itself, outside the envelope."""
+
+    route = "/openapi.json"
+
+    def get(self) -> None:
+        self.set_header("Content-Type", "application/json; charset=UTF-8")
+        self.finish(_contract())
+
+
+class IndexHandler(BaseHandler):
+    """GET /: a page that says what runs here."""
+
+    route = "/"
+
+    def initialize(self, *, settings: Settings, **common: Any) -> None:  # type: ignore[override]
+        super().initialize(**common)
+        self.shown = settings
+
+    def get(self) -> None:
+        nonce = secrets.token_urlsafe(16)
+        self.set_header(
+            "Content-Security-Policy",
+            f"default-src 'none'; style-src 'nonce-{nonce}'; img-src data:; "
+            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        )
+        facts = {
+            "Version": __version__,
+            "Role": self.shown.role.value,
+            "AI provider": self.shown.provider_name,
+            "Image storage": self.shown.storage_name,
+            "Asset store": "mongodb" if self.shown.mongodb_uri.get_secret_value() else "sqlite",
+            "Notifiers": ", ".join(self.shown.notifiers) or "none",
+            "Job slots": self.shown.concurrency,
+        }
+        self.finish(_page().generate(nonce=nonce, facts=facts))
+
+
+class MediaHandler(BaseHandler, tornado.web.StaticFileHandler):
+    """GET /media/{path}: an image of the local storage. A file whose bytes are no image is answered as missing.
+
+    Names are never used twice, so a client may keep what it got.
+    """
+
+    route = "/media/{path}"
+
+    def initialize(self, *, path: str, **common: Any) -> None:  # type: ignore[override]
+        BaseHandler.initialize(self, **common)
+        tornado.web.StaticFileHandler.initialize(self, path)
+
+    def parse_url_path(self, url_path: str) -> str:
+        if not MEDIA_PATH.fullmatch(url_path):
+            raise NotFound("Image not found")
+        return super().parse_url_path(url_path)
+
+    def validate_absolute_path(self, root: str, absolute_path: str) -> str | None:
+        try:
+            checked = super().validate_absolute_path(root, absolute_path) or ""
+        except tornado.web.HTTPError:
+            raise NotFound("Image not found") from None
+        with open(checked, "rb") as file:
+            self.content_type = image_type(file.read(SNIFF_BYTES))
+        if self.content_type is None:
+            raise NotFound("Image not found")
+        return checked
+
+    def get_content_type(self) -> str:
+        return self.content_type or ""
+
+    def compute_etag(self) -> str | None:
+        # The inherited one reads the whole file on the event loop; size and time tell immutable files apart as well.
+        if self.modified is None:
+            return None
+        return f'"{self.get_content_size():x}-{int(self.modified.timestamp()):x}"'
+
+    def set_extra_headers(self, path: str) -> None:
+        self.set_header("Cache-Control", f"private, max-age={YEAR_SECONDS}, immutable")
+        self.set_header("Content-Security-Policy", "default-src 'none'")
+
+
+def image_type(head: bytes) -> str | None:
+    """Return the content type of an image by its first SNIFF_BYTES bytes, or None: only what an upload may be."""
+    if head.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "image/gif"
+    if head[:4] == b"RIFF" and head[8:] == b"WEBP":
+        return "image/webp"
+    if head[4:8] == b"ftyp":
+        return "image/avif" if head[8:] in (b"avif", b"avis") else "image/heic"
+    return None
+
+
+async def _fault(name: str, check: Callable[[], Awaitable[None]]) -> str | None:
+    """Return why a dependency is not usable, in words that hold no secret, or None."""
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            await check()
+    except PipelineError as error:
+        log.warning("check_failed", dependency=name, error=repr(error.__cause__ or error))
+        return error.message
+    except TimeoutError:
+        return f"No answer within {CHECK_SECONDS:g} s"
+    except Exception as error:  # a plugin's check may raise anything, with anything in its text
+        log.warning("check_failed", dependency=name, error=repr(error))
+        return "Check failed"
+    return None
+
+
+@cache
+def _contract() -> bytes:
+    return resources.files("contracts").joinpath("analyze-queue.openapi.json").read_bytes()
+
+
+@cache
+def _page() -> Template:
+    return Template(resources.files("pipeline.handlers").joinpath("index.html").read_text("utf-8"))
