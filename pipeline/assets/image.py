@@ -7,6 +7,7 @@ runs in the thread pool. Must not know where the file came from.
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -16,6 +17,8 @@ from pillow_heif import register_heif_opener
 from pipeline.errors import ValidationError
 
 register_heif_opener()
+# What Pillow has to say about a damaged file is the client's doing; each new text would also be remembered for ever.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "HEIF")  # the only parsers that ever see an upload
 CONTENT_TYPES = {
@@ -46,7 +49,7 @@ def inspect(file: BinaryIO, max_pixels: int) -> ImageInfo:
     max_pixels: largest width x height taken. Raises ValidationError on field `image` for everything else, hostile bytes
     included.
     """
-    # Pillow itself refuses twice this before it allocates anything, and warns between; our own check below is exact.
+    # Pillow refuses twice this before it allocates anything and warns in between; our own check below is exact.
     Image.MAX_IMAGE_PIXELS = max_pixels
     size = file.seek(0, os.SEEK_END)
     file.seek(0)

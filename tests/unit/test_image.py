@@ -1,0 +1,157 @@
+"""An image is what its bytes say, and no bytes can do harm."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import zlib
+
+import pytest
+from PIL import ExifTags, Image
+
+from pipeline.assets.image import ImageInfo, inspect
+from pipeline.errors import ValidationError
+from tests.factories import make_image
+
+MAX_PIXELS = 100_000_000
+TAKEN = {
+    "JPEG": "image/jpeg",
+    "MPO": "image/jpeg",
+    "PNG": "image/png",
+    "WEBP": "image/webp",
+    "GIF": "image/gif",
+    "AVIF": "image/avif",
+    "HEIF": "image/heic",
+}
+NO_IMAGE = "Must be an image: JPEG, PNG, WebP, GIF, AVIF or HEIC"
+
+
+def fault(content: bytes, max_pixels: int = MAX_PIXELS) -> str:
+    """Return the detail of the refusal; the test fails when the content is taken."""
+    with pytest.raises(ValidationError, match="^Invalid image$") as caught:
+        inspect(io.BytesIO(content), max_pixels)
+    ((detail),) = caught.value.details or []
+    assert detail["field"] == "image"
+    return detail["message"]
+
+
+def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """Return a PNG of that header and those chunks, with no picture in it."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", b"these are no pixels"), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
+    )
+
+
+@pytest.mark.parametrize(("format", "content_type"), TAKEN.items())
+def test_inspect_tells_type_and_size(format: str, content_type: str) -> None:
+    """Each format we take is recognised by its bytes, and the file is left at its start."""
+    content = make_image(format, (64, 48))
+    file = io.BytesIO(content)
+    file.seek(7)
+
+    assert inspect(file, MAX_PIXELS) == ImageInfo(len(content), 64, 48, content_type)
+    assert (file.tell(), file.closed) == (0, False)
+
+
+def test_inspect_takes_animations() -> None:
+    """A moving picture is a picture."""
+    frames = [Image.new("RGB", (8, 6), color) for color in ("red", "green", "blue")]
+    for format in ("GIF", "WEBP", "PNG"):
+        buffer = io.BytesIO()
+        frames[0].save(buffer, format, save_all=True, append_images=frames[1:])
+        assert inspect(buffer, MAX_PIXELS).width == 8
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not an image",
+        b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
+        b"%PDF-1.7",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        make_image("TIFF"),
+        make_image("BMP"),
+        make_image("ICO"),
+        make_image("PPM"),
+        png(0, 9),
+    ],
+    ids=["empty", "text", "svg", "pdf", "eps", "tiff", "bmp", "ico", "ppm", "no width"],
+)
+def test_inspect_refuses_other_formats(content: bytes) -> None:
+    """Anything but the formats we take is refused, also what Pillow could read."""
+    assert fault(content) == NO_IMAGE
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("format", TAKEN)
+@pytest.mark.parametrize("divisor", [1, 10], ids=["just over", "far over"])
+def test_inspect_pixel_limit_is_exact(format: str, divisor: int) -> None:
+    """As many pixels as allowed are fine, one more is not, and the refusal names the limit."""
+    content = make_image(format, (64, 48))
+    limit = (64 * 48 - 1) // divisor
+    assert inspect(io.BytesIO(content), 64 * 48).height == 48
+    assert fault(content, limit) == f"Must have at most {limit} pixels"
+
+
+def test_inspect_reads_no_pixels() -> None:
+    """Only the header counts: a picture whose pixels are garbage is still measured, whatever it would unfold to."""
+    assert inspect(io.BytesIO(png(10_000, 10_000)), MAX_PIXELS).height == 10_000
+    assert fault(png(2**31 - 1, 2**31 - 1)) == f"Must have at most {MAX_PIXELS} pixels"
+
+
+def test_inspect_refuses_unfolding_metadata() -> None:
+    """Text that unfolds to 100 MB is not unfolded."""
+    bomb = zlib.compress(bytes(100_000_000), 9)
+    assert fault(png(8, 8, (b"zTXt", b"Comment\0\0" + bomb))) == NO_IMAGE
+
+
+@pytest.mark.parametrize("format", ["JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF"])
+@pytest.mark.parametrize(("orientation", "size"), [(1, (64, 48)), (3, (64, 48)), (6, (48, 64)), (8, (48, 64))])
+def test_inspect_size_is_as_displayed(format: str, orientation: int, size: tuple[int, int]) -> None:
+    """A photo taken with the phone upright is tall, however the sensor stored it."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    buffer = io.BytesIO()
+    picture = Image.open(io.BytesIO(make_image("PNG", (64, 48))))
+    more = {"save_all": True, "append_images": [picture]} if format == "MPO" else {}
+    picture.save(buffer, format, exif=exif.tobytes(), **more)
+
+    info = inspect(buffer, MAX_PIXELS)
+
+    assert (info.width, info.height) == size
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
+def test_inspect_broken_exif_is_no_reason_to_refuse() -> None:
+    """A good photo with unreadable EXIF is taken as it is stored."""
+    exif = b"Exif\0\0MM\0*\xff\xff\xff\xff garbage"
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(buffer, "JPEG", exif=exif)
+    assert inspect(buffer, MAX_PIXELS).width == 64
+
+
+@pytest.mark.parametrize("format", TAKEN)
+def test_inspect_damaged_bytes_end_in_an_answer(format: str) -> None:
+    """Cut or flipped anywhere, a file is either measured or refused; nothing else ever escapes."""
+    good = make_image(format)
+    source = random.Random(format)
+    damaged = [good[:length] for length in range(0, len(good), max(1, len(good) // 100))]
+    for _ in range(300):
+        copy = bytearray(good)
+        for _ in range(source.randint(1, 8)):
+            # Mostly in the first bytes, where the headers are.
+            copy[source.randrange(min(len(copy), source.choice((64, 512, len(copy)))))] ^= 1 << source.randrange(8)
+        damaged.append(bytes(copy))
+
+    refused = 0
+    for content in damaged:
+        try:
+            assert inspect(io.BytesIO(content), MAX_PIXELS).bytes == len(content)
+        except ValidationError:
+            refused += 1
+
+    assert 0 < refused < len(damaged)

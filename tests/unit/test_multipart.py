@@ -1,0 +1,153 @@
+"""Reading multipart bodies in pieces: the same result however they are cut, and bounds on everything."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from email.message import EmailMessage
+
+import pytest
+
+from pipeline.errors import ValidationError
+from pipeline.handlers import multipart
+from pipeline.handlers.multipart import Form, MultipartReader
+from tests.factories import make_image, make_multipart, make_upload
+
+LIMIT = 1024 * 1024
+
+
+def make_reader(content_type: str, max_image_bytes: int = LIMIT) -> MultipartReader:
+    return MultipartReader(content_type, wanted=("category",), max_image_bytes=max_image_bytes)
+
+
+def read(body: bytes, content_type: str, pieces: Iterator[int] | None = None) -> tuple[Form, bytes]:
+    """Return the form and the image's bytes. pieces: lengths to cut the body into; default: one piece."""
+    reader, rest = make_reader(content_type), body
+    try:
+        while rest:
+            length = next(pieces) if pieces else len(rest)
+            reader.feed(rest[:length])
+            rest = rest[length:]
+        form = reader.finish()
+        return form, form.image.read() if form.image else b""
+    finally:
+        reader.close()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_reader_result_does_not_depend_on_the_cuts(seed: int) -> None:
+    """One byte at a time or all at once: the same fields, the same bytes, the same hash."""
+    source = random.Random(seed)
+    # Bytes that look like the start of a boundary are the ones that go wrong.
+    image = b"".join(source.choice([b"\r\n--", b"\r\n", b"-", b"----boundary7f3a9", b"x"]) for _ in range(300))
+    body, content_type = make_upload(image, "camera")
+    longest = source.choice((1, 2, 7, 100))
+
+    form, content = read(body, content_type, iter(lambda: source.randint(1, longest), 0))
+
+    assert content == image
+    assert form.size == len(image)
+    assert form.sha256 == hashlib.sha256(image).hexdigest()
+    assert form.fields == {"category": "camera"}
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "multipart/form-data; boundary=b",
+        'multipart/form-data; boundary="b"',
+        "Multipart/Form-Data; charset=utf-8; BOUNDARY=b",
+    ],
+)
+@pytest.mark.parametrize("preamble", [b"", b"\r\n"])
+@pytest.mark.parametrize("epilogue", [b"", b"\r\n", b"\r\nleft over"])
+def test_reader_takes_every_lawful_spelling(content_type: str, preamble: bytes, epilogue: bytes) -> None:
+    """Quoted boundaries, any case, an empty line before and anything after the body are fine."""
+    body = preamble + b'--b\r\nCONTENT-DISPOSITION: form-data; NAME="category"\r\n\r\nlego\r\n--b--' + epilogue
+    assert read(body, content_type)[0].fields == {"category": "lego"}
+
+
+def test_reader_takes_what_the_standard_library_writes() -> None:
+    """A form built by another program than the tests' own maker is read too."""
+    message = EmailMessage()
+    message["Content-Type"] = "multipart/form-data; boundary=other"
+    part = EmailMessage()
+    part["Content-Disposition"] = "form-data"
+    part.set_param("name", "image", header="Content-Disposition")
+    part.set_param("filename", "naïve.png", header="Content-Disposition", charset="utf-8")
+    part["Content-Type"] = "image/png"
+    part.set_payload("payload")
+    message.attach(part)
+    body = message.as_bytes().partition(b"\n\n")[2].replace(b"\n", b"\r\n")
+
+    assert read(body, "multipart/form-data; boundary=other")[1] == b"payload"
+
+
+def test_reader_keeps_at_most_the_spool_in_memory() -> None:
+    """A large image lies on disk, a small one needs no disk at all; both are let go of by close()."""
+    for size, is_on_disk in ((multipart.SPOOL_BYTES, False), (multipart.SPOOL_BYTES + 1, True)):
+        body, content_type = make_upload(bytes(size))
+        reader = make_reader(content_type)
+        reader.feed(body)
+        image = reader.finish().image
+        assert image is not None
+        assert image._rolled is is_on_disk  # type: ignore[attr-defined]
+        reader.close()
+        reader.close()
+        assert image.closed
+
+
+def test_reader_stops_at_the_first_byte_too_many() -> None:
+    """The image limit holds while the body arrives, not only at its end."""
+    body, content_type = make_upload(bytes(101))
+    start = body.index(bytes(101))
+    reader = make_reader(content_type, max_image_bytes=100)
+    reader.feed(body[:start] + bytes(100))
+    with pytest.raises(ValidationError, match="^File too large$"):
+        # The parser holds back what could be the start of a boundary; a NUL cannot.
+        reader.feed(bytes(1))
+    reader.close()
+
+
+def test_reader_counts_parts_nobody_asked_for() -> None:
+    """Ignored files cannot make a body endless: the whole body has a limit too."""
+    files = [("other", "o.bin", "application/zip", bytes(LIMIT)), ("more", "m.bin", "application/zip", bytes(LIMIT))]
+    body, content_type = make_multipart({}, files)
+    with pytest.raises(ValidationError) as caught:
+        read(body, content_type, iter(lambda: 65536, 0))
+    assert caught.value.details == [{"field": "image", "message": "Maximum file size is 1MB"}]
+
+
+@pytest.mark.parametrize("length", range(0, 400, 7))
+def test_reader_refuses_every_truncation(length: int) -> None:
+    """A body cut anywhere before its final boundary is never taken for a whole one."""
+    body, content_type = make_upload(b"x" * 100)
+    cut = body[: min(length, len(body) - 4)]
+    with pytest.raises(ValidationError):
+        read(cut, content_type)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_reader_damaged_bodies_end_in_an_answer(seed: int) -> None:
+    """Whatever bytes arrive, the result is a form or a ValidationError."""
+    source = random.Random(seed)
+    body, content_type = make_upload(make_image(size=(8, 8)))
+    for _ in range(200):
+        damaged = bytearray(body)
+        for _ in range(source.randint(1, 10)):
+            damaged[source.randrange(min(len(damaged), 400))] = source.choice(b'\r\n-:;"= \0\xffab')
+        try:
+            read(bytes(damaged), content_type, iter(lambda: source.randint(1, 50), 0))
+        except ValidationError:
+            pass
+
+
+def test_reader_after_close_gives_no_form() -> None:
+    """A reader that was closed because the client left cannot be finished any more."""
+    body, content_type = make_upload()
+    reader = make_reader(content_type)
+    reader.feed(body)
+    reader.close()
+    with pytest.raises(ValidationError, match="truncated"):
+        reader.finish()
