@@ -163,6 +163,6 @@ class BoundPlugin:
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            if not future.cancel() and not future.done():
+            if not future.cancel():
                 self._overdue.add(future)
             raise

@@ -101,7 +101,7 @@ class Catalogue:
         # place only when it says so with `tryfirst`.
         for entry_point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda each: each.name, reverse=True):
             self._register(entry_point.name, _origin(entry_point), entry_point.load)
-        for module in reversed(modules):
+        for module in modules:
             self._register(module, BUILT_IN, partial(importlib.import_module, module))
         for kind in KINDS:
             for implementation in reversed(getattr(self._registry.hook, kind.hook).get_hookimpls()):

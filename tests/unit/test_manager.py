@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copy
 import io
 import math
 import subprocess
@@ -224,7 +225,7 @@ def test_listing_shows_built_ins_and_installed_packages(package: Callable[..., N
             "from pipeline.hooks import hookimpl\n@hookimpl\ndef register_ai_providers(settings, app): return []",
             "PluginValidationError",
         ),
-        ("from pipeline.hooks import hookimpl\n@hookimpl\ndef register_games(): return []", "no hook register_games"),
+        (GOOD_PACKAGE + "    @hookimpl\n    def register_games(): return []", "no hook register_games"),
         (
             "from pipeline.hooks import hookimpl\n@hookimpl\ndef register_ai_providers(): raise OSError('no disk')",
             "OSError: no disk",
@@ -240,8 +241,8 @@ def test_a_broken_package_is_listed_with_its_reason_and_stops_nothing(
     package("badly", source)
     package("guesswork", GOOD_PACKAGE)
     infos = list_plugins(Settings())
-    (broken,) = [info for info in infos if info.name == "badly"]
-    assert (broken.origin, broken.state) == ("badly 1.2", "broken")
+    (broken,) = [info for info in infos if info.origin == "badly 1.2"]
+    assert (broken.name, broken.state) == ("badly", "broken")
     assert reason in broken.reason
     assert {"guess", "http"} <= {info.name for info in infos if info.kind == "provider"}
 
@@ -605,7 +606,7 @@ async def test_each_notifier_gets_the_event_whatever_the_others_do(house: House)
     notifiers = {"meddle": meddle, "fail": fail, "hang": house.hang, "tell": tell}
     manager = house.open(notifiers=notifiers, notifier_timeout_seconds=0.5)
     with capture_logs() as logs:
-        task = asyncio.ensure_future(manager.notify(SUCCESS_EVENT, "user-1"))
+        task = asyncio.ensure_future(manager.notify(copy.deepcopy(SUCCESS_EVENT), "user-1"))
         await told.wait()
         assert not task.done(), "the hanging notifier delayed the last one"
         await task
