@@ -109,6 +109,28 @@ def test_inspect_refuses_unfolding_metadata() -> None:
     assert fault(png(8, 8, (b"zTXt", b"Comment\0\0" + bomb))) == NO_IMAGE
 
 
+def shredded(format: str, position: int, piece: bytes) -> bytes:
+    """Return a good image with 5 MB of tiny metadata pieces put in at that position."""
+    good = make_image(format)
+    return good[:position] + piece * (5_000_000 // len(piece)) + good[position:]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        shredded("JPEG", 2, b"\xff\xe5\0\x02"),
+        shredded("JPEG", 2, b"\xff\xe1\0\x10Exif\0\0MM\0*\0\0\0\x08"),
+        shredded("JPEG", 2, b"\xff"),
+        shredded("PNG", 33, b"\0\0\0\0abCd" + struct.pack(">I", zlib.crc32(b"abCd"))),
+        shredded("GIF", 13 + 3 * 256, b"!\xfe\x01a\0"),
+    ],
+    ids=["jpeg segments", "jpeg exif", "jpeg filling", "png chunks", "gif comments"],
+)
+def test_inspect_refuses_shredded_metadata(content: bytes) -> None:
+    """A file of a million tiny pieces, a minute's work for the parser, is given up early."""
+    assert fault(content) == NO_IMAGE
+
+
 @pytest.mark.parametrize("format", ["JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF"])
 @pytest.mark.parametrize(("orientation", "size"), [(1, (64, 48)), (3, (64, 48)), (6, (48, 64)), (8, (48, 64))])
 def test_inspect_size_is_as_displayed(format: str, orientation: int, size: tuple[int, int]) -> None:
