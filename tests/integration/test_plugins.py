@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +16,8 @@ import pytest
 
 import plugins.storage_local
 from pipeline.errors import ConfigurationError, DependencyUnavailable, ValidationError
-from pipeline.hooks import AIProvider, StorageBackend
-from pipeline.testing import AIProviderSuite, StorageBackendSuite
+from pipeline.hooks import AIProvider, Notification, Notifier, StorageBackend
+from pipeline.testing import AIProviderSuite, NotifierSuite, StorageBackendSuite
 from plugins.ai_http import HttpProvider
 from plugins.storage_cloudinary import CloudinaryStorage
 from plugins.storage_local import LocalStorage
@@ -77,6 +78,89 @@ class TestCloudinaryStorage(StorageBackendSuite):
     @pytest.fixture
     def storage(self, cloudinary_storage: CloudinaryStorage) -> StorageBackend:
         return cloudinary_storage
+
+
+class Publishing:
+    """The smallest notifier, as an author may write it: asynchronous."""
+
+    async def notify(self, notification: Notification) -> None:
+        await notification.rooms.publish(f"user:{notification.user_id}", notification.event)
+
+
+class Counting:
+    """The same, plain and with a close method."""
+
+    calls = 0
+
+    def notify(self, notification: Notification) -> None:
+        self.calls += 1
+
+    def close(self) -> None:
+        assert self.calls
+
+
+class TestPublishingNotifier(NotifierSuite):
+    """An asynchronous notifier passes the suite."""
+
+    @pytest.fixture
+    def notifier(self) -> Notifier:
+        return Publishing()
+
+
+class TestCountingNotifier(NotifierSuite):
+    """A plain one too."""
+
+    @pytest.fixture
+    def notifier(self) -> Notifier:
+        return Counting()
+
+
+FAULTY_PLUGINS = """
+    import pytest
+    from pipeline.hooks import Analysis, Attribute
+    from pipeline.testing import AIProviderSuite, NotifierSuite, StorageBackendSuite
+
+    class TestProvider(AIProviderSuite):
+        @pytest.fixture
+        def provider(self):
+            class Overconfident:
+                max_concurrency = -1
+                def analyze(self, request):
+                    if request.image == b"not an image":
+                        raise ValueError("a stray error")
+                    return Analysis(brand=Attribute("Nike", 93))
+            return Overconfident()
+
+    class TestStorage(StorageBackendSuite):
+        @pytest.fixture
+        def storage(self):
+            class Forgetful:
+                def save(self, public_id, file, content_type): return "/media/x"
+                def open(self, public_id): raise KeyError(public_id)
+                def delete(self, public_id): raise KeyError(public_id)
+                def check(self): return True
+            return Forgetful()
+
+    class TestNotifier(NotifierSuite):
+        @pytest.fixture
+        def notifier(self):
+            class Gossip:
+                async def notify(self, notification):
+                    assert notification.user_id != "user-19"
+                    notification.event["seen"] = True
+                    await notification.rooms.publish("user:everybody", notification.event)
+            return Gossip()
+"""
+
+
+def test_every_test_of_the_suites_can_fail(tmp_path: Path) -> None:
+    """Plugins that break each promise fail each test, without Redis, MongoDB or Tornado being there."""
+    absent = "import sys\nfor name in ('redis', 'motor', 'pymongo', 'tornado', 'aiosqlite'): sys.modules[name] = None\n"
+    (tmp_path / "test_faulty.py").write_text(absent + textwrap.dedent(FAULTY_PLUGINS))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:tornado", "-p", "no:cacheprovider", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert run.stdout.splitlines()[-1].startswith("16 failed in"), run.stdout[-2000:]
 
 
 def test_local_save_names_the_file_by_its_content_type(local_storage: LocalStorage) -> None:
