@@ -27,7 +27,7 @@ MASK = "***"
 HINTS = ("://", "eyj", "bearer", "basic", "authorization", "password", "secret", "token", "key")
 SECRETS = re.compile(
     r"(?P<url>://[^\s/:@\"'\\]*:)[^\s/\"'\\]*(?=@)"
-    r"|(?P<jwt>\beyJ)[\w-]{8,}(?:\.[\w-]*){0,4}"
+    r"|(?P<jwt>(?-i:eyJ))[\w-]{8,}(?:\.[\w-]*){0,4}"
     r"|(?P<scheme>\b(?:bearer|basic)[ .])[\w.~+/=|-]{8,}"
     r"|(?P<name>(?:authorization|password|secret|token|api[_-]?key)\\?[\"']?\s*[:=]\s*\\?[\"']?)"
     r"(?!(?:bearer|basic) )[^\s\"'\\&,;)}]+",

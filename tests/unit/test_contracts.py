@@ -1,0 +1,226 @@
+"""The contracts themselves: they are valid, their examples hold, and what they forbid is refused."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, OriginalImage, ProcessedImageRef
+from pipeline.assets.events import asset_processed
+from pipeline.submission import job_data
+from tests.contract.contracts import (
+    API,
+    API_URI,
+    EVENT,
+    FORMATS,
+    JOB,
+    check_event,
+    check_job,
+    check_reply,
+    check_value,
+    find_template,
+    resolve_all,
+)
+
+ID = "65b9f0a4c2d1e3f4a5b6c7d8"
+NOW = datetime(2026, 1, 31, 12, 0, 0, 123000, tzinfo=UTC)
+NIKE = {"value": "Nike", "confidence": 0.95}
+Change = Callable[[dict[str, Any]], object]
+
+
+def make_asset(status: AssetStatus, ai_metadata: AiMetadata = AiMetadata(), **more: Any) -> Asset:
+    original = OriginalImage("https://images.example.com/a", f"{ID}/original-1", 10, 4, 3, "image/jpeg")
+    job_id, owner = f"ai-processing:{ID}", "auth0|ada@example.com"
+    return Asset(ID, owner, "lego", status, original, job_id, NOW, NOW, ai_metadata=ai_metadata, **more)
+
+
+def replies() -> Iterator[tuple[str, dict[str, Any], Any]]:
+    """Every JSON example of every reply: where it stands, its schema, the example."""
+    named = [(f"components {name}", response) for name, response in API["components"]["responses"].items()]
+    for path, item in API["paths"].items():
+        for method in item.keys() & {"get", "post", "delete"}:
+            for status, response in item[method]["responses"].items():
+                named.append((f"{method} {path} {status}", resolve_all(response)))
+    for name, response in named:
+        media = response.get("content", {}).get("application/json", {})
+        for example in [media[key] for key in media if key == "example"]:
+            yield name, media["schema"], example
+        for key, example in media.get("examples", {}).items():
+            yield f"{name} {key}", media["schema"], example["value"]
+
+
+REPLIES = list(replies())
+
+
+def rebased(node: Any) -> Any:
+    """Return the schema with its references into the API document made absolute."""
+    if isinstance(node, dict):
+        return {key: API_URI + value if key == "$ref" else rebased(value) for key, value in node.items()}
+    return [rebased(value) for value in node] if isinstance(node, list) else node
+
+
+@pytest.mark.parametrize("schema", [JOB, EVENT], ids=["job", "event"])
+def test_contract_schemas_are_valid(schema: dict[str, Any]) -> None:
+    """The job and event schemas are valid by JSON Schema's own meta-schema."""
+    Draft202012Validator.check_schema(schema, format_checker=FORMATS)
+
+
+def test_contract_api_is_valid() -> None:
+    """The API document is valid by OpenAPI 3.1's own meta-schema, its references and parameters included."""
+    assert [error.message for error in OpenAPIV31SpecValidator(API).iter_errors()] == []
+
+
+@pytest.mark.parametrize("schema", [JOB, EVENT], ids=["job", "event"])
+def test_contract_schema_examples_hold(schema: dict[str, Any]) -> None:
+    """What a schema shows as an example is valid by it."""
+    assert schema["examples"]
+    for example in schema["examples"]:
+        check_value(schema, example)
+
+
+@pytest.mark.parametrize(("schema", "example"), [r[1:] for r in REPLIES], ids=[r[0] for r in REPLIES])
+def test_contract_reply_examples_hold(schema: dict[str, Any], example: Any) -> None:
+    """What the API document shows as a reply is valid by the reply's schema."""
+    check_value(rebased(schema), example)
+
+
+def test_contract_objects_are_closed() -> None:
+    """No object of a reply may carry properties the contract does not name."""
+
+    def open_objects(node: Any, where: str) -> Iterator[str]:
+        if isinstance(node, dict):
+            if node.get("type") == "object" and node.get("additionalProperties") is not False:
+                yield where
+            for key, value in node.items():
+                if key not in ("example", "examples", "requestBody"):
+                    yield from open_objects(value, f"{where}/{key}")
+        elif isinstance(node, list):
+            for value in node:
+                yield from open_objects(value, where)
+
+    document = ["/paths//openapi.json/get/responses/200/content/application/json/schema"]
+    assert list(open_objects(API, "")) == document
+    assert list(open_objects(JOB, "")) == list(open_objects(EVENT, "")) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "remark"),
+    [
+        (lambda job: job.update(priority=1), "nothing beside the five properties"),
+        (lambda job: job.pop("userId"), "all five are required"),
+        (lambda job: job.update(assetId="65b9"), "24 hex digits"),
+        (lambda job: job.update(userId="a b"), "no user id holds a space"),
+        (lambda job: job.update(userId="u" * 129), "128 characters at most"),
+        (lambda job: job.update(imageUrl="http://images.example.com/a.jpg"), "plain HTTP beyond loopback"),
+        (lambda job: job.update(imageUrl="http://localhost.example.com/a.jpg"), "only looks like loopback"),
+        (lambda job: job.update(imageUrl="/media/a.jpg"), "not an absolute URI"),
+        (lambda job: job.update(category="Sneaker"), "categories are lower case"),
+        (lambda job: job.update(createdAt="2026-01-31 12:00"), "not ISO 8601"),
+        (lambda job: job.update(createdAt="2026-01-31T13:00:00+01:00"), "not UTC"),
+        (lambda job: job.update(createdAt="2026-02-31T12:00:00Z"), "no such day"),
+    ],
+)
+def test_contract_refuses_a_bad_job(change: Change, remark: str) -> None:
+    """A job payload that breaks a rule is refused."""
+    job = copy.deepcopy(JOB["examples"][0])
+    change(job)
+    with pytest.raises(AssertionError):
+        check_job(job)
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "remark"),
+    [
+        (0, lambda event: event.update(userId="u"), "nothing added"),
+        (0, lambda event: event.update(event="asset_done"), "one name"),
+        (0, lambda event: event.update(status="failed"), "a failure carries no result"),
+        (0, lambda event: event.update(error="x"), "a success carries no error"),
+        (0, lambda event: event["aiMetadata"].pop("brand"), "brand is required"),
+        (0, lambda event: event["aiMetadata"].update(year=NIKE), "nothing beside brand, model, colorway"),
+        (0, lambda event: event["aiMetadata"].update(colorway=None), "absent, not null"),
+        (0, lambda event: event["aiMetadata"]["brand"].update(confidence=1.1), "0..1"),
+        (0, lambda event: event["aiMetadata"]["brand"].update(source="ai"), "value and confidence, nothing else"),
+        (0, lambda event: event.update(processedImageUrl="processed-1.png"), "not a URI"),
+        (0, lambda event: event.update(timestamp="yesterday"), "not a date-time"),
+        (2, lambda event: event.pop("error"), "a failure says why"),
+        (2, lambda event: event.update(error=""), "in words"),
+        (2, lambda event: event.update(status="active"), "a success has aiMetadata"),
+    ],
+)
+def test_contract_refuses_a_bad_event(number: int, change: Change, remark: str) -> None:
+    """An event that breaks a rule is refused."""
+    event = copy.deepcopy(EVENT["examples"][number])
+    change(event)
+    with pytest.raises(AssertionError):
+        check_event(event)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "body", "remark"),
+    [
+        ("POST", "/api/assets/analyze-queue", 200, {"success": True, "data": {}}, "an upload is answered with 202"),
+        ("POST", "/api/assets/analyze-queue", 202, {"success": True, "data": {"assetId": ID}}, "data is whole"),
+        ("POST", "/api/assets/analyze-queue", 401, {"error": {"code": "UNAUTHORIZED", "message": "x"}}, "envelope"),
+        ("GET", f"/api/assets/{ID}", 404, {"success": False, "error": {"code": "GONE", "message": "x"}}, "codes"),
+        ("GET", f"/api/assets/{ID}", 404, None, "an error has a body"),
+        ("DELETE", f"/api/assets/{ID}", 204, {"success": True, "data": None}, "204 has none"),
+        ("PUT", "/api/assets", 200, {"success": True, "data": {}}, "no such method"),
+        ("GET", "/api/users", 200, {"success": True, "data": {}}, "no such path"),
+    ],
+)
+def test_contract_refuses_a_bad_reply(method: str, path: str, status: int, body: Any, remark: str) -> None:
+    """A reply that the contract does not describe is refused."""
+    with pytest.raises(AssertionError):
+        check_reply(method, path, status, body)
+
+
+def test_contract_refuses_a_reply_without_its_headers() -> None:
+    """A header the contract requires must be there."""
+    body = {"success": False, "error": {"code": "UNAVAILABLE", "message": "The queue cannot be reached"}}
+    check_reply("GET", "/api/assets/queue-status", 503, body, {"X-Request-Id": "r", "Retry-After": "5"})
+    with pytest.raises(AssertionError, match="Retry-After"):
+        check_reply("GET", "/api/assets/queue-status", 503, body, {"X-Request-Id": "r"})
+
+
+@pytest.mark.parametrize(
+    ("path", "template"),
+    [
+        ("/api/assets/queue-status", "/api/assets/queue-status"),
+        (f"/api/assets/{ID}", "/api/assets/{id}"),
+        (f"/api/assets/{ID}/retry", "/api/assets/{id}/retry"),
+        (f"/media/{ID}/original-1.jpg", "/media/{path}"),
+        ("/nowhere", ""),
+    ],
+)
+def test_contract_finds_the_template_of_a_path(path: str, template: str) -> None:
+    """A fixed path wins over one with parameters."""
+    assert find_template(path) == template
+
+
+@pytest.mark.parametrize(
+    "asset",
+    [
+        make_asset(AssetStatus.PROCESSING),
+        make_asset(AssetStatus.FAILED, AiMetadata(error="AI service unavailable after 3 attempts"), finished_at=NOW),
+        make_asset(AssetStatus.PARTIAL, AiMetadata(brand=NIKE, processed_at=NOW), finished_at=NOW),
+        make_asset(
+            AssetStatus.ACTIVE,
+            AiMetadata(brand=NIKE, model=NIKE, colorway=NIKE, processed_at=NOW),
+            finished_at=NOW,
+            processed=ProcessedImageRef("https://images.example.com/b"),
+        ),
+    ],
+    ids=lambda asset: asset.status.value,
+)
+def test_contract_holds_for_what_an_asset_becomes(asset: Asset) -> None:
+    """The reply, the job and the event built from an asset are what the contracts say."""
+    check_reply("GET", f"/api/assets/{ID}", 200, {"success": True, "data": asset.to_json()})
+    check_job(job_data(asset))
+    if asset.is_finished:
+        check_event(asset_processed(asset))

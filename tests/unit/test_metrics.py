@@ -1,0 +1,116 @@
+"""Metrics: what a process shows before and after things happen."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import subprocess
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from pipeline.metrics import QUEUE_STATES, Metrics
+from tests.parts import require
+
+# Each takes its values from a small fixed set: names in the code, settings, or HTTP and close codes we choose.
+BOUNDED_LABELS = {"route", "method", "status", "outcome", "state", "attempt", "code", "kind", "plugin"}
+
+
+def read(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Return the rendered page as (sample name, labels) -> value."""
+    body, content_type = metrics.render()
+    assert content_type.startswith("text/plain; version=0.0.4")
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+    }
+
+
+def sample(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return read(metrics).get((name, frozenset(labels.items())))
+
+
+def test_metrics_of_two_apps_are_separate() -> None:
+    """What one app counts does not show in another app of the same process."""
+    one, other = Metrics(), Metrics()
+    one.jobs_enqueued.inc(3)
+    assert sample(one, "pipeline_jobs_enqueued_total") == 3
+    assert sample(other, "pipeline_jobs_enqueued_total") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "values"),
+    [
+        ("pipeline_uploads_total", "outcome", ("accepted", "replayed", "rejected", "unavailable")),
+        ("pipeline_queue_depth", "state", QUEUE_STATES),
+        ("pipeline_jobs_finished_total", "outcome", ("completed", "retried", "failed", "released", "lost")),
+        ("pipeline_job_seconds_count", "outcome", ("completed", "retried", "failed", "released", "lost")),
+        ("pipeline_job_attempts_total", "attempt", ("1", "2", "3", "more")),
+        ("pipeline_assets_finished_total", "status", ("active", "partial", "failed")),
+    ],
+)
+def test_metrics_known_series_start_at_zero(name: str, label: str, values: tuple[str, ...]) -> None:
+    """A series with a known label is there before its first event, so that a rate sees that event."""
+    series = read(Metrics())
+    found = {dict(labels)[label]: value for (found, labels), value in series.items() if found == name}
+    assert found == dict.fromkeys(values, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "edges", "remark"),
+    [
+        ("pipeline_job_seconds", {60, 90, 120}, "the promise, the provider's timeout, the job's timeout"),
+        ("pipeline_asset_seconds", {1, 2, 5, 10, 30, 60, 90, 120, 300}, "the promise is a share within 60 s"),
+        ("pipeline_http_seconds", {2}, "an upload is confirmed within 2 s"),
+    ],
+)
+def test_metrics_histograms_have_edges_at_the_limits(name: str, edges: set[float], remark: str) -> None:
+    """A limit can be read off a histogram exactly, not interpolated."""
+    metrics = Metrics()
+    metrics.http_seconds.labels("/").observe(1)
+    found = {float(dict(labels)["le"]) for (found, labels) in read(metrics) if found == f"{name}_bucket"}
+    assert edges <= found, remark
+
+
+def test_metrics_labels_are_bounded() -> None:
+    """No metric has a label whose values could grow with use."""
+    families = list(Metrics().registry._names_to_collectors.values())
+    ours = {collector for collector in families if getattr(collector, "_name", "").startswith("pipeline_")}
+    labels = {label for collector in ours for label in collector._labelnames}
+    assert labels == BOUNDED_LABELS
+
+
+def test_metrics_queue_is_hidden_while_redis_is_away() -> None:
+    """Redis being away shows as such, not as the last known depth."""
+    metrics = Metrics()
+    metrics.set_queue(dict.fromkeys(QUEUE_STATES, 7), 12.5, True)
+    assert sample(metrics, "pipeline_queue_depth", state="waiting") == 7
+    assert sample(metrics, "pipeline_queue_oldest_seconds") == 12.5
+    assert sample(metrics, "pipeline_queue_paused") == 1
+    assert sample(metrics, "pipeline_redis_up") == 1
+    metrics.set_queue_unknown()
+    assert not [name for name, _ in read(metrics) if name == "pipeline_queue_depth"]
+    assert math.isnan(sample(metrics, "pipeline_queue_oldest_seconds") or 0)
+    assert math.isnan(sample(metrics, "pipeline_queue_paused") or 0)
+    assert sample(metrics, "pipeline_redis_up") == 0
+
+
+def test_metrics_page_has_no_created_series() -> None:
+    """The page does not carry the creation times nobody reads."""
+    assert not [name for name, _ in read(Metrics()) if name.endswith("_created")]
+
+
+def test_metrics_page_tells_process_and_build() -> None:
+    """The page says which version runs and what the process itself uses."""
+    names = {name for name, _ in read(Metrics())}
+    assert {"pipeline_build_info", "process_resident_memory_bytes", "python_info"} <= names
+
+
+def test_metrics_page_passes_promtool() -> None:
+    """Prometheus' own linter has nothing to say about names, units and help texts."""
+    promtool = shutil.which("promtool")
+    require(promtool is not None, "promtool is not installed")
+    body, _ = Metrics().render()
+    checked = subprocess.run([str(promtool), "check", "metrics"], input=body, capture_output=True)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
