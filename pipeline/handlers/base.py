@@ -13,7 +13,7 @@ import sys
 from collections.abc import Awaitable
 from http.client import responses
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import structlog
 import tornado.web
@@ -22,9 +22,7 @@ from tornado.ioloop import IOLoop
 
 from pipeline.auth import Principal, TokenVerifier, bearer_token
 from pipeline.errors import DependencyUnavailable, NotFound, PipelineError, Unauthorized, ValidationError
-
-if TYPE_CHECKING:
-    from pipeline.metrics import Metrics
+from pipeline.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -75,19 +73,18 @@ class BaseHandler(tornado.web.RequestHandler):
         self.set_status(status)
         self.finish({"success": True, "data": data})
 
-    def refuse(self, error: Exception) -> None:
-        """Answer with an error while the body is still on its way, so that the client can read the answer.
+    def refuse(self, error: Exception, *, is_body_begun: bool) -> None:
+        """Answer with an error before the body has come whole, so that the client can read the answer.
 
-        The reply goes out whole at once; then the rest of the body is dropped, within bounds, and the connection is
-        closed.
-        A client that waits for "100 Continue" has sent no body: there it is closed right away.
+        The reply goes out at once; then the rest of the body is dropped, within bounds, and the connection closed. A
+        client that still waits for "100 Continue" sends no body, and is closed right away.
         """
         self.log_exception(type(error), error, error.__traceback__)
         self.is_refused = True
         self.clear()
         body = self._compose_error(error)
         self.set_header("Connection", "close")
-        if self.request.headers.get("Expect", "").lower() == "100-continue":
+        if not is_body_begun and self.request.headers.get("Expect", "").lower() == "100-continue":
             self.finish(body)
             return
         self.set_header("Content-Length", str(len(body)))
@@ -100,7 +97,7 @@ class BaseHandler(tornado.web.RequestHandler):
         self._dropped_bytes += len(chunk)
         if self._dropped_bytes > DRAIN_BYTES:
             if not self.is_refused:
-                self.refuse(ValidationError("Request body too large"))
+                self.refuse(ValidationError("Request body too large"), is_body_begun=True)
             # At once, or a body that ends after all would still reach the handler's method.
             self.end_drain()
         return None

@@ -53,7 +53,7 @@ class UploadHandler(BaseHandler):
             self._reader = MultipartReader(content_type, wanted=("category",), max_image_bytes=self.max_upload_bytes)
         except PipelineError as error:
             if self._has_body():
-                self.refuse(error)
+                self.refuse(error, is_body_begun=False)
             else:
                 self._early_error = error  # with nothing to drain, post() answers and the connection lives on
 
@@ -65,7 +65,7 @@ class UploadHandler(BaseHandler):
             self._reader.feed(chunk)
         except Exception as error:  # a border: a full disk must become a reply too
             self._reader.close()
-            self.refuse(error)
+            self.refuse(error, is_body_begun=True)
 
     async def post(self) -> None:
         if self.is_refused:

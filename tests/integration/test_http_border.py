@@ -540,14 +540,27 @@ def test_upload_refused_without_a_body_keeps_the_connection(border: Border) -> N
     client.close()
 
 
-def test_upload_token_is_settled_before_the_body(border: Border) -> None:
-    """The 401 is there before a single body byte was sent, complete and with its end marked."""
+@pytest.mark.parametrize(
+    ("token", "length", "status", "expected"),
+    [
+        ("bad", 1000, 401, error("UNAUTHORIZED", "Invalid token")),
+        ("bad", 10**12, 401, error("UNAUTHORIZED", "Invalid token")),
+        (make_token(), 10**12, 400, TOO_LARGE),
+    ],
+)
+def test_upload_is_refused_before_the_body(
+    border: Border, token: str, length: int, status: int, expected: dict[str, Any]
+) -> None:
+    """The refusal is there before a body byte was sent, whole and with its end marked, and nothing follows it."""
     with border.connect() as connection:
-        connection.sendall(head("multipart/form-data; boundary=b", token="bad", Content_Length=50_000_000))
+        connection.sendall(head("multipart/form-data; boundary=b", token, Content_Length=length))
         answer = http.client.HTTPResponse(connection)
         answer.begin()
-        assert (answer.status, answer.headers["Connection"]) == (401, "close")
-        assert json.loads(answer.read()) == error("UNAUTHORIZED", "Invalid token")
+        assert (answer.status, answer.headers["Connection"]) == (status, "close")
+        assert json.loads(answer.read()) == expected
+        connection.sendall(bytes(1000))
+        connection.shutdown(socket.SHUT_WR)
+        assert receive_all(connection) == b""
 
 
 def test_upload_of_50_mb_with_a_bad_token_reads_its_401(border: Border) -> None:
@@ -592,6 +605,20 @@ def test_upload_expecting_continue_is_told_to_go_on(border: Border) -> None:
         assert connection.recv(12) == b"HTTP/1.1 100"
         connection.sendall(body)
         assert b"HTTP/1.1 202 " in receive_all(connection)
+
+
+def test_upload_too_large_after_continue_reads_its_refusal(border: Border) -> None:
+    """A client that was told to go on, and then sends too much, gets its answer like any other."""
+    body, content_type = make_upload(bytes(2 * LIMIT))
+    with border.connect() as connection:
+        connection.sendall(head(content_type, Transfer_Encoding="chunked", Expect="100-continue"))
+        assert connection.recv(100).startswith(b"HTTP/1.1 100")
+        for start in range(0, len(body), 65536):
+            piece = body[start : start + 65536]
+            connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
+        connection.sendall(b"0\r\n\r\n")
+        received = receive_all(connection)
+    assert json.loads(received.partition(b"\r\n\r\n")[2]) == TOO_LARGE
 
 
 def test_upload_refused_stops_reading_after_a_while(border: Border, monkeypatch: pytest.MonkeyPatch) -> None:
