@@ -1,0 +1,324 @@
+"""The operators' routes and queue-status on a real server: what they answer, also while what they ask is away."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import tornado.httpserver
+import tornado.netutil
+import tornado.web
+from tornado.ioloop import IOLoop
+
+from pipeline import __version__
+from pipeline.auth import TokenVerifier
+from pipeline.errors import DependencyUnavailable
+from pipeline.handlers import base, ops
+from pipeline.handlers.queue import QueueStatusHandler
+from pipeline.metrics import Metrics
+from pipeline.queue.queue import JobQueue
+from pipeline.settings import Settings
+from tests.contract.contracts import check_reply
+from tests.factories import SECRET, make_image, make_token
+from tests.redis_server import RedisServer
+
+PNG = make_image("PNG")
+ID = "65b9f0a4c2d1e3f4a5b6c7d8"
+DATA = {
+    "assetId": ID,
+    "userId": "user-1",
+    "imageUrl": "https://images.example.com/a.jpg",
+    "category": "lego",
+    "createdAt": "2026-01-31T12:00:00Z",
+}
+
+
+class Server:
+    """Our handlers on a port, with a queue on the given Redis. checks: those of /readyz."""
+
+    def __init__(self, redis_url: str, media: Path) -> None:
+        self.queue = JobQueue(redis_url)
+        self.checks: dict[str, Any] = {"queue": self.queue.ping}
+        settings = Settings(jwt_secret=SECRET, redis_url="redis://:hidden@redis/0", notifiers=("websocket", "<b>"))
+        self.metrics = Metrics()
+        common: dict[str, Any] = {
+            "verifier": TokenVerifier(settings),
+            "metrics": self.metrics,
+            "allowed_origins": (),
+        }
+        app = tornado.web.Application(
+            [
+                ("/metrics", ops.MetricsHandler, common | {"queue": self.queue}),
+                ("/livez", ops.LiveHandler, common),
+                ("/readyz", ops.ReadyHandler, common | {"checks": self.checks}),
+                ("/openapi.json", ops.OpenApiHandler, common),
+                ("/", ops.IndexHandler, common | {"settings": settings}),
+                ("/media/(.*)", ops.MediaHandler, common | {"path": str(media)}),
+                ("/api/assets/queue-status", QueueStatusHandler, common | {"queue": self.queue}),
+            ],
+            default_handler_class=base.NotFoundHandler,
+            default_handler_args=common,
+            log_function=base.log_request,
+        )
+        (listener,) = tornado.netutil.bind_sockets(0, "127.0.0.1")
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self._server = tornado.httpserver.HTTPServer(app)
+        self._server.add_socket(listener)
+        self.client = httpx.AsyncClient(base_url=self.url, timeout=10)
+
+    async def close(self) -> None:
+        await self.client.aclose()
+        self._server.stop()
+        await self._server.close_all_connections()
+        await self.queue.close()
+
+    async def get(self, path: str, **headers: str) -> httpx.Response:
+        """GET and check the reply against the contract."""
+        reply = await self.client.get(path, headers=headers)
+        is_json = reply.headers.get("Content-Type", "").startswith("application/json")
+        check_reply("GET", path, reply.status_code, reply.json() if is_json else None, reply.headers)
+        return reply
+
+
+@pytest.fixture
+def media(tmp_path: Path) -> Path:
+    """A media folder with an image, beside a file that is none of anybody's business."""
+    (tmp_path / "secret.png").write_bytes(PNG)
+    media = tmp_path / "media"
+    (media / ID).mkdir(parents=True)
+    (media / ID / "original-1").write_bytes(PNG)
+    (media / ID / "original-2.png").write_bytes(b"<svg onload='alert(1)'/>")
+    (media / ID / "linked").symlink_to(tmp_path / "secret.png")
+    return media
+
+
+@pytest.fixture
+def server(io_loop: IOLoop, redis_url: str, media: Path) -> Iterator[Server]:
+    async def start() -> Server:
+        return Server(redis_url, media)
+
+    server = io_loop.run_sync(start)
+    yield server
+    io_loop.run_sync(server.close)
+
+
+@pytest.fixture
+def frozen_redis(redis_server: RedisServer) -> Iterator[Callable[[], None]]:
+    """A call makes Redis hang: connected, but silent."""
+    yield lambda: os.kill(redis_server.pid, signal.SIGSTOP)
+    os.kill(redis_server.pid, signal.SIGCONT)
+
+
+def value(page: str, name: str) -> float | None:
+    found = [line.rsplit(" ", 1)[1] for line in page.splitlines() if line.startswith(name + " ")]
+    return float(found[0]) if found else None
+
+
+@pytest.mark.spec("T057")
+@pytest.mark.gen_test
+async def test_queue_status_counts_jobs(server: Server) -> None:
+    """Any user sees how many jobs are in which state."""
+    await server.queue.enqueue(f"ai-processing:{ID}", DATA)
+    await server.queue.pause()
+    reply = await server.get("/api/assets/queue-status", Authorization=f"Bearer {make_token()}")
+    assert reply.json()["data"] == {
+        "waiting": 1,
+        "active": 0,
+        "completed": 0,
+        "failed": 0,
+        "delayed": 0,
+        "paused": True,
+    }
+
+
+@pytest.mark.spec("T058")
+@pytest.mark.gen_test
+async def test_queue_status_needs_a_token(server: Server) -> None:
+    """Without a token there is nothing to see."""
+    reply = await server.get("/api/assets/queue-status")
+    assert (reply.status_code, reply.json()["error"]["message"]) == (401, "Authentication required")
+
+
+@pytest.mark.gen_test
+async def test_queue_status_without_redis_is_unavailable(io_loop: IOLoop, media: Path) -> None:
+    """Redis being away is a 503 that says when to come again."""
+    server = Server("redis://127.0.0.1:1/0", media)
+    reply = await server.get("/api/assets/queue-status", Authorization=f"Bearer {make_token()}")
+    assert (reply.status_code, reply.headers["Retry-After"]) == (503, "5")
+    await server.close()
+
+
+@pytest.mark.gen_test
+async def test_metrics_show_the_queue_as_it_is(server: Server) -> None:
+    """A scrape shows the queue of this moment, and the scrapes before it."""
+    await server.get("/metrics")
+    await server.queue.enqueue(f"ai-processing:{ID}", DATA)
+    page = (await server.get("/metrics")).text
+    assert value(page, "pipeline_redis_up") == 1
+    assert value(page, 'pipeline_queue_depth{state="waiting"}') == 1
+    assert (value(page, "pipeline_queue_oldest_seconds") or -1) >= 0
+    assert value(page, 'pipeline_http_requests_total{method="GET",route="/metrics",status="200"}') == 1
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_metrics_come_while_redis_hangs(server: Server, frozen_redis: Callable[[], None]) -> None:
+    """A Redis that keeps the connection but never answers costs the scrape a second and the queue's numbers."""
+    await server.get("/metrics")
+    frozen_redis()
+    started = time.monotonic()
+    page = (await server.get("/metrics")).text
+    assert time.monotonic() - started < 2
+    assert value(page, "pipeline_redis_up") == 0
+    assert value(page, 'pipeline_queue_depth{state="waiting"}') is None
+    assert value(page, "pipeline_jobs_claimed_total") == 0
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_metrics_show_redis_again_when_it_is_back(
+    server: Server, frozen_redis: Callable[[], None], redis_server: RedisServer
+) -> None:
+    """After an outage the next scrape is as good as before."""
+    frozen_redis()
+    assert value((await server.get("/metrics")).text, "pipeline_redis_up") == 0
+    os.kill(redis_server.pid, signal.SIGCONT)
+    page = (await server.get("/metrics")).text
+    assert value(page, "pipeline_redis_up") == 1
+    assert value(page, 'pipeline_queue_depth{state="waiting"}') == 0
+
+
+@pytest.mark.gen_test
+async def test_livez_touches_nothing(server: Server) -> None:
+    """The process is alive whatever is broken around it."""
+
+    async def broken() -> None:
+        raise DependencyUnavailable("away")
+
+    server.checks["store"] = broken
+    reply = await server.get("/livez")
+    assert (reply.status_code, reply.json()["data"]) == (200, {"status": "ok"})
+    assert (await server.client.head("/livez")).status_code == 200
+
+
+@pytest.mark.gen_test
+async def test_readyz_is_good_when_everything_answers(server: Server) -> None:
+    """Ready means that each dependency answered just now."""
+    reply = await server.get("/readyz")
+    assert (reply.status_code, reply.json()["data"]) == (200, {"dependencies": [{"name": "queue", "ok": True}]})
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_readyz_names_what_is_broken(server: Server) -> None:
+    """Each broken dependency is named with a reason that holds no secret; they are asked at once, each for 2 s."""
+
+    async def away() -> None:
+        raise DependencyUnavailable("The store cannot be reached") from OSError("mongodb://app:hidden@db")
+
+    async def raising() -> None:
+        raise ValueError("cloudinary://1:hidden@cloud")
+
+    async def hanging() -> None:
+        await asyncio.Event().wait()
+
+    server.checks.update(store=away, storage=raising, slow=hanging, slower=hanging)
+    started = time.monotonic()
+    reply = await server.get("/readyz")
+    assert time.monotonic() - started < 3.5
+    assert reply.status_code == 503
+    assert reply.json()["data"]["dependencies"] == [
+        {"name": "queue", "ok": True},
+        {"name": "store", "ok": False, "error": "The store cannot be reached"},
+        {"name": "storage", "ok": False, "error": "Check failed"},
+        {"name": "slow", "ok": False, "error": "No answer within 2 s"},
+        {"name": "slower", "ok": False, "error": "No answer within 2 s"},
+    ]
+    assert reply.json()["error"]["message"] == "Not ready: store, storage, slow, slower"
+    assert "hidden" not in reply.text
+
+
+@pytest.mark.gen_test
+async def test_openapi_is_the_contract(server: Server) -> None:
+    """The service hands out the contract it is tested against."""
+    reply = await server.get("/openapi.json")
+    assert reply.json()["info"]["title"] == "AI queue pipeline"
+
+
+@pytest.mark.gen_test
+async def test_index_says_what_runs(server: Server) -> None:
+    """The page names the parts in use, escapes them, holds no secret and loads nothing from elsewhere."""
+    reply = await server.get("/")
+    page, policy = reply.text, reply.headers["Content-Security-Policy"]
+    for fact in (__version__, "sqlite", "local", "websocket, &lt;b&gt;"):
+        assert f"<dd>{fact}</dd>" in page
+    assert "hidden" not in page and "http://" not in page and "https://" not in page
+    nonce = page.split('<style nonce="')[1].split('"')[0]
+    assert "default-src 'none'" in policy and f"'nonce-{nonce}'" in policy
+    assert nonce not in (await server.get("/")).text
+
+
+@pytest.mark.gen_test
+async def test_media_serves_an_image_once(server: Server) -> None:
+    """An image comes with its real type, cannot run anything, and is not sent again to a client that has it."""
+    path = f"/media/{ID}/original-1"
+    reply = await server.get(path)
+    assert (reply.status_code, reply.content, reply.headers["Content-Type"]) == (200, PNG, "image/png")
+    assert reply.headers["X-Content-Type-Options"] == "nosniff"
+    assert reply.headers["Content-Security-Policy"] == "default-src 'none'"
+    assert "immutable" in reply.headers["Cache-Control"]
+    again = await server.get(path, **{"If-None-Match": reply.headers["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert (await server.get(path, **{"If-None-Match": '"other"'})).status_code == 200
+    assert (await server.get(path, Range="bytes=0-3")).content == PNG[:4]
+    assert (await server.client.head(path)).headers["Content-Length"] == str(len(PNG))
+
+
+@pytest.mark.parametrize(
+    ("path", "remark"),
+    [
+        (f"{ID}/original-9", "no such file"),
+        (ID, "a folder is not listed"),
+        (f"{ID}/", "nor with a slash"),
+        ("", "nor the root"),
+        ("../secret.png", "outside"),
+        ("%2e%2e/secret.png", "outside, encoded"),
+        ("..%2fsecret.png", "outside, slash encoded too"),
+        ("/etc/hostname", "an absolute path"),
+        (f"{ID}/linked", "a link that leads outside"),
+        (f"{ID}/original-2.png", "named like an image, but none"),
+        (f"{ID}/original-1%00.png", "a zero byte"),
+    ],
+)
+@pytest.mark.gen_test
+async def test_media_serves_nothing_else(server: Server, path: str, remark: str) -> None:
+    """Whatever is not an image in the folder is answered as missing, in the envelope."""
+    host, port = server.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    # By hand, because clients tidy paths up before they send them.
+    writer.write(f"GET /media/{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    assert head.startswith(b"HTTP/1.1 404"), remark
+    assert b'"code": "NOT_FOUND"' in body and PNG not in body, remark
+
+
+@pytest.mark.parametrize(
+    ("format", "content_type"),
+    [
+        ("JPEG", "image/jpeg"),
+        ("PNG", "image/png"),
+        ("GIF", "image/gif"),
+        ("WEBP", "image/webp"),
+        ("AVIF", "image/avif"),
+        ("HEIF", "image/heic"),
+    ],
+)
+def test_media_knows_every_format_an_upload_may_have(format: str, content_type: str) -> None:
+    """The type is read from the bytes, so stored images need no extension."""
+    assert ops.image_type(make_image(format)[: ops.SNIFF_BYTES]) == content_type
