@@ -68,24 +68,26 @@ class PluginSuite:
     call_seconds = 30.0
 
     @pytest.fixture
-    def runner(self) -> Iterator[asyncio.Runner]:
-        """The loop the plugin lives on during one test."""
-        with asyncio.Runner() as runner:
-            yield runner
+    def loop(self) -> Iterator[asyncio.AbstractEventLoop]:
+        """The loop the plugin lives on during one test; never the current one, which may belong to other tests."""
+        loop = asyncio.new_event_loop()
+        yield loop
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
 
     @pytest.fixture
-    def call(self, runner: asyncio.Runner) -> Call:
+    def call(self, loop: asyncio.AbstractEventLoop) -> Call:
         """Return a function that calls a method and returns its result or raises its exception."""
-        return lambda method, *args: runner.run(self._call(method, *args))
+        return lambda method, *args: loop.run_until_complete(self._call(method, *args))
 
     @pytest.fixture
-    def call_together(self, runner: asyncio.Runner) -> Call:
+    def call_together(self, loop: asyncio.AbstractEventLoop) -> Call:
         """Return a function that makes several calls, (method, *args) each, at once and returns their results."""
 
         async def together(calls: list[tuple[Any, ...]]) -> list[Any]:
             return await asyncio.gather(*(self._call(*each) for each in calls))
 
-        return lambda *calls: runner.run(together(list(calls)))
+        return lambda *calls: loop.run_until_complete(together(list(calls)))
 
     async def _call(self, method: Callable[..., Any], *args: Any) -> Any:
         async with asyncio.timeout(self.call_seconds):
@@ -161,7 +163,7 @@ class AIProviderSuite(PluginSuite):
     def test_optional_attributes_have_their_types(self, provider: AIProvider) -> None:
         """needs_image is a bool and max_concurrency, if there is one, a positive number."""
         assert isinstance(getattr(provider, "needs_image", False), bool)
-        assert int(getattr(provider, "max_concurrency", None) or 1) >= 1
+        assert int(getattr(provider, "max_concurrency", 1)) >= 1
 
 
 class StorageBackendSuite(PluginSuite):

@@ -10,6 +10,7 @@ import io
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -26,6 +27,8 @@ BACKOFF_SECONDS = 0.25
 CONNECT_SECONDS = 3.0
 # A try with less time than this left would only fail later.
 LEAST_SECONDS = 0.5
+# Pings count against 500 calls an hour on small plans; readiness is asked for every few seconds.
+CHECK_SECONDS = 60.0
 UNAVAILABLE = "Image storage unavailable"
 Answer = TypeVar("Answer")
 
@@ -49,7 +52,7 @@ class CloudinaryStorage:
     def __init__(self, url: str, budget_seconds: float, connections: int) -> None:
         self._account = _parse_account(url)
         self._budget_seconds = budget_seconds
-        # Imported here because importing it reads the environment and costs 0.1 s.
+        # Imported only where it is used: importing it reads the environment and may fail over it.
         import cloudinary.api
         import cloudinary.api_client.call_api
         import cloudinary.uploader
@@ -58,7 +61,9 @@ class CloudinaryStorage:
         # The SDK's own pools keep one connection and repeat a failed connect at once, without counting the time.
         for module in (cloudinary.uploader, cloudinary.api_client.call_api):
             module._http.connection_pool_kw.update(maxsize=connections, retries=False)
-        self._downloads = urllib3.PoolManager(maxsize=connections, retries=False)
+        redirects_only = urllib3.Retry(total=None, connect=0, read=0, redirect=2, status=0, other=0)
+        self._downloads = urllib3.PoolManager(maxsize=connections, retries=redirects_only)
+        self._checked_until = 0.0
 
     def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
         """Upload the file and return its https URL; ValidationError when Cloudinary refuses it as an image."""
@@ -93,8 +98,16 @@ class CloudinaryStorage:
         self._repeat(lambda timeout: self._sdk.uploader.destroy(public_id, invalidate=True, **self._options(timeout)))
 
     def check(self) -> None:
-        """Return when Cloudinary answers and knows our account."""
-        self._repeat(lambda timeout: self._sdk.api.ping(**self._options(timeout)))
+        """Return when Cloudinary answers and knows our account, or did so within the last minute."""
+
+        def ping(timeout: urllib3.Timeout) -> None:
+            # The Admin API has an hourly limit of its own, which says nothing about uploads.
+            with suppress(self._sdk.exceptions.RateLimited):
+                self._sdk.api.ping(**self._options(timeout))
+
+        if time.monotonic() >= self._checked_until:
+            self._repeat(ping)
+            self._checked_until = time.monotonic() + CHECK_SECONDS
 
     def close(self) -> None:
         """Close the connections of downloads; the SDK's belong to the process."""

@@ -143,8 +143,7 @@ class _Action(RequestHandler):
         if content is None:
             self._error(404, "Resource not found")
             return
-        self.set_header("Content-Type", "image/jpeg")
-        self.finish(content)
+        self.redirect(f"{self.fake.url}/{CLOUD}/image/upload/v1/{params['public_id']}.jpg")
 
     def _error(self, status: int, message: str) -> None:
         self.set_status(status)

@@ -120,8 +120,6 @@ class BoundPlugin:
         try:
             async with asyncio.timeout(seconds) as budget:
                 return await self._run(method, args)
-        except FileNotFoundError:
-            raise
         except Exception as error:
             self._errors.inc()
             if not budget.expired():

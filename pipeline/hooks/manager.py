@@ -157,8 +157,10 @@ class Catalogue:
             for method in kind.methods:
                 if not callable(getattr(plugin, method, None)):
                     raise TypeError(f"it has no method {method}")
-            threads = getattr(plugin, "max_concurrency", None) or self._settings.pool_threads
-            return BoundPlugin(kind.name, name, plugin, kind.methods, threads=int(threads), metrics=metrics)
+            threads = int(getattr(plugin, "max_concurrency", self._settings.pool_threads))
+            if threads < 1:
+                raise ValueError("its max_concurrency is less than 1")
+            return BoundPlugin(kind.name, name, plugin, kind.methods, threads=threads, metrics=metrics)
         except (Exception, SystemExit) as error:
             raise ConfigurationError(f"{kind.setting}: {kind.name} {name!r} cannot start: {error}") from error
 

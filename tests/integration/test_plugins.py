@@ -267,6 +267,16 @@ def test_cloudinary_gives_up_after_three_attempts(
     assert cloudinary.calls == ["upload"] * 3
 
 
+def test_cloudinary_is_checked_once_a_minute_and_its_limit_is_no_outage(
+    cloudinary: FakeCloudinary, cloudinary_storage: CloudinaryStorage
+) -> None:
+    """Readiness asks often; the Admin API allows few calls and says 420 to more."""
+    cloudinary.fail(420)
+    for _ in range(5):
+        cloudinary_storage.check()
+    assert cloudinary.calls == ["ping"]
+
+
 def test_cloudinary_stays_in_its_time_budget(cloudinary: FakeCloudinary) -> None:
     """A Cloudinary that does not answer is given up on within the budget, attempts and all."""
     cloudinary.delay_ms = 60_000

@@ -291,6 +291,15 @@ def test_a_package_takes_a_built_in_name_only_with_tryfirst(
     assert bound.plugin.analyze(REQUEST) == 1  # type: ignore[attr-defined]
 
 
+def test_a_provider_without_threads_stops_the_start(house: House) -> None:
+    """max_concurrency = 0 would leave every call waiting."""
+    provider = Provider(lambda request: FOUND)
+    provider.max_concurrency = 0  # type: ignore[attr-defined]
+    module = make_module("tested", providers=[("tested", lambda: provider)])
+    with pytest.raises(ConfigurationError, match="its max_concurrency is less than 1"):
+        build(Settings(ai_provider="tested"), module, house)
+
+
 @pytest.mark.gen_test
 async def test_two_managers_do_not_see_each_other(house: House) -> None:
     """Each app has its own plugins, even under the same name."""
