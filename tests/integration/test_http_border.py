@@ -621,6 +621,15 @@ def test_upload_too_large_after_continue_reads_its_refusal(border: Border) -> No
     assert json.loads(received.partition(b"\r\n\r\n")[2]) == TOO_LARGE
 
 
+def test_upload_refused_is_logged_although_the_client_left(border: Border) -> None:
+    """A client that reads its refusal and hangs up in the middle of its body still has its access line and count."""
+    with border.connect() as connection:
+        connection.sendall(head("multipart/form-data; boundary=b", "bad", Content_Length=1000))
+        assert connection.recv(100).startswith(b"HTTP/1.1 401 ")
+    assert border.access_line()["status"] == 401
+    assert border.wait_for(is_finished) == ("finished", 401)
+
+
 def test_upload_refused_stops_reading_after_a_while(border: Border, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that goes on sending for ever after its refusal is cut off by count."""
     monkeypatch.setattr(base, "DRAIN_BYTES", 1024 * 1024)
@@ -677,6 +686,7 @@ FRAMINGS = {
     "length and chunked": {"Content_Length": 5, "Transfer_Encoding": "chunked"},
     "negative length": {"Content_Length": -1},
     "length is no number": {"Content_Length": "five"},
+    "absurd length": {"Content_Length": "9" * 5000},
     "lengths that differ": {"Content_Length": "5, 6"},
     "unknown encoding": {"Transfer_Encoding": "gzip"},
     "bad chunk": {"Transfer_Encoding": "chunked"},
@@ -853,7 +863,7 @@ def make_asset(number: int, **changes: Any) -> Asset:
         "original": original,
         "processing_job_id": f"ai-processing:{number:024x}",
         "created_at": instant,
-        "updated_at": instant,
+        "updated_at": instant - timedelta(days=number),
         "finished_at": instant,
     }
     return Asset(**values | changes)
@@ -893,9 +903,11 @@ def encode(text: bytes) -> str:
     return base64.urlsafe_b64encode(text).decode()
 
 
+START = encode(b"1." + b"0" * 24)
+FAR_FUTURE = encode(b"9" * 15 + b"." + b"0" * 24)
 BAD_VALUES = [
     *(("limit", value) for value in ("0", "-1", "1.5", "", "1e2", "\u0661")),
-    *(("cursor", value) for value in ("", "AAAA", encode(b"9" * 15 + b"." + b"0" * 24), "%00", "a%20b", "AA==")),
+    *(("cursor", value) for value in ("", "AAAA", "!" + START, FAR_FUTURE, "%00", "a%20b", "AA==")),
     *(("finishedSince", value) for value in ("2026-01-01", "2026-01-01T00:00:00", "0001-01-01T00:00:00%2B14:00", "5")),
 ]
 
