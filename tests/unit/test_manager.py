@@ -30,7 +30,16 @@ from pipeline.errors import (
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, Notification, ProcessedImage, hookimpl
 from pipeline.hooks.calls import DaemonThreads
 from pipeline.hooks.checks import find_fault
-from pipeline.hooks.manager import NOTIFIER, PROVIDER, STORAGE, Catalogue, PluginInfo, PluginManager, list_plugins
+from pipeline.hooks.manager import (
+    NOTIFIER,
+    PROVIDER,
+    STORAGE,
+    Catalogue,
+    PluginInfo,
+    PluginManager,
+    build_plugins,
+    list_plugins,
+)
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.testing import SUCCESS_EVENT, RecordingRooms
@@ -289,6 +298,18 @@ def test_a_package_takes_a_built_in_name_only_with_tryfirst(
         monkeypatch.setitem(sys.modules, module.__name__, module)
     (bound,) = Catalogue(Settings(ai_provider="same"), ["other", "first"]).build(PROVIDER, Metrics())
     assert bound.plugin.analyze(REQUEST) == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.gen_test
+async def test_the_settings_choose_what_is_built(tmp_path: Path) -> None:
+    """With an AI service configured the provider is `http`; images are local unless Cloudinary is configured."""
+    settings = Settings(ai_service_url="http://127.0.0.1:9", data_dir=tmp_path, notifiers=())
+    manager = build_plugins(settings, Metrics(), RecordingRooms())
+    assert (manager.needs_image, manager.media_root) == (False, tmp_path / "media")
+    url = await manager.save("a/original", io.BytesIO(b"x"), "image/png")
+    assert url == "http://127.0.0.1:8080/media/a/original.png"
+    await manager.notify(SUCCESS_EVENT, "user-1")
+    await manager.close()
 
 
 def test_a_provider_without_threads_stops_the_start(house: House) -> None:
