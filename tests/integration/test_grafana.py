@@ -271,7 +271,8 @@ def ask(client: httpx.Client, expr: str) -> list[float]:
 
 def test_every_panel_draws(prometheus: httpx.Client) -> None:
     """Each query of each panel returns numbers once there is traffic."""
-    missing = queries()
+    # prometheus-client reads process metrics from /proc, so other systems do without those panels.
+    missing = [(name, expr) for name, expr in queries() if "process_" not in expr or Path("/proc/self/stat").exists()]
 
     def is_all_there() -> bool:
         missing[:] = [(name, expr) for name, expr in missing if not ask(prometheus, expr)]

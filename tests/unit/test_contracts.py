@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from tornado.web import RequestHandler
 
 from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, OriginalImage, ProcessedImageRef
 from pipeline.assets.events import asset_processed
+from pipeline.handlers import assets, ops, queue, upload
+from pipeline.handlers.base import BaseHandler
 from pipeline.submission import job_data
 from tests.contract.contracts import (
     API,
@@ -201,6 +204,21 @@ def test_contract_refuses_a_reply_without_its_headers() -> None:
 def test_contract_finds_the_template_of_a_path(path: str, template: str) -> None:
     """A fixed path wins over one with parameters."""
     assert find_template(path) == template
+
+
+def test_contract_names_every_route_and_method() -> None:
+    """What the handlers answer to is what the contract lists, no more and no less; /ws is a handler of its own kind."""
+    modules = (assets, ops, queue, upload)
+    handlers = {h for module in modules for h in vars(module).values() if isinstance(h, type)}
+    handled = {
+        (handler.route, method)
+        for handler in handlers
+        if issubclass(handler, BaseHandler) and handler.route != BaseHandler.route
+        for method in ("get", "post", "put", "patch", "delete")
+        if getattr(handler, method) is not RequestHandler._unimplemented_method
+    }
+    listed = {(path, method) for path, item in API["paths"].items() for method in item.keys() - {"parameters"}}
+    assert handled == listed - {("/ws", "get")}
 
 
 @pytest.mark.parametrize(
