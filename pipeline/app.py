@@ -28,7 +28,7 @@ from pipeline.metrics import Metrics
 from pipeline.processing import Processing
 from pipeline.queue.job import RetryPolicy
 from pipeline.queue.queue import JobQueue, connect
-from pipeline.queue.worker import Worker
+from pipeline.queue.worker import Worker, cancel
 from pipeline.reconciler import Reconciler
 from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms
@@ -43,7 +43,9 @@ GOODBYE_SECONDS = 2.0
 
 
 class App:
-    """One process of the service. `settings` names a Redis and a way to check tokens; cli.py fills in what is embedded."""
+    """One process of the service. `settings` names a Redis and a way to check tokens; cli.py fills in what is
+    embedded.
+    """
 
     def __init__(self, settings: Settings, *, owns_redis: bool = False) -> None:
         """owns_redis: no other process uses this Redis, so whatever it holds as leased is ours to take back at once."""
@@ -60,9 +62,7 @@ class App:
     def _build(self) -> None:
         settings, redis_url = self.settings, self.settings.redis_url.get_secret_value()
         self.metrics = Metrics()
-        self.rooms = Rooms(
-            max_frames=settings.outbox_frames, max_bytes=settings.outbox_bytes, metrics=self.metrics
-        )
+        self.rooms = Rooms(max_frames=settings.outbox_frames, max_bytes=settings.outbox_bytes, metrics=self.metrics)
         self.fanout = RoomFanout(self.rooms, connect(redis_url), metrics=self.metrics)
         self.plugins = build_plugins(settings, self.metrics, self.fanout)
         self.store = _store(settings)
@@ -193,9 +193,7 @@ class App:
         self.submission.stop()
         if self.settings.role is not Role.WEB:
             await self.worker.drain(self.settings.shutdown_seconds)
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await cancel(self._background)
         await drain_sockets(self.rooms, GOODBYE_SECONDS)
         await self._server.close_all_connections()
         await self.fanout.stop()

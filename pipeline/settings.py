@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     reconcile_age_seconds: float = _f(
         60, "Assets younger than this are left alone by that search: their enqueue may be under way.", ge=0
     )
-    pool_threads: int = _f(16, "Threads for blocking plugins and image checks; at least one per slot.", ge=1)
+    pool_threads: int = _f(16, "Threads for each blocking plugin and for image checks; at least one per slot.", ge=1)
 
     # sockets
     socket_auth_seconds: float = _f(5, "How long a socket may stay without a token.", gt=0)

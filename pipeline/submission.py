@@ -146,6 +146,7 @@ class Submission:
         if is_new:
             await self._enqueue(asset, upload.request_id)
         self._metrics.uploads.labels("accepted" if is_new else "replayed").inc()
+        self._metrics.upload_bytes.inc(upload.image.bytes if is_new else 0)
         log.info("asset_submitted", assetId=asset.id, jobId=asset.processing_job_id, bytes=upload.image.bytes)
         return Receipt(asset.id, asset.processing_job_id)
 

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
+from tornado.ioloop import IOLoop
 
 from tests.redis_server import RedisServer
+from tests.service import AiService
+
+
+@pytest.fixture
+def io_loop() -> Iterator[IOLoop]:
+    """A loop of the test's own, current while it lives; pytest-tornado's own fixture leaves one behind unclosed."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    io_loop = IOLoop(asyncio_loop=loop, make_current=False)
+    yield io_loop
+    pending = asyncio.all_tasks(loop)
+    for task in pending:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    asyncio.set_event_loop(None)
+    io_loop.close(all_fds=True)
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +41,17 @@ def redis_url(redis_server: RedisServer) -> str:
     """The address of that Redis, emptied."""
     redis_server.client().flushall()
     return redis_server.url
+
+
+@pytest.fixture
+def ai_service() -> Iterator[AiService]:
+    """An AI service of one's own that answers well at once until told otherwise."""
+    with AiService() as ai_service:
+        yield ai_service
+
+
+@pytest.fixture(scope="session")
+def held_ai_service() -> Iterator[str]:
+    """The address of an AI service that never answers, so that jobs stay as they are."""
+    with AiService(held=True) as ai_service:
+        yield ai_service.url

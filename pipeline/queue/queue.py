@@ -53,6 +53,9 @@ def connect(url: str, *, blocking_seconds: float = 0) -> Redis:
     return Redis.from_url(
         url,
         decode_responses=True,
+        # With protocol 3 redis-py 8 listens for maintenance notices and then hands out pooled connections that are
+        # dead.
+        protocol=2,
         socket_connect_timeout=2,
         socket_timeout=SOCKET_TIMEOUT_SECONDS + blocking_seconds,
         retry=Retry(NoBackoff(), 0),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import structlog
@@ -150,18 +150,17 @@ class Worker:
 
     async def _stop_tasks(self) -> None:
         tasks = [*self._tasks, self._claiming, *([self._marker] if self._marker else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel(tasks)
         if self._timer:
             self._timer.cancel()
 
     # claiming
 
     async def _claim_until_drained(self) -> None:
-        while not (self._is_draining and not self._held):
+        while True:
             self._changed.clear()
-            finishes = list(self._finishes)
+            # Newest first: each released job goes to the front of waiting, so the oldest has to come last.
+            finishes = sorted(self._finishes, key=_age, reverse=True)
             free = 0 if self._is_draining else self._concurrency - len(self._held) + len(finishes)
             asked_at = asyncio.get_running_loop().time()
             self._steps += 1
@@ -184,6 +183,8 @@ class Worker:
                 self._claimed.put_nowait(running)
             self._metrics.jobs_claimed.inc(len(step.claimed))
             self._wake_in(step.next_due_ms)
+            if self._is_draining and not self._held:
+                return
             if len(self._held) < self._concurrency and not self._is_draining:
                 if step.waiting and not step.is_paused:
                     continue  # ids without a job were popped; there may be real ones behind them
@@ -336,3 +337,16 @@ class Worker:
             log.warning("give_up_failed", error=repr(error))
             return Finish(running.job, Outcome.RETRY, GIVE_UP_AGAIN_MS, error=message)
         return Finish(running.job, Outcome.FAILED, error=message)
+
+
+async def cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """End the tasks, asking again where the Redis client took a cancellation for a failed connection."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.5)
+
+
+def _age(finish: Finish) -> tuple[int, str]:
+    return finish.job.enqueued_at_ms, finish.job.id

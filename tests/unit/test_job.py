@@ -14,7 +14,11 @@ POLICY = RetryPolicy(attempts=3, backoff_ms=2000)
 
 
 def make_job(**fields: Any) -> Job:
-    return Job(**{"id": "q:1", "data": {}, "attempt": 1, "stalls": 0, "lease": "", "enqueued_at_ms": 0} | {"claimed_at_ms": 0} | fields)
+    return Job(
+        **{"id": "q:1", "data": {}, "attempt": 1, "stalls": 0, "lease": "", "enqueued_at_ms": 0}
+        | {"claimed_at_ms": 0}
+        | fields
+    )
 
 
 @pytest.mark.spec("T019")

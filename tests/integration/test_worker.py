@@ -1,0 +1,380 @@
+"""The job loop on a real Redis: slots, leases, retries, drain. Handlers here only signal what happens to them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+from redis import Redis
+from tornado.ioloop import IOLoop
+
+from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
+from pipeline.metrics import Metrics
+from pipeline.queue.job import Job, JobState, RetryPolicy
+from pipeline.queue.queue import JobQueue
+from pipeline.queue.worker import Worker
+from tests.redis_server import RedisServer
+
+Work = Callable[[Job], Awaitable[None]]
+
+
+class Handler:
+    """Runs a coroutine function per job and tells what happened through queues a test can wait on."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.started: asyncio.Queue[Job] = asyncio.Queue()
+        self.ended: asyncio.Queue[str] = asyncio.Queue()
+        self.given_up: asyncio.Queue[tuple[Job, str]] = asyncio.Queue()
+        self.running = self.most_running = 0
+        self.give_up_error: Exception | None = None
+
+    async def process(self, job: Job) -> None:
+        self.started.put_nowait(job)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            await self.work(job)
+            self.ended.put_nowait("done")
+        except asyncio.CancelledError:
+            self.ended.put_nowait("cancelled")
+            raise
+        finally:
+            self.running -= 1
+
+    async def give_up(self, job: Job, message: str) -> None:
+        self.given_up.put_nowait((job, message))
+        if self.give_up_error is not None:
+            raise self.give_up_error
+
+    def describe(self, job: Job) -> Mapping[str, str]:
+        return {}
+
+
+class Bench:
+    """A queue and the workers on it; stops them all at the end."""
+
+    def __init__(self, url: str, **queue_options: Any) -> None:
+        self.url, self.queue_options = url, queue_options
+        self.queue = self.make_queue()
+        self.workers: list[Worker] = []
+        self.queues = [self.queue]
+
+    def make_queue(self) -> JobQueue:
+        return JobQueue(self.url, **{"block_seconds": 0.2} | self.queue_options)
+
+    def start(self, handler: Handler, policy: RetryPolicy | None = None, **options: Any) -> tuple[Worker, Metrics]:
+        metrics = Metrics()
+        queue = self.make_queue()
+        self.queues.append(queue)
+        worker = Worker(queue, handler, policy or RetryPolicy(backoff_ms=50), metrics, **options)
+        worker.start()
+        self.workers.append(worker)
+        return worker, metrics
+
+    async def enqueue(self, count: int) -> list[str]:
+        ids = [f"ai-processing:{number:024x}" for number in range(count)]
+        for job_id in ids:
+            await self.queue.enqueue(job_id, {"n": job_id})
+        return ids
+
+    async def until(self, condition: Callable[[Any], bool]) -> Any:
+        """Poll the queue's own counts: what is waited for happens inside Redis, which sends no signal."""
+        while not condition(stats := await self.queue.stats()):
+            await asyncio.sleep(0.01)
+        return stats
+
+    async def close(self) -> None:
+        for worker in self.workers:
+            await worker.drain(0)
+        for queue in self.queues:
+            await queue.close()
+
+
+@pytest.fixture
+def bench(io_loop: IOLoop, redis_url: str) -> Iterator[Bench]:
+    bench = Bench(redis_url)
+    yield bench
+    io_loop.run_sync(bench.close)
+
+
+async def nothing(job: Job) -> None:
+    return None
+
+
+def failing(error: Exception) -> Work:
+    async def work(job: Job) -> None:
+        raise error
+
+    return work
+
+
+def count(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(name, labels) or 0
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_worker_runs_every_job_once_in_order(bench: Bench) -> None:
+    """A hundred jobs start in the order of submission, each exactly once."""
+    handler = Handler(nothing)
+    bench.start(handler)
+    ids = await bench.enqueue(100)
+    assert [(await handler.started.get()).id for _ in ids] == ids
+    await bench.until(lambda stats: stats.completed == 100)
+    assert handler.started.empty()
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_worker_runs_at_most_five_at_once(bench: Bench) -> None:
+    """Five slots work side by side; the sixth job waits for one of them."""
+    release = asyncio.Event()
+
+    async def work(job: Job) -> None:
+        await release.wait()
+
+    handler = Handler(work)
+    _, metrics = bench.start(handler)
+    await bench.enqueue(12)
+    await bench.until(lambda stats: (stats.active, stats.waiting) == (5, 7))
+    assert count(metrics, "pipeline_slots_busy") == 5
+    release.set()
+    await bench.until(lambda stats: stats.completed == 12)
+    assert handler.most_running == 5
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_retryable_error_is_tried_three_times_with_doubling_backoff(bench: Bench) -> None:
+    """Attempts 1, 2 and 3, each a backoff later than the one before, then the job is given up with the reason."""
+    handler = Handler(failing(RetryableJobError("AI service unavailable")))
+    bench.start(handler, RetryPolicy(backoff_ms=100))
+    (job_id,) = await bench.enqueue(1)
+    starts = [await handler.started.get() for _ in range(3)]
+    assert [job.attempt for job in starts] == [1, 2, 3]
+    waits = [later.claimed_at_ms - earlier.claimed_at_ms for earlier, later in zip(starts, starts[1:], strict=False)]
+    assert waits[0] >= 100 and waits[1] >= 200
+    _, message = await handler.given_up.get()
+    assert message == "AI service unavailable after 3 attempts"
+    await bench.until(lambda stats: stats.failed == 1)
+    assert (await bench.queue.fields(job_id))["error"] == message
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_permanent_error_is_not_tried_again(bench: Bench) -> None:
+    """One start, then the dead letter."""
+    handler = Handler(failing(PermanentJobError("Not a photo")))
+    bench.start(handler)
+    await bench.enqueue(1)
+    job, message = await handler.given_up.get()
+    assert (job.attempt, message) == (1, "Not a photo")
+    await bench.until(lambda stats: stats.failed == 1)
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_unavailable_dependency_spends_no_attempt(bench: Bench) -> None:
+    """While the store is away a job comes round and round as its first attempt."""
+    handler = Handler(failing(DependencyUnavailable("The store cannot be reached")))
+    bench.start(handler, RetryPolicy(backoff_ms=1))
+    await bench.enqueue(1)
+    assert [(await handler.started.get()).attempt for _ in range(6)] == [1] * 6
+    handler.work = nothing
+    await bench.until(lambda stats: stats.completed == 1)
+    assert handler.given_up.empty()
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_job_timeout_cancels_and_retries(bench: Bench) -> None:
+    """A job that takes too long is cancelled and counts as a failed attempt."""
+
+    async def work(job: Job) -> None:
+        await asyncio.Event().wait()
+
+    handler = Handler(work)
+    bench.start(handler, RetryPolicy(attempts=1, timeout_seconds=0.1))
+    await bench.enqueue(1)
+    assert await handler.ended.get() == "cancelled"
+    assert (await handler.given_up.get())[1] == "Processing took longer than 0.1 s after 1 attempt"
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_long_job_keeps_its_lease(bench: Bench) -> None:
+    """A job eight times longer than its lease runs once, beside a second worker that recovers what it can."""
+    bench.queue_options["lease_seconds"] = 0.25
+
+    async def work(job: Job) -> None:
+        await asyncio.sleep(2)  # the length is the point: eight leases
+
+    handler = Handler(work)
+    for _ in range(2):
+        bench.start(handler, lease_seconds=0.25, renew_seconds=0.05)
+    await bench.enqueue(1)
+    await bench.until(lambda stats: stats.completed == 1)
+    assert handler.started.qsize() == 1
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_lost_lease_cancels_the_job_and_is_counted(bench: Bench, redis_server: RedisServer) -> None:
+    """When another process took the job over, this one stops quietly and acknowledges nothing."""
+
+    async def work(job: Job) -> None:
+        await asyncio.Event().wait()
+
+    handler = Handler(work)
+    _, metrics = bench.start(handler, renew_seconds=0.05)
+    await bench.enqueue(1)
+    await handler.started.get()
+    redis_server.client().delete("pipeline:{ai-processing}:leases")
+    assert await handler.ended.get() == "cancelled"
+    assert handler.given_up.empty()
+    while not count(metrics, "pipeline_leases_lost_total"):
+        await asyncio.sleep(0.01)
+    assert count(metrics, "pipeline_jobs_finished_total", outcome="lost") == 1
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_job_ends_before_a_lease_that_cannot_be_renewed(io_loop: IOLoop) -> None:
+    """With Redis away the job is cancelled while its lease still holds, and runs again once Redis is back."""
+    with RedisServer() as server:
+        bench = Bench(server.url, lease_seconds=1)
+        block = asyncio.Event()
+
+        async def work(job: Job) -> None:
+            await block.wait()
+
+        handler = Handler(work)
+        bench.start(handler, lease_seconds=1, renew_seconds=0.1)
+        await bench.enqueue(1)
+        first = await handler.started.get()
+        started_at = io_loop.time()
+        server.stop()
+        assert await handler.ended.get() == "cancelled"
+        assert io_loop.time() - started_at < 1
+        block.set()
+        server.start()
+        again = await handler.started.get()
+        assert (again.id, again.attempt) == (first.id, 1)
+        await bench.until(lambda stats: stats.completed == 1)
+        await bench.close()
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_drain_lets_jobs_finish_and_claims_no_more(bench: Bench) -> None:
+    """A drained worker ends its running jobs as completed and leaves the rest waiting."""
+    release = asyncio.Event()
+
+    async def work(job: Job) -> None:
+        await release.wait()
+
+    handler = Handler(work)
+    worker, _ = bench.start(handler)
+    await bench.enqueue(8)
+    await bench.until(lambda stats: stats.active == 5)
+    draining = asyncio.ensure_future(worker.drain(10))
+    await asyncio.sleep(0)
+    release.set()
+    await draining
+    stats = await bench.queue.stats()
+    assert (stats.completed, stats.waiting, stats.active) == (5, 3, 0)
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_drain_hands_back_what_does_not_finish(bench: Bench) -> None:
+    """At the deadline running jobs go back to the front, in order, without a spent attempt or a stall."""
+
+    async def work(job: Job) -> None:
+        await asyncio.Event().wait()
+
+    handler = Handler(work)
+    worker, metrics = bench.start(handler)
+    ids = await bench.enqueue(6)
+    await bench.until(lambda stats: stats.active == 5)
+    await worker.drain(0.05)
+    assert (await bench.queue.stats()).waiting == 6
+    assert count(metrics, "pipeline_jobs_finished_total", outcome="released") == 5
+    other = Handler(nothing)
+    bench.start(other)
+    jobs = [await other.started.get() for _ in ids]
+    assert [job.id for job in jobs] == ids
+    assert {(job.attempt, job.stalls) for job in jobs} == {(1, 0)}
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_job_that_stalls_too_often_is_given_up_by_the_next_worker(bench: Bench) -> None:
+    """The fourth lost process is not risked: the job is given up instead of run, so that its owner hears of it."""
+    (job_id,) = await bench.enqueue(1)
+    for number in range(4):
+        await bench.queue.step(f"dying:{number}", [], 1)
+        await bench.queue.recover(everything=True)
+    handler = Handler(nothing)
+    bench.start(handler)
+    assert (await handler.given_up.get())[1] == "Processing stalled 3 times"
+    await bench.until(lambda stats: stats.failed == 1)
+    assert handler.started.empty()
+    assert await bench.queue.states([job_id]) == [JobState.FAILED]
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_giving_up_is_repeated_until_it_succeeds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job whose failure could not be recorded is not acknowledged as failed, and its work is not done again."""
+    monkeypatch.setattr("pipeline.queue.worker.GIVE_UP_AGAIN_MS", 10)
+    handler = Handler(failing(RetryableJobError("AI service unavailable")))
+    handler.give_up_error = DependencyUnavailable("The store cannot be reached")
+    bench.start(handler, RetryPolicy(attempts=1))
+    await bench.enqueue(1)
+    for _ in range(3):
+        _, message = await handler.given_up.get()
+        assert message == "AI service unavailable after 1 attempt"
+    handler.give_up_error = None
+    await bench.until(lambda stats: stats.failed == 1)
+    assert handler.started.qsize() == 1
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_two_workers_share_the_work_without_doubling(bench: Bench) -> None:
+    """Two processes on one queue run each job once between them."""
+    first, second = Handler(nothing), Handler(nothing)
+    bench.start(first)
+    bench.start(second)
+    await bench.enqueue(200)
+    await bench.until(lambda stats: stats.completed == 200)
+    assert first.started.qsize() + second.started.qsize() == 200
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_worker_goes_on_after_a_redis_restart(io_loop: IOLoop) -> None:
+    """Work resumes by itself when Redis comes back, also an idle worker's blocking call."""
+    with RedisServer() as server:
+        bench = Bench(server.url)
+        handler = Handler(nothing)
+        reconnected = asyncio.Event()
+        bench.start(handler, on_reconnect=reconnected.set)
+        await bench.enqueue(1)
+        await handler.started.get()
+        server.stop()
+        server.start()
+        await reconnected.wait()
+        await bench.queue.enqueue("ai-processing:after", {})
+        assert (await handler.started.get()).id == "ai-processing:after"
+        await bench.close()
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_idle_worker_is_quiet_and_wakes_at_once(bench: Bench, redis_server: RedisServer) -> None:
+    """An idle worker asks about once a second, and a job still starts within a few milliseconds' work."""
+    bench.queue_options["block_seconds"] = 2
+    handler = Handler(nothing)
+    bench.start(handler)
+    client: Redis = redis_server.client()
+    while not client.info("clients")["blocked_clients"]:
+        await asyncio.sleep(0.01)
+    before = calls(client)
+    await asyncio.sleep(2.2)  # one whole blocking call
+    assert calls(client) - before <= 4
+    await bench.enqueue(1)
+    await handler.started.get()
+
+
+def calls(client: Redis) -> int:
+    stats = client.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval", "blpop"))

@@ -1,0 +1,193 @@
+"""The service as its users have it: a real process of run.py, spoken to over real sockets.
+
+Its log lines are JSON; they are the signals tests wait for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from tests.factories import SECRET, make_image, make_token
+
+ROOT = Path(__file__).parents[1]
+WAIT_SECONDS = 60.0
+
+
+class Service:
+    """One process of the service on one data directory; `with` starts it and ends it."""
+
+    def __init__(self, data_dir: Path, ai_service_url: str = "", **environment: str) -> None:
+        self.data_dir = data_dir
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        self.environment = (
+            inherited
+            | {"PORT": "0", "DATA_DIR": str(data_dir), "JWT_SECRET": SECRET, "LOG_FORMAT": "json"}
+            | {"AI_SERVICE_URL": ai_service_url}
+            | environment
+        )
+        self.lines: list[dict[str, Any]] = []
+        self._arrived = threading.Condition()
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+        self.url = ""
+
+    def __enter__(self) -> Service:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.stop()
+        if kind is None:
+            assert self.errors() == [], "the service logged errors nobody expected"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the process and wait until it serves."""
+        self.lines = []
+        self._process = subprocess.Popen(
+            [sys.executable, "run.py"], cwd=ROOT, env=self.environment, stderr=subprocess.PIPE, text=True
+        )
+        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
+        self._reader.start()
+        self.url = self.wait_log("service_started")["address"]
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; return the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait for the process and the last of its log; return the exit code."""
+        assert self._process is not None and self._reader is not None
+        code = self._process.wait(WAIT_SECONDS)
+        self._reader.join(WAIT_SECONDS)
+        return code
+
+    def wait_log(self, event: str, count: int = 1, **fields: Any) -> dict[str, Any]:
+        """Return the count-th log line of that event with these fields, waiting for it."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        with self._arrived:
+            while len(found := self.find(event, **fields)) < count:
+                assert self._process is not None
+                if self._process.poll() is not None and not (self._reader and self._reader.is_alive()):
+                    raise AssertionError(f"the service ended before {event!r}: {self.lines[-5:]}")
+                if not self._arrived.wait(min(1, max(0, deadline - time.monotonic()))) and time.monotonic() > deadline:
+                    raise AssertionError(f"no {event!r} {fields} in the log: {self.lines[-5:]}")
+        return found[count - 1]
+
+    def find(self, event: str, **fields: Any) -> list[dict[str, Any]]:
+        """Return the log lines of that event with these fields, so far."""
+        wanted = {"event": event} | fields
+        return [line for line in list(self.lines) if wanted.items() <= line.items()]
+
+    def errors(self) -> list[dict[str, Any]]:
+        """Return the log lines at error level or worse."""
+        return [line for line in self.lines if line.get("level") in ("error", "critical")]
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr is not None
+        for text in process.stderr:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                line = {"event": "not JSON", "level": "error", "text": text}
+            with self._arrived:
+                self.lines.append(line)
+                self._arrived.notify_all()
+        with self._arrived:
+            self._arrived.notify_all()
+
+    # the client's side
+
+    def headers(self, sub: str = "user-1", **claims: Any) -> dict[str, str]:
+        """Return the Authorization header of a user."""
+        return {"Authorization": f"Bearer {make_token(sub, **claims)}"}
+
+    def upload(
+        self,
+        sub: str = "user-1",
+        *,
+        category: str = "sneaker",
+        image: bytes | None = None,
+        headers: Mapping[str, str] = {},
+        client: httpx.Client | None = None,
+    ) -> httpx.Response:
+        """Upload an image as that user."""
+        return (client or httpx).post(  # type: ignore[union-attr]
+            f"{self.url}/api/assets/analyze-queue",
+            headers=self.headers(sub) | dict(headers),
+            files={"image": ("photo.jpg", image or make_image(), "image/jpeg")},
+            data={"category": category},
+            timeout=WAIT_SECONDS,
+        )
+
+    def get(self, path: str, sub: str = "user-1", **params: Any) -> httpx.Response:
+        """GET a path as that user."""
+        return httpx.get(self.url + path, headers=self.headers(sub), params=params, timeout=WAIT_SECONDS)
+
+    def asset(self, asset_id: str, sub: str = "user-1") -> dict[str, Any]:
+        """Return the asset as its owner sees it."""
+        data: dict[str, Any] = self.get(f"/api/assets/{asset_id}", sub).json()["data"]
+        return data
+
+
+class AiService:
+    """The scriptable AI service of fake_ai_service.py as a process of its own, so that it outlives a killed service."""
+
+    def __init__(self, **orders: Any) -> None:
+        self._orders = orders
+        self._process: subprocess.Popen[str] | None = None
+        self.url = ""
+
+    def __enter__(self) -> AiService:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.fake_ai_service"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().strip()
+        self.order(**self._orders)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process is not None and self._process.stdout is not None
+        self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def order(self, **orders: Any) -> None:
+        """Change what it does: replies=[{"status": 503, "times": 2}], delay_ms=5, held=True."""
+        httpx.post(f"{self.url}/_script", json=orders).raise_for_status()
+
+    def state(self) -> dict[str, Any]:
+        """Return {"calls", "active", "peak", "requests"}."""
+        state: dict[str, Any] = httpx.get(f"{self.url}/_state").json()
+        return state
