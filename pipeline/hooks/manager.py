@@ -258,7 +258,7 @@ class PluginManager:
         try:
             await notifier.call("notify", self._settings.notifier_timeout_seconds, notification)
         except Exception:
-            log.error("notifier_failed", plugin=notifier.name, asset_id=event.get("assetId"), exc_info=True)
+            log.error("notifier_failed", plugin=notifier.name, assetId=event.get("assetId"), exc_info=True)
 
 
 def build_plugins(settings: Settings, metrics: Metrics, rooms: RoomPublisher) -> PluginManager:

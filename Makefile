@@ -1,0 +1,36 @@
+# Everything a newcomer runs. Needs Python 3.11 or newer, make and pip; the rest is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo run setup test lint clean
+
+demo: .venv/installed  ## start the service, upload three photos, print the events; the service stays
+	@$(BIN)/python run.py demo
+
+run: .venv/installed  ## serve in the foreground
+	@$(BIN)/python run.py
+
+setup: .venv/installed-test  ## install all that demo, test and lint need
+
+test: .venv/installed-test  ## all tests; what needs a part this machine lacks skips with a reason
+	@$(BIN)/python -m pytest
+
+lint: .venv/installed-test  ## style and types
+	@$(BIN)/python -m flake8
+	@$(BIN)/python -m mypy
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	@$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python setup.cfg pyproject.toml
+	@echo "Installing into .venv (about 250 MB, a minute or two) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local]'
+	@touch $@
+
+.venv/installed-test: .venv/installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,test]'
+	@touch $@

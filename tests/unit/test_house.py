@@ -1,0 +1,126 @@
+"""Keeps the house as the design has it: who imports whom, what is documented, what is tested, what is shipped."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import settings_lines
+from pipeline.queue.queue import SCRIPTS
+
+ROOT = Path(__file__).parents[2]
+# Rows from top to bottom; a module imports only from rows below its own, and a room only itself.
+ROWS = [
+    {"cli"},
+    {"app"},
+    {"handlers"},
+    {"submission", "processing", "reconciler"},
+    {"assets", "queue", "rooms", "hooks"},
+    {"settings", "errors", "auth"},
+]
+BESIDE = {"metrics", "logs"}
+# Parts the rows do not name: what is embedded belongs to starting, the client and the suites to those outside.
+STARTING = {"embedded", "client", "demo", "testing"}
+SPECIFIED_TESTS = [*range(13, 20), *range(27, 34), *range(38, 46), 57, 58]
+PURE = ["pipeline.assets.asset", "pipeline.assets.events", "pipeline.assets.store", "pipeline.queue.job"]
+
+
+def modules(folder: str) -> list[Path]:
+    return sorted(path for path in (ROOT / folder).rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Return the modules a file imports, other than for types only."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = [ast.Pass()]
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return names
+
+
+def part(name: str) -> str | None:
+    """Return the part of the house a dotted module name belongs to."""
+    return name.split(".")[1] if name.startswith("pipeline.") else None
+
+
+@pytest.mark.parametrize("path", modules("pipeline"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path: Path) -> None:
+    """No module imports from its own row, except a use case another, or from above; nothing imports plugins/."""
+    own = path.relative_to(ROOT / "pipeline").parts[0].removesuffix(".py")
+    row = next((number for number, row in enumerate(ROWS) if own in row), None)
+    for name in imports(path):
+        assert not name.startswith("plugins"), f"{path.name} imports {name}"
+        other = part(name)
+        if other is None or other == own or other.startswith("__"):
+            continue
+        if own in BESIDE:
+            assert other in ROWS[-1], f"{path.name} imports {name}"
+        elif row is not None and other not in BESIDE:
+            same_row = next((number for number, others in enumerate(ROWS) if other in others), None)
+            is_use_case = row == 3 and same_row == 3
+            is_start = own == "cli" and other in STARTING
+            assert is_start or (same_row is not None and same_row > row) or is_use_case, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", modules("plugins"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_plugins_import_what_a_third_party_could(path: Path) -> None:
+    """Our own plugins see the hooks and the errors, nothing else of the service."""
+    for name in imports(path):
+        if name.startswith("pipeline"):
+            assert name.startswith(("pipeline.hooks", "pipeline.errors")), f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_pure_modules_need_no_driver(module: str) -> None:
+    """They import without Redis, MongoDB, SQLite or Tornado being installed."""
+    code = (
+        "import sys\n"
+        "for name in ('redis', 'motor', 'pymongo', 'aiosqlite', 'tornado'): sys.modules[name] = None\n"
+        f"import {module}"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_only_one_file_imports_motor() -> None:
+    """A change of the MongoDB driver is a change of one file."""
+    found = [path.name for path in modules("pipeline") if any(name.split(".")[0] == "motor" for name in imports(path))]
+    assert found == ["mongo.py"]
+
+
+def test_every_specified_test_is_there() -> None:
+    """Each task of the specification that names a test has one that carries its number."""
+    texts = "\n".join(path.read_text() for path in modules("tests"))
+    carried = set(re.findall(r'mark\.spec\("(T\d{3})"\)', texts))
+    assert {f"T{number:03d}" for number in SPECIFIED_TESTS} <= carried
+
+
+def test_readme_lists_every_setting() -> None:
+    """The README's table is what `run.py settings --format markdown` prints."""
+    assert "\n".join(settings_lines("markdown")) in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.spec("T006")
+def test_env_example_lists_every_setting() -> None:
+    """`.env.example` is what `run.py settings --format env` prints."""
+    assert (ROOT / ".env.example").read_text() == "\n".join(settings_lines("env")) + "\n"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "pipeline/queue/lua").glob("*.lua")), ids=lambda path: path.stem)
+def test_lua_script_is_used_and_says_what_it_does(path: Path) -> None:
+    """Every script is one of JobQueue's, and its header is its contract."""
+    assert path.stem in SCRIPTS
+    header = path.read_text().split("\nlocal ")[0]
+    assert "Called by JobQueue." in header and "-- KEYS:" in header and "-- ARGV:" in header
+    method = re.findall(r"JobQueue\.(\w+)", header)[0]
+    assert f"async def {method}(" in (ROOT / "pipeline/queue/queue.py").read_text()
