@@ -1,0 +1,166 @@
+"""Tells the product from what it stands on, and puts it on a clean background.
+
+GrabCut (Rother et al. 2004, OpenCV) on a small copy of the picture; lettering counts as subject, the picture's edge as
+background. It is a guess, and a picture with half the product cut off is worse than one with a table in it, so an
+implausible mask is thrown away. Runs in the provider's thread.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.hooks import ProcessedImage
+
+Pixels = NDArray[Any]  # of uint8; OpenCV declares no closer type for what it returns
+Mask = NDArray[np.float32]
+
+WORK_PIXELS = 480  # long side at which the mask is made
+ROUNDS = 4
+STANDS_OUT = 4.0  # multiples of the background's own unevenness
+LEAST_UNEVENNESS = 3.0  # Lab units of 0 to 255: noise and JPEG blocks alone make as much
+EDGE_SHARE = 0.03  # of the picture on each side is taken to be background
+NEUTRAL = 128  # of the a and b channels of 8-bit Lab
+DEEPEST_SHADOW = 0.3  # of the background's lightness
+SHADOW_TINT = 10.0  # Lab units a shadow's colour may differ from dimmed background
+LONG_CONTACT = 3.0  # times the root of its area, along which a shadow meets the background
+SOFT_EDGE = 6.0  # Lab units per pixel of the small picture
+MIN_AREA, MAX_AREA = 0.06, 0.8  # of the picture; outside this it is a detail or everything
+MIN_FILL = 0.55  # of its own convex hull; a torn mask has less
+MIN_TEXT_INSIDE = 0.85
+MAX_EDGE_CONTACT = 0.12  # of the picture's edge may be touched by the subject
+OUTLINE_SMOOTHNESS = 2.0  # pixels of the small mask, whose steps would show otherwise
+MARGIN_SHARE = 0.06  # of the subject's long side is left around it
+BACKGROUND = 247  # nearly white, so that a white product still has an outline
+WEBP_QUALITY = 85
+
+
+def find_subject(pixels: Pixels, text_boxes: Sequence[NDArray[np.float32]]) -> Mask | None:
+    """Return how much each pixel belongs to the product, 0 to 1, or None when that cannot be told.
+
+    pixels: RGB. text_boxes: four corners each, in pixels.
+    """
+    scale = WORK_PIXELS / max(pixels.shape[:2])
+    small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    if min(small.shape[:2]) < 50:
+        return None
+    text = np.zeros(small.shape[:2], dtype=np.uint8)
+    for box in text_boxes:
+        cv2.fillPoly(text, [(box * scale).astype(np.int32)], 1)
+    mask = _solid(_cut(small, text))
+    if mask is None or not _is_plausible(mask, text):
+        return None
+    return _soften(mask, (pixels.shape[1], pixels.shape[0]))
+
+
+def clean_background(pixels: Pixels, subject: Mask | None) -> ProcessedImage:
+    """Return the picture as WebP: cut to the subject on a plain background, or as it is when there is no mask."""
+    if subject is not None:
+        pixels = (pixels * subject[..., None] + BACKGROUND * (1 - subject[..., None])).astype(np.uint8)
+        pixels = _crop(pixels, subject)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "WEBP", quality=WEBP_QUALITY, method=4)
+    return ProcessedImage(file.getvalue(), "image/webp")
+
+
+def _cut(small: Pixels, text: Pixels) -> Pixels:
+    height, width = text.shape
+    edge = max(2, round(EDGE_SHARE * max(height, width)))
+    flat, distance, shadow = _flatten(small, 2 * edge)
+    labels = np.where(distance > STANDS_OUT, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    if not MIN_AREA <= np.mean(labels == cv2.GC_PR_FGD) <= MAX_AREA:
+        labels[:] = cv2.GC_PR_FGD
+    labels[text > 0] = cv2.GC_FGD
+    labels[:edge], labels[-edge:], labels[:, :edge], labels[:, -edge:] = (cv2.GC_BGD,) * 4
+    cv2.setRNGSeed(0)  # the same photo gives the same picture each time a job is run again
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.grabCut(flat, labels, (0, 0, 0, 0), *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
+    return _without_shadow(np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8), shadow, flat[:, :, 0])
+
+
+def _flatten(small: Pixels, edge: int) -> tuple[Pixels, Mask, Pixels]:
+    """Return the picture in Lab without the fall of light over its background; how far each pixel is from that
+    background, in multiples of its own unevenness; and 1 where it could be the same background in shadow.
+
+    The background along the edge is continued into the picture as a surface of second degree: a lamp makes the middle
+    of a table brighter than its edge, and by colour alone that patch would go with the product.
+    """
+    lab = cv2.cvtColor(cv2.bilateralFilter(small, 7, 40, 7), cv2.COLOR_RGB2LAB).astype(np.float32)
+    y, x = np.mgrid[-1 : 1 : complex(0, lab.shape[0]), -1 : 1 : complex(0, lab.shape[1])]
+    terms = np.stack((np.ones_like(x), x, y, x * x, x * y, y * y), axis=-1).astype(np.float32)
+    ring = np.ones(lab.shape[:2], dtype=bool)
+    ring[edge:-edge, edge:-edge] = False
+    surface = np.linalg.lstsq(terms[ring], lab[ring], rcond=None)[0]
+    background = terms @ surface
+    rest = lab - background
+    uneven = np.maximum(LEAST_UNEVENNESS, rest[ring].std(axis=0))
+    distance = np.linalg.norm(rest / uneven, axis=-1).astype(np.float32)
+    dimmed = lab[..., 0] / np.maximum(1, background[..., 0])
+    tint = np.linalg.norm(lab[..., 1:] - NEUTRAL - dimmed[..., None] * (background[..., 1:] - NEUTRAL), axis=-1)
+    shadow = (dimmed > DEEPEST_SHADOW) & (dimmed < 1) & (tint < SHADOW_TINT)
+    return np.clip(rest + lab[ring].mean(axis=0), 0, 255).astype(np.uint8), distance, shadow.astype(np.uint8)
+
+
+def _without_shadow(mask: Pixels, shadow: Pixels, lightness: Pixels) -> Pixels:
+    """Return the mask without the shadows the product casts: coloured like dimmed background, with a soft outer edge.
+
+    A grey product on a white table is coloured like that too, but its edge is sharp; a dim part of a pale product is
+    soft, but does not lie along the outline.
+    """
+    steps = cv2.GaussianBlur(lightness.astype(np.float32), (0, 0), 1)
+    steepness = np.hypot(cv2.Sobel(steps, -1, 1, 0, scale=1 / 8), cv2.Sobel(steps, -1, 0, 1, scale=1 / 8))
+    rim = (mask > 0) & (cv2.erode(mask, np.ones((5, 5), np.uint8)) == 0)
+    shaded: Pixels = mask & shadow
+    count, pieces = cv2.connectedComponents(cv2.morphologyEx(shaded, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)))
+    kept = mask.copy()
+    for number in range(1, count):
+        piece = pieces == number
+        outer = rim & piece
+        if outer.sum() > LONG_CONTACT * np.sqrt(piece.sum()) and steepness[outer].mean() < SOFT_EDGE:
+            kept[cv2.dilate(piece.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0] = 0
+    return kept
+
+
+def _solid(mask: Pixels) -> Pixels | None:
+    """Return the largest piece of the mask without holes, None when nothing is left."""
+    opened = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(opened)
+    if count < 2:
+        return None
+    largest = (pieces == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()).astype(np.uint8)
+    closed = cv2.morphologyEx(largest, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
+    outlines, _ = cv2.findContours(closed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(np.zeros_like(mask), outlines, -1, 1, cv2.FILLED)
+
+
+def _is_plausible(mask: Pixels, text: Pixels) -> bool:
+    area = mask.mean()
+    outline = max(cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0], key=cv2.contourArea)
+    hull = cv2.contourArea(cv2.convexHull(outline))
+    edge = np.concatenate((mask[2], mask[-3], mask[:, 2], mask[:, -3]))
+    return bool(
+        MIN_AREA <= area <= MAX_AREA
+        and mask.sum() >= MIN_FILL * hull
+        and edge.mean() <= MAX_EDGE_CONTACT
+        and (not text.any() or mask[text > 0].mean() >= MIN_TEXT_INSIDE)
+    )
+
+
+def _soften(mask: Pixels, size: tuple[int, int]) -> Mask:
+    """Return the mask at full size, its outline smooth, soft and slightly inside, so that no rim of table shows."""
+    blurred = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), OUTLINE_SMOOTHNESS)
+    full: Mask = cv2.resize(blurred, size, interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    return np.asarray(np.clip((full - 0.5) / 0.2, 0, 1), dtype=np.float32)
+
+
+def _crop(pixels: Pixels, subject: Mask) -> Pixels:
+    rows, columns = np.flatnonzero((subject > 0.5).any(axis=1)), np.flatnonzero((subject > 0.5).any(axis=0))
+    margin = round(MARGIN_SHARE * max(rows[-1] - rows[0], columns[-1] - columns[0]))
+    top, left = max(0, rows[0] - margin), max(0, columns[0] - margin)
+    return pixels[top : rows[-1] + margin + 1, left : columns[-1] + margin + 1]

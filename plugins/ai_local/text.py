@@ -1,0 +1,121 @@
+"""Reads the lettering in a picture, and finds out from it which way up the picture is.
+
+RapidOCR (PP-OCR models on onnxruntime) with the models of its own wheel; nothing is ever downloaded. Knows nothing of
+brands. Runs in the provider's thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.Image import Transpose
+from rapidocr import RapidOCR
+
+from pipeline.errors import ConfigurationError
+
+FIND_AT_PIXELS = 960  # text is searched at this size and read at full size: a third of the time, the same words
+MIN_SCORE = 0.5  # below this the letters are guesses
+MIN_UPENDED_SCORE = 0.9  # half of these are read upside down, and look like words all the same
+IS_LEGIBLE = 0.9  # upright lettering scores 0.95 and more, upside down 0.6 to 0.85
+
+Box = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Line:
+    """One line of text. score: the OCR's mean certainty per letter, 0 to 1. box: its four corners in pixels, in reading
+    order from the top left.
+    """
+
+    text: str
+    score: float
+    box: Box
+
+    @property
+    def height(self) -> float:
+        """Height of the letters in pixels."""
+        return min(self._sides())
+
+    @property
+    def is_upended(self) -> bool:
+        """True when the line runs up or down the picture."""
+        along, across = self._sides()
+        return across > 1.5 * along
+
+    def _sides(self) -> tuple[float, float]:
+        start, end, _, below = self.box
+        return float(np.linalg.norm(end - start)), float(np.linalg.norm(below - start))
+
+
+class TextReader:
+    """The OCR engine. The models (31 MB) are loaded by the first picture, not at start."""
+
+    def __init__(self, threads: int) -> None:
+        self._engine = RapidOCR(
+            params={
+                "Global.log_level": "critical",
+                "Global.text_score": 0.0,
+                "Global.use_cls": False,  # it would turn upside-down lines silently; read_upright wants to know
+                "Det.model_path": _model("det"),
+                "Det.limit_type": "max",
+                "Det.limit_side_len": FIND_AT_PIXELS,
+                "Rec.model_path": _model("rec"),
+                "EngineConfig.onnxruntime.intra_op_num_threads": threads,
+                "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+            }
+        )
+
+    def read(self, photo: Image.Image) -> list[Line]:
+        """Return every line found, from top to bottom, sure or not."""
+        found: Any = self._engine(np.asarray(photo)[:, :, ::-1])
+        if found.txts is None:
+            return []
+        lines = zip(found.txts, found.scores, found.boxes, strict=True)
+        return [Line(text, float(score), box) for text, score, box in lines]
+
+
+def read_upright(photo: Image.Image, reader: TextReader, deadline: float) -> tuple[Image.Image, list[Line]]:
+    """Return the picture turned so that most of its lettering is upright, and the lines that can be read then.
+
+    Turns only when that makes the lettering legible; a picture without any stays as it is. deadline: on the monotonic
+    clock, in seconds; no further turn is tried after it.
+    """
+    best, lines = photo, reader.read(photo)
+    is_sideways = 2 * _letters(lines, upended=True) > _letters(lines)
+    turns = (Transpose.ROTATE_90, Transpose.ROTATE_270) if is_sideways else (Transpose.ROTATE_180,)
+    for turn in turns:
+        if not lines or _is_upright(lines) or monotonic() > deadline:
+            break
+        turned = photo.transpose(turn)
+        if _legible_letters(turned_lines := reader.read(turned)) > _legible_letters(lines):
+            best, lines = turned, turned_lines
+    return best, [line for line in lines if line.score >= (MIN_UPENDED_SCORE if line.is_upended else MIN_SCORE)]
+
+
+def _is_upright(lines: list[Line]) -> bool:
+    upright = _letters(lines) - _letters(lines, upended=True)
+    return 2 * upright >= _letters(lines) and _legible_letters(lines) >= IS_LEGIBLE * upright
+
+
+def _legible_letters(lines: list[Line]) -> float:
+    """Return how many letters of upright lines can be taken as read."""
+    return sum(line.score * len(line.text) for line in lines if not line.is_upended)
+
+
+def _letters(lines: list[Line], *, upended: bool = False) -> int:
+    return sum(len(line.text) for line in lines if line.is_upended or not upended)
+
+
+def _model(task: str) -> str:
+    # Naming the file keeps RapidOCR from fetching one.
+    models = sorted(Path(str(files("rapidocr"))).glob(f"models/*_{task}_*.onnx"))
+    if not models:
+        raise ConfigurationError(f"rapidocr came without its {task} model: reinstall rapidocr, or set AI_SERVICE_URL")
+    return str(models[0])
