@@ -32,9 +32,9 @@ SHADOW_TINT = 10.0  # Lab units a shadow's colour may differ from dimmed backgro
 LONG_CONTACT = 3.0  # times the root of its area, along which a shadow meets the background
 SOFT_EDGE = 6.0  # Lab units per pixel of the small picture
 MIN_AREA, MAX_AREA = 0.06, 0.8  # of the picture; outside this it is a detail or everything
-MIN_FILL = 0.55  # of its own convex hull; a torn mask has less
+MIN_FILL = 0.65  # of its own convex hull; a torn mask has less
 MIN_TEXT_INSIDE = 0.85
-MAX_EDGE_CONTACT = 0.12  # of the picture's edge may be touched by the subject
+MOST_UNEVENNESS = (35, 12, 12)  # Lab units; in a background with more there are other things, or half the product
 OUTLINE_SMOOTHNESS = 2.0  # pixels of the small mask, whose steps would show otherwise
 MARGIN_SHARE = 0.06  # of the subject's long side is left around it
 BACKGROUND = 247  # nearly white, so that a white product still has an outline
@@ -53,8 +53,10 @@ def find_subject(pixels: Pixels, text_boxes: Sequence[NDArray[np.float32]]) -> M
     text = np.zeros(small.shape[:2], dtype=np.uint8)
     for box in text_boxes:
         cv2.fillPoly(text, [(box * scale).astype(np.int32)], 1)
-    mask = _solid(_cut(small, text))
-    if mask is None or not _is_plausible(mask, text):
+    edge = max(2, round(EDGE_SHARE * max(small.shape[:2])))
+    flat, distance, shadow = _flatten(small, 2 * edge)
+    mask = _solid(_without_shadow(_cut(flat, distance, text, edge), shadow, flat[..., 0]))
+    if mask is None or not _is_plausible(mask, text, flat):
         return None
     return _soften(mask, (pixels.shape[1], pixels.shape[0]))
 
@@ -69,10 +71,7 @@ def clean_background(pixels: Pixels, subject: Mask | None) -> ProcessedImage:
     return ProcessedImage(file.getvalue(), "image/webp")
 
 
-def _cut(small: Pixels, text: Pixels) -> Pixels:
-    height, width = text.shape
-    edge = max(2, round(EDGE_SHARE * max(height, width)))
-    flat, distance, shadow = _flatten(small, 2 * edge)
+def _cut(flat: Pixels, distance: Mask, text: Pixels, edge: int) -> Pixels:
     labels = np.where(distance > STANDS_OUT, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     if not MIN_AREA <= np.mean(labels == cv2.GC_PR_FGD) <= MAX_AREA:
         labels[:] = cv2.GC_PR_FGD
@@ -81,7 +80,7 @@ def _cut(small: Pixels, text: Pixels) -> Pixels:
     cv2.setRNGSeed(0)  # the same photo gives the same picture each time a job is run again
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.grabCut(flat, labels, (0, 0, 0, 0), *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
-    return _without_shadow(np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8), shadow, flat[:, :, 0])
+    return np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
 
 
 def _flatten(small: Pixels, edge: int) -> tuple[Pixels, Mask, Pixels]:
@@ -139,15 +138,15 @@ def _solid(mask: Pixels) -> Pixels | None:
     return cv2.drawContours(np.zeros_like(mask), outlines, -1, 1, cv2.FILLED)
 
 
-def _is_plausible(mask: Pixels, text: Pixels) -> bool:
-    area = mask.mean()
+def _is_plausible(mask: Pixels, text: Pixels, flat: Pixels) -> bool:
     outline = max(cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0], key=cv2.contourArea)
     hull = cv2.contourArea(cv2.convexHull(outline))
-    edge = np.concatenate((mask[2], mask[-3], mask[:, 2], mask[:, -3]))
+    background = flat[cv2.dilate(mask, np.ones((9, 9), np.uint8)) == 0].astype(np.float32)
     return bool(
-        MIN_AREA <= area <= MAX_AREA
+        MIN_AREA <= mask.mean() <= MAX_AREA
         and mask.sum() >= MIN_FILL * hull
-        and edge.mean() <= MAX_EDGE_CONTACT
+        and len(background) > 0
+        and (background.std(axis=0) <= MOST_UNEVENNESS).all()
         and (not text.any() or mask[text > 0].mean() >= MIN_TEXT_INSIDE)
     )
 
