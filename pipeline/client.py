@@ -1,16 +1,18 @@
-"""A client of the service: uploads photos and listens for events, as any other program would, over HTTP and WebSocket."""
+"""A client of the service: uploads photos and listens for events, as any other program would, over HTTP and
+WebSocket.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import httpx
-from tornado.websocket import WebSocketClientConnection, websocket_connect
+import aiohttp
 
 UPLOAD_SECONDS = 300
+CHUNK_BYTES = 64 * 1024
 
 
 class ClientError(Exception):
@@ -23,18 +25,20 @@ class Client:
     def __init__(self, url: str, token: str) -> None:
         self._url = url.rstrip("/")
         self._token = token
-        self._http = httpx.AsyncClient(
-            base_url=self._url, headers={"Authorization": f"Bearer {token}"}, timeout=UPLOAD_SECONDS
-        )
-        self._socket: WebSocketClientConnection | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
 
     async def __aenter__(self) -> Client:
+        self._session = aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {self._token}"}, timeout=aiohttp.ClientTimeout(total=UPLOAD_SECONDS)
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
         if self._socket is not None:
-            self._socket.close()
-        await self._http.aclose()
+            await self._socket.close()
+        if self._session is not None:
+            await self._session.close()
 
     async def upload(
         self,
@@ -46,73 +50,59 @@ class Client:
     ) -> dict[str, Any]:
         """Upload a photo; return {"assetId", "jobId", "status", "message"}.
 
-        on_progress: called with the number of bytes each time some were read for sending.
+        on_progress: called with a number of bytes each time so many went out.
         """
+        form = aiohttp.FormData()
+        form.add_field("category", category)
+        form.add_field("image", _read(path, on_progress), filename=path.name, content_type="application/octet-stream")
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-        with path.open("rb") as file:
-            reply = await self._request(
-                "POST",
-                "/api/assets/analyze-queue",
-                files={"image": (path.name, _Counted(file, on_progress))},
-                data={"category": category},
-                headers=headers,
-            )
-        return reply
+        return await self._request("POST", "/api/assets/analyze-queue", data=form, headers=headers)
 
     async def asset(self, asset_id: str) -> dict[str, Any]:
         """Return the asset as it is now."""
         return await self._request("GET", f"/api/assets/{asset_id}")
 
     async def listen(self) -> str:
-        """Open the socket and return the room it is in; from then on no event of ours is missed by `events`."""
-        address = self._url.replace("http", "ws", 1) + "/ws"
+        """Open the socket and return the room it is in; from then on `events` misses nothing."""
+        assert self._session is not None, "use `async with`"
         try:
-            self._socket = await websocket_connect(address, connect_timeout=10)
-        except Exception as error:  # Tornado raises its own, httpclient's and the operating system's errors here
-            raise ClientError(f"Cannot reach {address}: {error}") from error
-        await self._socket.write_message(json.dumps({"auth": {"token": self._token}}))
-        frame = await self._read()
+            self._socket = await self._session.ws_connect(f"{self._url}/ws", max_msg_size=0)
+            frame = await self._receive()
+        except (aiohttp.ClientError, OSError) as error:
+            raise ClientError(f"Cannot reach {self._url}: {error}") from error
         if frame["event"] != "connected":
             raise ClientError(frame.get("message", "The service refused the connection"))
         return str(frame["room"])
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield each event as it arrives; ClientError when the connection ends."""
+        """Yield each frame as it arrives; ClientError when the connection ends."""
         while True:
-            yield await self._read()
+            yield await self._receive()
 
-    async def _read(self) -> dict[str, Any]:
+    async def _receive(self) -> dict[str, Any]:
         assert self._socket is not None, "listen first"
-        message = await self._socket.read_message()
-        if message is None:
+        message = await self._socket.receive()
+        if message.type is not aiohttp.WSMsgType.TEXT:
             raise ClientError(f"The service closed the connection ({self._socket.close_code})")
-        frame: dict[str, Any] = json.loads(message)
+        frame: dict[str, Any] = json.loads(message.data)
         return frame
 
     async def _request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        assert self._session is not None, "use `async with`"
         try:
-            response = await self._http.request(method, path, **options)
-            reply = response.json()
-        except (httpx.HTTPError, ValueError) as error:
+            async with self._session.request(method, self._url + path, **options) as response:
+                reply = await response.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise ClientError(f"Cannot reach {self._url}: {error or type(error).__name__}") from error
         if not reply["success"]:
-            details = "".join(f"; {each['field']}: {each['message']}" for each in reply["error"].get("details", ()))
-            raise ClientError(f"{reply['error']['message']}{details}")
+            details = [f"{each['field']}: {each['message']}" for each in reply["error"].get("details", ())]
+            raise ClientError("; ".join([reply["error"]["message"], *details]))
         data: dict[str, Any] = reply["data"]
         return data
 
 
-class _Counted:
-    """A file that tells how much was read from it."""
-
-    def __init__(self, file: BinaryIO, on_progress: Callable[[int], None]) -> None:
-        self._file = file
-        self._on_progress = on_progress
-
-    def read(self, size: int = -1) -> bytes:
-        chunk = self._file.read(size)
-        self._on_progress(len(chunk))
-        return chunk
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
+async def _read(path: Path, on_progress: Callable[[int], None]) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+            on_progress(len(chunk))

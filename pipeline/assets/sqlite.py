@@ -1,0 +1,332 @@
+"""SqliteAssetStore: the embedded asset store, one file under DATA_DIR that several processes may share.
+
+Every write is one statement. Writes that arrive while a commit is on its way to the disk share the next one, so the
+price of a durable commit (an fsync) is paid per batch, not per upload. Runs on the event loop; aiosqlite keeps one
+thread for writing and one for reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+
+from pipeline.assets.asset import (
+    AiMetadata,
+    Asset,
+    AssetStatus,
+    ProcessedImageRef,
+    ai_metadata_document,
+    processed_document,
+    utc_now,
+)
+from pipeline.assets.store import KeyRecord
+from pipeline.errors import DependencyUnavailable
+
+BUSY_SECONDS = 5.0
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS assets (
+    id TEXT PRIMARY KEY, userId TEXT NOT NULL, category TEXT NOT NULL, status TEXT NOT NULL,
+    original TEXT NOT NULL, processed TEXT, processingJobId TEXT NOT NULL, fence INTEGER NOT NULL,
+    aiMetadata TEXT NOT NULL, finishedAt INTEGER, createdAt INTEGER NOT NULL, updatedAt INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS newest_of_user ON assets (userId, createdAt, id);
+CREATE INDEX IF NOT EXISTS finished_of_user ON assets (userId, finishedAt, id);
+CREATE INDEX IF NOT EXISTS unfinished ON assets (createdAt, id) WHERE status = 'processing';
+CREATE TABLE IF NOT EXISTS idempotency_keys (
+    key TEXT PRIMARY KEY, assetId TEXT NOT NULL, fingerprint TEXT NOT NULL, createdAt INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS oldest_key ON idempotency_keys (createdAt);
+"""
+CURRENT_RUN = "id = :id AND processingJobId = :job AND fence = :fence AND status = 'processing'"
+
+
+@dataclass(slots=True)
+class _Write:
+    sql: str
+    values: Mapping[str, Any]
+    done: asyncio.Future[list[sqlite3.Row]]
+
+
+class SqliteAssetStore:
+    """An AssetStore in one SQLite file (WAL, synchronous=FULL). Instants are kept as milliseconds since 1970."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer: aiosqlite.Connection | None = None
+        self._reader: aiosqlite.Connection | None = None
+        self._waiting: list[_Write] = []
+        self._committing: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._writer is None:
+                self._writer = await self._connect()
+                await self._writer.executescript(SCHEMA)
+            if self._reader is None:
+                self._reader = await self._connect()
+        except (sqlite3.Error, OSError) as error:
+            raise DependencyUnavailable("The asset store cannot be opened") from error
+
+    async def close(self) -> None:
+        if self._committing is not None:
+            await self._committing
+        for connection in (self._reader, self._writer):
+            if connection is not None:
+                await connection.close()
+        self._reader = self._writer = None
+
+    async def check(self) -> None:
+        await self._read("SELECT 1 FROM assets LIMIT 1", {})
+
+    async def create(self, asset: Asset) -> bool:
+        document = asset.to_document()
+        rows = await self._write(
+            "INSERT INTO assets VALUES (:id, :user, :category, :status, :original, :processed, :job, :fence, :meta, "
+            ":finished, :created, :updated) ON CONFLICT (id) DO NOTHING RETURNING *",
+            {
+                "id": asset.id,
+                "user": asset.user_id,
+                "category": asset.category,
+                "status": asset.status.value,
+                "original": json.dumps(document["images"]["original"]),
+                "processed": _json(document["images"]["processed"]),
+                "job": asset.processing_job_id,
+                "fence": asset.fence,
+                "meta": _meta_json(asset.ai_metadata),
+                "finished": _milliseconds(asset.finished_at),
+                "created": _milliseconds(asset.created_at),
+                "updated": _milliseconds(asset.updated_at),
+            },
+        )
+        return bool(rows)
+
+    async def begin(self, asset_id: str, user_id: str, job_id: str) -> Asset | None:
+        return await self._update(
+            "UPDATE assets SET fence = fence + 1, updatedAt = :now "
+            "WHERE id = :id AND userId = :user AND processingJobId = :job AND status = 'processing' RETURNING *",
+            {"id": asset_id, "user": user_id, "job": job_id},
+        )
+
+    async def finish(
+        self,
+        asset_id: str,
+        job_id: str,
+        fence: int,
+        *,
+        status: AssetStatus,
+        ai_metadata: AiMetadata,
+        processed: ProcessedImageRef | None,
+        finished_at: datetime,
+    ) -> Asset | None:
+        return await self._update(
+            "UPDATE assets SET status = :status, aiMetadata = :meta, processed = :processed, finishedAt = :finished, "
+            f"updatedAt = :now WHERE {CURRENT_RUN} RETURNING *",
+            {
+                "id": asset_id,
+                "job": job_id,
+                "fence": fence,
+                "status": status.value,
+                "meta": _meta_json(ai_metadata),
+                "processed": _json(processed_document(processed)),
+                "finished": _milliseconds(finished_at),
+            },
+        )
+
+    async def fail(self, asset_id: str, job_id: str, fence: int, *, error: str, finished_at: datetime) -> Asset | None:
+        return await self.finish(
+            asset_id,
+            job_id,
+            fence,
+            status=AssetStatus.FAILED,
+            ai_metadata=AiMetadata(error=error),
+            processed=None,
+            finished_at=finished_at,
+        )
+
+    async def requeue(self, asset_id: str, user_id: str, job_id: str) -> Asset | None:
+        return await self._update(
+            "UPDATE assets SET status = 'processing', processingJobId = :job, aiMetadata = :meta, processed = NULL, "
+            "finishedAt = NULL, updatedAt = :now "
+            "WHERE id = :id AND userId = :user AND status IN ('failed', 'partial') RETURNING *",
+            {"id": asset_id, "user": user_id, "job": job_id, "meta": _meta_json(AiMetadata())},
+        )
+
+    async def get(self, asset_id: str) -> Asset | None:
+        rows = await self._read("SELECT * FROM assets WHERE id = :id", {"id": asset_id})
+        return _asset(rows[0]) if rows else None
+
+    async def page(
+        self,
+        user_id: str,
+        *,
+        status: AssetStatus | None = None,
+        category: str | None = None,
+        limit: int = 20,
+        after: tuple[datetime, str] | None = None,
+    ) -> Sequence[Asset]:
+        conditions = ["userId = :user"]
+        conditions += ["status = :status"] if status else []
+        conditions += ["category = :category"] if category else []
+        conditions += ["(createdAt, id) < (:instant, :id)"] if after else []
+        return await self._assets(
+            f"WHERE {' AND '.join(conditions)} ORDER BY createdAt DESC, id DESC",
+            {"user": user_id, "status": status and status.value, "category": category},
+            limit,
+            after,
+        )
+
+    async def finished_since(
+        self, user_id: str, since: datetime, *, limit: int, after: tuple[datetime, str] | None = None
+    ) -> Sequence[Asset]:
+        further = "AND (finishedAt, id) > (:instant, :id)" if after else ""
+        return await self._assets(
+            f"WHERE userId = :user AND finishedAt >= :since {further} ORDER BY finishedAt, id",
+            {"user": user_id, "since": _milliseconds(since)},
+            limit,
+            after,
+        )
+
+    async def unfinished_before(
+        self, before: datetime, *, limit: int, after: tuple[datetime, str] | None = None
+    ) -> Sequence[Asset]:
+        further = "AND (createdAt, id) > (:instant, :id)" if after else ""
+        return await self._assets(
+            f"WHERE status = 'processing' AND createdAt < :before {further} ORDER BY createdAt, id",
+            {"before": _milliseconds(before)},
+            limit,
+            after,
+        )
+
+    async def delete(self, asset_id: str, user_id: str) -> Asset | None:
+        return await self._update(
+            "DELETE FROM assets WHERE id = :id AND userId = :user RETURNING *", {"id": asset_id, "user": user_id}
+        )
+
+    async def claim_key(self, key: str, record: KeyRecord, created_at: datetime) -> KeyRecord:
+        # The update changes nothing; without it a row that is there already would not be returned.
+        (row,) = await self._write(
+            "INSERT INTO idempotency_keys VALUES (:key, :asset, :fingerprint, :created) "
+            "ON CONFLICT (key) DO UPDATE SET key = key RETURNING *",
+            {
+                "key": key,
+                "asset": record.asset_id,
+                "fingerprint": record.fingerprint,
+                "created": _milliseconds(created_at),
+            },
+        )
+        return KeyRecord(row["assetId"], row["fingerprint"])
+
+    async def purge_keys(self, before: datetime) -> int:
+        rows = await self._write(
+            "DELETE FROM idempotency_keys WHERE createdAt < :before RETURNING key", {"before": _milliseconds(before)}
+        )
+        return len(rows)
+
+    async def _connect(self) -> aiosqlite.Connection:
+        # Transactions are ours to begin and end (isolation_level None).
+        connection = await aiosqlite.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
+        connection.row_factory = sqlite3.Row
+        await connection.execute("PRAGMA journal_mode = WAL")
+        # An accepted upload must survive a power cut, not only the end of the process.
+        await connection.execute("PRAGMA synchronous = FULL")
+        return connection
+
+    async def _read(self, sql: str, values: Mapping[str, Any]) -> list[sqlite3.Row]:
+        if self._reader is None:
+            raise DependencyUnavailable("The asset store is not open")
+        try:
+            return list(await self._reader.execute_fetchall(sql, values))
+        except (sqlite3.Error, ValueError) as error:  # ValueError: closed meanwhile
+            raise DependencyUnavailable("The asset store cannot be read") from error
+
+    async def _assets(
+        self, clauses: str, values: dict[str, Any], limit: int, after: tuple[datetime, str] | None
+    ) -> list[Asset]:
+        seen = {"instant": _milliseconds(after[0]), "id": after[1]} if after else {}
+        rows = await self._read(f"SELECT * FROM assets {clauses} LIMIT :limit", values | seen | {"limit": limit})
+        return [_asset(row) for row in rows]
+
+    async def _update(self, sql: str, values: dict[str, Any]) -> Asset | None:
+        rows = await self._write(sql, {"now": _milliseconds(utc_now())} | values)
+        return _asset(rows[0]) if rows else None
+
+    async def _write(self, sql: str, values: Mapping[str, Any]) -> list[sqlite3.Row]:
+        """Return what the statement returns, once it is on the disk."""
+        if self._writer is None:
+            raise DependencyUnavailable("The asset store is not open")
+        write = _Write(sql, values, asyncio.get_running_loop().create_future())
+        self._waiting.append(write)
+        if self._committing is None or self._committing.done():
+            # A task of its own, so that a caller who is cancelled leaves the others' transaction alone.
+            self._committing = asyncio.create_task(self._commit_waiting(self._writer), name="commit")
+        return await write.done
+
+    async def _commit_waiting(self, writer: aiosqlite.Connection) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            try:
+                await writer.execute("BEGIN IMMEDIATE")
+                results = [list(await writer.execute_fetchall(write.sql, write.values)) for write in batch]
+                await writer.execute("COMMIT")
+            except BaseException as error:
+                await self._undo(writer, batch, error)
+                if not isinstance(error, (sqlite3.Error, ValueError)):
+                    raise
+                continue
+            for write, rows in zip(batch, results, strict=True):
+                if not write.done.done():
+                    write.done.set_result(rows)
+
+    @staticmethod
+    async def _undo(writer: aiosqlite.Connection, batch: list[_Write], error: BaseException) -> None:
+        for write in batch:
+            if not write.done.done():
+                unavailable = DependencyUnavailable("The asset store cannot be written")
+                unavailable.__cause__ = error
+                write.done.set_exception(unavailable)
+        if writer.in_transaction:
+            await writer.execute("ROLLBACK")
+
+
+def _asset(row: sqlite3.Row) -> Asset:
+    meta = json.loads(row["aiMetadata"])
+    document = dict(row) | {
+        "_id": row["id"],
+        "images": {
+            "original": json.loads(row["original"]),
+            "processed": json.loads(row["processed"]) if row["processed"] else None,
+        },
+        "aiMetadata": meta | {"processedAt": _instant(meta["processedAt"])},
+        "finishedAt": _instant(row["finishedAt"]),
+        "createdAt": _instant(row["createdAt"]),
+        "updatedAt": _instant(row["updatedAt"]),
+    }
+    return Asset.from_document(document)
+
+
+def _meta_json(meta: AiMetadata) -> str:
+    return json.dumps(ai_metadata_document(meta) | {"processedAt": _milliseconds(meta.processed_at)})
+
+
+def _json(value: Mapping[str, Any] | None) -> str | None:
+    return json.dumps(value) if value is not None else None
+
+
+def _milliseconds(instant: datetime | None) -> int | None:
+    return round(instant.timestamp() * 1000) if instant is not None else None
+
+
+def _instant(milliseconds: int | None) -> datetime | None:
+    if milliseconds is None:
+        return None
+    # From whole numbers: a float of milliseconds would lose the last digit.
+    return datetime.fromtimestamp(milliseconds // 1000, UTC).replace(microsecond=milliseconds % 1000 * 1000)
