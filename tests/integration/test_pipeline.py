@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from pipeline.client import Client
 from tests.contract.contracts import check_event, check_job, check_reply
 from tests.factories import make_token
+from tests.redis_server import RedisServer
 from tests.service import AiService, Service
 
 
@@ -218,12 +220,16 @@ async def test_log_tells_the_story_of_an_upload(service: Service) -> None:
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_job_carries_exactly_the_contract_payload(service: Service, redis_of: Any) -> None:
-    """What lies in Redis is the contract's payload; request id and attempts lie beside it."""
-    asset_id = await upload(service)
-    service.wait_log("job_completed", assetId=asset_id)
-    fields = redis_of(service).hgetall(f"pipeline:{{ai-processing}}:job:ai-processing:{asset_id}")
-    check_job(fields["data"])
+async def test_job_carries_exactly_the_contract_payload(
+    tmp_path: Path, ai_service: AiService, redis_server: RedisServer, redis_url: str
+) -> None:
+    """What lies in Redis is the contract's payload and never the image; the rest lies beside it."""
+    with Service(tmp_path, ai_service.url, REDIS_URL=redis_url) as service:
+        asset_id = await upload(service)
+        service.wait_log("job_completed", assetId=asset_id)
+        fields = redis_server.client().hgetall(f"pipeline:{{ai-processing}}:job:ai-processing:{asset_id}")
+        check_job(json.loads(fields["data"]))
+        assert sum(len(value) for value in fields.values()) < 2000
 
 
 async def wait_for_status(service: Service, **counts: int) -> dict[str, Any]:

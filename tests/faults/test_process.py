@@ -1,0 +1,220 @@
+"""What a process may suffer: kill -9, SIGTERM with work to do, Redis away or wiped. Nothing accepted is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from pipeline.client import Client, ClientError
+from tests.factories import make_token
+from tests.redis_server import RedisServer
+from tests.service import ROOT, AiService, Service
+
+
+def accept(service: Service, count: int) -> list[str]:
+    """Upload so many photos and return their asset ids."""
+    replies = [service.upload() for _ in range(count)]
+    assert {reply.status_code for reply in replies} == {202}
+    return [reply.json()["data"]["assetId"] for reply in replies]
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """Return the condition's value once it is true; for what sends no signal."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.05)
+    return value
+
+
+def statuses(service: Service, ids: list[str]) -> set[str]:
+    return {service.asset(asset_id)["status"] for asset_id in ids}
+
+
+def children(pid: int) -> list[int]:
+    output = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout
+    return [int(line) for line in output.split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_killed_process_loses_nothing_and_leaves_no_child(tmp_path: Path, ai_service: AiService) -> None:
+    """kill -9 with 5 running and 20 waiting: after a restart on the same folder all 25 finish, the 5 at once."""
+    ai_service.order(held=True)
+    with Service(tmp_path, ai_service.url) as service:
+        ids = accept(service, 25)
+        service.wait_log("job_claimed", count=5)
+        (redis_pid,) = children(service.pid)
+        service.kill()
+        wait_until(lambda: not is_alive(redis_pid))
+        ai_service.order(held=False)
+        started_at = time.monotonic()
+        service.start()
+        service.wait_log("job_completed", count=25)
+        # A lease lasts 15 s: the embedded Redis is ours alone, so nobody waits for it.
+        assert time.monotonic() - started_at < 15
+        assert statuses(service, ids) == {"active"}
+        running = [line["assetId"] for line in service.find("job_claimed")][:5]
+        assert running == ids[:5]
+        assert {line["attempt"] for line in service.find("job_claimed")} == {1}
+
+
+@pytest.mark.spec("T064")
+def test_sigterm_lets_running_jobs_finish(tmp_path: Path, ai_service: AiService) -> None:
+    """The running job ends as completed, the waiting ones stay, uploads are refused, the exit code is 0."""
+    ai_service.order(held=True)
+    with Service(tmp_path, ai_service.url) as service, httpx.Client() as kept_alive:
+        assert service.upload(client=kept_alive).status_code == 202
+        ids = accept(service, 6)
+        service.wait_log("job_claimed", count=5)
+        service.signal(signal.SIGTERM)
+        service.wait_log("service_stopping")
+        refused = service.upload(client=kept_alive)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        ai_service.order(held=False)
+        assert service.wait() == 0
+        assert len(service.find("job_completed")) == 5
+        service.start()
+        service.wait_log("job_completed", count=2)
+        assert statuses(service, ids) == {"active"}
+    assert ai_service.state()["calls"] == 7
+
+
+def test_sigterm_hands_back_what_does_not_finish(tmp_path: Path, ai_service: AiService) -> None:
+    """At the deadline the running job goes back without a spent attempt, and the process ends in time."""
+    ai_service.order(held=True)
+    with Service(tmp_path, ai_service.url, SHUTDOWN_SECONDS="0.5") as service:
+        (asset_id,) = accept(service, 1)
+        service.wait_log("job_claimed")
+        started_at = time.monotonic()
+        assert service.stop() == 0
+        assert time.monotonic() - started_at < 10
+        assert service.find("job_released", assetId=asset_id)
+        ai_service.order(held=False)
+        service.start()
+        claimed = service.wait_log("job_claimed", assetId=asset_id)
+        assert (claimed["attempt"], claimed["stalls"]) == (1, 0)
+        service.wait_log("job_completed", assetId=asset_id)
+
+
+@pytest.mark.spec("T065")
+@pytest.mark.gen_test(timeout=60)
+async def test_sigterm_says_goodbye_to_sockets(tmp_path: Path, ai_service: AiService) -> None:
+    """An open socket gets a goodbye with a time to come back, then close 1012."""
+    with Service(tmp_path, ai_service.url) as service:
+        async with Client(service.url, make_token()) as client:
+            await client.listen()
+            events = client.events()
+            service.signal(signal.SIGTERM)
+            goodbye = await asyncio.wait_for(anext(events), 30)
+            assert goodbye["event"] == "goodbye" and goodbye["retryInMs"] >= 0
+            with pytest.raises(ClientError, match="1012"):
+                await anext(events)
+        assert await asyncio.to_thread(service.wait) == 0
+
+
+def test_upload_is_accepted_while_redis_is_away(tmp_path: Path, ai_service: AiService) -> None:
+    """With Redis stopped the answer is still 202, within seconds, and the job runs once Redis is back."""
+    with RedisServer() as redis, Service(tmp_path, ai_service.url, REDIS_URL=redis.url) as service:
+        accept(service, 1)
+        service.wait_log("job_completed")
+        redis.stop()
+        started_at = time.monotonic()
+        ids = accept(service, 3)
+        assert time.monotonic() - started_at < 3 * 2
+        assert service.get("/api/assets/queue-status").status_code == 503
+        assert service.get("/readyz").status_code == 503
+        assert service.get("/livez").status_code == 200
+        redis.start()
+        service.wait_log("job_completed", count=4)
+        assert statuses(service, ids) == {"active"}
+        assert [line["assetId"] for line in service.find("job_claimed")][1:] == ids
+
+
+def test_hanging_redis_does_not_hang_an_upload(tmp_path: Path, ai_service: AiService) -> None:
+    """A Redis that is stopped but still connected costs an upload two seconds at most."""
+    with RedisServer() as redis, Service(tmp_path, ai_service.url, REDIS_URL=redis.url) as service:
+        os.kill(redis.pid, signal.SIGSTOP)
+        started_at = time.monotonic()
+        ids = accept(service, 1)
+        assert time.monotonic() - started_at < 3
+        os.kill(redis.pid, signal.SIGCONT)
+        service.wait_log("job_completed", assetId=ids[0])
+
+
+def test_wiped_redis_costs_a_delay_not_a_job(tmp_path: Path, ai_service: AiService) -> None:
+    """FLUSHALL with five running and seven waiting jobs: the assets get their jobs again and all finish."""
+    ai_service.order(held=True)
+    with RedisServer() as redis, Service(tmp_path, ai_service.url, REDIS_URL=redis.url) as service:
+        ids = accept(service, 12)
+        service.wait_log("job_claimed", count=5)
+        redis.client().flushall()
+        service.wait_log("jobs_reconciled")
+        ai_service.order(held=False)
+        wait_until(lambda: statuses(service, ids) == {"active"})
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_event_reaches_a_socket_on_another_process(tmp_path: Path, ai_service: AiService) -> None:
+    """One process takes uploads and sockets, another runs the jobs; the owner hears all the same."""
+    with RedisServer() as redis:
+        shared = {"REDIS_URL": redis.url}
+        with (
+            Service(tmp_path, ai_service.url, ROLE="web", **shared) as web,
+            Service(tmp_path, ai_service.url, ROLE="worker", **shared) as worker,
+        ):
+            async with Client(web.url, make_token()) as client:
+                await client.listen()
+                (asset_id,) = await asyncio.to_thread(accept, web, 1)
+                event = await asyncio.wait_for(anext(client.events()), 30)
+            assert (event["assetId"], event["status"]) == (asset_id, "active")
+            assert worker.find("asset_finished", assetId=asset_id)
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"PORT": "many"}, "PORT"),
+        ({"HOST": "0.0.0.0", "JWT_SECRET": ""}, "JWT_SECRET"),
+        ({"JWT_SECRET": "short"}, "32 bytes"),
+        ({"PROVIDER_TIMEOUT_SECONDS": "200", "RENEW_SECONDS": "10"}, "RENEW_SECONDS"),
+        ({"AI_PROVIDER": "nobody"}, "there are: http, local"),
+        ({"PUBLIC_URL": "http://example.com"}, "PUBLIC_URL"),
+    ],
+)
+def test_wrong_configuration_is_one_line_and_exit_code_2(
+    tmp_path: Path, environment: dict[str, str], words: str
+) -> None:
+    """The start fails early, with a line that says what to change and no trace."""
+    service = Service(tmp_path, "http://127.0.0.1:1", **environment)
+    done = subprocess.run(
+        [sys.executable, "run.py"], cwd=ROOT, env=service.environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert words in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_second_process_on_one_folder_is_told_what_to_do(tmp_path: Path, ai_service: AiService) -> None:
+    """Two processes with an embedded Redis cannot share a folder; the second says so and ends."""
+    with Service(tmp_path, ai_service.url) as service:
+        done = subprocess.run(
+            [sys.executable, "run.py"], cwd=ROOT, env=service.environment, capture_output=True, text=True, timeout=60
+        )
+    assert done.returncode == 2 and "is in use by another process" in done.stderr
