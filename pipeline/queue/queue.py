@@ -258,7 +258,7 @@ class JobQueue:
         job_id, data, attempt, stalls, lease, enqueued_at_ms, request_id, trace_context, error = fields
         return Job(
             id=job_id,
-            data=json.loads(data),
+            data=_payload(data),
             attempt=attempt,
             stalls=stalls,
             lease=lease,
@@ -290,6 +290,15 @@ class JobQueue:
             return await command
         except (RedisError, OSError) as error:
             raise DependencyUnavailable("The queue cannot be reached") from error
+
+
+def _payload(text: str) -> Mapping[str, Any]:
+    """Return the payload, {} for one that is damaged: the handler refuses it then, and the queue goes on."""
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 __all__ = ["JobQueue", "Outcome", "QueueStats", "connect"]

@@ -54,7 +54,7 @@ class JobHandler(Protocol):
 class _Running:
     """A claim this process holds, from the step that brought it to the step that acknowledges it."""
 
-    __slots__ = ("job", "lease_ends_at", "work_ends_at", "scope", "is_released")
+    __slots__ = ("job", "lease_ends_at", "work_ends_at", "scope", "is_ended", "is_released")
 
     def __init__(self, job: Job, lease_ends_at: float) -> None:
         self.job = job
@@ -62,6 +62,7 @@ class _Running:
         self.lease_ends_at = lease_ends_at
         self.work_ends_at = 0.0
         self.scope: asyncio.Timeout | None = None  # set while the handler runs
+        self.is_ended = False
         self.is_released = False
 
     async def bounded(self, work: Awaitable[None], seconds: float) -> None:
@@ -75,13 +76,18 @@ class _Running:
 
     def renewed(self, lease_ends_at: float) -> None:
         """The lease lasts longer now."""
+        if not self.is_ended:
+            self._move_end(lease_ends_at)
+
+    def end(self) -> None:
+        """Cancel the handler now, as if the lease had ended; no renewal that is still on its way undoes it."""
+        self.is_ended = True
+        self._move_end(asyncio.get_running_loop().time())
+
+    def _move_end(self, lease_ends_at: float) -> None:
         self.lease_ends_at = lease_ends_at
         if self.scope is not None and not self.scope.expired():
             self.scope.reschedule(min(self.lease_ends_at, self.work_ends_at))
-
-    def end(self) -> None:
-        """Cancel the handler now, as if the lease had ended."""
-        self.renewed(asyncio.get_running_loop().time())
 
     @property
     def has_lease(self) -> bool:
@@ -121,7 +127,7 @@ class Worker:
         self._changed = asyncio.Event()
         self._marker: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._is_draining = False
+        self._is_draining = self._is_drained = False
         self._is_connected = True
         self._tasks: list[asyncio.Task[None]] = []
         metrics.slots.set(concurrency)
@@ -157,39 +163,47 @@ class Worker:
     # claiming
 
     async def _claim_until_drained(self) -> None:
-        while True:
-            self._changed.clear()
-            # Newest first: each released job goes to the front of waiting, so the oldest has to come last.
-            finishes = sorted(self._finishes, key=_age, reverse=True)
-            free = 0 if self._is_draining else self._concurrency - len(self._held) + len(finishes)
-            asked_at = asyncio.get_running_loop().time()
-            self._steps += 1
+        while not self._is_drained:
             try:
-                if not self._is_connected:
-                    await self._queue.release_unknown(self._id, self._held)
-                step = await self._queue.step(f"{self._id}:{self._steps}", finishes, free)
+                await self._claim()
             except DependencyUnavailable as error:
                 await self._wait_for_redis(error)
-                continue
-            self._reconnected()
-            del self._finishes[: len(finishes)]
-            for finish in finishes:
-                self._held.pop(finish.job.lease, None)
-            for _ in step.lost:
-                self._metrics.leases_lost.inc()
-            for job in step.claimed:
-                running = _Running(job, self._lease_end(asked_at))
-                self._held[job.lease] = running
-                self._claimed.put_nowait(running)
-            self._metrics.jobs_claimed.inc(len(step.claimed))
-            self._wake_in(step.next_due_ms)
-            if self._is_draining and not self._held:
+            except Exception:
+                # Nothing known comes here, but a process that claims no more must not look alive.
+                log.exception("claiming_failed")
+                await asyncio.sleep(RECONNECT_SECONDS[1])
+
+    async def _claim(self) -> None:
+        """Acknowledge, claim, and wait until there is a reason to do so again."""
+        self._changed.clear()
+        # Newest first: each released job goes to the front of waiting, so the oldest has to come last.
+        finishes = sorted(self._finishes, key=_age, reverse=True)
+        free = 0 if self._is_draining else self._concurrency - len(self._held) + len(finishes)
+        asked_at = asyncio.get_running_loop().time()
+        self._steps += 1
+        if not self._is_connected:
+            await self._queue.release_unknown(self._id, self._held)
+        step = await self._queue.step(f"{self._id}:{self._steps}", finishes, free)
+        self._reconnected()
+        del self._finishes[: len(finishes)]
+        for finish in finishes:
+            self._held.pop(finish.job.lease, None)
+        self._metrics.leases_lost.inc(len(step.lost))
+        for job in step.claimed:
+            running = _Running(job, self._lease_end(asked_at))
+            self._held[job.lease] = running
+            self._claimed.put_nowait(running)
+        self._metrics.jobs_claimed.inc(len(step.claimed))
+        self._wake_in(step.next_due_ms)
+        if self._is_draining:
+            if not self._held:
+                self._is_drained = True
                 return
-            if len(self._held) < self._concurrency and not self._is_draining:
-                if step.waiting and not step.is_paused:
-                    continue  # ids without a job were popped; there may be real ones behind them
-                self._listen()
-            await self._changed.wait()
+        elif len(self._held) < self._concurrency:
+            if step.waiting and not step.is_paused:
+                return  # ids without a job were popped; there may be real ones behind them
+            self._listen()
+        await self._changed.wait()
 
     def _listen(self) -> None:
         """Block on the wake-up marker beside the running jobs; the call is never cancelled, so no marker is lost."""
@@ -237,6 +251,8 @@ class Worker:
                 await self._queue.trim()
             except DependencyUnavailable:
                 pass  # the claiming coroutine says so; each job's own deadline ends it when this lasts
+            except Exception:
+                log.exception("renewing_failed")
             await asyncio.sleep(self._renew_seconds)
 
     async def _renew(self) -> None:

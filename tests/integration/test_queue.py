@@ -272,6 +272,25 @@ async def test_ids_without_a_job_are_passed_over(queue: JobQueue, redis: Redis) 
 
 
 @pytest.mark.gen_test
+async def test_damaged_jobs_harm_no_other(queue: JobQueue, redis: Redis) -> None:
+    """A hash that lost fields or holds no JSON is claimed with an empty payload; a key of another type is passed
+    over.
+    """
+    ids = await enqueue(queue, 1, 2, 3, 4)
+    prefix = "pipeline:{ai-processing}:job:"
+    redis.hset(prefix + ids[0], "data", "{broken")
+    redis.hdel(prefix + ids[1], "data", "attempt", "stalls", "enqueuedAt", "requestId", "trace", "error")
+    redis.delete(prefix + ids[2])
+    redis.set(prefix + ids[2], "a string")
+    jobs = await Claimer(queue)(4)
+    assert [(job.id, dict(job.data), job.attempt) for job in jobs] == [
+        (ids[0], {}, 1),
+        (ids[1], {}, 1),
+        (ids[3], DATA, 1),
+    ]
+
+
+@pytest.mark.gen_test
 async def test_every_key_is_permanent_by_name_or_goes_with_retention(queue: JobQueue, redis: Redis) -> None:
     """After all jobs are past retention only the named permanent keys are left."""
     await enqueue(queue, *range(1, 6))

@@ -53,12 +53,14 @@ local is_paused = redis.call('EXISTS', paused)
 if free > 0 and is_paused == 0 then
   for _, id in ipairs(redis.call('RPOP', waiting, free) or {}) do
     local job = prefix .. id
-    local held = redis.call('HMGET', job, 'state', 'data', 'attempt', 'stalls', 'enqueuedAt', 'requestId', 'trace', 'error')
+    -- pcall: a key of another type must not undo the claims beside it.
+    local held = redis.pcall('HMGET', job, 'state', 'data', 'attempt', 'stalls', 'enqueuedAt', 'requestId', 'trace', 'error')
     if held[1] == 'waiting' then
-      local lease, attempt = id .. '|' .. mark, held[3] + 1
+      local lease, attempt = id .. '|' .. mark, (tonumber(held[3]) or 0) + 1
       redis.call('ZADD', leases, now + lease_ms, lease)
       redis.call('HSET', job, 'state', 'active', 'attempt', attempt)
-      claimed[#claimed + 1] = {id, held[2], attempt, tonumber(held[4]), lease, tonumber(held[5]), held[6], held[7], held[8]}
+      claimed[#claimed + 1] = {id, held[2] or '', attempt, tonumber(held[4]) or 0, lease, tonumber(held[5]) or now,
+        held[6] or '', held[7] or '', held[8] or ''}
     end
   end
 end
