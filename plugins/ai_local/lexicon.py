@@ -4,8 +4,10 @@ Pure but for reading lexicon.json beside it. How close two spellings are:
 - the same letters and digits (case, accents, spaces, hyphens aside): 1;
 - letters mistaken for look-alikes (O and 0, I and 1, S and 5, ...): 0.85 for each, up to half of them, names of four
   and more only;
-- other slips: 0.75 for each, one in names of seven and more, two in names of ten and more, never in a digit.
-Shorter names are too near to ordinary words ("like" and "Nike") to forgive more.
+- other slips: 0.75 for each, one in names of eight and more, two in names of twelve and more, never in a digit or the
+  first letter;
+- a gap too many inside a name of six or more: 0.75.
+Shorter names are too near to ordinary words ("like" and "Nike", "salmon" and "Salomon") to forgive more.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
-from plugins.ai_local.text import Line
+from plugins.ai_local.line import Line
 
 LOOK_ALIKE = 0.85
 SLIP = 0.75
@@ -98,7 +100,7 @@ class Names:
         for name, spelling, brand in names:
             entry = _Entry(name, brand, plain(spelling), len(BETWEEN_WORDS.split(spelling)))
             self._by_fold[entry.plain.translate(FOLDED)].append(entry)
-        self._long = [fold for fold in self._by_fold if len(fold) >= 7]
+        self._long = [fold for fold in self._by_fold if len(fold) >= 8]
 
     def find(self, words: list[Word]) -> Iterator[Match]:
         """Yield every name that occurs, as often as it does."""
@@ -117,13 +119,16 @@ class Names:
         fold = seen.translate(FOLDED)
         lines = len({id(word.line) for word in words})
         near = [fold]
-        if len(fold) >= 6:
+        if len(fold) >= 7:
             near += [each for each, _, _ in process.extract(fold, self._long, scorer=OSA.distance, score_cutoff=2)]
         for entry in {id(entry): entry for each in near for entry in self._by_fold.get(each, ())}.values():
-            # A name broken over lines breaks between its words, and OCR adds one gap at most.
-            if lines > entry.words or len(words) > entry.words + 1:
+            if lines > entry.words:  # a name broken over lines breaks between its words
                 continue
-            if similarity := _similarity(seen, entry.plain):
+            if len(words) <= entry.words:
+                similarity = _similarity(seen, entry.plain)
+            else:
+                similarity = SLIP if len(seen) >= 6 and len(words) == entry.words + 1 and seen == entry.plain else 0.0
+            if similarity:
                 yield Match(entry.name, entry.brand, words, similarity)
 
 
@@ -137,7 +142,8 @@ def _similarity(seen: str, name: str) -> float:
         look_alikes = sum(one != other for one, other in zip(seen, name, strict=True))
         return LOOK_ALIKE**look_alikes if 2 * look_alikes <= len(name) else 0.0
     slips = OSA.distance(fold, name_fold)
-    if slips > (2 if len(name) >= 10 else 1 if len(name) >= 7 else 0) or _digits(seen) != _digits(name):
+    most = 2 if len(name) >= 12 else 1 if len(name) >= 8 else 0
+    if slips > most or fold[0] != name_fold[0] or _digits(seen) != _digits(name):
         return 0.0
     return float(SLIP**slips)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from pipeline.hooks import UNKNOWN, Attribute
 from plugins.ai_local.lexicon import Brand, Lexicon, Match, Word, plain
-from plugins.ai_local.text import Line
+from plugins.ai_local.line import Line
 
 PATTERN = 0.9
 DESIGNATION = 0.6
@@ -25,6 +25,8 @@ INFERRED_BRAND = 0.6
 SET_NUMBER = {4: 0.8, 5: 0.95, 6: 0.7}
 MISREAD_DIGIT = 0.85
 MIN_TELLING_LETTERS = 5  # a shorter model name says nothing about the brand
+
+MOST = 0.99  # nothing read off a photo is certain
 
 LEGO = "lego"
 AS_DIGITS = str.maketrans("OoIlSBZ", "0011582")
@@ -63,7 +65,7 @@ def name_product(lines: list[Line], category: str, lexicon: Lexicon) -> tuple[At
 
 def _infer(words: list[Word], lines: list[Line], category: str, lexicon: Lexicon) -> tuple[Attribute, Attribute]:
     """Return the brand whose model is written on a product that does not show the brand."""
-    telling = [match for match in lexicon.models[category].find(words) if len(plain(match.name)) >= MIN_TELLING_LETTERS]
+    telling = [match for match in lexicon.models[category].find(words) if _is_telling(match, category)]
     if not telling:
         return UNKNOWN, UNKNOWN
     match = max(telling, key=_model_rank)
@@ -71,6 +73,13 @@ def _infer(words: list[Word], lines: list[Line], category: str, lexicon: Lexicon
         return UNKNOWN, UNKNOWN  # "City" or "Friends" alone stands on many things
     model = _best(_models(match.brand, match, words, lines, lexicon))
     return Attribute(match.brand.name, _confidence(match.confidence * INFERRED_BRAND)), model
+
+
+def _is_telling(match: Match, category: str) -> bool:
+    """True for "Air Max 90" or "Old Skool", false for "Response" or "Ghost", which stand on anything."""
+    letters = plain(match.name)
+    is_special = category == LEGO or len(match.words) > 1 or any(map(str.isdigit, letters))
+    return match.similarity == 1 and is_special and len(letters) >= MIN_TELLING_LETTERS and not letters.isdigit()
 
 
 def _models(brand: Brand, seen: Match, words: list[Word], lines: list[Line], lexicon: Lexicon) -> list[_Candidate]:
@@ -155,4 +164,4 @@ def _best(candidates: list[_Candidate]) -> Attribute:
 
 
 def _confidence(value: float) -> float:
-    return round(min(1.0, max(0.0, value)), 3)
+    return round(min(MOST, value), 3)

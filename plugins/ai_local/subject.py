@@ -55,6 +55,8 @@ def find_subject(pixels: Pixels, text_boxes: Sequence[NDArray[np.float32]]) -> M
         cv2.fillPoly(text, [(box * scale).astype(np.int32)], 1)
     edge = max(2, round(EDGE_SHARE * max(small.shape[:2])))
     flat, distance, shadow = _flatten(small, 2 * edge)
+    if not _is_even(flat[_ring(small, 2 * edge)]):  # also spares GrabCut the pictures it takes ten seconds for
+        return None
     mask = _solid(_without_shadow(_cut(flat, distance, text, edge), shadow, flat[..., 0]))
     if mask is None or not _is_plausible(mask, text, flat):
         return None
@@ -93,8 +95,7 @@ def _flatten(small: Pixels, edge: int) -> tuple[Pixels, Mask, Pixels]:
     lab = cv2.cvtColor(cv2.bilateralFilter(small, 7, 40, 7), cv2.COLOR_RGB2LAB).astype(np.float32)
     y, x = np.mgrid[-1 : 1 : complex(0, lab.shape[0]), -1 : 1 : complex(0, lab.shape[1])]
     terms = np.stack((np.ones_like(x), x, y, x * x, x * y, y * y), axis=-1).astype(np.float32)
-    ring = np.ones(lab.shape[:2], dtype=bool)
-    ring[edge:-edge, edge:-edge] = False
+    ring = _ring(small, edge)
     surface = np.linalg.lstsq(terms[ring], lab[ring], rcond=None)[0]
     background = terms @ surface
     rest = lab - background
@@ -141,14 +142,22 @@ def _solid(mask: Pixels) -> Pixels | None:
 def _is_plausible(mask: Pixels, text: Pixels, flat: Pixels) -> bool:
     outline = max(cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0], key=cv2.contourArea)
     hull = cv2.contourArea(cv2.convexHull(outline))
-    background = flat[cv2.dilate(mask, np.ones((9, 9), np.uint8)) == 0].astype(np.float32)
     return bool(
         MIN_AREA <= mask.mean() <= MAX_AREA
         and mask.sum() >= MIN_FILL * hull
-        and len(background) > 0
-        and (background.std(axis=0) <= MOST_UNEVENNESS).all()
+        and _is_even(flat[cv2.dilate(mask, np.ones((9, 9), np.uint8)) == 0])
         and (not text.any() or mask[text > 0].mean() >= MIN_TEXT_INSIDE)
     )
+
+
+def _ring(small: Pixels, edge: int) -> NDArray[np.bool_]:
+    ring = np.ones(small.shape[:2], dtype=bool)
+    ring[edge:-edge, edge:-edge] = False
+    return ring
+
+
+def _is_even(background: Pixels) -> bool:
+    return len(background) > 0 and bool((background.astype(np.float32).std(axis=0) <= MOST_UNEVENNESS).all())
 
 
 def _soften(mask: Pixels, size: tuple[int, int]) -> Mask:

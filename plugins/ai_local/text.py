@@ -6,52 +6,23 @@ brands. Runs in the provider's thread.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from PIL.Image import Transpose
 from rapidocr import RapidOCR
 
 from pipeline.errors import ConfigurationError
+from plugins.ai_local.line import Line
 
 FIND_AT_PIXELS = 960  # text is searched at this size and read at full size: a third of the time, the same words
 MIN_SCORE = 0.5  # below this the letters are guesses
 MIN_UPENDED_SCORE = 0.9  # half of these are read upside down, and look like words all the same
 IS_LEGIBLE = 0.9  # upright lettering scores 0.95 and more, upside down 0.6 to 0.85
-
-Box = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Line:
-    """One line of text. score: the OCR's mean certainty per letter, 0 to 1. box: its four corners in pixels, in reading
-    order from the top left.
-    """
-
-    text: str
-    score: float
-    box: Box
-
-    @property
-    def height(self) -> float:
-        """Height of the letters in pixels."""
-        return min(self._sides())
-
-    @property
-    def is_upended(self) -> bool:
-        """True when the line runs up or down the picture."""
-        along, across = self._sides()
-        return across > 1.5 * along
-
-    def _sides(self) -> tuple[float, float]:
-        start, end, _, below = self.box
-        return float(np.linalg.norm(end - start)), float(np.linalg.norm(below - start))
 
 
 class TextReader:

@@ -1,0 +1,282 @@
+"""The rules of the local AI provider: which lettering makes a brand and a model, which pixels a colour."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import ExifTags, Image, ImageDraw
+
+from pipeline.demo import pictures
+from pipeline.demo.draw import write_all
+from pipeline.errors import ConfigurationError, PermanentJobError
+from pipeline.hooks import UNKNOWN
+from pipeline.settings import Settings
+from plugins.ai_local import register_ai_providers
+from tests.factories import make_image
+
+if find_spec("rapidocr") is None and not os.environ.get("CI"):
+    pytest.skip("the extra [local] is not installed", allow_module_level=True)
+
+import numpy as np
+
+from plugins.ai_local.colors import name_colorway
+from plugins.ai_local.lexicon import Lexicon
+from plugins.ai_local.line import Line
+from plugins.ai_local.models import name_product
+from plugins.ai_local.photo import LONG_SIDE_PIXELS, read_photo
+from plugins.ai_local.subject import find_subject
+
+LEXICON = Lexicon.load()
+
+
+def make_lines(*texts: str | tuple[str, float], score: float = 1.0) -> list[Line]:
+    """Return lines below each other; each a text 20 pixels high, or (text, height)."""
+    lines = []
+    for row, each in enumerate(texts):
+        text, height = each if isinstance(each, tuple) else (each, 20.0)
+        top, right = 100.0 * row, height * len(text) / 2 + 30
+        box = np.array([(0, top), (right, top), (right, top + height), (0, top + height)], dtype=np.float32)
+        lines.append(Line(text, score, box))
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("category", "texts", "brand", "model"),
+    [
+        ("sneaker", ["NIKE", "AIR MAX 90", "US 9"], "Nike", "Air Max 90"),
+        ("sneaker", ["adidas", "STAN SMITH"], "adidas", "Stan Smith"),
+        ("sneaker", ["new balance", "990v5", "MADE IN USA"], "New Balance", "990v5"),
+        ("sneaker", ["NEW", "BALANCE", "M1906R"], "New Balance", "M1906R"),
+        ("sneaker", ["VANS", "Old Skool"], "Vans", "Old Skool"),
+        ("sneaker", ["CONVERSE", "CHUCK TAYLOR ALL STAR"], "Converse", "Chuck Taylor All Star"),
+        ("sneaker", ["AIR JORDAN 1"], "Jordan", "Air Jordan 1"),
+        ("sneaker", ["On", "Cloudmonster"], "On", "Cloudmonster"),
+        ("lego", ["LEGO", "STAR WARS", "75192", "16+", "7541 pcs/pzs"], "LEGO", "Star Wars 75192"),
+        ("lego", ["LEGO", "10307", "2022 The LEGO Group"], "LEGO", "10307"),
+        ("lego", ["LEGO", "TECHNIC"], "LEGO", "Technic"),
+        ("lego", ["NINJAGO", "71741"], "LEGO", "Ninjago 71741"),
+        ("camera", ["Digital", "D7500"], "Nikon", "D7500"),
+        ("camera", ["Canon", "EOS R5", "RF LENS 50mm 1:1.8"], "Canon", "EOS R5"),
+        ("camera", ["Canon", "EOS 850D"], "Canon", "EOS 850D"),
+        ("camera", ["Nikon", "D7500"], "Nikon", "D7500"),
+        ("camera", ["SONY", "ILCE-7M4"], "Sony", "ILCE-7M4"),
+        ("camera", ["FUJIFILM", "X-T4"], "Fujifilm", "X-T4"),
+        ("camera", ["LEICA", "M6"], "Leica", "M6"),
+        ("camera", ["HASSELBLAD", "500C/M"], "Hasselblad", "500C/M"),
+        ("camera", ["Mamiya", "RB67"], "Mamiya", "RB67"),
+        ("camera", ["PENTAX", "K1000"], "Pentax", "K1000"),
+        ("camera", ["VOIGTLÄNDER", "Bessa R3A"], "Voigtländer", "Bessa R3A"),
+        ("camera", ["GoPro", "HERO12 Black"], "GoPro", "HERO12 Black"),
+        ("camera", ["PowerShot", "G7 X"], "Canon", "PowerShot G7 X"),
+        ("other", ["SONYICF-306", "88 92 96 104 108"], "Sony", "ICF-306"),
+        ("other", ["SONY", "WH-1000XM4"], "Sony", "WH-1000XM4"),
+        ("other", ["BOSCH", "GSR 18V-55", "18V"], "Bosch", "18V-55"),
+        ("other", ["Nintendo", "GAME BOY"], "Nintendo", "Game Boy"),
+        ("other", [("PHILIPS", 40), ("Sonicare", 30)], "Philips", "Sonicare"),
+        ("other", ["Canon", "EOS R5"], "Canon", "EOS R5"),
+        ("sneaker", ["AIR MAX 90"], "Nike", "Air Max 90"),
+    ],
+    ids=str,
+)
+def test_product_is_named_from_its_lettering(category: str, texts: list[Any], brand: str, model: str) -> None:
+    """What people collect is named from what makers print on it."""
+    found_brand, found_model = name_product(make_lines(*texts), category, LEXICON)
+
+    assert (found_brand.value, found_model.value) == (brand, model)
+    assert 0.3 < found_brand.confidence < 1 and 0.3 < found_model.confidence < 1
+
+
+@pytest.mark.parametrize(
+    ("category", "texts"),
+    [
+        ("sneaker", ["like a bike", "hike more"]),
+        ("sneaker", ["come on in"]),
+        ("sneaker", ["Salmon", "fresh"]),
+        ("sneaker", ["Question", "Answer"]),
+        ("lego", ["CITY"]),
+        ("lego", ["75192"]),
+        ("lego", ["Tel. 0305551234"]),
+        ("camera", ["Canyon"]),
+        ("camera", ["Nixon"]),
+        ("camera", ["Basic", "500 g"]),
+        ("sneaker", ["1500"]),
+        ("camera", ["the red door"]),
+        ("other", ["Please close the door"]),
+        ("other", ["apple juice", "sharp knife", "pioneer spirit"]),
+        ("other", ["Collage", "Brain", "Sung", "Phil is"]),
+        ("other", []),
+    ],
+    ids=str,
+)
+def test_ordinary_words_are_no_brand(category: str, texts: list[str]) -> None:
+    """Words near a brand's name, or names that are everyday words in a sentence, stay unknown."""
+    assert name_product(make_lines(*texts), category, LEXICON) == (UNKNOWN, UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("seen", "category", "brand", "least", "most"),
+    [
+        ("NIKE", "sneaker", "Nike", 0.99, 0.99),
+        ("N1KE", "sneaker", "Nike", 0.8, 0.9),
+        ("CAN0N", "camera", "Canon", 0.8, 0.9),
+        ("HASSEIBLAD", "camera", "Hasselblad", 0.8, 0.9),
+        ("HASSELBLAO", "camera", "Hasselblad", 0.7, 0.8),
+        ("Fuji film", "camera", "Fujifilm", 0.7, 0.99),
+        ("NIKON", "other", "Nikon", 0.65, 0.75),
+    ],
+)
+def test_misread_brand_is_less_sure(seen: str, category: str, brand: str, least: float, most: float) -> None:
+    """A brand with misread letters, or one of another category, is found with less confidence."""
+    found, _ = name_product(make_lines(seen), category, LEXICON)
+
+    assert found.value == brand
+    assert least <= found.confidence <= most
+
+
+def test_confidence_follows_the_certainty_of_the_letters() -> None:
+    """Half-legible lettering halves the confidence of what was read from it."""
+    brand, model = name_product(make_lines("Canon", "EOS R5", score=0.5), "camera", LEXICON)
+
+    assert (brand.confidence, model.confidence) == (0.5, 0.5)
+
+
+def test_larger_lettering_names_the_brand() -> None:
+    """Of two brands in a photo the one written larger is the product's."""
+    brand, _ = name_product(make_lines(("SanDisk", 8), ("LEXAR", 6), ("JBL", 60)), "other", LEXICON)
+
+    assert brand.value == "JBL"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photo_is_turned_as_exif_says(orientation: int) -> None:
+    """Each EXIF orientation is applied: the red corner ends where a viewer shows it."""
+    image = Image.new("RGB", (80, 40), (255, 255, 255))
+    ImageDraw.Draw(image).rectangle((0, 0, 15, 15), fill=(255, 0, 0))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    file = io.BytesIO()
+    image.save(file, "PNG", exif=exif)
+
+    photo = read_photo(file.getvalue(), 10_000)
+
+    left, top = orientation in (1, 4, 5, 8), orientation in (1, 2, 5, 6)
+    assert photo.size == ((80, 40) if orientation < 5 else (40, 80))
+    assert photo.getpixel((5 if left else photo.width - 5, 5 if top else photo.height - 5)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "AVIF", "HEIF", "MPO"])
+def test_photo_of_every_format_is_read_and_bounded(format: str) -> None:
+    """Every format an upload may have becomes an RGB picture no larger than needed."""
+    photo = read_photo(make_image(format, (3300, 800)), 10_000_000)
+
+    assert photo.mode == "RGB"
+    assert photo.size == (LONG_SIDE_PIXELS, round(LONG_SIDE_PIXELS * 800 / 3300))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "1", "CMYK"])
+def test_photo_of_every_mode_becomes_rgb(mode: str) -> None:
+    """Grey, palette and CMYK pixels are converted; what is transparent becomes white."""
+    image = Image.new("RGBA", (60, 60), (255, 255, 255, 0)).convert(mode)
+    file = io.BytesIO()
+    image.save(file, "JPEG" if mode == "CMYK" else "PNG")
+
+    photo = read_photo(file.getvalue(), 10_000)
+
+    assert (photo.mode, photo.getpixel((30, 30))) == ("RGB", (255, 255, 255))
+
+
+def test_photo_with_too_many_pixels_is_refused() -> None:
+    """A picture over the pixel limit fails for good before its pixels are decoded."""
+    with pytest.raises(PermanentJobError, match="more than 1000 pixels"):
+        read_photo(make_image(size=(40, 30)), 1000)
+
+
+@pytest.mark.parametrize(
+    ("colors", "name"),
+    [
+        ([(20, 20, 22)], "Black"),
+        ([(250, 250, 250)], "White"),
+        ([(190, 30, 35)], "Red"),
+        ([(30, 85, 190)], "Blue"),
+        ([(40, 140, 60)], "Green"),
+        ([(240, 205, 45)], "Yellow"),
+        ([(240, 150, 185)], "Pink"),
+        ([(105, 62, 35)], "Brown"),
+        ([(245, 245, 245), (245, 245, 245), (190, 30, 35)], "White/Red"),
+    ],
+)
+def test_colorway_is_named_as_people_do(colors: list[tuple[int, int, int]], name: str) -> None:
+    """The colours of the subject are named, the largest first; the background does not count."""
+    pixels = np.full((90, 120, 3), 247, dtype=np.uint8)
+    subject = np.zeros((90, 120), dtype=np.float32)
+    subject[:, 30:90] = 1
+    for index, columns in enumerate(np.array_split(np.arange(30, 90), len(colors))):
+        pixels[:, columns] = colors[index]
+
+    found = name_colorway(pixels, subject)
+
+    assert found.value == name
+    assert found.confidence == pytest.approx(0.9, abs=0.02)
+
+
+def test_subject_is_cut_out_of_an_uneven_background() -> None:
+    """A product on a table that is brighter under the lamp is found whole, and nothing but it."""
+    y, x = np.mgrid[0:300, 0:400]
+    light = 1.1 - ((x - 100) ** 2 + (y - 80) ** 2) / 250_000
+    pixels = (light[..., None] * np.array((180, 140, 100))).clip(0, 255).astype(np.uint8)
+    pixels[90:220, 120:300] = (40, 60, 160)
+
+    subject = find_subject(pixels, [])
+
+    assert subject is not None
+    truth = np.zeros((300, 400), dtype=bool)
+    truth[90:220, 120:300] = True
+    assert (subject > 0.5)[truth].mean() > 0.97
+    assert (subject > 0.5)[~truth].mean() < 0.02
+
+
+def test_implausible_subject_is_refused() -> None:
+    """Where nothing stands out, or everything does, the background is kept."""
+    plain = np.full((300, 400, 3), 180, dtype=np.uint8)
+    chaos = np.asarray(Image.open(io.BytesIO(make_image("PNG", (400, 300)))))
+
+    assert find_subject(plain, []) is None
+    assert find_subject(chaos, []) is None
+
+
+def test_missing_packages_are_named_with_both_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra the start fails in one line that says what to install and what to set instead."""
+    real_import = builtins.__import__
+
+    def without_ocr(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "plugins.ai_local.provider":
+            raise ModuleNotFoundError("No module named 'rapidocr'", name="rapidocr")
+        return real_import(name, *args, **kwargs)
+
+    ((_, build),) = register_ai_providers(Settings())
+    monkeypatch.setattr(builtins, "__import__", without_ocr)
+
+    with pytest.raises(ConfigurationError) as caught:
+        build()
+
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in ("rapidocr", "pip install 'ai-queue-pipeline[local]'", "pip install -e '.[local]'", "AI_SERVICE_URL"):
+        assert part in message
+
+
+def test_demo_pictures_are_what_their_program_draws(tmp_path: Path) -> None:
+    """The shipped pictures can be drawn anew and are of a phone's size and weight."""
+    write_all(tmp_path)
+
+    for file, category in pictures():
+        assert category == file.stem
+        assert 60_000 < file.stat().st_size < 300_000
+        shipped, drawn = (np.asarray(Image.open(each), dtype=np.int16) for each in (file, tmp_path / file.name))
+        assert np.abs(shipped - drawn).mean() < 3  # encoders and scalers differ a little between Pillow versions
