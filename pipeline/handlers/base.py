@@ -26,6 +26,7 @@ from pipeline.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
+PROBED = ("/livez", "/readyz", "/metrics")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Closing a connection with unread bytes resets it, and a client still busy sending never sees the reply. So after an
 # early refusal we go on reading, but not for ever: enough for an oversized video, nothing for an endless stream.
@@ -201,7 +202,9 @@ def log_request(handler: tornado.web.RequestHandler) -> None:
     seconds = handler.request.request_time()
     status = handler.get_status()
     method = handler.request.method if handler.request.method in handler.SUPPORTED_METHODS else "other"
-    log.info(
+    # Probes and scrapes come every few seconds for ever and say nothing new.
+    write = log.debug if route in PROBED else log.info
+    write(
         "request_completed",
         requestId=getattr(handler, "request_id", None),
         method=method,
