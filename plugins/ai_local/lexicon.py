@@ -28,6 +28,7 @@ from plugins.ai_local.line import Line
 
 LOOK_ALIKE = 0.85
 SLIP = 0.75
+LONG_NAME = 8
 OTHER_CATEGORY = 0.7  # a brand of another category is less likely, but cameras do get uploaded as "other"
 COMMON_WORD = 0.8  # "On" or "Globe" alone on a line is probably the brand, in a sentence it is not
 MAX_WORDS = 400  # a photographed page of text must not cost seconds
@@ -100,7 +101,7 @@ class Names:
         for name, spelling, brand in names:
             entry = _Entry(name, brand, plain(spelling), len(BETWEEN_WORDS.split(spelling)))
             self._by_fold[entry.plain.translate(FOLDED)].append(entry)
-        self._long = [fold for fold in self._by_fold if len(fold) >= 8]
+        self._long = [fold for fold in self._by_fold if len(fold) >= LONG_NAME]
 
     def find(self, words: list[Word]) -> Iterator[Match]:
         """Yield every name that occurs, as often as it does."""
@@ -119,7 +120,7 @@ class Names:
         fold = seen.translate(FOLDED)
         lines = len({id(word.line) for word in words})
         near = [fold]
-        if len(fold) >= 7:
+        if len(fold) >= LONG_NAME - 1:
             near += [each for each, _, _ in process.extract(fold, self._long, scorer=OSA.distance, score_cutoff=2)]
         for entry in {id(entry): entry for each in near for entry in self._by_fold.get(each, ())}.values():
             if lines > entry.words:  # a name broken over lines breaks between its words
@@ -141,9 +142,8 @@ def _similarity(seen: str, name: str) -> float:
     if fold == name_fold:
         look_alikes = sum(one != other for one, other in zip(seen, name, strict=True))
         return LOOK_ALIKE**look_alikes if 2 * look_alikes <= len(name) else 0.0
-    slips = OSA.distance(fold, name_fold)
-    most = 2 if len(name) >= 12 else 1 if len(name) >= 8 else 0
-    if slips > most or fold[0] != name_fold[0] or _digits(seen) != _digits(name):
+    slips, most = OSA.distance(fold, name_fold), 2 if len(name) >= 12 else 1
+    if slips > most or len(name) < LONG_NAME or fold[0] != name_fold[0] or _digits(seen) != _digits(name):
         return 0.0
     return float(SLIP**slips)
 

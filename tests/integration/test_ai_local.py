@@ -1,0 +1,213 @@
+"""The local AI provider with its real models, on the demo pictures and what phones and people make of them."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from time import monotonic
+
+import pytest
+from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFont, ImageOps, ImageStat
+
+from pipeline.demo import pictures
+from pipeline.errors import PermanentJobError
+from pipeline.hooks import UNKNOWN, AIProvider, Analysis, AnalyzeRequest
+from pipeline.hooks.checks import find_fault
+from pipeline.settings import Settings
+from plugins.ai_local import register_ai_providers
+from tests.factories import make_image
+from tests.parts import require
+
+EXPECTED = {
+    "camera": ("Canon", "EOS R5", "Black"),
+    "lego": ("LEGO", "City 60316", "Blue"),
+    "sneaker": ("Nike", "Air Max 90", "White"),
+    "other": ("Sony", "ICF-306", "Red"),
+}
+PHOTOS = {category: file for file, category in pictures()}
+
+
+@pytest.fixture(scope="module")
+def provider() -> AIProvider:
+    """The provider as the service builds it."""
+    require(find_spec("rapidocr") is not None, "the extra [local] is not installed")
+    ((name, build),) = register_ai_providers(Settings())
+    assert name == "local"
+    return build()
+
+
+def analyze(provider: AIProvider, image: bytes, category: str) -> Analysis:
+    """Return the provider's result, checked as the dispatcher checks it."""
+    request = AnalyzeRequest("http://127.0.0.1/photo", category, "a" * 24, "job", "request", 1, 90.0, image)
+    result = provider.analyze(request)
+    assert isinstance(result, Analysis)
+    assert find_fault(result) is None
+    return result
+
+
+def open_photo(category: str) -> Image.Image:
+    """Return the demo picture as a viewer shows it."""
+    return ImageOps.exif_transpose(Image.open(PHOTOS[category]))
+
+
+def encode(image: Image.Image, format: str = "JPEG", **options: object) -> bytes:
+    """Return the image's bytes."""
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def processed(analysis: Analysis) -> Image.Image:
+    """Return the processed image, decoded."""
+    assert analysis.processed_image is not None and analysis.processed_image.content_type == "image/webp"
+    image = Image.open(io.BytesIO(analysis.processed_image.content))
+    assert image.format == "WEBP"
+    return image.convert("RGB")
+
+
+def background_share(image: Image.Image) -> float:
+    """Return how much of an image is the clean background."""
+    counts = image.convert("L").histogram()
+    return sum(counts[245:250]) / (image.width * image.height)
+
+
+@pytest.mark.parametrize("category", EXPECTED)
+def test_demo_picture_is_named_and_cleaned(provider: AIProvider, category: str) -> None:
+    """Brand, model and colour of a demo picture are right, and the product stands upright on a clean background."""
+    analysis = analyze(provider, PHOTOS[category].read_bytes(), category)
+
+    brand, model, color = EXPECTED[category]
+    assert (analysis.brand.value, analysis.model.value) == (brand, model)
+    assert analysis.brand.confidence > 0.9 and analysis.model.confidence > 0.85
+    assert analysis.colorway is not None and color in analysis.colorway.value.split("/")
+    assert 0.4 < analysis.colorway.confidence < 0.95
+    original, clean = open_photo(category), processed(analysis)
+    assert clean.width * clean.height < 0.8 * original.width * original.height
+    assert 0.08 < background_share(clean) < 0.6
+    # In the corners there was table before.
+    assert all(abs(level - 247) < 6 for level in clean.getpixel((2, 2)))  # type: ignore[union-attr]
+
+
+VARIANTS: list[tuple[str, Callable[[Image.Image], bytes], str]] = [
+    ("camera", lambda image: encode(image.rotate(90, expand=True)), "phone held sideways, no EXIF"),
+    ("lego", lambda image: encode(image.rotate(180)), "phone upside down, no EXIF"),
+    ("sneaker", lambda image: encode(image.rotate(270, expand=True)), "phone held sideways the other way"),
+    ("lego", lambda image: encode(image.rotate(12, fillcolor=(150, 150, 150))), "tilted"),
+    ("camera", lambda image: encode(ImageEnhance.Brightness(image).enhance(0.35)), "dark"),
+    ("sneaker", lambda image: encode(image, quality=40), "strongly compressed"),
+    ("other", lambda image: encode(image.resize((640, 480))), "small"),
+    ("camera", lambda image: encode(image, "HEIF", quality=70), "HEIC, as phones send it"),
+    ("other", lambda image: encode(image, "AVIF", quality=60), "AVIF"),
+    ("lego", lambda image: encode(image.resize((6400, 4800)), quality=60), "31 megapixels"),
+]
+
+
+@pytest.mark.parametrize(("category", "change", "remark"), VARIANTS, ids=[variant[2] for variant in VARIANTS])
+def test_changed_picture_is_still_named(
+    provider: AIProvider, category: str, change: Callable[[Image.Image], bytes], remark: str
+) -> None:
+    """A turned, dark, compressed, small, large or otherwise encoded photo is read all the same."""
+    analysis = analyze(provider, change(open_photo(category)), category)
+
+    brand, model, color = EXPECTED[category]
+    assert (analysis.brand.value, analysis.model.value) == (brand, model)
+    assert analysis.colorway is not None and color in analysis.colorway.value.split("/")
+
+
+def test_turned_picture_comes_back_upright(provider: AIProvider) -> None:
+    """The processed image stands as its lettering reads, whichever way the phone was held."""
+    upright = processed(analyze(provider, PHOTOS["lego"].read_bytes(), "lego"))
+    for angle in (90, 180, 270):
+        turned = encode(open_photo("lego").rotate(angle, expand=True))
+        again = processed(analyze(provider, turned, "lego")).resize(upright.size)
+        difference = ImageStat.Stat(ImageChops.difference(upright, again)).mean
+        assert max(difference) < 25, f"turned by {angle}"
+
+
+@pytest.mark.parametrize("category", EXPECTED)
+def test_picture_without_lettering_is_unknown(provider: AIProvider, category: str) -> None:
+    """Where nothing is written nothing is claimed, and where no subject is found nothing is cut away."""
+    analysis = analyze(provider, encode(Image.new("RGB", (800, 600), (200, 198, 190))), category)
+
+    assert (analysis.brand, analysis.model) == (UNKNOWN, UNKNOWN)
+    assert analysis.colorway is not None and analysis.colorway.confidence < 0.5
+    assert processed(analysis).size == (800, 600)
+
+
+def test_foreign_lettering_names_nothing(provider: AIProvider) -> None:
+    """Ordinary words in a photo do not become a brand."""
+    sign = Image.new("RGB", (900, 500), (240, 240, 235))
+    pen = ImageDraw.Draw(sign)
+    for row, text in enumerate(("Please close the door", "Open on Monday", "Canyon hike, bike and like")):
+        pen.text((60, 60 + row * 130), text, font=ImageFont.load_default(size=52), fill=(20, 20, 20))
+
+    analysis = analyze(provider, encode(sign), "other")
+
+    assert (analysis.brand, analysis.model) == (UNKNOWN, UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("image", "remark"),
+    [
+        (b"", "empty"),
+        (b"%PDF-1.7 and so on", "no image"),
+        (make_image()[:300], "cut off"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "drawing instructions"),
+        (make_image("BMP"), "a format nobody asked for"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_unreadable_image_fails_for_good(provider: AIProvider, image: bytes, remark: str) -> None:
+    """Bytes that are no usable photo raise PermanentJobError with words for a person."""
+    with pytest.raises(PermanentJobError, match="^The photo (is empty|cannot be read)"):
+        analyze(provider, image, "other")
+
+
+def test_analysis_is_the_same_when_a_job_runs_again(provider: AIProvider) -> None:
+    """The same photo gives exactly the same result, so a repeated step changes nothing."""
+    image = PHOTOS["other"].read_bytes()
+
+    assert analyze(provider, image, "other") == analyze(provider, image, "other")
+
+
+def test_event_loop_stays_free_during_an_analysis(provider: AIProvider) -> None:
+    """While a photo is analyzed in its thread the loop goes on answering."""
+    image = PHOTOS["sneaker"].read_bytes()
+
+    async def longest_wait() -> float:
+        work = asyncio.create_task(asyncio.to_thread(analyze, provider, image, "sneaker"))
+        longest, last = 0.0, monotonic()
+        while not work.done():
+            await asyncio.sleep(0.005)
+            longest, last = max(longest, monotonic() - last), monotonic()
+        await work
+        return longest
+
+    # The analysis itself takes more than a second.
+    assert asyncio.run(longest_wait()) < 0.25
+
+
+def test_first_analysis_logs_nothing_and_fetches_nothing() -> None:
+    """A fresh process loads its models without a word on the console and without touching the network."""
+    require(find_spec("rapidocr") is not None, "the extra [local] is not installed")
+    program = """
+import socket, sys
+def refuse(*args, **kwargs): raise SystemExit("network used")
+socket.socket.connect = socket.getaddrinfo = refuse
+from pipeline.hooks import AnalyzeRequest
+from pipeline.settings import Settings
+from plugins.ai_local import register_ai_providers
+assert not {"numpy", "cv2", "onnxruntime", "rapidocr", "rapidfuzz"} & set(sys.modules), "heavy before it is chosen"
+((_, build),) = register_ai_providers(Settings())
+request = AnalyzeRequest("", "camera", "", "", "", 1, 90.0, open(sys.argv[1], "rb").read())
+assert build().analyze(request).brand.value == "Canon"
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(PHOTOS["camera"])], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
