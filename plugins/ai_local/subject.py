@@ -22,6 +22,7 @@ Pixels = NDArray[Any]  # of uint8; OpenCV declares no closer type for what it re
 Mask = NDArray[np.float32]
 
 WORK_PIXELS = 480  # long side at which the mask is made
+MIN_WORK_PIXELS = 50  # short side; a narrower strip is no photo of a product
 ROUNDS = 4
 STANDS_OUT = 4.0  # multiples of the background's own unevenness
 LEAST_UNEVENNESS = 3.0  # Lab units of 0 to 255: noise and JPEG blocks alone make as much
@@ -47,9 +48,9 @@ def find_subject(pixels: Pixels, text_boxes: Sequence[NDArray[np.float32]]) -> M
     pixels: RGB. text_boxes: four corners each, in pixels.
     """
     scale = WORK_PIXELS / max(pixels.shape[:2])
-    small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    if min(small.shape[:2]) < 50:
+    if min(pixels.shape[:2]) * scale < MIN_WORK_PIXELS:
         return None
+    small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     text = np.zeros(small.shape[:2], dtype=np.uint8)
     for box in text_boxes:
         cv2.fillPoly(text, [(box * scale).astype(np.int32)], 1)

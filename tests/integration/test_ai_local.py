@@ -138,6 +138,15 @@ def test_picture_without_lettering_is_unknown(provider: AIProvider, category: st
     assert processed(analysis).size == (800, 600)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 1), (1, 20_000), (1600, 40)], ids=str)
+def test_picture_of_odd_shape_is_answered(provider: AIProvider, size: tuple[int, int]) -> None:
+    """A picture too small or narrow for any product is analyzed without complaint."""
+    analysis = analyze(provider, encode(Image.new("RGB", size, (200, 100, 50)), "PNG"), "other")
+
+    assert (analysis.brand, analysis.model) == (UNKNOWN, UNKNOWN)
+    assert max(processed(analysis).size) <= 1600
+
+
 def test_foreign_lettering_names_nothing(provider: AIProvider) -> None:
     """Ordinary words in a photo do not become a brand."""
     sign = Image.new("RGB", (900, 500), (240, 240, 235))
