@@ -62,8 +62,8 @@ class App:
     def _build(self) -> None:
         settings, redis_url = self.settings, self.settings.redis_url.get_secret_value()
         self.metrics = Metrics()
-        self.rooms = Rooms(max_frames=settings.outbox_frames, max_bytes=settings.outbox_bytes, metrics=self.metrics)
-        self.fanout = RoomFanout(self.rooms, connect(redis_url), metrics=self.metrics)
+        self.rooms = Rooms()
+        self.fanout = RoomFanout(self.rooms, connect(redis_url), self.metrics)
         self.plugins = build_plugins(settings, self.metrics, self.fanout)
         self.store = _store(settings)
         self.queue = JobQueue(
@@ -154,6 +154,7 @@ class App:
                 SocketHandler,
                 {
                     "rooms": self.rooms,
+                    "fanout": self.fanout,
                     "verifier": common["verifier"],
                     "settings": settings,
                     "metrics": self.metrics,
