@@ -90,6 +90,8 @@ class Service:
         assert self._process is not None and self._reader is not None
         code = self._process.wait(WAIT_SECONDS)
         self._reader.join(WAIT_SECONDS)
+        assert self._process.stderr is not None
+        self._process.stderr.close()
         return code
 
     def wait_log(self, event: str, count: int = 1, **fields: Any) -> dict[str, Any]:
