@@ -1,21 +1,24 @@
-"""Notifier `websocket`: the event goes to the owner's room, and so to every open socket of that user on any process."""
+"""The notifier `websocket`: puts the event in its owner's room, where every open socket of the owner is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from pipeline.hooks import Notification, Notifier, hookimpl
 
-
-class WebSocketNotifier:
-    """Publishes to the room `user:<id>`; what happens to a slow socket there is the room's business."""
-
-    async def notify(self, notification: Notification) -> None:
-        await notification.rooms.publish(f"user:{notification.user_id}", notification.event)
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
 
 
 @hookimpl
-def register_notifiers(settings: Any) -> Iterable[tuple[str, Callable[[], Notifier]]]:
-    """Offer the notifier as `websocket`."""
+def register_notifiers(settings: Settings) -> Iterator[tuple[str, Callable[[], Notifier]]]:
+    """Offer `websocket`."""
     yield "websocket", WebSocketNotifier
+
+
+class WebSocketNotifier:
+    """Sends to `user:<user id>`, on this process and on the others."""
+
+    async def notify(self, notification: Notification) -> None:
+        await notification.rooms.publish(f"user:{notification.user_id}", notification.event)

@@ -1,22 +1,27 @@
-"""The same room on every process: Redis Pub/Sub, one channel per room, subscribed only while a socket here listens to
-it.
+"""The same room on every process: Redis Pub/Sub, one channel per room, subscribed while a local socket is in it.
 
-Sockets of this process get an event directly, also while Redis is away; the echo of what this process published is
-dropped. Pub/Sub keeps nothing, so an event published while our connection was down is late until replay makes up for
-it: `on_reconnect` is its place.
+A message is the sender's id, a space and the frame as the sockets get it: no process encodes or parses an event twice,
+and the sender knows its own echo. Channels carry the database number, because Pub/Sub itself knows no databases: two
+deployments on one Redis would else hear each other. Runs on the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from pipeline.metrics import Metrics
@@ -24,151 +29,173 @@ from pipeline.rooms.rooms import Rooms
 
 log = structlog.get_logger(__name__)
 
+# The job that publishes holds a slot, and the socket that joins waits to hear that it is in.
 PUBLISH_SECONDS = 1.0
 SUBSCRIBE_SECONDS = 1.0
-SILENCE_SECONDS = 5.0  # then a ping; twice as long without a sound, and the connection is given up
-RECONNECT_SECONDS = (0.1, 2.0)
+# A connection silent this long is asked for a sign of life, and given up after as long again.
+HEALTH_SECONDS = 5.0
+BACKOFF_SECONDS = (0.1, 5.0)
 
 
 class RoomFanout:
-    """Publishes events to rooms on all processes; the RoomPublisher that notifiers get."""
+    """Publishes events to a room wherever its sockets are. Failures of Redis are logged and counted, never raised."""
 
     def __init__(
         self,
         rooms: Rooms,
-        redis: Redis,
-        metrics: Metrics,
+        redis_url: str,
         *,
-        prefix: str = "pipeline:room:",
-        on_reconnect: Callable[[], None] = lambda: None,
+        metrics: Metrics,
+        on_reconnect: Callable[[], None] | None = None,
+        health_seconds: float = HEALTH_SECONDS,
     ) -> None:
-        """redis: decodes replies; closed by `stop`. on_reconnect: called after Pub/Sub was away and is back."""
+        """on_reconnect: called once all rooms are subscribed again after events may have been missed."""
         self._rooms = rooms
-        self._redis = redis
         self._metrics = metrics
-        self._prefix = prefix
         self._on_reconnect = on_reconnect
-        self._origin = secrets.token_hex(8)
-        self._listeners: dict[str, int] = {}
-        self._subscribed: dict[str, asyncio.Future[None]] = {}
-        self._lock = asyncio.Lock()
-        self._pubsub: PubSub | None = None
+        self._health_seconds = health_seconds
+        self._origin = secrets.token_hex(8).encode()
+        # One blind retry: an event that comes twice does no harm, one lost to a stale pooled connection does.
+        self._publisher = _client(redis_url, retries=1)
+        self._subscriber = _client(redis_url, retries=0)
+        self._prefix = f"pipeline:{self._publisher.get_connection_kwargs().get('db') or 0}:room:"
         self._task: asyncio.Task[None] | None = None
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._has_gap = False
+        self._changed: set[str] = set()
+        self._change = asyncio.Event()
+        # As of this connection: rooms asked for, and requests for them that Redis has not confirmed.
+        self._asked: set[str] = set()
+        self._unconfirmed: Counter[str] = Counter()
+        self._waiters: dict[str, asyncio.Future[None]] = {}
+        rooms.on_occupied = self._subscribe
+        rooms.on_vacated = self._note
 
     async def start(self) -> None:
-        """Connect in the background; Redis need not be there."""
-        self._task = asyncio.create_task(self._run(), name="fanout")
+        """Begin to listen to the other processes; Redis need not be there yet."""
+        self._task = asyncio.create_task(self._listen(), name="room_fanout")
 
     async def stop(self) -> None:
-        """Disconnect."""
-        tasks = {*self._leaving, *([self._task] if self._task else [])}
-        while tasks:
-            for task in tasks:
-                task.cancel()
-            # Asked again, because the Redis client can take a cancellation for a failed connection.
-            _, tasks = await asyncio.wait(tasks, timeout=0.5)
-        await self._redis.aclose()
+        """End both connections."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        await self._publisher.aclose()
+        await self._subscriber.aclose()
 
     async def publish(self, room: str, event: Mapping[str, Any]) -> None:
-        """Send the event to every socket in the room, here first and then on the other processes."""
-        frame = json.dumps(event)
+        """Send the event to every socket in the room: here at once, elsewhere within a second unless Redis fails."""
+        frame = json.dumps(event, separators=(",", ":")).encode()
         self._metrics.events_published.inc()
         self._rooms.deliver(room, frame)
         try:
             async with asyncio.timeout(PUBLISH_SECONDS):
-                await self._redis.publish(self._prefix + room, f"{self._origin} {frame}")
+                await self._publisher.publish(self._prefix + room, self._origin + b" " + frame)
         except (RedisError, OSError, TimeoutError) as error:
             self._metrics.fanout_errors.inc()
-            log.warning("event_not_fanned_out", room=room, error=repr(error))
+            log.warning("event_not_published", error=repr(error))
 
-    async def listen(self, room: str) -> None:
-        """Hear the room's events of other processes from now on; returns once Redis has confirmed, or is away."""
-        self._listeners[room] = self._listeners.get(room, 0) + 1
-        try:
-            async with asyncio.timeout(SUBSCRIBE_SECONDS):
-                async with self._lock:
-                    if self._pubsub is None:
-                        return  # subscribed with all others when the connection is back
-                    confirmed = self._subscribed.get(room)
-                    if confirmed is None:
-                        confirmed = self._subscribed[room] = asyncio.get_running_loop().create_future()
-                        await self._pubsub.subscribe(self._prefix + room)
-                await asyncio.shield(confirmed)
-        except (RedisError, OSError, TimeoutError) as error:
-            log.warning("room_not_subscribed", room=room, error=repr(error))
+    async def _subscribe(self, room: str) -> None:
+        """Return when Redis has confirmed the room's channel; at once or after a second when it does not."""
+        self._note(room)
+        if self._has_gap or self._is_subscribed(room):
+            return
+        waiter = self._waiters.setdefault(room, asyncio.get_running_loop().create_future())
+        done, _ = await asyncio.wait([waiter], timeout=SUBSCRIBE_SECONDS)
+        if not done:
+            self._has_gap = True
 
-    def unlisten(self, room: str) -> None:
-        """One `listen` less; with the last one the subscription ends."""
-        self._listeners[room] -= 1
-        if not self._listeners[room]:
-            del self._listeners[room]
-            task = asyncio.create_task(self._unsubscribe(room))
-            self._leaving.add(task)
-            task.add_done_callback(self._leaving.discard)
+    def _is_subscribed(self, room: str) -> bool:
+        return room in self._asked and not self._unconfirmed[room]
 
-    async def _unsubscribe(self, room: str) -> None:
-        async with self._lock:
-            if room in self._listeners or self._pubsub is None or self._subscribed.pop(room, None) is None:
-                return
-            try:
-                await self._pubsub.unsubscribe(self._prefix + room)
-            except (RedisError, OSError) as error:
-                log.debug("room_not_unsubscribed", room=room, error=repr(error))
+    def _note(self, room: str) -> None:
+        self._changed.add(room)
+        self._change.set()
 
-    async def _run(self) -> None:
-        delay, longest = RECONNECT_SECONDS
-        was_connected = False
+    async def _listen(self) -> None:
+        shortest, longest = BACKOFF_SECONDS
+        pause = shortest
         while True:
-            pubsub = self._redis.pubsub()
+            connection = self._subscriber.connection_pool.make_connection()
+            self._asked.clear()
+            self._unconfirmed.clear()
+            self._changed = set(self._rooms.names())
+            self._change.set()
             try:
-                await self._subscribe_all(pubsub)
-                if was_connected:
-                    log.info("fanout_reconnected", rooms=len(self._subscribed))
-                    self._on_reconnect()
-                was_connected = True
-                delay = RECONNECT_SECONDS[0]
-                await self._read(pubsub)
-            except (RedisError, OSError, TimeoutError) as error:
-                if self._pubsub is not None or not was_connected:
-                    log.warning("fanout_disconnected", error=repr(error))
-                    was_connected = True
+                await connection.connect()
+                pause = shortest
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._ask(connection))
+                    group.create_task(self._read(connection))
+            except* (RedisError, OSError) as group_error:
+                if not self._has_gap:
+                    log.warning("fanout_disconnected", error=repr(group_error.exceptions[0]))
             finally:
-                self._pubsub = None
-                for confirmed in self._subscribed.values():
-                    if not confirmed.done():
-                        confirmed.set_result(
-                            None
-                        )  # whoever waits goes on; the room is subscribed with the next connection
-                self._subscribed.clear()
-                await pubsub.aclose()  # type: ignore[no-untyped-call]
-            await asyncio.sleep(delay)
-            delay = min(longest, delay * 2)
+                await connection.disconnect(nowait=True)
+            self._has_gap = True
+            self._release(list(self._waiters))
+            await asyncio.sleep(pause * random.uniform(0.5, 1))
+            pause = min(pause * 2, longest)
 
-    async def _subscribe_all(self, pubsub: PubSub) -> None:
-        async with self._lock:
-            # A channel of our own keeps the connection open while no room is wanted.
-            await pubsub.subscribe(self._prefix + self._origin, *(self._prefix + room for room in self._listeners))
-            self._pubsub = pubsub
-            loop = asyncio.get_running_loop()
-            self._subscribed = {room: loop.create_future() for room in self._listeners}
-
-    async def _read(self, pubsub: PubSub) -> None:
-        silent = 0
+    async def _ask(self, connection: AbstractConnection) -> None:
+        """Keep the subscriptions what the rooms are."""
         while True:
-            message = await pubsub.get_message(timeout=SILENCE_SECONDS)
-            if message is None:
-                silent += 1
-                if silent > 1:
-                    raise TimeoutError("no answer to a ping")
-                await pubsub.ping()
-                continue
-            silent = 0
-            if message["type"] == "subscribe":
-                confirmed = self._subscribed.get(message["channel"].removeprefix(self._prefix))
-                if confirmed is not None and not confirmed.done():
-                    confirmed.set_result(None)
-            elif message["type"] == "message":
-                origin, _, frame = message["data"].partition(" ")
-                if origin != self._origin:
-                    self._rooms.deliver(message["channel"].removeprefix(self._prefix), frame)
+            await self._change.wait()
+            self._change.clear()
+            changed, self._changed = self._changed, set()
+            entered = [room for room in changed if room in self._rooms and room not in self._asked]
+            left = [room for room in changed if room not in self._rooms and room in self._asked]
+            self._asked.update(entered)
+            self._asked.difference_update(left)
+            self._unconfirmed.update(entered)
+            if entered:
+                await connection.send_command("SUBSCRIBE", *(self._prefix + room for room in entered))
+            if left:
+                await connection.send_command("UNSUBSCRIBE", *(self._prefix + room for room in left))
+            self._release(left)
+            self._close_gap()
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        """Take in what Redis sends; raise when it has been silent for too long."""
+        is_asked = False
+        while True:
+            reply = await connection.read_response(timeout=self._health_seconds, disconnect_on_error=False)
+            if reply is None and is_asked:
+                raise RedisConnectionError("Redis does not answer")
+            is_asked = reply is None
+            if is_asked:
+                await connection.send_command("PING", check_health=False)
+            elif isinstance(reply, list):
+                kind, channel, content = reply if len(reply) == 3 else (reply[0], b"", b"")
+                self._take(kind, channel.decode().removeprefix(self._prefix), content)
+
+    def _take(self, kind: bytes, room: str, content: Any) -> None:
+        if kind == b"subscribe":
+            self._unconfirmed[room] -= 1
+            if self._unconfirmed[room] <= 0:
+                del self._unconfirmed[room]
+                self._release([room])
+                self._close_gap()
+        elif kind == b"message":
+            origin, _, frame = content.partition(b" ")
+            if origin != self._origin:
+                self._rooms.deliver(room, frame)
+
+    def _release(self, rooms: list[str]) -> None:
+        for room in rooms:
+            waiter = self._waiters.pop(room, None)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+
+    def _close_gap(self) -> None:
+        if self._has_gap and not self._unconfirmed and not self._changed:
+            self._has_gap = False
+            log.info("fanout_reconnected", rooms=len(self._asked))
+            if self._on_reconnect:
+                self._on_reconnect()
+
+
+def _client(url: str, *, retries: int) -> Redis:
+    return Redis.from_url(
+        url, protocol=2, socket_connect_timeout=2, socket_timeout=5, retry=Retry(NoBackoff(), retries)
+    )

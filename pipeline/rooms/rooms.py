@@ -1,125 +1,159 @@
-"""Who is listening: room name -> connections, each with a bounded outbox and one write in flight.
+"""Who is listening: rooms by name, each with its connections, each of those with a bounded outbox.
 
-Knows no Tornado and no Redis. Everything runs on the event loop and nothing here waits: a frame is handed over or the
-connection is cut off, so that a client that stops reading costs its own outbox and delays nobody.
+Knows neither the sockets behind the connections (handlers/socket.py brings two functions) nor that other processes
+have the same rooms (fanout.py sets `on_occupied` and `on_vacated`). Runs on the event loop; nothing here blocks.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 from pipeline.metrics import Metrics
 
-OVERFLOW = 4503  # the close code of a client that reads too slowly; the table is in handlers/socket.py
+Write = Callable[[bytes], "asyncio.Future[None]"]
+Close = Callable[[int], None]
 
 
 class Connection:
-    """One socket's outbox.
+    """One client: frames wait in its outbox while one write is in flight. Made by Rooms.open.
 
-    write: starts writing a frame and returns a future that is done when it has left for the network. close: ends the
-    socket.
+    room: where it is in, or None. is_ended: nothing is sent to it any more. closed: done when the socket is gone.
     """
 
-    def __init__(
-        self,
-        write: Callable[[str], asyncio.Future[None]],
-        close: Callable[[int, str], None],
-        metrics: Metrics,
-        *,
-        max_frames: int,
-        max_bytes: int,
-    ) -> None:
+    def __init__(self, write: Write, close: Close, overflow: Callable[[], None], max_frames: int, max_bytes: int):
+        self.room: str | None = None
+        self.is_ended = False
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._write = write
         self._close = close
-        self._metrics = metrics
+        self._overflow = overflow
         self._max_frames = max_frames
         self._max_bytes = max_bytes
-        self._outbox: deque[str] = deque()
-        self._bytes = 0
-        self._writing = ""  # the frame in flight
-        self._ending: tuple[int, str] | None = None
-        self._is_closed = False
+        self._outbox: deque[bytes] = deque()
+        self._outbox_bytes = 0
+        self._is_started = False
+        self._is_writing = False
 
-    def send(self, frame: str) -> None:
-        """Put a frame into the outbox; when it overflows the connection is closed and everything in it dropped."""
-        if self._is_closed or self._ending is not None:
+    def start(self, first: bytes) -> None:
+        """Send `first`, then what was sent since joining, then the rest as it comes."""
+        if not self.is_ended:
+            self._outbox.appendleft(first)
+            self._outbox_bytes += len(first)
+            self._is_started = True
+            self._write_next()
+
+    def send(self, frame: bytes) -> None:
+        """Put the frame in the outbox; a client whose outbox overflows is cut off."""
+        if self.is_ended:
             return
         self._outbox.append(frame)
-        self._bytes += len(frame)
-        if len(self._outbox) > self._max_frames or self._bytes > self._max_bytes:
-            self.close(OVERFLOW, "Reading too slowly")
-        else:
-            self._pump()
-
-    def finish(self, frame: str, code: int, reason: str) -> None:
-        """Send a last frame, then close."""
-        self.send(frame)
-        self._ending = (code, reason)
-        self._pump()
-
-    def close(self, code: int, reason: str) -> None:
-        """Close now, whatever is still to be written."""
-        if not self._is_closed:
-            self._is_closed = True
+        self._outbox_bytes += len(frame)
+        self._write_next()
+        if len(self._outbox) > self._max_frames or self._outbox_bytes > self._max_bytes:
+            # What it did not read in time it would not read now; it asks for it again when it comes back.
             self._outbox.clear()
-            self._close(code, reason)
+            self._overflow()
 
-    def _pump(self) -> None:
-        while not self._writing and not self._is_closed:
-            if not self._outbox:
-                if self._ending is not None:
-                    self.close(*self._ending)
-                return
-            self._writing = self._outbox.popleft()
-            future = self._write(self._writing)
-            if not future.done():
-                future.add_done_callback(self._written)
-                return
-            self._settle(future)
+    def end(self, code: int, last: bytes | None = None) -> None:
+        """Hand everything that waits to the socket, then `last`, then the close code. Only the first call counts."""
+        if self.is_ended:
+            return
+        self.is_ended = True
+        frames = [*self._outbox] if self._is_started else []
+        self._outbox.clear()
+        for frame in frames + ([last] if last is not None else []):
+            self._write(frame).add_done_callback(_has_failed)
+        self._close(code)
 
-    def _written(self, future: asyncio.Future[None]) -> None:
-        self._settle(future)
-        self._pump()
+    def _write_next(self) -> None:
+        if self._is_started and self._outbox and not self._is_writing:
+            frame = self._outbox.popleft()
+            self._outbox_bytes -= len(frame)
+            self._is_writing = True
+            self._write(frame).add_done_callback(self._written)
 
-    def _settle(self, future: asyncio.Future[None]) -> None:
-        self._bytes -= len(self._writing)
-        self._writing = ""
-        if future.cancelled() or future.exception() is not None:
-            self._is_closed = True  # the socket is gone; its handler hears of that by itself
-        else:
-            self._metrics.socket_frames_sent.inc()
+    def _written(self, write: asyncio.Future[None]) -> None:
+        # After a failed write the socket is gone: it stays "writing" until its owner notices.
+        if not _has_failed(write):
+            self._is_writing = False
+            self._write_next()
 
 
 class Rooms:
-    """The rooms of this process. A room is there while a connection is in it."""
+    """All connections of this process and the rooms they are in.
 
-    def __init__(self) -> None:
-        self._rooms: dict[str, set[Connection]] = {}
+    on_occupied: awaited by whoever joins; returns when events of other processes reach the room too, or cannot.
+    on_vacated: called when the last connection has left a room.
+    """
 
-    def __iter__(self) -> Iterator[Connection]:
-        """All connections, in no order."""
-        return iter([connection for connections in self._rooms.values() for connection in connections])
+    def __init__(self, *, max_frames: int, max_bytes: int, metrics: Metrics) -> None:
+        """max_frames, max_bytes: what may wait for one connection."""
+        self.connections: set[Connection] = set()
+        self.on_occupied: Callable[[str], Awaitable[None]] | None = None
+        self.on_vacated: Callable[[str], None] | None = None
+        self._members: dict[str, set[Connection]] = {}
+        self._max_frames = max_frames
+        self._max_bytes = max_bytes
+        self._metrics = metrics
 
-    def __len__(self) -> int:
-        """How many connections there are."""
-        return sum(map(len, self._rooms.values()))
+    def __contains__(self, room: object) -> bool:
+        return room in self._members
 
-    def join(self, room: str, connection: Connection) -> None:
-        """Add the connection to the room."""
-        self._rooms.setdefault(room, set()).add(connection)
+    def names(self) -> list[str]:
+        """Return the rooms somebody is in."""
+        return list(self._members)
 
-    def leave(self, room: str, connection: Connection) -> None:
-        """Take the connection out of the room, if it is there."""
-        connections = self._rooms.get(room, set())
-        connections.discard(connection)
-        if not connections:
-            self._rooms.pop(room, None)
+    def open(self, write: Write, close: Close, overflow: Callable[[], None]) -> Connection:
+        """Return the connection for a new socket, in no room yet.
 
-    def deliver(self, room: str, frame: str) -> int:
-        """Hand the frame to every connection in the room; return how many there were."""
-        connections = list(self._rooms.get(room, ()))
-        for connection in connections:
+        write: begins to send a frame, never raises, and returns a future that is done when the frame has gone out.
+        close: closes the socket with a code. overflow: called once when the outbox is full; must `end` the connection.
+        """
+        connection = Connection(write, close, overflow, self._max_frames, self._max_bytes)
+        self.connections.add(connection)
+        return connection
+
+    async def join(self, room: str, connection: Connection) -> None:
+        """Put the connection in the room. It gets nothing before its `start`, and misses nothing from now on."""
+        connection.room = room
+        self._members.setdefault(room, set()).add(connection)
+        self._metrics.sockets_open.inc()
+        if self.on_occupied:
+            await self.on_occupied(room)
+
+    def deliver(self, room: str, frame: bytes) -> int:
+        """Send the encoded event to everyone in the room; return to how many."""
+        members = tuple(self._members.get(room, ()))
+        for connection in members:
             connection.send(frame)
-        return len(connections)
+        return len(members)
+
+    def end(self, connection: Connection, code: int, last: bytes | None = None) -> None:
+        """Take the connection out of its room and close it with the code, after a last frame if one is given."""
+        self._leave(connection)
+        connection.end(code, last)
+
+    def forget(self, connection: Connection) -> None:
+        """The socket is gone."""
+        self._leave(connection)
+        connection.is_ended = True
+        self.connections.discard(connection)
+        if not connection.closed.done():
+            connection.closed.set_result(None)
+
+    def _leave(self, connection: Connection) -> None:
+        room, connection.room = connection.room, None
+        if room is None:
+            return
+        self._metrics.sockets_open.dec()
+        self._members[room].discard(connection)
+        if not self._members[room]:
+            del self._members[room]
+            if self.on_vacated:
+                self.on_vacated(room)
+
+
+def _has_failed(write: asyncio.Future[None]) -> bool:
+    return write.cancelled() or write.exception() is not None
