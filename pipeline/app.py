@@ -27,7 +27,7 @@ from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics
 from pipeline.processing import Processing
 from pipeline.queue.job import RetryPolicy
-from pipeline.queue.queue import JobQueue, connect
+from pipeline.queue.queue import JobQueue
 from pipeline.queue.worker import Worker, cancel
 from pipeline.reconciler import Reconciler
 from pipeline.rooms.fanout import RoomFanout
@@ -62,8 +62,8 @@ class App:
     def _build(self) -> None:
         settings, redis_url = self.settings, self.settings.redis_url.get_secret_value()
         self.metrics = Metrics()
-        self.rooms = Rooms()
-        self.fanout = RoomFanout(self.rooms, connect(redis_url), self.metrics)
+        self.rooms = Rooms(max_frames=settings.outbox_frames, max_bytes=settings.outbox_bytes, metrics=self.metrics)
+        self.fanout = RoomFanout(self.rooms, redis_url, metrics=self.metrics)
         self.plugins = build_plugins(settings, self.metrics, self.fanout)
         self.store = _store(settings)
         self.queue = JobQueue(
@@ -152,13 +152,7 @@ class App:
             (
                 "/ws",
                 SocketHandler,
-                {
-                    "rooms": self.rooms,
-                    "fanout": self.fanout,
-                    "verifier": common["verifier"],
-                    "settings": settings,
-                    "metrics": self.metrics,
-                },
+                common | {"rooms": self.rooms, "settings": settings},
             ),
             ("/openapi.json", ops.OpenApiHandler, common),
             ("/", ops.IndexHandler, common | {"settings": settings}),

@@ -24,6 +24,8 @@ WAIT_SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 900)
 # 60, 90 and 120 are the limits: the promise to the user, the AI provider's timeout, the job's timeout.
 JOB_SECONDS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 90, 120)
 ASSET_SECONDS = (1, 2, 5, 10, 30, 60, 90, 120, 300)
+# Those of the table in handlers/socket.py that the service can tell.
+CLOSE_CODES = (1000, 1001, 1006, 1012, 1013, 4400, 4401, 4403, 4419, 4429, 4503, 4504)
 PLUGIN_SECONDS = (0.005, 0.025, 0.1, 0.5, 1, 2, 5, 10, 25, 60, 90)
 
 
@@ -101,6 +103,7 @@ class Metrics:
     def _add_sockets(self) -> None:
         self.sockets_open = self._gauge("sockets_open", "WebSocket connections in a room.")
         self.sockets_closed = self._counter("sockets_closed", "Closed WebSocket connections by close code.", "code")
+        _start(self.sockets_closed, (*map(str, CLOSE_CODES), "other"))
         self.socket_frames_sent = self._counter("socket_frames_sent", "Frames written to sockets.")
         self.events_published = self._counter("events_published", "Events handed to a room.")
         self.fanout_errors = self._counter("fanout_errors", "Events other processes could not be told at once.")

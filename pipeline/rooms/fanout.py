@@ -13,7 +13,6 @@ import random
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -58,7 +57,7 @@ class RoomFanout:
         # One blind retry: an event that comes twice does no harm, one lost to a stale pooled connection does.
         self._publisher = _client(redis_url, retries=1)
         self._subscriber = _client(redis_url, retries=0)
-        self._prefix = f"pipeline:{self._publisher.get_connection_kwargs().get('db') or 0}:room:"
+        self._prefix = f"pipeline:{self._publisher.connection_pool.connection_kwargs.get('db') or 0}:room:"
         self._task: asyncio.Task[None] | None = None
         self._has_gap = False
         self._changed: set[str] = set()
@@ -76,10 +75,10 @@ class RoomFanout:
 
     async def stop(self) -> None:
         """End both connections."""
-        if self._task is not None:
+        # Asked again, because the Redis client can take a cancellation for a failed connection.
+        while self._task is not None and not self._task.done():
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task], timeout=0.5)
         await self._publisher.aclose()
         await self._subscriber.aclose()
 
@@ -116,13 +115,15 @@ class RoomFanout:
         shortest, longest = BACKOFF_SECONDS
         pause = shortest
         while True:
-            connection = self._subscriber.connection_pool.make_connection()
+            # Not redis-py's PubSub: that one reconnects on its own, and the gap would go unnoticed.
+            pool = self._subscriber.connection_pool
+            connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
             self._asked.clear()
             self._unconfirmed.clear()
             self._changed = set(self._rooms.names())
             self._change.set()
             try:
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
                 pause = shortest
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._ask(connection))
@@ -148,11 +149,11 @@ class RoomFanout:
             self._asked.update(entered)
             self._asked.difference_update(left)
             self._unconfirmed.update(entered)
+            self._release(left)
             if entered:
                 await connection.send_command("SUBSCRIBE", *(self._prefix + room for room in entered))
             if left:
                 await connection.send_command("UNSUBSCRIBE", *(self._prefix + room for room in left))
-            self._release(left)
             self._close_gap()
 
     async def _read(self, connection: AbstractConnection) -> None:
