@@ -125,7 +125,7 @@ def demo(exit_: bool) -> None:
         stdout.print(f"\nThe service runs at [bold]{service['address']}[/] (its log: {settings.data_dir}/service.log)")
         stdout.print(f"export PIPELINE_URL={service['address']}", highlight=False)
         stdout.print(f"export PIPELINE_TOKEN={token}", highlight=False, soft_wrap=True)
-        stdout.print("Stop it with: python run.py demo --exit", highlight=False)
+        stdout.print(f"Stop it with: {_this_command()} demo --exit", highlight=False)
     sys.exit(0 if is_good else 1)
 
 
@@ -200,6 +200,12 @@ def settings_lines(format_: str) -> list[str]:
 
 def _shown(value: Any) -> str:
     return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _this_command() -> str:
+    """Return what to type to run this program again."""
+    program = Path(sys.argv[0])
+    return f"{os.path.relpath(sys.executable)} {program}" if program.suffix == ".py" else program.name
 
 
 def _load() -> Settings:
