@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 # The job that publishes holds a slot, and the socket that joins waits to hear that it is in.
 PUBLISH_SECONDS = 1.0
 SUBSCRIBE_SECONDS = 1.0
+CONNECT_SECONDS = 5.0
 # A connection silent this long is asked for a sign of life, and given up after as long again.
 HEALTH_SECONDS = 5.0
 BACKOFF_SECONDS = (0.1, 5.0)
@@ -55,8 +56,9 @@ class RoomFanout:
         self._health_seconds = health_seconds
         self._origin = secrets.token_hex(8).encode()
         # One blind retry: an event that comes twice does no harm, one lost to a stale pooled connection does.
-        self._publisher = _client(redis_url, retries=1)
-        self._subscriber = _client(redis_url, retries=0)
+        self._publisher = _client(redis_url, retries=1, socket_timeout=CONNECT_SECONDS)
+        # No timeout of its own: redis-py keeps it with wait_for, which can swallow a cancellation. We keep it here.
+        self._subscriber = _client(redis_url, retries=0, socket_timeout=None)
         self._prefix = f"pipeline:{self._publisher.connection_pool.connection_kwargs.get('db') or 0}:room:"
         self._task: asyncio.Task[None] | None = None
         self._has_gap = False
@@ -123,7 +125,8 @@ class RoomFanout:
             self._changed = set(self._rooms.names())
             self._change.set()
             try:
-                await connection.connect()  # type: ignore[no-untyped-call]
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await connection.connect()  # type: ignore[no-untyped-call]
                 pause = shortest
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._ask(connection))
@@ -196,7 +199,7 @@ class RoomFanout:
                 self._on_reconnect()
 
 
-def _client(url: str, *, retries: int) -> Redis:
-    return Redis.from_url(
-        url, protocol=2, socket_connect_timeout=2, socket_timeout=5, retry=Retry(NoBackoff(), retries)
-    )
+def _client(url: str, *, retries: int, socket_timeout: float | None) -> Redis:
+    # Protocol 3 would bring redis-py's maintenance notices, which nobody here wants.
+    retry = Retry(NoBackoff(), retries)
+    return Redis.from_url(url, protocol=2, socket_connect_timeout=2, socket_timeout=socket_timeout, retry=retry)

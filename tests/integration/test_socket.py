@@ -1,0 +1,571 @@
+"""The WebSocket border on real sockets: who gets in, how, and how each connection ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+import aiohttp
+import jwt
+import pytest
+import structlog
+
+import pipeline.handlers.socket
+from pipeline.auth import Principal, TokenVerifier
+from pipeline.handlers.socket import MESSAGES, CloseCode, drain_sockets
+from pipeline.metrics import CLOSE_CODES
+from pipeline.settings import Settings
+from tests.contract import contracts
+from tests.factories import SECRET, make_token
+from tests.sockets import ROOMS, WAIT_SECONDS, Process, make_event, read_raw, reset
+
+LogLines = list[MutableMapping[str, Any]]
+INVALID_TOKENS = [
+    ("", "empty"),
+    ("nonsense", "no JWT"),
+    (make_token(secret="another secret of thirty-two bytes or more"), "signed by somebody else"),
+    (make_token(expires_in=-60), "expired"),
+    (jwt.encode({"sub": "user-1", "exp": time.time() + 300}, None, algorithm="none"), "not signed"),
+    (make_token(sub="a b"), "no user id of ours"),
+]
+
+
+@pytest.fixture(autouse=True)
+def log_lines(caplog: pytest.LogCaptureFixture) -> Iterator[LogLines]:
+    """Our log lines; no test of this file may cause one at error level, from us or from a library."""
+    with structlog.testing.capture_logs() as lines:
+        yield lines
+    errors = [line for line in lines if line["log_level"] in ("error", "critical")]
+    errors += [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
+    assert errors == []
+
+
+class HeldVerifier(TokenVerifier):
+    """Checks tokens for real, but only when the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__(Settings(jwt_secret=SECRET))
+        self.entered = asyncio.Event()
+        self.may_go_on = asyncio.Event()
+        self.calls = 0
+
+    async def verify(self, token: str) -> Principal:
+        self.calls += 1
+        self.entered.set()
+        await self.may_go_on.wait()
+        return await super().verify(token)
+
+
+async def publish(process: Process, number: int, sub: str = "user-1") -> None:
+    await process.fanout.publish(f"user:{sub}", make_event(number))
+
+
+# who gets in
+
+
+@pytest.mark.spec("T027")
+@pytest.mark.spec("T030")
+@pytest.mark.parametrize("way", ["header", "subprotocol", "first frame"])
+@pytest.mark.gen_test(timeout=30)
+async def test_socket_with_a_token_joins_its_users_room(redis_url: str, way: str, log_lines: LogLines) -> None:
+    """Each of the three ways leads to `connected`, the room of the token's user, and that user's events."""
+    async with Process(redis_url) as process:
+        token = make_token("auth0|ann")
+        if way == "header":
+            client = await process.open(headers={"Authorization": f"Bearer {token}"})
+        elif way == "subprotocol":
+            client = await process.open(protocols=["pipeline.v1", f"bearer.{token}"])
+        else:
+            client = await process.open(protocols=["pipeline.v1"])
+            await client.send({"auth": {"token": token}})
+        connected = await client.frame()
+        assert connected.pop("serverTime")[:10] == time.strftime("%Y-%m-%d", time.gmtime())
+        assert connected == {"event": "connected", "room": "user:auth0|ann"}
+        assert client.socket.protocol == (None if way == "header" else "pipeline.v1")
+        await publish(process, 1, "auth0|ann")
+        assert await client.frame() == make_event(1)
+        assert process.count("sockets_open") == 1
+        await client.socket.close()
+        await process.forgotten()
+        assert process.count("sockets_open") == 0
+        assert process.count("sockets_closed_total", code="1000") == 1
+        assert process.count("socket_frames_sent_total") == 2
+    told = [{k: v for k, v in line.items() if k != "log_level"} for line in log_lines if "socket_" in line["event"]]
+    assert told == [
+        {"event": "socket_opened", "userId": "auth0|ann"},
+        {"event": "socket_closed", "userId": "auth0|ann", "code": 1000},
+    ]
+
+
+@pytest.mark.spec("T028")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"headers": {"Authorization": "Basic YTpi"}},
+        {"protocols": ["pipeline.v1"]},
+        {"protocols": [f"bearer.{make_token()}"]},
+        {"params": {"token": make_token()}},
+    ],
+    ids=["nothing", "another scheme", "half a pair", "the other half", "in the URL"],
+)
+@pytest.mark.gen_test(timeout=30)
+async def test_socket_without_token_is_refused(redis_url: str, options: dict[str, Any]) -> None:
+    """The upgrade completes; when no token has come in time, `Authentication required` and 4401 follow."""
+    async with Process(redis_url, socket_auth_seconds=0.1) as process:
+        client = await process.open(**options)
+        assert await client.frame() == {"event": "error", "message": "Authentication required"}
+        assert await client.code() == 4401
+        await process.forgotten()
+        assert process.count("sockets_closed_total", code="4401") == 1
+
+
+@pytest.mark.spec("T029")
+@pytest.mark.parametrize(("token", "remark"), INVALID_TOKENS, ids=[remark for _, remark in INVALID_TOKENS])
+@pytest.mark.parametrize("way", ["header", "first frame"])
+@pytest.mark.gen_test(timeout=30)
+async def test_socket_with_a_bad_token_is_refused(redis_url: str, way: str, token: str, remark: str) -> None:
+    """`Invalid token` and 4403, whatever is wrong with it."""
+    async with Process(redis_url) as process:
+        if way == "header":
+            client = await process.open(headers={"Authorization": f"Bearer {token or '.'}"})
+        else:
+            client = await process.open()
+            await client.send({"auth": {"token": token}})
+        assert await client.frame() == {"event": "error", "message": "Invalid token"}
+        assert await client.code() == 4403
+        await process.forgotten()
+        assert process.rooms.names() == []
+
+
+@pytest.mark.spec("T033")
+@pytest.mark.gen_test(timeout=30)
+async def test_event_reaches_every_socket_of_its_owner_and_no_other(redis_url: str) -> None:
+    """Two sockets of one user both hear; a user whose name begins alike does not."""
+    async with Process(redis_url) as process:
+        one, two = await process.connect("ann"), await process.connect("ann")
+        others = [await process.connect(sub) for sub in ("ann2", "bob", "an")]
+        await publish(process, 1, "ann")
+        assert [await one.frame(), await two.frame()] == [make_event(1)] * 2
+        for number, (other, sub) in enumerate(zip(others, ("ann2", "bob", "an"), strict=True)):
+            await publish(process, 10 + number, sub)
+            assert await other.frame() == make_event(10 + number), "the first it hears is its own"
+
+
+@pytest.mark.parametrize(
+    ("origin", "is_let_in"),
+    [
+        (None, True),
+        ("http://{host}", True),
+        ("HTTP://{host}", True),
+        ("https://app.example", True),
+        ("https://evil.example", False),
+        ("https://app.example.evil.example", False),
+        ("http://app.example", False),
+        ("http://127.0.0.1:1", False),
+        ("null", False),
+    ],
+)
+@pytest.mark.gen_test(timeout=30)
+async def test_socket_origin(redis_url: str, origin: str | None, is_let_in: bool) -> None:
+    """Programs, our own pages and those allowed get in; pages of others are refused at the handshake, readably."""
+    async with Process(redis_url, allowed_origins=("https://app.example",)) as process:
+        headers = {"Authorization": f"Bearer {make_token()}"}
+        if origin:
+            headers["Origin"] = origin.format(host=f"127.0.0.1:{process.port}")
+        if is_let_in:
+            assert (await (await process.open(headers=headers)).frame())["event"] == "connected"
+            return
+        with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+            await process.open(headers=headers)
+        assert caught.value.status == 403
+        upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+        async with process.session.get(process.url, headers=headers | upgrade) as reply:
+            assert (await reply.json())["error"] == {"code": "FORBIDDEN", "message": "Origin not allowed"}
+        assert process.rooms.connections == set()
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_plain_request_is_refused_in_the_envelope(redis_url: str) -> None:
+    """A browser that is pointed at /ws gets an error like everywhere else, and it is counted."""
+    async with Process(redis_url) as process:
+        async with process.session.get(process.url) as reply:
+            error = {"code": "VALIDATION_ERROR", "message": "This address speaks WebSocket only"}
+            assert (reply.status, await reply.json()) == (400, {"success": False, "error": error})
+        async with process.session.post(process.url) as reply:
+            assert (reply.status, (await reply.json())["error"]["code"]) == (405, "METHOD_NOT_ALLOWED")
+        assert process.count("http_requests_total", route="/ws", method="GET", status="400") == 1
+
+
+# what a client may send
+
+
+@pytest.mark.parametrize(
+    "since",
+    ["2026-01-31T12:00:00.123Z", "2026-01-31T13:00:00+01:00", "Sat, 31 Jan 2026 12:00:00 GMT"],
+)
+@pytest.mark.gen_test(timeout=30)
+async def test_first_frame_may_say_since_when(redis_url: str, since: str) -> None:
+    """An event's timestamp, a serverTime and the Date of an HTTP reply are understood; so are unknown members."""
+    async with Process(redis_url) as process:
+        client = await process.open()
+        await client.send({"auth": {"token": make_token(), "kind": "jwt"}, "since": since, "lang": "de"})
+        assert (await client.frame())["event"] == "connected"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "",
+        "{",
+        "null",
+        "[]",
+        '"auth"',
+        "{}",
+        '{"auth": null}',
+        '{"auth": "token"}',
+        '{"auth": {}}',
+        '{"auth": {"token": 1}}',
+        '{"auth": {"token": null}}',
+        '{"join": "user:ann"}',
+        '{"auth": {"token": "T"}, "since": "yesterday"}',
+        '{"auth": {"token": "T"}, "since": null}',
+        '{"auth": {"token": "T"}, "since": 5}',
+        '{"auth": {"token": "T"}, "since": "2026-01-31T12:00:00"}',
+        '{"auth": {"token": "T"}, "since": "99999-01-31T12:00:00Z"}',
+        "[" * 15_000,
+        "9" * 15_000,
+        b'{"auth": {"token": "T"}}',
+    ],
+    ids=lambda message: repr(message[:40]),
+)
+@pytest.mark.parametrize("is_connected", [False, True], ids=["first", "later"])
+@pytest.mark.gen_test(timeout=30)
+async def test_malformed_frame_is_refused(redis_url: str, message: str | bytes, is_connected: bool) -> None:
+    """`Malformed frame` and 4400, as first frame and later."""
+    async with Process(redis_url) as process:
+        client = await process.connect() if is_connected else await process.open()
+        if isinstance(message, bytes):
+            await client.socket.send_bytes(message.replace(b"T", make_token().encode()))
+        else:
+            await client.socket.send_str(message.replace('"T"', f'"{make_token()}"'))
+        assert await client.frame() == {"event": "error", "message": "Malformed frame"}
+        assert await client.code() == 4400
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_oversized_frame_is_refused(redis_url: str) -> None:
+    """16 KiB are read, one byte more closes with 1009 before it is kept in memory."""
+    async with Process(redis_url) as process:
+        client, other = await process.connect(), await process.connect()
+        renewal = f'{{"auth": {{"token": "{make_token()}"}}}}'
+        await client.socket.send_str(renewal.ljust(16 * 1024))
+        await publish(process, 1)
+        assert await client.frame() == make_event(1)
+        await client.socket.send_str(renewal.ljust(16 * 1024 + 1))
+        assert await client.code() == 1009
+        await publish(process, 2)
+        assert await other.frames(2) == [make_event(1), make_event(2)]
+
+
+@pytest.mark.parametrize("kind", ["text", "ping", "pong"])
+@pytest.mark.gen_test(timeout=30)
+async def test_too_many_frames_are_refused(redis_url: str, kind: str) -> None:
+    """Ten at once are fine; a flood, also of control frames, is 4429."""
+    async with Process(redis_url) as process:
+        client = await process.connect(autoping=False)
+        send = {
+            "text": lambda: client.send({"auth": {"token": make_token()}}),
+            "ping": client.socket.ping,
+            "pong": client.socket.pong,
+        }[kind]
+        for _ in range(10):
+            await send()
+        await publish(process, 1)
+        pongs = [await client.socket.receive(WAIT_SECONDS) for _ in range(10 if kind == "ping" else 0)]
+        assert {message.type for message in pongs} <= {aiohttp.WSMsgType.PONG, aiohttp.WSMsgType.TEXT}
+        for _ in range(10):
+            await send()
+        seen = []
+        while (message := await client.socket.receive(WAIT_SECONDS)).type is not aiohttp.WSMsgType.CLOSE:
+            if message.type is aiohttp.WSMsgType.TEXT:
+                seen.append(message.json())
+        assert seen[-1] == {"event": "error", "message": "Too many frames"}
+        assert client.socket.close_code == 4429
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_frames_in_measure_are_never_too_many(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten a second for minutes on end are fine."""
+    clock = time.monotonic()
+    async with Process(redis_url) as process:
+        client = await process.connect()
+        monkeypatch.setattr(pipeline.handlers.socket.time, "monotonic", lambda: clock)
+        for number in range(300):
+            clock += 0.1001
+            await client.send({"auth": {"token": make_token()}})
+            await client.socket.ping()  # answered, so the server has taken the frame
+            clock += 0.1001
+            await publish(process, number)
+            assert await client.frame() == make_event(number)
+
+
+# how long it may stay
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_expired_token_ends_the_connection(redis_url: str) -> None:
+    """`Token expired` and 4419 when the token's time is over."""
+    async with Process(redis_url) as process:
+        expires_at = int(time.time()) + 2
+        client = await process.open(headers={"Authorization": f"Bearer {make_token(exp=expires_at)}"})
+        assert (await client.frame())["event"] == "connected"
+        assert await client.frame() == {"event": "error", "message": "Token expired"}
+        assert 0 <= time.time() - expires_at < 1
+        assert await client.code() == 4419
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_renewed_token_prolongs_the_stay(redis_url: str) -> None:
+    """A later token of the same user replaces the expiry, without a word; a shorter one too."""
+    async with Process(redis_url) as process:
+        expires_at = int(time.time()) + 2
+        renewed = await process.open(headers={"Authorization": f"Bearer {make_token(exp=expires_at)}"})
+        shortened = await process.connect()
+        await renewed.send({"auth": {"token": make_token(expires_in=300)}})
+        await shortened.send({"auth": {"token": make_token(exp=expires_at)}})
+        assert await shortened.frame() == {"event": "error", "message": "Token expired"}
+        await publish(process, 1)
+        assert [frame["event"] for frame in await renewed.frames(2)] == ["connected", "asset_processed"]
+
+
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize("token", [make_token("user-2"), make_token(expires_in=-60)], ids=["another user's", "expired"])
+async def test_renewal_with_a_bad_token_ends_the_connection(redis_url: str, token: str) -> None:
+    """Another user's token does not open another room, it closes this one: 4403."""
+    async with Process(redis_url) as process:
+        client = await process.connect("user-1")
+        await client.send({"auth": {"token": token}})
+        assert await client.frame() == {"event": "error", "message": "Invalid token"}
+        assert await client.code() == 4403
+        assert process.rooms.names() == []
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_unanswered_ping_ends_the_connection(redis_url: str) -> None:
+    """A client that stopped answering is closed with 4504; one that answers stays, over many pings."""
+    async with Process(redis_url, socket_ping_seconds=0.1, socket_pong_seconds=0.3) as process:
+        quick = await process.connect()
+        listening = asyncio.ensure_future(quick.frame())
+        silent = await process.connect(autoping=False)
+        assert (await silent.socket.receive(WAIT_SECONDS)).type is aiohttp.WSMsgType.PING
+        assert await silent.code() == 4504
+        await process.forgotten(1)
+        assert process.count("sockets_closed_total", code="4504") == 1
+        await publish(process, 1)
+        assert await listening == make_event(1)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_pong_without_a_ping_does_not_put_off_the_next_ping(redis_url: str) -> None:
+    """Unasked pongs are no sign that pings are answered."""
+    async with Process(redis_url, socket_ping_seconds=0.3, socket_pong_seconds=0.1) as process:
+        client = await process.connect(autoping=False)
+        started_at = time.monotonic()
+        receiving = asyncio.ensure_future(client.socket.receive(WAIT_SECONDS))
+        while not receiving.done():
+            await client.socket.pong()
+            await asyncio.wait([receiving], timeout=0.12)
+        assert receiving.result().type is aiohttp.WSMsgType.PING
+        assert time.monotonic() - started_at < 0.6
+
+
+# slow, broken and vanishing clients
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_client_that_stops_reading_is_cut_off_and_delays_nobody(redis_url: str) -> None:
+    """Its outbox overflows: 4503, at once out of the room; the others get every event, in order."""
+    async with Process(redis_url, outbox_frames=20, outbox_bytes=1024 * 1024 * 1024) as process:
+        slow = await process.connect_raw()
+        quick = await process.connect()
+        sent = 0
+        while process.count("sockets_open") == 2:
+            event = make_event(sent, error="x" * 100_000)
+            await process.fanout.publish("user:user-1", event)
+            assert await quick.frame() == event
+            sent += 1
+            assert sent < 1000
+        assert sent > 20
+        frames = await read_raw(slow)
+        slow.close()
+        assert frames[-1] == (0x8, (4503).to_bytes(2, "big"))
+        assert {opcode for opcode, _ in frames[:-1]} == {0x1}
+        assert len(frames) - 2 < sent - 20, "what waited was dropped"
+        await process.forgotten(1)
+        assert process.count("sockets_closed_total", code="4503") == 1
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_vanishing_clients_leave_nothing_behind(redis_url: str, log_lines: LogLines) -> None:
+    """Resets before, in and right after the handshake and in the middle of a frame: no error, no socket, no room."""
+    async with Process(redis_url) as process:
+        loop = asyncio.get_running_loop()
+        handshake = process.handshake()
+        for sent in (handshake[:40], handshake[:-1], handshake, handshake + b"\x81\x85ab", handshake + b"\x88\x80"):
+            for _ in range(20):
+                raw = process.tcp()
+                await loop.sock_connect(raw, ("127.0.0.1", process.port))
+                await loop.sock_sendall(raw, sent)
+                reset(raw)
+        for _ in range(20):
+            raw = await process.connect_raw()
+            await loop.sock_sendall(raw, b"\x81\x85ab")
+            reset(raw)
+        client = await process.connect("last")
+        for number in range(3):
+            await publish(process, number)
+            await publish(process, number, "last")
+        assert await client.frames(3) == [make_event(number) for number in range(3)]
+        await process.forgotten(1)
+        assert process.rooms.names() == ["user:last"]
+        assert process.count("sockets_open") == 1
+    assert not [line for line in log_lines if line["log_level"] == "warning"]
+
+
+@pytest.mark.parametrize(("sent", "label"), [(1001, "1001"), (4400, "4400"), (3999, "other"), (1000, "1000")])
+@pytest.mark.gen_test(timeout=30)
+async def test_clients_own_close_code_is_counted_without_making_series(redis_url: str, sent: int, label: str) -> None:
+    """A client cannot fill the metrics with codes of its own."""
+    async with Process(redis_url) as process:
+        client = await process.connect()
+        await client.socket.close(code=sent)
+        await process.forgotten()
+        assert process.count("sockets_closed_total", code=label) == 1
+
+
+# while a token is checked
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_frames_wait_while_a_token_is_checked(redis_url: str) -> None:
+    """A second frame does not overtake the first, however long its check takes; the wait for a token has ended."""
+    verifier = HeldVerifier()
+    async with Process(redis_url, verifier=verifier, socket_auth_seconds=0.2) as process:
+        client = await process.open()
+        await client.send({"auth": {"token": make_token()}})
+        await client.send({"auth": {"token": make_token("user-2")}})
+        await verifier.entered.wait()
+        loop = asyncio.get_running_loop()
+        later = loop.create_future()
+        loop.call_later(0.3, later.set_result, None)  # longer than the wait for a token
+        await later
+        assert verifier.calls == 1
+        verifier.may_go_on.set()
+        assert [frame["event"] for frame in await client.frames(2)] == ["connected", "error"]
+        assert await client.code() == 4403
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_socket_drained_while_its_token_is_checked_joins_nothing(redis_url: str) -> None:
+    """The check may end after the connection did."""
+    verifier = HeldVerifier()
+    async with Process(redis_url, verifier=verifier) as process:
+        client = await process.open(headers={"Authorization": f"Bearer {make_token()}"})
+        await verifier.entered.wait()
+        draining = asyncio.ensure_future(drain_sockets(process.rooms, WAIT_SECONDS))
+        assert (await client.frame())["event"] == "goodbye"
+        assert await client.code() == 1012
+        verifier.may_go_on.set()
+        await draining
+        assert process.rooms.names() == [] and process.rooms.connections == set()
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_socket_is_told_to_come_back_while_tokens_cannot_be_checked(redis_url: str) -> None:
+    """An issuer that is away is not the client's fault: 1013."""
+    async with Process(redis_url, jwt_jwks_url="http://127.0.0.1:1/keys") as process:
+        token = jwt.encode({"sub": "user-1", "exp": time.time() + 60}, SECRET, headers={"kid": "1"})
+        client = await process.open(headers={"Authorization": f"Bearer {token}"})
+        assert await client.code() == 1013
+
+
+# goodbye
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_drain_says_goodbye_to_everyone(redis_url: str) -> None:
+    """Every socket, also one without a token yet, gets what waits, `goodbye` and 1012; the waits are spread."""
+    async with Process(redis_url) as process:
+        clients = [await process.connect(f"user-{number}") for number in range(20)]
+        stranger = await process.open()
+        for number in range(3):
+            process.rooms.deliver("user:user-0", b'{"event":"asset_processed","number":%d}' % number)
+        started_at = time.monotonic()
+        draining = asyncio.ensure_future(drain_sockets(process.rooms, WAIT_SECONDS))
+        waited = [(await clients[0].socket.receive(WAIT_SECONDS)).json()["number"] for _ in range(3)]
+        goodbyes = [await client.frame() for client in (*clients, stranger)]
+        codes = await asyncio.gather(*[client.code() for client in (*clients, stranger)])
+        await draining
+        assert time.monotonic() - started_at < 5, "it does not wait longer than the clients need"
+        assert waited == [0, 1, 2]
+        assert {frame["event"] for frame in goodbyes} == {"goodbye"} and set(codes) == {1012}
+        assert len({frame["retryInMs"] for frame in goodbyes}) > 10
+        assert process.rooms.connections == set()
+        assert process.count("sockets_closed_total", code="1012") == 21
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_drain_does_not_wait_for_a_client_that_does_not_answer(redis_url: str) -> None:
+    """One dead client costs the given time, no more."""
+    async with Process(redis_url) as process:
+        raw = await process.connect_raw()
+        await process.connect("user-2")
+        started_at = time.monotonic()
+        await drain_sockets(process.rooms, 0.2)
+        assert 0.2 <= time.monotonic() - started_at < 1
+        reset(raw)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_drain_of_nobody_is_over_at_once(redis_url: str) -> None:
+    """A process without sockets stops without a wait."""
+    async with Process(redis_url) as process:
+        async with asyncio.timeout(1):
+            await drain_sockets(process.rooms, WAIT_SECONDS)
+
+
+# the promise on paper
+
+
+def test_close_codes_are_the_same_everywhere() -> None:
+    """The table in handlers/socket.py, the contract and the metric's series list the same codes."""
+    text = pipeline.handlers.socket.__doc__ or ""
+    table = dict(re.findall(r"^\| (4\d{3}|1012|1013|1009) \|.*\| (yes|no) \|$", text, re.M))
+    contract = {str(code["code"]): "yes" if code["reconnect"] else "no" for code in closings()}
+    assert table == contract
+    assert set(table) - {"1009"} == {str(int(code)) for code in CloseCode}
+    assert set(CLOSE_CODES) == {int(code) for code in CloseCode} | {1000, 1001, 1006}
+    assert {code for code, again in table.items() if again == "no"} == {
+        "1009",
+        *(code for code in table if code.startswith("44")),
+    }
+    messages = ROOMS["components"]["messages"]["error"]["payload"]["properties"]["message"]["enum"]
+    assert set(messages) == set(MESSAGES.values())
+
+
+def closings() -> list[dict[str, Any]]:
+    codes: list[dict[str, Any]] = ROOMS["channels"]["socket"]["x-close-codes"]
+    return codes
+
+
+@pytest.mark.parametrize("name", ["authenticate", "connected", "error", "goodbye"])
+def test_examples_of_the_contract_hold(name: str) -> None:
+    """The contract's own examples are valid."""
+    message = ROOMS["components"]["messages"][name]
+    for example in message["examples"]:
+        contracts.check_value(message["payload"], example["payload"])

@@ -1,0 +1,217 @@
+"""The socket side of one process of the service on the test's own loop, and clients that hold every frame to the
+contract.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import socket
+import struct
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+import tornado.httpserver
+import tornado.netutil
+import tornado.web
+
+from pipeline.auth import TokenVerifier
+from pipeline.handlers import base
+from pipeline.handlers.socket import SocketHandler
+from pipeline.metrics import Metrics
+from pipeline.rooms.fanout import RoomFanout
+from pipeline.rooms.rooms import Rooms
+from pipeline.settings import Settings
+from tests.contract import contracts
+from tests.factories import SECRET, make_token
+
+ROOMS = contracts.load("rooms.asyncapi.json")
+WAIT_SECONDS = 10.0
+
+
+def check_frame(frame: dict[str, Any]) -> None:
+    """A server frame against rooms.asyncapi.json and, for the event, asset-processed-event.schema.json."""
+    if frame["event"] == "asset_processed":
+        contracts.check_event(frame)
+    else:
+        contracts.check_value(ROOMS["components"]["messages"][frame["event"]]["payload"], frame)
+
+
+def make_event(number: int = 0, error: str = "AI service unavailable after 3 attempts") -> dict[str, Any]:
+    """Return an asset_processed event whose assetId ends in the number."""
+    return {
+        "event": "asset_processed",
+        "assetId": f"{number:024x}",
+        "status": "failed",
+        "error": error,
+        "timestamp": "2026-01-31T12:00:00.123Z",
+    }
+
+
+class Client:
+    """A WebSocket as a program has it."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.socket = socket
+
+    async def frame(self) -> dict[str, Any]:
+        """Return the next frame."""
+        message = await self.socket.receive(WAIT_SECONDS)
+        assert message.type is aiohttp.WSMsgType.TEXT, message
+        frame: dict[str, Any] = json.loads(message.data)
+        check_frame(frame)
+        return frame
+
+    async def frames(self, count: int) -> list[dict[str, Any]]:
+        """Return the next frames."""
+        return [await self.frame() for _ in range(count)]
+
+    async def code(self) -> int | None:
+        """Return the code the server closes with; no frame may come before."""
+        message = await self.socket.receive(WAIT_SECONDS)
+        assert message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED), message
+        return self.socket.close_code
+
+    async def send(self, frame: object) -> None:
+        """Send a value as JSON."""
+        await self.socket.send_str(json.dumps(frame))
+
+
+class Process:
+    """Server, rooms and fanout; `async with` starts and ends them and their clients."""
+
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        verifier: TokenVerifier | None = None,
+        fanout_options: dict[str, Any] = {},
+        **settings: Any,
+    ) -> None:
+        if "jwt_jwks_url" not in settings:
+            settings["jwt_secret"] = SECRET
+        self.settings = Settings(**settings)
+        self.metrics = Metrics()
+        self.rooms = Rooms(
+            max_frames=self.settings.outbox_frames, max_bytes=self.settings.outbox_bytes, metrics=self.metrics
+        )
+        self.fanout = RoomFanout(self.rooms, redis_url, metrics=self.metrics, **fanout_options)
+        common = {
+            "verifier": verifier or TokenVerifier(self.settings),
+            "metrics": self.metrics,
+            "allowed_origins": self.settings.allowed_origins,
+        }
+        route = ("/ws", SocketHandler, common | {"rooms": self.rooms, "settings": self.settings})
+        self._server = tornado.httpserver.HTTPServer(
+            tornado.web.Application(
+                [route],
+                log_function=base.log_request,
+                websocket_max_message_size=self.settings.socket_frame_bytes,
+            )
+        )
+        self._listeners = tornado.netutil.bind_sockets(0, "127.0.0.1")
+        self.port: int = self._listeners[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/ws"
+
+    async def __aenter__(self) -> Process:
+        self.session = aiohttp.ClientSession()
+        await self.fanout.start()
+        self._server.add_sockets(self._listeners)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.session.close()
+        self._server.stop()
+        await self._server.close_all_connections()
+        await self.forgotten()
+        await self.fanout.stop()
+
+    async def open(self, **options: Any) -> Client:
+        """Open a socket and send nothing. options: of aiohttp's ws_connect."""
+        return Client(await self.session.ws_connect(self.url, **options))
+
+    async def connect(self, sub: str = "user-1", **options: Any) -> Client:
+        """Open a socket with the user's token and take the first frame."""
+        client = await self.open(headers={"Authorization": f"Bearer {make_token(sub)}"}, **options)
+        assert (await client.frame())["room"] == f"user:{sub}"
+        return client
+
+    async def connect_raw(self, sub: str = "user-1", receive_bytes: int = 4096) -> socket.socket:
+        """Open a socket that does only what the test does; its `connected` frame is not read."""
+        raw = self.tcp(receive_bytes)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(raw, ("127.0.0.1", self.port))
+        await loop.sock_sendall(raw, self.handshake(sub))
+        received = b""
+        while not received.endswith(b"\r\n\r\n"):
+            received += await loop.sock_recv(raw, 1)
+        assert received.startswith(b"HTTP/1.1 101 ")
+        return raw
+
+    def tcp(self, receive_bytes: int = 4096) -> socket.socket:
+        """Return an unconnected TCP socket with a small buffer."""
+        raw = socket.socket()
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        raw.setblocking(False)
+        return raw
+
+    def handshake(self, sub: str = "user-1") -> bytes:
+        """Return the bytes of an upgrade request with the user's token."""
+        lines = [
+            "GET /ws HTTP/1.1",
+            f"Host: 127.0.0.1:{self.port}",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}",
+            "Sec-WebSocket-Version: 13",
+            f"Authorization: Bearer {make_token(sub)}",
+        ]
+        return "\r\n".join([*lines, "", ""]).encode()
+
+    async def forgotten(self, left: int = 0) -> None:
+        """Return when no more than so many sockets are left."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while len(self.rooms.connections) > left:
+                closing = [connection.closed for connection in self.rooms.connections]
+                await asyncio.wait(closing, return_when=asyncio.FIRST_COMPLETED)
+
+    def count(self, name: str, **labels: str) -> float:
+        """Return the value of a series."""
+        value = self.metrics.registry.get_sample_value(f"pipeline_{name}", labels)
+        assert value is not None, f"no series {name} {labels}"
+        return value
+
+
+async def read_raw(raw: socket.socket) -> list[tuple[int, bytes]]:
+    """Return (opcode, payload) of every whole frame until the server ends the connection."""
+    loop = asyncio.get_running_loop()
+    received = b""
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while chunk := await loop.sock_recv(raw, 1 << 20):
+                received += chunk
+    except ConnectionResetError:
+        pass
+    frames = []
+    while len(received) >= 2:
+        length, start = received[1] & 0x7F, 2
+        if length == 126:
+            length, start = struct.unpack("!H", received[2:4])[0], 4
+        elif length == 127:
+            length, start = struct.unpack("!Q", received[2:10])[0], 10
+        if len(received) < start + length:
+            break
+        frames.append((received[0] & 0x0F, received[start : start + length]))
+        received = received[start + length :]
+    return frames
+
+
+def reset(raw: socket.socket) -> None:
+    """Vanish: close with a reset instead of a goodbye."""
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    raw.close()
