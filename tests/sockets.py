@@ -112,12 +112,13 @@ class Process:
                 websocket_max_message_size=self.settings.socket_frame_bytes,
             )
         )
+        self._clients: list[Client] = []  # a socket that nobody holds would close itself
         self._listeners = tornado.netutil.bind_sockets(0, "127.0.0.1")
         self.port: int = self._listeners[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/ws"
 
     async def __aenter__(self) -> Process:
-        self.session = aiohttp.ClientSession()
+        self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         await self.fanout.start()
         self._server.add_sockets(self._listeners)
         return self
@@ -133,7 +134,8 @@ class Process:
 
     async def open(self, **options: Any) -> Client:
         """Open a socket and send nothing. options: of aiohttp's ws_connect."""
-        return Client(await self.session.ws_connect(self.url, **options))
+        self._clients.append(Client(await self.session.ws_connect(self.url, **options)))
+        return self._clients[-1]
 
     async def connect(self, sub: str = "user-1", **options: Any) -> Client:
         """Open a socket with the user's token and take the first frame."""
@@ -188,7 +190,7 @@ class Process:
 
 
 async def read_raw(raw: socket.socket) -> list[tuple[int, bytes]]:
-    """Return (opcode, payload) of every whole frame until the server ends the connection."""
+    """Return (opcode, payload) of every whole frame until the server, left without an answer, ends the connection."""
     loop = asyncio.get_running_loop()
     received = b""
     try:

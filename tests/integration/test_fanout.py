@@ -1,0 +1,360 @@
+"""Rooms across processes on a real Redis, with the faults it may have: gone, hung, restarted, connections cut."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+from redis import Redis
+
+from pipeline.hooks import Notifier
+from pipeline.hooks.manager import build_plugins
+from pipeline.metrics import Metrics
+from pipeline.settings import Settings
+from pipeline.testing import NotifierSuite
+from plugins.notify_websocket import WebSocketNotifier
+from tests.factories import SECRET
+from tests.redis_server import RedisServer
+from tests.sockets import WAIT_SECONDS, Process, make_event
+
+ROOM = "user:user-1"
+
+
+class TestWebSocketNotifier(NotifierSuite):
+    """The built-in notifier `websocket`."""
+
+    @pytest.fixture
+    def notifier(self) -> Notifier:
+        return WebSocketNotifier()
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A Redis this test may stop and hang."""
+    with RedisServer() as server:
+        yield server
+
+
+class Reconnects:
+    """An on_reconnect the test can wait for."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._arrived = asyncio.Event()
+
+    def __call__(self) -> None:
+        self.count += 1
+        self._arrived.set()
+
+    async def wait(self) -> None:
+        """Return when it was called, also before."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            await self._arrived.wait()
+        self._arrived.clear()
+
+
+async def eventually(is_so: Callable[[], bool]) -> None:
+    """Ask again and again, as Redis tells nobody that a channel has lost its last subscriber."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
+def channels(redis: Redis) -> list[str]:
+    found: list[str] = redis.pubsub_channels("pipeline:*")
+    return sorted(found)
+
+
+def hang(server: RedisServer) -> None:
+    os.kill(server.pid, signal.SIGSTOP)
+
+
+def unhang(server: RedisServer) -> None:
+    os.kill(server.pid, signal.SIGCONT)
+
+
+# two processes, one Redis
+
+
+@pytest.mark.spec("T033")
+@pytest.mark.gen_test(timeout=30)
+async def test_event_reaches_sockets_of_its_owner_on_every_process_once(redis_url: str) -> None:
+    """Whichever process publishes; the publisher's own echo is dropped; another user hears nothing."""
+    async with Process(redis_url) as one, Process(redis_url) as two:
+        here, there = await one.connect("ann"), await two.connect("ann")
+        stranger = await two.connect("ann2")
+        await one.fanout.publish("user:ann", make_event(1))
+        # Redis keeps the order, so an echo of 1 would arrive before 2.
+        await two.fanout.publish("user:ann", make_event(2))
+        assert await here.frames(2) == [make_event(1), make_event(2)]
+        assert sorted(frame["assetId"][-1] for frame in await there.frames(2)) == ["1", "2"]
+        await one.fanout.publish("user:ann", make_event(3))
+        assert [await here.frame(), await there.frame()] == [make_event(3)] * 2
+        await one.fanout.publish("user:ann2", make_event(4))
+        assert await stranger.frame() == make_event(4)
+        assert one.count("events_published_total") == 3 and two.count("events_published_total") == 1
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_event_of_any_text_arrives_unchanged(redis_url: str) -> None:
+    """Quotes, line breaks, spaces, other scripts and half a surrogate pair survive both ways."""
+    event = make_event(1, error="a \"b\"\n c\u2028 \u00e9 \U0001f45f \ud83d \x00")
+    async with Process(redis_url) as one, Process(redis_url) as two:
+        here, there = await one.connect(), await two.connect()
+        await one.fanout.publish(ROOM, event)
+        assert await here.frame() == event
+        assert await there.frame() == event
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_room_is_subscribed_only_while_somebody_is_in_it(redis_url: str, redis_server: RedisServer) -> None:
+    """One channel per room, from its first socket to its last; also when they come and go quickly."""
+    redis = redis_server.client()
+    async with Process(redis_url) as process:
+        assert channels(redis) == []
+        first, second = await process.connect("ann"), await process.connect("ann")
+        assert channels(redis) == ["pipeline:0:room:user:ann"]
+        await first.socket.close()
+        await process.forgotten(1)
+        other = await process.connect("bob")
+        assert channels(redis) == ["pipeline:0:room:user:ann", "pipeline:0:room:user:bob"]
+        await second.socket.close()
+        await eventually(lambda: channels(redis) == ["pipeline:0:room:user:bob"])
+        for _ in range(50):
+            client = await process.connect("ann")
+            assert "pipeline:0:room:user:ann" in channels(redis), "connected means subscribed"
+            await client.socket.close()
+        await other.socket.close()
+        await eventually(lambda: channels(redis) == [])
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_many_rooms_at_once_are_all_subscribed(redis_url: str, redis_server: RedisServer) -> None:
+    """A storm of clients after a restart ends with every room heard."""
+    async with Process(redis_url) as one, Process(redis_url) as two:
+        clients = await asyncio.gather(*[one.connect(f"user-{number}") for number in range(200)])
+        assert len(channels(redis_server.client())) == 200
+        for number in range(200):
+            await two.fanout.publish(f"user:user-{number}", make_event(number))
+        assert await asyncio.gather(*[client.frame() for client in clients]) == [make_event(n) for n in range(200)]
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_databases_of_one_redis_do_not_hear_each_other(redis_url: str) -> None:
+    """Two deployments may share a Redis server under different numbers and have users of the same name."""
+    elsewhere = redis_url.removesuffix("/0") + "/1"
+    async with Process(redis_url) as one, Process(elsewhere) as other, Process(elsewhere) as third:
+        await one.connect()
+        client = await other.connect()
+        await one.fanout.publish(ROOM, make_event(1))
+        await third.fanout.publish(ROOM, make_event(2))
+        assert await client.frame() == make_event(2)
+
+
+# Redis in trouble
+
+
+@pytest.mark.parametrize("trouble", ["gone", "hung"])
+@pytest.mark.gen_test(timeout=30)
+async def test_local_sockets_get_the_event_while_redis_is_away(own_redis: RedisServer, trouble: str) -> None:
+    """At once, before Redis is even asked; publishing is bounded in time, counted, and raises nothing."""
+    async with Process(own_redis.url) as process:
+        client = await process.connect()
+        if trouble == "gone":
+            own_redis.stop()
+        else:
+            hang(own_redis)
+        try:
+            started_at = time.monotonic()
+            publishing = asyncio.ensure_future(process.fanout.publish(ROOM, make_event(1)))
+            assert await client.frame() == make_event(1)
+            assert time.monotonic() - started_at < 0.5
+            await publishing
+            assert time.monotonic() - started_at < 1.5
+            assert process.count("fanout_errors_total") == 1
+            started_at = time.monotonic()
+            late = await process.connect("user-2")
+            assert time.monotonic() - started_at < 1.5, "a new socket does not wait for Redis for long"
+            await process.fanout.publish("user:user-2", make_event(2))
+            assert await late.frame() == make_event(2)
+        finally:
+            if trouble == "hung":
+                unhang(own_redis)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_rooms_are_heard_again_after_redis_restarts(own_redis: RedisServer) -> None:
+    """Those from before and those entered meanwhile; then, once per outage, replay is asked for."""
+    reconnects, others = Reconnects(), Reconnects()
+    with structlog.testing.capture_logs() as lines:
+        async with (
+            Process(own_redis.url, fanout_options={"on_reconnect": reconnects}) as one,
+            Process(own_redis.url, fanout_options={"on_reconnect": others}) as two,
+        ):
+            before = await one.connect("ann")
+            assert reconnects.count == 0, "the first connection is no reconnect"
+            for round in (1, 2):
+                own_redis.stop()
+                during = await one.connect(f"bob-{round}")
+                own_redis.start()
+                await reconnects.wait()
+                await others.wait()
+                expected = ["pipeline:0:room:user:ann"]
+                expected += [f"pipeline:0:room:user:bob-{number}" for number in range(1, round + 1)]
+                assert channels(own_redis.client()) == expected
+                await two.fanout.publish("user:ann", make_event(round))
+                await two.fanout.publish(f"user:bob-{round}", make_event(round))
+                assert [await before.frame(), await during.frame()] == [make_event(round)] * 2
+            assert reconnects.count == 2
+            assert two.count("fanout_errors_total") == 0
+    told = [line["event"] for line in lines if line["event"].startswith("fanout_")]
+    assert sorted(told) == ["fanout_disconnected"] * 4 + ["fanout_reconnected"] * 4, "one line each per process"
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_process_starts_before_its_redis(own_redis: RedisServer) -> None:
+    """Sockets are served without it; when it comes, their rooms are subscribed and replay is asked for."""
+    own_redis.stop()
+    reconnects = Reconnects()
+    async with Process(own_redis.url, fanout_options={"on_reconnect": reconnects}) as process:
+        await process.connect("ann")
+        own_redis.start()
+        await reconnects.wait()
+        assert channels(own_redis.client()) == ["pipeline:0:room:user:ann"]
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_client_is_connected_when_its_room_is_heard(own_redis: RedisServer) -> None:
+    """`connected` waits for Redis' word; what is published here meanwhile follows it."""
+    async with Process(own_redis.url) as process:
+        await process.connect("user-2")
+        hang(own_redis)
+        try:
+            joining = asyncio.ensure_future(process.connect())
+            done, _ = await asyncio.wait([joining], timeout=0.3)
+            assert not done and ROOM in process.rooms
+            publishing = asyncio.ensure_future(process.fanout.publish(ROOM, make_event(1)))
+        finally:
+            unhang(own_redis)
+        client = await joining
+        assert await client.frame() == make_event(1)
+        await publishing
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_room_confirmed_late_asks_for_replay(own_redis: RedisServer) -> None:
+    """A client that was let in without Redis' word may have missed something, although no connection broke."""
+    reconnects = Reconnects()
+    async with Process(own_redis.url, fanout_options={"on_reconnect": reconnects}) as process:
+        await process.connect("user-2")
+        hang(own_redis)
+        try:
+            await process.connect()
+            assert reconnects.count == 0
+        finally:
+            unhang(own_redis)
+        await reconnects.wait()
+        assert "pipeline:0:room:user:user-1" in channels(own_redis.client())
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_silent_redis_is_given_up_and_found_again(own_redis: RedisServer) -> None:
+    """A connection that is up but dead is noticed by a ping; an idle one that answers is kept."""
+    reconnects = Reconnects()
+    options = {"on_reconnect": reconnects, "health_seconds": 0.1}
+    with structlog.testing.capture_logs() as lines:
+        async with Process(own_redis.url, fanout_options=options) as one, Process(own_redis.url) as two:
+            client = await one.connect()
+            for _ in range(3):
+                asked = pings(own_redis)
+                await eventually(lambda asked=asked: pings(own_redis) > asked)  # type: ignore[misc]
+            assert not lost(lines)
+            hang(own_redis)
+            try:
+                await eventually(lambda: lost(lines))
+            finally:
+                unhang(own_redis)
+            await reconnects.wait()
+            await two.fanout.publish(ROOM, make_event(1))
+            assert await client.frame() == make_event(1)
+
+
+def pings(server: RedisServer) -> int:
+    calls: int = server.client().info("commandstats")["cmdstat_ping"]["calls"]
+    return calls
+
+
+def lost(lines: list[structlog.typing.EventDict]) -> bool:
+    return any(line["event"] == "fanout_disconnected" for line in lines)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_event_survives_a_cut_publishing_connection(redis_url: str, redis_server: RedisServer) -> None:
+    """A connection that died while idle costs a second try, not the event."""
+    async with Process(redis_url) as one, Process(redis_url) as two:
+        client = await one.connect()
+        for number in range(5):
+            await two.fanout.publish(ROOM, make_event(number))
+            assert await client.frame() == make_event(number)
+            redis_server.client().client_kill_filter(_type="normal", skipme=True)
+        assert two.count("fanout_errors_total") == 0
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_cut_subscription_is_renewed(redis_url: str, redis_server: RedisServer) -> None:
+    """Redis cutting off the listening connection, as it does with one that falls behind, is repaired."""
+    reconnects = Reconnects()
+    async with Process(redis_url, fanout_options={"on_reconnect": reconnects}) as one, Process(redis_url) as two:
+        client = await one.connect()
+        for number in range(3):
+            redis_server.client().client_kill_filter(_type="pubsub")
+            await reconnects.wait()
+            await two.fanout.publish(ROOM, make_event(number))
+            assert await client.frame() == make_event(number)
+
+
+@pytest.mark.parametrize("trouble", ["none", "gone", "hung"])
+@pytest.mark.gen_test(timeout=30)
+async def test_stop_is_quick_whatever_redis_does(own_redis: RedisServer, trouble: str) -> None:
+    """A shutdown does not wait for Redis, and leaves no task and no connection."""
+    tasks = asyncio.all_tasks()
+    process = Process(own_redis.url)
+    async with process:
+        await process.connect()
+        if trouble == "gone":
+            own_redis.stop()
+        elif trouble == "hung":
+            hang(own_redis)
+        try:
+            started_at = time.monotonic()
+            await process.fanout.stop()
+            assert time.monotonic() - started_at < 1
+            assert not [task for task in asyncio.all_tasks() - tasks if "fanout" in repr(task)]
+        finally:
+            if trouble == "hung":
+                unhang(own_redis)
+    if trouble == "none":
+        await eventually(lambda: len(own_redis.client().client_list()) == 1)
+
+
+# the plugin
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_notifier_reaches_the_owners_sockets(redis_url: str, tmp_path: Path) -> None:
+    """What is chosen by default, `websocket`, puts the event unchanged in the owner's room, on every process."""
+    async with Process(redis_url) as one, Process(redis_url) as two:
+        here, there, stranger = await one.connect("ann"), await two.connect("ann"), await two.connect("bob")
+        settings = Settings(jwt_secret=SECRET, data_dir=tmp_path, ai_service_url="http://127.0.0.1:1")
+        plugins = build_plugins(settings, Metrics(), one.fanout)
+        await plugins.notify(make_event(1), "ann")
+        await plugins.notify(make_event(2), "bob")
+        assert [await here.frame(), await there.frame()] == [make_event(1)] * 2
+        assert await stranger.frame() == make_event(2)
+        await plugins.close()
