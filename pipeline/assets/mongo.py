@@ -1,0 +1,231 @@
+"""MongoAssetStore: the asset store on MongoDB 6 to 8 or FerretDB, and the only file that imports Motor.
+
+Motor is at its end of life: a change of driver is a change of this file. Only plain features: single-document writes,
+ordinary indexes; no transactions, no partial or TTL indexes, no pipelines. Runs on the event loop; Motor keeps threads
+of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from bson import ObjectId
+from bson.codec_options import CodecOptions
+from bson.errors import InvalidId
+from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
+from pymongo import ASCENDING, DESCENDING, ReturnDocument
+from pymongo.errors import DuplicateKeyError, PyMongoError
+
+from pipeline.assets.asset import (
+    AiMetadata,
+    Asset,
+    AssetStatus,
+    ProcessedImageRef,
+    ai_metadata_document,
+    processed_document,
+    utc_now,
+)
+from pipeline.assets.store import KeyRecord
+from pipeline.errors import DependencyUnavailable
+
+DATABASE = "ai_queue_pipeline"
+T = TypeVar("T")
+
+
+class MongoAssetStore:
+    """An AssetStore in the collections `assets` and `idempotency_keys` of the URI's database."""
+
+    def __init__(self, uri: str, timeout_seconds: float = 5) -> None:
+        """timeout_seconds: no call takes longer, whatever is away."""
+        milliseconds = round(timeout_seconds * 1000)
+        self._client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(
+            uri,
+            serverSelectionTimeoutMS=milliseconds,
+            connectTimeoutMS=milliseconds,
+            socketTimeoutMS=milliseconds,
+            timeoutMS=milliseconds,
+            appname="ai-queue-pipeline",
+        )
+        database = self._client.get_default_database(DATABASE)
+        aware: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
+        self._assets: AsyncIOMotorCollection[dict[str, Any]] = database.get_collection("assets", codec_options=aware)
+        self._keys: AsyncIOMotorCollection[dict[str, Any]] = database.get_collection("idempotency_keys")
+
+    async def open(self) -> None:
+        indexes = {
+            "newest_of_user": [("userId", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)],
+            "finished_of_user": [("userId", ASCENDING), ("finishedAt", ASCENDING), ("_id", ASCENDING)],
+            "unfinished": [("status", ASCENDING), ("createdAt", ASCENDING), ("_id", ASCENDING)],
+        }
+        for name, keys in indexes.items():
+            await _reach(self._assets.create_index(keys, name=name))
+        await _reach(self._keys.create_index([("createdAt", ASCENDING)], name="oldest_key"))
+
+    async def close(self) -> None:
+        self._client.close()
+
+    async def check(self) -> None:
+        await _reach(self._assets.find_one({}, {"_id": 1}))
+
+    async def create(self, asset: Asset) -> bool:
+        try:
+            await _reach(self._assets.insert_one(asset.to_document() | {"_id": ObjectId(asset.id)}))
+        except DuplicateKeyError:
+            return False
+        return True
+
+    async def begin(self, asset_id: str, user_id: str, job_id: str) -> Asset | None:
+        return await self._update(
+            asset_id,
+            {"userId": user_id, "processingJobId": job_id, "status": AssetStatus.PROCESSING.value},
+            {"$inc": {"fence": 1}},
+        )
+
+    async def finish(
+        self,
+        asset_id: str,
+        job_id: str,
+        fence: int,
+        *,
+        status: AssetStatus,
+        ai_metadata: AiMetadata,
+        processed: ProcessedImageRef | None,
+        finished_at: datetime,
+    ) -> Asset | None:
+        return await self._update(
+            asset_id,
+            {"processingJobId": job_id, "fence": fence, "status": AssetStatus.PROCESSING.value},
+            {
+                "$set": {
+                    "status": status.value,
+                    "aiMetadata": ai_metadata_document(ai_metadata),
+                    "images.processed": processed_document(processed),
+                    "finishedAt": finished_at,
+                }
+            },
+        )
+
+    async def fail(self, asset_id: str, job_id: str, fence: int, *, error: str, finished_at: datetime) -> Asset | None:
+        return await self.finish(
+            asset_id,
+            job_id,
+            fence,
+            status=AssetStatus.FAILED,
+            ai_metadata=AiMetadata(error=error),
+            processed=None,
+            finished_at=finished_at,
+        )
+
+    async def requeue(self, asset_id: str, user_id: str, job_id: str) -> Asset | None:
+        return await self._update(
+            asset_id,
+            {"userId": user_id, "status": {"$in": [AssetStatus.FAILED.value, AssetStatus.PARTIAL.value]}},
+            {
+                "$set": {
+                    "status": AssetStatus.PROCESSING.value,
+                    "processingJobId": job_id,
+                    "aiMetadata": ai_metadata_document(AiMetadata()),
+                    "images.processed": None,
+                    "finishedAt": None,
+                }
+            },
+        )
+
+    async def get(self, asset_id: str) -> Asset | None:
+        key = _object_id(asset_id)
+        return _asset(await _reach(self._assets.find_one({"_id": key}))) if key else None
+
+    async def page(
+        self,
+        user_id: str,
+        *,
+        status: AssetStatus | None = None,
+        category: str | None = None,
+        limit: int = 20,
+        after: tuple[datetime, str] | None = None,
+    ) -> Sequence[Asset]:
+        wanted: dict[str, Any] = {"userId": user_id}
+        wanted |= {"status": status.value} if status else {}
+        wanted |= {"category": category} if category else {}
+        return await self._find(wanted, "createdAt", DESCENDING, limit, after)
+
+    async def finished_since(
+        self, user_id: str, since: datetime, *, limit: int, after: tuple[datetime, str] | None = None
+    ) -> Sequence[Asset]:
+        return await self._find(
+            {"userId": user_id, "finishedAt": {"$gte": since}}, "finishedAt", ASCENDING, limit, after
+        )
+
+    async def unfinished_before(
+        self, before: datetime, *, limit: int, after: tuple[datetime, str] | None = None
+    ) -> Sequence[Asset]:
+        return await self._find(
+            {"status": AssetStatus.PROCESSING.value, "createdAt": {"$lt": before}}, "createdAt", ASCENDING, limit, after
+        )
+
+    async def delete(self, asset_id: str, user_id: str) -> Asset | None:
+        key = _object_id(asset_id)
+        return _asset(await _reach(self._assets.find_one_and_delete({"_id": key, "userId": user_id}))) if key else None
+
+    async def claim_key(self, key: str, record: KeyRecord, created_at: datetime) -> KeyRecord:
+        document = {
+            "_id": key,
+            "assetId": record.asset_id,
+            "fingerprint": record.fingerprint,
+            "createdAt": created_at,
+        }
+        try:
+            await _reach(self._keys.insert_one(document))
+            return record
+        except DuplicateKeyError:
+            found = await _reach(self._keys.find_one({"_id": key}))
+        # Purged between the two calls: the key is a day old, so this request is as good as the first.
+        return KeyRecord(found["assetId"], found["fingerprint"]) if found else record
+
+    async def purge_keys(self, before: datetime) -> int:
+        return (await _reach(self._keys.delete_many({"createdAt": {"$lt": before}}))).deleted_count
+
+    async def _update(self, asset_id: str, wanted: Mapping[str, Any], change: Mapping[str, Any]) -> Asset | None:
+        """Change the asset if it is as wanted, in one atomic step, and return it as it is then."""
+        key = _object_id(asset_id)
+        if key is None:
+            return None
+        change = dict(change) | {"$set": {"updatedAt": utc_now()} | change.get("$set", {})}
+        return _asset(
+            await _reach(
+                self._assets.find_one_and_update({"_id": key, **wanted}, change, return_document=ReturnDocument.AFTER)
+            )
+        )
+
+    async def _find(
+        self, wanted: dict[str, Any], instant: str, order: int, limit: int, after: tuple[datetime, str] | None
+    ) -> list[Asset]:
+        if after is not None:
+            beyond = "$lt" if order == DESCENDING else "$gt"
+            same = {instant: after[0], "_id": {beyond: ObjectId(after[1])}}
+            wanted = {"$and": [wanted, {"$or": [{instant: {beyond: after[0]}}, same]}]}
+        cursor = self._assets.find(wanted).sort([(instant, order), ("_id", order)]).limit(limit)
+        return [Asset.from_document(document) for document in await _reach(cursor.to_list(limit))]
+
+
+async def _reach(call: Awaitable[T]) -> T:
+    """Await a driver call; whatever keeps the database away is one error. A duplicate key is for the caller."""
+    try:
+        return await call
+    except DuplicateKeyError:
+        raise
+    except (PyMongoError, OSError) as error:
+        raise DependencyUnavailable("The asset store cannot be reached") from error
+
+
+def _object_id(asset_id: str) -> ObjectId | None:
+    try:
+        return ObjectId(asset_id)
+    except InvalidId:
+        return None
+
+
+def _asset(document: Mapping[str, Any] | None) -> Asset | None:
+    return Asset.from_document(document) if document is not None else None
