@@ -126,6 +126,7 @@ class Process:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await asyncio.gather(*[client.socket.close() for client in self._clients])
         await self.session.close()
         self._server.stop()
         await self._server.close_all_connections()
@@ -134,7 +135,8 @@ class Process:
 
     async def open(self, **options: Any) -> Client:
         """Open a socket and send nothing. options: of aiohttp's ws_connect."""
-        self._clients.append(Client(await self.session.ws_connect(self.url, **options)))
+        timeout = aiohttp.ClientWSTimeout(ws_close=1)
+        self._clients.append(Client(await self.session.ws_connect(self.url, timeout=timeout, **options)))
         return self._clients[-1]
 
     async def connect(self, sub: str = "user-1", **options: Any) -> Client:

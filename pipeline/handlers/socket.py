@@ -185,6 +185,8 @@ class SocketHandler(BaseHandler, WebSocketHandler):
     async def _enter(self, room: str) -> None:
         assert self._connection is not None
         await self._rooms.join(room, self._connection)
+        if self._code is not None:
+            return  # closed while Redis was asked
         # Only now, as from here on the client may rely on hearing everything.
         log.info("socket_opened", userId=self._user_id)
         self._connection.start(
@@ -220,8 +222,6 @@ class SocketHandler(BaseHandler, WebSocketHandler):
 
     def _close(self, code: int) -> None:
         self._code = code
-        for name in list(self._timers):
-            self._cancel_timer(name)
         self.close(code)  # a client that does not answer is hung up on after 5 s, by Tornado
 
     def on_close(self) -> None:

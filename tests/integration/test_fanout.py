@@ -13,6 +13,7 @@ import pytest
 import structlog
 from redis import Redis
 
+import pipeline.rooms.fanout
 from pipeline.hooks import Notifier
 from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics
@@ -277,12 +278,29 @@ async def test_silent_redis_is_given_up_and_found_again(own_redis: RedisServer) 
             assert not lost(lines)
             hang(own_redis)
             try:
+                await one.connect("user-2")
                 await eventually(lambda: lost(lines))
             finally:
                 unhang(own_redis)
             await reconnects.wait()
             await two.fanout.publish(ROOM, make_event(1))
             assert await client.frame() == make_event(1)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_redis_that_accepts_and_says_nothing_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that never gets its first answer is given up, too."""
+    monkeypatch.setattr(pipeline.rooms.fanout, "CONNECT_SECONDS", 0.1)
+    accepted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+    writers = []
+    server = await asyncio.start_server(lambda _reader, writer: accepted.put_nowait(writer), "127.0.0.1", 0)
+    async with Process(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"):
+        async with asyncio.timeout(WAIT_SECONDS):
+            for _ in range(3):
+                writers.append(await accepted.get())
+    for writer in writers:
+        writer.close()
+    server.close()
 
 
 def pings(server: RedisServer) -> int:

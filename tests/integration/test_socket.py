@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import re
 import time
@@ -62,6 +63,19 @@ class HeldVerifier(TokenVerifier):
 
 async def publish(process: Process, number: int, sub: str = "user-1") -> None:
     await process.fanout.publish(f"user:{sub}", make_event(number))
+
+
+def record_joins(process: Process, may_go_on: asyncio.Event | None = None) -> asyncio.Queue[str]:
+    """Return the rooms somebody joins from now on; joining waits until it may go on."""
+    joined: asyncio.Queue[str] = asyncio.Queue()
+
+    async def record(room: str) -> None:
+        joined.put_nowait(room)
+        if may_go_on:
+            await may_go_on.wait()
+
+    process.rooms.on_occupied = record
+    return joined
 
 
 # who gets in
@@ -167,6 +181,7 @@ async def test_event_reaches_every_socket_of_its_owner_and_no_other(redis_url: s
         ("https://app.example.evil.example", False),
         ("http://app.example", False),
         ("http://127.0.0.1:1", False),
+        ("http://{host}.evil.example", False),
         ("null", False),
     ],
 )
@@ -416,7 +431,9 @@ async def test_vanishing_clients_leave_nothing_behind(redis_url: str, log_lines:
     async with Process(redis_url) as process:
         loop = asyncio.get_running_loop()
         handshake = process.handshake()
-        for sent in (handshake[:40], handshake[:-1], handshake, handshake + b"\x81\x85ab", handshake + b"\x88\x80"):
+        with_body = handshake.replace(b"\r\n\r\n", b"\r\nContent-Length: 9\r\n\r\nhalf")
+        frames = (b"", b"\x81\x85ab", b"\x88\x80")
+        for sent in (with_body, handshake[:40], handshake[:-1], *(handshake + frame for frame in frames)):
             for _ in range(20):
                 raw = process.tcp()
                 await loop.sock_connect(raw, ("127.0.0.1", process.port))
@@ -475,6 +492,7 @@ async def test_socket_drained_while_its_token_is_checked_joins_nothing(redis_url
     """The check may end after the connection did."""
     verifier = HeldVerifier()
     async with Process(redis_url, verifier=verifier) as process:
+        joined = record_joins(process)
         client = await process.open(headers={"Authorization": f"Bearer {make_token()}"})
         await verifier.entered.wait()
         draining = asyncio.ensure_future(drain_sockets(process.rooms, WAIT_SECONDS))
@@ -482,7 +500,26 @@ async def test_socket_drained_while_its_token_is_checked_joins_nothing(redis_url
         assert await client.code() == 1012
         verifier.may_go_on.set()
         await draining
-        assert process.rooms.names() == [] and process.rooms.connections == set()
+        assert joined.empty() and process.rooms.connections == set()
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_socket_drained_while_its_room_is_subscribed_is_not_opened(
+    redis_url: str, log_lines: LogLines
+) -> None:
+    """Redis may answer after the connection ended: no `connected`, no `socket_opened`, nobody left in the room."""
+    async with Process(redis_url) as process:
+        may_go_on = asyncio.Event()
+        joined = record_joins(process, may_go_on)
+        client = await process.open(headers={"Authorization": f"Bearer {make_token()}"})
+        assert await joined.get() == "user:user-1"
+        draining = asyncio.ensure_future(drain_sockets(process.rooms, WAIT_SECONDS))
+        assert (await client.frame())["event"] == "goodbye"
+        assert await client.code() == 1012
+        may_go_on.set()
+        await draining
+        assert process.rooms.names() == []
+    assert [line["event"] for line in log_lines if "socket_" in line["event"]] == ["socket_closed"]
 
 
 @pytest.mark.gen_test(timeout=30)
@@ -521,14 +558,17 @@ async def test_drain_says_goodbye_to_everyone(redis_url: str) -> None:
 
 @pytest.mark.gen_test(timeout=30)
 async def test_drain_does_not_wait_for_a_client_that_does_not_answer(redis_url: str) -> None:
-    """One dead client costs the given time, no more."""
+    """One dead client costs the given time, no more; what could not be written to it is no error."""
     async with Process(redis_url) as process:
         raw = await process.connect_raw()
+        await process.fanout.publish("user:user-1", make_event(error="x" * 20_000_000))
         await process.connect("user-2")
         started_at = time.monotonic()
         await drain_sockets(process.rooms, 0.2)
         assert 0.2 <= time.monotonic() - started_at < 1
         reset(raw)
+        await process.forgotten()
+    gc.collect()
 
 
 @pytest.mark.gen_test(timeout=30)
