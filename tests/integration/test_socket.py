@@ -559,7 +559,7 @@ async def test_drain_says_goodbye_to_everyone(redis_url: str) -> None:
 @pytest.mark.gen_test(timeout=30)
 async def test_drain_does_not_wait_for_a_client_that_does_not_answer(redis_url: str) -> None:
     """One dead client costs the given time, no more; what could not be written to it is no error."""
-    async with Process(redis_url) as process:
+    async with Process(redis_url, outbox_bytes=1024 * 1024 * 1024) as process:
         raw = await process.connect_raw()
         await process.fanout.publish("user:user-1", make_event(error="x" * 20_000_000))
         await process.connect("user-2")
