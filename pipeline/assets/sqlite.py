@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,10 +30,12 @@ from pipeline.assets.asset import (
     utc_now,
 )
 from pipeline.assets.store import KeyRecord
-from pipeline.errors import DependencyUnavailable
+from pipeline.errors import ConfigurationError, DependencyUnavailable
 
 BUSY_SECONDS = 5.0
-SCHEMA = """
+SCHEMA_VERSION = 1
+SCHEMA = f"""
+BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS assets (
     id TEXT PRIMARY KEY, userId TEXT NOT NULL, category TEXT NOT NULL, status TEXT NOT NULL,
     original TEXT NOT NULL, processed TEXT, processingJobId TEXT NOT NULL, fence INTEGER NOT NULL,
@@ -44,7 +48,11 @@ CREATE TABLE IF NOT EXISTS idempotency_keys (
     key TEXT PRIMARY KEY, assetId TEXT NOT NULL, fingerprint TEXT NOT NULL, createdAt INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS oldest_key ON idempotency_keys (createdAt);
+PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
 """
+# What a statement raises that SQLite, or the binding of its values, refuses; ValueError also when closed meanwhile.
+REFUSALS = (sqlite3.Error, ValueError, OverflowError)
 CURRENT_RUN = "id = :id AND processingJobId = :job AND fence = :fence AND status = 'processing'"
 
 
@@ -70,19 +78,19 @@ class SqliteAssetStore:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if self._writer is None:
                 self._writer = await self._connect()
-                await self._writer.executescript(SCHEMA)
             if self._reader is None:
                 self._reader = await self._connect()
         except (sqlite3.Error, OSError) as error:
             raise DependencyUnavailable("The asset store cannot be opened") from error
 
     async def close(self) -> None:
+        connections = (self._reader, self._writer)
+        self._reader = self._writer = None
         if self._committing is not None:
             await self._committing
-        for connection in (self._reader, self._writer):
+        for connection in connections:
             if connection is not None:
                 await connection.close()
-        self._reader = self._writer = None
 
     async def check(self) -> None:
         await self._read("SELECT 1 FROM assets LIMIT 1", {})
@@ -187,9 +195,11 @@ class SqliteAssetStore:
     async def finished_since(
         self, user_id: str, since: datetime, *, limit: int, after: tuple[datetime, str] | None = None
     ) -> Sequence[Asset]:
-        further = "AND (finishedAt, id) > (:instant, :id)" if after else ""
+        # One lower bound, not both: SQLite would search by the first and walk again over all pages seen before.
+        is_further = after is not None and after[0] >= since
+        start = "(finishedAt, id) > (:instant, :id)" if is_further else "finishedAt >= :since"
         return await self._assets(
-            f"WHERE userId = :user AND finishedAt >= :since {further} ORDER BY finishedAt, id",
+            f"WHERE userId = :user AND {start} ORDER BY finishedAt, id",
             {"user": user_id, "since": _milliseconds(since)},
             limit,
             after,
@@ -234,10 +244,20 @@ class SqliteAssetStore:
     async def _connect(self) -> aiosqlite.Connection:
         # Transactions are ours to begin and end (isolation_level None).
         connection = await aiosqlite.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
-        connection.row_factory = sqlite3.Row
-        await connection.execute("PRAGMA journal_mode = WAL")
-        # An accepted upload must survive a power cut, not only the end of the process.
-        await connection.execute("PRAGMA synchronous = FULL")
+        try:
+            connection.row_factory = sqlite3.Row
+            await _use_wal(connection)
+            # An accepted upload must survive a power cut, not only the end of the process.
+            await connection.execute("PRAGMA synchronous = FULL")
+            ((version,),) = await connection.execute_fetchall("PRAGMA user_version")
+            if version > SCHEMA_VERSION:
+                raise ConfigurationError(f"{self._path} was written by a newer version of this service")
+            if version < SCHEMA_VERSION:
+                await connection.executescript(SCHEMA)
+        except BaseException:
+            # Its thread would keep the process from ever ending.
+            await connection.close()
+            raise
         return connection
 
     async def _read(self, sql: str, values: Mapping[str, Any]) -> list[sqlite3.Row]:
@@ -245,7 +265,7 @@ class SqliteAssetStore:
             raise DependencyUnavailable("The asset store is not open")
         try:
             return list(await self._reader.execute_fetchall(sql, values))
-        except (sqlite3.Error, ValueError) as error:  # ValueError: closed meanwhile
+        except REFUSALS as error:
             raise DependencyUnavailable("The asset store cannot be read") from error
 
     async def _assets(
@@ -275,26 +295,55 @@ class SqliteAssetStore:
             batch, self._waiting = self._waiting, []
             try:
                 await writer.execute("BEGIN IMMEDIATE")
-                results = [list(await writer.execute_fetchall(write.sql, write.values)) for write in batch]
+                results = [await _run(writer, write) for write in batch]
                 await writer.execute("COMMIT")
-            except BaseException as error:
-                await self._undo(writer, batch, error)
-                if not isinstance(error, (sqlite3.Error, ValueError)):
-                    raise
+            except REFUSALS as error:
+                _fail(batch, error)
+                with suppress(*REFUSALS):
+                    if writer.in_transaction:
+                        await writer.execute("ROLLBACK")
                 continue
+            except BaseException as error:
+                # This task ends here, and with it whoever came meanwhile would wait for ever.
+                _fail(batch + self._waiting, error)
+                self._waiting = []
+                raise
             for write, rows in zip(batch, results, strict=True):
-                if not write.done.done():
+                if rows is not None and not write.done.done():
                     write.done.set_result(rows)
 
-    @staticmethod
-    async def _undo(writer: aiosqlite.Connection, batch: list[_Write], error: BaseException) -> None:
-        for write in batch:
-            if not write.done.done():
-                unavailable = DependencyUnavailable("The asset store cannot be written")
-                unavailable.__cause__ = error
-                write.done.set_exception(unavailable)
-        if writer.in_transaction:
-            await writer.execute("ROLLBACK")
+
+async def _use_wal(connection: aiosqlite.Connection) -> None:
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            await connection.execute_fetchall("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            # Of two processes that switch a new file at the same moment SQLite refuses one without waiting.
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.02)
+
+
+async def _run(writer: aiosqlite.Connection, write: _Write) -> list[sqlite3.Row] | None:
+    """Return what the statement returns, or None when it alone was refused: then its caller has been told."""
+    try:
+        return list(await writer.execute_fetchall(write.sql, write.values))
+    except REFUSALS as error:
+        # A refused statement undoes itself only, unless SQLite gave up the whole transaction (disk full, I/O error).
+        if not writer.in_transaction:
+            raise
+        _fail([write], error)
+        return None
+
+
+def _fail(writes: Sequence[_Write], error: BaseException) -> None:
+    for write in writes:
+        if not write.done.done():
+            unavailable = DependencyUnavailable("The asset store cannot be written")
+            unavailable.__cause__ = error
+            write.done.set_exception(unavailable)
 
 
 def _asset(row: sqlite3.Row) -> Asset:
