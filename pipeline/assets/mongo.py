@@ -7,6 +7,7 @@ of its own.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -39,13 +40,18 @@ class MongoAssetStore:
 
     def __init__(self, uri: str, timeout_seconds: float = 5) -> None:
         """timeout_seconds: no call takes longer, whatever is away."""
-        milliseconds = round(timeout_seconds * 1000)
+        self._timeout_seconds = timeout_seconds
+        # A little less for the driver, so that its own error, which says what is wrong, comes before ours.
+        milliseconds = round(timeout_seconds * 900)
         self._client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(
             uri,
             serverSelectionTimeoutMS=milliseconds,
             connectTimeoutMS=milliseconds,
             socketTimeoutMS=milliseconds,
             timeoutMS=milliseconds,
+            # An accepted upload must survive a power cut and a failover, whatever the server's defaults are.
+            w="majority",
+            journal=True,
             appname="ai-queue-pipeline",
         )
         database = self._client.get_default_database(DATABASE)
@@ -60,18 +66,18 @@ class MongoAssetStore:
             "unfinished": [("status", ASCENDING), ("createdAt", ASCENDING), ("_id", ASCENDING)],
         }
         for name, keys in indexes.items():
-            await _reach(self._assets.create_index(keys, name=name))
-        await _reach(self._keys.create_index([("createdAt", ASCENDING)], name="oldest_key"))
+            await self._reach(self._assets.create_index(keys, name=name))
+        await self._reach(self._keys.create_index([("createdAt", ASCENDING)], name="oldest_key"))
 
     async def close(self) -> None:
         self._client.close()
 
     async def check(self) -> None:
-        await _reach(self._assets.find_one({}, {"_id": 1}))
+        await self._reach(self._assets.find_one({}, {"_id": 1}))
 
     async def create(self, asset: Asset) -> bool:
         try:
-            await _reach(self._assets.insert_one(asset.to_document() | {"_id": ObjectId(asset.id)}))
+            await self._reach(self._assets.insert_one(asset.to_document() | {"_id": ObjectId(asset.id)}))
         except DuplicateKeyError:
             return False
         return True
@@ -135,7 +141,7 @@ class MongoAssetStore:
 
     async def get(self, asset_id: str) -> Asset | None:
         key = _object_id(asset_id)
-        return _asset(await _reach(self._assets.find_one({"_id": key}))) if key else None
+        return _asset(await self._reach(self._assets.find_one({"_id": key}))) if key else None
 
     async def page(
         self,
@@ -167,7 +173,7 @@ class MongoAssetStore:
 
     async def delete(self, asset_id: str, user_id: str) -> Asset | None:
         key = _object_id(asset_id)
-        return _asset(await _reach(self._assets.find_one_and_delete({"_id": key, "userId": user_id}))) if key else None
+        return _asset(await self._reach(self._assets.find_one_and_delete({"_id": key, "userId": user_id}))) if key else None
 
     async def claim_key(self, key: str, record: KeyRecord, created_at: datetime) -> KeyRecord:
         document = {
@@ -177,15 +183,15 @@ class MongoAssetStore:
             "createdAt": created_at,
         }
         try:
-            await _reach(self._keys.insert_one(document))
+            await self._reach(self._keys.insert_one(document))
             return record
         except DuplicateKeyError:
-            found = await _reach(self._keys.find_one({"_id": key}))
+            found = await self._reach(self._keys.find_one({"_id": key}))
         # Purged between the two calls: the key is a day old, so this request is as good as the first.
         return KeyRecord(found["assetId"], found["fingerprint"]) if found else record
 
     async def purge_keys(self, before: datetime) -> int:
-        return (await _reach(self._keys.delete_many({"createdAt": {"$lt": before}}))).deleted_count
+        return (await self._reach(self._keys.delete_many({"createdAt": {"$lt": before}}))).deleted_count
 
     async def _update(self, asset_id: str, wanted: Mapping[str, Any], change: Mapping[str, Any]) -> Asset | None:
         """Change the asset if it is as wanted, in one atomic step, and return it as it is then."""
@@ -194,7 +200,7 @@ class MongoAssetStore:
             return None
         change = dict(change) | {"$set": {"updatedAt": utc_now()} | change.get("$set", {})}
         return _asset(
-            await _reach(
+            await self._reach(
                 self._assets.find_one_and_update({"_id": key, **wanted}, change, return_document=ReturnDocument.AFTER)
             )
         )
@@ -204,20 +210,23 @@ class MongoAssetStore:
     ) -> list[Asset]:
         if after is not None:
             beyond = "$lt" if order == DESCENDING else "$gt"
-            same = {instant: after[0], "_id": {beyond: ObjectId(after[1])}}
-            wanted = {"$and": [wanted, {"$or": [{instant: {beyond: after[0]}}, same]}]}
+            # The bound that is not part of $or lets the server start in the index where the last page ended.
+            bound = {instant: {f"{beyond}e": after[0]}}
+            further = {"$or": [{instant: {beyond: after[0]}}, {"_id": {beyond: ObjectId(after[1])}}]}
+            wanted = {"$and": [wanted, bound, further]}
         cursor = self._assets.find(wanted).sort([(instant, order), ("_id", order)]).limit(limit)
-        return [Asset.from_document(document) for document in await _reach(cursor.to_list(limit))]
+        return [Asset.from_document(document) for document in await self._reach(cursor.to_list(limit))]
 
-
-async def _reach(call: Awaitable[T]) -> T:
-    """Await a driver call; whatever keeps the database away is one error. A duplicate key is for the caller."""
-    try:
-        return await call
-    except DuplicateKeyError:
-        raise
-    except (PyMongoError, OSError) as error:
-        raise DependencyUnavailable("The asset store cannot be reached") from error
+    async def _reach(self, call: Awaitable[T]) -> T:
+        """Await a driver call; whatever keeps the database away is one error. A duplicate key is for the caller."""
+        try:
+            # The driver's clock starts only when one of Motor's few threads is free; in an outage that takes long.
+            async with asyncio.timeout(self._timeout_seconds):
+                return await call
+        except DuplicateKeyError:
+            raise
+        except (PyMongoError, OSError) as error:
+            raise DependencyUnavailable("The asset store cannot be reached") from error
 
 
 def _object_id(asset_id: str) -> ObjectId | None:
