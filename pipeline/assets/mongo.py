@@ -173,7 +173,9 @@ class MongoAssetStore:
 
     async def delete(self, asset_id: str, user_id: str) -> Asset | None:
         key = _object_id(asset_id)
-        return _asset(await self._reach(self._assets.find_one_and_delete({"_id": key, "userId": user_id}))) if key else None
+        if key is None:
+            return None
+        return _asset(await self._reach(self._assets.find_one_and_delete({"_id": key, "userId": user_id})))
 
     async def claim_key(self, key: str, record: KeyRecord, created_at: datetime) -> KeyRecord:
         document = {
