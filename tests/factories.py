@@ -6,10 +6,15 @@ import io
 import random
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
 
 import jwt
 from PIL import Image
 from pillow_heif import register_heif_opener
+
+from pipeline.assets.asset import Asset, AssetStatus, OriginalImage, new_asset_id, utc_now
 
 register_heif_opener()
 
@@ -42,6 +47,32 @@ def make_noise_image(size_bytes: int, seed: int = 0) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=0)
     return buffer.getvalue()
+
+
+def make_asset(user_id: str = "user-1", *, created_at: datetime | None = None, **fields: Any) -> Asset:
+    """Return an asset as an upload makes it; fields replace its own."""
+    asset_id = new_asset_id()
+    now = created_at or utc_now()
+    return replace(
+        Asset(
+            id=asset_id,
+            user_id=user_id,
+            category="sneaker",
+            status=AssetStatus.PROCESSING,
+            original=OriginalImage(
+                url=f"https://images.example/{asset_id}.jpg",
+                public_id=f"{asset_id}/original-0",
+                bytes=1234,
+                width=64,
+                height=48,
+                content_type="image/jpeg",
+            ),
+            processing_job_id=f"ai-processing:{asset_id}",
+            created_at=now,
+            updated_at=now,
+        ),
+        **fields,
+    )
 
 
 def make_token(

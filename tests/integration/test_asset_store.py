@@ -1,0 +1,452 @@
+"""The promises of AssetStore, held against both implementations: SQLite, and MongoDB on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+import pytest
+from tornado.ioloop import IOLoop
+
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, utc_now
+from pipeline.assets.mongo import MongoAssetStore
+from pipeline.assets.sqlite import SqliteAssetStore
+from pipeline.assets.store import AssetStore, KeyRecord
+from pipeline.errors import DependencyUnavailable
+from tests.factories import make_asset
+from tests.mongo_server import MongoServer
+from tests.service import ROOT
+
+NOON = datetime(2026, 1, 31, 12, 0, 0, 123_000, UTC)
+MINUTE = timedelta(minutes=1)
+FOUND = AiMetadata(
+    brand={"value": "Nike", "confidence": 0.93},
+    model={"value": "Air Max 90", "confidence": 0.5},
+    colorway=None,
+    processed_at=NOON,
+)
+PROCESSED = ProcessedImageRef("https://images.example/p.webp", "x/processed-1")
+MakeStore = Callable[[], AssetStore]
+
+
+@pytest.fixture(scope="session")
+def mongo_server() -> Iterator[MongoServer]:
+    with MongoServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "mongo"])
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
+    """A function that returns further stores on one and the same database."""
+    if request.param == "sqlite":
+        return lambda: SqliteAssetStore(tmp_path / "new" / "assets.sqlite")
+    server: MongoServer = request.getfixturevalue("mongo_server")
+    uri = server.uri(f"test_{secrets.token_hex(6)}")
+    return lambda: MongoAssetStore(uri)
+
+
+@pytest.fixture
+def store(io_loop: IOLoop, make_store: MakeStore) -> Iterator[AssetStore]:
+    store = make_store()
+    io_loop.run_sync(store.open)
+    yield store
+    io_loop.run_sync(store.close)
+
+
+async def create(store: AssetStore, *args: Any, **fields: Any) -> Asset:
+    asset = make_asset(*args, **fields)
+    assert await store.create(asset)
+    return asset
+
+
+async def begin(store: AssetStore, asset: Asset) -> Asset:
+    begun = await store.begin(asset.id, asset.user_id, asset.processing_job_id)
+    assert begun is not None
+    return begun
+
+
+async def finish(store: AssetStore, asset: Asset, fence: int, **changes: Any) -> Asset | None:
+    result: dict[str, Any] = {"status": AssetStatus.ACTIVE, "ai_metadata": FOUND, "processed": PROCESSED}
+    result |= {"finished_at": NOON} | changes
+    return await store.finish(asset.id, asset.processing_job_id, fence, **result)
+
+
+async def create_finished(
+    store: AssetStore, status: AssetStatus, user_id: str = "user-1", at: datetime = NOON
+) -> Asset:
+    asset = await create(store, user_id)
+    begun = await begin(store, asset)
+    if status is AssetStatus.FAILED:
+        done = await store.fail(asset.id, asset.processing_job_id, begun.fence, error="no", finished_at=at)
+    else:
+        done = await finish(store, asset, begun.fence, status=status, finished_at=at)
+    assert done is not None
+    return done
+
+
+def ids(assets: Any) -> list[str]:
+    return [asset.id for asset in assets]
+
+
+@pytest.mark.gen_test
+async def test_created_asset_comes_back_equal(store: AssetStore) -> None:
+    """All fields, instants in UTC to the millisecond."""
+    asset = await create(store, created_at=NOON)
+    assert await store.get(asset.id) == asset
+
+
+@pytest.mark.gen_test
+async def test_create_keeps_what_is_there(store: AssetStore) -> None:
+    """A second asset of the same id changes nothing and is told so."""
+    asset = await create(store)
+    assert not await store.create(make_asset("user-2", id=asset.id))
+    assert await store.get(asset.id) == asset
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("asset_id", ["0" * 24, "nonsense", "", "É" * 24, "0" * 500])
+async def test_unknown_id_is_nothing_not_an_error(store: AssetStore, asset_id: str) -> None:
+    """Ids that do not exist, or cannot, are simply not found."""
+    assert await store.get(asset_id) is None
+    assert await store.begin(asset_id, "user-1", "job") is None
+    assert await store.requeue(asset_id, "user-1", "job") is None
+    assert await store.delete(asset_id, "user-1") is None
+    assert await store.fail(asset_id, "job", 1, error="no", finished_at=NOON) is None
+
+
+async def all_at_once(store: AssetStore, calls: list[Awaitable[Any]]) -> list[Any]:
+    """Await the calls together; on FerretDB one by one.
+
+    FerretDB 1.24 does not isolate findAndModify: two at the same moment can both match. MongoDB and FerretDB 2 do.
+    """
+    if isinstance(store, MongoAssetStore) and MongoServer.is_ferretdb():
+        return [await call for call in calls]
+    return await asyncio.gather(*calls)
+
+
+@pytest.mark.gen_test
+async def test_begin_takes_a_new_fence_each_time(store: AssetStore) -> None:
+    """Twenty starts get twenty different fences, 1 to 20."""
+    asset = await create(store)
+    begun = await all_at_once(store, [begin(store, asset) for _ in range(20)])
+    assert sorted(each.fence for each in begun) == list(range(1, 21))
+
+
+@pytest.mark.gen_test
+async def test_begin_is_for_the_owners_current_job_only(store: AssetStore) -> None:
+    """Another user, another job or a finished asset: nothing is started and no fence is taken."""
+    asset = await create(store)
+    assert await store.begin(asset.id, "user-2", asset.processing_job_id) is None
+    assert await store.begin(asset.id, "user-1", "ai-processing:other") is None
+    assert (await begin(store, asset)).fence == 1
+    assert await finish(store, asset, 1)
+    assert await store.begin(asset.id, "user-1", asset.processing_job_id) is None
+    current = await store.get(asset.id)
+    assert current is not None and current.fence == 1
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("status", [AssetStatus.ACTIVE, AssetStatus.PARTIAL])
+async def test_finish_commits_the_result(store: AssetStore, status: AssetStatus) -> None:
+    """The asset as committed is returned, and is what everybody reads."""
+    asset = await create(store)
+    begun = await begin(store, asset)
+    done = await finish(store, asset, begun.fence, status=status)
+    assert done is not None
+    assert (done.status, done.ai_metadata, done.processed, done.finished_at) == (status, FOUND, PROCESSED, NOON)
+    assert done.updated_at >= asset.updated_at
+    assert await store.get(asset.id) == done
+
+
+@pytest.mark.gen_test
+async def test_fail_commits_the_error(store: AssetStore) -> None:
+    """A failed asset has the reason and no result."""
+    asset = await create(store)
+    begun = await begin(store, asset)
+    failed = await store.fail(asset.id, asset.processing_job_id, begun.fence, error="too bad", finished_at=NOON)
+    assert failed is not None
+    assert (failed.status, failed.ai_metadata, failed.processed) == (
+        AssetStatus.FAILED,
+        AiMetadata(error="too bad"),
+        None,
+    )
+
+
+@pytest.mark.gen_test
+async def test_old_fence_matches_nothing(store: AssetStore) -> None:
+    """A run that was overtaken can neither finish nor fail the asset, before or after the newer one."""
+    asset = await create(store)
+    old, new = await begin(store, asset), await begin(store, asset)
+    for _ in range(2):
+        assert await finish(store, asset, old.fence) is None
+        assert await store.fail(asset.id, asset.processing_job_id, old.fence, error="x", finished_at=NOON) is None
+        await finish(store, asset, new.fence)
+    current = await store.get(asset.id)
+    assert current is not None and current.status is AssetStatus.ACTIVE
+
+
+@pytest.mark.gen_test
+async def test_result_is_committed_once(store: AssetStore) -> None:
+    """Ten commits of one fence: one gets through."""
+    asset = await create(store)
+    fence = (await begin(store, asset)).fence
+    done = await all_at_once(store, [finish(store, asset, fence) for _ in range(10)])
+    assert sum(each is not None for each in done) == 1
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("status", [AssetStatus.FAILED, AssetStatus.PARTIAL])
+async def test_requeue_starts_over_and_keeps_the_fence(store: AssetStore, status: AssetStatus) -> None:
+    """The asset is processing under the new job, its result is gone, and older runs stay locked out."""
+    done = await create_finished(store, status)
+    again = await store.requeue(done.id, "user-1", "ai-processing:new")
+    assert again is not None
+    assert (again.status, again.processing_job_id, again.fence) == (AssetStatus.PROCESSING, "ai-processing:new", 1)
+    assert (again.ai_metadata, again.processed, again.finished_at) == (AiMetadata(), None, None)
+    assert await finish(store, done, done.fence) is None
+    assert (await begin(store, again)).fence == 2
+
+
+@pytest.mark.gen_test
+async def test_requeue_refuses_what_is_not_the_users_or_not_over(store: AssetStore) -> None:
+    """Active and processing assets, and other people's, stay as they are."""
+    active = await create_finished(store, AssetStatus.ACTIVE)
+    processing = await create(store)
+    failed = await create_finished(store, AssetStatus.FAILED)
+    assert await store.requeue(active.id, "user-1", "new") is None
+    assert await store.requeue(processing.id, "user-1", "new") is None
+    assert await store.requeue(failed.id, "user-2", "new") is None
+    assert await store.get(failed.id) == failed
+
+
+@pytest.mark.gen_test
+async def test_page_walks_newest_first(store: AssetStore) -> None:
+    """Page by page all of a user's assets come once, newest first, also those of the same millisecond."""
+    mine = [await create(store, created_at=NOON + MINUTE * (number // 4)) for number in range(11)]
+    await create(store, "user-2", created_at=NOON)
+    expected = ids(sorted(mine, key=lambda asset: (asset.created_at, asset.id), reverse=True))
+    seen: list[str] = []
+    after = None
+    while page := await store.page("user-1", limit=3, after=after):
+        seen += ids(page)
+        after = (page[-1].created_at, page[-1].id)
+    assert seen == expected
+
+
+@pytest.mark.gen_test
+async def test_page_filters_by_status_and_category(store: AssetStore) -> None:
+    """Filters combine, also with a cursor."""
+    failed = await create_finished(store, AssetStatus.FAILED)
+    lego = [await create(store, category="lego", created_at=NOON + MINUTE * number) for number in range(3)]
+    assert ids(await store.page("user-1", status=AssetStatus.FAILED)) == [failed.id]
+    assert ids(await store.page("user-1", category="lego")) == ids(reversed(lego))
+    both = await store.page("user-1", status=AssetStatus.PROCESSING, category="lego", after=(NOON + MINUTE, lego[1].id))
+    assert ids(both) == [lego[0].id]
+    assert await store.page("user-1", status=AssetStatus.FAILED, category="lego") == []
+
+
+@pytest.mark.gen_test
+async def test_finished_since_walks_oldest_first(store: AssetStore) -> None:
+    """Everything the user had finished at or after the instant, once, also with equal instants; nothing unfinished."""
+    times = [NOON - MINUTE, NOON, NOON, NOON, NOON + MINUTE]
+    done = [await create_finished(store, AssetStatus.ACTIVE, at=at) for at in times]
+    await create_finished(store, AssetStatus.FAILED, "user-2")
+    await create(store)
+    expected = ids(sorted(done[1:], key=lambda asset: (asset.finished_at, asset.id)))
+    seen: list[str] = []
+    after = None
+    while page := await store.finished_since("user-1", NOON, limit=2, after=after):
+        seen += ids(page)
+        assert page[-1].finished_at is not None
+        after = (page[-1].finished_at, page[-1].id)
+    assert seen == expected
+
+
+@pytest.mark.gen_test
+async def test_unfinished_before_walks_all_users_oldest_first(store: AssetStore) -> None:
+    """Assets in processing created before the instant, of everybody, in order of submission."""
+    old = [await create(store, f"user-{number % 3}", created_at=NOON + MINUTE * (number // 2)) for number in range(7)]
+    await create(store, created_at=NOON + MINUTE * 4)
+    await create_finished(store, AssetStatus.ACTIVE)
+    expected = ids(sorted(old, key=lambda asset: (asset.created_at, asset.id)))
+    seen: list[str] = []
+    after = None
+    while page := await store.unfinished_before(NOON + MINUTE * 4, limit=2, after=after):
+        seen += ids(page)
+        after = (page[-1].created_at, page[-1].id)
+    assert seen == expected
+
+
+@pytest.mark.gen_test
+async def test_delete_removes_the_users_own(store: AssetStore) -> None:
+    """The asset as it was is returned; somebody else's stays; a late result finds nothing."""
+    asset = await create(store)
+    fence = (await begin(store, asset)).fence
+    assert await store.delete(asset.id, "user-2") is None
+    deleted = await store.delete(asset.id, "user-1")
+    assert deleted is not None and deleted.id == asset.id
+    assert await store.get(asset.id) is None
+    assert await finish(store, asset, fence) is None
+
+
+@pytest.mark.gen_test
+async def test_key_belongs_to_whoever_came_first(store: AssetStore) -> None:
+    """Of twenty claims at once one wins, and all are told the same winner."""
+    claims = [store.claim_key("key", KeyRecord(f"asset-{number}", "print"), NOON) for number in range(20)]
+    records = await asyncio.gather(*claims)
+    assert len({record.asset_id for record in records}) == 1
+    assert await store.claim_key("key", KeyRecord("late", "other"), utc_now()) == records[0]
+    assert (await store.claim_key("key 2", KeyRecord("new", "print"), NOON)).asset_id == "new"
+
+
+@pytest.mark.gen_test
+async def test_purge_removes_old_keys(store: AssetStore) -> None:
+    """Keys from before the instant can be claimed anew; later ones stand."""
+    await store.claim_key("old", KeyRecord("a", "p"), NOON - MINUTE)
+    await store.claim_key("new", KeyRecord("b", "p"), NOON)
+    assert await store.purge_keys(NOON) == 1
+    assert (await store.claim_key("old", KeyRecord("c", "p"), NOON)).asset_id == "c"
+    assert (await store.claim_key("new", KeyRecord("d", "p"), NOON)).asset_id == "b"
+
+
+@pytest.mark.gen_test
+async def test_stores_on_one_database_see_each_other(store: AssetStore, make_store: MakeStore) -> None:
+    """A second store opens what is there, reads the first's writes at once and fences its runs."""
+    asset = await create(store)
+    other = make_store()
+    await other.open()
+    await other.open()
+    try:
+        assert await other.get(asset.id) == asset
+        assert (await begin(other, asset)).fence == 1
+        assert (await begin(store, asset)).fence == 2
+        assert await finish(other, asset, 1) is None
+    finally:
+        await other.close()
+
+
+@pytest.mark.gen_test
+async def test_cancelled_caller_harms_no_other(store: AssetStore) -> None:
+    """Callers that give up half-way leave the others' writes and the store as they should be."""
+    assets = [make_asset() for _ in range(30)]
+    tasks = [asyncio.ensure_future(store.create(asset)) for asset in assets]
+    await asyncio.sleep(0)
+    for task in tasks[::3]:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    kept = [asset for asset, result in zip(assets, results, strict=True) if result is True]
+    assert len(kept) >= 20
+    for asset in kept:
+        assert await store.get(asset.id) == asset
+    await create(store)
+
+
+@pytest.mark.gen_test
+async def test_check_tells_an_open_store(store: AssetStore) -> None:
+    """An open store is fine, also when empty."""
+    await store.check()
+
+
+ALL_CALLS: dict[str, Callable[[AssetStore], Awaitable[Any]]] = {
+    "check": lambda store: store.check(),
+    "create": lambda store: store.create(make_asset()),
+    "begin": lambda store: store.begin("0" * 24, "u", "j"),
+    "finish": lambda store: finish(store, make_asset(), 1),
+    "requeue": lambda store: store.requeue("0" * 24, "u", "j"),
+    "get": lambda store: store.get("0" * 24),
+    "page": lambda store: store.page("u"),
+    "delete": lambda store: store.delete("0" * 24, "u"),
+    "claim_key": lambda store: store.claim_key("k", KeyRecord("a", "p"), NOON),
+    "purge_keys": lambda store: store.purge_keys(NOON),
+}
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_mongo_away_is_one_error_in_time_and_comes_back() -> None:
+    """With the server stopped every call raises DependencyUnavailable within its timeout; afterwards all is well."""
+    with MongoServer() as server:
+        store = MongoAssetStore(server.uri("outage"), timeout_seconds=0.5)
+        await store.open()
+        asset = await create(store)
+        server.stop()
+        for name, call in ALL_CALLS.items():
+            started_at = time.monotonic()
+            with pytest.raises(DependencyUnavailable) as raised:
+                await call(store)
+            assert raised.value.__cause__ is not None and time.monotonic() - started_at < 2, name
+        server.start()
+        assert await store.get(asset.id) == asset
+        await store.close()
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("name", ALL_CALLS)
+async def test_sqlite_that_is_not_open_is_one_error(tmp_path: Path, name: str) -> None:
+    """Before open, and after the file turned out unusable, every call raises DependencyUnavailable."""
+    (tmp_path / "assets.sqlite").write_bytes(b"this is no database" * 100)
+    store = SqliteAssetStore(tmp_path / "assets.sqlite")
+    with pytest.raises(DependencyUnavailable):
+        await store.open()
+    with pytest.raises(DependencyUnavailable):
+        await ALL_CALLS[name](store)
+    await store.close()
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_sqlite_takes_writes_of_two_processes(tmp_path: Path) -> None:
+    """Two processes that write at the same time wait for each other instead of failing."""
+    code = f"""
+import asyncio
+from pathlib import Path
+from pipeline.assets.sqlite import SqliteAssetStore
+from tests.factories import make_asset
+async def main():
+    store = SqliteAssetStore(Path({str(tmp_path / "assets.sqlite")!r}))
+    await store.open()
+    for _ in range(20):
+        assert all(await asyncio.gather(*(store.create(make_asset("both")) for _ in range(10))))
+    await store.close()
+asyncio.run(main())
+"""
+    processes = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) for _ in range(2)]
+    assert [await asyncio.to_thread(process.wait) for process in processes] == [0, 0]
+    store = SqliteAssetStore(tmp_path / "assets.sqlite")
+    await store.open()
+    assert len(await store.page("both", limit=1000)) == 400
+    await store.close()
+
+
+@pytest.mark.gen_test
+async def test_sqlite_reads_are_served_by_indexes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No read of the store scans or sorts a table, however many assets there are."""
+    asked: list[tuple[str, Any]] = []
+    store = SqliteAssetStore(tmp_path / "assets.sqlite")
+    read = store._read
+
+    async def remember(sql: str, values: Any) -> Any:
+        asked.append((sql, values))
+        return await read(sql, values)
+
+    monkeypatch.setattr(store, "_read", remember)
+    await store.open()
+    after = (NOON, "0" * 24)
+    await store.get("0" * 24)
+    await store.page("u")
+    await store.page("u", after=after)
+    await store.finished_since("u", NOON, limit=5, after=after)
+    await store.unfinished_before(NOON, limit=5, after=after)
+    async with aiosqlite.connect(tmp_path / "assets.sqlite") as connection:
+        for sql, values in asked:
+            rows = await connection.execute_fetchall(f"EXPLAIN QUERY PLAN {sql}", values)
+            plan = "; ".join(str(row[3]) for row in rows)
+            assert re.fullmatch(r"SEARCH assets USING (PRIMARY KEY|INDEX \w+) \(.*\)", plan), f"{sql}: {plan}"
+    await store.close()

@@ -1,0 +1,71 @@
+"""A real MongoDB-compatible server for tests: ferretdb (see .ci/ferretdb) or mongod from PATH."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from types import TracebackType
+
+from tests.parts import require
+
+START_SECONDS = 30.0
+
+
+class MongoServer:
+    """A server on a port of its own that keeps its data over stop and start; `with` starts it and removes it all."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> MongoServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._folder.cleanup()
+
+    @staticmethod
+    def is_ferretdb() -> bool:
+        """True when the server is FerretDB 1, which keeps less of MongoDB's isolation."""
+        return shutil.which("ferretdb") is not None
+
+    def uri(self, database: str) -> str:
+        """Return the address of a database; each test takes a name of its own."""
+        return f"mongodb://127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        """Start the server and wait until it listens."""
+        address = f"127.0.0.1:{self.port}"
+        if ferretdb := shutil.which("ferretdb"):
+            command = [ferretdb, "-listen-addr", address, "-folder", self._folder.name]
+        else:
+            mongod = shutil.which("mongod")
+            require(mongod is not None, "needs ferretdb or mongod on PATH")
+            command = [str(mongod), "--bind_ip", "127.0.0.1", "--port", str(self.port), "--dbpath", self._folder.name]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Stop the server; its data stays for the next start."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None

@@ -1,0 +1,67 @@
+"""Assets as clients and stores see them, and their ids."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, new_asset_id, to_timestamp, utc_now
+from tests.contract.contracts import check_reply
+from tests.factories import make_asset
+
+
+def test_document_and_back_is_the_same_asset() -> None:
+    """What a store keeps is all there is."""
+    found = AiMetadata({"value": "a", "confidence": 0.5}, None, None, utc_now(), None)
+    asset = dataclasses.replace(
+        make_asset(),
+        status=AssetStatus.PARTIAL,
+        fence=3,
+        processed=ProcessedImageRef("https://x/p.webp", "a/processed-3"),
+        ai_metadata=found,
+        finished_at=utc_now(),
+    )
+    assert Asset.from_document(asset.to_document()) == asset
+
+
+def test_json_is_what_the_contract_says() -> None:
+    """Clients see camelCase, timestamps in milliseconds and no ids of the storage."""
+    body = make_asset().to_json()
+    check_reply("GET", "/api/assets/{id}", 200, {"success": True, "data": body})
+    assert "publicId" not in body["images"]["original"] and "fence" not in body
+
+
+@pytest.mark.spec("T005")
+def test_failed_is_a_status() -> None:
+    """The statuses are the specification's six."""
+    assert {status.value for status in AssetStatus} == {
+        "draft",
+        "processing",
+        "partial",
+        "active",
+        "archived",
+        "failed",
+    }
+
+
+def test_ids_are_hex_and_sort_by_creation() -> None:
+    """Ten thousand ids of one process are 24 hex digits, different, and in order."""
+    ids = [new_asset_id() for _ in range(10_000)]
+    assert ids == sorted(set(ids))
+    assert {len(each) for each in ids} == {24} and int(ids[0], 16)
+
+
+def test_id_tells_its_second_like_an_object_id() -> None:
+    """The first four bytes are the time, so MongoDB's tools show when an asset was made."""
+    seconds = int(new_asset_id()[:8], 16)
+    assert abs(seconds - datetime.now(UTC).timestamp()) < 5
+
+
+def test_timestamps_are_utc_with_milliseconds() -> None:
+    """One spelling on the wire, whatever zone an instant came in."""
+    instant = datetime(2026, 1, 31, 13, 0, 0, 123_999, timezone(timedelta(hours=1)))
+    assert to_timestamp(instant) == "2026-01-31T12:00:00.123Z"
+    assert to_timestamp(None) is None
+    assert utc_now().microsecond % 1000 == 0
