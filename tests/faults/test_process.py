@@ -17,6 +17,7 @@ import pytest
 
 from pipeline.client import Client, ClientError
 from tests.factories import make_token
+from tests.mongo_server import MongoServer
 from tests.redis_server import RedisServer
 from tests.service import ROOT, AiService, Service
 
@@ -183,6 +184,27 @@ def test_wiped_redis_costs_a_delay_not_a_job(tmp_path: Path, ai_service: AiServi
         service.wait_log("jobs_reconciled")
         ai_service.order(held=False)
         wait_until(lambda: statuses(service, ids) == {"active"})
+
+
+def test_store_away_refuses_uploads_and_loses_no_result(tmp_path: Path, ai_service: AiService) -> None:
+    """With MongoDB stopped uploads get 503 and leave no image; a result that is due is committed when it is back."""
+    with MongoServer() as mongo, Service(tmp_path, ai_service.url, MONGODB_URI=mongo.uri("faults")) as service:
+        ai_service.order(held=True)
+        (asset_id,) = accept(service, 1)
+        service.wait_log("job_claimed")
+        images = sorted((tmp_path / "media").rglob("*.*"))
+        mongo.stop()
+        ai_service.order(held=False)
+        service.wait_log("commit_deferred")
+        refused = service.upload()
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "UNAVAILABLE")
+        assert int(refused.headers["Retry-After"]) > 0
+        assert sorted((tmp_path / "media").rglob("*.*")) == images
+        assert service.get("/readyz").status_code == 503
+        mongo.start()
+        service.wait_log("job_completed", assetId=asset_id)
+        assert service.asset(asset_id)["status"] == "active"
+        assert ai_service.state()["calls"] == 1
 
 
 @pytest.mark.gen_test(timeout=60)
