@@ -22,6 +22,7 @@ from typing import Any
 import click
 from pydantic import SecretStr
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
@@ -50,10 +51,10 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except ConfigurationError as error:
-            stderr.print(f"[red]Error:[/] {error.message}", highlight=False, soft_wrap=True)
+            stderr.print(f"[red]Error:[/] {escape(error.message)}", highlight=False, soft_wrap=True)
             ctx.exit(2)
         except ClientError as error:
-            stderr.print(f"[red]Error:[/] {error}", highlight=False, soft_wrap=True)
+            stderr.print(f"[red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
             ctx.exit(1)
 
 
@@ -301,12 +302,12 @@ async def _submit(url: str, token: str, pictures: list[tuple[Path, str]], *, wat
                 try:
                     reply = await client.upload(path, category, on_progress=lambda sent: progress.advance(bar, sent))
                 except ClientError as error:
-                    stderr.print(f"[red]{path.name}:[/] {error}", highlight=False)
+                    stderr.print(f"[red]{escape(path.name)}:[/] {escape(str(error))}", highlight=False)
                     is_good = False
                     continue
                 names[reply["assetId"]] = path.name
         for asset_id, name in names.items():
-            stdout.print(f"{name}: accepted as {asset_id}", highlight=False)
+            stdout.print(f"{escape(name)}: accepted as {asset_id}", highlight=False)
         if watch and names:
             is_good = await _print_events(client, names, started_at) and is_good
     return is_good
@@ -322,7 +323,7 @@ async def _print_events(client: Client, names: dict[str, str], started_at: float
                 if name is None:
                     continue
                 seconds = time.monotonic() - started_at
-                stdout.print(f"\n[bold]{name}[/] is {event['status']} after {seconds:.1f} s", highlight=False)
+                stdout.print(f"\n[bold]{escape(name)}[/] is {event['status']} after {seconds:.1f} s", highlight=False)
                 stdout.print_json(data=event)
                 is_good = is_good and event["status"] != "failed"
                 if not waiting_for:

@@ -1,0 +1,144 @@
+"""The command line as a person or a script uses it: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.demo import pictures
+from tests.factories import SECRET, make_image
+from tests.parts import require
+from tests.service import ROOT, AiService, Service
+
+Done = subprocess.CompletedProcess[str]
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def environment(tmp_path: Path, ai_service: AiService) -> dict[str, str]:
+    return Service(tmp_path / "data", ai_service.url, COLUMNS="200").environment
+
+
+@pytest.fixture
+def run(environment: dict[str, str]) -> Iterator[Run]:
+    """A function that runs `run.py` with arguments; a service a demo left behind is stopped at the end."""
+
+    def run(*arguments: str, **more: str) -> Done:
+        command = [sys.executable, "run.py", *arguments]
+        return subprocess.run(command, cwd=ROOT, env=environment | more, capture_output=True, text=True, timeout=120)
+
+    yield run
+    service_file = Path(environment["DATA_DIR"]) / "service.json"
+    if service_file.exists():
+        os.kill(json.loads(service_file.read_text())["pid"], signal.SIGKILL)
+
+
+def test_demo_shows_three_results_and_stops_on_request(run: Run, environment: dict[str, str]) -> None:
+    """The first demo starts a service and leaves it, other commands find it, and --exit ends it."""
+    demo = run("demo")
+    assert demo.returncode == 0, demo.stderr
+    assert demo.stdout.count('"event": "asset_processed"') == 3
+    address = re.findall(r"export PIPELINE_URL=(\S+)", demo.stdout)[0]
+    token = re.findall(r"export PIPELINE_TOKEN=(\S+)", demo.stdout)[0]
+    picture = str(pictures()[0][0])
+    assert run("submit", picture, "--category", "camera", "--watch").returncode == 0
+    elsewhere = {"DATA_DIR": environment["DATA_DIR"] + "-2", "PIPELINE_URL": address, "PIPELINE_TOKEN": token}
+    assert run("submit", picture, "--category", "camera", **elsewhere).returncode == 0
+    stopped = run("demo", "--exit")
+    assert (stopped.returncode, stopped.stdout.strip()) == (0, "The service has stopped.")
+    assert run("submit", picture, "--category", "camera").returncode == 1
+
+
+def test_demo_with_exit_leaves_nothing_running(run: Run, environment: dict[str, str]) -> None:
+    """On its own, `demo --exit` is a demo that ends its service afterwards."""
+    demo = run("demo", "--exit")
+    assert demo.returncode == 0, demo.stderr
+    assert demo.stdout.count('"event": "asset_processed"') == 3
+    assert not (Path(environment["DATA_DIR"]) / "service.json").exists()
+
+
+def test_demo_names_its_pictures_offline(run: Run) -> None:
+    """With nothing configured the embedded AI reads the three pictures itself."""
+    require(importlib.util.find_spec("rapidocr") is not None, "needs the extra [local]")
+    demo = run("demo", "--exit", AI_SERVICE_URL="")
+    assert demo.returncode == 0, demo.stderr
+    assert all(f'"value": "{brand}"' in demo.stdout for brand in ("Canon", "LEGO", "Nike"))
+
+
+def test_demo_says_what_is_missing_when_it_cannot_start(run: Run, tmp_path: Path) -> None:
+    """Without the heavy packages and without an AI service one line tells both ways out."""
+    blocked = tmp_path / "rapidocr.py"
+    blocked.write_text("raise ImportError('not installed')")
+    demo = run("demo", AI_SERVICE_URL="", PYTHONPATH=str(tmp_path))
+    assert demo.returncode == 2
+    assert len(demo.stderr.strip().splitlines()) == 1
+    assert "[local]" in demo.stderr and "AI_SERVICE_URL" in demo.stderr
+
+
+def test_submit_tells_what_was_refused(run: Run, environment: dict[str, str], tmp_path: Path) -> None:
+    """A file that is no image: exit code 1 and the service's reason; the good one beside it goes through."""
+    (tmp_path / "good.jpg").write_bytes(make_image())
+    (tmp_path / "bad.jpg").write_text("no image")
+    with Service(Path(environment["DATA_DIR"]), environment["AI_SERVICE_URL"]):
+        done = run("submit", str(tmp_path / "bad.jpg"), str(tmp_path / "good.jpg"), "--category", "lego", "--watch")
+    assert done.returncode == 1
+    assert "bad.jpg: Invalid image" in done.stderr and "good.jpg is active" in done.stdout
+
+
+def test_submit_fails_when_the_asset_does(run: Run, environment: dict[str, str], ai_service: AiService) -> None:
+    """A script sees by the exit code that the AI refused the photo."""
+    ai_service.order(replies=[{"status": 422}])
+    with Service(Path(environment["DATA_DIR"]), ai_service.url):
+        assert run("submit", str(pictures()[0][0]), "--category", "camera", "--watch").returncode == 1
+
+
+def test_watch_prints_one_json_line_per_event(environment: dict[str, str]) -> None:
+    """`watch` runs until Ctrl-C, which is no error."""
+    with Service(Path(environment["DATA_DIR"]), environment["AI_SERVICE_URL"]) as service:
+        watching = subprocess.Popen(
+            [sys.executable, "run.py", "watch"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        )
+        assert watching.stdout is not None
+        service.wait_log("socket_opened", userId="demo")
+        assert service.upload("demo").status_code == 202
+        assert json.loads(watching.stdout.readline())["status"] == "active"
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(30) == 0
+        watching.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["submit", "setup.cfg", "--category", "shoe"], 2, "shoe"),
+        (["submit", "missing.jpg", "--category", "lego"], 2, "missing.jpg"),
+        (["submit", "setup.cfg", "--category", "lego"], 1, "Cannot reach"),
+        (["watch", "--url", "http://127.0.0.1:1"], 1, "Cannot reach"),
+        (["token", "--sub", "a b"], 2, "user id"),
+        (["unknown"], 2, "unknown"),
+    ],
+)
+def test_wrong_use_is_told_in_words(run: Run, arguments: list[str], code: int, words: str) -> None:
+    """2 for wrong use, 1 for what failed; never a trace."""
+    done = run(*arguments, PORT="1")
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+    assert words in done.stderr
+
+
+def test_lists_show_settings_and_plugins_without_secrets(run: Run) -> None:
+    """Every setting with its value in force, every plugin with its state, no secret."""
+    settings = run("settings", CONCURRENCY="7")
+    assert "CONCURRENCY" in settings.stdout and " 7 " in settings.stdout
+    assert SECRET not in settings.stdout
+    plugins = run("plugins").stdout
+    assert all(name in plugins for name in ("http", "local", "cloudinary", "websocket", "selected", "available"))
+    assert "broken" not in plugins
