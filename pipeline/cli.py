@@ -186,7 +186,7 @@ def plugins() -> None:
     """Print every plugin: its name, kind, origin and state."""
     table = Table("name", "kind", "origin", "state", "reason")
     for info in list_plugins(settings_module.load()):
-        table.add_row(info.name, info.kind, info.origin, info.state, info.reason)
+        table.add_row(info.name, info.kind, info.origin, info.state, escape(info.reason))
     stdout.print(table)
 
 
