@@ -1,0 +1,258 @@
+"""One job becomes one finished asset and one event, also when it runs twice, too late or for nobody."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+from tornado.ioloop import IOLoop
+
+from pipeline.assets.asset import Asset, AssetStatus
+from pipeline.assets.sqlite import SqliteAssetStore
+from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
+from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, ProcessedImage
+from pipeline.metrics import Metrics
+from pipeline.processing import Processing
+from pipeline.queue.job import Job
+from pipeline.submission import job_data
+from tests.contract.contracts import check_event
+from tests.factories import make_asset
+
+FOUND = Analysis(Attribute("Nike", 0.9), Attribute("Air Max 90", 0.8), Attribute("Red", 0.5))
+
+
+class Plugins:
+    """The far end: an AI, a storage and a notifier that remember what they were asked."""
+
+    def __init__(self) -> None:
+        self.needs_image = False
+        self.analysis: Analysis | Exception = FOUND
+        self.requests: list[AnalyzeRequest] = []
+        self.images: dict[str, bytes] = {}
+        self.events: list[tuple[Mapping[str, Any], str]] = []
+        self.before_answer: Callable[[], Any] | None = None
+
+    async def analyze(self, request: AnalyzeRequest) -> Analysis:
+        self.requests.append(request)
+        if self.before_answer is not None:
+            await self.before_answer()
+        if isinstance(self.analysis, Exception):
+            raise self.analysis
+        return self.analysis
+
+    async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
+        self.images[public_id] = file.read()
+        return f"https://images.example/{public_id}"
+
+    async def open(self, public_id: str) -> BinaryIO:
+        if public_id not in self.images:
+            raise FileNotFoundError(public_id)
+        return io.BytesIO(self.images[public_id])
+
+    async def delete(self, public_id: str) -> None:
+        self.images.pop(public_id, None)
+
+    async def notify(self, event: Mapping[str, Any], user_id: str) -> None:
+        check_event(dict(event))
+        self.events.append((event, user_id))
+
+
+@pytest.fixture
+def plugins() -> Plugins:
+    return Plugins()
+
+
+@pytest.fixture
+def store(io_loop: IOLoop, tmp_path: Path) -> Iterator[SqliteAssetStore]:
+    store = SqliteAssetStore(tmp_path / "assets.sqlite")
+    io_loop.run_sync(store.open)
+    yield store
+    io_loop.run_sync(store.close)
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def processing(store: SqliteAssetStore, plugins: Plugins, metrics: Metrics) -> Processing:
+    return Processing(store, plugins, metrics, provider_timeout_seconds=90)
+
+
+async def submit(store: SqliteAssetStore) -> tuple[Asset, Job]:
+    asset = make_asset()
+    assert await store.create(asset)
+    return asset, make_job(asset)
+
+
+def make_job(asset: Asset, **changes: Any) -> Job:
+    fields = {"id": asset.processing_job_id, "data": job_data(asset), "attempt": 1, "stalls": 0, "lease": "x|y:1"}
+    return Job(**fields | {"enqueued_at_ms": 0, "claimed_at_ms": 0, "request_id": "r-1"} | changes)
+
+
+def stale_results(metrics: Metrics) -> float:
+    return metrics.registry.get_sample_value("pipeline_stale_results_total") or 0
+
+
+@pytest.mark.gen_test
+async def test_job_asks_the_provider_with_all_it_needs(
+    processing: Processing, store: SqliteAssetStore, plugins: Plugins
+) -> None:
+    """URL, category, ids, attempt and time budget; the bytes only when it wants them."""
+    asset, job = await submit(store)
+    await processing.process(job)
+    assert plugins.requests == [
+        AnalyzeRequest(asset.original.url, "sneaker", asset.id, job.id, "r-1", attempt=1, timeout_seconds=90)
+    ]
+
+
+@pytest.mark.gen_test
+async def test_provider_that_wants_the_image_gets_it(
+    processing: Processing, store: SqliteAssetStore, plugins: Plugins
+) -> None:
+    """The bytes come from the storage; an image that is gone ends the job for good."""
+    plugins.needs_image = True
+    asset, job = await submit(store)
+    with pytest.raises(PermanentJobError, match="no longer there"):
+        await processing.process(job)
+    plugins.images[asset.original.public_id] = b"bytes"
+    await processing.process(job)
+    assert [request.image for request in plugins.requests] == [b"bytes"]
+
+
+@pytest.mark.gen_test
+async def test_processed_image_is_kept_under_the_runs_own_name(
+    processing: Processing, store: SqliteAssetStore, plugins: Plugins
+) -> None:
+    """Bytes that the provider made are saved, named by the fence, and linked in asset and event."""
+    plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(b"webp", "image/webp"))
+    asset, job = await submit(store)
+    await processing.process(job)
+    name = f"{asset.id}/processed-1"
+    assert plugins.images == {name: b"webp"}
+    assert plugins.events[0][0]["processedImageUrl"] == f"https://images.example/{name}"
+
+
+@pytest.mark.gen_test
+async def test_job_that_runs_again_after_its_commit_only_notifies_again(
+    processing: Processing, store: SqliteAssetStore, plugins: Plugins
+) -> None:
+    """A crash between commit and acknowledgement: same event again, no second question, same asset."""
+    asset, job = await submit(store)
+    await processing.process(job)
+    done = await store.get(asset.id)
+    await processing.process(job)
+    await processing.give_up(job, "too late")
+    assert len(plugins.requests) == 1
+    assert plugins.events == [plugins.events[0]] * 3
+    assert await store.get(asset.id) == done
+
+
+@pytest.mark.gen_test
+async def test_overtaken_run_is_dropped_with_what_it_made(
+    processing: Processing, store: SqliteAssetStore, plugins: Plugins, metrics: Metrics
+) -> None:
+    """A newer run has begun meanwhile: the older result matches nothing, is counted, and its image goes."""
+    plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(b"old", "image/webp"))
+    asset, job = await submit(store)
+
+    async def newer_run() -> None:
+        plugins.before_answer = None
+        await store.begin(asset.id, asset.user_id, job.id)
+
+    plugins.before_answer = newer_run
+    await processing.process(job)
+    current = await store.get(asset.id)
+    assert current is not None and (current.status, current.fence) == (AssetStatus.PROCESSING, 2)
+    assert (plugins.images, plugins.events, stale_results(metrics)) == ({}, [], 1)
+
+
+@pytest.mark.gen_test
+async def test_overtaken_run_cannot_fail_the_asset(
+    processing: Processing, store: SqliteAssetStore, plugins: Plugins, metrics: Metrics
+) -> None:
+    """Giving up, too, needs the newest fence."""
+    asset, job = await submit(store)
+    begin = store.begin
+
+    async def begin_and_lose(*arguments: Any) -> Asset | None:
+        begun = await begin(*arguments)
+        await begin(*arguments)
+        return begun
+
+    store.begin = begin_and_lose  # type: ignore[method-assign]
+    await processing.give_up(job, "no")
+    current = await store.get(asset.id)
+    assert current is not None and current.status is AssetStatus.PROCESSING
+    assert (plugins.events, stale_results(metrics)) == ([], 1)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("change", ["deleted", "another user's", "retried"])
+async def test_job_without_its_asset_does_nothing(
+    processing: Processing, store: SqliteAssetStore, plugins: Plugins, change: str
+) -> None:
+    """The asset is gone, belongs to somebody else, or has a newer job: the old job completes quietly."""
+    asset, job = await submit(store)
+    if change == "deleted":
+        await store.delete(asset.id, asset.user_id)
+    elif change == "retried":
+        await processing.give_up(job, "no")
+        await store.requeue(asset.id, asset.user_id, "ai-processing:new")
+        plugins.events.clear()
+    else:
+        job = make_job(asset, data=job_data(asset) | {"userId": "user-2"})
+    before = await store.get(asset.id)
+    await processing.process(job)
+    await processing.give_up(job, "no")
+    assert (plugins.requests, plugins.events) == ([], [])
+    assert await store.get(asset.id) == before
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("data", [{}, {"assetId": 7, "userId": "u"}, {"assetId": "x"}])
+async def test_foreign_payload_is_refused_for_good(processing: Processing, plugins: Plugins, data: Any) -> None:
+    """A payload that is not a photo's fails permanently and can be given up."""
+    job = make_job(make_asset(), data=data)
+    with pytest.raises(PermanentJobError):
+        await processing.process(job)
+    await processing.give_up(job, "no")
+    assert plugins.events == []
+
+
+@pytest.mark.gen_test
+async def test_provider_error_leaves_the_asset_processing(
+    processing: Processing, store: SqliteAssetStore, plugins: Plugins
+) -> None:
+    """Whether to try again is not decided here; nobody is told anything yet."""
+    plugins.analysis = RetryableJobError("AI service unavailable")
+    asset, job = await submit(store)
+    with pytest.raises(RetryableJobError):
+        await processing.process(job)
+    current = await store.get(asset.id)
+    assert current is not None and current.status is AssetStatus.PROCESSING
+    assert plugins.events == []
+
+
+@pytest.mark.gen_test
+async def test_commit_waits_for_the_store_and_asks_the_provider_once(
+    processing: Processing, store: SqliteAssetStore, plugins: Plugins
+) -> None:
+    """A store that is away at the commit is asked again with the result at hand."""
+    asset, job = await submit(store)
+    finish, faults = store.finish, [DependencyUnavailable("away")] * 2
+
+    async def finish_later(*arguments: Any, **values: Any) -> Asset | None:
+        if faults:
+            raise faults.pop()
+        return await finish(*arguments, **values)
+
+    store.finish = finish_later  # type: ignore[method-assign]
+    await processing.process(job)
+    current = await store.get(asset.id)
+    assert current is not None and current.status is AssetStatus.ACTIVE
+    assert len(plugins.requests) == 1
