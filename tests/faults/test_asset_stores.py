@@ -1,0 +1,237 @@
+"""What goes wrong under one of the two asset stores, and what its callers see of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo.monitoring import CommandListener, CommandStartedEvent
+from tornado.ioloop import IOLoop
+
+from pipeline.assets.asset import AiMetadata, AssetStatus, utc_now
+from pipeline.assets.mongo import MongoAssetStore
+from pipeline.assets.sqlite import SCHEMA_VERSION, SqliteAssetStore
+from pipeline.errors import ConfigurationError, DependencyUnavailable
+from tests.factories import make_asset
+from tests.mongo_server import MongoServer
+from tests.service import ROOT
+
+
+@pytest.fixture
+def mongo_server() -> Iterator[MongoServer]:
+    with MongoServer() as server:
+        yield server
+
+
+@pytest.fixture
+def sqlite_store(io_loop: IOLoop, tmp_path: Path) -> Iterator[SqliteAssetStore]:
+    store = SqliteAssetStore(tmp_path / "assets.sqlite")
+    io_loop.run_sync(store.open)
+    yield store
+    io_loop.run_sync(store.close)
+
+
+@pytest.mark.gen_test
+async def test_sqlite_that_cannot_be_opened_leaves_no_thread(tmp_path: Path) -> None:
+    """Each failed open ends its thread: one left behind would keep the process from ever ending."""
+    before = set(threading.enumerate())
+    (tmp_path / "assets.sqlite").write_bytes(b"this is no database" * 100)
+    store = SqliteAssetStore(tmp_path / "assets.sqlite")
+    with pytest.raises(DependencyUnavailable):
+        await store.open()
+    for thread in set(threading.enumerate()) - before:
+        await asyncio.to_thread(thread.join, 2)
+        assert not thread.is_alive() or thread.name.startswith("asyncio"), thread
+
+
+@pytest.mark.gen_test
+async def test_sqlite_opens_once_the_obstacle_is_gone(tmp_path: Path) -> None:
+    """A store whose open failed is whole after the next one, its tables too."""
+    path = tmp_path / "assets.sqlite"
+    path.write_bytes(b"this is no database" * 100)
+    store = SqliteAssetStore(path)
+    with pytest.raises(DependencyUnavailable):
+        await store.open()
+    path.unlink()
+    await store.open()
+    assert await store.create(make_asset())
+    await store.close()
+
+
+@pytest.mark.gen_test
+async def test_sqlite_refuses_a_file_of_a_newer_version(tmp_path: Path) -> None:
+    """An older service does not write into tables it does not know."""
+    connection = sqlite3.connect(tmp_path / "assets.sqlite")
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    connection.close()
+    with pytest.raises(ConfigurationError, match="newer version"):
+        await SqliteAssetStore(tmp_path / "assets.sqlite").open()
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("fault", [{"user_id": "\ud800"}, {"fence": 2**70}], ids=["text", "number"])
+async def test_sqlite_write_that_is_refused_fails_alone(sqlite_store: SqliteAssetStore, fault: dict[str, Any]) -> None:
+    """Those that share its commit, and those that come later, are kept; the store still closes."""
+    assets = [make_asset() for _ in range(4)]
+    tasks = [sqlite_store.create(asset) for asset in (*assets[:2], make_asset(**fault), *assets[2:])]
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [result for result in results if result is True] == [True] * 4
+    assert isinstance(results[2], DependencyUnavailable) and results[2].__cause__ is not None
+    assert [await sqlite_store.get(asset.id) for asset in assets] == assets
+    await sqlite_store.close()
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_sqlite_is_opened_by_several_processes_at_once(tmp_path: Path) -> None:
+    """Processes that find no file yet make it together, none is told that it is locked."""
+    code = f"""
+import asyncio, sys
+from pathlib import Path
+from pipeline.assets.sqlite import SqliteAssetStore
+async def main():
+    for number in range(40):
+        print(number, flush=True)
+        sys.stdin.readline()
+        store = SqliteAssetStore(Path({str(tmp_path)!r}) / str(number) / "assets.sqlite")
+        await store.open()
+        await store.close()
+asyncio.run(main())
+"""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    try:
+        for _ in range(40):
+            # All are let go together, each time all have come to the start.
+            for process in processes:
+                assert process.stdout is not None and process.stdin is not None
+                assert await asyncio.to_thread(process.stdout.readline), "a process could not open the store"
+            for process in processes:
+                assert process.stdin is not None
+                process.stdin.write(b"go\n")
+                process.stdin.flush()
+        for process in processes:
+            await asyncio.to_thread(process.communicate, timeout=10)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert [process.returncode for process in processes] == [0, 0, 0]
+
+
+@pytest.mark.gen_test
+async def test_sqlite_searches_from_the_cursor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later page does not walk over the earlier ones again."""
+    asked: list[tuple[str, Any]] = []
+    store = SqliteAssetStore(tmp_path / "assets.sqlite")
+    read = store._read
+
+    async def remember(sql: str, values: Any) -> Any:
+        asked.append((sql, values))
+        return await read(sql, values)
+
+    await store.open()
+    monkeypatch.setattr(store, "_read", remember)
+    now = utc_now()
+    await store.page("u", after=(now, "0" * 24))
+    await store.finished_since("u", now - timedelta(days=1), limit=5, after=(now, "0" * 24))
+    await store.unfinished_before(now, limit=5, after=(now, "0" * 24))
+    await store.close()
+    connection = sqlite3.connect(tmp_path / "assets.sqlite")
+    plans = [connection.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall() for sql, values in asked]
+    connection.close()
+    for plan, start in zip(plans, ("(createdAt,id)<", "(finishedAt,id)>", "(createdAt,id)>"), strict=True):
+        assert len(plan) == 1 and start in plan[0][3], plan
+
+
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize("is_hung", [True, False], ids=["hung", "stopped"])
+async def test_mongo_outage_holds_nobody_longer_than_the_timeout(mongo_server: MongoServer, is_hung: bool) -> None:
+    """A hundred calls at once fail in time, though the driver has threads for a few only."""
+    store = MongoAssetStore(mongo_server.uri("many"), timeout_seconds=0.5)
+    await store.open()
+    if is_hung:
+        assert mongo_server._process is not None
+        mongo_server._process.send_signal(signal.SIGSTOP)
+        # Until it stands still it may answer a call or two.
+        os.waitid(os.P_PID, mongo_server._process.pid, os.WSTOPPED)
+    else:
+        mongo_server.stop()
+    try:
+        started_at = time.monotonic()
+        results = await asyncio.gather(*(store.get("0" * 24) for _ in range(100)), return_exceptions=True)
+        assert time.monotonic() - started_at < 1.5
+        assert {type(result) for result in results} == {DependencyUnavailable}
+    finally:
+        if is_hung and mongo_server._process is not None:
+            mongo_server._process.send_signal(signal.SIGCONT)
+        await store.close()
+
+
+class Commands(CommandListener):
+    """Remembers every findAndModify that the driver sends."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        if event.command_name == "findAndModify":
+            self.sent.append(event.command)
+
+    def succeeded(self, event: Any) -> None:
+        pass
+
+    def failed(self, event: Any) -> None:
+        pass
+
+
+@pytest.mark.gen_test
+async def test_mongo_fence_is_checked_and_changed_in_one_command(
+    mongo_server: MongoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a run is current is decided by the server in the write itself, which MongoDB makes atomic.
+
+    FerretDB 1.24 does not, so tests with calls at the same moment prove nothing about it; what is sent can be proved.
+    """
+    commands = Commands()
+    client = partial(AsyncIOMotorClient, event_listeners=[commands])
+    monkeypatch.setattr("pipeline.assets.mongo.AsyncIOMotorClient", client)
+    store = MongoAssetStore(mongo_server.uri("commands"))
+    await store.open()
+    asset = make_asset()
+    job = asset.processing_job_id
+    await store.create(asset)
+    begun = await store.begin(asset.id, asset.user_id, job)
+    assert begun is not None and begun.fence == 1
+    await store.finish(
+        asset.id,
+        job,
+        begun.fence,
+        status=AssetStatus.ACTIVE,
+        ai_metadata=AiMetadata(),
+        processed=None,
+        finished_at=utc_now(),
+    )
+    await store.close()
+    begin, finish = commands.sent
+    current = {"processingJobId": job, "status": "processing"}
+    assert {key: begin["query"][key] for key in begin["query"] if key != "_id"} == current | {"userId": asset.user_id}
+    assert begin["update"]["$inc"] == {"fence": 1}
+    assert {key: finish["query"][key] for key in finish["query"] if key != "_id"} == current | {"fence": 1}
+    for command in (begin, finish):
+        assert str(command["query"]["_id"]) == asset.id
+        assert command["writeConcern"]["w"] == "majority" and command["writeConcern"]["j"] is True
