@@ -34,11 +34,6 @@ class MongoServer:
         self.stop()
         self._folder.cleanup()
 
-    @staticmethod
-    def is_ferretdb() -> bool:
-        """True when the server is FerretDB 1, which keeps less of MongoDB's isolation."""
-        return shutil.which("ferretdb") is not None
-
     def uri(self, database: str) -> str:
         """Return the address of a database; each test takes a name of its own."""
         return f"mongodb://127.0.0.1:{self.port}/{database}"
