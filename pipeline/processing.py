@@ -88,6 +88,7 @@ class Processing:
         is_complete = bool(analysis.brand.value and analysis.model.value)
         now = utc_now()
         finished = await self._commit(
+            asset,
             lambda: self._store.finish(
                 asset.id,
                 job.id,
@@ -96,7 +97,7 @@ class Processing:
                 ai_metadata=_metadata(analysis, now),
                 processed=processed,
                 finished_at=now,
-            )
+            ),
         )
         if finished is None:
             self._drop(asset)
@@ -112,7 +113,7 @@ class Processing:
             return
         now = utc_now()
         failed = await self._commit(
-            lambda: self._store.fail(asset.id, job.id, asset.fence, error=message, finished_at=now)
+            asset, lambda: self._store.fail(asset.id, job.id, asset.fence, error=message, finished_at=now)
         )
         if failed is None:
             self._drop(asset)
@@ -153,15 +154,25 @@ class Processing:
         url = await self._plugins.save(public_id, io.BytesIO(image.content), image.content_type)
         return ProcessedImageRef(url, public_id)
 
-    @staticmethod
-    async def _commit(write: Callable[[], Awaitable[Asset | None]]) -> Asset | None:
-        """Repeat the write while the store is away, so that the provider need not be asked again; the job's timeout
+    async def _commit(self, asset: Asset, write: Callable[[], Awaitable[Asset | None]]) -> Asset | None:
+        """Return the asset as committed, None when this run was overtaken.
+
+        Repeats the write while the store is away, so that the provider need not be asked again; the job's timeout
         bounds it.
         """
         delay, longest = COMMIT_AGAIN_SECONDS
         while True:
             try:
-                return await write()
+                if (committed := await write()) is not None:
+                    return committed
+                # An earlier try may have been applied and only its answer lost: what stands under our fence is ours.
+                current = await self._store.get(asset.id)
+                is_ours = (
+                    current is not None
+                    and current.is_finished
+                    and (current.processing_job_id, current.fence) == (asset.processing_job_id, asset.fence)
+                )
+                return current if is_ours else None
             except DependencyUnavailable:
                 log.warning("commit_deferred", delayMs=round(delay * 1000))
                 await asyncio.sleep(delay)

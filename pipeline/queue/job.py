@@ -122,6 +122,8 @@ def reason(error: Exception, attempt: int) -> str:
     internal one.
     """
     text = error.message if isinstance(error, JobError) else "Processing failed"
+    # A service may send half a surrogate pair, which no database takes.
+    text = text.encode("utf-8", "replace").decode()
     if isinstance(error, PermanentJobError):
         return text
     return f"{text} after {attempt} attempt{'' if attempt == 1 else 's'}"

@@ -163,6 +163,18 @@ def test_upload_is_accepted_while_redis_is_away(tmp_path: Path, ai_service: AiSe
         assert [line["assetId"] for line in service.find("job_claimed")][1:] == ids
 
 
+def test_process_without_slots_makes_up_for_an_enqueue_that_failed(tmp_path: Path, ai_service: AiService) -> None:
+    """A web process that could not enqueue does so once Redis is back, though it never claims anything itself."""
+    settings = {"ROLE": "web", "RECONCILE_AGE_SECONDS": "3600"}
+    with RedisServer() as redis, Service(tmp_path, ai_service.url, REDIS_URL=redis.url, **settings) as service:
+        accept(service, 1)
+        redis.stop()
+        accept(service, 2)
+        redis.start()
+        assert service.wait_log("jobs_reconciled")["count"] == 2
+        assert service.get("/api/assets/queue-status").json()["data"]["waiting"] == 3
+
+
 def test_hanging_redis_does_not_hang_an_upload(tmp_path: Path, ai_service: AiService) -> None:
     """A Redis that is stopped but still connected costs an upload two seconds at most."""
     with RedisServer() as redis, Service(tmp_path, ai_service.url, REDIS_URL=redis.url) as service:
@@ -177,7 +189,9 @@ def test_hanging_redis_does_not_hang_an_upload(tmp_path: Path, ai_service: AiSer
 def test_wiped_redis_costs_a_delay_not_a_job(tmp_path: Path, ai_service: AiService) -> None:
     """FLUSHALL with five running and seven waiting jobs: the assets get their jobs again and all finish."""
     ai_service.order(held=True)
-    with RedisServer() as redis, Service(tmp_path, ai_service.url, REDIS_URL=redis.url) as service:
+    # Old enough for the slow search is never: the wipe itself has to be noticed.
+    settings = {"RECONCILE_AGE_SECONDS": "3600"}
+    with RedisServer() as redis, Service(tmp_path, ai_service.url, REDIS_URL=redis.url, **settings) as service:
         ids = accept(service, 12)
         service.wait_log("job_claimed", count=5)
         redis.client().flushall()

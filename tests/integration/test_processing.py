@@ -256,3 +256,24 @@ async def test_commit_waits_for_the_store_and_asks_the_provider_once(
     current = await store.get(asset.id)
     assert current is not None and current.status is AssetStatus.ACTIVE
     assert len(plugins.requests) == 1
+
+
+@pytest.mark.gen_test
+async def test_commit_whose_answer_was_lost_is_still_ours(
+    processing: Processing, store: SqliteAssetStore, plugins: Plugins, metrics: Metrics
+) -> None:
+    """The write went through and the connection broke: one event, the image stays, nothing counts as stale."""
+    plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(b"webp", "image/webp"))
+    asset, job = await submit(store)
+    finish, answers_to_lose = store.finish, [1]
+
+    async def finish_silently(*arguments: Any, **values: Any) -> Asset | None:
+        done = await finish(*arguments, **values)
+        if answers_to_lose:
+            answers_to_lose.pop()
+            raise DependencyUnavailable("no answer")
+        return done
+
+    store.finish = finish_silently  # type: ignore[method-assign]
+    await processing.process(job)
+    assert (len(plugins.events), len(plugins.images), stale_results(metrics)) == (1, 1, 0)

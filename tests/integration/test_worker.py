@@ -270,7 +270,7 @@ async def test_drain_lets_jobs_finish_and_claims_no_more(bench: Bench) -> None:
     worker, _ = bench.start(handler)
     await bench.enqueue(8)
     await bench.until(lambda stats: stats.active == 5)
-    draining = asyncio.ensure_future(worker.drain(10))
+    draining = asyncio.ensure_future(worker.drain(60))
     await asyncio.sleep(0)
     release.set()
     await draining
@@ -357,6 +357,26 @@ async def test_worker_goes_on_after_a_redis_restart(io_loop: IOLoop) -> None:
         await bench.queue.enqueue("ai-processing:after", {})
         assert (await handler.started.get()).id == "ai-processing:after"
         await bench.close()
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_claim_whose_answer_was_lost_comes_back_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that claimed and whose reply never came costs neither a lease's time nor an attempt nor a stall."""
+    handler = Handler(nothing)
+    step, answers_to_lose = JobQueue.step, [1]
+
+    async def step_silently(queue: JobQueue, *arguments: Any) -> Any:
+        done = await step(queue, *arguments)
+        if done.claimed and answers_to_lose:
+            answers_to_lose.pop()
+            raise DependencyUnavailable("no answer")
+        return done
+
+    monkeypatch.setattr(JobQueue, "step", step_silently)
+    ids = await bench.enqueue(3)
+    bench.start(handler)
+    jobs = [await handler.started.get() for _ in ids]
+    assert [(job.id, job.attempt, job.stalls) for job in jobs] == [(job_id, 1, 0) for job_id in ids]
 
 
 @pytest.mark.gen_test(timeout=20)

@@ -70,4 +70,5 @@ def test_reason_tells_attempts_and_hides_the_unknown() -> None:
     assert reason(RetryableJobError("AI service unavailable"), 3) == "AI service unavailable after 3 attempts"
     assert reason(RetryableJobError("AI service unavailable"), 1) == "AI service unavailable after 1 attempt"
     assert reason(PermanentJobError("Not an image"), 1) == "Not an image"
+    assert reason(PermanentJobError("bad \ud800 text"), 1) == "bad ? text"
     assert reason(OSError("/root/secret"), 2) == "Processing failed after 2 attempts"
