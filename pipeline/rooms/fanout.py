@@ -152,8 +152,7 @@ class RoomFanout:
             self._asked.update(entered)
             self._asked.difference_update(left)
             self._unconfirmed.update(entered)
-            # Also of rooms that were left before they were asked for.
-            self._release([room for room in changed if room not in self._rooms])
+            self._release(left)
             if entered:
                 await connection.send_command("SUBSCRIBE", *(self._prefix + room for room in entered))
             if left:

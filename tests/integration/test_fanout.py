@@ -265,28 +265,6 @@ async def test_room_confirmed_late_asks_for_replay(own_redis: RedisServer) -> No
 
 
 @pytest.mark.gen_test(timeout=30)
-async def test_room_left_before_redis_answers_leaves_nothing_behind(
-    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Users who come and go while Redis hangs cost no memory afterwards."""
-    monkeypatch.setattr(pipeline.rooms.fanout, "SUBSCRIBE_SECONDS", 0.1)
-    reconnects = Reconnects()
-    hang(own_redis)
-    try:
-        async with Process(own_redis.url, fanout_options={"on_reconnect": reconnects}) as process:
-            for number in range(3):
-                client = await process.connect(f"user-{number}")
-                await client.socket.close()
-            await process.forgotten()
-            unhang(own_redis)
-            await reconnects.wait()
-            # Nothing but memory shows it: a later socket of the same user would take the old waiter over.
-            assert process.fanout._waiters == {}
-    finally:
-        unhang(own_redis)
-
-
-@pytest.mark.gen_test(timeout=30)
 async def test_silent_redis_is_given_up_and_found_again(own_redis: RedisServer) -> None:
     """A connection that is up but dead is noticed by a ping; an idle one that answers is kept."""
     reconnects = Reconnects()
