@@ -27,12 +27,12 @@ from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics
 from pipeline.processing import Processing
 from pipeline.queue.job import RetryPolicy
-from pipeline.queue.queue import JobQueue
+from pipeline.queue.queue import Breaker, JobQueue
 from pipeline.queue.worker import Worker, cancel
 from pipeline.reconciler import Reconciler
 from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms
-from pipeline.settings import Role, Settings
+from pipeline.settings import Fairness, Role, Settings
 from pipeline.submission import Submission
 
 log = structlog.get_logger(__name__)
@@ -72,7 +72,9 @@ class App:
             lease_seconds=settings.lease_seconds,
             keep_completed_seconds=settings.keep_completed_seconds,
             keep_failed_seconds=settings.keep_failed_seconds,
+            breaker=Breaker(settings.breaker_failures, longest_probe_seconds=settings.breaker_probe_seconds),
         )
+        is_fair = settings.queue_fairness is Fairness.USER
         self.reconciler = Reconciler(
             self.store,
             self.queue,
@@ -80,6 +82,7 @@ class App:
             every_seconds=settings.reconcile_seconds,
             age_seconds=settings.reconcile_age_seconds,
             keep_keys_seconds=settings.idempotency_seconds,
+            is_fair=is_fair,
         )
         self.submission = Submission(
             self.store, self.plugins, self.queue, self.metrics, on_deferred=self.reconciler.request
@@ -91,6 +94,7 @@ class App:
                 self.plugins,
                 self.metrics,
                 provider_timeout_seconds=settings.provider_timeout_seconds,
+                max_starts=settings.job_attempts + settings.max_stalls,
             ),
             RetryPolicy(
                 attempts=settings.job_attempts,
@@ -128,7 +132,7 @@ class App:
         settings = self.settings
         checks: dict[str, Callable[[], Awaitable[None]]] = {
             "store": self.store.check,
-            "queue": self.queue.ping,
+            "queue": self.queue.ping if settings.role is Role.WEB else self.worker.check,
             "storage": self.plugins.check_storage,
         }
         routes: list[Any] = [

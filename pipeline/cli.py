@@ -78,14 +78,21 @@ def serve() -> None:
         redis = embedded.EmbeddedRedis(settings.data_dir / "redis")
         redis.start()
         settings = settings.model_copy(update={"redis_url": SecretStr(redis.url)})
+    # Not asyncio.run: at its end that waits for every task, and a plugin that ignores cancellation would keep us for
+    # ever.
+    loop = asyncio.new_event_loop()
     try:
-        asyncio.run(_serve(settings, owns_redis=redis is not None))
+        is_stuck = loop.run_until_complete(_serve(settings, owns_redis=redis is not None))
     finally:
         if redis is not None:
             redis.stop()
+    if is_stuck:
+        os._exit(0)
+    loop.close()
 
 
-async def _serve(settings: Settings, *, owns_redis: bool) -> None:
+async def _serve(settings: Settings, *, owns_redis: bool) -> bool:
+    """Run until a signal comes; return True when a task would not end."""
     stopping = asyncio.Event()
 
     def on_signal() -> None:
@@ -103,6 +110,10 @@ async def _serve(settings: Settings, *, owns_redis: bool) -> None:
     await stopping.wait()
     await app.stop()
     service_file.unlink(missing_ok=True)
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    return bool(tasks and (await asyncio.wait(tasks, timeout=1))[1])
 
 
 @main.command()

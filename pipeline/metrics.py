@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from pipeline import __version__
 
 QUEUE_STATES = ("waiting", "active", "delayed", "completed", "failed")
-JOB_OUTCOMES = ("completed", "retried", "failed", "released", "lost")
+JOB_OUTCOMES = ("completed", "retried", "postponed", "failed", "released", "lost")
 HTTP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
 WAIT_SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 900)
 # 60, 90 and 120 are the limits: the promise to the user, the AI provider's timeout, the job's timeout.
@@ -49,13 +49,23 @@ class Metrics:
         """Return the page in Prometheus' text format and its Content-Type."""
         return generate_latest(_WithoutCreated(self.registry)), CONTENT_TYPE_PLAIN_0_0_4
 
-    def set_queue(self, counts: dict[str, int], oldest_waiting_seconds: float, is_paused: bool) -> None:
+    def set_queue(
+        self,
+        counts: dict[str, int],
+        *,
+        oldest_waiting_seconds: float,
+        is_paused: bool,
+        held_seconds: float,
+        is_breaker_open: bool,
+    ) -> None:
         """Show the queue as Redis has it. counts: jobs by state, all of QUEUE_STATES."""
         self.redis_up.set(1)
         for state in QUEUE_STATES:
             self.queue_depth.labels(state).set(counts[state])
         self.queue_oldest_seconds.set(oldest_waiting_seconds)
         self.queue_paused.set(is_paused)
+        self.queue_held_seconds.set(held_seconds)
+        self.breaker_open.set(is_breaker_open)
 
     def set_queue_unknown(self) -> None:
         """Redis does not answer: show no depth at all rather than the last one."""
@@ -63,6 +73,8 @@ class Metrics:
         self.queue_depth.clear()
         self.queue_oldest_seconds.set(nan)
         self.queue_paused.set(nan)
+        self.queue_held_seconds.set(nan)
+        self.breaker_open.set(nan)
 
     def _add_http(self) -> None:
         self.http_requests = self._counter("http_requests", "Finished HTTP requests.", "route", "method", "status")
@@ -76,6 +88,10 @@ class Metrics:
         _start(self.queue_depth, QUEUE_STATES)
         self.queue_oldest_seconds = self._gauge("queue_oldest_seconds", "How long the oldest waiting job has waited.")
         self.queue_paused = self._gauge("queue_paused", "1 while no process claims jobs because the queue is paused.")
+        self.queue_held_seconds = self._gauge(
+            "queue_held_seconds", "Until jobs are claimed again, as a provider asked."
+        )
+        self.breaker_open = self._gauge("breaker_open", "1 while failures in a row let only single jobs through.")
         self.redis_up = self._gauge("redis_up", "1 when Redis answered at this scrape.")
 
     def _add_jobs(self) -> None:
@@ -112,6 +128,7 @@ class Metrics:
         labels = ("kind", "plugin")
         self.plugin_seconds = self._histogram("plugin_seconds", "One call of a plugin.", PLUGIN_SECONDS, *labels)
         self.plugin_errors = self._counter("plugin_errors", "Plugin calls that raised or overran.", *labels)
+        self.plugin_stuck = self._gauge("plugin_stuck", "Threads and tasks held by calls whose time is over.", *labels)
         self.plugin_overruns = self._counter("plugin_overruns", "Plugin calls that used up their time.", *labels)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -49,28 +49,45 @@ class Plugins(ImageStorage, Protocol):
         """Tell every notifier."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Result:
+    asset: Asset
+    analysis: Analysis
+    processed: ProcessedImageRef | None
+
+
 class Processing:
     """The JobHandler of the `ai-processing` queue."""
 
     def __init__(
-        self, store: AssetStore, plugins: Plugins, metrics: Metrics, *, provider_timeout_seconds: float = 90
+        self,
+        store: AssetStore,
+        plugins: Plugins,
+        metrics: Metrics,
+        *,
+        provider_timeout_seconds: float = 90,
+        max_starts: int = 6,
     ) -> None:
+        """max_starts: an asset started so often without an end has lost its process each time, whatever Redis knows."""
         self._store = store
         self._plugins = plugins
         self._metrics = metrics
         self._provider_timeout_seconds = provider_timeout_seconds
+        self._max_starts = max_starts
 
     def describe(self, job: Job) -> Mapping[str, str]:
         """Return the log field that names the asset."""
         return {"assetId": str(job.data.get("assetId", ""))}
 
-    async def process(self, job: Job) -> None:
-        """Analyze the job's photo, commit the result under this run's fence, send the event."""
+    async def process(self, job: Job) -> _Result | None:
+        """Take the fence and analyze the job's photo; None when there is nothing left to do."""
         if not _is_ours(job):
             raise PermanentJobError("The job's payload is not that of a photo")
         asset = await self._begin(job)
         if asset is None:
-            return
+            return None
+        if asset.starts > self._max_starts:
+            raise PermanentJobError(f"Processing stalled, it was started {self._max_starts} times in vain")
         image = await self._read(asset) if self._plugins.needs_image else None
         analysis = await self._plugins.analyze(
             AnalyzeRequest(
@@ -84,7 +101,11 @@ class Processing:
                 image=image,
             )
         )
-        processed = await self._keep_processed(asset, analysis)
+        return _Result(asset, analysis, await self._keep_processed(asset, analysis))
+
+    async def commit(self, job: Job, result: _Result) -> None:
+        """Commit the result under its run's fence and send the event."""
+        asset, analysis, processed = result.asset, result.analysis, result.processed
         is_complete = bool(analysis.brand.value and analysis.model.value)
         now = utc_now()
         finished = await self._commit(
@@ -119,6 +140,11 @@ class Processing:
             self._drop(asset)
             return
         await self._announce(failed)
+
+    async def excuse(self, job: Job) -> None:
+        """Do not count the job's last start against its asset."""
+        if _is_ours(job):
+            await self._store.excuse(job.data["assetId"], job.id)
 
     async def _begin(self, job: Job) -> Asset | None:
         """Load the asset and take the fence; None when there is nothing left to do for this job."""
@@ -157,8 +183,7 @@ class Processing:
     async def _commit(self, asset: Asset, write: Callable[[], Awaitable[Asset | None]]) -> Asset | None:
         """Return the asset as committed, None when this run was overtaken.
 
-        Repeats the write while the store is away, so that the provider need not be asked again; the job's timeout
-        bounds it.
+        Repeats the write while the store is away, so that the provider need not be asked again.
         """
         delay, longest = COMMIT_AGAIN_SECONDS
         while True:

@@ -3,7 +3,7 @@
 The asset store holds the truth and Redis is an index of the work to do. Everything in `processing` whose job Redis
 does not know is enqueued again, oldest first, under the same job id, so that doing it twice does no harm. It runs at
 start, when Redis comes back or turns out to have been wiped, and slowly all the time. One process at a time, by a
-lease in Redis.
+lease in Redis. A job that Redis knows but that is not where its state says is put back too.
 """
 
 from __future__ import annotations
@@ -19,16 +19,23 @@ from pipeline.assets.asset import Asset, utc_now
 from pipeline.assets.store import AssetStore
 from pipeline.errors import DependencyUnavailable
 from pipeline.metrics import Metrics
-from pipeline.queue.job import JobState
+from pipeline.queue.job import NewJob
 from pipeline.queue.queue import JobQueue
 from pipeline.submission import job_data
 
 log = structlog.get_logger(__name__)
 
 PAGE = 200
+# The slow search looks at so many pages a round and goes on from there in the next.
+PAGES_PER_ROUND = 25
+# A process whose clock runs ahead makes assets of the future; an urgent search must not miss them.
+CLOCKS_APART = timedelta(days=1)
 LOOK_SECONDS = 5.0
 URGENT_TURN_SECONDS = 5.0
 AGAIN_SECONDS = 1.0
+
+
+Place = tuple[datetime, str]
 
 
 class TurnTaken(Exception):
@@ -47,16 +54,21 @@ class Reconciler:
         every_seconds: float = 30,
         age_seconds: float = 60,
         keep_keys_seconds: float = 86_400,
+        is_fair: bool = False,
     ) -> None:
-        """age_seconds: the slow search leaves younger assets alone, their enqueue may be under way."""
+        """age_seconds: the slow search leaves younger assets alone, their enqueue may be under way. is_fair: users take
+        turns.
+        """
         self._store = store
         self._queue = queue
         self._metrics = metrics
         self._every_seconds = every_seconds
         self._age = timedelta(seconds=age_seconds)
         self._keep_keys = timedelta(seconds=keep_keys_seconds)
+        self._is_fair = is_fair
         self._id = secrets.token_hex(8)
         self._requested = asyncio.Event()
+        self._place: Place | None = None
 
     def request(self) -> None:
         """Search everything soon: a job may be missing."""
@@ -75,10 +87,14 @@ class Reconciler:
                     await self._search(is_urgent)
                     next_search_at = loop.time() + self._every_seconds
             except (DependencyUnavailable, TurnTaken):
-                if is_urgent:
-                    self._requested.set()
+                # Whatever was away, something may have got lost meanwhile: also the answer that told of a wipe.
+                self._requested.set()
                 await asyncio.sleep(AGAIN_SECONDS)
                 continue
+            except Exception:
+                # Nothing known comes here, but a process that searches no more must not look alive.
+                log.exception("reconciling_failed")
+                await asyncio.sleep(self._every_seconds)
             try:
                 async with asyncio.timeout(min(LOOK_SECONDS, self._every_seconds)):
                     await self._requested.wait()
@@ -92,25 +108,44 @@ class Reconciler:
             if is_urgent:
                 raise TurnTaken
             return
-        before = utc_now() if is_urgent else utc_now() - self._age
-        after: tuple[datetime, str] | None = None
-        found = 0
-        while page := await self._store.unfinished_before(before, limit=PAGE, after=after):
-            found += await self._mend(page)
-            after = (page[-1].created_at, page[-1].id)
-            await self._queue.take_turn(name, self._id, seconds)
-        if found:
-            log.warning("jobs_reconciled", count=found)
+        if is_urgent:
+            await self._look_through(utc_now() + CLOCKS_APART, None, name, seconds)
+            return
+        self._place = await self._look_through(utc_now() - self._age, self._place, name, seconds, PAGES_PER_ROUND)
         await self._store.purge_keys(utc_now() - self._keep_keys)
 
-    async def _mend(self, assets: Sequence[Asset]) -> int:
-        states = await self._queue.states([asset.processing_job_id for asset in assets])
+    async def _look_through(
+        self, before: datetime, after: Place | None, turn: str, seconds: float, pages: int | None = None
+    ) -> Place | None:
+        """Mend so many pages (None: all) after that place; return where to go on, None at the end."""
         found = 0
-        for asset, state in zip(assets, states, strict=True):
-            is_over = state in (JobState.COMPLETED, JobState.FAILED)
-            # A job that ended while its asset did not is either being acknowledged just now or was not about this
-            # owner.
-            if state is None or (is_over and asset.updated_at < utc_now() - self._age):
-                found += await self._queue.enqueue(asset.processing_job_id, job_data(asset), revive=is_over)
+        try:
+            while pages is None or pages > 0:
+                page = await self._store.unfinished_before(before, limit=PAGE, after=after)
+                found += await self._mend(page)
+                if len(page) < PAGE:
+                    return None
+                after = (page[-1].created_at, page[-1].id)
+                pages = None if pages is None else pages - 1
+                await self._queue.take_turn(turn, self._id, seconds)
+            return after
+        finally:
+            if found:
+                log.warning("jobs_reconciled", count=found)
+
+    async def _mend(self, assets: Sequence[Asset]) -> int:
+        # A job that ended while its asset did not is either being acknowledged just now or was not about this owner.
+        ended_before = utc_now() - self._age
+        found = await self._queue.restore(
+            [
+                NewJob(
+                    asset.processing_job_id,
+                    job_data(asset),
+                    group=asset.user_id if self._is_fair else "",
+                    revive=asset.updated_at < ended_before,
+                )
+                for asset in assets
+            ]
+        )
         self._metrics.reconciled.inc(found)
         return found

@@ -27,6 +27,13 @@ class Role(StrEnum):
     WORKER = "worker"
 
 
+class Fairness(StrEnum):
+    """Whose job is next: the oldest of all (none), or users take turns (user)."""
+
+    NONE = "none"
+    USER = "user"
+
+
 class LogFormat(StrEnum):
     """`auto` is colours on a terminal and JSON lines everywhere else."""
 
@@ -114,7 +121,22 @@ class Settings(BaseSettings):
         15, "How long a claimed job is ours without renewal: a dead process's jobs run again after this.", gt=0
     )
     renew_seconds: float = _f(5, "How often leases are renewed: twice missed is still in time.", gt=0)
-    max_stalls: int = _f(3, "How often a job may lose its process before it fails.", ge=0)
+    max_stalls: int = _f(3, "A job whose process was lost this often fails.", ge=1)
+    queue_fairness: Fairness = _f(
+        Fairness.NONE, "none: strictly in order of submission; user: users take turns, each one's jobs stay in order."
+    )
+    max_backlog: int = _f(
+        1_000_000, "Jobs that may wait in all before uploads get 503; each takes about 1 kB of Redis.", ge=1
+    )
+    max_backlog_per_user: int = _f(
+        10_000, "Jobs of one user that may wait before uploads get 429; needs QUEUE_FAIRNESS=user.", ge=1
+    )
+    breaker_failures: int = _f(
+        10, "So many failures in a row, over different jobs, stop the claiming: the AI service seems to be down.", ge=2
+    )
+    breaker_probe_seconds: float = _f(
+        15, "Longest wait between the single jobs that then try whether it is back; starts at 1 s and doubles.", ge=1
+    )
     keep_completed_seconds: int = _f(86_400, "Completed jobs stay visible this long: the specification's 24 h.", ge=0)
     keep_failed_seconds: int = _f(604_800, "Failed jobs stay listed this long: the specification's 7 days.", ge=0)
     reconcile_seconds: float = _f(30, "How often assets are searched whose job got lost.", gt=0)

@@ -67,7 +67,8 @@ class AiMetadata:
 class Asset:
     """One uploaded photo and what became of it. Instants are UTC with whole milliseconds.
 
-    fence: how often a job has started on it; a result is committed only under the newest.
+    fence: how often a job has started on it; a result is committed only under the newest. excused: how many of these
+    starts are not held against the job.
     """
 
     id: str
@@ -80,6 +81,7 @@ class Asset:
     updated_at: datetime
     processed: ProcessedImageRef | None = None
     fence: int = 0
+    excused: int = 0
     ai_metadata: AiMetadata = field(default_factory=AiMetadata)
     finished_at: datetime | None = None
 
@@ -87,6 +89,11 @@ class Asset:
     def is_finished(self) -> bool:
         """True once the AI's work on it has ended, well or badly."""
         return self.status in FINISHED
+
+    @property
+    def starts(self) -> int:
+        """How often its job has started and is to blame if nothing came of it."""
+        return self.fence - self.excused
 
     def to_json(self) -> dict[str, Any]:
         """Return the asset as clients see it (schema Asset in contracts/analyze-queue.openapi.json)."""
@@ -142,6 +149,7 @@ class Asset:
             },
             "processingJobId": self.processing_job_id,
             "fence": self.fence,
+            "excused": self.excused,
             "aiMetadata": ai_metadata_document(meta),
             "finishedAt": self.finished_at,
             "createdAt": self.created_at,
@@ -170,6 +178,7 @@ class Asset:
             processed=ProcessedImageRef(processed["url"], processed.get("publicId")) if processed else None,
             processing_job_id=document["processingJobId"],
             fence=document["fence"],
+            excused=document.get("excused", 0),
             ai_metadata=AiMetadata(
                 brand=meta.get("brand"),
                 model=meta.get("model"),

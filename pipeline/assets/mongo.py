@@ -124,12 +124,28 @@ class MongoAssetStore:
             finished_at=finished_at,
         )
 
+    async def excuse(self, asset_id: str, job_id: str) -> None:
+        await self._update(
+            asset_id,
+            {"processingJobId": job_id, "status": AssetStatus.PROCESSING.value},
+            {"$inc": {"excused": 1}},
+        )
+
     async def requeue(self, asset_id: str, user_id: str, job_id: str) -> Asset | None:
+        current = await self.get(asset_id)
+        if current is None:
+            return None
+        # The fence changes only while processing, so what was read still stands if the filter matches.
         return await self._update(
             asset_id,
-            {"userId": user_id, "status": {"$in": [AssetStatus.FAILED.value, AssetStatus.PARTIAL.value]}},
+            {
+                "userId": user_id,
+                "status": {"$in": [AssetStatus.FAILED.value, AssetStatus.PARTIAL.value]},
+                "fence": current.fence,
+            },
             {
                 "$set": {
+                    "excused": current.fence,
                     "status": AssetStatus.PROCESSING.value,
                     "processingJobId": job_id,
                     "aiMetadata": ai_metadata_document(AiMetadata()),

@@ -33,9 +33,9 @@ from pipeline.assets.store import KeyRecord
 from pipeline.errors import ConfigurationError, DependencyUnavailable
 
 BUSY_SECONDS = 5.0
-SCHEMA_VERSION = 1
-SCHEMA = f"""
-BEGIN IMMEDIATE;
+# A file of an older version is brought up to date by the scripts that follow it; the last one's number is its version.
+MIGRATIONS = (
+    """
 CREATE TABLE IF NOT EXISTS assets (
     id TEXT PRIMARY KEY, userId TEXT NOT NULL, category TEXT NOT NULL, status TEXT NOT NULL,
     original TEXT NOT NULL, processed TEXT, processingJobId TEXT NOT NULL, fence INTEGER NOT NULL,
@@ -48,9 +48,11 @@ CREATE TABLE IF NOT EXISTS idempotency_keys (
     key TEXT PRIMARY KEY, assetId TEXT NOT NULL, fingerprint TEXT NOT NULL, createdAt INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS oldest_key ON idempotency_keys (createdAt);
-PRAGMA user_version = {SCHEMA_VERSION};
-COMMIT;
-"""
+""",
+    """
+ALTER TABLE assets ADD COLUMN excused INTEGER NOT NULL DEFAULT 0;
+""",
+)
 # What a statement raises that SQLite, or the binding of its values, refuses; ValueError also when closed meanwhile.
 REFUSALS = (sqlite3.Error, ValueError, OverflowError)
 CURRENT_RUN = "id = :id AND processingJobId = :job AND fence = :fence AND status = 'processing'"
@@ -99,7 +101,7 @@ class SqliteAssetStore:
         document = asset.to_document()
         rows = await self._write(
             "INSERT INTO assets VALUES (:id, :user, :category, :status, :original, :processed, :job, :fence, :meta, "
-            ":finished, :created, :updated) ON CONFLICT (id) DO NOTHING RETURNING *",
+            ":finished, :created, :updated, :excused) ON CONFLICT (id) DO NOTHING RETURNING *",
             {
                 "id": asset.id,
                 "user": asset.user_id,
@@ -113,6 +115,7 @@ class SqliteAssetStore:
                 "finished": _milliseconds(asset.finished_at),
                 "created": _milliseconds(asset.created_at),
                 "updated": _milliseconds(asset.updated_at),
+                "excused": asset.excused,
             },
         )
         return bool(rows)
@@ -160,10 +163,17 @@ class SqliteAssetStore:
             finished_at=finished_at,
         )
 
+    async def excuse(self, asset_id: str, job_id: str) -> None:
+        await self._update(
+            "UPDATE assets SET excused = excused + 1, updatedAt = :now "
+            "WHERE id = :id AND processingJobId = :job AND status = 'processing' AND excused < fence RETURNING *",
+            {"id": asset_id, "job": job_id},
+        )
+
     async def requeue(self, asset_id: str, user_id: str, job_id: str) -> Asset | None:
         return await self._update(
             "UPDATE assets SET status = 'processing', processingJobId = :job, aiMetadata = :meta, processed = NULL, "
-            "finishedAt = NULL, updatedAt = :now "
+            "finishedAt = NULL, excused = fence, updatedAt = :now "
             "WHERE id = :id AND userId = :user AND status IN ('failed', 'partial') RETURNING *",
             {"id": asset_id, "user": user_id, "job": job_id, "meta": _meta_json(AiMetadata())},
         )
@@ -249,16 +259,26 @@ class SqliteAssetStore:
             await _use_wal(connection)
             # An accepted upload must survive a power cut, not only the end of the process.
             await connection.execute("PRAGMA synchronous = FULL")
-            ((version,),) = await connection.execute_fetchall("PRAGMA user_version")
-            if version > SCHEMA_VERSION:
-                raise ConfigurationError(f"{self._path} was written by a newer version of this service")
-            if version < SCHEMA_VERSION:
-                await connection.executescript(SCHEMA)
+            await self._migrate(connection)
         except BaseException:
             # Its thread would keep the process from ever ending.
             await connection.close()
             raise
         return connection
+
+    async def _migrate(self, connection: aiosqlite.Connection) -> None:
+        version = await _version(connection)
+        if version > len(MIGRATIONS):
+            raise ConfigurationError(f"{self._path} was written by a newer version of this service")
+        if version == len(MIGRATIONS):
+            return
+        await connection.execute("BEGIN IMMEDIATE")
+        # Asked again: of two processes that open an old file at once, the second finds it done.
+        for script in MIGRATIONS[await _version(connection) :]:
+            for statement in filter(str.strip, script.split(";")):
+                await connection.execute(statement)
+        await connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        await connection.execute("COMMIT")
 
     async def _read(self, sql: str, values: Mapping[str, Any]) -> list[sqlite3.Row]:
         if self._reader is None:
@@ -311,6 +331,11 @@ class SqliteAssetStore:
             for write, rows in zip(batch, results, strict=True):
                 if rows is not None and not write.done.done():
                     write.done.set_result(rows)
+
+
+async def _version(connection: aiosqlite.Connection) -> int:
+    ((version,),) = await connection.execute_fetchall("PRAGMA user_version")
+    return int(version)
 
 
 async def _use_wal(connection: aiosqlite.Connection) -> None:

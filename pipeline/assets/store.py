@@ -67,9 +67,12 @@ class AssetStore(Protocol):
     async def fail(self, asset_id: str, job_id: str, fence: int, *, error: str, finished_at: datetime) -> Asset | None:
         """Commit `failed` with the error, under the same rule as finish."""
 
+    async def excuse(self, asset_id: str, job_id: str) -> None:
+        """Add 1 to `excused`: a start ended without the job being at fault. Only while `processing` by job_id."""
+
     async def requeue(self, asset_id: str, user_id: str, job_id: str) -> Asset | None:
         """Make a failed or partial asset `processing` again under a new job id; clear result, error and finishedAt;
-        keep the fence.
+        keep the fence, excuse all starts so far.
 
         None when it is not that user's or in no such status.
         """

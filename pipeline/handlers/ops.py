@@ -56,8 +56,10 @@ class MetricsHandler(BaseHandler):
                     "completed": stats.completed,
                     "failed": stats.failed,
                 },
-                stats.oldest_waiting_seconds or 0,
-                stats.is_paused,
+                oldest_waiting_seconds=stats.oldest_waiting_seconds or 0,
+                is_paused=stats.is_paused,
+                held_seconds=stats.held_seconds,
+                is_breaker_open=stats.is_breaker_open,
             )
         body, content_type = self.metrics.render()
         self.set_header("Content-Type", content_type)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pipeline.metrics import Metrics
 
 CLOSE_SECONDS = 5.0
+# How long a call that was cancelled may take to clean up before it is left behind.
+GRACE_SECONDS = 1.0
 log = structlog.get_logger(__name__)
 
 
@@ -106,7 +108,9 @@ class BoundPlugin:
         self._seconds = metrics.plugin_seconds.labels(kind, name)
         self._errors = metrics.plugin_errors.labels(kind, name)
         self._overruns = metrics.plugin_overruns.labels(kind, name)
+        self._stuck = metrics.plugin_stuck.labels(kind, name)
         self._overdue: set[Future[Any]] = set()
+        self._left_behind: set[asyncio.Task[Any]] = set()
 
     @property
     def overdue(self) -> int:
@@ -117,17 +121,41 @@ class BoundPlugin:
     async def call(self, method: str, seconds: float, *args: Any) -> Any:
         """Return what the method returns; PluginOverrun when it takes longer, else whatever Exception it raised."""
         started = perf_counter()
+        # A task of its own: whatever the plugin does with a cancellation, the caller comes free.
+        task = asyncio.create_task(self._run(method, args), name=f"{self.kind} {self.name}: {method}")
         try:
-            async with asyncio.timeout(seconds) as budget:
-                return await self._run(method, args)
-        except Exception as error:
-            self._errors.inc()
-            if not budget.expired():
-                raise
+            await asyncio.wait([task], timeout=seconds)
+            if task.done():
+                return task.result()
             self._overruns.inc()
-            raise PluginOverrun(f"{self.kind} {self.name}: {method} took longer than {seconds:g} s") from error
+            await self._cancel(task, method)
+            raise PluginOverrun(f"{self.kind} {self.name}: {method} took longer than {seconds:g} s")
+        except asyncio.CancelledError:
+            if not task.done():
+                await self._cancel(task, method)
+            raise
+        except Exception:
+            self._errors.inc()
+            raise
         finally:
             self._seconds.observe(perf_counter() - started)
+
+    async def _cancel(self, task: asyncio.Task[Any], method: str) -> None:
+        """Cancel the call; one that goes on all the same is left behind, counted until it ends."""
+        task.cancel()
+        try:
+            await asyncio.wait([task], timeout=GRACE_SECONDS)
+        finally:
+            task.add_done_callback(_ignore)
+            if not task.done():
+                log.warning("plugin_stuck", kind=self.kind, plugin=self.name, method=method)
+                self._stuck.inc()
+                self._left_behind.add(task)
+                task.add_done_callback(self._came_back)
+
+    def _came_back(self, task: asyncio.Task[Any]) -> None:
+        self._stuck.dec()
+        self._left_behind.discard(task)
 
     async def close(self) -> None:
         """Call the plugin's close method if it has one, log its failure, and leave the threads without waiting."""
@@ -162,5 +190,14 @@ class BoundPlugin:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             if not future.cancel():
+                log.warning("plugin_stuck", kind=self.kind, plugin=self.name, method=getattr(function, "__name__", ""))
                 self._overdue.add(future)
+                self._stuck.inc()
+                future.add_done_callback(lambda _: self._stuck.dec())
             raise
+
+
+def _ignore(task: asyncio.Task[Any]) -> None:
+    """Fetch what nobody waits for any more, so that the loop does not complain of it."""
+    if not task.cancelled():
+        task.exception()

@@ -29,12 +29,33 @@ class Outcome(StrEnum):
     RELEASED = "released"
 
 
+class Verdict(StrEnum):
+    """What the end of a job says of what all jobs lean on: it works, it does not, or nothing at all."""
+
+    GOOD = "good"
+    BAD = "bad"
+    NONE = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to be enqueued; JobQueue.enqueue says what the fields mean."""
+
+    id: str
+    data: Mapping[str, Any]
+    request_id: str = ""
+    trace_context: str = ""
+    group: str = ""
+    revive: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A job as it was claimed.
 
     data: the payload, exactly as it was enqueued. attempt: starts so far including this one, from 1. stalls: how often
-    its process was lost. lease: what proves that this claim still holds. error: why the last attempt failed.
+    its process was lost. lease: what proves that this claim still holds. error: why the last attempt failed. is_probe:
+    it was let through to see whether what all jobs lean on works again.
     """
 
     id: str
@@ -47,6 +68,8 @@ class Job:
     request_id: str = ""
     trace_context: str = ""
     error: str = ""
+    group: str = ""
+    is_probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +77,7 @@ class Finish:
     """The end of one claim, to be acknowledged with the next step.
 
     delay_ms: wait before the next attempt. gives_back: the attempt is not counted. error: the reason, for retry and
-    failed.
+    failed. hold_ms: nobody claims for that long.
     """
 
     job: Job
@@ -62,12 +85,14 @@ class Finish:
     delay_ms: int = 0
     gives_back: bool = False
     error: str = ""
+    verdict: Verdict = Verdict.NONE
+    hold_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """What one step did. lost: leases that were no longer ours. waiting: jobs left. next_due_ms: until the next
-    delayed job, or None.
+    delayed job, or None. held_ms: until jobs are claimed again, 0 when they are.
     """
 
     claimed: list[Job] = field(default_factory=list)
@@ -75,6 +100,8 @@ class Step:
     waiting: int = 0
     next_due_ms: int | None = None
     is_paused: bool = False
+    held_ms: int = 0
+    is_breaker_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,26 +119,22 @@ class RetryPolicy:
     def decide(self, error: Exception, attempt: int) -> int | None:
         """Return the wait before the next attempt in milliseconds, or None to give up.
 
-        attempt: how many times the job has been started, from 1. Doubles from backoff_ms: 2000, 4000; a longer wait
-        that the other side asked for wins. The last attempt and any PermanentJobError give None. Unknown errors are
-        retried.
+        attempt: how many times the job has been started, from 1. Doubles from backoff_ms: 2000, 4000. The last attempt
+        and any PermanentJobError give None. Unknown errors are retried.
         """
         if isinstance(error, PermanentJobError) or attempt >= self.attempts:
             return None
+        if isinstance(error, RetryableJobError) and error.max_attempts is not None and attempt >= error.max_attempts:
+            return None
         delay_ms: int = self.backoff_ms * 2 ** (attempt - 1)
-        if isinstance(error, RetryableJobError):
-            if error.max_attempts is not None and attempt >= error.max_attempts:
-                return None
-            if error.retry_after_seconds is not None:
-                delay_ms = max(delay_ms, round(error.retry_after_seconds * 1000))
         return delay_ms
 
     def spent(self, job: Job) -> str | None:
         """Return why this claim must not run at all, or None. A start beyond the limit means the process was lost
         giving it up.
         """
-        if job.stalls > self.max_stalls:
-            return f"Processing stalled {self.max_stalls} times"
+        if job.stalls >= self.max_stalls:
+            return f"Processing stalled {job.stalls} times"
         if job.attempt > self.attempts:
             return job.error or f"Processing failed after {self.attempts} attempts"
         return None

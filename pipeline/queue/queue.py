@@ -4,8 +4,8 @@ Every state move is one Lua script in lua/; this file names the keys, calls the 
 objects. Runs on the event loop. Redis 6.2 commands only. All keys of a queue share one hash tag, so that the scripts
 run on Redis Cluster.
 
-Permanent keys: waiting, delayed, leases, completed, failed, wake (at most one marker), paused, generation. Each
-empties with its jobs; job hashes are removed by trim once past retention.
+Permanent keys: waiting, groups, grouped, group:<name>, delayed, leases, completed, failed, wake (at most one marker),
+paused, hold, generation. Each empties with its jobs; job hashes are removed by trim once past retention.
 """
 
 from __future__ import annotations
@@ -13,28 +13,36 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
 from pipeline.errors import DependencyUnavailable
-from pipeline.queue.job import Finish, Job, JobState, Outcome, Step
+from pipeline.queue.job import Finish, Job, NewJob, Outcome, Step
 
+T = TypeVar("T")
 SCRIPTS = ("enqueue", "step", "renew", "recover", "release", "trim", "pause", "stats")
+# The keys that lua/place.lua names, and the scripts it goes before.
+PLACES = ("waiting", "groups", "grouped", "wake")
+PLACING = ("enqueue", "step", "recover", "release", "stats")
 TRIM_AT_MOST = 500
 RECOVER_AT_MOST = 100
 SOCKET_TIMEOUT_SECONDS = 5.0
+# No job is delayed and no queue held for longer, whatever another service asks for.
+LONGEST_DELAY_MS = 600_000
 
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """Jobs by state, and how long the oldest waiting one has waited (None when none waits)."""
+    """Jobs by state, how long the oldest waiting one has waited (None when none waits), for how long nothing is
+    claimed (0 when it is), and whether that is because the breaker is open.
+    """
 
     waiting: int
     delayed: int
@@ -43,6 +51,21 @@ class QueueStats:
     failed: int
     is_paused: bool
     oldest_waiting_seconds: float | None
+    held_seconds: float = 0
+    is_breaker_open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """When a queue stops claiming because what all its jobs lean on seems to be down.
+
+    failures: so many in a row, each of another job than the one before, open it. Then one job at a time is let through,
+    after first_probe_seconds and then waits that double up to longest_probe_seconds, until one succeeds.
+    """
+
+    failures: int = 10
+    first_probe_seconds: float = 1
+    longest_probe_seconds: float = 15
 
 
 def connect(url: str, *, blocking_seconds: float = 0) -> Redis:
@@ -62,6 +85,10 @@ def connect(url: str, *, blocking_seconds: float = 0) -> Redis:
     )
 
 
+class QueueFull(DependencyUnavailable):
+    """Redis has no memory left for what was asked."""
+
+
 class JobQueue:
     """One named queue. Any method raises DependencyUnavailable when Redis cannot be reached or refuses."""
 
@@ -75,6 +102,7 @@ class JobQueue:
         keep_completed_seconds: float = 86_400,
         keep_failed_seconds: float = 604_800,
         block_seconds: float = 2,
+        breaker: Breaker = Breaker(),
         clock_offset_ms: int = 0,
     ) -> None:
         """block_seconds: longest one call of wait_for_work. clock_offset_ms: added to Redis TIME; only tests set it."""
@@ -86,14 +114,18 @@ class JobQueue:
         self._lease_ms = round(lease_seconds * 1000)
         self._keep_completed_ms = round(keep_completed_seconds * 1000)
         self._keep_failed_ms = round(keep_failed_seconds * 1000)
+        self._breaker = (
+            breaker.failures,
+            round(breaker.first_probe_seconds * 1000),
+            round(breaker.longest_probe_seconds * 1000),
+        )
         self._base = base = f"{prefix}:{{{name}}}:"
         self._job_prefix = base + "job:"
         self._key = {
             key: base + key
-            for key in ("waiting", "delayed", "leases", "completed", "failed", "wake", "paused", "generation")
+            for key in (*PLACES, "delayed", "leases", "completed", "failed", "paused", "hold", "generation")
         }
-        folder = resources.files("pipeline.queue.lua")
-        self._sources = {verb: folder.joinpath(f"{verb}.lua").read_text("utf-8") for verb in SCRIPTS}
+        self._sources = {verb: _source(verb) for verb in SCRIPTS}
         self._hashes: dict[str, str] = {}
 
     async def close(self) -> None:
@@ -112,31 +144,54 @@ class JobQueue:
         *,
         request_id: str = "",
         trace_context: str = "",
+        group: str = "",
         revive: bool = False,
     ) -> bool:
         """Put the job at the back of waiting; False when it is known already, which changes nothing.
 
-        revive: a job that is completed or failed starts over instead.
+        group: jobs of different groups take turns, those without go first and strictly in order. revive: a job that is
+        completed or failed starts over instead.
         """
-        reply = await self._run(
-            "enqueue",
-            [*self._keys("waiting", "wake", "completed", "failed"), self._job_prefix + job_id],
-            [job_id, json.dumps(data, separators=(",", ":")), request_id, trace_context, int(revive)],
-        )
-        return bool(reply == "ok")
+        keys, args = self._enqueue_call(NewJob(job_id, data, request_id, trace_context, group, revive))
+        return bool(await self._with_room(lambda: self._run("enqueue", keys, args)) == "ok")
+
+    async def restore(self, jobs: Sequence[NewJob]) -> int:
+        """Enqueue those jobs that Redis does not know and put back those that are not where their state says; return
+        how many.
+        """
+        if not jobs:
+            return 0
+        sha = await self._call(self._redis.script_load(self._sources["enqueue"]))
+
+        async def run() -> list[str]:
+            pipe = self._redis.pipeline(transaction=False)
+            for job in jobs:
+                keys, args = self._enqueue_call(job)
+                pipe.evalsha(sha, len(keys), *keys, self.clock_offset_ms, *args)
+            return cast(list[str], await self._call(pipe.execute()))
+
+        replies = await self._with_room(run)
+        return len(replies) - replies.count("exists")
 
     async def step(self, mark: str, finishes: Sequence[Finish], free: int) -> Step:
         """Acknowledge what finished and claim for `free` slots, in one call.
 
         mark: `worker:number`, never used before; it becomes part of the leases.
         """
-        args: list[Any] = [self._lease_ms, mark, free, len(finishes)]
+        args: list[Any] = [self._lease_ms, mark, free, LONGEST_DELAY_MS, *self._breaker, len(finishes)]
         for finish in finishes:
-            args += [finish.job.lease, finish.outcome.value, finish.delay_ms, int(finish.gives_back), finish.error]
-        lost, claimed, waiting, next_due_ms, is_paused, now_ms = await self._run(
-            "step",
-            [*self._keys("waiting", "delayed", "leases", "completed", "failed", "wake", "paused"), self._job_prefix],
-            args,
+            args += [
+                finish.job.lease,
+                finish.outcome.value,
+                finish.delay_ms,
+                int(finish.gives_back),
+                finish.job.group,
+                finish.verdict.value,
+                finish.hold_ms,
+                finish.error,
+            ]
+        lost, claimed, waiting, next_due_ms, is_paused, held_ms, is_open, now_ms = await self._run(
+            "step", self._places("delayed", "leases", "completed", "failed", "paused", "hold"), args
         )
         return Step(
             claimed=[self._job(fields, now_ms) for fields in claimed],
@@ -144,6 +199,8 @@ class JobQueue:
             waiting=waiting,
             next_due_ms=None if next_due_ms < 0 else next_due_ms,
             is_paused=bool(is_paused),
+            held_ms=held_ms,
+            is_breaker_open=bool(is_open),
         )
 
     async def renew(self, leases: Sequence[str]) -> list[str]:
@@ -159,8 +216,8 @@ class JobQueue:
         while True:
             ids = await self._run(
                 "recover",
-                [*self._keys("waiting", "leases", "wake"), self._job_prefix],
-                [RECOVER_AT_MOST, int(everything)],
+                self._places("leases", "delayed"),
+                [RECOVER_AT_MOST, int(everything), self._lease_ms, LONGEST_DELAY_MS],
             )
             recovered += ids
             if len(ids) < RECOVER_AT_MOST:
@@ -170,23 +227,21 @@ class JobQueue:
         """Put back what this worker claimed without knowing (the reply of a step was lost); return how many."""
         return cast(
             int,
-            await self._run(
-                "release", [*self._keys("waiting", "leases"), self._job_prefix], [worker_id, *leases], timed=False
-            ),
+            await self._run("release", self._places("leases"), [worker_id, *leases], timed=False),
         )
 
     async def trim(self) -> int:
         """Remove finished jobs past retention; return how many."""
-        total: int = 0
-        while True:
-            removed: int = await self._run(
-                "trim",
-                [*self._keys("completed", "failed"), self._job_prefix],
-                [self._keep_completed_ms, self._keep_failed_ms, TRIM_AT_MOST],
-            )
+        total = 0
+        while removed := await self._trim(self._keep_completed_ms, self._keep_failed_ms):
             total += removed
             if removed < TRIM_AT_MOST:
-                return total
+                break
+        return total
+
+    async def _trim(self, keep_completed_ms: int, keep_failed_ms: int) -> int:
+        keys = [*self._keys("completed", "failed"), self._job_prefix]
+        return cast(int, await self._run("trim", keys, [keep_completed_ms, keep_failed_ms, TRIM_AT_MOST]))
 
     async def wait_for_work(self) -> None:
         """Return when something was enqueued anywhere, at the latest after block_seconds."""
@@ -207,24 +262,30 @@ class JobQueue:
 
     async def stats(self) -> QueueStats:
         """Return the counts as they are now."""
-        waiting, delayed, active, completed, failed, is_paused, age_ms = await self._run(
-            "stats",
-            [*self._keys("waiting", "delayed", "leases", "completed", "failed", "paused"), self._job_prefix],
-            [],
+        waiting, delayed, active, completed, failed, is_paused, age_ms, held_ms, is_open = await self._run(
+            "stats", self._places("delayed", "leases", "completed", "failed", "paused", "hold"), []
         )
         return QueueStats(
-            waiting, delayed, active, completed, failed, bool(is_paused), None if age_ms < 0 else age_ms / 1000
+            waiting=waiting,
+            delayed=delayed,
+            active=active,
+            completed=completed,
+            failed=failed,
+            is_paused=bool(is_paused),
+            oldest_waiting_seconds=None if age_ms < 0 else age_ms / 1000,
+            held_seconds=held_ms / 1000,
+            is_breaker_open=bool(is_open),
         )
 
-    async def states(self, job_ids: Sequence[str]) -> list[JobState | None]:
-        """Return each job's state, None for those Redis does not know."""
-        try:
-            pipe = self._redis.pipeline(transaction=False)
-            for job_id in job_ids:
-                pipe.hget(self._job_prefix + job_id, "state")
-            return [JobState(state) if state else None for state in await pipe.execute()]
-        except (RedisError, OSError) as error:
-            raise DependencyUnavailable("The queue cannot be reached") from error
+    async def backlog(self, group: str = "") -> tuple[int, int]:
+        """Return how many jobs have yet to start or start again, and how many of the group wait."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.llen(self._key["waiting"])
+        pipe.get(self._key["grouped"])
+        pipe.zcard(self._key["delayed"])
+        pipe.llen(f"{self._base}group:{group}")
+        waiting, grouped, delayed, of_group = await self._call(pipe.execute())
+        return waiting + int(grouped or 0) + delayed, of_group
 
     async def fields(self, job_id: str) -> dict[str, str]:
         """Return the job's hash as it is, {} when there is none: for operators and tests."""
@@ -253,9 +314,17 @@ class JobQueue:
     def _keys(self, *names: str) -> list[str]:
         return [self._key[name] for name in names]
 
+    def _places(self, *names: str) -> list[str]:
+        return [*self._keys(*PLACES), self._base, *self._keys(*names)]
+
+    def _enqueue_call(self, job: NewJob) -> tuple[list[str], list[Any]]:
+        text = json.dumps(job.data, separators=(",", ":"))
+        args = [job.id, text, job.request_id, job.trace_context, job.group, int(job.revive)]
+        return self._places("completed", "failed", "delayed", "leases"), args
+
     @staticmethod
     def _job(fields: list[Any], now_ms: int) -> Job:
-        job_id, data, attempt, stalls, lease, enqueued_at_ms, request_id, trace_context, error = fields
+        job_id, data, attempt, stalls, lease, enqueued_at_ms, request_id, trace_context, error, group, is_probe = fields
         return Job(
             id=job_id,
             data=_payload(data),
@@ -267,29 +336,49 @@ class JobQueue:
             request_id=request_id,
             trace_context=trace_context,
             error=error,
+            group=group,
+            is_probe=bool(is_probe),
         )
 
     async def _run(self, verb: str, keys: Sequence[str], args: Sequence[Any], *, timed: bool = True) -> Any:
-        """Call a script by its hash, loading it when this Redis has not seen it. timed: its first ARGV is the clock
-        offset.
-        """
+        """Call a script. timed: its first ARGV is the clock offset."""
         arguments = [*keys, self.clock_offset_ms, *args] if timed else [*keys, *args]
+        return await self._call(self._evaluate(verb, len(keys), arguments))
+
+    async def _evaluate(self, verb: str, key_count: int, arguments: Sequence[Any]) -> Any:
+        """Call the script by its hash, loading it when this Redis has not seen it."""
+        if verb not in self._hashes:
+            self._hashes[verb] = await self._redis.script_load(self._sources[verb])
         try:
-            if verb not in self._hashes:
-                self._hashes[verb] = await self._redis.script_load(self._sources[verb])
-            try:
-                return await self._redis.evalsha(self._hashes[verb], len(keys), *arguments)
-            except NoScriptError:
-                return await self._redis.eval(self._sources[verb], len(keys), *arguments)
-        except (RedisError, OSError) as error:
-            raise DependencyUnavailable("The queue cannot be reached") from error
+            return await self._redis.evalsha(self._hashes[verb], key_count, *arguments)
+        except NoScriptError:
+            return await self._redis.eval(self._sources[verb], key_count, *arguments)
+
+    async def _with_room(self, run: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await run()
+        except QueueFull:
+            # What is completed is only remembered; it makes room for what has yet to be done.
+            await self._trim(0, self._keep_failed_ms)
+            return await run()
 
     @staticmethod
     async def _call(command: Awaitable[Any]) -> Any:
+        """Await a command; any failure, an answer that never comes included, is DependencyUnavailable."""
         try:
-            return await command
-        except (RedisError, OSError) as error:
+            # The client has a timeout of its own; this one is for a call that hangs without any error.
+            async with asyncio.timeout(SOCKET_TIMEOUT_SECONDS + 1):
+                return await command
+        except OutOfMemoryError as error:
+            raise QueueFull("The queue is full") from error
+        except (RedisError, OSError, TimeoutError) as error:
             raise DependencyUnavailable("The queue cannot be reached") from error
+
+
+def _source(verb: str) -> str:
+    folder = resources.files("pipeline.queue.lua")
+    names = ("place", verb) if verb in PLACING else (verb,)
+    return "\n".join(folder.joinpath(f"{name}.lua").read_text("utf-8") for name in names)
 
 
 def _payload(text: str) -> Mapping[str, Any]:
@@ -301,4 +390,4 @@ def _payload(text: str) -> Mapping[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-__all__ = ["JobQueue", "Outcome", "QueueStats", "connect"]
+__all__ = ["Breaker", "JobQueue", "Outcome", "QueueStats", "connect"]

@@ -11,16 +11,18 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Protocol
+from math import inf
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from pipeline.errors import DependencyUnavailable, JobError, RetryableJobError
+from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
 from pipeline.metrics import Metrics
-from pipeline.queue.job import Finish, Job, Outcome, RetryPolicy, reason
+from pipeline.queue.job import Finish, Job, Outcome, RetryPolicy, Verdict, reason
 from pipeline.queue.queue import JobQueue
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 # A lease is given up this long before it ends, so that the next owner never starts beside us.
 LEASE_MARGIN = 0.2
@@ -34,18 +36,29 @@ LABELS = {
 }
 # How long a job waits that could not be given up because the store was away.
 GIVE_UP_AGAIN_MS = 5000
+EXCUSE_SECONDS = 1.0
+# Longer than an idle worker blocks and than two renewals are apart: who has heard nothing for so long does not work.
+SILENT_SECONDS = 10.0
 
 
 class JobHandler(Protocol):
-    """What a worker does with a job. Both methods must bear being repeated."""
+    """What a worker does with a job. Every method must bear being repeated."""
 
-    async def process(self, job: Job) -> None:
-        """Do the work; an exception is judged by RetryPolicy.decide. DependencyUnavailable does not count as an
-        attempt.
+    async def process(self, job: Job) -> object | None:
+        """Do the work and return its result, or None when there was nothing to do.
+
+        An exception is judged by RetryPolicy.decide; DependencyUnavailable does not count as an attempt, nor does a
+        RetryableJobError that says how long to wait: all jobs wait then.
         """
+
+    async def commit(self, job: Job, result: Any) -> None:
+        """Keep the result, for as long as it takes; only the loss of the lease ends this."""
 
     async def give_up(self, job: Job, message: str) -> None:
         """Record that the job failed for good, and why."""
+
+    async def excuse(self, job: Job) -> None:
+        """Record that the job was started in vain through no fault of its own."""
 
     def describe(self, job: Job) -> Mapping[str, str]:
         """Return what to log with every line about the job, e.g. {"assetId": ...}."""
@@ -65,12 +78,12 @@ class _Running:
         self.is_ended = False
         self.is_released = False
 
-    async def bounded(self, work: Awaitable[None], seconds: float) -> None:
+    async def bounded(self, work: Awaitable[T], seconds: float = inf) -> T:
         """Await the handler for that long and no longer than the lease lasts; TimeoutError when either is over."""
         self.work_ends_at = asyncio.get_running_loop().time() + seconds
         try:
             async with asyncio.timeout_at(min(self.lease_ends_at, self.work_ends_at)) as self.scope:
-                await work
+                return await work
         finally:
             self.scope = None
 
@@ -129,11 +142,20 @@ class Worker:
         self._timer: asyncio.TimerHandle | None = None
         self._is_draining = self._is_drained = False
         self._is_connected = True
+        self._is_breaker_open = False
+        self._heard_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         metrics.slots.set(concurrency)
 
+    async def check(self) -> None:
+        """Return when this worker can claim: the queue has answered it lately. DependencyUnavailable otherwise."""
+        silent_seconds = asyncio.get_running_loop().time() - self._heard_at
+        if not self._is_connected or silent_seconds > max(SILENT_SECONDS, 2 * self._renew_seconds):
+            raise DependencyUnavailable(f"The queue has not answered for {silent_seconds:.0f} s")
+
     def start(self) -> None:
         """Start the slots, the claiming and the renewing."""
+        self._hear()
         self._tasks = [asyncio.create_task(self._slot(), name=f"slot-{number}") for number in range(self._concurrency)]
         self._tasks.append(asyncio.create_task(self._renew_forever(), name="renew"))
         self._claiming = asyncio.create_task(self._claim_until_drained(), name="claim")
@@ -184,7 +206,9 @@ class Worker:
         if not self._is_connected:
             await self._queue.release_unknown(self._id, self._held)
         step = await self._queue.step(f"{self._id}:{self._steps}", finishes, free)
+        self._hear()
         self._reconnected()
+        self._note_breaker(step.is_breaker_open)
         del self._finishes[: len(finishes)]
         for finish in finishes:
             self._held.pop(finish.job.lease, None)
@@ -194,13 +218,13 @@ class Worker:
             self._held[job.lease] = running
             self._claimed.put_nowait(running)
         self._metrics.jobs_claimed.inc(len(step.claimed))
-        self._wake_in(step.next_due_ms)
+        self._wake_in([ms for ms in (step.next_due_ms, step.held_ms or None) if ms is not None])
         if self._is_draining:
             if not self._held:
                 self._is_drained = True
                 return
         elif len(self._held) < self._concurrency:
-            if step.waiting and not step.is_paused:
+            if step.waiting and not step.is_paused and not step.held_ms:
                 return  # ids without a job were popped; there may be real ones behind them
             self._listen()
         await self._changed.wait()
@@ -212,17 +236,26 @@ class Worker:
             self._marker.add_done_callback(self._heard)
 
     def _heard(self, marker: asyncio.Task[None]) -> None:
-        if not marker.cancelled():
-            marker.exception()  # an unreachable Redis shows in the step that follows
+        # An unreachable Redis shows in the step that follows.
+        if not marker.cancelled() and marker.exception() is None:
+            self._hear()
         self._changed.set()
 
-    def _wake_in(self, due_ms: int | None) -> None:
+    def _hear(self) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
+
+    def _wake_in(self, waits_ms: list[int]) -> None:
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        if due_ms is not None:
+        if waits_ms:
             # One more millisecond: Redis rounds down, and a step that comes too early would spin.
-            self._timer = asyncio.get_running_loop().call_later((due_ms + 1) / 1000, self._changed.set)
+            self._timer = asyncio.get_running_loop().call_later((min(waits_ms) + 1) / 1000, self._changed.set)
+
+    def _note_breaker(self, is_open: bool) -> None:
+        if is_open != self._is_breaker_open:
+            self._is_breaker_open = is_open
+            log.warning("breaker_opened" if is_open else "breaker_closed")
 
     async def _wait_for_redis(self, error: DependencyUnavailable) -> None:
         first, longest = RECONNECT_SECONDS
@@ -249,6 +282,7 @@ class Worker:
                     self._metrics.jobs_recovered.inc(len(recovered))
                     log.warning("jobs_recovered", jobIds=recovered)
                 await self._queue.trim()
+                self._hear()
             except DependencyUnavailable:
                 pass  # the claiming coroutine says so; each job's own deadline ends it when this lasts
             except Exception:
@@ -303,7 +337,8 @@ class Worker:
         spent = self._policy.spent(job)
         finish = await (self._attempt(running) if spent is None else self._give_up(running, spent))
         seconds = time.monotonic() - started_at
-        outcome = LABELS[finish.outcome] if finish else "lost"
+        is_postponed = finish is not None and finish.outcome is Outcome.RETRY and finish.gives_back
+        outcome = "lost" if finish is None else "postponed" if is_postponed else LABELS[finish.outcome]
         self._metrics.jobs_finished.labels(outcome).inc()
         self._metrics.job_seconds.labels(outcome).observe(seconds)
         fields: dict[str, Any] = {"durationMs": round(seconds * 1000)}
@@ -313,7 +348,8 @@ class Worker:
         elif finish.outcome is Outcome.COMPLETED:
             log.info("job_completed", **fields)
         elif finish.outcome is Outcome.RETRY:
-            log.warning("job_retrying", error=finish.error, delayMs=finish.delay_ms, **fields)
+            event = "job_postponed" if is_postponed else "job_retrying"
+            log.warning(event, error=finish.error, delayMs=finish.delay_ms, **fields)
         elif finish.outcome is Outcome.FAILED:
             log.warning("job_failed", error=finish.error, **fields)
         else:
@@ -324,35 +360,64 @@ class Worker:
         job = running.job
         error: Exception
         try:
-            await running.bounded(self._handler.process(job), self._policy.timeout_seconds)
-            return Finish(job, Outcome.COMPLETED)
-        except DependencyUnavailable as unavailable:
-            # Redis, the store or the storage is away: not the job's fault, so no attempt is spent.
-            return Finish(job, Outcome.RETRY, self._policy.backoff_ms, gives_back=True, error=unavailable.message)
+            result = await running.bounded(self._handler.process(job), self._policy.timeout_seconds)
+            if result is None:
+                return Finish(job, Outcome.COMPLETED)
+            # Work that blocked the loop past the lease ends here: nothing could cancel it.
+            if not running.has_lease:
+                return None
+            await running.bounded(self._handler.commit(job, result))
+            return Finish(job, Outcome.COMPLETED, verdict=Verdict.GOOD)
         except Exception as raised:  # the border of a slot: whatever a plugin raises ends here
             error = raised
         if running.is_released:
+            await self._excuse(job)
             return Finish(job, Outcome.RELEASED, gives_back=True)
         if not running.has_lease:
             return None
+        return await self._judge(running, error)
+
+    async def _judge(self, running: _Running, error: Exception) -> Finish | None:
+        job = running.job
+        if isinstance(error, DependencyUnavailable):
+            return await self._postpone(job, error.message, self._policy.backoff_ms, Verdict.BAD)
         if isinstance(error, TimeoutError):
             error = RetryableJobError(f"Processing took longer than {self._policy.timeout_seconds:g} s")
         elif not isinstance(error, JobError):
             log.warning("job_raised", exc_info=error)
+        message = reason(error, job.attempt)
+        if isinstance(error, RetryableJobError) and error.retry_after_seconds is not None:
+            hold_ms = round(error.retry_after_seconds * 1000)
+            return await self._postpone(job, message, hold_ms, Verdict.NONE, hold_ms)
+        verdict = Verdict.GOOD if isinstance(error, PermanentJobError) else Verdict.BAD
+        if verdict is Verdict.BAD and (job.is_probe or self._is_breaker_open):
+            return await self._postpone(job, message, self._policy.backoff_ms, verdict)
         delay_ms = self._policy.decide(error, job.attempt)
         if delay_ms is None:
-            return await self._give_up(running, reason(error, job.attempt))
-        return Finish(job, Outcome.RETRY, delay_ms, error=reason(error, job.attempt))
+            return await self._give_up(running, message, verdict)
+        return Finish(job, Outcome.RETRY, delay_ms, error=message, verdict=verdict)
 
-    async def _give_up(self, running: _Running, message: str) -> Finish | None:
+    async def _postpone(self, job: Job, message: str, delay_ms: int, verdict: Verdict, hold_ms: int = 0) -> Finish:
+        """Return the end of a start that is not the job's fault: it costs no attempt."""
+        await self._excuse(job)
+        return Finish(job, Outcome.RETRY, delay_ms, gives_back=True, error=message, verdict=verdict, hold_ms=hold_ms)
+
+    async def _excuse(self, job: Job) -> None:
         try:
-            await running.bounded(self._handler.give_up(running.job, message), self._policy.timeout_seconds)
+            async with asyncio.timeout(EXCUSE_SECONDS):
+                await self._handler.excuse(job)
+        except Exception as error:  # the border of a slot; at worst the start counts
+            log.warning("excuse_failed", error=repr(error))
+
+    async def _give_up(self, running: _Running, message: str, verdict: Verdict = Verdict.NONE) -> Finish | None:
+        try:
+            await running.bounded(self._handler.give_up(running.job, message))
         except Exception as error:  # the border of a slot
             if not running.has_lease and not running.is_released:
                 return None
             log.warning("give_up_failed", error=repr(error))
-            return Finish(running.job, Outcome.RETRY, GIVE_UP_AGAIN_MS, error=message)
-        return Finish(running.job, Outcome.FAILED, error=message)
+            return Finish(running.job, Outcome.RETRY, GIVE_UP_AGAIN_MS, error=message, verdict=verdict)
+        return Finish(running.job, Outcome.FAILED, error=message, verdict=verdict)
 
 
 async def cancel(tasks: Iterable[asyncio.Task[None]]) -> None:

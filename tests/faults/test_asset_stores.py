@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sqlite3
@@ -23,7 +24,7 @@ from tornado.ioloop import IOLoop
 
 from pipeline.assets.asset import AiMetadata, AssetStatus, utc_now
 from pipeline.assets.mongo import MongoAssetStore
-from pipeline.assets.sqlite import SCHEMA_VERSION, SqliteAssetStore
+from pipeline.assets.sqlite import MIGRATIONS, SqliteAssetStore
 from pipeline.errors import ConfigurationError, DependencyUnavailable
 from tests.factories import make_asset
 from tests.mongo_server import MongoServer
@@ -75,10 +76,30 @@ async def test_sqlite_opens_once_the_obstacle_is_gone(tmp_path: Path) -> None:
 async def test_sqlite_refuses_a_file_of_a_newer_version(tmp_path: Path) -> None:
     """An older service does not write into tables it does not know."""
     connection = sqlite3.connect(tmp_path / "assets.sqlite")
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     connection.close()
     with pytest.raises(ConfigurationError, match="newer version"):
         await SqliteAssetStore(tmp_path / "assets.sqlite").open()
+
+
+@pytest.mark.gen_test
+async def test_sqlite_brings_a_file_of_the_first_version_up_to_date(tmp_path: Path) -> None:
+    """A file made before `excused` existed is opened, and what it holds is there."""
+    path, asset = tmp_path / "assets.sqlite", make_asset()
+    connection = sqlite3.connect(path)
+    connection.executescript(MIGRATIONS[0] + "PRAGMA user_version = 1;")
+    original = json.dumps(asset.to_document()["images"]["original"])
+    meta = json.dumps({"brand": None, "model": None, "colorway": None, "processedAt": None, "error": None})
+    row = (asset.id, asset.user_id, asset.category, "processing", original, None, asset.processing_job_id, 2, meta)
+    connection.execute("INSERT INTO assets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0, 0)", row)
+    connection.commit()
+    connection.close()
+    store = SqliteAssetStore(path)
+    await store.open()
+    await store.excuse(asset.id, asset.processing_job_id)
+    found = await store.get(asset.id)
+    await store.close()
+    assert found is not None and (found.fence, found.excused, found.starts) == (2, 1, 1)
 
 
 @pytest.mark.gen_test

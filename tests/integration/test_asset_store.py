@@ -225,6 +225,22 @@ async def test_result_is_committed_once(store: AssetStore) -> None:
     assert sum(each is not None for each in done) == 1
 
 
+@pytest.mark.gen_test(timeout=30)
+async def test_excused_starts_do_not_count(store: AssetStore) -> None:
+    """Only for the current job while it is processing; a new job starts from nothing."""
+    asset = await create(store)
+    for _ in range(3):
+        await store.begin(asset.id, asset.user_id, asset.processing_job_id)
+    await store.excuse(asset.id, asset.processing_job_id)
+    await store.excuse(asset.id, "ai-processing:another")
+    begun = await store.begin(asset.id, asset.user_id, asset.processing_job_id)
+    assert begun is not None and (begun.fence, begun.excused, begun.starts) == (4, 1, 3)
+    await store.fail(asset.id, asset.processing_job_id, 4, error="no", finished_at=utc_now())
+    await store.excuse(asset.id, asset.processing_job_id)
+    again = await store.requeue(asset.id, asset.user_id, "ai-processing:again")
+    assert again is not None and (again.fence, again.starts) == (4, 0)
+
+
 @pytest.mark.gen_test
 @pytest.mark.parametrize("status", [AssetStatus.FAILED, AssetStatus.PARTIAL])
 async def test_requeue_starts_over_and_keeps_the_fence(store: AssetStore, status: AssetStatus) -> None:

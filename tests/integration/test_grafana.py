@@ -174,6 +174,7 @@ def exercise(metrics: Metrics) -> None:
     metrics.plugin_seconds.labels("provider", "http").observe(1)
     metrics.plugin_errors.labels("provider", "http").inc()
     metrics.plugin_overruns.labels("provider", "http").inc()
+    metrics.plugin_stuck.labels("provider", "http").inc()
 
 
 @pytest.fixture

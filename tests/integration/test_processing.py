@@ -94,6 +94,13 @@ def make_job(asset: Asset, **changes: Any) -> Job:
     return Job(**fields | {"enqueued_at_ms": 0, "claimed_at_ms": 0, "request_id": "r-1"} | changes)
 
 
+async def run(processing: Processing, job: Job) -> None:
+    """Do with the job what a worker does."""
+    result = await processing.process(job)
+    if result is not None:
+        await processing.commit(job, result)
+
+
 def stale_results(metrics: Metrics) -> float:
     return metrics.registry.get_sample_value("pipeline_stale_results_total") or 0
 
@@ -104,7 +111,7 @@ async def test_job_asks_the_provider_with_all_it_needs(
 ) -> None:
     """URL, category, ids, attempt and time budget; the bytes only when it wants them."""
     asset, job = await submit(store)
-    await processing.process(job)
+    await run(processing, job)
     assert plugins.requests == [
         AnalyzeRequest(asset.original.url, "sneaker", asset.id, job.id, "r-1", attempt=1, timeout_seconds=90)
     ]
@@ -118,9 +125,9 @@ async def test_provider_that_wants_the_image_gets_it(
     plugins.needs_image = True
     asset, job = await submit(store)
     with pytest.raises(PermanentJobError, match="no longer there"):
-        await processing.process(job)
+        await run(processing, job)
     plugins.images[asset.original.public_id] = b"bytes"
-    await processing.process(job)
+    await run(processing, job)
     assert [request.image for request in plugins.requests] == [b"bytes"]
 
 
@@ -131,7 +138,7 @@ async def test_processed_image_is_kept_under_the_runs_own_name(
     """Bytes that the provider made are saved, named by the fence, and linked in asset and event."""
     plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(b"webp", "image/webp"))
     asset, job = await submit(store)
-    await processing.process(job)
+    await run(processing, job)
     name = f"{asset.id}/processed-1"
     assert plugins.images == {name: b"webp"}
     assert plugins.events[0][0]["processedImageUrl"] == f"https://images.example/{name}"
@@ -143,9 +150,9 @@ async def test_job_that_runs_again_after_its_commit_only_notifies_again(
 ) -> None:
     """A crash between commit and acknowledgement: same event again, no second question, same asset."""
     asset, job = await submit(store)
-    await processing.process(job)
+    await run(processing, job)
     done = await store.get(asset.id)
-    await processing.process(job)
+    await run(processing, job)
     await processing.give_up(job, "too late")
     assert len(plugins.requests) == 1
     assert plugins.events == [plugins.events[0]] * 3
@@ -165,7 +172,7 @@ async def test_overtaken_run_is_dropped_with_what_it_made(
         await store.begin(asset.id, asset.user_id, job.id)
 
     plugins.before_answer = newer_run
-    await processing.process(job)
+    await run(processing, job)
     current = await store.get(asset.id)
     assert current is not None and (current.status, current.fence) == (AssetStatus.PROCESSING, 2)
     assert (plugins.images, plugins.events, stale_results(metrics)) == ({}, [], 1)
@@ -207,7 +214,7 @@ async def test_job_without_its_asset_does_nothing(
     else:
         job = make_job(asset, data=job_data(asset) | {"userId": "user-2"})
     before = await store.get(asset.id)
-    await processing.process(job)
+    await run(processing, job)
     await processing.give_up(job, "no")
     assert (plugins.requests, plugins.events) == ([], [])
     assert await store.get(asset.id) == before
@@ -219,7 +226,7 @@ async def test_foreign_payload_is_refused_for_good(processing: Processing, plugi
     """A payload that is not a photo's fails permanently and can be given up."""
     job = make_job(make_asset(), data=data)
     with pytest.raises(PermanentJobError):
-        await processing.process(job)
+        await run(processing, job)
     await processing.give_up(job, "no")
     assert plugins.events == []
 
@@ -232,7 +239,7 @@ async def test_provider_error_leaves_the_asset_processing(
     plugins.analysis = RetryableJobError("AI service unavailable")
     asset, job = await submit(store)
     with pytest.raises(RetryableJobError):
-        await processing.process(job)
+        await run(processing, job)
     current = await store.get(asset.id)
     assert current is not None and current.status is AssetStatus.PROCESSING
     assert plugins.events == []
@@ -252,7 +259,7 @@ async def test_commit_waits_for_the_store_and_asks_the_provider_once(
         return await finish(*arguments, **values)
 
     store.finish = finish_later  # type: ignore[method-assign]
-    await processing.process(job)
+    await run(processing, job)
     current = await store.get(asset.id)
     assert current is not None and current.status is AssetStatus.ACTIVE
     assert len(plugins.requests) == 1
@@ -275,5 +282,5 @@ async def test_commit_whose_answer_was_lost_is_still_ours(
         return done
 
     store.finish = finish_silently  # type: ignore[method-assign]
-    await processing.process(job)
+    await run(processing, job)
     assert (len(plugins.events), len(plugins.images), stale_results(metrics)) == (1, 1, 0)

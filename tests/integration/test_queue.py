@@ -10,8 +10,8 @@ import pytest
 from redis import Redis
 from tornado.ioloop import IOLoop
 
-from pipeline.queue.job import Finish, Job, JobState, Outcome
-from pipeline.queue.queue import JobQueue
+from pipeline.queue.job import Finish, Job, JobState, NewJob, Outcome, Verdict
+from pipeline.queue.queue import JobQueue, QueueFull
 from tests.contract.contracts import check_job
 from tests.redis_server import RedisServer
 
@@ -56,6 +56,10 @@ async def enqueue(queue: JobQueue, *numbers: int) -> list[str]:
     for job_id in ids:
         assert await queue.enqueue(job_id, DATA, request_id="r-1")
     return ids
+
+
+async def states(queue: JobQueue, ids: list[str]) -> list[str | None]:
+    return [(await queue.fields(job_id)).get("state") for job_id in ids]
 
 
 def ids_of(jobs: list[Job]) -> list[str]:
@@ -120,7 +124,7 @@ async def test_step_acknowledges_and_claims_in_one_call(queue: JobQueue) -> None
     assert ids_of(await claim(1, Finish(job, Outcome.COMPLETED))) == ids[1:]
     stats = await queue.stats()
     assert (stats.completed, stats.active, stats.waiting) == (1, 1, 0)
-    assert await queue.states(ids) == [JobState.COMPLETED, JobState.ACTIVE]
+    assert await states(queue, ids) == [JobState.COMPLETED, JobState.ACTIVE]
 
 
 @pytest.mark.gen_test
@@ -131,10 +135,10 @@ async def test_step_refuses_a_foreign_or_repeated_finish(queue: JobQueue) -> Non
     (job,) = await claim()
     foreign = Job(**{field: getattr(job, field) for field in Job.__slots__} | {"lease": f"{job.id}|worker-b:9"})
     assert (await claim.step(0, Finish(foreign, Outcome.COMPLETED))).lost == [foreign.lease]
-    assert await queue.states([job.id]) == [JobState.ACTIVE]
+    assert await states(queue, [job.id]) == [JobState.ACTIVE]
     assert (await claim.step(0, Finish(job, Outcome.COMPLETED))).lost == []
     assert (await claim.step(0, Finish(job, Outcome.FAILED))).lost == [job.lease]
-    assert await queue.states([job.id]) == [JobState.COMPLETED]
+    assert await states(queue, [job.id]) == [JobState.COMPLETED]
 
 
 @pytest.mark.gen_test
@@ -241,7 +245,7 @@ async def test_trim_removes_what_is_past_retention(queue: JobQueue, redis: Redis
     assert await queue.trim() == 0
     queue.clock_offset_ms += 2 * HOUR_MS
     assert await queue.trim() == 1
-    assert await queue.states([done.id, dead.id]) == [None, JobState.FAILED]
+    assert await states(queue, [done.id, dead.id]) == [None, JobState.FAILED]
     queue.clock_offset_ms += 6 * 24 * HOUR_MS
     assert await queue.trim() == 1
     stats = await queue.stats()
@@ -273,8 +277,8 @@ async def test_ids_without_a_job_are_passed_over(queue: JobQueue, redis: Redis) 
 
 @pytest.mark.gen_test
 async def test_damaged_jobs_harm_no_other(queue: JobQueue, redis: Redis) -> None:
-    """A hash that lost fields or holds no JSON is claimed with an empty payload; a key of another type is passed
-    over.
+    """A hash that lost fields or holds no JSON is claimed with an empty payload; a key of another type becomes a dead
+    letter.
     """
     ids = await enqueue(queue, 1, 2, 3, 4)
     prefix = "pipeline:{ai-processing}:job:"
@@ -288,6 +292,9 @@ async def test_damaged_jobs_harm_no_other(queue: JobQueue, redis: Redis) -> None
         (ids[1], {}, 1),
         (ids[3], DATA, 1),
     ]
+    assert (await queue.stats()).failed == 1
+    damaged = await queue.fields(ids[2])
+    assert (damaged["state"], damaged["error"]) == ("failed", "The record of the job is damaged")
 
 
 @pytest.mark.gen_test
@@ -325,3 +332,275 @@ async def test_scripts_come_back_after_a_script_flush(queue: JobQueue, redis: Re
     await enqueue(queue, 1)
     redis.script_flush()
     assert len(await Claimer(queue)(1)) == 1
+
+
+def give_back(job: Job, **fields: Any) -> Finish:
+    return Finish(job, Outcome.RETRY, gives_back=True, **fields)
+
+
+@pytest.mark.gen_test
+async def test_hold_stops_all_claims_until_it_ends(queue: JobQueue) -> None:
+    """A job that was told to wait 30 s holds the whole queue for 30 s, goes first after it and has lost no attempt."""
+    ids = await enqueue(queue, 1, 2, 3)
+    claim = Claimer(queue)
+    (first,) = await claim(1)
+    step = await claim.step(5, give_back(first, delay_ms=30_000, hold_ms=30_000))
+    assert step.claimed == [] and 29_000 < step.held_ms <= 30_000
+    assert 29 < (await queue.stats()).held_seconds <= 30
+    queue.clock_offset_ms += 29_000
+    assert await Claimer(queue, "worker-b")(5) == []
+    queue.clock_offset_ms += 1_100
+    jobs = await claim(5)
+    assert ids_of(jobs) == ids
+    assert [job.attempt for job in jobs] == [1, 1, 1]
+
+
+@pytest.mark.gen_test
+async def test_held_queue_wakes_nobody(queue: JobQueue, redis: Redis) -> None:
+    """While the queue is held there is no marker for idle workers to spin on; at its end there is one."""
+    await enqueue(queue, 1, 2)
+    claim = Claimer(queue)
+    (first,) = await claim(1)
+    redis.delete("pipeline:{ai-processing}:wake")
+    await claim(5, give_back(first, delay_ms=1000, hold_ms=1000))
+    assert not redis.exists("pipeline:{ai-processing}:wake")
+    queue.clock_offset_ms += 1001
+    await claim(1)
+    assert redis.llen("pipeline:{ai-processing}:wake") == 1
+
+
+@pytest.mark.gen_test
+async def test_hold_is_no_longer_than_ten_minutes(queue: JobQueue) -> None:
+    """However long a service asks for."""
+    await enqueue(queue, 1)
+    claim = Claimer(queue)
+    (job,) = await claim(1)
+    await claim(0, give_back(job, delay_ms=86_400_000, hold_ms=86_400_000))
+    queue.clock_offset_ms += 600_100
+    assert ids_of(await claim(1)) == [job.id]
+
+
+async def fail_in_a_row(claim: Claimer, count: int) -> Any:
+    """Claim so many jobs one by one and fail each; return the last step."""
+    for _ in range(count):
+        (job,) = await claim(1)
+        step = await claim.step(0, Finish(job, Outcome.RETRY, 3_600_000, verdict=Verdict.BAD))
+    return step
+
+
+@pytest.mark.gen_test
+async def test_breaker_opens_after_failures_of_different_jobs(queue: JobQueue) -> None:
+    """Ten jobs in a row fail: nothing is claimed any more, then one job at a time at waits that double."""
+    await enqueue(queue, *range(1, 17))
+    claim = Claimer(queue)
+    step = await fail_in_a_row(claim, 9)
+    assert not step.is_breaker_open and step.held_ms == 0
+    assert (await fail_in_a_row(claim, 1)).is_breaker_open
+    assert (await queue.stats()).is_breaker_open
+    for seconds in (1, 2, 4, 8, 15, 15):
+        step = await claim.step(5)
+        assert step.claimed == [] and (seconds - 1) * 1000 < step.held_ms <= seconds * 1000
+        queue.clock_offset_ms += seconds * 1000
+        (probe,) = await claim(5)
+        assert probe.is_probe
+        await claim(0, give_back(probe, delay_ms=3_600_000, verdict=Verdict.BAD))
+
+
+@pytest.mark.gen_test
+async def test_breaker_closes_with_the_first_success(queue: JobQueue) -> None:
+    """A probe that succeeds lets all slots claim again at once, and the count starts anew."""
+    await enqueue(queue, *range(1, 30))
+    claim = Claimer(queue)
+    await fail_in_a_row(claim, 10)
+    queue.clock_offset_ms += 1001
+    (probe,) = await claim(5)
+    step = await claim.step(5, Finish(probe, Outcome.COMPLETED, verdict=Verdict.GOOD))
+    assert len(step.claimed) == 5 and not any(job.is_probe for job in step.claimed)
+    assert not step.is_breaker_open and step.held_ms == 0
+    for job in step.claimed:
+        await claim(0, Finish(job, Outcome.RETRY, 3_600_000, verdict=Verdict.BAD))
+    assert not (await fail_in_a_row(claim, 4)).is_breaker_open
+
+
+@pytest.mark.gen_test
+async def test_one_bad_job_opens_no_breaker(queue: JobQueue) -> None:
+    """However often the same job fails, it is the job; a success in between starts the count anew."""
+    await enqueue(queue, 1)
+    claim = Claimer(queue)
+    for _ in range(30):
+        (job,) = await claim(1)
+        step = await claim.step(0, Finish(job, Outcome.RETRY, 0, verdict=Verdict.BAD))
+        assert not step.is_breaker_open
+    await claim(0, *[Finish(job, Outcome.COMPLETED, verdict=Verdict.GOOD) for job in await claim(1)])
+    await enqueue(queue, *range(2, 20))
+    await fail_in_a_row(claim, 9)
+    (job,) = await claim(1)
+    await claim(0, Finish(job, Outcome.COMPLETED, verdict=Verdict.GOOD))
+    assert not (await fail_in_a_row(claim, 1)).is_breaker_open
+
+
+@pytest.mark.gen_test
+async def test_job_that_is_always_postponed_lets_the_others_by(queue: JobQueue) -> None:
+    """The first three times it goes first again, then to the back: it cannot be the only one that is ever tried."""
+    ids = await enqueue(queue, 1, 2, 3)
+    claim = Claimer(queue)
+    for _ in range(4):
+        (job,) = await claim(1)
+        assert job.id == ids[0]
+        await claim(0, give_back(job, delay_ms=1))
+        queue.clock_offset_ms += 2
+    assert ids_of(await claim(3)) == [ids[1], ids[2], ids[0]]
+
+
+async def enqueue_for(queue: JobQueue, user: str, *numbers: int) -> list[str]:
+    ids = [f"ai-processing:{number:024x}" for number in numbers]
+    for job_id in ids:
+        assert await queue.enqueue(job_id, DATA, group=user)
+    return ids
+
+
+@pytest.mark.gen_test
+async def test_groups_take_turns(queue: JobQueue) -> None:
+    """A thousand jobs of one user delay the first of another by one claim; each user's own jobs stay in order."""
+    many = await enqueue_for(queue, "anna", *range(1, 1001))
+    claim = Claimer(queue)
+    assert ids_of(await claim(5)) == many[:5]
+    few = await enqueue_for(queue, "ben", 2001, 2002)
+    claimed = ids_of(await claim(5))
+    assert claimed == [many[5], few[0], many[6], few[1], many[7]]
+    assert (await queue.stats()).waiting == 1000 + 2 - 10
+    assert await queue.backlog("anna") == (992, 992)
+
+
+@pytest.mark.gen_test
+async def test_groups_keep_the_order_over_every_way_back(queue: JobQueue) -> None:
+    """Released, recovered and retried jobs go to the front of their own group, also when its list had run empty."""
+    ids = await enqueue_for(queue, "anna", 1, 2, 3)
+    claim = Claimer(queue)
+    jobs = await claim(3)
+    await claim(0, *(Finish(job, Outcome.RELEASED, gives_back=True) for job in reversed(jobs)))
+    jobs = await claim(3)
+    assert ids_of(jobs) == ids
+    assert await queue.recover(everything=True) == ids[::-1]
+    jobs = await claim(3)
+    assert ids_of(jobs) == ids
+    await claim(0, *(Finish(job, Outcome.RETRY, 5) for job in jobs))
+    queue.clock_offset_ms += 6
+    assert ids_of(await claim(3)) == ids
+    assert await queue.release_unknown("worker-a", []) == 3
+    other = await enqueue_for(queue, "ben", 4)
+    assert ids_of(await claim(5)) == [ids[0], other[0], ids[1], ids[2]]
+    assert (await queue.stats()).waiting == 0
+
+
+@pytest.mark.gen_test
+async def test_jobs_of_both_kinds_are_claimed(queue: JobQueue) -> None:
+    """After a change of QUEUE_FAIRNESS the jobs that waited before it are claimed too."""
+    first = await enqueue_for(queue, "anna", 1)
+    second = await enqueue(queue, 2)
+    assert sorted(ids_of(await Claimer(queue)(5))) == first + second
+
+
+def new_jobs(*ids: str) -> list[NewJob]:
+    return [NewJob(job_id, DATA) for job_id in ids]
+
+
+@pytest.mark.gen_test
+async def test_restore_enqueues_what_redis_lost(queue: JobQueue, redis: Redis) -> None:
+    """After a wipe all come back in the order given; doing it again changes nothing."""
+    ids = await enqueue(queue, 1, 2, 3)
+    redis.flushall()
+    assert await queue.restore(new_jobs(*ids)) == 3
+    assert await queue.restore(new_jobs(*ids)) == 0
+    assert ids_of(await Claimer(queue)(5)) == ids
+
+
+@pytest.mark.parametrize("group", ["", "anna"])
+@pytest.mark.gen_test
+async def test_restore_puts_back_an_id_missing_from_its_list(queue: JobQueue, redis: Redis, group: str) -> None:
+    """A waiting id that left the list, a delayed one without its time, a running one without its lease."""
+    base = "pipeline:{ai-processing}:"
+    waiting_list = base + (f"group:{group}" if group else "waiting")
+    ids = [f"ai-processing:{number:024x}" for number in range(1, 5)]
+    for job_id in ids:
+        await queue.enqueue(job_id, DATA, group=group)
+        queue.clock_offset_ms += 10
+    claim = Claimer(queue)
+    delayed, running = await claim(2)
+    await claim(0, Finish(delayed, Outcome.RETRY, 1000))
+    jobs = [NewJob(job_id, DATA, group=group) for job_id in ids]
+    assert await queue.restore(jobs) == 0
+    redis.lrem(waiting_list, 0, ids[2])
+    redis.delete(base + "delayed", base + "leases")
+    assert await queue.restore(jobs) == 3
+    assert (await states(queue, ids)) == ["waiting"] * 4
+    jobs_again = await claim(5)
+    assert sorted(ids_of(jobs_again)) == ids
+    assert {job.id: job.attempt for job in jobs_again} == {ids[0]: 2, ids[1]: 1, ids[2]: 1, ids[3]: 1}
+    assert (await claim.step(0, Finish(running, Outcome.COMPLETED))).lost == [running.lease]
+
+
+@pytest.mark.gen_test
+async def test_clock_set_back_by_an_hour_leaves_nothing_waiting_for_it(queue: JobQueue) -> None:
+    """Leases, delays and holds made before Redis' clock was set back end as they would have."""
+    await enqueue(queue, 1, 2)
+    claim = Claimer(queue)
+    leased, delayed = await claim(2)
+    await claim(0, give_back(delayed, delay_ms=30_000, hold_ms=30_000))
+    queue.clock_offset_ms -= HOUR_MS
+    assert await queue.recover() == []
+    queue.clock_offset_ms += 15_100
+    assert await queue.recover() == [leased.id]
+    assert sorted(ids_of(await claim(5))) == sorted([leased.id, delayed.id])
+
+
+@pytest.mark.gen_test
+async def test_clock_set_forward_by_an_hour_ends_leases_and_nothing_else(queue: JobQueue) -> None:
+    """A running job is taken over, and the slot that had it is told so by its next renewal."""
+    await enqueue(queue, 1)
+    (job,) = await Claimer(queue)()
+    queue.clock_offset_ms += HOUR_MS
+    assert await queue.recover() == [job.id]
+    assert await queue.renew([job.lease]) == [job.lease]
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_full_redis_goes_on_with_what_it_has(io_loop: IOLoop) -> None:
+    """With maxmemory reached and no eviction, jobs are still claimed, renewed, recovered and finished."""
+    with RedisServer("--maxmemory-policy", "noeviction") as server:
+        queue, redis = JobQueue(server.url), server.client()
+        await enqueue(queue, *range(1, 6))
+        redis.config_set("maxmemory", 1)
+        claim = Claimer(queue)
+        done, failed, retried, released, lost = await claim(5)
+        assert await queue.renew([job.lease for job in (done, failed, retried, released, lost)]) == []
+        await claim(
+            0,
+            Finish(done, Outcome.COMPLETED),
+            Finish(failed, Outcome.FAILED, error="no"),
+            Finish(retried, Outcome.RETRY, 60_000),
+            Finish(released, Outcome.RELEASED),
+        )
+        assert await queue.recover(everything=True) == [lost.id]
+        stats = await queue.stats()
+        assert (stats.completed, stats.failed, stats.delayed, stats.waiting) == (1, 1, 1, 2)
+        with pytest.raises(QueueFull):
+            await enqueue(queue, 9)
+        redis.config_set("maxmemory", 0)
+        await enqueue(queue, 9)
+        await queue.close()
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_full_redis_gives_up_finished_jobs_for_new_ones(io_loop: IOLoop) -> None:
+    """What is completed is only remembered: it is removed before its time when there is no room for a new job."""
+    with RedisServer("--maxmemory-policy", "noeviction") as server:
+        queue, redis = JobQueue(server.url), server.client()
+        await enqueue(queue, *range(1, 1001))
+        claim = Claimer(queue)
+        for _ in range(10):
+            await claim(0, *(Finish(job, Outcome.COMPLETED) for job in await claim(100)))
+        redis.config_set("maxmemory", redis.info("memory")["used_memory"] - 50_000)
+        await enqueue(queue, 2000)
+        assert (await queue.stats()).completed == 500
+        await queue.close()

@@ -1,9 +1,9 @@
-"""The job loop on a real Redis: slots, leases, retries, drain. Handlers here only signal what happens to them."""
+"""The job loop on a real Redis: slots, leases, retries, holds, drain."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,86 +11,10 @@ from redis import Redis
 from tornado.ioloop import IOLoop
 
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
-from pipeline.metrics import Metrics
 from pipeline.queue.job import Job, JobState, RetryPolicy
-from pipeline.queue.queue import JobQueue
-from pipeline.queue.worker import Worker
+from pipeline.queue.queue import Breaker, JobQueue
 from tests.redis_server import RedisServer
-
-Work = Callable[[Job], Awaitable[None]]
-
-
-class Handler:
-    """Runs a coroutine function per job and tells what happened through queues a test can wait on."""
-
-    def __init__(self, work: Work) -> None:
-        self.work = work
-        self.started: asyncio.Queue[Job] = asyncio.Queue()
-        self.ended: asyncio.Queue[str] = asyncio.Queue()
-        self.given_up: asyncio.Queue[tuple[Job, str]] = asyncio.Queue()
-        self.running = self.most_running = 0
-        self.give_up_error: Exception | None = None
-
-    async def process(self, job: Job) -> None:
-        self.started.put_nowait(job)
-        self.running += 1
-        self.most_running = max(self.most_running, self.running)
-        try:
-            await self.work(job)
-            self.ended.put_nowait("done")
-        except asyncio.CancelledError:
-            self.ended.put_nowait("cancelled")
-            raise
-        finally:
-            self.running -= 1
-
-    async def give_up(self, job: Job, message: str) -> None:
-        self.given_up.put_nowait((job, message))
-        if self.give_up_error is not None:
-            raise self.give_up_error
-
-    def describe(self, job: Job) -> Mapping[str, str]:
-        return {}
-
-
-class Bench:
-    """A queue and the workers on it; stops them all at the end."""
-
-    def __init__(self, url: str, **queue_options: Any) -> None:
-        self.url, self.queue_options = url, queue_options
-        self.queue = self.make_queue()
-        self.workers: list[Worker] = []
-        self.queues = [self.queue]
-
-    def make_queue(self) -> JobQueue:
-        return JobQueue(self.url, **{"block_seconds": 0.2} | self.queue_options)
-
-    def start(self, handler: Handler, policy: RetryPolicy | None = None, **options: Any) -> tuple[Worker, Metrics]:
-        metrics = Metrics()
-        queue = self.make_queue()
-        self.queues.append(queue)
-        worker = Worker(queue, handler, policy or RetryPolicy(backoff_ms=50), metrics, **options)
-        worker.start()
-        self.workers.append(worker)
-        return worker, metrics
-
-    async def enqueue(self, count: int) -> list[str]:
-        ids = [f"ai-processing:{number:024x}" for number in range(count)]
-        for job_id in ids:
-            await self.queue.enqueue(job_id, {"n": job_id})
-        return ids
-
-    async def until(self, condition: Callable[[Any], bool]) -> Any:
-        """Poll the queue's own counts: what is waited for happens inside Redis, which sends no signal."""
-        while not condition(stats := await self.queue.stats()):
-            await asyncio.sleep(0.01)
-        return stats
-
-    async def close(self) -> None:
-        for worker in self.workers:
-            await worker.drain(0)
-        for queue in self.queues:
-            await queue.close()
+from tests.workers import Bench, Handler, count, failing, nothing
 
 
 @pytest.fixture
@@ -98,21 +22,6 @@ def bench(io_loop: IOLoop, redis_url: str) -> Iterator[Bench]:
     bench = Bench(redis_url)
     yield bench
     io_loop.run_sync(bench.close)
-
-
-async def nothing(job: Job) -> None:
-    return None
-
-
-def failing(error: Exception) -> Work:
-    async def work(job: Job) -> None:
-        raise error
-
-    return work
-
-
-def count(metrics: Metrics, name: str, **labels: str) -> float:
-    return metrics.registry.get_sample_value(name, labels) or 0
 
 
 @pytest.mark.gen_test(timeout=20)
@@ -301,9 +210,9 @@ async def test_drain_hands_back_what_does_not_finish(bench: Bench) -> None:
 
 @pytest.mark.gen_test(timeout=20)
 async def test_job_that_stalls_too_often_is_given_up_by_the_next_worker(bench: Bench) -> None:
-    """The fourth lost process is not risked: the job is given up instead of run, so that its owner hears of it."""
+    """A fourth lost process is not risked: the job is given up instead of run, so that its owner hears of it."""
     (job_id,) = await bench.enqueue(1)
-    for number in range(4):
+    for number in range(3):
         await bench.queue.step(f"dying:{number}", [], 1)
         await bench.queue.recover(everything=True)
     handler = Handler(nothing)
@@ -311,7 +220,7 @@ async def test_job_that_stalls_too_often_is_given_up_by_the_next_worker(bench: B
     assert (await handler.given_up.get())[1] == "Processing stalled 3 times"
     await bench.until(lambda stats: stats.failed == 1)
     assert handler.started.empty()
-    assert await bench.queue.states([job_id]) == [JobState.FAILED]
+    assert (await bench.queue.fields(job_id))["state"] == JobState.FAILED
 
 
 @pytest.mark.gen_test(timeout=20)
@@ -398,3 +307,120 @@ async def test_idle_worker_is_quiet_and_wakes_at_once(bench: Bench, redis_server
 def calls(client: Redis) -> int:
     stats = client.info("commandstats")
     return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval", "blpop"))
+
+
+def backoffs(starts: list[Job]) -> list[int]:
+    return [later.claimed_at_ms - earlier.claimed_at_ms for earlier, later in zip(starts, starts[1:], strict=False)]
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_retry_after_holds_every_worker_and_spends_no_attempt(bench: Bench) -> None:
+    """One job is told to wait: nobody starts anything until then, and it still has all its attempts."""
+    first, second = Handler(failing(RetryableJobError("Busy", retry_after_seconds=0.5))), Handler(nothing)
+    bench.start(first, concurrency=1)
+    await bench.enqueue(1)
+    held = await first.started.get()
+    await bench.until(lambda stats: stats.held_seconds > 0)
+    first.work = nothing
+    bench.start(second)
+    await bench.queue.enqueue("ai-processing:other", {})
+    stats = await bench.until(lambda stats: stats.completed == 2)
+    assert stats.failed == 0
+    started = [first.started.get_nowait() for _ in range(first.started.qsize())]
+    started += [second.started.get_nowait() for _ in range(second.started.qsize())]
+    assert sorted(job.attempt for job in started) == [1, 1]
+    assert min(job.claimed_at_ms for job in started) - held.claimed_at_ms >= 500
+    assert (await first.excused.get()).id == held.id
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_outage_costs_no_job_and_ends_by_itself(bench: Bench) -> None:
+    """25 jobs while everything fails: ten failures open the breaker, probes spend no attempt, all 25 complete."""
+    bench.queue_options["breaker"] = Breaker(10, first_probe_seconds=0.05, longest_probe_seconds=0.2)
+    handler = Handler(failing(RetryableJobError("AI service unavailable")))
+    _, metrics = bench.start(handler, RetryPolicy(backoff_ms=100))
+    await bench.enqueue(25)
+    await bench.until(lambda stats: stats.is_breaker_open)
+    for _ in range(20):
+        await handler.started.get()
+    # Far more probes than a job has attempts.
+    while count(metrics, "pipeline_jobs_finished_total", outcome="postponed") < 15:
+        await handler.started.get()
+    handler.work = nothing
+    await bench.until(lambda stats: stats.completed == 25)
+    assert not (await bench.queue.stats()).is_breaker_open
+    assert handler.given_up.empty()
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_one_bad_job_fails_beside_good_ones(bench: Bench) -> None:
+    """Three attempts and the dead letter, while the others go on and no breaker opens."""
+
+    async def work(job: Job) -> None:
+        if job.data.get("n", "").endswith("0"):
+            raise RetryableJobError("AI service unavailable")
+
+    handler = Handler(work)
+    bench.start(handler, RetryPolicy(backoff_ms=20))
+    await bench.enqueue(10)
+    stats = await bench.until(lambda stats: (stats.completed, stats.failed) == (9, 1))
+    assert not stats.is_breaker_open
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_commit_may_take_longer_than_the_job(bench: Bench) -> None:
+    """Once the work is done its result is kept for as long as the store takes, and the work is not done again."""
+    release = asyncio.Event()
+
+    async def keep(job: Job) -> None:
+        await release.wait()
+
+    handler = Handler(nothing, keep)
+    bench.queue_options["lease_seconds"] = 0.5
+    _, metrics = bench.start(handler, RetryPolicy(timeout_seconds=0.1), lease_seconds=0.5, renew_seconds=0.1)
+    await bench.enqueue(1)
+    await handler.ended.get()
+    await asyncio.sleep(1)  # the length is the point: ten times the job's own time, twice its lease
+    assert not count(metrics, "pipeline_jobs_finished_total", outcome="retried")
+    release.set()
+    await bench.until(lambda stats: stats.completed == 1)
+    assert handler.started.qsize() == 1
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_pause_during_retries_keeps_them(bench: Bench) -> None:
+    """A retry that falls due while the queue is paused starts when it is resumed, as the attempt it is."""
+    handler = Handler(failing(RetryableJobError("AI service unavailable")))
+    bench.start(handler, RetryPolicy(backoff_ms=50))
+    await bench.enqueue(1)
+    await handler.started.get()
+    await bench.until(lambda stats: stats.delayed == 1)
+    await bench.queue.pause()
+    await asyncio.sleep(0.3)  # the retry falls due meanwhile
+    assert handler.started.empty()
+    handler.work = nothing
+    await bench.queue.resume()
+    assert (await handler.started.get()).attempt == 2
+    await bench.until(lambda stats: stats.completed == 1)
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_backoff_is_two_and_four_seconds(bench: Bench) -> None:
+    """With the specified options attempts start at 0, +2 s and +4 s."""
+    handler = Handler(failing(RetryableJobError("AI service unavailable")))
+    bench.start(handler, RetryPolicy())
+    await bench.enqueue(1)
+    starts = [await handler.started.get() for _ in range(3)]
+    first, second = backoffs(starts)
+    assert 2000 <= first < 3000 and 4000 <= second < 5000
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_finished_jobs_go_past_retention_without_new_jobs(bench: Bench) -> None:
+    """Nothing has to be enqueued for completed jobs to be removed in time."""
+    bench.queue_options["keep_completed_seconds"] = 0.2
+    bench.start(Handler(nothing), renew_seconds=0.05)
+    ids = await bench.enqueue(5)
+    await bench.until(lambda stats: stats.completed == 5)
+    await bench.until(lambda stats: stats.completed == 0)
+    assert [await bench.queue.fields(job_id) for job_id in ids] == [{}] * 5

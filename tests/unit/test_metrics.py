@@ -45,8 +45,12 @@ def test_metrics_of_two_apps_are_separate() -> None:
     [
         ("pipeline_uploads_total", "outcome", ("accepted", "replayed", "rejected", "unavailable")),
         ("pipeline_queue_depth", "state", QUEUE_STATES),
-        ("pipeline_jobs_finished_total", "outcome", ("completed", "retried", "failed", "released", "lost")),
-        ("pipeline_job_seconds_count", "outcome", ("completed", "retried", "failed", "released", "lost")),
+        (
+            "pipeline_jobs_finished_total",
+            "outcome",
+            ("completed", "retried", "postponed", "failed", "released", "lost"),
+        ),
+        ("pipeline_job_seconds_count", "outcome", ("completed", "retried", "postponed", "failed", "released", "lost")),
         ("pipeline_job_attempts_total", "attempt", ("1", "2", "3", "more")),
         ("pipeline_assets_finished_total", "status", ("active", "partial", "failed")),
     ],
@@ -85,15 +89,23 @@ def test_metrics_labels_are_bounded() -> None:
 def test_metrics_queue_is_hidden_while_redis_is_away() -> None:
     """Redis being away shows as such, not as the last known depth."""
     metrics = Metrics()
-    metrics.set_queue(dict.fromkeys(QUEUE_STATES, 7), 12.5, True)
+    metrics.set_queue(
+        dict.fromkeys(QUEUE_STATES, 7),
+        oldest_waiting_seconds=12.5,
+        is_paused=True,
+        held_seconds=3,
+        is_breaker_open=True,
+    )
     assert sample(metrics, "pipeline_queue_depth", state="waiting") == 7
     assert sample(metrics, "pipeline_queue_oldest_seconds") == 12.5
     assert sample(metrics, "pipeline_queue_paused") == 1
+    assert (sample(metrics, "pipeline_queue_held_seconds"), sample(metrics, "pipeline_breaker_open")) == (3, 1)
     assert sample(metrics, "pipeline_redis_up") == 1
     metrics.set_queue_unknown()
     assert not [name for name, _ in read(metrics) if name == "pipeline_queue_depth"]
     assert math.isnan(sample(metrics, "pipeline_queue_oldest_seconds") or 0)
-    assert math.isnan(sample(metrics, "pipeline_queue_paused") or 0)
+    for name in ("pipeline_queue_paused", "pipeline_queue_held_seconds", "pipeline_breaker_open"):
+        assert math.isnan(sample(metrics, name) or 0)
     assert sample(metrics, "pipeline_redis_up") == 0
 
 

@@ -1,29 +1,56 @@
--- A new job -> the back of waiting. Repeating it with the same id changes nothing.
--- Called by JobQueue.enqueue.
--- KEYS: waiting, wake, completed, failed, job hash
--- ARGV: clock offset (ms), job id, data (JSON), request id, trace context, revive (1: a finished job starts over)
--- Returns: 'ok' or 'exists'
-local waiting, wake, completed, failed, job = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local offset, id, data, request_id, trace, revive = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+-- A new job -> the back of waiting. Repeating it with the same id changes nothing, but puts back a job that is not where its state
+-- says: what a failover, an eviction or a careless hand can do.
+-- Called by JobQueue.enqueue and JobQueue.restore.
+-- KEYS: those of place.lua, completed, failed, delayed, leases
+-- ARGV: clock offset (ms), job id, data (JSON), request id, trace context, group or '', revive (1: a finished job starts over)
+-- Returns: 'ok', 'exists' or 'restored'
+local completed, failed, delayed, leases = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local offset, id, data, request_id, trace, group, revive = unpack(ARGV)
+local POSTPONED_OFTEN, LOOK_AT_MOST = 3, 1000
 
-local state = redis.call('HGET', job, 'state')
+local job = job_key(id)
+local state, lease, enqueued_at, postponed = unpack(redis.call('HMGET', job, 'state', 'lease', 'enqueuedAt', 'postponed'))
 local is_finished = state == 'completed' or state == 'failed'
-if state and not (is_finished and revive == '1') then
-  return 'exists'
-end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000) + offset
 
--- HSET comes first: in a full Redis it is refused before anything has changed.
-redis.call('HSET', job, 'data', data, 'state', 'waiting', 'attempt', 0, 'stalls', 0, 'enqueuedAt', now,
-  'requestId', request_id, 'trace', trace, 'error', '')
-if is_finished then
-  redis.call('ZREM', completed, id)
-  redis.call('ZREM', failed, id)
-  redis.call('HDEL', job, 'finishedAt')
+if not state or (is_finished and revive == '1') then
+  -- HSET comes first: in a full Redis it is refused before anything has changed.
+  redis.call('HSET', job, 'data', data, 'state', 'waiting', 'attempt', 0, 'stalls', 0, 'enqueuedAt', now_ms(offset),
+    'requestId', request_id, 'trace', trace, 'group', group, 'error', '')
+  if is_finished then
+    redis.call('ZREM', completed, id)
+    redis.call('ZREM', failed, id)
+    redis.call('HDEL', job, 'finishedAt', 'lease', 'postponed')
+  end
+  put_waiting('LPUSH', id, group)
+  wake_one()
+  return 'ok'
 end
-redis.call('LPUSH', waiting, id)
-if redis.call('LLEN', wake) == 0 then
-  redis.call('LPUSH', wake, 1)
+
+if is_finished then return 'exists' end
+group = redis.call('HGET', job, 'group') or ''
+local list = list_of(group)
+local is_there = true
+if state == 'active' then
+  is_there = redis.call('ZSCORE', leases, lease or '')
+elseif state == 'delayed' then
+  is_there = redis.call('ZSCORE', delayed, id)
+elseif (tonumber(postponed) or 0) > POSTPONED_OFTEN then
+  is_there = redis.call('LPOS', list, id)
+else
+  is_there = redis.call('LPOS', list, id, 'RANK', -1, 'MAXLEN', LOOK_AT_MOST)
+  if not is_there and redis.call('LLEN', list) > LOOK_AT_MOST then
+    -- The front is the oldest, so whoever is older than that is missing. A wrong guess only makes an id stand there twice, and an id
+    -- whose job no longer waits is passed over.
+    local oldest = tonumber(redis.call('HGET', job_key(redis.call('LINDEX', list, -1)), 'enqueuedAt')) or 0
+    is_there = (tonumber(enqueued_at) or 0) >= oldest
+  end
 end
-return 'ok'
+if is_there and group ~= '' and state == 'waiting' and not redis.call('LPOS', groups, group) then
+  redis.call('LPUSH', groups, group)
+end
+if is_there then return 'exists' end
+if state == 'active' then redis.call('HINCRBY', job, 'attempt', -1) end
+redis.call('HSET', job, 'state', 'waiting')
+put_waiting('RPUSH', id, group)
+wake_one()
+return 'restored'

@@ -1,9 +1,9 @@
 -- active -> the front of waiting, for jobs claimed by this worker in a step whose reply never arrived; the attempt is given back.
 -- Called by JobQueue.release_unknown.
--- KEYS: waiting, leases, prefix of the job hashes
+-- KEYS: those of place.lua, leases
 -- ARGV: worker id, leases that the worker knows...
 -- Returns: how many were put back
-local waiting, leases, prefix = KEYS[1], KEYS[2], KEYS[3]
+local leases = KEYS[6]
 local worker = ARGV[1]
 
 local known = {}
@@ -15,9 +15,9 @@ for _, lease in ipairs(all) do
   local id, owner = string.match(lease, '^(.*)|(.*):%d+$')
   if owner == worker and not known[lease] then
     redis.call('ZREM', leases, lease)
-    redis.call('HINCRBY', prefix .. id, 'attempt', -1)
-    redis.call('HSET', prefix .. id, 'state', 'waiting')
-    redis.call('RPUSH', waiting, id)
+    redis.call('HINCRBY', job_key(id), 'attempt', -1)
+    redis.call('HSET', job_key(id), 'state', 'waiting')
+    put_waiting('RPUSH', id, redis.call('HGET', job_key(id), 'group') or '')
     put_back = put_back + 1
   end
 end

@@ -6,6 +6,9 @@
 local leases = KEYS[1]
 local offset, lease_ms = ARGV[1], ARGV[2]
 
+-- A full Redis refuses a script whose first write needs memory. ZADD of a member that is there needs none, but is refused all the
+-- same, and running jobs would be lost; so a write comes first that is never refused.
+redis.call('ZREM', leases, '')
 local time = redis.call('TIME')
 local until_ms = time[1] * 1000 + math.floor(time[2] / 1000) + offset + lease_ms
 local lost = {}

@@ -1,18 +1,19 @@
 -- Counts; nothing moves.
 -- Called by JobQueue.stats.
--- KEYS: waiting, delayed, leases, completed, failed, paused, prefix of the job hashes
+-- KEYS: those of place.lua, delayed, leases, completed, failed, paused, hold
 -- ARGV: clock offset (ms)
--- Returns: {waiting, delayed, active, completed, failed, paused (1|0), age of the oldest waiting job (ms) or -1}
-local waiting, delayed, leases, completed, failed, paused, prefix =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
-local offset = ARGV[1]
+-- Returns: {waiting, delayed, active, completed, failed, paused (1|0), age of the oldest waiting job (ms) or -1, ms until the hold ends
+--   or 0, breaker open (1|0)}
+local delayed, leases, completed, failed, paused, hold = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local now = now_ms(ARGV[1])
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000) + offset
 local age = -1
-local oldest = redis.call('LINDEX', waiting, -1)
+-- With groups it is the oldest of the group whose turn is next: near enough, and the others need no search.
+local oldest = redis.call('LINDEX', waiting, -1) or redis.call('LINDEX', list_of(redis.call('LINDEX', groups, -1) or ''), -1)
 if oldest then
-  age = math.max(0, now - (tonumber(redis.call('HGET', prefix .. oldest, 'enqueuedAt')) or now))
+  age = math.max(0, now - (tonumber(redis.call('HGET', job_key(oldest), 'enqueuedAt')) or now))
 end
-return {redis.call('LLEN', waiting), redis.call('ZCARD', delayed), redis.call('ZCARD', leases), redis.call('ZCARD', completed),
-  redis.call('ZCARD', failed), redis.call('EXISTS', paused), age}
+local held = redis.call('HMGET', hold, 'until', 'probe')
+return {count_waiting(), redis.call('ZCARD', delayed), redis.call('ZCARD', leases), redis.call('ZCARD', completed),
+  redis.call('ZCARD', failed), redis.call('EXISTS', paused), age, math.max(0, (tonumber(held[1]) or 0) - now),
+  (tonumber(held[2]) or 0) > 0 and 1 or 0}

@@ -1,0 +1,112 @@
+"""Workers on a real queue, with handlers that only signal what happens to them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from pipeline.metrics import Metrics
+from pipeline.queue.job import Job, RetryPolicy
+from pipeline.queue.queue import JobQueue
+from pipeline.queue.worker import Worker
+
+Work = Callable[[Job], Awaitable[None]]
+
+
+class Handler:
+    """Runs a coroutine function per job and tells what happened through queues a test can wait on."""
+
+    def __init__(self, work: Work, keep: Work | None = None) -> None:
+        """work: what process awaits. keep: what commit awaits."""
+        self.work, self.keep = work, keep or nothing
+        self.started: asyncio.Queue[Job] = asyncio.Queue()
+        self.ended: asyncio.Queue[str] = asyncio.Queue()
+        self.given_up: asyncio.Queue[tuple[Job, str]] = asyncio.Queue()
+        self.excused: asyncio.Queue[Job] = asyncio.Queue()
+        self.running = self.most_running = 0
+        self.give_up_error: Exception | None = None
+
+    async def process(self, job: Job) -> object:
+        self.started.put_nowait(job)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            await self.work(job)
+            self.ended.put_nowait("done")
+            return "result"
+        except asyncio.CancelledError:
+            self.ended.put_nowait("cancelled")
+            raise
+        finally:
+            self.running -= 1
+
+    async def commit(self, job: Job, result: Any) -> None:
+        assert result == "result"
+        await self.keep(job)
+
+    async def excuse(self, job: Job) -> None:
+        self.excused.put_nowait(job)
+
+    async def give_up(self, job: Job, message: str) -> None:
+        self.given_up.put_nowait((job, message))
+        if self.give_up_error is not None:
+            raise self.give_up_error
+
+    def describe(self, job: Job) -> Mapping[str, str]:
+        return {}
+
+
+class Bench:
+    """A queue and the workers on it; stops them all at the end."""
+
+    def __init__(self, url: str, **queue_options: Any) -> None:
+        self.url, self.queue_options = url, queue_options
+        self.queue = self.make_queue()
+        self.workers: list[Worker] = []
+        self.queues = [self.queue]
+
+    def make_queue(self) -> JobQueue:
+        return JobQueue(self.url, **{"block_seconds": 0.2} | self.queue_options)
+
+    def start(self, handler: Handler, policy: RetryPolicy | None = None, **options: Any) -> tuple[Worker, Metrics]:
+        metrics = Metrics()
+        queue = self.make_queue()
+        self.queues.append(queue)
+        worker = Worker(queue, handler, policy or RetryPolicy(backoff_ms=50), metrics, **options)
+        worker.start()
+        self.workers.append(worker)
+        return worker, metrics
+
+    async def enqueue(self, count: int) -> list[str]:
+        ids = [f"ai-processing:{number:024x}" for number in range(count)]
+        for job_id in ids:
+            await self.queue.enqueue(job_id, {"n": job_id})
+        return ids
+
+    async def until(self, condition: Callable[[Any], bool]) -> Any:
+        """Poll the queue's own counts: what is waited for happens inside Redis, which sends no signal."""
+        while not condition(stats := await self.queue.stats()):
+            await asyncio.sleep(0.01)
+        return stats
+
+    async def close(self) -> None:
+        for worker in self.workers:
+            await worker.drain(0)
+        for queue in self.queues:
+            await queue.close()
+
+
+async def nothing(job: Job) -> None:
+    return None
+
+
+def failing(error: Exception) -> Work:
+    async def work(job: Job) -> None:
+        raise error
+
+    return work
+
+
+def count(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(name, labels) or 0
