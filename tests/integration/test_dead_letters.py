@@ -17,7 +17,7 @@ from redis import Redis
 from tornado.ioloop import IOLoop
 
 from pipeline import submission
-from pipeline.assets.asset import Asset, AssetStatus, utc_now
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import Conflict, DependencyUnavailable, NotFound
 from pipeline.metrics import Metrics
@@ -316,6 +316,24 @@ async def test_retry_settles_the_newer_dead_letter_of_its_asset_too(house: House
     assert (page.retried, page.skipped) == (1, 1)
     assert (await house.queue.failed_jobs(10)).jobs == []
     assert (await house.queue.stats()).waiting == 1
+
+
+@pytest.mark.parametrize("status", [AssetStatus.ACTIVE, AssetStatus.PARTIAL])
+@pytest.mark.gen_test
+async def test_result_that_came_meanwhile_is_kept(house: House, status: AssetStatus) -> None:
+    """A dead letter never costs its asset a result, not even a partial one, which its owner may run again."""
+    asset = await house.bury_new(1000)
+    again = f"ai-processing:{'b' * 24}"
+    assert await house.store.requeue(asset.id, asset.user_id, again)
+    begun = await house.store.begin(asset.id, asset.user_id, again)
+    assert begun is not None
+    found = AiMetadata(brand={"value": "Nike", "confidence": 0.9})
+    finished = await house.store.finish(
+        asset.id, again, begun.fence, status=status, ai_metadata=found, processed=None, finished_at=utc_now()
+    )
+    with pytest.raises(Conflict, match=f"{status.value} by {again}"):
+        await house.submission.retry_failed(asset.processing_job_id, "r-1")
+    assert await house.store.get(asset.id) == finished
 
 
 @pytest.mark.gen_test
