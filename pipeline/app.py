@@ -20,8 +20,7 @@ from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore
 from pipeline.auth import TokenVerifier
 from pipeline.errors import ConfigurationError, DependencyUnavailable
-from pipeline.handlers import assets, base, ops, upload
-from pipeline.handlers.queue import QueueStatusHandler
+from pipeline.handlers import assets, base, ops, queue, upload
 from pipeline.handlers.socket import SocketHandler, drain_sockets
 from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics
@@ -143,16 +142,23 @@ class App:
         if settings.role is Role.WORKER:
             return routes
         with_assets = common | {"store": self.store, "submission": self.submission}
+        with_queue = common | {"queue": self.queue, "submission": self.submission}
         routes += [
             (
                 "/api/assets/analyze-queue",
                 upload.UploadHandler,
                 common | {"submission": self.submission, "settings": settings, "pool": self._pool},
             ),
-            ("/api/assets/queue-status", QueueStatusHandler, common | {"queue": self.queue}),
+            ("/api/assets/queue-status", queue.QueueStatusHandler, common | {"queue": self.queue}),
             ("/api/assets", assets.AssetsHandler, with_assets),
             ("/api/assets/([^/]+)", assets.AssetHandler, with_assets),
             ("/api/assets/([^/]+)/retry", assets.RetryHandler, with_assets),
+            ("/api/queue/failed", queue.FailedJobsHandler, with_queue),
+            ("/api/queue/failed/retry", queue.RetryAllFailedHandler, with_queue),
+            ("/api/queue/failed/([^/]+)", queue.FailedJobHandler, with_queue),
+            ("/api/queue/failed/([^/]+)/retry", queue.RetryFailedHandler, with_queue),
+            ("/api/queue/pause", queue.PauseHandler, with_queue),
+            ("/api/queue/resume", queue.ResumeHandler, with_queue),
             (
                 "/ws",
                 SocketHandler,

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 
 from pipeline import demo as demo_pictures
-from pipeline import embedded, logs
+from pipeline import embedded, logs, operating, running
 from pipeline import settings as settings_module
 from pipeline.app import App
 from pipeline.assets.asset import CATEGORIES
@@ -38,7 +37,6 @@ from pipeline.hooks.manager import list_plugins
 from pipeline.settings import Settings
 
 DEMO_USER = "demo"
-DEMO_TOKEN_SECONDS = 30 * 86_400
 START_SECONDS = 60.0
 EVENT_SECONDS = 180.0
 stdout, stderr = Console(), Console(stderr=True)
@@ -67,10 +65,14 @@ def main(ctx: click.Context) -> None:
         ctx.invoke(serve)
 
 
+main.add_command(operating.failed)
+main.add_command(operating.queue)
+
+
 @main.command()
 def serve() -> None:
     """Run the service until SIGTERM or Ctrl-C."""
-    settings = _load()
+    settings = running.load()
     logs.configure(settings.log_format, settings.log_level)
     redis = None
     if not settings.redis_url.get_secret_value():
@@ -120,14 +122,14 @@ async def _serve(settings: Settings, *, owns_redis: bool) -> bool:
 @click.option("--exit", "exit_", is_flag=True, help="Stop the service: the one a demo left running, else this demo's.")
 def demo(exit_: bool) -> None:
     """Start the service with everything embedded, submit three photos, print each event; the service stays."""
-    settings = _load()
-    running = _running_service(settings)
-    if running and exit_:
-        _stop(running["pid"])
+    settings = running.load()
+    found = running.find_service(settings)
+    if found and exit_:
+        _stop(found["pid"])
         stdout.print("The service has stopped.")
         return
-    service = running or _start_service(settings)
-    token = make_token(settings, DEMO_USER, None, DEMO_TOKEN_SECONDS)
+    service = found or _start_service(settings)
+    token = make_token(settings, DEMO_USER, None, running.TOKEN_SECONDS)
     try:
         is_good = asyncio.run(_submit(service["address"], token, demo_pictures.pictures()[:3], watch=True))
     finally:
@@ -150,7 +152,7 @@ def demo(exit_: bool) -> None:
 def submit(files: tuple[Path, ...], category: str, watch: bool, url: str | None, token: str | None) -> None:
     """Upload photos; exit code 1 when one is refused or, with --watch, fails."""
     pictures = [(path, category) for path in files]
-    sys.exit(0 if asyncio.run(_submit(*_target(url, token), pictures, watch=watch)) else 1)
+    sys.exit(0 if asyncio.run(_submit(*running.target(url, token, DEMO_USER), pictures, watch=watch)) else 1)
 
 
 @main.command()
@@ -160,7 +162,7 @@ def watch(url: str | None, token: str | None) -> None:
     """Print the user's events, one JSON line each, until Ctrl-C."""
 
     async def run() -> None:
-        async with Client(*_target(url, token)) as client:
+        async with Client(*running.target(url, token, DEMO_USER)) as client:
             stderr.print(f"Listening in {await client.listen()}")
             async for event in client.events():
                 print(json.dumps(event), flush=True)
@@ -174,7 +176,7 @@ def watch(url: str | None, token: str | None) -> None:
 @click.option("--hours", default=24.0, show_default=True, help="How long it is valid.")
 def token(sub: str, role: str | None, hours: float) -> None:
     """Print a token signed with JWT_SECRET, or with the secret generated into DATA_DIR."""
-    print(make_token(_load(), sub, role, hours * 3600))
+    print(make_token(running.load(), sub, role, hours * 3600))
 
 
 @main.command()
@@ -220,32 +222,6 @@ def _this_command() -> str:
     return f"{os.path.relpath(sys.executable)} {program}" if program.suffix == ".py" else program.name
 
 
-def _load() -> Settings:
-    settings = settings_module.load()
-    if settings.jwt_secret.get_secret_value() or settings.jwt_public_key or settings.jwt_jwks_url:
-        return settings
-    return settings.model_copy(update={"jwt_secret": SecretStr(embedded.jwt_secret(settings.data_dir))})
-
-
-def _target(url: str | None, token: str | None) -> tuple[str, str]:
-    settings = _load()
-    if url is None:
-        running = _running_service(settings)
-        url = running["address"] if running else f"http://{settings.host}:{settings.port}"
-    return url, token or make_token(settings, DEMO_USER, None, DEMO_TOKEN_SECONDS)
-
-
-def _running_service(settings: Settings) -> dict[str, Any] | None:
-    """Return pid and address of the service that runs on this DATA_DIR, if one answers."""
-    try:
-        service: dict[str, Any] = json.loads((settings.data_dir / "service.json").read_text())
-        os.kill(service["pid"], 0)
-        with urllib.request.urlopen(f"{service['address']}/livez", timeout=5):
-            return service
-    except (OSError, ValueError):  # no file, no process, no answer
-        return None
-
-
 def _start_service(settings: Settings) -> dict[str, Any]:
     """Start `serve` in the background, logging to DATA_DIR/service.log, and wait until it answers."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -262,7 +238,7 @@ def _start_service(settings: Settings) -> dict[str, Any]:
         )
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        if (service := _running_service(settings)) is not None:
+        if (service := running.find_service(settings)) is not None:
             return service
         if process.poll() is not None:
             lines = log_path.read_text().strip().splitlines() or ["it printed nothing"]

@@ -8,11 +8,13 @@ import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 
 UPLOAD_SECONDS = 300
 CHUNK_BYTES = 64 * 1024
+PAGE = 100
 
 
 class ClientError(Exception):
@@ -62,6 +64,62 @@ class Client:
         """Return the asset as it is now."""
         return await self._request("GET", f"/api/assets/{asset_id}")
 
+    async def queue_status(self) -> dict[str, Any]:
+        """Return the number of jobs in each state, and whether the queue is paused."""
+        return await self._request("GET", "/api/assets/queue-status")
+
+    # with an admin's token
+
+    async def failed_jobs(self, limit: int | None = None) -> AsyncIterator[dict[str, Any]]:
+        """Yield dead letters, newest first: so many, or all."""
+        left, cursor = limit, None
+        while left is None or left > 0:
+            params = {"limit": str(min(left or PAGE, PAGE))} | ({"cursor": cursor} if cursor else {})
+            page = await self._request("GET", "/api/queue/failed", params=params)
+            for job in page["items"]:
+                yield job
+            if (cursor := page["nextCursor"]) is None:
+                return
+            left = None if left is None else left - len(page["items"])
+
+    async def retry_failed(self, job_id: str) -> dict[str, Any]:
+        """Run a dead letter again; return {"assetId", "jobId", "status", "message"} of its new job."""
+        return await self._request("POST", f"/api/queue/failed/{quote(job_id, safe='')}/retry")
+
+    async def retry_all_failed(self) -> dict[str, int]:
+        """Run all dead letters again that there are now; return how many were {"retried", "skipped"}."""
+        counts = {"retried": 0, "skipped": 0}
+        params: dict[str, str] = {}
+        while True:
+            reply = await self._request("POST", "/api/queue/failed/retry", params=params)
+            counts = {name: count + reply[name] for name, count in counts.items()}
+            if reply["nextCursor"] is None:
+                return counts
+            params = {"cursor": reply["nextCursor"]}
+
+    async def remove_failed(self, job_id: str) -> None:
+        """Remove a dead letter."""
+        await self._request("DELETE", f"/api/queue/failed/{quote(job_id, safe='')}")
+
+    async def remove_all_failed(self) -> int:
+        """Remove all dead letters; return how many."""
+        removed: int = 0
+        while True:
+            reply = await self._request("DELETE", "/api/queue/failed")
+            removed += reply["removed"]
+            if not reply["remaining"]:
+                return removed
+
+    async def pause(self) -> None:
+        """Let no process claim jobs any more."""
+        await self._request("POST", "/api/queue/pause")
+
+    async def resume(self) -> None:
+        """Let jobs be claimed again."""
+        await self._request("POST", "/api/queue/resume")
+
+    # the socket
+
     async def listen(self) -> str:
         """Open the socket and return the room it is in; from then on `events` misses nothing."""
         assert self._session is not None, "use `async with`"
@@ -91,6 +149,8 @@ class Client:
         assert self._session is not None, "use `async with`"
         try:
             async with self._session.request(method, self._url + path, **options) as response:
+                if response.status == 204:
+                    return {}
                 reply = await response.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise ClientError(f"Cannot reach {self._url}: {error or type(error).__name__}") from error

@@ -12,21 +12,25 @@ import hashlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, BinaryIO, Protocol
 
 import structlog
 
-from pipeline.assets.asset import Asset, AssetStatus, OriginalImage, new_asset_id, to_timestamp, utc_now
+from pipeline.assets.asset import ASSET_ID, Asset, AssetStatus, OriginalImage, new_asset_id, to_timestamp, utc_now
 from pipeline.assets.image import ImageInfo
 from pipeline.assets.store import AssetStore, KeyRecord
 from pipeline.errors import Conflict, DependencyUnavailable, IdempotencyKeyReused, NotFound
 from pipeline.metrics import Metrics
+from pipeline.queue.job import FailedJob
 from pipeline.queue.queue import JobQueue
 
 log = structlog.get_logger(__name__)
 
 # An upload is answered within two seconds also while Redis hangs; the reconciler does the rest.
 ENQUEUE_SECONDS = 1.5
+# A few seconds' worth, so that no request for all of them runs for minutes.
+RETRY_AT_MOST = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,16 @@ class Receipt:
 
     asset_id: str
     job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RetriedPage:
+    """What became of some dead letters. remaining: older ones, not looked at yet; next_after: where those begin."""
+
+    retried: int
+    skipped: int
+    remaining: int
+    next_after: tuple[datetime, str] | None
 
 
 class ImageStorage(Protocol):
@@ -107,8 +121,7 @@ class Submission:
         it raises IdempotencyKeyReused. DependencyUnavailable means that nothing was accepted and nothing is left
         behind.
         """
-        if self._is_stopped:
-            raise DependencyUnavailable("The service is shutting down", retry_after_seconds=1)
+        self._check_running()
         asset_id = new_asset_id()
         if upload.idempotency_key is not None:
             asset_id = await self._claim_key(upload, asset_id)
@@ -152,8 +165,7 @@ class Submission:
 
     async def retry(self, asset_id: str, user_id: str, request_id: str) -> Receipt:
         """Give a failed or partial asset a new job; NotFound or Conflict otherwise."""
-        if self._is_stopped:
-            raise DependencyUnavailable("The service is shutting down", retry_after_seconds=1)
+        self._check_running()
         job_id = self._queue.job_id(new_asset_id())
         asset = await self._store.requeue(asset_id, user_id, job_id)
         if asset is None:
@@ -164,6 +176,59 @@ class Submission:
         await self._enqueue(asset, request_id)
         log.info("asset_requeued", assetId=asset.id, jobId=job_id)
         return Receipt(asset.id, job_id)
+
+    async def retry_failed(self, job_id: str, request_id: str) -> Receipt:
+        """Run a dead letter again: its asset gets a new job and the dead letter goes.
+
+        NotFound: there is no such dead letter, or its asset is gone. Conflict: its asset did not stay failed. In both
+        cases the dead letter, if any, stays until it is removed.
+        """
+        self._check_running()
+        dead = await self._queue.failed_job(job_id)
+        if dead is None:
+            raise NotFound("There is no dead letter of that id")
+        return await self._run_again(dead, request_id)
+
+    async def retry_all_failed(self, request_id: str, after: tuple[datetime, str] | None = None) -> RetriedPage:
+        """Run up to RETRY_AT_MOST dead letters again, the oldest of them first, passing over those that cannot.
+
+        after: (failed_at, id) where an earlier call ended. What fails again meanwhile is newer and not seen any more.
+        """
+        self._check_running()
+        page = await self._queue.failed_jobs(RETRY_AT_MOST, after)
+        retried = 0
+        for dead in reversed(page.jobs):
+            try:
+                await self._run_again(dead, request_id)
+                retried += 1
+            except (NotFound, Conflict) as error:
+                log.info("dead_letter_skipped", jobId=dead.id, reason=error.message)
+        return RetriedPage(retried, len(page.jobs) - retried, page.older, page.next_after)
+
+    async def _run_again(self, dead: FailedJob, request_id: str) -> Receipt:
+        # A damaged payload names no asset, but an upload's first job is called after it.
+        asset_id = str(dead.data.get("assetId") or dead.id.rpartition(":")[2])
+        asset = await self._store.get(asset_id) if ASSET_ID.fullmatch(asset_id) else None
+        if asset is None:
+            raise NotFound("Its asset is gone, this dead letter can only be removed")
+        if asset.status is AssetStatus.PROCESSING and asset.processing_job_id == dead.id:
+            # Only the record of the job was damaged. A crash in between leaves the rest to the reconciler.
+            await self._queue.remove_failed(dead.id)
+            await self._enqueue(asset, request_id)
+            log.info("dead_letter_retried", assetId=asset.id, jobId=dead.id, newJobId=dead.id)
+            return Receipt(asset.id, dead.id)
+        requeued = None
+        if asset.status is AssetStatus.FAILED:
+            requeued = await self._store.requeue(asset.id, asset.user_id, self._queue.job_id(new_asset_id()))
+        if requeued is None:
+            raise Conflict(
+                f"Its asset is {asset.status.value} by {asset.processing_job_id}, this dead letter can only be removed"
+            )
+        await self._enqueue(requeued, request_id)
+        # The asset may have failed again since, under another job: that dead letter is settled with this one.
+        await self._queue.remove_failed(dead.id, asset.processing_job_id)
+        log.info("dead_letter_retried", assetId=asset.id, jobId=dead.id, newJobId=requeued.processing_job_id)
+        return Receipt(asset.id, requeued.processing_job_id)
 
     async def delete(self, asset_id: str, user_id: str) -> None:
         """Remove the asset and its images; NotFound when there is none of that user's. A running job finds it gone."""
@@ -176,6 +241,10 @@ class Submission:
             await self._storage.delete(processed_public_id(asset.id, fence))
         await self._store.delete(asset_id, user_id)
         log.info("asset_deleted", assetId=asset_id)
+
+    def _check_running(self) -> None:
+        if self._is_stopped:
+            raise DependencyUnavailable("The service is shutting down", retry_after_seconds=1)
 
     async def _claim_key(self, upload: Upload, asset_id: str) -> str:
         """Return the asset id that the key stands for: the first request's, whether that one lives or died half-way."""

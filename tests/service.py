@@ -156,6 +156,16 @@ class Service:
         """GET a path as that user."""
         return httpx.get(self.url + path, headers=self.headers(sub), params=params, timeout=WAIT_SECONDS)
 
+    def wait_status(self, **counts: Any) -> dict[str, Any]:
+        """Return the queue status once it shows these; a job is acknowledged only after its last log line."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
+            status: dict[str, Any] = self.get("/api/assets/queue-status").json()["data"]
+            if counts.items() <= status.items():
+                return status
+            assert time.monotonic() < deadline, f"{counts} not in {status}"
+            time.sleep(0.01)
+
     def asset(self, asset_id: str, sub: str = "user-1") -> dict[str, Any]:
         """Return the asset as its owner sees it."""
         data: dict[str, Any] = self.get(f"/api/assets/{asset_id}", sub).json()["data"]

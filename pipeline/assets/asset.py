@@ -6,6 +6,7 @@ both camelCase.
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ class AssetStatus(StrEnum):
 
 
 FINISHED = frozenset({AssetStatus.PARTIAL, AssetStatus.ACTIVE, AssetStatus.FAILED})
+ASSET_ID = re.compile(r"[0-9a-fA-F]{24}")
 CATEGORIES = ("sneaker", "lego", "camera", "other")
 
 

@@ -38,8 +38,8 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 from pipeline.assets.asset import to_timestamp, utc_now
 from pipeline.auth import bearer_token
 from pipeline.errors import DependencyUnavailable, Forbidden, Unauthorized, ValidationError
-from pipeline.handlers.assets import parse_instant
 from pipeline.handlers.base import BaseHandler
+from pipeline.handlers.query import parse_instant
 from pipeline.metrics import CLOSE_CODES
 from pipeline.rooms.rooms import Connection, Rooms
 from pipeline.settings import Settings

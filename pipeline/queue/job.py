@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -70,6 +71,37 @@ class Job:
     error: str = ""
     group: str = ""
     is_probe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FailedJob:
+    """A dead letter: a job that failed for good. Its record may be damaged: then what is not known is {}, "", 0 or
+    None.
+
+    data: the payload. error: the reason. attempts: starts; stalls: how often its process was lost.
+    """
+
+    id: str
+    failed_at: datetime
+    data: Mapping[str, Any]
+    error: str
+    attempts: int
+    stalls: int
+    enqueued_at: datetime | None
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailedPage:
+    """Some dead letters, newest first. older: how many follow."""
+
+    jobs: Sequence[FailedJob]
+    older: int
+
+    @property
+    def next_after(self) -> tuple[datetime, str] | None:
+        """(failed_at, id) after which the next page begins, None on the last."""
+        return (self.jobs[-1].failed_at, self.jobs[-1].id) if self.older else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import json
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from importlib import resources
 from typing import Any, TypeVar, cast
 
@@ -24,10 +25,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
 from pipeline.errors import DependencyUnavailable
-from pipeline.queue.job import Finish, Job, NewJob, Outcome, Step
+from pipeline.queue.job import FailedJob, FailedPage, Finish, Job, NewJob, Outcome, Step
 
 T = TypeVar("T")
-SCRIPTS = ("enqueue", "step", "renew", "recover", "release", "trim", "pause", "stats")
+SCRIPTS = ("enqueue", "step", "renew", "recover", "release", "trim", "pause", "stats", "list", "forget")
 # The keys that lua/place.lua names, and the scripts it goes before.
 PLACES = ("waiting", "groups", "grouped", "wake")
 PLACING = ("enqueue", "step", "recover", "release", "stats")
@@ -36,6 +37,7 @@ RECOVER_AT_MOST = 100
 SOCKET_TIMEOUT_SECONDS = 5.0
 # No job is delayed and no queue held for longer, whatever another service asks for.
 LONGEST_DELAY_MS = 600_000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ def connect(url: str, *, blocking_seconds: float = 0) -> Redis:
     return Redis.from_url(
         url,
         decode_responses=True,
+        # One job whose record is no UTF-8 must not spoil a whole reply.
+        encoding_errors="replace",
         # With protocol 3 redis-py 8 listens for maintenance notices and then hands out pooled connections that are
         # dead.
         protocol=2,
@@ -277,6 +281,29 @@ class JobQueue:
             is_breaker_open=bool(is_open),
         )
 
+    async def failed_jobs(self, limit: int, after: tuple[datetime, str] | None = None) -> FailedPage:
+        """Return dead letters, newest first; those of one millisecond by id, descending.
+
+        after: (failed_at, id) of the last one seen, which may be gone by now; those after it follow.
+        """
+        failed_at_ms, job_id = ((after[0] - EPOCH) // timedelta(milliseconds=1), after[1]) if after else ("", "")
+        return await self._list_failed(limit, failed_at_ms, job_id)
+
+    async def failed_job(self, job_id: str) -> FailedJob | None:
+        """Return the dead letter of that id, None when there is none."""
+        return next(iter((await self._list_failed(1, "", job_id)).jobs), None)
+
+    async def _list_failed(self, limit: int, failed_at_ms: int | str, job_id: str) -> FailedPage:
+        older, *entries = await self._run(
+            "list", [self._key["failed"], self._job_prefix], [limit, failed_at_ms, job_id], timed=False
+        )
+        return FailedPage([_failed_job(*fields) for fields in entries], older)
+
+    async def remove_failed(self, *job_ids: str) -> int:
+        """Forget dead letters; return how many of the ids were some. Other jobs are left alone."""
+        keys = [self._key["failed"], self._job_prefix]
+        return cast(int, await self._run("forget", keys, job_ids, timed=False))
+
     async def backlog(self, group: str = "") -> tuple[int, int]:
         """Return how many jobs have yet to start or start again, and how many of the group wait."""
         pipe = self._redis.pipeline(transaction=False)
@@ -388,6 +415,32 @@ def _payload(text: str) -> Mapping[str, Any]:
     except ValueError:
         return {}
     return data if isinstance(data, dict) else {}
+
+
+def _failed_job(
+    job_id: str, failed_at: str, data: str, attempt: str, stalls: str, enqueued_at: str, error: str, request_id: str
+) -> FailedJob:
+    return FailedJob(
+        id=job_id,
+        failed_at=_instant(failed_at) or EPOCH,
+        data=_payload(data),
+        error=error,
+        attempts=_whole(attempt),
+        stalls=_whole(stalls),
+        enqueued_at=_instant(enqueued_at),
+        request_id=request_id,
+    )
+
+
+def _whole(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+
+def _instant(milliseconds: str) -> datetime | None:
+    try:
+        return EPOCH + timedelta(milliseconds=int(milliseconds))
+    except (ValueError, OverflowError):
+        return None
 
 
 __all__ = ["Breaker", "JobQueue", "Outcome", "QueueStats", "connect"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.demo import pictures
-from tests.factories import SECRET, make_image
+from tests.factories import SECRET, make_image, make_token
 from tests.parts import require
 from tests.service import ROOT, AiService, Service
 
@@ -116,6 +116,68 @@ def test_watch_prints_one_json_line_per_event(environment: dict[str, str]) -> No
         watching.stdout.close()
 
 
+@pytest.fixture
+def refused(environment: dict[str, str], ai_service: AiService) -> Iterator[list[str]]:
+    """A running service with three dead letters; their job ids, newest first."""
+    ai_service.order(replies=[{"status": 400, "body": {"error": {"message": "No [photo]", "code": "X"}}, "times": 3}])
+    with Service(Path(environment["DATA_DIR"]), ai_service.url) as service:
+        ids = []
+        for number in range(1, 4):
+            ids.insert(0, service.upload().json()["data"]["jobId"])
+            service.wait_status(failed=number)
+        yield ids
+
+
+def test_failed_lists_dead_letters(run: Run, refused: list[str]) -> None:
+    """A table for people, also in a narrow window, a JSON line each for scripts, the newest first, so many as asked."""
+    table = run("failed", "ls").stdout
+    assert [word for word in table.split() if word.startswith("ai-processing:")] == refused
+    assert table.count("No [photo]") == 3 and refused[0].removeprefix("ai-processing:") in table
+    short = run("failed", "ls", "--limit", "2")
+    assert (short.stdout.count("No [photo]"), short.stderr.strip()) == (2, "2 of 3; --all shows all")
+    assert run("failed", "ls", "--limit", "1", "--all").stdout.count("No [photo]") == 3
+    lines = [json.loads(line) for line in run("failed", "ls", "--json").stdout.splitlines()]
+    assert [line["jobId"] for line in lines] == refused and lines[0]["reason"] == "No [photo]"
+    narrow = run("failed", "ls", COLUMNS="70").stdout
+    assert [word for word in narrow.split() if word.startswith("ai-processing:")] == refused
+
+
+def test_failed_retry_runs_those_named_or_all(run: Run, refused: list[str], ai_service: AiService) -> None:
+    """Exit code 1 when one named is refused, which keeps none of the others; --all takes the rest."""
+    some = run("failed", "retry", refused[1], "ai-processing:" + "0" * 24, "x/../y")
+    assert some.returncode == 1
+    assert f"{refused[1]}: runs again as ai-processing:" in some.stdout
+    assert "There is no dead letter of that id" in some.stderr and "Must be ai-processing:" in some.stderr
+    assert "Error: 2 of 3 refused" in some.stderr
+    done = run("failed", "retry", "--all")
+    assert (done.returncode, done.stdout.strip()) == (0, "2 run again, 0 skipped")
+    assert run("failed", "ls").stdout.strip() == "There are no dead letters."
+    assert ai_service.state()["calls"] >= 4
+
+
+def test_failed_rm_asks_before_it_removes_all(run: Run, refused: list[str]) -> None:
+    """One by its id at once; all only after a yes."""
+    one = run("failed", "rm", refused[0])
+    assert (one.returncode, one.stdout.strip()) == (0, f"{refused[0]}: removed")
+    assert run("failed", "rm", refused[0]).returncode == 1
+    unanswered = run("failed", "rm", "--all")
+    assert (unanswered.returncode, "Remove all dead letters?" in unanswered.stdout) == (1, True)
+    assert len(run("failed", "ls", "--json").stdout.splitlines()) == 2
+    assert run("failed", "rm", "--all", "--yes").stdout.strip() == "2 removed"
+    assert run("failed", "ls", "--json").stdout == ""
+
+
+def test_queue_pauses_and_resumes(run: Run, environment: dict[str, str]) -> None:
+    """A script reads the state as JSON; a user's token in PIPELINE_TOKEN does not get in the way."""
+    with Service(Path(environment["DATA_DIR"]), environment["AI_SERVICE_URL"]):
+        assert run("queue", "pause", PIPELINE_TOKEN="a user's").stdout.strip() == "The queue is paused."
+        assert json.loads(run("queue", "status").stdout)["paused"] is True
+        assert run("queue", "resume").stdout.strip() == "The queue is running."
+        assert json.loads(run("queue", "status").stdout)["paused"] is False
+        refused = run("queue", "pause", PIPELINE_ADMIN_TOKEN=make_token())
+        assert (refused.returncode, refused.stderr.strip()) == (1, "Error: Only for admins")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -124,6 +186,9 @@ def test_watch_prints_one_json_line_per_event(environment: dict[str, str]) -> No
         (["submit", "setup.cfg", "--category", "lego"], 1, "Cannot reach"),
         (["watch", "--url", "http://127.0.0.1:1"], 1, "Cannot reach"),
         (["token", "--sub", "a b"], 2, "user id"),
+        (["failed", "ls"], 1, "Cannot reach"),
+        (["failed", "retry"], 2, "or use --all"),
+        (["failed", "rm", "ai-processing:1", "--all"], 2, "or use --all"),
         (["unknown"], 2, "unknown"),
     ],
 )

@@ -9,18 +9,19 @@ local offset, id, data, request_id, trace, group, revive = unpack(ARGV)
 local POSTPONED_OFTEN, LOOK_AT_MOST = 3, 1000
 
 local job = job_key(id)
-local state, lease, enqueued_at, postponed = unpack(redis.call('HMGET', job, 'state', 'lease', 'enqueuedAt', 'postponed'))
+-- pcall: a key of another type is a job that got lost.
+local known = redis.pcall('HMGET', job, 'state', 'lease', 'enqueuedAt', 'postponed')
+if known.err then redis.call('DEL', job) end
+local state, lease, enqueued_at, postponed = known[1], known[2], known[3], known[4]
 local is_finished = state == 'completed' or state == 'failed'
 
 if not state or (is_finished and revive == '1') then
   -- HSET comes first: in a full Redis it is refused before anything has changed.
   redis.call('HSET', job, 'data', data, 'state', 'waiting', 'attempt', 0, 'stalls', 0, 'enqueuedAt', now_ms(offset),
     'requestId', request_id, 'trace', trace, 'group', group, 'error', '')
-  if is_finished then
-    redis.call('ZREM', completed, id)
-    redis.call('ZREM', failed, id)
-    redis.call('HDEL', job, 'finishedAt', 'lease', 'postponed')
-  end
+  redis.call('ZREM', completed, id)
+  redis.call('ZREM', failed, id)
+  redis.call('HDEL', job, 'finishedAt', 'lease', 'postponed')
   put_waiting('LPUSH', id, group)
   wake_one()
   return 'ok'

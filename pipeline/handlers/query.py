@@ -1,0 +1,96 @@
+"""Reads the query of a list: filters, limits, instants and cursors. Pure: knows no request and no list."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+from pipeline.errors import ValidationError
+
+CURSOR = re.compile(r"(\d{1,15})\.(.+)", re.ASCII | re.DOTALL)
+DEFAULT_LIMIT = 20
+MAX_LIMIT = 100
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+Position = tuple[datetime, str]
+
+
+class Query:
+    """Reads query parameters and collects every fault, so that the client hears of all at once."""
+
+    def __init__(self, values: dict[str, str]) -> None:
+        self._values = values
+        self._faults: list[dict[str, str]] = []
+
+    def fault(self, field: str, message: str) -> None:
+        """Note what is wrong with a parameter."""
+        self._faults.append({"field": field, "message": message})
+
+    def check(self) -> None:
+        """Raise ValidationError when there was a fault."""
+        if self._faults:
+            raise ValidationError("Invalid query", details=self._faults)
+
+    def choice(self, name: str, choices: tuple[str, ...]) -> str | None:
+        """Return the parameter, one of the choices, or None."""
+        value = self._values.get(name)
+        if value is not None and value not in choices:
+            self.fault(name, f"Must be one of: {', '.join(choices)}")
+        return value
+
+    def limit(self) -> int:
+        """Return the most items that a page may have."""
+        text = self._values.get("limit", str(DEFAULT_LIMIT))
+        if re.fullmatch(r"[0-9]{1,3}", text) and 1 <= int(text) <= MAX_LIMIT:
+            return int(text)
+        self.fault("limit", f"Must be a number from 1 to {MAX_LIMIT}")
+        return DEFAULT_LIMIT
+
+    def cursor(self, ids: re.Pattern[str]) -> Position | None:
+        """Return the place of the last item seen, or None. ids: what an id in it looks like."""
+        text = self._values.get("cursor")
+        try:
+            return decode_cursor(text, ids) if text is not None else None
+        except ValueError:
+            self.fault("cursor", "Must be a nextCursor of an earlier reply")
+            return None
+
+    def instant(self, name: str) -> datetime | None:
+        """Return the parameter as an instant, or None."""
+        text = self._values.get(name)
+        try:
+            return parse_instant(text) if text is not None else None
+        except ValueError:
+            self.fault(name, "Must be a timestamp like 2026-01-31T12:00:00.000Z")
+            return None
+
+
+def encode_cursor(instant: datetime, item_id: str) -> str:
+    """Return a place in a list as text that clients hand back unread."""
+    milliseconds = (instant - EPOCH) // timedelta(milliseconds=1)
+    return base64.urlsafe_b64encode(f"{milliseconds}.{item_id}".encode()).decode().rstrip("=")
+
+
+def decode_cursor(text: str, ids: re.Pattern[str]) -> Position:
+    """Return the place encode_cursor wrote; ValueError for anything else."""
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        match = CURSOR.fullmatch(raw.decode())
+        if match is None or not ids.fullmatch(match[2]):
+            raise ValueError("not a cursor")
+        return EPOCH + timedelta(milliseconds=int(match[1])), match[2]
+    except (binascii.Error, OverflowError) as error:
+        raise ValueError("not a cursor") from error
+
+
+def parse_instant(text: str) -> datetime:
+    """Return the instant of an ISO 8601 timestamp with its zone, or of an HTTP Date; ValueError for anything else."""
+    try:
+        instant = datetime.fromisoformat(text) if text[:1].isdigit() else parsedate_to_datetime(text)
+        if instant.tzinfo is None:
+            raise ValueError("a timestamp needs its zone")
+        return instant.astimezone(UTC)
+    except (OverflowError, TypeError, IndexError) as error:
+        raise ValueError("not a timestamp") from error

@@ -1,0 +1,166 @@
+"""The operators' commands: `failed` for dead letters, `queue` to pause and resume. They talk to a running service."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.auth import ADMIN_ROLE
+from pipeline.client import Client, ClientError
+from pipeline.running import target
+
+OPERATOR = "operator"
+TOKEN_SECONDS = 3600
+stdout, stderr = Console(), Console(stderr=True)
+Work = Callable[[Client], Awaitable[Any]]
+
+
+with_url = click.option("--url", envvar="PIPELINE_URL", help="Address of the service; default: the one running here.")
+# PIPELINE_TOKEN is not read: it is a user's.
+with_token = click.option("--token", envvar="PIPELINE_ADMIN_TOKEN", help="Token of an admin; default: one made here.")
+
+
+@click.group()
+def failed() -> None:
+    """List dead letters (jobs that failed for good), run them again, remove them."""
+
+
+@failed.command("ls")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="At most so many.")
+@click.option("--all", "all_", is_flag=True, help="All there are.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line each.")
+@with_url
+@with_token
+def list_failed(limit: int, all_: bool, as_json: bool, url: str | None, token: str | None) -> None:
+    """List dead letters, newest first."""
+
+    async def work(client: Client) -> None:
+        table = Table()
+        # Ids in one piece also in a narrow window: they are what other commands are given.
+        table.add_column("job, asset", no_wrap=True)
+        for name in ("reason", "attempts", "failed at"):
+            table.add_column(name, overflow="fold")
+        async for job in client.failed_jobs(None if all_ else limit):
+            if as_json:
+                print(json.dumps(job), flush=True)
+            else:
+                ids = f"{job['jobId']}\n{job['assetId'] or 'unknown'}"
+                failed_at = job["failedAt"][:19].replace("T", " ") + "Z"
+                table.add_row(escape(ids), escape(job["reason"]), str(job["attempts"]), failed_at)
+        if as_json:
+            return
+        total = (await client.queue_status())["failed"]
+        stdout.print(table if table.rows else "There are no dead letters.")
+        if total > len(table.rows):
+            stderr.print(f"{len(table.rows)} of {total}; --all shows all", highlight=False)
+
+    _run(work, url, token)
+
+
+@failed.command("retry")
+@click.argument("job_ids", nargs=-1)
+@click.option("--all", "all_", is_flag=True, help="All there are, except those whose asset did not stay failed.")
+@with_url
+@with_token
+def retry_failed(job_ids: Sequence[str], all_: bool, url: str | None, token: str | None) -> None:
+    """Run dead letters again; exit code 1 when one named cannot."""
+    _check_choice(job_ids, all_)
+
+    async def retry(client: Client, job_id: str) -> str:
+        return f"runs again as {(await client.retry_failed(job_id))['jobId']}"
+
+    async def retry_all(client: Client) -> None:
+        counts = await client.retry_all_failed()
+        stdout.print(f"{counts['retried']} run again, {counts['skipped']} skipped", highlight=False)
+
+    _run(retry_all if all_ else lambda client: _each(client, job_ids, retry), url, token)
+
+
+@failed.command("rm")
+@click.argument("job_ids", nargs=-1)
+@click.option("--all", "all_", is_flag=True, help="All there are.")
+@click.option("--yes", is_flag=True, help="Do not ask before removing all.")
+@with_url
+@with_token
+def remove_failed(job_ids: Sequence[str], all_: bool, yes: bool, url: str | None, token: str | None) -> None:
+    """Remove dead letters; exit code 1 when one named is not there. Their assets stay."""
+    _check_choice(job_ids, all_)
+    if all_ and not yes:
+        click.confirm("Remove all dead letters?", abort=True)
+
+    async def remove(client: Client, job_id: str) -> str:
+        await client.remove_failed(job_id)
+        return "removed"
+
+    async def remove_all(client: Client) -> None:
+        stdout.print(f"{await client.remove_all_failed()} removed", highlight=False)
+
+    _run(remove_all if all_ else lambda client: _each(client, job_ids, remove), url, token)
+
+
+@click.group()
+def queue() -> None:
+    """Pause and resume the queue on every process, or show how much work there is."""
+
+
+@queue.command()
+@with_url
+@with_token
+def pause(url: str | None, token: str | None) -> None:
+    """Start no more jobs; running ones finish, uploads are still accepted."""
+    _run(lambda client: client.pause(), url, token)
+    stdout.print("The queue is paused.")
+
+
+@queue.command()
+@with_url
+@with_token
+def resume(url: str | None, token: str | None) -> None:
+    """Start jobs again."""
+    _run(lambda client: client.resume(), url, token)
+    stdout.print("The queue is running.")
+
+
+@queue.command()
+@with_url
+@with_token
+def status(url: str | None, token: str | None) -> None:
+    """Print the number of jobs in each state, and whether the queue is paused, as one JSON line."""
+
+    async def work(client: Client) -> None:
+        print(json.dumps(await client.queue_status()))
+
+    _run(work, url, token)
+
+
+def _check_choice(job_ids: Sequence[str], all_: bool) -> None:
+    if bool(job_ids) == all_:
+        raise click.UsageError("Name dead letters by their job id, or use --all")
+
+
+def _run(work: Work, url: str | None, token: str | None) -> None:
+    async def run() -> None:
+        async with Client(*target(url, token, OPERATOR, role=ADMIN_ROLE, expires_in=TOKEN_SECONDS)) as client:
+            await work(client)
+
+    asyncio.run(run())
+
+
+async def _each(client: Client, job_ids: Sequence[str], work: Callable[[Client, str], Awaitable[str]]) -> None:
+    """Do it to each job and print what became of it; ClientError at the end when any was refused."""
+    refused = 0
+    for job_id in job_ids:
+        try:
+            stdout.print(f"{escape(job_id)}: {escape(await work(client, job_id))}", highlight=False, soft_wrap=True)
+        except ClientError as error:
+            stderr.print(f"[red]{escape(job_id)}:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            refused += 1
+    if refused:
+        raise ClientError(f"{refused} of {len(job_ids)} refused")

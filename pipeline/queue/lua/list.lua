@@ -1,0 +1,32 @@
+-- Reads dead letters, newest first; nothing moves.
+-- Called by JobQueue.failed_jobs and JobQueue.failed_job.
+-- KEYS: failed, prefix of the job hashes
+-- ARGV: at most so many; failed at (ms) and id of the last one seen. Both '' for the first page, failed at '' for the job of that id itself
+-- Returns: {how many follow, {id, failed at (ms), data, attempt, stalls, enqueuedAt, error, requestId}...}, '' for what is not known
+local failed, prefix = KEYS[1], KEYS[2]
+local limit, at, id = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+
+local start = 0
+if at ~= '' then
+  -- The place need not be taken any more. Dead letters of one millisecond stand in the order of their ids.
+  start = redis.call('ZCOUNT', failed, '(' .. at, '+inf')
+  local stop = start + redis.call('ZCOUNT', failed, at, at)
+  while start < stop do
+    local middle = math.floor((start + stop) / 2)
+    if redis.call('ZRANGE', failed, middle, middle, 'REV')[1] >= id then start = middle + 1 else stop = middle end
+  end
+elseif id ~= '' then
+  start = redis.call('ZREVRANK', failed, id)
+  if not start then return {0} end
+end
+
+local page = redis.call('ZRANGE', failed, start, start + limit - 1, 'REV', 'WITHSCORES')
+local reply = {redis.call('ZCARD', failed) - start - #page / 2}
+for i = 1, #page, 2 do
+  -- pcall: a key of another type is a dead letter of which nothing is known.
+  local held = redis.pcall('HMGET', prefix .. page[i], 'data', 'attempt', 'stalls', 'enqueuedAt', 'error', 'requestId')
+  local entry = {page[i], page[i + 1]}
+  for field = 1, 6 do entry[2 + field] = held[field] or '' end
+  reply[#reply + 1] = entry
+end
+return reply

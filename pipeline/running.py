@@ -1,0 +1,50 @@
+"""How the commands reach the service: the settings in force, the process that runs on them, an address and a token."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.request
+from typing import Any
+
+from pydantic import SecretStr
+
+from pipeline import embedded
+from pipeline import settings as settings_module
+from pipeline.auth import make_token
+from pipeline.settings import Settings
+
+TOKEN_SECONDS = 30 * 86_400
+
+
+def load() -> Settings:
+    """Return the settings with a way to check tokens: without any, the secret generated into DATA_DIR."""
+    settings = settings_module.load()
+    if settings.jwt_secret.get_secret_value() or settings.jwt_public_key or settings.jwt_jwks_url:
+        return settings
+    return settings.model_copy(update={"jwt_secret": SecretStr(embedded.jwt_secret(settings.data_dir))})
+
+
+def find_service(settings: Settings) -> dict[str, Any] | None:
+    """Return pid and address of the service that runs on this DATA_DIR, if one answers."""
+    try:
+        service: dict[str, Any] = json.loads((settings.data_dir / "service.json").read_text())
+        os.kill(service["pid"], 0)
+        with urllib.request.urlopen(f"{service['address']}/livez", timeout=5):
+            return service
+    except (OSError, ValueError):  # no file, no process, no answer
+        return None
+
+
+def target(
+    url: str | None, token: str | None, sub: str, *, role: str | None = None, expires_in: float = TOKEN_SECONDS
+) -> tuple[str, str]:
+    """Return the address and the token as given, else those of the service here and of that user.
+
+    expires_in: seconds that a token made here is good for.
+    """
+    settings = load()
+    if url is None:
+        service = find_service(settings)
+        url = service["address"] if service else f"http://{settings.host}:{settings.port}"
+    return url, token or make_token(settings, sub, role, expires_in)

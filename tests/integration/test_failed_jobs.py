@@ -1,0 +1,146 @@
+"""JobQueue's dead letters on a real Redis: the list, its pages, damaged records, removal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from redis import Redis
+from tornado.ioloop import IOLoop
+
+from pipeline.queue.job import FailedJob
+from pipeline.queue.queue import JobQueue
+from tests.redis_server import RedisServer
+
+BASE = "pipeline:{ai-processing}:"
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+NOON_MS = 1_769_860_800_000
+
+
+@pytest.fixture
+def queue(io_loop: IOLoop, redis_url: str) -> Iterator[JobQueue]:
+    queue = JobQueue(redis_url)
+    yield queue
+    io_loop.run_sync(queue.close)
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> Redis:
+    return redis_server.client()
+
+
+def job_id(number: int) -> str:
+    return f"ai-processing:{number:024x}"
+
+
+def bury(redis: Redis, number: int, *, after_ms: int = 0, **fields: Any) -> str:
+    """Leave a dead letter as a step does; it failed so long after noon."""
+    record = {
+        "data": json.dumps({"assetId": f"{number:024x}"}),
+        "state": "failed",
+        "attempt": 3,
+        "stalls": 1,
+        "enqueuedAt": NOON_MS - 5000,
+        "finishedAt": NOON_MS + after_ms,
+        "error": "no",
+        "requestId": "r-1",
+    }
+    redis.hset(BASE + "job:" + job_id(number), mapping=record | fields)
+    redis.zadd(BASE + "failed", {job_id(number): NOON_MS + after_ms})
+    return job_id(number)
+
+
+def numbers(jobs: Sequence[FailedJob]) -> list[int]:
+    return [int(job.id.rpartition(":")[2], 16) for job in jobs]
+
+
+@pytest.mark.gen_test
+async def test_failed_job_tells_what_its_record_holds(queue: JobQueue, redis: Redis) -> None:
+    """Payload, reason, counts and times; None for an id that is no dead letter, also when it is another job."""
+    bury(redis, 1, after_ms=250)
+    job = await queue.failed_job(job_id(1))
+    assert job == FailedJob(
+        id=job_id(1),
+        failed_at=NOON + timedelta(milliseconds=250),
+        data={"assetId": f"{1:024x}"},
+        error="no",
+        attempts=3,
+        stalls=1,
+        enqueued_at=NOON - timedelta(seconds=5),
+        request_id="r-1",
+    )
+    await queue.enqueue(job_id(2), {})
+    assert await queue.failed_job(job_id(2)) is None
+    assert await queue.failed_job(job_id(3)) is None
+
+
+@pytest.mark.gen_test
+async def test_failed_jobs_come_newest_first_in_pages(queue: JobQueue, redis: Redis) -> None:
+    """Each page goes on where the one before ended, also between jobs that failed in one millisecond."""
+    assert (await queue.failed_jobs(2)).next_after is None
+    for number, after_ms in enumerate([0, 1, 1, 1, 1, 1, 2]):
+        bury(redis, number, after_ms=after_ms)
+    after, seen, left = None, [], []
+    while True:
+        page = await queue.failed_jobs(2, after)
+        seen.append(numbers(page.jobs))
+        left.append(page.older)
+        if (after := page.next_after) is None:
+            break
+    assert seen == [[6, 5], [4, 3], [2, 1], [0]]
+    assert left == [5, 3, 1, 0]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("equal", [True, False], ids=["one millisecond", "apart"])
+async def test_failed_jobs_keep_their_place_while_the_list_changes(queue: JobQueue, redis: Redis, equal: bool) -> None:
+    """Removing jobs seen and unseen, the last one seen too, and adding newer ones skips and repeats nothing."""
+    for number in range(1, 13):
+        bury(redis, number, after_ms=0 if equal else number)
+    first = await queue.failed_jobs(4)
+    assert numbers(first.jobs) == [12, 11, 10, 9]
+    assert await queue.remove_failed(job_id(11), job_id(9), job_id(7)) == 3
+    bury(redis, 20, after_ms=20)
+    second = await queue.failed_jobs(4, first.next_after)
+    assert numbers(second.jobs) == [8, 6, 5, 4]
+    for number in (12, 10, 8, 6, 5, 4):
+        await queue.remove_failed(job_id(number))
+    third = await queue.failed_jobs(4, second.next_after)
+    assert (numbers(third.jobs), third.older) == ([3, 2, 1], 0)
+
+
+@pytest.mark.gen_test
+async def test_damaged_records_are_listed_with_what_is_known(queue: JobQueue, redis: Redis) -> None:
+    """No record, a key of another type, no JSON, no UTF-8, numbers that are none: each is still there to be removed."""
+    gone, other_type, no_json, no_text, no_numbers = (bury(redis, number, after_ms=-number) for number in range(1, 6))
+    redis.delete(BASE + "job:" + gone, BASE + "job:" + other_type)
+    redis.lpush(BASE + "job:" + other_type, "x")
+    redis.hset(BASE + "job:" + no_json, "data", "{broken")
+    redis.hset(BASE + "job:" + no_text, mapping={"data": b"\xff\xfe", "error": b"caf\xe9"})
+    redis.hset(BASE + "job:" + no_numbers, mapping={"attempt": "-", "stalls": "1.5", "enqueuedAt": "9" * 30})
+    jobs = list((await queue.failed_jobs(10)).jobs)
+    assert [job.id for job in jobs] == [gone, other_type, no_json, no_text, no_numbers]
+    nothing = ({}, "", 0, 0, None, "")
+    for job in jobs[:2]:
+        assert (job.data, job.error, job.attempts, job.stalls, job.enqueued_at, job.request_id) == nothing
+    assert [(dict(job.data), job.error) for job in jobs[2:4]] == [({}, "no"), ({}, "caf\N{REPLACEMENT CHARACTER}")]
+    assert (jobs[4].attempts, jobs[4].stalls, jobs[4].enqueued_at, jobs[4].error) == (0, 0, None, "no")
+    assert await queue.remove_failed(*(job.id for job in jobs)) == 5
+    assert redis.keys("*") == []
+
+
+@pytest.mark.gen_test
+async def test_only_dead_letters_are_removed(queue: JobQueue, redis: Redis) -> None:
+    """The dead letter goes with its record, once; a waiting job of that id, or of another, is left alone."""
+    bury(redis, 1)
+    assert (await queue.remove_failed(job_id(1)), await queue.remove_failed(job_id(1))) == (1, 0)
+    assert redis.keys("*") == []
+    await queue.enqueue(job_id(2), {})
+    assert await queue.remove_failed(job_id(2)) == 0
+    redis.zadd(BASE + "failed", {job_id(2): NOON_MS})  # its record had been lost, and it was enqueued again
+    assert await queue.remove_failed(job_id(2)) == 1
+    assert (await queue.fields(job_id(2)))["state"] == "waiting"
+    assert (await queue.stats()).failed == 0
