@@ -32,7 +32,7 @@ from pipeline.reconciler import Reconciler
 from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms
 from pipeline.settings import Fairness, Role, Settings
-from pipeline.submission import Submission
+from pipeline.submission import Submission, SubmissionPolicy
 
 log = structlog.get_logger(__name__)
 
@@ -84,7 +84,12 @@ class App:
             is_fair=is_fair,
         )
         self.submission = Submission(
-            self.store, self.plugins, self.queue, self.metrics, on_deferred=self.reconciler.request
+            self.store,
+            self.plugins,
+            self.queue,
+            self.metrics,
+            SubmissionPolicy(is_fair, settings.max_backlog, settings.max_backlog_per_user, settings.dedupe_uploads),
+            on_deferred=self.reconciler.request,
         )
         self.worker = Worker(
             self.queue,
@@ -198,7 +203,7 @@ class App:
         self.submission.stop()
         if self.settings.role is not Role.WEB:
             await self.worker.drain(self.settings.shutdown_seconds)
-        await cancel(self._background)
+        await cancel([*self._background, *self.submission.unsettled])
         await drain_sockets(self.rooms, GOODBYE_SECONDS)
         await self._server.close_all_connections()
         await self.fanout.stop()

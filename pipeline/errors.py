@@ -66,6 +66,17 @@ class Conflict(PipelineError):
     http_status = 409
 
 
+class RateLimited(PipelineError):
+    """The caller has asked for as much as one caller may; retry_after_seconds: when to try again."""
+
+    code = "RATE_LIMITED"
+    http_status = 429
+
+    def __init__(self, message: str, *, retry_after_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class DependencyUnavailable(PipelineError):
     """Redis, the store, the storage or the AI service cannot be reached; the cause is chained, never shown.
 
@@ -78,6 +89,10 @@ class DependencyUnavailable(PipelineError):
     def __init__(self, message: str, *, retry_after_seconds: int = 5) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class OutcomeUnknown(DependencyUnavailable):
+    """No answer came to a write that may have been carried out all the same, or may yet be."""
 
 
 class ConfigurationError(PipelineError):

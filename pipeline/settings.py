@@ -107,6 +107,12 @@ class Settings(BaseSettings):
         86_400, "How long an Idempotency-Key stands for its first answer: a day of client retries.", ge=60
     )
 
+    dedupe_uploads: bool = _f(
+        False,
+        "Without an Idempotency-Key, the same user, category and image bytes while the earlier upload is still "
+        "processing are the same upload.",
+    )
+
     # jobs
     concurrency: int = _f(5, "Job slots of this process: the specification's five.", ge=1, le=1000)
     job_attempts: int = _f(3, "Starts of a job before it fails for good: the specification's three.", ge=1)

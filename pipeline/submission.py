@@ -20,7 +20,14 @@ import structlog
 from pipeline.assets.asset import ASSET_ID, Asset, AssetStatus, OriginalImage, new_asset_id, to_timestamp, utc_now
 from pipeline.assets.image import ImageInfo
 from pipeline.assets.store import AssetStore, KeyRecord
-from pipeline.errors import Conflict, DependencyUnavailable, IdempotencyKeyReused, NotFound
+from pipeline.errors import (
+    Conflict,
+    DependencyUnavailable,
+    IdempotencyKeyReused,
+    NotFound,
+    OutcomeUnknown,
+    RateLimited,
+)
 from pipeline.metrics import Metrics
 from pipeline.queue.job import FailedJob
 from pipeline.queue.queue import JobQueue
@@ -28,7 +35,12 @@ from pipeline.queue.queue import JobQueue
 log = structlog.get_logger(__name__)
 
 # An upload is answered within two seconds also while Redis hangs; the reconciler does the rest.
-ENQUEUE_SECONDS = 1.5
+BACKLOG_SECONDS = 0.4
+ENQUEUE_SECONDS = 1.3
+BACKLOG_AGAIN_SECONDS = 30
+# How many uploads of unknown outcome are looked after at once, and how often each is asked for.
+UNSETTLED_AT_MOST = 1000
+SETTLE_SECONDS = (1.0, 30.0)
 # A few seconds' worth, so that no request for all of them runs for minutes.
 RETRY_AT_MOST = 1000
 
@@ -44,6 +56,16 @@ class Upload:
     sha256: str
     request_id: str
     idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionPolicy:
+    """What is refused and what is the same: settings of these names in settings.py say more."""
+
+    is_fair: bool = False
+    max_backlog: int = 1_000_000
+    max_backlog_per_user: int = 10_000
+    dedupes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +121,7 @@ class Submission:
         storage: ImageStorage,
         queue: JobQueue,
         metrics: Metrics,
+        policy: SubmissionPolicy = SubmissionPolicy(),
         *,
         on_deferred: Callable[[], None] = lambda: None,
     ) -> None:
@@ -107,7 +130,10 @@ class Submission:
         self._storage = storage
         self._queue = queue
         self._metrics = metrics
+        self._policy = policy
         self._on_deferred = on_deferred
+        # Who look after uploads of unknown outcome; to be cancelled at the end.
+        self.unsettled: set[asyncio.Task[None]] = set()
         self._is_stopped = False
 
     def stop(self) -> None:
@@ -125,10 +151,13 @@ class Submission:
         asset_id = new_asset_id()
         if upload.idempotency_key is not None:
             asset_id = await self._claim_key(upload, asset_id)
-            if await self._store.get(asset_id) is not None:
-                self._metrics.uploads.labels("replayed").inc()
-                log.info("upload_replayed", assetId=asset_id)
-                return Receipt(asset_id, self._queue.job_id(asset_id))
+        elif self._policy.dedupes:
+            asset_id = await self._claim_twin(upload, asset_id)
+        if (first := await self._store.get(asset_id)) is not None:
+            self._metrics.uploads.labels("replayed").inc()
+            log.info("upload_replayed", assetId=asset_id)
+            return Receipt(asset_id, first.processing_job_id)
+        await self._check_backlog(upload.user_id)
         # Random, so that two requests with one key never share, and so never remove, an image.
         public_id = f"{asset_id}/original-{secrets.token_hex(4)}"
         url = await self._storage.save(public_id, upload.file, upload.image.content_type)
@@ -150,14 +179,19 @@ class Submission:
             created_at=now,
             updated_at=now,
         )
-        is_new = False
         try:
             is_new = await self._store.create(asset)
-        finally:
-            if not is_new:
-                await self._discard(public_id)
+        except OutcomeUnknown:
+            self._settle_later(asset)
+            raise
+        except Exception:
+            await self._discard(public_id)
+            raise
         if is_new:
-            await self._enqueue(asset, upload.request_id)
+            # Its id may have been that of an asset deleted since, whose job Redis remembers as completed.
+            await self._enqueue(asset, upload.request_id, revive=True)
+        else:
+            await self._discard(public_id)
         self._metrics.uploads.labels("accepted" if is_new else "replayed").inc()
         self._metrics.upload_bytes.inc(upload.image.bytes if is_new else 0)
         log.info("asset_submitted", assetId=asset.id, jobId=asset.processing_job_id, bytes=upload.image.bytes)
@@ -257,13 +291,78 @@ class Submission:
             raise IdempotencyKeyReused("Idempotency-Key was used for another upload", details=[detail])
         return record.asset_id
 
-    async def _enqueue(self, asset: Asset, request_id: str) -> None:
+    async def _claim_twin(self, upload: Upload, asset_id: str) -> str:
+        """Return the asset of the same user, category and bytes that is still being processed, else asset_id."""
+        parts = (upload.user_id, "same-bytes", upload.category, upload.sha256)
+        key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        claim = KeyRecord(asset_id, upload.sha256)
+        record = await self._store.claim_key(key, claim, utc_now())
+        while record.asset_id != asset_id:
+            twin = await self._store.get(record.asset_id)
+            # None: it is about to be created, or its request died before that, and then it is ours to create.
+            if twin is None or twin.status is AssetStatus.PROCESSING:
+                return record.asset_id
+            record = await self._store.claim_key(key, claim, utc_now(), instead_of=record.asset_id)
+        return asset_id
+
+    async def _check_backlog(self, user_id: str) -> None:
+        """Refuse what would only wait; while Redis cannot be asked, accept."""
+        try:
+            async with asyncio.timeout(BACKLOG_SECONDS):
+                total, of_user = await self._queue.backlog(self._group_of(user_id))
+        except (DependencyUnavailable, TimeoutError):
+            return
+        if total >= self._policy.max_backlog:
+            raise DependencyUnavailable(
+                "Too many photos are waiting to be processed", retry_after_seconds=BACKLOG_AGAIN_SECONDS
+            )
+        if self._policy.is_fair and of_user >= self._policy.max_backlog_per_user:
+            raise RateLimited(
+                "Too many of your photos are waiting to be processed", retry_after_seconds=BACKLOG_AGAIN_SECONDS
+            )
+
+    def _group_of(self, user_id: str) -> str:
+        return user_id if self._policy.is_fair else ""
+
+    async def _enqueue(self, asset: Asset, request_id: str, *, revive: bool = False) -> None:
         try:
             async with asyncio.timeout(ENQUEUE_SECONDS):
-                await self._queue.enqueue(asset.processing_job_id, job_data(asset), request_id=request_id)
+                await self._queue.enqueue(
+                    asset.processing_job_id,
+                    job_data(asset),
+                    request_id=request_id,
+                    group=self._group_of(asset.user_id),
+                    revive=revive,
+                )
             self._metrics.jobs_enqueued.inc()
         except (DependencyUnavailable, TimeoutError):
             log.warning("enqueue_deferred", assetId=asset.id, jobId=asset.processing_job_id)
+            self._on_deferred()
+
+    def _settle_later(self, asset: Asset) -> None:
+        if len(self.unsettled) >= UNSETTLED_AT_MOST:
+            log.warning("image_left_behind", publicId=asset.original.public_id)
+            return
+        task = asyncio.create_task(self._settle(asset), name=f"settle {asset.id}")
+        self.unsettled.add(task)
+        task.add_done_callback(self.unsettled.discard)
+
+    async def _settle(self, asset: Asset) -> None:
+        """Once the store answers: let the asset be processed if it is there, else remove its image.
+
+        It is not taken back: its client may have asked again with its Idempotency-Key and been told that it stands.
+        """
+        delay, longest = SETTLE_SECONDS
+        while True:
+            await asyncio.sleep(delay)
+            try:
+                current = await self._store.get(asset.id)
+                break
+            except DependencyUnavailable:
+                delay = min(longest, delay * 2)
+        if current is None or current.original.public_id != asset.original.public_id:
+            await self._discard(asset.original.public_id)
+        else:
             self._on_deferred()
 
     async def _discard(self, public_id: str) -> None:

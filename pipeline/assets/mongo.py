@@ -17,7 +17,7 @@ from bson.codec_options import CodecOptions
 from bson.errors import InvalidId
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
 from pymongo import ASCENDING, DESCENDING, ReturnDocument
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.errors import DuplicateKeyError, PyMongoError, ServerSelectionTimeoutError
 
 from pipeline.assets.asset import (
     AiMetadata,
@@ -29,7 +29,7 @@ from pipeline.assets.asset import (
     utc_now,
 )
 from pipeline.assets.store import KeyRecord
-from pipeline.errors import DependencyUnavailable
+from pipeline.errors import DependencyUnavailable, OutcomeUnknown
 
 DATABASE = "ai_queue_pipeline"
 T = TypeVar("T")
@@ -80,6 +80,11 @@ class MongoAssetStore:
             await self._reach(self._assets.insert_one(asset.to_document() | {"_id": ObjectId(asset.id)}))
         except DuplicateKeyError:
             return False
+        except DependencyUnavailable as error:
+            # Without a server to send it to, nothing was sent.
+            if isinstance(error.__cause__, ServerSelectionTimeoutError):
+                raise
+            raise OutcomeUnknown(error.message) from error.__cause__
         return True
 
     async def begin(self, asset_id: str, user_id: str, job_id: str) -> Asset | None:
@@ -193,15 +198,16 @@ class MongoAssetStore:
             return None
         return _asset(await self._reach(self._assets.find_one_and_delete({"_id": key, "userId": user_id})))
 
-    async def claim_key(self, key: str, record: KeyRecord, created_at: datetime) -> KeyRecord:
-        document = {
-            "_id": key,
-            "assetId": record.asset_id,
-            "fingerprint": record.fingerprint,
-            "createdAt": created_at,
-        }
+    async def claim_key(
+        self, key: str, record: KeyRecord, created_at: datetime, *, instead_of: str | None = None
+    ) -> KeyRecord:
+        fields = {"assetId": record.asset_id, "fingerprint": record.fingerprint, "createdAt": created_at}
+        if instead_of is not None:
+            replaced = await self._reach(self._keys.update_one({"_id": key, "assetId": instead_of}, {"$set": fields}))
+            if replaced.modified_count:
+                return record
         try:
-            await self._reach(self._keys.insert_one(document))
+            await self._reach(self._keys.insert_one({"_id": key} | fields))
             return record
         except DuplicateKeyError:
             found = await self._reach(self._keys.find_one({"_id": key}))

@@ -231,12 +231,19 @@ class SqliteAssetStore:
             "DELETE FROM assets WHERE id = :id AND userId = :user RETURNING *", {"id": asset_id, "user": user_id}
         )
 
-    async def claim_key(self, key: str, record: KeyRecord, created_at: datetime) -> KeyRecord:
-        # The update changes nothing; without it a row that is there already would not be returned.
+    async def claim_key(
+        self, key: str, record: KeyRecord, created_at: datetime, *, instead_of: str | None = None
+    ) -> KeyRecord:
+        # An update even where nothing changes: without it a row that is there already would not be returned.
+        changes = (
+            f"{name} = CASE WHEN assetId = :instead THEN excluded.{name} ELSE {name} END"
+            for name in ("assetId", "fingerprint", "createdAt")
+        )
         (row,) = await self._write(
             "INSERT INTO idempotency_keys VALUES (:key, :asset, :fingerprint, :created) "
-            "ON CONFLICT (key) DO UPDATE SET key = key RETURNING *",
+            f"ON CONFLICT (key) DO UPDATE SET {', '.join(changes)} RETURNING *",
             {
+                "instead": instead_of,
                 "key": key,
                 "asset": record.asset_id,
                 "fingerprint": record.fingerprint,

@@ -39,7 +39,10 @@ class AssetStore(Protocol):
         """Return when the database answers; DependencyUnavailable otherwise."""
 
     async def create(self, asset: Asset) -> bool:
-        """Insert the asset durably. False when its id is there already (nothing is changed then)."""
+        """Insert the asset durably. False when its id is there already (nothing is changed then).
+
+        OutcomeUnknown when it may have been inserted all the same; any other DependencyUnavailable: it was not.
+        """
 
     async def begin(self, asset_id: str, user_id: str, job_id: str) -> Asset | None:
         """Take the fence for one start of the job: add 1 to it in one atomic step and return the asset with the new
@@ -113,10 +116,12 @@ class AssetStore(Protocol):
     async def delete(self, asset_id: str, user_id: str) -> Asset | None:
         """Remove the user's asset and return what it was; None when there is none of that user's."""
 
-    async def claim_key(self, key: str, record: KeyRecord, created_at: datetime) -> KeyRecord:
+    async def claim_key(
+        self, key: str, record: KeyRecord, created_at: datetime, *, instead_of: str | None = None
+    ) -> KeyRecord:
         """Insert the idempotency key if it is new; return the record that stands, the first one's.
 
-        key: hash of (user, route, Idempotency-Key).
+        key: hash of (user, route, Idempotency-Key). instead_of: a record with this asset id is replaced.
         """
 
     async def purge_keys(self, before: datetime) -> int:

@@ -346,6 +346,18 @@ async def test_key_belongs_to_whoever_came_first(store: AssetStore) -> None:
     assert (await store.claim_key("key 2", KeyRecord("new", "print"), NOON)).asset_id == "new"
 
 
+@pytest.mark.gen_test(timeout=30)
+async def test_key_is_replaced_only_instead_of_the_record_named(store: AssetStore) -> None:
+    """Who names the record that stands replaces it; whoever comes after with the same name finds the new one."""
+    key, now = secrets.token_hex(32), utc_now()
+    first, second, third = (KeyRecord(secrets.token_hex(12), name) for name in ("one", "two", "three"))
+    assert await store.claim_key(key, first, now, instead_of="0" * 24) == first
+    assert await store.claim_key(key, second, now, instead_of="0" * 24) == first
+    assert await store.claim_key(key, second, now, instead_of=first.asset_id) == second
+    assert await store.claim_key(key, third, now, instead_of=first.asset_id) == second
+    assert await store.claim_key(key, third, now) == second
+
+
 @pytest.mark.gen_test
 async def test_purge_removes_old_keys(store: AssetStore) -> None:
     """Keys from before the instant can be claimed anew; later ones stand."""

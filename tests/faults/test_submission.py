@@ -1,0 +1,241 @@
+"""Uploads that are repeated, come in parallel, find the store failing half-way, or are too many."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import io
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import httpx
+import pytest
+
+from pipeline.assets.asset import Asset
+from pipeline.assets.image import ImageInfo
+from pipeline.assets.sqlite import SqliteAssetStore
+from pipeline.errors import OutcomeUnknown
+from pipeline.metrics import Metrics
+from pipeline.queue.queue import JobQueue
+from pipeline.submission import Submission, Upload
+from tests.contract.contracts import check_reply
+from tests.factories import make_image, make_token
+from tests.redis_server import RedisServer
+from tests.service import AiService, Service
+
+Pair = tuple[Service, Service]
+
+
+@pytest.fixture
+def pair(request: pytest.FixtureRequest, tmp_path: Path, ai_service: AiService) -> Iterator[Pair]:
+    """Two processes on one store and one Redis; indirect parameters are settings."""
+    settings: dict[str, str] = getattr(request, "param", {})
+    with RedisServer() as redis:
+        shared = {"REDIS_URL": redis.url} | settings
+        with (
+            Service(tmp_path, ai_service.url, **shared) as first,
+            Service(tmp_path, ai_service.url, **shared) as second,
+        ):
+            yield first, second
+
+
+def upload_at_once(pair: Pair, count: int, **arguments: Any) -> list[httpx.Response]:
+    """Send equal uploads in parallel, to both processes in turn."""
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(lambda number: pair[number % 2].upload(**arguments), range(count)))
+
+
+def images(folder: Path) -> list[Path]:
+    return [path for path in (folder / "media").rglob("*") if path.is_file()]
+
+
+def asset_ids(replies: list[httpx.Response]) -> set[str]:
+    assert {reply.status_code for reply in replies} == {202}
+    return {reply.json()["data"]["assetId"] for reply in replies}
+
+
+def claims(pair: Pair) -> int:
+    return sum(len(service.find("job_claimed")) for service in pair)
+
+
+def test_same_key_in_parallel_is_one_upload(pair: Pair, tmp_path: Path, ai_service: AiService) -> None:
+    """Twenty requests over two processes: one asset, one job, one image, one provider call."""
+    ai_service.order(held=True)
+    (asset_id,) = asset_ids(upload_at_once(pair, 20, headers={"Idempotency-Key": "k-1"}))
+    assert len(images(tmp_path)) == 1
+    assert sum(len(service.find("asset_submitted")) for service in pair) >= 1
+    ai_service.order(held=False)
+    wait_finished(pair, asset_id)
+    assert ai_service.state()["calls"] == claims(pair) == 1
+    assert asset_ids([pair[0].upload(headers={"Idempotency-Key": "k-1"})]) == {asset_id}
+
+
+def wait_finished(pair: Pair, asset_id: str) -> None:
+    """Return once either process has finished the asset."""
+    while True:
+        for service in pair:
+            if service.find("job_completed", assetId=asset_id):
+                return
+        with pair[0]._arrived:
+            pair[0]._arrived.wait(0.05)
+
+
+def test_same_key_with_another_payload_is_refused(pair: Pair) -> None:
+    """422 with the field named, whether the image or the category differs; another user's key is another key."""
+    key = {"Idempotency-Key": "k-2"}
+    (asset_id,) = asset_ids([pair[0].upload(headers=key)])
+    for changed in ({"category": "lego"}, {"image": make_image(seed=1)}):
+        refused = pair[1].upload(headers=key, **changed)  # type: ignore[arg-type]
+        assert refused.status_code == 422
+        assert refused.json()["error"]["details"][0]["field"] == "Idempotency-Key"
+    assert asset_ids([pair[1].upload("user-2", headers=key)]) != {asset_id}
+
+
+def test_client_that_gave_up_gets_the_first_asset(pair: Pair, tmp_path: Path, ai_service: AiService) -> None:
+    """It closes its connection before the answer comes, and uploads again with its key: still one asset, one image."""
+    files = {"image": ("photo.jpg", make_image(), "image/jpeg")}
+    headers = {"Authorization": f"Bearer {make_token()}", "Idempotency-Key": "k-3"}
+    url = f"{pair[0].url}/api/assets/analyze-queue"
+    request = httpx.Request("POST", url, headers=headers, files=files, data={"category": "sneaker"})
+    connection = http.client.HTTPConnection(pair[0].url.removeprefix("http://"))
+    connection.request("POST", "/api/assets/analyze-queue", request.read(), dict(request.headers))
+    connection.close()
+    again = pair[1].upload(headers={"Idempotency-Key": "k-3"})
+    (asset_id,) = asset_ids([again])
+    wait_finished(pair, asset_id)
+    listed = pair[0].get("/api/assets").json()["data"]["items"]
+    assert [item["id"] for item in listed] == [asset_id]
+    assert len(images(tmp_path)) == 1 and ai_service.state()["calls"] == 1
+
+
+def test_deleted_asset_uploaded_again_with_its_key_is_processed(pair: Pair) -> None:
+    """Its job has the id of the old one, which Redis remembers as completed; it runs at once all the same."""
+    key = {"Idempotency-Key": "k-4"}
+    (asset_id,) = asset_ids([pair[0].upload(headers=key)])
+    wait_finished(pair, asset_id)
+    url = f"{pair[0].url}/api/assets/{asset_id}"
+    assert httpx.delete(url, headers=pair[0].headers()).status_code == 204
+    for service in pair:
+        service.lines.clear()
+    assert asset_ids([pair[0].upload(headers=key)]) == {asset_id}
+    wait_finished(pair, asset_id)
+    assert pair[0].asset(asset_id)["status"] == "active"
+
+
+@pytest.mark.parametrize("pair", [{"DEDUPE_UPLOADS": "true"}], indirect=True)
+def test_equal_uploads_without_key_are_one_while_it_is_processing(
+    pair: Pair, tmp_path: Path, ai_service: AiService
+) -> None:
+    """Also in parallel on two processes; another category, user or key, or the end of the first, makes a new one."""
+    ai_service.order(held=True)
+    (asset_id,) = asset_ids(upload_at_once(pair, 20))
+    assert len(images(tmp_path)) == 1
+    others = [
+        pair[0].upload(category="lego"),
+        pair[0].upload("user-2"),
+        pair[0].upload(headers={"Idempotency-Key": "own"}),
+        pair[0].upload(image=make_image(seed=1)),
+    ]
+    assert len(asset_ids(others) | {asset_id}) == 5
+    ai_service.order(held=False)
+    wait_finished(pair, asset_id)
+    again = asset_ids([pair[1].upload()])
+    assert asset_id not in again
+    wait_finished(pair, *again)
+    assert ai_service.state()["calls"] == 6
+
+
+@pytest.mark.parametrize(
+    "pair", [{"QUEUE_FAIRNESS": "user", "MAX_BACKLOG_PER_USER": "3", "MAX_BACKLOG": "8"}], indirect=True
+)
+def test_backlog_is_bounded_per_user_and_in_all(pair: Pair, ai_service: AiService) -> None:
+    """A user's fourth waiting photo gets 429, the ninth of all 503, both with Retry-After; then all are processed."""
+    ai_service.order(held=True)
+    accepted = [pair[0].upload(f"filler-{number}") for number in range(10)]
+    for service in pair:
+        service.wait_log("job_claimed", count=5)
+    accepted += [pair[0].upload("anna") for _ in range(3)]
+    refused = pair[0].upload("anna")
+    assert refused.status_code == 429 and int(refused.headers["Retry-After"]) > 0
+    assert refused.json()["error"]["code"] == "RATE_LIMITED"
+    check_reply("post", "/api/assets/analyze-queue", 429, refused.json(), refused.headers)
+    accepted += [pair[1].upload(f"other-{number}") for number in range(5)]
+    refused = pair[1].upload("somebody")
+    assert refused.status_code == 503 and int(refused.headers["Retry-After"]) > 0
+    assert asset_ids(accepted)
+    ai_service.order(held=False)
+    for reply in accepted:
+        wait_finished(pair, reply.json()["data"]["assetId"])
+
+
+@pytest.mark.parametrize("pair", [{"QUEUE_FAIRNESS": "user"}], indirect=True)
+def test_fairness_lets_the_second_user_by(pair: Pair, ai_service: AiService) -> None:
+    """A hundred photos of one user wait: another's first starts with the next free slots."""
+    ai_service.order(held=True)
+    for _ in range(100):
+        pair[0].upload("anna")
+    for service in pair:
+        service.wait_log("job_claimed", count=5)
+    (asset_id,) = asset_ids([pair[0].upload("ben")])
+    ai_service.order(held=False)
+    wait_finished(pair, asset_id)
+    before = sum(len(service.find("job_claimed")) for service in pair)
+    order = [line["assetId"] for service in pair for line in service.find("job_claimed")]
+    assert asset_id in order and before >= 11
+    started = min(
+        [line["assetId"] for line in service.find("job_claimed")].index(asset_id)
+        for service in pair
+        if service.find("job_claimed", assetId=asset_id)
+    )
+    assert started <= 10, json.dumps(order)
+
+
+class UnsureStore(SqliteAssetStore):
+    """A store whose answer to an insert is lost, before or after the insert."""
+
+    does_insert = True
+
+    async def create(self, asset: Asset) -> bool:
+        if self.does_insert:
+            await super().create(asset)
+        raise OutcomeUnknown("The asset store cannot be reached")
+
+
+@pytest.mark.parametrize("does_insert", [True, False], ids=["inserted", "not inserted"])
+@pytest.mark.gen_test(timeout=20)
+async def test_insert_of_unknown_outcome_is_settled_later(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, does_insert: bool
+) -> None:
+    """The client hears 503; an asset that stands keeps its image and is processed, else the image goes."""
+    monkeypatch.setattr("pipeline.submission.SETTLE_SECONDS", (0.01, 0.01))
+    store, storage, queue = UnsureStore(tmp_path / "assets.sqlite"), Images(), JobQueue(redis_url)
+    store.does_insert = does_insert
+    await store.open()
+    deferred = asyncio.Event()
+    submission = Submission(store, storage, queue, Metrics(), on_deferred=deferred.set)
+    image = ImageInfo(3, 64, 48, "image/jpeg")
+    with pytest.raises(OutcomeUnknown):
+        await submission.submit(Upload("user-1", "lego", io.BytesIO(b"abc"), image, "0" * 64, "r-1"))
+    assert len(storage.images) == 1
+    await asyncio.gather(*submission.unsettled)
+    assert len(storage.images) == (1 if does_insert else 0)
+    assert deferred.is_set() == does_insert
+    await queue.close()
+    await store.close()
+
+
+class Images:
+    """A storage in memory."""
+
+    def __init__(self) -> None:
+        self.images: dict[str, bytes] = {}
+
+    async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
+        self.images[public_id] = file.read()
+        return f"https://images.example/{public_id}"
+
+    async def delete(self, public_id: str) -> None:
+        self.images.pop(public_id, None)
