@@ -3,7 +3,8 @@
 In a test's loop: `fake = FakeAiService(); fake.start(); ...; await fake.stop()`.
 As a process: `python -m tests.fake_ai_service --port 0 --delay-ms 5` prints its base URL as first line and takes orders
 over HTTP: GET /_state gives {"calls", "active", "peak", "requests"}; POST /_script takes
-{"replies": [{"status": 503, "times": 2}, ...], "delay_ms": 5, "held": false}, every property optional.
+{"replies": [{"status": 503, "times": 2}, ...], "delay_ms": 5, "held": false, "numbered": true}, every property
+optional; GET /_calls gives the calls per asset.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import secrets
 import signal
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -66,11 +68,13 @@ class FakeAiService:
         self.url = ""
         self.calls = self.active = self.peak = 0
         self.requests: deque[Recorded] = deque(maxlen=KEPT_REQUESTS)
+        self.by_asset: Counter[str] = Counter()
+        self.is_numbered = False
         self._script: deque[Reply] = deque()
         self._open = asyncio.Event()
         self._open.set()
         self._changed = asyncio.Event()
-        handlers = {"/analyze": _Analyze, "/_state": _State, "/_script": _Script}
+        handlers = {"/analyze": _Analyze, "/_state": _State, "/_calls": _Calls, "/_script": _Script}
         routes = [(path, handler, {"fake": self}) for path, handler in handlers.items()]
         self._server = HTTPServer(Application(routes, log_function=_silent))
 
@@ -114,6 +118,7 @@ class FakeAiService:
         except ValueError:
             body = request.body
         self.requests.append(Recorded(body, dict(request.headers.get_all()), client_port))
+        self.by_asset[request.headers.get("X-Asset-Id", "unknown")] += 1
         self.calls += 1
         self.active += 1
         self.peak = max(self.peak, self.active)
@@ -156,6 +161,10 @@ class _Analyze(RequestHandler):
         if status >= 300:
             return {"error": {"message": f"scripted {status}", "code": "SCRIPTED"}}
         asset_id = self.request.headers.get("X-Asset-Id", "unknown")
+        if self.fake.is_numbered:
+            # No two calls give the same answer, so a result tells which call it came from.
+            model = {"value": f"call {secrets.token_hex(6)}", "confidence": 0.5}
+            return GOOD_BODY | {"model": model}
         return GOOD_BODY | {"processedImageUrl": f"https://images.example/processed/{asset_id}.webp"}
 
 
@@ -169,6 +178,14 @@ class _State(RequestHandler):
         self.finish({"calls": fake.calls, "active": fake.active, "peak": fake.peak, "requests": requests})
 
 
+class _Calls(RequestHandler):
+    def initialize(self, fake: FakeAiService) -> None:
+        self.fake = fake
+
+    def get(self) -> None:
+        self.finish(dict(self.fake.by_asset))
+
+
 class _Script(RequestHandler):
     def initialize(self, fake: FakeAiService) -> None:
         self.fake = fake
@@ -177,6 +194,7 @@ class _Script(RequestHandler):
         orders = json.loads(self.request.body)
         self.fake.script(*(Reply(**reply) for reply in orders.get("replies", ())))
         self.fake.delay_ms = orders.get("delay_ms", self.fake.delay_ms)
+        self.fake.is_numbered = orders.get("numbered", self.fake.is_numbered)
         if "held" in orders:
             self.fake.hold() if orders["held"] else self.fake.release()
         self.set_status(204)

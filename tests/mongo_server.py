@@ -58,6 +58,18 @@ class MongoServer:
                     raise
                 time.sleep(0.02)
 
+    @property
+    def pid(self) -> int:
+        """The process id, for signals."""
+        assert self._process is not None
+        return self._process.pid
+
+    def kill(self) -> None:
+        """kill -9; its data stays for the next start."""
+        assert self._process is not None
+        self._process.kill()
+        self.stop()
+
     def stop(self) -> None:
         """Stop the server; its data stays for the next start."""
         if self._process is not None:

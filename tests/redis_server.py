@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import tempfile
 import time
+from pathlib import Path
 from types import TracebackType
 
 from redis import Redis
@@ -71,6 +73,15 @@ class RedisServer:
             self._process.terminate()
             self._process.wait()
             self._process = None
+
+    def kill(self, *, loses_data: bool = False) -> None:
+        """kill -9; loses_data: the next start finds an empty folder, as after the loss of a disk."""
+        assert self._process is not None
+        self._process.kill()
+        self.stop()
+        if loses_data:
+            for path in Path(self._folder.name).iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def client(self) -> Redis:
         """Return a blocking client that decodes replies; closed with the server."""

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +27,8 @@ WAIT_SECONDS = 60.0
 
 class Service:
     """One process of the service on one data directory; `with` starts it and ends it."""
+
+    command: Sequence[str] = ("run.py",)
 
     def __init__(self, data_dir: Path, ai_service_url: str = "", **environment: str) -> None:
         self.data_dir = data_dir
@@ -50,7 +52,7 @@ class Service:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process is not None and self._process.poll() is None:
+        if self.is_running:
             self.stop()
         if kind is None:
             assert self.errors() == [], "the service logged errors nobody expected"
@@ -60,11 +62,16 @@ class Service:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        """True between start and end."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Start the process and wait until it serves."""
         self.lines = []
         self._process = subprocess.Popen(
-            [sys.executable, "run.py"], cwd=ROOT, env=self.environment, stderr=subprocess.PIPE, text=True
+            [sys.executable, *self.command], cwd=ROOT, env=self.environment, stderr=subprocess.PIPE, text=True
         )
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
@@ -181,15 +188,23 @@ class AiService:
         self.url = ""
 
     def __enter__(self) -> AiService:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fake_ai_service"], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
-        assert self._process.stdout is not None
-        self.url = self._process.stdout.readline().strip()
-        self.order(**self._orders)
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Start the process, after a kill at the same address."""
+        port = self.url.rpartition(":")[2] or "0"
+        command = [sys.executable, "-m", "tests.fake_ai_service", "--port", port]
+        self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().strip()
+        self.order(**self._orders)
+
+    def kill(self) -> None:
+        """kill -9."""
         assert self._process is not None and self._process.stdout is not None
         self._process.kill()
         self._process.wait()
@@ -198,6 +213,11 @@ class AiService:
     def order(self, **orders: Any) -> None:
         """Change what it does: replies=[{"status": 503, "times": 2}], delay_ms=5, held=True."""
         httpx.post(f"{self.url}/_script", json=orders).raise_for_status()
+
+    def calls(self) -> dict[str, int]:
+        """Return how often each asset was asked about since the last start."""
+        calls: dict[str, int] = httpx.get(f"{self.url}/_calls").json()
+        return calls
 
     def state(self) -> dict[str, Any]:
         """Return {"calls", "active", "peak", "requests"}."""

@@ -1,0 +1,87 @@
+"""python -m tests.faults.chaos: random uploads under seeded faults, then the checker. Exit code 1 when a promise
+broke.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+
+from tests.faults.chaos.checker import Report, check
+from tests.faults.chaos.clients import User
+from tests.faults.chaos.driver import Driver, Fault, make_plan
+from tests.faults.chaos.world import World
+
+USERS = 8
+
+
+async def run(world: World, plan: list[Fault], uploads: int, seed: int, *, pause_seconds: float = 0.05) -> Report:
+    """Upload until so many are accepted and the plan is through, heal, drain, check."""
+    urls = [service.url for service in world.services]
+    users = [User(f"user-{number}", urls, seed) for number in range(USERS)]
+    driver, is_enough = Driver(world, plan), asyncio.Event()
+    uploading = [asyncio.create_task(user.upload_until(is_enough, pause_seconds)) for user in users]
+    listening = [asyncio.create_task(user.listen()) for user in users]
+    driving = asyncio.create_task(driver.run())
+    started_at = time.monotonic()
+    while not driving.done() or sum(len(user.accepted) for user in users) < uploads:
+        await asyncio.wait(
+            [driving, *uploading], timeout=5 if driving.done() else 15, return_when=asyncio.ALL_COMPLETED
+        )
+        for task in uploading:
+            if task.done():
+                task.result()
+        if uploads >= 1000:
+            accepted, faults = sum(len(user.accepted) for user in users), driver.done.total()
+            print(
+                f"{time.monotonic() - started_at:6.0f} s  accepted {accepted}  faults {faults}/{len(plan)}", flush=True
+            )
+    driving.result()
+    is_enough.set()
+    await asyncio.gather(*uploading)
+    report = await check(world, users, driver.done)
+    for task in listening:
+        task.cancel()
+    await asyncio.gather(*listening, return_exceptions=True)
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--uploads", type=int, default=10_000)
+    parser.add_argument("--faults", type=int, default=200)
+    parser.add_argument("--gap", type=float, default=1.2, help="mean seconds between two faults")
+    parser.add_argument("--pause", type=float, default=0.05, help="mean seconds between two uploads of a user")
+    parser.add_argument("--processes", type=int, default=3)
+    parser.add_argument("--store", choices=["mongo", "sqlite"], default="mongo")
+    parser.add_argument("--ai-delay-ms", type=float, default=20)
+    parser.add_argument("--mutant", choices=["fence", "reconciler", "lease"], default="")
+    parser.add_argument("--only", help="comma-separated kinds of faults")
+    parser.add_argument("--plan", action="store_true", help="print the plan and end")
+    options = parser.parse_args()
+    kinds = set(options.only.split(",")) if options.only else None
+    plan = make_plan(
+        options.seed, options.faults, options.processes, options.store, gap_seconds=options.gap, kinds=kinds
+    )
+    if options.plan:
+        print(*plan, sep="\n")
+        return
+    print(f"seed {options.seed}", flush=True)
+    with World(
+        processes=options.processes, store=options.store, mutant=options.mutant, ai_delay_ms=options.ai_delay_ms
+    ) as world:
+        report = asyncio.run(run(world, plan, options.uploads, options.seed, pause_seconds=options.pause))
+    for name, value in report.figures.items():
+        print(f"{name:22}{value}")
+    for promise in report.broken:
+        print(f"BROKEN  {promise}")
+    if report.broken:
+        print(f"replay: python -m tests.faults.chaos {' '.join(sys.argv[1:])} --seed {options.seed}")
+    sys.exit(1 if report.broken else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""What must be true once all faults are healed and everything has come to rest."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from tests.faults.chaos.clients import User, state_of
+from tests.faults.chaos.world import World, resident_mib
+
+DRAIN_SECONDS = 120.0
+# A start is held against a job at most attempts + stalls times; giving up takes a fence too, and may be repeated.
+MAX_STARTS = 3 + 3 + 3
+MAX_RESIDENT_MIB = 300
+FINAL = {"active", "partial", "failed"}
+# Why an asset may end as failed: what the faults do to the AI service, or to a process three times.
+REASONS = ("AI service", "Processing stalled", "Processing took longer")
+BASE = "pipeline:{ai-processing}:"
+KNOWN_KEYS = {"waiting", "groups", "grouped", "delayed", "leases", "completed", "failed", "wake", "hold", "generation"}
+
+
+@dataclass
+class Report:
+    """What was found. broken: every promise that was not kept, with evidence."""
+
+    broken: list[str] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def expect(self, is_true: bool, promise: str, evidence: object = "") -> None:
+        if not is_true:
+            self.broken.append(f"{promise}: {str(evidence)[:600]}")
+
+
+async def drained(world: World, users: list[User]) -> float | None:
+    """Return the seconds until nothing is `processing` any more and the queue is empty, None when that takes too
+    long.
+    """
+    started_at = time.monotonic()
+    url = world.services[0].url
+    while time.monotonic() - started_at < DRAIN_SECONDS:
+        try:
+            async with asyncio.timeout(20):
+                left = [asset for user in users for asset in await user.assets(url, status="processing")]
+            counts = [world.redis.client().llen(BASE + "waiting")]
+            counts += [world.redis.client().zcard(BASE + name) for name in ("delayed", "leases")]
+            if not left and not any(counts):
+                return time.monotonic() - started_at
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            pass
+        await asyncio.sleep(0.5)
+    return None
+
+
+async def check(world: World, users: list[User], faults: Counter[str]) -> Report:
+    """Return what the run has shown."""
+    report = Report()
+    drain_seconds = await drained(world, users)
+    report.expect(drain_seconds is not None, "everything comes to rest", f"not within {DRAIN_SECONDS:g} s")
+    await world.count_provider_calls()
+    documents = await asyncio.to_thread(world.documents)
+    url = world.services[-1].url
+    seen = {user.name: {asset["id"]: asset for asset in await user.assets(url)} for user in users}
+    _check_assets(report, users, seen, documents)
+    await _check_events(report, url, users, seen, documents)
+    _check_fences(report, world, documents)
+    _check_calls(report, world, documents, bool(faults))
+    _check_redis(report, world)
+    _check_processes(report, world)
+    report.figures |= {
+        "faults": dict(faults),
+        "refused": dict(sum((user.refused for user in users), Counter[str]())),
+        "drain seconds": drain_seconds and round(drain_seconds, 1),
+    }
+    return report
+
+
+def _check_assets(
+    report: Report, users: list[User], seen: dict[str, dict[str, Any]], documents: dict[str, dict[str, Any]]
+) -> None:
+    accepted = {asset_id for user in users for asset_id in user.accepted}
+    lost = [
+        asset_id
+        for user in users
+        for asset_id in user.accepted
+        if seen[user.name].get(asset_id, {}).get("status") not in FINAL
+    ]
+    report.expect(not lost, "every accepted upload reaches its end", f"{len(lost)} lost: {lost[:5]}")
+    unexpected = set(documents) - accepted
+    unsure = sum(user.unsure for user in users)
+    report.expect(len(unexpected) <= unsure, "nothing unexpected is stored", f"{len(unexpected)} of at most {unsure}")
+    doubled = {key: ids for user in users for key, ids in user.by_key.items() if len(ids) > 1}
+    report.expect(not doubled, "one asset per Idempotency-Key", doubled)
+    failed = [asset for assets in seen.values() for asset in assets.values() if asset["status"] == "failed"]
+    reasons = Counter(asset["aiMetadata"]["error"].split(" after ")[0] for asset in failed)
+    strange = [reason for reason in reasons if not reason.startswith(REASONS)]
+    report.expect(not strange, "assets fail only for what was done to them", strange)
+    report.figures |= {
+        "accepted": len(accepted),
+        "lost": len(lost),
+        "unexpected": f"{len(unexpected)} (at most {unsure})",
+        "by status": dict(Counter(asset["status"] for assets in seen.values() for asset in assets.values())),
+        "failed because": dict(reasons),
+    }
+
+
+async def _check_events(
+    report: Report,
+    url: str,
+    users: list[User],
+    seen: dict[str, dict[str, Any]],
+    documents: dict[str, dict[str, Any]],
+) -> None:
+    foreign, stale, unheard, live = [], [], [], 0
+    for user in users:
+        async with user.session() as session:
+            await user.catch_up(session, url, "1970-01-01T00:00:00Z")
+        live += len(user.live & user.accepted)
+        for asset_id, states in user.heard.items():
+            if documents.get(asset_id, {}).get("userId") != user.name:
+                foreign.append(asset_id)
+            elif states != {state_of(seen[user.name][asset_id])}:
+                stale.append((asset_id, states))
+        unheard += [asset_id for asset_id in user.accepted if asset_id not in user.heard]
+    report.expect(not foreign, "no event reaches another user", foreign[:5])
+    report.expect(not stale, "one result per asset, and it stays", f"{len(stale)}: {stale[:3]}")
+    report.expect(not unheard, "every owner hears of every asset", f"{len(unheard)}: {unheard[:5]}")
+    report.figures |= {"heard live": live, "foreign": len(foreign), "stale": len(stale), "unheard": len(unheard)}
+
+
+def _check_fences(report: Report, world: World, documents: dict[str, dict[str, Any]]) -> None:
+    committed: dict[str, set[int]] = defaultdict(set)
+    for service in world.services:
+        for line in service.log:
+            if line["event"] == "asset_finished":
+                committed[line["assetId"]].add(line["fence"])
+    wrong = {
+        asset_id: (fences, documents[asset_id]["fence"])
+        for asset_id, fences in committed.items()
+        if asset_id in documents and fences != {documents[asset_id]["fence"]}
+    }
+    report.expect(not wrong, "the result is the highest fence's", f"{len(wrong)}: {list(wrong.items())[:3]}")
+    lines = [line["event"] for service in world.services for line in service.log]
+    report.figures |= {"results dropped": lines.count("result_dropped"), "leases lost": lines.count("lease_lost")}
+
+
+def _check_calls(report: Report, world: World, documents: dict[str, dict[str, Any]], has_faults: bool) -> None:
+    calls = world.provider_calls
+    often = {
+        asset_id: count
+        for asset_id, count in calls.items()
+        if count > (documents.get(asset_id) or {"fence": 99})["fence"]
+    }
+    report.expect(not often, "the provider is asked at most once a start", often)
+    if not has_faults:
+        twice = {asset_id: count for asset_id, count in calls.items() if count != 1}
+        report.expect(not twice, "without faults the provider is asked once", twice)
+    stubborn = {
+        asset_id: found for asset_id, found in documents.items() if found["fence"] - found["excused"] > MAX_STARTS
+    }
+    report.expect(not stubborn, "a job is started a bounded number of times", stubborn)
+    report.figures |= {
+        "provider calls mean": round(sum(calls.values()) / max(1, len(calls)), 3),
+        "provider calls max": max(calls.values(), default=0),
+    }
+
+
+def _check_redis(report: Report, world: World) -> None:
+    redis = world.redis.client()
+    states: Counter[str] = Counter()
+    strange = []
+    for key in redis.scan_iter(count=1000):
+        name = key.removeprefix(BASE)
+        if name.startswith("job:"):
+            states[redis.hget(key, "state") or "none"] += 1
+        elif name not in KNOWN_KEYS and not name.startswith("turn:"):
+            strange.append(key)
+    report.expect(not strange, "Redis holds nothing unknown", strange[:5])
+    report.expect(set(states) <= {"completed", "failed"}, "no job is left behind in Redis", states)
+    listed = {name: redis.zcard(BASE + name) for name in ("completed", "failed")}
+    report.expect(
+        all(listed[name] == states[name] for name in listed), "finished jobs are listed once", f"{listed} {states}"
+    )
+    report.figures["jobs in Redis"] = dict(states)
+
+
+def _check_processes(report: Report, world: World) -> None:
+    resident = [resident_mib(service.pid) for service in world.services]
+    report.expect(max(resident) < MAX_RESIDENT_MIB, "memory stays flat", resident)
+    errors = [line for service in world.services for line in service.log if line.get("level") in ("error", "critical")]
+    report.expect(not errors, "no unexpected error is logged", [str(line)[:400] for line in errors[:3]])
+    report.figures["resident MiB"] = [round(each) for each in resident]

@@ -1,0 +1,116 @@
+"""The users of a run: they upload, repeat with their keys, listen, go away and come back."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter, defaultdict
+from typing import Any
+
+import aiohttp
+
+from tests.factories import make_image, make_token
+
+TRIES_AGAIN = (429, 502, 503)
+TIMEOUT = aiohttp.ClientTimeout(total=8)
+
+
+def state_of(found: dict[str, Any]) -> tuple[str, ...]:
+    """Return what an event or an asset says of the result: status, model or error, when."""
+    meta = found.get("aiMetadata") or {}
+    text = (meta.get("model") or {}).get("value") or found.get("error") or meta.get("error") or ""
+    return found["status"], text, found.get("timestamp") or found["finishedAt"]
+
+
+class User:
+    """One user: what they sent, what they were told, what they heard."""
+
+    def __init__(self, name: str, urls: list[str], seed: int) -> None:
+        self.name, self.urls = name, urls
+        self.chance = random.Random(f"{seed} {name}")
+        self.image = make_image(size=(16, 16), seed=len(name))
+        self.accepted: set[str] = set()
+        self.by_key: dict[str, set[str]] = defaultdict(set)
+        self.refused: Counter[str] = Counter()
+        self.unsure = 0  # uploads nobody can say of whether they were taken: no answer, or 503
+        self.heard: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+        self.live: set[str] = set()
+        self._headers = {"Authorization": f"Bearer {make_token(name, expires_in=7200)}"}
+
+    def session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(headers=self._headers, timeout=TIMEOUT)
+
+    async def upload_until(self, is_enough: asyncio.Event, pause_seconds: float) -> None:
+        """Upload one photo after the other."""
+        number = 0
+        async with self.session() as session:
+            while not is_enough.is_set():
+                number += 1
+                key = f"{self.name}-{number}" if self.chance.random() < 0.5 else None
+                await self._upload(session, key)
+                await asyncio.sleep(self.chance.uniform(0, 2) * pause_seconds)
+
+    async def _upload(self, session: aiohttp.ClientSession, key: str | None) -> None:
+        while True:
+            form = aiohttp.FormData({"category": "sneaker"})
+            form.add_field("image", self.image, filename="photo.jpg", content_type="image/jpeg")
+            url = f"{self.chance.choice(self.urls)}/api/assets/analyze-queue"
+            try:
+                async with session.post(url, data=form, headers={"Idempotency-Key": key} if key else {}) as reply:
+                    body = await reply.json()
+                    if reply.status == 202:
+                        self.accepted.add(body["data"]["assetId"])
+                        if key:
+                            self.by_key[key].add(body["data"]["assetId"])
+                        return
+                    self.refused[str(reply.status)] += 1
+                    assert reply.status in TRIES_AGAIN, (reply.status, body)
+            except (aiohttp.ClientError, TimeoutError, OSError):
+                self.refused["no answer"] += 1
+            if key is None:
+                self.unsure += 1
+                return
+            await asyncio.sleep(0.2)
+
+    async def listen(self) -> None:
+        """Keep a socket to some process; after each gap read what was missed."""
+        since = "1970-01-01T00:00:00Z"
+        while True:
+            url = self.chance.choice(self.urls)
+            try:
+                async with self.session() as session, session.ws_connect(f"{url}/ws", heartbeat=3) as socket:
+                    hello = await socket.receive_json(timeout=5)
+                    await self.catch_up(session, url, since)
+                    since = hello.get("serverTime", since)
+                    async for message in socket:
+                        event = message.json()
+                        if event["event"] == "asset_processed":
+                            self.live.add(event["assetId"])
+                            self.heard[event["assetId"]].add(state_of(event))
+            except (aiohttp.ClientError, TimeoutError, OSError, TypeError, ValueError):
+                pass
+            # Now and then a user is away for a while.
+            await asyncio.sleep(self.chance.choice((0.1, 0.1, 0.1, 3)))
+
+    async def catch_up(self, session: aiohttp.ClientSession, url: str, since: str) -> None:
+        """Read all that was finished since then."""
+        query = {"finishedSince": since, "limit": "100"}
+        async for asset in self._pages(session, url, query):
+            self.heard[asset["id"]].add(state_of(asset))
+
+    async def assets(self, url: str, **query: str) -> list[dict[str, Any]]:
+        """Return all assets of the user, as the user sees them."""
+        async with self.session() as session:
+            return [asset async for asset in self._pages(session, url, {"limit": "100"} | query)]
+
+    @staticmethod
+    async def _pages(session: aiohttp.ClientSession, url: str, query: dict[str, str]) -> Any:
+        while True:
+            async with session.get(f"{url}/api/assets", params=query) as reply:
+                reply.raise_for_status()
+                page = (await reply.json())["data"]
+            for asset in page["items"]:
+                yield asset
+            if page["nextCursor"] is None:
+                return
+            query = query | {"cursor": page["nextCursor"]}

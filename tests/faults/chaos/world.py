@@ -1,0 +1,131 @@
+"""What a run consists of: service processes, Redis, a store, an AI service, and the links between them."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pymongo
+from bson import ObjectId
+
+from tests.mongo_server import MongoServer
+from tests.redis_server import RedisServer
+from tests.service import AiService, Service
+from tests.toxiproxy import Link, Toxiproxy, free_port
+
+LEASE_SECONDS = 2
+# Short, so that a run sees many leases end; the relations are those of the defaults.
+SETTINGS = {
+    "LEASE_SECONDS": str(LEASE_SECONDS),
+    "RENEW_SECONDS": "0.5",
+    "RECONCILE_SECONDS": "2",
+    "RECONCILE_AGE_SECONDS": "2",
+    "BACKOFF_MS": "100",
+    "JOB_TIMEOUT_SECONDS": "10",
+    "PROVIDER_TIMEOUT_SECONDS": "4",
+    "STORAGE_TIMEOUT_SECONDS": "5",
+    "SHUTDOWN_SECONDS": "2",
+    "BREAKER_PROBE_SECONDS": "2",
+}
+
+
+class ChaosService(Service):
+    """A service whose log is kept over all its lives."""
+
+    def __init__(self, *arguments: Any, **environment: str) -> None:
+        super().__init__(*arguments, **environment)
+        self.earlier: list[dict[str, Any]] = []
+
+    def start(self) -> None:
+        self.earlier += self.lines
+        super().start()
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """Every line so far, those of killed processes included."""
+        return self.earlier + self.lines
+
+
+class World:
+    """Everything of one run; `with` starts and ends it all."""
+
+    def __init__(self, *, processes: int = 3, store: str = "mongo", mutant: str = "", ai_delay_ms: float = 20) -> None:
+        """store: mongo or sqlite. mutant: see mutant.py."""
+        self.processes, self.store, self.mutant, self.ai_delay_ms = processes, store, mutant, ai_delay_ms
+        self.provider_calls: dict[str, int] = {}
+
+    def __enter__(self) -> World:
+        with ExitStack() as stack:
+            self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+            self.redis = stack.enter_context(RedisServer())
+            self.ai = stack.enter_context(AiService(numbered=True, delay_ms=self.ai_delay_ms))
+            self.mongo = stack.enter_context(MongoServer()) if self.store == "mongo" else None
+            # Without it links stay direct: where toxiproxy is missing the rest can still be tried by hand.
+            self.network = stack.enter_context(Toxiproxy())
+            self.links: dict[str, Link] = {}
+            self.services = [self._service(number) for number in range(self.processes)]
+            for service in self.services:
+                stack.callback(self._end, service)
+                service.start()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _service(self, number: int) -> ChaosService:
+        redis = self._link(f"{number}-redis", self.redis.port)
+        ai = self._link(f"{number}-ai", int(self.ai.url.rpartition(":")[2]))
+        settings = SETTINGS | {"PORT": str(free_port()), "REDIS_URL": f"redis://127.0.0.1:{redis.port}/0"}
+        if self.mongo is not None:
+            settings["MONGODB_URI"] = f"mongodb://127.0.0.1:{self._link(f'{number}-store', self.mongo.port).port}/chaos"
+        service = ChaosService(self.folder, f"http://127.0.0.1:{ai.port}", **settings)
+        if self.mutant:
+            service.command = ("-m", "tests.faults.chaos.mutant", self.mutant)
+        return service
+
+    def _link(self, name: str, port: int) -> Link:
+        self.links[name] = self.network.link(name, port)
+        return self.links[name]
+
+    @staticmethod
+    def _end(service: ChaosService) -> None:
+        if service.is_running:
+            service.kill()
+
+    async def count_provider_calls(self) -> None:
+        """Add up what the AI service has counted; to be called before it is killed and at the end."""
+        for asset_id, calls in (await asyncio.to_thread(self.ai.calls)).items():
+            self.provider_calls[asset_id] = self.provider_calls.get(asset_id, 0) + calls
+
+    def documents(self) -> dict[str, dict[str, Any]]:
+        """Return {asset id: {"userId", "status", "fence", "excused"}} straight from the store."""
+        if self.mongo is None:
+            connection = sqlite3.connect(self.folder / "assets.sqlite")
+            rows = connection.execute("SELECT id, userId, status, fence, excused FROM assets").fetchall()
+            connection.close()
+            return {row[0]: dict(zip(("userId", "status", "fence", "excused"), row[1:], strict=True)) for row in rows}
+        with pymongo.MongoClient[dict[str, Any]](self.mongo.uri("chaos")) as client:
+            return {str(ObjectId(found["_id"])): found for found in client["chaos"]["assets"].find()}
+
+
+def resident_mib(pid: int) -> float:
+    """Return the resident memory of a process; 0 where /proc is missing."""
+    try:
+        fields = (Path("/proc") / str(pid) / "status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) / 1024 for line in fields if line.startswith("VmRSS:")), 0)
+
+
+def has_toxiproxy() -> bool:
+    """True when the network can be tampered with here."""
+    return shutil.which("toxiproxy-server") is not None
