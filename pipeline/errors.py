@@ -106,7 +106,8 @@ class JobError(PipelineError):
 class RetryableJobError(JobError):
     """Trying again may help: connection errors, timeouts, 5xx, 408, 429, unreadable replies.
 
-    retry_after_seconds: the least wait the other side asked for, or None.
+    retry_after_seconds: the least wait the other side asked for, or None. With it no job is started for that long, and
+    no attempt is spent.
     max_attempts: give up after this many starts even if the policy allows more, or None.
     """
 

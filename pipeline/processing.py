@@ -129,7 +129,7 @@ class Processing:
 
     async def give_up(self, job: Job, message: str) -> None:
         """Mark the asset failed with that message and send the failure event."""
-        asset = await self._begin(job) if _is_ours(job) else None
+        asset = await self._begin(job, gives_up=True) if _is_ours(job) else None
         if asset is None:
             return
         now = utc_now()
@@ -146,7 +146,7 @@ class Processing:
         if _is_ours(job):
             await self._store.excuse(job.data["assetId"], job.id)
 
-    async def _begin(self, job: Job) -> Asset | None:
+    async def _begin(self, job: Job, *, gives_up: bool = False) -> Asset | None:
         """Load the asset and take the fence; None when there is nothing left to do for this job."""
         asset_id, user_id = job.data["assetId"], job.data["userId"]
         asset = await self._store.begin(asset_id, user_id, job.id)
@@ -156,6 +156,9 @@ class Processing:
         if current is None or current.user_id != user_id:
             log.warning("asset_missing")
         elif current.processing_job_id == job.id and current.is_finished:
+            if current.status is AssetStatus.FAILED and not gives_up:
+                # So that it becomes the dead letter it would have been.
+                raise PermanentJobError(current.ai_metadata.error or "Processing failed")
             # The process died between commit and acknowledgement; the event may not have been sent.
             await self._plugins.notify(asset_processed(current), current.user_id)
         else:

@@ -131,11 +131,11 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _error(status: int, headers: Mapping[str, str], body: bytes) -> RetryableJobError | PermanentJobError:
+    if status in (429, 503):
+        retry_after = parse_retry_after(headers.get("Retry-After"), datetime.now(UTC))
+        return RetryableJobError(BUSY if status == 429 else UNAVAILABLE, retry_after_seconds=retry_after)
     if status >= 500:
         return RetryableJobError(UNAVAILABLE)
-    if status == 429:
-        retry_after = parse_retry_after(headers.get("Retry-After"), datetime.now(UTC))
-        return RetryableJobError(BUSY, retry_after_seconds=retry_after)
     if status == 408:
         return RetryableJobError(TIMED_OUT)
     if status < 400:

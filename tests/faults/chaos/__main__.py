@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 import time
+from pathlib import Path
 
 from tests.faults.chaos.checker import Report, check
 from tests.faults.chaos.clients import User
@@ -60,6 +62,7 @@ def main() -> None:
     parser.add_argument("--ai-delay-ms", type=float, default=20)
     parser.add_argument("--mutant", choices=["fence", "reconciler", "lease"], default="")
     parser.add_argument("--only", help="comma-separated kinds of faults")
+    parser.add_argument("--log", type=Path, help="folder for the processes' logs")
     parser.add_argument("--plan", action="store_true", help="print the plan and end")
     options = parser.parse_args()
     kinds = set(options.only.split(",")) if options.only else None
@@ -73,7 +76,13 @@ def main() -> None:
     with World(
         processes=options.processes, store=options.store, mutant=options.mutant, ai_delay_ms=options.ai_delay_ms
     ) as world:
-        report = asyncio.run(run(world, plan, options.uploads, options.seed, pause_seconds=options.pause))
+        try:
+            report = asyncio.run(run(world, plan, options.uploads, options.seed, pause_seconds=options.pause))
+        finally:
+            if options.log:
+                for number, service in enumerate(world.services):
+                    lines = (json.dumps(line) for line in service.log)
+                    (options.log / f"{number}.log").write_text("\n".join(lines))
     for name, value in report.figures.items():
         print(f"{name:22}{value}")
     for promise in report.broken:

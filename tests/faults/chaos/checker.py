@@ -8,8 +8,6 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
-
 from tests.faults.chaos.clients import User, state_of
 from tests.faults.chaos.world import World, resident_mib
 
@@ -36,30 +34,24 @@ class Report:
             self.broken.append(f"{promise}: {str(evidence)[:600]}")
 
 
-async def drained(world: World, users: list[User]) -> float | None:
+async def drained(world: World) -> float | None:
     """Return the seconds until nothing is `processing` any more and the queue is empty, None when that takes too
     long.
     """
     started_at = time.monotonic()
-    url = world.services[0].url
+    redis = world.redis.client()
     while time.monotonic() - started_at < DRAIN_SECONDS:
-        try:
-            async with asyncio.timeout(20):
-                left = [asset for user in users for asset in await user.assets(url, status="processing")]
-            counts = [world.redis.client().llen(BASE + "waiting")]
-            counts += [world.redis.client().zcard(BASE + name) for name in ("delayed", "leases")]
-            if not left and not any(counts):
-                return time.monotonic() - started_at
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            pass
-        await asyncio.sleep(0.5)
+        counts = [redis.llen(BASE + "waiting"), *(redis.zcard(BASE + name) for name in ("delayed", "leases"))]
+        if not any(counts) and not await asyncio.to_thread(world.count_unfinished):
+            return time.monotonic() - started_at
+        await asyncio.sleep(1)
     return None
 
 
 async def check(world: World, users: list[User], faults: Counter[str]) -> Report:
     """Return what the run has shown."""
     report = Report()
-    drain_seconds = await drained(world, users)
+    drain_seconds = await drained(world)
     report.expect(drain_seconds is not None, "everything comes to rest", f"not within {DRAIN_SECONDS:g} s")
     await world.count_provider_calls()
     documents = await asyncio.to_thread(world.documents)

@@ -27,6 +27,7 @@ WEIGHTS = {
     "drop redis connections": 3,
     "stop store": 2,
     "kill store": 2,
+    "lock store": 2,
     "ai fails": 3,
     "ai asks to wait": 2,
     "ai sends garbage": 2,
@@ -40,6 +41,7 @@ WEIGHTS = {
     "late commit": 3,
 }
 ON_A_SERVICE = {"kill service", "terminate service", "stop service", "late commit"}
+ON_THE_OTHER_STORE = {"sqlite": {"stop store", "kill store", "late commit"}, "mongo": {"lock store"}}
 ON_A_LINK = {"cut link", "hold link", "slow link", "reset link"}
 
 
@@ -62,8 +64,7 @@ def make_plan(
     usable = {
         kind: weight
         for kind, weight in WEIGHTS.items()
-        if (kinds is None or kind in kinds)
-        and (store == "mongo" or kind not in ("stop store", "kill store", "late commit"))
+        if (kinds is None or kind in kinds) and kind not in ON_THE_OTHER_STORE[store]
     }
     links = ("redis", "ai", "store") if store == "mongo" else ("redis", "ai")
     plan, at = [], 1.0
@@ -93,6 +94,7 @@ class Driver:
             "drop redis connections": self._tell_redis,
             "stop store": self._stop_store,
             "kill store": self._kill_store,
+            "lock store": self._lock_store,
             "ai fails": self._tell_ai,
             "ai asks to wait": self._tell_ai,
             "ai sends garbage": self._tell_ai,
@@ -178,6 +180,9 @@ class Driver:
         await asyncio.to_thread(self.world.mongo.kill)
         await asyncio.sleep(fault.seconds)
         await asyncio.to_thread(self.world.mongo.start)
+
+    async def _lock_store(self, fault: Fault) -> None:
+        await asyncio.to_thread(self.world.lock_store, fault.seconds)
 
     async def _tell_ai(self, fault: Fault) -> None:
         replies: dict[str, dict[str, object]] = {

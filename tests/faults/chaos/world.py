@@ -6,7 +6,8 @@ import asyncio
 import shutil
 import sqlite3
 import tempfile
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -106,12 +107,27 @@ class World:
         for asset_id, calls in (await asyncio.to_thread(self.ai.calls)).items():
             self.provider_calls[asset_id] = self.provider_calls.get(asset_id, 0) + calls
 
+    def count_unfinished(self) -> int:
+        """Return how many assets are `processing`, straight from the store."""
+        if self.mongo is None:
+            with closing(sqlite3.connect(self.folder / "assets.sqlite")) as connection:
+                found: int = connection.execute("SELECT count(*) FROM assets WHERE status = 'processing'").fetchone()[0]
+                return found
+        with pymongo.MongoClient[dict[str, Any]](self.mongo.uri("chaos")) as client:
+            return client["chaos"]["assets"].count_documents({"status": "processing"})
+
+    def lock_store(self, seconds: float) -> None:
+        """Let nobody write to the SQLite file for that long."""
+        with closing(sqlite3.connect(self.folder / "assets.sqlite", timeout=30, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            time.sleep(seconds)
+            connection.execute("ROLLBACK")
+
     def documents(self) -> dict[str, dict[str, Any]]:
         """Return {asset id: {"userId", "status", "fence", "excused"}} straight from the store."""
         if self.mongo is None:
-            connection = sqlite3.connect(self.folder / "assets.sqlite")
-            rows = connection.execute("SELECT id, userId, status, fence, excused FROM assets").fetchall()
-            connection.close()
+            with closing(sqlite3.connect(self.folder / "assets.sqlite")) as connection:
+                rows = connection.execute("SELECT id, userId, status, fence, excused FROM assets").fetchall()
             return {row[0]: dict(zip(("userId", "status", "fence", "excused"), row[1:], strict=True)) for row in rows}
         with pymongo.MongoClient[dict[str, Any]](self.mongo.uri("chaos")) as client:
             return {str(ObjectId(found["_id"])): found for found in client["chaos"]["assets"].find()}
