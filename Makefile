@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo run setup test lint clean
+.PHONY: demo run setup test chaos lint clean
 
 demo: .venv/installed  ## start the service, upload three photos, print the events; the service stays
 	@$(BIN)/python run.py demo
@@ -14,6 +14,10 @@ setup: .venv/installed-test  ## install all that demo, test and lint need
 
 test: .venv/installed-test  ## all tests; what needs a part this machine lacks skips with a reason
 	@$(BIN)/python -m pytest
+
+chaos: .venv/installed-test  ## the long run: 10,000 uploads under 210 faults, then 400 on a MongoDB; about ten minutes
+	@$(BIN)/python -m tests.faults.chaos --store sqlite --uploads 10000 --faults 210
+	@$(BIN)/python -m tests.faults.chaos --store mongo --uploads 400 --faults 40 --pause 0.5
 
 lint: .venv/installed-test  ## style and types
 	@$(BIN)/python -m flake8

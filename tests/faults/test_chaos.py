@@ -1,0 +1,89 @@
+"""Short runs of the chaos suite, and the proof that its checker sees a guarantee that is missing. See
+docs/faults.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.faults.chaos.__main__ import run
+from tests.faults.chaos.checker import Report
+from tests.faults.chaos.driver import make_plan
+from tests.faults.chaos.world import World
+
+
+def chaos(
+    *,
+    seed: int,
+    faults: int,
+    processes: int,
+    store: str,
+    uploads: int,
+    kinds: set[str] | None = None,
+    mutant: str = "",
+    ai_delay_ms: float = 20,
+    pause_seconds: float = 0.3,
+    drain_seconds: float = 90,
+) -> Report:
+    plan = make_plan(seed, faults, processes, store, gap_seconds=1, kinds=kinds)
+    with World(processes=processes, store=store, mutant=mutant, ai_delay_ms=ai_delay_ms) as world:
+        pauses = {"pause_seconds": pause_seconds, "drain_seconds": drain_seconds}
+        return asyncio.run(run(world, plan, uploads, seed, **pauses))
+
+
+@pytest.mark.parametrize(("seed", "processes", "store"), [(101, 1, "sqlite"), (102, 3, "sqlite"), (103, 3, "mongo")])
+def test_chaos_loses_and_doubles_nothing(seed: int, processes: int, store: str) -> None:
+    """Ten faults while eight users upload; replay: python -m tests.faults.chaos with these values and --gap 1."""
+    report = chaos(seed=seed, faults=10, processes=processes, store=store, uploads=100)
+    assert report.broken == [], (seed, report.figures)
+    assert sum(report.figures["faults"].values()) == 10 and report.figures["accepted"] >= 100
+
+
+def test_checker_is_content_without_faults() -> None:
+    """One provider call per asset, everything heard live."""
+    report = chaos(seed=1, faults=0, processes=2, store="sqlite", uploads=100, pause_seconds=0.05)
+    assert report.broken == []
+    assert report.figures["provider calls max"] == 1
+
+
+def test_checker_sees_a_missing_fence() -> None:
+    """A commit that was on its way while another process took the job over: the older result replaces the newer."""
+    report = chaos(
+        seed=1,
+        faults=3,
+        processes=2,
+        store="mongo",
+        uploads=20,
+        kinds={"late commit"},
+        mutant="fence",
+        ai_delay_ms=300,
+        drain_seconds=30,
+    )
+    assert any(promise.startswith("one result per asset") for promise in report.broken), report.broken
+
+
+def test_checker_sees_a_missing_reconciler() -> None:
+    """After a wipe of Redis the jobs that waited never come back."""
+    report = chaos(
+        seed=1,
+        faults=1,
+        processes=2,
+        store="sqlite",
+        uploads=60,
+        kinds={"wipe redis"},
+        mutant="reconciler",
+        ai_delay_ms=500,
+        pause_seconds=0.02,
+        drain_seconds=20,
+    )
+    assert any(promise.startswith("every accepted upload") for promise in report.broken), report.broken
+
+
+def test_checker_sees_missing_leases() -> None:
+    """Jobs longer than a lease that nobody renews are run by several processes at once."""
+    report = chaos(
+        seed=1, faults=0, processes=2, store="sqlite", uploads=10, mutant="lease", ai_delay_ms=3000, drain_seconds=30
+    )
+    assert any(promise.startswith("without faults the provider") for promise in report.broken), report.broken
