@@ -24,7 +24,12 @@ from pipeline.queue.queue import JobQueue
 from pipeline.queue.worker import Worker
 from tests.redis_server import RedisServer
 
-PAYLOAD = {"assetId": "0" * 24, "userId": "user-1", "imageUrl": "https://images.example/" + "x" * 140, "category": "lego"}
+PAYLOAD = {
+    "assetId": "0" * 24,
+    "userId": "user-1",
+    "imageUrl": "https://images.example/" + "x" * 140,
+    "category": "lego",
+}
 IDLE_JOBS = 100
 IDLE_GAP_SECONDS = 0.02
 
@@ -110,7 +115,9 @@ def main() -> None:
     with RedisServer() as server:
         for number in range(options.runs):
             result = asyncio.run(measure(server, options.count))
-            print(f"run {number + 1}: " + "  ".join(f"{name} {value:.3g}" for name, value in result.items()), flush=True)
+            print(
+                f"run {number + 1}: " + "  ".join(f"{name} {value:.3g}" for name, value in result.items()), flush=True
+            )
 
 
 if __name__ == "__main__":
