@@ -108,6 +108,9 @@ class Metrics:
         self.leases_lost = self._counter("leases_lost", "Leases this process lost while it held the job.")
         self.stale_results = self._counter("stale_results", "Results dropped because a newer run owns the asset.")
         self.reconciled = self._counter("reconciled", "Assets whose lost job was enqueued again.")
+        self.probing = self._gauge(
+            "probing", "1 while this process alone tries single jobs, because its own fail in a row."
+        )
         self.slots = self._gauge("slots", "Job slots of this process.")
         self.slots_busy = self._gauge("slots_busy", "Job slots at work.")
 

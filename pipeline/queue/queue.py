@@ -69,6 +69,10 @@ class Breaker:
     first_probe_seconds: float = 1
     longest_probe_seconds: float = 15
 
+    def next_wait(self, seconds: float) -> float:
+        """Return the wait for the probe after one that was waited for so long."""
+        return min(2 * seconds, self.longest_probe_seconds)
+
 
 def connect(url: str, *, blocking_seconds: float = 0) -> Redis:
     """Return a client that never tries a command twice: a step repeated blindly would claim twice.
@@ -118,7 +122,8 @@ class JobQueue:
         self._lease_ms = round(lease_seconds * 1000)
         self._keep_completed_ms = round(keep_completed_seconds * 1000)
         self._keep_failed_ms = round(keep_failed_seconds * 1000)
-        self._breaker = (
+        self.breaker = breaker
+        self._breaker_args = (
             breaker.failures,
             round(breaker.first_probe_seconds * 1000),
             round(breaker.longest_probe_seconds * 1000),
@@ -182,7 +187,7 @@ class JobQueue:
 
         mark: `worker:number`, never used before; it becomes part of the leases.
         """
-        args: list[Any] = [self._lease_ms, mark, free, LONGEST_DELAY_MS, *self._breaker, len(finishes)]
+        args: list[Any] = [self._lease_ms, mark, free, LONGEST_DELAY_MS, *self._breaker_args, len(finishes)]
         for finish in finishes:
             args += [
                 finish.job.lease,

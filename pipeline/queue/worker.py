@@ -15,11 +15,12 @@ from math import inf
 from typing import Any, Protocol, TypeVar
 
 import structlog
+from prometheus_client import Gauge
 
 from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
 from pipeline.metrics import Metrics
 from pipeline.queue.job import Finish, Job, Outcome, RetryPolicy, Verdict, reason
-from pipeline.queue.queue import JobQueue
+from pipeline.queue.queue import Breaker, JobQueue
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -108,6 +109,56 @@ class _Running:
         return asyncio.get_running_loop().time() < self.lease_ends_at
 
 
+class _OwnBreaker:
+    """The queue's breaker for one process alone: what only this process cannot reach must not cost the jobs it
+    draws.
+    """
+
+    def __init__(self, breaker: Breaker, gauge: Gauge) -> None:
+        self._breaker = breaker
+        self._gauge = gauge
+        self._failures = 0
+        self._last_failed = ""
+        self._wait_seconds = 0.0  # between probes; 0 while closed
+        self._probe_at = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """True while only single jobs are tried."""
+        return self._wait_seconds > 0
+
+    def judge(self, finish: Finish) -> None:
+        """Take in how a job ended."""
+        if finish.verdict is Verdict.GOOD:
+            if self.is_open:
+                log.warning("own_breaker_closed")
+            self._failures, self._last_failed, self._wait_seconds = 0, "", 0.0
+        elif finish.verdict is Verdict.BAD and finish.job.id != self._last_failed:
+            self._failures, self._last_failed = self._failures + 1, finish.job.id
+            if self._failures >= self._breaker.failures and not self.is_open:
+                log.warning("own_breaker_opened", failures=self._failures)
+                self._wait(self._breaker.first_probe_seconds)
+        self._gauge.set(self.is_open)
+
+    def limit(self, free: int) -> int:
+        """Return for how many of the free slots jobs may be claimed now."""
+        if not self.is_open:
+            return free
+        return 0 if self.wait_ms else min(free, 1)
+
+    def probed(self) -> None:
+        """A job was claimed while open: the next one waits longer."""
+        self._wait(self._breaker.next_wait(self._wait_seconds))
+
+    @property
+    def wait_ms(self) -> int:
+        """Milliseconds until the next probe; 0 when it is due or none is needed."""
+        return max(0, round((self._probe_at - asyncio.get_running_loop().time()) * 1000)) if self.is_open else 0
+
+    def _wait(self, seconds: float) -> None:
+        self._wait_seconds, self._probe_at = seconds, asyncio.get_running_loop().time() + seconds
+
+
 class Worker:
     """Runs a queue's jobs until it is drained."""
 
@@ -143,6 +194,7 @@ class Worker:
         self._is_draining = self._is_drained = False
         self._is_connected = True
         self._is_breaker_open = False
+        self._own_breaker = _OwnBreaker(queue.breaker, metrics.probing)
         self._heard_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         metrics.slots.set(concurrency)
@@ -201,6 +253,7 @@ class Worker:
         # Newest first: each released job goes to the front of waiting, so the oldest has to come last.
         finishes = sorted(self._finishes, key=_age, reverse=True)
         free = 0 if self._is_draining else self._concurrency - len(self._held) + len(finishes)
+        free = self._own_breaker.limit(free)
         asked_at = asyncio.get_running_loop().time()
         self._steps += 1
         if not self._is_connected:
@@ -218,12 +271,16 @@ class Worker:
             self._held[job.lease] = running
             self._claimed.put_nowait(running)
         self._metrics.jobs_claimed.inc(len(step.claimed))
-        self._wake_in([ms for ms in (step.next_due_ms, step.held_ms or None) if ms is not None])
+        if step.claimed and self._own_breaker.is_open:
+            self._own_breaker.probed()
+        own_wait_ms = self._own_breaker.wait_ms
+        waits_ms = (step.next_due_ms, step.held_ms or None, own_wait_ms or None)
+        self._wake_in([ms for ms in waits_ms if ms is not None])
         if self._is_draining:
             if not self._held:
                 self._is_drained = True
                 return
-        elif len(self._held) < self._concurrency:
+        elif len(self._held) < self._concurrency and not own_wait_ms:
             if step.waiting and not step.is_paused and not step.held_ms:
                 return  # ids without a job were popped; there may be real ones behind them
             self._listen()
@@ -323,6 +380,7 @@ class Worker:
             if finish is None:
                 self._held.pop(job.lease, None)
             else:
+                self._own_breaker.judge(finish)
                 self._finishes.append(finish)
             self._changed.set()
 
@@ -390,7 +448,8 @@ class Worker:
             hold_ms = round(error.retry_after_seconds * 1000)
             return await self._postpone(job, message, hold_ms, Verdict.NONE, hold_ms)
         verdict = Verdict.GOOD if isinstance(error, PermanentJobError) else Verdict.BAD
-        if verdict is Verdict.BAD and (job.is_probe or self._is_breaker_open):
+        is_outage = job.is_probe or self._is_breaker_open or self._own_breaker.is_open
+        if verdict is Verdict.BAD and is_outage:
             return await self._postpone(job, message, self._policy.backoff_ms, verdict)
         delay_ms = self._policy.decide(error, job.attempt)
         if delay_ms is None:

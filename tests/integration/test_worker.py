@@ -424,3 +424,22 @@ async def test_finished_jobs_go_past_retention_without_new_jobs(bench: Bench) ->
     await bench.until(lambda stats: stats.completed == 5)
     await bench.until(lambda stats: stats.completed == 0)
     assert [await bench.queue.fields(job_id) for job_id in ids] == [{}] * 5
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_process_that_alone_fails_stops_drawing_jobs(bench: Bench) -> None:
+    """One of two workers fails whatever it gets: it costs no job its attempts, the other does them all."""
+    bench.queue_options["breaker"] = Breaker(10, first_probe_seconds=0.1, longest_probe_seconds=0.2)
+    broken, good = Handler(failing(RetryableJobError("AI service unavailable"))), Handler(nothing)
+    _, metrics = bench.start(broken, RetryPolicy(backoff_ms=20))
+    bench.start(good, RetryPolicy(backoff_ms=20))
+    for number in range(300):
+        await bench.queue.enqueue(f"ai-processing:{number:024x}", {})
+        await asyncio.sleep(0.005)  # one by one, so that both take their share
+    await bench.until(lambda stats: stats.completed == 300)
+    assert broken.given_up.empty() and good.given_up.empty()
+    assert 10 <= broken.started.qsize() < 60
+    broken.work = nothing
+    while count(metrics, "pipeline_probing"):
+        await bench.queue.enqueue(f"ai-processing:again-{broken.started.qsize()}-{good.started.qsize()}", {})
+        await asyncio.sleep(0.01)
