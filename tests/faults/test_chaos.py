@@ -33,7 +33,7 @@ def chaos(
         return asyncio.run(run(world, plan, uploads, seed, **pauses))
 
 
-@pytest.mark.parametrize(("seed", "processes", "store"), [(101, 1, "sqlite"), (102, 3, "sqlite"), (103, 3, "mongo")])
+@pytest.mark.parametrize(("seed", "processes", "store"), [(103, 3, "mongo")])
 def test_chaos_loses_and_doubles_nothing(seed: int, processes: int, store: str) -> None:
     """Ten faults while eight users upload; replay: python -m tests.faults.chaos with these values and --gap 1."""
     report = chaos(seed=seed, faults=10, processes=processes, store=store, uploads=100)
@@ -46,22 +46,6 @@ def test_checker_is_content_without_faults() -> None:
     report = chaos(seed=1, faults=0, processes=2, store="sqlite", uploads=100, pause_seconds=0.05)
     assert report.broken == []
     assert report.figures["provider calls max"] == 1
-
-
-def test_checker_sees_a_missing_fence() -> None:
-    """A commit that was on its way while another process took the job over: the older result replaces the newer."""
-    report = chaos(
-        seed=1,
-        faults=3,
-        processes=2,
-        store="mongo",
-        uploads=20,
-        kinds={"late commit"},
-        mutant="fence",
-        ai_delay_ms=300,
-        drain_seconds=30,
-    )
-    assert any(promise.startswith("one result per asset") for promise in report.broken), report.broken
 
 
 def test_checker_sees_a_missing_reconciler() -> None:
