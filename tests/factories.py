@@ -76,9 +76,11 @@ def make_asset(user_id: str = "user-1", *, created_at: datetime | None = None, *
 
 
 def make_token(
-    sub: str = "user-1", secret: str = SECRET, role: str | None = None, expires_in: float = 300, **claims: object
+    sub: str = "user-1", secret: str = SECRET, role: str | None = None, expires_in: float = 7200, **claims: object
 ) -> str:
-    """Return a signed HS256 token. expires_in: seconds from now, negative for one that has expired."""
+    """Return a signed HS256 token. expires_in: seconds from now, negative for one that has expired; the default
+    outlasts a whole test run, because tables of cases are made when it begins.
+    """
     payload: dict[str, object] = {"sub": sub, "exp": int(time.time() + expires_in)}
     if role is not None:
         payload["role"] = role

@@ -431,8 +431,9 @@ async def test_process_that_alone_fails_stops_drawing_jobs(bench: Bench) -> None
     """One of two workers fails whatever it gets: it costs no job its attempts, the other does them all."""
     bench.queue_options["breaker"] = Breaker(10, first_probe_seconds=0.1, longest_probe_seconds=0.2)
     broken, good = Handler(failing(RetryableJobError("AI service unavailable"))), Handler(nothing)
-    _, metrics = bench.start(broken, RetryPolicy(backoff_ms=20))
-    bench.start(good, RetryPolicy(backoff_ms=20))
+    # Ten other jobs have to fail here before the first one is due again, or it is the job that seems to be bad.
+    _, metrics = bench.start(broken, RetryPolicy(backoff_ms=500))
+    bench.start(good, RetryPolicy(backoff_ms=500))
     for number in range(300):
         await bench.queue.enqueue(f"ai-processing:{number:024x}", {})
         await asyncio.sleep(0.005)  # one by one, so that both take their share
