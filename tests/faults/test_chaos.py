@@ -71,3 +71,26 @@ def test_checker_sees_missing_leases() -> None:
         seed=1, faults=0, processes=2, store="sqlite", uploads=10, mutant="lease", ai_delay_ms=3000, drain_seconds=30
     )
     assert any(promise.startswith("without faults the provider") for promise in report.broken), report.broken
+
+
+def test_checker_sees_a_missing_fence() -> None:
+    """Commits that come to the store only after another process has done their jobs overwrite its results."""
+    report = chaos(
+        seed=1,
+        faults=1,
+        processes=2,
+        store="sqlite",
+        uploads=20,
+        kinds={"late commit"},
+        mutant="fence",
+        ai_delay_ms=500,
+    )
+    assert any(promise.startswith("one result per asset") for promise in report.broken), report.broken
+
+
+def test_late_commits_overwrite_nothing() -> None:
+    """The same with the fence in its place."""
+    report = chaos(
+        seed=1, faults=1, processes=2, store="sqlite", uploads=20, kinds={"late commit"}, ai_delay_ms=500
+    )
+    assert report.broken == [], report.figures

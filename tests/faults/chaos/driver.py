@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
-from tests.faults.chaos.world import LEASE_SECONDS, World
+from tests.faults.chaos.world import LEASE_SECONDS, ChaosService, World
 
 # How often each kind is chosen, relative to the others.
 WEIGHTS = {
@@ -41,7 +41,7 @@ WEIGHTS = {
     "late commit": 3,
 }
 ON_A_SERVICE = {"kill service", "terminate service", "stop service", "late commit"}
-ON_THE_OTHER_STORE = {"sqlite": {"stop store", "kill store", "late commit"}, "mongo": {"lock store"}}
+ON_THE_OTHER_STORE = {"sqlite": {"stop store", "kill store"}, "mongo": {"lock store"}}
 ON_A_LINK = {"cut link", "hold link", "slow link", "reset link"}
 
 
@@ -217,17 +217,34 @@ class Driver:
         await asyncio.to_thread(link.heal)
 
     async def _late_commit(self, fault: Fault) -> None:
-        """Hold what a process sends to the store while its Redis link is cut, until others have its jobs done."""
+        """Keep what a process is about to commit from the store until others have done its jobs."""
+        service, ai_delay_seconds = self.world.services[fault.process], self.world.ai_delay_ms / 1000
+        # Long enough for running jobs to come to their commit, and then for others to take them over.
+        to_commit, to_be_done = ai_delay_seconds + 0.1, LEASE_SECONDS + 2
+        await asyncio.to_thread(service.wait_log, "job_claimed", len(service.find("job_claimed")) + 1)
+        await asyncio.sleep(ai_delay_seconds / 4)
+        if self.world.mongo is None:
+            await self._stop_at_the_lock(service, to_commit, to_be_done)
+            return
         store, redis = (self.world.links[f"{fault.process}-{name}"] for name in ("store", "redis"))
         async with self._locks[f"{fault.process}-store"], self._locks[f"{fault.process}-redis"]:
             await asyncio.to_thread(store.hold)
-            # Long enough for running jobs to come to their commit.
-            await asyncio.sleep(self.world.ai_delay_ms / 1000 + 0.1)
+            await asyncio.sleep(to_commit)
             await asyncio.to_thread(redis.cut)
-            await asyncio.sleep(LEASE_SECONDS + 2)
+            await asyncio.sleep(to_be_done)
             await asyncio.to_thread(store.heal)
             await asyncio.sleep(0.5)
             await asyncio.to_thread(redis.heal)
+
+    async def _stop_at_the_lock(self, service: ChaosService, to_commit: float, to_be_done: float) -> None:
+        """Stop the process while its commits wait for the locked file; they are written when it goes on."""
+        async with self._locks["store"]:
+            locking = asyncio.create_task(asyncio.to_thread(self.world.lock_store, to_commit + 0.3))
+            await asyncio.sleep(to_commit)
+            service.signal(signal.SIGSTOP)
+            await locking
+        await asyncio.sleep(to_be_done)
+        service.signal(signal.SIGCONT)
 
 
 async def _stop_for(pid: int, seconds: float) -> None:

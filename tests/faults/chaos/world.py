@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sqlite3
 import tempfile
 import time
@@ -67,7 +66,6 @@ class World:
             self.redis = stack.enter_context(RedisServer())
             self.ai = stack.enter_context(AiService(numbered=True, delay_ms=self.ai_delay_ms))
             self.mongo = stack.enter_context(MongoServer()) if self.store == "mongo" else None
-            # Without it links stay direct: where toxiproxy is missing the rest can still be tried by hand.
             self.network = stack.enter_context(Toxiproxy())
             self.links: dict[str, Link] = {}
             self.services = [self._service(number) for number in range(self.processes)]
@@ -140,8 +138,3 @@ def resident_mib(pid: int) -> float:
     except OSError:
         return 0
     return next((int(line.split()[1]) / 1024 for line in fields if line.startswith("VmRSS:")), 0)
-
-
-def has_toxiproxy() -> bool:
-    """True when the network can be tampered with here."""
-    return shutil.which("toxiproxy-server") is not None
