@@ -123,6 +123,7 @@ class BoundPlugin:
         started = perf_counter()
         # A task of its own: whatever the plugin does with a cancellation, the caller comes free.
         task = asyncio.create_task(self._run(method, args), name=f"{self.kind} {self.name}: {method}")
+        task.add_done_callback(_ignore)
         try:
             await asyncio.wait([task], timeout=seconds)
             if task.done():
@@ -146,7 +147,6 @@ class BoundPlugin:
         try:
             await asyncio.wait([task], timeout=GRACE_SECONDS)
         finally:
-            task.add_done_callback(_ignore)
             if not task.done():
                 log.warning("plugin_stuck", kind=self.kind, plugin=self.name, method=method)
                 self._stuck.inc()
@@ -198,6 +198,6 @@ class BoundPlugin:
 
 
 def _ignore(task: asyncio.Task[Any]) -> None:
-    """Fetch what nobody waits for any more, so that the loop does not complain of it."""
+    """Fetch what nobody may wait for any more, so that the loop does not complain of it."""
     if not task.cancelled():
         task.exception()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -42,6 +43,9 @@ class Stubborn:
         self.released.wait(30)
         return "late"
 
+    async def fail(self) -> None:
+        raise RuntimeError("it failed")
+
     async def name_request(self) -> Any:
         return structlog.contextvars.get_contextvars().get("requestId")
 
@@ -62,7 +66,7 @@ def metrics() -> Metrics:
 @pytest.fixture
 def bound(plugin: Stubborn, metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> BoundPlugin:
     monkeypatch.setattr("pipeline.hooks.calls.GRACE_SECONDS", GRACE_SECONDS)
-    methods = ("ignore_cancellation", "block_thread", "name_request")
+    methods = ("ignore_cancellation", "block_thread", "fail", "name_request")
     return BoundPlugin("provider", "stubborn", plugin, methods, threads=8, metrics=metrics)
 
 
@@ -107,6 +111,22 @@ async def test_cancelled_caller_comes_free(bound: BoundPlugin, metrics: Metrics,
     call.cancel()
     await asyncio.wait([call], timeout=2)
     assert call.cancelled() and stuck(metrics) == 1
+
+
+@pytest.mark.gen_test
+async def test_failure_that_comes_with_the_cancellation_is_no_stray(bound: BoundPlugin) -> None:
+    """A call that fails in the very moment its caller is cancelled leaves nothing for the loop to complain of."""
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+    call = asyncio.create_task(bound.call("fail", 60))
+    await asyncio.sleep(0)  # the call begins
+    await asyncio.sleep(0)  # the plugin fails
+    call.cancel()
+    await asyncio.wait([call], timeout=2)
+    assert call.cancelled()
+    del call
+    gc.collect()
+    assert complaints == []
 
 
 @pytest.mark.gen_test
