@@ -15,8 +15,9 @@ setup: .venv/installed-test  ## install all that demo, test and lint need
 test: .venv/installed-test  ## all tests; what needs a part this machine lacks skips with a reason
 	@$(BIN)/python -m pytest
 
-chaos: .venv/installed-test  ## the long run: 10,000 uploads under 210 faults, then 400 on a MongoDB; about ten minutes
+chaos: .venv/installed-test  ## 10,000 uploads under 210 faults, then shorter runs on one process and on a MongoDB; ten minutes
 	@$(BIN)/python -m tests.faults.chaos --store sqlite --uploads 10000 --faults 210
+	@$(BIN)/python -m tests.faults.chaos --store sqlite --uploads 1000 --faults 40 --processes 1
 	@$(BIN)/python -m tests.faults.chaos --store mongo --uploads 400 --faults 40 --pause 0.5
 
 lint: .venv/installed-test  ## style and types

@@ -25,8 +25,9 @@ from pipeline.handlers.socket import SocketHandler, drain_sockets
 from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics
 from pipeline.processing import Processing
+from pipeline.queue.breaker import Breaker
 from pipeline.queue.job import RetryPolicy
-from pipeline.queue.queue import Breaker, JobQueue
+from pipeline.queue.queue import JobQueue
 from pipeline.queue.worker import Worker, cancel
 from pipeline.reconciler import Reconciler
 from pipeline.rooms.fanout import RoomFanout

@@ -25,7 +25,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
 from pipeline.errors import DependencyUnavailable
-from pipeline.queue.job import FailedJob, FailedPage, Finish, Job, NewJob, Outcome, Step
+from pipeline.queue.breaker import Breaker
+from pipeline.queue.job import FailedJob, FailedPage, Finish, Job, NewJob, Step
 
 T = TypeVar("T")
 SCRIPTS = ("enqueue", "step", "renew", "recover", "release", "trim", "pause", "stats", "list", "forget")
@@ -55,23 +56,6 @@ class QueueStats:
     oldest_waiting_seconds: float | None
     held_seconds: float = 0
     is_breaker_open: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Breaker:
-    """When a queue stops claiming because what all its jobs lean on seems to be down.
-
-    failures: so many in a row, each of another job than the one before, open it. Then one job at a time is let through,
-    after first_probe_seconds and then waits that double up to longest_probe_seconds, until one succeeds.
-    """
-
-    failures: int = 10
-    first_probe_seconds: float = 1
-    longest_probe_seconds: float = 15
-
-    def next_wait(self, seconds: float) -> float:
-        """Return the wait for the probe after one that was waited for so long."""
-        return min(2 * seconds, self.longest_probe_seconds)
 
 
 def connect(url: str, *, blocking_seconds: float = 0) -> Redis:
@@ -446,6 +430,3 @@ def _instant(milliseconds: str) -> datetime | None:
         return EPOCH + timedelta(milliseconds=int(milliseconds))
     except (ValueError, OverflowError):
         return None
-
-
-__all__ = ["Breaker", "JobQueue", "Outcome", "QueueStats", "connect"]

@@ -10,20 +10,19 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from math import inf
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
 import structlog
-from prometheus_client import Gauge
 
 from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
 from pipeline.metrics import Metrics
+from pipeline.queue.breaker import OwnBreaker
+from pipeline.queue.claim import Claim
 from pipeline.queue.job import Finish, Job, Outcome, RetryPolicy, Verdict, reason
-from pipeline.queue.queue import Breaker, JobQueue
+from pipeline.queue.queue import JobQueue
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 
 # A lease is given up this long before it ends, so that the next owner never starts beside us.
 LEASE_MARGIN = 0.2
@@ -65,100 +64,6 @@ class JobHandler(Protocol):
         """Return what to log with every line about the job, e.g. {"assetId": ...}."""
 
 
-class _Running:
-    """A claim this process holds, from the step that brought it to the step that acknowledges it."""
-
-    __slots__ = ("job", "lease_ends_at", "work_ends_at", "scope", "is_ended", "is_released")
-
-    def __init__(self, job: Job, lease_ends_at: float) -> None:
-        self.job = job
-        # Both in loop time, which no clock change moves.
-        self.lease_ends_at = lease_ends_at
-        self.work_ends_at = 0.0
-        self.scope: asyncio.Timeout | None = None  # set while the handler runs
-        self.is_ended = False
-        self.is_released = False
-
-    async def bounded(self, work: Awaitable[T], seconds: float = inf) -> T:
-        """Await the handler for that long and no longer than the lease lasts; TimeoutError when either is over."""
-        self.work_ends_at = asyncio.get_running_loop().time() + seconds
-        try:
-            async with asyncio.timeout_at(min(self.lease_ends_at, self.work_ends_at)) as self.scope:
-                return await work
-        finally:
-            self.scope = None
-
-    def renewed(self, lease_ends_at: float) -> None:
-        """The lease lasts longer now."""
-        if not self.is_ended:
-            self._move_end(lease_ends_at)
-
-    def end(self) -> None:
-        """Cancel the handler now, as if the lease had ended; no renewal that is still on its way undoes it."""
-        self.is_ended = True
-        self._move_end(asyncio.get_running_loop().time())
-
-    def _move_end(self, lease_ends_at: float) -> None:
-        self.lease_ends_at = lease_ends_at
-        if self.scope is not None and not self.scope.expired():
-            self.scope.reschedule(min(self.lease_ends_at, self.work_ends_at))
-
-    @property
-    def has_lease(self) -> bool:
-        """True while nobody else can have claimed the job."""
-        return asyncio.get_running_loop().time() < self.lease_ends_at
-
-
-class _OwnBreaker:
-    """The queue's breaker for one process alone: what only this process cannot reach must not cost the jobs it
-    draws.
-    """
-
-    def __init__(self, breaker: Breaker, gauge: Gauge) -> None:
-        self._breaker = breaker
-        self._gauge = gauge
-        self._failures = 0
-        self._last_failed = ""
-        self._wait_seconds = 0.0  # between probes; 0 while closed
-        self._probe_at = 0.0
-
-    @property
-    def is_open(self) -> bool:
-        """True while only single jobs are tried."""
-        return self._wait_seconds > 0
-
-    def judge(self, finish: Finish) -> None:
-        """Take in how a job ended."""
-        if finish.verdict is Verdict.GOOD:
-            if self.is_open:
-                log.warning("own_breaker_closed")
-            self._failures, self._last_failed, self._wait_seconds = 0, "", 0.0
-        elif finish.verdict is Verdict.BAD and finish.job.id != self._last_failed:
-            self._failures, self._last_failed = self._failures + 1, finish.job.id
-            if self._failures >= self._breaker.failures and not self.is_open:
-                log.warning("own_breaker_opened", failures=self._failures)
-                self._wait(self._breaker.first_probe_seconds)
-        self._gauge.set(self.is_open)
-
-    def limit(self, free: int) -> int:
-        """Return for how many of the free slots jobs may be claimed now."""
-        if not self.is_open:
-            return free
-        return 0 if self.wait_ms else min(free, 1)
-
-    def probed(self) -> None:
-        """A job was claimed while open: the next one waits longer."""
-        self._wait(self._breaker.next_wait(self._wait_seconds))
-
-    @property
-    def wait_ms(self) -> int:
-        """Milliseconds until the next probe; 0 when it is due or none is needed."""
-        return max(0, round((self._probe_at - asyncio.get_running_loop().time()) * 1000)) if self.is_open else 0
-
-    def _wait(self, seconds: float) -> None:
-        self._wait_seconds, self._probe_at = seconds, asyncio.get_running_loop().time() + seconds
-
-
 class Worker:
     """Runs a queue's jobs until it is drained."""
 
@@ -185,8 +90,8 @@ class Worker:
         self._on_reconnect = on_reconnect
         self._id = secrets.token_hex(8)
         self._steps = 0
-        self._held: dict[str, _Running] = {}
-        self._claimed: asyncio.Queue[_Running] = asyncio.Queue()
+        self._held: dict[str, Claim] = {}
+        self._claimed: asyncio.Queue[Claim] = asyncio.Queue()
         self._finishes: list[Finish] = []
         self._changed = asyncio.Event()
         self._marker: asyncio.Task[None] | None = None
@@ -194,7 +99,7 @@ class Worker:
         self._is_draining = self._is_drained = False
         self._is_connected = True
         self._is_breaker_open = False
-        self._own_breaker = _OwnBreaker(queue.breaker, metrics.probing)
+        self._own_breaker = OwnBreaker(queue.breaker, metrics.probing)
         self._heard_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         metrics.slots.set(concurrency)
@@ -220,9 +125,9 @@ class Worker:
         self._changed.set()
         _, pending = await asyncio.wait({self._claiming}, timeout=seconds)
         if pending:
-            for running in self._held.values():
-                running.is_released = True
-                running.end()
+            for claim in self._held.values():
+                claim.is_released = True
+                claim.end()
             self._changed.set()
             # Bounded, because Redis may be away; the leases run out by themselves then.
             await asyncio.wait({self._claiming}, timeout=2)
@@ -267,9 +172,9 @@ class Worker:
             self._held.pop(finish.job.lease, None)
         self._metrics.leases_lost.inc(len(step.lost))
         for job in step.claimed:
-            running = _Running(job, self._lease_end(asked_at))
-            self._held[job.lease] = running
-            self._claimed.put_nowait(running)
+            claim = Claim(job, self._lease_end(asked_at))
+            self._held[job.lease] = claim
+            self._claimed.put_nowait(claim)
         self._metrics.jobs_claimed.inc(len(step.claimed))
         if step.claimed and self._own_breaker.is_open:
             self._own_breaker.probed()
@@ -352,11 +257,11 @@ class Worker:
         asked_at = asyncio.get_running_loop().time()
         asked = dict(self._held)
         lost = set(await self._queue.renew(list(asked)))
-        for lease, running in asked.items():
+        for lease, claim in asked.items():
             if lease in lost:
-                running.end()
+                claim.end()
             else:
-                running.renewed(self._lease_end(asked_at))
+                claim.renewed(self._lease_end(asked_at))
 
     def _lease_end(self, asked_at: float) -> float:
         return asked_at + self._lease_seconds * (1 - LEASE_MARGIN)
@@ -365,8 +270,8 @@ class Worker:
 
     async def _slot(self) -> None:
         while True:
-            running = await self._claimed.get()
-            job = running.job
+            claim = await self._claimed.get()
+            job = claim.job
             fields = {
                 "jobId": job.id,
                 "attempt": job.attempt,
@@ -375,7 +280,7 @@ class Worker:
             }
             with structlog.contextvars.bound_contextvars(**fields):
                 self._metrics.slots_busy.inc()
-                finish = await self._run(running)
+                finish = await self._run(claim)
                 self._metrics.slots_busy.dec()
             if finish is None:
                 self._held.pop(job.lease, None)
@@ -384,16 +289,16 @@ class Worker:
                 self._finishes.append(finish)
             self._changed.set()
 
-    async def _run(self, running: _Running) -> Finish | None:
+    async def _run(self, claim: Claim) -> Finish | None:
         """Run one claim to its end; None when the lease was lost, so that there is nothing to acknowledge."""
-        job = running.job
+        job = claim.job
         started_at = time.monotonic()
         if job.attempt == 1 and not job.stalls:
             self._metrics.job_wait_seconds.observe((job.claimed_at_ms - job.enqueued_at_ms) / 1000)
         self._metrics.job_attempts.labels(str(job.attempt) if job.attempt <= 3 else "more").inc()
         log.info("job_claimed", stalls=job.stalls)
         spent = self._policy.spent(job)
-        finish = await (self._attempt(running) if spent is None else self._give_up(running, spent))
+        finish = await (self._attempt(claim) if spent is None else self._give_up(claim, spent))
         seconds = time.monotonic() - started_at
         is_postponed = finish is not None and finish.outcome is Outcome.RETRY and finish.gives_back
         outcome = "lost" if finish is None else "postponed" if is_postponed else LABELS[finish.outcome]
@@ -414,29 +319,29 @@ class Worker:
             log.info("job_released", **fields)
         return finish
 
-    async def _attempt(self, running: _Running) -> Finish | None:
-        job = running.job
+    async def _attempt(self, claim: Claim) -> Finish | None:
+        job = claim.job
         error: Exception
         try:
-            result = await running.bounded(self._handler.process(job), self._policy.timeout_seconds)
+            result = await claim.bounded(self._handler.process(job), self._policy.timeout_seconds)
             if result is None:
                 return Finish(job, Outcome.COMPLETED)
             # Work that blocked the loop past the lease ends here: nothing could cancel it.
-            if not running.has_lease:
+            if not claim.has_lease:
                 return None
-            await running.bounded(self._handler.commit(job, result))
+            await claim.bounded(self._handler.commit(job, result))
             return Finish(job, Outcome.COMPLETED, verdict=Verdict.GOOD)
         except Exception as raised:  # the border of a slot: whatever a plugin raises ends here
             error = raised
-        if running.is_released:
+        if claim.is_released:
             await self._excuse(job)
             return Finish(job, Outcome.RELEASED, gives_back=True)
-        if not running.has_lease:
+        if not claim.has_lease:
             return None
-        return await self._judge(running, error)
+        return await self._judge(claim, error)
 
-    async def _judge(self, running: _Running, error: Exception) -> Finish | None:
-        job = running.job
+    async def _judge(self, claim: Claim, error: Exception) -> Finish | None:
+        job = claim.job
         if isinstance(error, DependencyUnavailable):
             return await self._postpone(job, error.message, self._policy.backoff_ms, Verdict.BAD)
         if isinstance(error, TimeoutError):
@@ -453,7 +358,7 @@ class Worker:
             return await self._postpone(job, message, self._policy.backoff_ms, verdict)
         delay_ms = self._policy.decide(error, job.attempt)
         if delay_ms is None:
-            return await self._give_up(running, message, verdict)
+            return await self._give_up(claim, message, verdict)
         return Finish(job, Outcome.RETRY, delay_ms, error=message, verdict=verdict)
 
     async def _postpone(self, job: Job, message: str, delay_ms: int, verdict: Verdict, hold_ms: int = 0) -> Finish:
@@ -468,15 +373,15 @@ class Worker:
         except Exception as error:  # the border of a slot; at worst the start counts
             log.warning("excuse_failed", error=repr(error))
 
-    async def _give_up(self, running: _Running, message: str, verdict: Verdict = Verdict.NONE) -> Finish | None:
+    async def _give_up(self, claim: Claim, message: str, verdict: Verdict = Verdict.NONE) -> Finish | None:
         try:
-            await running.bounded(self._handler.give_up(running.job, message))
+            await claim.bounded(self._handler.give_up(claim.job, message))
         except Exception as error:  # the border of a slot
-            if not running.has_lease and not running.is_released:
+            if not claim.has_lease and not claim.is_released:
                 return None
             log.warning("give_up_failed", error=repr(error))
-            return Finish(running.job, Outcome.RETRY, GIVE_UP_AGAIN_MS, error=message, verdict=verdict)
-        return Finish(running.job, Outcome.FAILED, error=message, verdict=verdict)
+            return Finish(claim.job, Outcome.RETRY, GIVE_UP_AGAIN_MS, error=message, verdict=verdict)
+        return Finish(claim.job, Outcome.FAILED, error=message, verdict=verdict)
 
 
 async def cancel(tasks: Iterable[asyncio.Task[None]]) -> None:

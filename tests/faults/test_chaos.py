@@ -33,7 +33,7 @@ def chaos(
         return asyncio.run(run(world, plan, uploads, seed, **pauses))
 
 
-@pytest.mark.parametrize(("seed", "processes", "store"), [(103, 3, "mongo")])
+@pytest.mark.parametrize(("seed", "processes", "store"), [(103, 3, "mongo"), (104, 1, "sqlite")])
 def test_chaos_loses_and_doubles_nothing(seed: int, processes: int, store: str) -> None:
     """Ten faults while eight users upload; replay: python -m tests.faults.chaos with these values and --gap 1."""
     report = chaos(seed=seed, faults=10, processes=processes, store=store, uploads=100)

@@ -15,7 +15,8 @@ from typing import Any
 from pipeline import cli
 from pipeline.assets import sqlite
 from pipeline.assets.mongo import MongoAssetStore
-from pipeline.queue import queue, worker
+from pipeline.queue import queue
+from pipeline.queue.claim import Claim
 from pipeline.queue.queue import JobQueue
 from pipeline.reconciler import Reconciler
 
@@ -51,8 +52,8 @@ def without_lease() -> None:
 
     JobQueue.renew = renew_nothing  # type: ignore[method-assign]
     queue._source = gullible
-    worker._Running.bounded = unbounded  # type: ignore[method-assign]
-    worker._Running.has_lease = True  # type: ignore[assignment, method-assign]
+    Claim.bounded = unbounded  # type: ignore[method-assign]
+    Claim.has_lease = True  # type: ignore[assignment, method-assign]
 
 
 if __name__ == "__main__":
