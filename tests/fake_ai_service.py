@@ -3,8 +3,8 @@
 In a test's loop: `fake = FakeAiService(); fake.start(); ...; await fake.stop()`.
 As a process: `python -m tests.fake_ai_service --port 0 --delay-ms 5` prints its base URL as first line and takes orders
 over HTTP: GET /_state gives {"calls", "active", "peak", "requests"}; POST /_script takes
-{"replies": [{"status": 503, "times": 2}, ...], "delay_ms": 5, "held": false, "numbered": true}, every property
-optional; GET /_calls gives the calls per asset.
+{"replies": [{"status": 503, "times": 2}, ...], "delay_ms": 5, "held": false, "numbered": true, "forgets": true}, every
+property optional; GET /_calls gives the calls per asset.
 """
 
 from __future__ import annotations
@@ -94,6 +94,10 @@ class FakeAiService:
     def script(self, *replies: Reply) -> None:
         """Answer the next calls with these, in order; after them all is well again."""
         self._script.extend(replies)
+
+    def forget(self) -> None:
+        """Answer well from now on, whatever the script still holds."""
+        self._script.clear()
 
     def hold(self) -> None:
         """Leave every call unanswered until `release`."""
@@ -192,6 +196,8 @@ class _Script(RequestHandler):
 
     def post(self) -> None:
         orders = json.loads(self.request.body)
+        if orders.get("forgets"):
+            self.fake.forget()
         self.fake.script(*(Reply(**reply) for reply in orders.get("replies", ())))
         self.fake.delay_ms = orders.get("delay_ms", self.fake.delay_ms)
         self.fake.is_numbered = orders.get("numbered", self.fake.is_numbered)

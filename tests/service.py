@@ -211,7 +211,7 @@ class AiService:
         self._process.stdout.close()
 
     def order(self, **orders: Any) -> None:
-        """Change what it does: replies=[{"status": 503, "times": 2}], delay_ms=5, held=True."""
+        """Change what it does: replies=[{"status": 503, "times": 2}], delay_ms=5, held=True, forgets=True."""
         httpx.post(f"{self.url}/_script", json=orders).raise_for_status()
 
     def calls(self) -> dict[str, int]:

@@ -193,6 +193,9 @@ class Driver:
         }
         if fault.kind in replies:
             await asyncio.to_thread(self.world.ai.order, replies=[replies[fault.kind]])
+            await asyncio.sleep(fault.seconds)
+            # An open breaker asks so seldom that the rest of the replies would last for minutes.
+            await asyncio.to_thread(self.world.ai.order, forgets=True)
             return
         await asyncio.to_thread(self.world.ai.order, held=True)
         await asyncio.sleep(fault.seconds * 2)

@@ -1,0 +1,55 @@
+"""A job while this process holds it. Its end is kept in loop time, which no change of the clock moves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from math import inf
+from typing import TypeVar
+
+from pipeline.queue.job import Job
+
+T = TypeVar("T")
+
+
+class Claim:
+    """What this process holds from the step that brought the job to the step that acknowledges it."""
+
+    __slots__ = ("job", "lease_ends_at", "work_ends_at", "scope", "is_ended", "is_released")
+
+    def __init__(self, job: Job, lease_ends_at: float) -> None:
+        self.job = job
+        self.lease_ends_at = lease_ends_at
+        self.work_ends_at = 0.0
+        self.scope: asyncio.Timeout | None = None  # set while the handler runs
+        self.is_ended = False
+        self.is_released = False
+
+    async def bounded(self, work: Awaitable[T], seconds: float = inf) -> T:
+        """Await the handler for that long and no longer than the lease lasts; TimeoutError when either is over."""
+        self.work_ends_at = asyncio.get_running_loop().time() + seconds
+        try:
+            async with asyncio.timeout_at(min(self.lease_ends_at, self.work_ends_at)) as self.scope:
+                return await work
+        finally:
+            self.scope = None
+
+    def renewed(self, lease_ends_at: float) -> None:
+        """The lease lasts longer now."""
+        if not self.is_ended:
+            self._move_end(lease_ends_at)
+
+    def end(self) -> None:
+        """Cancel the handler now, as if the lease had ended; no renewal that is still on its way undoes it."""
+        self.is_ended = True
+        self._move_end(asyncio.get_running_loop().time())
+
+    def _move_end(self, lease_ends_at: float) -> None:
+        self.lease_ends_at = lease_ends_at
+        if self.scope is not None and not self.scope.expired():
+            self.scope.reschedule(min(self.lease_ends_at, self.work_ends_at))
+
+    @property
+    def has_lease(self) -> bool:
+        """True while nobody else can have claimed the job."""
+        return asyncio.get_running_loop().time() < self.lease_ends_at
