@@ -48,6 +48,15 @@ class Scene:
             assert reply.status_code == 202, reply.text
             self.accepted.append(reply.json()["data"]["assetId"])
 
+    def longest_answer(self, uploads: int) -> float:
+        """Upload so many one by one; return the seconds that the slowest of them took."""
+        longest = 0.0
+        for _ in range(uploads):
+            asked_at = time.monotonic()
+            self.upload(1)
+            longest = max(longest, time.monotonic() - asked_at)
+        return longest
+
     def seconds_until(self, is_true: Callable[[], Any], since: float) -> float:
         """Return the seconds from `since` until it is true, infinite when it does not become so."""
         while not is_true():
@@ -163,11 +172,7 @@ def redis_down(scene: Scene, stack: ExitStack) -> Measured:
     redis = stack.enter_context(RedisServer())
     start(scene, stack, REDIS_URL=redis.url)
     redis.stop()
-    longest = 0.0
-    for _ in range(5):
-        asked_at = time.monotonic()
-        scene.upload(1)
-        longest = max(longest, time.monotonic() - asked_at)
+    longest = scene.longest_answer(5)
     redis.start()
     return scene.seconds_until_done(time.monotonic()), f"Redis is back; answered within {longest:.2f} s"
 
@@ -177,11 +182,7 @@ def redis_hangs(scene: Scene, stack: ExitStack) -> Measured:
     redis = stack.enter_context(RedisServer())
     start(scene, stack, REDIS_URL=redis.url)
     stopped = stack.enter_context(stopped_process(redis.pid))
-    longest = 0.0
-    for _ in range(5):
-        asked_at = time.monotonic()
-        scene.upload(1)
-        longest = max(longest, time.monotonic() - asked_at)
+    longest = scene.longest_answer(5)
     stopped()
     return scene.seconds_until_done(time.monotonic()), f"Redis goes on; answered within {longest:.2f} s"
 
