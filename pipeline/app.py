@@ -198,12 +198,13 @@ class App:
         )
 
     async def stop(self) -> None:
-        """Refuse uploads, stop claiming, let slots finish, hand back the rest, say goodbye, close; in that order."""
+        """Refuse uploads, stop claiming, let uploads and slots finish, hand back the rest, say goodbye, close."""
         log.info("service_stopping")
         self._server.stop()
-        self.submission.stop()
+        drains = [self.submission.drain(self.settings.shutdown_seconds)]
         if self.settings.role is not Role.WEB:
-            await self.worker.drain(self.settings.shutdown_seconds)
+            drains.append(self.worker.drain(self.settings.shutdown_seconds))
+        await asyncio.gather(*drains)
         await cancel([*self._background, *self.submission.unsettled])
         await drain_sockets(self.rooms, GOODBYE_SECONDS)
         await self._server.close_all_connections()

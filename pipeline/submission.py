@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO, Protocol
@@ -135,10 +136,16 @@ class Submission:
         # Who look after uploads of unknown outcome; to be cancelled at the end.
         self.unsettled: set[asyncio.Task[None]] = set()
         self._is_stopped = False
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
-    def stop(self) -> None:
-        """Take nothing new; what is under way is finished."""
+    async def drain(self, seconds: float) -> None:
+        """Take nothing new; return when what is under way is finished, at the latest after so many seconds."""
         self._is_stopped = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
 
     async def submit(self, upload: Upload) -> Receipt:
         """Store the image, insert the asset as processing, enqueue its job.
@@ -147,7 +154,10 @@ class Submission:
         it raises IdempotencyKeyReused. DependencyUnavailable means that nothing was accepted and nothing is left
         behind.
         """
-        self._check_running()
+        with self._taken():
+            return await self._submit(upload)
+
+    async def _submit(self, upload: Upload) -> Receipt:
         asset_id = new_asset_id()
         if upload.idempotency_key is not None:
             asset_id = await self._claim_key(upload, asset_id)
@@ -199,17 +209,17 @@ class Submission:
 
     async def retry(self, asset_id: str, user_id: str, request_id: str) -> Receipt:
         """Give a failed or partial asset a new job; NotFound or Conflict otherwise."""
-        self._check_running()
-        job_id = self._queue.job_id(new_asset_id())
-        asset = await self._store.requeue(asset_id, user_id, job_id)
-        if asset is None:
-            current = await self._store.get(asset_id)
-            if current is None or current.user_id != user_id:
-                raise NotFound("Asset not found")
-            raise Conflict(f"Only failed or partial assets can be retried, this one is {current.status.value}")
-        await self._enqueue(asset, request_id)
-        log.info("asset_requeued", assetId=asset.id, jobId=job_id)
-        return Receipt(asset.id, job_id)
+        with self._taken():
+            job_id = self._queue.job_id(new_asset_id())
+            asset = await self._store.requeue(asset_id, user_id, job_id)
+            if asset is None:
+                current = await self._store.get(asset_id)
+                if current is None or current.user_id != user_id:
+                    raise NotFound("Asset not found")
+                raise Conflict(f"Only failed or partial assets can be retried, this one is {current.status.value}")
+            await self._enqueue(asset, request_id)
+            log.info("asset_requeued", assetId=asset.id, jobId=job_id)
+            return Receipt(asset.id, job_id)
 
     async def retry_failed(self, job_id: str, request_id: str) -> Receipt:
         """Run a dead letter again: its asset gets a new job and the dead letter goes.
@@ -217,27 +227,27 @@ class Submission:
         NotFound: there is no such dead letter, or its asset is gone. Conflict: its asset did not stay failed. In both
         cases the dead letter, if any, stays until it is removed.
         """
-        self._check_running()
-        dead = await self._queue.failed_job(job_id)
-        if dead is None:
-            raise NotFound("There is no dead letter of that id")
-        return await self._run_again(dead, request_id)
+        with self._taken():
+            dead = await self._queue.failed_job(job_id)
+            if dead is None:
+                raise NotFound("There is no dead letter of that id")
+            return await self._run_again(dead, request_id)
 
     async def retry_all_failed(self, request_id: str, after: tuple[datetime, str] | None = None) -> RetriedPage:
         """Run up to RETRY_AT_MOST dead letters again, the oldest of them first, passing over those that cannot.
 
         after: (failed_at, id) where an earlier call ended. What fails again meanwhile is newer and not seen any more.
         """
-        self._check_running()
-        page = await self._queue.failed_jobs(RETRY_AT_MOST, after)
-        retried = 0
-        for dead in reversed(page.jobs):
-            try:
-                await self._run_again(dead, request_id)
-                retried += 1
-            except (NotFound, Conflict) as error:
-                log.info("dead_letter_skipped", jobId=dead.id, reason=error.message)
-        return RetriedPage(retried, len(page.jobs) - retried, page.older, page.next_after)
+        with self._taken():
+            page = await self._queue.failed_jobs(RETRY_AT_MOST, after)
+            retried = 0
+            for dead in reversed(page.jobs):
+                try:
+                    await self._run_again(dead, request_id)
+                    retried += 1
+                except (NotFound, Conflict) as error:
+                    log.info("dead_letter_skipped", jobId=dead.id, reason=error.message)
+            return RetriedPage(retried, len(page.jobs) - retried, page.older, page.next_after)
 
     async def _run_again(self, dead: FailedJob, request_id: str) -> Receipt:
         # A damaged payload names no asset, but an upload's first job is called after it.
@@ -276,9 +286,19 @@ class Submission:
         await self._store.delete(asset_id, user_id)
         log.info("asset_deleted", assetId=asset_id)
 
-    def _check_running(self) -> None:
+    @contextmanager
+    def _taken(self) -> Iterator[None]:
+        """What is done inside is waited for by drain; DependencyUnavailable once that has begun."""
         if self._is_stopped:
             raise DependencyUnavailable("The service is shutting down", retry_after_seconds=1)
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
 
     async def _claim_key(self, upload: Upload, asset_id: str) -> str:
         """Return the asset id that the key stands for: the first request's, whether that one lives or died half-way."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +113,26 @@ def test_sigterm_lets_running_jobs_finish(tmp_path: Path, ai_service: AiService)
         service.wait_log("job_completed", count=2)
         assert statuses(service, ids) == {"active"}
     assert ai_service.state()["calls"] == 7
+
+
+def test_sigterm_lets_uploads_under_way_finish(tmp_path: Path, ai_service: AiService) -> None:
+    """An upload that waits for the store when SIGTERM comes is accepted; the next process does it."""
+    with Service(tmp_path, ai_service.url) as service, closing(sqlite3.connect(tmp_path / "assets.sqlite")) as other:
+        other.isolation_level = None
+        other.execute("BEGIN IMMEDIATE")
+        with ThreadPoolExecutor(1) as clients:
+            upload = clients.submit(service.upload)
+            wait_until(lambda: list(tmp_path.glob("media/**/original-*")))
+            service.signal(signal.SIGTERM)
+            service.wait_log("service_stopping")
+            other.execute("ROLLBACK")
+            reply = upload.result()
+        assert reply.status_code == 202
+        assert service.wait() == 0
+        assert not service.find("image_left_behind") and not service.find("request_abandoned")
+        service.start()
+        asset_id = reply.json()["data"]["assetId"]
+        wait_until(lambda: service.asset(asset_id)["status"] == "active")
 
 
 def test_sigterm_hands_back_what_does_not_finish(tmp_path: Path, ai_service: AiService) -> None:

@@ -368,7 +368,7 @@ async def test_payload_that_names_no_asset_cannot_run(house: House, asset_id: An
 async def test_stopping_service_runs_nothing_again(house: House) -> None:
     """After stop the dead letter stays as it is, for the process that comes next."""
     asset = await house.bury_new(1000)
-    house.submission.stop()
+    await house.submission.drain(0)
     with pytest.raises(DependencyUnavailable):
         await house.submission.retry_failed(asset.processing_job_id, "r-1")
     with pytest.raises(DependencyUnavailable):
