@@ -69,6 +69,7 @@ class Service:
 
     def start(self) -> None:
         """Start the process and wait until it serves."""
+        assert not self.is_running, "its first process would be left behind"
         self.lines = []
         self._process = subprocess.Popen(
             [sys.executable, *self.command], cwd=ROOT, env=self.environment, stderr=subprocess.PIPE, text=True
