@@ -24,6 +24,7 @@ from typing import Any
 import aiohttp
 
 from tests.factories import make_token
+from tests.faults.chaos.world import ChaosService
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
 
@@ -37,7 +38,7 @@ class Scene:
 
     folder: Path
     ai: AiService
-    services: list[Service] = field(default_factory=list)
+    services: list[ChaosService] = field(default_factory=list)
     accepted: list[str] = field(default_factory=list)
     right_end: str = "active"
 
@@ -77,30 +78,35 @@ class Scene:
         return sum(self.ai.calls().values()) - len(self.accepted)
 
     def events_beyond_once(self) -> int:
-        return sum(len(service.find("asset_finished")) for service in self.services) - len(self.accepted)
+        sent = sum(line["event"] == "asset_finished" for service in self.services for line in service.log)
+        return sent - len(self.accepted)
 
 
+# The seconds until all was done, and since when they are counted.
 Measured = tuple[float, str]
-ROWS: dict[str, Callable[[Scene, ExitStack], Measured]] = {}
+Row = Callable[[Scene, ExitStack], Measured]
+ROWS: dict[str, Row] = {}
 
 
-def row(name: str) -> Callable[[Callable[[Scene, ExitStack], Measured]], Callable[[Scene, ExitStack], Measured]]:
-    def enter(measure: Callable[[Scene, ExitStack], Measured]) -> Callable[[Scene, ExitStack], Measured]:
-        ROWS[name] = measure
-        return measure
+def row(name: str) -> Callable[[Row], Row]:
+    """Enter the function in the table under that name."""
+
+    def enter(function: Row) -> Row:
+        ROWS[name] = function
+        return function
 
     return enter
 
 
-def start(scene: Scene, stack: ExitStack, **settings: str) -> Service:
+def start(scene: Scene, stack: ExitStack, **settings: str) -> ChaosService:
     """Start one more process on the folder of the scene."""
-    service = stack.enter_context(running(Service(scene.folder, scene.ai.url, **settings)))
+    service = stack.enter_context(running(ChaosService(scene.folder, scene.ai.url, **settings)))
     scene.services.append(service)
     return service
 
 
 @contextmanager
-def running(service: Service) -> Iterator[Service]:
+def running(service: ChaosService) -> Iterator[ChaosService]:
     service.start()
     try:
         yield service
