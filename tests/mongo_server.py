@@ -18,6 +18,9 @@ class MongoServer:
     """A server on a port of its own that keeps its data over stop and start; `with` starts it and removes it all."""
 
     def __init__(self) -> None:
+        # Asked before anything is made that a skipped test would leave behind.
+        self._ferretdb, self._mongod = shutil.which("ferretdb"), shutil.which("mongod")
+        require(bool(self._ferretdb or self._mongod), "needs ferretdb or mongod on PATH")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -40,13 +43,11 @@ class MongoServer:
 
     def start(self) -> None:
         """Start the server and wait until it listens."""
-        address = f"127.0.0.1:{self.port}"
-        if ferretdb := shutil.which("ferretdb"):
-            command = [ferretdb, "-listen-addr", address, "-folder", self._folder.name]
+        address, folder = f"127.0.0.1:{self.port}", self._folder.name
+        if self._ferretdb:
+            command = [self._ferretdb, "-listen-addr", address, "-folder", folder]
         else:
-            mongod = shutil.which("mongod")
-            require(mongod is not None, "needs ferretdb or mongod on PATH")
-            command = [str(mongod), "--bind_ip", "127.0.0.1", "--port", str(self.port), "--dbpath", self._folder.name]
+            command = [str(self._mongod), "--bind_ip", "127.0.0.1", "--port", str(self.port), "--dbpath", folder]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + START_SECONDS
         while True:
