@@ -30,6 +30,7 @@ from pipeline.queue.job import RetryPolicy
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.worker import Worker, cancel
 from pipeline.reconciler import Reconciler
+from pipeline.replay import Replay
 from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms
 from pipeline.settings import Fairness, Role, Settings
@@ -66,6 +67,15 @@ class App:
         self.fanout = RoomFanout(self.rooms, redis_url, metrics=self.metrics)
         self.plugins = build_plugins(settings, self.metrics, self.fanout)
         self.store = _store(settings)
+        self.replay = Replay(
+            self.store,
+            self.rooms,
+            self.metrics,
+            max_events=settings.max_replay_events,
+            max_bytes=settings.outbox_bytes,
+            lease_seconds=settings.lease_seconds,
+        )
+        self.fanout.on_gap = self.replay.request
         self.queue = JobQueue(
             redis_url,
             name=QUEUE_NAME,
@@ -126,7 +136,6 @@ class App:
                 default_handler_class=base.NotFoundHandler,
                 default_handler_args=common,
                 log_function=base.log_request,
-                websocket_max_message_size=settings.socket_frame_bytes,
             ),
             xheaders=False,
             no_keep_alive=False,
@@ -168,7 +177,7 @@ class App:
             (
                 "/ws",
                 SocketHandler,
-                common | {"rooms": self.rooms, "settings": settings},
+                common | {"rooms": self.rooms, "replay": self.replay, "settings": settings},
             ),
             ("/openapi.json", ops.OpenApiHandler, common),
             ("/", ops.IndexHandler, common | {"settings": settings}),
@@ -181,6 +190,7 @@ class App:
         """Open what we lean on, take back our jobs, begin to work and only then to listen."""
         await self._open_store()
         await self.fanout.start()
+        self._background.append(asyncio.create_task(self.replay.run(), name="replay"))
         if self._owns_redis:
             if recovered := await self.queue.recover(everything=True):
                 log.warning("jobs_recovered", jobIds=recovered)

@@ -25,7 +25,10 @@ WAIT_SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 900)
 JOB_SECONDS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 90, 120)
 ASSET_SECONDS = (1, 2, 5, 10, 30, 60, 90, 120, 300)
 # Those of the table in handlers/socket.py that the service can tell.
-CLOSE_CODES = (1000, 1001, 1006, 1012, 1013, 4400, 4401, 4403, 4419, 4429, 4503, 4504)
+CLOSE_CODES = (
+    *(1000, 1001, 1002, 1006, 1007, 1009, 1011, 1012, 1013),
+    *(4400, 4401, 4403, 4419, 4429, 4503, 4504),
+)
 PLUGIN_SECONDS = (0.005, 0.025, 0.1, 0.5, 1, 2, 5, 10, 25, 60, 90)
 
 
@@ -123,9 +126,14 @@ class Metrics:
         self.sockets_open = self._gauge("sockets_open", "WebSocket connections in a room.")
         self.sockets_closed = self._counter("sockets_closed", "Closed WebSocket connections by close code.", "code")
         _start(self.sockets_closed, (*map(str, CLOSE_CODES), "other"))
-        self.socket_frames_sent = self._counter("socket_frames_sent", "Frames written to sockets.")
+        self.socket_frames_sent = self._counter(
+            "socket_frames_sent", "Frames written to sockets, many replayed events as one."
+        )
         self.events_published = self._counter("events_published", "Events handed to a room.")
         self.fanout_errors = self._counter("fanout_errors", "Events other processes could not be told at once.")
+        self.replays = self._counter("replays", "Reads of what a socket missed, by how they ended.", "outcome")
+        _start(self.replays, ("complete", "resync", "unavailable"))
+        self.events_replayed = self._counter("events_replayed", "Events sent again from the asset store.")
 
     def _add_plugins(self) -> None:
         labels = ("kind", "plugin")

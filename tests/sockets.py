@@ -10,6 +10,8 @@ import json
 import os
 import socket
 import struct
+import tempfile
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -18,10 +20,14 @@ import tornado.httpserver
 import tornado.netutil
 import tornado.web
 
+from pipeline.assets.sqlite import SqliteAssetStore
+from pipeline.assets.store import AssetStore
 from pipeline.auth import TokenVerifier
 from pipeline.handlers import base
 from pipeline.handlers.socket import SocketHandler
 from pipeline.metrics import Metrics
+from pipeline.queue.worker import cancel
+from pipeline.replay import Replay
 from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms
 from pipeline.settings import Settings
@@ -88,6 +94,7 @@ class Process:
         redis_url: str,
         *,
         verifier: TokenVerifier | None = None,
+        store: AssetStore | None = None,
         fanout_options: dict[str, Any] = {},
         **settings: Any,
     ) -> None:
@@ -99,18 +106,25 @@ class Process:
             max_frames=self.settings.outbox_frames, max_bytes=self.settings.outbox_bytes, metrics=self.metrics
         )
         self.fanout = RoomFanout(self.rooms, redis_url, metrics=self.metrics, **fanout_options)
+        self._folder = tempfile.TemporaryDirectory()
+        self.store = store or SqliteAssetStore(Path(self._folder.name) / "assets.sqlite")
+        self.replay = Replay(
+            self.store,
+            self.rooms,
+            self.metrics,
+            max_events=self.settings.max_replay_events,
+            max_bytes=self.settings.outbox_bytes,
+            lease_seconds=self.settings.lease_seconds,
+        )
+        self.fanout.on_gap = self.replay.request
         common = {
             "verifier": verifier or TokenVerifier(self.settings),
             "metrics": self.metrics,
             "allowed_origins": self.settings.allowed_origins,
         }
-        route = ("/ws", SocketHandler, common | {"rooms": self.rooms, "settings": self.settings})
+        route = ("/ws", SocketHandler, common | {"rooms": self.rooms, "replay": self.replay, "settings": self.settings})
         self._server = tornado.httpserver.HTTPServer(
-            tornado.web.Application(
-                [route],
-                log_function=base.log_request,
-                websocket_max_message_size=self.settings.socket_frame_bytes,
-            )
+            tornado.web.Application([route], log_function=base.log_request)
         )
         self._clients: list[Client] = []  # a socket that nobody holds would close itself
         self._listeners = tornado.netutil.bind_sockets(0, "127.0.0.1")
@@ -119,6 +133,8 @@ class Process:
 
     async def __aenter__(self) -> Process:
         self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        await self.store.open()
+        self._replaying = asyncio.create_task(self.replay.run())
         await self.fanout.start()
         self._server.add_sockets(self._listeners)
         return self
@@ -132,6 +148,9 @@ class Process:
         await self._server.close_all_connections()
         await self.forgotten()
         await self.fanout.stop()
+        await cancel([self._replaying])
+        await self.store.close()
+        self._folder.cleanup()
 
     async def open(self, **options: Any) -> Client:
         """Open a socket and send nothing. options: of aiohttp's ws_connect."""

@@ -1,19 +1,23 @@
 """GET /ws: one person's WebSocket. Settles who it is, puts it in the person's room, keeps it honest, says goodbye.
 
-How a connection can end. 44xx: do not come back unchanged; the rest: come back, with a growing wait.
+How a connection can end. 44xx and breaches of the protocol: do not come back unchanged; the rest: come back, with a
+growing wait.
 
 | code | meaning | reconnect |
 |---|---|---|
 | 1000, 1001 | the client itself ended it | as it likes |
+| 1002 | the client broke the WebSocket protocol, by a compressed frame for example | no |
 | 1006 | the connection broke, no code was sent | yes |
-| 1009 | a frame over SOCKET_FRAME_BYTES; Tornado hangs up without telling us: counted as 1006 | no |
+| 1007 | a text frame that is not UTF-8 | no |
+| 1009 | a frame over SOCKET_FRAME_BYTES | no |
+| 1011 | an error of ours | yes |
 | 1012 | this process goes away; `goodbye` told how long to wait | yes |
-| 1013 | tokens cannot be checked just now | yes |
-| 4400 | a frame that is binary, not JSON or not one of those a client may send | no |
+| 1013 | no room for more sockets, or tokens or missed events cannot be read just now | yes |
+| 4400 | a frame that is binary, not JSON or not one of those a client may send; a `since` that is none | no |
 | 4401 | no token in time | no |
 | 4403 | bad or expired token, or another user's when the token is renewed | no |
 | 4419 | the token has expired; come back with a new one | no |
-| 4429 | too many frames | no |
+| 4429 | too many frames, or too many sockets of one user | no |
 | 4503 | the client reads too slowly, its outbox is full | yes |
 | 4504 | a ping was not answered in time | yes |
 
@@ -25,6 +29,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import socket
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -33,14 +38,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
-from tornado.websocket import WebSocketClosedError, WebSocketHandler
+from tornado.iostream import IOStream, StreamClosedError
+from tornado.web import HTTPError
+from tornado.websocket import WebSocketClosedError, WebSocketHandler, _WebSocketParams
 
 from pipeline.assets.asset import to_timestamp, utc_now
 from pipeline.auth import bearer_token
 from pipeline.errors import DependencyUnavailable, Forbidden, Unauthorized, ValidationError
 from pipeline.handlers.base import BaseHandler
+from pipeline.handlers.protocol import StrictProtocol
 from pipeline.handlers.query import parse_instant
 from pipeline.metrics import CLOSE_CODES
+from pipeline.replay import Replay
+from pipeline.rooms.frames import encode, text_frame
 from pipeline.rooms.rooms import Connection, Rooms
 from pipeline.settings import Settings
 
@@ -50,13 +60,17 @@ log = structlog.get_logger(__name__)
 class CloseCode(IntEnum):
     """What this service closes with; the table above has the meanings."""
 
+    PROTOCOL_ERROR = 1002
+    INVALID_TEXT = 1007
+    TOO_BIG = 1009
+    INTERNAL_ERROR = 1011
     DRAIN = 1012
     TRY_LATER = 1013
     MALFORMED = 4400
     NO_TOKEN = 4401
     BAD_TOKEN = 4403
     TOKEN_EXPIRED = 4419
-    TOO_MANY_FRAMES = 4429
+    TOO_MANY = 4429
     OUTBOX_FULL = 4503
     PING_TIMEOUT = 4504
 
@@ -67,12 +81,16 @@ MESSAGES = {
     CloseCode.NO_TOKEN: "Authentication required",
     CloseCode.BAD_TOKEN: "Invalid token",
     CloseCode.TOKEN_EXPIRED: "Token expired",
-    CloseCode.TOO_MANY_FRAMES: "Too many frames",
+    CloseCode.TOO_MANY: "Too many frames",
 }
+MALFORMED_SINCE = "Malformed since"
+TOO_MANY_SOCKETS = "Too many connections"
 SUBPROTOCOL = "pipeline.v1"
 TOKEN_PREFIX = "bearer."
 # A restart takes a second or two; its clients must not come back all in the same moment.
 RETRY_MS = (500, 5000)
+# What the kernel may hold for a client that does not read; without this it would be megabytes for each.
+SEND_BUFFER_BYTES = 64 * 1024
 
 
 class SocketHandler(BaseHandler, WebSocketHandler):
@@ -80,13 +98,17 @@ class SocketHandler(BaseHandler, WebSocketHandler):
 
     route = "/ws"
 
-    def initialize(self, *, rooms: Rooms, settings: Settings, **common: Any) -> None:  # type: ignore[override]
+    def initialize(  # type: ignore[override]
+        self, *, rooms: Rooms, replay: Replay, settings: Settings, **common: Any
+    ) -> None:
         super().initialize(**common)
         self._rooms = rooms
+        self._replay = replay
         self._settings = settings
         self._connection: Connection | None = None  # from the upgrade on
         self._user_id: str | None = None
         self._code: int | None = None
+        self._since: datetime | None = None  # as the address has it
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._is_pong_due = False
         self._frames_left = float(settings.socket_frames_per_second)
@@ -110,16 +132,42 @@ class SocketHandler(BaseHandler, WebSocketHandler):
         """Echo our name and never the token beside it."""
         return SUBPROTOCOL if SUBPROTOCOL in subprotocols else None
 
+    def get_websocket_protocol(self) -> StrictProtocol | None:
+        if self.request.headers.get("Sec-WebSocket-Version") != "13":
+            return None
+        params = _WebSocketParams(max_message_size=self._settings.socket_frame_bytes)
+        protocol = StrictProtocol(self, False, params)
+        protocol.delegate = self
+        return protocol
+
     async def open(self, *_path: str) -> None:
         """Take the token the handshake brought, or begin to wait for the first frame."""
         self.set_nodelay(True)
+        assert self.ws_connection is not None
+        self._stream: IOStream = self.ws_connection.stream  # type: ignore[assignment]
+        if not self._stream.closed():
+            self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._connection = self._rooms.open(self._write, self._close, lambda: self._end(CloseCode.OUTBOX_FULL))
-        self._set_timer("ping", self._settings.socket_ping_seconds, self._ping)
         token = self._handshake_token()
+        if self._is_full(token):
+            self._end(CloseCode.TRY_LATER)
+            return
+        try:
+            since = self.get_query_argument("since", None)
+            self._since = parse_instant(since) if since is not None else None
+        except (ValueError, HTTPError):
+            self._end(CloseCode.MALFORMED, MALFORMED_SINCE)
+            return
+        self._set_timer("ping", self._settings.socket_ping_seconds, self._ping)
         if token is None:
             self._set_timer("token", self._settings.socket_auth_seconds, lambda: self._end(CloseCode.NO_TOKEN))
         else:
-            await self._admit(token)
+            await self._admit(token, self._since)
+
+    def _is_full(self, token: str | None) -> bool:
+        if len(self._rooms.connections) > self._settings.max_sockets:
+            return True
+        return token is None and self._rooms.strangers > self._settings.max_sockets_without_token
 
     def _handshake_token(self) -> str | None:
         try:
@@ -135,11 +183,15 @@ class SocketHandler(BaseHandler, WebSocketHandler):
         if not self._is_heard():
             return
         try:
-            token, _since = parse_frame(message)  # replay will start from `since`, before the connection starts
+            token, since = parse_frame(message)
         except ValueError:
             self._end(CloseCode.MALFORMED)
             return
-        await self._admit(token)
+        await self._admit(token, since)
+
+    def on_fragment(self) -> None:
+        """Count the pieces of a message like frames."""
+        self._is_heard()
 
     def on_ping(self, data: bytes) -> None:
         self._is_heard()
@@ -155,12 +207,17 @@ class SocketHandler(BaseHandler, WebSocketHandler):
         now = time.monotonic()
         self._frames_left = min(limit, self._frames_left + (now - self._last_frame_at) * limit) - 1
         self._last_frame_at = now
-        if self._frames_left < 0:
-            self._end(CloseCode.TOO_MANY_FRAMES)
+        if self._frames_left < -9 * limit and self.ws_connection is not None:
+            self._stream.close()  # it was told, and goes on
+        elif self._frames_left < 0:
+            self._end(CloseCode.TOO_MANY)
         return self._code is None
 
-    async def _admit(self, token: str) -> None:
-        """Let the token's user in; a later token of the same user prolongs the stay."""
+    async def _admit(self, token: str, since: datetime | None) -> None:
+        """Let the token's user in; a later token of the same user prolongs the stay.
+
+        since: from when on events are replayed, if any are to be.
+        """
         self._cancel_timer("token")
         try:
             principal = await self.verifier.verify(token)
@@ -168,8 +225,7 @@ class SocketHandler(BaseHandler, WebSocketHandler):
             self._end(CloseCode.BAD_TOKEN)
             return
         except DependencyUnavailable as error:
-            log.warning("dependency_unavailable", error=repr(error.__cause__ or error))
-            self._end(CloseCode.TRY_LATER)
+            self._end_for_lack(error)
             return
         if self._code is not None:
             return  # closed while the token was checked
@@ -180,29 +236,55 @@ class SocketHandler(BaseHandler, WebSocketHandler):
         self._set_timer("expiry", seconds, lambda: self._end(CloseCode.TOKEN_EXPIRED))
         if self._user_id is None:
             self._user_id = principal.user_id
-            await self._enter(f"user:{principal.user_id}")
+            await self._enter(f"user:{principal.user_id}", since or self._since)
+        elif since is not None:
+            assert self._connection is not None
+            self._connection.hold()
+            await self._start(since)
 
-    async def _enter(self, room: str) -> None:
+    async def _enter(self, room: str, since: datetime | None) -> None:
         assert self._connection is not None
+        if len(self._rooms.members(room)) >= self._settings.max_sockets_per_user:
+            self._end(CloseCode.TOO_MANY, TOO_MANY_SOCKETS)
+            return
+        now = to_timestamp(utc_now())
+        # First the room, then the store: what is finished in between is in both, and nothing in neither.
         await self._rooms.join(room, self._connection)
-        if self._code is not None:
-            return  # closed while Redis was asked
-        # Only now, as from here on the client may rely on hearing everything.
-        log.info("socket_opened", userId=self._user_id)
-        self._connection.start(
-            encode_frame({"event": "connected", "room": room, "serverTime": to_timestamp(utc_now())})
-        )
+        connected = text_frame(encode({"event": "connected", "room": room, "serverTime": now}))
+        if await self._start(since, connected):
+            log.info("socket_opened", userId=self._user_id)
+
+    async def _start(self, since: datetime | None, *first: bytes) -> bool:
+        """Send `first`, then what is to be replayed, then what has come meanwhile; False when the connection ended."""
+        assert self._connection is not None and self._user_id is not None
+        try:
+            missed = await self._replay.read(self._user_id, since) if since is not None else []
+        except DependencyUnavailable as error:
+            self._end_for_lack(error)
+            return False
+        self._connection.start([*first, *missed])
+        return self._code is None
 
     # what the client is sent
 
-    def _write(self, frame: bytes) -> asyncio.Future[None]:
+    def _write(self, frame: bytes) -> asyncio.Future[None] | None:
+        stream = self._stream
+        sent = 0
+        self.metrics.socket_frames_sent.inc()
+        if not (stream.closed() or stream.writing()):
+            # Most frames go out whole at once; Tornado's own way takes a future and a task for each.
+            try:
+                sent = stream.write_to_fd(memoryview(frame))
+            except OSError:
+                pass  # no space, or broken: the stream finds out which
+            if sent == len(frame):
+                return None
         try:
-            sent = self.write_message(frame)
-            self.metrics.socket_frames_sent.inc()
-        except WebSocketClosedError:
-            sent = asyncio.get_running_loop().create_future()
-            sent.cancel()
-        return sent
+            return stream.write(frame[sent:])
+        except StreamClosedError:
+            failed = asyncio.get_running_loop().create_future()
+            failed.cancel()
+            return failed
 
     def _ping(self) -> None:
         try:
@@ -214,10 +296,28 @@ class SocketHandler(BaseHandler, WebSocketHandler):
 
     # the end
 
-    def _end(self, code: CloseCode) -> None:
+    @property
+    def is_ending(self) -> bool:
+        """Whether a close code has been sent or the socket is gone."""
+        return self._code is not None
+
+    def end_for_breach(self, code: int) -> None:
+        """Close because the client broke the protocol."""
+        self._end(CloseCode(code))
+
+    def _end_for_lack(self, error: DependencyUnavailable) -> None:
+        log.warning("dependency_unavailable", error=repr(error.__cause__ or error))
+        self._end(CloseCode.TRY_LATER)
+
+    def log_exception(self, *exc_info: Any) -> None:
+        super().log_exception(*exc_info)
+        if self._connection is not None:
+            self._end(CloseCode.INTERNAL_ERROR)
+
+    def _end(self, code: CloseCode, message: str | None = None) -> None:
         assert self._connection is not None
-        message = MESSAGES.get(code)
-        last = encode_frame({"event": "error", "message": message}) if message else None
+        message = message or MESSAGES.get(code)
+        last = text_frame(encode({"event": "error", "message": message})) if message else None
         self._rooms.end(self._connection, code, last)
 
     def _close(self, code: int) -> None:
@@ -249,7 +349,7 @@ async def drain_sockets(rooms: Rooms, seconds: float) -> None:
     """Tell every client to come back later, close with 1012, and wait so long at most for the closes."""
     connections = list(rooms.connections)
     for connection in connections:
-        goodbye = encode_frame({"event": "goodbye", "retryInMs": random.randint(*RETRY_MS)})
+        goodbye = text_frame(encode({"event": "goodbye", "retryInMs": random.randint(*RETRY_MS)}))
         rooms.end(connection, CloseCode.DRAIN, goodbye)
     if connections:
         await asyncio.wait([connection.closed for connection in connections], timeout=seconds)
@@ -270,8 +370,3 @@ def parse_frame(message: str | bytes) -> tuple[str, datetime | None]:
         case {"auth": {"token": str(token)}}:
             return token, parse_instant(frame["since"]) if "since" in frame else None
     raise ValueError("not a frame of ours")
-
-
-def encode_frame(frame: dict[str, Any]) -> bytes:
-    """Return the frame as it goes out."""
-    return json.dumps(frame, separators=(",", ":")).encode()

@@ -1,113 +1,120 @@
 """The same room on every process: Redis Pub/Sub, one channel per room, subscribed while a local socket is in it.
 
-A message is the sender's id, a space and the frame as the sockets get it: no process encodes or parses an event twice,
-and the sender knows its own echo. Channels carry the database number, because Pub/Sub itself knows no databases: two
-deployments on one Redis would else hear each other. Runs on the event loop.
+A message is the sender's id, a space and the event's JSON: no process encodes or parses an event twice, and the sender
+knows its own echo. Channels carry the database number, because Pub/Sub itself knows no databases: two deployments on
+one Redis would else hear each other. Runs on the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
-from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from pipeline.metrics import Metrics
+from pipeline.rooms.frames import encode, text_frame
+from pipeline.rooms.publisher import Publisher
 from pipeline.rooms.rooms import Rooms
+from pipeline.rooms.servers import Server, Servers, make_pool
 
 log = structlog.get_logger(__name__)
 
 # The job that publishes holds a slot, and the socket that joins waits to hear that it is in.
 PUBLISH_SECONDS = 1.0
 SUBSCRIBE_SECONDS = 1.0
-CONNECT_SECONDS = 5.0
 # A connection silent this long is asked for a sign of life, and given up after as long again.
 HEALTH_SECONDS = 5.0
 BACKOFF_SECONDS = (0.1, 5.0)
 
 
 class RoomFanout:
-    """Publishes events to a room wherever its sockets are. Failures of Redis are logged and counted, never raised."""
+    """Publishes events to a room wherever its sockets are. Failures of Redis are logged and counted, never raised.
+
+    on_gap: called with a room that may have missed events of other processes since an instant, when it is heard again
+    and whenever an event of our own reaches it before that; who is in the room is to get them from elsewhere.
+    is_lost: Redis cannot be listened to just now.
+    """
 
     def __init__(
-        self,
-        rooms: Rooms,
-        redis_url: str,
-        *,
-        metrics: Metrics,
-        on_reconnect: Callable[[], None] | None = None,
-        health_seconds: float = HEALTH_SECONDS,
+        self, rooms: Rooms, redis_url: str, *, metrics: Metrics, health_seconds: float = HEALTH_SECONDS
     ) -> None:
-        """on_reconnect: called once all rooms are subscribed again after events may have been missed."""
+        self.on_gap: Callable[[str, datetime], None] | None = None
         self._rooms = rooms
         self._metrics = metrics
-        self._on_reconnect = on_reconnect
         self._health_seconds = health_seconds
         self._origin = secrets.token_hex(8).encode()
-        # One blind retry: an event that comes twice does no harm, one lost to a stale pooled connection does.
-        self._publisher = _client(redis_url, retries=1, socket_timeout=CONNECT_SECONDS)
-        # No timeout of its own: redis-py keeps it with wait_for, which can swallow a cancellation. We keep it here.
-        self._subscriber = _client(redis_url, retries=0, socket_timeout=None)
-        self._prefix = f"pipeline:{self._publisher.connection_pool.connection_kwargs.get('db') or 0}:room:"
-        self._task: asyncio.Task[None] | None = None
-        self._has_gap = False
+        self._pool = make_pool(redis_url)
+        self._publisher = Publisher(self._pool)
+        self._prefix = f"pipeline:{self._pool.connection_kwargs.get('db') or 0}:room:"
+        self._tasks: list[asyncio.Task[None]] = []
+        self.is_lost = False
+        self._started_at = datetime.now(UTC)
         self._changed: set[str] = set()
         self._change = asyncio.Event()
         # As of this connection: rooms asked for, and requests for them that Redis has not confirmed.
         self._asked: set[str] = set()
         self._unconfirmed: Counter[str] = Counter()
         self._waiters: dict[str, asyncio.Future[None]] = {}
+        # Rooms that are not heard, or not known to be, and since when.
+        self._gaps: dict[str, datetime] = {}
         rooms.on_occupied = self._subscribe
-        rooms.on_vacated = self._note
+        rooms.on_vacated = self._vacate
 
     async def start(self) -> None:
         """Begin to listen to the other processes; Redis need not be there yet."""
-        self._task = asyncio.create_task(self._listen(), name="room_fanout")
+        self._tasks = [
+            asyncio.create_task(self._listen(), name="room_fanout"),
+            asyncio.create_task(self._publisher.run(), name="room_fanout_publisher"),
+        ]
 
     async def stop(self) -> None:
-        """End both connections."""
+        """End all connections."""
         # Asked again, because the Redis client can take a cancellation for a failed connection.
-        while self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=0.5)
-        await self._publisher.aclose()
-        await self._subscriber.aclose()
+        while pending := [task for task in self._tasks if not task.done()]:
+            for task in pending:
+                task.cancel()
+            await asyncio.wait(pending, timeout=0.5)
 
     async def publish(self, room: str, event: Mapping[str, Any]) -> None:
-        """Send the event to every socket in the room: here at once, elsewhere within a second unless Redis fails."""
-        frame = json.dumps(event, separators=(",", ":")).encode()
+        """Send the event to every socket in the room: here at once, elsewhere when Redis has it.
+
+        Returns then, or after a second: what other processes cannot be told now they are told when Redis is back.
+        """
+        payload = encode(event)
         self._metrics.events_published.inc()
-        self._rooms.deliver(room, frame)
-        try:
-            async with asyncio.timeout(PUBLISH_SECONDS):
-                await self._publisher.publish(self._prefix + room, self._origin + b" " + frame)
-        except (RedisError, OSError, TimeoutError) as error:
+        if self.on_gap and (since := self._gaps.get(room)):
+            # Or a client that hears this one and leaves would never ask for an older one that it did not hear.
+            self.on_gap(room, since)
+        self._rooms.deliver(room, text_frame(payload))
+        published = self._publisher.publish(self._prefix + room, self._origin + b" " + payload)
+        done, _ = await asyncio.wait([published], timeout=PUBLISH_SECONDS)
+        if not done:
             self._metrics.fanout_errors.inc()
-            log.warning("event_not_published", error=repr(error))
+            log.warning("event_published_late")
 
     async def _subscribe(self, room: str) -> None:
         """Return when Redis has confirmed the room's channel; at once or after a second when it does not."""
+        joined_at = datetime.now(UTC)
         self._note(room)
-        if self._has_gap or self._is_subscribed(room):
-            return
-        waiter = self._waiters.setdefault(room, asyncio.get_running_loop().create_future())
-        done, _ = await asyncio.wait([waiter], timeout=SUBSCRIBE_SECONDS)
-        if not done:
-            self._has_gap = True
+        if self.is_lost:
+            self._gaps.setdefault(room, joined_at)
+        elif room not in self._asked or self._unconfirmed[room]:
+            waiter = self._waiters.setdefault(room, asyncio.get_running_loop().create_future())
+            done, _ = await asyncio.wait([waiter], timeout=SUBSCRIBE_SECONDS)
+            if not done and room in self._rooms:
+                self._gaps.setdefault(room, joined_at)
 
-    def _is_subscribed(self, room: str) -> bool:
-        return room in self._asked and not self._unconfirmed[room]
+    def _vacate(self, room: str) -> None:
+        self._note(room)
+        self._gaps.pop(room, None)
 
     def _note(self, room: str) -> None:
         self._changed.add(room)
@@ -118,72 +125,85 @@ class RoomFanout:
         pause = shortest
         while True:
             # Not redis-py's PubSub: that one reconnects on its own, and the gap would go unnoticed.
-            pool = self._subscriber.connection_pool
-            connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
-            self._asked.clear()
-            self._unconfirmed.clear()
-            self._changed = set(self._rooms.names())
-            self._change.set()
+            servers = Servers(self._pool)
             try:
-                async with asyncio.timeout(CONNECT_SECONDS):
-                    await connection.connect()  # type: ignore[no-untyped-call]
+                await servers.connect()
                 pause = shortest
+                self._asked.clear()
+                self._unconfirmed.clear()
+                self._changed = set(self._rooms.names())
+                self._change.set()
+                if self.is_lost:
+                    log.info("fanout_reconnected", rooms=len(self._changed))
+                    self.is_lost = False
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._ask(connection))
-                    group.create_task(self._read(connection))
+                    group.create_task(self._ask(servers))
+                    for server in servers.all:
+                        group.create_task(self._read(server))
             except* (RedisError, OSError) as group_error:
-                if not self._has_gap:
+                if not self.is_lost:
                     log.warning("fanout_disconnected", error=repr(group_error.exceptions[0]))
+                    self.is_lost = True
             finally:
-                await connection.disconnect(nowait=True)
-            self._has_gap = True
-            self._release(list(self._waiters))
+                await servers.disconnect()
+            self._open_gaps(min((server.heard_at for server in servers.all), default=self._started_at))
             await asyncio.sleep(pause * random.uniform(0.5, 1))
             pause = min(pause * 2, longest)
 
-    async def _ask(self, connection: AbstractConnection) -> None:
+    def _open_gaps(self, since: datetime) -> None:
+        for room in self._rooms.names():
+            self._gaps.setdefault(room, since)
+        self._release(list(self._waiters))
+
+    async def _ask(self, servers: Servers) -> None:
         """Keep the subscriptions what the rooms are."""
+        shard = "S" if servers.is_sharded else ""
         while True:
             await self._change.wait()
             self._change.clear()
             changed, self._changed = self._changed, set()
             entered = [room for room in changed if room in self._rooms and room not in self._asked]
-            left = [room for room in changed if room not in self._rooms and room in self._asked]
+            left = [room for room in changed if room not in self._rooms]
+            unwanted = [room for room in left if room in self._asked]
             self._asked.update(entered)
             self._asked.difference_update(left)
             self._unconfirmed.update(entered)
             self._release(left)
-            if entered:
-                await connection.send_command("SUBSCRIBE", *(self._prefix + room for room in entered))
-            if left:
-                await connection.send_command("UNSUBSCRIBE", *(self._prefix + room for room in left))
-            self._close_gap()
+            commands: dict[Server, list[tuple[str | bytes, ...]]] = {}
+            for verb, rooms in (("SUBSCRIBE", entered), ("UNSUBSCRIBE", unwanted)):
+                for channel in (self._prefix + room for room in rooms):
+                    # One command each: those of one sharded command would have to be in one slot.
+                    commands.setdefault(servers.of(channel), []).append((shard + verb, channel))
+            for server, its_commands in commands.items():
+                await server.send(its_commands)
 
-    async def _read(self, connection: AbstractConnection) -> None:
+    async def _read(self, server: Server) -> None:
         """Take in what Redis sends; raise when it has been silent for too long."""
         is_asked = False
         while True:
-            reply = await connection.read_response(timeout=self._health_seconds, disconnect_on_error=False)
+            reply = await server.read(timeout=self._health_seconds)
             if reply is None and is_asked:
                 raise RedisConnectionError("Redis does not answer")
             is_asked = reply is None
             if is_asked:
-                await connection.send_command("PING", check_health=False)
-            elif isinstance(reply, list):
-                kind, channel, content = reply if len(reply) == 3 else (reply[0], b"", b"")
+                await server.send([("PING",)])
+            elif isinstance(reply, list) and len(reply) == 3:
+                kind, channel, content = reply
                 self._take(kind, channel.decode().removeprefix(self._prefix), content)
 
     def _take(self, kind: bytes, room: str, content: Any) -> None:
-        if kind == b"subscribe":
+        if kind in (b"message", b"smessage"):
+            origin, _, payload = content.partition(b" ")
+            if origin != self._origin:
+                self._rooms.deliver(room, text_frame(payload))
+        elif kind in (b"subscribe", b"ssubscribe"):
             self._unconfirmed[room] -= 1
             if self._unconfirmed[room] <= 0:
                 del self._unconfirmed[room]
                 self._release([room])
-                self._close_gap()
-        elif kind == b"message":
-            origin, _, frame = content.partition(b" ")
-            if origin != self._origin:
-                self._rooms.deliver(room, frame)
+                self._close_gap(room)
+        elif room in self._asked and not self._unconfirmed[room]:
+            raise RedisConnectionError("the channel has moved to another server of the cluster")
 
     def _release(self, rooms: list[str]) -> None:
         for room in rooms:
@@ -191,15 +211,7 @@ class RoomFanout:
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
 
-    def _close_gap(self) -> None:
-        if self._has_gap and not self._unconfirmed and not self._changed:
-            self._has_gap = False
-            log.info("fanout_reconnected", rooms=len(self._asked))
-            if self._on_reconnect:
-                self._on_reconnect()
-
-
-def _client(url: str, *, retries: int, socket_timeout: float | None) -> Redis:
-    # Protocol 3 would bring redis-py's maintenance notices, which nobody here wants.
-    retry = Retry(NoBackoff(), retries)
-    return Redis.from_url(url, protocol=2, socket_connect_timeout=2, socket_timeout=socket_timeout, retry=retry)
+    def _close_gap(self, room: str) -> None:
+        since = self._gaps.pop(room, None)
+        if since is not None and self.on_gap:
+            self.on_gap(room, since)

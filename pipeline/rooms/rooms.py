@@ -1,56 +1,85 @@
 """Who is listening: rooms by name, each with its connections, each of those with a bounded outbox.
 
 Knows neither the sockets behind the connections (handlers/socket.py brings two functions) nor that other processes
-have the same rooms (fanout.py sets `on_occupied` and `on_vacated`). Runs on the event loop; nothing here blocks.
+have the same rooms (fanout.py sets `on_occupied` and `on_vacated`). Frames are bytes as they go out (frames.py). Runs
+on the event loop; nothing here blocks.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 
 from pipeline.metrics import Metrics
 
-Write = Callable[[bytes], "asyncio.Future[None]"]
+Write = Callable[[bytes], "asyncio.Future[None] | None"]
 Close = Callable[[int], None]
 
 
 class Connection:
     """One client: frames wait in its outbox while one write is in flight. Made by Rooms.open.
 
-    room: where it is in, or None. is_ended: nothing is sent to it any more. closed: done when the socket is gone.
+    room: where it is in, or None. joined_at: since when it misses nothing. is_started: it has been told that.
+    is_ended: nothing is sent to it any more. closed: done when the socket is gone.
     """
+
+    __slots__ = (
+        "room",
+        "joined_at",
+        "is_started",
+        "is_ended",
+        "closed",
+        "_is_held",
+        "_write",
+        "_close",
+        "_overflow",
+        "_max_frames",
+        "_max_bytes",
+        "_outbox",
+        "_outbox_bytes",
+        "_is_writing",
+    )
 
     def __init__(self, write: Write, close: Close, overflow: Callable[[], None], max_frames: int, max_bytes: int):
         self.room: str | None = None
+        self.joined_at = datetime.now(UTC)
+        self.is_started = False
         self.is_ended = False
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._is_held = True
         self._write = write
         self._close = close
         self._overflow = overflow
         self._max_frames = max_frames
         self._max_bytes = max_bytes
-        self._outbox: deque[bytes] = deque()
+        # A list, as it is empty nearly always and a deque takes ten times the memory then.
+        self._outbox: list[bytes] = []
         self._outbox_bytes = 0
-        self._is_started = False
         self._is_writing = False
 
-    def start(self, first: bytes) -> None:
-        """Send `first`, then what was sent since joining, then the rest as it comes."""
+    def start(self, first: Sequence[bytes] = ()) -> None:
+        """Send `first`, then what has been sent since it joined or was held, then the rest as it comes."""
         if not self.is_ended:
-            self._outbox.appendleft(first)
-            self._outbox_bytes += len(first)
-            self._is_started = True
-            self._write_next()
+            self._outbox[:0] = first
+            self._outbox_bytes += sum(map(len, first))
+            self.is_started = True
+            self._is_held = False
+            self._write_on()
+
+    def hold(self) -> None:
+        """Let what is sent from now on wait for the next `start`."""
+        self._is_held = True
 
     def send(self, frame: bytes) -> None:
-        """Put the frame in the outbox; a client whose outbox overflows is cut off."""
+        """Write the frame, or put it in the outbox; a client whose outbox overflows is cut off."""
         if self.is_ended:
+            return
+        if not (self._is_held or self._is_writing):
+            self._put(frame)
             return
         self._outbox.append(frame)
         self._outbox_bytes += len(frame)
-        self._write_next()
         if len(self._outbox) > self._max_frames or self._outbox_bytes > self._max_bytes:
             # What it did not read in time it would not read now; it asks for it again when it comes back.
             self._outbox.clear()
@@ -61,24 +90,30 @@ class Connection:
         if self.is_ended:
             return
         self.is_ended = True
-        frames = [*self._outbox] if self._is_started else []
-        self._outbox.clear()
+        frames = [] if self._is_held else self._outbox
+        self._outbox = []
         for frame in frames + ([last] if last is not None else []):
-            self._write(frame).add_done_callback(_has_failed)
+            if write := self._write(frame):
+                write.add_done_callback(_has_failed)
         self._close(code)
 
-    def _write_next(self) -> None:
-        if self._is_started and self._outbox and not self._is_writing:
-            frame = self._outbox.popleft()
-            self._outbox_bytes -= len(frame)
+    def _put(self, frame: bytes) -> None:
+        write = self._write(frame)
+        if write is not None:
             self._is_writing = True
-            self._write(frame).add_done_callback(self._written)
+            write.add_done_callback(self._written)
 
     def _written(self, write: asyncio.Future[None]) -> None:
         # After a failed write the socket is gone: it stays "writing" until its owner notices.
         if not _has_failed(write):
             self._is_writing = False
-            self._write_next()
+            self._write_on()
+
+    def _write_on(self) -> None:
+        while self._outbox and not (self._is_held or self._is_writing):
+            frame = self._outbox.pop(0)
+            self._outbox_bytes -= len(frame)
+            self._put(frame)
 
 
 class Rooms:
@@ -94,6 +129,7 @@ class Rooms:
         self.on_occupied: Callable[[str], Awaitable[None]] | None = None
         self.on_vacated: Callable[[str], None] | None = None
         self._members: dict[str, set[Connection]] = {}
+        self._joined = 0
         self._max_frames = max_frames
         self._max_bytes = max_bytes
         self._metrics = metrics
@@ -105,10 +141,19 @@ class Rooms:
         """Return the rooms somebody is in."""
         return list(self._members)
 
+    def members(self, room: str) -> tuple[Connection, ...]:
+        """Return the connections in the room."""
+        return tuple(self._members.get(room, ()))
+
+    @property
+    def strangers(self) -> int:
+        """How many connections are in no room: not in yet, or ending."""
+        return len(self.connections) - self._joined
+
     def open(self, write: Write, close: Close, overflow: Callable[[], None]) -> Connection:
         """Return the connection for a new socket, in no room yet.
 
-        write: begins to send a frame, never raises, and returns a future that is done when the frame has gone out.
+        write: sends a frame, never raises; returns None when the frame has gone out, else a future that is done then.
         close: closes the socket with a code. overflow: called once when the outbox is full; must `end` the connection.
         """
         connection = Connection(write, close, overflow, self._max_frames, self._max_bytes)
@@ -118,14 +163,16 @@ class Rooms:
     async def join(self, room: str, connection: Connection) -> None:
         """Put the connection in the room. It gets nothing before its `start`, and misses nothing from now on."""
         connection.room = room
+        connection.joined_at = datetime.now(UTC)
         self._members.setdefault(room, set()).add(connection)
+        self._joined += 1
         self._metrics.sockets_open.inc()
         if self.on_occupied:
             await self.on_occupied(room)
 
     def deliver(self, room: str, frame: bytes) -> int:
-        """Send the encoded event to everyone in the room; return to how many."""
-        members = tuple(self._members.get(room, ()))
+        """Send the frame to everyone in the room; return to how many."""
+        members = self.members(room)
         for connection in members:
             connection.send(frame)
         return len(members)
@@ -147,6 +194,7 @@ class Rooms:
         room, connection.room = connection.room, None
         if room is None:
             return
+        self._joined -= 1
         self._metrics.sockets_open.dec()
         self._members[room].discard(connection)
         if not self._members[room]:

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import structlog
 from redis import Redis
 
 import pipeline.rooms.fanout
+import pipeline.rooms.servers
 from pipeline.hooks import Notifier
 from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics
@@ -42,22 +44,25 @@ def own_redis() -> Iterator[RedisServer]:
         yield server
 
 
-class Reconnects:
-    """An on_reconnect the test can wait for."""
+class Gaps:
+    """An on_gap the test can wait for."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    def __init__(self, process: Process) -> None:
+        self.told: list[tuple[str, datetime]] = []
         self._arrived = asyncio.Event()
+        process.fanout.on_gap = self
 
-    def __call__(self) -> None:
-        self.count += 1
+    def __call__(self, room: str, since: datetime) -> None:
+        self.told.append((room, since))
         self._arrived.set()
 
-    async def wait(self) -> None:
-        """Return when it was called, also before."""
+    async def wait(self, *users: str) -> None:
+        """Return when the rooms of these users and no others were told of, and forget them."""
         async with asyncio.timeout(WAIT_SECONDS):
-            await self._arrived.wait()
-        self._arrived.clear()
+            while {room for room, _ in self.told} != {f"user:{user}" for user in users}:
+                self._arrived.clear()
+                await self._arrived.wait()
+        self.told.clear()
 
 
 async def eventually(is_so: Callable[[], bool]) -> None:
@@ -68,7 +73,8 @@ async def eventually(is_so: Callable[[], bool]) -> None:
 
 
 def channels(redis: Redis) -> list[str]:
-    found: list[str] = redis.pubsub_channels("pipeline:*")
+    """Return the channels somebody is subscribed to, sharded ones and others."""
+    found: list[str] = redis.pubsub_channels("pipeline:*") + redis.pubsub_shardchannels("pipeline:*")
     return sorted(found)
 
 
@@ -191,28 +197,26 @@ async def test_local_sockets_get_the_event_while_redis_is_away(own_redis: RedisS
 
 @pytest.mark.gen_test(timeout=30)
 async def test_rooms_are_heard_again_after_redis_restarts(own_redis: RedisServer) -> None:
-    """Those from before and those entered meanwhile; then, once per outage, replay is asked for."""
-    reconnects, others = Reconnects(), Reconnects()
+    """Those from before and those entered meanwhile; each asks for what it may have missed, once per outage."""
     with structlog.testing.capture_logs() as lines:
-        async with (
-            Process(own_redis.url, fanout_options={"on_reconnect": reconnects}) as one,
-            Process(own_redis.url, fanout_options={"on_reconnect": others}) as two,
-        ):
+        async with Process(own_redis.url) as one, Process(own_redis.url) as two:
+            gaps, others = Gaps(one), Gaps(two)
             before = await one.connect("ann")
-            assert reconnects.count == 0, "the first connection is no reconnect"
+            users = ["ann"]
+            assert gaps.told == [], "the first connection is no reconnect"
             for round in (1, 2):
                 own_redis.stop()
                 during = await one.connect(f"bob-{round}")
+                users.append(f"bob-{round}")
                 own_redis.start()
-                await reconnects.wait()
-                await others.wait()
+                await gaps.wait(*users)
                 expected = ["pipeline:0:room:user:ann"]
                 expected += [f"pipeline:0:room:user:bob-{number}" for number in range(1, round + 1)]
                 assert channels(own_redis.client()) == expected
                 await two.fanout.publish("user:ann", make_event(round))
                 await two.fanout.publish(f"user:bob-{round}", make_event(round))
                 assert [await before.frame(), await during.frame()] == [make_event(round)] * 2
-            assert reconnects.count == 2
+            assert gaps.told == others.told == []
             assert two.count("fanout_errors_total") == 0
     told = [line["event"] for line in lines if line["event"].startswith("fanout_")]
     assert sorted(told) == ["fanout_disconnected"] * 4 + ["fanout_reconnected"] * 4, "one line each per process"
@@ -220,13 +224,13 @@ async def test_rooms_are_heard_again_after_redis_restarts(own_redis: RedisServer
 
 @pytest.mark.gen_test(timeout=30)
 async def test_process_starts_before_its_redis(own_redis: RedisServer) -> None:
-    """Sockets are served without it; when it comes, their rooms are subscribed and replay is asked for."""
+    """Sockets are served without it; when it comes, their rooms are subscribed and ask for what they missed."""
     own_redis.stop()
-    reconnects = Reconnects()
-    async with Process(own_redis.url, fanout_options={"on_reconnect": reconnects}) as process:
+    async with Process(own_redis.url) as process:
+        gaps = Gaps(process)
         await process.connect("ann")
         own_redis.start()
-        await reconnects.wait()
+        await gaps.wait("ann")
         assert channels(own_redis.client()) == ["pipeline:0:room:user:ann"]
 
 
@@ -249,28 +253,28 @@ async def test_client_is_connected_when_its_room_is_heard(own_redis: RedisServer
 
 
 @pytest.mark.gen_test(timeout=30)
-async def test_room_confirmed_late_asks_for_replay(own_redis: RedisServer) -> None:
+async def test_room_confirmed_late_asks_for_what_it_missed(own_redis: RedisServer) -> None:
     """A client that was let in without Redis' word may have missed something, although no connection broke."""
-    reconnects = Reconnects()
-    async with Process(own_redis.url, fanout_options={"on_reconnect": reconnects}) as process:
+    async with Process(own_redis.url) as process:
+        gaps = Gaps(process)
         await process.connect("user-2")
         hang(own_redis)
         try:
             await process.connect()
-            assert reconnects.count == 0
+            assert gaps.told == []
         finally:
             unhang(own_redis)
-        await reconnects.wait()
+        await gaps.wait("user-1")
         assert "pipeline:0:room:user:user-1" in channels(own_redis.client())
 
 
 @pytest.mark.gen_test(timeout=30)
 async def test_silent_redis_is_given_up_and_found_again(own_redis: RedisServer) -> None:
     """A connection that is up but dead is noticed by a ping; an idle one that answers is kept."""
-    reconnects = Reconnects()
-    options = {"on_reconnect": reconnects, "health_seconds": 0.1}
+    options = {"health_seconds": 0.1}
     with structlog.testing.capture_logs() as lines:
         async with Process(own_redis.url, fanout_options=options) as one, Process(own_redis.url) as two:
+            gaps = Gaps(one)
             client = await one.connect()
             for _ in range(3):
                 asked = pings(own_redis)
@@ -282,7 +286,7 @@ async def test_silent_redis_is_given_up_and_found_again(own_redis: RedisServer) 
                 await eventually(lambda: lost(lines))
             finally:
                 unhang(own_redis)
-            await reconnects.wait()
+            await gaps.wait("user-1", "user-2")
             await two.fanout.publish(ROOM, make_event(1))
             assert await client.frame() == make_event(1)
 
@@ -290,7 +294,7 @@ async def test_silent_redis_is_given_up_and_found_again(own_redis: RedisServer) 
 @pytest.mark.gen_test(timeout=30)
 async def test_redis_that_accepts_and_says_nothing_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that never gets its first answer is given up, too."""
-    monkeypatch.setattr(pipeline.rooms.fanout, "CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(pipeline.rooms.servers, "CONNECT_SECONDS", 0.1)
     accepted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
     writers = []
     server = await asyncio.start_server(lambda _reader, writer: accepted.put_nowait(writer), "127.0.0.1", 0)
@@ -327,12 +331,12 @@ async def test_event_survives_a_cut_publishing_connection(redis_url: str, redis_
 @pytest.mark.gen_test(timeout=30)
 async def test_cut_subscription_is_renewed(redis_url: str, redis_server: RedisServer) -> None:
     """Redis cutting off the listening connection, as it does with one that falls behind, is repaired."""
-    reconnects = Reconnects()
-    async with Process(redis_url, fanout_options={"on_reconnect": reconnects}) as one, Process(redis_url) as two:
+    async with Process(redis_url) as one, Process(redis_url) as two:
+        gaps = Gaps(one)
         client = await one.connect()
         for number in range(3):
             redis_server.client().client_kill_filter(_type="pubsub")
-            await reconnects.wait()
+            await gaps.wait("user-1")
             await two.fanout.publish(ROOM, make_event(number))
             assert await client.frame() == make_event(number)
 

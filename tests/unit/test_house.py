@@ -20,7 +20,7 @@ ROWS = [
     {"cli"},
     {"app"},
     {"handlers"},
-    {"submission", "processing", "reconciler"},
+    {"submission", "processing", "reconciler", "replay"},
     {"assets", "queue", "rooms", "hooks"},
     {"auth"},
     {"settings"},

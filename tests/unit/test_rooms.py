@@ -42,7 +42,7 @@ async def joined(rooms: Rooms, room: str = "user:1", first: bytes = b"connected"
     """Return a wire in the room whose first frame has gone out."""
     wire = Wire(rooms)
     await rooms.join(room, wire.connection)
-    wire.connection.start(first)
+    wire.connection.start([first])
     await wire.finish_write()
     wire.written.clear()
     return wire
@@ -80,7 +80,7 @@ async def test_connection_gets_nothing_before_it_starts_and_misses_nothing() -> 
     await rooms.join("user:1", wire.connection)
     rooms.deliver("user:1", b"early")
     assert wire.written == []
-    wire.connection.start(b"connected")
+    wire.connection.start([b"connected"])
     await wire.finish_write()
     assert wire.written == [b"connected", b"early"]
 
@@ -130,7 +130,7 @@ async def test_connection_that_never_starts_is_bounded_too() -> None:
     await rooms.join("user:1", wire.connection)
     for _ in range(4):
         rooms.deliver("user:1", b"x")
-    wire.connection.start(b"connected")
+    wire.connection.start([b"connected"])
     assert (wire.codes, wire.written) == ([4503], [])
 
 

@@ -1,0 +1,125 @@
+"""Use case: a socket that may have missed events gets them from the asset store, before any later one.
+
+The store has every result, so nothing needs to be kept for this: not through a wiped Redis, a deploy or a night
+offline. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import structlog
+
+from pipeline.assets.asset import Asset
+from pipeline.assets.events import asset_processed
+from pipeline.assets.store import AssetStore
+from pipeline.errors import DependencyUnavailable
+from pipeline.metrics import Metrics
+from pipeline.rooms.frames import encode, join_frames, text_frame
+from pipeline.rooms.rooms import Connection, Rooms
+
+log = structlog.get_logger(__name__)
+
+ROOM_PREFIX = "user:"
+# After an outage thousands come back at once; the store is not asked for more than a few of them at a time.
+PARALLEL_READS = 8
+AGAIN_SECONDS = 1.0
+CLOCK_SKEW_SECONDS = 5.0
+RESYNC = text_frame(encode({"event": "resync"}))
+
+
+class Replay:
+    """Reads what a user's sockets missed and, after the process has been cut off from others, gives it to them."""
+
+    def __init__(
+        self,
+        store: AssetStore,
+        rooms: Rooms,
+        metrics: Metrics,
+        *,
+        max_events: int,
+        max_bytes: int,
+        lease_seconds: float,
+    ) -> None:
+        """max_events, max_bytes: what is replayed at most; beyond that clients read the list of their assets."""
+        self._store = store
+        self._rooms = rooms
+        self._metrics = metrics
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        # An event may have left after a later one: clocks differ, and one that a killed process owed comes when its
+        # job's lease has run out.
+        self._overlap = timedelta(seconds=CLOCK_SKEW_SECONDS + lease_seconds)
+        self._reading = asyncio.Semaphore(PARALLEL_READS)
+        self._behind: dict[Connection, datetime] = {}
+        self._requested = asyncio.Event()
+
+    async def read(self, user_id: str, since: datetime) -> list[bytes]:
+        """Return frames with the user's events since then, oldest first, or one that says there are too many.
+
+        A few older ones may be among them. DependencyUnavailable when the store cannot be read.
+        """
+        async with self._reading:
+            try:
+                assets = await self._assets(user_id, since)
+            except DependencyUnavailable:
+                self._metrics.replays.labels("unavailable").inc()
+                raise
+            frames = [text_frame(encode(asset_processed(asset))) for asset in assets or ()]
+        if assets is None or sum(map(len, frames)) > self._max_bytes:
+            self._metrics.replays.labels("resync").inc()
+            return [RESYNC]
+        self._metrics.replays.labels("complete").inc()
+        self._metrics.events_replayed.inc(len(frames))
+        return join_frames(frames)
+
+    async def _assets(self, user_id: str, since: datetime) -> Sequence[Asset] | None:
+        """Return the finished assets, or None when there are too many even without the overlap."""
+        try:
+            instants = (since - self._overlap, since)
+        except OverflowError:
+            instants = (since, since)
+        for instant in instants:
+            assets = await self._store.finished_since(user_id, instant, limit=self._max_events + 1)
+            if len(assets) <= self._max_events:
+                return assets
+        return None
+
+    def request(self, room: str, since: datetime) -> None:
+        """Let everyone in the room have its events since then, from before they joined excepted.
+
+        Later events wait until they have: a client that had heard one would not ask for these any more.
+        """
+        for connection in self._rooms.members(room):
+            connection.hold()
+            earliest = min(since, self._behind.get(connection, since))
+            self._behind[connection] = max(earliest, connection.joined_at)
+        self._requested.set()
+
+    async def run(self) -> None:
+        """Do what was requested, until cancelled."""
+        while True:
+            await self._requested.wait()
+            self._requested.clear()
+            behind, self._behind = self._behind, {}
+            await asyncio.gather(*(self._catch_up(connection, since) for connection, since in behind.items()))
+            if self._behind:
+                await asyncio.sleep(AGAIN_SECONDS)
+                self._requested.set()
+
+    async def _catch_up(self, connection: Connection, since: datetime) -> None:
+        if connection.room is None:
+            return
+        if not connection.is_started:
+            self._behind[connection] = since  # it is still being let in, by what the store had a moment ago
+            return
+        try:
+            frames = await self.read(connection.room.removeprefix(ROOM_PREFIX), since)
+        except DependencyUnavailable as error:
+            log.warning("replay_postponed", error=repr(error.__cause__ or error))
+            # Better out of order than not at all: events of this process need neither store nor Redis to arrive.
+            frames = []
+            self._behind[connection] = since
+        connection.start(frames)
