@@ -149,6 +149,9 @@ class SocketHandler(BaseHandler, WebSocketHandler):
             self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._connection = self._rooms.open(self._write, self._close, lambda: self._end(CloseCode.OUTBOX_FULL))
         token = self._handshake_token()
+        # No token stays in memory, nor 3 kB of headers for as long as the socket lives.
+        for headers in (self.request.headers, self._headers):
+            headers.clear()
         if self._is_full(token):
             self._end(CloseCode.TRY_LATER)
             return
@@ -207,7 +210,7 @@ class SocketHandler(BaseHandler, WebSocketHandler):
         now = time.monotonic()
         self._frames_left = min(limit, self._frames_left + (now - self._last_frame_at) * limit) - 1
         self._last_frame_at = now
-        if self._frames_left < -9 * limit and self.ws_connection is not None:
+        if self._frames_left < -9 * limit:
             self._stream.close()  # it was told, and goes on
         elif self._frames_left < 0:
             self._end(CloseCode.TOO_MANY)

@@ -131,10 +131,10 @@ class RoomFanout:
                 pause = shortest
                 self._asked.clear()
                 self._unconfirmed.clear()
-                self._changed = set(self._rooms.names())
+                self._changed.update(self._rooms.names())
                 self._change.set()
                 if self.is_lost:
-                    log.info("fanout_reconnected", rooms=len(self._changed))
+                    log.info("fanout_reconnected", rooms=len(self._rooms.names()))
                     self.is_lost = False
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._ask(servers))

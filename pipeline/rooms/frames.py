@@ -8,11 +8,12 @@ from typing import Any
 
 TEXT_FRAME = 0x81  # final fragment of a text message, RFC 6455 section 5.2
 PIECE_BYTES = 64 * 1024
+_ENCODER = json.JSONEncoder(separators=(",", ":"))  # json.dumps would make one for each event
 
 
 def encode(event: Mapping[str, Any]) -> bytes:
     """Return the event as JSON text."""
-    return json.dumps(event, separators=(",", ":")).encode()
+    return _ENCODER.encode(event).encode()
 
 
 def text_frame(payload: bytes) -> bytes:

@@ -15,6 +15,7 @@ import aiohttp
 import jwt
 import pytest
 import structlog
+from tornado.httputil import HTTPHeaders
 
 import pipeline.handlers.socket
 from pipeline.auth import Principal, TokenVerifier
@@ -331,6 +332,159 @@ async def test_frames_in_measure_are_never_too_many(redis_url: str, monkeypatch:
             assert await client.frame() == make_event(number)
 
 
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (b"\x83\x80\0\0\0\0", 1002),
+        (b"\x8b\x80\0\0\0\0", 1002),
+        (b"\xc1\x85\0\0\0\0hello", 1002),
+        (b"\x80\x85\0\0\0\0hello", 1002),
+        (b"\x01\x81\0\0\0\0{\x81\x81\0\0\0\0}", 1002),
+        (b"\x09\x80\0\0\0\0", 1002),
+        (b"\x89\xfe\x00\x7e\0\0\0\0" + b"x" * 126, 1002),
+        (b"\x81\x82\0\0\0\0\xc3\x28", 1007),
+        (b"\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff", 1009),
+        (b"\x01\xfe\x40\x00\0\0\0\0" + b"x" * 16384 + b"\x80\x81\0\0\0\0x", 1009),
+    ],
+    ids=[
+        "unknown opcode",
+        "unknown control opcode",
+        "compressed, as bombs are",
+        "continuation of nothing",
+        "message in a message",
+        "control frame in pieces",
+        "control frame too long",
+        "text that is not UTF-8",
+        "eight exabytes announced",
+        "too large in pieces",
+    ],
+)
+@pytest.mark.gen_test(timeout=30)
+async def test_breach_of_the_protocol_is_named_and_hung_up_on(redis_url: str, sent: bytes, code: int) -> None:
+    """The client is told what it did; nobody else notices."""
+    async with Process(redis_url) as process:
+        raw, other = await process.connect_raw(), await process.connect()
+        await asyncio.get_running_loop().sock_sendall(raw, sent)
+        assert (await read_raw(raw))[-1] == (0x8, code.to_bytes(2))
+        raw.close()
+        await process.forgotten(1)
+        assert process.count("sockets_closed_total", code=str(code)) == 1
+        await publish(process, 1)
+        assert await other.frame() == make_event(1)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_message_in_pieces_is_understood(redis_url: str) -> None:
+    """A few fragments with a ping between them are a frame like any other."""
+    async with Process(redis_url) as process:
+        raw = process.tcp()
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(raw, ("127.0.0.1", process.port))
+        await loop.sock_sendall(raw, process.handshake().replace(b"Authorization", b"X-Nothing"))
+        text = b'{"auth":{"token":"%s"}}' % make_token().encode()
+        pieces = [b"\x01\x8a\0\0\0\0" + text[:10], b"\x89\x80\0\0\0\0", b"\x00\x8a\0\0\0\0" + text[10:20]]
+        pieces.append(b"\x80\xfe" + (len(text) - 20).to_bytes(2) + b"\0\0\0\0" + text[20:])
+        await loop.sock_sendall(raw, b"".join(pieces))
+        received = b""
+        while b'"connected"' not in received:
+            received += await loop.sock_recv(raw, 4096)
+        raw.close()
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_message_in_endless_pieces_is_too_many_frames(redis_url: str) -> None:
+    """Empty fragments never make a message, but they count."""
+    async with Process(redis_url) as process:
+        raw = await process.connect_raw()
+        await asyncio.get_running_loop().sock_sendall(raw, b"\x01\x80\0\0\0\0" + b"\x00\x80\0\0\0\0" * 20)
+        assert (await read_raw(raw))[-1] == (0x8, (4429).to_bytes(2))
+        raw.close()
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_flood_that_goes_on_after_the_close_is_cut(redis_url: str) -> None:
+    """Who was told 4429 and sends on is not read for another five seconds."""
+    async with Process(redis_url) as process:
+        raw = await process.connect_raw()
+        started_at = time.monotonic()
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            while True:
+                await asyncio.get_running_loop().sock_sendall(raw, b"\x89\x80\0\0\0\0" * 100)
+        await process.forgotten()
+        assert time.monotonic() - started_at < 4
+        assert process.count("sockets_closed_total", code="4429") == 1
+        raw.close()
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_compression_is_never_agreed_to(redis_url: str) -> None:
+    """It would cost memory for each socket, and open the door to bombs."""
+    async with Process(redis_url) as process:
+        client = await process.connect(compress=15)
+        assert client.socket.compress == 0
+
+
+# how many there may be
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_user_has_so_many_sockets_and_no_more(redis_url: str) -> None:
+    """The one too many is told so by 4429; the others stay, other users are let in, and a place left is free again."""
+    async with Process(redis_url, max_sockets_per_user=3) as process:
+        clients = [await process.connect() for _ in range(3)]
+        extra = await process.open(headers={"Authorization": f"Bearer {make_token()}"})
+        assert await extra.frame() == {"event": "error", "message": "Too many connections"}
+        assert await extra.code() == 4429
+        await process.connect("user-2")
+        await publish(process, 1)
+        assert [await client.frame() for client in clients] == [make_event(1)] * 3
+        await clients[0].socket.close()
+        await process.forgotten(3)
+        await process.connect()
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_process_that_is_full_sends_clients_elsewhere(redis_url: str) -> None:
+    """1013: perhaps another process has room, perhaps this one later."""
+    async with Process(redis_url, max_sockets=2) as process:
+        first = await process.connect()
+        await process.open()
+        extra = await process.open(headers={"Authorization": f"Bearer {make_token('user-2')}"})
+        assert await extra.code() == 1013
+        await first.socket.close()
+        await process.forgotten(1)
+        await process.connect("user-2")
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_sockets_without_token_are_few(redis_url: str) -> None:
+    """Strangers cannot take all places: who brings a token is let in beside them."""
+    async with Process(redis_url, max_sockets_without_token=2) as process:
+        waiting = [await process.open() for _ in range(2)]
+        extra = await process.open()
+        assert await extra.code() == 1013
+        await process.connect()
+        await waiting[0].send({"auth": {"token": make_token()}})
+        assert (await waiting[0].frame())["event"] == "connected"
+        await process.forgotten(3)
+        await process.open()
+        assert process.rooms.strangers == 2
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_no_token_stays_in_memory(redis_url: str) -> None:
+    """What the handshake brought is dropped when it has been looked at."""
+    async with Process(redis_url) as process:
+        token = make_token("somebody-special")
+        await process.open(headers={"Authorization": f"Bearer {token}"})
+        client = await process.connect()
+        await publish(process, 1)
+        await client.frame()
+        gc.collect()
+        headers = [each for each in gc.get_objects() if isinstance(each, HTTPHeaders)]
+        assert not [each for each in headers if token in each.get("Authorization", "")]
+
+
 # how long it may stay
 
 
@@ -465,6 +619,21 @@ async def test_clients_own_close_code_is_counted_without_making_series(redis_url
         await client.socket.close(code=sent)
         await process.forgotten()
         assert process.count("sockets_closed_total", code=label) == 1
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_error_of_ours_is_not_blamed_on_the_client(
+    redis_url: str, log_lines: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1011, and the trace is in the log, not on the wire."""
+    async with Process(redis_url) as process:
+        client = await process.connect()
+        monkeypatch.setattr(pipeline.handlers.socket, "parse_frame", lambda message: 1 / 0)
+        await client.send({})
+        assert await client.code() == 1011
+        (line,) = [line for line in log_lines if line["log_level"] == "error"]
+        assert line["event"] == "request_failed" and line["exc_info"][0] is ZeroDivisionError
+        log_lines.remove(line)
 
 
 # while a token is checked
