@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import structlog
-import tornado.httpserver
 import tornado.netutil
 import tornado.web
 
@@ -21,6 +20,7 @@ from pipeline.assets.store import AssetStore
 from pipeline.auth import TokenVerifier
 from pipeline.errors import ConfigurationError, DependencyUnavailable
 from pipeline.handlers import assets, base, ops, queue, upload
+from pipeline.handlers.server import HttpServer
 from pipeline.handlers.socket import SocketHandler, drain_sockets
 from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics
@@ -130,7 +130,7 @@ class App:
             "metrics": self.metrics,
             "allowed_origins": settings.allowed_origins,
         }
-        self._server = tornado.httpserver.HTTPServer(
+        self._server = HttpServer(
             tornado.web.Application(
                 self._routes(common),
                 default_handler_class=base.NotFoundHandler,
@@ -140,6 +140,7 @@ class App:
             xheaders=False,
             no_keep_alive=False,
             idle_connection_timeout=120,
+            metrics=self.metrics,
         )
 
     def _routes(self, common: dict[str, Any]) -> list[Any]:

@@ -82,6 +82,7 @@ class Metrics:
     def _add_http(self) -> None:
         self.http_requests = self._counter("http_requests", "Finished HTTP requests.", "route", "method", "status")
         self.http_seconds = self._histogram("http_seconds", "From request line to last byte.", HTTP_SECONDS, "route")
+        self.connections_refused = self._counter("connections_refused", "Connections closed for lack of open files.")
         self.uploads = self._counter("uploads", "Uploads by how they were answered.", "outcome")
         _start(self.uploads, ("accepted", "replayed", "rejected", "unavailable"))
         self.upload_bytes = self._counter("upload_bytes", "Bytes of accepted images.")

@@ -1,0 +1,150 @@
+"""Crowds of clients that mean harm, against the real process: they hurt only themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import aiohttp
+import httpx
+import pytest
+
+from tests.factories import make_token
+from tests.parts import require
+from tests.service import AiService, Service
+from tests.sockets import WAIT_SECONDS
+
+CROWD = 1000
+# More than one such client may cost us, and far less than a leak or a missing bound would.
+BYTES_EACH = 60_000
+
+
+class FewFiles(Service):
+    """A process that may open 200 files."""
+
+    command = (
+        "-c",
+        "import resource, runpy; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200));"
+        "runpy.run_path('run.py', run_name='__main__')",
+    )
+
+
+@pytest.fixture
+def service(tmp_path: Path, ai_service: AiService) -> Iterator[Service]:
+    with Service(tmp_path, ai_service.url) as service:
+        yield service
+
+
+class Witness:
+    """A well-behaved user: `hears` uploads a photo and waits for its event on a socket opened beforehand."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def __aenter__(self) -> Witness:
+        self._session = aiohttp.ClientSession()
+        self._socket = await self._session.ws_connect(f"{self._service.url}/ws", headers=self._service.headers("ann"))
+        assert (await self._socket.receive_json(timeout=WAIT_SECONDS))["event"] == "connected"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._socket.close()
+        await self._session.close()
+
+    async def hears(self) -> None:
+        """Return when an upload has been accepted and its event has come."""
+        reply = await asyncio.to_thread(self._service.upload, "ann")
+        assert reply.status_code == 202
+        event = await self._socket.receive_json(timeout=WAIT_SECONDS)
+        assert event["assetId"] == reply.json()["data"]["assetId"]
+
+
+def address(service: Service) -> tuple[str, int]:
+    host, port = service.url.removeprefix("http://").split(":")
+    return host, int(port)
+
+
+def resident_bytes(service: Service) -> int:
+    path = Path(f"/proc/{service.pid}/statm")
+    require(path.exists(), "needs /proc")
+    pages = path.read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def answers(service: Service) -> bool:
+    try:
+        return service.get("/livez").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def handshake(host: str, *headers: str) -> bytes:
+    key = base64.b64encode(os.urandom(16)).decode()
+    lines = ["GET /ws HTTP/1.1", f"Host: {host}", "Upgrade: websocket", "Connection: Upgrade", *headers]
+    lines += [f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13"]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+@pytest.mark.parametrize("sent", ["nothing", "half a handshake", "a handshake and no token"])
+@pytest.mark.gen_test(timeout=60)
+async def test_thousand_half_open_sockets_hurt_nobody(service: Service, sent: str) -> None:
+    """They cost little memory each, and others are served meanwhile."""
+    whole = handshake("127.0.0.1")
+    data = {"nothing": b"", "half a handshake": whole[:60], "a handshake and no token": whole}[sent]
+    async with Witness(service) as witness:
+        await witness.hears()
+        before = resident_bytes(service)
+        with ExitStack() as crowd:
+            for _ in range(CROWD):
+                client = crowd.enter_context(socket.create_connection(address(service), timeout=WAIT_SECONDS))
+                client.sendall(data)
+            await witness.hears()
+            assert resident_bytes(service) - before < CROWD * BYTES_EACH
+            await witness.hears()
+        await witness.hears()
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_flood_of_bad_tokens_hurts_nobody(service: Service) -> None:
+    """Each is told 4403; users with good tokens come in and hear meanwhile."""
+    async with Witness(service) as witness, aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=100)) as session:
+        bad = {"Authorization": f"Bearer {make_token(secret='another secret of thirty-two bytes or more')}"}
+
+        async def knock() -> int | None:
+            async with session.ws_connect(f"{service.url}/ws", headers=bad) as client:
+                await client.receive(timeout=WAIT_SECONDS)
+                await client.receive(timeout=WAIT_SECONDS)
+                return client.close_code
+
+        crowd = asyncio.gather(*[knock() for _ in range(CROWD)])
+        await witness.hears()
+        async with Witness(service) as newcomer:
+            assert not crowd.done()
+            await newcomer.hears()
+        assert set(await crowd) == {4403}
+    assert 'pipeline_sockets_closed_total{code="4403"} 1000.0' in service.get("/metrics").text
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_process_with_no_file_left_serves_those_it_has(tmp_path: Path, ai_service: AiService) -> None:
+    """More connections than it may open files are closed at once; who is in stays, and later others get in again."""
+    with FewFiles(tmp_path, ai_service.url) as service:
+        async with Witness(service) as witness:
+            with ExitStack() as crowd:
+                clients = [crowd.enter_context(socket.create_connection(address(service))) for _ in range(300)]
+                # Refused connections end; those kept stay open and silent.
+                service.wait_log("connections_refused")
+                clients[-1].settimeout(WAIT_SECONDS)
+                assert clients[-1].recv(1) == b""
+            # The process hears of their end one by one, and a new connection may come before the first.
+            async with asyncio.timeout(WAIT_SECONDS):
+                while not await asyncio.to_thread(answers, service):
+                    await asyncio.sleep(0.01)
+            await witness.hears()
+        assert len(service.find("connections_refused")) < 10
+        assert service.errors() == []
