@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter, defaultdict
+from datetime import datetime, timedelta
 from typing import Any
 
 import aiohttp
 
+from pipeline.assets.asset import to_timestamp, utc_now
 from tests.factories import make_image, make_token
 
 TRIES_AGAIN = (429, 502, 503)
@@ -20,6 +22,11 @@ def state_of(found: dict[str, Any]) -> tuple[str, ...]:
     meta = found.get("aiMetadata") or {}
     text = (meta.get("model") or {}).get("value") or found.get("error") or meta.get("error") or ""
     return found["status"], text, found.get("timestamp") or found["finishedAt"]
+
+
+def less_overlap(timestamp: str) -> str:
+    """Return the instant from which to read the list, for what was told late."""
+    return to_timestamp(datetime.fromisoformat(timestamp) - timedelta(seconds=20)) or ""
 
 
 class User:
@@ -34,7 +41,8 @@ class User:
         self.refused: Counter[str] = Counter()
         self.unsure = 0  # uploads nobody can say of whether they were taken: no answer, or 503
         self.heard: dict[str, set[tuple[str, ...]]] = defaultdict(set)
-        self.live: set[str] = set()
+        self.live: set[str] = set()  # heard on a socket, at once or by replay
+        self.resyncs = 0
         self._headers = {"Authorization": f"Bearer {make_token(name, expires_in=7200)}"}
 
     def session(self) -> aiohttp.ClientSession:
@@ -73,20 +81,25 @@ class User:
             await asyncio.sleep(0.2)
 
     async def listen(self) -> None:
-        """Keep a socket to some process; after each gap read what was missed."""
-        since = "1970-01-01T00:00:00Z"
+        """Keep a socket to some process, and say at each connection since when there may be something to hear."""
+        since = to_timestamp(utc_now()) or ""
         while True:
             url = self.chance.choice(self.urls)
             try:
-                async with self.session() as session, session.ws_connect(f"{url}/ws", heartbeat=3) as socket:
-                    hello = await socket.receive_json(timeout=5)
-                    await self.catch_up(session, url, since)
-                    since = hello.get("serverTime", since)
+                async with self.session() as session, session.ws_connect(f"{url}/ws?since={since}", heartbeat=3) as socket:
+                    await socket.receive_json(timeout=5)
                     async for message in socket:
                         event = message.json()
                         if event["event"] == "asset_processed":
                             self.live.add(event["assetId"])
                             self.heard[event["assetId"]].add(state_of(event))
+                            since = max(since, event["timestamp"])
+                        elif event["event"] == "resync":
+                            self.resyncs += 1
+                            query = {"finishedSince": less_overlap(since), "limit": "100"}
+                            async for asset in self._pages(session, url, query):
+                                self.live.add(asset["id"])
+                                since = max(since, asset["finishedAt"])
             except (aiohttp.ClientError, TimeoutError, OSError, TypeError, ValueError):
                 pass
             # Now and then a user is away for a while.
