@@ -49,7 +49,7 @@ from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.protocol import StrictProtocol
 from pipeline.handlers.query import parse_instant
 from pipeline.metrics import CLOSE_CODES
-from pipeline.replay import Replay
+from pipeline.replay import ROOM_PREFIX, Replay
 from pipeline.rooms.frames import encode, text_frame
 from pipeline.rooms.rooms import Connection, Rooms
 from pipeline.settings import Settings
@@ -87,8 +87,13 @@ MALFORMED_SINCE = "Malformed since"
 TOO_MANY_SOCKETS = "Too many connections"
 SUBPROTOCOL = "pipeline.v1"
 TOKEN_PREFIX = "bearer."
-# A restart takes a second or two; its clients must not come back all in the same moment.
+# A restart takes a second or two; its clients must not come back all in the same moment, nor faster than a process
+# that is just warming up can let them in.
 RETRY_MS = (500, 5000)
+LONGEST_RETRY_MS = 60_000
+RETRIES_PER_MS = 0.5
+# A replay on an open connection, in frames of its allowance, so that nobody keeps the store busy for nothing.
+REPLAY_COSTS = 5
 # What the kernel may hold for a client that does not read; without this it would be megabytes for each.
 SEND_BUFFER_BYTES = 64 * 1024
 
@@ -204,11 +209,11 @@ class SocketHandler(BaseHandler, WebSocketHandler):
             self._is_pong_due = False
             self._set_timer("ping", self._settings.socket_ping_seconds, self._ping)
 
-    def _is_heard(self) -> bool:
-        """Count a frame; False when there were too many or the connection is ending."""
+    def _is_heard(self, frames: float = 1) -> bool:
+        """Count a frame, or what is as dear as so many; False when there were too many or the connection is ending."""
         limit = self._settings.socket_frames_per_second
         now = time.monotonic()
-        self._frames_left = min(limit, self._frames_left + (now - self._last_frame_at) * limit) - 1
+        self._frames_left = min(limit, self._frames_left + (now - self._last_frame_at) * limit) - frames
         self._last_frame_at = now
         if self._frames_left < -9 * limit:
             self._stream.close()  # it was told, and goes on
@@ -239,8 +244,8 @@ class SocketHandler(BaseHandler, WebSocketHandler):
         self._set_timer("expiry", seconds, lambda: self._end(CloseCode.TOKEN_EXPIRED))
         if self._user_id is None:
             self._user_id = principal.user_id
-            await self._enter(f"user:{principal.user_id}", since or self._since)
-        elif since is not None:
+            await self._enter(ROOM_PREFIX + principal.user_id, since or self._since)
+        elif since is not None and self._is_heard(REPLAY_COSTS):
             assert self._connection is not None
             self._connection.hold()
             await self._start(since)
@@ -351,8 +356,10 @@ class SocketHandler(BaseHandler, WebSocketHandler):
 async def drain_sockets(rooms: Rooms, seconds: float) -> None:
     """Tell every client to come back later, close with 1012, and wait so long at most for the closes."""
     connections = list(rooms.connections)
+    shortest, longest = RETRY_MS
+    longest = min(LONGEST_RETRY_MS, max(longest, round(len(connections) / RETRIES_PER_MS)))
     for connection in connections:
-        goodbye = text_frame(encode({"event": "goodbye", "retryInMs": random.randint(*RETRY_MS)}))
+        goodbye = text_frame(encode({"event": "goodbye", "retryInMs": random.randint(shortest, longest)}))
         rooms.end(connection, CloseCode.DRAIN, goodbye)
     if connections:
         await asyncio.wait([connection.closed for connection in connections], timeout=seconds)

@@ -233,16 +233,32 @@ async def test_renewed_token_may_ask_for_what_was_missed(redis_url: str, tmp_pat
         assert await client.frames(2) == [missed, live]
 
 
+@pytest.mark.gen_test(timeout=30)
+async def test_replays_on_an_open_connection_are_few(redis_url: str) -> None:
+    """They cost as much as several frames, so that nobody keeps the store busy for nothing: 4429."""
+    async with Process(redis_url) as process:
+        client = await process.connect()
+        for _ in range(3):
+            await client.send({"auth": {"token": make_token()}, "since": "2026-01-31T12:00:00Z"})
+        assert await client.frame() == {"event": "error", "message": "Too many frames"}
+        assert await client.code() == 4429
+        assert process.count("replays_total", outcome="complete") == 1
+
+
+@pytest.mark.parametrize("trouble", ["restarted", "failed over to an empty one"])
 @pytest.mark.gen_test(timeout=60)
 async def test_events_of_others_missed_while_redis_was_away_come_before_later_ones(
-    own_redis: RedisServer, tmp_path: Path
+    own_redis: RedisServer, tmp_path: Path, trouble: str
 ) -> None:
     """Each socket gets what was finished since Redis was last heard, and since it joined; a later event waits."""
     store = HeldStore(tmp_path)
     async with Process(own_redis.url, store=store) as process, Process(own_redis.url) as other:
         early = await process.connect()
         stranger = await process.connect("user-2")
-        own_redis.stop()
+        if trouble == "restarted":
+            own_redis.stop()
+        else:
+            own_redis.kill(loses_data=True)
         missed = await finish(process, (utc_now() - NOON) / SECOND)
         store.may_go_on.clear()
         own_redis.start()

@@ -85,8 +85,9 @@ class User:
         since = to_timestamp(utc_now()) or ""
         while True:
             url = self.chance.choice(self.urls)
+            address = f"{url}/ws?since={since}"
             try:
-                async with self.session() as session, session.ws_connect(f"{url}/ws?since={since}", heartbeat=3) as socket:
+                async with self.session() as session, session.ws_connect(address, heartbeat=3) as socket:
                     await socket.receive_json(timeout=5)
                     async for message in socket:
                         event = message.json()
