@@ -33,6 +33,7 @@ from pipeline.assets.asset import CATEGORIES
 from pipeline.auth import make_token
 from pipeline.client import Client, ClientError
 from pipeline.errors import ConfigurationError
+from pipeline.handlers.server import raise_file_limit
 from pipeline.hooks.manager import list_plugins
 from pipeline.settings import Settings
 
@@ -74,6 +75,7 @@ def serve() -> None:
     """Run the service until SIGTERM or Ctrl-C."""
     settings = running.load()
     logs.configure(settings.log_format, settings.log_level)
+    raise_file_limit()
     redis = None
     if not settings.redis_url.get_secret_value():
         # On the main thread and before the loop: the child lives as long as the thread that started it.
@@ -159,10 +161,10 @@ def submit(files: tuple[Path, ...], category: str, watch: bool, url: str | None,
 @click.option("--url", envvar="PIPELINE_URL", help="Address of the service; default: the one running here.")
 @click.option("--token", envvar="PIPELINE_TOKEN", help="Token of the user; default: one for the demo user.")
 def watch(url: str | None, token: str | None) -> None:
-    """Print the user's events, one JSON line each, until Ctrl-C."""
+    """Print the user's events, one JSON line each, until Ctrl-C; goes on after a restart of the service."""
 
     async def run() -> None:
-        async with Client(*running.target(url, token, DEMO_USER)) as client:
+        async with Client(*running.target(url, token, DEMO_USER), on_notice=_tell) as client:
             stderr.print(f"Listening in {await client.listen()}")
             async for event in client.events():
                 print(json.dumps(event), flush=True)
@@ -279,7 +281,7 @@ async def _submit(url: str, token: str, pictures: list[tuple[Path, str]], *, wat
     names: dict[str, str] = {}
     is_good = True
     started_at = time.monotonic()
-    async with Client(url, token) as client:
+    async with Client(url, token, on_notice=_tell) as client:
         if watch:
             await client.listen()
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -306,7 +308,7 @@ async def _print_events(client: Client, names: dict[str, str], started_at: float
     try:
         async with asyncio.timeout(EVENT_SECONDS):
             async for event in client.events():
-                name = waiting_for.pop(event.get("assetId", ""), None)
+                name = waiting_for.pop(event["assetId"], None)
                 if name is None:
                     continue
                 seconds = time.monotonic() - started_at
@@ -318,6 +320,10 @@ async def _print_events(client: Client, names: dict[str, str], started_at: float
     except TimeoutError:
         raise ClientError(f"No event for {', '.join(waiting_for.values())} within {EVENT_SECONDS:g} s") from None
     return is_good
+
+
+def _tell(words: str) -> None:
+    stderr.print(escape(words), highlight=False, soft_wrap=True)
 
 
 def _until_interrupted(work: Coroutine[Any, Any, None]) -> None:

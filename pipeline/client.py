@@ -4,41 +4,61 @@ WebSocket.
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Callable
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 
+from pipeline.access import ClientError, Reply, Token, TokenSource, Unavailable, words_of
+from pipeline.feed import CONNECT_SECONDS, Feed
+
+__all__ = ["Client", "ClientError"]
+
 UPLOAD_SECONDS = 300
+# Waits before an upload is sent again, unless the service says how long.
+REPEAT_SECONDS = (0.5, 1.0, 2.0, 4.0)
 CHUNK_BYTES = 64 * 1024
 PAGE = 100
-
-
-class ClientError(Exception):
-    """The service refused, or could not be reached; the message is for people."""
+MISSING = {"value": "", "confidence": 0}
 
 
 class Client:
-    """One user's door to the service. url: e.g. http://127.0.0.1:8080. Use as `async with`."""
+    """One user's door to the service. Use as `async with`."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: Token,
+        *,
+        since: str | None = None,
+        on_notice: Callable[[str], None] = lambda words: None,
+    ) -> None:
+        """url: e.g. http://127.0.0.1:8080. token: a token, or a function, sync or async, that returns a fresh one.
+
+        The function is asked again shortly before its last token expires and when the service refuses that one. An
+        OSError or aiohttp.ClientError of it counts as the service being out of reach; any other goes to the caller.
+        since: where an earlier client's `since` stood; `events` begins there, or a little before.
+        on_notice: told in words when the connection of `events` is lost and when it is back.
+        """
         self._url = url.rstrip("/")
-        self._token = token
+        self._tokens = TokenSource(token)
         self._session: aiohttp.ClientSession | None = None
-        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._feed = Feed(self._url, self._tokens, since=since, events_since=self._events_since, on_notice=on_notice)
 
     async def __aenter__(self) -> Client:
         self._session = aiohttp.ClientSession(
-            headers={"Authorization": f"Bearer {self._token}"}, timeout=aiohttp.ClientTimeout(total=UPLOAD_SECONDS)
+            timeout=aiohttp.ClientTimeout(total=UPLOAD_SECONDS, sock_connect=CONNECT_SECONDS)
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._socket is not None:
-            await self._socket.close()
+        await self._feed.stop()
         if self._session is not None:
             await self._session.close()
 
@@ -52,13 +72,44 @@ class Client:
     ) -> dict[str, Any]:
         """Upload a photo; return {"assetId", "jobId", "status", "message"}.
 
-        on_progress: called with a number of bytes each time so many went out.
+        Sent again a few times, within five minutes, when the service cannot be reached or is too busy; the key, a new
+        one for each call unless given, makes that one upload.
+        on_progress: called with a number of bytes each time so many went out, and before a repeat with minus all that
+        went out in vain, so that the sum is always what has been sent.
         """
-        form = aiohttp.FormData()
-        form.add_field("category", category)
-        form.add_field("image", _read(path, on_progress), filename=path.name, content_type="application/octet-stream")
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-        return await self._request("POST", "/api/assets/analyze-queue", data=form, headers=headers)
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise ClientError(f"Cannot read {path}: {error.strerror}") from error
+        sent = 0
+
+        def count(number: int) -> None:
+            nonlocal sent
+            sent += number
+            on_progress(number)
+
+        def form() -> aiohttp.FormData:
+            if sent:
+                count(-sent)
+            form = aiohttp.FormData()
+            form.add_field("category", category)
+            form.add_field("image", _read(path, count), filename=path.name, content_type="application/octet-stream")
+            return form
+
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        deadline = time.monotonic() + UPLOAD_SECONDS
+        repeats = iter(REPEAT_SECONDS)
+        while True:
+            try:
+                return await self._request("POST", "/api/assets/analyze-queue", body=form, headers=headers)
+            except Unavailable as error:
+                longest = next(repeats, None)
+                if longest is None:
+                    raise
+                wait = random.uniform(longest / 2, longest) if error.retry_seconds is None else error.retry_seconds
+                if time.monotonic() + wait > deadline:
+                    raise
+                await asyncio.sleep(wait)
 
     async def asset(self, asset_id: str) -> dict[str, Any]:
         """Return the asset as it is now."""
@@ -120,45 +171,76 @@ class Client:
 
     # the socket
 
+    @property
+    def since(self) -> str | None:
+        """The timestamp up to which `events` has yielded all; keep it to go on from there with another client."""
+        return self._feed.since
+
     async def listen(self) -> str:
-        """Open the socket and return the room it is in; from then on `events` misses nothing."""
-        assert self._session is not None, "use `async with`"
-        try:
-            self._socket = await self._session.ws_connect(f"{self._url}/ws", max_msg_size=0)
-            frame = await self._receive()
-        except (aiohttp.ClientError, OSError) as error:
-            raise ClientError(f"Cannot reach {self._url}: {error}") from error
-        if frame["event"] != "connected":
-            raise ClientError(frame.get("message", "The service refused the connection"))
-        return str(frame["room"])
+        """Open the socket and return the room it is in; from then on `events` misses nothing.
 
-    async def events(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield each frame as it arrives; ClientError when the connection ends."""
+        ClientError when the service cannot be reached now or refuses.
+        """
+        assert self._session is not None, "use `async with`"
+        return await self._feed.start(self._session)
+
+    def events(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield each asset_processed event once, over as many connections as it takes; `listen` first.
+
+        ClientError when the service refuses for good.
+        """
+        return self._feed.events()
+
+    async def _events_since(self, since: str) -> AsyncIterator[dict[str, Any]]:
+        params = {"finishedSince": since, "limit": str(PAGE)}
         while True:
-            yield await self._receive()
+            page = await self._request("GET", "/api/assets", params=params)
+            for asset in page["items"]:
+                if event := event_of(asset):
+                    yield event
+            if page["nextCursor"] is None:
+                return
+            params["cursor"] = page["nextCursor"]
 
-    async def _receive(self) -> dict[str, Any]:
-        assert self._socket is not None, "listen first"
-        message = await self._socket.receive()
-        if message.type is not aiohttp.WSMsgType.TEXT:
-            raise ClientError(f"The service closed the connection ({self._socket.close_code})")
-        frame: dict[str, Any] = json.loads(message.data)
-        return frame
+    # one request
 
-    async def _request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+    async def _request(
+        self, method: str, path: str, *, body: Callable[[], Any] = lambda: None, **options: Any
+    ) -> dict[str, Any]:
+        """Return the reply's data. body: makes what is sent, anew when the request is repeated with a fresh token."""
+        token = await self._tokens.get()
+        reply = await self._send(token, method, path, data=body(), **options)
+        if reply.status == 401 and self._tokens.drop(token):
+            reply = await self._send(await self._tokens.get(), method, path, data=body(), **options)
+        return reply.data()
+
+    async def _send(
+        self, token: str, method: str, path: str, *, headers: Mapping[str, str] = {}, **options: Any
+    ) -> Reply:
         assert self._session is not None, "use `async with`"
+        headers = {"Authorization": f"Bearer {token}"} | dict(headers)
         try:
-            async with self._session.request(method, self._url + path, **options) as response:
-                if response.status == 204:
-                    return {}
-                reply = await response.json(content_type=None)
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise ClientError(f"Cannot reach {self._url}: {error or type(error).__name__}") from error
-        if not reply["success"]:
-            details = [f"{each['field']}: {each['message']}" for each in reply["error"].get("details", ())]
-            raise ClientError("; ".join([reply["error"]["message"], *details]))
-        data: dict[str, Any] = reply["data"]
-        return data
+            async with self._session.request(method, self._url + path, headers=headers, **options) as response:
+                return Reply(response.status, response.headers.get("Retry-After", ""), await response.read())
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unavailable(f"Cannot reach {self._url}: {words_of(error)}") from error
+
+
+def event_of(asset: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the event that told of this asset (schema Asset in the contract), None when it is not finished."""
+    meta = asset["aiMetadata"]
+    event = {"event": "asset_processed", "assetId": asset["id"], "status": asset["status"]}
+    if asset["status"] == "failed":
+        return event | {"error": meta["error"] or "Processing failed", "timestamp": asset["finishedAt"]}
+    if asset["status"] not in ("active", "partial"):
+        return None
+    found = {"brand": meta["brand"] or MISSING, "model": meta["model"] or MISSING}
+    if meta["colorway"]:
+        found["colorway"] = meta["colorway"]
+    event |= {"aiMetadata": found, "timestamp": asset["finishedAt"]}
+    if asset["images"]["processed"]:
+        event["processedImageUrl"] = asset["images"]["processed"]["url"]
+    return event
 
 
 async def _read(path: Path, on_progress: Callable[[int], None]) -> AsyncIterator[bytes]:

@@ -19,10 +19,11 @@ def io_loop() -> Iterator[IOLoop]:
     asyncio.set_event_loop(loop)
     io_loop = IOLoop(asyncio_loop=loop, make_current=False)
     yield io_loop
-    pending = asyncio.all_tasks(loop)
-    for task in pending:
-        task.cancel()
-    loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+    # More than once, as a failed test may leave tasks whose Redis client takes a cancellation for a lost connection.
+    while pending := asyncio.all_tasks(loop):
+        for task in pending:
+            task.cancel()
+        loop.run_until_complete(asyncio.wait(pending, timeout=0.5))
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.run_until_complete(loop.shutdown_default_executor())
     asyncio.set_event_loop(None)

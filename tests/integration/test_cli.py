@@ -18,6 +18,7 @@ from pipeline.demo import pictures
 from tests.factories import SECRET, make_image, make_token
 from tests.parts import require
 from tests.service import ROOT, AiService, Service
+from tests.toxiproxy import free_port
 
 Done = subprocess.CompletedProcess[str]
 Run = Callable[..., Done]
@@ -114,6 +115,35 @@ def test_watch_prints_one_json_line_per_event(environment: dict[str, str]) -> No
         watching.send_signal(signal.SIGINT)
         assert watching.wait(30) == 0
         watching.stdout.close()
+
+
+def test_watch_goes_on_over_a_restart(environment: dict[str, str]) -> None:
+    """It says when the connection is lost and when it is back, and ends with the reason when it is refused for good."""
+    with Service(Path(environment["DATA_DIR"]), environment["AI_SERVICE_URL"], PORT=str(free_port())) as service:
+        command = [sys.executable, "run.py", "watch"]
+        watching = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert watching.stdout is not None
+        try:
+            service.wait_log("socket_opened", userId="demo")
+            service.kill()
+            service.start()
+            service.wait_log("socket_opened", userId="demo")
+            assert service.upload("demo").status_code == 202
+            assert json.loads(watching.stdout.readline())["status"] == "active"
+            service.stop()
+            service.environment["JWT_SECRET"] = "another secret of thirty-two bytes or more"
+            service.start()
+            watching.wait(60)
+        finally:
+            watching.kill()
+            _, told = watching.communicate()
+    assert watching.returncode == 1
+    listening, lost, back, lost_again, error = told.splitlines()
+    assert listening == "Listening in user:demo" and back == "Connected again"
+    assert lost.endswith("trying again") and lost_again == "The service goes away; trying again"
+    assert error == "Error: The service closed the connection: Invalid token (4403)"
 
 
 @pytest.fixture

@@ -48,10 +48,11 @@ class HeldStore(SqliteAssetStore):
 
     async def finished_since(self, user_id: str, since: datetime, **options: Any) -> Sequence[Asset]:
         self.reads.put_nowait(user_id)
+        may_go_on = self.may_go_on
         if self.is_away:
             raise DependencyUnavailable("asset store")
         found = await super().finished_since(user_id, since, **options)
-        await self.may_go_on.wait()
+        await may_go_on.wait()
         return found
 
 
@@ -319,18 +320,41 @@ async def test_replay_waits_for_a_store_that_is_away_but_events_do_not(own_redis
 
 @pytest.mark.gen_test(timeout=30)
 async def test_socket_that_is_still_joining_gets_its_first_frame_first(redis_url: str, tmp_path: Path) -> None:
-    """A replay for its room that is asked for meanwhile follows `connected`."""
+    """A replay for its room that is asked for meanwhile is put off until it has been told `connected`."""
     store = HeldStore(tmp_path)
     async with Process(redis_url, store=store) as process:
         store.may_go_on.clear()
         missed = await finish(process, 0)
         opening = asyncio.ensure_future(ask(process, "first frame", missed["timestamp"]))
         await store.reads.get()
+        store.may_go_on, first_may_go_on = asyncio.Event(), store.may_go_on  # holds the first read only
+        store.may_go_on.set()
         since = utc_now()
         at_once = await finish(process, (since - NOON) / SECOND)
         process.replay.request("user:user-1", since)
-        store.may_go_on.set()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await store.reads.get()
+        first_may_go_on.set()
         assert await (await opening).frames(2) == [missed, at_once]
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_gap_is_replayed_from_where_it_begins_or_the_socket_joined(redis_url: str) -> None:
+    """Not from before: neither what was heard before the gap, nor what was finished before the socket came."""
+    async with Process(redis_url) as process:
+        client = await process.connect()
+        (connection,) = process.rooms.connections
+        now = utc_now()
+        await finish(process, (now - NOON) / SECOND - 100)
+        within = await finish(process, (now - NOON) / SECOND)
+        process.replay.request("user:user-1", now - 200 * SECOND)
+        assert await client.frame() == within
+        connection.joined_at -= 200 * SECOND
+        process.replay.request("user:user-1", now)
+        assert await client.frame() == within
+        await process.fanout.publish("user:user-1", live := asset_processed(make_finished()))
+        assert await client.frame() == live
 
 
 def test_overlap_covers_five_seconds_and_a_lease() -> None:
