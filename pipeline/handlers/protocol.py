@@ -8,7 +8,7 @@ compressed frame, a bomb among them, is a breach like any other.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol as TypingProtocol
+from typing import Protocol, cast
 
 from tornado.websocket import WebSocketProtocol13
 
@@ -18,7 +18,7 @@ TOO_BIG = 1009
 OPCODE_TEXT = 0x1
 
 
-class Delegate(TypingProtocol):
+class Delegate(Protocol):
     """What a handler brings so that it hears of breaches."""
 
     @property
@@ -33,25 +33,33 @@ class Delegate(TypingProtocol):
 
 
 class StrictProtocol(WebSocketProtocol13):
-    """One connection. Overrides what Tornado calls when a client breaks the protocol."""
+    """One connection of a handler that is also a Delegate. Overrides what Tornado calls when the protocol is broken."""
 
-    delegate: Delegate
+    @property
+    def _delegate(self) -> Delegate:
+        return cast(Delegate, self.handler)
 
     def close(self, code: int | None = None, reason: str | None = None) -> None:
-        if code == TOO_BIG and not self.delegate.is_ending:
-            self.delegate.end_for_breach(TOO_BIG)
+        if code == TOO_BIG and not self._delegate.is_ending:
+            self._delegate.end_for_breach(TOO_BIG)
         else:
             super().close(code, reason)
 
     def _abort(self) -> None:
-        if self.stream is not None and not (self.delegate.is_ending or self.is_closing()):
-            self.delegate.end_for_breach(PROTOCOL_ERROR)
+        if self.stream is not None and not (self._delegate.is_ending or self.is_closing()):
+            self._delegate.end_for_breach(PROTOCOL_ERROR)
         super()._abort()
+
+    async def _receive_frame_loop(self) -> None:
+        # In a task of its own, so that the handshake ends here: Tornado would keep all of it, six coroutines and the
+        # token with them, for as long as the socket lives.
+        task = asyncio.create_task(super()._receive_frame_loop())
+        task.add_done_callback(lambda task: task.cancelled() or task.result())
 
     async def _read_bytes(self, n: int) -> bytes:
         # Every frame begins with two bytes. Tornado tells handlers of whole messages only.
         if n == 2 and self._fragmented_message_buffer is not None:
-            self.delegate.on_fragment()
+            self._delegate.on_fragment()
         return await super()._read_bytes(n)
 
     def _handle_message(self, opcode: int, data: bytes) -> asyncio.Future[None] | None:
@@ -59,7 +67,7 @@ class StrictProtocol(WebSocketProtocol13):
             try:
                 data.decode()
             except UnicodeDecodeError:
-                self.delegate.end_for_breach(INVALID_TEXT)
+                self._delegate.end_for_breach(INVALID_TEXT)
                 super()._abort()
                 return None
         return super()._handle_message(opcode, data)

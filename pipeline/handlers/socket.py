@@ -141,9 +141,7 @@ class SocketHandler(BaseHandler, WebSocketHandler):
         if self.request.headers.get("Sec-WebSocket-Version") != "13":
             return None
         params = _WebSocketParams(max_message_size=self._settings.socket_frame_bytes)
-        protocol = StrictProtocol(self, False, params)
-        protocol.delegate = self
-        return protocol
+        return StrictProtocol(self, False, params)
 
     async def open(self, *_path: str) -> None:
         """Take the token the handshake brought, or begin to wait for the first frame."""
@@ -154,9 +152,6 @@ class SocketHandler(BaseHandler, WebSocketHandler):
             self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._connection = self._rooms.open(self._write, self._close, lambda: self._end(CloseCode.OUTBOX_FULL))
         token = self._handshake_token()
-        # No token stays in memory, nor 3 kB of headers for as long as the socket lives.
-        for headers in (self.request.headers, self._headers):
-            headers.clear()
         if self._is_full(token):
             self._end(CloseCode.TRY_LATER)
             return
@@ -166,6 +161,9 @@ class SocketHandler(BaseHandler, WebSocketHandler):
         except (ValueError, HTTPError):
             self._end(CloseCode.MALFORMED, MALFORMED_SINCE)
             return
+        # The handshake is over: neither the token nor kilobytes of headers stay for as long as the socket lives.
+        del self.request, self.connection, self._headers
+        self._break_cycles()
         self._set_timer("ping", self._settings.socket_ping_seconds, self._ping)
         if token is None:
             self._set_timer("token", self._settings.socket_auth_seconds, lambda: self._end(CloseCode.NO_TOKEN))

@@ -12,7 +12,7 @@ import random
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 PUBLISH_SECONDS = 1.0
 SUBSCRIBE_SECONDS = 1.0
 # A connection silent this long is asked for a sign of life, and given up after as long again.
-HEALTH_SECONDS = 5.0
+HEALTH_SECONDS = 4.0
 BACKOFF_SECONDS = (0.1, 5.0)
 
 
@@ -56,7 +56,6 @@ class RoomFanout:
         self._prefix = f"pipeline:{self._pool.connection_kwargs.get('db') or 0}:room:"
         self._tasks: list[asyncio.Task[None]] = []
         self.is_lost = False
-        self._started_at = datetime.now(UTC)
         self._changed: set[str] = set()
         self._change = asyncio.Event()
         # As of this connection: rooms asked for, and requests for them that Redis has not confirmed.
@@ -138,6 +137,7 @@ class RoomFanout:
                     self.is_lost = False
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._ask(servers))
+                    group.create_task(self._watch(servers))
                     for server in servers.all:
                         group.create_task(self._read(server))
             except* (RedisError, OSError) as group_error:
@@ -146,11 +146,12 @@ class RoomFanout:
                     self.is_lost = True
             finally:
                 await servers.disconnect()
-            self._open_gaps(min((server.heard_at for server in servers.all), default=self._started_at))
+            self._open_gaps(max((server.silent_seconds for server in servers.all), default=0))
             await asyncio.sleep(pause * random.uniform(0.5, 1))
             pause = min(pause * 2, longest)
 
-    def _open_gaps(self, since: datetime) -> None:
+    def _open_gaps(self, silent_seconds: float) -> None:
+        since = datetime.now(UTC) - timedelta(seconds=silent_seconds)
         for room in self._rooms.names():
             self._gaps.setdefault(room, since)
         self._release(list(self._waiters))
@@ -178,18 +179,22 @@ class RoomFanout:
                 await server.send(its_commands)
 
     async def _read(self, server: Server) -> None:
-        """Take in what Redis sends; raise when it has been silent for too long."""
-        is_asked = False
+        """Take in what Redis sends."""
         while True:
-            reply = await server.read(timeout=self._health_seconds)
-            if reply is None and is_asked:
-                raise RedisConnectionError("Redis does not answer")
-            is_asked = reply is None
-            if is_asked:
-                await server.send([("PING",)])
-            elif isinstance(reply, list) and len(reply) == 3:
+            reply = await server.read()
+            if isinstance(reply, list) and len(reply) == 3:
                 kind, channel, content = reply
                 self._take(kind, channel.decode().removeprefix(self._prefix), content)
+
+    async def _watch(self, servers: Servers) -> None:
+        """Raise when a server has been silent for too long. Apart from _read: a timer for each message is dear."""
+        while True:
+            await asyncio.sleep(self._health_seconds / 2)
+            for server in servers.all:
+                if server.silent_seconds > 2 * self._health_seconds:
+                    raise RedisConnectionError("Redis does not answer")
+                if server.silent_seconds > self._health_seconds:
+                    await server.send([("PING",)])
 
     def _take(self, kind: bytes, room: str, content: Any) -> None:
         if kind in (b"message", b"smessage"):

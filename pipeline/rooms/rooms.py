@@ -37,8 +37,8 @@ class Connection:
         "_max_frames",
         "_max_bytes",
         "_outbox",
-        "_outbox_bytes",
-        "_is_writing",
+        "_unsent_bytes",
+        "_writing_bytes",
     )
 
     def __init__(self, write: Write, close: Close, overflow: Callable[[], None], max_frames: int, max_bytes: int):
@@ -55,14 +55,15 @@ class Connection:
         self._max_bytes = max_bytes
         # A list, as it is empty nearly always and a deque takes ten times the memory then.
         self._outbox: list[bytes] = []
-        self._outbox_bytes = 0
-        self._is_writing = False
+        # Of the outbox and of the frame that is being written.
+        self._unsent_bytes = 0
+        self._writing_bytes = 0
 
     def start(self, first: Sequence[bytes] = ()) -> None:
         """Send `first`, then what has been sent since it joined or was held, then the rest as it comes."""
         if not self.is_ended:
             self._outbox[:0] = first
-            self._outbox_bytes += sum(map(len, first))
+            self._unsent_bytes += sum(map(len, first))
             self.is_started = True
             self._is_held = False
             self._write_on()
@@ -75,12 +76,12 @@ class Connection:
         """Write the frame, or put it in the outbox; a client whose outbox overflows is cut off."""
         if self.is_ended:
             return
-        if not (self._is_held or self._is_writing):
+        self._unsent_bytes += len(frame)
+        if not (self._is_held or self._writing_bytes):
             self._put(frame)
             return
         self._outbox.append(frame)
-        self._outbox_bytes += len(frame)
-        if len(self._outbox) > self._max_frames or self._outbox_bytes > self._max_bytes:
+        if len(self._outbox) > self._max_frames or self._unsent_bytes > self._max_bytes:
             # What it did not read in time it would not read now; it asks for it again when it comes back.
             self._outbox.clear()
             self._overflow()
@@ -99,21 +100,22 @@ class Connection:
 
     def _put(self, frame: bytes) -> None:
         write = self._write(frame)
-        if write is not None:
-            self._is_writing = True
+        if write is None:
+            self._unsent_bytes -= len(frame)
+        else:
+            self._writing_bytes = len(frame)
             write.add_done_callback(self._written)
 
     def _written(self, write: asyncio.Future[None]) -> None:
         # After a failed write the socket is gone: it stays "writing" until its owner notices.
         if not _has_failed(write):
-            self._is_writing = False
+            self._unsent_bytes -= self._writing_bytes
+            self._writing_bytes = 0
             self._write_on()
 
     def _write_on(self) -> None:
-        while self._outbox and not (self._is_held or self._is_writing):
-            frame = self._outbox.pop(0)
-            self._outbox_bytes -= len(frame)
-            self._put(frame)
+        while self._outbox and not (self._is_held or self._writing_bytes):
+            self._put(self._outbox.pop(0))
 
 
 class Rooms:

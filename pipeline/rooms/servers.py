@@ -8,8 +8,9 @@ its channel, so that more masters carry more rooms; a plain PUBLISH would go to 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any, cast
 
 from redis.asyncio import ConnectionPool, Redis
@@ -34,22 +35,26 @@ def make_pool(url: str) -> ConnectionPool:
 
 
 class Server:
-    """One connection to one Redis server. heard_at: when it last said something."""
+    """One connection to one Redis server."""
 
     def __init__(self, connection: AbstractConnection) -> None:
         self.connection = connection
-        self.heard_at = datetime.now(UTC)
+        self._heard = time.monotonic()
+
+    @property
+    def silent_seconds(self) -> float:
+        """For how long it has said nothing."""
+        return time.monotonic() - self._heard
 
     async def send(self, commands: Iterable[tuple[str | bytes, ...]]) -> None:
         """Send commands, all in one go."""
         packed = self.connection.pack_commands(commands)
         await self.connection.send_packed_command(packed, check_health=False)
 
-    async def read(self, timeout: float | None = None) -> Any:
-        """Return the next reply, None when there is none within so many seconds; errors are raised."""
-        reply = await self.connection.read_response(timeout=timeout, disconnect_on_error=False)
-        if reply is not None:
-            self.heard_at = datetime.now(UTC)
+    async def read(self) -> Any:
+        """Return the next reply, however long it takes; errors are raised."""
+        reply = await self.connection.read_response(timeout=math.inf, disconnect_on_error=False)
+        self._heard = time.monotonic()
         return reply
 
 

@@ -90,15 +90,16 @@ async def test_connection_gets_nothing_before_it_starts_and_misses_nothing() -> 
     [
         ([b"x"] * 4, False, "one in flight, three wait: full"),
         ([b"x"] * 5, True, "a fourth waits: over by one"),
-        ([b"x" * 900, b"x" * 1000], False, "only what waits is counted"),
-        ([b"x", b"x" * 500, b"x" * 501], True, "two wait, over by one byte"),
+        ([b"x" * 900, b"x" * 100], False, "one in flight, one waits: full"),
+        ([b"x" * 900, b"x" * 101], True, "over by one byte"),
+        ([b"x", b"x" * 500, b"x" * 500], True, "two wait, over by one byte"),
         ([b"x" * 5000], False, "a frame that goes out at once waits for nothing"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 @pytest.mark.gen_test
 async def test_outbox_bound(frames: list[bytes], is_cut_off: bool, remark: str) -> None:
-    """Three frames or 1000 bytes may wait; then the client is closed, once, and the others go on."""
+    """Three frames, or 1000 bytes with the one in flight, may wait; then the client is closed, and the others go on."""
     rooms, _ = make_rooms()
     slow, quick = await joined(rooms), await joined(rooms)
     for frame in frames:
