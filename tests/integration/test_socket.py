@@ -782,7 +782,7 @@ def closings() -> list[dict[str, Any]]:
     return codes
 
 
-@pytest.mark.parametrize("name", ["authenticate", "connected", "error", "goodbye"])
+@pytest.mark.parametrize("name", ["authenticate", "connected", "resync", "error", "goodbye"])
 def test_examples_of_the_contract_hold(name: str) -> None:
     """The contract's own examples are valid."""
     message = ROOMS["components"]["messages"][name]

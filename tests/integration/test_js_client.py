@@ -1,0 +1,1082 @@
+"""The JavaScript client (clients/js) in a real Node and a real Chromium: against the real service, and, for what that
+cannot be made to do, against a far end that speaks the protocol as the test tells it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, to_timestamp, utc_now
+from pipeline.assets.events import asset_processed
+from tests.browser import BROWSER, Page, browsing
+from tests.contract.contracts import check_event
+from tests.factories import make_asset, make_image, make_noise_image, make_token
+from tests.parts import require
+from tests.service import AiService, Service
+
+CLIENT = Path(__file__).parents[2] / "clients" / "js"
+
+
+def find_node() -> str | None:
+    """Return where Node is, None where there is none or one from before 20.3."""
+    path = shutil.which("node")
+    version = subprocess.run([path, "--version"], capture_output=True, text=True).stdout if path else ""
+    numbers = re.match(r"v(\d+)\.(\d+)", version)
+    return path if numbers and (int(numbers[1]), int(numbers[2])) >= (20, 3) else None
+
+
+NODE = find_node()
+WAIT_SECONDS = 20.0
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+SINCE = to_timestamp(NOON)
+both = pytest.mark.parametrize("kind", ["node", "chromium"])
+
+# What every script here has: the client, and a record of all it says.
+HARNESS = """
+import { PipelineClient } from "BASE/pipeline-client.js";
+const said = [];
+let wake = () => {};
+const shown = (detail) => detail instanceof Error ? { ...detail, name: detail.name, message: detail.message } : detail;
+const say = (name, detail) => { said.push([name, shown(detail)]); wake(); };
+const all = (name) => said.filter(([each]) => each === name).map(([, detail]) => detail);
+async function heard(name, count = 1) {
+  while (all(name).length < count) await new Promise((resolve) => (wake = resolve));
+  return all(name)[count - 1];
+}
+function start(options) {
+  globalThis.client = new PipelineClient(options);
+  for (const name of ["asset_processed", "connected", "disconnected", "error"]) {
+    client.on(name, (detail) => say(name, detail));
+  }
+  return client.connect();
+}
+const failure = (promise) => promise.then(() => null, shown);
+Object.assign(globalThis, { PipelineClient, say, all, heard, start, failure });
+"""
+NODE_DRIVER = """
+import readline from "node:readline";
+const AsyncFunction = (async () => {}).constructor;
+for await (const line of readline.createInterface({ input: process.stdin })) {
+  const answer = (reply) => console.log(JSON.stringify(reply));
+  new AsyncFunction(JSON.parse(line))().then((value) => answer({ value }), ({ stack }) => answer({ stack }));
+}
+"""
+HURRIED = "const real = setTimeout; globalThis.setTimeout = (then, ms, ...more) => real(then, ms / 20, ...more);"
+CHROMIUM_PAGE = """<!doctype html><script type="module">
+addEventListener("unhandledrejection", ({ reason }) => said.push(["unhandled", String(reason)]));
+addEventListener("error", ({ message }) => said.push(["unhandled", message]));
+HARNESS</script>"""
+
+
+class Script:
+    """JavaScript with the harness around it, in Node or in a page of the far end."""
+
+    async def run(self, code: str) -> Any:
+        """Run the body of an async function and return its JSON value."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            return await self._run(code)
+
+    async def heard(self, name: str, count: int = 1) -> Any:
+        """Return the count-th event of that name, waiting for it."""
+        return await self.run(f"return heard({name!r}, {count})")
+
+    async def all(self, name: str) -> list[Any]:
+        """Return the events of that name so far."""
+        found: list[Any] = await self.run(f"return all({name!r})")
+        return found
+
+    async def _run(self, code: str) -> Any:
+        raise NotImplementedError
+
+
+class NodeScript(Script):
+    """process: ends by itself once it hears nothing more from us and the client holds nothing."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    async def _run(self, code: str) -> Any:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(code).encode() + b"\n")
+        line = await self.process.stdout.readline()
+        assert line, "Node has ended"
+        reply = json.loads(line)
+        assert "stack" not in reply, reply["stack"]
+        return reply.get("value")
+
+    async def exit_code(self) -> int:
+        """Let the process go and return how it ended; none of the client's timers is short enough to hide here."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        return await asyncio.wait_for(self.process.wait(), 8)
+
+
+class ChromiumScript(Script):
+    def __init__(self, page: Page) -> None:
+        self.page = page
+
+    async def _run(self, code: str) -> Any:
+        return await self.page.evaluate(f"(async () => {{ {code} }})()")
+
+
+@asynccontextmanager
+async def node() -> AsyncIterator[NodeScript]:
+    """Give a Node that must end by itself, and well, once the client is closed."""
+    require(NODE is not None, "needs Node 20.3 or newer")
+    # Node 22 has a WebSocket of its own; that of Chromium is the standard one these tests see.
+    code = HARNESS.replace("BASE", ".") + "delete globalThis.WebSocket;" + NODE_DRIVER
+    pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
+    process = await asyncio.create_subprocess_exec(
+        str(NODE), "--input-type=module", "--eval", code, cwd=CLIENT, limit=1 << 24, **pipes
+    )
+    script = NodeScript(process)
+    try:
+        yield script
+        if process.returncode is None and not process.stdin.is_closing():
+            await script.run("globalThis.client?.close()")
+            assert await script.exit_code() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@asynccontextmanager
+async def chromium(url: str) -> AsyncIterator[ChromiumScript]:
+    """Give a page of that address in which nothing may go unhandled."""
+    require(BROWSER is not None, "needs Chromium")
+    async with browsing(url) as page:
+        script = ChromiumScript(page)
+        yield script
+        assert await script.all("unhandled") == []
+
+
+class Link:
+    """One connection at the far end. first: the frame it began with."""
+
+    def __init__(self, socket: web.WebSocketResponse, request: web.Request, first: dict[str, Any]) -> None:
+        self.socket = socket
+        self.first = first
+        self.accepted_at = time.monotonic()
+        self.frames: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.ended = asyncio.Event()
+        self._request = request
+
+    async def send(self, *frames: dict[str, Any]) -> None:
+        """Send frames."""
+        for frame in frames:
+            await self.socket.send_json(frame)
+
+    async def connected(self, at: datetime | None = None) -> None:
+        """Let the client in. at: the time of the server's clock."""
+        await self.send({"event": "connected", "room": "user:ann", "serverTime": to_timestamp(at or utc_now())})
+
+    async def frame(self) -> dict[str, Any]:
+        """Return the next frame of the client."""
+        return await asyncio.wait_for(self.frames.get(), WAIT_SECONDS)
+
+    async def close(self, code: int, *last: dict[str, Any]) -> None:
+        """Close with the code after these frames."""
+        await self.send(*last)
+        await self.socket.close(code=code)
+
+    async def wait_ended(self) -> None:
+        """Return when the connection is gone."""
+        await asyncio.wait_for(self.ended.wait(), WAIT_SECONDS)
+
+    def cut(self) -> None:
+        """Break the line."""
+        assert self._request.transport is not None
+        self._request.transport.abort()
+
+
+class Call:
+    """One HTTP request at the far end, which waits for its answer."""
+
+    def __init__(self, request: web.Request, body: bytes) -> None:
+        self.method, self.path, self.query = request.method, request.path, dict(request.query)
+        self.headers = request.headers
+        self.body = body
+        self.answer: asyncio.Future[web.Response | None] = asyncio.get_running_loop().create_future()
+
+    def reply(self, data: Any, status: int = 200) -> None:
+        """Answer well."""
+        self.answer.set_result(web.json_response({"success": True, "data": data}, status=status))
+
+    def refuse(self, status: int, code: str, **headers: str) -> None:
+        """Answer with an error of the envelope. headers: Retry_After="1"."""
+        body = {"success": False, "error": {"code": code, "message": f"scripted {status}"}}
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.answer.set_result(web.json_response(body, status=status, headers=named))
+
+    def reply_html(self, status: int) -> None:
+        """Answer as a proxy does whose service is gone."""
+        self.answer.set_result(web.Response(status=status, text="<h1>Bad Gateway</h1>", content_type="text/html"))
+
+    def cut(self) -> None:
+        """Break the line."""
+        self.answer.set_result(None)
+
+
+class FarEnd:
+    """The other side of the client, as the test tells it; also serves the client and a page that loads it."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.accepted = 0
+        self._links: asyncio.Queue[Link] = asyncio.Queue()
+        self._calls: asyncio.Queue[Call] = asyncio.Queue()
+        application = web.Application(client_max_size=1 << 24)
+        application.router.add_get("/", self._page)
+        application.router.add_static("/js", CLIENT)
+        application.router.add_get("/ws", self._socket)
+        application.router.add_route("*", "/api/{path:.*}", self._api)
+        self._runner = web.AppRunner(application, shutdown_timeout=1)
+
+    async def __aenter__(self) -> FarEnd:
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = self._runner.addresses[0]
+        self.url = f"http://{host}:{port}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+    async def accept(self) -> Link:
+        """Return the next connection."""
+        return await asyncio.wait_for(self._links.get(), WAIT_SECONDS)
+
+    async def call(self) -> Call:
+        """Return the next HTTP request."""
+        return await asyncio.wait_for(self._calls.get(), WAIT_SECONDS)
+
+    @asynccontextmanager
+    async def script(self, kind: str) -> AsyncIterator[Script]:
+        """Give a script in Node, or in a page of this origin."""
+        async with node() if kind == "node" else chromium(f"{self.url}/") as script:
+            yield script
+
+    async def _page(self, _request: web.Request) -> web.Response:
+        text = CHROMIUM_PAGE.replace("HARNESS", HARNESS.replace("BASE", "/js"))
+        return web.Response(text=text, content_type="text/html")
+
+    async def _socket(self, request: web.Request) -> web.WebSocketResponse:
+        # Uncompressed, like the service's.
+        socket = web.WebSocketResponse(protocols=("pipeline.v1",), timeout=1, compress=False)
+        await socket.prepare(request)
+        self.accepted += 1
+        assert socket.ws_protocol == "pipeline.v1"
+        link = Link(socket, request, await socket.receive_json())
+        self._links.put_nowait(link)
+        async for message in socket:
+            link.frames.put_nowait(message.json())
+        link.ended.set()
+        return socket
+
+    async def _api(self, request: web.Request) -> web.Response:
+        call = Call(request, await request.read())
+        self._calls.put_nowait(call)
+        answer = await call.answer
+        if answer is None:
+            assert request.transport is not None
+            request.transport.abort()
+        return answer or web.Response()
+
+
+def make_event(number: int, after_seconds: float = 0) -> dict[str, Any]:
+    """Return an event whose assetId ends in the number, so long after noon."""
+    timestamp = to_timestamp(NOON + timedelta(seconds=after_seconds))
+    common = {"event": "asset_processed", "assetId": f"{number:024x}", "timestamp": timestamp}
+    return common | {"status": "failed", "error": "refused"}
+
+
+def started(url: str, token: str = '"a-token"', **options: Any) -> str:
+    """Return a script that starts a client and leaves its promise alone. token: a JavaScript expression."""
+    given = json.dumps({"url": url} | options)
+    return f"start({{ ...{given}, token: {token} }});"
+
+
+def photo(image: bytes) -> str:
+    """Return the image as a JavaScript expression."""
+    encoded = base64.b64encode(image).decode()
+    return f'new Blob([Uint8Array.from(atob("{encoded}"), (letter) => letter.charCodeAt(0))])'
+
+
+# against the real service
+
+
+@both
+@pytest.mark.gen_test(timeout=60)
+async def test_upload_is_followed_to_its_event(kind: str, tmp_path: Path, ai_service: AiService) -> None:
+    """From another origin: connect, upload with progress, get the one event, read the asset; refusals say why."""
+    image = make_noise_image(600_000)
+    async with FarEnd() as page:
+        with Service(tmp_path, ai_service.url, ALLOWED_ORIGINS=page.url) as service:
+            async with page.script(kind) as script:
+                got = await script.run(
+                    f"""
+                    const room = await start({{ url: "{service.url}", token: async () => "{make_token()}" }});
+                    const steps = [];
+                    const onProgress = (...step) => steps.push(step);
+                    const receipt = await client.upload({photo(image)}, {{ category: "lego", onProgress }});
+                    const event = await heard("asset_processed");
+                    const refusal = await failure(client.upload(new Blob(["no photo"]), {{ category: "car" }}));
+                    const [asset, page] = [await client.asset(receipt.assetId), await client.assets({{ limit: 1 }})];
+                    return {{ room, steps, receipt, event, refusal, asset, page, since: client.since }};
+                    """
+                )
+                assert await script.all("asset_processed") == [got["event"]]
+                assert await script.all("error") == []
+    check_event(got["event"])
+    assert got["room"] == "user:user-1"
+    assert got["receipt"]["status"] == "processing"
+    assert got["event"]["assetId"] == got["receipt"]["assetId"] == got["asset"]["id"]
+    assert got["page"] == {"items": [got["asset"]], "nextCursor": None}
+    assert got["since"] == got["event"]["timestamp"]
+    assert got["asset"]["images"]["original"]["bytes"] == len(image)
+    assert got["steps"] == sorted(got["steps"])
+    assert got["steps"][-1][0] == got["steps"][-1][1] > len(image)
+    assert {key: got["refusal"][key] for key in ("name", "code", "status")} == {
+        "name": "PipelineError",
+        "code": "VALIDATION_ERROR",
+        "status": 400,
+    }
+    assert "category" in {detail["field"] for detail in got["refusal"]["details"]}
+
+
+@both
+@pytest.mark.gen_test(timeout=60)
+async def test_event_of_an_outage_arrives_once(kind: str, tmp_path: Path) -> None:
+    """The server is killed and comes back at its address; what finished meanwhile arrives, and so does what is new."""
+    async with FarEnd() as page:
+        with AiService(held=True) as ai_service, Service(tmp_path, ai_service.url, ALLOWED_ORIGINS=page.url) as service:
+            port = service.url.rpartition(":")[2]
+            async with page.script(kind) as script:
+                code = f"return (await client.upload({photo(make_image())}, {{ category: 'lego' }})).assetId"
+                first = await script.run(f"await {started(service.url, json.dumps(make_token()))} {code}")
+                service.kill()
+                await script.heard("disconnected")
+                # The event happens at another address, where the client is not.
+                ai_service.order(held=False)
+                service.start()
+                service.wait_log("job_completed")
+                service.stop()
+                service.environment["PORT"] = port
+                service.start()
+                await script.heard("connected", 2)
+                second = await script.run(code)
+                await script.heard("asset_processed", 2)
+                events = await script.all("asset_processed")
+    assert [event["assetId"] for event in events] == [first, second]
+
+
+# what a client keeps
+
+
+@both
+@pytest.mark.gen_test(timeout=60)
+async def test_since_is_the_newest_event_handed_on(kind: str) -> None:
+    """Without one it is the first serverTime; older events and later serverTimes never move it; it is sent again."""
+    async with FarEnd() as far, far.script(kind) as script:
+        await script.run(started(far.url))
+        link = await far.accept()
+        assert link.first == {"auth": {"token": "a-token"}}
+        await link.connected(NOON)
+        link.cut()
+        link = await far.accept()
+        assert link.first == {"auth": {"token": "a-token"}, "since": SINCE}
+        await link.connected(NOON + timedelta(hours=1))
+        await link.send({"event": "of a later version"}, make_event(1, 30), make_event(2, 20))
+        await script.heard("asset_processed", 2)
+        link.cut()
+        link = await far.accept()
+        assert link.first["since"] == make_event(1, 30)["timestamp"] == await script.run("return client.since")
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_repeats_are_dropped() -> None:
+    """Thousands of events come again on a new connection and none is handed on twice; the same asset's next one is.
+    The memory for this is bounded.
+    """
+    events = [make_event(number) for number in range(5000)]
+    async with FarEnd() as far, far.script("node") as script:
+        await script.run(started(far.url, since=SINCE))
+        link = await far.accept()
+        await link.connected()
+        await link.send(*events, events[0])
+        link.cut()
+        link = await far.accept()
+        await link.connected()
+        await link.send(*events, make_event(0, 1), events[0])
+        await script.heard("asset_processed", 5002)
+        assert await script.all("asset_processed") == [*events, make_event(0, 1), events[0]]
+
+
+def finished_assets() -> list[Asset]:
+    """Return one asset of each shape an event can have, a second apart."""
+    brand, model = {"value": "Nike", "confidence": 0.9}, {"value": "Air Max 90", "confidence": 0.8}
+    processed = ProcessedImageRef("https://images.example/p.webp")
+    shapes: list[dict[str, Any]] = [
+        {"status": AssetStatus.ACTIVE, "ai_metadata": AiMetadata(brand, model, brand), "processed": processed},
+        {"status": AssetStatus.ACTIVE, "ai_metadata": AiMetadata(brand, model)},
+        {"status": AssetStatus.PARTIAL, "ai_metadata": AiMetadata(model=model), "processed": processed},
+        {"status": AssetStatus.PARTIAL, "ai_metadata": AiMetadata(brand=brand)},
+        {"status": AssetStatus.FAILED, "ai_metadata": AiMetadata(error="The image was refused")},
+        {"status": AssetStatus.FAILED, "ai_metadata": AiMetadata(brand=brand), "processed": processed},
+    ]
+    instants = [NOON + timedelta(seconds=number) for number in range(len(shapes))]
+    return [dataclasses.replace(make_asset(), finished_at=at, **shape) for at, shape in zip(instants, shapes)]
+
+
+@both
+@pytest.mark.gen_test(timeout=60)
+async def test_resync_is_read_page_by_page(kind: str) -> None:
+    """Each listed asset becomes exactly the event the server would have sent; a live one meanwhile does not move
+    `since` before all pages are read, also when the service is out of reach for a moment.
+    """
+    assets = finished_assets()
+    live = make_event(1, 600)
+    async with FarEnd() as far, far.script(kind) as script:
+        await script.run(started(far.url, since=SINCE))
+        link = await far.accept()
+        await link.connected()
+        await link.send({"event": "resync"})
+        call = await far.call()
+        assert (call.path, call.headers["Authorization"]) == ("/api/assets", "Bearer a-token")
+        assert call.query == {"finishedSince": "2026-01-31T11:59:40.000Z", "limit": "100"}
+        await link.send(live)
+        await script.heard("asset_processed")
+        assert await script.run("return client.since") == SINCE
+        call.reply({"items": [asset.to_json() for asset in assets[:3]], "nextCursor": "page-2"})
+        await script.heard("asset_processed", 4)
+        assert await script.run("return client.since") == to_timestamp(assets[2].finished_at)
+        call = await far.call()
+        assert call.query["cursor"] == "page-2"
+        call.refuse(503, "UNAVAILABLE", Retry_After="0")
+        call = await far.call()
+        # One that got a new job after it was listed has no event yet.
+        items = [assets[2], make_asset(), *assets[3:]]
+        call.reply({"items": [asset.to_json() for asset in items], "nextCursor": None})
+        await script.heard("asset_processed", 7)
+        assert await script.all("asset_processed") == [live, *map(asset_processed, assets)]
+        assert await script.run("return client.since") == live["timestamp"]
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_resync_survives_a_broken_connection() -> None:
+    """Cut off in the middle, the client comes back with what it has got in order, not with a live event's time; told
+    to wait for an hour, it does not give up.
+    """
+    assets = finished_assets()
+    async with FarEnd() as far, far.script("node") as script:
+        await script.run(started(far.url, since=SINCE))
+        link = await far.accept()
+        await link.connected()
+        await link.send({"event": "resync"}, make_event(1, 600))
+        call = await far.call()
+        call.reply({"items": [assets[1].to_json()], "nextCursor": "page-2"})
+        (await far.call()).refuse(503, "UNAVAILABLE", Retry_After="3600")
+        await link.send(make_event(2, 601))
+        await script.heard("asset_processed", 3)
+        link.cut()
+        link = await far.accept()
+        assert link.first["since"] == to_timestamp(assets[1].finished_at)
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_resync_asked_for_twice_is_read_twice() -> None:
+    """A second resync while the first is being read begins when that has ended."""
+    async with FarEnd() as far, far.script("node") as script:
+        await script.run(started(far.url, since=SINCE))
+        link = await far.accept()
+        await link.connected()
+        await link.send({"event": "resync"})
+        call = await far.call()
+        await link.send({"event": "resync"}, make_event(1, 600))
+        await script.heard("asset_processed")
+        await script.run("globalThis.fence = client.asset('fence')")
+        fence = await far.call()
+        assert fence.path == "/api/assets/fence"
+        fence.reply({})
+        call.reply({"items": [], "nextCursor": None})
+        call = await far.call()
+        assert call.query["finishedSince"] == "2026-01-31T11:59:40.000Z"
+        call.reply({"items": [asset_json(make_event(2, 5))], "nextCursor": None})
+        await script.heard("asset_processed", 2)
+        assert await script.run("return client.since") == make_event(1, 600)["timestamp"]
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_resync_ends_with_the_client() -> None:
+    """A listener that closes the client hears nothing more of the page."""
+    async with FarEnd() as far, far.script("node") as script:
+        await script.run(started(far.url, since=SINCE) + "client.on('asset_processed', () => client.close())")
+        link = await far.accept()
+        await link.connected()
+        await link.send({"event": "resync"})
+        (await far.call()).reply({"items": [asset.to_json() for asset in finished_assets()], "nextCursor": None})
+        await link.wait_ended()
+        assert len(await script.all("asset_processed")) == 1
+
+
+def asset_json(event: dict[str, Any]) -> dict[str, Any]:
+    """Return the asset whose event this is."""
+    finished_at = datetime.fromisoformat(event["timestamp"])
+    return make_asset(id=event["assetId"], status=AssetStatus.FAILED, finished_at=finished_at).to_json()
+
+
+# how a connection ends and comes back
+
+
+@both
+@pytest.mark.gen_test(timeout=60)
+async def test_goodbye_tells_when_to_come_back(kind: str) -> None:
+    """The client waits as long as the server said, neither less nor by its own backoff."""
+    async with FarEnd() as far, far.script(kind) as script:
+        await script.run(started(far.url))
+        link = await far.accept()
+        await link.connected()
+        closed_at = time.monotonic()
+        await link.close(1012, {"event": "goodbye", "retryInMs": 700})
+        link = await far.accept()
+        assert link.accepted_at - closed_at >= 0.69
+        assert await script.all("disconnected") == [{"code": 1012, "willReconnect": True, "retryInMs": 700}]
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_waits_double_with_full_jitter() -> None:
+    """Half a second doubling to half a minute, a random part of it each time; a good connection starts it anew."""
+    async with FarEnd() as far, far.script("node") as script:
+        with socket.create_server(("127.0.0.1", 0)) as unused:
+            nowhere = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        await script.run(f"Math.random = () => 0.01; {started(nowhere)}")
+        await script.heard("disconnected", 8)
+        waits = [event["retryInMs"] for event in await script.all("disconnected")][:8]
+        assert waits == pytest.approx([5, 10, 20, 40, 80, 160, 300, 300])
+        await script.run(f"client.close(); {started(far.url)}")
+        link = await far.accept()
+        link.cut()
+        link = await far.accept()
+        await link.connected()
+        link.cut()
+        await far.accept()
+        waits = [event["retryInMs"] for event in await script.all("disconnected")]
+        assert waits[waits.index(None) + 1:] == pytest.approx([5, 5])
+
+
+@both
+@pytest.mark.gen_test(timeout=60)
+async def test_attempt_that_hangs_is_given_up(kind: str) -> None:
+    """Ten seconds for all of it: the answer to the handshake, and to the token. (Timers run twenty times as fast.)"""
+    silent: list[asyncio.StreamWriter] = []
+    hung_up = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        silent.append(writer)
+        while await reader.read(4096):
+            pass
+        hung_up.set()
+        writer.close()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    mute = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with FarEnd() as far, far.script(kind) as script:
+        begun_at = time.monotonic()
+        await script.run(HURRIED + started(mute))
+        assert (await script.heard("disconnected"))["code"] == 1006
+        assert time.monotonic() - begun_at >= 0.5
+        await asyncio.wait_for(hung_up.wait(), WAIT_SECONDS)
+        await script.run("client.close();" + started(far.url))
+        link, again = await far.accept(), await far.accept()
+        assert again.accepted_at - link.accepted_at >= 0.49
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_network_that_returns_is_used_at_once() -> None:
+    """In a browser `online` ends a wait, or a connection that only looks open; to be looked at ends a wait too."""
+    minute = {"event": "goodbye", "retryInMs": 60_000}
+    async with FarEnd() as far, far.script("chromium") as script:
+        assert isinstance(script, ChromiumScript)
+        await script.run(started(far.url))
+        link = await far.accept()
+        await link.connected()
+        await link.close(1012, minute)
+        await script.heard("disconnected")
+        line = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+        await script.page.call("Network.emulateNetworkConditions", offline=True, **line)
+        await script.page.call("Network.emulateNetworkConditions", offline=False, **line)
+        link = await far.accept()
+        await link.connected()
+        await script.run("await heard('connected', 2); dispatchEvent(new Event('online'))")
+        await link.wait_ended()
+        link = await far.accept()
+        await link.connected()
+        await link.close(1012, minute)
+        await script.run("""
+          await heard("disconnected", 4);
+          document.dispatchEvent(new Event("visibilitychange"));
+        """)
+        await far.accept()
+        await script.run("client.close(); dispatchEvent(new Event('online'))")
+        assert len(await script.all("disconnected")) == 5
+
+
+# tokens
+
+FRESH = "() => `token-${(globalThis.asked = (globalThis.asked ?? 0) + 1)}`"
+
+
+@both
+@pytest.mark.gen_test(timeout=60)
+async def test_refused_token_is_replaced_once(kind: str) -> None:
+    """A token function is asked again at once; if the fresh one is refused too, the client gives up and says so."""
+    refused = {"event": "error", "message": "Invalid token"}
+    async with FarEnd() as far, far.script(kind) as script:
+        await script.run(started(far.url, FRESH))
+        for number, code in enumerate((4419, 4403, 4401), start=1):
+            link = await far.accept()
+            assert link.first["auth"]["token"] == f"token-{number}"
+            await link.connected()
+            await link.close(code)
+        await (await far.accept()).close(4403, refused)
+        error = await script.heard("error")
+        assert error == {
+            "name": "PipelineError",
+            "message": "Invalid token",
+            "code": "UNAUTHORIZED",
+            "status": 4403,
+            "details": [],
+        }
+        assert await script.all("disconnected") == [
+            *({"code": code, "willReconnect": True, "retryInMs": 0} for code in (4419, 4403, 4401)),
+            {"code": 4403, "willReconnect": False, "retryInMs": None},
+        ]
+        # The app may have found out why, and begin again.
+        await script.run("client.connect()")
+        await (await far.accept()).close(4403)
+        await (await far.accept()).connected()
+        await script.heard("connected", 4)
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_expired_token_that_is_borne_with_is_no_fresh_one() -> None:
+    """The server lets one in that expired seconds ago and then closes with 4419; this must not become a loop."""
+    token = json.dumps(make_token(expires_in=-1))
+    async with FarEnd() as far, far.script("node") as script:
+        await script.run(started(far.url, f"() => {token}"))
+        for _ in range(2):
+            link = await far.accept()
+            await link.connected()
+            await link.close(4419)
+        assert (await script.heard("error"))["status"] == 4419
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [("chromium", 4403), *(("node", code) for code in (4400, 4401, 4403, 4419, 4429, 1002, 1007, 1009))],
+)
+@pytest.mark.gen_test(timeout=60)
+async def test_refusal_for_good_ends_it(kind: str, code: int) -> None:
+    """With a token that cannot be refreshed, or by a code that means "not unchanged", connect() rejects."""
+    async with FarEnd() as far, far.script(kind) as script:
+        await script.run(f"globalThis.refusal = failure(start({{ url: '{far.url}', token: 'a-token' }}))")
+        await (await far.accept()).close(code)
+        assert (await script.run("return refusal"))["status"] == code
+        assert await script.all("disconnected") == [{"code": code, "willReconnect": False, "retryInMs": None}]
+        assert [error["status"] for error in await script.all("error")] == [code]
+        assert far.accepted == 1
+
+
+@both
+@pytest.mark.gen_test(timeout=60)
+async def test_token_is_renewed_before_it_expires(kind: str) -> None:
+    """A fresh one goes out on the open connection, a tenth of its life or a minute before its end by the server's
+    clock, however wrong ours is; a token function that fails is asked again. (The first two long timers fire at once.)
+    """
+    hurried = """
+      const real = setTimeout;
+      globalThis.setTimeout = (then, ms, ...more) => {
+        if (ms > 30_000) say("timer", ms);
+        return real(then, ms > 30_000 && all("timer").length < 3 ? 0 : ms, ...more);
+      };
+    """
+    answer = "() => tokens.shift() ?? Promise.reject(new Error('no session'))"
+    async with FarEnd() as far, far.script(kind) as script:
+        # "???" is where base64 and the base64url of tokens differ.
+        tokens = [make_token(expires_in=3600 + 300, note="?" * 6), None, make_token(expires_in=3600 + 7200)]
+        await script.run(f"globalThis.tokens = {json.dumps(tokens)}; {hurried} {started(far.url, answer)}")
+        link = await far.accept()
+        await link.connected(utc_now() + timedelta(hours=1))
+        assert await link.frame() == {"auth": {"token": tokens[2]}}
+        await script.heard("timer", 3)
+        assert await script.all("timer") == pytest.approx([270_000, 270_000, 7_140_000], abs=20_000)
+        assert [error["message"] for error in await script.all("error")] == ["The token function failed: no session"]
+        await link.send(make_event(1))
+        await script.heard("asset_processed")
+        assert far.accepted == 1
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_renewal_of_a_token_that_lives_for_years_can_wait() -> None:
+    """No timer is set beyond what setTimeout can bear: it would fire at once, again and again."""
+    token = make_token(expires_in=400 * 86_400)
+    async with FarEnd() as far, far.script("node") as script:
+        watched = "const real = setTimeout; globalThis.setTimeout = (...all) => (say('timer', all[1]), real(...all));"
+        await script.run(f"{watched} {started(far.url, f'() => (say(0), {json.dumps(token)})')}")
+        await (await far.accept()).connected()
+        await script.heard("connected")
+        assert max(await script.all("timer")) == 2**31 - 1
+        assert len(await script.run("return all(0)")) == 1
+
+
+# what the app gives us
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_app_may_bring_its_own_parts() -> None:
+    """WebSocket and fetch are the given ones; an address no WebSocket can be made for is no reason to try for ever."""
+    async with node() as script:
+        refusal = await script.run("""
+          class WebSocket { constructor(url, protocols) { throw new Error(`${url} ${protocols}`); } }
+          const fetch = async (url) => Response.json({ success: true, data: url });
+          const refusal = await failure(start({ url: "https://photos.example/base/", token: "t", WebSocket, fetch }));
+          return { ...refusal, url: await client.asset("1") };
+        """)
+        assert refusal["message"] == "wss://photos.example/base/ws pipeline.v1"
+        assert refusal["url"] == "https://photos.example/base/api/assets/1"
+        assert await script.all("disconnected") == [{"code": 1006, "willReconnect": False, "retryInMs": None}]
+
+
+@both
+@pytest.mark.gen_test(timeout=60)
+async def test_failing_app_code_breaks_nothing(kind: str) -> None:
+    """A token function, listeners and a progress listener that fail are told to `error`; all goes on."""
+    async with FarEnd() as far, far.script(kind) as script:
+        await script.run(f"""
+          let calls = 0;
+          {started(far.url, '() => { if (!calls++) throw new Error("no session"); return "a-token"; }')}
+          client.on("asset_processed", () => {{ throw new Error("thrown"); }});
+          client.on("asset_processed", async () => {{ throw new Error("rejected"); }});
+          client.on("error", () => {{ throw new Error("error listener"); }});
+          const end = client.on("asset_processed", () => say("unsubscribed"));
+          end();
+        """)
+        link = await far.accept()
+        await link.connected()
+        await link.send(make_event(1), make_event(2))
+        await script.heard("error", 5)
+        messages = [error["message"] for error in await script.all("error")]
+        assert messages[0] == "The token function failed: no session"
+        assert sorted(messages[1:]) == ["rejected", "rejected", "thrown", "thrown"]
+        assert len(await script.all("asset_processed")) == 2
+        assert await script.all("unsubscribed") == []
+        uploading = "client.upload(new Blob(['x']), { category: 'lego', onProgress() { throw new Error('step'); } })"
+        await script.run(f"globalThis.receipt = {uploading}")
+        (await far.call()).reply({"assetId": "1"}, 202)
+        assert await script.run("return receipt") == {"assetId": "1"}
+        assert (await script.heard("error", 6))["message"] == "step"
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_close_counts_in_every_listener() -> None:
+    """An app that closes the client when its token function fails is not connected after all."""
+    async with node() as script:
+        await script.run("""
+          const token = () => { throw new Error("no session"); };
+          globalThis.refusal = failure(start({ url: "http://127.0.0.1:1", token }));
+          client.on("error", () => client.close());
+        """)
+        assert (await script.run("return refusal"))["code"] == "CLOSED"
+        assert [event["willReconnect"] for event in await script.all("disconnected")] == [True, False]
+        assert await script.exit_code() == 0
+
+
+@pytest.mark.parametrize("state", ["connecting", "connected", "waiting", "resync"])
+@pytest.mark.gen_test(timeout=60)
+async def test_close_lets_the_process_end(state: str) -> None:
+    """No timer, socket or request of the client keeps Node alive, wherever close() finds it."""
+    async with FarEnd() as far, node() as script:
+        await script.run(f"globalThis.room = failure(start({{ url: '{far.url}', token: 'a-token' }}))")
+        link = await far.accept()
+        if state != "connecting":
+            await link.connected()
+            await script.heard("connected")
+        if state == "waiting":
+            await link.close(1012, {"event": "goodbye", "retryInMs": 60_000})
+            await script.heard("disconnected")
+        if state == "resync":
+            await link.send({"event": "resync"})
+            (await far.call()).refuse(503, "UNAVAILABLE", Retry_After="50")
+        await script.run("client.close(); client.close()")
+        closed = (await script.all("disconnected"))[-1]
+        assert closed == {"code": 1000, "willReconnect": False, "retryInMs": None}
+        assert ((await script.run("return room")) or {}).get("code") == ("CLOSED" if state == "connecting" else None)
+        if state != "waiting":
+            await link.wait_ended()
+        assert await script.exit_code() == 0
+        assert far.accepted == 1
+
+
+# uploads
+
+
+@both
+@pytest.mark.gen_test(timeout=60)
+async def test_upload_is_repeated_with_one_key(kind: str) -> None:
+    """After a broken line, 429, 502 and 503 the same body comes again with the same key, not before Retry-After."""
+    image = make_noise_image(200_000)
+    uploading = f"client.upload({photo(image)}, {{ category: 'lego', onProgress: (...step) => say('step', step) }})"
+    async with FarEnd() as far, far.script(kind) as script:
+        await script.run(f"""
+          Math.random = () => 0.01;
+          globalThis.client = new PipelineClient({{ url: "{far.url}/", token: {FRESH} }});
+          globalThis.receipt = {uploading};
+        """)
+        calls = [await far.call()]
+        calls[-1].cut()
+        calls.append(await far.call())
+        calls[-1].reply_html(502)
+        calls.append(await far.call())
+        calls[-1].refuse(503, "UNAVAILABLE", Retry_After="1")
+        refused_at = time.monotonic()
+        calls.append(await far.call())
+        assert time.monotonic() - refused_at >= 0.99
+        calls[-1].refuse(429, "RATE_LIMITED")
+        calls.append(await far.call())
+        calls[-1].reply({"assetId": "1"}, 202)
+        assert await script.run("return receipt") == {"assetId": "1"}
+        steps = await script.all("step")
+    assert len({call.headers["Idempotency-Key"] for call in calls}) == 1
+    assert all(image in call.body and call.method == "POST" for call in calls)
+    assert steps[-1] == [len(calls[-1].body)] * 2
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_upload_ends_when_it_should() -> None:
+    """It throws after five tries, at once if told to wait for long, and on the caller's signal; a 401 is met once."""
+    async with FarEnd() as far, far.script("node") as script:
+        await script.run(f"""
+          globalThis.client = new PipelineClient({{ url: "{far.url}", token: {FRESH} }});
+          globalThis.upload = (options) => {{
+            globalThis.failed = failure(client.upload(new Blob(["x"]), {{ category: "lego", ...options }}));
+          }};
+          upload({{ idempotencyKey: "my-key" }});
+        """)
+        for _ in range(5):
+            call = await far.call()
+            assert call.headers["Idempotency-Key"] == "my-key"
+            call.refuse(503, "UNAVAILABLE", Retry_After="0")
+        assert (await script.run("return failed"))["code"] == "UNAVAILABLE"
+        await script.run("upload()")
+        (await far.call()).refuse(503, "UNAVAILABLE", Retry_After="3600")
+        assert (await script.run("return failed"))["retryAfterMs"] == 3_600_000
+        await script.run("globalThis.abort = new AbortController(); upload({ signal: abort.signal })")
+        call = await far.call()
+        await script.run("abort.abort()")
+        assert (await script.run("return failed"))["name"] == "AbortError"
+        call.cut()
+        await script.run("upload()")
+        for token in ("token-1", "token-2"):
+            call = await far.call()
+            assert call.headers["Authorization"] == f"Bearer {token}"
+            call.refuse(401, "UNAUTHORIZED")
+        assert (await script.run("return failed"))["status"] == 401
+
+
+# Node's WebSocket
+
+
+def text(payload: bytes, first: int = 0x81) -> bytes:
+    """Return a frame of the server."""
+    length = len(payload)
+    head = bytes([length]) if length < 126 else struct.pack("!BH", 126, length)
+    return bytes([first]) + head + payload
+
+
+async def client_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Return opcode and payload of a short frame of the client, which must be whole and masked."""
+    first, length, *mask = await reader.readexactly(6)
+    assert first & 0x80 and length & 0x80 and length & 0x7F < 126
+    payload = await reader.readexactly(length & 0x7F)
+    return first & 0x0F, bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload))
+
+
+HANDSHAKE = """HTTP/1.1 101 Switching Protocols\r
+Upgrade: websocket\r
+Connection: Upgrade\r
+Sec-WebSocket-Accept: ACCEPT\r
+Sec-WebSocket-Protocol: pipeline.v1\r
+\r
+"""
+
+
+@asynccontextmanager
+async def raw_socket(
+    script: Script, handshake: str = HANDSHAKE
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Give the server's end of a WebSocket that Node has opened with clients/js/node-websocket.js."""
+    arrived: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+    server = await asyncio.start_server(lambda *streams: arrived.put_nowait(streams), "127.0.0.1", 0)
+    await script.run(f"""
+      const {{ WebSocket }} = await import("./node-websocket.js");
+      globalThis.socket = new WebSocket("ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws", ["pipeline.v1"]);
+      socket.onopen = () => say("open");
+      socket.onmessage = ({{ data }}) => say("message", data);
+      socket.onclose = ({{ code, reason }}) => say("close", [code, reason]);
+    """)
+    reader, writer = await asyncio.wait_for(arrived.get(), WAIT_SECONDS)
+    request = (await reader.readuntil(b"\r\n\r\n")).decode()
+    assert "Sec-WebSocket-Protocol: pipeline.v1\r\n" in request and "GET /ws HTTP/1.1\r\n" in request
+    (key,) = re.findall(r"Sec-WebSocket-Key: (\S+)", request)
+    digest = hashlib.sha1((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest()
+    writer.write(handshake.replace("ACCEPT", base64.b64encode(digest).decode()).encode())
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        server.close()
+        await server.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("handshake", "is_open"),
+    [
+        (HANDSHAKE, True),
+        (HANDSHAKE.replace("ACCEPT", "AAAA"), False),
+        (HANDSHAKE.replace("pipeline.v1", "another"), False),
+        (HANDSHAKE.replace("Sec-WebSocket-Protocol: pipeline.v1\r\n", ""), False),
+        ("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", False),
+        ("no HTTP\r\n\r\n", False),
+        ("", False),
+    ],
+    ids=["good", "wrong key", "wrong protocol", "no protocol", "refused", "no HTTP", "nothing"],
+)
+@pytest.mark.gen_test(timeout=60)
+async def test_node_websocket_is_careful_with_the_handshake(handshake: str, is_open: bool) -> None:
+    """It opens for the answer to its own question only; a line that then breaks off is a 1006 like all the others."""
+    async with node() as script, raw_socket(script, handshake) as (_, writer):
+        if is_open:
+            await script.heard("open")
+        writer.write_eof()
+        await script.heard("close")
+        assert await script.all("close") == [[1006, ""]]
+        assert len(await script.all("open")) == is_open
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_node_websocket_waits_for_nobody_to_close() -> None:
+    """A server that does not answer the close is hung up on. (Timers run twenty times as fast.)"""
+    async with node() as script, raw_socket(script) as (reader, _):
+        await script.heard("open")
+        await script.run(HURRIED + "socket.close()")
+        assert await client_frame(reader) == (0x8, struct.pack("!H", 1000))
+        assert await script.heard("close") == [1006, ""]
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_node_websocket_reads_frames_in_any_pieces() -> None:
+    """Fragments, a ping between them, bytes one by one, long frames; the close code and reason come through."""
+    long = "ä" * 40_000
+    async with node() as script, raw_socket(script) as (reader, writer):
+        message = "grüße".encode()
+        frames = text(message[:3], 0x01) + text(b"hello", 0x89) + text(b"", 0x00) + text(message[3:], 0x80)
+        for byte in frames:
+            writer.write(bytes([byte]))
+            await writer.drain()
+        assert await client_frame(reader) == (0xA, b"hello")
+        writer.write(bytes([0x81, 127]) + struct.pack("!Q", len(long.encode())) + long.encode() + text(b"", 0x8A))
+        await script.heard("message", 2)
+        assert await script.all("message") == ["grüße", long]
+        await script.run("socket.send('x'.repeat(70_000))")
+        assert await reader.readexactly(10) == bytes([0x81, 0xFF]) + struct.pack("!Q", 70_000)
+        await reader.readexactly(4 + 70_000)
+        writer.write(text(struct.pack("!H", 4419) + b"why", 0x88))
+        assert await client_frame(reader) == (0x8, struct.pack("!H", 4419))
+        writer.close()
+        assert await script.heard("close") == [4419, "why"]
+
+
+@pytest.mark.parametrize(
+    ("frames", "code"),
+    [
+        (b"\x81\x7f" + struct.pack("!Q", 1 << 40), 1009),
+        (text(b"x" * 60_000, 0x01) + text(b"x" * 60_000, 0x00) * 18, 1009),
+        (text(b"\xff\xfe"), 1007),
+        (text(b"binary", 0x82), 1003),
+        (b"\x81\x81\0\0\0\0x", 1002),
+        (text(b"compressed", 0xC1), 1002),
+        (text(b"nothing to continue", 0x80), 1002),
+        (text(b"one", 0x01) + text(b"two"), 1002),
+        (text(b"fragment", 0x09), 1002),
+        (text(b"x", 0x88), 1002),
+        (text(b"", 0x83), 1002),
+    ],
+    ids=["huge", "huge in pieces", "no UTF-8", "binary", "masked", "compressed", "no start", "no end", "split ping"]
+    + ["half a code", "unknown"],
+)
+@pytest.mark.gen_test(timeout=60)
+async def test_node_websocket_fails_on_a_violation(frames: bytes, code: int) -> None:
+    """The server is told why; the app sees what browsers show, a connection that broke."""
+    async with node() as script, raw_socket(script) as (reader, writer):
+        writer.write(frames)
+        opcode, payload = await client_frame(reader)
+        assert (opcode, struct.unpack("!H", payload[:2])[0]) == (0x8, code)
+        writer.close()
+        assert (await script.heard("close"))[0] == 1006
+        assert await script.all("message") == []
+
+
+# the package
+
+
+def test_readme_runs_in_node(tmp_path: Path, ai_service: AiService) -> None:
+    """The README's lines for Node, run as they are: the event is printed and the process ends by itself."""
+    require(NODE is not None, "needs Node 20.3 or newer")
+    (code,) = re.findall(r"## In Node\n+```js\n(.*?)```", (CLIENT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "photo.jpg").write_bytes(make_image())
+    with Service(tmp_path / "data", ai_service.url) as service:
+        code = code.replace("http://127.0.0.1:8080", service.url).replace("photo.jpg", str(tmp_path / "photo.jpg"))
+        command = [str(NODE), "--no-warnings", "--input-type=module", "--eval", code]
+        done = subprocess.run(
+            command,
+            cwd=CLIENT,
+            env={"PIPELINE_TOKEN": make_token()},
+            capture_output=True,
+            text=True,
+            timeout=WAIT_SECONDS,
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "event: 'asset_processed'" in done.stdout and "Nike" in done.stdout
+
+
+def test_package_needs_nothing() -> None:
+    """The module imports nothing, but for Node's WebSocket, when it is needed; the package has no dependencies."""
+    code = re.sub(r"/\*.*?\*/|//.*?$", "", (CLIENT / "pipeline-client.js").read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert re.findall(r"\bimport\b.*|\brequire\b.*", code) == ['import("./node-websocket.js")).WebSocket;']
+    imported = re.findall(r'\bfrom "(.*?)"', (CLIENT / "node-websocket.js").read_text())
+    assert imported and all(name.startswith("node:") for name in imported)
+    package = json.loads((CLIENT / "package.json").read_text())
+    assert not [name for name in package if "ependencies" in name]
+    assert all((CLIENT / name).is_file() for name in [*package["files"], *package["exports"].values()])
