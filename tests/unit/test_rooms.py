@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from pipeline.metrics import Metrics
-from pipeline.rooms.rooms import Connection, Rooms
+from pipeline.rooms.rooms import FRAME_BYTES, Connection, Rooms
 
 
 class Wire:
@@ -90,6 +90,7 @@ async def test_connection_gets_nothing_before_it_starts_and_misses_nothing() -> 
     [
         ([b"x"] * 4, False, "one in flight, three wait: full"),
         ([b"x"] * 5, True, "a fourth waits: over by one"),
+        ([b"x" * 250] * 4, True, "each takes more than its bytes"),
         ([b"x" * 900, b"x" * 100], False, "one in flight, one waits: full"),
         ([b"x" * 900, b"x" * 101], True, "over by one byte"),
         ([b"x", b"x" * 500, b"x" * 500], True, "two wait, over by one byte"),
@@ -99,8 +100,8 @@ async def test_connection_gets_nothing_before_it_starts_and_misses_nothing() -> 
 )
 @pytest.mark.gen_test
 async def test_outbox_bound(frames: list[bytes], is_cut_off: bool, remark: str) -> None:
-    """Three frames, or 1000 bytes with the one in flight, may wait; then the client is closed, and the others go on."""
-    rooms, _ = make_rooms()
+    """Three frames, or so many bytes with the one in flight, may wait; then one is closed, and the others go on."""
+    rooms, _ = make_rooms(max_bytes=1000 + 2 * FRAME_BYTES)
     slow, quick = await joined(rooms), await joined(rooms)
     for frame in frames:
         rooms.deliver("user:1", frame)
