@@ -28,8 +28,8 @@ HEARTBEAT_SECONDS = 30
 BACKOFF_SECONDS = (0.5, 30.0)
 # How long before its end a token is replaced, unless it lives for minutes only.
 RENEW_SECONDS = 60
-# Clocks of the service's processes differ, so an event may come after one that is later by its timestamp.
-OVERLAP_SECONDS = 20
+# An event may come so long after one that is later by its timestamp.
+OVERLAP_SECONDS = 30
 QUEUED_EVENTS = 256
 REMEMBERED_EVENTS = 5000
 TOKEN_CODES = {4401, 4403, 4419}

@@ -11,6 +11,7 @@ import asyncio
 import io
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -107,10 +108,9 @@ class Processing:
         """Commit the result under its run's fence and send the event."""
         asset, analysis, processed = result.asset, result.analysis, result.processed
         is_complete = bool(analysis.brand.value and analysis.model.value)
-        now = utc_now()
         finished = await self._commit(
             asset,
-            lambda: self._store.finish(
+            lambda now: self._store.finish(
                 asset.id,
                 job.id,
                 asset.fence,
@@ -132,9 +132,8 @@ class Processing:
         asset = await self._begin(job, gives_up=True) if _is_ours(job) else None
         if asset is None:
             return
-        now = utc_now()
         failed = await self._commit(
-            asset, lambda: self._store.fail(asset.id, job.id, asset.fence, error=message, finished_at=now)
+            asset, lambda now: self._store.fail(asset.id, job.id, asset.fence, error=message, finished_at=now)
         )
         if failed is None:
             self._drop(asset)
@@ -183,15 +182,16 @@ class Processing:
         url = await self._plugins.save(public_id, io.BytesIO(image.content), image.content_type)
         return ProcessedImageRef(url, public_id)
 
-    async def _commit(self, asset: Asset, write: Callable[[], Awaitable[Asset | None]]) -> Asset | None:
+    async def _commit(self, asset: Asset, write: Callable[[datetime], Awaitable[Asset | None]]) -> Asset | None:
         """Return the asset as committed, None when this run was overtaken.
 
-        Repeats the write while the store is away, so that the provider need not be asked again.
+        Repeats the write while the store is away, so that the provider need not be asked again. Each try is finished
+        when it is made: who asks for what was finished since then must not miss one that was stored long after.
         """
         delay, longest = COMMIT_AGAIN_SECONDS
         while True:
             try:
-                if (committed := await write()) is not None:
+                if (committed := await write(utc_now())) is not None:
                     return committed
                 # An earlier try may have been applied and only its answer lost: what stands under our fence is ours.
                 current = await self._store.get(asset.id)

@@ -26,7 +26,9 @@ ROOM_PREFIX = "user:"
 # After an outage thousands come back at once; the store is not asked for more than a few of them at a time.
 PARALLEL_READS = 8
 AGAIN_SECONDS = 1.0
-CLOCK_SKEW_SECONDS = 5.0
+# An event may leave after one that is later by its timestamp. Clocks differ by 5 s, a commit or another notifier may
+# take as long each; and what a killed process owed comes when its job's lease, on top of this, has run out.
+TOLD_LATE_SECONDS = 15.0
 RESYNC = text_frame(encode({"event": "resync"}))
 
 
@@ -49,9 +51,7 @@ class Replay:
         self._metrics = metrics
         self._max_events = max_events
         self._max_bytes = max_bytes
-        # An event may have left after a later one: clocks differ, and one that a killed process owed comes when its
-        # job's lease has run out.
-        self._overlap = timedelta(seconds=CLOCK_SKEW_SECONDS + lease_seconds)
+        self._overlap = timedelta(seconds=TOLD_LATE_SECONDS + lease_seconds)
         self._reading = asyncio.Semaphore(PARALLEL_READS)
         self._behind: dict[Connection, datetime] = {}
         self._requested = asyncio.Event()

@@ -29,7 +29,7 @@
 
 const CONNECT_MS = 10_000;
 const BACKOFF_MS = { first: 500, longest: 30_000 };
-const OVERLAP_MS = 20_000; // the clocks of the server's processes differ by less
+const OVERLAP_MS = 30_000; // an event may be told so much later than one with a later timestamp
 const REMEMBERED = 5_000; // events, to drop repeats
 const RENEW_MS = 60_000;
 const MAX_TIMER_MS = 2 ** 31 - 1; // setTimeout fires at once for more

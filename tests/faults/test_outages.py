@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.faults.test_process import accept, statuses, wait_until
+from pipeline.assets.asset import to_timestamp, utc_now
 from tests.mongo_server import MongoServer
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
@@ -153,9 +154,12 @@ def test_store_away_for_longer_than_a_job_may_take(tmp_path: Path, ai_service: A
         service.wait_log("commit_deferred", assetId=asset_id)
         time.sleep(5)  # the length is the point: longer than the job's time
         assert not service.find("job_retrying")
+        back_at = to_timestamp(utc_now())
         mongo.start()
         service.wait_log("job_completed", assetId=asset_id)
         assert ai_service.state()["calls"] == 1
+        # Or a user who heard a later event meanwhile and left would not ask for this one.
+        assert service.asset(asset_id)["finishedAt"] >= back_at
 
 
 @pytest.mark.parametrize("loses_data", [False, True], ids=["with its data", "without its data"])

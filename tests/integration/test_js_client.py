@@ -463,7 +463,7 @@ async def test_resync_is_read_page_by_page(kind: str) -> None:
         await link.send({"event": "resync"})
         call = await far.call()
         assert (call.path, call.headers["Authorization"]) == ("/api/assets", "Bearer a-token")
-        assert call.query == {"finishedSince": "2026-01-31T11:59:40.000Z", "limit": "100"}
+        assert call.query == {"finishedSince": "2026-01-31T11:59:30.000Z", "limit": "100"}
         await link.send(live)
         await script.heard("asset_processed")
         assert await script.run("return client.since") == SINCE
@@ -520,7 +520,7 @@ async def test_resync_asked_for_twice_is_read_twice() -> None:
         fence.reply({})
         call.reply({"items": [], "nextCursor": None})
         call = await far.call()
-        assert call.query["finishedSince"] == "2026-01-31T11:59:40.000Z"
+        assert call.query["finishedSince"] == "2026-01-31T11:59:30.000Z"
         call.reply({"items": [asset_json(make_event(2, 5))], "nextCursor": None})
         await script.heard("asset_processed", 2)
         assert await script.run("return client.since") == make_event(1, 600)["timestamp"]

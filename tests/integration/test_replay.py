@@ -17,10 +17,13 @@ from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, to_timestamp, 
 from pipeline.assets.events import asset_processed
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import DependencyUnavailable
+from pipeline.feed import OVERLAP_SECONDS
+from pipeline.replay import TOLD_LATE_SECONDS
 from pipeline.settings import Settings
-from tests.factories import make_asset, make_token
+from tests.factories import SECRET, make_asset, make_token
 from tests.redis_server import RedisServer
-from tests.sockets import WAIT_SECONDS, Client, Process
+from tests.service import ROOT
+from tests.sockets import ROOMS, WAIT_SECONDS, Client, Process
 
 NOON = datetime(2026, 1, 31, 12, 0, 0, 123_000, UTC)
 SECOND = timedelta(seconds=1)
@@ -121,8 +124,8 @@ async def test_nothing_is_replayed_unasked(redis_url: str) -> None:
 async def test_replay_overlaps_for_clocks_that_differ(redis_url: str) -> None:
     """An event whose process' clock was 5 s behind, or that a killed process owed for a lease, is replayed too."""
     async with Process(redis_url, lease_seconds=15) as process:
-        await finish(process, -20.5)
-        owed, behind, last = await finish(process, -19.5), await finish(process, -4.9), await finish(process, 0)
+        await finish(process, -30.5)
+        owed, behind, last = await finish(process, -29.5), await finish(process, -4.9), await finish(process, 0)
         client = await ask(process, "first frame", last["timestamp"])
         assert await client.frames(3) == [owed, behind, last]
 
@@ -357,6 +360,9 @@ async def test_gap_is_replayed_from_where_it_begins_or_the_socket_joined(redis_u
         assert await client.frame() == live
 
 
-def test_overlap_covers_five_seconds_and_a_lease() -> None:
-    """The contract's word for clients that read the list themselves is true for the defaults."""
-    assert Settings(jwt_secret="x" * 32).lease_seconds + 5 == 20
+def test_overlap_of_clients_is_that_of_the_service() -> None:
+    """The contract's word for clients that read the list themselves, and ours that do, hold for the default lease."""
+    overlap = Settings(jwt_secret=SECRET).lease_seconds + TOLD_LATE_SECONDS
+    assert overlap == OVERLAP_SECONDS == 30
+    assert "less 30 s" in ROOMS["components"]["messages"]["resync"]["summary"]
+    assert "const OVERLAP_MS = 30_000;" in (ROOT / "clients" / "js" / "pipeline-client.js").read_text()

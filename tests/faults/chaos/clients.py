@@ -26,7 +26,7 @@ def state_of(found: dict[str, Any]) -> tuple[str, ...]:
 
 def less_overlap(timestamp: str) -> str:
     """Return the instant from which to read the list, for what was told late."""
-    return to_timestamp(datetime.fromisoformat(timestamp) - timedelta(seconds=20)) or ""
+    return to_timestamp(datetime.fromisoformat(timestamp) - timedelta(seconds=30)) or ""
 
 
 class User:

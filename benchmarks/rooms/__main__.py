@@ -1,0 +1,195 @@
+"""Our rooms beside Socket.IO, python-socketio and Centrifugo, in one run: python -m benchmarks.rooms
+
+1,000 sockets of 1,000 users, each let in by a JWT (HS256) that the server checks, each in the room of its user. Events
+go to one room each, round robin: asset_processed as in contracts/, 330 bytes, made and encoded anew for each. Every
+event must reach exactly its socket once, or the run fails. Measured of one process, and of two that share a Redis (the
+sockets on one, the emission in the other):
+
+- events/s: 20,000 events emitted inside the server as fast as it takes them, in slices of 100 between which its event
+  loop runs, from the request that starts them to the last one received; the median of five rounds;
+- p50, p99: from the making of an event to its arrival, at a steady 2,000 events/s for 5 s;
+- CPU: seconds of the server's processes for 1,000 events of these rounds;
+- memory: resident memory the process has gained with 1,000 idle sockets, over 1,000; before, 50 have come and gone.
+
+Servers run in turn, in another order each time, beside one load client (load.py), which is this process. `blaster` has
+nothing to do but write to sockets: what it reaches is what the load client can take. Centrifugo cannot emit from
+inside, so a third process sends it batches of 1,000 over HTTP (of 10 at the steady pace); that process's CPU is not
+counted. Peers are installed into --peers the first time: npm, Go and PyPI are needed; what cannot be had is left out.
+
+Compare ratios within one run only. The second program, python -m benchmarks.rooms.slow, is about clients that do not
+read. Linux only (/proc).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks.rooms.load import Failure, Load
+from benchmarks.rooms.peers import CHECKOUT, Peer, all_peers
+from pipeline.handlers.server import raise_file_limit
+from tests.factories import make_token
+from tests.redis_server import RedisServer
+
+WARM_UP_SOCKETS = 50
+WARM_UP_EVENTS = 10_000
+ROUNDS = 5
+STEADY_RATE = 2_000
+STEADY_SECONDS = 5
+SETTLE_SECONDS = 2.0
+COLUMNS = ("events/s", "p50 ms", "p99 ms", "CPU s/1,000", "KB/socket")
+REFERENCE = "Socket.IO"
+Row = tuple[Peer, bool]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process and its threads so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_kib(pid: int) -> int:
+    """Return the resident memory of a process now."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Rss:"):
+            return int(line.split()[1])
+    raise ValueError(f"process {pid} has no Rss")
+
+
+def measure(peer: Peer, with_redis: bool, tokens: list[str], events: int) -> dict[str, float]:
+    """Start the server, measure all of it, end it; the columns by name."""
+    with ExitStack() as stack:
+        redis_url = stack.enter_context(RedisServer("--appendonly", "no")).url if with_redis else None
+        server = peer.start(peer.folder, redis_url, stack)
+        load = stack.enter_context(Load(peer.codec, server.port, tokens))
+        load.connect(min(WARM_UP_SOCKETS, len(tokens)))
+        load.close()
+        time.sleep(SETTLE_SECONDS)
+        before = resident_kib(server.pids[0])
+        load.connect(len(tokens))
+        load.read_for(SETTLE_SECONDS)
+        memory = (resident_kib(server.pids[0]) - before) / len(tokens)
+        load.emit(server.emit_port, WARM_UP_EVENTS)
+        cpu = sum(map(cpu_seconds, server.pids))
+        seconds = [load.emit(server.emit_port, events) for _ in range(ROUNDS)]
+        cpu = sum(map(cpu_seconds, server.pids)) - cpu
+        load.emit(server.emit_port, STEADY_RATE * STEADY_SECONDS, STEADY_RATE)
+        waits = statistics.quantiles(load.waits, n=100)
+    return {
+        "events/s": events / statistics.median(seconds),
+        "p50 ms": waits[49] / 1e6,
+        "p99 ms": waits[98] / 1e6,
+        "CPU s/1,000": cpu / ROUNDS / events * 1000,
+        "KB/socket": memory,
+    }
+
+
+def describe_machine() -> str:
+    """Return one line about where this runs and how busy it is."""
+    model = next(
+        (line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.machine(),
+    )
+    system = f"Linux {platform.release()}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} cores of {model}, {system}, load average {os.getloadavg()[1]:.1f} before"
+
+
+def render(title: str, results: dict[str, list[dict[str, float]]]) -> list[str]:
+    """Return a table: median (lowest - highest), and times the median of Socket.IO."""
+    lines = [f"**{title}**", "", "| server | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for name, runs in results.items():
+        if not runs:
+            continue
+        cells = [name]
+        for column in COLUMNS:
+            figures = [run[column] for run in runs]
+            cell = "{} ({} - {})".format(*map(show, (statistics.median(figures), min(figures), max(figures))))
+            if name != REFERENCE and results.get(REFERENCE):
+                reference = statistics.median(run[column] for run in results[REFERENCE])
+                cell += f", x {statistics.median(figures) / reference:.2f}"
+            cells.append(cell)
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def show(figure: float) -> str:
+    return f"{figure:,.0f}" if figure >= 1000 else f"{figure:.3g}"
+
+
+def install(peers: list[Peer], folder: Path) -> tuple[list[Peer], list[str]]:
+    """Return the peers that can be had, and a line about each."""
+    had, lines = [], []
+    for peer in peers:
+        peer.folder = folder / peer.name
+        try:
+            lines.append(f"- {peer.name}: {peer.install(peer.folder)}")
+            had.append(peer)
+        except (OSError, subprocess.SubprocessError) as error:
+            said = getattr(error, "stderr", None) or str(error)
+            lines.append(f"- {peer.name}: left out, it could not be set up: {said.strip().splitlines()[-1]}")
+        print(lines[-1], file=sys.stderr, flush=True)
+    return had, lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks.rooms", description=__doc__.partition("\n")[0])
+    parser.add_argument("--sockets", type=int, default=1_000)
+    parser.add_argument("--events", type=int, default=20_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="servers whose name begins so; default: all")
+    parser.add_argument("--peers", type=Path, default=CHECKOUT / "build" / "peers", help="where peers are installed")
+    parser.add_argument("--out", type=Path, help="write the tables into this file too")
+    options = parser.parse_args()
+    raise_file_limit()  # for the servers too
+    wanted = [
+        peer
+        for peer in all_peers()
+        if not options.only or any(peer.name.lower().startswith(name.lower()) for name in options.only)
+    ]
+    peers, versions = install(wanted, options.peers.resolve())
+    machine = describe_machine()
+    users = [f"user-{number}" for number in range(options.sockets)]
+    tokens = [make_token(user, channels=[f"user:{user}"]) for user in users]
+    rows: list[Row] = [(peer, False) for peer in peers] + [(peer, True) for peer in peers if peer.has_redis]
+    results: dict[bool, dict[str, list[dict[str, float]]]] = {False: {}, True: {}}
+    for peer, with_redis in rows:
+        results[with_redis][peer.name] = []
+    failures = []
+    for repeat in range(options.repeats):
+        turn = repeat % len(rows) * 2
+        for peer, with_redis in rows[turn:] + rows[:turn]:
+            name = f"{peer.name}{', Redis' if with_redis else ''}"
+            try:
+                result = measure(peer, with_redis, tokens, options.events)
+            except (Failure, OSError) as error:
+                failures.append(f"- {name}, run {repeat + 1}: failed: {error!r}")
+                print(failures[-1], file=sys.stderr, flush=True)
+                continue
+            results[with_redis][peer.name].append(result)
+            shown = "  ".join(f"{column} {value:.4g}" for column, value in result.items())
+            print(f"run {repeat + 1}: {name}: {shown}", file=sys.stderr, flush=True)
+    report = [
+        f"{options.sockets:,} sockets, {options.events:,} events, {options.repeats} runs: median (lowest - highest), "
+        f"and times {REFERENCE}'s median. {machine}.",
+        "",
+        *versions,
+        "",
+        *render("One process", results[False]),
+        *render("Two processes and Redis: emitted in one, received by the sockets of the other", results[True]),
+        *failures,
+    ]
+    print("\n".join(report))
+    if options.out:
+        options.out.write_text("\n".join(report) + "\n")
+    return bool(failures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
