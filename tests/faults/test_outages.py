@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.faults.test_process import accept, statuses, wait_until
 from pipeline.assets.asset import to_timestamp, utc_now
+from tests.faults.test_process import accept, statuses, wait_until
 from tests.mongo_server import MongoServer
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
