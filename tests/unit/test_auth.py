@@ -70,7 +70,7 @@ BAD_TOKENS = {
     "long sub": make_token("a" * 129),
     "sub with a slash": make_token("a/b"),
     "sub with a newline at its end": make_token("user-1\n"),
-    "not yet valid": make_token(nbf=int(time.time()) + 600),
+    "not yet valid": make_token(nbf=int(time.time()) + 7200),
     "infinite exp": make_token(exp=float("inf")),
     "textual exp": make_token(exp="soon"),
     "algorithm none": raw_token(b'{"alg":"none"}', b'{"sub":"user-1","exp":4102444800}', b""),
