@@ -148,8 +148,10 @@ class SocketHandler(BaseHandler, WebSocketHandler):
         self.set_nodelay(True)
         assert self.ws_connection is not None
         self._stream: IOStream = self.ws_connection.stream  # type: ignore[assignment]
-        if not self._stream.closed():
-            self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        if self._stream.closed():
+            return  # the client vanished before it was answered
+        self._socket: socket.socket = self._stream.socket
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._connection = self._rooms.open(self._write, self._close, lambda: self._end(CloseCode.OUTBOX_FULL))
         token = self._handshake_token()
         if self._is_full(token):
@@ -277,12 +279,12 @@ class SocketHandler(BaseHandler, WebSocketHandler):
         stream = self._stream
         sent = 0
         self.metrics.socket_frames_sent.inc()
-        if not (stream.closed() or stream.writing()):
+        if not stream.writing():
             # Most frames go out whole at once; Tornado's own way takes a future and a task for each.
             try:
-                sent = stream.write_to_fd(memoryview(frame))
+                sent = self._socket.send(frame)
             except OSError:
-                pass  # no space, or broken: the stream finds out which
+                pass  # no space, or closed, or broken: the stream finds out which
             if sent == len(frame):
                 return None
         try:

@@ -6,14 +6,19 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import orjson
+
 TEXT_FRAME = 0x81  # final fragment of a text message, RFC 6455 section 5.2
 PIECE_BYTES = 64 * 1024
-_ENCODER = json.JSONEncoder(separators=(",", ":"))  # json.dumps would make one for each event
 
 
 def encode(event: Mapping[str, Any]) -> bytes:
     """Return the event as JSON text."""
-    return _ENCODER.encode(event).encode()
+    try:
+        return orjson.dumps(event)
+    except TypeError:
+        # Half a surrogate pair, from a provider that cut a text in the middle: only escaped can it be sent.
+        return json.dumps(event, separators=(",", ":")).encode()
 
 
 def text_frame(payload: bytes) -> bytes:

@@ -176,7 +176,7 @@ class Rooms:
 
     def deliver(self, room: str, frame: bytes) -> int:
         """Send the frame to everyone in the room; return to how many."""
-        members = self.members(room)
+        members = tuple(self._members.get(room, ()))  # as of now: a send may end a connection
         for connection in members:
             connection.send(frame)
         return len(members)
