@@ -600,7 +600,7 @@ async def test_attempt_that_hangs_is_given_up(kind: str) -> None:
 
     server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     mute = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with FarEnd() as far, far.script(kind) as script:
+    async with server, FarEnd() as far, far.script(kind) as script:
         begun_at = time.monotonic()
         await script.run(HURRIED + started(mute))
         assert (await script.heard("disconnected"))["code"] == 1006
@@ -609,8 +609,6 @@ async def test_attempt_that_hangs_is_given_up(kind: str) -> None:
         await script.run("client.close();" + started(far.url))
         link, again = await far.accept(), await far.accept()
         assert again.accepted_at - link.accepted_at >= 0.49
-    server.close()
-    await server.wait_closed()
 
 
 @pytest.mark.gen_test(timeout=60)
