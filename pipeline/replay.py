@@ -17,7 +17,7 @@ from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
 from pipeline.errors import DependencyUnavailable
 from pipeline.metrics import Metrics
-from pipeline.rooms.frames import encode, join_frames, text_frame
+from pipeline.rooms.frames import event_frame, join_frames
 from pipeline.rooms.rooms import Connection, Rooms
 
 log = structlog.get_logger(__name__)
@@ -29,7 +29,7 @@ AGAIN_SECONDS = 1.0
 # An event may leave after one that is later by its timestamp. Clocks differ by 5 s, a commit or another notifier may
 # take as long each; and what a killed process owed comes when its job's lease, on top of this, has run out.
 TOLD_LATE_SECONDS = 15.0
-RESYNC = text_frame(encode({"event": "resync"}))
+RESYNC = event_frame({"event": "resync"})
 
 
 class Replay:
@@ -67,7 +67,7 @@ class Replay:
             except DependencyUnavailable:
                 self._metrics.replays.labels("unavailable").inc()
                 raise
-            frames = [text_frame(encode(asset_processed(asset))) for asset in assets or ()]
+            frames = [event_frame(asset_processed(asset)) for asset in assets or ()]
         if assets is None or sum(map(len, frames)) > self._max_bytes:
             self._metrics.replays.labels("resync").inc()
             return [RESYNC]

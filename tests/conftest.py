@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from tornado.ioloop import IOLoop
 
+from pipeline.queue.worker import cancel
 from tests.redis_server import RedisServer
 from tests.service import AiService
 
@@ -19,11 +20,8 @@ def io_loop() -> Iterator[IOLoop]:
     asyncio.set_event_loop(loop)
     io_loop = IOLoop(asyncio_loop=loop, make_current=False)
     yield io_loop
-    # More than once, as a failed test may leave tasks whose Redis client takes a cancellation for a lost connection.
-    while pending := asyncio.all_tasks(loop):
-        for task in pending:
-            task.cancel()
-        loop.run_until_complete(asyncio.wait(pending, timeout=0.5))
+    while left := asyncio.all_tasks(loop):
+        loop.run_until_complete(cancel(left))
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.run_until_complete(loop.shutdown_default_executor())
     asyncio.set_event_loop(None)

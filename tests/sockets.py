@@ -57,6 +57,19 @@ def make_event(number: int = 0, error: str = "AI service unavailable after 3 att
     }
 
 
+def make_handshake(host: str, *headers: str) -> bytes:
+    """Return the bytes of an upgrade request; headers: more lines."""
+    lines = [
+        "GET /ws HTTP/1.1",
+        f"Host: {host}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}",
+        "Sec-WebSocket-Version: 13",
+    ]
+    return "\r\n".join([*lines, *headers, "", ""]).encode()
+
+
 class Client:
     """A WebSocket as a program has it."""
 
@@ -185,16 +198,7 @@ class Process:
 
     def handshake(self, sub: str = "user-1") -> bytes:
         """Return the bytes of an upgrade request with the user's token."""
-        lines = [
-            "GET /ws HTTP/1.1",
-            f"Host: 127.0.0.1:{self.port}",
-            "Upgrade: websocket",
-            "Connection: Upgrade",
-            f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}",
-            "Sec-WebSocket-Version: 13",
-            f"Authorization: Bearer {make_token(sub)}",
-        ]
-        return "\r\n".join([*lines, "", ""]).encode()
+        return make_handshake(f"127.0.0.1:{self.port}", f"Authorization: Bearer {make_token(sub)}")
 
     async def forgotten(self, left: int = 0) -> None:
         """Return when no more than so many sockets are left."""

@@ -29,7 +29,7 @@ from pipeline.handlers.socket import SocketHandler
 from pipeline.metrics import Metrics
 from pipeline.replay import Replay
 from pipeline.rooms.fanout import RoomFanout
-from pipeline.rooms.frames import encode, text_frame
+from pipeline.rooms.frames import event_frame
 from pipeline.rooms.rooms import Rooms
 from pipeline.settings import Settings
 from tests.factories import SECRET
@@ -84,7 +84,7 @@ class EmitHandler(tornado.web.RequestHandler):
         async def send_here(numbers: range) -> None:
             for number in numbers:
                 # As RoomFanout.publish does first of all.
-                self.rooms.deliver(room_of(number, users), text_frame(encode(make_event(number))))
+                self.rooms.deliver(room_of(number, users), event_frame(make_event(number)))
 
         async def send_everywhere(numbers: range) -> None:
             assert self.fanout is not None
@@ -111,7 +111,7 @@ class FloodHandler(tornado.web.RequestHandler):
             for at in range(first, first + users, FLOOD_SLICE):
                 for user in range(at, min(at + FLOOD_SLICE, first + users)):
                     # Each encoded anew: a frame shared by all outboxes would lie in memory only once.
-                    self.rooms.deliver(room_of(user, first + users), text_frame(encode(event)))
+                    self.rooms.deliver(room_of(user, first + users), event_frame(event))
                 await asyncio.sleep(0)
             await asyncio.sleep(started_at + (number + 1) * pace_ms / 1000 - time.monotonic())
         self.finish("ok")

@@ -38,7 +38,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
-from tornado.iostream import IOStream, StreamClosedError
+from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler, _WebSocketParams
 
@@ -50,7 +50,7 @@ from pipeline.handlers.protocol import StrictProtocol
 from pipeline.handlers.query import parse_instant
 from pipeline.metrics import CLOSE_CODES
 from pipeline.replay import ROOM_PREFIX, Replay
-from pipeline.rooms.frames import encode, text_frame
+from pipeline.rooms.frames import event_frame
 from pipeline.rooms.rooms import Connection, Rooms
 from pipeline.settings import Settings
 
@@ -146,8 +146,8 @@ class SocketHandler(BaseHandler, WebSocketHandler):
     async def open(self, *_path: str) -> None:
         """Take the token the handshake brought, or begin to wait for the first frame."""
         self.set_nodelay(True)
-        assert self.ws_connection is not None
-        self._stream: IOStream = self.ws_connection.stream  # type: ignore[assignment]
+        assert self.ws_connection is not None and self.ws_connection.stream is not None
+        self._stream = self.ws_connection.stream
         if self._stream.closed():
             return  # the client vanished before it was answered
         self._socket: socket.socket = self._stream.socket
@@ -258,7 +258,7 @@ class SocketHandler(BaseHandler, WebSocketHandler):
         now = to_timestamp(utc_now())
         # First the room, then the store: what is finished in between is in both, and nothing in neither.
         await self._rooms.join(room, self._connection)
-        connected = text_frame(encode({"event": "connected", "room": room, "serverTime": now}))
+        connected = event_frame({"event": "connected", "room": room, "serverTime": now})
         if await self._start(since, connected):
             log.info("socket_opened", userId=self._user_id)
 
@@ -325,7 +325,7 @@ class SocketHandler(BaseHandler, WebSocketHandler):
     def _end(self, code: CloseCode, message: str | None = None) -> None:
         assert self._connection is not None
         message = message or MESSAGES.get(code)
-        last = text_frame(encode({"event": "error", "message": message})) if message else None
+        last = event_frame({"event": "error", "message": message}) if message else None
         self._rooms.end(self._connection, code, last)
 
     def _close(self, code: int) -> None:
@@ -359,7 +359,7 @@ async def drain_sockets(rooms: Rooms, seconds: float) -> None:
     shortest, longest = RETRY_MS
     longest = min(LONGEST_RETRY_MS, max(longest, round(len(connections) / RETRIES_PER_MS)))
     for connection in connections:
-        goodbye = text_frame(encode({"event": "goodbye", "retryInMs": random.randint(shortest, longest)}))
+        goodbye = event_frame({"event": "goodbye", "retryInMs": random.randint(shortest, longest)})
         rooms.end(connection, CloseCode.DRAIN, goodbye)
     if connections:
         await asyncio.wait([connection.closed for connection in connections], timeout=seconds)

@@ -31,6 +31,11 @@ def text_frame(payload: bytes) -> bytes:
     return bytes((TEXT_FRAME, 127)) + length.to_bytes(8) + payload
 
 
+def event_frame(event: Mapping[str, Any]) -> bytes:
+    """Return the event as the frame that sockets get."""
+    return text_frame(encode(event))
+
+
 def join_frames(frames: Iterable[bytes]) -> list[bytes]:
     """Return the frames one after another in few pieces of about 64 KiB, so that hundreds cost only a few writes."""
     pieces: list[bytes] = []

@@ -146,7 +146,7 @@ class Rooms:
         return list(self._members)
 
     def members(self, room: str) -> tuple[Connection, ...]:
-        """Return the connections in the room."""
+        """Return the connections in the room as of now: what is sent to one may end it."""
         return tuple(self._members.get(room, ()))
 
     @property
@@ -176,7 +176,7 @@ class Rooms:
 
     def deliver(self, room: str, frame: bytes) -> int:
         """Send the frame to everyone in the room; return to how many."""
-        members = tuple(self._members.get(room, ()))  # as of now: a send may end a connection
+        members = self.members(room)
         for connection in members:
             connection.send(frame)
         return len(members)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import os
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -16,9 +14,11 @@ import httpx
 import pytest
 
 from tests.factories import make_token
+from tests.faults.chaos.world import resident_mib
+from tests.faults.test_process import wait_until
 from tests.parts import require
 from tests.service import AiService, Service
-from tests.sockets import WAIT_SECONDS
+from tests.sockets import WAIT_SECONDS, make_handshake
 
 CROWD = 1000
 # More than one such client may cost us, and far less than a leak or a missing bound would.
@@ -70,13 +70,6 @@ def address(service: Service) -> tuple[str, int]:
     return host, int(port)
 
 
-def resident_bytes(service: Service) -> int:
-    path = Path(f"/proc/{service.pid}/statm")
-    require(path.exists(), "needs /proc")
-    pages = path.read_text().split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
 def answers(service: Service) -> bool:
     try:
         return service.get("/livez").status_code == 200
@@ -84,28 +77,22 @@ def answers(service: Service) -> bool:
         return False
 
 
-def handshake(host: str, *headers: str) -> bytes:
-    key = base64.b64encode(os.urandom(16)).decode()
-    lines = ["GET /ws HTTP/1.1", f"Host: {host}", "Upgrade: websocket", "Connection: Upgrade", *headers]
-    lines += [f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13"]
-    return "\r\n".join([*lines, "", ""]).encode()
-
-
 @pytest.mark.parametrize("sent", ["nothing", "half a handshake", "a handshake and no token"])
 @pytest.mark.gen_test(timeout=60)
 async def test_thousand_half_open_sockets_hurt_nobody(service: Service, sent: str) -> None:
     """They cost little memory each, and others are served meanwhile."""
-    whole = handshake("127.0.0.1")
+    whole = make_handshake("127.0.0.1")
     data = {"nothing": b"", "half a handshake": whole[:60], "a handshake and no token": whole}[sent]
     async with Witness(service) as witness:
         await witness.hears()
-        before = resident_bytes(service)
+        before = resident_mib(service.pid)
+        require(before > 0, "needs /proc")
         with ExitStack() as crowd:
             for _ in range(CROWD):
                 client = crowd.enter_context(socket.create_connection(address(service), timeout=WAIT_SECONDS))
                 client.sendall(data)
             await witness.hears()
-            assert resident_bytes(service) - before < CROWD * BYTES_EACH
+            assert resident_mib(service.pid) - before < CROWD * BYTES_EACH / 2**20
             await witness.hears()
         await witness.hears()
 
@@ -147,9 +134,7 @@ async def test_process_with_no_file_left_serves_those_it_has(tmp_path: Path, ai_
                 clients[-1].settimeout(WAIT_SECONDS)
                 assert clients[-1].recv(1) == b""
             # The process hears of their end one by one, and a new connection may come before the first.
-            async with asyncio.timeout(WAIT_SECONDS):
-                while not await asyncio.to_thread(answers, service):
-                    await asyncio.sleep(0.01)
+            await asyncio.to_thread(wait_until, lambda: answers(service), WAIT_SECONDS)
             await witness.hears()
         assert len(service.find("connections_refused")) < 10
         assert service.errors() == []

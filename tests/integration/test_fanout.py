@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -28,6 +27,7 @@ from plugins.notify_websocket import WebSocketNotifier
 from tests.factories import SECRET
 from tests.redis_server import RedisServer
 from tests.sockets import WAIT_SECONDS, Process, make_event
+from tests.toxiproxy import free_port
 
 ROOM = "user:user-1"
 WITHOUT_SHARDS = ("--rename-command", "SPUBLISH", "", "--rename-command", "SSUBSCRIBE", "")
@@ -191,6 +191,7 @@ async def test_sharded_pubsub_is_used_where_there_is_one(options: tuple[str, ...
 def cluster() -> Iterator[list[RedisServer]]:
     """A Redis Cluster of three masters."""
     with ExitStack() as stack:
+        # For talk among the nodes; the usual port, 10,000 above the first, may not exist.
         buses = [free_port() for _ in range(3)]
         servers = [stack.enter_context(RedisServer(*CLUSTER, "--cluster-port", str(bus))) for bus in buses]
         for number, server in enumerate(servers):
@@ -202,14 +203,6 @@ def cluster() -> Iterator[list[RedisServer]]:
             assert time.monotonic() < deadline, "the cluster does not come together"
             time.sleep(0.05)
         yield servers
-
-
-def free_port() -> int:
-    """Return a port for talk among the nodes; the usual one, 10,000 above the first, may not exist."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def info(server: RedisServer) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter, defaultdict
-from datetime import datetime, timedelta
 from typing import Any
 
 import aiohttp
 
 from pipeline.assets.asset import to_timestamp, utc_now
+from pipeline.feed import OVERLAP_SECONDS, shift
 from tests.factories import make_image, make_token
 
 TRIES_AGAIN = (429, 502, 503)
@@ -22,11 +22,6 @@ def state_of(found: dict[str, Any]) -> tuple[str, ...]:
     meta = found.get("aiMetadata") or {}
     text = (meta.get("model") or {}).get("value") or found.get("error") or meta.get("error") or ""
     return found["status"], text, found.get("timestamp") or found["finishedAt"]
-
-
-def less_overlap(timestamp: str) -> str:
-    """Return the instant from which to read the list, for what was told late."""
-    return to_timestamp(datetime.fromisoformat(timestamp) - timedelta(seconds=30)) or ""
 
 
 class User:
@@ -97,7 +92,7 @@ class User:
                             since = max(since, event["timestamp"])
                         elif event["event"] == "resync":
                             self.resyncs += 1
-                            query = {"finishedSince": less_overlap(since), "limit": "100"}
+                            query = {"finishedSince": shift(since, -OVERLAP_SECONDS), "limit": "100"}
                             async for asset in self._pages(session, url, query):
                                 self.live.add(asset["id"])
                                 since = max(since, asset["finishedAt"])
