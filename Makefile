@@ -37,5 +37,5 @@ clean:
 	@touch $@
 
 .venv/installed-test: .venv/installed
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,openai,object,apprise,otel,test]'
 	@touch $@

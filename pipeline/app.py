@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,6 +16,8 @@ import structlog
 import tornado.netutil
 import tornado.web
 
+from pipeline import notifying
+from pipeline.assets.asset import CATEGORIES, Asset, utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore
 from pipeline.auth import TokenVerifier
@@ -22,11 +25,12 @@ from pipeline.errors import ConfigurationError, DependencyUnavailable
 from pipeline.handlers import assets, base, ops, queue, upload
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.socket import SocketHandler, drain_sockets
+from pipeline.hooks import JobEvent
 from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics
-from pipeline.processing import Processing
+from pipeline.processing import Processing, job_event
 from pipeline.queue.breaker import Breaker
-from pipeline.queue.job import RetryPolicy
+from pipeline.queue.job import Finish, Outcome, RetryPolicy
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.worker import Worker, cancel
 from pipeline.reconciler import Reconciler
@@ -35,11 +39,15 @@ from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms
 from pipeline.settings import Fairness, Role, Settings
 from pipeline.submission import Submission, SubmissionPolicy
+from pipeline.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
 QUEUE_NAME = "ai-processing"
 STORE_AGAIN_SECONDS = 2.0
+# What was delivered is kept so long as the same event may come again: a crash may repeat it.
+KEEP_DELIVERED_SECONDS = 3600
+LONGEST_NOTIFIER_DELAY_SECONDS = 7200
 GOODBYE_SECONDS = 2.0
 
 
@@ -65,7 +73,7 @@ class App:
         self.metrics = Metrics()
         self.rooms = Rooms(max_frames=settings.outbox_frames, max_bytes=settings.outbox_bytes, metrics=self.metrics)
         self.fanout = RoomFanout(self.rooms, redis_url, metrics=self.metrics)
-        self.plugins = build_plugins(settings, self.metrics, self.fanout)
+        self.plugins = build_plugins(settings, self.metrics, self.fanout, CATEGORIES)
         self.store = _store(settings)
         self.replay = Replay(
             self.store,
@@ -101,12 +109,25 @@ class App:
             self.metrics,
             SubmissionPolicy(is_fair, settings.max_backlog, settings.max_backlog_per_user, settings.dedupe_uploads),
             on_deferred=self.reconciler.request,
+            on_enqueued=self._observe_enqueued,
         )
+        self.notifications = JobQueue(
+            redis_url,
+            name=notifying.QUEUE_NAME,
+            lease_seconds=settings.lease_seconds,
+            keep_completed_seconds=KEEP_DELIVERED_SECONDS,
+            keep_failed_seconds=settings.keep_failed_seconds,
+            longest_delay_seconds=LONGEST_NOTIFIER_DELAY_SECONDS,
+            # One receiver that is away must not stop the others; each waits by its own backoff.
+            breaker=Breaker(failures=sys.maxsize),
+        )
+        self.notifying = notifying.Notifying(self.plugins, self.notifications, self.metrics)
         self.worker = Worker(
             self.queue,
             Processing(
                 self.store,
                 self.plugins,
+                self.notifying,
                 self.metrics,
                 provider_timeout_seconds=settings.provider_timeout_seconds,
                 max_starts=settings.job_attempts + settings.max_stalls,
@@ -122,7 +143,13 @@ class App:
             lease_seconds=settings.lease_seconds,
             renew_seconds=settings.renew_seconds,
             on_reconnect=self.reconciler.request,
+            on_start=lambda job: self.plugins.observe("job_started", job_event(job)),
+            on_finish=self._observe_finish,
         )
+        self._workers = [self.worker]
+        if self.plugins.durable:
+            self._workers.append(self._make_notifier_worker())
+        self.watchdog = Watchdog(self.metrics, block_seconds=settings.loop_block_ms / 1000)
         self._pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="image")
         self._background: list[asyncio.Task[None]] = []
         common = {
@@ -143,6 +170,34 @@ class App:
             metrics=self.metrics,
         )
 
+    def _make_notifier_worker(self) -> Worker:
+        settings = self.settings
+        return Worker(
+            self.notifications,
+            self.notifying,
+            RetryPolicy(
+                attempts=settings.notifier_attempts,
+                backoff_ms=settings.notifier_backoff_ms,
+                timeout_seconds=settings.notifier_timeout_seconds + 1,
+                max_stalls=settings.max_stalls,
+            ),
+            self.metrics,
+            concurrency=settings.notifier_slots if settings.role is not Role.WEB else 0,
+            lease_seconds=settings.lease_seconds,
+            renew_seconds=settings.renew_seconds,
+        )
+
+    def _observe_enqueued(self, asset: Asset, request_id: str) -> None:
+        self.plugins.observe(
+            "job_enqueued",
+            JobEvent(asset.processing_job_id, asset.id, asset.user_id, asset.category, request_id, utc_now()),
+        )
+
+    def _observe_finish(self, finish: Finish, seconds: float) -> None:
+        is_last = finish.outcome in (Outcome.COMPLETED, Outcome.FAILED)
+        hook = "job_finished" if is_last else "job_retrying"
+        self.plugins.observe(hook, job_event(finish.job, finish, seconds))
+
     def _routes(self, common: dict[str, Any]) -> list[Any]:
         settings = self.settings
         checks: dict[str, Callable[[], Awaitable[None]]] = {
@@ -151,14 +206,19 @@ class App:
             "storage": self.plugins.check_storage,
         }
         routes: list[Any] = [
-            ("/metrics", ops.MetricsHandler, common | {"queue": self.queue}),
+            ("/metrics", ops.MetricsHandler, common | {"queues": [self.queue, self.notifications]}),
             ("/livez", ops.LiveHandler, common),
             ("/readyz", ops.ReadyHandler, common | {"checks": checks}),
         ]
         if settings.role is Role.WORKER:
             return routes
         with_assets = common | {"store": self.store, "submission": self.submission}
-        with_queue = common | {"queue": self.queue, "submission": self.submission}
+        with_queues = common | {
+            "queues": {
+                QUEUE_NAME: queue.Administered(self.queue, self.submission, "Asset queued for AI analysis"),
+                notifying.QUEUE_NAME: queue.Administered(self.notifications, self.notifying, "Notification queued"),
+            }
+        }
         routes += [
             (
                 "/api/assets/analyze-queue",
@@ -169,12 +229,12 @@ class App:
             ("/api/assets", assets.AssetsHandler, with_assets),
             ("/api/assets/([^/]+)", assets.AssetHandler, with_assets),
             ("/api/assets/([^/]+)/retry", assets.RetryHandler, with_assets),
-            ("/api/queue/failed", queue.FailedJobsHandler, with_queue),
-            ("/api/queue/failed/retry", queue.RetryAllFailedHandler, with_queue),
-            ("/api/queue/failed/([^/]+)", queue.FailedJobHandler, with_queue),
-            ("/api/queue/failed/([^/]+)/retry", queue.RetryFailedHandler, with_queue),
-            ("/api/queue/pause", queue.PauseHandler, with_queue),
-            ("/api/queue/resume", queue.ResumeHandler, with_queue),
+            ("/api/queue/failed", queue.FailedJobsHandler, with_queues),
+            ("/api/queue/failed/retry", queue.RetryAllFailedHandler, with_queues),
+            ("/api/queue/failed/([^/]+)", queue.FailedJobHandler, with_queues),
+            ("/api/queue/failed/([^/]+)/retry", queue.RetryFailedHandler, with_queues),
+            ("/api/queue/pause", queue.PauseHandler, with_queues),
+            ("/api/queue/resume", queue.ResumeHandler, with_queues),
             (
                 "/ws",
                 SocketHandler,
@@ -189,21 +249,24 @@ class App:
 
     async def start(self) -> None:
         """Open what we lean on, take back our jobs, begin to work and only then to listen."""
+        self.watchdog.start()
         await self._open_store()
         await self.fanout.start()
         self._background.append(asyncio.create_task(self.replay.run(), name="replay"))
         if self._owns_redis:
             if recovered := await self.queue.recover(everything=True):
                 log.warning("jobs_recovered", jobIds=recovered)
+            await self.notifications.recover(everything=True)
         self._background.append(asyncio.create_task(self.reconciler.run(), name="reconciler"))
         if self.settings.role is not Role.WEB:
-            self.worker.start()
+            for worker in self._workers:
+                worker.start()
         self._server.add_sockets(self._sockets)
         log.info(
             "service_started",
             address=self.address,
             role=self.settings.role.value,
-            provider=self.settings.provider_name,
+            providers=self.settings.all_providers,
             storage=self.settings.storage_name,
             store="mongodb" if self.settings.mongodb_uri.get_secret_value() else "sqlite",
         )
@@ -214,7 +277,7 @@ class App:
         self._server.stop()
         drains = [self.submission.drain(self.settings.shutdown_seconds)]
         if self.settings.role is not Role.WEB:
-            drains.append(self.worker.drain(self.settings.shutdown_seconds))
+            drains += [worker.drain(self.settings.shutdown_seconds) for worker in self._workers]
         await asyncio.gather(*drains)
         await cancel([*self._background, *self.submission.unsettled])
         await drain_sockets(self.rooms, GOODBYE_SECONDS)
@@ -223,6 +286,8 @@ class App:
         await self.plugins.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         await self.queue.close()
+        await self.notifications.close()
+        self.watchdog.stop()
         await self.store.close()
         log.info("service_stopped")
 

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from pipeline.auth import make_token
 from pipeline.client import Client, ClientError
 from pipeline.errors import ConfigurationError
 from pipeline.handlers.server import raise_file_limit
-from pipeline.hooks.manager import list_plugins
+from pipeline.hooks.catalogue import list_plugins
 from pipeline.settings import Settings
 
 DEMO_USER = "demo"
@@ -198,10 +198,10 @@ def settings(format_: str) -> None:
 
 @main.command()
 def plugins() -> None:
-    """Print every plugin: its name, kind, origin and state."""
-    table = Table("name", "kind", "origin", "state", "reason")
+    """Print every plugin: its name, kind, package, version and state."""
+    table = Table("name", "kind", "package", "version", "state", "reason")
     for info in list_plugins(settings_module.load()):
-        table.add_row(info.name, info.kind, info.origin, info.state, escape(info.reason))
+        table.add_row(info.name, info.kind, info.package, info.version, info.state, escape(info.reason))
     stdout.print(table)
 
 
@@ -215,6 +215,8 @@ def settings_lines(format_: str) -> list[str]:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={'+'.join(names)}" for name, names in value.items())
     return ",".join(value) if isinstance(value, tuple) else str(value)
 
 

@@ -1,7 +1,9 @@
 """Every number operators see. One Metrics object per app, with a registry of its own, so two apps never share a count.
 
 Series of known label sets start at 0: a rate over a series that appears with its first event would miss that event.
-Labels come from small fixed sets, never an id. Counts live in this process only. Safe from any thread.
+Labels come from small fixed sets, never an id. Counts live in this process only, to be summed over processes, but for
+those that end in FLEET: they tell what Redis has, every process the same, so dashboards take the max. Safe from any
+thread.
 """
 
 from __future__ import annotations
@@ -18,18 +20,73 @@ from prometheus_client.registry import Collector
 from pipeline import __version__
 
 QUEUE_STATES = ("waiting", "active", "delayed", "completed", "failed")
+ATTEMPTS = ("1", "2", "3", "more")
 JOB_OUTCOMES = ("completed", "retried", "postponed", "failed", "released", "lost")
 HTTP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
-WAIT_SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 900)
+WAIT_SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 90, 120, 300, 900)
 # 60, 90 and 120 are the limits: the promise to the user, the AI provider's timeout, the job's timeout.
 JOB_SECONDS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 90, 120)
-ASSET_SECONDS = (1, 2, 5, 10, 30, 60, 90, 120, 300)
+ASSET_SECONDS = (0.5, 1, 2, 5, 10, 30, 60, 90, 120, 300)
+# 1 is the promise: an event reaches its owner within a second of its result.
+EVENT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 # Those of the table in handlers/socket.py that the service can tell.
 CLOSE_CODES = (
     *(1000, 1001, 1002, 1006, 1007, 1009, 1011, 1012, 1013),
     *(4400, 4401, 4403, 4419, 4429, 4503, 4504),
 )
-PLUGIN_SECONDS = (0.005, 0.025, 0.1, 0.5, 1, 2, 5, 10, 25, 60, 90)
+PLUGIN_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 1, 2, 5, 10, 25, 60, 90)
+LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
+FLEET = "Same from every process: use max."
+
+
+class QueueMetrics:
+    """The series of one queue, ready to be counted on. Made by Metrics.of_queue."""
+
+    def __init__(self, metrics: Metrics, queue: str) -> None:
+        self.jobs_enqueued = metrics.jobs_enqueued.labels(queue)
+        self.jobs_claimed = metrics.jobs_claimed.labels(queue)
+        self.jobs_recovered = metrics.jobs_recovered.labels(queue)
+        self.leases_lost = metrics.leases_lost.labels(queue)
+        self.job_wait_seconds = metrics.job_wait_seconds.labels(queue)
+        self.job_running_seconds = metrics.job_running_seconds.labels(queue)
+        self.probing = metrics.probing.labels(queue)
+        self.slots = metrics.slots.labels(queue)
+        self.slots_busy = metrics.slots_busy.labels(queue)
+        self.job_seconds = {outcome: metrics.job_seconds.labels(queue, outcome) for outcome in JOB_OUTCOMES}
+        self.jobs_finished = {outcome: metrics.jobs_finished.labels(queue, outcome) for outcome in JOB_OUTCOMES}
+        self._attempts = {attempt: metrics.job_attempts.labels(queue, attempt) for attempt in ATTEMPTS}
+        self._depth = {state: metrics.queue_depth.labels(queue, state) for state in QUEUE_STATES}
+        self._oldest_seconds = metrics.queue_oldest_seconds.labels(queue)
+        self._paused = metrics.queue_paused.labels(queue)
+        self._held_seconds = metrics.queue_held_seconds.labels(queue)
+        self._breaker_open = metrics.breaker_open.labels(queue)
+
+    def started(self, attempt: int) -> None:
+        """Count a start. attempt: from 1."""
+        self._attempts[str(attempt) if attempt <= 3 else "more"].inc()
+
+    def show(
+        self,
+        counts: dict[str, int],
+        *,
+        oldest_ready_seconds: float,
+        is_paused: bool,
+        held_seconds: float,
+        is_breaker_open: bool,
+    ) -> None:
+        """Show the queue as Redis has it. counts: jobs by state, all of QUEUE_STATES."""
+        for state, gauge in self._depth.items():
+            gauge.set(counts[state])
+        self._oldest_seconds.set(oldest_ready_seconds)
+        self._paused.set(is_paused)
+        self._held_seconds.set(held_seconds)
+        self._breaker_open.set(is_breaker_open)
+
+    def show_unknown(self) -> None:
+        """Redis does not answer: show no number at all rather than the last one."""
+        for gauge in (*self._depth.values(), self._oldest_seconds, self._paused, self._held_seconds):
+            gauge.set(nan)
+        self._breaker_open.set(nan)
 
 
 class Metrics:
@@ -47,37 +104,18 @@ class Metrics:
         self._add_assets()
         self._add_sockets()
         self._add_plugins()
+        self._add_loop()
+        self._queues: dict[str, QueueMetrics] = {}
 
     def render(self) -> tuple[bytes, str]:
         """Return the page in Prometheus' text format and its Content-Type."""
         return generate_latest(_WithoutCreated(self.registry)), CONTENT_TYPE_PLAIN_0_0_4
 
-    def set_queue(
-        self,
-        counts: dict[str, int],
-        *,
-        oldest_waiting_seconds: float,
-        is_paused: bool,
-        held_seconds: float,
-        is_breaker_open: bool,
-    ) -> None:
-        """Show the queue as Redis has it. counts: jobs by state, all of QUEUE_STATES."""
-        self.redis_up.set(1)
-        for state in QUEUE_STATES:
-            self.queue_depth.labels(state).set(counts[state])
-        self.queue_oldest_seconds.set(oldest_waiting_seconds)
-        self.queue_paused.set(is_paused)
-        self.queue_held_seconds.set(held_seconds)
-        self.breaker_open.set(is_breaker_open)
-
-    def set_queue_unknown(self) -> None:
-        """Redis does not answer: show no depth at all rather than the last one."""
-        self.redis_up.set(0)
-        self.queue_depth.clear()
-        self.queue_oldest_seconds.set(nan)
-        self.queue_paused.set(nan)
-        self.queue_held_seconds.set(nan)
-        self.breaker_open.set(nan)
+    def of_queue(self, name: str) -> QueueMetrics:
+        """Return the series of the queue of that name, all of them at 0 from the first call on."""
+        if name not in self._queues:
+            self._queues[name] = QueueMetrics(self, name)
+        return self._queues[name]
 
     def _add_http(self) -> None:
         self.http_requests = self._counter("http_requests", "Finished HTTP requests.", "route", "method", "status")
@@ -88,40 +126,55 @@ class Metrics:
         self.upload_bytes = self._counter("upload_bytes", "Bytes of accepted images.")
 
     def _add_queue(self) -> None:
-        self.queue_depth = self._gauge("queue_depth", "Jobs in Redis by state; every process shows the same.", "state")
-        _start(self.queue_depth, QUEUE_STATES)
-        self.queue_oldest_seconds = self._gauge("queue_oldest_seconds", "How long the oldest waiting job has waited.")
-        self.queue_paused = self._gauge("queue_paused", "1 while no process claims jobs because the queue is paused.")
-        self.queue_held_seconds = self._gauge(
-            "queue_held_seconds", "Until jobs are claimed again, as a provider asked."
+        self.queue_depth = self._gauge("queue_depth", f"Jobs in Redis by state. {FLEET}", "queue", "state")
+        self.queue_oldest_seconds = self._gauge(
+            "queue_oldest_seconds", f"How long the oldest job that could start now has waited. {FLEET}", "queue"
         )
-        self.breaker_open = self._gauge("breaker_open", "1 while failures in a row let only single jobs through.")
-        self.redis_up = self._gauge("redis_up", "1 when Redis answered at this scrape.")
+        self.queue_paused = self._gauge(
+            "queue_paused", f"1 while no process claims jobs because the queue is paused. {FLEET}", "queue"
+        )
+        self.queue_held_seconds = self._gauge(
+            "queue_held_seconds", f"Until jobs are claimed again, as a provider asked. {FLEET}", "queue"
+        )
+        self.breaker_open = self._gauge(
+            "breaker_open", f"1 while failures in a row let only single jobs through. {FLEET}", "queue"
+        )
+        self.redis_up = self._gauge("redis_up", "1 when Redis answered this process at this scrape.")
 
     def _add_jobs(self) -> None:
-        self.jobs_enqueued = self._counter("jobs_enqueued", "Jobs put in the queue by uploads and retries.")
-        self.jobs_claimed = self._counter("jobs_claimed", "Jobs taken from the queue by this process.")
-        self.job_wait_seconds = self._histogram("job_wait_seconds", "From enqueued to first start.", WAIT_SECONDS)
-        self.job_seconds = self._histogram("job_seconds", "One attempt, from start to outcome.", JOB_SECONDS, "outcome")
-        _start(self.job_seconds, JOB_OUTCOMES)
-        self.jobs_finished = self._counter("jobs_finished", "Attempts by how they ended.", "outcome")
-        _start(self.jobs_finished, JOB_OUTCOMES)
-        self.job_attempts = self._counter("job_attempts", "Starts by which attempt it was.", "attempt")
-        _start(self.job_attempts, ("1", "2", "3", "more"))
-        self.jobs_recovered = self._counter("jobs_recovered", "Jobs put back because their lease ran out.")
-        self.leases_lost = self._counter("leases_lost", "Leases this process lost while it held the job.")
+        of_queue, by_outcome = ("queue",), ("queue", "outcome")
+        self.jobs_enqueued = self._counter("jobs_enqueued", "Jobs put in the queue by this process.", *of_queue)
+        self.jobs_claimed = self._counter("jobs_claimed", "Jobs taken from the queue by this process.", *of_queue)
+        self.job_wait_seconds = self._histogram(
+            "job_wait_seconds", "From enqueued to first start.", WAIT_SECONDS, *of_queue
+        )
+        self.job_seconds = self._histogram(
+            "job_seconds", "One attempt, from start to outcome.", JOB_SECONDS, *by_outcome
+        )
+        self.job_running_seconds = self._gauge(
+            "job_running_seconds", "How long the longest running attempt of this process has taken.", *of_queue
+        )
+        self.jobs_finished = self._counter("jobs_finished", "Attempts by how they ended.", *by_outcome)
+        self.job_attempts = self._counter("job_attempts", "Starts by which attempt it was.", "queue", "attempt")
+        self.jobs_recovered = self._counter("jobs_recovered", "Jobs put back because their lease ran out.", *of_queue)
+        self.leases_lost = self._counter("leases_lost", "Leases lost while the job was held.", *of_queue)
+        self.probing = self._gauge(
+            "probing", "1 while this process alone tries single jobs, because its own fail in a row.", *of_queue
+        )
+        self.slots = self._gauge("slots", "Job slots of this process.", *of_queue)
+        self.slots_busy = self._gauge("slots_busy", "Job slots at work.", *of_queue)
         self.stale_results = self._counter("stale_results", "Results dropped because a newer run owns the asset.")
         self.reconciled = self._counter("reconciled", "Assets whose lost job was enqueued again.")
-        self.probing = self._gauge(
-            "probing", "1 while this process alone tries single jobs, because its own fail in a row."
-        )
-        self.slots = self._gauge("slots", "Job slots of this process.")
-        self.slots_busy = self._gauge("slots_busy", "Job slots at work.")
+        self.reconciler_searches = self._counter("reconciler_searches", "Searches for lost jobs, by reason.", "reason")
+        _start(self.reconciler_searches, ("urgent", "regular"))
 
     def _add_assets(self) -> None:
         self.assets_finished = self._counter("assets_finished", "Assets by the status they ended in.", "status")
         _start(self.assets_finished, ("active", "partial", "failed"))
         self.asset_seconds = self._histogram("asset_seconds", "From accepted upload to sent event.", ASSET_SECONDS)
+        self.event_seconds = self._histogram(
+            "event_seconds", "From a result's commit to its event being sent, here and by Redis.", EVENT_SECONDS
+        )
 
     def _add_sockets(self) -> None:
         self.sockets_open = self._gauge("sockets_open", "WebSocket connections in a room.")
@@ -130,6 +183,7 @@ class Metrics:
         self.socket_frames_sent = self._counter(
             "socket_frames_sent", "Frames written to sockets, many replayed events as one."
         )
+        self.outbox_bytes = self._gauge("outbox_bytes", "Bytes that wait for slow clients of this process.")
         self.events_published = self._counter("events_published", "Events handed to a room.")
         self.fanout_errors = self._counter("fanout_errors", "Events other processes could not be told at once.")
         self.replays = self._counter("replays", "Reads of what a socket missed, by how they ended.", "outcome")
@@ -137,11 +191,30 @@ class Metrics:
         self.events_replayed = self._counter("events_replayed", "Events sent again from the asset store.")
 
     def _add_plugins(self) -> None:
-        labels = ("kind", "plugin")
-        self.plugin_seconds = self._histogram("plugin_seconds", "One call of a plugin.", PLUGIN_SECONDS, *labels)
-        self.plugin_errors = self._counter("plugin_errors", "Plugin calls that raised or overran.", *labels)
-        self.plugin_stuck = self._gauge("plugin_stuck", "Threads and tasks held by calls whose time is over.", *labels)
-        self.plugin_overruns = self._counter("plugin_overruns", "Plugin calls that used up their time.", *labels)
+        of_plugin, of_call = ("kind", "plugin"), ("kind", "plugin", "method")
+        self.plugin_seconds = self._histogram("plugin_seconds", "One call of a plugin.", PLUGIN_SECONDS, *of_call)
+        self.plugin_errors = self._counter("plugin_errors", "Plugin calls that raised or overran.", *of_call)
+        self.plugin_overruns = self._counter("plugin_overruns", "Plugin calls that used up their time.", *of_call)
+        self.plugin_stuck = self._gauge(
+            "plugin_stuck", "Threads and tasks held by calls whose time is over.", *of_plugin
+        )
+        self.plugin_aside = self._gauge(
+            "plugin_aside", "1 while the plugin is set aside because it failed in a row.", *of_plugin
+        )
+        self.plugin_skipped = self._counter(
+            "plugin_skipped", "Calls not made: the plugin was set aside or too slow to take them.", *of_plugin
+        )
+        self.plugin_blocked_loop = self._counter(
+            "plugin_blocked_loop", "Times the plugin kept the event loop from everything else.", *of_plugin
+        )
+        self.thread_wait_seconds = self._histogram(
+            "thread_wait_seconds", "From a blocking call to a thread that runs it.", LAG_SECONDS, *of_plugin
+        )
+
+    def _add_loop(self) -> None:
+        self.loop_lag_seconds = self._histogram(
+            "loop_lag_seconds", "How late the event loop runs what is due.", LAG_SECONDS
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"pipeline_{name}", text, labels, registry=self.registry)

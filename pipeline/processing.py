@@ -12,6 +12,7 @@ import io
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -20,9 +21,9 @@ from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImage
 from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
 from pipeline.errors import DependencyUnavailable, PermanentJobError
-from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
+from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, JobEvent
 from pipeline.metrics import Metrics
-from pipeline.queue.job import Job
+from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.submission import ImageStorage, processed_public_id
 
 if TYPE_CHECKING:
@@ -36,18 +37,18 @@ COMMIT_AGAIN_SECONDS = (0.2, 5.0)
 class Plugins(ImageStorage, Protocol):
     """What processing needs of the plugins; hooks/manager.py has it."""
 
-    @property
-    def needs_image(self) -> bool:
-        """True when the AI provider wants the image's bytes."""
-
     async def open(self, public_id: str) -> BinaryIO:
         """Return the stored image."""
 
-    async def analyze(self, request: AnalyzeRequest) -> Analysis:
-        """Ask the AI provider."""
+    async def analyze(self, request: AnalyzeRequest, read_image: Callable[[], Awaitable[bytes]]) -> Analysis:
+        """Ask the AI provider; read_image is for one that wants the image's bytes."""
 
-    async def notify(self, event: Mapping[str, Any], user_id: str) -> None:
-        """Tell every notifier."""
+
+class Announcer(Protocol):
+    """Who tells the owner; notifying.py has it."""
+
+    async def announce(self, event: Mapping[str, Any], user_id: str) -> None:
+        """Tell every notifier; DependencyUnavailable when one could not be told and has to be, so: once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class Processing:
         self,
         store: AssetStore,
         plugins: Plugins,
+        announcer: Announcer,
         metrics: Metrics,
         *,
         provider_timeout_seconds: float = 90,
@@ -72,6 +74,7 @@ class Processing:
         """max_starts: an asset started so often without an end has lost its process each time, whatever Redis knows."""
         self._store = store
         self._plugins = plugins
+        self._announcer = announcer
         self._metrics = metrics
         self._provider_timeout_seconds = provider_timeout_seconds
         self._max_starts = max_starts
@@ -89,7 +92,6 @@ class Processing:
             return None
         if asset.starts > self._max_starts:
             raise PermanentJobError(f"Processing stalled, it was started {self._max_starts} times in vain")
-        image = await self._read(asset) if self._plugins.needs_image else None
         analysis = await self._plugins.analyze(
             AnalyzeRequest(
                 image_url=asset.original.url,
@@ -99,8 +101,8 @@ class Processing:
                 request_id=job.request_id,
                 attempt=job.attempt,
                 timeout_seconds=self._provider_timeout_seconds,
-                image=image,
-            )
+            ),
+            partial(self._read, asset),
         )
         return _Result(asset, analysis, await self._keep_processed(asset, analysis))
 
@@ -159,7 +161,7 @@ class Processing:
                 # So that it becomes the dead letter it would have been.
                 raise PermanentJobError(current.ai_metadata.error or "Processing failed")
             # The process died between commit and acknowledgement; the event may not have been sent.
-            await self._plugins.notify(asset_processed(current), current.user_id)
+            await self._announcer.announce(asset_processed(current), current.user_id)
         else:
             log.warning("job_superseded", currentJobId=current.processing_job_id)
         return None
@@ -212,9 +214,28 @@ class Processing:
 
     async def _announce(self, asset: Asset) -> None:
         self._metrics.assets_finished.labels(asset.status.value).inc()
-        await self._plugins.notify(asset_processed(asset), asset.user_id)
+        await self._announcer.announce(asset_processed(asset), asset.user_id)
         self._metrics.asset_seconds.observe((utc_now() - asset.created_at).total_seconds())
         log.info("asset_finished", status=asset.status.value, fence=asset.fence, error=asset.ai_metadata.error)
+
+
+def job_event(job: Job, finish: Finish | None = None, seconds: float = 0) -> JobEvent:
+    """Return what observers are told of an attempt that began (no finish) or ended."""
+    data = {name: str(job.data.get(name, "")) for name in ("assetId", "userId", "category")}
+    is_last = finish is not None and finish.outcome in (Outcome.COMPLETED, Outcome.FAILED)
+    return JobEvent(
+        job_id=job.id,
+        asset_id=data["assetId"],
+        user_id=data["userId"],
+        category=data["category"],
+        request_id=job.request_id,
+        at=utc_now(),
+        attempt=job.attempt,
+        outcome=finish.outcome.value if finish and is_last else "",
+        error=finish.error if finish else "",
+        delay_ms=finish.delay_ms if finish else 0,
+        seconds=seconds,
+    )
 
 
 def _is_ours(job: Job) -> bool:

@@ -108,6 +108,7 @@ class Reconciler:
             if is_urgent:
                 raise TurnTaken
             return
+        self._metrics.reconciler_searches.labels("urgent" if is_urgent else "regular").inc()
         if is_urgent:
             await self._look_through(utc_now() + CLOCKS_APART, None, name, seconds)
             return

@@ -1,18 +1,22 @@
 """Every knob of the service: read from the environment (and `.env`) once, in cli.py, checked, frozen and passed on.
 
 The environment variable of a field is its name in capitals. `python run.py settings` prints this page with the values
-in force.
+in force. A plugin's own settings are a PluginSettings; their variables are PLUGIN_<NAME>_<FIELD>.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import os
+import re
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, cast, get_origin
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, model_validator
+from dotenv import dotenv_values
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 from pydantic import ValidationError as PydanticValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -43,6 +47,34 @@ class LogFormat(StrEnum):
 
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
+CategoryMap = Annotated[Mapping[str, tuple[str, ...]], NoDecode]
+PLUGIN_PREFIX = "PLUGIN_"
+
+
+class PluginSettings(BaseModel):
+    """What one plugin wants to know, to be subclassed: a field `api_key` of the plugin `acme` is PLUGIN_ACME_API_KEY.
+
+    Values come as text and are converted; a tuple, list or set takes them comma-separated. A secret is a SecretStr: it
+    shows in no log, list or error. Each field has a description that says what it is and why its default.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether hooks of the plugin that have settings like these are called at all."""
+        return True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for name, field in cls.model_fields.items():
+            if isinstance(values.get(name), str) and get_origin(field.annotation) in (tuple, list, set, frozenset):
+                values[name] = _split(values[name])
+        return values
+
+
+Own = TypeVar("Own", bound=PluginSettings)
 
 
 def _f(default: Any, why: str, **constraints: Any) -> Any:
@@ -79,9 +111,20 @@ class Settings(BaseSettings):
         "Name of the image URL in the request to the AI service; some services want image_url.",
         min_length=1,
     )
-    ai_provider: str = _f("", "AI provider plugin; default: http when AI_SERVICE_URL is set, else local.")
+    ai_provider: CommaList = _f(
+        (),
+        "AI provider plugins, comma-separated: the next is asked after a permanent failure of the one before or while "
+        "that is set aside. Default: http when AI_SERVICE_URL is set, else local.",
+    )
+    ai_provider_by_category: CategoryMap = _f(
+        {}, "AI providers of single categories, as sneaker=acme,lego=acme+local (+ as the comma of AI_PROVIDER)."
+    )
     storage_backend: str = _f("", "Storage plugin; default: cloudinary when CLOUDINARY_URL is set, else local.")
-    notifiers: CommaList = _f(("websocket",), "Notifier plugins, comma-separated, called one by one.")
+    notifiers: CommaList = _f(("websocket",), "Notifier plugins, comma-separated; all are called at once.")
+    plugins_disabled: CommaList = _f(
+        (), "Plugins that are not even loaded, comma-separated: names of entry points, or of built-in modules."
+    )
+    plugins_safe_mode: bool = _f(False, "Loads built-in plugins only: to see whether an installed one is at fault.")
 
     # who may call
     jwt_secret: SecretStr = _f(
@@ -123,6 +166,22 @@ class Settings(BaseSettings):
         25, "Longest one storage call may take; two fit between provider and job timeout.", gt=0
     )
     notifier_timeout_seconds: float = _f(10, "Longest one notifier may take; the others do not wait for it.", gt=0)
+    hook_timeout_seconds: float = _f(
+        2, "Longest one call of an observer or a filter may take: an upload waits for filters.", gt=0
+    )
+    aside_failures: int = _f(
+        5, "So many failures in a row and a provider with a next one, a notifier or a hook is set aside.", ge=1
+    )
+    aside_seconds: float = _f(30, "How long it is set aside before it is tried again, one call at a time.", gt=0)
+    notifier_slots: int = _f(
+        5, "Slots of this process for durable notifiers (webhook, apprise): they never take those of the AI.", ge=1
+    )
+    notifier_attempts: int = _f(
+        12, "Tries of a durable notifier before its event is a dead letter: nearly three hours, as backoff goes.", ge=1
+    )
+    notifier_backoff_ms: int = _f(
+        5000, "Wait before a durable notifier's second try; doubles each time, up to two hours.", ge=0
+    )
     lease_seconds: float = _f(
         15, "How long a claimed job is ours without renewal: a dead process's jobs run again after this.", gt=0
     )
@@ -173,18 +232,31 @@ class Settings(BaseSettings):
     outbox_bytes: int = _f(1024 * 1024, "Bytes waiting for one slow client before it is cut off.", ge=1024)
 
     # running it
+    loop_block_ms: int = _f(
+        250, "A plugin that keeps the event loop for so long is named in the log: all else waits meanwhile.", ge=10
+    )
     shutdown_seconds: float = _f(
         25, "Time to finish running jobs after SIGTERM; under the 30 s orchestrators give.", ge=0
     )
     log_format: LogFormat = _f(LogFormat.AUTO, "auto, json or console.")
     log_level: str = _f("INFO", "DEBUG, INFO, WARNING or ERROR.", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
+    _plugin_variables: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
+    _plugin_settings: dict[tuple[str, type[PluginSettings]], PluginSettings] = PrivateAttr(default_factory=dict)
+
     @model_validator(mode="before")
     @classmethod
     def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
-        for name in ("notifiers", "allowed_origins"):
+        for name in ("ai_provider", "notifiers", "plugins_disabled", "allowed_origins"):
             if isinstance(values.get(name), str):
-                values[name] = tuple(part.strip() for part in values[name].split(",") if part.strip())
+                values[name] = _split(values[name])
+        if isinstance(by_category := values.get("ai_provider_by_category"), str):
+            pairs = [part.partition("=") for part in _split(by_category)]
+            if not all(category.strip() and names.strip("+ ") for category, _, names in pairs):
+                raise ValueError("AI_PROVIDER_BY_CATEGORY must look like sneaker=acme,lego=acme+local")
+            values["ai_provider_by_category"] = {
+                category.strip(): _split(names, "+") for category, _, names in pairs
+            }
         return values
 
     @model_validator(mode="after")
@@ -207,7 +279,7 @@ class Settings(BaseSettings):
             faults.append("PUBLIC_URL must be https:// (http:// only for a loopback host)")
         if self.ai_service_url and urlsplit(self.ai_service_url).scheme not in ("http", "https"):
             faults.append("AI_SERVICE_URL must be an http:// or https:// address")
-        if self.provider_name == "http" and not self.ai_service_url:
+        if "http" in self.all_providers and not self.ai_service_url:
             faults.append("AI_PROVIDER=http needs AI_SERVICE_URL")
         if self.storage_name == "cloudinary" and not self.cloudinary_url.get_secret_value():
             faults.append("STORAGE_BACKEND=cloudinary needs CLOUDINARY_URL")
@@ -218,27 +290,74 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def provider_name(self) -> str:
-        """The AI provider in force."""
-        return self.ai_provider or ("http" if self.ai_service_url else "local")
+    def providers(self) -> tuple[str, ...]:
+        """The AI providers in force for categories that have none of their own, the first to be asked first."""
+        return tuple(dict.fromkeys(self.ai_provider)) or ("http" if self.ai_service_url else "local",)
+
+    @property
+    def all_providers(self) -> tuple[str, ...]:
+        """Every AI provider that any category uses."""
+        chains = (self.providers, *self.ai_provider_by_category.values())
+        return tuple(dict.fromkeys(name for chain in chains for name in chain))
 
     @property
     def storage_name(self) -> str:
         """The storage backend in force."""
         return self.storage_backend or ("cloudinary" if self.cloudinary_url.get_secret_value() else "local")
 
+    def with_plugin_variables(self, variables: Mapping[str, str]) -> Settings:
+        """Return a copy that gives plugins these PLUGIN_<NAME>_<FIELD> variables."""
+        copy = self.model_copy()
+        copy._plugin_variables = {name: SecretStr(value) for name, value in variables.items() if value}
+        copy._plugin_settings = {}
+        return copy
+
+    @property
+    def plugin_variables(self) -> tuple[str, ...]:
+        """The names of all variables that are some plugin's."""
+        return tuple(self._plugin_variables)
+
+    def plugin(self, name: str, kind: type[Own]) -> Own:
+        """Return the plugin's own settings; ConfigurationError lists every fault at once, and no value."""
+        if (name, kind) not in self._plugin_settings:
+            variables = {field: plugin_variable(name, field) for field in kind.model_fields}
+            given = {field: self._plugin_variables.get(variable) for field, variable in variables.items()}
+            values = {field: value.get_secret_value() for field, value in given.items() if value is not None}
+            try:
+                self._plugin_settings[name, kind] = kind.model_validate(values)
+            except PydanticValidationError as error:
+                raise ConfigurationError("; ".join(_faults(error, plugin_variable(name, "")))) from None
+        return cast(Own, self._plugin_settings[name, kind])
+
 
 def load(**overrides: Any) -> Settings:
     """Return the settings of the environment and `.env`; ConfigurationError lists every fault at once."""
     try:
-        return Settings(_env_file=".env", **overrides)
+        settings = Settings(_env_file=".env", **overrides)
     except PydanticValidationError as error:
-        faults = []
-        for fault in error.errors():
-            name = ".".join(map(str, fault["loc"])).upper()
-            text = fault["msg"].removeprefix("Value error, ")
-            faults.append(f"{name}: {text}" if name else text)
-        raise ConfigurationError("Invalid settings: " + "; ".join(faults)) from None
+        raise ConfigurationError("Invalid settings: " + "; ".join(_faults(error))) from None
+    variables = dotenv_values(".env") | os.environ
+    return settings.with_plugin_variables(
+        {name: value for name, value in variables.items() if name.startswith(PLUGIN_PREFIX) and value}
+    )
+
+
+def plugin_variable(name: str, field: str) -> str:
+    """Return the environment variable of a plugin's own setting, "" as field for how all of them begin."""
+    return PLUGIN_PREFIX + re.sub(r"[^A-Z0-9]", "_", name.upper()) + "_" + field.upper()
+
+
+def _faults(error: PydanticValidationError, prefix: str = "") -> list[str]:
+    faults = []
+    for fault in error.errors(include_input=False):
+        name = prefix + ".".join(map(str, fault["loc"])).upper()
+        text = fault["msg"].removeprefix("Value error, ")
+        faults.append(f"{name}: {text}" if fault["loc"] else text)
+    return faults
+
+
+def _split(text: str, separator: str = ",") -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(separator) if part.strip())
 
 
 def is_loopback(host: str) -> bool:

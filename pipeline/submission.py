@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +30,7 @@ from pipeline.errors import (
     OutcomeUnknown,
     RateLimited,
 )
+from pipeline.hooks import UploadFacts
 from pipeline.metrics import Metrics
 from pipeline.queue.job import FailedJob
 from pipeline.queue.queue import JobQueue
@@ -57,6 +59,22 @@ class Upload:
     sha256: str
     request_id: str
     idempotency_key: str | None = None
+
+    @contextmanager
+    def facts(self) -> Iterator[UploadFacts]:
+        """What filters are shown. Its `read` has a file of its own, so that a filter that is left behind in its thread
+        moves nothing under whoever stores the image, and reads nothing once the upload is over.
+        """
+        with os.fdopen(os.dup(self.file.fileno()), "rb") as image:
+            yield UploadFacts(
+                user_id=self.user_id,
+                category=self.category,
+                content_type=self.image.content_type,
+                size_bytes=self.image.bytes,
+                width=self.image.width,
+                height=self.image.height,
+                read=lambda: os.pread(image.fileno(), self.image.bytes, 0),
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +106,14 @@ class RetriedPage:
 
 
 class ImageStorage(Protocol):
-    """What the use cases need of the storage plugin; hooks/manager.py has it."""
+    """What the use cases need of the plugins about images; hooks/manager.py has it."""
+
+    @property
+    def has_upload_filters(self) -> bool:
+        """True when some plugin wants to see uploads."""
+
+    async def validate_upload(self, upload: UploadFacts) -> None:
+        """Return when no filter refuses the upload; else its ValidationError."""
 
     async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
         """Store the image and return its URL."""
@@ -125,14 +150,16 @@ class Submission:
         policy: SubmissionPolicy = SubmissionPolicy(),
         *,
         on_deferred: Callable[[], None] = lambda: None,
+        on_enqueued: Callable[[Asset, str], None] = lambda asset, request_id: None,
     ) -> None:
-        """on_deferred: called when a job could not be enqueued and the reconciler has to."""
+        """on_deferred: called when a job could not be enqueued and the reconciler has to. on_enqueued: otherwise."""
         self._store = store
         self._storage = storage
         self._queue = queue
         self._metrics = metrics
         self._policy = policy
         self._on_deferred = on_deferred
+        self._on_enqueued = on_enqueued
         # Who look after uploads of unknown outcome; to be cancelled at the end.
         self.unsettled: set[asyncio.Task[None]] = set()
         self._is_stopped = False
@@ -168,6 +195,9 @@ class Submission:
             log.info("upload_replayed", assetId=asset_id)
             return Receipt(asset_id, first.processing_job_id)
         await self._check_backlog(upload.user_id)
+        if self._storage.has_upload_filters:
+            with upload.facts() as facts:
+                await self._storage.validate_upload(facts)
         # Random, so that two requests with one key never share, and so never remove, an image.
         public_id = f"{asset_id}/original-{secrets.token_hex(4)}"
         url = await self._storage.save(public_id, upload.file, upload.image.content_type)
@@ -354,7 +384,8 @@ class Submission:
                     group=self._group_of(asset.user_id),
                     revive=revive,
                 )
-            self._metrics.jobs_enqueued.inc()
+            self._metrics.of_queue(self._queue.name).jobs_enqueued.inc()
+            self._on_enqueued(asset, request_id)
         except (DependencyUnavailable, TimeoutError):
             log.warning("enqueue_deferred", assetId=asset.id, jobId=asset.processing_job_id)
             self._on_deferred()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -21,6 +21,7 @@ from pipeline import __version__
 from pipeline.errors import DependencyUnavailable, NotFound, PipelineError
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.queue import StatsSource
+from pipeline.metrics import QUEUE_STATES
 from pipeline.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -33,37 +34,37 @@ SNIFF_BYTES = 12
 
 
 class MetricsHandler(BaseHandler):
-    """GET /metrics: this process's counts, and the queue as Redis has it at this moment."""
+    """GET /metrics: this process's counts, and the queues as Redis has them at this moment."""
 
     route = "/metrics"
 
-    def initialize(self, *, queue: StatsSource, **common: Any) -> None:  # type: ignore[override]
+    def initialize(self, *, queues: Sequence[StatsSource], **common: Any) -> None:  # type: ignore[override]
         super().initialize(**common)
-        self.queue = queue
+        self.queues = queues
 
     async def get(self) -> None:
-        try:
-            async with asyncio.timeout(SCRAPE_SECONDS):
-                stats = await self.queue.stats()
-        except (DependencyUnavailable, TimeoutError):
-            self.metrics.set_queue_unknown()
-        else:
-            self.metrics.set_queue(
-                {
-                    "waiting": stats.waiting,
-                    "active": stats.active,
-                    "delayed": stats.delayed,
-                    "completed": stats.completed,
-                    "failed": stats.failed,
-                },
-                oldest_waiting_seconds=stats.oldest_waiting_seconds or 0,
-                is_paused=stats.is_paused,
-                held_seconds=stats.held_seconds,
-                is_breaker_open=stats.is_breaker_open,
-            )
+        has_answered = await asyncio.gather(*map(self._show, self.queues))
+        self.metrics.redis_up.set(all(has_answered))
         body, content_type = self.metrics.render()
         self.set_header("Content-Type", content_type)
         self.finish(body)
+
+    async def _show(self, queue: StatsSource) -> bool:
+        shown = self.metrics.of_queue(queue.name)
+        try:
+            async with asyncio.timeout(SCRAPE_SECONDS):
+                stats = await queue.stats()
+        except (DependencyUnavailable, TimeoutError):
+            shown.show_unknown()
+            return False
+        shown.show(
+            {state: getattr(stats, state) for state in QUEUE_STATES},
+            oldest_ready_seconds=stats.oldest_ready_seconds or 0,
+            is_paused=stats.is_paused,
+            held_seconds=stats.held_seconds,
+            is_breaker_open=stats.is_breaker_open,
+        )
+        return True
 
 
 class LiveHandler(BaseHandler):
@@ -141,7 +142,7 @@ class IndexHandler(BaseHandler):
         facts = {
             "Version": __version__,
             "Role": self.shown.role.value,
-            "AI provider": self.shown.provider_name,
+            "AI provider": ", ".join(self.shown.all_providers),
             "Image storage": self.shown.storage_name,
             "Asset store": "mongodb" if self.shown.mongodb_uri.get_secret_value() else "sqlite",
             "Notifiers": ", ".join(self.shown.notifiers) or "none",

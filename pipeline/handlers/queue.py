@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 import structlog
@@ -14,11 +17,11 @@ from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.query import Position, Query, encode_cursor
 from pipeline.queue.job import FailedJob
 from pipeline.queue.queue import JobQueue, QueueStats
-from pipeline.submission import Submission
+from pipeline.submission import Receipt, RetriedPage
 
 log = structlog.get_logger(__name__)
 
-JOB_ID = re.compile(r"ai-processing:[0-9a-fA-F]{24}")
+JOB_ID = re.compile(r"([a-z-]+):[0-9a-fA-F]{24}")
 # Whatever got into the dead letters is listed, so the cursor may name it.
 ANY_ID = re.compile(r".+", re.DOTALL)
 REMOVE_AT_MOST = 1000
@@ -27,8 +30,29 @@ REMOVE_AT_MOST = 1000
 class StatsSource(Protocol):
     """What is asked here: the JobQueue."""
 
+    name: str
+
     async def stats(self) -> QueueStats:
         """Return the counts as they are now; DependencyUnavailable when Redis does not answer."""
+
+
+class Reruns(Protocol):
+    """Who can run the dead letters of a queue again: Submission or Notifying."""
+
+    async def retry_failed(self, job_id: str, request_id: str) -> Receipt:
+        """Run one again; NotFound or Conflict when it cannot be."""
+
+    async def retry_all_failed(self, request_id: str, after: tuple[datetime, str] | None = None) -> RetriedPage:
+        """Run many again, passing over those that cannot be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Administered:
+    """A queue and who runs its dead letters again."""
+
+    queue: JobQueue
+    reruns: Reruns
+    message: str
 
 
 class QueueStatusHandler(BaseHandler):
@@ -56,10 +80,10 @@ class QueueStatusHandler(BaseHandler):
 
 
 class _AdminHandler(BaseHandler):
-    def initialize(self, *, queue: JobQueue, submission: Submission, **common: Any) -> None:  # type: ignore[override]
+    def initialize(self, *, queues: Mapping[str, Administered], **common: Any) -> None:  # type: ignore[override]
+        """queues: by name, the one that is meant when none is named first."""
         super().initialize(**common)
-        self.queue = queue
-        self.submission = submission
+        self.queues = queues
 
     async def authenticate(self) -> Principal:
         principal = await super().authenticate()
@@ -72,6 +96,19 @@ class _AdminHandler(BaseHandler):
     def query(self) -> Query:
         return Query({name: self.get_query_argument(name) for name in self.request.query_arguments})
 
+    def named(self, query: Query) -> Administered:
+        """Return the queue that the parameter `queue` names; what is wrong with the query is raised here."""
+        name = query.choice("queue", tuple(self.queues)) or next(iter(self.queues))
+        query.check()
+        return self.queues[name]
+
+    def holder(self, job_id: str) -> tuple[Administered, str]:
+        """Return the queue a job id belongs to and the id as the queue has it; ValidationError when there is none."""
+        found = JOB_ID.fullmatch(job_id)
+        if found is None or found[1] not in self.queues:
+            raise ValidationError.of("jobId", "Must be ai-processing: and 24 hex digits")
+        return self.queues[found[1]], job_id.lower()
+
 
 class FailedJobsHandler(_AdminHandler):
     """GET and DELETE /api/queue/failed: the dead letters, newest first."""
@@ -82,14 +119,14 @@ class FailedJobsHandler(_AdminHandler):
         await self.authenticate()
         query = self.query()
         limit, after = query.limit(), query.cursor(ANY_ID)
-        query.check()
-        page = await self.queue.failed_jobs(limit, after)
+        page = await self.named(query).queue.failed_jobs(limit, after)
         self.reply({"items": [_shown(job) for job in page.jobs], "nextCursor": _cursor(page.next_after)})
 
     async def delete(self) -> None:
         await self.authenticate()
-        page = await self.queue.failed_jobs(REMOVE_AT_MOST)
-        removed = await self.queue.remove_failed(*(job.id for job in page.jobs))
+        queue = self.named(self.query()).queue
+        page = await queue.failed_jobs(REMOVE_AT_MOST)
+        removed = await queue.remove_failed(*(job.id for job in page.jobs))
         log.info("dead_letters_removed", count=removed)
         self.reply({"removed": removed, "remaining": page.older})
 
@@ -103,8 +140,7 @@ class RetryAllFailedHandler(_AdminHandler):
         await self.authenticate()
         query = self.query()
         after = query.cursor(ANY_ID)
-        query.check()
-        page = await self.submission.retry_all_failed(self.request_id, after)
+        page = await self.named(query).reruns.retry_all_failed(self.request_id, after)
         counts = {"retried": page.retried, "skipped": page.skipped, "remaining": page.remaining}
         self.reply(counts | {"nextCursor": _cursor(page.next_after)}, status=202)
 
@@ -116,8 +152,8 @@ class FailedJobHandler(_AdminHandler):
 
     async def delete(self, job_id: str) -> None:
         await self.authenticate()
-        job_id = _job_id(job_id)
-        if not await self.queue.remove_failed(job_id):
+        holder, job_id = self.holder(job_id)
+        if not await holder.queue.remove_failed(job_id):
             raise NotFound("There is no dead letter of that id")
         log.info("dead_letter_removed", jobId=job_id)
         self.set_status(204)
@@ -130,9 +166,10 @@ class RetryFailedHandler(_AdminHandler):
 
     async def post(self, job_id: str) -> None:
         await self.authenticate()
-        receipt = await self.submission.retry_failed(_job_id(job_id), self.request_id)
+        holder, job_id = self.holder(job_id)
+        receipt = await holder.reruns.retry_failed(job_id, self.request_id)
         answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
-        self.reply(answer | {"status": "processing", "message": "Asset queued for AI analysis"}, status=202)
+        self.reply(answer | {"status": "processing", "message": holder.message}, status=202)
 
 
 class PauseHandler(_AdminHandler):
@@ -142,8 +179,9 @@ class PauseHandler(_AdminHandler):
 
     async def post(self) -> None:
         await self.authenticate()
-        await self.queue.pause()
-        log.info("queue_paused")
+        queue = self.named(self.query()).queue
+        await queue.pause()
+        log.info("queue_paused", queue=queue.name)
         self.reply({"paused": True})
 
 
@@ -154,8 +192,9 @@ class ResumeHandler(_AdminHandler):
 
     async def post(self) -> None:
         await self.authenticate()
-        await self.queue.resume()
-        log.info("queue_resumed")
+        queue = self.named(self.query()).queue
+        await queue.resume()
+        log.info("queue_resumed", queue=queue.name)
         self.reply({"paused": False})
 
 
@@ -178,9 +217,3 @@ def _shown(job: FailedJob) -> dict[str, Any]:
 
 def _cursor(after: Position | None) -> str | None:
     return encode_cursor(*after) if after else None
-
-
-def _job_id(text: str) -> str:
-    if not JOB_ID.fullmatch(text):
-        raise ValidationError.of("jobId", "Must be ai-processing: and 24 hex digits")
-    return text.lower()

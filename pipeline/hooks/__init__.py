@@ -6,24 +6,31 @@ from pipeline.hooks.protocols import (
     Analysis,
     AnalyzeRequest,
     Attribute,
+    JobEvent,
     Notification,
     Notifier,
     ProcessedImage,
     RoomPublisher,
     StorageBackend,
+    UploadFacts,
 )
-from pipeline.hooks.specs import hookimpl
+from pipeline.hooks.specs import API_VERSION, hookimpl
+from pipeline.settings import PluginSettings
 
 __all__ = [
+    "API_VERSION",
     "UNKNOWN",
     "AIProvider",
     "Analysis",
     "AnalyzeRequest",
     "Attribute",
+    "JobEvent",
     "Notification",
     "Notifier",
+    "PluginSettings",
     "ProcessedImage",
     "RoomPublisher",
     "StorageBackend",
+    "UploadFacts",
     "hookimpl",
 ]

@@ -9,16 +9,20 @@ import asyncio
 import contextvars
 import inspect
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
-from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from time import monotonic, perf_counter
+from types import FrameType
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
 if TYPE_CHECKING:
+    from prometheus_client import Counter, Histogram
+
     from pipeline.metrics import Metrics
 
 CLOSE_SECONDS = 5.0
@@ -37,9 +41,11 @@ class DaemonThreads(Executor):
     Not a ThreadPoolExecutor: the interpreter joins its threads at exit, so one stuck call would keep the process alive.
     """
 
-    def __init__(self, limit: int, name: str) -> None:
+    def __init__(self, limit: int, name: str, on_start: Callable[[float], None] = lambda _: None) -> None:
+        """on_start: called with the seconds a call has waited for its thread."""
         self.limit = limit
         self._name = name
+        self._on_start = on_start
         self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._lock = threading.Lock()
@@ -52,7 +58,7 @@ class DaemonThreads(Executor):
         with self._lock:
             if self._is_closed:
                 raise RuntimeError(f"the threads of {self._name} are shut down")
-            self._work.put((future, partial(fn, *args, **kwargs)))
+            self._work.put((future, partial(self._start, perf_counter(), partial(fn, *args, **kwargs))))
             if not self._idle.acquire(blocking=False) and self._started < self.limit:
                 self._started += 1
                 threading.Thread(target=self._serve, name=f"{self._name}-{self._started}", daemon=True).start()
@@ -68,6 +74,10 @@ class DaemonThreads(Executor):
             except Empty:
                 pass
             self._work.put(None)
+
+    def _start(self, submitted_at: float, call: Callable[[], Any]) -> Any:
+        self._on_start(perf_counter() - submitted_at)
+        return call()
 
     def _serve(self) -> None:
         while (item := self._work.get()) is not None:
@@ -88,27 +98,92 @@ def _fulfil(future: Future[Any], call: Callable[[], Any]) -> None:
         future.set_result(result)
 
 
-class BoundPlugin:
-    """One plugin in use. Whether a method is awaited or run in a thread is decided here, once.
+class Aside:
+    """Sets a plugin aside for a while once it has failed so often in a row; then one call at a time tries it again."""
 
-    threads: how many of its calls may run in threads at once.
-    """
+    def __init__(self, failures: int, seconds: float, *, on_change: Callable[[bool], None]) -> None:
+        self._limit = failures
+        self._seconds = seconds
+        self._on_change = on_change
+        self._failures = 0
+        self._until = 0.0
+        self.is_set = False
+
+    def lets_through(self) -> bool:
+        """Return whether the plugin may be called now; True while it is set aside: this call is the one that tries."""
+        if not self.is_set:
+            return True
+        if monotonic() < self._until:
+            return False
+        self._until = monotonic() + self._seconds
+        return True
+
+    def succeeded(self) -> None:
+        """The plugin works."""
+        self._failures = 0
+        if self.is_set:
+            self.is_set = False
+            self._on_change(False)
+
+    def failed(self, for_seconds: float | None = None) -> None:
+        """The plugin failed. for_seconds: it asked to be left alone for that long."""
+        self._failures += 1
+        if for_seconds is None and self._failures < self._limit:
+            return
+        self._until = monotonic() + max(self._seconds, for_seconds or 0)
+        if not self.is_set:
+            self.is_set = True
+            self._on_change(True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """One method of a plugin and its series."""
+
+    function: Callable[..., Any]
+    is_async: bool
+    seconds: Histogram
+    errors: Counter
+    overruns: Counter
+
+
+class BoundPlugin:
+    """One plugin in use. Whether a method is awaited or run in a thread is decided here, once."""
 
     def __init__(
-        self, kind: str, name: str, plugin: object, methods: Iterable[str], *, threads: int, metrics: Metrics
+        self,
+        kind: str,
+        name: str,
+        plugin: object,
+        methods: Mapping[str, Callable[..., Any]],
+        *,
+        threads: int,
+        metrics: Metrics,
+        aside_failures: int = 5,
+        aside_seconds: float = 30,
     ) -> None:
+        """methods: what may be called, by name. threads: how many of its calls may run in threads at once."""
         self.kind = kind
         self.name = name
         self.plugin = plugin
-        names = [*methods, "close"] if hasattr(plugin, "close") else list(methods)
-        self._methods: dict[str, tuple[Callable[..., Any], bool]] = {
-            method: (getattr(plugin, method), inspect.iscoroutinefunction(getattr(plugin, method))) for method in names
+        close = getattr(plugin, "close", None)
+        self._methods = {
+            method: _Method(
+                function,
+                inspect.iscoroutinefunction(function),
+                metrics.plugin_seconds.labels(kind, name, method),
+                metrics.plugin_errors.labels(kind, name, method),
+                metrics.plugin_overruns.labels(kind, name, method),
+            )
+            for method, function in {**methods, **({"close": close} if close else {})}.items()
         }
-        self._threads = DaemonThreads(threads, f"{kind}-{name}")
-        self._seconds = metrics.plugin_seconds.labels(kind, name)
-        self._errors = metrics.plugin_errors.labels(kind, name)
-        self._overruns = metrics.plugin_overruns.labels(kind, name)
+        thread_wait = metrics.thread_wait_seconds.labels(kind, name)
+        self._threads = DaemonThreads(threads, f"{kind}-{name}", thread_wait.observe)
         self._stuck = metrics.plugin_stuck.labels(kind, name)
+        self.skipped = metrics.plugin_skipped.labels(kind, name)
+        self.blocked_loop = metrics.plugin_blocked_loop.labels(kind, name)
+        self._aside_gauge = metrics.plugin_aside.labels(kind, name)
+        self.aside = Aside(aside_failures, aside_seconds, on_change=self._note_aside)
         self._overdue: set[Future[Any]] = set()
         self._left_behind: set[asyncio.Task[Any]] = set()
 
@@ -118,9 +193,15 @@ class BoundPlugin:
         self._overdue = {future for future in self._overdue if not future.done()}
         return len(self._overdue)
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What may be called."""
+        return tuple(self._methods)
+
     async def call(self, method: str, seconds: float, *args: Any) -> Any:
         """Return what the method returns; PluginOverrun when it takes longer, else whatever Exception it raised."""
         started = perf_counter()
+        measured = self._methods[method]
         # A task of its own: whatever the plugin does with a cancellation, the caller comes free.
         task = asyncio.create_task(self._run(method, args), name=f"{self.kind} {self.name}: {method}")
         task.add_done_callback(_ignore)
@@ -128,7 +209,7 @@ class BoundPlugin:
             await asyncio.wait([task], timeout=seconds)
             if task.done():
                 return task.result()
-            self._overruns.inc()
+            measured.overruns.inc()
             await self._cancel(task, method)
             raise PluginOverrun(f"{self.kind} {self.name}: {method} took longer than {seconds:g} s")
         except asyncio.CancelledError:
@@ -136,10 +217,10 @@ class BoundPlugin:
                 await self._cancel(task, method)
             raise
         except Exception:
-            self._errors.inc()
+            measured.errors.inc()
             raise
         finally:
-            self._seconds.observe(perf_counter() - started)
+            measured.seconds.observe(perf_counter() - started)
 
     async def _cancel(self, task: asyncio.Task[Any], method: str) -> None:
         """Cancel the call; one that goes on all the same is left behind, counted until it ends."""
@@ -152,6 +233,10 @@ class BoundPlugin:
                 self._stuck.inc()
                 self._left_behind.add(task)
                 task.add_done_callback(self._came_back)
+
+    def _note_aside(self, is_aside: bool) -> None:
+        self._aside_gauge.set(is_aside)
+        log.warning("plugin_set_aside" if is_aside else "plugin_taken_back", kind=self.kind, plugin=self.name)
 
     def _came_back(self, task: asyncio.Task[Any]) -> None:
         self._stuck.dec()
@@ -168,9 +253,9 @@ class BoundPlugin:
             self._threads.shutdown()
 
     async def _run(self, method: str, args: tuple[Any, ...]) -> Any:
-        function, is_async = self._methods[method]
+        function = self._methods[method].function
         try:
-            result = function(*args) if is_async else await self._run_in_thread(function, args)
+            result = function(*args) if self._methods[method].is_async else await self._run_in_thread(function, args)
             return await result if inspect.isawaitable(result) else result
         except SystemExit as error:
             raise RuntimeError(f"{method} called sys.exit") from error
@@ -195,6 +280,15 @@ class BoundPlugin:
                 self._stuck.inc()
                 future.add_done_callback(lambda _: self._stuck.dec())
             raise
+
+
+def find_plugin(frame: FrameType | None) -> BoundPlugin | None:
+    """Return the plugin whose coroutine is running in these frames, the innermost first; None when there is none."""
+    while frame is not None:
+        if frame.f_code is BoundPlugin._run.__code__:
+            return cast(BoundPlugin, frame.f_locals["self"])
+        frame = frame.f_back
+    return None
 
 
 def _ignore(task: asyncio.Task[Any]) -> None:

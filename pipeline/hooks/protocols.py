@@ -7,8 +7,9 @@ decided once, when the plugin is loaded. Pure: imports nothing outside the stand
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -41,6 +42,7 @@ class AnalyzeRequest:
 
     image_url: where the original can be fetched. image: its bytes, only for providers that say `needs_image = True`.
     category: sneaker | lego | camera | other. attempt: from 1. timeout_seconds: the time budget of this call.
+    trace_context: what to send on as the W3C `traceparent` header, "" when nothing is traced.
     """
 
     image_url: str
@@ -51,6 +53,7 @@ class AnalyzeRequest:
     attempt: int
     timeout_seconds: float
     image: bytes | None = None
+    trace_context: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,8 @@ class AIProvider(Protocol):
     """Names brand, model and colorway of the product in a photo.
 
     Optional attributes: `needs_image = True` to get the bytes in the request; `max_concurrency = n` to be given n
-    threads of its own instead of the shared pool (plain `def` only). Optional method: `close()`.
+    threads of its own instead of POOL_THREADS (plain `def` only). Optional methods: `check()`, which raises when the
+    provider cannot be reached (`run.py check` calls it), and `close()`.
     """
 
     def analyze(self, request: AnalyzeRequest) -> Analysis | Awaitable[Analysis]:
@@ -113,20 +117,69 @@ class RoomPublisher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """An event for its owner. event: the payload of contracts/asset-processed-event.schema.json, not to be changed."""
+    """An event for its owner.
+
+    event: the payload of contracts/asset-processed-event.schema.json, not to be changed. delivery_id: the same for
+    every repetition to one notifier. trace_context: what to send on as `traceparent`, or "".
+    """
 
     event: Mapping[str, Any]
     user_id: str
     rooms: RoomPublisher
+    delivery_id: str = ""
+    trace_context: str = ""
 
 
 class Notifier(Protocol):
-    """Tells the owner, or somebody on the owner's behalf, that an asset is finished. Optional method: `close()`."""
+    """Tells the owner, or somebody on the owner's behalf, that an asset is finished.
+
+    Optional attribute: `durable = True` makes each event a job of a queue of its own, with retries over hours and dead
+    letters; for whoever is told over a network. Without it an event gets one try. Optional method: `close()`.
+    """
 
     def notify(self, notification: Notification) -> None | Awaitable[None]:
         """Deliver the event; may be called again with the same event. An exception is logged, counted and harms nobody
-        else.
+        else. A durable notifier raises PermanentJobError when no further try can help.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class UploadFacts:
+    """What is known of an upload before it is taken.
+
+    category: sneaker | lego | camera | other. size_bytes, width, height: of the image, the latter in pixels. read:
+    returns the image's bytes, up to MAX_UPLOAD_BYTES of them; it reads a file, so only a plain `def` should call it.
+    """
+
+    user_id: str
+    category: str
+    content_type: str
+    size_bytes: int
+    width: int
+    height: int
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """Something that happened to a job.
+
+    at: when, UTC. attempt: from 1, 0 before the first. outcome: completed | failed, only of job_finished. error: why an
+    attempt or the job failed, as its owner is told, else "". delay_ms: until the next attempt. seconds: how long the
+    attempt took, 0 before its end.
+    """
+
+    job_id: str
+    asset_id: str
+    user_id: str
+    category: str
+    request_id: str
+    at: datetime
+    attempt: int = 0
+    outcome: str = ""
+    error: str = ""
+    delay_ms: int = 0
+    seconds: float = 0.0
 
 
 def media_root(backend: StorageBackend) -> Path | None:

@@ -1,8 +1,11 @@
 """The hooks a plugin may implement, in pluggy's terms.
 
-pluggy finds, validates and orders the implementations; hooks/manager.py calls them, one by one and guarded, because
-pluggy itself is synchronous and stops at the first exception. Each implementation runs once, at start, on the main
-thread, and must not block.
+pluggy finds, validates and orders the implementations; catalogue.py and hooked.py call them, one by one and guarded,
+because pluggy itself is synchronous and stops at the first exception. An implementation names only those arguments it
+wants. The `register_` hooks run once, at start, on the main thread, and must not block. The others are called while the
+service works: written as `async def` on the event loop, which they must not block, as `def` in a thread of the
+plugin's own; each call has HOOK_TIMEOUT_SECONDS, is timed and counted, and a plugin whose calls fail in a row is set
+aside for a while.
 """
 
 from __future__ import annotations
@@ -12,12 +15,24 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pluggy
 
-from pipeline.hooks.protocols import AIProvider, Notifier, StorageBackend
+from pipeline.hooks.protocols import (
+    AIProvider,
+    Analysis,
+    AnalyzeRequest,
+    JobEvent,
+    Notifier,
+    StorageBackend,
+    UploadFacts,
+)
+from pipeline.settings import PluginSettings
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 PROJECT = "ai_queue_pipeline"
+# Raised when a hook's arguments or a Protocol change so that plugins written for the old ones break. A plugin may
+# declare the one it was written for as `API_VERSION`.
+API_VERSION = 1
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
@@ -26,9 +41,17 @@ Factories = Iterable[tuple[str, Callable[[], Plugin]]]
 
 
 @hookspec
+def register_settings() -> Iterable[tuple[str, type[PluginSettings]]]:  # type: ignore[empty-body]
+    """Yield (plugin name, PluginSettings subclass) pairs: the plugin's own settings, read from PLUGIN_<NAME>_<FIELD>.
+
+    They are checked at start if the plugin is in use; `settings.plugin(name, Subclass)` returns them.
+    """
+
+
+@hookspec
 def register_ai_providers(settings: Settings) -> Factories[AIProvider]:  # type: ignore[empty-body]
-    """Yield (name, factory) pairs; the one that AI_PROVIDER names is built. Import heavy packages in the factory, not
-    before.
+    """Yield (name, factory) pairs; those that AI_PROVIDER and AI_PROVIDER_BY_CATEGORY name are built. Import heavy
+    packages in the factory, not before.
 
     A factory raises ConfigurationError when its settings or packages are missing.
     """
@@ -42,3 +65,44 @@ def register_storage_backends(settings: Settings) -> Factories[StorageBackend]: 
 @hookspec
 def register_notifiers(settings: Settings) -> Factories[Notifier]:  # type: ignore[empty-body]
     """Yield (name, factory) pairs; those that NOTIFIERS names are built, in that order."""
+
+
+@hookspec
+def validate_upload(upload: UploadFacts, settings: Settings) -> None:
+    """Filter: raise ValidationError to refuse an upload before it is stored; the client gets it as a 400.
+
+    Any other exception is the plugin's own fault: it is logged, and the upload goes on.
+    """
+
+
+@hookspec
+def transform_analysis(analysis: Analysis, request: AnalyzeRequest, settings: Settings) -> Analysis | None:
+    """Filter: return what is to be kept instead of a provider's result, None to keep it as it is.
+
+    Each implementation gets what the one before returned. A result that breaks the contract counts as an error of the
+    plugin and is not used. `request.image` is always None.
+    """
+
+
+@hookspec
+def job_enqueued(event: JobEvent, settings: Settings) -> None:
+    """Observer: a job was put in the queue by an upload or a retry."""
+
+
+@hookspec
+def job_started(event: JobEvent, settings: Settings) -> None:
+    """Observer: an attempt began."""
+
+
+@hookspec
+def job_retrying(event: JobEvent, settings: Settings) -> None:
+    """Observer: an attempt ended and another will follow after event.delay_ms, because of event.error."""
+
+
+@hookspec
+def job_finished(event: JobEvent, settings: Settings) -> None:
+    """Observer: the last attempt ended, event.outcome tells how.
+
+    Observers get their events in order, each at most once, and never delay a job: one too slow for them misses some,
+    which is counted.
+    """

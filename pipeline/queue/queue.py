@@ -36,15 +36,13 @@ PLACING = ("enqueue", "step", "recover", "release", "stats")
 TRIM_AT_MOST = 500
 RECOVER_AT_MOST = 100
 SOCKET_TIMEOUT_SECONDS = 5.0
-# No job is delayed and no queue held for longer, whatever another service asks for.
-LONGEST_DELAY_MS = 600_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """Jobs by state, how long the oldest waiting one has waited (None when none waits), for how long nothing is
-    claimed (0 when it is), and whether that is because the breaker is open.
+    """Jobs by state, how long the oldest waiting one could have been started (None when none waits), for how long
+    nothing is claimed (0 when it is), and whether that is because the breaker is open.
     """
 
     waiting: int
@@ -53,7 +51,7 @@ class QueueStats:
     completed: int
     failed: int
     is_paused: bool
-    oldest_waiting_seconds: float | None
+    oldest_ready_seconds: float | None
     held_seconds: float = 0
     is_breaker_open: bool = False
 
@@ -94,10 +92,14 @@ class JobQueue:
         keep_completed_seconds: float = 86_400,
         keep_failed_seconds: float = 604_800,
         block_seconds: float = 2,
+        longest_delay_seconds: float = 600,
         breaker: Breaker = Breaker(),
         clock_offset_ms: int = 0,
     ) -> None:
-        """block_seconds: longest one call of wait_for_work. clock_offset_ms: added to Redis TIME; only tests set it."""
+        """longest_delay_seconds: no job is delayed and no queue held for longer, whatever another service asks for.
+
+        block_seconds: longest one call of wait_for_work. clock_offset_ms: added to Redis TIME; only tests set it.
+        """
         self.name = name
         self.clock_offset_ms = clock_offset_ms
         self._redis = connect(url)
@@ -106,6 +108,7 @@ class JobQueue:
         self._lease_ms = round(lease_seconds * 1000)
         self._keep_completed_ms = round(keep_completed_seconds * 1000)
         self._keep_failed_ms = round(keep_failed_seconds * 1000)
+        self._longest_delay_ms = round(longest_delay_seconds * 1000)
         self.breaker = breaker
         self._breaker_args = (
             breaker.failures,
@@ -171,7 +174,7 @@ class JobQueue:
 
         mark: `worker:number`, never used before; it becomes part of the leases.
         """
-        args: list[Any] = [self._lease_ms, mark, free, LONGEST_DELAY_MS, *self._breaker_args, len(finishes)]
+        args: list[Any] = [self._lease_ms, mark, free, self._longest_delay_ms, *self._breaker_args, len(finishes)]
         for finish in finishes:
             args += [
                 finish.job.lease,
@@ -210,7 +213,7 @@ class JobQueue:
             ids = await self._run(
                 "recover",
                 self._places("leases", "delayed"),
-                [RECOVER_AT_MOST, int(everything), self._lease_ms, LONGEST_DELAY_MS],
+                [RECOVER_AT_MOST, int(everything), self._lease_ms, self._longest_delay_ms],
             )
             recovered += ids
             if len(ids) < RECOVER_AT_MOST:
@@ -265,7 +268,7 @@ class JobQueue:
             completed=completed,
             failed=failed,
             is_paused=bool(is_paused),
-            oldest_waiting_seconds=None if age_ms < 0 else age_ms / 1000,
+            oldest_ready_seconds=None if age_ms < 0 else age_ms / 1000,
             held_seconds=held_ms / 1000,
             is_breaker_open=bool(is_open),
         )

@@ -78,16 +78,24 @@ class Worker:
         lease_seconds: float = 15,
         renew_seconds: float = 5,
         on_reconnect: Callable[[], None] = lambda: None,
+        on_start: Callable[[Job], None] = lambda job: None,
+        on_finish: Callable[[Finish, float], None] = lambda finish, seconds: None,
     ) -> None:
-        """on_reconnect: called when Redis answers again after it did not."""
+        """on_reconnect: called when Redis answers again after it did not.
+
+        on_start, on_finish: called when an attempt begins and when it ends with its lease still held, after so many
+        seconds; must not block or raise.
+        """
         self._queue = queue
         self._handler = handler
         self._policy = policy
-        self._metrics = metrics
+        self._metrics = metrics.of_queue(queue.name)
         self._concurrency = concurrency
         self._lease_seconds = lease_seconds
         self._renew_seconds = renew_seconds
         self._on_reconnect = on_reconnect
+        self._on_start = on_start
+        self._on_finish = on_finish
         self._id = secrets.token_hex(8)
         self._steps = 0
         self._held: dict[str, Claim] = {}
@@ -99,10 +107,15 @@ class Worker:
         self._is_draining = self._is_drained = False
         self._is_connected = True
         self._is_breaker_open = False
-        self._own_breaker = OwnBreaker(queue.breaker, metrics.probing)
+        self._own_breaker = OwnBreaker(queue.breaker, self._metrics.probing)
         self._heard_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
-        metrics.slots.set(concurrency)
+        self._metrics.slots.set(concurrency)
+        self._metrics.job_running_seconds.set_function(self._longest_running_seconds)
+
+    def _longest_running_seconds(self) -> float:
+        now = time.monotonic()
+        return max((now - claim.started_at for claim in self._held.values() if claim.started_at), default=0)
 
     async def check(self) -> None:
         """Return when this worker can claim: the queue has answered it lately. DependencyUnavailable otherwise."""
@@ -292,18 +305,21 @@ class Worker:
     async def _run(self, claim: Claim) -> Finish | None:
         """Run one claim to its end; None when the lease was lost, so that there is nothing to acknowledge."""
         job = claim.job
-        started_at = time.monotonic()
+        started_at = claim.started_at = time.monotonic()
         if job.attempt == 1 and not job.stalls:
             self._metrics.job_wait_seconds.observe((job.claimed_at_ms - job.enqueued_at_ms) / 1000)
-        self._metrics.job_attempts.labels(str(job.attempt) if job.attempt <= 3 else "more").inc()
+        self._metrics.started(job.attempt)
         log.info("job_claimed", stalls=job.stalls)
+        self._on_start(job)
         spent = self._policy.spent(job)
         finish = await (self._attempt(claim) if spent is None else self._give_up(claim, spent))
         seconds = time.monotonic() - started_at
         is_postponed = finish is not None and finish.outcome is Outcome.RETRY and finish.gives_back
         outcome = "lost" if finish is None else "postponed" if is_postponed else LABELS[finish.outcome]
-        self._metrics.jobs_finished.labels(outcome).inc()
-        self._metrics.job_seconds.labels(outcome).observe(seconds)
+        self._metrics.jobs_finished[outcome].inc()
+        self._metrics.job_seconds[outcome].observe(seconds)
+        if finish is not None:
+            self._on_finish(finish, seconds)
         fields: dict[str, Any] = {"durationMs": round(seconds * 1000)}
         if finish is None:
             self._metrics.leases_lost.inc()

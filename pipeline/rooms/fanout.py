@@ -12,6 +12,7 @@ import random
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -94,10 +95,17 @@ class RoomFanout:
             self.on_gap(room, since)
         self._rooms.deliver(room, text_frame(payload))
         published = self._publisher.publish(self._prefix + room, self._origin + b" " + payload)
+        published.add_done_callback(lambda _: self._note_age(event.get("timestamp")))
         done, _ = await asyncio.wait([published], timeout=PUBLISH_SECONDS)
         if not done:
             self._metrics.fanout_errors.inc()
             log.warning("event_published_late")
+
+    def _note_age(self, timestamp: object) -> None:
+        """Take in how old an event was when everybody could be told; one of a plugin's own may have no timestamp."""
+        with suppress(TypeError, ValueError):
+            age = datetime.now(UTC) - datetime.fromisoformat(timestamp)  # type: ignore[arg-type]
+            self._metrics.event_seconds.observe(max(0.0, age.total_seconds()))
 
     async def _subscribe(self, room: str) -> None:
         """Return when Redis has confirmed the room's channel; at once or after a second when it does not."""

@@ -137,6 +137,7 @@ class Rooms:
         self._max_frames = max_frames
         self._max_bytes = max_bytes
         self._metrics = metrics
+        metrics.outbox_bytes.set_function(lambda: self.outbox_bytes)
 
     def __contains__(self, room: object) -> bool:
         return room in self._members
@@ -153,6 +154,11 @@ class Rooms:
     def strangers(self) -> int:
         """How many connections are in no room: not in yet, or ending."""
         return len(self.connections) - self._joined
+
+    @property
+    def outbox_bytes(self) -> int:
+        """How many bytes wait for clients to read."""
+        return sum(connection._unsent_bytes for connection in self.connections)
 
     def open(self, write: Write, close: Close, overflow: Callable[[], None]) -> Connection:
         """Return the connection for a new socket, in no room yet.

@@ -21,7 +21,7 @@ if not state or (is_finished and revive == '1') then
     'requestId', request_id, 'trace', trace, 'group', group, 'error', '')
   redis.call('ZREM', completed, id)
   redis.call('ZREM', failed, id)
-  redis.call('HDEL', job, 'finishedAt', 'lease', 'postponed')
+  redis.call('HDEL', job, 'finishedAt', 'lease', 'postponed', 'readyAt')
   put_waiting('LPUSH', id, group)
   wake_one()
   return 'ok'

@@ -31,7 +31,7 @@ table.sort(jobs, function(a, b) return a[2] > b[2] or (a[2] == b[2] and a[1] > b
 local ids = {}
 for i, job in ipairs(jobs) do
   ids[i] = job[1]
-  redis.call('HSET', job_key(job[1]), 'state', 'waiting')
+  redis.call('HSET', job_key(job[1]), 'state', 'waiting', 'readyAt', now)
   redis.call('HINCRBY', job_key(job[1]), 'attempt', -1)
   redis.call('HINCRBY', job_key(job[1]), 'stalls', 1)
   put_waiting('RPUSH', job[1], job[3])

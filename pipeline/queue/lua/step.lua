@@ -56,7 +56,7 @@ for i = 0, finishes - 1 do
       redis.call('HSET', job, 'state', 'delayed', 'error', err)
     else
       put_waiting('RPUSH', id, group)
-      redis.call('HSET', job, 'state', 'waiting')
+      redis.call('HSET', job, 'state', 'waiting', 'readyAt', now)
     end
     judge(id, verdict, tonumber(hold_ms))
   end
@@ -69,7 +69,7 @@ if #due > 0 then redis.call('ZREM', delayed, unpack(due)) end
 for i = #due, 1, -1 do
   local job = job_key(due[i])
   local waits = redis.call('HMGET', job, 'group', 'postponed')
-  redis.call('HSET', job, 'state', 'waiting')
+  redis.call('HSET', job, 'state', 'waiting', 'readyAt', now)
   put_waiting((tonumber(waits[2]) or 0) > POSTPONED_OFTEN and 'LPUSH' or 'RPUSH', due[i], waits[1] or '')
 end
 

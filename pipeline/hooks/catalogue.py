@@ -1,0 +1,342 @@
+"""Finds the plugins there are, says what is wrong with which, and builds those the settings name.
+
+Built-in modules and installed packages (entry points) are loaded one by one and guarded, so that a broken one is listed
+as broken with its reason and stops nothing unless it was selected. pluggy registers, checks and orders what they
+implement. Runs at start, on the main thread.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, cast
+
+import pluggy
+import structlog
+
+from pipeline import __version__
+from pipeline.errors import ConfigurationError
+from pipeline.hooks import specs
+from pipeline.hooks.calls import BoundPlugin
+from pipeline.settings import PluginSettings, plugin_variable
+
+if TYPE_CHECKING:
+    from pipeline.metrics import Metrics
+    from pipeline.settings import Settings
+
+ENTRY_POINT_GROUP = "ai_queue_pipeline"
+BUILT_IN = "built-in"
+BUILT_IN_MODULES = (
+    "plugins.ai_http",
+    "plugins.ai_local",
+    "plugins.ai_openai",
+    "plugins.storage_local",
+    "plugins.storage_cloudinary",
+    "plugins.storage_object",
+    "plugins.notify_websocket",
+    "plugins.notify_webhook",
+    "plugins.notify_apprise",
+    "plugins.observe_journal",
+    "plugins.filter_photos",
+)
+# What is called while the service works; the others register something at start.
+OBSERVERS = ("job_enqueued", "job_started", "job_retrying", "job_finished")
+FILTERS = ("validate_upload", "transform_analysis")
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One sort of plugin: the hook that offers it, the setting that selects it, the methods it must have."""
+
+    name: str
+    hook: str
+    setting: str
+    methods: tuple[str, ...]
+
+
+PROVIDER = Kind("provider", "register_ai_providers", "AI_PROVIDER", ("analyze",))
+STORAGE = Kind("storage", "register_storage_backends", "STORAGE_BACKEND", ("save", "open", "delete", "check"))
+NOTIFIER = Kind("notifier", "register_notifiers", "NOTIFIERS", ("notify",))
+KINDS = (PROVIDER, STORAGE, NOTIFIER)
+HOOK = "hook"
+HOOKSPEC_MARK = f"{specs.PROJECT}_spec"  # pluggy's own
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """One line of `run.py plugins`.
+
+    kind: provider | storage | notifier | hook (observers and filters), or "" for a package that could not be loaded at
+    all. package: the distribution, or "built-in". state: selected | available | disabled | broken; reason: why it is
+    broken, else "".
+    """
+
+    name: str
+    kind: str
+    package: str
+    version: str
+    state: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a plugin comes from. name: of its entry point or module."""
+
+    name: str
+    package: str
+    version: str
+
+    def info(self, kind: str, state: str, name: str = "", reason: str = "") -> PluginInfo:
+        """Return the line of a plugin from here."""
+        return PluginInfo(name or self.name, kind, self.package, self.version, state, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A plugin that could be built."""
+
+    kind: Kind
+    source: Source
+    build: Callable[[], Any]
+
+
+class Catalogue:
+    """All plugins that were found, whether they work or not."""
+
+    def __init__(self, settings: Settings, modules: Sequence[str] = BUILT_IN_MODULES) -> None:
+        self.selected = {
+            PROVIDER: settings.all_providers,
+            STORAGE: (settings.storage_name,),
+            NOTIFIER: tuple(dict.fromkeys(settings.notifiers)),
+        }
+        self._settings = settings
+        self._offers: dict[tuple[Kind, str], Offer] = {}
+        self._own: dict[str, type[PluginSettings]] = {}
+        self._sources: dict[str, Source] = {}
+        self._unused: list[PluginInfo] = []  # broken or disabled
+        self._registry = pluggy.PluginManager(specs.PROJECT)
+        self._registry.add_hookspecs(specs)
+        # pluggy asks the last registered first, and the first to offer a name keeps it: a package takes a built-in's
+        # place only when it says so with `tryfirst`.
+        for entry_point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda each: each.name, reverse=True):
+            if not settings.plugins_safe_mode:
+                self._register(_source(entry_point), entry_point.load)
+        for module in modules:
+            name = module.rpartition(".")[2].partition("_")[2] or module
+            self._register(Source(name, BUILT_IN, __version__), partial(importlib.import_module, module), module)
+        for implementation in reversed(self._registry.hook.register_settings.get_hookimpls()):
+            for name, own in self._ask("", implementation):
+                self._own.setdefault(str(name), own)
+        for kind in KINDS:
+            for implementation in reversed(getattr(self._registry.hook, kind.hook).get_hookimpls()):
+                self._take_offers(kind, implementation)
+
+    def infos(self) -> list[PluginInfo]:
+        """Return one line for each plugin, sorted."""
+        usable = [
+            offer.source.info(kind.name, "selected" if name in self.selected[kind] else "available", name)
+            for (kind, name), offer in self._offers.items()
+        ]
+        hooks = [
+            self._sources[plugin].info(HOOK, "selected" if self._is_active(self._sources[plugin]) else "available")
+            for plugin in self._hook_functions()
+        ]
+        return sorted(usable + hooks + self._unused, key=lambda info: (info.kind, info.name, info.package))
+
+    def own_settings(self) -> Mapping[str, type[PluginSettings]]:
+        """Return the settings of plugins, by the plugin's name."""
+        return self._own
+
+    def check_variables(self) -> None:
+        """Raise ConfigurationError for every PLUGIN_ variable that is nobody's, with the nearest there is."""
+        prefixes = {plugin_variable(name, ""): kind for name, kind in self._own.items()}
+        faults = []
+        for variable in self._settings.plugin_variables:
+            prefix = max((each for each in prefixes if variable.startswith(each)), key=len, default=None)
+            fields = {prefix + field.upper() for field in prefixes[prefix].model_fields} if prefix else set()
+            if prefix and variable not in fields:
+                faults.append(f"there is no setting {variable}{_nearest(variable, fields)}")
+            elif not prefix:
+                log.warning("setting_unknown", setting=variable)  # of a plugin that is not installed here
+        if faults:
+            raise ConfigurationError("; ".join(faults))
+
+    def build(self, kind: Kind, name: str, metrics: Metrics) -> BoundPlugin:
+        """Return the plugin, ready to be called; ConfigurationError says what is wrong."""
+        settings = self._settings
+        try:
+            plugin = self.make(kind, name)
+            for method in kind.methods:
+                if not callable(getattr(plugin, method, None)):
+                    raise TypeError(f"it has no method {method}")
+            methods = {method: getattr(plugin, method) for method in kind.methods}
+            threads = int(getattr(plugin, "max_concurrency", settings.pool_threads))
+            if threads < 1:
+                raise ValueError("its max_concurrency is less than 1")
+            return _bind(kind.name, name, plugin, methods, threads, settings, metrics)
+        except (Exception, SystemExit) as error:
+            raise ConfigurationError(f"{kind.setting}: {kind.name} {name!r} cannot start: {error}") from error
+
+    def make(self, kind: Kind, name: str) -> Any:
+        """Return the plugin as its factory makes it."""
+        offer = self._offers.get((kind, name))
+        if offer is None:
+            raise ConfigurationError(f"there is none of that name; {self._names(kind, name)}")
+        if name in self._own:
+            self._settings.plugin(name, self._own[name])
+        return offer.build()
+
+    def kinds_of(self, name: str) -> list[Kind]:
+        """Return the kinds of plugins there are of that name."""
+        return [kind for kind in KINDS if (kind, name) in self._offers]
+
+    def build_hooks(self, metrics: Metrics) -> list[BoundPlugin]:
+        """Return the plugins that observe or filter, in pluggy's order, methods named after the hooks."""
+        built = []
+        for plugin, functions in self._hook_functions().items():
+            source = self._sources[plugin]
+            try:
+                if not self._is_active(source):
+                    continue
+                for name in self._names_of(source):
+                    self._settings.plugin(name, self._own[name])
+            except ConfigurationError as error:
+                raise ConfigurationError(f"The plugin {source.name!r} cannot start: {error}") from error
+            # Two threads: one that hangs leaves one to try again with.
+            module = self._registry.get_plugin(plugin)
+            built.append(_bind(HOOK, source.name, module, functions, 2, self._settings, metrics))
+        return built
+
+    def _register(self, source: Source, load: Callable[[], Any], module: str = "") -> None:
+        if source.name in self._settings.plugins_disabled or module in self._settings.plugins_disabled:
+            self._unused.append(source.info("", "disabled"))
+            return
+        key = f"{source.package}: {source.name}: {module}"
+        # SystemExit too: a package whose import gives up must not end the service.
+        try:
+            plugin = load()
+            wanted = getattr(plugin, "API_VERSION", specs.API_VERSION)
+            if wanted != specs.API_VERSION:
+                raise RuntimeError(f"it was written for API version {wanted}, this is {specs.API_VERSION}")
+            self._registry.register(plugin, name=key)
+            self._registry.check_pending()
+            self._sources[key] = source
+        except (Exception, SystemExit) as error:
+            reason = f"{type(error).__name__}: {error}"
+            if isinstance(error, pluggy.PluginValidationError):
+                reason += _nearest_hook(str(error))
+            self._unused.append(source.info("", "broken", reason=reason))
+            with suppress(Exception):
+                self._registry.unregister(name=key)
+
+    def _ask(self, kind: str, implementation: pluggy.HookImpl) -> list[tuple[str, Any]]:
+        """Return the pairs an implementation yields; one that fails is listed as broken."""
+        source = self._sources[implementation.plugin_name]
+        try:
+            arguments = [self._settings for _ in implementation.argnames]
+            return [(str(name), offered) for name, offered in cast(Any, implementation.function)(*arguments)]
+        except (Exception, SystemExit) as error:
+            self._unused.append(source.info(kind, "broken", reason=f"{type(error).__name__}: {error}"))
+            return []
+
+    def _take_offers(self, kind: Kind, implementation: pluggy.HookImpl) -> None:
+        source = self._sources[implementation.plugin_name]
+        for name, build in self._ask(kind.name, implementation):
+            taken = self._offers.setdefault((kind, name), Offer(kind, source, build))
+            if taken.build is not build:
+                reason = f"ValueError: the name is taken by {taken.source.package}"
+                self._unused.append(source.info(kind.name, "broken", name, reason))
+
+    def _hook_functions(self) -> dict[str, dict[str, Callable[..., Any]]]:
+        """Return the observers and filters, plugin -> hook -> function(argument, settings), in pluggy's order."""
+        found: dict[str, dict[str, Callable[..., Any]]] = {}
+        for hook in (*OBSERVERS, *FILTERS):
+            for implementation in reversed(getattr(self._registry.hook, hook).get_hookimpls()):
+                names = getattr(self._registry.hook, hook).spec.argnames
+                found.setdefault(implementation.plugin_name, {})[hook] = _with_arguments(implementation, names)
+        return found
+
+    def _names_of(self, source: Source) -> list[str]:
+        """Return under which names the plugin has settings of its own."""
+        return [source.name] if source.name in self._own else []
+
+    def _is_active(self, source: Source) -> bool:
+        return all(self._settings.plugin(name, self._own[name]).is_active for name in self._names_of(source))
+
+    def _names(self, kind: Kind, wanted: str) -> str:
+        names = sorted(name for offered, name in self._offers if offered is kind)
+        unused = [f"{info.name} ({info.reason or info.state})" for info in self._unused if info.kind in ("", kind.name)]
+        return (
+            f"there are: {', '.join(names) or 'none'}{_nearest(wanted, names)}"
+            + (f"; not usable: {', '.join(unused)}" if unused else "")
+            + ("; PLUGINS_SAFE_MODE leaves out installed packages" if self._settings.plugins_safe_mode else "")
+        )
+
+
+def list_plugins(settings: Settings) -> list[PluginInfo]:
+    """Return every plugin there is, without building any."""
+    return Catalogue(settings).infos()
+
+
+def _bind(
+    kind: str,
+    name: str,
+    plugin: object,
+    methods: Mapping[str, Callable[..., Any]],
+    threads: int,
+    settings: Settings,
+    metrics: Metrics,
+) -> BoundPlugin:
+    return BoundPlugin(
+        kind,
+        name,
+        plugin,
+        methods,
+        threads=threads,
+        metrics=metrics,
+        aside_failures=settings.aside_failures,
+        aside_seconds=settings.aside_seconds,
+    )
+
+
+def _with_arguments(implementation: pluggy.HookImpl, names: Sequence[str]) -> Callable[..., Any]:
+    """Return the implementation as a function of all its hook's arguments, of which it may want only some."""
+    function = cast(Callable[..., Any], implementation.function)
+
+    def wanted(arguments: tuple[Any, ...]) -> list[Any]:
+        given = dict(zip(names, arguments, strict=True))
+        return [given[name] for name in implementation.argnames]
+
+    async def awaited(*arguments: Any) -> Any:
+        return await function(*wanted(arguments))
+
+    def called(*arguments: Any) -> Any:
+        return function(*wanted(arguments))
+
+    return awaited if inspect.iscoroutinefunction(function) else called
+
+
+def _source(entry_point: EntryPoint) -> Source:
+    package = entry_point.dist
+    return Source(entry_point.name, *((package.name, package.version) if package else ("unknown package", "")))
+
+
+def _nearest(wanted: str, names: Iterable[str]) -> str:
+    found = get_close_matches(wanted, list(names), 1)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def _nearest_hook(fault: str) -> str:
+    """Return what a mistyped hook may have been meant to be, by what pluggy says of it."""
+    mistyped = re.search(r"unknown hook '(\w+)'", fault)
+    hooks = [name for name, value in vars(specs).items() if hasattr(value, HOOKSPEC_MARK)]
+    return _nearest(mistyped[1], hooks) if mistyped else ""

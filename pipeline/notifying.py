@@ -1,0 +1,114 @@
+"""Use case: one event reaches every notifier.
+
+Plain notifiers are told at once and once. For each durable one the event becomes a job of a queue of its own, so that a
+receiver that is slow or away holds no slot of the AI's, is tried for hours, survives a crash and ends as a dead letter
+that an operator can run again. The job's id is made from notifier, asset and instant: an event that comes twice is one
+job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+import structlog
+
+from pipeline.errors import Conflict, NotFound, PermanentJobError
+from pipeline.metrics import Metrics
+from pipeline.queue.job import FailedJob, Job
+from pipeline.queue.queue import JobQueue
+from pipeline.submission import RETRY_AT_MOST, Receipt, RetriedPage
+
+log = structlog.get_logger(__name__)
+
+QUEUE_NAME = "notifications"
+JOB_ID_LENGTH = 24
+
+
+class Notifiers(Protocol):
+    """What is needed of the plugins; hooks/manager.py has it."""
+
+    @property
+    def durable(self) -> Sequence[str]:
+        """The names of the notifiers whose events are to be jobs."""
+
+    async def notify(self, event: Mapping[str, Any], user_id: str) -> None:
+        """Tell every notifier that is not durable."""
+
+    async def deliver(
+        self, name: str, event: Mapping[str, Any], user_id: str, delivery_id: str, trace_context: str = ""
+    ) -> None:
+        """Tell a durable one; RetryableJobError or PermanentJobError when it is not delivered."""
+
+
+class Notifying:
+    """Announces events, and is the JobHandler of the `notifications` queue."""
+
+    def __init__(self, plugins: Notifiers, queue: JobQueue, metrics: Metrics) -> None:
+        self._plugins = plugins
+        self._queue = queue
+        self._metrics = metrics
+
+    async def announce(self, event: Mapping[str, Any], user_id: str) -> None:
+        """Tell the plain notifiers and leave a job for each durable one; DependencyUnavailable when that fails."""
+        enqueued = [self._enqueue(name, event, user_id) for name in self._plugins.durable]
+        await asyncio.gather(self._plugins.notify(event, user_id), *enqueued)
+
+    async def _enqueue(self, notifier: str, event: Mapping[str, Any], user_id: str) -> None:
+        unique = "\0".join((notifier, event["assetId"], event["timestamp"]))
+        job_id = self._queue.job_id(hashlib.sha256(unique.encode()).hexdigest()[:JOB_ID_LENGTH])
+        context = structlog.contextvars.get_contextvars()
+        data = {"notifier": notifier, "userId": user_id, "assetId": event["assetId"], "event": event}
+        if await self._queue.enqueue(job_id, data, request_id=context.get("requestId", "")):
+            self._metrics.of_queue(self._queue.name).jobs_enqueued.inc()
+
+    def describe(self, job: Job) -> Mapping[str, str]:
+        """Return the log fields that name the asset and the notifier."""
+        return {name: str(job.data.get(name, "")) for name in ("assetId", "notifier")}
+
+    async def process(self, job: Job) -> None:
+        """Hand the job's event to its notifier."""
+        try:
+            name, event, user_id = (job.data[field] for field in ("notifier", "event", "userId"))
+        except KeyError:
+            raise PermanentJobError("The job's payload is not that of a notification") from None
+        await self._plugins.deliver(name, event, user_id, job.id, job.trace_context)
+
+    async def commit(self, job: Job, result: object) -> None:
+        """Delivered is delivered."""
+
+    async def give_up(self, job: Job, message: str) -> None:
+        """Say so: the dead letter is all that is left of it."""
+        log.warning("notification_failed", error=message)
+
+    async def excuse(self, job: Job) -> None:
+        """Nothing outside the queue counts its starts."""
+
+    async def retry_failed(self, job_id: str, request_id: str) -> Receipt:
+        """Let a dead letter be delivered again from its first try on; NotFound when there is none."""
+        dead = await self._queue.failed_job(job_id)
+        if dead is None:
+            raise NotFound("There is no dead letter of that id")
+        return await self._run_again(dead, request_id)
+
+    async def retry_all_failed(self, request_id: str, after: tuple[datetime, str] | None = None) -> RetriedPage:
+        """Let up to RETRY_AT_MOST dead letters be delivered again, as Submission.retry_all_failed does for assets."""
+        page = await self._queue.failed_jobs(RETRY_AT_MOST, after)
+        retried = 0
+        for dead in reversed(page.jobs):
+            try:
+                await self._run_again(dead, request_id)
+                retried += 1
+            except Conflict as error:
+                log.info("dead_letter_skipped", jobId=dead.id, reason=error.message)
+        return RetriedPage(retried, len(page.jobs) - retried, page.older, page.next_after)
+
+    async def _run_again(self, dead: FailedJob, request_id: str) -> Receipt:
+        if "notifier" not in dead.data:
+            raise Conflict("Its record is damaged, this dead letter can only be removed")
+        await self._queue.enqueue(dead.id, dead.data, request_id=request_id, revive=True)
+        log.info("dead_letter_retried", jobId=dead.id, newJobId=dead.id)
+        return Receipt(str(dead.data.get("assetId", "")), dead.id)

@@ -1,0 +1,77 @@
+"""Watches the event loop: how late it runs what is due, and who keeps it from doing so.
+
+A coroutine that blocks instead of awaiting makes every socket, upload and job wait, and nothing on the loop can tell of
+it while it lasts. So a thread looks on: when the loop has not given a sign of life in time, the frames of the loop's
+thread show whose call is running. A plugin is named in the log and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from time import monotonic
+
+import structlog
+
+from pipeline.hooks.calls import find_plugin
+from pipeline.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+BEAT_SECONDS = 0.05
+
+
+class Watchdog:
+    """Watches the loop on which it is started."""
+
+    def __init__(self, metrics: Metrics, *, block_seconds: float = 0.25) -> None:
+        """block_seconds: who keeps the loop for longer is named."""
+        self._metrics = metrics
+        self._block_seconds = block_seconds
+        self._beaten_at = 0.0
+        self._beat: asyncio.TimerHandle | None = None
+        self._stopped = threading.Event()
+        self._thread_id = 0
+
+    def start(self) -> None:
+        """Begin to watch; call it on the loop."""
+        self._thread_id = threading.get_ident()
+        self._beaten_at = monotonic()
+        self._schedule(asyncio.get_running_loop())
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._stopped.set()
+        if self._beat:
+            self._beat.cancel()
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._beat = loop.call_later(BEAT_SECONDS, self._tick, loop, loop.time() + BEAT_SECONDS)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        self._beaten_at = monotonic()
+        self._metrics.loop_lag_seconds.observe(max(0.0, loop.time() - due))
+        self._schedule(loop)
+
+    def _watch(self) -> None:
+        named_at = 0.0  # the beat after which somebody was named already
+        while not self._stopped.wait(self._block_seconds / 4):
+            beaten_at = self._beaten_at
+            silent_seconds = monotonic() - beaten_at - BEAT_SECONDS
+            if silent_seconds >= self._block_seconds and beaten_at != named_at:
+                named_at = beaten_at
+                self._name(silent_seconds)
+
+    def _name(self, silent_seconds: float) -> None:
+        frame = sys._current_frames().get(self._thread_id)
+        if frame is None or frame.f_code.co_name == "select":
+            return  # idle: it was the process that stood still, or the machine
+        fields = {"where": f"{frame.f_code.co_filename}:{frame.f_lineno}", "forMs": round(silent_seconds * 1000)}
+        plugin = find_plugin(frame)
+        if plugin is None:
+            log.warning("loop_blocked", **fields)
+        else:
+            plugin.blocked_loop.inc()
+            log.warning("loop_blocked", kind=plugin.kind, plugin=plugin.name, **fields)

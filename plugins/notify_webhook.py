@@ -1,0 +1,241 @@
+"""The notifier `webhook`: each event as one signed POST to PLUGIN_WEBHOOK_URL, as Standard Webhooks 1.0.0 has it.
+
+Runs on the event loop. Tries once per call: the queue behind a durable notifier does the repeating. Signing is three
+lines of hmac, so the package `standardwebhooks` (which brings httpx, attrs and more) is not needed; receivers may use
+it, or any other library of https://www.standardwebhooks.com, to verify.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import ipaddress
+import json
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp.abc import ResolveResult
+from aiohttp.resolver import ThreadedResolver
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from yarl import URL
+
+from pipeline.errors import PermanentJobError, RetryableJobError
+from pipeline.hooks import Notification, Notifier, PluginSettings, hookimpl
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
+
+SECRET_PREFIX = "whsec_"
+MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64
+# The id is part of what is signed, with full stops between the parts: one inside it would blur where a part ends.
+NOT_IN_ID = re.compile(r"[^\w:-]", re.ASCII)
+GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+class WebhookSettings(PluginSettings):
+    """Whom to tell, and the key both sides know."""
+
+    # Before `url`, whose check needs it.
+    allow_private: bool = Field(
+        default=False, description="Allows http:// and private addresses, for a receiver in one's own network."
+    )
+    url: SecretStr = Field(
+        description="https:// address that gets the events; a secret because it may hold a password or a token. One "
+        "only: a retry for the sake of one receiver would repeat the event to all others."
+    )
+    secret: SecretStr = Field(
+        description="whsec_ and base64 of 24 to 64 random bytes. Several, comma-separated, sign side by side while a "
+        "receiver changes from one to the next."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        try:
+            url = URL(value.get_secret_value())
+            host = url.raw_host
+        except ValueError:
+            host = None
+        if not host or url.scheme not in ("https", "http"):
+            raise ValueError("must be an https:// address")
+        if not info.data.get("allow_private"):
+            if url.scheme != "https":
+                raise ValueError("must be an https:// address, unless PLUGIN_WEBHOOK_ALLOW_PRIVATE is set")
+            if not all(is_public(address) for address in _literal(host)):
+                raise ValueError("is a private address, which PLUGIN_WEBHOOK_ALLOW_PRIVATE would allow")
+        return value
+
+    @field_validator("secret")
+    @classmethod
+    def _check_secret(cls, value: SecretStr) -> SecretStr:
+        parse_secrets(value.get_secret_value())
+        return value
+
+
+@hookimpl
+def register_settings() -> Iterator[tuple[str, type[PluginSettings]]]:
+    """Declare PLUGIN_WEBHOOK_*."""
+    yield "webhook", WebhookSettings
+
+
+@hookimpl
+def register_notifiers(settings: Settings) -> Iterator[tuple[str, Callable[[], Notifier]]]:
+    """Offer `webhook`."""
+    # A little under the caller's budget, so that the reason arrives rather than a timeout.
+    budget_seconds = settings.notifier_timeout_seconds * 0.9
+    yield "webhook", lambda: WebhookNotifier(settings.plugin("webhook", WebhookSettings), budget_seconds)
+
+
+class WebhookNotifier:
+    """Posts {"type", "timestamp", "data"}; any 2xx is delivered. budget_seconds: the longest a try may take."""
+
+    durable = True
+
+    def __init__(self, settings: WebhookSettings, budget_seconds: float) -> None:
+        self._url = URL(settings.url.get_secret_value())
+        self._secrets = parse_secrets(settings.secret.get_secret_value())
+        self._allow_private = settings.allow_private
+        self._budget = aiohttp.ClientTimeout(total=budget_seconds)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def notify(self, notification: Notification) -> None:
+        """Return when the receiver answered 2xx.
+
+        PermanentJobError: 410, or an address that is not allowed. RetryableJobError: every other answer, and none; also
+        for 4xx, as the standard asks, because it is the receiver that must be mended and that takes a while.
+        """
+        body = encode(notification)
+        # No redirects: they would lead past the check of addresses, and a redirected POST may lose its body.
+        request = self._connect().post(
+            self._url,
+            data=body,
+            headers=self._headers(notification, body),
+            timeout=self._budget,
+            allow_redirects=False,
+        )
+        try:
+            # The body is never waited for, so a receiver that sends without end costs the 64 kB aiohttp reads ahead.
+            async with request as response:
+                status = response.status
+        # Without the cause, whose text may quote the URL; its type says enough.
+        except TimeoutError:
+            raise RetryableJobError("Webhook receiver took too long") from None
+        except aiohttp.ClientError as error:
+            raise RetryableJobError(f"Webhook receiver cannot be reached ({type(error).__name__})") from None
+        if status == 410:
+            raise PermanentJobError("Webhook receiver wants no more events (HTTP 410)")
+        if not 200 <= status < 300:
+            raise RetryableJobError(f"Webhook receiver answered HTTP {status}")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _headers(self, notification: Notification, body: bytes) -> dict[str, str]:
+        event = notification.event
+        delivery_id = notification.delivery_id or f"{event['assetId']}-{event['timestamp']}"
+        webhook_id, timestamp = NOT_IN_ID.sub("_", delivery_id), str(int(time.time()))
+        headers = {
+            "Content-Type": "application/json",
+            "webhook-id": webhook_id,
+            "webhook-timestamp": timestamp,
+            "webhook-signature": sign(self._secrets, webhook_id, timestamp, body),
+        }
+        if notification.trace_context:
+            headers["traceparent"] = notification.trace_context
+        return headers
+
+    def _connect(self) -> aiohttp.ClientSession:
+        # Made at the first call because a session belongs to the loop it is made on. No limit of connections: the
+        # queue's slots are the limit. Names are looked up for each connection: one that was public may be so no more.
+        # No decompression: aiohttp would do it ahead of reading, and a small reply may unpack to any size.
+        if self._session is None:
+            resolver = ThreadedResolver() if self._allow_private else PublicResolver()
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, resolver=resolver, use_dns_cache=False),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": "ai-queue-pipeline", "Accept-Encoding": "identity"},
+                auto_decompress=False,
+            )
+        return self._session
+
+
+class PublicResolver(ThreadedResolver):
+    """Resolves only names all of whose addresses are public.
+
+    aiohttp connects to the addresses returned here and looks no further, so a name cannot change in between.
+    """
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Return the addresses; PermanentJobError when one is private."""
+        found = await super().resolve(host, port, family)
+        if not all(is_public(each["host"]) for each in found):
+            # Permanent: an attack should not be helped by twelve tries, and a setting does not mend itself.
+            raise PermanentJobError("Webhook receiver has a private address (PLUGIN_WEBHOOK_ALLOW_PRIVATE)")
+        return found
+
+
+def is_public(address: str) -> bool:
+    """True for an address on the public internet, also when it is an IPv4 address inside an IPv6 one."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip.is_global and not ip.is_multicast
+    embedded = ip.ipv4_mapped or ip.sixtofour
+    if ip in NAT64:
+        embedded = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    if embedded is not None:
+        return is_public(str(embedded))
+    # is_global alone lets through multicast, site-local and IPv4-compatible addresses.
+    return ip.is_global and ip in GLOBAL_UNICAST
+
+
+def parse_secrets(text: str) -> tuple[bytes, ...]:
+    """Return the keys in comma-separated whsec_ secrets; ValueError, which shows none of them."""
+    secrets = []
+    for number, secret in enumerate(filter(None, map(str.strip, text.split(","))), 1):
+        try:
+            key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+        except ValueError:
+            key = b""
+        if not secret.startswith(SECRET_PREFIX) or not MIN_SECRET_BYTES <= len(key) <= MAX_SECRET_BYTES:
+            raise ValueError(f"secret {number} is not whsec_ followed by the base64 of 24 to 64 bytes")
+        secrets.append(key)
+    if not secrets:
+        raise ValueError("names no secret")
+    return tuple(secrets)
+
+
+def encode(notification: Notification) -> bytes:
+    """Return the body, in the shape the standard recommends; `timestamp` is when it happened, not when it is sent."""
+    event = notification.event
+    data = {**event, "userId": notification.user_id}
+    payload = {"type": event["event"], "timestamp": event["timestamp"], "data": data}
+    return json.dumps(payload, separators=(",", ":")).encode()
+
+
+def sign(secrets: Sequence[bytes], webhook_id: str, timestamp: str, body: bytes) -> str:
+    """Return the webhook-signature header: one signature for each secret."""
+    signed = f"{webhook_id}.{timestamp}.".encode() + body
+    digests = [hmac.digest(secret, signed, hashlib.sha256) for secret in secrets]
+    return " ".join("v1," + base64.b64encode(digest).decode() for digest in digests)
+
+
+def _literal(host: str) -> list[str]:
+    """Return the address a host spells out, empty for a name: aiohttp's resolver never sees those.
+
+    The C library reads them, as it does when connecting, because it knows forms like 127.1 and 0x7f000001.
+    """
+    try:
+        found = socket.getaddrinfo(host.partition("%")[0].rstrip("."), None, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return []
+    return [str(address[0]) for *_, address in found]
