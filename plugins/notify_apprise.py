@@ -7,9 +7,11 @@ of another one, so that nobody reads the same line twelve times; this is remembe
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, SecretStr
@@ -57,7 +59,7 @@ class AppriseNotifier:
 
     def __init__(self, settings: AppriseSettings, budget_seconds: float) -> None:
         try:
-            # Here and not above: it is an extra, and importing it takes a tenth of a second.
+            # Here and not above: it is an extra, and slow to import.
             import apprise
         except ImportError:
             raise ConfigurationError("the package is missing: pip install 'ai-queue-pipeline[apprise]'") from None
@@ -104,13 +106,25 @@ class AppriseNotifier:
         """Return the services by tag: their numbers, by which a result names them."""
         services = {}
         for number, url in enumerate(filter(None, BETWEEN_URLS.split(text)), 1):
-            service = self._apprise.Apprise.instantiate(url, asset=self._asset, tag=str(number))
+            with _silenced("apprise"):
+                service = self._apprise.Apprise.instantiate(url, asset=self._asset, tag=str(number))
             if service is None:
                 raise ConfigurationError(f"PLUGIN_APPRISE_URLS: Apprise does not understand address {number}")
             services[str(number)] = service
         if not services:
             raise ConfigurationError("PLUGIN_APPRISE_URLS: names no address")
         return services
+
+
+@contextmanager
+def _silenced(name: str) -> Iterator[None]:
+    # Apprise logs what it does not understand, and masks only what looks like a token to it.
+    logger = logging.getLogger(name)
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was_disabled
 
 
 def describe(event: Mapping[str, Any]) -> str:

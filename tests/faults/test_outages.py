@@ -53,7 +53,7 @@ def test_stopped_process_cannot_overwrite_a_newer_result(tmp_path: Path, ai_serv
                 assert (finished["fence"], newer["status"]) == (2, "active")
                 assert not stopped.find("asset_finished")
                 lost = stopped.get("/metrics").text
-                assert 'pipeline_jobs_finished_total{outcome="lost"} 1.0' in lost
+                assert 'pipeline_jobs_finished_total{outcome="lost",queue="ai-processing"} 1.0' in lost
 
 
 def test_ai_service_down_costs_no_asset(tmp_path: Path, ai_service: AiService) -> None:

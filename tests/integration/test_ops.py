@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,13 @@ class Server:
         }
         app = tornado.web.Application(
             [
-                ("/metrics", ops.MetricsHandler, common | {"queue": self.queue}),
+                ("/metrics", ops.MetricsHandler, common | {"queues": [self.queue]}),
                 ("/livez", ops.LiveHandler, common),
                 ("/readyz", ops.ReadyHandler, common | {"checks": self.checks}),
                 ("/openapi.json", ops.OpenApiHandler, common),
                 ("/", ops.IndexHandler, common | {"settings": settings}),
                 ("/media/(.*)", ops.MediaHandler, common | {"path": str(media)}),
-                ("/api/assets/queue-status", QueueStatusHandler, common | {"queue": self.queue}),
+                ("/api/assets/queue-status", QueueStatusHandler, common | {"queues": [self.queue]}),
             ],
             default_handler_class=base.NotFoundHandler,
             default_handler_args=common,
@@ -162,8 +163,8 @@ async def test_metrics_show_the_queue_as_it_is(server: Server) -> None:
     await server.queue.enqueue(f"ai-processing:{ID}", DATA)
     page = (await server.get("/metrics")).text
     assert value(page, "pipeline_redis_up") == 1
-    assert value(page, 'pipeline_queue_depth{state="waiting"}') == 1
-    assert (value(page, "pipeline_queue_oldest_seconds") or -1) >= 0
+    assert value(page, 'pipeline_queue_depth{queue="ai-processing",state="waiting"}') == 1
+    assert (value(page, 'pipeline_queue_oldest_seconds{queue="ai-processing"}') or -1) >= 0
     assert value(page, 'pipeline_http_requests_total{method="GET",route="/metrics",status="200"}') == 1
 
 
@@ -176,8 +177,8 @@ async def test_metrics_come_while_redis_hangs(server: Server, frozen_redis: Call
     page = (await server.get("/metrics")).text
     assert time.monotonic() - started < 2
     assert value(page, "pipeline_redis_up") == 0
-    assert value(page, 'pipeline_queue_depth{state="waiting"}') is None
-    assert value(page, "pipeline_jobs_claimed_total") == 0
+    assert isnan(value(page, 'pipeline_queue_depth{queue="ai-processing",state="waiting"}') or 0)
+    assert value(page, 'pipeline_jobs_claimed_total{queue="ai-processing"}') == 0
 
 
 @pytest.mark.gen_test(timeout=20)
@@ -190,7 +191,7 @@ async def test_metrics_show_redis_again_when_it_is_back(
     os.kill(redis_server.pid, signal.SIGCONT)
     page = (await server.get("/metrics")).text
     assert value(page, "pipeline_redis_up") == 1
-    assert value(page, 'pipeline_queue_depth{state="waiting"}') == 0
+    assert value(page, 'pipeline_queue_depth{queue="ai-processing",state="waiting"}') == 0
 
 
 @pytest.mark.gen_test

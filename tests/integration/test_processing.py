@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,7 +14,7 @@ from tornado.ioloop import IOLoop
 from pipeline.assets.asset import Asset, AssetStatus
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
-from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, ProcessedImage
+from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, ProcessedImage, UploadFacts
 from pipeline.metrics import Metrics
 from pipeline.processing import Processing
 from pipeline.queue.job import Job
@@ -35,7 +36,14 @@ class Plugins:
         self.events: list[tuple[Mapping[str, Any], str]] = []
         self.before_answer: Callable[[], Any] | None = None
 
-    async def analyze(self, request: AnalyzeRequest) -> Analysis:
+    has_upload_filters = False
+
+    async def validate_upload(self, upload: UploadFacts) -> None:
+        raise AssertionError("there is no filter")
+
+    async def analyze(self, request: AnalyzeRequest, read_image: Callable[[], Awaitable[bytes]]) -> Analysis:
+        if self.needs_image:
+            request = replace(request, image=await read_image())
         self.requests.append(request)
         if self.before_answer is not None:
             await self.before_answer()
@@ -55,7 +63,7 @@ class Plugins:
     async def delete(self, public_id: str) -> None:
         self.images.pop(public_id, None)
 
-    async def notify(self, event: Mapping[str, Any], user_id: str) -> None:
+    async def announce(self, event: Mapping[str, Any], user_id: str) -> None:
         check_event(dict(event))
         self.events.append((event, user_id))
 
@@ -80,7 +88,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def processing(store: SqliteAssetStore, plugins: Plugins, metrics: Metrics) -> Processing:
-    return Processing(store, plugins, metrics, provider_timeout_seconds=90)
+    return Processing(store, plugins, plugins, metrics, provider_timeout_seconds=90)
 
 
 async def submit(store: SqliteAssetStore) -> tuple[Asset, Job]:

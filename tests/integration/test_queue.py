@@ -319,11 +319,11 @@ async def test_every_key_is_permanent_by_name_or_goes_with_retention(queue: JobQ
 @pytest.mark.gen_test
 async def test_stats_tell_the_age_of_the_oldest_waiting_job(queue: JobQueue) -> None:
     """The age grows with the clock and is None when nothing waits."""
-    assert (await queue.stats()).oldest_waiting_seconds is None
+    assert (await queue.stats()).oldest_ready_seconds is None
     await enqueue(queue, 1)
     queue.clock_offset_ms += 5000
     await enqueue(queue, 2)
-    assert 5 <= ((await queue.stats()).oldest_waiting_seconds or 0) < 10
+    assert 5 <= ((await queue.stats()).oldest_ready_seconds or 0) < 10
 
 
 @pytest.mark.gen_test

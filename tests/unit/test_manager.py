@@ -20,6 +20,7 @@ import pytest
 from structlog.testing import capture_logs
 from tornado.ioloop import IOLoop
 
+from pipeline import __version__
 from pipeline.errors import (
     ConfigurationError,
     DependencyUnavailable,
@@ -30,16 +31,8 @@ from pipeline.errors import (
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, Notification, ProcessedImage, hookimpl
 from pipeline.hooks.calls import DaemonThreads
 from pipeline.hooks.checks import find_fault
-from pipeline.hooks.manager import (
-    NOTIFIER,
-    PROVIDER,
-    STORAGE,
-    Catalogue,
-    PluginInfo,
-    PluginManager,
-    build_plugins,
-    list_plugins,
-)
+from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue, PluginInfo, list_plugins
+from pipeline.hooks.manager import PluginManager, build_plugins
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.testing import SUCCESS_EVENT, RecordingRooms
@@ -54,6 +47,13 @@ REQUEST = AnalyzeRequest(
     timeout_seconds=1,
 )
 FOUND = Analysis(brand=Attribute("Nike", 0.9))
+
+
+async def no_image() -> bytes:
+    """For providers that ask for none."""
+    raise AssertionError("nobody asked for the image")
+
+
 user = contextvars.ContextVar("user", default="nobody")
 
 
@@ -139,7 +139,10 @@ class House:
         return manager
 
     def count(self, name: str, kind: str, plugin: str = "tested") -> float:
-        return self.metrics.registry.get_sample_value(name, {"kind": kind, "plugin": plugin}) or 0
+        """Return the sum over the plugin's methods."""
+        wanted = {"kind": kind, "plugin": plugin}.items()
+        samples = [sample for family in self.metrics.registry.collect() for sample in family.samples]
+        return sum(each.value for each in samples if each.name == name and wanted <= each.labels.items())
 
 
 def make_module(
@@ -171,9 +174,15 @@ def build(settings: Settings, module: types.ModuleType, house: House) -> PluginM
         catalogue = Catalogue(settings, [module.__name__])
     finally:
         del sys.modules[module.__name__]
-    (provider,), (storage,) = catalogue.build(PROVIDER, house.metrics), catalogue.build(STORAGE, house.metrics)
-    notifiers = catalogue.build(NOTIFIER, house.metrics)
-    return PluginManager(settings, house.rooms, provider=provider, storage=storage, notifiers=notifiers)
+    metrics = house.metrics
+    return PluginManager(
+        settings,
+        house.rooms,
+        providers={name: catalogue.build(PROVIDER, name, metrics) for name in settings.all_providers},
+        storage=catalogue.build(STORAGE, settings.storage_name, metrics),
+        notifiers=[catalogue.build(NOTIFIER, name, metrics) for name in settings.notifiers],
+        hooks=catalogue.build_hooks(metrics),
+    )
 
 
 @pytest.fixture
@@ -218,10 +227,10 @@ def test_listing_shows_built_ins_and_installed_packages(package: Callable[..., N
     """Each plugin has its kind, where it comes from, and whether it is in use."""
     package("guesswork", GOOD_PACKAGE)
     infos = list_plugins(Settings(ai_service_url="http://127.0.0.1:9"))
-    assert PluginInfo("guess", "provider", "guesswork 1.2", "available") in infos
-    assert PluginInfo("http", "provider", "built-in", "selected") in infos
-    assert PluginInfo("local", "storage", "built-in", "selected") in infos
-    assert PluginInfo("cloudinary", "storage", "built-in", "available") in infos
+    assert PluginInfo("guess", "provider", "guesswork", "1.2", "available") in infos
+    assert PluginInfo("http", "provider", "built-in", __version__, "selected") in infos
+    assert PluginInfo("local", "storage", "built-in", __version__, "selected") in infos
+    assert PluginInfo("cloudinary", "storage", "built-in", __version__, "available") in infos
 
 
 @pytest.mark.parametrize(
@@ -297,7 +306,7 @@ def test_a_package_takes_a_built_in_name_only_with_tryfirst(
     for module in (first, other):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     (bound,) = Catalogue(Settings(ai_provider="same"), ["other", "first"]).build(PROVIDER, Metrics())
-    assert bound.plugin.analyze(REQUEST) == 1  # type: ignore[attr-defined]
+    assert bound.plugin.analyze(REQUEST, no_image) == 1  # type: ignore[attr-defined]
 
 
 @pytest.mark.gen_test
@@ -305,7 +314,7 @@ async def test_the_settings_choose_what_is_built(tmp_path: Path) -> None:
     """With an AI service configured the provider is `http`; images are local unless Cloudinary is configured."""
     settings = Settings(ai_service_url="http://127.0.0.1:9", data_dir=tmp_path, notifiers=())
     manager = build_plugins(settings, Metrics(), RecordingRooms())
-    assert (manager.needs_image, manager.media_root) == (False, tmp_path / "media")
+    assert manager.media_root == tmp_path / "media"
     url = await manager.save("a/original", io.BytesIO(b"x"), "image/png")
     assert url == "http://127.0.0.1:8080/media/a/original.png"
     await manager.notify(SUCCESS_EVENT, "user-1")
@@ -326,7 +335,7 @@ async def test_two_managers_do_not_see_each_other(house: House) -> None:
     """Each app has its own plugins, even under the same name."""
     one = house.open(lambda request: Analysis(brand=Attribute("one", 1)))
     two = house.open(lambda request: Analysis(brand=Attribute("two", 1)))
-    assert [(await each.analyze(REQUEST)).brand.value for each in (one, two)] == ["one", "two"]
+    assert [(await each.analyze(REQUEST, no_image)).brand.value for each in (one, two)] == ["one", "two"]
 
 
 # how it calls
@@ -353,7 +362,7 @@ async def test_async_methods_run_on_the_loop_and_plain_ones_in_a_thread(house: H
 
     user.set("user-1")
     for analyze in (awaited, plain, mixed):
-        assert await house.open(analyze).analyze(REQUEST) is FOUND
+        assert await house.open(analyze).analyze(REQUEST, no_image) is FOUND
     assert seen == {"async": (True, "user-1"), "plain": (False, "user-1"), "mixed": (False, "user-1")}
 
 
@@ -372,7 +381,7 @@ async def test_max_concurrency_is_the_number_of_the_providers_threads(house: Hou
         return FOUND
 
     manager = house.open(analyze, max_concurrency=2)
-    await asyncio.gather(*(manager.analyze(REQUEST) for _ in range(6)))
+    await asyncio.gather(*(manager.analyze(REQUEST, no_image) for _ in range(6)))
     assert running == [0, 2]
 
 
@@ -385,7 +394,7 @@ async def test_calls_are_timed_and_errors_counted_per_plugin(house: House) -> No
 
     manager = house.open(fail)
     with pytest.raises(RetryableJobError):
-        await manager.analyze(REQUEST)
+        await manager.analyze(REQUEST, no_image)
     await manager.check_storage()
     assert house.count("pipeline_plugin_errors_total", "provider") == 1
     assert house.count("pipeline_plugin_seconds_count", "provider") == 1
@@ -404,7 +413,7 @@ async def test_a_provider_that_overruns_is_retryable_and_counted(house: House, i
 
     manager = house.open(never if is_async else house.hang, provider_timeout_seconds=0.1)
     with pytest.raises(RetryableJobError) as caught:
-        await manager.analyze(REQUEST)
+        await manager.analyze(REQUEST, no_image)
     assert caught.value.message == "AI service timed out"
     assert "analyze took longer than 0.1 s" in str(caught.value.__cause__)
     assert house.count("pipeline_plugin_overruns_total", "provider") == 1
@@ -418,16 +427,16 @@ async def test_stuck_threads_fail_calls_at_once_and_only_of_their_plugin(house: 
     manager = house.open(house.hang, storage=storage, max_concurrency=2, provider_timeout_seconds=0.1)
     for _ in range(2):
         with pytest.raises(RetryableJobError, match="timed out"):
-            await manager.analyze(REQUEST)
+            await manager.analyze(REQUEST, no_image)
     with pytest.raises(RetryableJobError) as caught:
-        await manager.analyze(REQUEST)
+        await manager.analyze(REQUEST, no_image)
     assert "all 2 threads hang" in str(caught.value.__cause__)
     await manager.check_storage()
     house.released.set()
     while manager._provider.overdue:
         await asyncio.sleep(0.01)  # the threads end on their own time; nothing signals it
     with pytest.raises(RetryableJobError, match="invalid result"):
-        await manager.analyze(REQUEST)
+        await manager.analyze(REQUEST, no_image)
 
 
 @pytest.mark.gen_test
@@ -441,11 +450,11 @@ async def test_a_call_still_waiting_for_a_thread_never_runs_after_its_time(house
         return FOUND
 
     manager = house.open(analyze, max_concurrency=1, provider_timeout_seconds=0.1)
-    await asyncio.gather(*(manager.analyze(REQUEST) for _ in range(3)), return_exceptions=True)
+    await asyncio.gather(*(manager.analyze(REQUEST, no_image) for _ in range(3)), return_exceptions=True)
     house.released.set()
     while manager._provider.overdue:
         await asyncio.sleep(0.01)  # as above
-    assert await manager.analyze(REQUEST) is FOUND
+    assert await manager.analyze(REQUEST, no_image) is FOUND
     assert len(started) == 2
 
 
@@ -466,7 +475,7 @@ async def test_cancellation_passes_through(house: House, is_async: bool) -> None
         house.hang()
         return FOUND
 
-    task = asyncio.ensure_future(house.open(never if is_async else hang).analyze(REQUEST))
+    task = asyncio.ensure_future(house.open(never if is_async else hang).analyze(REQUEST, no_image))
     await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -500,7 +509,7 @@ async def test_anything_a_provider_raises_becomes_a_retryable_error(
 ) -> None:
     """Unknown is not permanent; no sys.exit or stray cancellation reaches the loop, and no detail the client."""
     with pytest.raises(RetryableJobError) as caught:
-        await house.open(style(error)).analyze(REQUEST)
+        await house.open(style(error)).analyze(REQUEST, no_image)
     assert caught.value.message == "AI service failed"
     assert caught.value.__cause__ is not None
 
@@ -510,7 +519,7 @@ async def test_a_providers_own_verdict_passes_unchanged(house: House) -> None:
     """PermanentJobError and its message are for the owner."""
     refusal = PermanentJobError("No product in the image")
     with pytest.raises(PermanentJobError) as caught:
-        await house.open(raising(refusal)).analyze(REQUEST)
+        await house.open(raising(refusal)).analyze(REQUEST, no_image)
     assert caught.value is refusal
 
 
@@ -557,7 +566,7 @@ async def test_a_result_that_breaks_its_contract_is_tried_twice(house: House) ->
     """A model may stumble once; twice means it is broken. The author finds the fault in the cause."""
     manager = house.open(lambda request: Analysis(brand=Attribute("Nike", 93)))
     with pytest.raises(RetryableJobError) as caught:
-        await manager.analyze(REQUEST)
+        await manager.analyze(REQUEST, no_image)
     assert (caught.value.message, caught.value.max_attempts) == ("AI service sent an invalid result", 2)
     assert str(caught.value.__cause__) == "brand has a confidence of 93, not 0 to 1"
 
@@ -691,7 +700,8 @@ def test_a_stuck_thread_does_not_keep_the_process_alive() -> None:
                 threading.Event().wait()
 
         async def main():
-            plugin = BoundPlugin("storage", "stuck", Stuck(), ["check"], threads=4, metrics=Metrics())
+            stuck = Stuck()
+            plugin = BoundPlugin("storage", "stuck", stuck, {"check": stuck.check}, threads=4, metrics=Metrics())
             try:
                 await plugin.call("check", 0.1)
             except Exception as error:

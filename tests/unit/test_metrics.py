@@ -13,8 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline.metrics import QUEUE_STATES, Metrics
 from tests.parts import require
 
+QUEUE = "ai-processing"
 # Each takes its values from a small fixed set: names in the code, settings, or HTTP and close codes we choose.
-BOUNDED_LABELS = {"route", "method", "status", "outcome", "state", "attempt", "code", "kind", "plugin"}
+BOUNDED_LABELS = {"route", "method", "status", "outcome", "state", "attempt", "code", "kind", "plugin", "method", "queue", "reason"}
 
 
 def read(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -35,9 +36,21 @@ def sample(metrics: Metrics, name: str, **labels: str) -> float | None:
 def test_metrics_of_two_apps_are_separate() -> None:
     """What one app counts does not show in another app of the same process."""
     one, other = Metrics(), Metrics()
-    one.jobs_enqueued.inc(3)
-    assert sample(one, "pipeline_jobs_enqueued_total") == 3
-    assert sample(other, "pipeline_jobs_enqueued_total") == 0
+    one.of_queue(QUEUE).jobs_enqueued.inc(3)
+    assert sample(one, "pipeline_jobs_enqueued_total", queue=QUEUE) == 3
+    other.of_queue(QUEUE)
+    assert sample(other, "pipeline_jobs_enqueued_total", queue=QUEUE) == 0
+
+
+def test_metrics_of_two_queues_are_separate() -> None:
+    """What one queue counts does not show in another of the same process."""
+    metrics = Metrics()
+    metrics.of_queue(QUEUE).started(1)
+    metrics.of_queue("notifications").started(4)
+    assert metrics.of_queue(QUEUE) is metrics.of_queue(QUEUE)
+    assert sample(metrics, "pipeline_job_attempts_total", queue=QUEUE, attempt="1") == 1
+    assert sample(metrics, "pipeline_job_attempts_total", queue=QUEUE, attempt="more") == 0
+    assert sample(metrics, "pipeline_job_attempts_total", queue="notifications", attempt="more") == 1
 
 
 @pytest.mark.parametrize(
@@ -57,7 +70,9 @@ def test_metrics_of_two_apps_are_separate() -> None:
 )
 def test_metrics_known_series_start_at_zero(name: str, label: str, values: tuple[str, ...]) -> None:
     """A series with a known label is there before its first event, so that a rate sees that event."""
-    series = read(Metrics())
+    metrics = Metrics()
+    metrics.of_queue(QUEUE)
+    series = read(metrics)
     found = {dict(labels)[label]: value for (found, labels), value in series.items() if found == name}
     assert found == dict.fromkeys(values, 0.0)
 
@@ -66,6 +81,9 @@ def test_metrics_known_series_start_at_zero(name: str, label: str, values: tuple
     ("name", "edges", "remark"),
     [
         ("pipeline_job_seconds", {60, 90, 120}, "the promise, the provider's timeout, the job's timeout"),
+        ("pipeline_job_wait_seconds", {60, 90, 120}, "a wait that long has broken the promise"),
+        ("pipeline_event_seconds", {1}, "an event reaches its owner within a second"),
+        ("pipeline_loop_lag_seconds", {0.02}, "the loop is late by 20 ms at most"),
         ("pipeline_asset_seconds", {1, 2, 5, 10, 30, 60, 90, 120, 300}, "the promise is a share within 60 s"),
         ("pipeline_http_seconds", {2}, "an upload is confirmed within 2 s"),
     ],
@@ -74,6 +92,7 @@ def test_metrics_histograms_have_edges_at_the_limits(name: str, edges: set[float
     """A limit can be read off a histogram exactly, not interpolated."""
     metrics = Metrics()
     metrics.http_seconds.labels("/").observe(1)
+    metrics.of_queue(QUEUE)
     found = {float(dict(labels)["le"]) for (found, labels) in read(metrics) if found == f"{name}_bucket"}
     assert edges <= found, remark
 
@@ -89,24 +108,26 @@ def test_metrics_labels_are_bounded() -> None:
 def test_metrics_queue_is_hidden_while_redis_is_away() -> None:
     """Redis being away shows as such, not as the last known depth."""
     metrics = Metrics()
-    metrics.set_queue(
+    shown = metrics.of_queue(QUEUE)
+    shown.show(
         dict.fromkeys(QUEUE_STATES, 7),
-        oldest_waiting_seconds=12.5,
+        oldest_ready_seconds=12.5,
         is_paused=True,
         held_seconds=3,
         is_breaker_open=True,
     )
-    assert sample(metrics, "pipeline_queue_depth", state="waiting") == 7
-    assert sample(metrics, "pipeline_queue_oldest_seconds") == 12.5
-    assert sample(metrics, "pipeline_queue_paused") == 1
-    assert (sample(metrics, "pipeline_queue_held_seconds"), sample(metrics, "pipeline_breaker_open")) == (3, 1)
-    assert sample(metrics, "pipeline_redis_up") == 1
-    metrics.set_queue_unknown()
-    assert not [name for name, _ in read(metrics) if name == "pipeline_queue_depth"]
-    assert math.isnan(sample(metrics, "pipeline_queue_oldest_seconds") or 0)
-    for name in ("pipeline_queue_paused", "pipeline_queue_held_seconds", "pipeline_breaker_open"):
-        assert math.isnan(sample(metrics, name) or 0)
-    assert sample(metrics, "pipeline_redis_up") == 0
+    values = {
+        "pipeline_queue_oldest_seconds": 12.5,
+        "pipeline_queue_paused": 1,
+        "pipeline_queue_held_seconds": 3,
+        "pipeline_breaker_open": 1,
+    }
+    assert sample(metrics, "pipeline_queue_depth", queue=QUEUE, state="waiting") == 7
+    assert {name: sample(metrics, name, queue=QUEUE) for name in values} == values
+    shown.show_unknown()
+    depths = [value for (name, _), value in read(metrics).items() if name == "pipeline_queue_depth"]
+    assert len(depths) == len(QUEUE_STATES) and all(map(math.isnan, depths))
+    assert all(math.isnan(sample(metrics, name, queue=QUEUE) or 0) for name in values)
 
 
 def test_metrics_page_has_no_created_series() -> None:

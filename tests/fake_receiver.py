@@ -1,0 +1,176 @@
+"""The far end of a notifier: a real HTTP server that keeps what it is sent and answers 204, or as badly as told.
+
+In a test: `with running_in_thread() as receiver: ...`. It has a loop and a thread of its own, because some notifiers
+block; its methods may be called from any other thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream, StreamClosedError
+from tornado.netutil import bind_sockets
+from tornado.web import Application, RequestHandler
+
+WAIT_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One scripted answer. raw: sent instead of HTTP, then hangs up. is_endless: the body goes on till the sender does.
+
+    path: the answer is for requests to this path only, "" for any.
+    """
+
+    status: int = 204
+    headers: Mapping[str, str] = field(default_factory=dict)
+    raw: bytes | None = None
+    is_endless: bool = False
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One request as it arrived; header names are spelled like Webhook-Id. client_port: one per connection."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    client_port: int
+
+
+class FakeReceiver:
+    """requests: all that came. connections: how many were opened, also those without a request.
+
+    hung_up: set when the sender of an endless answer's request closed the connection. ssl_options: speaks TLS.
+    """
+
+    def __init__(self, ssl_options: dict[str, Any] | None = None) -> None:
+        self.requests: list[Received] = []
+        self.connections = 0
+        self.hung_up = threading.Event()
+        self.url = ""
+        self.port = 0
+        self._replies: list[Reply] = []
+        self._arrived = threading.Condition()
+        self._open = asyncio.Event()
+        self._open.set()
+        self._loop = asyncio.get_running_loop()
+        application = Application([(".*", _Any, {"receiver": self})], log_function=lambda handler: None)
+        self._server = _Server(application, ssl_options=ssl_options)
+        self._server.receiver = self
+
+    def start(self) -> None:
+        """Listen on 127.0.0.1."""
+        sockets = bind_sockets(0, "127.0.0.1")
+        self.port = sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._server.add_sockets(sockets)
+
+    async def stop(self) -> None:
+        """Stop listening and drop every connection; held requests are let go."""
+        self._server.stop()
+        self._open.set()
+        await self._server.close_all_connections()
+
+    def script(self, *replies: Reply) -> None:
+        """Answer the next requests with these, in order; after them all is well again."""
+        self._replies.extend(replies)
+
+    def hold(self) -> None:
+        """Leave every request unanswered until `release`."""
+        self._loop.call_soon_threadsafe(self._open.clear)
+
+    def release(self) -> None:
+        """Answer the held requests."""
+        self._loop.call_soon_threadsafe(self._open.set)
+
+    def wait_for_requests(self, count: int) -> None:
+        """Return when so many requests have arrived."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: len(self.requests) >= count, WAIT_SECONDS)
+
+    async def answer(self, received: Received) -> Reply:
+        """Keep the request and return its answer once it is due."""
+        with self._arrived:
+            self.requests.append(received)
+            self._arrived.notify_all()
+        await self._open.wait()
+        for reply in self._replies:
+            if reply.path in ("", received.path):
+                self._replies.remove(reply)
+                return reply
+        return Reply()
+
+
+@contextmanager
+def running_in_thread(ssl_options: dict[str, Any] | None = None) -> Iterator[FakeReceiver]:
+    """Run one on a loop of its own."""
+    started: deque[FakeReceiver] = deque()
+    ready = threading.Event()
+    loop = asyncio.new_event_loop()
+    stopped: asyncio.Future[None] = loop.create_future()
+
+    async def serve() -> None:
+        receiver = FakeReceiver(ssl_options)
+        receiver.start()
+        started.append(receiver)
+        ready.set()
+        await stopped
+        await receiver.stop()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    assert ready.wait(WAIT_SECONDS)
+    try:
+        yield started[0]
+    finally:
+        loop.call_soon_threadsafe(stopped.set_result, None)
+        thread.join(WAIT_SECONDS)
+        loop.close()
+
+
+class _Server(HTTPServer):
+    receiver: FakeReceiver
+
+    def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+        self.receiver.connections += 1
+        super().handle_stream(stream, address)
+
+
+class _Any(RequestHandler):
+    def initialize(self, receiver: FakeReceiver) -> None:
+        self.receiver = receiver
+
+    async def prepare(self) -> None:
+        request = self.request
+        connection: Any = request.connection
+        headers = dict(request.headers.get_all())
+        port = connection.context.address[1]
+        assert request.method is not None
+        reply = await self.receiver.answer(Received(request.method, request.uri or "", headers, request.body, port))
+        if reply.raw is not None:
+            stream = connection.detach()
+            await stream.write(reply.raw)
+            stream.close()
+            self._finished = True
+            return
+        self.set_status(reply.status)
+        for name, value in reply.headers.items():
+            self.set_header(name, value)
+        try:
+            while reply.is_endless:
+                self.write(b"x" * 65536)
+                await self.flush()
+            self.finish()
+        except StreamClosedError:
+            self.receiver.hung_up.set()
+            self._finished = True

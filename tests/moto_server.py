@@ -1,0 +1,102 @@
+"""A real S3 server for tests: moto's, in a process of its own. It checks who calls and, in headers, the signature."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from tests.parts import require
+
+START_SECONDS = 20.0
+REGION = "us-east-1"
+EVERYTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+# The three calls that make the user cannot be signed by it.
+UNCHECKED_CALLS = 3
+
+
+class MotoServer:
+    """A server on a port of its own with one user, who may do everything; `with` starts and stops it."""
+
+    def __init__(self) -> None:
+        # Asked before anything is made that a skipped test would leave behind.
+        require(all(map(importlib.util.find_spec, ("moto", "flask", "boto3"))), "needs moto[server]")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.access_key_id = self.secret_access_key = "nobody"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> MotoServer:
+        self._start()
+        iam = self._client("iam")
+        iam.create_user(UserName="pipeline")
+        iam.put_user_policy(UserName="pipeline", PolicyName="everything", PolicyDocument=json.dumps(EVERYTHING))
+        key = iam.create_access_key(UserName="pipeline")["AccessKey"]
+        self.access_key_id, self.secret_access_key = key["AccessKeyId"], key["SecretAccessKey"]
+        self.s3 = self._client("s3")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+    def keys(self, bucket: str) -> list[str]:
+        """Return the names of all objects in the bucket."""
+        return [each["Key"] for each in self.s3.list_objects_v2(Bucket=bucket).get("Contents", [])]
+
+    @contextmanager
+    def unchecked(self) -> Iterator[None]:
+        """Let anybody do anything for a while: moto breaks on a signed URL when it checks signatures."""
+        self._check_after("inf")
+        try:
+            yield
+        finally:
+            self._check_after("0")
+
+    def _check_after(self, calls: str) -> None:
+        url = f"{self.url}/moto-api/reset-auth"
+        request = urllib.request.Request(url, calls.encode(), {"Content-Type": "text/plain"})
+        with urllib.request.urlopen(request, timeout=START_SECONDS):
+            pass
+
+    def _start(self) -> None:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        environment = os.environ | {"INITIAL_NO_AUTH_ACTION_COUNT": str(UNCHECKED_CALLS)}
+        self._process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+
+    def _client(self, service: str) -> Any:
+        import boto3
+
+        return boto3.client(
+            service,
+            endpoint_url=self.url,
+            region_name=REGION,
+            aws_access_key_id=self.access_key_id,
+            aws_secret_access_key=self.secret_access_key,
+        )
