@@ -39,6 +39,7 @@ from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms
 from pipeline.settings import Fairness, Role, Settings
 from pipeline.submission import Submission, SubmissionPolicy
+from pipeline.tracing import build_tracing
 from pipeline.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
@@ -71,9 +72,10 @@ class App:
     def _build(self) -> None:
         settings, redis_url = self.settings, self.settings.redis_url.get_secret_value()
         self.metrics = Metrics()
+        self.tracing = build_tracing(settings)
         self.rooms = Rooms(max_frames=settings.outbox_frames, max_bytes=settings.outbox_bytes, metrics=self.metrics)
         self.fanout = RoomFanout(self.rooms, redis_url, metrics=self.metrics)
-        self.plugins = build_plugins(settings, self.metrics, self.fanout, CATEGORIES)
+        self.plugins = build_plugins(settings, self.metrics, self.fanout, CATEGORIES, self.tracing)
         self.store = _store(settings)
         self.replay = Replay(
             self.store,
@@ -110,6 +112,7 @@ class App:
             SubmissionPolicy(is_fair, settings.max_backlog, settings.max_backlog_per_user, settings.dedupe_uploads),
             on_deferred=self.reconciler.request,
             on_enqueued=self._observe_enqueued,
+            tracing=self.tracing,
         )
         self.notifications = JobQueue(
             redis_url,
@@ -121,7 +124,7 @@ class App:
             # One receiver that is away must not stop the others; each waits by its own backoff.
             breaker=Breaker(failures=sys.maxsize),
         )
-        self.notifying = notifying.Notifying(self.plugins, self.notifications, self.metrics)
+        self.notifying = notifying.Notifying(self.plugins, self.notifications, self.metrics, self.tracing)
         self.worker = Worker(
             self.queue,
             Processing(
@@ -131,6 +134,7 @@ class App:
                 self.metrics,
                 provider_timeout_seconds=settings.provider_timeout_seconds,
                 max_starts=settings.job_attempts + settings.max_stalls,
+                tracing=self.tracing,
             ),
             RetryPolicy(
                 attempts=settings.job_attempts,
@@ -145,6 +149,7 @@ class App:
             on_reconnect=self.reconciler.request,
             on_start=lambda job: self.plugins.observe("job_started", job_event(job)),
             on_finish=self._observe_finish,
+            tracing=self.tracing,
         )
         self._workers = [self.worker]
         if self.plugins.durable:
@@ -185,6 +190,7 @@ class App:
             concurrency=settings.notifier_slots if settings.role is not Role.WEB else 0,
             lease_seconds=settings.lease_seconds,
             renew_seconds=settings.renew_seconds,
+            tracing=self.tracing,
         )
 
     def _observe_enqueued(self, asset: Asset, request_id: str) -> None:
@@ -208,12 +214,22 @@ class App:
         routes: list[Any] = [
             ("/metrics", ops.MetricsHandler, common | {"queues": [self.queue, self.notifications]}),
             ("/livez", ops.LiveHandler, common),
-            ("/readyz", ops.ReadyHandler, common | {"checks": checks}),
+            (
+                "/readyz",
+                ops.ReadyHandler,
+                common
+                | {
+                    "checks": checks,
+                    "plugins": self.plugins.all,
+                    "queues": [self.queue, *([self.notifications] if self.plugins.durable else [])],
+                },
+            ),
         ]
         if settings.role is Role.WORKER:
             return routes
-        with_assets = common | {"store": self.store, "submission": self.submission}
+        with_assets = common | {"store": self.store, "submission": self.submission, "tracing": self.tracing}
         with_queues = common | {
+            "tracing": self.tracing,
             "queues": {
                 QUEUE_NAME: queue.Administered(self.queue, self.submission, "Asset queued for AI analysis"),
                 notifying.QUEUE_NAME: queue.Administered(self.notifications, self.notifying, "Notification queued"),
@@ -223,7 +239,8 @@ class App:
             (
                 "/api/assets/analyze-queue",
                 upload.UploadHandler,
-                common | {"submission": self.submission, "settings": settings, "pool": self._pool},
+                common
+                | {"submission": self.submission, "settings": settings, "pool": self._pool, "tracing": self.tracing},
             ),
             ("/api/assets/queue-status", queue.QueueStatusHandler, common | {"queue": self.queue}),
             ("/api/assets", assets.AssetsHandler, with_assets),
@@ -289,6 +306,7 @@ class App:
         await self.notifications.close()
         self.watchdog.stop()
         await self.store.close()
+        await self.tracing.close()
         log.info("service_stopped")
 
     async def _open_store(self) -> None:

@@ -26,7 +26,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 
 from pipeline import demo as demo_pictures
-from pipeline import embedded, logs, operating, running
+from pipeline import authoring, checking, embedded, logs, operating, running
 from pipeline import settings as settings_module
 from pipeline.app import App
 from pipeline.assets.asset import CATEGORIES
@@ -34,7 +34,6 @@ from pipeline.auth import make_token
 from pipeline.client import Client, ClientError
 from pipeline.errors import ConfigurationError
 from pipeline.handlers.server import raise_file_limit
-from pipeline.hooks.catalogue import list_plugins
 from pipeline.settings import Settings
 
 DEMO_USER = "demo"
@@ -68,6 +67,8 @@ def main(ctx: click.Context) -> None:
 
 main.add_command(operating.failed)
 main.add_command(operating.queue)
+main.add_command(checking.check)
+main.add_command(authoring.plugins)
 
 
 @main.command()
@@ -184,30 +185,31 @@ def token(sub: str, role: str | None, hours: float) -> None:
 @main.command()
 @click.option("--format", "format_", type=click.Choice(["table", "env", "markdown"]), default="table")
 def settings(format_: str) -> None:
-    """Print every setting: its name, the value in force or the default, and why."""
+    """Print every setting, those of plugins too: its name, the value in force or the default, and why.
+
+    The other formats know only the plugins that come with the service.
+    """
     if format_ == "table":
         in_force = settings_module.load()
         table = Table("setting", "value", "default", "why")
         for name, field in Settings.model_fields.items():
-            table.add_row(name.upper(), _shown(getattr(in_force, name)), _shown(field.default), field.description or "")
+            shown = _shown(getattr(in_force, name)), _shown(field.default), field.description or ""
+            table.add_row(name.upper(), *map(escape, shown))
+        own, faults = authoring.own_settings(in_force)
+        for each in own:
+            table.add_row(each.variable, *map(escape, (_shown(each.value), _shown(each.default), each.why)))
         stdout.print(table)
+        for fault in faults:
+            stderr.print(escape(fault), highlight=False, soft_wrap=True)
         return
     for line in settings_lines(format_):
         print(line)
 
 
-@main.command()
-def plugins() -> None:
-    """Print every plugin: its name, kind, package, version and state."""
-    table = Table("name", "kind", "package", "version", "state", "reason")
-    for info in list_plugins(settings_module.load()):
-        table.add_row(info.name, info.kind, info.package, info.version, info.state, escape(info.reason))
-    stdout.print(table)
-
-
 def settings_lines(format_: str) -> list[str]:
     """Return all settings as lines of `.env.example` ("env") or of the README's table ("markdown")."""
     fields = [(name.upper(), _shown(field.default), field.description) for name, field in Settings.model_fields.items()]
+    fields += [(own.variable, _shown(own.default), own.why) for own in authoring.built_in_settings()]
     if format_ == "env":
         return [line for name, default, why in fields for line in (f"# {why}", f"#{name}={default}")]
     rows = [f"| `{name}` | {f'`{default}`' if default else ''} | {why} |" for name, default, why in fields]
@@ -217,7 +219,9 @@ def settings_lines(format_: str) -> list[str]:
 def _shown(value: Any) -> str:
     if isinstance(value, Mapping):
         return ",".join(f"{name}={'+'.join(names)}" for name, names in value.items())
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+    if value is None:
+        return ""
+    return ",".join(map(str, value)) if isinstance(value, (tuple, list, set, frozenset)) else str(value)
 
 
 def _this_command() -> str:

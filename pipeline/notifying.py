@@ -21,6 +21,7 @@ from pipeline.metrics import Metrics
 from pipeline.queue.job import FailedJob, Job
 from pipeline.queue.queue import JobQueue
 from pipeline.submission import RETRY_AT_MOST, Receipt, RetriedPage
+from pipeline.tracing import OFF, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -47,10 +48,11 @@ class Notifiers(Protocol):
 class Notifying:
     """Announces events, and is the JobHandler of the `notifications` queue."""
 
-    def __init__(self, plugins: Notifiers, queue: JobQueue, metrics: Metrics) -> None:
+    def __init__(self, plugins: Notifiers, queue: JobQueue, metrics: Metrics, tracing: Tracing = OFF) -> None:
         self._plugins = plugins
         self._queue = queue
         self._metrics = metrics
+        self._tracing = tracing
 
     async def announce(self, event: Mapping[str, Any], user_id: str) -> None:
         """Tell the plain notifiers and leave a job for each durable one; DependencyUnavailable when that fails."""
@@ -62,8 +64,14 @@ class Notifying:
         job_id = self._queue.job_id(hashlib.sha256(unique.encode()).hexdigest()[:JOB_ID_LENGTH])
         context = structlog.contextvars.get_contextvars()
         data = {"notifier": notifier, "userId": user_id, "assetId": event["assetId"], "event": event}
-        if await self._queue.enqueue(job_id, data, request_id=context.get("requestId", "")):
+        if await self._put(job_id, data, context.get("requestId", "")):
             self._metrics.of_queue(self._queue.name).jobs_enqueued.inc()
+
+    async def _put(self, job_id: str, data: Mapping[str, Any], request_id: str, *, revive: bool = False) -> bool:
+        with self._tracing.enqueue(self._queue.name, job_id, data) as span:
+            return await self._queue.enqueue(
+                job_id, data, request_id=request_id, trace_context=span.trace_context, revive=revive
+            )
 
     def describe(self, job: Job) -> Mapping[str, str]:
         """Return the log fields that name the asset and the notifier."""
@@ -109,6 +117,6 @@ class Notifying:
     async def _run_again(self, dead: FailedJob, request_id: str) -> Receipt:
         if "notifier" not in dead.data:
             raise Conflict("Its record is damaged, this dead letter can only be removed")
-        await self._queue.enqueue(dead.id, dead.data, request_id=request_id, revive=True)
+        await self._put(dead.id, dead.data, request_id, revive=True)
         log.info("dead_letter_retried", jobId=dead.id, newJobId=dead.id)
         return Receipt(str(dead.data.get("assetId", "")), dead.id)

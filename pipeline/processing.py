@@ -25,6 +25,7 @@ from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, JobEvent
 from pipeline.metrics import Metrics
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.submission import ImageStorage, processed_public_id
+from pipeline.tracing import OFF, Tracing
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -70,6 +71,7 @@ class Processing:
         *,
         provider_timeout_seconds: float = 90,
         max_starts: int = 6,
+        tracing: Tracing = OFF,
     ) -> None:
         """max_starts: an asset started so often without an end has lost its process each time, whatever Redis knows."""
         self._store = store
@@ -78,6 +80,7 @@ class Processing:
         self._metrics = metrics
         self._provider_timeout_seconds = provider_timeout_seconds
         self._max_starts = max_starts
+        self._tracing = tracing
 
     def describe(self, job: Job) -> Mapping[str, str]:
         """Return the log field that names the asset."""
@@ -101,6 +104,7 @@ class Processing:
                 request_id=job.request_id,
                 attempt=job.attempt,
                 timeout_seconds=self._provider_timeout_seconds,
+                trace_context=job.trace_context,
             ),
             partial(self._read, asset),
         )
@@ -110,18 +114,19 @@ class Processing:
         """Commit the result under its run's fence and send the event."""
         asset, analysis, processed = result.asset, result.analysis, result.processed
         is_complete = bool(analysis.brand.value and analysis.model.value)
-        finished = await self._commit(
-            asset,
-            lambda now: self._store.finish(
-                asset.id,
-                job.id,
-                asset.fence,
-                status=AssetStatus.ACTIVE if is_complete else AssetStatus.PARTIAL,
-                ai_metadata=_metadata(analysis, now),
-                processed=processed,
-                finished_at=now,
-            ),
-        )
+        with self._tracing.step("commit"):
+            finished = await self._commit(
+                asset,
+                lambda now: self._store.finish(
+                    asset.id,
+                    job.id,
+                    asset.fence,
+                    status=AssetStatus.ACTIVE if is_complete else AssetStatus.PARTIAL,
+                    ai_metadata=_metadata(analysis, now),
+                    processed=processed,
+                    finished_at=now,
+                ),
+            )
         if finished is None:
             self._drop(asset)
             if processed is not None and processed.public_id:
@@ -134,9 +139,10 @@ class Processing:
         asset = await self._begin(job, gives_up=True) if _is_ours(job) else None
         if asset is None:
             return
-        failed = await self._commit(
-            asset, lambda now: self._store.fail(asset.id, job.id, asset.fence, error=message, finished_at=now)
-        )
+        with self._tracing.step("commit"):
+            failed = await self._commit(
+                asset, lambda now: self._store.fail(asset.id, job.id, asset.fence, error=message, finished_at=now)
+            )
         if failed is None:
             self._drop(asset)
             return

@@ -240,6 +240,9 @@ class Settings(BaseSettings):
     )
     log_format: LogFormat = _f(LogFormat.AUTO, "auto, json or console.")
     log_level: str = _f("INFO", "DEBUG, INFO, WARNING or ERROR.", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    otel_exporter_otlp_endpoint: str = _f(
+        "", "Base URL of an OpenTelemetry collector (OTLP over HTTP) for traces; empty sends none. Needs [otel]."
+    )
 
     _plugin_variables: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
     _plugin_settings: dict[tuple[str, type[PluginSettings]], PluginSettings] = PrivateAttr(default_factory=dict)
@@ -279,6 +282,10 @@ class Settings(BaseSettings):
             faults.append("PUBLIC_URL must be https:// (http:// only for a loopback host)")
         if self.ai_service_url and urlsplit(self.ai_service_url).scheme not in ("http", "https"):
             faults.append("AI_SERVICE_URL must be an http:// or https:// address")
+        if self.otel_exporter_otlp_endpoint and (
+            urlsplit(self.otel_exporter_otlp_endpoint).scheme not in ("http", "https")
+        ):
+            faults.append("OTEL_EXPORTER_OTLP_ENDPOINT must be an http:// or https:// address")
         if "http" in self.all_providers and not self.ai_service_url:
             faults.append("AI_PROVIDER=http needs AI_SERVICE_URL")
         if self.storage_name == "cloudinary" and not self.cloudinary_url.get_secret_value():

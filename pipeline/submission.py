@@ -34,6 +34,7 @@ from pipeline.hooks import UploadFacts
 from pipeline.metrics import Metrics
 from pipeline.queue.job import FailedJob
 from pipeline.queue.queue import JobQueue
+from pipeline.tracing import OFF, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -151,6 +152,7 @@ class Submission:
         *,
         on_deferred: Callable[[], None] = lambda: None,
         on_enqueued: Callable[[Asset, str], None] = lambda asset, request_id: None,
+        tracing: Tracing = OFF,
     ) -> None:
         """on_deferred: called when a job could not be enqueued and the reconciler has to. on_enqueued: otherwise."""
         self._store = store
@@ -160,6 +162,7 @@ class Submission:
         self._policy = policy
         self._on_deferred = on_deferred
         self._on_enqueued = on_enqueued
+        self._tracing = tracing
         # Who look after uploads of unknown outcome; to be cancelled at the end.
         self.unsettled: set[asyncio.Task[None]] = set()
         self._is_stopped = False
@@ -375,15 +378,18 @@ class Submission:
         return user_id if self._policy.is_fair else ""
 
     async def _enqueue(self, asset: Asset, request_id: str, *, revive: bool = False) -> None:
+        job_id, data = asset.processing_job_id, job_data(asset)
         try:
-            async with asyncio.timeout(ENQUEUE_SECONDS):
-                await self._queue.enqueue(
-                    asset.processing_job_id,
-                    job_data(asset),
-                    request_id=request_id,
-                    group=self._group_of(asset.user_id),
-                    revive=revive,
-                )
+            with self._tracing.enqueue(self._queue.name, job_id, data) as span:
+                async with asyncio.timeout(ENQUEUE_SECONDS):
+                    await self._queue.enqueue(
+                        job_id,
+                        data,
+                        request_id=request_id,
+                        trace_context=span.trace_context,
+                        group=self._group_of(asset.user_id),
+                        revive=revive,
+                    )
             self._metrics.of_queue(self._queue.name).jobs_enqueued.inc()
             self._on_enqueued(asset, request_id)
         except (DependencyUnavailable, TimeoutError):

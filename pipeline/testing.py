@@ -6,6 +6,7 @@
             return MyProvider(...)
 
 Each test calls the plugin as the pipeline does, be its methods `async def` or plain `def`. Needs pytest, no server.
+`run.py plugins verify` runs the same suites on a plugin as it is configured.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ import copy
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from inspect import isawaitable, iscoroutinefunction
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
+from pipeline.demo import pictures
 from pipeline.errors import JobError
 from pipeline.hooks import AIProvider, AnalyzeRequest, Notification, Notifier, StorageBackend
+from pipeline.hooks.calls import DaemonThreads
 from pipeline.hooks.checks import find_fault, is_web_url
 
 Call = Callable[..., Any]
@@ -93,8 +96,12 @@ class PluginSuite:
         async with asyncio.timeout(self.call_seconds):
             if iscoroutinefunction(method):
                 return await method(*args)
-            with ThreadPoolExecutor(1) as thread:
-                result = await asyncio.get_running_loop().run_in_executor(thread, partial(method, *args))
+            # A daemon thread: one that hangs fails its test and must not keep pytest from ending.
+            thread = DaemonThreads(1, "suite")
+            try:
+                result = await asyncio.wrap_future(thread.submit(partial(method, *args)))
+            finally:
+                thread.shutdown()
             return await result if isawaitable(result) else result
 
     def _close(self, plugin: object, call: Call) -> None:
@@ -103,7 +110,7 @@ class PluginSuite:
 
 
 class AIProviderSuite(PluginSuite):
-    """Give it a fixture `provider`; override `analyze_request` when the provider must be shown a real photo."""
+    """Give it a fixture `provider`; override `analyze_request` when it must be shown another photo."""
 
     @pytest.fixture
     def provider(self) -> AIProvider:
@@ -116,17 +123,23 @@ class AIProviderSuite(PluginSuite):
         self._close(provider, call)
 
     @pytest.fixture
-    def analyze_request(self) -> AnalyzeRequest:
-        """A photo the provider can analyze."""
+    def image_url(self) -> str:
+        """Where the photo can be fetched; to be overridden for a provider that does so."""
+        return "https://images.example/original.jpg"
+
+    @pytest.fixture
+    def analyze_request(self, provider: AIProvider, image_url: str) -> AnalyzeRequest:
+        """A photo the provider can analyze: of a sneaker, its bytes only when the provider says `needs_image`."""
+        photo, category = next(each for each in pictures() if each[1] == "sneaker")
         return AnalyzeRequest(
-            image_url="https://images.example/original.gif",
-            category="sneaker",
+            image_url=image_url,
+            category=category,
             asset_id="65f0c0ffee65f0c0ffee65f0",
             job_id="ai-processing:65f0c0ffee65f0c0ffee65f0",
             request_id="request-1",
             attempt=1,
             timeout_seconds=self.call_seconds,
-            image=GIF,
+            image=photo.read_bytes() if getattr(provider, "needs_image", False) else None,
         )
 
     def test_analyze_returns_a_valid_analysis(
@@ -167,7 +180,10 @@ class AIProviderSuite(PluginSuite):
 
 
 class StorageBackendSuite(PluginSuite):
-    """Give it a fixture `storage`: an empty storage, or one where nothing begins with "suite/"."""
+    """Give it a fixture `storage`: an empty storage, or one where nothing begins with "suite/".
+
+    What a test saves there it deletes again.
+    """
 
     content_type = "image/gif"
     content = GIF
@@ -179,8 +195,16 @@ class StorageBackendSuite(PluginSuite):
 
     @pytest.fixture(autouse=True)
     def _closed(self, storage: StorageBackend, call: Call) -> Iterator[None]:
+        self._saved: set[str] = set()
         yield
+        for public_id in self._saved:
+            with suppress(Exception):  # whether it can delete is what a test asks
+                call(storage.delete, public_id)
         self._close(storage, call)
+
+    def _save(self, call: Call, storage: StorageBackend, public_id: str, file: BinaryIO, content_type: str) -> object:
+        self._saved.add(public_id)
+        return call(storage.save, public_id, file, content_type)
 
     def _read(self, call: Call, storage: StorageBackend, public_id: str) -> bytes:
         with call(storage.open, public_id) as file:
@@ -190,7 +214,7 @@ class StorageBackendSuite(PluginSuite):
 
     def test_save_returns_a_url_and_open_the_same_bytes(self, storage: StorageBackend, call: Call) -> None:
         """What was saved comes back unchanged; the URL is an absolute http(s) one."""
-        url = call(storage.save, "suite/65f0/original", io.BytesIO(self.content), self.content_type)
+        url = self._save(call, storage, "suite/65f0/original", io.BytesIO(self.content), self.content_type)
         assert is_web_url(url)
         assert self._read(call, storage, "suite/65f0/original") == self.content
 
@@ -198,18 +222,19 @@ class StorageBackendSuite(PluginSuite):
         """A file that was read before is still stored whole."""
         file = io.BytesIO(self.content)
         file.read()
-        call(storage.save, "suite/65f1/original", file, self.content_type)
+        self._save(call, storage, "suite/65f1/original", file, self.content_type)
         assert self._read(call, storage, "suite/65f1/original") == self.content
 
     def test_save_replaces_what_was_there(self, storage: StorageBackend, call: Call) -> None:
         """A repeated job saves again under the same id, perhaps with another content type."""
-        call(storage.save, "suite/65f2/processed-1", io.BytesIO(b"older"), "image/png")
-        call(storage.save, "suite/65f2/processed-1", io.BytesIO(self.content), self.content_type)
+        self._save(call, storage, "suite/65f2/processed-1", io.BytesIO(b"older"), "image/png")
+        self._save(call, storage, "suite/65f2/processed-1", io.BytesIO(self.content), self.content_type)
         assert self._read(call, storage, "suite/65f2/processed-1") == self.content
 
     def test_saves_at_once_do_not_mix(self, storage: StorageBackend, call: Call, call_together: Call) -> None:
         """Ten images saved at the same time each keep their own bytes."""
         images = {f"suite/65f3/image-{number}": self.content + bytes([number]) for number in range(10)}
+        self._saved.update(images)
         call_together(*[(storage.save, name, io.BytesIO(image), self.content_type) for name, image in images.items()])
         assert {name: self._read(call, storage, name) for name in images} == images
 
@@ -221,7 +246,7 @@ class StorageBackendSuite(PluginSuite):
     def test_delete_removes_only_that_image_and_bears_repetition(self, storage: StorageBackend, call: Call) -> None:
         """After delete the image is gone, its neighbour is not, and deleting again does nothing."""
         for name in ("suite/65f4/original", "suite/65f4/original-2"):
-            call(storage.save, name, io.BytesIO(self.content), self.content_type)
+            self._save(call, storage, name, io.BytesIO(self.content), self.content_type)
         for _ in range(2):
             call(storage.delete, "suite/65f4/original")
         with pytest.raises(FileNotFoundError):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from pipeline.errors import PermanentJobError, RetryableJobError
+from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
 from pipeline.hooks import UNKNOWN, AIProvider, Analysis, AnalyzeRequest, Attribute, hookimpl
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ DEFAULT_CONFIDENCE = 0.5
 MAX_REPLY_BYTES = 1024 * 1024
 MAX_MESSAGE_LENGTH = 300
 CONNECT_SECONDS = 10.0
+CHECK_SECONDS = 5.0
 # Longer holds would let one mistaken header stop the queue.
 MAX_RETRY_AFTER_SECONDS = 3600.0
 
@@ -58,11 +59,7 @@ class HttpProvider:
             async with self._connect().post(
                 self._url,
                 json={self._image_field: request.image_url, "category": request.category},
-                headers={
-                    "X-Request-Id": request.request_id,
-                    "X-Asset-Id": request.asset_id,
-                    "X-Job-Id": request.job_id,
-                },
+                headers=_headers(request),
                 timeout=aiohttp.ClientTimeout(total=request.timeout_seconds, sock_connect=CONNECT_SECONDS),
                 allow_redirects=False,
             ) as response:
@@ -74,6 +71,16 @@ class HttpProvider:
             raise RetryableJobError(UNAVAILABLE) from error
         except TimeoutError as error:
             raise RetryableJobError(TIMED_OUT) from error
+
+    async def check(self) -> None:
+        """Return when the service answers at all, whatever it says; DependencyUnavailable otherwise."""
+        timeout = aiohttp.ClientTimeout(total=CHECK_SECONDS)
+        try:
+            # Not a POST: that would be work, and perhaps cost money.
+            async with self._connect().get(self._url, timeout=timeout, allow_redirects=False):
+                pass
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise DependencyUnavailable(UNAVAILABLE) from error
 
     async def close(self) -> None:
         """Close the connections."""
@@ -91,6 +98,15 @@ class HttpProvider:
                 auto_decompress=False,
             )
         return self._session
+
+
+def _headers(request: AnalyzeRequest) -> dict[str, str]:
+    headers = {
+        "X-Request-Id": request.request_id,
+        "X-Asset-Id": request.asset_id,
+        "X-Job-Id": request.job_id,
+    }
+    return headers | ({"traceparent": request.trace_context} if request.trace_context else {})
 
 
 def parse_analysis(body: bytes) -> Analysis:

@@ -109,4 +109,4 @@ def failing(error: Exception) -> Work:
 
 
 def count(metrics: Metrics, name: str, **labels: str) -> float:
-    return metrics.registry.get_sample_value(name, labels) or 0
+    return metrics.registry.get_sample_value(name, {"queue": "ai-processing"} | labels) or 0

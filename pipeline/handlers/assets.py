@@ -12,15 +12,19 @@ from pipeline.errors import NotFound, ValidationError
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.query import Query, encode_cursor
 from pipeline.submission import Submission
+from pipeline.tracing import OFF, Tracing
 
 STORED_ID = re.compile(r"[0-9a-f]{24}")
 
 
 class _Handler(BaseHandler):
-    def initialize(self, *, store: AssetStore, submission: Submission, **common: Any) -> None:  # type: ignore[override]
+    def initialize(  # type: ignore[override]
+        self, *, store: AssetStore, submission: Submission, tracing: Tracing = OFF, **common: Any
+    ) -> None:
         super().initialize(**common)
         self.store = store
         self.submission = submission
+        self.tracing = tracing
 
 
 class AssetsHandler(_Handler):
@@ -76,9 +80,10 @@ class RetryHandler(_Handler):
 
     async def post(self, asset_id: str) -> None:
         user_id = (await self.authenticate()).user_id
-        receipt = await self.submission.retry(_asset_id(asset_id), user_id, self.request_id)
-        answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
-        self.reply(answer | {"status": "processing", "message": "Asset queued for AI analysis"}, status=202)
+        with self.tracing.request(self):
+            receipt = await self.submission.retry(_asset_id(asset_id), user_id, self.request_id)
+            answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
+            self.reply(answer | {"status": "processing", "message": "Asset queued for AI analysis"}, status=202)
 
 
 def _asset_id(text: str) -> str:

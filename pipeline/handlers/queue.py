@@ -18,6 +18,7 @@ from pipeline.handlers.query import Position, Query, encode_cursor
 from pipeline.queue.job import FailedJob
 from pipeline.queue.queue import JobQueue, QueueStats
 from pipeline.submission import Receipt, RetriedPage
+from pipeline.tracing import OFF, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -80,10 +81,13 @@ class QueueStatusHandler(BaseHandler):
 
 
 class _AdminHandler(BaseHandler):
-    def initialize(self, *, queues: Mapping[str, Administered], **common: Any) -> None:  # type: ignore[override]
+    def initialize(  # type: ignore[override]
+        self, *, queues: Mapping[str, Administered], tracing: Tracing = OFF, **common: Any
+    ) -> None:
         """queues: by name, the one that is meant when none is named first."""
         super().initialize(**common)
         self.queues = queues
+        self.tracing = tracing
 
     async def authenticate(self) -> Principal:
         principal = await super().authenticate()
@@ -140,9 +144,11 @@ class RetryAllFailedHandler(_AdminHandler):
         await self.authenticate()
         query = self.query()
         after = query.cursor(ANY_ID)
-        page = await self.named(query).reruns.retry_all_failed(self.request_id, after)
-        counts = {"retried": page.retried, "skipped": page.skipped, "remaining": page.remaining}
-        self.reply(counts | {"nextCursor": _cursor(page.next_after)}, status=202)
+        reruns = self.named(query).reruns
+        with self.tracing.request(self):
+            page = await reruns.retry_all_failed(self.request_id, after)
+            counts = {"retried": page.retried, "skipped": page.skipped, "remaining": page.remaining}
+            self.reply(counts | {"nextCursor": _cursor(page.next_after)}, status=202)
 
 
 class FailedJobHandler(_AdminHandler):
@@ -167,9 +173,10 @@ class RetryFailedHandler(_AdminHandler):
     async def post(self, job_id: str) -> None:
         await self.authenticate()
         holder, job_id = self.holder(job_id)
-        receipt = await holder.reruns.retry_failed(job_id, self.request_id)
-        answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
-        self.reply(answer | {"status": "processing", "message": holder.message}, status=202)
+        with self.tracing.request(self):
+            receipt = await holder.reruns.retry_failed(job_id, self.request_id)
+            answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
+            self.reply(answer | {"status": "processing", "message": holder.message}, status=202)
 
 
 class PauseHandler(_AdminHandler):

@@ -19,6 +19,7 @@ from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.multipart import OVERHEAD_BYTES, Form, MultipartReader, image_required, too_large
 from pipeline.settings import Settings
 from pipeline.submission import Submission, Upload
+from pipeline.tracing import OFF, Tracing
 
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -30,13 +31,14 @@ class UploadHandler(BaseHandler):
     failure_message = "Failed to queue asset for processing"
 
     def initialize(  # type: ignore[override]
-        self, *, submission: Submission, settings: Settings, pool: Executor, **common: Any
+        self, *, submission: Submission, settings: Settings, pool: Executor, tracing: Tracing = OFF, **common: Any
     ) -> None:
         super().initialize(**common)
         self.submission = submission
         self.max_upload_bytes = settings.max_upload_bytes
         self.max_image_pixels = settings.max_image_pixels
         self.pool = pool
+        self.tracing = tracing
         self._reader: MultipartReader | None = None
         self._early_error: PipelineError | None = None
         self._is_body_taken = False
@@ -75,12 +77,13 @@ class UploadHandler(BaseHandler):
             raise self._early_error
         assert self._reader is not None
         self._is_body_taken = True
-        try:
-            receipt = await self.submission.submit(await self._check(self._reader.finish()))
-        finally:
-            self._reader.close()
-        answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
-        self.reply(answer | {"status": "processing", "message": "Asset queued for AI analysis"}, status=202)
+        with self.tracing.request(self):
+            try:
+                receipt = await self.submission.submit(await self._check(self._reader.finish()))
+            finally:
+                self._reader.close()
+            answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
+            self.reply(answer | {"status": "processing", "message": "Asset queued for AI analysis"}, status=202)
 
     async def _check(self, form: Form) -> Upload:
         """Return the upload the form describes; ValidationError names every fault seen before the image is opened."""

@@ -194,6 +194,13 @@ class BoundPlugin:
         return len(self._overdue)
 
     @property
+    def state(self) -> str:
+        """Return how it is now: ok, set aside, or stuck (calls whose time was up go on, in threads or on the loop)."""
+        if self.aside.is_set:
+            return "set aside"
+        return "stuck" if self.overdue or self._left_behind else "ok"
+
+    @property
     def methods(self) -> tuple[str, ...]:
         """What may be called."""
         return tuple(self._methods)

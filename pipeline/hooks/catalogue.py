@@ -146,10 +146,7 @@ class Catalogue:
             offer.source.info(kind.name, "selected" if name in self.selected[kind] else "available", name)
             for (kind, name), offer in self._offers.items()
         ]
-        hooks = [
-            self._sources[plugin].info(HOOK, "selected" if self._is_active(self._sources[plugin]) else "available")
-            for plugin in self._hook_functions()
-        ]
+        hooks = [self._hook_info(self._sources[plugin]) for plugin in self._hook_functions()]
         return sorted(usable + hooks + self._unused, key=lambda info: (info.kind, info.name, info.package))
 
     def own_settings(self) -> Mapping[str, type[PluginSettings]]:
@@ -158,42 +155,43 @@ class Catalogue:
 
     def check_variables(self) -> None:
         """Raise ConfigurationError for every PLUGIN_ variable that is nobody's, with the nearest there is."""
-        prefixes = {plugin_variable(name, ""): kind for name, kind in self._own.items()}
+        own = {plugin_variable(name, ""): [*map(str.upper, kind.model_fields)] for name, kind in self._own.items()}
+        known = {prefix + field for prefix, fields in own.items() for field in fields}
         faults = []
         for variable in self._settings.plugin_variables:
-            prefix = max((each for each in prefixes if variable.startswith(each)), key=len, default=None)
-            fields = {prefix + field.upper() for field in prefixes[prefix].model_fields} if prefix else set()
-            if prefix and variable not in fields:
-                faults.append(f"there is no setting {variable}{_nearest(variable, fields)}")
-            elif not prefix:
+            prefix = max((each for each in own if variable.startswith(each)), key=len, default="")
+            if not prefix:
                 log.warning("setting_unknown", setting=variable)  # of a plugin that is not installed here
+            elif variable not in known:
+                nearest = _nearest(variable.removeprefix(prefix), own[prefix], prefix)
+                faults.append(f"there is no setting {variable}{nearest}")
         if faults:
             raise ConfigurationError("; ".join(faults))
 
     def build(self, kind: Kind, name: str, metrics: Metrics) -> BoundPlugin:
         """Return the plugin, ready to be called; ConfigurationError says what is wrong."""
-        settings = self._settings
+        plugin = self.make(kind, name)
+        threads = int(getattr(plugin, "max_concurrency", self._settings.pool_threads))
+        methods = {method: getattr(plugin, method) for method in kind.methods}
+        return _bind(kind.name, name, plugin, methods, threads, self._settings, metrics)
+
+    def make(self, kind: Kind, name: str) -> Any:
+        """Return the plugin as its factory makes it; ConfigurationError says what is wrong."""
+        offer = self._offers.get((kind, name))
+        if offer is None:
+            raise ConfigurationError(f"{kind.setting}: there is no {kind.name} {name!r}; {self._names(kind, name)}")
         try:
-            plugin = self.make(kind, name)
+            if name in self._own:
+                self._settings.plugin(name, self._own[name])
+            plugin = offer.build()
             for method in kind.methods:
                 if not callable(getattr(plugin, method, None)):
                     raise TypeError(f"it has no method {method}")
-            methods = {method: getattr(plugin, method) for method in kind.methods}
-            threads = int(getattr(plugin, "max_concurrency", settings.pool_threads))
-            if threads < 1:
+            if int(getattr(plugin, "max_concurrency", 1)) < 1:
                 raise ValueError("its max_concurrency is less than 1")
-            return _bind(kind.name, name, plugin, methods, threads, settings, metrics)
+            return plugin
         except (Exception, SystemExit) as error:
             raise ConfigurationError(f"{kind.setting}: {kind.name} {name!r} cannot start: {error}") from error
-
-    def make(self, kind: Kind, name: str) -> Any:
-        """Return the plugin as its factory makes it."""
-        offer = self._offers.get((kind, name))
-        if offer is None:
-            raise ConfigurationError(f"there is none of that name; {self._names(kind, name)}")
-        if name in self._own:
-            self._settings.plugin(name, self._own[name])
-        return offer.build()
 
     def kinds_of(self, name: str) -> list[Kind]:
         """Return the kinds of plugins there are of that name."""
@@ -231,10 +229,7 @@ class Catalogue:
             self._registry.check_pending()
             self._sources[key] = source
         except (Exception, SystemExit) as error:
-            reason = f"{type(error).__name__}: {error}"
-            if isinstance(error, pluggy.PluginValidationError):
-                reason += _nearest_hook(str(error))
-            self._unused.append(source.info("", "broken", reason=reason))
+            self._unused.append(source.info("", "broken", reason=_reason(error)))
             with suppress(Exception):
                 self._registry.unregister(name=key)
 
@@ -268,6 +263,12 @@ class Catalogue:
     def _names_of(self, source: Source) -> list[str]:
         """Return under which names the plugin has settings of its own."""
         return [source.name] if source.name in self._own else []
+
+    def _hook_info(self, source: Source) -> PluginInfo:
+        try:
+            return source.info(HOOK, "selected" if self._is_active(source) else "available")
+        except ConfigurationError as error:
+            return source.info(HOOK, "broken", reason=str(error))
 
     def _is_active(self, source: Source) -> bool:
         return all(self._settings.plugin(name, self._own[name]).is_active for name in self._names_of(source))
@@ -330,13 +331,17 @@ def _source(entry_point: EntryPoint) -> Source:
     return Source(entry_point.name, *((package.name, package.version) if package else ("unknown package", "")))
 
 
-def _nearest(wanted: str, names: Iterable[str]) -> str:
+def _nearest(wanted: str, names: Iterable[str], prefix: str = "") -> str:
+    """Return the question whether the nearest of the names was meant. prefix: what all of them begin with."""
     found = get_close_matches(wanted, list(names), 1)
-    return f" (did you mean {found[0]}?)" if found else ""
+    return f" (did you mean {prefix}{found[0]}?)" if found else ""
 
 
-def _nearest_hook(fault: str) -> str:
-    """Return what a mistyped hook may have been meant to be, by what pluggy says of it."""
-    mistyped = re.search(r"unknown hook '(\w+)'", fault)
+def _reason(error: BaseException) -> str:
+    """Return why a plugin cannot be loaded, for its author."""
+    is_known = isinstance(error, pluggy.PluginValidationError)
+    mistyped = re.search(r"unknown hook '(\w+)'", str(error)) if is_known else None
+    if mistyped is None:
+        return f"{type(error).__name__}: {error}"
     hooks = [name for name, value in vars(specs).items() if hasattr(value, HOOKSPEC_MARK)]
-    return _nearest(mistyped[1], hooks) if mistyped else ""
+    return f"there is no hook {mistyped[1]}{_nearest(mistyped[1], hooks)}"

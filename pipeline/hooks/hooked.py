@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -104,7 +105,9 @@ class _Observer:
         if hook not in self._plugin.methods:
             return
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=f"observer {self._plugin.name}")
+            # In a context of its own: that of the first event would put its job's names on every line that follows.
+            run, name = self._run(), f"observer {self._plugin.name}"
+            self._task = asyncio.create_task(run, name=name, context=Context())
         try:
             self._events.put_nowait((hook, event))
         except asyncio.QueueFull:
@@ -122,14 +125,18 @@ class _Observer:
     async def _run(self) -> None:
         while True:
             hook, event = await self._events.get()
-            try:
-                if _lets_through(self._plugin):
-                    await self._plugin.call(hook, self._settings.hook_timeout_seconds, event, self._settings)
-                    self._plugin.aside.succeeded()
-            except Exception:
-                _failed(self._plugin, hook)
-            finally:
-                self._events.task_done()
+            names = {"jobId": event.job_id, "assetId": event.asset_id, "requestId": event.request_id}
+            with structlog.contextvars.bound_contextvars(**names):
+                await self._tell(hook, event)
+            self._events.task_done()
+
+    async def _tell(self, hook: str, event: JobEvent) -> None:
+        try:
+            if _lets_through(self._plugin):
+                await self._plugin.call(hook, self._settings.hook_timeout_seconds, event, self._settings)
+                self._plugin.aside.succeeded()
+        except Exception:
+            _failed(self._plugin, hook)
 
 
 def _lets_through(plugin: BoundPlugin) -> bool:

@@ -37,6 +37,7 @@ from pipeline.hooks.protocols import (
     StorageBackend,
     UploadFacts,
 )
+from pipeline.tracing import OFF, Tracing
 
 if TYPE_CHECKING:
     from pipeline.metrics import Metrics
@@ -61,14 +62,20 @@ class PluginManager:
         storage: BoundPlugin,
         notifiers: Sequence[BoundPlugin],
         hooks: Sequence[BoundPlugin] = (),
+        tracing: Tracing = OFF,
     ) -> None:
         """providers: by name, all that settings.all_providers names."""
         self._settings = settings
         self._rooms = rooms
         self._providers = providers
+        by_category = settings.ai_provider_by_category
+        self._chains = {category: tuple(dict.fromkeys(names)) for category, names in by_category.items()}
+        # Only these are ever set aside: for another there is nobody to go to.
+        self._replaceable = {name for chain in (settings.providers, *self._chains.values()) for name in chain[:-1]}
         self._storage = storage
         self._notifiers = {notifier.name: notifier for notifier in notifiers}
         self._hooked = Hooked(hooks, settings)
+        self._tracing = tracing
 
     @property
     def all(self) -> tuple[BoundPlugin, ...]:
@@ -89,7 +96,7 @@ class PluginManager:
         """
         # Some time is left for keeping the result.
         deadline = asyncio.get_running_loop().time() + self._settings.job_timeout_seconds * 0.95
-        names = self._settings.ai_provider_by_category.get(request.category, self._settings.providers)
+        names = self._chains.get(request.category, self._settings.providers)
         fault: JobError | None = None
         for number, name in enumerate(names):
             provider, is_last = self._providers[name], number == len(names) - 1
@@ -101,7 +108,10 @@ class PluginManager:
                 continue
             try:
                 seconds = min(self._settings.provider_timeout_seconds, left)
-                analysis = await self._ask(provider, replace(request, timeout_seconds=seconds), read_image)
+                with self._tracing.call(provider.kind, name, "analyze") as span:
+                    context = span.trace_context or request.trace_context
+                    asked = replace(request, timeout_seconds=seconds, trace_context=context)
+                    analysis = await self._ask(provider, asked, read_image)
             except (PermanentJobError, RetryableJobError) as error:
                 fault = error
                 if is_last or not self._goes_on(provider, error, request.attempt):
@@ -130,7 +140,8 @@ class PluginManager:
             provider.aside.succeeded()  # it works, it is the image it does not take
             raise
         except Exception as error:
-            provider.aside.failed(getattr(error, "retry_after_seconds", None))
+            if provider.name in self._replaceable:
+                provider.aside.failed(getattr(error, "retry_after_seconds", None))
             if isinstance(error, JobError):
                 raise
             text = "AI service timed out" if isinstance(error, PluginOverrun) else "AI service failed"
@@ -177,9 +188,11 @@ class PluginManager:
         """Hand the event to that durable notifier; RetryableJobError or PermanentJobError when it is not delivered."""
         if name not in self._notifiers:
             raise PermanentJobError(f"The notifier {name!r} is not in use any more")
-        notification = Notification(event, user_id, self._rooms, delivery_id, trace_context)
         try:
-            await self._notifiers[name].call("notify", self._settings.notifier_timeout_seconds, notification)
+            with self._tracing.call(self._notifiers[name].kind, name, "notify") as span:
+                context = span.trace_context or trace_context
+                notification = Notification(event, user_id, self._rooms, delivery_id, context)
+                await self._notifiers[name].call("notify", self._settings.notifier_timeout_seconds, notification)
         except PermanentJobError:
             raise
         except Exception as error:
@@ -207,7 +220,8 @@ class PluginManager:
 
     async def _call_storage(self, method: str, *args: Any) -> Any:
         try:
-            return await self._storage.call(method, self._settings.storage_timeout_seconds, *args)
+            with self._tracing.call(self._storage.kind, self._storage.name, method):
+                return await self._storage.call(method, self._settings.storage_timeout_seconds, *args)
         except PipelineError:
             raise
         except Exception as error:
@@ -219,10 +233,12 @@ class PluginManager:
         if not notifier.aside.lets_through():
             notifier.skipped.inc()
             return
-        # A copy each: what one does to its event must not reach another.
-        notification = Notification(copy.deepcopy(event), user_id, self._rooms)
         try:
-            await notifier.call("notify", self._settings.notifier_timeout_seconds, notification)
+            with self._tracing.call(notifier.kind, notifier.name, "notify") as span:
+                # A copy each: what one does to its event must not reach another.
+                copied = copy.deepcopy(event)
+                notification = Notification(copied, user_id, self._rooms, trace_context=span.trace_context)
+                await notifier.call("notify", self._settings.notifier_timeout_seconds, notification)
         except Exception:
             log.error("notifier_failed", plugin=notifier.name, assetId=event.get("assetId"), exc_info=True)
             notifier.aside.failed()
@@ -231,7 +247,11 @@ class PluginManager:
 
 
 def build_plugins(
-    settings: Settings, metrics: Metrics, rooms: RoomPublisher, categories: Sequence[str] = ()
+    settings: Settings,
+    metrics: Metrics,
+    rooms: RoomPublisher,
+    categories: Sequence[str] = (),
+    tracing: Tracing = OFF,
 ) -> PluginManager:
     """Return the plugins the settings select, ready to use; ConfigurationError when one is missing or cannot start.
 
@@ -251,4 +271,5 @@ def build_plugins(
         storage=catalogue.build(STORAGE, settings.storage_name, metrics),
         notifiers=[catalogue.build(NOTIFIER, name, metrics) for name in catalogue.selected[NOTIFIER]],
         hooks=catalogue.build_hooks(metrics),
+        tracing=tracing,
     )

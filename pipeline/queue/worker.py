@@ -21,6 +21,7 @@ from pipeline.queue.breaker import OwnBreaker
 from pipeline.queue.claim import Claim
 from pipeline.queue.job import Finish, Job, Outcome, RetryPolicy, Verdict, reason
 from pipeline.queue.queue import JobQueue
+from pipeline.tracing import OFF, Span, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +81,7 @@ class Worker:
         on_reconnect: Callable[[], None] = lambda: None,
         on_start: Callable[[Job], None] = lambda job: None,
         on_finish: Callable[[Finish, float], None] = lambda finish, seconds: None,
+        tracing: Tracing = OFF,
     ) -> None:
         """on_reconnect: called when Redis answers again after it did not.
 
@@ -96,6 +98,7 @@ class Worker:
         self._on_reconnect = on_reconnect
         self._on_start = on_start
         self._on_finish = on_finish
+        self._tracing = tracing
         self._id = secrets.token_hex(8)
         self._steps = 0
         self._held: dict[str, Claim] = {}
@@ -293,7 +296,8 @@ class Worker:
             }
             with structlog.contextvars.bound_contextvars(**fields):
                 self._metrics.slots_busy.inc()
-                finish = await self._run(claim)
+                with self._tracing.process(self._queue.name, job) as span:
+                    finish = await self._run(claim, span)
                 self._metrics.slots_busy.dec()
             if finish is None:
                 self._held.pop(job.lease, None)
@@ -302,7 +306,7 @@ class Worker:
                 self._finishes.append(finish)
             self._changed.set()
 
-    async def _run(self, claim: Claim) -> Finish | None:
+    async def _run(self, claim: Claim, span: Span) -> Finish | None:
         """Run one claim to its end; None when the lease was lost, so that there is nothing to acknowledge."""
         job = claim.job
         started_at = claim.started_at = time.monotonic()
@@ -312,7 +316,7 @@ class Worker:
         log.info("job_claimed", stalls=job.stalls)
         self._on_start(job)
         spent = self._policy.spent(job)
-        finish = await (self._attempt(claim) if spent is None else self._give_up(claim, spent))
+        finish = await (self._attempt(claim, span) if spent is None else self._give_up(claim, spent))
         seconds = time.monotonic() - started_at
         is_postponed = finish is not None and finish.outcome is Outcome.RETRY and finish.gives_back
         outcome = "lost" if finish is None else "postponed" if is_postponed else LABELS[finish.outcome]
@@ -320,6 +324,8 @@ class Worker:
         self._metrics.job_seconds[outcome].observe(seconds)
         if finish is not None:
             self._on_finish(finish, seconds)
+        if finish is None or finish.error:
+            span.fail(finish.error if finish else "The lease was lost")
         fields: dict[str, Any] = {"durationMs": round(seconds * 1000)}
         if finish is None:
             self._metrics.leases_lost.inc()
@@ -335,7 +341,7 @@ class Worker:
             log.info("job_released", **fields)
         return finish
 
-    async def _attempt(self, claim: Claim) -> Finish | None:
+    async def _attempt(self, claim: Claim, span: Span) -> Finish | None:
         job = claim.job
         error: Exception
         try:
@@ -352,6 +358,7 @@ class Worker:
         if claim.is_released:
             await self._excuse(job)
             return Finish(job, Outcome.RELEASED, gives_back=True)
+        span.record(error)
         if not claim.has_lease:
             return None
         return await self._judge(claim, error)

@@ -66,7 +66,8 @@ def metrics() -> Metrics:
 @pytest.fixture
 def bound(plugin: Stubborn, metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> BoundPlugin:
     monkeypatch.setattr("pipeline.hooks.calls.GRACE_SECONDS", GRACE_SECONDS)
-    methods = ("ignore_cancellation", "block_thread", "fail", "name_request")
+    names = ("ignore_cancellation", "block_thread", "fail", "name_request")
+    methods = {name: getattr(plugin, name) for name in names}
     return BoundPlugin("provider", "stubborn", plugin, methods, threads=8, metrics=metrics)
 
 

@@ -18,6 +18,7 @@ from pipeline.assets.asset import Asset
 from pipeline.assets.image import ImageInfo
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import OutcomeUnknown
+from pipeline.hooks import UploadFacts
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.submission import Submission, Upload
@@ -228,7 +229,9 @@ async def test_insert_of_unknown_outcome_is_settled_later(
 
 
 class Images:
-    """A storage in memory."""
+    """A storage in memory, and no filters."""
+
+    has_upload_filters = False
 
     def __init__(self) -> None:
         self.images: dict[str, bytes] = {}
@@ -236,6 +239,9 @@ class Images:
     async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
         self.images[public_id] = file.read()
         return f"https://images.example/{public_id}"
+
+    async def validate_upload(self, upload: UploadFacts) -> None:
+        raise AssertionError("there is no filter")
 
     async def delete(self, public_id: str) -> None:
         self.images.pop(public_id, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from math import isnan
@@ -23,6 +24,7 @@ from pipeline.auth import TokenVerifier
 from pipeline.errors import DependencyUnavailable
 from pipeline.handlers import base, ops
 from pipeline.handlers.queue import QueueStatusHandler
+from pipeline.hooks.calls import BoundPlugin, PluginOverrun
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.settings import Settings
@@ -42,11 +44,12 @@ DATA = {
 
 
 class Server:
-    """Our handlers on a port, with a queue on the given Redis. checks: those of /readyz."""
+    """Our handlers on a port, with a queue on the given Redis. checks, plugins: those of /readyz."""
 
     def __init__(self, redis_url: str, media: Path) -> None:
         self.queue = JobQueue(redis_url)
         self.checks: dict[str, Any] = {"queue": self.queue.ping}
+        self.plugins: list[BoundPlugin] = []
         settings = Settings(jwt_secret=SECRET, redis_url="redis://:hidden@redis/0", notifiers=("websocket", "<b>"))
         self.metrics = Metrics()
         common: dict[str, Any] = {
@@ -58,11 +61,15 @@ class Server:
             [
                 ("/metrics", ops.MetricsHandler, common | {"queues": [self.queue]}),
                 ("/livez", ops.LiveHandler, common),
-                ("/readyz", ops.ReadyHandler, common | {"checks": self.checks}),
+                (
+                    "/readyz",
+                    ops.ReadyHandler,
+                    common | {"checks": self.checks, "plugins": self.plugins, "queues": [self.queue]},
+                ),
                 ("/openapi.json", ops.OpenApiHandler, common),
                 ("/", ops.IndexHandler, common | {"settings": settings}),
                 ("/media/(.*)", ops.MediaHandler, common | {"path": str(media)}),
-                ("/api/assets/queue-status", QueueStatusHandler, common | {"queues": [self.queue]}),
+                ("/api/assets/queue-status", QueueStatusHandler, common | {"queue": self.queue}),
             ],
             default_handler_class=base.NotFoundHandler,
             default_handler_args=common,
@@ -241,6 +248,46 @@ async def test_readyz_names_what_is_broken(server: Server) -> None:
     ]
     assert reply.json()["error"]["message"] == "Not ready: store, storage, slow, slower"
     assert "hidden" not in reply.text
+
+
+@pytest.mark.gen_test
+async def test_readyz_verbose_shows_plugins_and_queues(server: Server) -> None:
+    """Asked for more it tells how each plugin and queue is and how long each check took; only dependencies decide."""
+    released = threading.Event()
+    for name in ("good", "failing", "hanging"):
+        methods = {"analyze": lambda: released.wait(60)}
+        server.plugins.append(BoundPlugin("provider", name, object(), methods, threads=1, metrics=server.metrics))
+    server.plugins[1].aside.failed(for_seconds=60)
+    with pytest.raises(PluginOverrun):
+        await server.plugins[2].call("analyze", 0.01)
+    reply = await server.get("/readyz?verbose")
+    data = reply.json()["data"]
+    assert (reply.status_code, data["dependencies"][0]["ok"]) == (200, True)
+    assert 0 < data["dependencies"][0]["tookMs"] < 2000
+    assert data["plugins"] == [
+        {"name": "good", "kind": "provider", "state": "ok"},
+        {"name": "failing", "kind": "provider", "state": "set aside"},
+        {"name": "hanging", "kind": "provider", "state": "stuck"},
+    ]
+    assert data["queues"] == [{"name": "ai-processing", "state": "running"}]
+    released.set()
+    await server.queue.pause()
+    assert (await server.get("/readyz?verbose=1")).json()["data"]["queues"][0]["state"] == "paused"
+    assert (await server.get("/readyz?other")).json()["data"] == {"dependencies": [{"name": "queue", "ok": True}]}
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_readyz_verbose_comes_while_redis_hangs(server: Server, frozen_redis: Callable[[], None]) -> None:
+    """A silent Redis costs the time limit once; its queue is unknown, the plugins are told all the same."""
+    await server.get("/readyz?verbose")
+    frozen_redis()
+    started = time.monotonic()
+    reply = await server.get("/readyz?verbose")
+    assert time.monotonic() - started < 3.5
+    data = reply.json()["data"]
+    assert (reply.status_code, data["plugins"]) == (503, [])
+    assert data["queues"] == [{"name": "ai-processing", "state": "unknown"}]
+    assert data["dependencies"][0]["tookMs"] >= 2000
 
 
 @pytest.mark.gen_test

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+import aiohttp
 import pytest
 from tornado.ioloop import IOLoop
 
-from pipeline.errors import JobError, PermanentJobError, RetryableJobError
+from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
 from pipeline.hooks import UNKNOWN, Analysis, AnalyzeRequest, Attribute
 from pipeline.settings import Settings
 from plugins.ai_http import (
@@ -63,6 +64,17 @@ async def failure(provider: HttpProvider, timeout_seconds: float = 5) -> JobErro
     with pytest.raises(JobError) as caught:
         await provider.analyze(make_request(timeout_seconds))
     return caught.value
+
+
+@pytest.mark.gen_test
+async def test_check_needs_any_answer_and_causes_no_work(service: FakeAiService, provider: HttpProvider) -> None:
+    """405 to a GET is as good as any answer; none at all is told with its cause."""
+    await provider.check()
+    assert service.calls == 0
+    await service.stop()
+    with pytest.raises(DependencyUnavailable) as caught:
+        await provider.check()
+    assert isinstance(caught.value.__cause__, aiohttp.ClientError)
 
 
 @pytest.mark.spec("T038")

@@ -243,7 +243,7 @@ def test_listing_shows_built_ins_and_installed_packages(package: Callable[..., N
             "from pipeline.hooks import hookimpl\n@hookimpl\ndef register_ai_providers(settings, app): return []",
             "PluginValidationError",
         ),
-        (GOOD_PACKAGE + "    @hookimpl\n    def register_games(): return []", "no hook register_games"),
+        (GOOD_PACKAGE + "    @hookimpl\n    def register_games(): return []", "there is no hook register_games"),
         (
             "from pipeline.hooks import hookimpl\n@hookimpl\ndef register_ai_providers(): raise OSError('no disk')",
             "OSError: no disk",
@@ -259,7 +259,7 @@ def test_a_broken_package_is_listed_with_its_reason_and_stops_nothing(
     package("badly", source)
     package("guesswork", GOOD_PACKAGE)
     infos = list_plugins(Settings())
-    (broken,) = [info for info in infos if info.origin == "badly 1.2"]
+    (broken,) = [info for info in infos if (info.package, info.version) == ("badly", "1.2")]
     assert (broken.name, broken.state) == ("badly", "broken")
     assert reason in broken.reason
     assert {"guess", "http"} <= {info.name for info in infos if info.kind == "provider"}
@@ -270,8 +270,9 @@ def test_an_unknown_name_stops_the_start_and_lists_the_names_there_are(package: 
     package("badly", "import a_package_nobody_has")
     settings = Settings(ai_provider="htpp", ai_service_url="http://127.0.0.1:9")
     with pytest.raises(ConfigurationError) as caught:
-        Catalogue(settings, ["plugins.ai_http"]).build(PROVIDER, Metrics())
-    assert str(caught.value).startswith("AI_PROVIDER: there is no provider 'htpp'; there are: http; broken: badly (")
+        Catalogue(settings, ["plugins.ai_http"]).build(PROVIDER, "htpp", Metrics())
+    expected = "AI_PROVIDER: there is no provider 'htpp'; there are: http (did you mean http?); not usable: badly ("
+    assert str(caught.value).startswith(expected)
     assert "a_package_nobody_has" in str(caught.value)
 
 
@@ -300,13 +301,13 @@ def test_a_package_takes_a_built_in_name_only_with_tryfirst(
     package("guesswork", GOOD_PACKAGE.replace('"guess"', '"http"'))
     package("pushy", GOOD_PACKAGE.replace('"guess"', '"cloud"').replace("@hookimpl", "@hookimpl(tryfirst=True)"))
     infos = [info for info in list_plugins(Settings()) if info.kind == "provider" and info.name == "http"]
-    assert [(info.origin, info.state) for info in infos] == [("built-in", "available"), ("guesswork 1.2", "broken")]
+    assert [(info.package, info.state) for info in infos] == [("built-in", "available"), ("guesswork", "broken")]
     first = make_module("first", providers=[("same", lambda: Provider(lambda request: 1))], tryfirst=True)
     other = make_module("other", providers=[("same", lambda: Provider(lambda request: 2))])
     for module in (first, other):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    (bound,) = Catalogue(Settings(ai_provider="same"), ["other", "first"]).build(PROVIDER, Metrics())
-    assert bound.plugin.analyze(REQUEST, no_image) == 1  # type: ignore[attr-defined]
+    bound = Catalogue(Settings(ai_provider="same"), ["other", "first"]).build(PROVIDER, "same", Metrics())
+    assert bound.plugin.analyze(REQUEST) == 1  # type: ignore[attr-defined]
 
 
 @pytest.mark.gen_test
@@ -433,7 +434,7 @@ async def test_stuck_threads_fail_calls_at_once_and_only_of_their_plugin(house: 
     assert "all 2 threads hang" in str(caught.value.__cause__)
     await manager.check_storage()
     house.released.set()
-    while manager._provider.overdue:
+    while manager._providers["tested"].overdue:
         await asyncio.sleep(0.01)  # the threads end on their own time; nothing signals it
     with pytest.raises(RetryableJobError, match="invalid result"):
         await manager.analyze(REQUEST, no_image)
@@ -452,7 +453,7 @@ async def test_a_call_still_waiting_for_a_thread_never_runs_after_its_time(house
     manager = house.open(analyze, max_concurrency=1, provider_timeout_seconds=0.1)
     await asyncio.gather(*(manager.analyze(REQUEST, no_image) for _ in range(3)), return_exceptions=True)
     house.released.set()
-    while manager._provider.overdue:
+    while manager._providers["tested"].overdue:
         await asyncio.sleep(0.01)  # as above
     assert await manager.analyze(REQUEST, no_image) is FOUND
     assert len(started) == 2

@@ -1,0 +1,162 @@
+"""The plugin authors' commands: `plugins` lists what there is, verifies one, prints the reference; and which settings
+plugins have of their own. Nothing here talks to a running service.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline import settings as settings_module
+from pipeline.errors import ConfigurationError
+from pipeline.hooks.catalogue import HOOK, KINDS, NOTIFIER, PROVIDER, STORAGE, Catalogue, Kind
+from pipeline.settings import PluginSettings, Settings, plugin_variable
+
+SUITES = {PROVIDER: "TestProvider", STORAGE: "TestStorage", NOTIFIER: "TestNotifier"}
+WARNINGS = {
+    PROVIDER: "analyzes a photo of a sneaker some ten times",
+    STORAGE: "writes and deletes images under suite/",
+    NOTIFIER: "delivers some twenty-five invented events, for real",
+}
+stdout, stderr = Console(), Console(stderr=True)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSetting:
+    """A setting of a plugin's own. value: in force, None when the plugin's settings are not in order."""
+
+    variable: str
+    value: Any
+    default: Any
+    why: str
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def plugins(ctx: click.Context) -> None:
+    """Print every plugin: its name, kind, package, version and state; or do what a command says."""
+    if ctx.invoked_subcommand is not None:
+        return
+    table = Table("name", "kind", "package", "version", "state", "reason")
+    for info in Catalogue(settings_module.load()).infos():
+        table.add_row(info.name, info.kind, info.package, info.version, info.state, escape(info.reason))
+    stdout.print(table)
+
+
+@plugins.command()
+@click.argument("name")
+@click.option("--kind", "kind_name", type=click.Choice([kind.name for kind in KINDS]), help="Which, if there are two.")
+def verify(name: str, kind_name: str | None) -> None:
+    """Run the conformance suite on a plugin as it is configured, for real; exit code 1 when it fails."""
+    try:
+        import pytest  # noqa: F401
+    except ImportError:
+        raise ConfigurationError("The suites run on pytest, which is missing: pip install pytest") from None
+    settings = settings_module.load()
+    catalogue = Catalogue(settings)
+    catalogue.check_variables()
+    kind = _choose(catalogue, name, kind_name)
+    # Before pytest starts: settings that are wrong are one line and not a test that failed.
+    first = catalogue.make(kind, name)
+    stderr.print(f"The suite {WARNINGS[kind]}: {kind.name} {escape(name)}", highlight=False)
+    sys.exit(_run_suite(kind, first, lambda: catalogue.make(kind, name)))
+
+
+@plugins.command()
+def reference() -> None:
+    """Print what docs/plugins.md has of hooks, Protocols and settings, as Markdown."""
+    from pipeline.reference import reference_lines
+
+    print("\n".join(reference_lines()))
+
+
+def own_settings(settings: Settings) -> tuple[list[OwnSetting], list[str]]:
+    """Return the settings of all plugins there are, by name, and what is wrong with them."""
+    return _own_settings(Catalogue(settings).own_settings(), settings)
+
+
+def built_in_settings() -> list[OwnSetting]:
+    """Return the settings of the plugins that come with the service, whatever the environment says."""
+    settings = Settings.model_construct(plugins_safe_mode=True)
+    return _own_settings(Catalogue(settings).own_settings(), settings)[0]
+
+
+def _own_settings(
+    kinds: Mapping[str, type[PluginSettings]], settings: Settings
+) -> tuple[list[OwnSetting], list[str]]:
+    found, faults = [], []
+    for name, kind in sorted(kinds.items()):
+        try:
+            in_force = settings.plugin(name, kind)
+        except ConfigurationError as error:
+            in_force = None
+            if any(variable.startswith(plugin_variable(name, "")) for variable in settings.plugin_variables):
+                faults.append(f"{name}: {error.message}")  # of a plugin nobody has set up nothing need be in order
+        for field, info in kind.model_fields.items():
+            value = getattr(in_force, field, None)
+            found.append(OwnSetting(plugin_variable(name, field), value, _default(info), info.description or ""))
+    return found, faults
+
+
+def _default(info: FieldInfo) -> Any:
+    default = info.get_default(call_default_factory=True, validated_data={})
+    return None if default is PydanticUndefined else default
+
+
+def _choose(catalogue: Catalogue, name: str, kind_name: str | None) -> Kind:
+    """Return the one kind that is meant; ConfigurationError says what there is."""
+    kinds = [kind for kind in catalogue.kinds_of(name) if kind_name in (None, kind.name)]
+    if len(kinds) == 1:
+        return kinds[0]
+    if kinds:
+        raise ConfigurationError(f"There is {' and '.join(f'a {each.name} {name!r}' for each in kinds)}: use --kind")
+    infos = catalogue.infos()
+    wanted = {kind_name or kind.name for kind in KINDS}
+    for info in infos:
+        # "" is the kind of a package that could not be loaded at all.
+        if info.name == name and info.kind in wanted | {""}:
+            raise ConfigurationError(f"The plugin {name!r} is {info.state}. {info.reason}".rstrip(". "))
+        if info.name == name and info.kind == HOOK and kind_name is None:
+            raise ConfigurationError(f"{name!r} observes or filters, for which there is no suite")
+    names = sorted({info.name for info in infos if info.kind in wanted})
+    nearest = get_close_matches(name, names, 1)
+    hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+    raise ConfigurationError(f"There is no {kind_name or 'plugin'} {name!r}; there are: {', '.join(names)}{hint}")
+
+
+def _run_suite(kind: Kind, first: object, make: Callable[[], object]) -> int:
+    """Return 0 when the plugin passes, else 1."""
+    import pytest
+
+    made = [first]
+
+    class Configured:
+        """A pytest plugin: what conformance.py lacks."""
+
+        def pytest_configure(self) -> None:
+            pytest.register_assert_rewrite("pipeline.testing")  # or a failure would not say what was there instead
+
+        @pytest.fixture
+        def plugin(self) -> object:
+            return made.pop() if made else make()
+
+    # Neither the author's configuration nor what else is installed has a say. Python's own traces: pytest's print
+    # arguments, which may be secrets, and end it with "AST constructor recursion depth mismatch" when a plugin has
+    # threads that go on (Python 3.11.4 to 3.11.7, python/cpython#106905).
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    folder = Path(__file__).parent
+    options = ["-v", "--tb=native", "--no-header", "-c", os.devnull, "--rootdir", str(folder), "-p", "no:cacheprovider"]
+    code = pytest.main([*options, f"{folder / 'conformance.py'}::{SUITES[kind]}"], plugins=[Configured()])
+    return 0 if code == pytest.ExitCode.OK else 1

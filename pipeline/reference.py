@@ -1,0 +1,95 @@
+"""What a plugin author looks up, as Markdown, out of the code itself: hooks, Protocols, data, who uses which hook, and
+the settings of built-in plugins. docs/plugins.md holds it between two marks, and a test holds it to that.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any
+
+import pluggy
+
+from pipeline import hooks
+from pipeline.authoring import built_in_settings
+from pipeline.hooks import specs
+from pipeline.hooks.catalogue import BUILT_IN_MODULES, HOOKSPEC_MARK
+
+
+def reference_lines() -> list[str]:
+    """Return the reference."""
+    return [*_hook_lines(), *_protocol_lines(), *_data_lines(), *_user_lines(), *_setting_lines()]
+
+
+def hook_users() -> dict[str, list[str]]:
+    """Return hook -> the built-in plugin modules that implement it, as pluggy has registered them."""
+    registry = pluggy.PluginManager(specs.PROJECT)
+    registry.add_hookspecs(specs)
+    for module in BUILT_IN_MODULES:
+        registry.register(importlib.import_module(module), name=module)
+    found = {name: getattr(registry.hook, name).get_hookimpls() for name in _hooks()}
+    return {name: sorted(each.plugin_name for each in implementations) for name, implementations in found.items()}
+
+
+def _hooks() -> dict[str, Callable[..., Any]]:
+    return {name: value for name, value in vars(specs).items() if hasattr(value, HOOKSPEC_MARK)}
+
+
+def _hook_lines() -> Iterator[str]:
+    yield "### The hooks"
+    for hook in _hooks().values():
+        yield from _documented("####", _signature(hook), hook)
+
+
+def _protocol_lines() -> Iterator[str]:
+    yield from ("", "### What a plugin is")
+    for protocol in _exported(lambda each: getattr(each, "_is_protocol", False)):
+        yield from _documented("####", protocol.__name__, protocol)
+        for name, method in vars(protocol).items():
+            if inspect.isfunction(method) and not name.startswith("_"):
+                yield from _documented("#####", _signature(method), method)
+
+
+def _data_lines() -> Iterator[str]:
+    yield from ("", "### What it gets and gives")
+    for kind in _exported(is_dataclass):
+        yield from _documented("####", kind.__name__, kind)
+        yield from ("", "```", *(_field(field) for field in fields(kind)), "```")
+
+
+def _user_lines() -> Iterator[str]:
+    yield from ("", "### Who uses which hook", "", "| hook | built-in plugins that implement it |", "|---|---|")
+    for hook, users in hook_users().items():
+        yield f"| `{hook}` | {', '.join(f'`{user}`' for user in users)} |"
+
+
+def _setting_lines() -> Iterator[str]:
+    yield from ("", "### The settings of built-in plugins", "")
+    yield from ("| setting | default | what it is, and why |", "|---|---|---|")
+    for own in built_in_settings():
+        default = "" if own.default is None else str(own.default)
+        yield f"| `{own.variable}` | {f'`{default}`' if default else ''} | {own.why} |"
+
+
+def _documented(level: str, title: str, what: object) -> Iterator[str]:
+    # Markdown takes <NAME> for HTML.
+    yield from ("", f"{level} `{title}`", "", *(inspect.getdoc(what) or "").replace("<", r"\<").splitlines())
+
+
+def _signature(function: Callable[..., Any]) -> str:
+    signature = inspect.signature(function)
+    parameters = [each for each in signature.parameters.values() if each.name != "self"]
+    given = ", ".join(f"{each.name}: {each.annotation}" for each in parameters)
+    return f"{function.__name__}({given}) -> {signature.return_annotation}"
+
+
+def _field(field: Any) -> str:
+    default = "" if field.default is MISSING else f" = {field.default!r}"
+    return f"{field.name}: {field.type}{default}"
+
+
+def _exported(is_wanted: Callable[[Any], bool]) -> Iterator[type]:
+    exported = (getattr(hooks, name) for name in hooks.__all__)
+    return (each for each in exported if inspect.isclass(each) and is_wanted(each))

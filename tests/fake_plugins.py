@@ -1,0 +1,145 @@
+"""Plugins as third parties write them, made in the test itself: modules of hooks, and a manager of them."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from pipeline.assets.asset import CATEGORIES, utc_now
+from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, JobEvent, hookimpl
+from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue
+from pipeline.hooks.manager import PluginManager
+from pipeline.metrics import Metrics
+from pipeline.settings import Settings
+from pipeline.testing import RecordingRooms
+
+Analyze = Callable[[AnalyzeRequest], Any]
+
+
+class Provider:
+    """A provider whose analyze is the function it was given."""
+
+    def __init__(self, analyze: Analyze) -> None:
+        self.analyze = analyze
+        self.needs_image = getattr(analyze, "needs_image", False)
+
+
+class Storage:
+    """A storage nobody stores anything in."""
+
+    def save(self, public_id: str, file: Any, content_type: str) -> str:
+        return "https://images.example/x"
+
+    def open(self, public_id: str) -> Any:
+        raise FileNotFoundError(public_id)
+
+    def delete(self, public_id: str) -> None:
+        pass
+
+    def check(self) -> None:
+        pass
+
+
+def make_module(name: str, **hooks: Callable[..., Any]) -> ModuleType:
+    """Return a plugin module that implements these hooks."""
+    module = ModuleType(name)
+    for hook, function in hooks.items():
+        setattr(module, hook, hookimpl(function))
+    return module
+
+
+def make_catalogue(settings: Settings, *modules: ModuleType) -> Catalogue:
+    """Return the catalogue of these modules and of what is installed."""
+    sys.modules.update({module.__name__: module for module in modules})
+    try:
+        return Catalogue(settings, [module.__name__ for module in modules])
+    finally:
+        for module in modules:
+            del sys.modules[module.__name__]
+
+
+class House:
+    """Builds managers from modules and functions; `close` ends what it built and lets go what hangs."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+        self.released = threading.Event()
+        self._managers: list[PluginManager] = []
+
+    def hang(self, *_: Any) -> None:
+        """Block the calling thread until the test is over."""
+        self.released.wait(60)
+
+    def open(
+        self,
+        *modules: ModuleType,
+        providers: Mapping[str, Analyze] | None = None,
+        variables: Mapping[str, str] = {},
+        **settings: Any,
+    ) -> PluginManager:
+        """Return a manager of the modules' hooks and of these providers, a chain in that order unless settings say
+        otherwise. variables: PLUGIN_... of the environment.
+        """
+        offered = {name: partial(Provider, function) for name, function in (providers or {"only": find}).items()}
+        parts = make_module(
+            "parts",
+            register_ai_providers=lambda: offered.items(),
+            register_storage_backends=lambda: [("tested", Storage)],
+        )
+        chosen = Settings(
+            **{"ai_provider": tuple(offered), "storage_backend": "tested", "notifiers": ()} | settings
+        ).with_plugin_variables(variables)
+        catalogue = make_catalogue(chosen, *modules, parts)
+        manager = PluginManager(
+            chosen,
+            RecordingRooms(),
+            providers={name: catalogue.build(PROVIDER, name, self.metrics) for name in chosen.all_providers},
+            storage=catalogue.build(STORAGE, "tested", self.metrics),
+            notifiers=[catalogue.build(NOTIFIER, name, self.metrics) for name in chosen.notifiers],
+            hooks=catalogue.build_hooks(self.metrics),
+        )
+        self._managers.append(manager)
+        return manager
+
+    def count(self, name: str, kind: str, plugin: str) -> float:
+        """Return a plugin's number, the sum over its methods."""
+        wanted = {"kind": kind, "plugin": plugin}.items()
+        samples = [sample for family in self.metrics.registry.collect() for sample in family.samples]
+        return sum(each.value for each in samples if each.name == name and wanted <= each.labels.items())
+
+    async def close(self) -> None:
+        """End everything."""
+        self.released.set()
+        for manager in self._managers:
+            await manager.close()
+
+
+def find(request: AnalyzeRequest) -> Analysis:
+    """A provider that finds the same in every photo."""
+    return make_analysis()
+
+
+def make_analysis(brand: str = "Nike") -> Analysis:
+    """Return what a provider found."""
+    return Analysis(brand=Attribute(brand, 0.9))
+
+
+def make_request(category: str = "sneaker", **fields: Any) -> AnalyzeRequest:
+    """Return a photo to analyze."""
+    assert category in CATEGORIES
+    asset_id = "65f0c0ffee65f0c0ffee65f0"
+    standard = {"asset_id": asset_id, "job_id": f"ai-processing:{asset_id}", "request_id": "request-1"}
+    rest = {"image_url": "https://images.example/original.jpg", "attempt": 1, "timeout_seconds": 90}
+    return AnalyzeRequest(category=category, **standard | rest | fields)
+
+
+def make_job_event(number: int = 0, **fields: Any) -> JobEvent:
+    """Return an event of the job of that number."""
+    asset_id = f"{number:024x}"
+    return JobEvent(
+        f"ai-processing:{asset_id}", asset_id, "user-1", "sneaker", f"request-{number}", utc_now(), **fields
+    )

@@ -1,0 +1,156 @@
+"""`run.py check` as it is typed before a deploy: real processes on good, broken and hostile configurations."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.factories import SECRET
+from tests.mongo_server import MongoServer
+from tests.redis_server import RedisServer
+from tests.service import ROOT, AiService, Service
+
+Done = subprocess.CompletedProcess[str]
+Run = Callable[..., Done]
+Look = Callable[..., dict[str, dict[str, Any]]]
+AWAY = "127.0.0.1:1"
+
+
+@pytest.fixture
+def run(tmp_path: Path, ai_service: AiService) -> Run:
+    """A function that runs `run.py check` with arguments and settings beside those that are well."""
+
+    def run(*arguments: str, **more: str) -> Done:
+        environment = Service(tmp_path / "data", ai_service.url, PLUGINS_SAFE_MODE="1").environment | more
+        command = [sys.executable, "run.py", "check", *arguments]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+
+    return run
+
+
+@pytest.fixture
+def look(run: Run) -> Look:
+    """A function that returns the findings that are not ok, by what they are about; the exit code must fit them."""
+
+    def look(*arguments: str, **more: str) -> dict[str, dict[str, Any]]:
+        done = run("--json", *arguments, **more)
+        findings = [json.loads(line) for line in done.stdout.splitlines()]
+        assert done.returncode == any(each["mark"] == "failed" for each in findings), done.stderr
+        assert done.stderr == "" and len(findings) >= 9  # one that fails stops none of the others
+        return {each["what"]: each for each in findings if each["mark"] != "ok"}
+
+    return look
+
+
+def test_check_with_all_embedded_is_good(run: Run, tmp_path: Path, ai_service: AiService) -> None:
+    """Everything is tried, nothing stays behind, no server is started, the AI has no work, and the exit code is 0."""
+    done = run()
+    assert ai_service.state()["calls"] == 0
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert all(line.startswith("ok ") for line in lines)
+    for what in ("data folder", "address", "tokens", "redis", "asset store", "plugins", "storage", "provider http"):
+        assert f" {what}: " in done.stdout
+    assert list((tmp_path / "data" / "media").glob("*/*")) == []
+    assert not (tmp_path / "data" / "redis").exists()
+
+
+def test_check_analyzes_when_asked(run: Run, ai_service: AiService) -> None:
+    """--analyze prints what the AI says of a demo picture, or why it refuses."""
+    done = run("--analyze")
+    assert done.returncode == 0, done.stdout
+    assert "camera.jpg: brand Nike (93%), model Air Max 90 (88%), colorway Infrared (71%)" in done.stdout
+    ai_service.order(replies=[{"status": 422}])
+    refused = run("--analyze")
+    assert (refused.returncode, "scripted 422" in refused.stdout) == (1, True)
+
+
+def test_check_names_what_is_away_and_no_secret(look: Look, ai_service: AiService) -> None:
+    """Redis, MongoDB and AI service that refuse: each with its reason and the setting to change, no password."""
+    ai_service.kill()
+    secret = "p4ss-word-hidden"
+    found = look(
+        REDIS_URL=f"redis://app:{secret}@{AWAY}/0",
+        MONGODB_URI=f"mongodb://app:{secret}@{AWAY}/pipeline",
+    )
+    assert set(found) == {"redis", "asset store", "provider http"}
+    assert "Connect call failed" in found["redis"]["detail"] and "REDIS_URL" in found["redis"]["mend"]
+    assert "Connection refused" in found["asset store"]["detail"] and "MONGODB_URI" in found["asset store"]["mend"]
+    assert "AI service unavailable; " in found["provider http"]["detail"]
+    assert "AI_SERVICE_URL" in found["provider http"]["mend"]
+    assert secret not in str(found) and SECRET not in str(found)
+
+
+def test_check_of_a_redis_with_a_password(run: Run) -> None:
+    """Its address is shown without user and password, and a wrong password is not repeated; what may lose jobs, or a
+    port in use, is only a warning.
+    """
+    with RedisServer("--maxmemory-policy", "allkeys-lru") as server:
+        password = ["+hidden-in-here"]
+        server.client().acl_setuser("someone", enabled=True, passwords=password, categories=["+@all"], keys=["*"])
+        good = run(REDIS_URL=f"redis://someone:hidden-in-here@127.0.0.1:{server.port}/0", PORT=str(server.port))
+        wrong = run(REDIS_URL=f"redis://someone:hidden-or-not@127.0.0.1:{server.port}/0")
+    assert (good.returncode, f"at redis://127.0.0.1:{server.port}/0" in good.stdout) == (0, True)
+    assert "warning  redis: maxmemory-policy is allkeys-lru" in good.stdout
+    assert "set maxmemory-policy noeviction" in good.stdout
+    assert f"warning  address: 127.0.0.1:{server.port}: Address already in use" in good.stdout
+    assert (wrong.returncode, "invalid username-password" in wrong.stdout) == (1, True)
+    assert "hidden" not in good.stdout + wrong.stdout and "someone" not in good.stdout + wrong.stdout
+
+
+def test_check_refuses_settings_that_cannot_be_read(run: Run) -> None:
+    """All faults are told at once, and nothing is tried: exit code 2."""
+    done = run(PORT="many", POOL_THREADS="0", LOG_LEVEL="loud")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert all(name in done.stderr for name in ("PORT", "POOL_THREADS", "LOG_LEVEL"))
+
+
+def test_check_names_plugins_that_are_not_there(look: Look) -> None:
+    """A name that is nobody's is told with the nearest there is, and the others are tried all the same."""
+    found = look(AI_PROVIDER="htpt,http", NOTIFIERS="websockets,websocket")
+    assert set(found) == {"provider htpt", "notifier websockets"}
+    assert "did you mean http?" in found["provider htpt"]["detail"]
+    assert "did you mean websocket?" in found["notifier websockets"]["detail"]
+
+
+def test_check_tries_whether_images_can_be_kept(look: Look, tmp_path: Path) -> None:
+    """A media folder that takes no files fails the storage alone."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "media").write_text("a file where a folder should be")
+    assert set(look()) == {"storage"}
+
+
+def test_check_of_a_data_folder_that_cannot_be(look: Look, tmp_path: Path) -> None:
+    """DATA_DIR is named as the thing to change."""
+    (tmp_path / "data").write_text("a file where a folder should be")
+    found = look()
+    assert {"data folder", "asset store", "storage"} == set(found)
+    assert "DATA_DIR" in found["data folder"]["mend"]
+
+
+def test_check_warns_of_images_nobody_can_fetch(look: Look) -> None:
+    """A remote AI service cannot fetch from our loopback address; a public address that is not https fails."""
+    found = look(AI_SERVICE_URL="http://ai.invalid")
+    assert found["image URL"]["mark"] == "warning" and "PUBLIC_URL" in found["image URL"]["mend"]
+    assert found["provider http"]["mark"] == "failed"
+    assert look(HOST="0.0.0.0")["image URL"]["mark"] == "failed"
+
+
+def test_check_leaves_nothing_in_mongodb(look: Look) -> None:
+    """The probe is removed again."""
+    with MongoServer() as server:
+        assert look(MONGODB_URI=server.uri("check")) == {}
+
+
+def test_check_reads_token_keys(look: Look) -> None:
+    """A key that is none and a key set that is away are told before the first user is."""
+    found = look(JWT_SECRET="", JWT_PUBLIC_KEY="no key")
+    assert "not a PEM public key" in found["tokens"]["detail"]
+    found = look(JWT_SECRET="", JWT_JWKS_URL=f"http://{AWAY}/keys")
+    assert "cannot be read" in found["tokens"]["detail"]

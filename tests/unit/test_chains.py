@@ -1,0 +1,470 @@
+"""Providers in chains and by category: who is asked for which photo, when the next one is, and who is left alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+from tornado.ioloop import IOLoop
+
+from pipeline.assets.asset import CATEGORIES
+from pipeline.errors import (
+    ConfigurationError,
+    DependencyUnavailable,
+    JobError,
+    PermanentJobError,
+    RetryableJobError,
+)
+from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
+from pipeline.hooks.manager import PluginManager, build_plugins
+from pipeline.metrics import Metrics
+from pipeline.settings import Settings
+from pipeline.testing import RecordingRooms
+from tests.fake_plugins import Analyze, House, make_analysis, make_request
+
+REFUSED = PermanentJobError("AI service rejected the image (HTTP 422)")
+FAILED = RetryableJobError("AI service unavailable")
+BUSY = RetryableJobError("AI service is busy", retry_after_seconds=120)
+
+
+class Clock:
+    """What calls.py takes for the time."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Chain:
+    """Providers that answer with their own name as brand, or as told; `asked` has their names in order."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.asked: list[str] = []
+        self.requests: list[AnalyzeRequest] = []
+        self.answers: dict[str, Any] = {}
+
+    def provider(self, name: str) -> Analyze:
+        async def analyze(request: AnalyzeRequest) -> Any:
+            self.asked.append(name)
+            self.requests.append(request)
+            answer = self.answers.get(name, make_analysis(name))
+            if isinstance(answer, Exception):
+                raise answer
+            return await answer(request) if callable(answer) else answer
+
+        return analyze
+
+    def open(self, *names: str, **settings: Any) -> PluginManager:
+        return self.house.open(providers={name: self.provider(name) for name in names}, **settings)
+
+
+@pytest.fixture
+def chain(io_loop: IOLoop) -> Iterator[Chain]:
+    house = House()
+    yield Chain(house)
+    io_loop.run_sync(house.close)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("pipeline.hooks.calls.monotonic", clock)
+    return clock
+
+
+async def no_image() -> bytes:
+    raise AssertionError("nobody asked for the image")
+
+
+async def ask(manager: PluginManager, category: str = "sneaker", **fields: Any) -> str:
+    """Return the name of the provider whose result it is."""
+    return (await manager.analyze(make_request(category, **fields), no_image)).brand.value
+
+
+# who is next, and when
+
+
+INVALID = Analysis(brand=Attribute("a", 7))
+
+
+@pytest.mark.parametrize(
+    ("answer", "attempt", "goes_on"),
+    [
+        (REFUSED, 1, True),  # another model may know what to do with it
+        (FAILED, 1, False),  # its own backoff comes first
+        (FAILED, 2, False),
+        (FAILED, 3, True),  # the alternative is a failed job
+        (FAILED, 7, True),
+        (ValueError("a bug"), 2, False),
+        (ValueError("a bug"), 3, True),
+        (RetryableJobError("again", max_attempts=2), 1, False),
+        (RetryableJobError("again", max_attempts=2), 2, True),  # it would not be asked a third time
+        (RetryableJobError("again", max_attempts=9), 3, True),  # nor would anybody a fourth
+        (INVALID, 1, False),
+        (INVALID, 2, True),
+        (BUSY, 1, True),  # nobody waits for it while another is free
+    ],
+    ids=lambda each: repr(each)[:45],
+)
+@pytest.mark.gen_test
+async def test_next_provider_is_asked_when_the_one_before_is_through(
+    chain: Chain, answer: Any, attempt: int, goes_on: bool
+) -> None:
+    """For good refused, busy, or failed at the job's last attempt: then the next; else the job is tried again."""
+    manager = chain.open("first", "second")
+    chain.answers["first"] = answer
+    with capture_logs() as logs:
+        if goes_on:
+            assert await ask(manager, attempt=attempt) == "second"
+        else:
+            with pytest.raises(RetryableJobError):
+                await ask(manager, attempt=attempt)
+    assert chain.asked == (["first", "second"] if goes_on else ["first"])
+    passed_over = [(line["plugin"], line["next"]) for line in logs if line["event"] == "provider_passed_over"]
+    assert passed_over == ([("first", "second")] if goes_on else [])
+
+
+@pytest.mark.parametrize("job_attempts", [1, 2, 5])
+@pytest.mark.gen_test
+async def test_last_attempt_is_the_one_the_settings_say(chain: Chain, job_attempts: int) -> None:
+    """JOB_ATTEMPTS decides from when on the next provider is asked after a failure."""
+    manager = chain.open("first", "second", job_attempts=job_attempts)
+    chain.answers["first"] = FAILED
+    for attempt in range(1, job_attempts):
+        with pytest.raises(RetryableJobError):
+            await ask(manager, attempt=attempt)
+    assert await ask(manager, attempt=job_attempts) == "second"
+
+
+@pytest.mark.gen_test
+async def test_chain_is_asked_in_order_to_its_end(chain: Chain) -> None:
+    """AI_PROVIDER gives the order; who answers ends the chain, and when all refuse the last one's word stands."""
+    manager = chain.open("b", "a", "c", "d")
+    last = PermanentJobError("No product in the image")
+    chain.answers |= {"b": REFUSED, "a": REFUSED}
+    assert await ask(manager) == "c"
+    assert chain.asked == ["b", "a", "c"]
+    chain.answers |= {"c": REFUSED, "d": last}
+    with pytest.raises(PermanentJobError) as caught:
+        await ask(manager)
+    assert caught.value is last
+
+
+@pytest.mark.gen_test
+async def test_first_success_asks_nobody_else(chain: Chain) -> None:
+    """A chain costs nothing while all is well."""
+    assert await ask(chain.open("first", "second")) == "first"
+    assert chain.asked == ["first"]
+
+
+@pytest.mark.gen_test
+async def test_name_twice_in_a_chain_is_asked_once(chain: Chain) -> None:
+    """Who refused an image is not shown it again."""
+    manager = chain.open("a", "b", ai_provider="a,a,b", ai_provider_by_category="lego=b+b")
+    chain.answers |= {"a": REFUSED, "b": REFUSED}
+    with pytest.raises(PermanentJobError):
+        await ask(manager)
+    with pytest.raises(PermanentJobError):
+        await ask(manager, "lego")
+    assert chain.asked == ["a", "b", "b"]
+
+
+@pytest.mark.gen_test
+async def test_failure_of_the_last_provider_keeps_its_meaning(chain: Chain) -> None:
+    """What the queue needs to know (how long to wait, how many tries) is that of the error that ends the chain."""
+    manager = chain.open("first", "second")
+    chain.answers |= {"first": REFUSED, "second": BUSY}
+    with pytest.raises(RetryableJobError) as caught:
+        await ask(manager)
+    assert caught.value is BUSY
+
+
+@pytest.mark.gen_test
+async def test_missing_image_is_not_the_providers_fault(chain: Chain) -> None:
+    """An image that cannot be read says nothing of who wanted to see it: nobody is set aside for it."""
+    provider = chain.provider("first")
+    provider.needs_image = True  # type: ignore[attr-defined]
+    manager = chain.house.open(providers={"first": provider, "second": chain.provider("second")}, aside_failures=1)
+
+    async def unreadable() -> bytes:
+        raise DependencyUnavailable("Image storage unavailable")
+
+    with pytest.raises(DependencyUnavailable):
+        await manager.analyze(make_request(), unreadable)
+    assert chain.asked == []
+    assert chain.house.count("pipeline_plugin_aside", "provider", "first") == 0
+
+
+@pytest.mark.gen_test
+async def test_only_providers_that_want_the_image_get_it(chain: Chain) -> None:
+    """The photo is read for those that say so, whatever their place in the chain."""
+    wants = chain.provider("wants")
+    wants.needs_image = True  # type: ignore[attr-defined]
+    names = ("before", "wants", "after")
+    functions = {name: wants if name == "wants" else chain.provider(name) for name in names}
+    manager = chain.house.open(providers=functions)
+    chain.answers |= {"before": REFUSED, "wants": REFUSED}
+
+    async def read_image() -> bytes:
+        return b"photo"
+
+    await manager.analyze(make_request(), read_image)
+    assert [request.image for request in chain.requests] == [None, b"photo", None]
+
+
+# time
+
+
+@pytest.mark.gen_test
+async def test_each_provider_is_given_what_is_left_of_the_jobs_time(chain: Chain) -> None:
+    """A chain must not outlast the job: its later members get less, and know it."""
+    manager = chain.open("first", "second", job_timeout_seconds=10, provider_timeout_seconds=9.4)
+
+    async def refuse_slowly(request: AnalyzeRequest) -> None:
+        await asyncio.sleep(0.2)  # the time it takes is the point
+        raise REFUSED
+
+    chain.answers["first"] = refuse_slowly
+    assert await ask(manager) == "second"
+    first, second = (request.timeout_seconds for request in chain.requests)
+    assert first == pytest.approx(9.4) and 9 < second < 9.32
+
+
+@pytest.mark.gen_test
+async def test_provider_that_would_have_no_time_is_not_asked(chain: Chain) -> None:
+    """Less than a second is no time for a photo: the error there is ends the attempt."""
+    manager = chain.open("first", "second", job_timeout_seconds=1.2, provider_timeout_seconds=0.3, job_attempts=1)
+    chain.answers["first"] = lambda request: asyncio.Event().wait()
+    with pytest.raises(RetryableJobError, match="AI service timed out"):
+        await ask(manager)
+    assert chain.asked == ["first"]
+
+
+@pytest.mark.gen_test
+async def test_first_provider_is_asked_however_short_the_time(chain: Chain) -> None:
+    """Whoever sets JOB_TIMEOUT_SECONDS to a second means it."""
+    manager = chain.open("first", "second", job_timeout_seconds=0.6, provider_timeout_seconds=0.5)
+    assert await ask(manager) == "first"
+    assert chain.requests[0].timeout_seconds == pytest.approx(0.5)
+
+
+@pytest.mark.gen_test
+async def test_cancellation_ends_the_chain(chain: Chain) -> None:
+    """A job that loses its lease while the second provider works asks no third, and nobody is blamed."""
+    manager = chain.open("first", "second", "third", aside_failures=1)
+    begun = asyncio.Event()
+
+    async def never(request: AnalyzeRequest) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    chain.answers |= {"first": REFUSED, "second": never}
+    task = asyncio.create_task(ask(manager))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert chain.asked == ["first", "second"]
+    assert chain.house.count("pipeline_plugin_aside", "provider", "second") == 0
+
+
+# set aside
+
+
+async def fail(manager: PluginManager, times: int = 1) -> None:
+    for _ in range(times):
+        with pytest.raises(JobError):
+            await ask(manager)
+
+
+def is_aside(chain: Chain, name: str) -> bool:
+    return chain.house.count("pipeline_plugin_aside", "provider", name) == 1
+
+
+@pytest.mark.gen_test
+async def test_provider_that_fails_in_a_row_is_set_aside_for_the_next(chain: Chain, clock: Clock) -> None:
+    """After ASIDE_FAILURES failures the next answers at once; each photo not shown to the first is counted."""
+    manager = chain.open("first", "second", aside_failures=3)
+    chain.answers["first"] = FAILED
+    await fail(manager, 2)
+    assert await ask(manager) == "second", "the failure that sets it aside already goes on"
+    del chain.asked[:]
+    assert [await ask(manager) for _ in range(4)] == ["second"] * 4
+    assert chain.asked == ["second"] * 4
+    assert is_aside(chain, "first")
+    assert chain.house.count("pipeline_plugin_skipped_total", "provider", "first") == 4
+
+
+@pytest.mark.gen_test
+async def test_success_and_refusal_end_a_row_of_failures(chain: Chain, clock: Clock) -> None:
+    """A provider that refuses an image works: only failures in a row say that it does not."""
+    manager = chain.open("first", "second", aside_failures=3)
+    for answer in (make_analysis("first"), REFUSED):
+        chain.answers["first"] = FAILED
+        await fail(manager, 2)
+        chain.answers["first"] = answer
+        await ask(manager)
+    chain.answers["first"] = FAILED
+    await fail(manager, 2)
+    assert not is_aside(chain, "first")
+
+
+@pytest.mark.gen_test
+async def test_provider_set_aside_is_tried_by_one_photo_at_a_time(chain: Chain, clock: Clock) -> None:
+    """After ASIDE_SECONDS one photo tries it while the others go on to the next; success takes it back."""
+    manager = chain.open("first", "second", aside_failures=1, aside_seconds=30)
+    chain.answers["first"] = FAILED
+    assert await ask(manager) == "second"
+    clock.now += 29.9
+    assert await ask(manager) == "second"
+    assert chain.asked == ["first", "second", "second"]
+    clock.now += 0.2
+    released = asyncio.Event()
+
+    async def slow(request: AnalyzeRequest) -> Analysis:
+        await released.wait()
+        return make_analysis("first")
+
+    chain.answers["first"] = slow
+    photos = [asyncio.create_task(ask(manager)) for _ in range(3)]
+    assert [await photo for photo in photos[1:]] == ["second", "second"]
+    released.set()
+    with capture_logs() as logs:
+        assert await photos[0] == "first"
+    assert [(line["event"], line["plugin"]) for line in logs] == [("plugin_taken_back", "first")]
+    assert not is_aside(chain, "first")
+    assert await ask(manager) == "first"
+
+
+@pytest.mark.gen_test
+async def test_failed_try_sets_it_aside_again(chain: Chain, clock: Clock) -> None:
+    """One failure of a provider that is being tried is enough, and its photo goes to the next."""
+    manager = chain.open("first", "second", aside_failures=2, aside_seconds=30)
+    chain.answers["first"] = FAILED
+    await fail(manager)
+    assert await ask(manager) == "second"
+    for _ in range(3):
+        clock.now += 31
+        del chain.asked[:]
+        assert [await ask(manager), await ask(manager)] == ["second", "second"]
+        assert chain.asked == ["first", "second", "second"]
+
+
+@pytest.mark.gen_test
+async def test_busy_provider_is_left_alone_for_as_long_as_it_asked(chain: Chain, clock: Clock) -> None:
+    """Retry-After sets it aside at the first word, for that long, and for ASIDE_SECONDS at least."""
+    manager = chain.open("first", "second", aside_seconds=30)
+    chain.answers["first"] = BUSY
+    await ask(manager)
+    chain.answers = {}
+    clock.now += 119
+    assert await ask(manager) == "second"
+    clock.now += 2
+    assert await ask(manager) == "first"
+    chain.answers["first"] = RetryableJobError("busy", retry_after_seconds=1)
+    await ask(manager)
+    clock.now += 29
+    assert await ask(manager) == "second"
+
+
+@pytest.mark.gen_test
+async def test_last_provider_is_asked_whatever_it_did(chain: Chain, clock: Clock) -> None:
+    """There is nobody else: a chain whose members all fail still tries its last for every photo."""
+    manager = chain.open("first", "second", aside_failures=1)
+    chain.answers |= {"first": FAILED, "second": FAILED}
+    await fail(manager, 4)
+    assert chain.asked == ["first", "second", "second", "second", "second"]
+
+
+@pytest.mark.gen_test
+async def test_provider_without_a_next_one_is_never_said_to_be_set_aside(chain: Chain, clock: Clock) -> None:
+    """The gauge and the log tell what is so: the only provider is asked for every photo, so it is not aside."""
+    manager = chain.open("only", aside_failures=2)
+    for chain.answers["only"] in (FAILED, BUSY):
+        with capture_logs() as logs:
+            await fail(manager, 3)
+        assert logs == [] and not is_aside(chain, "only")
+    assert len(chain.asked) == 6
+
+
+# by category
+
+
+@pytest.mark.gen_test
+async def test_category_has_its_own_chain(chain: Chain) -> None:
+    """AI_PROVIDER_BY_CATEGORY is followed for its categories, AI_PROVIDER for the others."""
+    manager = chain.open(
+        "general", "bricks", "shoes", ai_provider="general", ai_provider_by_category="lego=bricks+general,sneaker=shoes"
+    )
+    asked = {category: await ask(manager, category) for category in CATEGORIES}
+    assert asked == {"sneaker": "shoes", "lego": "bricks", "camera": "general", "other": "general"}
+    chain.answers |= {"bricks": REFUSED, "shoes": REFUSED}
+    assert await ask(manager, "lego") == "general"
+    with pytest.raises(PermanentJobError):
+        await ask(manager, "sneaker")
+
+
+@pytest.mark.gen_test
+async def test_provider_is_one_in_all_chains(chain: Chain, clock: Clock) -> None:
+    """What is learnt from one category's photos serves the others, and each provider is built once."""
+    manager = chain.open(
+        "a", "b", ai_provider="a,b", ai_provider_by_category={"lego": ("b", "a")}, aside_failures=1
+    )
+    assert len([plugin for plugin in manager.all if plugin.kind == "provider"]) == 2
+    chain.answers["b"] = FAILED
+    assert [await ask(manager, "lego") for _ in range(2)] == ["a", "a"]
+    assert chain.asked == ["b", "a", "a"]
+    chain.answers["a"] = REFUSED
+    with pytest.raises(RetryableJobError):
+        await ask(manager)
+    assert chain.asked[3:] == ["a", "b"], "the last of a chain is asked although another chain set it aside"
+
+
+@pytest.mark.parametrize(
+    ("text", "chains"),
+    [
+        ("lego=acme", {"lego": ("acme",)}),
+        (" lego = acme + local , sneaker=acme", {"lego": ("acme", "local"), "sneaker": ("acme",)}),
+        ("lego=acme+,", {"lego": ("acme",)}),
+        ("", {}),
+    ],
+)
+def test_chains_are_read_from_text(text: str, chains: dict[str, tuple[str, ...]]) -> None:
+    """Spaces and a separator too many do no harm."""
+    assert Settings(ai_provider_by_category=text).ai_provider_by_category == chains
+
+
+@pytest.mark.parametrize("text", ["lego", "lego=", "=acme", "lego=+", "lego=acme,sneaker"])
+def test_chain_that_cannot_be_read_stops_the_start(text: str) -> None:
+    """A category without a provider is a mistake, not the default."""
+    with pytest.raises(ValueError, match="AI_PROVIDER_BY_CATEGORY must look like"):
+        Settings(ai_provider_by_category=text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"ai_provider_by_category": "legos=http"},
+            "AI_PROVIDER_BY_CATEGORY: there is no category 'legos'; there are sneaker, lego, camera, other",
+        ),
+        ({"ai_provider": "htpp"}, "AI_PROVIDER: there is no provider 'htpp'; there are: .*http.* .did you mean http"),
+        ({"ai_provider": "http,opnai"}, "there is no provider 'opnai'; .*did you mean openai"),
+        ({"ai_provider_by_category": "lego=http+htpp"}, "there is no provider 'htpp'; .*did you mean http"),
+        ({"storage_backend": "objct"}, "STORAGE_BACKEND: there is no storage 'objct'; .*did you mean object"),
+        ({"notifiers": "websoket"}, "NOTIFIERS: there is no notifier 'websoket'; .*did you mean websocket"),
+        ({"ai_provider": "quux"}, "there are: http, local, openai$"),
+    ],
+    ids=str,
+)
+def test_name_that_is_none_stops_the_start_with_the_nearest(settings: dict[str, Any], message: str) -> None:
+    """Who mistyped reads what there is; each member of every chain is looked at."""
+    chosen = Settings(**{"ai_service_url": "http://127.0.0.1:9"} | settings)
+    with pytest.raises(ConfigurationError, match=message):
+        build_plugins(chosen, Metrics(), RecordingRooms(), CATEGORIES)

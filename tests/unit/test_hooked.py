@@ -1,0 +1,561 @@
+"""Observers and filters: what they are told and asked, and that none delays or harms anything but itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pluggy
+import pytest
+import structlog
+from structlog.testing import capture_logs
+from tornado.ioloop import IOLoop
+
+import plugins.filter_photos
+import plugins.observe_journal
+from pipeline.errors import ConfigurationError, PermanentJobError, ValidationError
+from pipeline.hooks import (
+    UNKNOWN,
+    Analysis,
+    AnalyzeRequest,
+    Attribute,
+    JobEvent,
+    PluginSettings,
+    ProcessedImage,
+    UploadFacts,
+)
+from pipeline.hooks.catalogue import OBSERVERS
+from pipeline.settings import Settings
+from tests.fake_plugins import House, find, make_analysis, make_catalogue, make_job_event, make_module, make_request
+
+IMPL = pluggy.HookimplMarker("ai_queue_pipeline")
+ERRORS, SKIPPED = "pipeline_plugin_errors_total", "pipeline_plugin_skipped_total"
+
+
+@pytest.fixture
+def house(io_loop: IOLoop) -> Iterator[House]:
+    """A place to build managers in."""
+    house = House()
+    with capture_logs():  # the console's way to print exceptions is slow
+        yield house
+    io_loop.run_sync(house.close)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing waits for nobody: for tests that leave an observer hanging."""
+    monkeypatch.setattr("pipeline.hooks.hooked.CLOSE_SECONDS", 0.05)
+
+
+class Watcher:
+    """An observer that keeps what it is told and then does as `answer` says."""
+
+    def __init__(self, answer: Callable[[JobEvent], Any] = lambda event: None) -> None:
+        self.told: list[tuple[str, JobEvent]] = []
+        self.answer = answer
+        self._changed = asyncio.Event()
+
+    def module(self, name: str, *hooks: str) -> Any:
+        def make(hook: str) -> Callable[..., Any]:
+            async def implementation(event: JobEvent) -> None:
+                self.told.append((hook, event))
+                self._changed.set()
+                if asyncio.iscoroutine(result := self.answer(event)):
+                    await result
+
+            return implementation
+
+        return make_module(name, **{hook: make(hook) for hook in hooks or OBSERVERS})
+
+    async def wait(self, count: int) -> list[int]:
+        """Return the numbers of the jobs it was told of, once there are so many."""
+        async with asyncio.timeout(5):
+            while len(self.told) < count:
+                self._changed.clear()
+                await self._changed.wait()
+        return [int(event.asset_id, 16) for _, event in self.told]
+
+
+async def never(event: JobEvent) -> None:
+    await asyncio.Event().wait()
+
+
+def fail(event: JobEvent) -> None:
+    raise OSError("statistics are down")
+
+
+# observers
+
+
+@pytest.mark.gen_test
+async def test_observer_is_told_everything_in_order(house: House) -> None:
+    """Each thing that happens to a job arrives as it happened, under the hook it belongs to."""
+    watcher = Watcher()
+    manager = house.open(watcher.module("watch"))
+    events = [(hook, make_job_event(number, attempt=1)) for number in range(3) for hook in OBSERVERS]
+    for hook, event in events:
+        manager.observe(hook, event)
+    await watcher.wait(len(events))
+    assert watcher.told == events
+
+
+@pytest.mark.gen_test
+async def test_observer_is_told_only_what_it_implements(house: House) -> None:
+    """Who wants to know of ends hears nothing of beginnings."""
+    watcher = Watcher()
+    manager = house.open(watcher.module("watch", "job_finished"))
+    manager.observe("job_started", make_job_event(1))
+    manager.observe("job_finished", make_job_event(2))
+    assert await watcher.wait(1) == [2]
+
+
+@pytest.mark.gen_test
+async def test_implementation_names_the_arguments_it_wants(house: House) -> None:
+    """Any of a hook's arguments, in any order or none, in `def` (in a thread) and in `async def` (on the loop)."""
+    seen: dict[str, Any] = {}
+    is_done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def job_enqueued(settings: Settings, event: JobEvent) -> None:
+        seen["job_enqueued"] = (settings.port, event.asset_id[-1], threading.current_thread() is not main)
+
+    async def job_started(settings: Settings) -> None:
+        seen["job_started"] = (settings.port, threading.current_thread() is main)
+
+    def job_finished() -> None:
+        seen["job_finished"] = True
+        loop.call_soon_threadsafe(is_done.set)
+
+    main = threading.current_thread()
+    module = make_module("picky", job_enqueued=job_enqueued, job_started=job_started, job_finished=job_finished)
+    manager = house.open(module, port=81)
+    for hook in OBSERVERS:
+        manager.observe(hook, make_job_event(5))
+    await asyncio.wait_for(is_done.wait(), 5)
+    assert seen == {"job_enqueued": (81, "5", True), "job_started": (81, True), "job_finished": True}
+
+
+@pytest.mark.gen_test
+async def test_hanging_observer_delays_neither_the_job_nor_the_others(impatient: None, house: House) -> None:
+    """Telling returns at once; another observer has everything while one hangs in its first event."""
+    slow, watcher = Watcher(never), Watcher()
+    manager = house.open(slow.module("slow"), watcher.module("watch"), hook_timeout_seconds=60)
+    for number in range(20):
+        manager.observe("job_started", make_job_event(number))
+    assert await watcher.wait(20) == list(range(20))
+    assert len(slow.told) == 1
+
+
+@pytest.mark.gen_test
+async def test_observer_that_hangs_is_ended_by_its_time_and_told_the_next(impatient: None, house: House) -> None:
+    """HOOK_TIMEOUT_SECONDS ends each call; the failure is counted, and the next event comes."""
+    slow = Watcher(never)
+    manager = house.open(slow.module("slow"), hook_timeout_seconds=0.05)
+    manager.observe("job_started", make_job_event(1))
+    manager.observe("job_started", make_job_event(2))
+    assert await slow.wait(2) == [1, 2]
+    assert house.count("pipeline_plugin_overruns_total", "hook", "slow") == 1
+    assert house.count(ERRORS, "hook", "slow") == 1
+
+
+@pytest.mark.gen_test
+async def test_observer_that_fails_in_a_row_is_set_aside(house: House) -> None:
+    """After ASIDE_FAILURES failures it is spared, each event it misses is counted; others are told as before."""
+    bad, watcher = Watcher(fail), Watcher()
+    manager = house.open(bad.module("bad"), watcher.module("watch"), aside_failures=3)
+    with capture_logs() as logs:
+        for number in range(10):
+            manager.observe("job_finished", make_job_event(number))
+        await watcher.wait(10)
+        while house.count(SKIPPED, "hook", "bad") < 7:
+            await asyncio.sleep(0)  # it has a queue of its own
+    assert len(bad.told) == 3
+    failed = [(line["plugin"], line["hook"]) for line in logs if line["event"] == "hook_failed"]
+    assert failed == [("bad", "job_finished")] * 3
+    assert [line["plugin"] for line in logs if line["event"] == "plugin_set_aside"] == ["bad"]
+
+
+@pytest.mark.gen_test
+async def test_success_ends_an_observers_row_of_failures(house: House) -> None:
+    """Only failures in a row set it aside."""
+    bad = Watcher(lambda event: fail(event) if int(event.asset_id, 16) % 3 else None)
+    manager = house.open(bad.module("bad"), aside_failures=3)
+    for number in range(12):
+        manager.observe("job_finished", make_job_event(number))
+    assert await bad.wait(12) == list(range(12))
+
+
+@pytest.mark.gen_test
+async def test_observer_too_slow_for_its_events_misses_some_which_is_counted(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory an observer may take has a limit: what is beyond it is dropped, the newest first."""
+    monkeypatch.setattr("pipeline.hooks.hooked.EVENTS_AT_MOST", 3)
+    go_on = asyncio.Event()
+    slow = Watcher(lambda event: go_on.wait())
+    manager = house.open(slow.module("slow"), hook_timeout_seconds=60)
+    manager.observe("job_started", make_job_event(0))
+    await slow.wait(1)
+    for number in range(1, 8):
+        manager.observe("job_started", make_job_event(number))
+    assert house.count(SKIPPED, "hook", "slow") == 4
+    go_on.set()
+    assert await slow.wait(4) == [0, 1, 2, 3]
+
+
+@pytest.mark.gen_test
+async def test_log_lines_of_an_observer_name_its_own_job(house: House) -> None:
+    """The first event does not lend its job's names to all that follow: each failure is logged with its own."""
+    bad = Watcher(fail)
+    manager = house.open(bad.module("bad"))
+    processors = structlog.get_config()["processors"]
+    with capture_logs() as logs:
+        # capture_logs leaves out the bound names that every line of the service carries.
+        structlog.get_config()["processors"].insert(0, structlog.contextvars.merge_contextvars)
+        for number in range(2):
+            event = make_job_event(number)
+            with structlog.contextvars.bound_contextvars(jobId=event.job_id, requestId=event.request_id, attempt=7):
+                manager.observe("job_started", event)
+        await bad.wait(2)
+        await manager.close()
+        del structlog.get_config()["processors"][0]
+    assert structlog.get_config()["processors"] == processors
+    failed = [(line["jobId"], line["requestId"]) for line in logs if line["event"] == "hook_failed"]
+    assert failed == [(event.job_id, event.request_id) for _, event in bad.told]
+
+
+@pytest.mark.gen_test
+async def test_closing_lets_observers_finish(house: House) -> None:
+    """What happened before the end is told before the end."""
+    watcher = Watcher(lambda event: asyncio.sleep(0.001))
+    manager = house.open(watcher.module("watch"))
+    for number in range(50):
+        manager.observe("job_finished", make_job_event(number))
+    await manager.close()
+    assert len(watcher.told) == 50
+
+
+@pytest.mark.gen_test
+async def test_closing_does_not_wait_for_an_observer_that_hangs(impatient: None, house: House) -> None:
+    """A shutdown has its time limit, whatever a plugin does with it."""
+    slow = Watcher(never)
+    manager = house.open(slow.module("slow"), hook_timeout_seconds=60)
+    manager.observe("job_finished", make_job_event(1))
+    await slow.wait(1)
+    async with asyncio.timeout(3):
+        await manager.close()
+
+
+# filters of uploads
+
+
+def make_upload(width: int = 640, height: int = 480) -> UploadFacts:
+    return UploadFacts("user-1", "sneaker", "image/jpeg", 1234, width, height, lambda: b"photo")
+
+
+REFUSAL = ValidationError.of("image", "No cats")
+
+
+def upload_filter(name: str, asked: list[str], answer: Callable[[UploadFacts], Any] = lambda upload: None) -> Any:
+    def validate_upload(upload: UploadFacts) -> None:
+        asked.append(name)
+        answer(upload)
+
+    return make_module(name, validate_upload=validate_upload)
+
+
+def refuse(upload: UploadFacts) -> None:
+    raise REFUSAL
+
+
+def break_down(upload: UploadFacts) -> None:
+    raise KeyError("a bug")
+
+
+@pytest.mark.gen_test
+async def test_filter_refuses_an_upload_with_its_own_words(house: House) -> None:
+    """The ValidationError reaches the client unchanged and nobody after it is asked."""
+    asked: list[str] = []
+    manager = house.open(
+        upload_filter("after", asked), upload_filter("refuses", asked, refuse), upload_filter("before", asked)
+    )
+    with pytest.raises(ValidationError) as caught:
+        await manager.validate_upload(make_upload())
+    assert caught.value is REFUSAL
+    assert asked == ["before", "refuses"]
+
+
+@pytest.mark.parametrize("kind", ["raises", "hangs"])
+@pytest.mark.gen_test
+async def test_broken_filter_refuses_nothing(house: House, kind: str) -> None:
+    """An upload goes on when a filter breaks or takes too long: the fault is the plugin's, logged and counted."""
+    asked: list[str] = []
+    broken = upload_filter("broken", asked, break_down if kind == "raises" else house.hang)
+    manager = house.open(upload_filter("after", asked), broken, hook_timeout_seconds=0.05)
+    with capture_logs() as logs:
+        await manager.validate_upload(make_upload())
+    assert asked == ["broken", "after"]
+    assert [line["hook"] for line in logs if line["event"] == "hook_failed"] == ["validate_upload"]
+    assert house.count(ERRORS, "hook", "broken") == 1
+
+
+@pytest.mark.gen_test
+async def test_broken_filter_is_set_aside_and_refusals_are_no_failures(house: House) -> None:
+    """Failures in a row spare uploads the wait; a filter that refuses everything works and stays."""
+    asked: list[str] = []
+    answers = {"broken": break_down}
+    manager = house.open(upload_filter("broken", asked, lambda upload: answers["broken"](upload)), aside_failures=2)
+    for _ in range(5):
+        await manager.validate_upload(make_upload())
+    assert len(asked) == 2 and house.count(SKIPPED, "hook", "broken") == 3
+    strict = House()
+    manager = strict.open(upload_filter("strict", asked, refuse), aside_failures=2)
+    for _ in range(5):
+        with pytest.raises(ValidationError):
+            await manager.validate_upload(make_upload())
+    await strict.close()
+
+
+@pytest.mark.gen_test
+async def test_has_upload_filters_tells_whether_anybody_wants_uploads(house: House) -> None:
+    """Nobody's facts are gathered for nobody."""
+    assert not house.open(Watcher().module("watch")).has_upload_filters
+    assert house.open(upload_filter("one", [])).has_upload_filters
+
+
+# filters of results
+
+
+def rename(brand: str) -> Callable[[Analysis], Analysis]:
+    return lambda analysis: make_analysis(f"{analysis.brand.value}+{brand}")
+
+
+def result_filter(name: str, answer: Callable[[Analysis], Any], **options: bool) -> Any:
+    async def transform_analysis(analysis: Analysis) -> Any:
+        return answer(analysis)
+
+    module = make_module(name)
+    setattr(module, "transform_analysis", IMPL(**options)(transform_analysis))
+    return module
+
+
+async def analyze(manager: Any, **fields: Any) -> Analysis:
+    async def no_image() -> bytes:
+        raise AssertionError("nobody asked for the image")
+
+    result: Analysis = await manager.analyze(make_request(**fields), no_image)
+    return result
+
+
+@pytest.mark.gen_test
+async def test_filters_change_a_result_one_after_the_other(house: House) -> None:
+    """Each gets what the one before returned, None keeps it; pluggy's tryfirst and trylast decide the order."""
+    manager = house.open(
+        result_filter("third", rename("last"), trylast=True),
+        result_filter("second", rename("middle")),
+        result_filter("none", lambda analysis: None),
+        result_filter("first", rename("first"), tryfirst=True),
+    )
+    order = (await analyze(manager)).brand.value.split("+")
+    # pluggy's own words are "tried as early (late) as possible".
+    assert order == ["Nike", "first", "middle", "last"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["Nike", {"brand": "Nike"}, Analysis(brand=Attribute("Nike", 7)), Analysis(processed_image_url="/media/x")],
+    ids=repr,
+)
+@pytest.mark.gen_test
+async def test_result_of_a_filter_that_breaks_the_contract_is_not_used(house: House, wrong: Any) -> None:
+    """What a filter hands back is trusted no more than what a provider does: the result stays as it was."""
+    manager = house.open(result_filter("wrong", lambda analysis: wrong), aside_failures=1)
+    with capture_logs() as logs:
+        assert (await analyze(manager)).brand.value == "Nike"
+    assert [line["hook"] for line in logs if line["event"] == "hook_failed"] == ["transform_analysis"]
+    assert house.count("pipeline_plugin_aside", "hook", "wrong") == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), PermanentJobError("no"), REFUSAL, SystemExit(1)], ids=repr)
+@pytest.mark.gen_test
+async def test_filter_of_results_cannot_fail_a_job(house: House, error: BaseException) -> None:
+    """Whatever it raises, the job keeps the result the provider was paid for."""
+
+    def break_down(analysis: Analysis) -> None:
+        raise error
+
+    manager = house.open(result_filter("broken", break_down), result_filter("after", rename("after")))
+    assert "after" in (await analyze(manager)).brand.value
+
+
+@pytest.mark.gen_test
+async def test_filter_sees_the_request_without_the_image(house: House) -> None:
+    """It may know which photo it is, and does not hold its bytes; what it is told of the chain is the job's."""
+    seen: list[AnalyzeRequest] = []
+
+    async def transform_analysis(request: AnalyzeRequest) -> None:
+        seen.append(request)
+
+    manager = house.open(make_module("curious", transform_analysis=transform_analysis))
+    await analyze(manager, category="lego", attempt=2, image=b"photo")
+    assert [(request.category, request.attempt, request.image) for request in seen] == [("lego", 2, None)]
+
+
+@pytest.mark.gen_test
+async def test_filters_are_asked_once_whoever_answers(house: House) -> None:
+    """The result of the second provider of a chain is filtered like that of the first, a failure not at all."""
+    asked: list[str] = []
+
+    async def refuse_photo(request: AnalyzeRequest) -> None:
+        raise PermanentJobError("No product in the image")
+
+    def note(analysis: Analysis) -> None:
+        asked.append(analysis.brand.value)
+
+    manager = house.open(result_filter("note", note), providers={"first": refuse_photo, "second": find})
+    await analyze(manager)
+    assert asked == ["Nike"]
+    with pytest.raises(PermanentJobError):
+        await analyze(house.open(result_filter("note", note), providers={"first": refuse_photo}))
+    assert asked == ["Nike"]
+
+
+# settings of hooks
+
+
+class OwnSettings(PluginSettings):
+    """An observer's own."""
+
+    key: str
+    is_on: bool = True
+
+    @property
+    def is_active(self) -> bool:
+        return self.is_on
+
+
+def configured(watcher: Watcher) -> Any:
+    module = watcher.module("tested_configured", "job_started")
+    setattr(module, "register_settings", IMPL(lambda: [("configured", OwnSettings)]))
+    return module
+
+
+@pytest.mark.gen_test
+async def test_hooks_run_only_when_their_settings_say_active(house: House) -> None:
+    """What is switched off costs nothing, and is listed as available."""
+    watcher = Watcher()
+    variables = {"PLUGIN_CONFIGURED_KEY": "k", "PLUGIN_CONFIGURED_IS_ON": "false"}
+    manager = house.open(configured(watcher), variables=variables)
+    assert [plugin.name for plugin in manager.all if plugin.kind == "hook"] == []
+    catalogue = make_catalogue(Settings().with_plugin_variables(variables), configured(watcher))
+    assert [(info.name, info.kind, info.state) for info in catalogue.infos() if info.kind == "hook"] == [
+        ("configured", "hook", "available")
+    ]
+
+
+def test_hook_with_wrong_settings_stops_the_start_and_is_listed_as_broken(house: House) -> None:
+    """The fault is named with its variable; the listing of plugins shows it instead of failing."""
+    catalogue = make_catalogue(Settings(), configured(Watcher()))
+    fault = "PLUGIN_CONFIGURED_KEY: Field required"
+    with pytest.raises(ConfigurationError, match=f"The plugin 'configured' cannot start: {fault}"):
+        catalogue.build_hooks(house.metrics)
+    (info,) = [info for info in catalogue.infos() if info.name == "configured"]
+    assert (info.kind, info.state) == ("hook", "broken") and fault in info.reason
+
+
+# the journal
+
+
+@pytest.mark.gen_test
+async def test_journal_has_one_line_for_each_thing_that_happens(house: House, tmp_path: Path) -> None:
+    """Lines of JSON in order of events; a file that was moved away is begun anew."""
+    path = tmp_path / "journal.jsonl"
+    manager = house.open(plugins.observe_journal, variables={"PLUGIN_JOURNAL_PATH": str(path)})
+    at = datetime(2026, 1, 31, 12, 0, 0, 123456, UTC)
+    event = JobEvent("ai-processing:1", "1", "user-1", "lego", "r-1", at, 2, "failed", "it ended\nbadly", 0, 1.5)
+    for hook in OBSERVERS:
+        manager.observe(hook, event)
+    await manager.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["job"] for line in lines] == ["enqueued", "started", "retrying", "finished"]
+    assert lines[-1] == {
+        "job": "finished", "job_id": "ai-processing:1", "asset_id": "1", "user_id": "user-1", "category": "lego",
+        "request_id": "r-1", "at": "2026-01-31T12:00:00.123+00:00", "attempt": 2, "outcome": "failed",
+        "error": "it ended\nbadly", "delay_ms": 0, "seconds": 1.5,
+    }  # fmt: skip
+    path.rename(tmp_path / "journal.1")
+    again = house.open(plugins.observe_journal, variables={"PLUGIN_JOURNAL_PATH": str(path)})
+    again.observe("job_started", event)
+    await again.close()
+    assert len(path.read_text().splitlines()) == 1
+
+
+@pytest.mark.gen_test
+async def test_journal_that_cannot_be_written_harms_nobody(house: House, tmp_path: Path) -> None:
+    """A full or missing disk is a line in the log."""
+    manager = house.open(
+        plugins.observe_journal, variables={"PLUGIN_JOURNAL_PATH": str(tmp_path / "no" / "journal")}
+    )
+    with capture_logs() as logs:
+        manager.observe("job_started", make_job_event())
+        await manager.close()
+    assert [(line["event"], line["plugin"]) for line in logs] == [("hook_failed", "journal")]
+
+
+@pytest.mark.gen_test
+async def test_journal_and_photos_are_off_unless_configured(house: House) -> None:
+    """What comes with the service but is not configured is never called."""
+    manager = house.open(plugins.observe_journal, plugins.filter_photos)
+    assert [plugin.name for plugin in manager.all if plugin.kind == "hook"] == []
+    assert not manager.has_upload_filters
+
+
+# the filters `photos`
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "is_taken"),
+    [(300, 300, True), (299, 4000, False), (4000, 299, False), (4000, 300, True)],
+)
+@pytest.mark.gen_test
+async def test_photos_refuses_what_is_too_small(house: House, width: int, height: int, is_taken: bool) -> None:
+    """The shorter side counts, the least one is taken, and the client reads what was wrong."""
+    manager = house.open(plugins.filter_photos, variables={"PLUGIN_PHOTOS_MIN_SIDE_PIXELS": "300"})
+    if is_taken:
+        await manager.validate_upload(make_upload(width, height))
+        return
+    with pytest.raises(ValidationError) as caught:
+        await manager.validate_upload(make_upload(width, height))
+    assert caught.value.details == [
+        {"field": "image", "message": f"Must be at least 300 pixels wide and high, this one is {width} x {height}"}
+    ]
+
+
+@pytest.mark.gen_test
+async def test_photos_drops_what_the_ai_is_not_sure_of(house: House) -> None:
+    """Below the limit an attribute is unknown, at the limit it stays; the processed image is kept."""
+    image = ProcessedImage(b"image", "image/webp")
+    found = Analysis(Attribute("Nike", 0.8), Attribute("501", 0.79), Attribute("red", 0.1), processed_image=image)
+    manager = house.open(
+        plugins.filter_photos,
+        providers={"only": lambda request: found},
+        variables={"PLUGIN_PHOTOS_MIN_CONFIDENCE": "0.8"},
+    )
+    assert await analyze(manager) == Analysis(Attribute("Nike", 0.8), UNKNOWN, UNKNOWN, processed_image=image)
+    found = Analysis(Attribute("Nike", 0.9), Attribute("501", 0.9), None)
+    assert await analyze(manager) == found
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("MIN_SIDE_PIXELS", "-1"), ("MIN_SIDE_PIXELS", "many"), ("MIN_CONFIDENCE", "1.1"), ("MIN_CONFIDENCE", "-0.1")],
+)
+def test_photos_with_values_that_make_no_sense_stop_the_start(house: House, variable: str, value: str) -> None:
+    """Found at start, with the variable's name."""
+    with pytest.raises(ConfigurationError, match=f"The plugin 'photos' cannot start: PLUGIN_PHOTOS_{variable}: "):
+        house.open(plugins.filter_photos, variables={f"PLUGIN_PHOTOS_{variable}": value})
