@@ -31,12 +31,12 @@ def at_least(value: float) -> Steps:
 
 def rate(metric: str, by: str = "", where: str = "@", legend: str = "") -> Query:
     """Return the query of what a counter counts per second, over all processes."""
-    return f"{_sum(by)} (rate(pipeline_{metric}_total{{{where}}}[$__rate_interval]))", legend or _legend(by)
+    return f"{_sum(by)}(rate(pipeline_{metric}_total{{{where}}}[$__rate_interval]))", legend or _legend(by)
 
 
 def quantile(part: float, metric: str, by: str = "", where: str = "@", legend: str = "") -> Query:
     """Return the query of the value that this part of all stays below, over all processes."""
-    buckets = f"{_sum(by, 'le')} (rate(pipeline_{metric}_bucket{{{where}}}[$__rate_interval]))"
+    buckets = f"{_sum(by, 'le')}(rate(pipeline_{metric}_bucket{{{where}}}[$__rate_interval]))"
     return f"histogram_quantile({part}, {buckets})", legend or _legend(by)
 
 
@@ -123,7 +123,7 @@ def _variable(name: str, query: str) -> dashboard.QueryVariable:
 
 def _sum(*by: str) -> str:
     labels = ", ".join(filter(None, by))
-    return f"sum by ({labels})" if labels else "sum"
+    return f"sum by ({labels}) " if labels else "sum"
 
 
 def _legend(by: str) -> str:

@@ -25,6 +25,7 @@ UPLOAD_SECONDS = 300
 REPEAT_SECONDS = (0.5, 1.0, 2.0, 4.0)
 CHUNK_BYTES = 64 * 1024
 PAGE = 100
+QUEUE = "ai-processing"
 MISSING = {"value": "", "confidence": 0}
 
 
@@ -121,11 +122,12 @@ class Client:
 
     # with an admin's token
 
-    async def failed_jobs(self, limit: int | None = None) -> AsyncIterator[dict[str, Any]]:
-        """Yield dead letters, newest first: so many, or all."""
+    async def failed_jobs(self, limit: int | None = None, *, queue: str = QUEUE) -> AsyncIterator[dict[str, Any]]:
+        """Yield dead letters, newest first: so many, or all. queue: ai-processing or notifications."""
         left, cursor = limit, None
         while left is None or left > 0:
-            params = {"limit": str(min(left or PAGE, PAGE))} | ({"cursor": cursor} if cursor else {})
+            params = {"queue": queue, "limit": str(min(left or PAGE, PAGE))}
+            params |= {"cursor": cursor} if cursor else {}
             page = await self._request("GET", "/api/queue/failed", params=params)
             for job in page["items"]:
                 yield job
@@ -137,37 +139,37 @@ class Client:
         """Run a dead letter again; return {"assetId", "jobId", "status", "message"} of its new job."""
         return await self._request("POST", f"/api/queue/failed/{quote(job_id, safe='')}/retry")
 
-    async def retry_all_failed(self) -> dict[str, int]:
+    async def retry_all_failed(self, *, queue: str = QUEUE) -> dict[str, int]:
         """Run all dead letters again that there are now; return how many were {"retried", "skipped"}."""
         counts = {"retried": 0, "skipped": 0}
-        params: dict[str, str] = {}
+        params = {"queue": queue}
         while True:
             reply = await self._request("POST", "/api/queue/failed/retry", params=params)
             counts = {name: count + reply[name] for name, count in counts.items()}
             if reply["nextCursor"] is None:
                 return counts
-            params = {"cursor": reply["nextCursor"]}
+            params["cursor"] = reply["nextCursor"]
 
     async def remove_failed(self, job_id: str) -> None:
         """Remove a dead letter."""
         await self._request("DELETE", f"/api/queue/failed/{quote(job_id, safe='')}")
 
-    async def remove_all_failed(self) -> int:
+    async def remove_all_failed(self, *, queue: str = QUEUE) -> int:
         """Remove all dead letters; return how many."""
         removed: int = 0
         while True:
-            reply = await self._request("DELETE", "/api/queue/failed")
+            reply = await self._request("DELETE", "/api/queue/failed", params={"queue": queue})
             removed += reply["removed"]
             if not reply["remaining"]:
                 return removed
 
-    async def pause(self) -> None:
+    async def pause(self, *, queue: str = QUEUE) -> None:
         """Let no process claim jobs any more."""
-        await self._request("POST", "/api/queue/pause")
+        await self._request("POST", "/api/queue/pause", params={"queue": queue})
 
-    async def resume(self) -> None:
+    async def resume(self, *, queue: str = QUEUE) -> None:
         """Let jobs be claimed again."""
-        await self._request("POST", "/api/queue/resume")
+        await self._request("POST", "/api/queue/resume", params={"queue": queue})
 
     # the socket
 

@@ -27,6 +27,16 @@ with_url = click.option("--url", envvar="PIPELINE_URL", help="Address of the ser
 with_token = click.option("--token", envvar="PIPELINE_ADMIN_TOKEN", help="Token of an admin; default: one made here.")
 
 
+with_queue = click.option(
+    "--queue",
+    "queue_name",
+    default="ai-processing",
+    show_default=True,
+    type=click.Choice(["ai-processing", "notifications"]),
+    help="notifications: events that webhook and apprise have yet to deliver.",
+)
+
+
 @click.group()
 def failed() -> None:
     """List dead letters (jobs that failed for good), run them again, remove them."""
@@ -36,9 +46,12 @@ def failed() -> None:
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="At most so many.")
 @click.option("--all", "all_", is_flag=True, help="All there are.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line each.")
+@with_queue
 @with_url
 @with_token
-def list_failed(limit: int, all_: bool, as_json: bool, url: str | None, token: str | None) -> None:
+def list_failed(
+    limit: int, all_: bool, as_json: bool, queue_name: str, url: str | None, token: str | None
+) -> None:
     """List dead letters, newest first."""
 
     async def work(client: Client) -> None:
@@ -47,19 +60,19 @@ def list_failed(limit: int, all_: bool, as_json: bool, url: str | None, token: s
         table.add_column("job, asset", no_wrap=True)
         for name in ("reason", "attempts", "failed at"):
             table.add_column(name, overflow="fold")
-        async for job in client.failed_jobs(None if all_ else limit):
+        async for job in client.failed_jobs(None if all_ else limit, queue=queue_name):
             if as_json:
                 print(json.dumps(job), flush=True)
             else:
                 ids = f"{job['jobId']}\n{job['assetId'] or 'unknown'}"
                 failed_at = job["failedAt"][:19].replace("T", " ") + "Z"
-                table.add_row(escape(ids), escape(job["reason"]), str(job["attempts"]), failed_at)
+                reason = f"{job['notifier']}: {job['reason']}" if job["notifier"] else job["reason"]
+                table.add_row(escape(ids), escape(reason), str(job["attempts"]), failed_at)
         if as_json:
             return
-        total = (await client.queue_status())["failed"]
         stdout.print(table if table.rows else "There are no dead letters.")
-        if total > len(table.rows):
-            stderr.print(f"{len(table.rows)} of {total}; --all shows all", highlight=False)
+        if not all_ and len(table.rows) == limit:
+            stderr.print("There may be more; --all shows all", highlight=False)
 
     _run(work, url, token)
 
@@ -67,9 +80,10 @@ def list_failed(limit: int, all_: bool, as_json: bool, url: str | None, token: s
 @failed.command("retry")
 @click.argument("job_ids", nargs=-1)
 @click.option("--all", "all_", is_flag=True, help="All there are, except those whose asset did not stay failed.")
+@with_queue
 @with_url
 @with_token
-def retry_failed(job_ids: Sequence[str], all_: bool, url: str | None, token: str | None) -> None:
+def retry_failed(job_ids: Sequence[str], all_: bool, queue_name: str, url: str | None, token: str | None) -> None:
     """Run dead letters again; exit code 1 when one named cannot."""
     _check_choice(job_ids, all_)
 
@@ -77,7 +91,7 @@ def retry_failed(job_ids: Sequence[str], all_: bool, url: str | None, token: str
         return f"runs again as {(await client.retry_failed(job_id))['jobId']}"
 
     async def retry_all(client: Client) -> None:
-        counts = await client.retry_all_failed()
+        counts = await client.retry_all_failed(queue=queue_name)
         stdout.print(f"{counts['retried']} run again, {counts['skipped']} skipped", highlight=False)
 
     _run(retry_all if all_ else lambda client: _each(client, job_ids, retry), url, token)
@@ -87,9 +101,12 @@ def retry_failed(job_ids: Sequence[str], all_: bool, url: str | None, token: str
 @click.argument("job_ids", nargs=-1)
 @click.option("--all", "all_", is_flag=True, help="All there are.")
 @click.option("--yes", is_flag=True, help="Do not ask before removing all.")
+@with_queue
 @with_url
 @with_token
-def remove_failed(job_ids: Sequence[str], all_: bool, yes: bool, url: str | None, token: str | None) -> None:
+def remove_failed(
+    job_ids: Sequence[str], all_: bool, yes: bool, queue_name: str, url: str | None, token: str | None
+) -> None:
     """Remove dead letters; exit code 1 when one named is not there. Their assets stay."""
     _check_choice(job_ids, all_)
     if all_ and not yes:
@@ -100,7 +117,7 @@ def remove_failed(job_ids: Sequence[str], all_: bool, yes: bool, url: str | None
         return "removed"
 
     async def remove_all(client: Client) -> None:
-        stdout.print(f"{await client.remove_all_failed()} removed", highlight=False)
+        stdout.print(f"{await client.remove_all_failed(queue=queue_name)} removed", highlight=False)
 
     _run(remove_all if all_ else lambda client: _each(client, job_ids, remove), url, token)
 
@@ -111,20 +128,22 @@ def queue() -> None:
 
 
 @queue.command()
+@with_queue
 @with_url
 @with_token
-def pause(url: str | None, token: str | None) -> None:
+def pause(queue_name: str, url: str | None, token: str | None) -> None:
     """Start no more jobs; running ones finish, uploads are still accepted."""
-    _run(lambda client: client.pause(), url, token)
+    _run(lambda client: client.pause(queue=queue_name), url, token)
     stdout.print("The queue is paused.")
 
 
 @queue.command()
+@with_queue
 @with_url
 @with_token
-def resume(url: str | None, token: str | None) -> None:
+def resume(queue_name: str, url: str | None, token: str | None) -> None:
     """Start jobs again."""
-    _run(lambda client: client.resume(), url, token)
+    _run(lambda client: client.resume(queue=queue_name), url, token)
     stdout.print("The queue is running.")
 
 

@@ -192,9 +192,7 @@ class _Otel(Tracing):
         self, name: str, kind: SpanKind, attributes: Mapping[str, Any], parent: str | None = None, at_ns: int = 0
     ) -> OtelSpan:
         """parent: a `traceparent`, "" or an invalid one for a new trace, None for the current span."""
-        context = None
-        if parent is not None:
-            context = self._propagator.extract({TRACEPARENT: parent}, None)
+        context = None if parent is None else self._propagator.extract({TRACEPARENT: parent})
         return self._tracer.start_span(name, context, kind, attributes, start_time=at_ns or None)
 
 

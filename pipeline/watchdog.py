@@ -11,6 +11,7 @@ import asyncio
 import sys
 import threading
 from time import monotonic
+from types import FrameType
 
 import structlog
 
@@ -20,6 +21,7 @@ from pipeline.metrics import Metrics
 log = structlog.get_logger(__name__)
 
 BEAT_SECONDS = 0.05
+LOOP_STEP = asyncio.BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]
 
 
 class Watchdog:
@@ -66,8 +68,8 @@ class Watchdog:
 
     def _name(self, silent_seconds: float) -> None:
         frame = sys._current_frames().get(self._thread_id)
-        if frame is None or frame.f_code.co_name == "select":
-            return  # idle: it was the process that stood still, or the machine
+        if frame is None or _is_idle(frame):
+            return  # it was the process that stood still, or the machine
         fields = {"where": f"{frame.f_code.co_filename}:{frame.f_lineno}", "forMs": round(silent_seconds * 1000)}
         plugin = find_plugin(frame)
         if plugin is None:
@@ -75,3 +77,8 @@ class Watchdog:
         else:
             plugin.blocked_loop.inc()
             log.warning("loop_blocked", kind=plugin.kind, plugin=plugin.name, **fields)
+
+
+def _is_idle(frame: FrameType) -> bool:
+    """True when the loop itself waits for work. Others may wait in a `select` too, as subprocess.run does."""
+    return frame.f_code.co_name == "select" and frame.f_back is not None and frame.f_back.f_code is LOOP_STEP

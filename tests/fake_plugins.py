@@ -132,7 +132,7 @@ def make_request(category: str = "sneaker", **fields: Any) -> AnalyzeRequest:
     """Return a photo to analyze."""
     assert category in CATEGORIES
     asset_id = "65f0c0ffee65f0c0ffee65f0"
-    standard = {"asset_id": asset_id, "job_id": f"ai-processing:{asset_id}", "request_id": "request-1"}
+    standard: dict[str, Any] = {"asset_id": asset_id, "job_id": f"ai-processing:{asset_id}", "request_id": "request-1"}
     rest = {"image_url": "https://images.example/original.jpg", "attempt": 1, "timeout_seconds": 90}
     return AnalyzeRequest(category=category, **standard | rest | fields)
 

@@ -32,7 +32,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # early refusal we go on reading, but not for ever: enough for an oversized video, nothing for an endless stream.
 DRAIN_BYTES = 64 * 1024 * 1024
 DRAIN_SECONDS = 30.0
-CORS_REQUEST_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id")
+CORS_REQUEST_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id", "traceparent")
 CODES = {400: "VALIDATION_ERROR", 401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
 
 

@@ -207,12 +207,13 @@ class ResumeHandler(_AdminHandler):
 
 def _shown(job: FailedJob) -> dict[str, Any]:
     """Return the dead letter as operators see it; what its record does not tell, or tells wrongly, is null."""
-    asset_id, user_id, category = (job.data.get(name) for name in ("assetId", "userId", "category"))
+    asset_id, user_id, category, notifier = map(job.data.get, ("assetId", "userId", "category", "notifier"))
     return {
         "jobId": job.id,
         "assetId": asset_id if isinstance(asset_id, str) and ASSET_ID.fullmatch(asset_id) else None,
         "userId": user_id if isinstance(user_id, str) and USER_ID.fullmatch(user_id) else None,
         "category": category if category in CATEGORIES else None,
+        "notifier": notifier if isinstance(notifier, str) else None,
         "reason": job.error or "Unknown",
         "attempts": job.attempts,
         "stalls": job.stalls,

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pymongo import MongoClient
 
+from pipeline.checking import Finding, Mark, Masker
+from pipeline.settings import Settings
 from tests.factories import SECRET
 from tests.mongo_server import MongoServer
 from tests.redis_server import RedisServer
@@ -104,6 +107,14 @@ def test_check_of_a_redis_with_a_password(run: Run) -> None:
     assert "hidden" not in good.stdout + wrong.stdout and "someone" not in good.stdout + wrong.stdout
 
 
+def test_check_masks_secrets_wherever_they_turn_up() -> None:
+    """A driver may quote a secret in any form: whole, its password alone, or that decoded."""
+    settings = Settings(jwt_secret=SECRET, mongodb_uri="mongodb://someone:p%40ss-word@db/pipeline")
+    finding = Finding(Mark.FAILED, "store", f"no {SECRET}, someone, p%40ss-word, p@ss-word", "Bearer abcdefghijkl")
+    masked = Masker(settings).masked(finding)
+    assert masked == Finding(Mark.FAILED, "store", "no ***, ***, ***, ***", "Bearer ***")
+
+
 def test_check_refuses_settings_that_cannot_be_read(run: Run) -> None:
     """All faults are told at once, and nothing is tried: exit code 2."""
     done = run(PORT="many", POOL_THREADS="0", LOG_LEVEL="loud")
@@ -146,6 +157,8 @@ def test_check_leaves_nothing_in_mongodb(look: Look) -> None:
     """The probe is removed again."""
     with MongoServer() as server:
         assert look(MONGODB_URI=server.uri("check")) == {}
+        with MongoClient[dict[str, Any]](server.uri("check")) as client:
+            assert client.get_default_database()["assets"].count_documents({}) == 0
 
 
 def test_check_reads_token_keys(look: Look) -> None:

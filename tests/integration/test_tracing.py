@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -164,10 +165,21 @@ def test_each_attempt_is_a_span_that_says_why_it_failed(
     assert failed.parent_id == first.span_id
 
 
-def test_foreign_exception_keeps_its_text_to_itself(
+def test_text_of_a_foreign_exception_is_not_sent(collector: FakeCollector) -> None:
+    """What a library raises may hold anything: only its type is told."""
+    tracing = build_tracing(Settings(otel_exporter_otlp_endpoint=collector.url))
+    with suppress(OSError), tracing.step("commit"):
+        raise OSError("https://user:Zx81@storage.example is away")
+    asyncio.run(tracing.close())
+    (span,) = collector.spans
+    assert span.is_failed and span.events == (("exception", {"exception.type": "OSError"}),)
+    assert b"Zx81" not in b"".join(collector.raw)
+
+
+def test_error_is_told_with_what_is_behind_it(
     service: Service, collector: FakeCollector, ai_service: AiService
 ) -> None:
-    """What a library raises may hold anything: its type is told, behind the error of ours that it became."""
+    """The provider's error has its own text, which its owner sees too, and the type of what a library raised."""
     ai_service.order(replies=[{"cut": True}])
     service.upload()
     spans = collector.wait(has(UPLOAD, ATTEMPT, ATTEMPT))

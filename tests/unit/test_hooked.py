@@ -335,7 +335,7 @@ def rename(brand: str) -> Callable[[Analysis], Analysis]:
     return lambda analysis: make_analysis(f"{analysis.brand.value}+{brand}")
 
 
-def result_filter(name: str, answer: Callable[[Analysis], Any], **options: bool) -> Any:
+def result_filter(name: str, answer: Callable[[Analysis], Any], **options: Any) -> Any:
     async def transform_analysis(analysis: Analysis) -> Any:
         return answer(analysis)
 

@@ -82,7 +82,7 @@ def test_settings_of_a_plugin_are_read_once_and_frozen() -> None:
     acme = settings.plugin("acme", AcmeSettings)
     assert settings.plugin("acme", AcmeSettings) is acme
     with pytest.raises(ValueError, match="frozen"):
-        acme.attempts = 1
+        acme.attempts = 1  # type: ignore[misc]
 
 
 def test_copy_with_other_variables_does_not_see_the_first_ones() -> None:
@@ -383,7 +383,8 @@ def test_hook_with_arguments_that_are_none_is_broken(packages: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "offer", ["return 7", "return [('a',)]", "return [('a', int, 3)]", "raise OSError('no disk')", "raise SystemExit(3)"]
+    "offer",
+    ["return 7", "return [('a',)]", "return [('a', int, 3)]", "raise OSError('no disk')", "raise SystemExit(3)"],
 )
 def test_settings_that_cannot_be_read_break_only_their_plugin(packages: Any, offer: str) -> None:
     """What a plugin declares wrongly is listed as broken with the reason; the service has all the others."""

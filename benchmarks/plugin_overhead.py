@@ -1,0 +1,179 @@
+"""What one job pays for plugins and metrics: each call through the dispatcher beside the same call made directly.
+
+    python -m benchmarks.plugin_overhead [--jobs 5000] [--rounds 7]
+
+Prints microseconds per job, the median of the rounds with their spread. The plugins do nothing, so what is left is the
+dispatcher: a task, a time budget, a timer, the breaker, the check of the result, a copy of the event.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import sys
+import types
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from time import perf_counter
+from typing import Any
+
+from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, JobEvent, Notification, hookimpl
+from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue
+from pipeline.hooks.manager import PluginManager
+from pipeline.metrics import Metrics
+from pipeline.settings import Settings
+from pipeline.testing import SUCCESS_EVENT, RecordingRooms
+
+FOUND = Analysis(brand=Attribute("Nike", 0.9), model=Attribute("Air Max 90", 0.8))
+REQUEST = AnalyzeRequest("https://images.example/x", "sneaker", "65f0", "ai-processing:65f0", "request-1", 1, 90)
+QUEUE = "ai-processing"
+
+
+class Nothing:
+    """A provider, a storage and a notifier that do nothing, as fast as it can be done."""
+
+    async def analyze(self, request: AnalyzeRequest) -> Analysis:
+        return FOUND
+
+    async def notify(self, notification: Notification) -> None:
+        return None
+
+    async def nothing(self, *_: Any) -> None:
+        return None
+
+    save = open = delete = check = nothing
+
+
+class Threaded(Nothing):
+    """The same provider as a plain `def`, so that it is run in a thread."""
+
+    def analyze(self, request: AnalyzeRequest) -> Analysis:  # type: ignore[override]
+        return FOUND
+
+
+def make_module(*, hooks: bool) -> types.ModuleType:
+    """Return a plugin module with everything, with or without hooks that are called for each job."""
+    module = types.ModuleType("plugins.bench_nothing")
+
+    @hookimpl
+    def register_ai_providers() -> Any:
+        return [("nothing", Nothing), ("threaded", Threaded)]
+
+    @hookimpl
+    def register_storage_backends() -> Any:
+        return [("nothing", Nothing)]
+
+    @hookimpl
+    def register_notifiers() -> Any:
+        return [("nothing", Nothing)]
+
+    @hookimpl
+    async def job_started(event: JobEvent) -> None:
+        return None
+
+    @hookimpl
+    async def job_finished(event: JobEvent) -> None:
+        return None
+
+    @hookimpl
+    async def transform_analysis(analysis: Analysis) -> None:
+        return None
+
+    always = (register_ai_providers, register_storage_backends, register_notifiers)
+    for implementation in (*always, *((job_started, job_finished, transform_analysis) if hooks else ())):
+        setattr(module, implementation.__name__, implementation)
+    return module
+
+
+def build(provider: str, *, hooks: bool = False) -> PluginManager:
+    """Return a manager of those plugins."""
+    settings = Settings(ai_provider=provider, storage_backend="nothing", notifiers=("nothing",), plugins_safe_mode=True)
+    module, metrics = make_module(hooks=hooks), Metrics()
+    sys.modules[module.__name__] = module
+    catalogue = Catalogue(settings, [module.__name__])
+    return PluginManager(
+        settings,
+        RecordingRooms(),
+        providers={provider: catalogue.build(PROVIDER, provider, metrics)},
+        storage=catalogue.build(STORAGE, "nothing", metrics),
+        notifiers=[catalogue.build(NOTIFIER, "nothing", metrics)],
+        hooks=catalogue.build_hooks(metrics),
+    )
+
+
+async def no_image() -> bytes:
+    """Nobody asks."""
+    return b""
+
+
+def count_one_job(metrics: Metrics) -> None:
+    """Do to the metrics what one job does that goes well: in worker.py, processing.py and fanout.py."""
+    queue = metrics.of_queue(QUEUE)
+    queue.jobs_enqueued.inc()
+    queue.jobs_claimed.inc(1)
+    queue.leases_lost.inc(0)
+    queue.slots_busy.inc()
+    queue.job_wait_seconds.observe(0.2)
+    queue.started(1)
+    queue.jobs_finished["completed"].inc()
+    queue.job_seconds["completed"].observe(3)
+    queue.slots_busy.dec()
+    metrics.assets_finished.labels("active").inc()
+    metrics.asset_seconds.observe(4)
+    metrics.events_published.inc()
+    metrics.event_seconds.observe(0.002)
+
+
+async def measure(jobs: int, work: Callable[[], Awaitable[Any]]) -> float:
+    """Return the microseconds of one call."""
+    started = perf_counter()
+    for _ in range(jobs):
+        await work()
+    return (perf_counter() - started) / jobs * 1e6
+
+
+async def run(jobs: int, rounds: int) -> None:
+    """Measure everything in turn, round after round, and print the table."""
+    plain, threaded, hooked, direct = build("nothing"), build("threaded"), build("nothing", hooks=True), Nothing()
+    metrics = Metrics()
+    event = JobEvent("ai-processing:65f0", "65f0", "user-1", "sneaker", "request-1", datetime.now(UTC))
+    notification = Notification(SUCCESS_EVENT, "user-1", RecordingRooms())
+
+    async def observed() -> None:
+        hooked.observe("job_started", event)
+        hooked.observe("job_finished", event)
+        await asyncio.sleep(0)
+
+    async def counted() -> None:
+        count_one_job(metrics)
+
+    cases: dict[str, Callable[[], Awaitable[Any]]] = {
+        "analyze, called directly": lambda: direct.analyze(REQUEST),
+        "analyze, async plugin": lambda: plain.analyze(REQUEST, no_image),
+        "analyze, plain def in a thread": lambda: threaded.analyze(REQUEST, no_image),
+        "analyze, async plugin and one filter": lambda: hooked.analyze(REQUEST, no_image),
+        "notify, called directly": lambda: direct.notify(notification),
+        "notify, one notifier": lambda: plain.notify(SUCCESS_EVENT, "user-1"),
+        "two events to one observer": observed,
+        "metrics of one job": counted,
+    }
+    taken: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, work in cases.items():
+            taken[name].append(await measure(jobs, work))
+    print(f"{'us per job':>40}  median    min    max")
+    for name, figures in taken.items():
+        print(f"{name:>40}  {statistics.median(figures):6.1f} {min(figures):6.1f} {max(figures):6.1f}")
+    total = sum(statistics.median(taken[name]) for name in ("analyze, async plugin", "notify, one notifier"))
+    print(f"{'metrics and dispatch of a plain job':>40}  {total + statistics.median(taken['metrics of one job']):6.1f}")
+    for manager in (plain, threaded, hooked):
+        await manager.close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=5000)
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    asyncio.run(run(arguments.jobs, arguments.rounds))

@@ -1,0 +1,384 @@
+"""Durable notifiers on their own queue: a real service tells a real receiver, whatever happens to either."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from pipeline.client import Client
+from tests.factories import make_token
+from tests.fake_receiver import FakeReceiver, Reply, running_in_thread
+from tests.service import AiService, Service
+
+SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
+WAIT_SECONDS = 20.0
+
+
+def webhook(url: str, **settings: str) -> dict[str, str]:
+    """Return the settings of a service that tells that receiver."""
+    own = {"PLUGIN_WEBHOOK_URL": url, "PLUGIN_WEBHOOK_SECRET": SECRET, "PLUGIN_WEBHOOK_ALLOW_PRIVATE": "true"}
+    return {"NOTIFIERS": "websocket,webhook", "NOTIFIER_BACKOFF_MS": "20"} | own | settings
+
+
+@pytest.fixture
+def receiver() -> Iterator[FakeReceiver]:
+    with running_in_thread() as receiver:
+        yield receiver
+
+
+def upload(service: Service, count: int = 1) -> list[str]:
+    """Return the ids of so many uploaded assets."""
+    ids = []
+    with httpx.Client() as client:
+        for _ in range(count):
+            response = service.upload(client=client)
+            assert response.status_code == 202, response.text
+            ids.append(response.json()["data"]["assetId"])
+    return ids
+
+
+def admin(service: Service, method: str, path: str, **params: str) -> Any:
+    """Return the data an admin gets."""
+    headers = service.headers("boss", role="admin")
+    response = httpx.request(method, service.url + path, headers=headers, params=params, timeout=WAIT_SECONDS)
+    assert response.is_success, response.text
+    return response.json()["data"] if response.content else None
+
+
+def wait_metric(service: Service, sample: str, value: float) -> None:
+    """Return once the page of metrics shows the sample with that value; nothing else tells of an acknowledgement."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while f"{sample} {value}\n" not in (page := httpx.get(f"{service.url}/metrics").text):
+        assert time.monotonic() < deadline, [line for line in page.splitlines() if line.startswith(sample[:20])]
+        time.sleep(0.02)
+
+
+def depth(state: str, queue: str = "notifications") -> str:
+    return f'pipeline_queue_depth{{queue="{queue}",state="{state}"}}'
+
+
+def finished(outcome: str, queue: str = "notifications") -> str:
+    return f'pipeline_jobs_finished_total{{outcome="{outcome}",queue="{queue}"}}'
+
+
+def told(receiver: FakeReceiver) -> list[str]:
+    """Return the webhook-id of every request in order."""
+    return [request.headers["Webhook-Id"] for request in receiver.requests]
+
+
+# delivery
+
+
+def test_each_event_is_delivered_once_by_a_job_of_its_own(
+    tmp_path: Path, ai_service: AiService, receiver: FakeReceiver
+) -> None:
+    """The receiver hears once of each photo, also of the one that failed; the two queues' numbers are told apart."""
+    ai_service.order(replies=[{"status": 422}])
+    with Service(tmp_path, ai_service.url, **webhook(receiver.url)) as service:
+        ids = upload(service, 3)
+        receiver.wait_for_requests(3)
+        wait_metric(service, depth("completed"), 3.0)
+        events = [json.loads(request.body)["data"] for request in receiver.requests]
+        assert sorted(event["assetId"] for event in events) == sorted(ids)
+        assert sorted(event["status"] for event in events) == ["active", "active", "failed"]
+        for event in events:
+            asset = service.asset(event["assetId"])
+            assert (event["status"], event["userId"]) == (asset["status"], "user-1")
+            assert event.get("error") == asset["aiMetadata"].get("error")
+        assert len(set(told(receiver))) == 3
+        page = httpx.get(f"{service.url}/metrics").text
+        for queue, completed in {"ai-processing": 2.0, "notifications": 3.0}.items():
+            assert f'pipeline_jobs_enqueued_total{{queue="{queue}"}} 3.0\n' in page
+            assert f'pipeline_slots{{queue="{queue}"}} 5.0\n' in page
+            assert f"{finished('completed', queue)} {completed}\n" in page
+            assert f'pipeline_job_seconds_count{{outcome="completed",queue="{queue}"}} {completed}\n' in page
+        service.wait_status(completed=2, failed=1, waiting=0)  # the AI's jobs alone
+    assert len(receiver.requests) == 3
+
+
+class Late(BaseHTTPRequestHandler):
+    """Takes whatever is posted."""
+
+    ids: list[str] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.ids.append(self.headers["webhook-id"])
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def listening(port: int) -> Iterator[list[str]]:
+    """Run a receiver on that very port; yields the webhook-ids it gets."""
+    ids: list[str] = []
+    server = ThreadingHTTPServer(("127.0.0.1", port), type("Receiver", (Late,), {"ids": ids}))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield ids
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_receiver_that_is_down_is_tried_with_backoff_until_it_is_back(tmp_path: Path, ai_service: AiService) -> None:
+    """Nobody listens: each wait is twice the one before, and when the receiver comes the event is delivered once."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = webhook(f"http://127.0.0.1:{port}/hook", NOTIFIER_BACKOFF_MS="30")
+    with Service(tmp_path, ai_service.url, **settings) as service:
+        (asset_id,) = upload(service)
+        service.wait_log("job_retrying", 4, assetId=asset_id, notifier="webhook")
+        waits = [line["delayMs"] for line in service.find("job_retrying", notifier="webhook")]
+        assert waits[:4] == [30, 60, 120, 240]
+        assert service.asset(asset_id)["status"] == "active", "the asset does not wait for it"
+        with listening(port) as ids:
+            done = service.wait_log("job_completed", assetId=asset_id, notifier="webhook")
+            assert ids == [done["jobId"]]
+
+
+def test_answers_that_are_no_success_are_tried_again_with_the_same_id(
+    tmp_path: Path, ai_service: AiService, receiver: FakeReceiver
+) -> None:
+    """500, a hang-up and 404 are tried again; all tries of one event carry one webhook-id."""
+    receiver.script(Reply(500), Reply(raw=b""), Reply(404), Reply(429, {"Retry-After": "3600"}))
+    with Service(tmp_path, ai_service.url, **webhook(receiver.url)) as service:
+        upload(service)
+        receiver.wait_for_requests(5)
+        wait_metric(service, finished("completed"), 1.0)
+        wait_metric(service, finished("retried"), 4.0)
+    assert len(set(told(receiver))) == 1
+
+
+def test_receiver_that_hangs_holds_no_slot_of_the_ai(
+    tmp_path: Path, ai_service: AiService, receiver: FakeReceiver
+) -> None:
+    """While every notifier slot waits for the receiver, uploads are finished as fast as before; then all is told."""
+    count = 20
+    with Service(tmp_path, ai_service.url, **webhook(receiver.url, NOTIFIER_TIMEOUT_SECONDS="60")) as service:
+        started_at = time.monotonic()
+        upload(service, count)
+        service.wait_status(completed=count)
+        normal_seconds = time.monotonic() - started_at
+        receiver.wait_for_requests(count)
+        receiver.hold()
+        started_at = time.monotonic()
+        upload(service, count)
+        service.wait_status(completed=2 * count, active=0, waiting=0)
+        assert time.monotonic() - started_at < 2 * normal_seconds + 2
+        wait_metric(service, depth("active"), 5.0)
+        wait_metric(service, depth("waiting"), float(count - 5))
+        receiver.release()
+        wait_metric(service, depth("completed"), 2.0 * count)
+    assert len(receiver.requests) == len(set(told(receiver))) == 2 * count
+
+
+# faults
+
+
+def test_event_survives_a_service_killed_while_it_delivers(
+    tmp_path: Path, ai_service: AiService, receiver: FakeReceiver
+) -> None:
+    """kill -9 between commit and the receiver's answer: told again after the start, under the same id."""
+    receiver.hold()
+    with Service(tmp_path, ai_service.url, **webhook(receiver.url)) as service:
+        (asset_id,) = upload(service)
+        receiver.wait_for_requests(1)
+        assert service.asset(asset_id)["status"] == "active"
+        service.kill()
+        receiver.release()
+        service.start()
+        receiver.wait_for_requests(2)
+        wait_metric(service, finished("completed"), 1.0)
+        wait_metric(service, depth("active"), 0.0)
+    assert len(told(receiver)) == 2 and len(set(told(receiver))) == 1
+    assert receiver.requests[0].body == receiver.requests[1].body
+
+
+def test_event_survives_a_service_killed_before_it_delivers(
+    tmp_path: Path, ai_service: AiService, receiver: FakeReceiver
+) -> None:
+    """A committed result whose event has not left yet is not forgotten; a paused queue stays so over the restart."""
+    with Service(tmp_path, ai_service.url, **webhook(receiver.url)) as service:
+        assert admin(service, "POST", "/api/queue/pause", queue="notifications") == {"paused": True}
+        upload(service)
+        service.wait_status(completed=1, paused=False)
+        wait_metric(service, depth("waiting"), 1.0)
+        service.kill()
+        service.start()
+        wait_metric(service, depth("waiting"), 1.0)
+        assert receiver.requests == []
+        admin(service, "POST", "/api/queue/resume", queue="notifications")
+        receiver.wait_for_requests(1)
+        wait_metric(service, depth("completed"), 1.0)
+    assert len(receiver.requests) == 1
+
+
+# dead letters
+
+
+def test_event_out_of_attempts_is_a_dead_letter_that_can_be_delivered(
+    tmp_path: Path, ai_service: AiService, receiver: FakeReceiver
+) -> None:
+    """It is listed apart from the AI's dead letters, with its reason; retrying one or all delivers, same id."""
+    receiver.script(*[Reply(503)] * 6, Reply(410))
+    ai_service.order(replies=[{"status": 422}])
+    settings = webhook(receiver.url, NOTIFIER_ATTEMPTS="2")
+    with Service(tmp_path, ai_service.url, **settings) as service:
+        ids = []
+        for number in range(3):  # one at a time, so that each has two of the failures
+            ids += upload(service)
+            wait_metric(service, finished("failed"), number + 1.0)
+        wait_metric(service, depth("failed"), 3.0)
+        (refused,) = admin(service, "GET", "/api/queue/failed")["items"]
+        assert (refused["assetId"], refused["jobId"]) == (ids[0], f"ai-processing:{ids[0]}")
+        assert admin(service, "GET", "/api/queue/failed", queue="ai-processing")["items"] == [refused]
+        items = admin(service, "GET", "/api/queue/failed", queue="notifications")["items"]
+        assert [item["assetId"] for item in items] == ids[::-1]
+        assert {(item["attempts"], item["userId"]) for item in items} == {(2, "user-1")}
+        assert items[0]["reason"] == "Webhook receiver answered HTTP 503 after 2 attempts"
+
+        # One: the receiver now says 410, so it is dead again at the first try.
+        answer = admin(service, "POST", f"/api/queue/failed/{items[0]['jobId']}/retry")
+        assert (answer["assetId"], answer["jobId"]) == (ids[2], items[0]["jobId"])
+        wait_metric(service, finished("failed"), 4.0)
+        wait_metric(service, depth("failed"), 3.0)
+        (again,) = [
+            item
+            for item in admin(service, "GET", "/api/queue/failed", queue="notifications")["items"]
+            if item["assetId"] == ids[2]
+        ]
+        assert again["reason"] == "Webhook receiver wants no more events (HTTP 410)" and again["attempts"] == 1
+
+        # Then it is well: one by its id, the rest at once.
+        admin(service, "POST", f"/api/queue/failed/{items[2]['jobId']}/retry")
+        wait_metric(service, finished("completed"), 1.0)
+        page = admin(service, "POST", "/api/queue/failed/retry", queue="notifications")
+        assert (page["retried"], page["skipped"], page["remaining"]) == (2, 0, 0)
+        wait_metric(service, finished("completed"), 3.0)
+        wait_metric(service, depth("failed"), 0.0)
+        assert admin(service, "GET", "/api/queue/failed")["items"] == [refused], "the AI's are left alone"
+    assert set(told(receiver)[-3:]) == {item["jobId"] for item in items}
+
+
+def test_dead_letters_of_one_queue_are_removed_without_the_others(
+    tmp_path: Path, ai_service: AiService, receiver: FakeReceiver
+) -> None:
+    """DELETE with a queue and with a job's id touches that queue only."""
+    receiver.script(*[Reply(410)] * 2)
+    ai_service.order(replies=[{"status": 422, "times": 2}])
+    with Service(tmp_path, ai_service.url, **webhook(receiver.url)) as service:
+        upload(service, 2)
+        wait_metric(service, depth("failed"), 2.0)
+        wait_metric(service, depth("failed", "ai-processing"), 2.0)
+        first = admin(service, "GET", "/api/queue/failed", queue="notifications")["items"][0]
+        admin(service, "DELETE", f"/api/queue/failed/{first['jobId']}")
+        wait_metric(service, depth("failed"), 1.0)
+        removed = admin(service, "DELETE", "/api/queue/failed", queue="notifications")
+        assert removed == {"removed": 1, "remaining": 0}
+        assert len(admin(service, "GET", "/api/queue/failed")["items"]) == 2
+        assert httpx.get(
+            f"{service.url}/api/queue/failed", params={"queue": "x"}, headers=service.headers("a", role="admin")
+        ).json()["error"]["code"] == "VALIDATION_ERROR"
+
+
+# plain notifiers
+
+
+PACKAGE = """
+import asyncio, time
+from pipeline.hooks import hookimpl
+
+class Waits:
+    async def notify(self, notification):
+        await asyncio.Event().wait()
+
+class Blocks:
+    def notify(self, notification):
+        time.sleep(3600)
+
+class Ignores:
+    async def notify(self, notification):
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                pass
+
+@hookimpl
+def register_notifiers():
+    for name, kind in {"a": Waits, "b": Blocks, "c": Waits, "d": Blocks, "e": Ignores}.items():
+        yield "hangs-" + name, kind
+"""
+HANGING = tuple(f"hangs-{letter}" for letter in "abcde")
+
+
+def install(packages: Path, name: str, source: str) -> None:
+    about = packages / f"{name}-1.0.dist-info"
+    about.mkdir(parents=True)
+    (packages / f"{name}.py").write_text(source)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[ai_queue_pipeline]\n{name} = {name}\n")
+
+
+def test_hanging_plain_notifiers_delay_no_event_and_are_set_aside(tmp_path: Path, ai_service: AiService) -> None:
+    """Five that never return: the owner's event comes at once, and after ASIDE_FAILURES events slots are free again."""
+    install(tmp_path / "packages", "hangs", PACKAGE)
+    settings = {
+        "NOTIFIERS": ",".join((*HANGING, "websocket")),
+        "NOTIFIER_TIMEOUT_SECONDS": "1.5",
+        "ASIDE_FAILURES": "2",
+        "ASIDE_SECONDS": "300",
+        "CONCURRENCY": "2",
+        "PYTHONPATH": str(tmp_path / "packages"),
+    }
+    with Service(tmp_path / "data", ai_service.url, **settings) as service:
+
+        async def follow() -> list[float]:
+            """Return how long after each of two uploads its event came."""
+            waits = []
+            async with Client(service.url, make_token()) as client:
+                await client.listen()
+                events = client.events()
+                for _ in range(2):
+                    started_at = time.monotonic()
+                    (asset_id,) = await asyncio.to_thread(upload, service)
+                    event = await asyncio.wait_for(anext(events), WAIT_SECONDS)
+                    assert event["assetId"] == asset_id
+                    waits.append(time.monotonic() - started_at)
+            return waits
+
+        assert max(asyncio.run(follow())) < 1.4, "an event waited for a notifier that hangs"
+        for name in HANGING:
+            service.wait_log("plugin_set_aside", plugin=name)
+        service.wait_log("job_completed", 2)
+        held_ms = [line["durationMs"] for line in service.find("job_completed")]
+        assert min(held_ms) >= 1400, "these two held their slots for the notifiers' time"
+        upload(service, 10)
+        service.wait_log("job_completed", 12)
+        assert max(line["durationMs"] for line in service.find("job_completed")[2:]) < 1000
+        page = httpx.get(f"{service.url}/metrics").text
+        for name in HANGING:
+            assert f'pipeline_plugin_skipped_total{{kind="notifier",plugin="{name}"}} 10.0\n' in page
+            assert f'pipeline_plugin_aside{{kind="notifier",plugin="{name}"}} 1.0\n' in page
+        expected = service.errors()
+        assert {line["event"] for line in expected} == {"notifier_failed"} and len(expected) == 2 * len(HANGING)
+        service.lines = [line for line in service.lines if line not in expected]

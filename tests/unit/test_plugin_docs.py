@@ -1,0 +1,138 @@
+"""docs/plugins.md is true: its code runs, its reference is the code's own, what it names is there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.hooks.catalogue import ENTRY_POINT_GROUP
+from pipeline.metrics import Metrics
+from pipeline.reference import hook_users, reference_lines
+from pipeline.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/plugins.md").read_text()
+PROSE, _, REFERENCE = PAGE.partition("<!-- reference -->\n")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PROSE, re.DOTALL)
+MODULES = {text.split("\n")[0].removeprefix("# "): text for language, text in BLOCKS if language == "python"}
+
+
+def test_reference_is_what_the_command_prints() -> None:
+    """To mend it: put the output of `run.py plugins reference` between the two marks."""
+    assert REFERENCE == "\n".join(reference_lines()) + "\n<!-- end of reference -->\n"
+
+
+def test_reference_names_every_hook_protocol_and_field() -> None:
+    """Nothing that pipeline.hooks offers is left out."""
+    hooks = re.findall(r"^#### `(\w+)\(", REFERENCE, re.MULTILINE)
+    assert {"register_settings", "register_notifiers", "validate_upload", "job_finished"} < set(hooks)
+    assert set(hooks) == set(hook_users())
+    assert {"AIProvider", "StorageBackend", "Notifier", "AnalyzeRequest", "JobEvent", "UploadFacts"} < set(
+        re.findall(r"^#### `(\w+)`", REFERENCE, re.MULTILINE)
+    )
+    assert "##### `analyze(request: AnalyzeRequest) -> Analysis | Awaitable[Analysis]`" in REFERENCE
+    assert "\ntimeout_seconds: float\nimage: bytes | None = None\n" in REFERENCE
+
+
+def test_every_hook_has_a_built_in_user() -> None:
+    """A hook none of our own plugins implements is one nobody has tried."""
+    assert [hook for hook, users in hook_users().items() if not users] == []
+
+
+class AcmeHandler(BaseHTTPRequestHandler):
+    """An Acme that knows one brand."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200 if self.headers["Authorization"] == "Bearer a key" else 401)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(b'{"brand": "Acme", "certainty": 0.9}')
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def acme_url() -> Iterator[str]:
+    """Where Acme answers."""
+    with HTTPServer(("127.0.0.1", 0), AcmeHandler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A folder with the page's files, installed: as pip would leave them, with the entry points of the page."""
+    for name, source in MODULES.items():
+        (tmp_path / name).write_text(source)
+    (toml,) = (text for language, text in BLOCKS if language == "toml")
+    project = tomllib.loads(toml)
+    assert [f"{name}.py" for name in project["tool"]["setuptools"]["py-modules"]] == ["acme.py"]
+    about = tmp_path / "acme_vision-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-vision\nVersion: 1.0\n")
+    points = project["project"]["entry-points"][ENTRY_POINT_GROUP] | {"post": "post", "night": "night"}
+    lines = [f"{name} = {module}" for name, module in points.items()]
+    (about / "entry_points.txt").write_text("\n".join([f"[{ENTRY_POINT_GROUP}]", *lines]))
+    return tmp_path
+
+
+def run(package: Path, *arguments: str, **environment: str) -> str:
+    """Return what a command prints; it must end well."""
+    inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    own = {"PYTHONPATH": f"{package}:{ROOT}", "COLUMNS": "200", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=package,
+        env=inherited | own | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_page_leads_to_a_working_provider(package: Path, acme_url: str) -> None:
+    """Its tests pass, it is listed beside the other examples, and verified as configured."""
+    assert "5 passed" in run(package, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_acme.py")
+    acme = {"PLUGIN_ACME_URL": acme_url, "PLUGIN_ACME_API_KEY": "a key", "DATA_DIR": str(package / "data")}
+    listed = run(package, str(ROOT / "run.py"), "plugins", AI_PROVIDER="acme", **acme)
+    found = re.findall(r"│ (\w+) +│ (\w+) +│ acme-vision +│ 1\.0 +│ (\w+)", listed)
+    assert found == [("night", "hook", "selected"), ("post", "notifier", "available"), ("acme", "provider", "selected")]
+    assert "5 passed" in run(package, str(ROOT / "run.py"), "plugins", "verify", "acme", **acme)
+
+
+@pytest.mark.parametrize("text", [text for language, text in BLOCKS if language == "bash"])
+def test_commands_are_commands(text: str) -> None:
+    """The shell understands them, and those of ours have such names."""
+    subprocess.run(["bash", "-n", "-c", text], check=True)
+    assert set(re.findall(r"\bpipeline (\w+)", text)) <= set(main.commands)
+
+
+def test_page_names_only_what_there_is() -> None:
+    """Settings, metrics, log events, files: whatever was renamed must be renamed here too."""
+    names = set(re.findall(r"`([A-Z][A-Z_]+[A-Z])`", PROSE)) - {"API_VERSION"}
+    settings = {name.upper() for name in Settings.model_fields}
+    assert {name for name in names if not name.startswith("PLUGIN_")} <= settings
+    metrics = Metrics().render()[0].decode()
+    for name in re.findall(r"`(pipeline_\w+)`", PROSE):
+        assert f"# TYPE {name} " in metrics, name
+    sources = "".join(path.read_text() for path in (ROOT / "pipeline").rglob("*.py"))
+    (events,) = re.findall(r"Log events: (.*?)\.", PROSE, re.DOTALL)
+    for event in re.findall(r"`(\w+)`", events):
+        assert f'"{event}"' in sources, event
+    for target in re.findall(r"\]\((\.\./[^)#]+)\)", PROSE):
+        assert (ROOT / "docs" / target).exists(), target
