@@ -26,12 +26,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 
 from pipeline import demo as demo_pictures
-from pipeline import authoring, checking, embedded, logs, operating, running
+from pipeline import embedded, logs
 from pipeline import settings as settings_module
 from pipeline.app import App
 from pipeline.assets.asset import CATEGORIES
 from pipeline.auth import make_token
 from pipeline.client import Client, ClientError
+from pipeline.commands import authoring, checking, operating, running
 from pipeline.errors import ConfigurationError
 from pipeline.handlers.server import raise_file_limit
 from pipeline.settings import Settings

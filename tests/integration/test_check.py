@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from pipeline.checking import Finding, Mark, Masker
+from pipeline.commands.checking import Finding, Mark, Masker
 from pipeline.settings import Settings
 from tests.factories import SECRET
 from tests.mongo_server import MongoServer

@@ -17,7 +17,7 @@ import pytest
 from pipeline.cli import main
 from pipeline.hooks.catalogue import ENTRY_POINT_GROUP
 from pipeline.metrics import Metrics
-from pipeline.reference import hook_users, reference_lines
+from pipeline.commands.reference import hook_users, reference_lines
 from pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -30,12 +30,13 @@ from pydantic import BaseModel, SecretStr
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline import demo, embedded, logs, running
+from pipeline import demo, embedded, logs
 from pipeline import settings as settings_module
 from pipeline.assets.asset import CATEGORIES, Asset, AssetStatus, OriginalImage, utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore
 from pipeline.auth import KeySet, TokenVerifier
+from pipeline.commands import running
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError, Unauthorized
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
 from pipeline.hooks.calls import BoundPlugin

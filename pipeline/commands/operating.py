@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pipeline.auth import ADMIN_ROLE
 from pipeline.client import Client, ClientError
-from pipeline.running import target
+from pipeline.commands.running import target
 
 OPERATOR = "operator"
 TOKEN_SECONDS = 3600

@@ -77,7 +77,7 @@ def verify(name: str, kind_name: str | None) -> None:
 @plugins.command()
 def reference() -> None:
     """Print what docs/plugins.md has of hooks, Protocols and settings, as Markdown."""
-    from pipeline.reference import reference_lines
+    from pipeline.commands.reference import reference_lines
 
     print("\n".join(reference_lines()))
 

@@ -1,0 +1,1 @@
+"""The commands beside `serve`, in groups: operating, authoring, checking. cli.py puts them together."""
