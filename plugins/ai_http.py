@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
+from pipeline.errors import ConfigurationError, DependencyUnavailable, PermanentJobError, RetryableJobError
 from pipeline.hooks import UNKNOWN, AIProvider, Analysis, AnalyzeRequest, Attribute, hookimpl
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class HttpProvider:
     """Hands the image's URL and category to the AI service. image_field: what the service calls the image's URL."""
 
     def __init__(self, base_url: str, image_field: str) -> None:
+        if not base_url:
+            raise ConfigurationError("AI_SERVICE_URL is not set")
         self._url = base_url.rstrip("/") + "/analyze"
         self._image_field = image_field
         self._session: aiohttp.ClientSession | None = None

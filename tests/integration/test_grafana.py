@@ -626,12 +626,12 @@ def traffic(service: Service, ai_service: AiService, folder: Path) -> Iterator[N
                 await client.listen()
                 # Never two failures in a row, which would open the breaker; the one in the middle is tried again.
                 ai_service.order(replies=[{"status": 200}, {"status": 503}, {"status": 200}, {"status": 422}])
-                for _ in range(4):
-                    await client.upload(folder / "photo.jpg", "camera")
+                waiting = {(await client.upload(folder / "photo.jpg", "camera"))["assetId"] for _ in range(4)}
                 events = client.events()
-                for _ in range(4):
-                    since = (await anext(events))["timestamp"]
+                while waiting:
+                    waiting.discard((await anext(events))["assetId"])
                 await events.aclose()
+                since = client.since
                 httpx.get(f"{service.url}/nowhere")
 
     thread = threading.Thread(target=loop.run_until_complete, args=(drive(),))

@@ -19,7 +19,7 @@ from pipeline.hooks.calls import BoundPlugin
 from pipeline.metrics import Metrics
 from pipeline.watchdog import BEAT_SECONDS, Watchdog
 
-BLOCK_SECONDS = 0.06
+BLOCK_SECONDS = 0.05
 # Long enough to be seen for sure: the beat that is missed, the limit, and the watchdog's own interval.
 BLOCKED_SECONDS = 3 * BLOCK_SECONDS + BEAT_SECONDS
 
@@ -131,7 +131,7 @@ async def test_plugin_is_named_while_it_still_blocks(
 
     looking = threading.Thread(target=look)
     looking.start()
-    await plugin.call("sleep", 10, 4 * BLOCKED_SECONDS)
+    await plugin.call("sleep", 10, 3 * BLOCKED_SECONDS)
     ended_at = time.monotonic()
     looking.join(5)
     assert seen_at and seen_at[0] < ended_at - BLOCKED_SECONDS
@@ -144,7 +144,7 @@ async def test_each_block_is_counted(
     """Twice blocked is two lines, one for each; a long one is no more than one."""
     watchdog.start()
     for number in (1, 2):
-        await plugin.call("sleep", 10, 3 * BLOCKED_SECONDS if number == 1 else BLOCKED_SECONDS)
+        await plugin.call("sleep", 10, 2 * BLOCKED_SECONDS if number == 1 else BLOCKED_SECONDS)
         await beats(metrics, 2)
         assert blocked(metrics) == len(found(logs)) == number
 
