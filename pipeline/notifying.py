@@ -117,6 +117,8 @@ class Notifying:
     async def _run_again(self, dead: FailedJob, request_id: str) -> Receipt:
         if "notifier" not in dead.data:
             raise Conflict("Its record is damaged, this dead letter can only be removed")
+        if dead.data["notifier"] not in self._plugins.durable:
+            raise Conflict(f"The notifier {dead.data['notifier']!r} is not in use, so nobody would deliver it")
         await self._put(dead.id, dead.data, request_id, revive=True)
         log.info("dead_letter_retried", jobId=dead.id, newJobId=dead.id)
         return Receipt(str(dead.data.get("assetId", "")), dead.id)

@@ -343,9 +343,9 @@ def load(**overrides: Any) -> Settings:
         settings = Settings(_env_file=".env", **overrides)
     except PydanticValidationError as error:
         raise ConfigurationError("Invalid settings: " + "; ".join(_faults(error))) from None
-    variables = dotenv_values(".env") | os.environ
+    given: dict[str, str | None] = dotenv_values(".env") | {name: value for name, value in os.environ.items() if value}
     return settings.with_plugin_variables(
-        {name: value for name, value in variables.items() if name.startswith(PLUGIN_PREFIX) and value}
+        {name: value for name, value in given.items() if name.startswith(PLUGIN_PREFIX) and value}
     )
 
 

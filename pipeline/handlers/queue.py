@@ -110,7 +110,7 @@ class _AdminHandler(BaseHandler):
         """Return the queue a job id belongs to and the id as the queue has it; ValidationError when there is none."""
         found = JOB_ID.fullmatch(job_id)
         if found is None or found[1] not in self.queues:
-            raise ValidationError.of("jobId", "Must be ai-processing: and 24 hex digits")
+            raise ValidationError.of("jobId", f"Must be {' or '.join(self.queues)}, a colon and 24 hex digits")
         return self.queues[found[1]], job_id.lower()
 
 

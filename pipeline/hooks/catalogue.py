@@ -179,7 +179,10 @@ class Catalogue:
         """Return the plugin as its factory makes it; ConfigurationError says what is wrong."""
         offer = self._offers.get((kind, name))
         if offer is None:
-            raise ConfigurationError(f"{kind.setting}: there is no {kind.name} {name!r}; {self._names(kind, name)}")
+            is_by_category = any(name in names for names in self._settings.ai_provider_by_category.values())
+            by_category = kind is PROVIDER and is_by_category and name not in self._settings.providers
+            setting = "AI_PROVIDER_BY_CATEGORY" if by_category else kind.setting
+            raise ConfigurationError(f"{setting}: there is no {kind.name} {name!r}; {self._names(kind, name)}")
         try:
             if name in self._own:
                 self._settings.plugin(name, self._own[name])
@@ -205,8 +208,6 @@ class Catalogue:
             try:
                 if not self._is_active(source):
                     continue
-                for name in self._names_of(source):
-                    self._settings.plugin(name, self._own[name])
             except ConfigurationError as error:
                 raise ConfigurationError(f"The plugin {source.name!r} cannot start: {error}") from error
             # Two threads: one that hangs leaves one to try again with.

@@ -90,28 +90,34 @@ class PluginManager:
     async def analyze(self, request: AnalyzeRequest, read_image: ReadImage) -> Analysis:
         """Return the checked result of the category's first provider that has one, as the filters leave it.
 
-        What it raises is always a RetryableJobError or PermanentJobError. The next provider is asked when one refuses
-        the image for good, is set aside, says how long it is busy, or fails at the job's last attempt. read_image:
-        awaited for providers that want the photo's bytes.
+        What a provider raises becomes a RetryableJobError or PermanentJobError. The next provider is asked when one
+        refuses the image for good, is set aside, says how long it is busy, or fails at the job's last attempt.
+        read_image: awaited once if a provider wants the photo's bytes; what it raises is passed on.
         """
         # Some time is left for keeping the result.
         deadline = asyncio.get_running_loop().time() + self._settings.job_timeout_seconds * 0.95
         names = self._chains.get(request.category, self._settings.providers)
         fault: JobError | None = None
+        image: bytes | None = None
         for number, name in enumerate(names):
             provider, is_last = self._providers[name], number == len(names) - 1
             left = deadline - asyncio.get_running_loop().time()
             if fault is not None and left < LEAST_SECONDS:
-                break
+                # Also after a refusal: the one who was not asked may take the photo.
+                raise RetryableJobError("AI service timed out") from fault
             if not is_last and not provider.aside.lets_through():
                 provider.skipped.inc()
                 continue
+            needs_image = getattr(provider.plugin, "needs_image", False)
+            if needs_image and image is None:
+                image = await read_image()
             try:
                 seconds = min(self._settings.provider_timeout_seconds, left)
                 with self._tracing.call(provider.kind, name, "analyze") as span:
                     context = span.trace_context or request.trace_context
-                    asked = replace(request, timeout_seconds=seconds, trace_context=context)
-                    analysis = await self._ask(provider, asked, read_image)
+                    shown = image if needs_image else None
+                    asked = replace(request, timeout_seconds=seconds, image=shown, trace_context=context)
+                    analysis = await self._ask(provider, asked)
             except (PermanentJobError, RetryableJobError) as error:
                 fault = error
                 if is_last or not self._goes_on(provider, error, request.attempt):
@@ -119,7 +125,7 @@ class PluginManager:
                 log.warning("provider_passed_over", plugin=name, next=names[number + 1], error=error.message)
             else:
                 return await self._hooked.transform_analysis(analysis, request)
-        raise fault or RetryableJobError("AI service timed out")
+        raise AssertionError("the last provider of a chain is always asked")
 
     def _goes_on(self, provider: BoundPlugin, error: JobError, attempt: int) -> bool:
         """Return whether the next provider is to be asked after that error."""
@@ -129,9 +135,7 @@ class PluginManager:
         attempts = min(self._settings.job_attempts, error.max_attempts or self._settings.job_attempts)
         return provider.aside.is_set or attempt >= attempts
 
-    async def _ask(self, provider: BoundPlugin, request: AnalyzeRequest, read_image: ReadImage) -> Analysis:
-        if getattr(provider.plugin, "needs_image", False):
-            request = replace(request, image=await read_image())
+    async def _ask(self, provider: BoundPlugin, request: AnalyzeRequest) -> Analysis:
         try:
             result = await provider.call("analyze", request.timeout_seconds, request)
             if fault := find_fault(result):
@@ -186,16 +190,23 @@ class PluginManager:
         self, name: str, event: Mapping[str, Any], user_id: str, delivery_id: str, trace_context: str = ""
     ) -> None:
         """Hand the event to that durable notifier; RetryableJobError or PermanentJobError when it is not delivered."""
-        if name not in self._notifiers:
+        notifier = self._notifiers.get(name)
+        if notifier is None:
             raise PermanentJobError(f"The notifier {name!r} is not in use any more")
+        if not notifier.aside.lets_through():
+            # A receiver that hangs must not hold the slots that the events of other notifiers wait for.
+            notifier.skipped.inc()
+            raise RetryableJobError("Not delivered: the notifier is set aside, it failed in a row")
         try:
-            with self._tracing.call(self._notifiers[name].kind, name, "notify") as span:
+            with self._tracing.call(notifier.kind, name, "notify") as span:
                 context = span.trace_context or trace_context
                 notification = Notification(event, user_id, self._rooms, delivery_id, context)
-                await self._notifiers[name].call("notify", self._settings.notifier_timeout_seconds, notification)
+                await notifier.call("notify", self._settings.notifier_timeout_seconds, notification)
+            notifier.aside.succeeded()
         except PermanentJobError:
             raise
         except Exception as error:
+            notifier.aside.failed()
             # Not the error itself: one that says how long to wait would hold the notifications of all notifiers.
             text = error.message if isinstance(error, JobError) else "Not delivered"
             raise RetryableJobError(text) from error

@@ -2,8 +2,9 @@
 
 pluggy finds, validates and orders the implementations; catalogue.py and hooked.py call them, one by one and guarded,
 because pluggy itself is synchronous and stops at the first exception. An implementation names only those arguments it
-wants. The `register_` hooks run once, at start, on the main thread, and must not block. The others are called while the
-service works: written as `async def` on the event loop, which they must not block, as `def` in a thread of the
+wants; those of one hook are called in pluggy's order: built-in plugins before packages, unless one says `tryfirst` or
+`trylast`. The `register_` hooks run once, at start, on the main thread, and must not block. The others are called while
+the service works: written as `async def` on the event loop, which they must not block, as `def` in a thread of the
 plugin's own; each call has HOOK_TIMEOUT_SECONDS, is timed and counted, and a plugin whose calls fail in a row is set
 aside for a while.
 """
@@ -44,7 +45,8 @@ Factories = Iterable[tuple[str, Callable[[], Plugin]]]
 def register_settings() -> Iterable[tuple[str, type[PluginSettings]]]:  # type: ignore[empty-body]
     """Yield (plugin name, PluginSettings subclass) pairs: the plugin's own settings, read from PLUGIN_<NAME>_<FIELD>.
 
-    They are checked at start if the plugin is in use; `settings.plugin(name, Subclass)` returns them.
+    They are checked at start if the plugin is in use; `settings.plugin(name, Subclass)` returns them. The name is that
+    of a provider, storage or notifier, or, for observers and filters, that of the package's entry point.
     """
 
 

@@ -47,7 +47,7 @@ def replies() -> Iterator[tuple[str, dict[str, Any], Any]]:
     """Every JSON example of every reply: where it stands, its schema, the example."""
     named = [(f"components {name}", response) for name, response in API["components"]["responses"].items()]
     for path, item in API["paths"].items():
-        for method in item.keys() & {"get", "post", "delete"}:
+        for method in (each for each in ("get", "post", "delete") if each in item):
             for status, response in item[method]["responses"].items():
                 named.append((f"{method} {path} {status}", resolve_all(response)))
     for name, response in named:
