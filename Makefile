@@ -13,7 +13,7 @@ run: .venv/installed  ## serve in the foreground
 setup: .venv/installed-test  ## install all that demo, test and lint need
 
 test: .venv/installed-test  ## all tests; what needs a part this machine lacks skips with a reason
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 chaos: .venv/installed-test  ## 10,000 uploads under 210 faults, then shorter runs on one process and on a MongoDB; ten minutes
 	@$(BIN)/python -m tests.faults.chaos --store sqlite --uploads 10000 --faults 210

@@ -74,6 +74,8 @@ class PluginManager:
         self._replaceable = {name for chain in (settings.providers, *self._chains.values()) for name in chain[:-1]}
         self._storage = storage
         self._notifiers = {notifier.name: notifier for notifier in notifiers}
+        # Why each durable notifier failed last: what a job is told that it was not even tried for.
+        self._reasons: dict[str, str] = {}
         self._hooked = Hooked(hooks, settings)
         self._tracing = tracing
 
@@ -196,7 +198,7 @@ class PluginManager:
         if not notifier.aside.lets_through():
             # A receiver that hangs must not hold the slots that the events of other notifiers wait for.
             notifier.skipped.inc()
-            raise RetryableJobError("Not delivered: the notifier is set aside, it failed in a row")
+            raise RetryableJobError(self._reasons[name])
         try:
             with self._tracing.call(notifier.kind, name, "notify") as span:
                 context = span.trace_context or trace_context
@@ -208,8 +210,8 @@ class PluginManager:
         except Exception as error:
             notifier.aside.failed()
             # Not the error itself: one that says how long to wait would hold the notifications of all notifiers.
-            text = error.message if isinstance(error, JobError) else "Not delivered"
-            raise RetryableJobError(text) from error
+            self._reasons[name] = error.message if isinstance(error, JobError) else "Not delivered"
+            raise RetryableJobError(self._reasons[name]) from error
 
     def observe(self, hook: str, event: JobEvent) -> None:
         """Let the observers know; returns at once."""

@@ -177,7 +177,8 @@ def test_failed_retry_runs_those_named_or_all(run: Run, refused: list[str], ai_s
     some = run("failed", "retry", refused[1], "ai-processing:" + "0" * 24, "x/../y")
     assert some.returncode == 1
     assert f"{refused[1]}: runs again as ai-processing:" in some.stdout
-    assert "There is no dead letter of that id" in some.stderr and "Must be ai-processing:" in some.stderr
+    assert "There is no dead letter of that id" in some.stderr
+    assert "Must be ai-processing or notifications, a colon and 24 hex digits" in some.stderr
     assert "Error: 2 of 3 refused" in some.stderr
     done = run("failed", "retry", "--all")
     assert (done.returncode, done.stdout.strip()) == (0, "2 run again, 0 skipped")

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from pipeline import cli
 from pipeline.cli import main
+from pipeline.commands import authoring
 from tests.service import ROOT, AiService
 
 Invoke = Callable[..., Result]
@@ -113,6 +115,8 @@ def invoke(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
     """Return a function that runs a command here: quicker, for all that does not start pytest."""
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
+    for console in (cli.stdout, authoring.stdout):  # whatever COLUMNS said when they were made
+        monkeypatch.setattr(console, "_width", 200)
     monkeypatch.delitem(sys.modules, "acme", raising=False)
 
     def invoke(*arguments: str, **environment: str) -> Result:
@@ -202,7 +206,7 @@ def test_verify_of_what_cannot_be_verified_is_one_line(
 
 def test_plugins_without_a_command_still_lists(invoke: Invoke) -> None:
     """Names, kinds, packages and versions, the broken one with its reason."""
-    done = invoke("plugins", COLUMNS="200", PLUGIN_ACME_API_KEY=KEY)
+    done = invoke("plugins", PLUGIN_ACME_API_KEY=KEY)
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines()]
     assert [row for row in cells if "2.0" in row] == [
         ["broken", "", "broken", "2.0", "broken", "RuntimeError: out of order"],
@@ -221,7 +225,7 @@ def rows(table: str, prefix: str) -> dict[str, list[str]]:
 
 def test_settings_list_those_of_installed_plugins_without_secrets(invoke: Invoke) -> None:
     """With values in force, defaults and reasons; a secret is starred."""
-    environment = {"PLUGIN_ACME_API_KEY": KEY, "PLUGIN_ACME_COLORS": "green, grey", "COLUMNS": "200"}
+    environment = {"PLUGIN_ACME_API_KEY": KEY, "PLUGIN_ACME_COLORS": "green, grey"}
     done = invoke("settings", **environment)
     assert rows(done.stdout, "PLUGIN_ACME") == {
         "PLUGIN_ACME_CONFIDENCE": ["0.5", "0.5", "How sure it is [0 to 1]."],
@@ -233,10 +237,10 @@ def test_settings_list_those_of_installed_plugins_without_secrets(invoke: Invoke
 
 def test_settings_say_which_plugins_are_not_in_order(invoke: Invoke) -> None:
     """Only of a plugin somebody has begun to set up; the table comes all the same, and no value shows."""
-    untouched = invoke("settings", COLUMNS="200")
+    untouched = invoke("settings")
     assert (untouched.exit_code, untouched.stderr) == (0, "")
     assert rows(untouched.stdout, "PLUGIN_ACME")["PLUGIN_ACME_CONFIDENCE"][:2] == ["", "0.5"]
-    faulty = invoke("settings", COLUMNS="200", PLUGIN_ACME_CONFIDENCE=KEY)
+    faulty = invoke("settings", PLUGIN_ACME_CONFIDENCE=KEY)
     assert faulty.exit_code == 0
     assert faulty.stderr.startswith("acme: PLUGIN_ACME_CONFIDENCE: ") and "PLUGIN_ACME_API_KEY: " in faulty.stderr
     assert KEY not in faulty.output

@@ -662,6 +662,29 @@ async def test_each_notifier_gets_the_event_whatever_the_others_do(house: House)
 
 
 @pytest.mark.gen_test
+async def test_a_durable_notifier_that_fails_in_a_row_is_set_aside(house: House) -> None:
+    """It holds no slot that another's events wait for; its jobs fail at once, with the reason it gave last."""
+    calls = []
+
+    def refuse(notification: Notification) -> None:
+        calls.append(notification.delivery_id)
+        raise RetryableJobError("No room left")
+
+    manager = house.open(notifiers={"far": refuse, "near": lambda notification: None}, aside_failures=2)
+    for notifier in manager._notifiers.values():
+        notifier.plugin.durable = True  # type: ignore[attr-defined]
+    assert manager.durable == ("far", "near")
+    for number in range(4):
+        with pytest.raises(RetryableJobError, match="No room left"):
+            await manager.deliver("far", SUCCESS_EVENT, "user-1", f"delivery-{number}")
+        await manager.deliver("near", SUCCESS_EVENT, "user-1", "delivery")
+    assert calls == ["delivery-0", "delivery-1"]
+    assert house.count("pipeline_plugin_skipped_total", "notifier", "far") == 2
+    assert house.count("pipeline_plugin_aside", "notifier", "far") == 1
+    assert house.count("pipeline_plugin_aside", "notifier", "near") == 0
+
+
+@pytest.mark.gen_test
 async def test_close_closes_every_plugin_even_when_one_fails(house: House) -> None:
     """close may be async or plain, and is optional; a failing one is logged."""
     closed: list[str] = []
