@@ -18,6 +18,7 @@ from pipeline.errors import PermanentJobError
 from pipeline.hooks import UNKNOWN, AIProvider, Analysis, AnalyzeRequest
 from pipeline.hooks.checks import find_fault
 from pipeline.settings import Settings
+from pipeline.testing import AIProviderSuite
 from plugins.ai_local import register_ai_providers
 from tests.factories import make_image
 from tests.parts import require
@@ -38,6 +39,14 @@ def provider() -> AIProvider:
     ((name, build),) = register_ai_providers(Settings())
     assert name == "local"
     return build()
+
+
+class TestLocalProvider(AIProviderSuite):
+    """The built-in provider `local` passes the suite plugin authors get."""
+
+    @pytest.fixture
+    def provider(self, provider: AIProvider) -> AIProvider:
+        return provider
 
 
 def analyze(provider: AIProvider, image: bytes, category: str) -> Analysis:
@@ -209,6 +218,7 @@ def refuse(*args, **kwargs): raise SystemExit("network used")
 socket.socket.connect = socket.getaddrinfo = refuse
 from pipeline.hooks import AnalyzeRequest
 from pipeline.settings import Settings
+from pipeline.testing import AIProviderSuite
 from plugins.ai_local import register_ai_providers
 assert not {"numpy", "cv2", "onnxruntime", "rapidocr", "rapidfuzz"} & set(sys.modules), "heavy before it is chosen"
 ((_, build),) = register_ai_providers(Settings())
