@@ -214,9 +214,12 @@ class Worker:
             self._marker.add_done_callback(self._heard)
 
     def _heard(self, marker: asyncio.Task[None]) -> None:
-        # An unreachable Redis shows in the step that follows.
-        if not marker.cancelled() and marker.exception() is None:
-            self._hear()
+        if not marker.cancelled():
+            if (error := marker.exception()) is None:
+                self._hear()
+            else:
+                # The step that follows may find Redis there again and no trace of its restart.
+                self._lose(error)
         self._changed.set()
 
     def _hear(self) -> None:
@@ -235,14 +238,16 @@ class Worker:
             self._is_breaker_open = is_open
             log.warning("breaker_opened" if is_open else "breaker_closed")
 
-    async def _wait_for_redis(self, error: DependencyUnavailable) -> None:
-        first, longest = RECONNECT_SECONDS
+    def _lose(self, error: BaseException) -> None:
         if self._is_connected:
             log.warning("queue_unreachable", error=repr(error.__cause__))
             self._is_connected = False
-            self._reconnect_delay = first
+            self._reconnect_delay = RECONNECT_SECONDS[0]
+
+    async def _wait_for_redis(self, error: DependencyUnavailable) -> None:
+        self._lose(error)
         await asyncio.sleep(self._reconnect_delay)
-        self._reconnect_delay = min(longest, self._reconnect_delay * 2)
+        self._reconnect_delay = min(RECONNECT_SECONDS[1], self._reconnect_delay * 2)
 
     def _reconnected(self) -> None:
         if not self._is_connected:

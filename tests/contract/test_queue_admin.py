@@ -56,8 +56,8 @@ def call(service: Service, method: str, path: str, role: str | None = "admin", *
 
 def fail(service: Service, ai: AiService, count: int) -> list[str]:
     """Upload photos that the AI service refuses; return their job ids."""
+    before = service.wait_status(waiting=0, active=0)["failed"]  # or an earlier job would draw a refusal
     ai.order(replies=[{"status": 400, "times": count}])
-    before = service.wait_status()["failed"]
     jobs = [service.upload().json()["data"]["jobId"] for _ in range(count)]
     service.wait_status(failed=before + count)
     return jobs

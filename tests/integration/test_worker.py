@@ -255,12 +255,15 @@ async def test_two_workers_share_the_work_without_doubling(bench: Bench) -> None
 async def test_worker_goes_on_after_a_redis_restart(io_loop: IOLoop) -> None:
     """Work resumes by itself when Redis comes back, also an idle worker's blocking call."""
     with RedisServer() as server:
-        bench = Bench(server.url)
+        bench = Bench(server.url, block_seconds=10)
         handler = Handler(nothing)
         reconnected = asyncio.Event()
         bench.start(handler, on_reconnect=reconnected.set)
         await bench.enqueue(1)
         await handler.started.get()
+        # The loop stands still while Redis is away, so only a call that is under way can notice.
+        while not server.client().info("clients")["blocked_clients"]:
+            await asyncio.sleep(0.01)
         server.stop()
         server.start()
         await reconnected.wait()
