@@ -19,8 +19,8 @@ from time import perf_counter
 from typing import Any
 
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, JobEvent, Notification, hookimpl
-from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue
-from pipeline.hooks.manager import PluginManager
+from pipeline.hooks.catalogue import Catalogue
+from pipeline.hooks.manager import PluginManager, assemble
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.testing import SUCCESS_EVENT, RecordingRooms
@@ -92,14 +92,7 @@ def build(provider: str, *, hooks: bool = False) -> PluginManager:
     module, metrics = make_module(hooks=hooks), Metrics()
     sys.modules[module.__name__] = module
     catalogue = Catalogue(settings, [module.__name__])
-    return PluginManager(
-        settings,
-        RecordingRooms(),
-        providers={provider: catalogue.build(PROVIDER, provider, metrics)},
-        storage=catalogue.build(STORAGE, "nothing", metrics),
-        notifiers=[catalogue.build(NOTIFIER, "nothing", metrics)],
-        hooks=catalogue.build_hooks(metrics),
-    )
+    return assemble(catalogue, settings, metrics, RecordingRooms())
 
 
 async def no_image() -> bytes:

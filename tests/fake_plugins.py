@@ -11,8 +11,8 @@ from typing import Any
 
 from pipeline.assets.asset import CATEGORIES, utc_now
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, JobEvent, hookimpl
-from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue
-from pipeline.hooks.manager import PluginManager
+from pipeline.hooks.catalogue import Catalogue
+from pipeline.hooks.manager import PluginManager, assemble
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.testing import RecordingRooms
@@ -94,28 +94,26 @@ class House:
             **{"ai_provider": tuple(offered), "storage_backend": "tested", "notifiers": ()} | settings
         ).with_plugin_variables(variables)
         catalogue = make_catalogue(chosen, *modules, parts)
-        manager = PluginManager(
-            chosen,
-            RecordingRooms(),
-            providers={name: catalogue.build(PROVIDER, name, self.metrics) for name in chosen.all_providers},
-            storage=catalogue.build(STORAGE, "tested", self.metrics),
-            notifiers=[catalogue.build(NOTIFIER, name, self.metrics) for name in chosen.notifiers],
-            hooks=catalogue.build_hooks(self.metrics),
-        )
+        manager = assemble(catalogue, chosen, self.metrics, RecordingRooms())
         self._managers.append(manager)
         return manager
 
     def count(self, name: str, kind: str, plugin: str) -> float:
         """Return a plugin's number, the sum over its methods."""
-        wanted = {"kind": kind, "plugin": plugin}.items()
-        samples = [sample for family in self.metrics.registry.collect() for sample in family.samples]
-        return sum(each.value for each in samples if each.name == name and wanted <= each.labels.items())
+        return count(self.metrics, name, kind, plugin)
 
     async def close(self) -> None:
         """End everything."""
         self.released.set()
         for manager in self._managers:
             await manager.close()
+
+
+def count(metrics: Metrics, name: str, kind: str, plugin: str) -> float:
+    """Return a plugin's number, the sum over its methods."""
+    wanted = {"kind": kind, "plugin": plugin}.items()
+    samples = [sample for family in metrics.registry.collect() for sample in family.samples]
+    return sum(each.value for each in samples if each.name == name and wanted <= each.labels.items())
 
 
 def find(request: AnalyzeRequest) -> Analysis:

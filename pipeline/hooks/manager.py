@@ -277,6 +277,13 @@ def build_plugins(
             )
     catalogue = Catalogue(settings)
     catalogue.check_variables()
+    return assemble(catalogue, settings, metrics, rooms, tracing)
+
+
+def assemble(
+    catalogue: Catalogue, settings: Settings, metrics: Metrics, rooms: RoomPublisher, tracing: Tracing = OFF
+) -> PluginManager:
+    """Return those plugins of the catalogue that the settings select, ready to use."""
     return PluginManager(
         settings,
         rooms,

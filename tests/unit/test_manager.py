@@ -31,11 +31,12 @@ from pipeline.errors import (
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, Notification, ProcessedImage, hookimpl
 from pipeline.hooks.calls import DaemonThreads
 from pipeline.hooks.checks import find_fault
-from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue, PluginInfo, list_plugins
-from pipeline.hooks.manager import PluginManager, build_plugins
+from pipeline.hooks.catalogue import PROVIDER, Catalogue, PluginInfo, list_plugins
+from pipeline.hooks.manager import PluginManager, assemble, build_plugins
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.testing import SUCCESS_EVENT, RecordingRooms
+from tests.fake_plugins import Provider, count, make_catalogue
 
 REQUEST = AnalyzeRequest(
     image_url="https://images.example/original.jpg",
@@ -55,13 +56,6 @@ async def no_image() -> bytes:
 
 
 user = contextvars.ContextVar("user", default="nobody")
-
-
-class Provider:
-    """A provider whose analyze is the function it was given."""
-
-    def __init__(self, analyze: Callable[[AnalyzeRequest], Any]) -> None:
-        self.analyze = analyze
 
 
 class Storage:
@@ -140,9 +134,7 @@ class House:
 
     def count(self, name: str, kind: str, plugin: str = "tested") -> float:
         """Return the sum over the plugin's methods."""
-        wanted = {"kind": kind, "plugin": plugin}.items()
-        samples = [sample for family in self.metrics.registry.collect() for sample in family.samples]
-        return sum(each.value for each in samples if each.name == name and wanted <= each.labels.items())
+        return count(self.metrics, name, kind, plugin)
 
 
 def make_module(
@@ -169,20 +161,7 @@ def make_module(
 
 
 def build(settings: Settings, module: types.ModuleType, house: House) -> PluginManager:
-    sys.modules[module.__name__] = module
-    try:
-        catalogue = Catalogue(settings, [module.__name__])
-    finally:
-        del sys.modules[module.__name__]
-    metrics = house.metrics
-    return PluginManager(
-        settings,
-        house.rooms,
-        providers={name: catalogue.build(PROVIDER, name, metrics) for name in settings.all_providers},
-        storage=catalogue.build(STORAGE, settings.storage_name, metrics),
-        notifiers=[catalogue.build(NOTIFIER, name, metrics) for name in settings.notifiers],
-        hooks=catalogue.build_hooks(metrics),
-    )
+    return assemble(make_catalogue(settings, module), settings, house.metrics, house.rooms)
 
 
 @pytest.fixture
