@@ -30,7 +30,7 @@ from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics
 from pipeline.processing import Processing, job_event
 from pipeline.queue.breaker import Breaker
-from pipeline.queue.job import Finish, Outcome, RetryPolicy
+from pipeline.queue.job import Finish, RetryPolicy
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.worker import Worker, cancel
 from pipeline.reconciler import Reconciler
@@ -76,7 +76,7 @@ class App:
         self.rooms = Rooms(max_frames=settings.outbox_frames, max_bytes=settings.outbox_bytes, metrics=self.metrics)
         self.fanout = RoomFanout(self.rooms, redis_url, metrics=self.metrics)
         self.plugins = build_plugins(settings, self.metrics, self.fanout, CATEGORIES, self.tracing)
-        self.store = _store(settings)
+        self.store = build_store(settings)
         self.replay = Replay(
             self.store,
             self.rooms,
@@ -200,9 +200,8 @@ class App:
         )
 
     def _observe_finish(self, finish: Finish, seconds: float) -> None:
-        is_last = finish.outcome in (Outcome.COMPLETED, Outcome.FAILED)
-        hook = "job_finished" if is_last else "job_retrying"
-        self.plugins.observe(hook, job_event(finish.job, finish, seconds))
+        event = job_event(finish.job, finish, seconds)
+        self.plugins.observe("job_finished" if event.outcome else "job_retrying", event)
 
     def _routes(self, common: dict[str, Any]) -> list[Any]:
         settings = self.settings
@@ -338,7 +337,8 @@ def _bind(settings: Settings) -> list[socket.socket]:
         ) from None
 
 
-def _store(settings: Settings) -> AssetStore:
+def build_store(settings: Settings) -> AssetStore:
+    """Return the store of assets that the settings name, not open yet."""
     if uri := settings.mongodb_uri.get_secret_value():
         from pipeline.assets.mongo import MongoAssetStore
 

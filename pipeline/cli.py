@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -235,7 +234,7 @@ def _start_service(settings: Settings) -> dict[str, Any]:
     """Start `serve` in the background, logging to DATA_DIR/service.log, and wait until it answers."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     log_path = settings.data_dir / "service.log"
-    environment = os.environ | ({} if _is_free(settings) else {"PORT": "0"})
+    environment = os.environ | ({"PORT": "0"} if running.address_fault(settings) else {})
     with log_path.open("ab") as log_file:
         process = subprocess.Popen(
             [sys.executable, sys.argv[0], "serve"],
@@ -255,16 +254,6 @@ def _start_service(settings: Settings) -> dict[str, Any]:
         time.sleep(0.05)
     process.terminate()
     raise ConfigurationError(f"The service did not answer within {START_SECONDS:g} s; see {log_path}")
-
-
-def _is_free(settings: Settings) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError:
-            return False
-        return True
 
 
 def _stop(pid: int) -> None:

@@ -111,7 +111,12 @@ def _head(_logger: Any, method: str, event: MutableMapping[str, Any]) -> Mutable
 
 
 def _mask(_logger: Any, _method: str, line: str) -> str:
-    lowered = line.lower()
+    return mask(line)
+
+
+def mask(text: str) -> str:
+    """Return the text with MASK for whatever looks like a secret."""
+    lowered = text.lower()
     if not any(hint in lowered for hint in HINTS):
-        return line
-    return SECRETS.sub(lambda found: found[found.lastgroup or 0] + MASK, line)
+        return text
+    return SECRETS.sub(lambda found: found[found.lastgroup or 0] + MASK, text)

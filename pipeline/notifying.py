@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -20,7 +21,7 @@ from pipeline.errors import Conflict, NotFound, PermanentJobError
 from pipeline.metrics import Metrics
 from pipeline.queue.job import FailedJob, Job
 from pipeline.queue.queue import JobQueue
-from pipeline.submission import RETRY_AT_MOST, Receipt, RetriedPage
+from pipeline.submission import Receipt, RetriedPage, rerun_page
 from pipeline.tracing import OFF, Tracing
 
 log = structlog.get_logger(__name__)
@@ -104,15 +105,7 @@ class Notifying:
 
     async def retry_all_failed(self, request_id: str, after: tuple[datetime, str] | None = None) -> RetriedPage:
         """Let up to RETRY_AT_MOST dead letters be delivered again, as Submission.retry_all_failed does for assets."""
-        page = await self._queue.failed_jobs(RETRY_AT_MOST, after)
-        retried = 0
-        for dead in reversed(page.jobs):
-            try:
-                await self._run_again(dead, request_id)
-                retried += 1
-            except Conflict as error:
-                log.info("dead_letter_skipped", jobId=dead.id, reason=error.message)
-        return RetriedPage(retried, len(page.jobs) - retried, page.older, page.next_after)
+        return await rerun_page(self._queue, partial(self._run_again, request_id=request_id), after)
 
     async def _run_again(self, dead: FailedJob, request_id: str) -> Receipt:
         if "notifier" not in dead.data:

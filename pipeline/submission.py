@@ -11,10 +11,11 @@ import asyncio
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, BinaryIO, Protocol
 
 import structlog
@@ -137,6 +138,21 @@ def job_data(asset: Asset) -> dict[str, Any]:
 def processed_public_id(asset_id: str, fence: int) -> str:
     """Return where a run keeps its processed image; each fence has its own, so a stale run overwrites nothing."""
     return f"{asset_id}/processed-{fence}"
+
+
+async def rerun_page(
+    queue: JobQueue, run_again: Callable[[FailedJob], Awaitable[object]], after: tuple[datetime, str] | None
+) -> RetriedPage:
+    """Run up to RETRY_AT_MOST dead letters again, the oldest of them first; run_again raises for those that cannot."""
+    page = await queue.failed_jobs(RETRY_AT_MOST, after)
+    retried = 0
+    for dead in reversed(page.jobs):
+        try:
+            await run_again(dead)
+            retried += 1
+        except (NotFound, Conflict) as error:
+            log.info("dead_letter_skipped", jobId=dead.id, reason=error.message)
+    return RetriedPage(retried, len(page.jobs) - retried, page.older, page.next_after)
 
 
 class Submission:
@@ -272,15 +288,7 @@ class Submission:
         after: (failed_at, id) where an earlier call ended. What fails again meanwhile is newer and not seen any more.
         """
         with self._taken():
-            page = await self._queue.failed_jobs(RETRY_AT_MOST, after)
-            retried = 0
-            for dead in reversed(page.jobs):
-                try:
-                    await self._run_again(dead, request_id)
-                    retried += 1
-                except (NotFound, Conflict) as error:
-                    log.info("dead_letter_skipped", jobId=dead.id, reason=error.message)
-            return RetriedPage(retried, len(page.jobs) - retried, page.older, page.next_after)
+            return await rerun_page(self._queue, partial(self._run_again, request_id=request_id), after)
 
     async def _run_again(self, dead: FailedJob, request_id: str) -> Receipt:
         # A damaged payload names no asset, but an upload's first job is called after it.

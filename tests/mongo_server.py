@@ -14,6 +14,19 @@ from tests.parts import require
 START_SECONDS = 30.0
 
 
+def wait_until_listening(process: subprocess.Popen[bytes], port: int, seconds: float) -> None:
+    """Return when somebody listens on the port; OSError when the process ended instead, or after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
 class MongoServer:
     """A server on a port of its own that keeps its data over stop and start; `with` starts it and removes it all."""
 
@@ -49,15 +62,7 @@ class MongoServer:
         else:
             command = [str(self._mongod), "--bind_ip", "127.0.0.1", "--port", str(self.port), "--dbpath", folder]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
-            except OSError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
+        wait_until_listening(self._process, self.port, START_SECONDS)
 
     @property
     def pid(self) -> int:

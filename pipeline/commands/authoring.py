@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from rich.table import Table
 
 from pipeline import settings as settings_module
 from pipeline.errors import ConfigurationError
-from pipeline.hooks.catalogue import HOOK, KINDS, NOTIFIER, PROVIDER, STORAGE, Catalogue, Kind
+from pipeline.hooks.catalogue import HOOK, KINDS, NOTIFIER, PROVIDER, STORAGE, Catalogue, Kind, list_plugins, nearest
 from pipeline.settings import PluginSettings, Settings, plugin_variable
 
 SUITES = {PROVIDER: "TestProvider", STORAGE: "TestStorage", NOTIFIER: "TestNotifier"}
@@ -50,7 +49,7 @@ def plugins(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is not None:
         return
     table = Table("name", "kind", "package", "version", "state", "reason")
-    for info in Catalogue(settings_module.load()).infos():
+    for info in list_plugins(settings_module.load()):
         table.add_row(info.name, info.kind, info.package, info.version, info.state, escape(info.reason))
     stdout.print(table)
 
@@ -131,9 +130,8 @@ def _choose(catalogue: Catalogue, name: str, kind_name: str | None) -> Kind:
         if info.name == name and info.kind == HOOK and kind_name is None:
             raise ConfigurationError(f"{name!r} observes or filters, for which there is no suite")
     names = sorted({info.name for info in infos if info.kind in wanted})
-    nearest = get_close_matches(name, names, 1)
-    hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-    raise ConfigurationError(f"There is no {kind_name or 'plugin'} {name!r}; there are: {', '.join(names)}{hint}")
+    there_are = f"{', '.join(names)}{nearest(name, names)}"
+    raise ConfigurationError(f"There is no {kind_name or 'plugin'} {name!r}; there are: {there_are}")
 
 
 def _run_suite(kind: Kind, first: object, make: Callable[[], object]) -> int:

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import secrets
-import socket
 import sys
 import tempfile
 import urllib.request
@@ -32,8 +31,8 @@ from rich.markup import escape
 
 from pipeline import demo, embedded, logs
 from pipeline import settings as settings_module
+from pipeline.app import build_store
 from pipeline.assets.asset import CATEGORIES, Asset, AssetStatus, OriginalImage, utc_now
-from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore
 from pipeline.auth import KeySet, TokenVerifier
 from pipeline.commands import running
@@ -142,7 +141,7 @@ class Masker:
     def _mask(self, text: str) -> str:
         for secret in sorted(self._secrets, key=len, reverse=True):
             text = text.replace(secret, logs.MASK)
-        return logs.SECRETS.sub(lambda found: found[found.lastgroup or 0] + logs.MASK, text)
+        return logs.mask(text)
 
 
 class Checks:
@@ -197,15 +196,10 @@ class Checks:
         if await asyncio.to_thread(running.find_service, settings):
             yield Finding(Mark.OK, "address", "a service runs on this DATA_DIR")
             return
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((settings.host, settings.port))
-            except OSError as error:
-                yield Finding(Mark.WARNING, "address", f"{where}: {error.strerror}", "set HOST or PORT")
-                return
-        yield Finding(Mark.OK, "address", f"{where} is free")
+        if fault := running.address_fault(settings):
+            yield Finding(Mark.WARNING, "address", f"{where}: {fault}", "set HOST or PORT")
+        else:
+            yield Finding(Mark.OK, "address", f"{where} is free")
 
     async def _tokens(self) -> AsyncIterator[Finding]:
         settings = self._settings
@@ -260,7 +254,8 @@ class Checks:
             yield Finding(Mark.WARNING, "redis", detail, "raise maxmemory in Redis")
 
     async def _store(self) -> AsyncIterator[Finding]:
-        store, name = _store(self._settings)
+        store, uri = build_store(self._settings), self._settings.mongodb_uri.get_secret_value()
+        name = shown_address(uri) if uri else f"embedded: {self._settings.data_dir / 'assets.sqlite'}"
         try:
             await store.open()
             await store.check()
@@ -280,10 +275,7 @@ class Checks:
         for name, kind in catalogue.own_settings().items():
             with suppress(ConfigurationError):  # told where the plugin is built, if it is
                 self._masker.learn(self._settings.plugin(name, kind))
-        for category in self._settings.ai_provider_by_category:
-            if category not in CATEGORIES:
-                text = f"AI_PROVIDER_BY_CATEGORY: there is no category {category!r}; there are {', '.join(CATEGORIES)}"
-                raise ConfigurationError(text)
+        catalogue.check_categories(CATEGORIES)
         catalogue.check_variables()
         hooks = catalogue.build_hooks(self._metrics)
         names = ", ".join(each.name for each in hooks) or "none"
@@ -401,15 +393,6 @@ def _userinfo(url: str) -> str:
 def _check_redis_version(version: str) -> None:
     if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_REDIS:
         raise ConfigurationError(f"version {version} is too old; 6.2 or newer is needed")
-
-
-def _store(settings: Settings) -> tuple[AssetStore, str]:
-    if uri := settings.mongodb_uri.get_secret_value():
-        from pipeline.assets.mongo import MongoAssetStore
-
-        return MongoAssetStore(uri), shown_address(uri)
-    path = settings.data_dir / "assets.sqlite"
-    return SqliteAssetStore(path), f"embedded: {path}"
 
 
 async def _probe_store(store: AssetStore) -> None:

@@ -15,7 +15,7 @@ import pluggy
 from pipeline import hooks
 from pipeline.commands.authoring import built_in_settings
 from pipeline.hooks import specs
-from pipeline.hooks.catalogue import BUILT_IN_MODULES, HOOKSPEC_MARK
+from pipeline.hooks.catalogue import BUILT_IN_MODULES, hookspecs
 
 
 def reference_lines() -> list[str]:
@@ -29,17 +29,13 @@ def hook_users() -> dict[str, list[str]]:
     registry.add_hookspecs(specs)
     for module in BUILT_IN_MODULES:
         registry.register(importlib.import_module(module), name=module)
-    found = {name: getattr(registry.hook, name).get_hookimpls() for name in _hooks()}
+    found = {name: getattr(registry.hook, name).get_hookimpls() for name in hookspecs()}
     return {name: sorted(each.plugin_name for each in implementations) for name, implementations in found.items()}
-
-
-def _hooks() -> dict[str, Callable[..., Any]]:
-    return {name: value for name, value in vars(specs).items() if hasattr(value, HOOKSPEC_MARK)}
 
 
 def _hook_lines() -> Iterator[str]:
     yield "### The hooks"
-    for hook in _hooks().values():
+    for hook in hookspecs().values():
         yield from _documented("####", _signature(hook), hook)
 
 

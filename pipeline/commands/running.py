@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import urllib.request
 from typing import Any
 
@@ -33,6 +34,17 @@ def find_service(settings: Settings) -> dict[str, Any] | None:
         with urllib.request.urlopen(f"{service['address']}/livez", timeout=5):
             return service
     except (OSError, ValueError):  # no file, no process, no answer
+        return None
+
+
+def address_fault(settings: Settings) -> str | None:
+    """Return why nobody can listen on HOST and PORT now, None when it is free."""
+    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            return error.strerror or str(error)
         return None
 
 

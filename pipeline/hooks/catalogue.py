@@ -153,6 +153,14 @@ class Catalogue:
         """Return the settings of plugins, by the plugin's name."""
         return self._own
 
+    def check_categories(self, categories: Sequence[str]) -> None:
+        """Raise ConfigurationError when AI_PROVIDER_BY_CATEGORY names a category there is not."""
+        for category in self._settings.ai_provider_by_category:
+            if category not in categories:
+                raise ConfigurationError(
+                    f"AI_PROVIDER_BY_CATEGORY: there is no category {category!r}; there are {', '.join(categories)}"
+                )
+
     def check_variables(self) -> None:
         """Raise ConfigurationError for every PLUGIN_ variable that is nobody's, with the nearest there is."""
         own = {plugin_variable(name, ""): [*map(str.upper, kind.model_fields)] for name, kind in self._own.items()}
@@ -163,8 +171,8 @@ class Catalogue:
             if not prefix:
                 log.warning("setting_unknown", setting=variable)  # of a plugin that is not installed here
             elif variable not in known:
-                nearest = _nearest(variable.removeprefix(prefix), own[prefix], prefix)
-                faults.append(f"there is no setting {variable}{nearest}")
+                hint = nearest(variable.removeprefix(prefix), own[prefix], prefix)
+                faults.append(f"there is no setting {variable}{hint}")
         if faults:
             raise ConfigurationError("; ".join(faults))
 
@@ -278,10 +286,15 @@ class Catalogue:
         names = sorted(name for offered, name in self._offers if offered is kind)
         unused = [f"{info.name} ({info.reason or info.state})" for info in self._unused if info.kind in ("", kind.name)]
         return (
-            f"there are: {', '.join(names) or 'none'}{_nearest(wanted, names)}"
+            f"there are: {', '.join(names) or 'none'}{nearest(wanted, names)}"
             + (f"; not usable: {', '.join(unused)}" if unused else "")
             + ("; PLUGINS_SAFE_MODE leaves out installed packages" if self._settings.plugins_safe_mode else "")
         )
+
+
+def hookspecs() -> dict[str, Callable[..., Any]]:
+    """Return every hook there is, by name, in the order of specs.py."""
+    return {name: value for name, value in vars(specs).items() if hasattr(value, HOOKSPEC_MARK)}
 
 
 def list_plugins(settings: Settings) -> list[PluginInfo]:
@@ -332,7 +345,7 @@ def _source(entry_point: EntryPoint) -> Source:
     return Source(entry_point.name, *((package.name, package.version) if package else ("unknown package", "")))
 
 
-def _nearest(wanted: str, names: Iterable[str], prefix: str = "") -> str:
+def nearest(wanted: str, names: Iterable[str], prefix: str = "") -> str:
     """Return the question whether the nearest of the names was meant. prefix: what all of them begin with."""
     found = get_close_matches(wanted, list(names), 1)
     return f" (did you mean {prefix}{found[0]}?)" if found else ""
@@ -344,5 +357,4 @@ def _reason(error: BaseException) -> str:
     mistyped = re.search(r"unknown hook '(\w+)'", str(error)) if is_known else None
     if mistyped is None:
         return f"{type(error).__name__}: {error}"
-    hooks = [name for name, value in vars(specs).items() if hasattr(value, HOOKSPEC_MARK)]
-    return f"there is no hook {mistyped[1]}{_nearest(mistyped[1], hooks)}"
+    return f"there is no hook {mistyped[1]}{nearest(mistyped[1], hookspecs())}"

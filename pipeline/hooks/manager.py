@@ -15,14 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import structlog
 
-from pipeline.errors import (
-    ConfigurationError,
-    DependencyUnavailable,
-    JobError,
-    PermanentJobError,
-    PipelineError,
-    RetryableJobError,
-)
+from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, PipelineError, RetryableJobError
 from pipeline.hooks import protocols
 from pipeline.hooks.calls import BoundPlugin, PluginOverrun
 from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue
@@ -185,7 +178,8 @@ class PluginManager:
 
         A failure is logged and counted, never raised; a notifier that fails in a row is set aside for a while.
         """
-        told = [each for name, each in self._notifiers.items() if name not in self.durable]
+        durable = self.durable
+        told = [each for name, each in self._notifiers.items() if name not in durable]
         await asyncio.gather(*(self._notify(notifier, event, user_id) for notifier in told))
 
     async def deliver(
@@ -270,12 +264,8 @@ def build_plugins(
 
     categories: those that AI_PROVIDER_BY_CATEGORY may name.
     """
-    for category in settings.ai_provider_by_category:
-        if category not in categories:
-            raise ConfigurationError(
-                f"AI_PROVIDER_BY_CATEGORY: there is no category {category!r}; there are {', '.join(categories)}"
-            )
     catalogue = Catalogue(settings)
+    catalogue.check_categories(categories)
     catalogue.check_variables()
     return assemble(catalogue, settings, metrics, rooms, tracing)
 
