@@ -10,6 +10,7 @@ import time
 from types import TracebackType
 
 from tests.parts import require
+from tests.toxiproxy import free_port
 
 START_SECONDS = 30.0
 
@@ -34,9 +35,7 @@ class MongoServer:
         # Asked before anything is made that a skipped test would leave behind.
         self._ferretdb, self._mongod = shutil.which("ferretdb"), shutil.which("mongod")
         require(bool(self._ferretdb or self._mongod), "needs ferretdb or mongod on PATH")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -16,6 +15,7 @@ from typing import Any
 
 from tests.mongo_server import wait_until_listening
 from tests.parts import require
+from tests.toxiproxy import free_port
 
 START_SECONDS = 20.0
 REGION = "us-east-1"
@@ -30,9 +30,7 @@ class MotoServer:
     def __init__(self) -> None:
         # Asked before anything is made that a skipped test would leave behind.
         require(all(map(importlib.util.find_spec, ("moto", "flask", "boto3"))), "needs moto[server]")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.access_key_id = self.secret_access_key = "nobody"
         self._process: subprocess.Popen[bytes] | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,6 +13,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from pipeline.embedded import find_server
+from tests.toxiproxy import free_port
 
 START_SECONDS = 20.0
 
@@ -23,9 +23,7 @@ class RedisServer:
 
     def __init__(self, *options: str) -> None:
         """options: more of the command line, e.g. "--maxmemory", "5mb"."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._options = options
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)

@@ -12,7 +12,6 @@ import itertools
 import json
 import re
 import shutil
-import socket
 import subprocess
 import tempfile
 import threading
@@ -41,6 +40,7 @@ from pipeline.settings import Settings
 from tests.factories import SECRET, make_image, make_token
 from tests.parts import require
 from tests.service import AiService, Service
+from tests.toxiproxy import free_port
 
 ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "grafana"
@@ -461,9 +461,7 @@ def running_prometheus(target: str, folder: Path, rules: str | None = None) -> I
     (folder / "alerts.yml").write_text(rules or (GRAFANA / "alerts.yml").read_text())
     config["scrape_configs"][0]["static_configs"] = [{"targets": [target]}]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
             [
