@@ -123,13 +123,13 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step did. lost: leases that were no longer ours. waiting: jobs left. next_due_ms: until the next
+    """What one step did. lost: leases that were no longer ours. has_more: jobs are left waiting. next_due_ms: until the next
     delayed job, or None. held_ms: until jobs are claimed again, 0 when they are.
     """
 
     claimed: list[Job] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
-    waiting: int = 0
+    has_more: bool = False
     next_due_ms: int | None = None
     is_paused: bool = False
     held_ms: int = 0

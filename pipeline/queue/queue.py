@@ -5,7 +5,7 @@ objects. Runs on the event loop. Redis 6.2 commands only. All keys of a queue sh
 run on Redis Cluster.
 
 Permanent keys: waiting, groups, grouped, group:<name>, delayed, leases, completed, failed, wake (at most one marker),
-paused, hold, generation. Each empties with its jobs; job hashes are removed by trim once past retention.
+paused, hold, generation. Each empties with its jobs. What is kept of a job itself is said in lua/place.lua.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
 from pipeline.errors import DependencyUnavailable
 from pipeline.queue.breaker import Breaker
-from pipeline.queue.job import FailedJob, FailedPage, Finish, Job, NewJob, Step
+from pipeline.queue.job import FailedJob, FailedPage, Finish, Job, JobState, NewJob, Step
 
 T = TypeVar("T")
 SCRIPTS = ("enqueue", "step", "renew", "recover", "release", "trim", "pause", "stats", "list", "forget")
 # The keys that lua/place.lua names, and the scripts it goes before.
 PLACES = ("waiting", "groups", "grouped", "wake")
-PLACING = ("enqueue", "step", "recover", "release", "stats")
+PLACING = ("enqueue", "step", "recover", "release", "trim", "stats", "list", "forget")
 TRIM_AT_MOST = 500
 RECOVER_AT_MOST = 100
 SOCKET_TIMEOUT_SECONDS = 5.0
@@ -116,7 +116,6 @@ class JobQueue:
             round(breaker.longest_probe_seconds * 1000),
         )
         self._base = base = f"{prefix}:{{{name}}}:"
-        self._job_prefix = base + "job:"
         self._key = {
             key: base + key
             for key in (*PLACES, "delayed", "leases", "completed", "failed", "paused", "hold", "generation")
@@ -186,13 +185,13 @@ class JobQueue:
                 finish.hold_ms,
                 finish.error,
             ]
-        lost, claimed, waiting, next_due_ms, is_paused, held_ms, is_open, now_ms = await self._run(
+        lost, claimed, has_more, next_due_ms, is_paused, held_ms, is_open, now_ms = await self._run(
             "step", self._places("delayed", "leases", "completed", "failed", "paused", "hold"), args
         )
         return Step(
             claimed=[self._job(fields, now_ms) for fields in claimed],
             lost=lost,
-            waiting=waiting,
+            has_more=bool(has_more),
             next_due_ms=None if next_due_ms < 0 else next_due_ms,
             is_paused=bool(is_paused),
             held_ms=held_ms,
@@ -236,7 +235,7 @@ class JobQueue:
         return total
 
     async def _trim(self, keep_completed_ms: int, keep_failed_ms: int) -> int:
-        keys = [*self._keys("completed", "failed"), self._job_prefix]
+        keys = self._places("completed", "failed")
         return cast(int, await self._run("trim", keys, [keep_completed_ms, keep_failed_ms, TRIM_AT_MOST]))
 
     async def wait_for_work(self) -> None:
@@ -286,15 +285,13 @@ class JobQueue:
         return next(iter((await self._list_failed(1, "", job_id)).jobs), None)
 
     async def _list_failed(self, limit: int, failed_at_ms: int | str, job_id: str) -> FailedPage:
-        older, *entries = await self._run(
-            "list", [self._key["failed"], self._job_prefix], [limit, failed_at_ms, job_id], timed=False
-        )
+        keys = self._places("failed")
+        older, *entries = await self._run("list", keys, [limit, failed_at_ms, job_id], timed=False)
         return FailedPage([_failed_job(*fields) for fields in entries], older)
 
     async def remove_failed(self, *job_ids: str) -> int:
         """Forget dead letters; return how many of the ids were some. Other jobs are left alone."""
-        keys = [self._key["failed"], self._job_prefix]
-        return cast(int, await self._run("forget", keys, job_ids, timed=False))
+        return cast(int, await self._run("forget", self._places("failed"), job_ids, timed=False))
 
     async def backlog(self, group: str = "") -> tuple[int, int]:
         """Return how many jobs have yet to start or start again, and how many of the group wait."""
@@ -306,9 +303,18 @@ class JobQueue:
         waiting, grouped, delayed, of_group = await self._call(pipe.execute())
         return waiting + int(grouped or 0) + delayed, of_group
 
-    async def fields(self, job_id: str) -> dict[str, str]:
-        """Return the job's hash as it is, {} when there is none: for operators and tests."""
-        return cast(dict[str, str], await self._call(self._redis.hgetall(self._job_prefix + job_id)))
+    async def fields(self, job_id: str) -> dict[str, Any]:
+        """Return what Redis knows of the job, {} when nothing: for operators and tests.
+
+        Of a completed job that is {"state": "completed"}; of others also what lua/place.lua says.
+        """
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.mget(f"{self._base}record:{job_id}", f"{self._base}state:{job_id}")
+        pipe.zscore(self._key["completed"], job_id)
+        (record, state), completed_at = await self._call(pipe.execute())
+        if record is None:
+            return {} if completed_at is None else {"state": JobState.COMPLETED}
+        return {"state": JobState.WAITING} | _object(record) | _object(state or "")
 
     async def mark_generation(self) -> bool:
         """Leave a mark in Redis that only a wipe removes; True when it was missing."""
@@ -337,25 +343,26 @@ class JobQueue:
         return [*self._keys(*PLACES), self._base, *self._keys(*names)]
 
     def _enqueue_call(self, job: NewJob) -> tuple[list[str], list[Any]]:
-        text = json.dumps(job.data, separators=(",", ":"))
-        args = [job.id, text, job.request_id, job.trace_context, job.group, int(job.revive)]
+        record = {"requestId": job.request_id, "trace": job.trace_context, "group": job.group, "data": job.data}
+        args = [job.id, json.dumps(record, separators=(",", ":")), job.group, int(job.revive)]
         return self._places("completed", "failed", "delayed", "leases"), args
 
     @staticmethod
     def _job(fields: list[Any], now_ms: int) -> Job:
-        job_id, data, attempt, stalls, lease, enqueued_at_ms, request_id, trace_context, error, group, is_probe = fields
+        job_id, text, attempt, stalls, lease, error, is_probe = fields
+        record = _object(text)
         return Job(
             id=job_id,
-            data=_payload(data),
+            data=_payload(record),
             attempt=attempt,
             stalls=stalls,
             lease=lease,
-            enqueued_at_ms=enqueued_at_ms,
+            enqueued_at_ms=_whole(record.get("enqueuedAt")) or now_ms,
             claimed_at_ms=now_ms,
-            request_id=request_id,
-            trace_context=trace_context,
+            request_id=_text(record.get("requestId")),
+            trace_context=_text(record.get("trace")),
             error=error,
-            group=group,
+            group=_text(record.get("group")),
             is_probe=bool(is_probe),
         )
 
@@ -374,12 +381,13 @@ class JobQueue:
             return await self._redis.eval(self._sources[verb], key_count, *arguments)
 
     async def _with_room(self, run: Callable[[], Awaitable[T]]) -> T:
-        try:
-            return await run()
-        except QueueFull:
-            # What is completed is only remembered; it makes room for what has yet to be done.
-            await self._trim(0, self._keep_failed_ms)
-            return await run()
+        while True:
+            try:
+                return await run()
+            except QueueFull:
+                # What is completed is only remembered; it makes room for what has yet to be done.
+                if not await self._trim(0, self._keep_failed_ms):
+                    raise
 
     @staticmethod
     async def _call(command: Awaitable[Any]) -> Any:
@@ -400,36 +408,46 @@ def _source(verb: str) -> str:
     return "\n".join(folder.joinpath(f"{name}.lua").read_text("utf-8") for name in names)
 
 
-def _payload(text: str) -> Mapping[str, Any]:
-    """Return the payload, {} for one that is damaged: the handler refuses it then, and the queue goes on."""
-    try:
-        data = json.loads(text)
-    except ValueError:
-        return {}
-    return data if isinstance(data, dict) else {}
-
-
-def _failed_job(
-    job_id: str, failed_at: str, data: str, attempt: str, stalls: str, enqueued_at: str, error: str, request_id: str
-) -> FailedJob:
+def _failed_job(job_id: str, failed_at: str, record_text: str, state_text: str) -> FailedJob:
+    record, state = _object(record_text), _object(state_text)
     return FailedJob(
         id=job_id,
         failed_at=_instant(failed_at) or EPOCH,
-        data=_payload(data),
-        error=error,
-        attempts=_whole(attempt),
-        stalls=_whole(stalls),
-        enqueued_at=_instant(enqueued_at),
-        request_id=request_id,
+        data=_payload(record),
+        error=_text(state.get("error")),
+        attempts=_whole(state.get("attempt")),
+        stalls=_whole(state.get("stalls")),
+        enqueued_at=_instant(_whole(record.get("enqueuedAt"))),
+        request_id=_text(record.get("requestId")),
     )
 
 
-def _whole(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+# A record may be damaged: what cannot be read is left out, the handler refuses a payload without it, and the queue goes on.
 
 
-def _instant(milliseconds: str) -> datetime | None:
+def _object(text: str) -> dict[str, Any]:
     try:
-        return EPOCH + timedelta(milliseconds=int(milliseconds))
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _payload(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    data = record.get("data")
+    return data if isinstance(data, dict) else {}
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _instant(milliseconds: int | str) -> datetime | None:
+    try:
+        return EPOCH + timedelta(milliseconds=int(milliseconds)) if milliseconds else None
     except (ValueError, OverflowError):
         return None

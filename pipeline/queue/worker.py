@@ -202,7 +202,7 @@ class Worker:
                 self._is_drained = True
                 return
         elif len(self._held) < self._concurrency and not own_wait_ms:
-            if step.waiting and not step.is_paused and not step.held_ms:
+            if step.has_more and not step.is_paused and not step.held_ms:
                 return  # ids without a job were popped; there may be real ones behind them
             self._listen()
         await self._changed.wait()

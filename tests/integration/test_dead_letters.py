@@ -179,13 +179,15 @@ def test_dead_letter_with_a_damaged_record_runs_again_as_itself(service: Service
     call(service, "POST", "/api/queue/pause")
     asset_id = upload(service)
     redis.delete(BASE + "waiting")
-    record = BASE + "job:" + job_of(asset_id)
+    record, state = BASE + "record:" + job_of(asset_id), BASE + "state:" + job_of(asset_id)
     if damage == "without payload":
-        redis.hset(record, mapping={"state": "failed", "data": "{"})
+        redis.set(record, '{"data": [')
+        redis.set(state, '{"state": "failed"}')
     else:
         redis.delete(record)
     if damage == "of another type":
-        redis.set(record, "x")
+        redis.lpush(record, "x")
+        redis.lpush(state, "x")
     redis.zadd(BASE + "failed", {job_of(asset_id): time.time_ns() // 1_000_000})
     data = call(service, "GET", "/api/queue/failed").json()["data"]
     assert [(item["jobId"], item["assetId"], item["reason"]) for item in data["items"]] == [
@@ -194,7 +196,7 @@ def test_dead_letter_with_a_damaged_record_runs_again_as_itself(service: Service
     response = call(service, "POST", f"/api/queue/failed/{job_of(asset_id)}/retry")
     assert (response.status_code, response.json()["data"]["jobId"]) == (202, job_of(asset_id))
     assert listed(service) == []
-    assert json.loads(redis.hget(record, "data"))["assetId"] == asset_id
+    assert json.loads(redis.get(record))["data"]["assetId"] == asset_id
     call(service, "POST", "/api/queue/resume")
     service.wait_log("job_completed", jobId=job_of(asset_id))
     assert service.asset(asset_id)["status"] == "active"
@@ -251,8 +253,8 @@ class House(SimpleNamespace):
         begun = await self.store.begin(asset.id, asset.user_id, job_id)
         assert begun is not None
         assert await self.store.fail(asset.id, job_id, begun.fence, error="no", finished_at=utc_now())
-        record = {"data": json.dumps(job_data(asset)), "state": "failed", "attempt": 3, "error": "no"}
-        self.redis.hset(BASE + "job:" + job_id, mapping=record)
+        self.redis.set(BASE + "record:" + job_id, json.dumps({"data": job_data(asset)}))
+        self.redis.set(BASE + "state:" + job_id, json.dumps({"state": "failed", "attempt": 3, "error": "no"}))
         self.redis.zadd(BASE + "failed", {job_id: failed_at_ms})
 
     async def bury_new(self, failed_at_ms: int) -> Asset:
@@ -358,7 +360,7 @@ async def test_retry_all_is_bounded_and_ends(house: House, monkeypatch: pytest.M
 async def test_payload_that_names_no_asset_cannot_run(house: House, asset_id: Any) -> None:
     """Whatever a payload holds, the answer is that there is no such asset."""
     asset = await house.bury_new(1000)
-    house.redis.hset(BASE + "job:" + asset.processing_job_id, "data", json.dumps({"assetId": asset_id}))
+    house.redis.set(BASE + "record:" + asset.processing_job_id, json.dumps({"data": {"assetId": asset_id}}))
     with pytest.raises(NotFound):
         await house.submission.retry_failed(asset.processing_job_id, "r-1")
     assert await house.queue.failed_job(asset.processing_job_id)

@@ -38,17 +38,10 @@ def job_id(number: int) -> str:
 
 def bury(redis: Redis, number: int, *, after_ms: int = 0, **fields: Any) -> str:
     """Leave a dead letter as a step does; it failed so long after noon."""
-    record = {
-        "data": json.dumps({"assetId": f"{number:024x}"}),
-        "state": "failed",
-        "attempt": 3,
-        "stalls": 1,
-        "enqueuedAt": NOON_MS - 5000,
-        "finishedAt": NOON_MS + after_ms,
-        "error": "no",
-        "requestId": "r-1",
-    }
-    redis.hset(BASE + "job:" + job_id(number), mapping=record | fields)
+    record = {"enqueuedAt": NOON_MS - 5000, "requestId": "r-1", "data": {"assetId": f"{number:024x}"}}
+    state = {"state": "failed", "attempt": 3, "stalls": 1, "error": "no"}
+    redis.set(BASE + "record:" + job_id(number), json.dumps(record))
+    redis.set(BASE + "state:" + job_id(number), json.dumps(state | fields))
     redis.zadd(BASE + "failed", {job_id(number): NOON_MS + after_ms})
     return job_id(number)
 
@@ -116,11 +109,15 @@ async def test_failed_jobs_keep_their_place_while_the_list_changes(queue: JobQue
 async def test_damaged_records_are_listed_with_what_is_known(queue: JobQueue, redis: Redis) -> None:
     """No record, a key of another type, no JSON, no UTF-8, numbers that are none: each is still there to be removed."""
     gone, other_type, no_json, no_text, no_numbers = (bury(redis, number, after_ms=-number) for number in range(1, 6))
-    redis.delete(BASE + "job:" + gone, BASE + "job:" + other_type)
-    redis.lpush(BASE + "job:" + other_type, "x")
-    redis.hset(BASE + "job:" + no_json, "data", "{broken")
-    redis.hset(BASE + "job:" + no_text, mapping={"data": b"\xff\xfe", "error": b"caf\xe9"})
-    redis.hset(BASE + "job:" + no_numbers, mapping={"attempt": "-", "stalls": "1.5", "enqueuedAt": "9" * 30})
+    for job in (gone, other_type):
+        redis.delete(BASE + "record:" + job, BASE + "state:" + job)
+    redis.lpush(BASE + "record:" + other_type, "x")
+    redis.lpush(BASE + "state:" + other_type, "x")
+    redis.set(BASE + "record:" + no_json, "{broken")
+    redis.set(BASE + "record:" + no_text, b'{"data": {"\xff": "\xfe"')
+    redis.set(BASE + "state:" + no_text, b'{"state": "failed", "attempt": 3, "error": "caf\xe9"}')
+    redis.set(BASE + "record:" + no_numbers, '{"enqueuedAt": 999999999999999999999999999999, "data": [], "requestId": {}}')
+    redis.set(BASE + "state:" + no_numbers, '{"state": "failed", "attempt": "-", "stalls": 1.5, "error": "no"}')
     jobs = list((await queue.failed_jobs(10)).jobs)
     assert [job.id for job in jobs] == [gone, other_type, no_json, no_text, no_numbers]
     nothing = ({}, "", 0, 0, None, "")

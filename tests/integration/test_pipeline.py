@@ -224,12 +224,16 @@ async def test_job_carries_exactly_the_contract_payload(
     tmp_path: Path, ai_service: AiService, redis_server: RedisServer, redis_url: str
 ) -> None:
     """What lies in Redis is the contract's payload and never the image; the rest lies beside it."""
-    with Service(tmp_path, ai_service.url, REDIS_URL=redis_url) as service:
+    redis = redis_server.client()
+    with Service(tmp_path, ai_service.url, REDIS_URL=redis_url, ROLE="web") as service:
         asset_id = await upload(service)
+        (key,) = redis.keys(f"*:ai-processing:{asset_id}")
+        record = redis.get(key)
+        check_job(json.loads(record)["data"])
+        assert len(record) < 2000
+    with Service(tmp_path, ai_service.url, REDIS_URL=redis_url, ROLE="worker") as service:
         service.wait_log("job_completed", assetId=asset_id)
-        fields = redis_server.client().hgetall(f"pipeline:{{ai-processing}}:job:ai-processing:{asset_id}")
-        check_job(json.loads(fields["data"]))
-        assert sum(len(value) for value in fields.values()) < 2000
+    assert redis.keys(f"*:ai-processing:{asset_id}") == []
 
 
 async def wait_for_status(service: Service, **counts: int) -> dict[str, Any]:

@@ -246,11 +246,12 @@ async def test_trim_removes_what_is_past_retention(queue: JobQueue, redis: Redis
     queue.clock_offset_ms += 2 * HOUR_MS
     assert await queue.trim() == 1
     assert await states(queue, [done.id, dead.id]) == [None, JobState.FAILED]
+    assert redis.keys("*:record:" + done.id) == []
     queue.clock_offset_ms += 6 * 24 * HOUR_MS
     assert await queue.trim() == 1
     stats = await queue.stats()
     assert (stats.completed, stats.failed, stats.active) == (0, 0, 1)
-    assert not redis.exists(f"pipeline:{{ai-processing}}:job:{dead.id}")
+    assert redis.keys("*:" + dead.id) == []
 
 
 @pytest.mark.gen_test
@@ -267,9 +268,9 @@ async def test_wait_for_work_wakes_on_enqueue(queue: JobQueue, redis: Redis) -> 
 
 @pytest.mark.gen_test
 async def test_ids_without_a_job_are_passed_over(queue: JobQueue, redis: Redis) -> None:
-    """An id whose hash is gone neither blocks the queue nor reaches a worker."""
+    """An id whose record is gone neither blocks the queue nor reaches a worker."""
     ids = await enqueue(queue, 1, 2)
-    redis.delete(f"pipeline:{{ai-processing}}:job:{ids[0]}")
+    redis.delete(f"pipeline:{{ai-processing}}:record:{ids[0]}")
     claim = Claimer(queue)
     claimed = await claim(1) or await claim(1)
     assert ids_of(claimed) == ids[1:]
@@ -277,24 +278,44 @@ async def test_ids_without_a_job_are_passed_over(queue: JobQueue, redis: Redis) 
 
 @pytest.mark.gen_test
 async def test_damaged_jobs_harm_no_other(queue: JobQueue, redis: Redis) -> None:
-    """A hash that lost fields or holds no JSON is claimed with an empty payload; a key of another type becomes a dead
-    letter.
+    """A record that holds no JSON or not what it should is claimed with an empty payload; one of another type is passed
+    over as if it were gone, and restored.
     """
-    ids = await enqueue(queue, 1, 2, 3, 4)
-    prefix = "pipeline:{ai-processing}:job:"
-    redis.hset(prefix + ids[0], "data", "{broken")
-    redis.hdel(prefix + ids[1], "data", "attempt", "stalls", "enqueuedAt", "requestId", "trace", "error")
-    redis.delete(prefix + ids[2])
-    redis.set(prefix + ids[2], "a string")
-    jobs = await Claimer(queue)(4)
+    ids = await enqueue(queue, 1, 2, 3, 4, 5)
+    record, state = "pipeline:{ai-processing}:record:", "pipeline:{ai-processing}:state:"
+    redis.set(record + ids[0], "{broken")
+    redis.set(record + ids[1], '{"data": 5, "group": {}, "trace": [], "enqueuedAt": "x"}')
+    redis.delete(record + ids[2])
+    redis.lpush(record + ids[2], "x")
+    redis.set(state + ids[4], "{broken")
+    claim = Claimer(queue)
+    jobs = await claim(5)
     assert [(job.id, dict(job.data), job.attempt) for job in jobs] == [
         (ids[0], {}, 1),
         (ids[1], {}, 1),
         (ids[3], DATA, 1),
+        (ids[4], DATA, 1),
     ]
-    assert (await queue.stats()).failed == 1
-    damaged = await queue.fields(ids[2])
-    assert (damaged["state"], damaged["error"]) == ("failed", "The record of the job is damaged")
+    assert await queue.restore(new_jobs(ids[2])) == 1
+    again = [Finish(job, Outcome.RETRY, error="no") for job in jobs[:2]] + [Finish(jobs[2], Outcome.RELEASED)]
+    assert sorted(ids_of(await claim(5, *again))) == ids[:4]
+
+
+@pytest.mark.gen_test
+async def test_id_that_stands_twice_is_claimed_once(queue: JobQueue, redis: Redis) -> None:
+    """Twice in one step, while it runs, while it is delayed and after it is done."""
+    (job_id,) = await enqueue(queue, 1)
+    waiting = "pipeline:{ai-processing}:waiting"
+    redis.rpush(waiting, job_id, job_id)
+    claim = Claimer(queue)
+    (job,) = await claim(2)
+    assert await claim(2) == []
+    redis.rpush(waiting, job_id)
+    assert await claim(2, Finish(job, Outcome.RETRY, 1000)) == []
+    queue.clock_offset_ms += 1001
+    (job,) = await claim(2)
+    redis.rpush(waiting, job_id)
+    assert await claim(2, Finish(job, Outcome.COMPLETED)) == []
 
 
 @pytest.mark.gen_test
@@ -600,7 +621,11 @@ async def test_full_redis_gives_up_finished_jobs_for_new_ones(io_loop: IOLoop) -
         claim = Claimer(queue)
         for _ in range(10):
             await claim(0, *(Finish(job, Outcome.COMPLETED) for job in await claim(100)))
-        redis.config_set("maxmemory", redis.info("memory")["used_memory"] - 50_000)
+        redis.config_set("maxmemory", redis.info("memory")["used_memory"] - 20_000)
         await enqueue(queue, 2000)
-        assert (await queue.stats()).completed == 500
+        assert (await queue.stats()).completed in (0, 500)
+        redis.config_set("maxmemory", redis.info("memory")["used_memory"] - 2_000_000)
+        with pytest.raises(QueueFull):
+            await enqueue(queue, 2001)
+        assert (await queue.stats()).completed == 0
         await queue.close()

@@ -2,56 +2,61 @@
 -- says: what a failover, an eviction or a careless hand can do.
 -- Called by JobQueue.enqueue and JobQueue.restore.
 -- KEYS: those of place.lua, completed, failed, delayed, leases
--- ARGV: clock offset (ms), job id, data (JSON), request id, trace context, group or '', revive (1: a finished job starts over)
+-- ARGV: clock offset (ms), job id, record (a JSON object without enqueuedAt), group or '', revive (1: a finished job starts over)
 -- Returns: 'ok', 'exists' or 'restored'
 local completed, failed, delayed, leases = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local offset, id, data, request_id, trace, group, revive = unpack(ARGV)
+local offset, id, new_record, group, revive = unpack(ARGV)
 local POSTPONED_OFTEN, LOOK_AT_MOST = 3, 1000
 
-local job = job_key(id)
--- pcall: a key of another type is a job that got lost.
-local known = redis.pcall('HMGET', job, 'state', 'lease', 'enqueuedAt', 'postponed')
-if known.err then redis.call('DEL', job) end
-local state, lease, enqueued_at, postponed = known[1], known[2], known[3], known[4]
-local is_finished = state == 'completed' or state == 'failed'
+local function enqueued_at(record)
+  return tonumber(string.match(record or '', '^{"enqueuedAt":(%d+)')) or 0
+end
 
-if not state or (is_finished and revive == '1') then
-  -- HSET comes first: in a full Redis it is refused before anything has changed.
-  redis.call('HSET', job, 'data', data, 'state', 'waiting', 'attempt', 0, 'stalls', 0, 'enqueuedAt', now_ms(offset),
-    'requestId', request_id, 'trace', trace, 'group', group, 'error', '')
-  redis.call('ZREM', completed, id)
+local known = redis.call('MGET', record_key(id), state_key(id))
+local record, state = known[1], decode(known[2])
+local is_completed = not record and redis.call('ZSCORE', completed, id)
+local is_finished = is_completed or record and state.state == 'failed'
+
+if is_finished and revive == '1' or not record and not is_completed then
+  -- SET comes first: in a full Redis it is refused before anything has changed.
+  redis.call('SET', record_key(id), string.format('{"enqueuedAt":%.0f,', now_ms(offset)) .. string.sub(new_record, 2))
+  if known[2] then redis.call('DEL', state_key(id)) end
+  if is_completed then redis.call('ZREM', completed, id) end
   redis.call('ZREM', failed, id)
-  redis.call('HDEL', job, 'finishedAt', 'lease', 'postponed', 'readyAt')
   put_waiting('LPUSH', id, group)
   wake_one()
   return 'ok'
 end
 
 if is_finished then return 'exists' end
-group = redis.call('HGET', job, 'group') or ''
+group = group_of(id)
 local list = list_of(group)
 local is_there = true
-if state == 'active' then
-  is_there = redis.call('ZSCORE', leases, lease or '')
-elseif state == 'delayed' then
+if state.state == 'active' then
+  is_there = redis.call('ZSCORE', leases, state.lease or '')
+elseif state.state == 'delayed' then
   is_there = redis.call('ZSCORE', delayed, id)
-elseif (tonumber(postponed) or 0) > POSTPONED_OFTEN then
+elseif (tonumber(state.postponed) or 0) > POSTPONED_OFTEN then
   is_there = redis.call('LPOS', list, id)
 else
   is_there = redis.call('LPOS', list, id, 'RANK', -1, 'MAXLEN', LOOK_AT_MOST)
   if not is_there and redis.call('LLEN', list) > LOOK_AT_MOST then
     -- The front is the oldest, so whoever is older than that is missing. A wrong guess only makes an id stand there twice, and an id
     -- whose job no longer waits is passed over.
-    local oldest = tonumber(redis.call('HGET', job_key(redis.call('LINDEX', list, -1)), 'enqueuedAt')) or 0
-    is_there = (tonumber(enqueued_at) or 0) >= oldest
+    local oldest = redis.call('MGET', record_key(redis.call('LINDEX', list, -1)))[1]
+    is_there = enqueued_at(record) >= enqueued_at(oldest)
   end
 end
-if is_there and group ~= '' and state == 'waiting' and not redis.call('LPOS', groups, group) then
+local is_waiting = state.state ~= 'active' and state.state ~= 'delayed'
+if is_there and group ~= '' and is_waiting and not redis.call('LPOS', groups, group) then
   redis.call('LPUSH', groups, group)
 end
 if is_there then return 'exists' end
-if state == 'active' then redis.call('HINCRBY', job, 'attempt', -1) end
-redis.call('HSET', job, 'state', 'waiting')
+if not is_waiting then
+  if state.state == 'active' then state.attempt = math.max(0, (tonumber(state.attempt) or 0) - 1) end
+  state.state, state.lease = 'waiting', nil
+  write_state(id, state)
+end
 put_waiting('RPUSH', id, group)
 wake_one()
 return 'restored'

@@ -1,9 +1,9 @@
 -- Reads dead letters, newest first; nothing moves.
 -- Called by JobQueue.failed_jobs and JobQueue.failed_job.
--- KEYS: failed, prefix of the job hashes
+-- KEYS: those of place.lua, failed
 -- ARGV: at most so many; failed at (ms) and id of the last one seen. Both '' for the first page, failed at '' for the job of that id itself
--- Returns: {how many follow, {id, failed at (ms), data, attempt, stalls, enqueuedAt, error, requestId}...}, '' for what is not known
-local failed, prefix = KEYS[1], KEYS[2]
+-- Returns: {how many follow, {id, failed at (ms), record, state}...}, '' for what is not there
+local failed = KEYS[6]
 local limit, at, id = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 
 local start = 0
@@ -23,10 +23,7 @@ end
 local page = redis.call('ZRANGE', failed, start, start + limit - 1, 'REV', 'WITHSCORES')
 local reply = {redis.call('ZCARD', failed) - start - #page / 2}
 for i = 1, #page, 2 do
-  -- pcall: a key of another type is a dead letter of which nothing is known.
-  local held = redis.pcall('HMGET', prefix .. page[i], 'data', 'attempt', 'stalls', 'enqueuedAt', 'error', 'requestId')
-  local entry = {page[i], page[i + 1]}
-  for field = 1, 6 do entry[2 + field] = held[field] or '' end
-  reply[#reply + 1] = entry
+  local kept = redis.call('MGET', record_key(page[i]), state_key(page[i]))
+  reply[#reply + 1] = {page[i], page[i + 1], kept[1] or '', kept[2] or ''}
 end
 return reply

@@ -1,13 +1,40 @@
--- Where waiting jobs stand. Not a script of its own: it goes before each script that moves jobs to or from waiting, whose
--- first five KEYS it names.
+-- Where jobs stand and what is kept of them. Not a script of its own: it goes before each script that moves jobs, whose first five
+-- KEYS it names.
 -- KEYS: waiting, groups, grouped, wake, prefix of the queue's keys
 -- A job without a group stands in `waiting`. The others stand in one list per group, and `groups` is the ring of the groups that
 -- have one: each claim takes the oldest job of the front group and sends the group to the back, so that groups take turns and a
 -- move costs the same however many there are. `grouped` counts their jobs. The right end is the front.
+-- Of a job there are two strings, both JSON. `record:` is written once: {enqueuedAt, requestId, trace, group, data}. `state:` is
+-- what happened since: {state, attempt, stalls, postponed, readyAt, lease, error}; one that was never claimed has none and waits.
+-- They are strings because MGET and MSET move those of all slots in one command, and because MGET takes a key of another type for
+-- a missing one. Of a completed job only its id is kept.
 local waiting, groups, grouped, wake, prefix = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 
-local function job_key(id)
-  return prefix .. 'job:' .. id
+local function record_key(id)
+  return prefix .. 'record:' .. id
+end
+
+local function state_key(id)
+  return prefix .. 'state:' .. id
+end
+
+-- A text that is damaged reads as if nothing were known.
+local function decode(text)
+  local is_json, found = pcall(cjson.decode, text or '{}')
+  return is_json and type(found) == 'table' and found or {}
+end
+
+local function read_state(id)
+  return decode(redis.call('MGET', state_key(id))[1])
+end
+
+local function write_state(id, state)
+  redis.call('SET', state_key(id), cjson.encode(state))
+end
+
+local function group_of(id)
+  local group = decode(redis.call('MGET', record_key(id))[1]).group
+  return type(group) == 'string' and group or ''
 end
 
 local function list_of(group)
@@ -28,23 +55,18 @@ local function put_waiting(push, id, group)
   end
 end
 
+-- RPOP comes first: a full Redis refuses LMOVE as the first write of a script, but not RPOP.
 local function take_waiting(count)
   local ids = redis.call('RPOP', waiting, count) or {}
+  local ungrouped = #ids
   while #ids < count do
-    local group = redis.call('RPOP', groups)
+    local group = redis.call('LMOVE', groups, groups, 'RIGHT', 'LEFT')
     if not group then break end
-    local id = redis.call('RPOP', list_of(group))
-    if id then
-      ids[#ids + 1] = id
-      redis.call('DECR', grouped)
-      if redis.call('EXISTS', list_of(group)) == 1 then redis.call('LPUSH', groups, group) end
-    end
+    ids[#ids + 1] = redis.call('RPOP', list_of(group)) or nil
+    if redis.call('EXISTS', list_of(group)) == 0 then redis.call('LPOP', groups) end
   end
+  if #ids > ungrouped then redis.call('DECRBY', grouped, #ids - ungrouped) end
   return ids
-end
-
-local function count_waiting()
-  return redis.call('LLEN', waiting) + (tonumber(redis.call('GET', grouped)) or 0)
 end
 
 -- At most one marker, so that idle workers are woken one by one; pcall, because a full Redis must not stop what goes before.

@@ -20,21 +20,23 @@ if #expired == 0 then return {} end
 local jobs = {}
 for _, lease in ipairs(expired) do
   local id = string.match(lease, '^(.*)|')
-  local fields = redis.call('HMGET', job_key(id), 'state', 'lease', 'enqueuedAt', 'group')
-  if fields[1] == 'active' and fields[2] == lease then
-    jobs[#jobs + 1] = {id, tonumber(fields[3]) or 0, fields[4] or ''}
+  local state = read_state(id)
+  if state.state == 'active' and state.lease == lease then
+    local record = decode(redis.call('MGET', record_key(id))[1])
+    jobs[#jobs + 1] = {id = id, state = state, at = tonumber(record.enqueuedAt) or 0}
   end
 end
 redis.call('ZREM', leases, unpack(expired))
 -- The last one pushed is claimed first, so the newest goes in first.
-table.sort(jobs, function(a, b) return a[2] > b[2] or (a[2] == b[2] and a[1] > b[1]) end)
+table.sort(jobs, function(a, b) return a.at > b.at or (a.at == b.at and a.id > b.id) end)
 local ids = {}
 for i, job in ipairs(jobs) do
-  ids[i] = job[1]
-  redis.call('HSET', job_key(job[1]), 'state', 'waiting', 'readyAt', now)
-  redis.call('HINCRBY', job_key(job[1]), 'attempt', -1)
-  redis.call('HINCRBY', job_key(job[1]), 'stalls', 1)
-  put_waiting('RPUSH', job[1], job[3])
+  ids[i] = job.id
+  local state = job.state
+  state.state, state.lease, state.readyAt = 'waiting', nil, now
+  state.attempt, state.stalls = math.max(0, (tonumber(state.attempt) or 0) - 1), (tonumber(state.stalls) or 0) + 1
+  write_state(job.id, state)
+  put_waiting('RPUSH', job.id, group_of(job.id))
 end
 if #ids > 0 then wake_one() end
 return ids

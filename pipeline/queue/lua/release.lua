@@ -15,9 +15,10 @@ for _, lease in ipairs(all) do
   local id, owner = string.match(lease, '^(.*)|(.*):%d+$')
   if owner == worker and not known[lease] then
     redis.call('ZREM', leases, lease)
-    redis.call('HINCRBY', job_key(id), 'attempt', -1)
-    redis.call('HSET', job_key(id), 'state', 'waiting')
-    put_waiting('RPUSH', id, redis.call('HGET', job_key(id), 'group') or '')
+    local state = read_state(id)
+    state.state, state.lease, state.attempt = 'waiting', nil, math.max(0, (tonumber(state.attempt) or 0) - 1)
+    write_state(id, state)
+    put_waiting('RPUSH', id, group_of(id))
     put_back = put_back + 1
   end
 end

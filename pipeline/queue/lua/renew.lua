@@ -11,12 +11,15 @@ local offset, lease_ms = ARGV[1], ARGV[2]
 redis.call('ZREM', leases, '')
 local time = redis.call('TIME')
 local until_ms = time[1] * 1000 + math.floor(time[2] / 1000) + offset + lease_ms
-local lost = {}
-for i = 3, #ARGV do
-  if redis.call('ZSCORE', leases, ARGV[i]) then
-    redis.call('ZADD', leases, 'XX', until_ms, ARGV[i])
+local scores = redis.call('ZMSCORE', leases, unpack(ARGV, 3))
+local lost, renewed = {}, {}
+for i, score in ipairs(scores) do
+  if score then
+    renewed[#renewed + 1] = until_ms
+    renewed[#renewed + 1] = ARGV[i + 2]
   else
-    lost[#lost + 1] = ARGV[i]
+    lost[#lost + 1] = ARGV[i + 2]
   end
 end
+if #renewed > 0 then redis.call('ZADD', leases, 'XX', unpack(renewed)) end
 return lost

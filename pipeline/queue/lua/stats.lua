@@ -14,12 +14,14 @@ local front = redis.call('EXISTS', waiting) == 1 and waiting or list_of(redis.ca
 for i = 1, LOOK_AT_MOST do
   local id = redis.call('LINDEX', front, -i)
   if not id then break end
-  local since = redis.pcall('HMGET', job_key(id), 'readyAt', 'enqueuedAt')
-  local ready_at = tonumber(since[1])
-  age = math.max(age, 0, now - (ready_at or tonumber(since[2]) or now))
+  local kept = redis.call('MGET', record_key(id), state_key(id))
+  local ready_at = tonumber(decode(kept[2]).readyAt)
+  age = math.max(age, 0, now - (ready_at or tonumber(decode(kept[1]).enqueuedAt) or now))
   if not ready_at then break end
 end
-local held = redis.call('HMGET', hold, 'until', 'probe')
-return {count_waiting(), redis.call('ZCARD', delayed), redis.call('ZCARD', leases), redis.call('ZCARD', completed),
-  redis.call('ZCARD', failed), redis.call('EXISTS', paused), age, math.max(0, (tonumber(held[1]) or 0) - now),
-  (tonumber(held[2]) or 0) > 0 and 1 or 0}
+local held = redis.call('MGET', hold, paused)
+local hold_now = decode(held[1])
+local count = redis.call('LLEN', waiting) + (tonumber(redis.call('GET', grouped)) or 0)
+return {count, redis.call('ZCARD', delayed), redis.call('ZCARD', leases), redis.call('ZCARD', completed),
+  redis.call('ZCARD', failed), held[2] and 1 or 0, age, math.max(0, (tonumber(hold_now['until']) or 0) - now),
+  (tonumber(hold_now.probe) or 0) > 0 and 1 or 0}
