@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -86,3 +87,60 @@ class RedisServer:
         if self._client is None:
             self._client = Redis.from_url(self.url, decode_responses=True)
         return self._client
+
+
+class RedisCluster:
+    """A Redis Cluster of three masters without replicas; `with` starts it and removes it all."""
+
+    def __init__(self, *options: str) -> None:
+        """options: more of each server's command line."""
+        # For talk among the nodes; the usual port, 10,000 above the first, may not exist.
+        self._buses = [free_port() for _ in range(3)]
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", *options)
+        self.servers = [RedisServer(*options, "--cluster-port", str(bus)) for bus in self._buses]
+        self._stack = ExitStack()
+
+    def __enter__(self) -> RedisCluster:
+        for number, server in enumerate(self.servers):
+            self._stack.enter_context(server)
+            first, last = number * 5461, (number + 1) * 5461 - 1 if number < 2 else 16383
+            server.client().execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
+            server.client().execute_command("CLUSTER", "MEET", "127.0.0.1", self.servers[0].port, self._buses[0])
+        deadline = time.monotonic() + START_SECONDS
+        while not all(self._is_ready(server) for server in self.servers):
+            if time.monotonic() > deadline:
+                raise TimeoutError("the cluster does not come together")
+            time.sleep(0.05)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _is_ready(self, server: RedisServer) -> bool:
+        state = str(server.client().execute_command("CLUSTER", "INFO"))
+        return "cluster_state:ok" in state and len(self.nodes(server)) == len(self.servers)
+
+    def nodes(self, server: RedisServer) -> dict[int, str]:
+        """Return the id of each node that a server knows, by its port."""
+        lines = [line.split() for line in server.client().execute_command("CLUSTER", "NODES").splitlines()]
+        return {int(address.partition("@")[0].rpartition(":")[2]): node_id for node_id, address, *_ in lines}
+
+    def owner(self, key: str) -> RedisServer:
+        """Return the master that has the slot of a key."""
+        slot = self.servers[0].client().execute_command("CLUSTER", "KEYSLOT", key)
+        ranges = self.servers[0].client().execute_command("CLUSTER", "SLOTS")
+        (port,) = [master[1] for first, last, master, *_ in ranges if first <= slot <= last]
+        return next(server for server in self.servers if server.port == port)
+
+    def move_slot(self, key: str, source: RedisServer, target: RedisServer) -> None:
+        """Give the slot of a key, and what is in it, to another master."""
+        slot = source.client().execute_command("CLUSTER", "KEYSLOT", key)
+        ids = self.nodes(source)
+        target.client().execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.port])
+        source.client().execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target.port])
+        while keys := source.client().execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+            source.client().execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+        for server in (target, source, *self.servers):
+            server.client().execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target.port])

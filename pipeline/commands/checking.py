@@ -42,7 +42,8 @@ from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue, Kind
 from pipeline.hooks.checks import find_fault
 from pipeline.metrics import Metrics
-from pipeline.queue.queue import JobQueue, connect
+from pipeline.queue.queue import JobQueue
+from pipeline.queue.server import connect
 from pipeline.settings import Settings, is_image_url, is_loopback
 
 LIMIT_SECONDS = 10.0

@@ -123,8 +123,8 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step did. lost: leases that were no longer ours. has_more: jobs are left waiting. next_due_ms: until the next
-    delayed job, or None. held_ms: until jobs are claimed again, 0 when they are.
+    """What one step did. lost: leases that were no longer ours. has_more: jobs are left waiting. next_due_ms: until the
+    next delayed job, or None. held_ms: until jobs are claimed again, 0 when they are.
     """
 
     claimed: list[Job] = field(default_factory=list)

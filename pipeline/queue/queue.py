@@ -11,6 +11,7 @@ paused, hold, generation. Each empties with its jobs. What is kept of a job itse
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -20,13 +21,12 @@ from importlib import resources
 from typing import Any, TypeVar, cast
 
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
 from pipeline.errors import DependencyUnavailable
 from pipeline.queue.breaker import Breaker
 from pipeline.queue.job import FailedJob, FailedPage, Finish, Job, JobState, NewJob, Step
+from pipeline.queue.server import SOCKET_TIMEOUT_SECONDS, QueueServer
 
 T = TypeVar("T")
 SCRIPTS = ("enqueue", "step", "renew", "recover", "release", "trim", "pause", "stats", "list", "forget")
@@ -35,7 +35,6 @@ PLACES = ("waiting", "groups", "grouped", "wake")
 PLACING = ("enqueue", "step", "recover", "release", "trim", "stats", "list", "forget")
 TRIM_AT_MOST = 500
 RECOVER_AT_MOST = 100
-SOCKET_TIMEOUT_SECONDS = 5.0
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -54,25 +53,6 @@ class QueueStats:
     oldest_ready_seconds: float | None
     held_seconds: float = 0
     is_breaker_open: bool = False
-
-
-def connect(url: str, *, blocking_seconds: float = 0) -> Redis:
-    """Return a client that never tries a command twice: a step repeated blindly would claim twice.
-
-    blocking_seconds: how long its commands may block on the server, on top of the usual socket timeout.
-    """
-    return Redis.from_url(
-        url,
-        decode_responses=True,
-        # One job whose record is no UTF-8 must not spoil a whole reply.
-        encoding_errors="replace",
-        # With protocol 3 redis-py 8 listens for maintenance notices and then hands out pooled connections that are
-        # dead.
-        protocol=2,
-        socket_connect_timeout=2,
-        socket_timeout=SOCKET_TIMEOUT_SECONDS + blocking_seconds,
-        retry=Retry(NoBackoff(), 0),
-    )
 
 
 class QueueFull(DependencyUnavailable):
@@ -102,8 +82,8 @@ class JobQueue:
         """
         self.name = name
         self.clock_offset_ms = clock_offset_ms
-        self._redis = connect(url)
-        self._blocking = connect(url, blocking_seconds=block_seconds)
+        self._server = QueueServer(url)
+        self._blocking = QueueServer(url, blocking_seconds=block_seconds)
         self._block_seconds = block_seconds
         self._lease_ms = round(lease_seconds * 1000)
         self._keep_completed_ms = round(keep_completed_seconds * 1000)
@@ -121,12 +101,12 @@ class JobQueue:
             for key in (*PLACES, "delayed", "leases", "completed", "failed", "paused", "hold", "generation")
         }
         self._sources = {verb: _source(verb) for verb in SCRIPTS}
-        self._hashes: dict[str, str] = {}
+        self._hashes = {verb: hashlib.sha1(source.encode()).hexdigest() for verb, source in self._sources.items()}
 
     async def close(self) -> None:
         """Close both connections."""
-        await self._redis.aclose()
-        await self._blocking.aclose()
+        await self._server.close()
+        await self._blocking.close()
 
     def job_id(self, unique: str) -> str:
         """Return the id of this queue's job for a unique string (24 hex digits)."""
@@ -156,17 +136,17 @@ class JobQueue:
         """
         if not jobs:
             return 0
-        sha = await self._call(self._redis.script_load(self._sources["enqueue"]))
+        calls = [self._enqueue_call(job) for job in jobs]
 
-        async def run() -> list[str]:
-            pipe = self._redis.pipeline(transaction=False)
-            for job in jobs:
-                keys, args = self._enqueue_call(job)
-                pipe.evalsha(sha, len(keys), *keys, self.clock_offset_ms, *args)
-            return cast(list[str], await self._call(pipe.execute()))
+        async def ask(redis: Redis) -> list[Any]:
+            await redis.script_load(self._sources["enqueue"])
+            pipe = redis.pipeline(transaction=False)
+            for keys, args in calls:
+                pipe.evalsha(self._hashes["enqueue"], len(keys), *keys, self.clock_offset_ms, *args)
+            return await pipe.execute()
 
-        replies = await self._with_room(run)
-        return len(replies) - replies.count("exists")
+        replies = await self._with_room(lambda: self._call(ask))
+        return sum(reply != "exists" for reply in replies)
 
     async def step(self, mark: str, finishes: Sequence[Finish], free: int) -> Step:
         """Acknowledge what finished and claim for `free` slots, in one call.
@@ -243,7 +223,7 @@ class JobQueue:
         try:
             # The timeout beyond the socket's own is for a call that hangs without any error.
             async with asyncio.timeout(self._block_seconds + SOCKET_TIMEOUT_SECONDS + 1):
-                await cast(Awaitable[Any], self._blocking.blpop([self._key["wake"]], timeout=self._block_seconds))
+                await self._blocking.call(self._wait_for_marker)
         except (RedisError, OSError, TimeoutError) as error:
             raise DependencyUnavailable("The queue cannot be reached") from error
 
@@ -295,12 +275,15 @@ class JobQueue:
 
     async def backlog(self, group: str = "") -> tuple[int, int]:
         """Return how many jobs have yet to start or start again, and how many of the group wait."""
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.llen(self._key["waiting"])
-        pipe.get(self._key["grouped"])
-        pipe.zcard(self._key["delayed"])
-        pipe.llen(f"{self._base}group:{group}")
-        waiting, grouped, delayed, of_group = await self._call(pipe.execute())
+        async def ask(redis: Redis) -> list[Any]:
+            pipe = redis.pipeline(transaction=False)
+            pipe.llen(self._key["waiting"])
+            pipe.get(self._key["grouped"])
+            pipe.zcard(self._key["delayed"])
+            pipe.llen(f"{self._base}group:{group}")
+            return await pipe.execute()
+
+        waiting, grouped, delayed, of_group = await self._call(ask)
         return waiting + int(grouped or 0) + delayed, of_group
 
     async def fields(self, job_id: str) -> dict[str, Any]:
@@ -308,17 +291,21 @@ class JobQueue:
 
         Of a completed job that is {"state": "completed"}; of others also what lua/place.lua says.
         """
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.mget(f"{self._base}record:{job_id}", f"{self._base}state:{job_id}")
-        pipe.zscore(self._key["completed"], job_id)
-        (record, state), completed_at = await self._call(pipe.execute())
+        async def ask(redis: Redis) -> list[Any]:
+            pipe = redis.pipeline(transaction=False)
+            pipe.mget(f"{self._base}record:{job_id}", f"{self._base}state:{job_id}")
+            pipe.zscore(self._key["completed"], job_id)
+            return await pipe.execute()
+
+        (record, state), completed_at = await self._call(ask)
         if record is None:
             return {} if completed_at is None else {"state": JobState.COMPLETED}
         return {"state": JobState.WAITING} | _object(record) | _object(state or "")
 
     async def mark_generation(self) -> bool:
         """Leave a mark in Redis that only a wipe removes; True when it was missing."""
-        return bool(await self._call(self._redis.set(self._key["generation"], secrets.token_hex(8), nx=True)))
+        mark = secrets.token_hex(8)
+        return bool(await self._call(lambda redis: redis.set(self._key["generation"], mark, nx=True)))
 
     async def take_turn(self, name: str, owner: str, seconds: float) -> bool:
         """Take or prolong a lease of that name, so that one process at a time does what it stands for.
@@ -326,15 +313,15 @@ class JobQueue:
         Best effort: what it guards must bear being done twice.
         """
         key, milliseconds = f"{self._base}turn:{name}", round(seconds * 1000)
-        if await self._call(self._redis.set(key, owner, nx=True, px=milliseconds)):
+        if await self._call(lambda redis: redis.set(key, owner, nx=True, px=milliseconds)):
             return True
-        if await self._call(self._redis.get(key)) != owner:
+        if await self._call(lambda redis: redis.get(key)) != owner:
             return False
-        return bool(await self._call(self._redis.pexpire(key, milliseconds)))
+        return bool(await self._call(lambda redis: redis.pexpire(key, milliseconds)))
 
     async def ping(self) -> None:
         """Return when Redis answers."""
-        await self._call(cast(Awaitable[Any], self._redis.ping()))
+        await self._call(lambda redis: redis.ping())
 
     def _keys(self, *names: str) -> list[str]:
         return [self._key[name] for name in names]
@@ -369,16 +356,17 @@ class JobQueue:
     async def _run(self, verb: str, keys: Sequence[str], args: Sequence[Any], *, timed: bool = True) -> Any:
         """Call a script. timed: its first ARGV is the clock offset."""
         arguments = [*keys, self.clock_offset_ms, *args] if timed else [*keys, *args]
-        return await self._call(self._evaluate(verb, len(keys), arguments))
+        return await self._call(lambda redis: self._evaluate(redis, verb, len(keys), arguments))
 
-    async def _evaluate(self, verb: str, key_count: int, arguments: Sequence[Any]) -> Any:
-        """Call the script by its hash, loading it when this Redis has not seen it."""
-        if verb not in self._hashes:
-            self._hashes[verb] = await self._redis.script_load(self._sources[verb])
+    async def _evaluate(self, redis: Redis, verb: str, key_count: int, arguments: Sequence[Any]) -> Any:
+        """Call the script by its hash, sending it when this Redis has not seen it."""
         try:
-            return await self._redis.evalsha(self._hashes[verb], key_count, *arguments)
+            return await redis.evalsha(self._hashes[verb], key_count, *arguments)
         except NoScriptError:
-            return await self._redis.eval(self._sources[verb], key_count, *arguments)
+            return await redis.eval(self._sources[verb], key_count, *arguments)
+
+    async def _wait_for_marker(self, redis: Redis) -> None:
+        await cast(Awaitable[Any], redis.blpop([self._key["wake"]], self._block_seconds))
 
     async def _with_room(self, run: Callable[[], Awaitable[T]]) -> T:
         while True:
@@ -389,13 +377,12 @@ class JobQueue:
                 if not await self._trim(0, self._keep_failed_ms):
                     raise
 
-    @staticmethod
-    async def _call(command: Awaitable[Any]) -> Any:
-        """Await a command; any failure, an answer that never comes included, is DependencyUnavailable."""
+    async def _call(self, ask: Callable[[Redis], Awaitable[Any]]) -> Any:
+        """Ask the server; any failure, an answer that never comes included, is DependencyUnavailable."""
         try:
             # The client has a timeout of its own; this one is for a call that hangs without any error.
             async with asyncio.timeout(SOCKET_TIMEOUT_SECONDS + 1):
-                return await command
+                return await self._server.call(ask)
         except OutOfMemoryError as error:
             raise QueueFull("The queue is full") from error
         except (RedisError, OSError, TimeoutError) as error:
@@ -422,7 +409,7 @@ def _failed_job(job_id: str, failed_at: str, record_text: str, state_text: str) 
     )
 
 
-# A record may be damaged: what cannot be read is left out, the handler refuses a payload without it, and the queue goes on.
+# A record may be damaged: what cannot be read is left out, the handler refuses such a payload, and the queue goes on.
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -227,12 +227,12 @@ async def test_blocking_call_that_never_settles_is_given_up(bench: Bench, monkey
     handler = Handler(nothing)
     bench.start(handler)
     blocking = bench.queues[-1]._blocking
-    original = blocking.blpop
-    monkeypatch.setattr(blocking, "blpop", never)
+    original = blocking.call
+    monkeypatch.setattr(blocking, "call", never)
     await hung.wait()
     await bench.enqueue(1)
     await handler.started.get()
-    monkeypatch.setattr(blocking, "blpop", original)
+    monkeypatch.setattr(blocking, "call", original)
 
 
 @pytest.mark.gen_test(timeout=30)

@@ -25,13 +25,11 @@ from pipeline.settings import Settings
 from pipeline.testing import NotifierSuite
 from plugins.notify_websocket import WebSocketNotifier
 from tests.factories import SECRET
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisCluster, RedisServer
 from tests.sockets import WAIT_SECONDS, Process, make_event
-from tests.toxiproxy import free_port
 
 ROOM = "user:user-1"
 WITHOUT_SHARDS = ("--rename-command", "SPUBLISH", "", "--rename-command", "SSUBSCRIBE", "")
-CLUSTER = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
 
 
 class TestWebSocketNotifier(NotifierSuite):
@@ -188,39 +186,17 @@ async def test_sharded_pubsub_is_used_where_there_is_one(options: tuple[str, ...
 
 
 @pytest.fixture
-def cluster() -> Iterator[list[RedisServer]]:
-    """A Redis Cluster of three masters."""
-    with ExitStack() as stack:
-        # For talk among the nodes; the usual port, 10,000 above the first, may not exist.
-        buses = [free_port() for _ in range(3)]
-        servers = [stack.enter_context(RedisServer(*CLUSTER, "--cluster-port", str(bus))) for bus in buses]
-        for number, server in enumerate(servers):
-            first, last = number * 5461, (number + 1) * 5461 - 1 if number < 2 else 16383
-            server.client().execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
-            server.client().execute_command("CLUSTER", "MEET", "127.0.0.1", servers[0].port, buses[0])
-        deadline = time.monotonic() + WAIT_SECONDS
-        while not all("cluster_state:ok" in info(server) and len(nodes(server)) == 3 for server in servers):
-            assert time.monotonic() < deadline, "the cluster does not come together"
-            time.sleep(0.05)
-        yield servers
-
-
-def info(server: RedisServer) -> str:
-    return str(server.client().execute_command("CLUSTER", "INFO"))
-
-
-def nodes(server: RedisServer) -> dict[str, str]:
-    """Return the id of each node a server of the cluster knows, by its port."""
-    lines = [line.split() for line in server.client().execute_command("CLUSTER", "NODES").splitlines()]
-    return {address.partition("@")[0].rpartition(":")[2]: node_id for node_id, address, *_ in lines}
+def cluster() -> Iterator[RedisCluster]:
+    with RedisCluster() as cluster:
+        yield cluster
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_rooms_are_spread_over_the_masters_of_a_cluster(cluster: list[RedisServer]) -> None:
+async def test_rooms_are_spread_over_the_masters_of_a_cluster(cluster: RedisCluster) -> None:
     """Each channel lives on one master, whichever of them REDIS_URL names; all are heard."""
-    async with Process(cluster[0].url) as one, Process(cluster[2].url) as two:
+    async with Process(cluster.servers[0].url) as one, Process(cluster.servers[2].url) as two:
         clients = await asyncio.gather(*[one.connect(f"user-{number}") for number in range(60)])
-        spread = [channels(server.client()) for server in cluster]
+        spread = [channels(server.client()) for server in cluster.servers]
         assert min(map(len, spread)) > 5 and sum(map(len, spread)) == 60
         for number in range(60):
             await two.fanout.publish(f"user:user-{number}", make_event(number))
@@ -229,18 +205,16 @@ async def test_rooms_are_spread_over_the_masters_of_a_cluster(cluster: list[Redi
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_channel_that_moves_to_another_master_is_followed(cluster: list[RedisServer]) -> None:
+async def test_channel_that_moves_to_another_master_is_followed(cluster: RedisCluster) -> None:
     """When its slot is given away, the room is subscribed where it is now, and asks for what it may have missed."""
-    async with Process(cluster[0].url) as one, Process(cluster[0].url) as two:
+    async with Process(cluster.servers[0].url) as one, Process(cluster.servers[0].url) as two:
         gaps = Gaps(one)
         client = await one.connect()
         await two.fanout.publish(ROOM, make_event(1))
         assert await client.frame() == make_event(1)
-        (source,) = [server for server in cluster if channels(server.client())]
-        target = cluster[cluster.index(source) - 1]
-        slot = key_slot(b"pipeline:0:room:user:user-1")
-        for server in (target, source, *cluster):
-            server.client().execute_command("CLUSTER", "SETSLOT", slot, "NODE", nodes(server)[str(target.port)])
+        (source,) = [server for server in cluster.servers if channels(server.client())]
+        target = cluster.servers[cluster.servers.index(source) - 1]
+        cluster.move_slot("pipeline:0:room:user:user-1", source, target)
         await gaps.wait("user-1")
         assert channels(target.client()) == ["pipeline:0:room:user:user-1"]
         await two.fanout.publish(ROOM, make_event(2))

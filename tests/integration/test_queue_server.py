@@ -1,0 +1,98 @@
+"""Where a queue's Redis is: a Redis Cluster of three real masters, slots that move, a master that is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tornado.ioloop import IOLoop
+
+from pipeline.errors import DependencyUnavailable
+from pipeline.queue.job import Finish, NewJob, Outcome
+from pipeline.queue.queue import JobQueue
+from tests.redis_server import RedisCluster, RedisServer
+
+WAITING = "pipeline:{ai-processing}:waiting"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RedisCluster]:
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def owner(cluster: RedisCluster) -> RedisServer:
+    """The master that has the queue, emptied."""
+    owner = cluster.owner(WAITING)
+    owner.client().flushall()
+    return owner
+
+
+@pytest.fixture
+def queues(io_loop: IOLoop, cluster: RedisCluster) -> Iterator[list[JobQueue]]:
+    """One queue for each of the cluster's addresses."""
+    queues = [JobQueue(server.url, block_seconds=1) for server in cluster.servers]
+    yield queues
+    for queue in queues:
+        io_loop.run_sync(queue.close)
+
+
+def new_jobs(count: int) -> list[NewJob]:
+    return [NewJob(f"ai-processing:{number:024x}", {"assetId": f"{number:024x}"}) for number in range(count)]
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_any_address_of_the_cluster_leads_to_the_queue(owner: RedisServer, queues: list[JobQueue]) -> None:
+    """Every kind of call: single, pipelined, blocking; what one enqueues another claims and finishes."""
+    for queue in queues:
+        await queue.ping()
+    jobs = new_jobs(3)
+    assert await queues[0].restore(jobs[:2]) == 2
+    assert await queues[1].enqueue(jobs[2].id, jobs[2].data)
+    await queues[2].wait_for_work()
+    claimed = (await queues[2].step("w:1", [], 5)).claimed
+    assert [job.id for job in claimed] == [job.id for job in jobs]
+    await queues[0].step("w:2", [Finish(job, Outcome.COMPLETED) for job in claimed], 0)
+    assert [(await queue.stats()).completed for queue in queues] == [3, 3, 3]
+    assert await queues[1].fields(jobs[0].id) == {"state": "completed"}
+    assert await queues[1].backlog() == (0, 0)
+    assert owner.client().zcard("pipeline:{ai-processing}:completed") == 3
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_slot_that_moves_is_followed(cluster: RedisCluster, owner: RedisServer, queues: list[JobQueue]) -> None:
+    """A queue that is given to another master while it is used goes on there; no call fails and nothing is lost."""
+    jobs = new_jobs(200)
+    for queue in queues:
+        await queue.stats()
+    await queues[0].restore(jobs[:100])
+    target = cluster.servers[cluster.servers.index(owner) - 1]
+    cluster.move_slot(WAITING, owner, target)
+    claimed = []
+    for number, queue in enumerate(queues * 10):
+        claimed += (await queue.step(f"w:{number}", [], 5)).claimed
+    assert [job.id for job in claimed] == [job.id for job in jobs[:100]]
+    assert await queues[1].restore(jobs) == 100
+    assert (await queues[2].stats()).waiting == 100
+    assert cluster.owner(WAITING) is target and target.client().llen(WAITING) == 100
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_lost_servers_are_no_longer_asked(cluster: RedisCluster, owner: RedisServer) -> None:
+    """With the server of the URL dead and the queue's own restarted, calls find their way over the third."""
+    other = next(server for server in cluster.servers if server is not owner)
+    queue = JobQueue(other.url)
+    await queue.restore(new_jobs(1))
+    other.kill()
+    owner.kill()
+    owner.start()
+    failed = 0
+    while True:
+        try:
+            assert (await queue.stats()).waiting == 1
+            break
+        except DependencyUnavailable:
+            failed += 1
+    assert failed > 0
+    await queue.close()
