@@ -23,14 +23,8 @@ import structlog
 from pipeline.assets.asset import ASSET_ID, Asset, AssetStatus, OriginalImage, new_asset_id, to_timestamp, utc_now
 from pipeline.assets.image import ImageInfo
 from pipeline.assets.store import AssetStore, KeyRecord
-from pipeline.errors import (
-    Conflict,
-    DependencyUnavailable,
-    IdempotencyKeyReused,
-    NotFound,
-    OutcomeUnknown,
-    RateLimited,
-)
+from pipeline.backlog import Backlog
+from pipeline.errors import Conflict, DependencyUnavailable, IdempotencyKeyReused, NotFound, OutcomeUnknown
 from pipeline.hooks import UploadFacts
 from pipeline.metrics import Metrics
 from pipeline.queue.job import FailedJob
@@ -40,9 +34,8 @@ from pipeline.tracing import OFF, Tracing
 log = structlog.get_logger(__name__)
 
 # An upload is answered within two seconds also while Redis hangs; the reconciler does the rest.
-BACKLOG_SECONDS = 0.4
 ENQUEUE_SECONDS = 1.3
-BACKLOG_AGAIN_SECONDS = 30
+HASHED_AT_ONCE = 1024 * 1024
 # How many uploads of unknown outcome are looked after at once, and how often each is asked for.
 UNSETTLED_AT_MOST = 1000
 SETTLE_SECONDS = (1.0, 30.0)
@@ -52,15 +45,25 @@ RETRY_AT_MOST = 1000
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A checked upload. file: the image, at its start. sha256: of the image, hex."""
+    """A checked upload. file: the image."""
 
     user_id: str
     category: str
     file: BinaryIO
     image: ImageInfo
-    sha256: str
     request_id: str
     idempotency_key: str | None = None
+
+    async def sha256(self) -> str:
+        """Return the hash of the image, hex. In a thread: of ten megabytes it takes longer than the loop may wait."""
+        return await asyncio.to_thread(self._sha256)
+
+    def _sha256(self) -> str:
+        self.file.seek(0)
+        digest = hashlib.sha256()
+        while piece := self.file.read(HASHED_AT_ONCE):
+            digest.update(piece)
+        return digest.hexdigest()
 
     @contextmanager
     def facts(self) -> Iterator[UploadFacts]:
@@ -176,6 +179,7 @@ class Submission:
         self._queue = queue
         self._metrics = metrics
         self._policy = policy
+        self._backlog = Backlog(queue, most=policy.max_backlog, most_of_group=policy.max_backlog_per_user)
         self._on_deferred = on_deferred
         self._on_enqueued = on_enqueued
         self._tracing = tracing
@@ -205,15 +209,18 @@ class Submission:
 
     async def _submit(self, upload: Upload) -> Receipt:
         asset_id = new_asset_id()
+        first = None
         if upload.idempotency_key is not None:
             asset_id = await self._claim_key(upload, asset_id)
+            first = await self._store.get(asset_id)
         elif self._policy.dedupes:
             asset_id = await self._claim_twin(upload, asset_id)
-        if (first := await self._store.get(asset_id)) is not None:
+            first = await self._store.get(asset_id)
+        if first is not None:
             self._metrics.uploads.labels("replayed").inc()
             log.info("upload_replayed", assetId=asset_id)
             return Receipt(asset_id, first.processing_job_id)
-        await self._check_backlog(upload.user_id)
+        await self._backlog.check(self._group_of(upload.user_id))
         if self._storage.has_upload_filters:
             with upload.facts() as facts:
                 await self._storage.validate_upload(facts)
@@ -345,7 +352,7 @@ class Submission:
         """Return the asset id that the key stands for: the first request's, whether that one lives or died half-way."""
         parts = (upload.user_id, "analyze-queue", upload.idempotency_key or "")
         key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-        fingerprint = hashlib.sha256(f"{upload.category}\0{upload.sha256}".encode()).hexdigest()
+        fingerprint = hashlib.sha256(f"{upload.category}\0{await upload.sha256()}".encode()).hexdigest()
         record = await self._store.claim_key(key, KeyRecord(asset_id, fingerprint), utc_now())
         if record.fingerprint != fingerprint:
             detail = {"field": "Idempotency-Key", "message": "Was used with another image or category"}
@@ -354,9 +361,10 @@ class Submission:
 
     async def _claim_twin(self, upload: Upload, asset_id: str) -> str:
         """Return the asset of the same user, category and bytes that is still being processed, else asset_id."""
-        parts = (upload.user_id, "same-bytes", upload.category, upload.sha256)
+        sha256 = await upload.sha256()
+        parts = (upload.user_id, "same-bytes", upload.category, sha256)
         key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-        claim = KeyRecord(asset_id, upload.sha256)
+        claim = KeyRecord(asset_id, sha256)
         record = await self._store.claim_key(key, claim, utc_now())
         while record.asset_id != asset_id:
             twin = await self._store.get(record.asset_id)
@@ -365,22 +373,6 @@ class Submission:
                 return record.asset_id
             record = await self._store.claim_key(key, claim, utc_now(), instead_of=record.asset_id)
         return asset_id
-
-    async def _check_backlog(self, user_id: str) -> None:
-        """Refuse what would only wait; while Redis cannot be asked, accept."""
-        try:
-            async with asyncio.timeout(BACKLOG_SECONDS):
-                total, of_user = await self._queue.backlog(self._group_of(user_id))
-        except (DependencyUnavailable, TimeoutError):
-            return
-        if total >= self._policy.max_backlog:
-            raise DependencyUnavailable(
-                "Too many photos are waiting to be processed", retry_after_seconds=BACKLOG_AGAIN_SECONDS
-            )
-        if self._policy.is_fair and of_user >= self._policy.max_backlog_per_user:
-            raise RateLimited(
-                "Too many of your photos are waiting to be processed", retry_after_seconds=BACKLOG_AGAIN_SECONDS
-            )
 
     def _group_of(self, user_id: str) -> str:
         return user_id if self._policy.is_fair else ""
@@ -398,6 +390,7 @@ class Submission:
                         group=self._group_of(asset.user_id),
                         revive=revive,
                     )
+            self._backlog.add(self._group_of(asset.user_id))
             self._metrics.of_queue(self._queue.name).jobs_enqueued.inc()
             self._on_enqueued(asset, request_id)
         except (DependencyUnavailable, TimeoutError):

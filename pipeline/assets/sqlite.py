@@ -1,8 +1,8 @@
 """SqliteAssetStore: the embedded asset store, one file under DATA_DIR that several processes may share.
 
 Every write is one statement. Writes that arrive while a commit is on its way to the disk share the next one, so the
-price of a durable commit (an fsync) is paid per batch, not per upload. Runs on the event loop; aiosqlite keeps one
-thread for writing and one for reading.
+price of a durable commit (an fsync) is paid per batch, not per upload. Runs on the event loop, with one thread for
+writing and one for reading; a batch goes to its thread and comes back once, however many statements it has.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import aiosqlite
+from typing import Any, TypeVar
 
 from pipeline.assets.asset import (
     AiMetadata,
@@ -32,6 +32,8 @@ from pipeline.assets.asset import (
 from pipeline.assets.store import KeyRecord
 from pipeline.errors import ConfigurationError, DependencyUnavailable
 
+T = TypeVar("T")
+Rows = list[sqlite3.Row]
 BUSY_SECONDS = 5.0
 # A file of an older version is brought up to date by the scripts that follow it; the last one's number is its version.
 MIGRATIONS = (
@@ -53,7 +55,7 @@ CREATE INDEX IF NOT EXISTS oldest_key ON idempotency_keys (createdAt);
 ALTER TABLE assets ADD COLUMN excused INTEGER NOT NULL DEFAULT 0;
 """,
 )
-# What a statement raises that SQLite, or the binding of its values, refuses; ValueError also when closed meanwhile.
+# What a statement raises that SQLite, or the binding of its values, refuses.
 REFUSALS = (sqlite3.Error, ValueError, OverflowError)
 CURRENT_RUN = "id = :id AND processingJobId = :job AND fence = :fence AND status = 'processing'"
 
@@ -62,7 +64,30 @@ CURRENT_RUN = "id = :id AND processingJobId = :job AND fence = :fence AND status
 class _Write:
     sql: str
     values: Mapping[str, Any]
-    done: asyncio.Future[list[sqlite3.Row]]
+    done: asyncio.Future[Rows]
+
+
+class _Connection:
+    """A connection and the one thread that uses it."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
+        self._connection: sqlite3.Connection | None = None
+
+    async def open(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        try:
+            self._connection = await asyncio.get_running_loop().run_in_executor(self._thread, connect)
+        except BaseException:
+            self._thread.shutdown(wait=False)
+            raise
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        assert self._connection is not None
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._connection)
+
+    async def close(self) -> None:
+        await self.run(sqlite3.Connection.close)
+        self._thread.shutdown(wait=False)
 
 
 class SqliteAssetStore:
@@ -70,8 +95,8 @@ class SqliteAssetStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._writer: aiosqlite.Connection | None = None
-        self._reader: aiosqlite.Connection | None = None
+        self._writer: _Connection | None = None
+        self._reader: _Connection | None = None
         self._waiting: list[_Write] = []
         self._committing: asyncio.Task[None] | None = None
 
@@ -79,9 +104,9 @@ class SqliteAssetStore:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if self._writer is None:
-                self._writer = await self._connect()
+                self._writer = await self._open()
             if self._reader is None:
-                self._reader = await self._connect()
+                self._reader = await self._open()
         except (sqlite3.Error, OSError) as error:
             raise DependencyUnavailable("The asset store cannot be opened") from error
 
@@ -258,40 +283,44 @@ class SqliteAssetStore:
         )
         return len(rows)
 
-    async def _connect(self) -> aiosqlite.Connection:
+    async def _open(self) -> _Connection:
+        connection = _Connection()
+        await connection.open(self._connect)
+        return connection
+
+    def _connect(self) -> sqlite3.Connection:
         # Transactions are ours to begin and end (isolation_level None).
-        connection = await aiosqlite.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
+        connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             connection.row_factory = sqlite3.Row
-            await _use_wal(connection)
+            _use_wal(connection)
             # An accepted upload must survive a power cut, not only the end of the process.
-            await connection.execute("PRAGMA synchronous = FULL")
-            await self._migrate(connection)
+            connection.execute("PRAGMA synchronous = FULL")
+            self._migrate(connection)
         except BaseException:
-            # Its thread would keep the process from ever ending.
-            await connection.close()
+            connection.close()
             raise
         return connection
 
-    async def _migrate(self, connection: aiosqlite.Connection) -> None:
-        version = await _version(connection)
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        version = _version(connection)
         if version > len(MIGRATIONS):
             raise ConfigurationError(f"{self._path} was written by a newer version of this service")
         if version == len(MIGRATIONS):
             return
-        await connection.execute("BEGIN IMMEDIATE")
+        connection.execute("BEGIN IMMEDIATE")
         # Asked again: of two processes that open an old file at once, the second finds it done.
-        for script in MIGRATIONS[await _version(connection) :]:
+        for script in MIGRATIONS[_version(connection) :]:
             for statement in filter(str.strip, script.split(";")):
-                await connection.execute(statement)
-        await connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-        await connection.execute("COMMIT")
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        connection.execute("COMMIT")
 
-    async def _read(self, sql: str, values: Mapping[str, Any]) -> list[sqlite3.Row]:
+    async def _read(self, sql: str, values: Mapping[str, Any]) -> Rows:
         if self._reader is None:
             raise DependencyUnavailable("The asset store is not open")
         try:
-            return list(await self._reader.execute_fetchall(sql, values))
+            return await self._reader.run(lambda connection: connection.execute(sql, values).fetchall())
         except REFUSALS as error:
             raise DependencyUnavailable("The asset store cannot be read") from error
 
@@ -306,7 +335,7 @@ class SqliteAssetStore:
         rows = await self._write(sql, {"now": _milliseconds(utc_now())} | values)
         return _asset(rows[0]) if rows else None
 
-    async def _write(self, sql: str, values: Mapping[str, Any]) -> list[sqlite3.Row]:
+    async def _write(self, sql: str, values: Mapping[str, Any]) -> Rows:
         """Return what the statement returns, once it is on the disk."""
         if self._writer is None:
             raise DependencyUnavailable("The asset store is not open")
@@ -317,57 +346,64 @@ class SqliteAssetStore:
             self._committing = asyncio.create_task(self._commit_waiting(self._writer), name="commit")
         return await write.done
 
-    async def _commit_waiting(self, writer: aiosqlite.Connection) -> None:
+    async def _commit_waiting(self, writer: _Connection) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             try:
-                await writer.execute("BEGIN IMMEDIATE")
-                results = [await _run(writer, write) for write in batch]
-                await writer.execute("COMMIT")
+                results = await writer.run(partial(_commit, batch))
             except REFUSALS as error:
                 _fail(batch, error)
-                with suppress(*REFUSALS):
-                    if writer.in_transaction:
-                        await writer.execute("ROLLBACK")
                 continue
             except BaseException as error:
                 # This task ends here, and with it whoever came meanwhile would wait for ever.
                 _fail(batch + self._waiting, error)
                 self._waiting = []
                 raise
-            for write, rows in zip(batch, results, strict=True):
-                if rows is not None and not write.done.done():
-                    write.done.set_result(rows)
+            for write, result in zip(batch, results, strict=True):
+                if isinstance(result, Exception):
+                    _fail([write], result)
+                elif not write.done.done():
+                    write.done.set_result(result)
 
 
-async def _version(connection: aiosqlite.Connection) -> int:
-    ((version,),) = await connection.execute_fetchall("PRAGMA user_version")
+def _version(connection: sqlite3.Connection) -> int:
+    ((version,),) = connection.execute("PRAGMA user_version")
     return int(version)
 
 
-async def _use_wal(connection: aiosqlite.Connection) -> None:
+def _use_wal(connection: sqlite3.Connection) -> None:
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
-            await connection.execute_fetchall("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
             return
         except sqlite3.OperationalError as error:
             # Of two processes that switch a new file at the same moment SQLite refuses one without waiting.
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
-        await asyncio.sleep(0.02)
+        time.sleep(0.02)
 
 
-async def _run(writer: aiosqlite.Connection, write: _Write) -> list[sqlite3.Row] | None:
-    """Return what the statement returns, or None when it alone was refused: then its caller has been told."""
+def _commit(batch: Sequence[_Write], connection: sqlite3.Connection) -> list[Rows | Exception]:
+    """Return what each statement returns, once all are on the disk; an error where it alone was refused."""
+    results: list[Rows | Exception] = []
     try:
-        return list(await writer.execute_fetchall(write.sql, write.values))
-    except REFUSALS as error:
-        # A refused statement undoes itself only, unless SQLite gave up the whole transaction (disk full, I/O error).
-        if not writer.in_transaction:
-            raise
-        _fail([write], error)
-        return None
+        connection.execute("BEGIN IMMEDIATE")
+        for write in batch:
+            try:
+                results.append(connection.execute(write.sql, write.values).fetchall())
+            except REFUSALS as error:
+                # A refused statement undoes itself only, unless SQLite gave up the whole transaction (disk full).
+                if not connection.in_transaction:
+                    raise
+                results.append(error)
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(*REFUSALS):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        raise
+    return results
 
 
 def _fail(writes: Sequence[_Write], error: BaseException) -> None:

@@ -103,7 +103,6 @@ class UploadHandler(BaseHandler):
             category=category,
             file=form.image,
             image=image,
-            sha256=form.sha256,
             request_id=self.request_id,
             idempotency_key=self.request.headers.get("Idempotency-Key"),
         )

@@ -219,7 +219,7 @@ async def test_insert_of_unknown_outcome_is_settled_later(
     submission = Submission(store, storage, queue, Metrics(), on_deferred=deferred.set)
     image = ImageInfo(3, 64, 48, "image/jpeg")
     with pytest.raises(OutcomeUnknown):
-        await submission.submit(Upload("user-1", "lego", io.BytesIO(b"abc"), image, "0" * 64, "r-1"))
+        await submission.submit(Upload("user-1", "lego", io.BytesIO(b"abc"), image, "r-1"))
     assert len(storage.images) == 1
     await asyncio.gather(*submission.unsettled)
     assert len(storage.images) == (1 if does_insert else 0)

@@ -6,16 +6,17 @@ import asyncio
 import os
 import re
 import secrets
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiosqlite
 import pymongo
 import pytest
 from tornado.ioloop import IOLoop
@@ -494,9 +495,8 @@ async def test_sqlite_reads_are_served_by_indexes(tmp_path: Path, monkeypatch: p
     await store.page("u", after=after)
     await store.finished_since("u", NOON, limit=5, after=after)
     await store.unfinished_before(NOON, limit=5, after=after)
-    async with aiosqlite.connect(tmp_path / "assets.sqlite") as connection:
+    with closing(sqlite3.connect(tmp_path / "assets.sqlite")) as connection:
         for sql, values in asked:
-            rows = await connection.execute_fetchall(f"EXPLAIN QUERY PLAN {sql}", values)
-            plan = "; ".join(str(row[3]) for row in rows)
+            plan = "; ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values))
             assert re.fullmatch(r"SEARCH assets USING (PRIMARY KEY|INDEX \w+) \(.*\)", plan), f"{sql}: {plan}"
     await store.close()

@@ -116,7 +116,7 @@ async def test_damaged_records_are_listed_with_what_is_known(queue: JobQueue, re
     redis.set(BASE + "record:" + no_json, "{broken")
     redis.set(BASE + "record:" + no_text, b'{"data": {"\xff": "\xfe"')
     redis.set(BASE + "state:" + no_text, b'{"state": "failed", "attempt": 3, "error": "caf\xe9"}')
-    redis.set(BASE + "record:" + no_numbers, '{"enqueuedAt": 999999999999999999999999999999, "data": [], "requestId": {}}')
+    redis.set(BASE + "record:" + no_numbers, json.dumps({"enqueuedAt": 10**30, "data": [], "requestId": {}}))
     redis.set(BASE + "state:" + no_numbers, '{"state": "failed", "attempt": "-", "stalls": 1.5, "error": "no"}')
     jobs = list((await queue.failed_jobs(10)).jobs)
     assert [job.id for job in jobs] == [gone, other_type, no_json, no_text, no_numbers]

@@ -7,14 +7,12 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 import structlog
 from redis import Redis
-from redis.crc import key_slot
 
 import pipeline.rooms.fanout
 import pipeline.rooms.servers

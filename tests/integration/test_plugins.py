@@ -155,7 +155,7 @@ FAULTY_PLUGINS = """
 
 def test_every_test_of_the_suites_can_fail(tmp_path: Path) -> None:
     """Plugins that break each promise fail each test, without Redis, MongoDB or Tornado being there."""
-    absent = "import sys\nfor name in ('redis', 'motor', 'pymongo', 'tornado', 'aiosqlite'): sys.modules[name] = None\n"
+    absent = "import sys\nfor name in ('redis', 'motor', 'pymongo', 'tornado'): sys.modules[name] = None\n"
     (tmp_path / "test_faulty.py").write_text(absent + textwrap.dedent(FAULTY_PLUGINS))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:tornado", "-p", "no:cacheprovider", str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}

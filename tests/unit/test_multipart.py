@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator
 from email.message import EmailMessage
@@ -37,7 +36,7 @@ def read(body: bytes, content_type: str, pieces: Iterator[int] | None = None) ->
 
 @pytest.mark.parametrize("seed", range(20))
 def test_reader_result_does_not_depend_on_the_cuts(seed: int) -> None:
-    """One byte at a time or all at once: the same fields, the same bytes, the same hash."""
+    """One byte at a time or all at once: the same fields, the same bytes."""
     source = random.Random(seed)
     # Bytes that look like the start of a boundary are the ones that go wrong.
     image = b"".join(source.choice([b"\r\n--", b"\r\n", b"-", b"----boundary7f3a9", b"x"]) for _ in range(300))
@@ -48,7 +47,6 @@ def test_reader_result_does_not_depend_on_the_cuts(seed: int) -> None:
 
     assert content == image
     assert form.size == len(image)
-    assert form.sha256 == hashlib.sha256(image).hexdigest()
     assert form.fields == {"category": "camera"}
 
 
