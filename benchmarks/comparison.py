@@ -123,6 +123,14 @@ class Report:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
+    def print(self) -> None:
+        """Show it on a terminal."""
+        for comparison in self.comparisons:
+            print("", comparison.title, *comparison.table(), *comparison.failures, sep="\n")
+        for goal in self.goals:
+            print(f"{'met' if goal.is_met else 'NOT MET'}: {goal.what} {goal.goal}: {goal.measured}")
+        print(*self.versions, *self.notes, sep="\n")
+
     @classmethod
     def load(cls, path: Path) -> Report:
         """Read what save has written."""

@@ -69,6 +69,11 @@ def from_go(folder: Path, module: str) -> str:
     return f"{module.rpartition('@')[2]}, {run('go', 'version').split()[2]}"
 
 
+def environment() -> dict[str, str]:
+    """Return what peers are run with: as usual, but told to say at once what they print."""
+    return os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
 def spawn(stack: ExitStack, command: Sequence[str | Path], **environment: str) -> tuple[int, str]:
     """Start a program that prints one line when it is ready; return its pid and the line. It ends with the stack."""
     process = subprocess.Popen(

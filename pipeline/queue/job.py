@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.errors import JobError, PermanentJobError, RetryableJobError
 
@@ -50,8 +50,7 @@ class NewJob:
     revive: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """A job as it was claimed.
 
     data: the payload, exactly as it was enqueued. attempt: starts so far including this one, from 1. stalls: how often
@@ -104,8 +103,7 @@ class FailedPage:
         return (self.jobs[-1].failed_at, self.jobs[-1].id) if self.older else None
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(NamedTuple):
     """The end of one claim, to be acknowledged with the next step.
 
     delay_ms: wait before the next attempt. gives_back: the attempt is not counted. error: the reason, for retry and

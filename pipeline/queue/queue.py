@@ -17,9 +17,11 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib import resources
 from typing import Any, TypeVar, cast
 
+import orjson
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
@@ -166,7 +168,7 @@ class JobQueue:
                 finish.error,
             ]
         lost, claimed, has_more, next_due_ms, is_paused, held_ms, is_open, now_ms = await self._run(
-            "step", self._places("delayed", "leases", "completed", "failed", "paused", "hold"), args
+            "step", self._places("delayed", "leases", "completed", "failed", "paused", "hold"), args, is_kept=True
         )
         return Step(
             claimed=[self._job(fields, now_ms) for fields in claimed],
@@ -353,17 +355,21 @@ class JobQueue:
             is_probe=bool(is_probe),
         )
 
-    async def _run(self, verb: str, keys: Sequence[str], args: Sequence[Any], *, timed: bool = True) -> Any:
-        """Call a script. timed: its first ARGV is the clock offset."""
-        arguments = [*keys, self.clock_offset_ms, *args] if timed else [*keys, *args]
-        return await self._call(lambda redis: self._evaluate(redis, verb, len(keys), arguments))
+    async def _run(
+        self, verb: str, keys: Sequence[str], args: Sequence[Any], *, timed: bool = True, is_kept: bool = False
+    ) -> Any:
+        """Call a script. timed: its first ARGV is the clock offset. is_kept: over the connection that is kept."""
+        arguments = [len(keys), *keys, self.clock_offset_ms, *args] if timed else [len(keys), *keys, *args]
 
-    async def _evaluate(self, redis: Redis, verb: str, key_count: int, arguments: Sequence[Any]) -> Any:
-        """Call the script by its hash, sending it when this Redis has not seen it."""
-        try:
-            return await redis.evalsha(self._hashes[verb], key_count, *arguments)
-        except NoScriptError:
-            return await redis.eval(self._sources[verb], key_count, *arguments)
+        async def ask(redis: Redis) -> Any:
+            run = partial(self._server.ask_kept, redis) if is_kept else redis.execute_command
+            try:
+                return await run("EVALSHA", self._hashes[verb], *arguments)
+            except NoScriptError:
+                # This Redis has not seen it yet.
+                return await run("EVAL", self._sources[verb], *arguments)
+
+        return await self._call(ask)
 
     async def _wait_for_marker(self, redis: Redis) -> None:
         await cast(Awaitable[Any], redis.blpop([self._key["wake"]], self._block_seconds))
@@ -414,9 +420,13 @@ def _failed_job(job_id: str, failed_at: str, record_text: str, state_text: str) 
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        found = orjson.loads(text)
     except ValueError:
-        return {}
+        try:
+            # Takes half surrogate pairs, which a user id may hold.
+            found = json.loads(text)
+        except ValueError:
+            return {}
     return found if isinstance(found, dict) else {}
 
 

@@ -6,11 +6,13 @@ the event loop.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import hiredis
 from redis.asyncio import Connection, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -62,6 +64,7 @@ class QueueServer:
         self._client = connect(url, blocking_seconds=blocking_seconds)
         self._address: Address | None = None  # None: that of the URL
         self._others: list[Address] | None = None  # None: not asked yet
+        self._kept: AbstractConnection | None = None
 
     async def call(self, ask: Callable[[Redis], Awaitable[T]]) -> T:
         """Return what `ask` returns, asking again only where a server has refused because the slot is elsewhere.
@@ -84,8 +87,31 @@ class QueueServer:
                 await self._move(client, self._others[0])
             raise
 
+    async def ask_kept(self, redis: Redis, *command: Any) -> Any:
+        """Run a command over a connection that is kept for the next: half the price of one from the pool, for who asks
+        all the time and one at a time. For use within call; how long it may take is the caller's business.
+        """
+        connection, self._kept = self._kept, None
+        if connection is None:
+            connection = await redis.connection_pool.get_connection()
+        try:
+            packed = connection.pack_command(*command)
+            await connection.send_packed_command(packed, check_health=False)
+            reply = await connection.read_response(timeout=math.inf)
+        except ResponseError:
+            self._kept = connection
+            raise
+        except BaseException:
+            # Its reply may still come.
+            await connection.disconnect(nowait=True)
+            raise
+        self._kept = connection
+        return reply
+
     async def close(self) -> None:
         """Close the connections."""
+        if self._kept is not None:
+            await self._kept.disconnect()
         await self._client.aclose()
 
     async def _move(self, left: Redis, address: Address | None) -> None:
@@ -94,6 +120,9 @@ class QueueServer:
             return
         where = {"host": address[0], "port": address[1]} if address else {}
         self._client = connect(self._url, blocking_seconds=self._blocking_seconds, **where)
+        if self._kept is not None:
+            await self._kept.disconnect(nowait=True)
+            self._kept = None
         # Calls that are under way there end by themselves.
         await left.connection_pool.disconnect(inuse_connections=False)
 

@@ -113,7 +113,9 @@ class Worker:
         self._own_breaker = OwnBreaker(queue.breaker, self._metrics.probing)
         self._heard_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
+        self._busy = 0
         self._metrics.slots.set(concurrency)
+        self._metrics.slots_busy.set_function(lambda: self._busy)
         self._metrics.job_running_seconds.set_function(self._longest_running_seconds)
 
     def _longest_running_seconds(self) -> float:
@@ -299,11 +301,12 @@ class Worker:
                 "requestId": job.request_id,
                 **self._handler.describe(job),
             }
-            with structlog.contextvars.bound_contextvars(**fields):
-                self._metrics.slots_busy.inc()
-                with self._tracing.process(self._queue.name, job) as span:
-                    finish = await self._run(claim, span)
-                self._metrics.slots_busy.dec()
+            # The next job's take their place; nothing is logged in between.
+            structlog.contextvars.bind_contextvars(**fields)
+            self._busy += 1
+            with self._tracing.process(self._queue.name, job) as span:
+                finish = await self._run(claim, span)
+            self._busy -= 1
             if finish is None:
                 self._held.pop(job.lease, None)
             else:

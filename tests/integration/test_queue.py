@@ -133,7 +133,7 @@ async def test_step_refuses_a_foreign_or_repeated_finish(queue: JobQueue) -> Non
     await enqueue(queue, 1)
     claim = Claimer(queue)
     (job,) = await claim()
-    foreign = Job(**{field: getattr(job, field) for field in Job.__slots__} | {"lease": f"{job.id}|worker-b:9"})
+    foreign = Job(**{field: getattr(job, field) for field in Job._fields} | {"lease": f"{job.id}|worker-b:9"})
     assert (await claim.step(0, Finish(foreign, Outcome.COMPLETED))).lost == [foreign.lease]
     assert await states(queue, [job.id]) == [JobState.ACTIVE]
     assert (await claim.step(0, Finish(job, Outcome.COMPLETED))).lost == []

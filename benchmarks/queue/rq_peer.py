@@ -1,0 +1,43 @@
+"""rq, as tally.py asks for it: its SimpleWorker, one job at a time in one process: its usual worker forks for each."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Any
+
+from redis import Redis
+from rq import Queue, SimpleWorker
+
+from benchmarks.queue.tally import GAP_SECONDS, PAYLOAD, TRICKLE, Tally, say, timed, trickled
+
+tally: Tally
+
+
+def noop(payload: dict[str, Any]) -> None:
+    """Count; the worker imports it by its name."""
+    sys.modules["__main__"].tally.seen(payload)
+
+
+def main(role: str, url: str, count: int) -> None:
+    logging.disable(logging.INFO)
+    queue = Queue(connection=Redis.from_url(url))
+    name = "benchmarks.queue.rq_peer.noop"
+    if role == "work":
+        sys.modules["__main__"].tally = Tally(count)
+        SimpleWorker([queue], connection=queue.connection).work(logging_level="ERROR")
+    elif role == "enqueue":
+        timed(lambda: [queue.enqueue(name, PAYLOAD, result_ttl=0) for _ in range(count)])
+    elif role == "bulk":
+        calls = [Queue.prepare_data(name, (PAYLOAD,), result_ttl=0) for _ in range(count)]
+        timed(lambda: queue.enqueue_many(calls))
+    else:
+        for _ in range(TRICKLE):
+            queue.enqueue(name, trickled(), result_ttl=0)
+            time.sleep(GAP_SECONDS)
+        say()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
