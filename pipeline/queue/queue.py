@@ -362,12 +362,13 @@ class JobQueue:
         arguments = [len(keys), *keys, self.clock_offset_ms, *args] if timed else [len(keys), *keys, *args]
 
         async def ask(redis: Redis) -> Any:
+            run: Callable[..., Awaitable[Any]]
             run = partial(self._server.ask_kept, redis) if is_kept else redis.execute_command
             try:
-                return await run("EVALSHA", self._hashes[verb], *arguments)
+                return await run("EVALSHA", self._hashes[verb], *arguments)  # type: ignore[no-untyped-call]
             except NoScriptError:
                 # This Redis has not seen it yet.
-                return await run("EVAL", self._sources[verb], *arguments)
+                return await run("EVAL", self._sources[verb], *arguments)  # type: ignore[no-untyped-call]
 
         return await self._call(ask)
 

@@ -6,7 +6,6 @@ the event loop.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -93,11 +92,13 @@ class QueueServer:
         """
         connection, self._kept = self._kept, None
         if connection is None:
-            connection = await redis.connection_pool.get_connection()
+            # redis-py keeps a socket_timeout with a task for each command.
+            pool = redis.connection_pool
+            connection = pool.connection_class(**pool.connection_kwargs | {"socket_timeout": None})
         try:
-            packed = connection.pack_command(*command)
-            await connection.send_packed_command(packed, check_health=False)
-            reply = await connection.read_response(timeout=math.inf)
+            await connection.connect()  # type: ignore[no-untyped-call]
+            await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+            reply = await connection.read_response()
         except ResponseError:
             self._kept = connection
             raise

@@ -100,6 +100,8 @@ class Worker:
         self._on_finish = on_finish
         self._tracing = tracing
         self._id = secrets.token_hex(8)
+        # Bound once: the module's is bound anew by every line.
+        self._log = log.bind()
         self._steps = 0
         self._held: dict[str, Claim] = {}
         self._claimed: asyncio.Queue[Claim] = asyncio.Queue()
@@ -167,7 +169,7 @@ class Worker:
                 await self._wait_for_redis(error)
             except Exception:
                 # Nothing known comes here, but a process that claims no more must not look alive.
-                log.exception("claiming_failed")
+                self._log.exception("claiming_failed")
                 await asyncio.sleep(RECONNECT_SECONDS[1])
 
     async def _claim(self) -> None:
@@ -238,11 +240,11 @@ class Worker:
     def _note_breaker(self, is_open: bool) -> None:
         if is_open != self._is_breaker_open:
             self._is_breaker_open = is_open
-            log.warning("breaker_opened" if is_open else "breaker_closed")
+            self._log.warning("breaker_opened" if is_open else "breaker_closed")
 
     def _lose(self, error: BaseException) -> None:
         if self._is_connected:
-            log.warning("queue_unreachable", error=repr(error.__cause__))
+            self._log.warning("queue_unreachable", error=repr(error.__cause__))
             self._is_connected = False
             self._reconnect_delay = RECONNECT_SECONDS[0]
 
@@ -254,7 +256,7 @@ class Worker:
     def _reconnected(self) -> None:
         if not self._is_connected:
             self._is_connected = True
-            log.info("queue_reconnected")
+            self._log.info("queue_reconnected")
             self._on_reconnect()
 
     # leases
@@ -265,13 +267,13 @@ class Worker:
                 await self._renew()
                 if recovered := await self._queue.recover():
                     self._metrics.jobs_recovered.inc(len(recovered))
-                    log.warning("jobs_recovered", jobIds=recovered)
+                    self._log.warning("jobs_recovered", jobIds=recovered)
                 await self._queue.trim()
                 self._hear()
             except DependencyUnavailable:
                 pass  # the claiming coroutine says so; each job's own deadline ends it when this lasts
             except Exception:
-                log.exception("renewing_failed")
+                self._log.exception("renewing_failed")
             await asyncio.sleep(self._renew_seconds)
 
     async def _renew(self) -> None:
@@ -321,7 +323,7 @@ class Worker:
         if job.attempt == 1 and not job.stalls:
             self._metrics.job_wait_seconds.observe((job.claimed_at_ms - job.enqueued_at_ms) / 1000)
         self._metrics.started(job.attempt)
-        log.info("job_claimed", stalls=job.stalls)
+        self._log.info("job_claimed", stalls=job.stalls)
         self._on_start(job)
         spent = self._policy.spent(job)
         finish = await (self._attempt(claim, span) if spent is None else self._give_up(claim, spent))
@@ -337,16 +339,16 @@ class Worker:
         fields: dict[str, Any] = {"durationMs": round(seconds * 1000)}
         if finish is None:
             self._metrics.leases_lost.inc()
-            log.warning("lease_lost", **fields)
+            self._log.warning("lease_lost", **fields)
         elif finish.outcome is Outcome.COMPLETED:
-            log.info("job_completed", **fields)
+            self._log.info("job_completed", **fields)
         elif finish.outcome is Outcome.RETRY:
             event = "job_postponed" if is_postponed else "job_retrying"
-            log.warning(event, error=finish.error, delayMs=finish.delay_ms, **fields)
+            self._log.warning(event, error=finish.error, delayMs=finish.delay_ms, **fields)
         elif finish.outcome is Outcome.FAILED:
-            log.warning("job_failed", error=finish.error, **fields)
+            self._log.warning("job_failed", error=finish.error, **fields)
         else:
-            log.info("job_released", **fields)
+            self._log.info("job_released", **fields)
         return finish
 
     async def _attempt(self, claim: Claim, span: Span) -> Finish | None:
@@ -378,7 +380,7 @@ class Worker:
         if isinstance(error, TimeoutError):
             error = RetryableJobError(f"Processing took longer than {self._policy.timeout_seconds:g} s")
         elif not isinstance(error, JobError):
-            log.warning("job_raised", exc_info=error)
+            self._log.warning("job_raised", exc_info=error)
         message = reason(error, job.attempt)
         if isinstance(error, RetryableJobError) and error.retry_after_seconds is not None:
             hold_ms = round(error.retry_after_seconds * 1000)
@@ -402,7 +404,7 @@ class Worker:
             async with asyncio.timeout(EXCUSE_SECONDS):
                 await self._handler.excuse(job)
         except Exception as error:  # the border of a slot; at worst the start counts
-            log.warning("excuse_failed", error=repr(error))
+            self._log.warning("excuse_failed", error=repr(error))
 
     async def _give_up(self, claim: Claim, message: str, verdict: Verdict = Verdict.NONE) -> Finish | None:
         try:
@@ -410,7 +412,7 @@ class Worker:
         except Exception as error:  # the border of a slot
             if not claim.has_lease and not claim.is_released:
                 return None
-            log.warning("give_up_failed", error=repr(error))
+            self._log.warning("give_up_failed", error=repr(error))
             return Finish(claim.job, Outcome.RETRY, GIVE_UP_AGAIN_MS, error=message, verdict=verdict)
         return Finish(claim.job, Outcome.FAILED, error=message, verdict=verdict)
 

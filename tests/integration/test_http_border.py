@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -241,10 +241,11 @@ def application(border: Border, settings: Settings, pool: ThreadPoolExecutor) ->
     class WatchedUpload(UploadHandler):
         received = 0
 
-        def data_received(self, chunk: bytes) -> None:
-            super().data_received(chunk)
+        def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+            taken = super().data_received(chunk)
             self.received += len(chunk)
             border.seen.put(("body", self.received))
+            return taken
 
         def on_connection_close(self) -> None:
             super().on_connection_close()
