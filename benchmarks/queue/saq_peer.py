@@ -1,4 +1,4 @@
-"""saq, as tally.py asks for it: BLMOVE into an active list, acknowledged by a script; a sweeper brings lost jobs back."""
+"""saq, as tally.py asks for it: moved to an active list, acknowledged at the end; a sweeper brings lost jobs back."""
 
 from __future__ import annotations
 

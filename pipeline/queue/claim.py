@@ -27,28 +27,34 @@ class Claim:
         self.is_released = False
 
     async def bounded(self, work: Awaitable[T], seconds: float = inf) -> T:
-        """Await the handler for that long and no longer than the lease lasts; TimeoutError when either is over."""
-        self.work_ends_at = asyncio.get_running_loop().time() + seconds
+        """Await the handler for that long and no longer than the lease lasts; TimeoutError when either is over.
+
+        It is `enforce` that ends it: a timer of its own would cost more than all else here.
+        """
+        now = asyncio.get_running_loop().time()
+        self.work_ends_at = now + seconds
         try:
-            async with asyncio.timeout_at(min(self.lease_ends_at, self.work_ends_at)) as self.scope:
+            async with asyncio.timeout(None) as self.scope:
+                self.enforce(now)
                 return await work
         finally:
             self.scope = None
 
+    def enforce(self, now: float) -> None:
+        """Cancel the handler if its time is over. now: in loop time; to be called often."""
+        if self.scope is not None and now >= min(self.lease_ends_at, self.work_ends_at) and not self.scope.expired():
+            self.scope.reschedule(now)
+
     def renewed(self, lease_ends_at: float) -> None:
         """The lease lasts longer now."""
         if not self.is_ended:
-            self._move_end(lease_ends_at)
+            self.lease_ends_at = lease_ends_at
 
     def end(self) -> None:
         """Cancel the handler now, as if the lease had ended; no renewal that is still on its way undoes it."""
         self.is_ended = True
-        self._move_end(asyncio.get_running_loop().time())
-
-    def _move_end(self, lease_ends_at: float) -> None:
-        self.lease_ends_at = lease_ends_at
-        if self.scope is not None and not self.scope.expired():
-            self.scope.reschedule(min(self.lease_ends_at, self.work_ends_at))
+        self.lease_ends_at = asyncio.get_running_loop().time()
+        self.enforce(self.lease_ends_at)
 
     @property
     def has_lease(self) -> bool:

@@ -38,6 +38,9 @@ LABELS = {
 # How long a job waits that could not be given up because the store was away.
 GIVE_UP_AGAIN_MS = 5000
 EXCUSE_SECONDS = 1.0
+TRIM_SECONDS = 60.0
+# How late a job may be cancelled; far less than LEASE_MARGIN of any lease that makes sense.
+ENFORCE_SECONDS = 0.05
 # Longer than an idle worker blocks and than two renewals are apart: who has heard nothing for so long does not work.
 SILENT_SECONDS = 10.0
 
@@ -135,6 +138,7 @@ class Worker:
         self._hear()
         self._tasks = [asyncio.create_task(self._slot(), name=f"slot-{number}") for number in range(self._concurrency)]
         self._tasks.append(asyncio.create_task(self._renew_forever(), name="renew"))
+        self._tasks.append(asyncio.create_task(self._enforce_forever(), name="enforce"))
         self._claiming = asyncio.create_task(self._claim_until_drained(), name="claim")
 
     async def drain(self, seconds: float) -> None:
@@ -262,19 +266,29 @@ class Worker:
     # leases
 
     async def _renew_forever(self) -> None:
+        trimmed_at = -TRIM_SECONDS
         while True:
             try:
                 await self._renew()
                 if recovered := await self._queue.recover():
                     self._metrics.jobs_recovered.inc(len(recovered))
                     self._log.warning("jobs_recovered", jobIds=recovered)
-                await self._queue.trim()
+                if time.monotonic() - trimmed_at > TRIM_SECONDS:
+                    await self._queue.trim()
+                    trimmed_at = time.monotonic()
                 self._hear()
             except DependencyUnavailable:
                 pass  # the claiming coroutine says so; each job's own deadline ends it when this lasts
             except Exception:
                 self._log.exception("renewing_failed")
             await asyncio.sleep(self._renew_seconds)
+
+    async def _enforce_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(ENFORCE_SECONDS)
+            for claim in self._held.values():
+                claim.enforce(loop.time())
 
     async def _renew(self) -> None:
         if not self._held:
@@ -294,6 +308,7 @@ class Worker:
     # slots
 
     async def _slot(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             claim = await self._claimed.get()
             job = claim.job
@@ -315,11 +330,13 @@ class Worker:
                 self._own_breaker.judge(finish)
                 self._finishes.append(finish)
             self._changed.set()
+            # After the claiming coroutine has asked Redis, while it waits for the answer.
+            loop.call_soon(self._report, claim, finish, time.monotonic())
 
     async def _run(self, claim: Claim, span: Span) -> Finish | None:
         """Run one claim to its end; None when the lease was lost, so that there is nothing to acknowledge."""
         job = claim.job
-        started_at = claim.started_at = time.monotonic()
+        claim.started_at = time.monotonic()
         if job.attempt == 1 and not job.stalls:
             self._metrics.job_wait_seconds.observe((job.claimed_at_ms - job.enqueued_at_ms) / 1000)
         self._metrics.started(job.attempt)
@@ -327,15 +344,19 @@ class Worker:
         self._on_start(job)
         spent = self._policy.spent(job)
         finish = await (self._attempt(claim, span) if spent is None else self._give_up(claim, spent))
-        seconds = time.monotonic() - started_at
+        if finish is None or finish.error:
+            span.fail(finish.error if finish else "The lease was lost")
+        return finish
+
+    def _report(self, claim: Claim, finish: Finish | None, ended_at: float) -> None:
+        """Tell metrics, observers and the log how a claim ended."""
+        seconds = ended_at - (claim.started_at or ended_at)
         is_postponed = finish is not None and finish.outcome is Outcome.RETRY and finish.gives_back
         outcome = "lost" if finish is None else "postponed" if is_postponed else LABELS[finish.outcome]
         self._metrics.jobs_finished[outcome].inc()
         self._metrics.job_seconds[outcome].observe(seconds)
         if finish is not None:
             self._on_finish(finish, seconds)
-        if finish is None or finish.error:
-            span.fail(finish.error if finish else "The lease was lost")
         fields: dict[str, Any] = {"durationMs": round(seconds * 1000)}
         if finish is None:
             self._metrics.leases_lost.inc()
@@ -349,7 +370,6 @@ class Worker:
             self._log.warning("job_failed", error=finish.error, **fields)
         else:
             self._log.info("job_released", **fields)
-        return finish
 
     async def _attempt(self, claim: Claim, span: Span) -> Finish | None:
         job = claim.job

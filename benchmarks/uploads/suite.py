@@ -1,0 +1,269 @@
+"""Our service beside an Express and a FastAPI stack, from the upload to the event: python -m benchmarks.uploads
+
+Every candidate is one process with five job slots, a JWT check, the image in a local folder, the asset in a database
+and the job in a Redis with an append-only file; the AI service is a stub that takes 5 ms. `ours` keeps assets in
+SQLite, as it does where nothing is configured, and has image, asset and job on the disk (fsync) before it answers 202.
+The MongoDB-compatible server is the same kind for all (FerretDB on SQLite, or mongod). The load client is a process of
+its own on the same machine, with 32 keep-alive connections.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks import machine
+from benchmarks.comparison import OURS, Column, Comparison, Goal, Report, show
+from benchmarks.peers import CHECKOUT, FOLDER, CannotHave, environment, from_npm, from_pypi, python_of, spawn
+from tests.factories import SECRET, make_token
+from tests.mongo_server import MongoServer
+from tests.redis_server import RedisServer
+from tests.service import AiService, Service
+
+HERE = Path(__file__).parent
+NPM = "express@5 multer@2 bullmq@5 ioredis@5 mongodb@6 jsonwebtoken@9 ws@8"
+PYPI = "fastapi python-multipart arq pymongo pyjwt uvicorn[standard] httpx websockets"
+OURS_MONGO, EXPRESS, BARE, FASTAPI = "ours, MongoDB", "Express, MongoDB", "Express, no database", "FastAPI, MongoDB"
+CLIENT_SECONDS = 300
+SMALL, LARGE, HUGE = 100_000, 5_000_000, 9_500_000
+IN_FLIGHT = 100
+THROUGHPUT = [
+    Column("accepted", "/s", more_is_better=True),
+    Column("p50", "ms"),
+    Column("p99", "ms"),
+    Column("probe p99", "ms"),
+    Column("CPU", "s per GB"),
+    Column("peak memory", "MiB"),
+]
+
+
+@dataclass
+class Running:
+    """A service under test. pids: of the service and what it started itself."""
+
+    port: int
+    pid: int
+    others: list[int] = field(default_factory=list)
+
+    @property
+    def pids(self) -> list[int]:
+        return [*machine.descendants(self.pid), *self.others]
+
+
+Start = Callable[[ExitStack, str], Running]
+
+
+def start_ours(with_mongo: bool, stack: ExitStack, ai_url: str) -> Running:
+    """Start run.py with its defaults; the embedded Redis and SQLite are its own."""
+    settings = {"SHUTDOWN_SECONDS": "1", "LOG_FORMAT": "json"}
+    if with_mongo:
+        settings["MONGODB_URI"] = stack.enter_context(MongoServer()).uri("bench")
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    service = Service(folder, ai_url, **settings)
+    service.start()
+    stack.callback(service.kill)
+    return Running(int(service.url.rpartition(":")[2]), service.pid)
+
+
+def start_peer(command: Sequence[str], with_mongo: bool, stack: ExitStack, ai_url: str) -> Running:
+    """Start a peer with a Redis and a database of its own."""
+    redis = stack.enter_context(RedisServer())
+    media = stack.enter_context(tempfile.TemporaryDirectory())
+    uri = stack.enter_context(MongoServer()).uri("bench") if with_mongo else ""
+    settings = {"REDIS_URL": redis.url, "MONGODB_URI": uri, "AI_SERVICE_URL": ai_url}
+    settings |= {"JWT_SECRET": SECRET, "MEDIA": media}
+    pid, port = spawn(stack, command, **environment(), **settings)
+    return Running(int(port), pid, [redis.pid])
+
+
+def install(report: Report) -> dict[str, Start]:
+    """Return how to start those that can be had; says of the others why not."""
+    found: dict[str, Start] = {OURS: partial(start_ours, False)}
+    has_mongo = bool(shutil.which("ferretdb") or shutil.which("mongod"))
+    if not has_mongo:
+        report.notes.append("Nothing with MongoDB: neither ferretdb (.ci/ferretdb) nor mongod is on PATH.")
+    else:
+        found[OURS_MONGO] = partial(start_ours, True)
+    try:
+        folder = FOLDER / "express"
+        shown = ("express", "multer", "bullmq", "mongodb")
+        report.versions.append(f"Express: {from_npm(folder, NPM, shown)}")
+        command = ["env", f"NODE_PATH={folder / 'node_modules'}", "node", str(HERE / "express_server.js")]
+        found |= {EXPRESS: partial(start_peer, command, True)} if has_mongo else {}
+        found[BARE] = partial(start_peer, command, False)
+    except CannotHave as error:
+        report.notes.append(f"Express is left out: {error}")
+    try:
+        folder = FOLDER / "fastapi"
+        report.versions.append(f"FastAPI: {from_pypi(folder, PYPI, ('fastapi', 'uvicorn', 'arq', 'pymongo'))}")
+        command = [python_of(folder), "-m", "benchmarks.uploads.fastapi_server"]
+        found |= {FASTAPI: partial(start_peer, command, True)} if has_mongo else {}
+    except CannotHave as error:
+        report.notes.append(f"FastAPI is left out: {error}")
+    return found
+
+
+def drive(running: Running, do: str, image_bytes: int, count: int, parallel: int = 32) -> dict[str, Any]:
+    """Let the load client do its plan; return what it says."""
+    plan = {"do": do, "port": running.port, "bytes": image_bytes, "count": count, "parallel": parallel}
+    plan["token"] = make_token(expires_in=3600)
+    command = [sys.executable, "-m", "benchmarks.uploads.load", json.dumps(plan)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=CLIENT_SECONDS)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+class Peak:
+    """The highest resident memory of a process while the block runs, in MiB."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self.base = self.mib = machine.resident_mib([pid])
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Peak:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.02):
+            self.mib = max(self.mib, machine.resident_mib([self._pid]))
+
+
+def lag_p99_ms(port: int, before: dict[float, float]) -> tuple[float, dict[float, float]]:
+    """Return our own figure of how late the event loop was, since `before`, and the counts to begin with next time."""
+    page = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    found = re.findall(r'pipeline_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)', page)
+    now = {float(bound): float(count) for bound, count in found}
+    counts = {bound: count - before.get(bound, 0) for bound, count in now.items()}
+    wanted, low, reached = 0.99 * max(counts.values(), default=0), 0.0, 0.0
+    for bound, count in sorted(counts.items()):
+        if count >= wanted and count > reached:
+            return 1000 * (low + (bound - low) * (wanted - reached) / (count - reached)), now
+        low, reached = bound, count
+    return 0.0, now
+
+
+def measure_throughput(start: Start, image_bytes: int, count: int) -> dict[str, float]:
+    """Return the figures of one run."""
+    with ExitStack() as stack:
+        ai_service = stack.enter_context(AiService(delay_ms=5))
+        running = start(stack, ai_service.url)
+        drive(running, "events", 20_000, 32)
+        is_ours = "/metrics" if httpx.get(f"http://127.0.0.1:{running.port}/metrics").status_code == 200 else ""
+        before = lag_p99_ms(running.port, {})[1] if is_ours else {}
+        cpu = machine.cpu_seconds(running.pids)
+        with Peak(running.pid) as peak:
+            found = drive(running, "upload", image_bytes, count)
+        cpu = machine.cpu_seconds(running.pids) - cpu
+        figures = {"loop lag p99": lag_p99_ms(running.port, before)[0]} if is_ours else {}
+    latencies, probes = (statistics.quantiles(found[name], n=100) for name in ("latencies", "probes"))
+    return figures | {
+        "accepted": count / found["seconds"],
+        "p50": latencies[49] * 1000,
+        "p99": latencies[98] * 1000,
+        "probe p99": probes[98] * 1000,
+        "CPU": cpu / (count * image_bytes / 1e9),
+        "peak memory": peak.mib,
+    }
+
+
+def measure_flight(start: Start) -> dict[str, float]:
+    """Return what a hundred uploads half-way cost, after one whole one."""
+    with ExitStack() as stack:
+        ai_service = stack.enter_context(AiService(delay_ms=5))
+        running = start(stack, ai_service.url)
+        drive(running, "events", HUGE, 1, 1)
+        with Peak(running.pid) as peak:
+            drive(running, "flight", HUGE, IN_FLIGHT)
+    return {"base": peak.base, "peak": peak.mib, "difference": peak.mib - peak.base}
+
+
+def measure_events(start: Start, count: int) -> dict[str, float]:
+    """Return how long uploads take to their events."""
+    with ExitStack() as stack:
+        ai_service = stack.enter_context(AiService(delay_ms=5))
+        running = start(stack, ai_service.url)
+        drive(running, "events", 20_000, 32)
+        found = drive(running, "events", SMALL, count)
+    waits = statistics.quantiles(found["waits"], n=100)
+    return {"accepted": found["accepted"], "total": found["total"], "p50": waits[49], "p99": waits[98]}
+
+
+def measure(rounds: int, small: int = 1_000, large: int = 200, events: int = 500) -> Report:
+    """Install what can be had and measure it all."""
+    report = Report("uploads", machine=machine.describe())
+    starts = install(report)
+    what = "Until all were answered with 202; jobs run meanwhile. `probe` is GET /livez each 10 ms."
+    lag = Column("loop lag p99", "ms")
+    seconds = [Column("accepted", "s"), Column("total", "s"), Column("p50", "s"), Column("p99", "s")]
+    memory = [Column("base", "MiB"), Column("peak", "MiB"), Column("difference", "MiB")]
+    for title, size, count in (("Uploads of 100 KB", SMALL, small), ("Uploads of 5 MB", LARGE, large)):
+        comparison = Comparison(title, f"{count} uploads. {what}", [*THROUGHPUT, lag])
+        candidates = {name: partial(measure_throughput, start, size, count) for name, start in starts.items()}
+        comparison.measure(candidates, rounds)
+        report.comparisons.append(comparison)
+    text = f"{IN_FLIGHT} bodies stop half-way until all are there, then all are stored. Of the service process alone."
+    flight = Comparison(f"{IN_FLIGHT} uploads of 9.5 MB at once", text, memory)
+    flight.measure({name: partial(measure_flight, start) for name, start in starts.items()}, 1)
+    text = f"{events} uploads of 100 KB, to the last event on the user's socket; p50 and p99 from upload to event."
+    end_to_end = Comparison(f"{events} uploads end to end", text, seconds)
+    end_to_end.measure({name: partial(measure_events, start, events) for name, start in starts.items()}, rounds)
+    report.comparisons += [flight, end_to_end]
+    report.goals += goals(*report.comparisons)
+    return report
+
+
+def goals(small: Comparison, large: Comparison, flight: Comparison, events: Comparison) -> Iterator[Goal]:
+    """Yield what was aimed at: our default store beside Express with its own, and like for like, both on MongoDB."""
+    for comparison in (small, large):
+        for name in (OURS, OURS_MONGO):
+            if (ratio := comparison.ratio("accepted", name, EXPRESS)) is not None:
+                what = f"{comparison.title}, accepted ({name})"
+                yield Goal(what, f">= 1.5 x {EXPRESS}", f"{ratio:.2f} x", ratio >= 1.5)
+        lag = comparison.median(OURS, "loop lag p99") or 0.0
+        yield Goal(f"{comparison.title}, loop lag p99", "<= 20 ms", f"{lag:.0f} ms", lag <= 20)
+    more = flight.median(OURS, "difference") or 0.0
+    yield Goal(flight.title, "<= base + 20 MiB", f"+ {more:.1f} MiB", more <= 20)
+    for name in (OURS, OURS_MONGO):
+        if (ratio := events.ratio("total", name, EXPRESS)) is None:
+            continue
+        yield Goal(f"{events.title} ({name})", f"<= half of {EXPRESS}", f"{ratio:.2f} x", ratio <= 0.5)
+        p99, p50 = events.median(name, "p99") or 0.0, events.median(EXPRESS, "p50") or 0.0
+        what = f"upload to event, p99 ({name})"
+        yield Goal(what, f"below the p50 of {EXPRESS}", f"{show(p99)} s, {show(p50)} s", p99 < p50)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.uploads", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--small", type=int, default=1_000)
+    parser.add_argument("--large", type=int, default=200)
+    options = parser.parse_args()
+    measure(options.rounds, options.small, options.large).print()
+
+
+if __name__ == "__main__":
+    main()
