@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo run setup test chaos lint clean
+.PHONY: demo run setup test chaos bench lint clean
 
 demo: .venv/installed  ## start the service, upload three photos, print the events; the service stays
 	@$(BIN)/python run.py demo
@@ -19,6 +19,9 @@ chaos: .venv/installed-test  ## 10,000 uploads under 210 faults, then shorter ru
 	@$(BIN)/python -m tests.faults.chaos --store sqlite --uploads 10000 --faults 210
 	@$(BIN)/python -m tests.faults.chaos --store sqlite --uploads 1000 --faults 40 --processes 1
 	@$(BIN)/python -m tests.faults.chaos --store mongo --uploads 400 --faults 40 --pause 0.5
+
+bench: .venv/installed-bench  ## side by side with what you would pick instead; half an hour, npm and PyPI are needed
+	@$(BIN)/python -m benchmarks
 
 lint: .venv/installed-test  ## style and types
 	@$(BIN)/python -m flake8
@@ -38,4 +41,8 @@ clean:
 
 .venv/installed-test: .venv/installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,openai,object,apprise,otel,test]'
+	@touch $@
+
+.venv/installed-bench: .venv/installed-test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,test,bench]'
 	@touch $@

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import sqlite3
 import statistics
 import tempfile
@@ -215,6 +216,8 @@ def measure_store(report: Report, rounds: int) -> None:
         stores = {count: filled(Path(folder) / f"{count}.sqlite", count) for count in ASSETS}
         candidates = {f"{count:,}": partial(run_calls, store) for count, store in stores.items()}
         comparison.measure(candidates, rounds)
+        # What filling has left behind would be looked through by the garbage collector, on the loop.
+        gc.freeze()
         count, seconds, lag = asyncio.run(reconciled(stores[ASSETS[-1]], server.url))
     few, many = (f"{count:,}" for count in ASSETS)
     report.notes.append(

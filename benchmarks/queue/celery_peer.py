@@ -26,7 +26,7 @@ def main(role: str, url: str, count: int) -> None:
 
     if role == "work":
         options = ["--pool", "threads", "--concurrency", str(SLOTS), "--loglevel", "ERROR"]
-        app.worker_main(["worker", "--quiet", "--without-gossip", "--without-mingle", "--without-heartbeat", *options])
+        app.worker_main(["worker", "--without-gossip", "--without-mingle", "--without-heartbeat", *options])
     elif role == "enqueue":
         timed(lambda: [noop.delay(PAYLOAD) for _ in range(count)])
     else:

@@ -67,7 +67,7 @@ def python_peer(name: str, packages: str, module: str, remark: str, *options: st
     folder = FOLDER / packages.split("[")[0]
     shown = [package.split("[")[0] for package in packages.split()]
     command = [python_of(folder), "-m", f"benchmarks.queue.{module}", *options]
-    return Candidate(name, lambda: from_pypi(folder, packages, shown), command, remark, **more)  # type: ignore[arg-type]
+    return Candidate(name, lambda: from_pypi(folder, packages, shown), command, remark, **more)  # type: ignore
 
 
 def all_candidates() -> list[Candidate]:
@@ -114,7 +114,13 @@ def all_candidates() -> list[Candidate]:
             "acknowledged after the job; a dead worker's jobs come back after a minute; threads",
             slowness=4,
         ),
-        python_peer("saq", "saq[redis]", "saq_peer", "an active list; a sweeper brings lost jobs back", slowness=4),
+        python_peer(
+            "saq",
+            "saq[redis] typing_extensions",
+            "saq_peer",
+            "an active list; a sweeper brings lost jobs back",
+            slowness=4,
+        ),
         python_peer(
             "celery",
             "celery[redis]",

@@ -373,7 +373,7 @@ class JobQueue:
         return await self._call(ask)
 
     async def _wait_for_marker(self, redis: Redis) -> None:
-        await cast(Awaitable[Any], redis.blpop([self._key["wake"]], self._block_seconds))
+        await self._blocking.ask_kept(redis, "BLPOP", self._key["wake"], self._block_seconds)
 
     async def _with_room(self, run: Callable[[], Awaitable[T]]) -> T:
         while True:

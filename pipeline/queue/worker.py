@@ -8,6 +8,7 @@ the lease ends. Runs on the event loop, knows nothing of photos: the work itself
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -38,7 +39,8 @@ LABELS = {
 # How long a job waits that could not be given up because the store was away.
 GIVE_UP_AGAIN_MS = 5000
 EXCUSE_SECONDS = 1.0
-TRIM_SECONDS = 60.0
+# Finished jobs past retention are removed with each so-many-th renewal.
+TRIM_EVERY = 12
 # How late a job may be cancelled; far less than LEASE_MARGIN of any lease that makes sense.
 ENFORCE_SECONDS = 0.05
 # Longer than an idle worker blocks and than two renewals are apart: who has heard nothing for so long does not work.
@@ -266,16 +268,14 @@ class Worker:
     # leases
 
     async def _renew_forever(self) -> None:
-        trimmed_at = -TRIM_SECONDS
-        while True:
+        for number in itertools.count():
             try:
                 await self._renew()
                 if recovered := await self._queue.recover():
                     self._metrics.jobs_recovered.inc(len(recovered))
                     self._log.warning("jobs_recovered", jobIds=recovered)
-                if time.monotonic() - trimmed_at > TRIM_SECONDS:
+                if number % TRIM_EVERY == 0:
                     await self._queue.trim()
-                    trimmed_at = time.monotonic()
                 self._hear()
             except DependencyUnavailable:
                 pass  # the claiming coroutine says so; each job's own deadline ends it when this lasts
