@@ -15,12 +15,14 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import MovedError, ResponseError
+from redis.exceptions import MovedError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 T = TypeVar("T")
 Address = tuple[str, int]
 SOCKET_TIMEOUT_SECONDS = 5.0
+# A server says so when it no longer is the one to ask.
+ELSEWHERE = (MovedError, ReadOnlyError)
 
 
 class _Connection(Connection):
@@ -61,7 +63,6 @@ class QueueServer:
         self._url = url
         self._blocking_seconds = blocking_seconds
         self._client = connect(url, blocking_seconds=blocking_seconds)
-        self._address: Address | None = None  # None: that of the URL
         self._others: list[Address] | None = None  # None: not asked yet
         self._kept: AbstractConnection | None = None
 
@@ -80,7 +81,10 @@ class QueueServer:
             # A server that does not know its own name gives none.
             await self._move(client, (error.host, error.port) if error.host else None)
             return await ask(self._client)
-        except (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError):
+        except (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OSError, TimeoutError) as error:
+            if isinstance(error, ReadOnlyError):
+                # The master became a replica: its name may stand for another server now.
+                await client.connection_pool.disconnect(inuse_connections=False)
             if self._others:
                 self._others.append(self._others.pop(0))
                 await self._move(client, self._others[0])
@@ -99,12 +103,12 @@ class QueueServer:
             await connection.connect()  # type: ignore[no-untyped-call]
             await connection.send_packed_command(connection.pack_command(*command), check_health=False)
             reply = await connection.read_response()
-        except ResponseError:
-            self._kept = connection
-            raise
-        except BaseException:
-            # Its reply may still come.
-            await connection.disconnect(nowait=True)
+        except BaseException as error:
+            if isinstance(error, ResponseError) and not isinstance(error, ELSEWHERE):
+                self._kept = connection
+            else:
+                # It leads to the wrong server, or its reply may still come.
+                await connection.disconnect(nowait=True)
             raise
         self._kept = connection
         return reply

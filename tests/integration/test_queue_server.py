@@ -96,3 +96,22 @@ async def test_lost_servers_are_no_longer_asked(cluster: RedisCluster, owner: Re
             failed += 1
     assert failed > 0
     await queue.close()
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_master_that_became_a_replica_is_left(io_loop: IOLoop) -> None:
+    """Its connections are given up, so that the next call goes to whoever has its name by then."""
+    with RedisServer() as server:
+        queue, redis = JobQueue(server.url), server.client()
+        await queue.restore(new_jobs(1))
+        await queue.step("w:1", [], 0)
+        before = {client["id"] for client in redis.client_list() if client["cmd"].startswith("eval")}
+        redis.replicaof("127.0.0.1", server.port + 1)
+        for call in (queue.step("w:2", [], 5), queue.enqueue(new_jobs(2)[1].id, {})):
+            with pytest.raises(DependencyUnavailable):
+                await call
+        redis.replicaof("NO", "ONE")
+        assert [job.id for job in (await queue.step("w:3", [], 5)).claimed] == [new_jobs(1)[0].id]
+        after = {client["id"] for client in redis.client_list() if client["cmd"].startswith("eval")}
+        assert before and not before & after
+        await queue.close()
