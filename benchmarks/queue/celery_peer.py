@@ -17,7 +17,7 @@ from benchmarks.queue.tally import GAP_SECONDS, PAYLOAD, SLOTS, TRICKLE, Tally, 
 def main(role: str, url: str, count: int) -> None:
     logging.disable(logging.INFO)
     app = Celery("bench", broker=url)
-    app.conf.update(task_acks_late=True, task_ignore_result=True, worker_prefetch_multiplier=4)
+    app.conf.update(task_acks_late=True, task_ignore_result=True, worker_redirect_stdouts=False)
     tally = Tally(count)
 
     @app.task(name="noop")
