@@ -23,17 +23,17 @@ read. Linux only (/proc).
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from benchmarks import machine
+from benchmarks.comparison import show
+from benchmarks.peers import FOLDER, CannotHave
 from benchmarks.rooms.load import Failure, Load
-from benchmarks.rooms.peers import CHECKOUT, Peer, all_peers
+from benchmarks.rooms.peers import Peer, all_peers
 from pipeline.handlers.server import raise_file_limit
 from tests.factories import make_token
 from tests.redis_server import RedisServer
@@ -49,20 +49,6 @@ REFERENCE = "Socket.IO"
 Row = tuple[Peer, bool]
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process and its threads so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def resident_kib(pid: int) -> int:
-    """Return the resident memory of a process now."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Rss:"):
-            return int(line.split()[1])
-    raise ValueError(f"process {pid} has no Rss")
-
-
 def measure(peer: Peer, with_redis: bool, tokens: list[str], events: int) -> dict[str, float]:
     """Start the server, measure all of it, end it; the columns by name."""
     with ExitStack() as stack:
@@ -72,14 +58,14 @@ def measure(peer: Peer, with_redis: bool, tokens: list[str], events: int) -> dic
         load.connect(min(WARM_UP_SOCKETS, len(tokens)))
         load.close()
         time.sleep(SETTLE_SECONDS)
-        before = resident_kib(server.pids[0])
+        before = 1024 * machine.resident_mib(server.pids[:1])
         load.connect(len(tokens))
         load.read_for(SETTLE_SECONDS)
-        memory = (resident_kib(server.pids[0]) - before) / len(tokens)
+        memory = (1024 * machine.resident_mib(server.pids[:1]) - before) / len(tokens)
         load.emit(server.emit_port, WARM_UP_EVENTS)
-        cpu = sum(map(cpu_seconds, server.pids))
+        cpu = machine.cpu_seconds(server.pids)
         seconds = [load.emit(server.emit_port, events) for _ in range(ROUNDS)]
-        cpu = sum(map(cpu_seconds, server.pids)) - cpu
+        cpu = machine.cpu_seconds(server.pids) - cpu
         load.emit(server.emit_port, STEADY_RATE * STEADY_SECONDS, STEADY_RATE)
         waits = statistics.quantiles(load.waits, n=100)
     return {
@@ -89,16 +75,6 @@ def measure(peer: Peer, with_redis: bool, tokens: list[str], events: int) -> dic
         "CPU s/1,000": cpu / ROUNDS / events * 1000,
         "KB/socket": memory,
     }
-
-
-def describe_machine() -> str:
-    """Return one line about where this runs and how busy it is."""
-    model = next(
-        (line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.machine(),
-    )
-    system = f"Linux {platform.release()}, Python {platform.python_version()}"
-    return f"{os.cpu_count()} cores of {model}, {system}, load average {os.getloadavg()[1]:.1f} before"
 
 
 def render(title: str, results: dict[str, list[dict[str, float]]]) -> list[str]:
@@ -119,10 +95,6 @@ def render(title: str, results: dict[str, list[dict[str, float]]]) -> list[str]:
     return [*lines, ""]
 
 
-def show(figure: float) -> str:
-    return f"{figure:,.0f}" if figure >= 1000 else f"{figure:.3g}"
-
-
 def install(peers: list[Peer], folder: Path) -> tuple[list[Peer], list[str]]:
     """Return the peers that can be had, and a line about each."""
     had, lines = [], []
@@ -131,9 +103,8 @@ def install(peers: list[Peer], folder: Path) -> tuple[list[Peer], list[str]]:
         try:
             lines.append(f"- {peer.name}: {peer.install(peer.folder)}")
             had.append(peer)
-        except (OSError, subprocess.SubprocessError) as error:
-            said = getattr(error, "stderr", None) or str(error)
-            lines.append(f"- {peer.name}: left out, it could not be set up: {said.strip().splitlines()[-1]}")
+        except CannotHave as error:
+            lines.append(f"- {peer.name}: left out, it could not be set up: {error}")
         print(lines[-1], file=sys.stderr, flush=True)
     return had, lines
 
@@ -144,7 +115,7 @@ def main() -> int:
     parser.add_argument("--events", type=int, default=20_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="servers whose name begins so; default: all")
-    parser.add_argument("--peers", type=Path, default=CHECKOUT / "build" / "peers", help="where peers are installed")
+    parser.add_argument("--peers", type=Path, default=FOLDER, help="where peers are installed")
     parser.add_argument("--out", type=Path, help="write the tables into this file too")
     options = parser.parse_args()
     raise_file_limit()  # for the servers too
@@ -154,7 +125,7 @@ def main() -> int:
         if not options.only or any(peer.name.lower().startswith(name.lower()) for name in options.only)
     ]
     peers, versions = install(wanted, options.peers.resolve())
-    machine = describe_machine()
+    where = machine.describe()
     users = [f"user-{number}" for number in range(options.sockets)]
     tokens = [make_token(user, channels=[f"user:{user}"]) for user in users]
     rows: list[Row] = [(peer, False) for peer in peers] + [(peer, True) for peer in peers if peer.has_redis]
@@ -168,7 +139,7 @@ def main() -> int:
             name = f"{peer.name}{', Redis' if with_redis else ''}"
             try:
                 result = measure(peer, with_redis, tokens, options.events)
-            except (Failure, OSError) as error:
+            except (Failure, OSError, RuntimeError) as error:
                 failures.append(f"- {name}, run {repeat + 1}: failed: {error!r}")
                 print(failures[-1], file=sys.stderr, flush=True)
                 continue
@@ -177,7 +148,7 @@ def main() -> int:
             print(f"run {repeat + 1}: {name}: {shown}", file=sys.stderr, flush=True)
     report = [
         f"{options.sockets:,} sockets, {options.events:,} events, {options.repeats} runs: median (lowest - highest), "
-        f"and times {REFERENCE}'s median. {machine}.",
+        f"and times {REFERENCE}'s median. {where}.",
         "",
         *versions,
         "",

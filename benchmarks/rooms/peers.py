@@ -6,24 +6,21 @@ Nothing here needs more than npm, Go and PyPI; a peer whose tools are missing is
 from __future__ import annotations
 
 import json
-import os
 import platform
 import socket
 import subprocess
 import sys
-import venv
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks import peers
 from benchmarks.rooms import load
 from tests.factories import SECRET
 
 HERE = Path(__file__).parent
-CHECKOUT = HERE.parents[1]
-INSTALL_SECONDS = 900
 NPM = "socket.io@4.8 jsonwebtoken @socket.io/redis-adapter redis bufferutil utf-8-validate"
 PYPI = "python-socketio uvicorn[standard] pyjwt redis[hiredis]"
 CENTRIFUGO = "github.com/centrifugal/centrifugo/v6@v6.9.1"
@@ -55,17 +52,8 @@ class Peer:
 
 def spawn(stack: ExitStack, command: list[str], **environment: str) -> tuple[int, int]:
     """Start a program that prints its port; return its pid and the port. It ends with the stack."""
-    process = subprocess.Popen(
-        command, cwd=CHECKOUT, env=os.environ | environment, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
-    )
-    stack.callback(process.wait)
-    stack.callback(process.kill)
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise load.Failure(f"{command[0]} did not start")
-    stack.callback(process.stdout.close)
-    return process.pid, int(line)
+    pid, line = peers.spawn(stack, command, **environment)
+    return pid, int(line)
 
 
 def start_pair(stack: ExitStack, command: list[str], redis_url: str | None, **environment: str) -> Running:
@@ -78,35 +66,12 @@ def start_pair(stack: ExitStack, command: list[str], redis_url: str | None, **en
     return Running(port, emit_port, [pid, emit_pid])
 
 
-def run(*command: str | Path, **environment: str) -> str:
-    """Run an installer or the like; return what it says."""
-    done = subprocess.run(
-        command, env=os.environ | environment, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=True
-    )
-    return done.stdout.strip()
-
-
-def once(folder: Path, what: str, install: Callable[[], object]) -> None:
-    """Install unless exactly this has been installed there before."""
-    stamp = folder / "installed"
-    if not stamp.exists() or stamp.read_text() != what:
-        folder.mkdir(parents=True, exist_ok=True)
-        install()
-        stamp.write_text(what)
-
-
 def install_nothing(_folder: Path) -> str:
     return f"Tornado {version('tornado')}, redis-py {version('redis')}, Python {platform.python_version()}"
 
 
 def install_socketio(folder: Path) -> str:
-    once(folder, NPM, lambda: run("npm", "install", "--no-audit", "--no-fund", "--prefix", folder, *NPM.split()))
-    packages = folder / "node_modules"
-    found = [
-        f"{name} {json.loads((packages / name / 'package.json').read_text())['version']}"
-        for name in ("socket.io", "ws", "@socket.io/redis-adapter")
-    ]
-    return ", ".join([*found, f"Node {run('node', '--version')}"])
+    return peers.from_npm(folder, NPM, ("socket.io", "ws", "@socket.io/redis-adapter"))
 
 
 def start_socketio(folder: Path, redis_url: str | None, stack: ExitStack) -> Running:
@@ -115,17 +80,7 @@ def start_socketio(folder: Path, redis_url: str | None, stack: ExitStack) -> Run
 
 
 def install_python_socketio(folder: Path) -> str:
-    python = folder / "bin" / "python"
-
-    def install() -> None:
-        venv.create(folder, with_pip=True, clear=True)
-        run(python, "-m", "pip", "install", "--quiet", *PYPI.split())
-
-    once(folder, PYPI, install)
-    names = ("python-socketio", "python-engineio", "uvicorn", "uvloop")
-    return run(
-        python, "-c", f"from importlib.metadata import version as v; print(', '.join(n + ' ' + v(n) for n in {names}))"
-    )
+    return peers.from_pypi(folder, PYPI, ("python-socketio", "python-engineio", "uvicorn", "uvloop"))
 
 
 def start_python_socketio(folder: Path, redis_url: str | None, stack: ExitStack) -> Running:
@@ -134,8 +89,7 @@ def start_python_socketio(folder: Path, redis_url: str | None, stack: ExitStack)
 
 
 def install_centrifugo(folder: Path) -> str:
-    once(folder, CENTRIFUGO, lambda: run("go", "install", CENTRIFUGO, GOBIN=str(folder)))
-    return f"{CENTRIFUGO.rpartition('@')[2]}, {run('go', 'version').split()[2]}"
+    return peers.from_go(folder, CENTRIFUGO)
 
 
 def start_centrifugo(folder: Path, redis_url: str | None, stack: ExitStack) -> Running:

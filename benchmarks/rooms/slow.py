@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from urllib.request import urlopen
 
-from benchmarks.rooms.__main__ import describe_machine, resident_kib
+from benchmarks import machine
 from benchmarks.rooms.load import OURS, Load
 from benchmarks.rooms.peers import start_ours
 from pipeline.settings import Settings
@@ -54,7 +54,7 @@ def measure(slow: int, rounds: int, *, are_there: bool) -> dict[str, float]:
         deaf = stack.enter_context(Load(OURS, server.port, tokens, receive_bytes=RECEIVE_BYTES, first=READERS))
         deaf.connect(slow if are_there else 0)
         readers.read_for(2)
-        base = resident_kib(server.pids[0])
+        base = round(1024 * machine.resident_mib(server.pids[:1]))
 
         def flood() -> None:
             query = f"rounds={rounds}&first={READERS}&users={slow}&bytes={EVENT_BYTES}&pace_ms={PACE_MS}"
@@ -65,7 +65,7 @@ def measure(slow: int, rounds: int, *, are_there: bool) -> dict[str, float]:
         readers.emit(server.port, READER_RATE * rounds * PACE_MS // 1000, READER_RATE)
         flooding.join()
         readers.read_for(HANG_UP_SECONDS)
-        after, peak = resident_kib(server.pids[0]), peak_kib(server.pids[0])
+        after, peak = round(1024 * machine.resident_mib(server.pids[:1])), peak_kib(server.pids[0])
         closed = int(urlopen(f"{url}/closed?code={OUTBOX_FULL}").read())
     waits = statistics.quantiles(readers.waits, n=100)
     return {
@@ -88,7 +88,7 @@ def main() -> None:
     outbox_mib = Settings(jwt_secret=SECRET).outbox_bytes / 1024 / 1024
     lines = [
         f"{options.slow} sockets that never read, {options.rounds:,} events of {EVENT_BYTES:,} bytes to each; "
-        f"{READERS} that read {READER_RATE:,} events a second. {describe_machine()}.",
+        f"{READERS} that read {READER_RATE:,} events a second. {machine.describe()}.",
         "",
         "| run | before MiB | peak MiB | at the end MiB | bound MiB | closed with 4503 | p99 ms, p50 of the readers "
         "| with empty rooms |",
