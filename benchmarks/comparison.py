@@ -45,7 +45,7 @@ class Comparison:
         """Run every candidate in each round, in another order each time; a run that fails is noted."""
         names = list(candidates)
         for number in range(rounds):
-            turn = number % len(names)
+            turn = number % max(1, len(names))
             for name in names[turn:] + names[:turn]:
                 with Steal() as steal:
                     try:

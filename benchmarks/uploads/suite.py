@@ -73,7 +73,8 @@ def start_ours(with_mongo: bool, stack: ExitStack, ai_url: str) -> Running:
     settings = {"SHUTDOWN_SECONDS": "1", "LOG_FORMAT": "json"}
     if with_mongo:
         settings["MONGODB_URI"] = stack.enter_context(MongoServer()).uri("bench")
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    # Its Redis may still be writing when it is removed.
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
     service = Service(folder, ai_url, **settings)
     service.start()
     stack.callback(service.kill)
@@ -230,7 +231,11 @@ def measure(rounds: int, small: int = 1_000, large: int = 200, events: int = 500
     flight.measure({name: partial(measure_flight, start) for name, start in starts.items()}, 1)
     text = f"{events} uploads of 100 KB, to the last event on the user's socket; p50 and p99 from upload to event."
     end_to_end = Comparison(f"{events} uploads end to end", text, seconds)
-    end_to_end.measure({name: partial(measure_events, start, events) for name, start in starts.items()}, rounds)
+    candidates = {name: partial(measure_events, start, events) for name, start in starts.items()}
+    # A minute and a half, for the reason docs/performance.md gives; once is enough.
+    slow = {OURS_MONGO: candidates.pop(OURS_MONGO)} if OURS_MONGO in candidates else {}
+    end_to_end.measure(candidates, rounds)
+    end_to_end.measure(slow, 1)
     report.comparisons += [flight, end_to_end]
     report.goals += goals(*report.comparisons)
     return report
@@ -243,10 +248,10 @@ def goals(small: Comparison, large: Comparison, flight: Comparison, events: Comp
             if (ratio := comparison.ratio("accepted", name, EXPRESS)) is not None:
                 what = f"{comparison.title}, accepted ({name})"
                 yield Goal(what, f">= 1.5 x {EXPRESS}", f"{ratio:.2f} x", ratio >= 1.5)
-        lag = comparison.median(OURS, "loop lag p99") or 0.0
-        yield Goal(f"{comparison.title}, loop lag p99", "<= 20 ms", f"{lag:.0f} ms", lag <= 20)
-    more = flight.median(OURS, "difference") or 0.0
-    yield Goal(flight.title, "<= base + 20 MiB", f"+ {more:.1f} MiB", more <= 20)
+        if (lag := comparison.median(OURS, "loop lag p99")) is not None:
+            yield Goal(f"{comparison.title}, loop lag p99", "<= 20 ms", f"{lag:.0f} ms", lag <= 20)
+    if (more := flight.median(OURS, "difference")) is not None:
+        yield Goal(flight.title, "<= base + 20 MiB", f"+ {more:.1f} MiB", more <= 20)
     for name in (OURS, OURS_MONGO):
         if (ratio := events.ratio("total", name, EXPRESS)) is None:
             continue

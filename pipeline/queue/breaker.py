@@ -45,6 +45,7 @@ class OwnBreaker:
         self._last_failed = ""
         self._wait_seconds = 0.0  # between probes; 0 while closed
         self._probe_at = 0.0
+        gauge.set(0)
 
     @property
     def is_open(self) -> bool:
@@ -56,13 +57,14 @@ class OwnBreaker:
         if finish.verdict is Verdict.GOOD:
             if self.is_open:
                 log.warning("own_breaker_closed")
+                self._gauge.set(0)
             self._failures, self._last_failed, self._wait_seconds = 0, "", 0.0
         elif finish.verdict is Verdict.BAD and finish.job.id != self._last_failed:
             self._failures, self._last_failed = self._failures + 1, finish.job.id
             if self._failures >= self._breaker.failures and not self.is_open:
                 log.warning("own_breaker_opened", failures=self._failures)
+                self._gauge.set(1)
                 self._wait(self._breaker.first_probe_seconds)
-        self._gauge.set(self.is_open)
 
     def limit(self, free: int) -> int:
         """Return for how many of the free slots jobs may be claimed now."""

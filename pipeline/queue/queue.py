@@ -27,7 +27,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
 from pipeline.errors import DependencyUnavailable
 from pipeline.queue.breaker import Breaker
-from pipeline.queue.job import FailedJob, FailedPage, Finish, Job, JobState, NewJob, Step
+from pipeline.queue.job import FailedJob, FailedPage, Finish, Job, JobState, NewJob, Outcome, Step
 from pipeline.queue.server import SOCKET_TIMEOUT_SECONDS, QueueServer
 
 T = TypeVar("T")
@@ -102,6 +102,7 @@ class JobQueue:
             key: base + key
             for key in (*PLACES, "delayed", "leases", "completed", "failed", "paused", "hold", "generation")
         }
+        self._step_keys = self._places("delayed", "leases", "completed", "failed", "paused", "hold")
         self._sources = {verb: _source(verb) for verb in SCRIPTS}
         self._hashes = {verb: hashlib.sha1(source.encode()).hexdigest() for verb, source in self._sources.items()}
 
@@ -155,20 +156,16 @@ class JobQueue:
 
         mark: `worker:number`, never used before; it becomes part of the leases.
         """
-        args: list[Any] = [self._lease_ms, mark, free, self._longest_delay_ms, *self._breaker_args, len(finishes)]
+        completed = [finish for finish in finishes if finish.outcome is Outcome.COMPLETED]
+        args: list[Any] = [self._lease_ms, mark, free, self._longest_delay_ms, *self._breaker_args, len(completed)]
+        for finish in completed:
+            args += (finish.job.lease, finish.verdict)
         for finish in finishes:
-            args += [
-                finish.job.lease,
-                finish.outcome.value,
-                finish.delay_ms,
-                int(finish.gives_back),
-                finish.job.group,
-                finish.verdict.value,
-                finish.hold_ms,
-                finish.error,
-            ]
+            if finish.outcome is not Outcome.COMPLETED:
+                args += (finish.job.lease, finish.verdict, finish.outcome, finish.delay_ms, int(finish.gives_back))
+                args += (finish.job.group, finish.hold_ms, finish.error)
         lost, claimed, has_more, next_due_ms, is_paused, held_ms, is_open, now_ms = await self._run(
-            "step", self._places("delayed", "leases", "completed", "failed", "paused", "hold"), args, is_kept=True
+            "step", self._step_keys, args, is_kept=True
         )
         return Step(
             claimed=[self._job(fields, now_ms) for fields in claimed],
@@ -240,7 +237,7 @@ class JobQueue:
     async def stats(self) -> QueueStats:
         """Return the counts as they are now."""
         waiting, delayed, active, completed, failed, is_paused, age_ms, held_ms, is_open = await self._run(
-            "stats", self._places("delayed", "leases", "completed", "failed", "paused", "hold"), []
+            "stats", self._step_keys, []
         )
         return QueueStats(
             waiting=waiting,

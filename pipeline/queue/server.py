@@ -100,7 +100,8 @@ class QueueServer:
             pool = redis.connection_pool
             connection = pool.connection_class(**pool.connection_kwargs | {"socket_timeout": None})
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]
+            if not connection.is_connected:
+                await connection.connect()  # type: ignore[no-untyped-call]
             await connection.send_packed_command(connection.pack_command(*command), check_health=False)
             reply = await connection.read_response()
         except BaseException as error:

@@ -3,9 +3,9 @@
 -- Called by JobQueue.step.
 -- KEYS: those of place.lua, delayed, leases, completed, failed, paused, hold
 -- ARGV: clock offset (ms), lease length (ms), claim mark (worker:number, new for each step), free slots, longest delay (ms), breaker:
---   failures that open it, first and longest wait for a probe (ms); number of finishes, and for each: lease, outcome
---   (completed|retry|failed|released), delay (ms), gives back (1: the attempt does not count), group, verdict on what all jobs lean
---   on (good|bad|''), hold (ms), error
+--   failures that open it, first and longest wait for a probe (ms); number of completed jobs, and for each: lease, verdict on what all
+--   jobs lean on (good|bad|''); then for each that ended otherwise: lease, verdict, outcome (retry|failed|released), delay (ms), gives
+--   back (1: the attempt does not count), group, hold (ms), error
 -- Returns: {leases that were lost, claimed, more are waiting (1|0), ms until the next delayed job or -1, paused (1|0), ms until the
 --   hold ends or 0, breaker open (1|0), now (ms)}
 --   claimed: {id, record, attempt, stalls, lease, error, probe (1|0)} each
@@ -14,7 +14,7 @@
 local delayed, leases, completed, failed, paused, hold = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local offset, lease_ms, mark, free, longest_delay = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local opens_at, first_probe, longest_probe = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-local finishes, FIRST, WIDTH, PROMOTE_AT_MOST, POSTPONED_OFTEN = tonumber(ARGV[9]), 10, 8, 100, 3
+local completions, FIRST, PROMOTE_AT_MOST, POSTPONED_OFTEN = tonumber(ARGV[9]), 10, 100, 3
 local now = now_ms(offset)
 
 -- The hold: nothing is claimed before until_ms. The breaker: `failures` in a row, each of another job than the one before, open it;
@@ -37,24 +37,29 @@ local function judge(id, verdict, hold_ms)
   if hold_ms > 0 then until_ms, is_changed = math.max(until_ms, now + math.min(hold_ms, longest_delay)), true end
 end
 
-local lost, ours, given_up, done, gone = {}, {}, {}, {}, {}
-for i = 0, finishes - 1 do ours[i + 1] = ARGV[FIRST + i * WIDTH] end
-local scores = finishes > 0 and redis.call('ZMSCORE', leases, unpack(ours)) or {}
+local lost, given_up, ours, places = {}, {}, {}, {}
+local at = FIRST
+while ARGV[at] do
+  ours[#ours + 1], places[#places + 1] = ARGV[at], at
+  at = at + (#ours <= completions and 2 or 8)
+end
+local scores = #ours > 0 and redis.call('ZMSCORE', leases, unpack(ours)) or {}
 for i, lease in ipairs(ours) do
   local list = scores[i] and given_up or lost
   list[#list + 1] = lease
 end
 -- A full Redis refuses no ZREM, and nothing that follows it.
 if #given_up > 0 then redis.call('ZREM', leases, unpack(given_up)) end
+local done, gone = {}, {}
 for i, lease in ipairs(ours) do
   if scores[i] then
-    local at = FIRST + (i - 1) * WIDTH
-    local outcome, delay, gives_back, group, verdict, hold_ms, err = unpack(ARGV, at + 1, at + WIDTH - 1)
-    local id = string.match(lease, '^(.*)|')
-    if outcome == 'completed' then
+    local id, verdict = string.match(lease, '^(.*)|'), ARGV[places[i] + 1]
+    if i <= completions then
       done[#done + 1], done[#done + 2] = now, id
       gone[#gone + 1], gone[#gone + 2] = record_key(id), state_key(id)
+      judge(id, verdict, 0)
     else
+      local outcome, delay, gives_back, group, hold_ms, err = unpack(ARGV, places[i] + 2, places[i] + 7)
       local state = read_state(id)
       state.lease = nil
       if gives_back == '1' then state.attempt = math.max(0, (tonumber(state.attempt) or 0) - 1) end
@@ -70,8 +75,8 @@ for i, lease in ipairs(ours) do
         state.state, state.readyAt = 'waiting', now
       end
       write_state(id, state)
+      judge(id, verdict, tonumber(hold_ms))
     end
-    judge(id, verdict, tonumber(hold_ms))
   end
 end
 if #done > 0 then
