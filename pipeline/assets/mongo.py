@@ -39,8 +39,10 @@ class MongoAssetStore:
     """An AssetStore in the collections `assets` and `idempotency_keys` of the URI's database."""
 
     def __init__(self, uri: str, timeout_seconds: float = 5) -> None:
-        """timeout_seconds: no call takes longer, whatever is away."""
+        """timeout_seconds: no call of the driver takes longer, whatever is away."""
         self._timeout_seconds = timeout_seconds
+        # Whether the last call found no server.
+        self._has_failed = False
         # A little less for the driver, so that its own error, which says what is wrong, comes before ours.
         milliseconds = round(timeout_seconds * 900)
         self._client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(
@@ -76,6 +78,9 @@ class MongoAssetStore:
         await self._reach(self._assets.find_one({}, {"_id": 1}))
 
     async def create(self, asset: Asset) -> bool:
+        # In an outage a read fails first, and then it is certain that nothing was inserted.
+        if self._has_failed:
+            await self.check()
         try:
             await self._reach(self._assets.insert_one(asset.to_document() | {"_id": ObjectId(asset.id)}))
         except DuplicateKeyError:
@@ -246,10 +251,13 @@ class MongoAssetStore:
         try:
             # The driver's clock starts only when one of Motor's few threads is free; in an outage that takes long.
             async with asyncio.timeout(self._timeout_seconds):
-                return await call
+                answer = await call
+            self._has_failed = False
+            return answer
         except DuplicateKeyError:
             raise
         except (PyMongoError, OSError) as error:
+            self._has_failed = True
             raise DependencyUnavailable("The asset store cannot be reached") from error
 
 
