@@ -82,11 +82,12 @@ class UploadHandler(BaseHandler):
         with self.tracing.request(self):
             try:
                 receipt = await self.submission.submit(await self._check(self._reader.finish()))
+                answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
+                # Before anything else is waited for: a service that shuts down waits for submissions, not for files.
+                self.reply(answer | {"status": "processing", "message": "Asset queued for AI analysis"}, status=202)
             finally:
                 # In a thread: to let go of ten megabytes of file takes milliseconds.
                 await asyncio.get_running_loop().run_in_executor(self.pool, self._reader.close)
-            answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
-            self.reply(answer | {"status": "processing", "message": "Asset queued for AI analysis"}, status=202)
 
     async def _check(self, form: Form) -> Upload:
         """Return the upload the form describes; ValidationError names every fault seen before the image is opened."""

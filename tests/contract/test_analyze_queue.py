@@ -20,7 +20,7 @@ MEGABYTE = 1024 * 1024
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, held_ai_service: str) -> Iterator[Service]:
-    with Service(tmp_path_factory.mktemp("data"), held_ai_service) as service:
+    with Service(tmp_path_factory.mktemp("data"), held_ai_service, SHUTDOWN_SECONDS="0") as service:
         yield service
 
 
