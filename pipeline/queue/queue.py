@@ -10,25 +10,22 @@ paused, hold, generation. Each empties with its jobs. What is kept of a job itse
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from importlib import resources
 from typing import Any, TypeVar, cast
 
 import orjson
-from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
 from pipeline.errors import DependencyUnavailable
 from pipeline.queue.breaker import Breaker
 from pipeline.queue.job import FailedJob, FailedPage, Finish, Job, JobState, NewJob, Outcome, Step
-from pipeline.queue.server import SOCKET_TIMEOUT_SECONDS, QueueServer
+from pipeline.queue.server import CALL_SECONDS, Link, QueueServer
 
 T = TypeVar("T")
 SCRIPTS = ("enqueue", "step", "renew", "recover", "release", "trim", "pause", "stats", "list", "forget")
@@ -37,6 +34,7 @@ PLACES = ("waiting", "groups", "grouped", "wake")
 PLACING = ("enqueue", "step", "recover", "release", "trim", "stats", "list", "forget")
 TRIM_AT_MOST = 500
 RECOVER_AT_MOST = 100
+RESTORE_AT_ONCE = 100
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -85,7 +83,7 @@ class JobQueue:
         self.name = name
         self.clock_offset_ms = clock_offset_ms
         self._server = QueueServer(url)
-        self._blocking = QueueServer(url, blocking_seconds=block_seconds)
+        self._blocking = QueueServer(url, call_seconds=block_seconds + CALL_SECONDS)
         self._block_seconds = block_seconds
         self._lease_ms = round(lease_seconds * 1000)
         self._keep_completed_ms = round(keep_completed_seconds * 1000)
@@ -108,8 +106,8 @@ class JobQueue:
 
     async def close(self) -> None:
         """Close both connections."""
-        await self._server.close()
-        await self._blocking.close()
+        self._server.close()
+        self._blocking.close()
 
     def job_id(self, unique: str) -> str:
         """Return the id of this queue's job for a unique string (24 hex digits)."""
@@ -140,16 +138,21 @@ class JobQueue:
         if not jobs:
             return 0
         calls = [self._enqueue_call(job) for job in jobs]
+        restored = 0
+        # Not all at once: other calls stand behind them.
+        for first in range(0, len(calls), RESTORE_AT_ONCE):
+            part = calls[first : first + RESTORE_AT_ONCE]
 
-        async def ask(redis: Redis) -> list[Any]:
-            await redis.script_load(self._sources["enqueue"])
-            pipe = redis.pipeline(transaction=False)
-            for keys, args in calls:
-                pipe.evalsha(self._hashes["enqueue"], len(keys), *keys, self.clock_offset_ms, *args)
-            return await pipe.execute()
+            async def ask(link: Link) -> list[Any]:
+                await link.ask("SCRIPT", "LOAD", self._sources["enqueue"])
+                call = ("EVALSHA", self._hashes["enqueue"])
+                return await link.ask_all(
+                    *((*call, len(keys), *keys, self.clock_offset_ms, *args) for keys, args in part)
+                )
 
-        replies = await self._with_room(lambda: self._call(ask))
-        return sum(reply != "exists" for reply in replies)
+            replies = await self._with_room(lambda: self._call(ask))
+            restored += sum(reply != "exists" for reply in replies)
+        return restored
 
     async def step(self, mark: str, finishes: Sequence[Finish], free: int) -> Step:
         """Acknowledge what finished and claim for `free` slots, in one call.
@@ -165,7 +168,7 @@ class JobQueue:
                 args += (finish.job.lease, finish.verdict, finish.outcome, finish.delay_ms, int(finish.gives_back))
                 args += (finish.job.group, finish.hold_ms, finish.error)
         lost, claimed, has_more, next_due_ms, is_paused, held_ms, is_open, now_ms = await self._run(
-            "step", self._step_keys, args, is_kept=True
+            "step", self._step_keys, args
         )
         return Step(
             claimed=[self._job(fields, now_ms) for fields in claimed],
@@ -220,9 +223,7 @@ class JobQueue:
     async def wait_for_work(self) -> None:
         """Return when something was enqueued anywhere, at the latest after block_seconds."""
         try:
-            # The timeout beyond the socket's own is for a call that hangs without any error.
-            async with asyncio.timeout(self._block_seconds + SOCKET_TIMEOUT_SECONDS + 1):
-                await self._blocking.call(self._wait_for_marker)
+            await self._blocking.call(lambda link: link.ask("BLPOP", self._key["wake"], self._block_seconds))
         except (RedisError, OSError, TimeoutError) as error:
             raise DependencyUnavailable("The queue cannot be reached") from error
 
@@ -274,15 +275,13 @@ class JobQueue:
 
     async def backlog(self, group: str = "") -> tuple[int, int]:
         """Return how many jobs have yet to start or start again, and how many of the group wait."""
-        async def ask(redis: Redis) -> list[Any]:
-            pipe = redis.pipeline(transaction=False)
-            pipe.llen(self._key["waiting"])
-            pipe.get(self._key["grouped"])
-            pipe.zcard(self._key["delayed"])
-            pipe.llen(f"{self._base}group:{group}")
-            return await pipe.execute()
-
-        waiting, grouped, delayed, of_group = await self._call(ask)
+        questions = (
+            ("LLEN", self._key["waiting"]),
+            ("GET", self._key["grouped"]),
+            ("ZCARD", self._key["delayed"]),
+            ("LLEN", f"{self._base}group:{group}"),
+        )
+        waiting, grouped, delayed, of_group = await self._call(lambda link: link.ask_all(*questions))
         return waiting + int(grouped or 0) + delayed, of_group
 
     async def fields(self, job_id: str) -> dict[str, Any]:
@@ -290,13 +289,11 @@ class JobQueue:
 
         Of a completed job that is {"state": "completed"}; of others also what lua/place.lua says.
         """
-        async def ask(redis: Redis) -> list[Any]:
-            pipe = redis.pipeline(transaction=False)
-            pipe.mget(f"{self._base}record:{job_id}", f"{self._base}state:{job_id}")
-            pipe.zscore(self._key["completed"], job_id)
-            return await pipe.execute()
-
-        (record, state), completed_at = await self._call(ask)
+        questions = (
+            ("MGET", f"{self._base}record:{job_id}", f"{self._base}state:{job_id}"),
+            ("ZSCORE", self._key["completed"], job_id),
+        )
+        (record, state), completed_at = await self._call(lambda link: link.ask_all(*questions))
         if record is None:
             return {} if completed_at is None else {"state": JobState.COMPLETED}
         return {"state": JobState.WAITING} | _object(record) | _object(state or "")
@@ -304,7 +301,7 @@ class JobQueue:
     async def mark_generation(self) -> bool:
         """Leave a mark in Redis that only a wipe removes; True when it was missing."""
         mark = secrets.token_hex(8)
-        return bool(await self._call(lambda redis: redis.set(self._key["generation"], mark, nx=True)))
+        return bool(await self._call(lambda link: link.ask("SET", self._key["generation"], mark, "NX")))
 
     async def take_turn(self, name: str, owner: str, seconds: float) -> bool:
         """Take or prolong a lease of that name, so that one process at a time does what it stands for.
@@ -312,15 +309,15 @@ class JobQueue:
         Best effort: what it guards must bear being done twice.
         """
         key, milliseconds = f"{self._base}turn:{name}", round(seconds * 1000)
-        if await self._call(lambda redis: redis.set(key, owner, nx=True, px=milliseconds)):
+        if await self._call(lambda link: link.ask("SET", key, owner, "NX", "PX", milliseconds)):
             return True
-        if await self._call(lambda redis: redis.get(key)) != owner:
+        if await self._call(lambda link: link.ask("GET", key)) != owner:
             return False
-        return bool(await self._call(lambda redis: redis.pexpire(key, milliseconds)))
+        return bool(await self._call(lambda link: link.ask("PEXPIRE", key, milliseconds)))
 
     async def ping(self) -> None:
         """Return when Redis answers."""
-        await self._call(lambda redis: redis.ping())
+        await self._call(lambda link: link.ask("PING"))
 
     def _keys(self, *names: str) -> list[str]:
         return [self._key[name] for name in names]
@@ -352,25 +349,18 @@ class JobQueue:
             is_probe=bool(is_probe),
         )
 
-    async def _run(
-        self, verb: str, keys: Sequence[str], args: Sequence[Any], *, timed: bool = True, is_kept: bool = False
-    ) -> Any:
-        """Call a script. timed: its first ARGV is the clock offset. is_kept: over the connection that is kept."""
+    async def _run(self, verb: str, keys: Sequence[str], args: Sequence[Any], *, timed: bool = True) -> Any:
+        """Call a script. timed: its first ARGV is the clock offset."""
         arguments = [len(keys), *keys, self.clock_offset_ms, *args] if timed else [len(keys), *keys, *args]
 
-        async def ask(redis: Redis) -> Any:
-            run: Callable[..., Awaitable[Any]]
-            run = partial(self._server.ask_kept, redis) if is_kept else redis.execute_command
+        async def ask(link: Link) -> Any:
             try:
-                return await run("EVALSHA", self._hashes[verb], *arguments)  # type: ignore[no-untyped-call]
+                return await link.ask("EVALSHA", self._hashes[verb], *arguments)
             except NoScriptError:
                 # This Redis has not seen it yet.
-                return await run("EVAL", self._sources[verb], *arguments)  # type: ignore[no-untyped-call]
+                return await link.ask("EVAL", self._sources[verb], *arguments)
 
         return await self._call(ask)
-
-    async def _wait_for_marker(self, redis: Redis) -> None:
-        await self._blocking.ask_kept(redis, "BLPOP", self._key["wake"], self._block_seconds)
 
     async def _with_room(self, run: Callable[[], Awaitable[T]]) -> T:
         while True:
@@ -381,12 +371,10 @@ class JobQueue:
                 if not await self._trim(0, self._keep_failed_ms):
                     raise
 
-    async def _call(self, ask: Callable[[Redis], Awaitable[Any]]) -> Any:
+    async def _call(self, ask: Callable[[Link], Awaitable[Any]]) -> Any:
         """Ask the server; any failure, an answer that never comes included, is DependencyUnavailable."""
         try:
-            # The client has a timeout of its own; this one is for a call that hangs without any error.
-            async with asyncio.timeout(SOCKET_TIMEOUT_SECONDS + 1):
-                return await self._server.call(ask)
+            return await self._server.call(ask)
         except OutOfMemoryError as error:
             raise QueueFull("The queue is full") from error
         except (RedisError, OSError, TimeoutError) as error:
