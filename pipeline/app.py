@@ -266,6 +266,8 @@ class App:
     async def start(self) -> None:
         """Open what we lean on, take back our jobs, begin to work and only then to listen."""
         self.watchdog.start()
+        # Large uploads lie there until they are stored.
+        self.settings.data_dir.mkdir(parents=True, exist_ok=True)
         await self._open_store()
         await self.fanout.start()
         self._background.append(asyncio.create_task(self.replay.run(), name="replay"))

@@ -7,6 +7,7 @@ configuration.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -108,6 +109,9 @@ async def _serve(settings: Settings, *, owns_redis: bool) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     app = App(settings, owns_redis=owns_redis)
+    # What is there by now stays; to look through all of it again and again would stop the loop for 100 ms each time.
+    gc.collect()
+    gc.freeze()
     await app.start()
     service_file = settings.data_dir / "service.json"
     service_file.parent.mkdir(parents=True, exist_ok=True)

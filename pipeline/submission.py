@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from io import BytesIO
 from typing import Any, BinaryIO, Protocol
 
 import structlog
@@ -70,7 +71,7 @@ class Upload:
         """What filters are shown. Its `read` has a file of its own, so that a filter that is left behind in its thread
         moves nothing under whoever stores the image, and reads nothing once the upload is over.
         """
-        with os.fdopen(os.dup(self.file.fileno()), "rb") as image:
+        with _again(self.file) as image:
             yield UploadFacts(
                 user_id=self.user_id,
                 category=self.category,
@@ -78,8 +79,16 @@ class Upload:
                 size_bytes=self.image.bytes,
                 width=self.image.width,
                 height=self.image.height,
-                read=lambda: os.pread(image.fileno(), self.image.bytes, 0),
+                read=partial(_whole, image, self.image.bytes),
             )
+
+
+def _again(file: BinaryIO) -> BinaryIO:
+    return BytesIO(file.getvalue()) if isinstance(file, BytesIO) else os.fdopen(os.dup(file.fileno()), "rb")
+
+
+def _whole(file: BinaryIO, size: int) -> bytes:
+    return file.getvalue() if isinstance(file, BytesIO) else os.pread(file.fileno(), size, 0)
 
 
 @dataclass(frozen=True, slots=True)

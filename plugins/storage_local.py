@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import time
@@ -103,19 +104,51 @@ class LocalStorage:
 
     def _find(self, public_id: str) -> list[Path]:
         path = self.media_root / public_id
-        return list(path.parent.glob(f"{path.name}.*"))
+        # A pattern would be compiled anew for each image, with the interpreter's lock held.
+        try:
+            names = os.listdir(path.parent)
+        except FileNotFoundError:
+            return []
+        return [path.parent / name for name in names if name.startswith(f"{path.name}.")]
 
     def _write(self, file: BinaryIO) -> Path:
-        """Return a new file of the same filesystem with the content, on the disk."""
+        """Return a file of the same filesystem with the content, on the disk."""
         file.seek(0)
-        with tempfile.NamedTemporaryFile(dir=self._incoming, delete=False) as copy:
-            try:
-                _copy(file, copy.file)
-                os.fsync(copy.fileno())
-            except BaseException:
-                Path(copy.name).unlink(missing_ok=True)
-                raise
-        return Path(copy.name)
+        if adopted := self._adopt(file):
+            return adopted
+        descriptor, name = tempfile.mkstemp(dir=self._incoming)
+        written = Path(name)
+        try:
+            with open(descriptor, "wb") as copy:
+                _copy(file, copy)
+                copy.flush()
+                os.fsync(descriptor)
+        except BaseException:
+            written.unlink(missing_ok=True)
+            raise
+        return written
+
+    def _adopt(self, file: BinaryIO) -> Path | None:
+        """Give the file itself a name instead of copying it; None where that cannot be done.
+
+        Only one that has no name, as a large upload has none: a file that somebody else knows could change.
+        """
+        written = self._incoming / secrets.token_hex(8)
+        try:
+            descriptor = file.fileno()
+            if os.fstat(descriptor).st_nlink:
+                return None
+            file.flush()
+            # With src_dir_fd the call follows the link that stands for the open file.
+            os.link(f"/proc/self/fd/{descriptor}", written, src_dir_fd=descriptor)
+        except OSError:
+            return None
+        try:
+            os.fsync(descriptor)
+        except BaseException:
+            written.unlink(missing_ok=True)
+            raise
+        return written
 
     def _publish(self, written: Path, target: Path) -> None:
         for attempt in (1, 2, 3):
@@ -154,7 +187,6 @@ def _copy(source: IO[bytes], target: IO[bytes]) -> None:
             target.seek(0)
     target.write(start)
     shutil.copyfileobj(source, target, COPY_BYTES)
-    target.flush()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -7,9 +7,12 @@ Parsing is python-multipart's; this file says what is too much, too little or tw
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
-from tempfile import SpooledTemporaryFile
-from typing import BinaryIO, cast
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import BinaryIO
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -42,16 +45,17 @@ class MultipartReader:
     """Feed it the body, then take the form. Every fault is a ValidationError; the owner always calls close().
 
     content_type: the request's header. wanted: names of the text fields to keep; others are dropped. max_image_bytes:
-    of the image part.
+    of the image part. folder: where a large image lies meanwhile.
     """
 
-    def __init__(self, content_type: str, *, wanted: tuple[str, ...], max_image_bytes: int) -> None:
+    def __init__(self, content_type: str, *, wanted: tuple[str, ...], max_image_bytes: int, folder: Path) -> None:
         kind, options = parse_options_header(content_type)
         boundary = options.get(b"boundary", b"")
         if kind != b"multipart/form-data" or not 0 < len(boundary) <= MAX_BOUNDARY_BYTES:
             raise image_required("Content-Type", "Must be multipart/form-data with a boundary")
         self._wanted = wanted
         self._max_image_bytes = max_image_bytes
+        self._folder = folder
         self._parser = MultipartParser(
             boundary,
             {
@@ -68,7 +72,7 @@ class MultipartReader:
             max_header_count=MAX_HEADERS,
             max_header_size=MAX_HEADER_BYTES,
         )
-        self._file = cast(BinaryIO, SpooledTemporaryFile(max_size=SPOOL_BYTES))
+        self._file: BinaryIO = BytesIO()
         self._total = self._parts = self._image_bytes = 0
         self._images = 0
         self._fields: dict[str, bytearray] = {}
@@ -76,6 +80,11 @@ class MultipartReader:
         self._header_name = self._header_value = b""
         self._target: str | None = None  # where the data of the current part goes: "image", a wanted field, or nowhere
         self._is_complete = False
+
+    @property
+    def is_spooled(self) -> bool:
+        """True when the image is in a file."""
+        return not isinstance(self._file, BytesIO)
 
     def feed(self, chunk: bytes) -> None:
         """Take the next piece of the body, of any length."""
@@ -150,6 +159,10 @@ class MultipartReader:
         self._image_bytes += end - start
         if self._image_bytes > self._max_image_bytes:
             raise too_large(self._max_image_bytes)
+        if self._image_bytes > SPOOL_BYTES and isinstance(self._file, BytesIO):
+            begun = self._file.getvalue()
+            self._file = _nameless_file(self._folder)
+            self._file.write(begun)
         self._file.write(memoryview(data)[start:end])
 
     def _part_ended(self) -> None:
@@ -157,6 +170,17 @@ class MultipartReader:
 
     def _ended(self) -> None:
         self._is_complete = True
+
+
+def _nameless_file(folder: Path) -> BinaryIO:
+    """Return a new file that goes with the process; a storage on the same filesystem can give it a name."""
+    if hasattr(os, "O_TMPFILE"):
+        try:
+            # As tempfile does it, less O_EXCL, with which it could never have a name.
+            return open(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o600), "w+b")
+        except OSError:
+            pass  # not every filesystem knows this
+    return TemporaryFile(dir=folder)
 
 
 def too_large(max_image_bytes: int) -> ValidationError:

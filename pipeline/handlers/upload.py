@@ -38,6 +38,7 @@ class UploadHandler(BaseHandler):
         self.submission = submission
         self.max_upload_bytes = settings.max_upload_bytes
         self.max_image_pixels = settings.max_image_pixels
+        self.data_dir = settings.data_dir
         self.pool = pool
         self.tracing = tracing
         self._reader: MultipartReader | None = None
@@ -53,7 +54,9 @@ class UploadHandler(BaseHandler):
             await self.authenticate()
             self._check_headers()
             content_type = self.request.headers.get("Content-Type", "")
-            self._reader = MultipartReader(content_type, wanted=("category",), max_image_bytes=self.max_upload_bytes)
+            self._reader = MultipartReader(
+                content_type, wanted=("category",), max_image_bytes=self.max_upload_bytes, folder=self.data_dir
+            )
         except PipelineError as error:
             if self._has_body():
                 self.refuse(error, is_body_begun=False)
@@ -86,8 +89,11 @@ class UploadHandler(BaseHandler):
                 # Before anything else is waited for: a service that shuts down waits for submissions, not for files.
                 self.reply(answer | {"status": "processing", "message": "Asset queued for AI analysis"}, status=202)
             finally:
-                # In a thread: to let go of ten megabytes of file takes milliseconds.
-                await asyncio.get_running_loop().run_in_executor(self.pool, self._reader.close)
+                if self._reader.is_spooled:
+                    # In a thread: to let go of ten megabytes of file takes milliseconds.
+                    await asyncio.get_running_loop().run_in_executor(self.pool, self._reader.close)
+                else:
+                    self._reader.close()
 
     async def _check(self, form: Form) -> Upload:
         """Return the upload the form describes; ValidationError names every fault seen before the image is opened."""

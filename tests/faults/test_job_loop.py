@@ -217,7 +217,6 @@ async def test_stopped_redis_is_noticed_and_survived(bench: Bench, own_redis: Re
 @pytest.mark.gen_test(timeout=30)
 async def test_blocking_call_that_never_settles_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that hangs without any error holds an idle worker for seconds, not for ever."""
-    monkeypatch.setattr("pipeline.queue.queue.SOCKET_TIMEOUT_SECONDS", 0.5)
     hung = asyncio.Event()
 
     async def never(*_: Any, **__: Any) -> None:
@@ -227,12 +226,13 @@ async def test_blocking_call_that_never_settles_is_given_up(bench: Bench, monkey
     handler = Handler(nothing)
     bench.start(handler)
     blocking = bench.queues[-1]._blocking
-    original = blocking.call
-    monkeypatch.setattr(blocking, "call", never)
+    original = blocking._linked
+    monkeypatch.setattr(blocking, "_call_seconds", 0.5)
+    monkeypatch.setattr(blocking, "_linked", never)
     await hung.wait()
     await bench.enqueue(1)
     await handler.started.get()
-    monkeypatch.setattr(blocking, "call", original)
+    monkeypatch.setattr(blocking, "_linked", original)
 
 
 @pytest.mark.gen_test(timeout=30)

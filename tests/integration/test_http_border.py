@@ -11,6 +11,7 @@ import base64
 import contextlib
 import errno
 import http.client
+import io
 import json
 import logging
 import os
@@ -740,11 +741,11 @@ def test_upload_with_a_dependency_down_is_a_503(border: Border) -> None:
 def test_upload_on_a_full_disk_is_a_500(border: Border, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that is full while the body arrives gives an answer like any other failure."""
 
-    class FullDisk(multipart.SpooledTemporaryFile):  # type: ignore[type-arg,misc]
+    class FullDisk(io.BytesIO):
         def write(self, data: Any) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(multipart, "SpooledTemporaryFile", FullDisk)
+    monkeypatch.setattr(multipart, "_nameless_file", lambda folder: FullDisk())
     border.expects_errors = True
 
     answer = border.post(*make_upload(make_noise_image(2_000_000)))

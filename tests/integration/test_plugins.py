@@ -16,12 +16,13 @@ import pytest
 
 import plugins.storage_local
 from pipeline.errors import ConfigurationError, DependencyUnavailable, ValidationError
+from pipeline.handlers.multipart import MultipartReader
 from pipeline.hooks import AIProvider, Notification, Notifier, StorageBackend
 from pipeline.testing import AIProviderSuite, NotifierSuite, StorageBackendSuite
 from plugins.ai_http import HttpProvider
 from plugins.storage_cloudinary import CloudinaryStorage
 from plugins.storage_local import LocalStorage
-from tests.factories import make_image
+from tests.factories import make_image, make_upload
 from tests.fake_cloudinary import SECRET, FakeCloudinary, running_in_thread
 
 
@@ -161,6 +162,25 @@ def test_every_test_of_the_suites_can_fail(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert run.stdout.splitlines()[-1].startswith("16 failed in"), run.stdout[-2000:]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can name an open file")
+def test_local_save_takes_over_a_file_without_a_name(local_storage: LocalStorage, tmp_path: Path) -> None:
+    """A large upload on the same disk is not copied; a file that has a name is, and so is what was saved before."""
+    body, content_type = make_upload(bytes(500_000))
+    reader = MultipartReader(content_type, wanted=(), max_image_bytes=10**6, folder=tmp_path)
+    reader.feed(body)
+    image = reader.finish().image
+    assert image is not None
+    for public_id, is_same in (("a/1", True), ("a/2", False)):
+        local_storage.save(public_id, image, "image/png")
+        stored = local_storage.media_root / f"{public_id}.png"
+        assert stored.read_bytes() == bytes(500_000)
+        assert (stored.stat().st_ino == os.fstat(image.fileno()).st_ino) is is_same
+    with (local_storage.media_root / "a/1.png").open("rb") as named:
+        local_storage.save("a/3", named, "image/png")
+    assert (local_storage.media_root / "a/3.png").stat().st_nlink == 1
+    reader.close()
 
 
 def test_local_save_names_the_file_by_its_content_type(local_storage: LocalStorage) -> None:
