@@ -172,6 +172,7 @@ class App:
             xheaders=False,
             no_keep_alive=False,
             idle_connection_timeout=120,
+            chunk_size=upload.PIECE_BYTES,
             metrics=self.metrics,
         )
 
@@ -239,7 +240,13 @@ class App:
                 "/api/assets/analyze-queue",
                 upload.UploadHandler,
                 common
-                | {"submission": self.submission, "settings": settings, "pool": self._pool, "tracing": self.tracing},
+                | {
+                    "submission": self.submission,
+                    "settings": settings,
+                    "pool": self._pool,
+                    "turns": upload.Turns(),
+                    "tracing": self.tracing,
+                },
             ),
             ("/api/assets/queue-status", queue.QueueStatusHandler, common | {"queue": self.queue}),
             ("/api/assets", assets.AssetsHandler, with_assets),

@@ -38,7 +38,7 @@ from pipeline.assets.asset import Asset, AssetStatus, OriginalImage
 from pipeline.auth import TokenVerifier
 from pipeline.errors import Conflict, DependencyUnavailable, NotFound
 from pipeline.handlers import assets, base, multipart
-from pipeline.handlers.upload import UploadHandler
+from pipeline.handlers.upload import Turns, UploadHandler
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.submission import Receipt, Upload
@@ -265,7 +265,7 @@ def application(border: Border, settings: Settings, pool: ThreadPoolExecutor) ->
         "metrics": border.metrics,
         "allowed_origins": settings.allowed_origins,
     }
-    upload = common | {"submission": border.submission, "settings": settings, "pool": pool}
+    upload = common | {"submission": border.submission, "settings": settings, "pool": pool, "turns": Turns()}
     with_assets = common | {"store": border.store, "submission": border.submission}
     return tornado.web.Application(
         [
