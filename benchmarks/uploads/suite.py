@@ -213,7 +213,7 @@ def measure_events(start: Start, count: int) -> dict[str, float]:
     return {"accepted": found["accepted"], "total": found["total"], "p50": waits[49], "p99": waits[98]}
 
 
-def measure(rounds: int, small: int = 1_000, large: int = 200, events: int = 500) -> Report:
+def measure(rounds: int, small: int = 2_000, large: int = 200, events: int = 500) -> Report:
     """Install what can be had and measure it all."""
     report = Report("uploads", machine=machine.describe())
     starts = install(report)
@@ -264,7 +264,7 @@ def goals(small: Comparison, large: Comparison, flight: Comparison, events: Comp
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.uploads", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--small", type=int, default=1_000)
+    parser.add_argument("--small", type=int, default=2_000)
     parser.add_argument("--large", type=int, default=200)
     options = parser.parse_args()
     measure(options.rounds, options.small, options.large).print()

@@ -337,7 +337,6 @@ def test_upload_is_accepted_and_handed_over(border: Border) -> None:
     assert (upload.user_id, upload.category, upload.request_id) == ("user-1", "lego", "request-7")
     assert upload.idempotency_key == "key-1"
     assert (upload.image.bytes, upload.image.width, upload.image.content_type) == (len(image), 1024, "image/png")
-    assert upload.file.closed
 
 
 def test_upload_chunked_and_twice_on_one_connection(border: Border) -> None:

@@ -1,15 +1,22 @@
-"""Where a queue's Redis is: a Redis Cluster of three real masters, slots that move, a master that is lost."""
+"""Where a queue's Redis is: a Redis Cluster of three real masters, slots that move, a master that is lost; and the one
+connection that all calls share.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 from tornado.ioloop import IOLoop
 
 from pipeline.errors import DependencyUnavailable
 from pipeline.queue.job import Finish, NewJob, Outcome
 from pipeline.queue.queue import JobQueue
+from pipeline.queue.server import QueueServer
 from tests.redis_server import RedisCluster, RedisServer
 
 WAITING = "pipeline:{ai-processing}:waiting"
@@ -115,3 +122,36 @@ async def test_master_that_became_a_replica_is_left(io_loop: IOLoop) -> None:
         after = {client["id"] for client in redis.client_list() if client["cmd"].startswith("eval")}
         assert before and not before & after
         await queue.close()
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_caller_that_has_gone_leaves_the_others_their_replies() -> None:
+    """Calls under way at once share a connection; a reply that nobody waits for any more goes to nobody."""
+    with RedisServer() as redis:
+        server = QueueServer(redis.url)
+        await server.call(lambda link: link.ask("PING"))
+        calls = [
+            asyncio.create_task(server.call(lambda link, text=text: link.ask("ECHO", text)))  # type: ignore[misc]
+            for text in "abc"
+        ]
+        await asyncio.sleep(0)
+        calls[1].cancel()
+        assert [await calls[0], await calls[2]] == ["a", "c"]
+        assert calls[1].cancelled()
+        assert await server.call(lambda link: link.ask("ECHO", "d")) == "d"
+        server.close()
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_server_that_hangs_is_hung_up_on() -> None:
+    """Every call ends in time, and once the server is back a new connection serves the next."""
+    with RedisServer() as redis:
+        server = QueueServer(redis.url, call_seconds=0.3)
+        await server.call(lambda link: link.ask("PING"))
+        os.kill(redis.pid, signal.SIGSTOP)
+        calls = [server.call(lambda link: link.ask("PING")) for _ in range(3)]
+        for error in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(error, (TimeoutError, RedisConnectionError))
+        os.kill(redis.pid, signal.SIGCONT)
+        assert await server.call(lambda link: link.ask("PING")) == "PONG"
+        server.close()
