@@ -91,7 +91,9 @@ class Settings(BaseSettings):
     port: int = _f(8080, "Port to listen on; 0 takes a free one and prints it.", ge=0, le=65535)
     public_url: str = _f("", "How others, the AI service among them, reach this service; default: http://HOST:PORT.")
     data_dir: Path = _f(
-        Path("data"), "Where everything embedded keeps its files: Redis, SQLite, images, the generated secret."
+        Path("data"),
+        "Where everything embedded keeps its files: Redis, SQLite, images, the generated secret; and large uploads "
+        "under way.",
     )
     role: Role = _f(Role.ALL, "all, web (HTTP and sockets only) or worker (jobs, health and metrics only).")
 

@@ -30,6 +30,8 @@ class HttpServer(tornado.httpserver.HTTPServer):
     # Not __init__: Tornado's servers take their options there.
     def initialize(self, *arguments: Any, metrics: Metrics, **options: Any) -> None:  # type: ignore[override]
         super().initialize(*arguments, **options)
+        # chunk_size is for bodies; what else comes in is read as Tornado does it.
+        self.read_chunk_size = None
         self._metrics = metrics
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._last_file = sys.maxsize if soft == resource.RLIM_INFINITY else soft - FILES_KEPT_BACK

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable
 from concurrent.futures import Executor
 from typing import Any
+from weakref import WeakSet
 
 from pipeline.assets.asset import CATEGORIES
 from pipeline.assets.image import inspect
@@ -23,9 +24,12 @@ from pipeline.settings import Settings
 from pipeline.submission import Submission, Upload
 from pipeline.tracing import OFF, Tracing
 
-# How much the server reads from a socket at once. Each read gives the interpreter's lock to the threads: with Tornado's
-# own 64 KB a large body takes a third longer.
+# How much is read from a socket at once. Each read gives the interpreter's lock to the threads: with 64 KB, Tornado's
+# default, a large body takes a third longer. Tornado keeps a body's last piece until the next has come, so there is a
+# bound on all together.
 PIECE_BYTES = 256 * 1024
+LEAST_PIECE_BYTES = 64 * 1024
+ALL_PIECES_BYTES = 4 * 1024 * 1024
 # How many bodies go on in one step of the event loop.
 TURNS_AT_ONCE = 2
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -38,7 +42,13 @@ class Turns:
     """
 
     def __init__(self) -> None:
+        self.bodies: WeakSet[object] = WeakSet()  # those that are being read
         self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def piece_bytes(self) -> int:
+        """How much one of the bodies may read at once."""
+        return max(LEAST_PIECE_BYTES, min(PIECE_BYTES, ALL_PIECES_BYTES // (len(self.bodies) or 1)))
 
     def next(self) -> asyncio.Future[None]:
         """Return what is done when the caller may read on."""
@@ -114,9 +124,12 @@ class UploadHandler(BaseHandler):
         except Exception as error:  # a border: a full disk must become a reply too
             self._reader.close()
             self.refuse(error, is_body_begun=True)
+        self.turns.bodies.add(self)
+        self.connection.stream.read_chunk_size = self.turns.piece_bytes
         return self.turns.next()
 
     async def post(self) -> None:
+        self.turns.bodies.discard(self)
         if self.is_refused:
             self.end_drain()
             return
@@ -173,6 +186,7 @@ class UploadHandler(BaseHandler):
         return self.request.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.request.headers
 
     def on_connection_close(self) -> None:
+        self.turns.bodies.discard(self)
         # From post() on the photo is taken, even if nobody waits for the answer any more.
         if self._reader is not None and not self._is_body_taken:
             self._reader.close()
