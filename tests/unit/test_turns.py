@@ -28,7 +28,7 @@ async def test_few_go_on_in_one_step_of_the_loop() -> None:
 
 
 def test_pieces_get_smaller_the_more_bodies_there_are() -> None:
-    """All pieces together are bounded, but none is so small that reading is slow; a body that is gone does not count."""
+    """All together are bounded, but none is so small that reading is slow; a body that is gone does not count."""
     turns = Turns()
     assert turns.piece_bytes == PIECE_BYTES
     bodies = [Body() for _ in range(ALL_PIECES_BYTES // LEAST_PIECE_BYTES // 2)]
