@@ -202,8 +202,9 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-def border(settings: Settings, caplog: pytest.LogCaptureFixture) -> Iterator[Border]:
+def border(settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Border]:
     """A server on a free port; at the end no temporary file is open and nothing was logged as an error unexpectedly."""
+    settings = settings.model_copy(update={"data_dir": tmp_path})
     before = open_temporary_files()
     sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
     border = Border(StandInSubmission(), StandInStore(), Metrics(), sockets[0].getsockname()[1])
