@@ -114,7 +114,6 @@ async def _serve(settings: Settings, *, owns_redis: bool) -> bool:
     gc.freeze()
     await app.start()
     service_file = settings.data_dir / "service.json"
-    service_file.parent.mkdir(parents=True, exist_ok=True)
     service_file.write_text(json.dumps({"pid": os.getpid(), "address": app.address}))
     await stopping.wait()
     await app.stop()

@@ -114,37 +114,15 @@ class LocalStorage:
     def _write(self, file: BinaryIO) -> Path:
         """Return a file of the same filesystem with the content, on the disk."""
         file.seek(0)
-        if adopted := self._adopt(file):
-            return adopted
-        descriptor, name = tempfile.mkstemp(dir=self._incoming)
-        written = Path(name)
-        try:
-            with open(descriptor, "wb") as copy:
-                _copy(file, copy)
-                copy.flush()
-                os.fsync(descriptor)
-        except BaseException:
-            written.unlink(missing_ok=True)
-            raise
-        return written
-
-    def _adopt(self, file: BinaryIO) -> Path | None:
-        """Give the file itself a name instead of copying it; None where that cannot be done.
-
-        Only one that has no name, as a large upload has none: a file that somebody else knows could change.
-        """
         written = self._incoming / secrets.token_hex(8)
         try:
-            descriptor = file.fileno()
-            if os.fstat(descriptor).st_nlink:
-                return None
-            file.flush()
-            # With src_dir_fd the call follows the link that stands for the open file.
-            os.link(f"/proc/self/fd/{descriptor}", written, src_dir_fd=descriptor)
-        except OSError:
-            return None
-        try:
-            os.fsync(descriptor)
+            if _give_name(file, written):
+                os.fsync(file.fileno())
+            else:
+                with open(os.open(written, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as copy:
+                    _copy(file, copy)
+                    copy.flush()
+                    os.fsync(copy.fileno())
         except BaseException:
             written.unlink(missing_ok=True)
             raise
@@ -171,6 +149,23 @@ def _checked(public_id: str) -> str:
     if not PUBLIC_ID.fullmatch(public_id):
         raise ValueError(f"not a public_id: {public_id!r}")
     return public_id
+
+
+def _give_name(file: BinaryIO, path: Path) -> bool:
+    """Name the file itself instead of copying it; False where that cannot be done.
+
+    Only one that has no name, as a large upload has none: a file that somebody else knows could change.
+    """
+    try:
+        descriptor = file.fileno()
+        if os.fstat(descriptor).st_nlink:
+            return False
+        file.flush()
+        # With src_dir_fd the call follows the link that stands for the open file.
+        os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def _copy(source: IO[bytes], target: IO[bytes]) -> None:

@@ -135,22 +135,16 @@ class JobQueue:
         """Enqueue those jobs that Redis does not know and put back those that are not where their state says; return
         how many.
         """
-        if not jobs:
-            return 0
-        calls = [self._enqueue_call(job) for job in jobs]
+        load = ("SCRIPT", "LOAD", self._sources["enqueue"])
+        calls = [
+            ("EVALSHA", self._hashes["enqueue"], len(keys), *keys, self.clock_offset_ms, *args)
+            for keys, args in map(self._enqueue_call, jobs)
+        ]
         restored = 0
         # Not all at once: other calls stand behind them.
         for first in range(0, len(calls), RESTORE_AT_ONCE):
-            part = calls[first : first + RESTORE_AT_ONCE]
-
-            async def ask(link: Link) -> list[Any]:
-                await link.ask("SCRIPT", "LOAD", self._sources["enqueue"])
-                call = ("EVALSHA", self._hashes["enqueue"])
-                return await link.ask_all(
-                    *((*call, len(keys), *keys, self.clock_offset_ms, *args) for keys, args in part)
-                )
-
-            replies = await self._with_room(lambda: self._call(ask))
+            commands = (load, *calls[first : first + RESTORE_AT_ONCE])
+            _hash, *replies = await self._with_room(lambda: self._call(lambda link: link.ask_all(*commands)))
             restored += sum(reply != "exists" for reply in replies)
         return restored
 

@@ -32,8 +32,7 @@ def connect(url: str, **where: Any) -> Redis:
     client = Redis.from_url(
         url,
         decode_responses=True,
-        # With protocol 3 redis-py 8 listens for maintenance notices and then hands out pooled connections that are
-        # dead.
+        # With protocol 3 redis-py 8 would ask for maintenance notices, which are no replies to anything.
         protocol=2,
         socket_connect_timeout=2,
         socket_timeout=CALL_SECONDS,

@@ -249,6 +249,10 @@ def application(border: Border, settings: Settings, pool: ThreadPoolExecutor) ->
             border.seen.put(("body", self.received))
             return taken
 
+        async def post(self) -> None:
+            await super().post()
+            border.seen.put("over")
+
         def on_connection_close(self) -> None:
             super().on_connection_close()
             border.seen.put("closed")
@@ -338,6 +342,8 @@ def test_upload_is_accepted_and_handed_over(border: Border) -> None:
     assert (upload.user_id, upload.category, upload.request_id) == ("user-1", "lego", "request-7")
     assert upload.idempotency_key == "key-1"
     assert (upload.image.bytes, upload.image.width, upload.image.content_type) == (len(image), 1024, "image/png")
+    border.wait_for(lambda thing: thing == "over")
+    assert upload.file.closed
 
 
 def test_upload_chunked_and_twice_on_one_connection(border: Border) -> None:

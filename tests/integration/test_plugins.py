@@ -24,6 +24,7 @@ from plugins.storage_cloudinary import CloudinaryStorage
 from plugins.storage_local import LocalStorage
 from tests.factories import make_image, make_upload
 from tests.fake_cloudinary import SECRET, FakeCloudinary, running_in_thread
+from tests.parts import require
 
 
 @pytest.fixture(scope="module")
@@ -164,9 +165,9 @@ def test_every_test_of_the_suites_can_fail(tmp_path: Path) -> None:
     assert run.stdout.splitlines()[-1].startswith("16 failed in"), run.stdout[-2000:]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can name an open file")
 def test_local_save_takes_over_a_file_without_a_name(local_storage: LocalStorage, tmp_path: Path) -> None:
     """A large upload on the same disk is not copied; a file that has a name is, and so is what was saved before."""
+    require(sys.platform == "linux", "only Linux can give an open file a name")
     body, content_type = make_upload(bytes(500_000))
     reader = MultipartReader(content_type, wanted=(), max_image_bytes=10**6, folder=tmp_path)
     reader.feed(body)

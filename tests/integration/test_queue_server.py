@@ -8,6 +8,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
+from operator import methodcaller
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -130,10 +131,7 @@ async def test_caller_that_has_gone_leaves_the_others_their_replies() -> None:
     with RedisServer() as redis:
         server = QueueServer(redis.url)
         await server.call(lambda link: link.ask("PING"))
-        calls = [
-            asyncio.create_task(server.call(lambda link, text=text: link.ask("ECHO", text)))  # type: ignore[misc]
-            for text in "abc"
-        ]
+        calls = [asyncio.create_task(server.call(methodcaller("ask", "ECHO", text))) for text in "abc"]
         await asyncio.sleep(0)
         calls[1].cancel()
         assert [await calls[0], await calls[2]] == ["a", "c"]
