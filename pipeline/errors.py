@@ -106,17 +106,27 @@ class JobError(PipelineError):
 class RetryableJobError(JobError):
     """Trying again may help: connection errors, timeouts, 5xx, 408, 429, unreadable replies.
 
-    retry_after_seconds: the least wait the other side asked for, or None. With it no job is started for that long, and
-    no attempt is spent.
+    retry_after_seconds: the least wait the other side asked for, or None.
+    spends_attempt: False when the work was not tried at all, because the other side could not be asked; True when it
+    was. None: True, unless there is a retry_after_seconds. An attempt that is not spent holds the provider: nobody asks
+    it for retry_after_seconds or, without one, but for single probes.
     max_attempts: give up after this many starts even if the policy allows more, or None.
+    provider: whom this is about; the pipeline fills it in.
     """
 
     def __init__(
-        self, message: str, *, retry_after_seconds: float | None = None, max_attempts: int | None = None
+        self,
+        message: str,
+        *,
+        retry_after_seconds: float | None = None,
+        spends_attempt: bool | None = None,
+        max_attempts: int | None = None,
     ) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+        self.spends_attempt = retry_after_seconds is None if spends_attempt is None else spends_attempt
         self.max_attempts = max_attempts
+        self.provider = ""
 
 
 class PermanentJobError(JobError):
