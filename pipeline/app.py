@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -29,8 +28,8 @@ from pipeline.hooks import JobEvent
 from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics
 from pipeline.processing import Processing, job_event
-from pipeline.queue.breaker import Breaker
-from pipeline.queue.job import Finish, RetryPolicy
+from pipeline.queue.attempt import RetryPolicy
+from pipeline.queue.job import Finish
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.worker import Worker, cancel
 from pipeline.reconciler import Reconciler
@@ -39,6 +38,7 @@ from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms
 from pipeline.settings import Fairness, Role, Settings
 from pipeline.submission import Submission, SubmissionPolicy
+from pipeline.texts import cause_of
 from pipeline.tracing import build_tracing
 from pipeline.watchdog import Watchdog
 
@@ -77,6 +77,8 @@ class App:
         self.fanout = RoomFanout(self.rooms, redis_url, metrics=self.metrics)
         self.plugins = build_plugins(settings, self.metrics, self.fanout, CATEGORIES, self.tracing)
         self.store = build_store(settings)
+        self.metrics.of_queue(QUEUE_NAME, settings.all_providers)
+        self.metrics.of_queue(notifying.QUEUE_NAME, self.plugins.durable)
         self.replay = Replay(
             self.store,
             self.rooms,
@@ -92,7 +94,8 @@ class App:
             lease_seconds=settings.lease_seconds,
             keep_completed_seconds=settings.keep_completed_seconds,
             keep_failed_seconds=settings.keep_failed_seconds,
-            breaker=Breaker(settings.breaker_failures, longest_probe_seconds=settings.breaker_probe_seconds),
+            max_age_seconds=settings.job_max_age_seconds,
+            lanes=self.plugins.provider_holds.lanes,
         )
         is_fair = settings.queue_fairness is Fairness.USER
         self.reconciler = Reconciler(
@@ -121,8 +124,8 @@ class App:
             keep_completed_seconds=KEEP_DELIVERED_SECONDS,
             keep_failed_seconds=settings.keep_failed_seconds,
             longest_delay_seconds=LONGEST_NOTIFIER_DELAY_SECONDS,
-            # One receiver that is away must not stop the others; each waits by its own backoff.
-            breaker=Breaker(failures=sys.maxsize),
+            max_age_seconds=settings.job_max_age_seconds,
+            lanes=self.plugins.notifier_holds.lanes,
         )
         self.notifying = notifying.Notifying(self.plugins, self.notifications, self.metrics, self.tracing)
         self.worker = Worker(
@@ -141,8 +144,10 @@ class App:
                 backoff_ms=settings.backoff_ms,
                 timeout_seconds=settings.job_timeout_seconds,
                 max_stalls=settings.max_stalls,
+                max_age_seconds=settings.job_max_age_seconds,
             ),
             self.metrics,
+            holds=self.plugins.provider_holds,
             concurrency=settings.concurrency if settings.role is not Role.WEB else 0,
             lease_seconds=settings.lease_seconds,
             renew_seconds=settings.renew_seconds,
@@ -186,8 +191,10 @@ class App:
                 backoff_ms=settings.notifier_backoff_ms,
                 timeout_seconds=settings.notifier_timeout_seconds + 1,
                 max_stalls=settings.max_stalls,
+                max_age_seconds=settings.job_max_age_seconds,
             ),
             self.metrics,
+            holds=self.plugins.notifier_holds,
             concurrency=settings.notifier_slots if settings.role is not Role.WEB else 0,
             lease_seconds=settings.lease_seconds,
             renew_seconds=settings.renew_seconds,
@@ -322,7 +329,7 @@ class App:
         try:
             await self.store.open()
         except DependencyUnavailable as error:
-            log.warning("store_unreachable", error=repr(error.__cause__))
+            log.warning("store_unreachable", error=cause_of(error))
             self._background.append(asyncio.create_task(self._open_store_later(), name="open_store"))
 
     async def _open_store_later(self) -> None:

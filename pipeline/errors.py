@@ -1,8 +1,10 @@
 """Every error this service raises on purpose, in one tree.
 
-Pure: imports nothing of the project. `code` is part of the contract with clients, `message` is for people.
-Only handlers/base.py turns these into replies; only queue/job.py decides from them whether a job is tried again.
+Pure. `code` is part of the contract with clients, `message` is for people.
+Only handlers/base.py turns these into replies; only queue/attempt.py decides from them whether a job is tried again.
 """
+
+from pipeline.texts import clean
 
 
 class PipelineError(Exception):
@@ -101,6 +103,9 @@ class ConfigurationError(PipelineError):
 
 class JobError(PipelineError):
     """A job's work failed; the message is stored with the asset and shown to its owner."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(clean(message))
 
 
 class RetryableJobError(JobError):

@@ -9,30 +9,18 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 import threading
 from collections.abc import Callable, MutableMapping, Sequence
 from datetime import UTC, datetime
+from io import StringIO
 from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import Processor
 
 from pipeline.settings import LogFormat
-
-MASK = "***"
-# Values end before quotes and backslashes, so a masked JSON line stays JSON.
-# A search for these first: most lines hold none, and the expression below costs as much as the rest of the line.
-HINTS = ("://", "eyj", "bearer", "basic", "authorization", "password", "secret", "token", "key")
-SECRETS = re.compile(
-    r"(?P<url>://[^\s/:@\"'\\]*:)[^\s/\"'\\]*(?=@)"
-    r"|(?P<jwt>(?-i:eyJ))[\w-]{8,}(?:\.[\w-]*){0,4}"
-    r"|(?P<scheme>\b(?:bearer|basic)[ .])[\w.~+/=|-]{8,}"
-    r"|(?P<name>(?:authorization|password|secret|token|api[_-]?key)\\?[\"']?\s*[:=]\s*\\?[\"']?)"
-    r"(?!(?:bearer|basic) )[^\s\"'\\&,;)}]+",
-    re.IGNORECASE,
-)
+from pipeline.texts import clean, mask
 
 
 def configure(log_format: LogFormat, log_level: str, stream: TextIO | None = None) -> None:
@@ -47,8 +35,8 @@ def configure(log_format: LogFormat, log_level: str, stream: TextIO | None = Non
     processors: list[Processor] = [structlog.contextvars.merge_contextvars, _head]
     if is_console:
         has_colors = stream.isatty() and not os.environ.get("NO_COLOR")
-        plain = structlog.dev.plain_traceback  # the default one prints local variables, secrets among them
-        processors.append(structlog.dev.ConsoleRenderer(colors=has_colors, exception_formatter=plain))
+        processors.append(_clean_values)
+        processors.append(structlog.dev.ConsoleRenderer(colors=has_colors, exception_formatter=_write_traceback))
     else:
         transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         processors += [structlog.processors.ExceptionRenderer(transformer), structlog.processors.JSONRenderer()]
@@ -110,13 +98,17 @@ def _head(_logger: Any, method: str, event: MutableMapping[str, Any]) -> Mutable
     return {"timestamp": timestamp, "level": method, "event": event.pop("event"), **event}
 
 
+def _clean_values(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Keep what others have written from steering the terminal. JSON escapes it, and so does the repr of a list."""
+    return {name: clean(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _write_traceback(stream: TextIO, exc_info: Any) -> None:
+    # Not structlog's default: that prints local variables, secrets among them.
+    plain = StringIO()
+    structlog.dev.plain_traceback(plain, exc_info)
+    stream.write("\n".join(map(clean, plain.getvalue().split("\n"))))
+
+
 def _mask(_logger: Any, _method: str, line: str) -> str:
     return mask(line)
-
-
-def mask(text: str) -> str:
-    """Return the text with MASK for whatever looks like a secret."""
-    lowered = text.lower()
-    if not any(hint in lowered for hint in HINTS):
-        return text
-    return SECRETS.sub(lambda found: found[found.lastgroup or 0] + MASK, text)

@@ -9,7 +9,7 @@ thread.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import nan
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
@@ -21,7 +21,7 @@ from pipeline import __version__
 
 QUEUE_STATES = ("waiting", "active", "delayed", "completed", "failed")
 ATTEMPTS = ("1", "2", "3", "more")
-JOB_OUTCOMES = ("completed", "retried", "postponed", "failed", "released", "lost")
+JOB_OUTCOMES = ("completed", "retried", "postponed", "parked", "failed", "released", "lost")
 HTTP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
 WAIT_SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 90, 120, 300, 900)
 # 60, 90 and 120 are the limits: the promise to the user, the AI provider's timeout, the job's timeout.
@@ -42,14 +42,13 @@ FLEET = "Same from every process: use max."
 class QueueMetrics:
     """The series of one queue, ready to be counted on. Made by Metrics.of_queue."""
 
-    def __init__(self, metrics: Metrics, queue: str) -> None:
+    def __init__(self, metrics: Metrics, queue: str, providers: Iterable[str]) -> None:
         self.jobs_enqueued = metrics.jobs_enqueued.labels(queue)
         self.jobs_claimed = metrics.jobs_claimed.labels(queue)
         self.jobs_recovered = metrics.jobs_recovered.labels(queue)
         self.leases_lost = metrics.leases_lost.labels(queue)
         self.job_wait_seconds = metrics.job_wait_seconds.labels(queue)
         self.job_running_seconds = metrics.job_running_seconds.labels(queue)
-        self.probing = metrics.probing.labels(queue)
         self.slots = metrics.slots.labels(queue)
         self.slots_busy = metrics.slots_busy.labels(queue)
         self.job_seconds = {outcome: metrics.job_seconds.labels(queue, outcome) for outcome in JOB_OUTCOMES}
@@ -58,8 +57,7 @@ class QueueMetrics:
         self._depth = {state: metrics.queue_depth.labels(queue, state) for state in QUEUE_STATES}
         self._oldest_seconds = metrics.queue_oldest_seconds.labels(queue)
         self._paused = metrics.queue_paused.labels(queue)
-        self._held_seconds = metrics.queue_held_seconds.labels(queue)
-        self._breaker_open = metrics.breaker_open.labels(queue)
+        self._held = {each: metrics.provider_held_seconds.labels(queue, each) for each in providers}
 
     def started(self, attempt: int) -> None:
         """Count a start. attempt: from 1."""
@@ -71,22 +69,23 @@ class QueueMetrics:
         *,
         oldest_ready_seconds: float,
         is_paused: bool,
-        held_seconds: float,
-        is_breaker_open: bool,
+        held_seconds: Mapping[str, float],
     ) -> None:
-        """Show the queue as Redis has it. counts: jobs by state, all of QUEUE_STATES."""
+        """Show the queue as Redis has it.
+
+        counts: jobs by state, all of QUEUE_STATES. held_seconds: for how much longer each held provider is not asked.
+        """
         for state, gauge in self._depth.items():
             gauge.set(counts[state])
         self._oldest_seconds.set(oldest_ready_seconds)
         self._paused.set(is_paused)
-        self._held_seconds.set(held_seconds)
-        self._breaker_open.set(is_breaker_open)
+        for provider, gauge in self._held.items():
+            gauge.set(held_seconds.get(provider, 0))
 
     def show_unknown(self) -> None:
         """Redis does not answer: show no number at all rather than the last one."""
-        for gauge in (*self._depth.values(), self._oldest_seconds, self._paused, self._held_seconds):
+        for gauge in (*self._depth.values(), self._oldest_seconds, self._paused, *self._held.values()):
             gauge.set(nan)
-        self._breaker_open.set(nan)
 
 
 class Metrics:
@@ -111,10 +110,13 @@ class Metrics:
         """Return the page in Prometheus' text format and its Content-Type."""
         return generate_latest(_WithoutCreated(self.registry)), CONTENT_TYPE_PLAIN_0_0_4
 
-    def of_queue(self, name: str) -> QueueMetrics:
-        """Return the series of the queue of that name, all of them at 0 from the first call on."""
+    def of_queue(self, name: str, providers: Iterable[str] = ()) -> QueueMetrics:
+        """Return the series of the queue of that name, all of them at 0 from the first call on.
+
+        providers: whom its jobs ask; only the first call for a queue may name any.
+        """
         if name not in self._queues:
-            self._queues[name] = QueueMetrics(self, name)
+            self._queues[name] = QueueMetrics(self, name, providers)
         return self._queues[name]
 
     def _add_http(self) -> None:
@@ -133,11 +135,11 @@ class Metrics:
         self.queue_paused = self._gauge(
             "queue_paused", f"1 while no process claims jobs because the queue is paused. {FLEET}", "queue"
         )
-        self.queue_held_seconds = self._gauge(
-            "queue_held_seconds", f"Until jobs are claimed again, as a provider asked. {FLEET}", "queue"
-        )
-        self.breaker_open = self._gauge(
-            "breaker_open", f"1 while failures in a row let only single jobs through. {FLEET}", "queue"
+        self.provider_held_seconds = self._gauge(
+            "provider_held_seconds",
+            f"Until a provider or durable notifier that is held is asked again, by all or by one. {FLEET}",
+            "queue",
+            "provider",
         )
         self.redis_up = self._gauge("redis_up", "1 when Redis answered this process at this scrape.")
 
@@ -158,9 +160,6 @@ class Metrics:
         self.job_attempts = self._counter("job_attempts", "Starts by which attempt it was.", "queue", "attempt")
         self.jobs_recovered = self._counter("jobs_recovered", "Jobs put back because their lease ran out.", *of_queue)
         self.leases_lost = self._counter("leases_lost", "Leases lost while the job was held.", *of_queue)
-        self.probing = self._gauge(
-            "probing", "1 while this process alone tries single jobs, because its own fail in a row.", *of_queue
-        )
         self.slots = self._gauge("slots", "Job slots of this process.", *of_queue)
         self.slots_busy = self._gauge("slots_busy", "Job slots at work.", *of_queue)
         self.stale_results = self._counter("stale_results", "Results dropped because a newer run owns the asset.")
@@ -198,11 +197,11 @@ class Metrics:
         self.plugin_stuck = self._gauge(
             "plugin_stuck", "Threads and tasks held by calls whose time is over.", *of_plugin
         )
-        self.plugin_aside = self._gauge(
-            "plugin_aside", "1 while the plugin is set aside because it failed in a row.", *of_plugin
+        self.plugin_held = self._gauge(
+            "plugin_held", "1 while the method is not called: it could not be, failed in a row, or is busy.", *of_call
         )
         self.plugin_skipped = self._counter(
-            "plugin_skipped", "Calls not made: the plugin was set aside or too slow to take them.", *of_plugin
+            "plugin_skipped", "Calls not made: the method was held, or too slow to take them.", *of_call
         )
         self.plugin_blocked_loop = self._counter(
             "plugin_blocked_loop", "Times the plugin kept the event loop from everything else.", *of_plugin

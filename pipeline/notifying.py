@@ -41,7 +41,13 @@ class Notifiers(Protocol):
         """Tell every notifier that is not durable."""
 
     async def deliver(
-        self, name: str, event: Mapping[str, Any], user_id: str, delivery_id: str, trace_context: str = ""
+        self,
+        name: str,
+        event: Mapping[str, Any],
+        user_id: str,
+        delivery_id: str,
+        trace_context: str = "",
+        tries: str = "",
     ) -> None:
         """Tell a durable one; RetryableJobError or PermanentJobError when it is not delivered."""
 
@@ -71,7 +77,12 @@ class Notifying:
     async def _put(self, job_id: str, data: Mapping[str, Any], request_id: str, *, revive: bool = False) -> bool:
         with self._tracing.enqueue(self._queue.name, job_id, data) as span:
             return await self._queue.enqueue(
-                job_id, data, request_id=request_id, trace_context=span.trace_context, revive=revive
+                job_id,
+                data,
+                request_id=request_id,
+                trace_context=span.trace_context,
+                lane=data["notifier"],
+                revive=revive,
             )
 
     def describe(self, job: Job) -> Mapping[str, str]:
@@ -84,7 +95,7 @@ class Notifying:
             name, event, user_id = (job.data[field] for field in ("notifier", "event", "userId"))
         except KeyError:
             raise PermanentJobError("The job's payload is not that of a notification") from None
-        await self._plugins.deliver(name, event, user_id, job.id, job.trace_context)
+        await self._plugins.deliver(name, event, user_id, job.id, job.trace_context, job.tries)
 
     async def commit(self, job: Job, result: object) -> None:
         """Delivered is delivered."""

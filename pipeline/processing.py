@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -25,10 +25,8 @@ from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, JobEvent
 from pipeline.metrics import Metrics
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.submission import ImageStorage, processed_public_id
+from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
-
-if TYPE_CHECKING:
-    from typing import BinaryIO
 
 log = structlog.get_logger(__name__)
 
@@ -38,11 +36,13 @@ COMMIT_AGAIN_SECONDS = (0.2, 5.0)
 class Plugins(ImageStorage, Protocol):
     """What processing needs of the plugins; hooks/manager.py has it."""
 
-    async def open(self, public_id: str) -> BinaryIO:
-        """Return the stored image."""
+    async def read(self, public_id: str) -> bytes:
+        """Return the bytes of the stored image."""
 
-    async def analyze(self, request: AnalyzeRequest, read_image: Callable[[], Awaitable[bytes]]) -> Analysis:
-        """Ask the AI provider; read_image is for one that wants the image's bytes."""
+    async def analyze(
+        self, request: AnalyzeRequest, read_image: Callable[[], Awaitable[bytes]], tries: str = ""
+    ) -> Analysis:
+        """Ask the AI provider; read_image is for one that wants the image's bytes, tries the held one to ask."""
 
 
 class Announcer(Protocol):
@@ -107,6 +107,7 @@ class Processing:
                 trace_context=job.trace_context,
             ),
             partial(self._read, asset),
+            job.tries,
         )
         return _Result(asset, analysis, await self._keep_processed(asset, analysis))
 
@@ -174,11 +175,9 @@ class Processing:
 
     async def _read(self, asset: Asset) -> bytes:
         try:
-            file = await self._plugins.open(asset.original.public_id)
+            return await self._plugins.read(asset.original.public_id)
         except FileNotFoundError:
             raise PermanentJobError("The uploaded image is no longer there") from None
-        with file:
-            return await asyncio.to_thread(file.read)
 
     async def _keep_processed(self, asset: Asset, analysis: Analysis) -> ProcessedImageRef | None:
         if analysis.processed_image_url:
@@ -209,8 +208,8 @@ class Processing:
                     and (current.processing_job_id, current.fence) == (asset.processing_job_id, asset.fence)
                 )
                 return current if is_ours else None
-            except DependencyUnavailable:
-                log.warning("commit_deferred", delayMs=round(delay * 1000))
+            except DependencyUnavailable as error:
+                log.warning("commit_deferred", delayMs=round(delay * 1000), cause=cause_of(error))
                 await asyncio.sleep(delay)
                 delay = min(longest, delay * 2)
 

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from pipeline.assets.asset import Asset, utc_now
+from pipeline.assets.asset import Asset, made_at_ms, utc_now
 from pipeline.assets.store import AssetStore
 from pipeline.errors import DependencyUnavailable
 from pipeline.metrics import Metrics
@@ -143,7 +143,9 @@ class Reconciler:
                     asset.processing_job_id,
                     job_data(asset),
                     group=asset.user_id if self._is_fair else "",
+                    lane=asset.category,
                     revive=asset.updated_at < ended_before,
+                    submitted_at_ms=made_at_ms(asset.processing_job_id),
                 )
                 for asset in assets
             ]

@@ -19,6 +19,7 @@ from pipeline.errors import DependencyUnavailable
 from pipeline.metrics import Metrics
 from pipeline.rooms.frames import event_frame, join_frames
 from pipeline.rooms.rooms import Connection, Rooms
+from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
@@ -118,7 +119,7 @@ class Replay:
         try:
             frames = await self.read(connection.room.removeprefix(ROOM_PREFIX), since)
         except DependencyUnavailable as error:
-            log.warning("replay_postponed", error=repr(error.__cause__ or error))
+            log.warning("replay_postponed", error=cause_of(error))
             # Better out of order than not at all: events of this process need neither store nor Redis to arrive.
             frames = []
             self._behind[connection] = since

@@ -171,10 +171,12 @@ class Settings(BaseSettings):
     hook_timeout_seconds: float = _f(
         2, "Longest one call of an observer or a filter may take: an upload waits for filters.", gt=0
     )
-    aside_failures: int = _f(
-        5, "So many failures in a row and a provider with a next one, a notifier or a hook is set aside.", ge=1
+    breaker_failures: int = _f(
+        5, "So many failures in a row hold a provider with a next one, a notifier or a hook: it is not called.", ge=1
     )
-    aside_seconds: float = _f(30, "How long it is set aside before it is tried again, one call at a time.", gt=0)
+    breaker_probe_seconds: float = _f(
+        15, "Longest wait between the single calls that try a held plugin again; starts at 1 s and doubles.", ge=1
+    )
     notifier_slots: int = _f(
         5, "Slots of this process for durable notifiers (webhook, apprise): they never take those of the AI.", ge=1
     )
@@ -189,6 +191,9 @@ class Settings(BaseSettings):
     )
     renew_seconds: float = _f(5, "How often leases are renewed: twice missed is still in time.", gt=0)
     max_stalls: int = _f(3, "A job whose process was lost this often fails.", ge=1)
+    job_max_age_seconds: float = _f(
+        86_400, "A job that still waits for an answer so long after its upload fails with the last reason.", gt=0
+    )
     queue_fairness: Fairness = _f(
         Fairness.NONE, "none: strictly in order of submission; user: users take turns, each one's jobs stay in order."
     )
@@ -197,12 +202,6 @@ class Settings(BaseSettings):
     )
     max_backlog_per_user: int = _f(
         10_000, "Jobs of one user that may wait before uploads get 429; needs QUEUE_FAIRNESS=user.", ge=1
-    )
-    breaker_failures: int = _f(
-        10, "So many failures in a row, over different jobs, stop the claiming: the AI service seems to be down.", ge=2
-    )
-    breaker_probe_seconds: float = _f(
-        15, "Longest wait between the single jobs that then try whether it is back; starts at 1 s and doubles.", ge=1
     )
     keep_completed_seconds: int = _f(86_400, "Completed jobs stay visible this long: the specification's 24 h.", ge=0)
     keep_failed_seconds: int = _f(604_800, "Failed jobs stay listed this long: the specification's 7 days.", ge=0)

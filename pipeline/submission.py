@@ -30,6 +30,7 @@ from pipeline.hooks import UploadFacts
 from pipeline.metrics import Metrics
 from pipeline.queue.job import FailedJob
 from pipeline.queue.queue import JobQueue
+from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
 
 log = structlog.get_logger(__name__)
@@ -397,13 +398,16 @@ class Submission:
                         request_id=request_id,
                         trace_context=span.trace_context,
                         group=self._group_of(asset.user_id),
+                        lane=asset.category,
                         revive=revive,
                     )
             self._backlog.add(self._group_of(asset.user_id))
             self._metrics.of_queue(self._queue.name).jobs_enqueued.inc()
             self._on_enqueued(asset, request_id)
-        except (DependencyUnavailable, TimeoutError):
-            log.warning("enqueue_deferred", assetId=asset.id, jobId=asset.processing_job_id)
+        except (DependencyUnavailable, TimeoutError) as error:
+            log.warning(
+                "enqueue_deferred", assetId=asset.id, jobId=asset.processing_job_id, cause=cause_of(error)
+            )
             self._on_deferred()
 
     def _settle_later(self, asset: Asset) -> None:
@@ -435,5 +439,5 @@ class Submission:
     async def _discard(self, public_id: str) -> None:
         try:
             await self._storage.delete(public_id)
-        except DependencyUnavailable:
-            log.warning("image_left_behind", publicId=public_id)
+        except DependencyUnavailable as error:
+            log.warning("image_left_behind", publicId=public_id, cause=cause_of(error))

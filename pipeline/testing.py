@@ -27,8 +27,8 @@ import pytest
 from pipeline.demo import pictures
 from pipeline.errors import JobError
 from pipeline.hooks import AIProvider, AnalyzeRequest, Notification, Notifier, StorageBackend
-from pipeline.hooks.calls import DaemonThreads
 from pipeline.hooks.checks import find_fault, is_web_url
+from pipeline.hooks.threads import DaemonThreads
 
 Call = Callable[..., Any]
 # The smallest complete GIF: one transparent pixel.

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from pipeline.metrics import Metrics
-from pipeline.queue.job import Job, RetryPolicy
+from pipeline.queue.attempt import RetryPolicy
+from pipeline.queue.job import Job
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.worker import Worker
 

@@ -14,7 +14,8 @@ import structlog
 
 from benchmarks.queue.tally import GAP_SECONDS, PAYLOAD, SLOTS, TRICKLE, Tally, say, trickled
 from pipeline.metrics import Metrics
-from pipeline.queue.job import Job, NewJob, RetryPolicy
+from pipeline.queue.attempt import RetryPolicy
+from pipeline.queue.job import Job, NewJob
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.worker import Worker
 

@@ -237,3 +237,9 @@ def new_asset_id() -> str:
     candidate = (milliseconds // 1000) << 64 | (milliseconds % 1000) << 54 | secrets.randbits(54)
     _last_id = candidate if candidate > _last_id else _last_id + 1 + secrets.randbits(32)
     return f"{_last_id:024x}"
+
+
+def made_at_ms(name: str) -> int:
+    """Return when the id that a name ends with was made, in milliseconds since 1970; 0 where it ends otherwise."""
+    digits = name[-24:]
+    return int(digits[:8], 16) * 1000 + (int(digits[8:11], 16) >> 2) if ASSET_ID.fullmatch(digits) else 0

@@ -45,6 +45,7 @@ from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.server import connect
 from pipeline.settings import Settings, is_image_url, is_loopback
+from pipeline.texts import MASK, mask
 
 LIMIT_SECONDS = 10.0
 FETCH_SECONDS = 5.0
@@ -141,8 +142,8 @@ class Masker:
 
     def _mask(self, text: str) -> str:
         for secret in sorted(self._secrets, key=len, reverse=True):
-            text = text.replace(secret, logs.MASK)
-        return logs.mask(text)
+            text = text.replace(secret, MASK)
+        return mask(text)
 
 
 class Checks:

@@ -23,6 +23,7 @@ from tornado.ioloop import IOLoop
 from pipeline.auth import Principal, TokenVerifier, bearer_token
 from pipeline.errors import DependencyUnavailable, NotFound, PipelineError, RateLimited, Unauthorized, ValidationError
 from pipeline.metrics import Metrics
+from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
@@ -155,7 +156,7 @@ class BaseHandler(tornado.web.RequestHandler):
         self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
     ) -> None:
         if isinstance(value, DependencyUnavailable):
-            log.warning("dependency_unavailable", requestId=self.request_id, error=repr(value.__cause__ or value))
+            log.warning("dependency_unavailable", requestId=self.request_id, error=cause_of(value))
         elif isinstance(value, (PipelineError, tornado.web.HTTPError)) and _status(value) < 500:
             return  # the client's doing; the access line tells
         else:

@@ -25,6 +25,7 @@ from pipeline.handlers.queue import StatsSource
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.metrics import QUEUE_STATES
 from pipeline.settings import Settings
+from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
@@ -63,8 +64,7 @@ class MetricsHandler(BaseHandler):
             {state: getattr(stats, state) for state in QUEUE_STATES},
             oldest_ready_seconds=stats.oldest_ready_seconds or 0,
             is_paused=stats.is_paused,
-            held_seconds=stats.held_seconds,
-            is_breaker_open=stats.is_breaker_open,
+            held_seconds={hold.provider: hold.left_seconds or hold.wait_seconds for hold in stats.holds},
         )
         return True
 
@@ -239,8 +239,7 @@ async def _queue_state(queue: StatsSource) -> dict[str, str]:
             stats = await queue.stats()
     except (DependencyUnavailable, TimeoutError):
         return {"name": queue.name, "state": "unknown"}
-    held = "breaker open" if stats.is_breaker_open else "running"
-    return {"name": queue.name, "state": "paused" if stats.is_paused else held}
+    return {"name": queue.name, "state": "paused" if stats.is_paused else "running"}
 
 
 async def _fault(name: str, check: Callable[[], Awaitable[None]]) -> str | None:
@@ -249,13 +248,13 @@ async def _fault(name: str, check: Callable[[], Awaitable[None]]) -> str | None:
         async with asyncio.timeout(CHECK_SECONDS):
             await check()
     except PipelineError as error:
-        log.warning("check_failed", dependency=name, error=repr(error.__cause__ or error))
-        return error.message
+        log.warning("check_failed", dependency=name, error=cause_of(error))
+        return error.message if error.__cause__ is None else f"{error.message} ({cause_of(error)})"
     except TimeoutError:
         return f"No answer within {CHECK_SECONDS:g} s"
     except Exception as error:  # a plugin's check may raise anything, with anything in its text
-        log.warning("check_failed", dependency=name, error=repr(error))
-        return "Check failed"
+        log.warning("check_failed", dependency=name, error=cause_of(error))
+        return f"Check failed ({cause_of(error)})"
     return None
 
 

@@ -15,6 +15,7 @@ import tornado.httpserver
 from tornado.iostream import IOStream
 
 from pipeline.metrics import Metrics
+from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
@@ -58,4 +59,4 @@ def raise_file_limit() -> None:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (OSError, ValueError) as error:
-            log.warning("file_limit_not_raised", limit=soft, error=repr(error))
+            log.warning("file_limit_not_raised", limit=soft, error=cause_of(error))

@@ -53,6 +53,7 @@ from pipeline.replay import ROOM_PREFIX, Replay
 from pipeline.rooms.frames import event_frame
 from pipeline.rooms.rooms import Connection, Rooms
 from pipeline.settings import Settings
+from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
@@ -314,7 +315,7 @@ class SocketHandler(BaseHandler, WebSocketHandler):
         self._end(CloseCode(code))
 
     def _end_for_lack(self, error: DependencyUnavailable) -> None:
-        log.warning("dependency_unavailable", error=repr(error.__cause__ or error))
+        log.warning("dependency_unavailable", error=cause_of(error))
         self._end(CloseCode.TRY_LATER)
 
     def log_exception(self, *exc_info: Any) -> None:

@@ -318,8 +318,8 @@ def _bind(
         methods,
         threads=threads,
         metrics=metrics,
-        aside_failures=settings.aside_failures,
-        aside_seconds=settings.aside_seconds,
+        breaker_failures=settings.breaker_failures,
+        breaker_probe_seconds=settings.breaker_probe_seconds,
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from pipeline.hooks.protocols import Analysis, Attribute, ProcessedImage
+from pipeline.texts import clean
 
 MAX_VALUE_LENGTH = 1000
 MAX_URL_LENGTH = 4096
@@ -28,6 +30,16 @@ def find_fault(analysis: object) -> str | None:
     if analysis.processed_image is not None and not _is_image(analysis.processed_image):
         return "processed_image is not a ProcessedImage with bytes and an image content type"
     return None
+
+
+def cleaned(analysis: Analysis) -> Analysis:
+    """Return the analysis, which has no fault, without terminal escapes and control characters in its values."""
+    brand, model, colorway = (
+        attribute and replace(attribute, value=clean(attribute.value).strip())
+        for attribute in (analysis.brand, analysis.model, analysis.colorway)
+    )
+    assert brand is not None and model is not None
+    return replace(analysis, brand=brand, model=model, colorway=colorway)
 
 
 def is_web_url(url: object) -> bool:

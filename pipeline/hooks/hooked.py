@@ -1,8 +1,8 @@
 """Calls observers and filters: the hooks that plugins implement beside providers, storages and notifiers.
 
 Observers get their events from a queue of their own, one by one and in order, so that none delays a job or another
-observer. Filters are asked where an upload or a result waits for them, one after the other. A plugin that fails in a
-row is set aside for a while. Runs on the event loop.
+observer. Filters are asked where an upload or a result waits for them, one after the other. A hook of a plugin that
+fails in a row is held for a while, and no other hook of that plugin with it. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import structlog
 from pipeline.errors import ValidationError
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.catalogue import FILTERS, OBSERVERS
-from pipeline.hooks.checks import find_fault
+from pipeline.hooks.checks import cleaned, find_fault
 from pipeline.hooks.protocols import Analysis, AnalyzeRequest, JobEvent, UploadFacts
+from pipeline.texts import cause_of
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -51,34 +52,34 @@ class Hooked:
     async def validate_upload(self, upload: UploadFacts) -> None:
         """Return when no filter refuses the upload; else its ValidationError."""
         for plugin in self._filters["validate_upload"]:
-            if not _lets_through(plugin):
+            if not plugin.lets_through("validate_upload"):
                 continue
             try:
                 await plugin.call("validate_upload", self._seconds, upload, self._settings)
             except ValidationError:
-                plugin.aside.succeeded()
+                plugin.breaker("validate_upload").answered()
                 raise
-            except Exception:
-                _failed(plugin, "validate_upload")
+            except Exception as error:
+                _failed(plugin, "validate_upload", error)
             else:
-                plugin.aside.succeeded()
+                plugin.breaker("validate_upload").answered()
 
     async def transform_analysis(self, analysis: Analysis, request: AnalyzeRequest) -> Analysis:
         """Return the analysis as the filters leave it."""
         if self._filters["transform_analysis"]:
             request = replace(request, image=None)
         for plugin in self._filters["transform_analysis"]:
-            if not _lets_through(plugin):
+            if not plugin.lets_through("transform_analysis"):
                 continue
             try:
                 changed = await plugin.call("transform_analysis", self._seconds, analysis, request, self._settings)
                 if changed is not None and (fault := find_fault(changed)):
                     raise ValueError(fault)
-            except Exception:
-                _failed(plugin, "transform_analysis")
+            except Exception as error:
+                _failed(plugin, "transform_analysis", error)
             else:
-                plugin.aside.succeeded()
-                analysis = analysis if changed is None else changed
+                plugin.breaker("transform_analysis").answered()
+                analysis = analysis if changed is None else cleaned(changed)
         return analysis
 
     @property
@@ -111,7 +112,7 @@ class _Observer:
         try:
             self._events.put_nowait((hook, event))
         except asyncio.QueueFull:
-            self._plugin.skipped.inc()
+            self._plugin.skip(hook)
 
     async def close(self) -> None:
         if self._task is None:
@@ -131,21 +132,16 @@ class _Observer:
             self._events.task_done()
 
     async def _tell(self, hook: str, event: JobEvent) -> None:
+        if not self._plugin.lets_through(hook):
+            return
         try:
-            if _lets_through(self._plugin):
-                await self._plugin.call(hook, self._settings.hook_timeout_seconds, event, self._settings)
-                self._plugin.aside.succeeded()
-        except Exception:
-            _failed(self._plugin, hook)
+            await self._plugin.call(hook, self._settings.hook_timeout_seconds, event, self._settings)
+        except Exception as error:
+            _failed(self._plugin, hook, error)
+        else:
+            self._plugin.breaker(hook).answered()
 
 
-def _lets_through(plugin: BoundPlugin) -> bool:
-    if plugin.aside.lets_through():
-        return True
-    plugin.skipped.inc()
-    return False
-
-
-def _failed(plugin: BoundPlugin, hook: str) -> None:
+def _failed(plugin: BoundPlugin, hook: str, error: Exception) -> None:
     log.warning("hook_failed", plugin=plugin.name, hook=hook, exc_info=True)
-    plugin.aside.failed()
+    plugin.breaker(hook).failed("The hook failed", cause_of(error))

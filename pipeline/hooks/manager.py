@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import structlog
 
-from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, PipelineError, RetryableJobError
-from pipeline.hooks import protocols
-from pipeline.hooks.calls import BoundPlugin, PluginOverrun
+from pipeline.errors import DependencyUnavailable, PermanentJobError, PipelineError
+from pipeline.hooks import faults, protocols
+from pipeline.hooks.breaker import SharedBreakers
+from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue
-from pipeline.hooks.checks import find_fault, is_web_url
+from pipeline.hooks.checks import is_web_url
 from pipeline.hooks.hooked import Hooked
 from pipeline.hooks.protocols import (
     Analysis,
@@ -30,6 +30,8 @@ from pipeline.hooks.protocols import (
     StorageBackend,
     UploadFacts,
 )
+from pipeline.hooks.providers import Providers, ReadImage
+from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
 
 if TYPE_CHECKING:
@@ -37,10 +39,6 @@ if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 log = structlog.get_logger(__name__)
-
-ReadImage = Callable[[], Awaitable[bytes]]
-# A provider that would have less time than this is not asked.
-LEAST_SECONDS = 1.0
 
 
 class PluginManager:
@@ -60,93 +58,39 @@ class PluginManager:
         """providers: by name, all that settings.all_providers names."""
         self._settings = settings
         self._rooms = rooms
-        self._providers = providers
-        by_category = settings.ai_provider_by_category
-        self._chains = {category: tuple(dict.fromkeys(names)) for category, names in by_category.items()}
-        # Only these are ever set aside: for another there is nobody to go to.
-        self._replaceable = {name for chain in (settings.providers, *self._chains.values()) for name in chain[:-1]}
+        self._providers = Providers(settings, providers, tracing)
+        self._asked = tuple(providers.values())
         self._storage = storage
         self._notifiers = {notifier.name: notifier for notifier in notifiers}
-        # Why each durable notifier failed last: what a job is told that it was not even tried for.
-        self._reasons: dict[str, str] = {}
+        durable = {name: self._notifiers[name].breaker("notify") for name in self.durable}
+        self.notifier_holds = SharedBreakers(durable, {name: (name,) for name in durable})
+        for name in durable:
+            self._notifiers[name].on_held = self.notifier_holds.changed
         self._hooked = Hooked(hooks, settings)
         self._tracing = tracing
 
     @property
     def all(self) -> tuple[BoundPlugin, ...]:
         """Every plugin in use."""
-        return (*self._providers.values(), self._storage, *self._notifiers.values(), *self._hooked.plugins)
+        return (*self._asked, self._storage, *self._notifiers.values(), *self._hooked.plugins)
 
     @property
     def media_root(self) -> Path | None:
         """The folder to serve under /media, or None."""
         return protocols.media_root(cast(StorageBackend, self._storage.plugin))
 
-    async def analyze(self, request: AnalyzeRequest, read_image: ReadImage) -> Analysis:
+    @property
+    def provider_holds(self) -> SharedBreakers:
+        """Which AI providers are not asked for now, and which of them the jobs of each category may ask."""
+        return self._providers.holds
+
+    async def analyze(self, request: AnalyzeRequest, read_image: ReadImage, tries: str = "") -> Analysis:
         """Return the checked result of the category's first provider that has one, as the filters leave it.
 
-        What a provider raises becomes a RetryableJobError or PermanentJobError. The next provider is asked when one
-        refuses the image for good, is set aside, says how long it is busy, or fails at the job's last attempt.
-        read_image: awaited once if a provider wants the photo's bytes; what it raises is passed on.
+        What a provider raises becomes a RetryableJobError or PermanentJobError. Arguments: see Providers.analyze.
         """
-        # Some time is left for keeping the result.
-        deadline = asyncio.get_running_loop().time() + self._settings.job_timeout_seconds * 0.95
-        names = self._chains.get(request.category, self._settings.providers)
-        fault: JobError | None = None
-        image: bytes | None = None
-        for number, name in enumerate(names):
-            provider, is_last = self._providers[name], number == len(names) - 1
-            left = deadline - asyncio.get_running_loop().time()
-            if fault is not None and left < LEAST_SECONDS:
-                # Also after a refusal: the one who was not asked may take the photo.
-                raise RetryableJobError("AI service timed out") from fault
-            if not is_last and not provider.aside.lets_through():
-                provider.skipped.inc()
-                continue
-            needs_image = getattr(provider.plugin, "needs_image", False)
-            if needs_image and image is None:
-                image = await read_image()
-            try:
-                seconds = min(self._settings.provider_timeout_seconds, left)
-                with self._tracing.call(provider.kind, name, "analyze") as span:
-                    context = span.trace_context or request.trace_context
-                    shown = image if needs_image else None
-                    asked = replace(request, timeout_seconds=seconds, image=shown, trace_context=context)
-                    analysis = await self._ask(provider, asked)
-            except (PermanentJobError, RetryableJobError) as error:
-                fault = error
-                if is_last or not self._goes_on(provider, error, request.attempt):
-                    raise
-                log.warning("provider_passed_over", plugin=name, next=names[number + 1], error=error.message)
-            else:
-                return await self._hooked.transform_analysis(analysis, request)
-        raise AssertionError("the last provider of a chain is always asked")
-
-    def _goes_on(self, provider: BoundPlugin, error: JobError, attempt: int) -> bool:
-        """Return whether the next provider is to be asked after that error."""
-        if isinstance(error, PermanentJobError):
-            return True
-        assert isinstance(error, RetryableJobError)
-        attempts = min(self._settings.job_attempts, error.max_attempts or self._settings.job_attempts)
-        return provider.aside.is_set or attempt >= attempts
-
-    async def _ask(self, provider: BoundPlugin, request: AnalyzeRequest) -> Analysis:
-        try:
-            result = await provider.call("analyze", request.timeout_seconds, request)
-            if fault := find_fault(result):
-                raise RetryableJobError("AI service sent an invalid result", max_attempts=2) from ValueError(fault)
-        except PermanentJobError:
-            provider.aside.succeeded()  # it works, it is the image it does not take
-            raise
-        except Exception as error:
-            if provider.name in self._replaceable:
-                provider.aside.failed(getattr(error, "retry_after_seconds", None))
-            if isinstance(error, JobError):
-                raise
-            text = "AI service timed out" if isinstance(error, PluginOverrun) else "AI service failed"
-            raise RetryableJobError(text) from error
-        provider.aside.succeeded()
-        return cast(Analysis, result)
+        analysis = await self._providers.analyze(request, read_image, tries)
+        return await self._hooked.transform_analysis(analysis, request)
 
     async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
         """Store the image and return its URL; DependencyUnavailable, or the storage's own PipelineError."""
@@ -155,9 +99,11 @@ class PluginManager:
             raise DependencyUnavailable("Image storage unavailable") from ValueError(f"save returned {url!r}")
         return cast(str, url)
 
-    async def open(self, public_id: str) -> BinaryIO:
-        """Return the stored image as a file the caller closes; FileNotFoundError when there is none."""
-        return cast(BinaryIO, await self._call_storage("open", public_id))
+    async def read(self, public_id: str) -> bytes:
+        """Return the bytes of the stored image; FileNotFoundError when there is none."""
+        file = await self._call_storage("open", public_id)
+        # In the plugin's own threads: what the file does when it is read is the plugin's code too.
+        return cast(bytes, await self._guard_storage(self._storage.run_in_thread("open", _read, self._seconds, file)))
 
     async def delete(self, public_id: str) -> None:
         """Remove the image if it is there."""
@@ -183,29 +129,39 @@ class PluginManager:
         await asyncio.gather(*(self._notify(notifier, event, user_id) for notifier in told))
 
     async def deliver(
-        self, name: str, event: Mapping[str, Any], user_id: str, delivery_id: str, trace_context: str = ""
+        self,
+        name: str,
+        event: Mapping[str, Any],
+        user_id: str,
+        delivery_id: str,
+        trace_context: str = "",
+        tries: str = "",
     ) -> None:
-        """Hand the event to that durable notifier; RetryableJobError or PermanentJobError when it is not delivered."""
+        """Hand the event to that durable notifier; RetryableJobError or PermanentJobError when it is not delivered.
+
+        tries: the held notifier that is to be called all the same.
+        """
         notifier = self._notifiers.get(name)
         if notifier is None:
             raise PermanentJobError(f"The notifier {name!r} is not in use any more")
-        if not notifier.aside.lets_through():
-            # A receiver that hangs must not hold the slots that the events of other notifiers wait for.
-            notifier.skipped.inc()
-            raise RetryableJobError(self._reasons[name])
+        breaker = notifier.breaker("notify")
+        if name == tries:
+            breaker.tries()
+        elif not notifier.lets_through("notify"):
+            raise faults.held(name, breaker)
         try:
             with self._tracing.call(notifier.kind, name, "notify") as span:
                 context = span.trace_context or trace_context
                 notification = Notification(event, user_id, self._rooms, delivery_id, context)
                 await notifier.call("notify", self._settings.notifier_timeout_seconds, notification)
-            notifier.aside.succeeded()
-        except PermanentJobError:
-            raise
-        except Exception as error:
-            notifier.aside.failed()
-            # Not the error itself: one that says how long to wait would hold the notifications of all notifiers.
-            self._reasons[name] = error.message if isinstance(error, JobError) else "Not delivered"
-            raise RetryableJobError(self._reasons[name]) from error
+        except Exception as raised:
+            error = faults.job_error(raised, name, "Receiver")
+            log.warning("notifier_failed", plugin=name, error=error.message, cause=cause_of(raised), exc_info=True)
+            faults.note(breaker, error, raised, counts=True)
+            if error is raised:
+                raise
+            raise error from raised
+        breaker.answered()
 
     def observe(self, hook: str, event: JobEvent) -> None:
         """Let the observers know; returns at once."""
@@ -222,23 +178,29 @@ class PluginManager:
 
     async def close(self) -> None:
         """Close the plugins and leave their threads, also the stuck ones, behind."""
-        called = (*self._providers.values(), self._storage, *self._notifiers.values())
+        called = (*self._asked, self._storage, *self._notifiers.values())
         await asyncio.gather(self._hooked.close(), *(plugin.close() for plugin in called))
 
     async def _call_storage(self, method: str, *args: Any) -> Any:
+        with self._tracing.call(self._storage.kind, self._storage.name, method):
+            return await self._guard_storage(self._storage.call(method, self._seconds, *args))
+
+    @property
+    def _seconds(self) -> float:
+        return self._settings.storage_timeout_seconds
+
+    @staticmethod
+    async def _guard_storage(call: Awaitable[Any]) -> Any:
         try:
-            with self._tracing.call(self._storage.kind, self._storage.name, method):
-                return await self._storage.call(method, self._settings.storage_timeout_seconds, *args)
-        except PipelineError:
+            return await call
+        except (PipelineError, FileNotFoundError):
             raise
         except Exception as error:
-            if method == "open" and isinstance(error, FileNotFoundError):
-                raise
             raise DependencyUnavailable("Image storage unavailable") from error
 
     async def _notify(self, notifier: BoundPlugin, event: Mapping[str, Any], user_id: str) -> None:
-        if not notifier.aside.lets_through():
-            notifier.skipped.inc()
+        breaker = notifier.breaker("notify")
+        if not notifier.lets_through("notify"):
             return
         try:
             with self._tracing.call(notifier.kind, notifier.name, "notify") as span:
@@ -246,11 +208,16 @@ class PluginManager:
                 copied = copy.deepcopy(event)
                 notification = Notification(copied, user_id, self._rooms, trace_context=span.trace_context)
                 await notifier.call("notify", self._settings.notifier_timeout_seconds, notification)
-        except Exception:
+        except Exception as raised:
             log.error("notifier_failed", plugin=notifier.name, assetId=event.get("assetId"), exc_info=True)
-            notifier.aside.failed()
+            faults.note(breaker, faults.job_error(raised, notifier.name, "Receiver"), raised, counts=True)
         else:
-            notifier.aside.succeeded()
+            breaker.answered()
+
+
+def _read(file: BinaryIO) -> bytes:
+    with file:
+        return file.read()
 
 
 def build_plugins(

@@ -15,14 +15,18 @@ T = TypeVar("T")
 class Claim:
     """What this process holds from the step that brought the job to the step that acknowledges it."""
 
-    __slots__ = ("job", "lease_ends_at", "work_ends_at", "scope", "started_at", "is_ended", "is_released")
+    __slots__ = (
+        *("job", "lease_ends_at", "work_ends_at", "scope"),
+        *("started_at", "ended_at", "cause", "is_ended", "is_released"),
+    )
 
     def __init__(self, job: Job, lease_ends_at: float) -> None:
         self.job = job
         self.lease_ends_at = lease_ends_at
         self.work_ends_at = 0.0
         self.scope: asyncio.Timeout | None = None  # set while the handler runs
-        self.started_at: float | None = None  # time.monotonic()
+        self.started_at = self.ended_at = 0.0  # time.monotonic(), 0 before that
+        self.cause = ""  # of the error it ended with, for the log
         self.is_ended = False
         self.is_released = False
 

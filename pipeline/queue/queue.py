@@ -5,7 +5,8 @@ objects. Runs on the event loop. Redis 6.2 commands only. All keys of a queue sh
 run on Redis Cluster.
 
 Permanent keys: waiting, groups, grouped, group:<name>, delayed, leases, completed, failed, wake (at most one marker),
-paused, hold, generation. Each empties with its jobs. What is kept of a job itself is said in lua/place.lua.
+paused, holds, parked, generation. Each empties with its jobs. What is kept of a job itself is said in lua/place.lua,
+what holds are in lua/lanes.lua.
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ import orjson
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
 from pipeline.errors import DependencyUnavailable
-from pipeline.queue.breaker import Breaker
+from pipeline.hold import Hold
 from pipeline.queue.job import FailedJob, FailedPage, Finish, Job, JobState, NewJob, Outcome, Step
 from pipeline.queue.server import CALL_SECONDS, Link, QueueServer
 
 T = TypeVar("T")
 SCRIPTS = ("enqueue", "step", "renew", "recover", "release", "trim", "pause", "stats", "list", "forget")
-# The keys that lua/place.lua names, and the scripts it goes before.
+# The keys that lua/place.lua names, the scripts it goes before, and those of them that lua/lanes.lua goes before too.
 PLACES = ("waiting", "groups", "grouped", "wake")
 PLACING = ("enqueue", "step", "recover", "release", "trim", "stats", "list", "forget")
+LANING = ("enqueue", "step")
 TRIM_AT_MOST = 500
 RECOVER_AT_MOST = 100
 RESTORE_AT_ONCE = 100
@@ -40,8 +42,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """Jobs by state, how long the oldest waiting one could have been started (None when none waits), for how long
-    nothing is claimed (0 when it is), and whether that is because the breaker is open.
+    """Jobs by state (those that wait for a held provider are waiting), how long the oldest that could start has waited
+    (None when there is none), and which providers are held.
     """
 
     waiting: int
@@ -51,8 +53,7 @@ class QueueStats:
     failed: int
     is_paused: bool
     oldest_ready_seconds: float | None
-    held_seconds: float = 0
-    is_breaker_open: bool = False
+    holds: Sequence[Hold] = ()
 
 
 class QueueFull(DependencyUnavailable):
@@ -73,12 +74,15 @@ class JobQueue:
         keep_failed_seconds: float = 604_800,
         block_seconds: float = 2,
         longest_delay_seconds: float = 600,
-        breaker: Breaker = Breaker(),
+        max_age_seconds: float = 86_400,
+        lanes: Mapping[str, Sequence[str]] = {},
         clock_offset_ms: int = 0,
     ) -> None:
-        """longest_delay_seconds: no job is delayed and no queue held for longer, whatever another service asks for.
+        """longest_delay_seconds: no job is delayed and no provider held for longer, whatever another service asks for.
 
-        block_seconds: longest one call of wait_for_work. clock_offset_ms: added to Redis TIME; only tests set it.
+        block_seconds: longest one call of wait_for_work. max_age_seconds: a parked job that is older is claimed all the
+        same, for its worker to end it. lanes: the providers of each lane, any of which will do; those of "" are for all
+        other lanes. clock_offset_ms: added to Redis TIME; only tests set it.
         """
         self.name = name
         self.clock_offset_ms = clock_offset_ms
@@ -89,18 +93,14 @@ class JobQueue:
         self._keep_completed_ms = round(keep_completed_seconds * 1000)
         self._keep_failed_ms = round(keep_failed_seconds * 1000)
         self._longest_delay_ms = round(longest_delay_seconds * 1000)
-        self.breaker = breaker
-        self._breaker_args = (
-            breaker.failures,
-            round(breaker.first_probe_seconds * 1000),
-            round(breaker.longest_probe_seconds * 1000),
-        )
+        self._max_age_ms = round(max_age_seconds * 1000)
+        self._lanes = _json(lanes)
         self._base = base = f"{prefix}:{{{name}}}:"
         self._key = {
             key: base + key
-            for key in (*PLACES, "delayed", "leases", "completed", "failed", "paused", "hold", "generation")
+            for key in (*PLACES, "delayed", "leases", "completed", "failed", "paused", "holds", "parked", "generation")
         }
-        self._step_keys = self._places("delayed", "leases", "completed", "failed", "paused", "hold")
+        self._step_keys = self._places("delayed", "leases", "completed", "failed", "paused", "holds", "parked")
         self._sources = {verb: _source(verb) for verb in SCRIPTS}
         self._hashes = {verb: hashlib.sha1(source.encode()).hexdigest() for verb, source in self._sources.items()}
 
@@ -121,14 +121,15 @@ class JobQueue:
         request_id: str = "",
         trace_context: str = "",
         group: str = "",
+        lane: str = "",
         revive: bool = False,
     ) -> bool:
         """Put the job at the back of waiting; False when it is known already, which changes nothing.
 
-        group: jobs of different groups take turns, those without go first and strictly in order. revive: a job that is
-        completed or failed starts over instead.
+        group: jobs of different groups take turns, those without go first and strictly in order. lane: jobs of
+        one lane may ask the same providers. revive: a job that is completed or failed starts over instead.
         """
-        keys, args = self._enqueue_call(NewJob(job_id, data, request_id, trace_context, group, revive))
+        keys, args = self._enqueue_call(NewJob(job_id, data, request_id, trace_context, group, lane, revive))
         return bool(await self._with_room(lambda: self._run("enqueue", keys, args)) == "ok")
 
     async def restore(self, jobs: Sequence[NewJob]) -> int:
@@ -148,30 +149,29 @@ class JobQueue:
             restored += sum(reply != "exists" for reply in replies)
         return restored
 
-    async def step(self, mark: str, finishes: Sequence[Finish], free: int) -> Step:
+    async def step(
+        self, mark: str, finishes: Sequence[Finish], free: int, changes: Sequence[Hold] = ()
+    ) -> Step:
         """Acknowledge what finished and claim for `free` slots, in one call.
 
-        mark: `worker:number`, never used before; it becomes part of the leases.
+        mark: `worker:number`, never used before; it becomes part of the leases. changes: holds that began, went on or
+        ended.
         """
-        completed = [finish for finish in finishes if finish.outcome is Outcome.COMPLETED]
-        args: list[Any] = [self._lease_ms, mark, free, self._longest_delay_ms, *self._breaker_args, len(completed)]
-        for finish in completed:
-            args += (finish.job.lease, finish.verdict)
+        completed = [finish.job.lease for finish in finishes if finish.outcome is Outcome.COMPLETED]
+        args: list[Any] = [self._lease_ms, mark, free, self._longest_delay_ms, self._max_age_ms, self._lanes]
+        args += (_json([_hold_change(hold) for hold in changes]), len(completed), *completed)
         for finish in finishes:
             if finish.outcome is not Outcome.COMPLETED:
-                args += (finish.job.lease, finish.verdict, finish.outcome, finish.delay_ms, int(finish.gives_back))
-                args += (finish.job.group, finish.hold_ms, finish.error)
-        lost, claimed, has_more, next_due_ms, is_paused, held_ms, is_open, now_ms = await self._run(
-            "step", self._step_keys, args
-        )
+                args += (finish.job.lease, finish.outcome, finish.delay_ms, int(finish.gives_back))
+                args += (finish.job.group, finish.error)
+        lost, claimed, has_more, next_due_ms, is_paused, held, now_ms = await self._run("step", self._step_keys, args)
         return Step(
             claimed=[self._job(fields, now_ms) for fields in claimed],
             lost=lost,
             has_more=bool(has_more),
             next_due_ms=None if next_due_ms < 0 else next_due_ms,
             is_paused=bool(is_paused),
-            held_ms=held_ms,
-            is_breaker_open=bool(is_open),
+            holds=_holds(held, now_ms),
         )
 
     async def renew(self, leases: Sequence[str]) -> list[str]:
@@ -231,7 +231,7 @@ class JobQueue:
 
     async def stats(self) -> QueueStats:
         """Return the counts as they are now."""
-        waiting, delayed, active, completed, failed, is_paused, age_ms, held_ms, is_open = await self._run(
+        waiting, delayed, active, completed, failed, is_paused, age_ms, held, now_ms = await self._run(
             "stats", self._step_keys, []
         )
         return QueueStats(
@@ -242,8 +242,7 @@ class JobQueue:
             failed=failed,
             is_paused=bool(is_paused),
             oldest_ready_seconds=None if age_ms < 0 else age_ms / 1000,
-            held_seconds=held_ms / 1000,
-            is_breaker_open=bool(is_open),
+            holds=_holds(held, now_ms),
         )
 
     async def failed_jobs(self, limit: int, after: tuple[datetime, str] | None = None) -> FailedPage:
@@ -273,10 +272,11 @@ class JobQueue:
             ("LLEN", self._key["waiting"]),
             ("GET", self._key["grouped"]),
             ("ZCARD", self._key["delayed"]),
+            ("ZCARD", self._key["parked"]),
             ("LLEN", f"{self._base}group:{group}"),
         )
-        waiting, grouped, delayed, of_group = await self._call(lambda link: link.ask_all(*questions))
-        return waiting + int(grouped or 0) + delayed, of_group
+        waiting, grouped, delayed, parked, of_group = await self._call(lambda link: link.ask_all(*questions))
+        return waiting + int(grouped or 0) + delayed + parked, of_group
 
     async def fields(self, job_id: str) -> dict[str, Any]:
         """Return what Redis knows of the job, {} when nothing: for operators and tests.
@@ -320,27 +320,30 @@ class JobQueue:
         return [*self._keys(*PLACES), self._base, *self._keys(*names)]
 
     def _enqueue_call(self, job: NewJob) -> tuple[list[str], list[Any]]:
-        record = {"requestId": job.request_id, "trace": job.trace_context, "group": job.group, "data": job.data}
-        args = [job.id, json.dumps(record, separators=(",", ":")), job.group, int(job.revive)]
-        return self._places("completed", "failed", "delayed", "leases"), args
+        record: dict[str, Any] = {"submittedAt": job.submitted_at_ms} if job.submitted_at_ms else {}
+        record |= {"requestId": job.request_id, "trace": job.trace_context, "group": job.group, "lane": job.lane}
+        args = [job.id, _json(record | {"data": job.data}), job.group, int(job.revive)]
+        return self._places("completed", "failed", "delayed", "leases", "parked"), args
 
     @staticmethod
     def _job(fields: list[Any], now_ms: int) -> Job:
-        job_id, text, attempt, stalls, lease, error, is_probe = fields
+        job_id, text, attempt, stalls, lease, error, tries = fields
         record = _object(text)
+        enqueued_at_ms = _whole(record.get("enqueuedAt")) or now_ms
         return Job(
             id=job_id,
             data=_payload(record),
             attempt=attempt,
             stalls=stalls,
             lease=lease,
-            enqueued_at_ms=_whole(record.get("enqueuedAt")) or now_ms,
+            enqueued_at_ms=enqueued_at_ms,
             claimed_at_ms=now_ms,
             request_id=_text(record.get("requestId")),
             trace_context=_text(record.get("trace")),
             error=error,
             group=_text(record.get("group")),
-            is_probe=bool(is_probe),
+            submitted_at_ms=_whole(record.get("submittedAt")) or enqueued_at_ms,
+            tries=tries,
         )
 
     async def _run(self, verb: str, keys: Sequence[str], args: Sequence[Any], *, timed: bool = True) -> Any:
@@ -377,8 +380,23 @@ class JobQueue:
 
 def _source(verb: str) -> str:
     folder = resources.files("pipeline.queue.lua")
-    names = ("place", verb) if verb in PLACING else (verb,)
+    names = ("place",) * (verb in PLACING) + ("lanes",) * (verb in LANING) + (verb,)
     return "\n".join(folder.joinpath(f"{name}.lua").read_text("utf-8") for name in names)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _hold_change(hold: Hold) -> tuple[str, int, int, str, str]:
+    return hold.provider, round(hold.left_seconds * 1000), round(hold.wait_seconds * 1000), hold.reason, hold.cause
+
+
+def _holds(text: str, now_ms: int) -> list[Hold]:
+    return [
+        Hold(name, max(0, each["until"] - now_ms) / 1000, each["wait"] / 1000, each["reason"], each["cause"])
+        for name, each in _object(text).items()
+    ]
 
 
 def _failed_job(job_id: str, failed_at: str, record_text: str, state_text: str) -> FailedJob:

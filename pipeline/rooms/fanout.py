@@ -25,6 +25,7 @@ from pipeline.rooms.frames import encode, text_frame
 from pipeline.rooms.publisher import Publisher
 from pipeline.rooms.rooms import Rooms
 from pipeline.rooms.servers import Server, Servers, make_pool
+from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
@@ -150,7 +151,7 @@ class RoomFanout:
                         group.create_task(self._read(server))
             except* (RedisError, OSError) as group_error:
                 if not self.is_lost:
-                    log.warning("fanout_disconnected", error=repr(group_error.exceptions[0]))
+                    log.warning("fanout_disconnected", error=cause_of(group_error.exceptions[0]))
                     self.is_lost = True
             finally:
                 await servers.disconnect()

@@ -16,6 +16,7 @@ from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
 from pipeline.rooms.servers import CONNECT_SECONDS, Server, Servers
+from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +57,7 @@ class Publisher:
             except (RedisError, OSError) as error:
                 # A connection that died while idle is no news.
                 if pause > shortest:
-                    log.warning("publisher_disconnected", error=repr(error), owed=len(self._owed))
+                    log.warning("publisher_disconnected", error=cause_of(error), owed=len(self._owed))
             finally:
                 await servers.disconnect()
             await asyncio.sleep(pause * random.uniform(0.5, 1))

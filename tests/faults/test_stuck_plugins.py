@@ -16,7 +16,8 @@ from tornado.ioloop import IOLoop
 
 from pipeline.hooks.calls import BoundPlugin, PluginOverrun
 from pipeline.metrics import Metrics
-from pipeline.queue.job import Job, RetryPolicy
+from pipeline.queue.attempt import RetryPolicy
+from pipeline.queue.job import Job
 from tests.service import Service
 from tests.workers import Bench, Handler
 

@@ -9,7 +9,8 @@ import pytest
 from redis import Redis
 
 from pipeline.metrics import Metrics
-from pipeline.queue.job import Job, NewJob, RetryPolicy
+from pipeline.queue.attempt import RetryPolicy
+from pipeline.queue.job import Job, NewJob
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.worker import Worker
 from tests.redis_server import RedisServer

@@ -12,7 +12,8 @@ from tornado.ioloop import IOLoop
 
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
 from pipeline.queue.breaker import Breaker
-from pipeline.queue.job import Job, JobState, RetryPolicy
+from pipeline.queue.attempt import RetryPolicy
+from pipeline.queue.job import Job, JobState
 from pipeline.queue.queue import JobQueue
 from tests.redis_server import RedisServer
 from tests.workers import Bench, Handler, count, failing, nothing

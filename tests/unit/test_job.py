@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
-from pipeline.queue.job import Job, RetryPolicy, reason
+from pipeline.queue.attempt import RetryPolicy, reason
+from pipeline.queue.job import Job
 from pipeline.settings import Settings
 
 POLICY = RetryPolicy(attempts=3, backoff_ms=2000)

@@ -1,12 +1,12 @@
 -- A new job -> the back of waiting. Repeating it with the same id changes nothing, but puts back a job that is not where its state
 -- says: what a failover, an eviction or a careless hand can do.
 -- Called by JobQueue.enqueue and JobQueue.restore.
--- KEYS: those of place.lua, completed, failed, delayed, leases
+-- KEYS: those of place.lua, completed, failed, delayed, leases, parked
 -- ARGV: clock offset (ms), job id, record (a JSON object without enqueuedAt), group or '', revive (1: a finished job starts over)
 -- Returns: 'ok', 'exists' or 'restored'
-local completed, failed, delayed, leases = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local completed, failed, delayed, leases, parked = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local offset, id, new_record, group, revive = unpack(ARGV)
-local POSTPONED_OFTEN, LOOK_AT_MOST = 3, 1000
+local LOOK_AT_MOST = 1000
 
 local function enqueued_at(record)
   return tonumber(string.match(record or '', '^{"enqueuedAt":(%d+)')) or 0
@@ -36,7 +36,10 @@ if state.state == 'active' then
   is_there = redis.call('ZSCORE', leases, state.lease or '')
 elseif state.state == 'delayed' then
   is_there = redis.call('ZSCORE', delayed, id)
-elseif (tonumber(state.postponed) or 0) > POSTPONED_OFTEN then
+elseif redis.call('ZSCORE', parked, parked_member(id, record)) then
+  is_there = true
+elseif state.readyAt then
+  -- It has been started before and may stand anywhere.
   is_there = redis.call('LPOS', list, id)
 else
   is_there = redis.call('LPOS', list, id, 'RANK', -1, 'MAXLEN', LOOK_AT_MOST)
@@ -48,7 +51,7 @@ else
   end
 end
 local is_waiting = state.state ~= 'active' and state.state ~= 'delayed'
-if is_there and group ~= '' and is_waiting and not redis.call('LPOS', groups, group) then
+if is_there and group ~= '' and is_waiting and redis.call('EXISTS', list) == 1 and not redis.call('LPOS', groups, group) then
   redis.call('LPUSH', groups, group)
 end
 if is_there then return 'exists' end

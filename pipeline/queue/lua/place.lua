@@ -4,8 +4,9 @@
 -- A job without a group stands in `waiting`. The others stand in one list per group, and `groups` is the ring of the groups that
 -- have one: each claim takes the oldest job of the front group and sends the group to the back, so that groups take turns and a
 -- move costs the same however many there are. `grouped` counts their jobs. The right end is the front.
--- Of a job there are two strings, both JSON. `record:` is written once: {enqueuedAt, requestId, trace, group, data}. `state:` is
--- what happened since: {state, attempt, stalls, postponed, readyAt, lease, error}; one that was never claimed has none and waits.
+-- Of a job there are two strings, both JSON. `record:` is written once: {enqueuedAt, submittedAt, requestId, trace, group, lane, data};
+-- only a job that was lost has a submittedAt: when it came first. `state:` is what happened since: {state, attempt, stalls, postponed,
+-- readyAt, lease, error}; one that was never claimed has none and waits.
 -- They are strings because MGET and MSET move those of all slots in one command, and because MGET takes a key of another type for
 -- a missing one. Of a completed job only its id is kept.
 local waiting, groups, grouped, wake, prefix = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]

@@ -1,0 +1,90 @@
+"""What an exception of a provider or durable notifier means: for the job, and for those who would ask the same one.
+
+Whether the work was tried at all is the question on which queue/attempt.py decides what it costs. Pure but for the
+breaker that it is told of.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from collections.abc import Iterator
+
+from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
+from pipeline.hooks.breaker import Breaker
+from pipeline.hooks.calls import PluginBusy, PluginOverrun
+from pipeline.texts import cause_of
+
+# What the network says before anything has been asked.
+UNREACHABLE = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
+UNREACHABLE_NUMBERS = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ECONNREFUSED}
+# A timeout of connecting, as aiohttp, httpx, requests and urllib3 call it: not one of waiting for the answer.
+UNREACHABLE_NAMES = {"ConnectionTimeoutError", "ConnectTimeout", "ConnectTimeoutError"}
+MAX_CHAIN = 12
+
+
+def job_error(raised: Exception, name: str, service: str) -> JobError:
+    """Return the exception as the job's error. name: of the plugin; service: what owners know it as."""
+    if isinstance(raised, PermanentJobError):
+        return raised
+    if isinstance(raised, RetryableJobError):
+        error = raised
+        if error.spends_attempt and error.retry_after_seconds is None and _is_unreachable(raised):
+            error.spends_attempt = False
+    elif isinstance(raised, PluginBusy):
+        error = RetryableJobError(f"{service} is busy", spends_attempt=False)
+    elif isinstance(raised, PluginOverrun):
+        error = RetryableJobError(f"{service} timed out")
+    elif isinstance(raised, DependencyUnavailable) or _is_unreachable(raised):
+        error = RetryableJobError(f"{service} unavailable", spends_attempt=False)
+    else:
+        error = RetryableJobError(f"{service} failed")
+    if not error.spends_attempt:
+        error.provider = name
+    return error
+
+
+def note(breaker: Breaker, error: JobError, raised: Exception, *, counts: bool) -> None:
+    """Tell the breaker of what was raised. counts: so many failures in a row, whatever they are, hold the plugin."""
+    cause = cause_of(raised)
+    if isinstance(error, RetryableJobError) and not error.spends_attempt:
+        if error.retry_after_seconds is None:
+            breaker.unreachable(error.message, cause)
+        else:
+            breaker.busy(error.retry_after_seconds, error.message, cause)
+    elif isinstance(error, RetryableJobError) and counts:
+        breaker.failed(error.message, cause)
+    elif not isinstance(raised, PluginOverrun):
+        breaker.answered()
+
+
+def held(name: str, breaker: Breaker) -> RetryableJobError:
+    """Return the error of a job that did not ask the plugin because it is held."""
+    error = RetryableJobError(breaker.reason, spends_attempt=False)
+    error.provider = name
+    error.__cause__ = _Held(breaker.cause) if breaker.cause else None
+    return error
+
+
+class _Held(Exception):
+    """Why the plugin is held."""
+
+
+def _is_unreachable(error: BaseException) -> bool:
+    return any(
+        isinstance(each, UNREACHABLE)
+        or type(each).__name__ in UNREACHABLE_NAMES
+        or (isinstance(each, OSError) and each.errno in UNREACHABLE_NUMBERS)
+        for each in _chain(error)
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and what it came from, as far as anybody would follow it."""
+    following: BaseException | None = error
+    for _ in range(MAX_CHAIN):
+        if following is None:
+            return
+        yield following
+        following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)

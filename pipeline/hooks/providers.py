@@ -1,0 +1,136 @@
+"""Asks the AI providers in use: the first of a photo's chain that may be asked and has an answer.
+
+Every exception of a provider is logged once, with its trace, becomes a RetryableJobError or PermanentJobError, and
+holds the provider where nobody else should ask it now (faults.py). Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+import structlog
+
+from pipeline.errors import JobError, PermanentJobError, RetryableJobError
+from pipeline.hooks import faults
+from pipeline.hooks.breaker import SharedBreakers
+from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.checks import cleaned, find_fault
+from pipeline.hooks.protocols import Analysis, AnalyzeRequest
+from pipeline.texts import cause_of
+from pipeline.tracing import OFF, Tracing
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+ReadImage = Callable[[], Awaitable[bytes]]
+# A provider that would have less time than this is not asked.
+LEAST_SECONDS = 1.0
+SERVICE = "AI service"
+
+
+class Providers:
+    """All AI providers that some category uses. holds: those that are not asked for now, to be shared."""
+
+    def __init__(self, settings: Settings, providers: Mapping[str, BoundPlugin], tracing: Tracing = OFF) -> None:
+        """providers: by name, all that settings.all_providers names."""
+        self._settings = settings
+        self._providers = providers
+        self._tracing = tracing
+        by_category = settings.ai_provider_by_category
+        chains = {category: tuple(dict.fromkeys(names)) for category, names in by_category.items()}
+        self._chains: Mapping[str, Sequence[str]] = chains | {"": settings.providers}
+        # Where there is another to go to, failures in a row hold a provider, whatever they are.
+        self._replaceable = {name for chain in self._chains.values() for name in chain[:-1]}
+        breakers = {name: provider.breaker("analyze") for name, provider in providers.items()}
+        self.holds = SharedBreakers(breakers, self._chains)
+        for provider in providers.values():
+            provider.on_held = self.holds.changed
+
+    async def analyze(self, request: AnalyzeRequest, read_image: ReadImage, tries: str = "") -> Analysis:
+        """Return the checked result of the category's first provider that has one.
+
+        The next provider is asked when one refuses the image for good, is held, or fails at the job's last attempt.
+        read_image: awaited once if a provider wants the photo's bytes; what it raises is passed on. tries: the held
+        provider that is to be asked all the same.
+        """
+        # Some time is left for keeping the result.
+        deadline = asyncio.get_running_loop().time() + self._settings.job_timeout_seconds * 0.95
+        names = self._chains.get(request.category, self._chains[""])
+        fault: JobError | None = None
+        held: RetryableJobError | None = None
+        image: bytes | None = None
+        for name in names:
+            provider = self._providers[name]
+            left = deadline - asyncio.get_running_loop().time()
+            if fault is not None and left < LEAST_SECONDS:
+                # Also after a refusal: the one who was not asked may take the photo.
+                raise RetryableJobError("AI service timed out") from fault
+            if name == tries:
+                provider.breaker("analyze").tries()
+            elif not provider.lets_through("analyze"):
+                held = held or faults.held(name, provider.breaker("analyze"))
+                continue
+            needs_image = getattr(provider.plugin, "needs_image", False)
+            if needs_image and image is None:
+                image = await read_image()
+            try:
+                return await self._ask(provider, replace(request, image=image if needs_image else None), left)
+            except (PermanentJobError, RetryableJobError) as error:
+                fault = error
+                if not self._goes_on(provider, error, request.attempt):
+                    raise
+                if name != names[-1]:
+                    log.warning("provider_passed_over", plugin=name, error=error.message)
+        raise _of_all(fault, held)
+
+    def _goes_on(self, provider: BoundPlugin, error: JobError, attempt: int) -> bool:
+        """Return whether the next provider, if there is one, is to be asked after that error."""
+        if isinstance(error, PermanentJobError):
+            return True
+        assert isinstance(error, RetryableJobError)
+        attempts = min(self._settings.job_attempts, error.max_attempts or self._settings.job_attempts)
+        return provider.breaker("analyze").is_held or attempt >= attempts
+
+    async def _ask(self, provider: BoundPlugin, request: AnalyzeRequest, left: float) -> Analysis:
+        """Return the provider's result. left: seconds for all of it, waiting for a thread included."""
+        seconds = min(self._settings.provider_timeout_seconds, left)
+        try:
+            with self._tracing.call(provider.kind, provider.name, "analyze") as span:
+                context = span.trace_context or request.trace_context
+                asked = replace(request, timeout_seconds=seconds, trace_context=context)
+                result = await provider.call("analyze", seconds, asked, wait_seconds=left - seconds)
+                if fault := find_fault(result):
+                    raise RetryableJobError("AI service sent an invalid result", max_attempts=2) from ValueError(fault)
+        except Exception as raised:
+            error = faults.job_error(raised, provider.name, SERVICE)
+            names = {"plugin": provider.name, "category": request.category}
+            log.warning("provider_failed", error=error.message, cause=cause_of(raised), exc_info=True, **names)
+            faults.note(
+                provider.breaker("analyze"), error, raised, counts=provider.name in self._replaceable
+            )
+            if error is raised:
+                raise
+            raise error from raised
+        provider.breaker("analyze").answered()
+        return cleaned(cast(Analysis, result))
+
+
+def _of_all(fault: JobError | None, held: RetryableJobError | None) -> JobError:
+    """Return what a chain comes to that has no answer. fault: of the last one asked; held: of the first one that was
+    not, because it is held.
+    """
+    if fault is None or held is None:
+        error = fault or held
+        assert error is not None
+        return error
+    if isinstance(fault, RetryableJobError) and not fault.spends_attempt:
+        return fault
+    # Who was not asked may take the photo. Nobody else waits for that, so the error names no provider.
+    error = RetryableJobError(held.message, spends_attempt=False)
+    error.__cause__ = fault
+    return error

@@ -1,0 +1,74 @@
+"""Threads for blocking plugin code: as many as were asked for, started when needed, never waited for at the end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from functools import partial
+from queue import Empty, SimpleQueue
+from time import perf_counter
+from typing import Any
+
+
+class DaemonThreads(Executor):
+    """A pool of at most `limit` daemon threads, each started when it is first needed.
+
+    Not a ThreadPoolExecutor: the interpreter joins its threads at exit, so one stuck call would keep the process alive.
+    """
+
+    def __init__(self, limit: int, name: str, on_start: Callable[[float], None] = lambda _: None) -> None:
+        """on_start: called with the seconds a call has waited for its thread."""
+        self.limit = limit
+        self._name = name
+        self._on_start = on_start
+        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._lock = threading.Lock()
+        self._started = 0
+        self._is_closed = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Return the future of fn(*args, **kwargs); RuntimeError after shutdown."""
+        future: Future[Any] = Future()
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError(f"the threads of {self._name} are shut down")
+            self._work.put((future, partial(self._start, perf_counter(), partial(fn, *args, **kwargs))))
+            if not self._idle.acquire(blocking=False) and self._started < self.limit:
+                self._started += 1
+                threading.Thread(target=self._serve, name=f"{self._name}-{self._started}", daemon=True).start()
+        return future
+
+    def shutdown(self, wait: bool = False, *, cancel_futures: bool = True) -> None:
+        """Cancel what has not begun and let the threads end as they come free; never waits."""
+        with self._lock:
+            self._is_closed = True
+            try:
+                while item := self._work.get_nowait():
+                    item[0].cancel()
+            except Empty:
+                pass
+            self._work.put(None)
+
+    def _start(self, submitted_at: float, call: Callable[[], Any]) -> Any:
+        self._on_start(perf_counter() - submitted_at)
+        return call()
+
+    def _serve(self) -> None:
+        while (item := self._work.get()) is not None:
+            _fulfil(*item)
+            del item
+            self._idle.release()
+        self._work.put(None)
+
+
+def _fulfil(future: Future[Any], call: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = call()
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)

@@ -1,0 +1,281 @@
+"""What became of one start of a job, and what that costs: the only place where it is decided.
+
+An attempt is spent when the work itself was tried and answered. Whatever else happens gives it back:
+
+what happened                    raised as                                  attempt     who waits
+-------------------------------  -----------------------------------------  ----------  -------------------------------
+answered badly: 5xx, garbage,    RetryableJobError, anything unknown        spent       this job, its backoff
+  took too long at its work
+this payload was refused         PermanentJobError                          spent       nobody: the job has failed
+could not be asked: refused,     RetryableJobError(spends_attempt=False)    given back  all jobs that would ask the same
+  DNS, TLS, no thread or child     and .provider                                          provider; single ones try it
+  free, held already
+busy: 429, Retry-After           RetryableJobError(retry_after_seconds=n)   given back  the same jobs, for n seconds
+                                   and .provider
+Redis, store or storage away     DependencyUnavailable                      given back  this job, longer each time
+shutdown                         Claim.is_released                          given back  this job
+lease lost, process killed       Claim.has_lease, lua/recover.lua           a stall     nobody
+
+A job that would be given back once it is older than max_age_seconds fails with that last reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
+from pipeline.metrics import QueueMetrics
+from pipeline.queue.claim import Claim
+from pipeline.queue.job import Finish, Job, Outcome
+from pipeline.texts import cause_of
+from pipeline.tracing import OFF, Span, Tracing
+
+log = structlog.get_logger(__name__)
+
+# How an outcome is called in metrics.
+LABELS = {
+    Outcome.COMPLETED: "completed",
+    Outcome.RETRY: "retried",
+    Outcome.PARKED: "parked",
+    Outcome.FAILED: "failed",
+    Outcome.RELEASED: "released",
+}
+# How long a job waits that could not be given up because the store was away.
+GIVE_UP_AGAIN_MS = 5000
+EXCUSE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Attempts, backoff and time limits of a queue's jobs.
+
+    max_age_seconds: how long after its submission a job may still be given back.
+    Source: queue configuration in the specification (3 attempts, exponential from 2000 ms, timeout 120 s).
+    """
+
+    attempts: int = 3
+    backoff_ms: int = 2000
+    timeout_seconds: float = 120
+    max_stalls: int = 3
+    max_age_seconds: float = 86_400
+
+    def decide(self, error: Exception, attempt: int) -> int | None:
+        """Return the wait before the next attempt in milliseconds, or None to give up.
+
+        attempt: how many times the job has been started, from 1. Doubles from backoff_ms: 2000, 4000. The last attempt
+        and any PermanentJobError give None. Unknown errors are retried.
+        """
+        if isinstance(error, PermanentJobError) or attempt >= self.attempts:
+            return None
+        least_ms = 0
+        if isinstance(error, RetryableJobError):
+            if error.max_attempts is not None and attempt >= error.max_attempts:
+                return None
+            least_ms = round((error.retry_after_seconds or 0) * 1000)
+        backoff_ms: int = self.backoff_ms * 2 ** (attempt - 1)
+        return max(least_ms, backoff_ms)
+
+    def spent(self, job: Job) -> str | None:
+        """Return why this claim must not run at all, or None. A start beyond the limit means the process was lost
+        giving it up.
+        """
+        if job.stalls >= self.max_stalls:
+            return f"Processing stalled {job.stalls} times"
+        if job.attempt > self.attempts:
+            return job.error or f"Processing failed after {self.attempts} attempts"
+        return None
+
+
+def judge(error: Exception, job: Job, policy: RetryPolicy, seconds: float) -> Finish:
+    """Return how a start that ended with the error goes on; FAILED still has to be carried out.
+
+    seconds: how long it took.
+    """
+    if _spends_attempt(error):
+        delay_ms = policy.decide(error, job.attempt)
+        message = reason(error, job.attempt)
+        return Finish(job, Outcome.FAILED if delay_ms is None else Outcome.RETRY, delay_ms or 0, error=message)
+    age_seconds = (job.claimed_at_ms - job.submitted_at_ms) / 1000 + seconds
+    if age_seconds >= policy.max_age_seconds:
+        message = f"{_text(error)}, given up after {_duration(policy.max_age_seconds)}"
+        return Finish(job, Outcome.FAILED, error=message)
+    is_held = isinstance(error, RetryableJobError) and error.provider
+    outcome = Outcome.PARKED if is_held else Outcome.RETRY
+    return Finish(job, outcome, policy.backoff_ms, gives_back=True, error=_text(error))
+
+
+def reason(error: Exception, attempt: int) -> str:
+    """Return what the owner is told of a job's last error: its own text when it was raised on purpose, never an
+    internal one.
+    """
+    text = _text(error)
+    return text if isinstance(error, PermanentJobError) else f"{text} after {attempt} attempt{'s' * (attempt != 1)}"
+
+
+def _spends_attempt(error: Exception) -> bool:
+    if isinstance(error, RetryableJobError):
+        return error.spends_attempt
+    return not isinstance(error, DependencyUnavailable)
+
+
+def _text(error: Exception) -> str:
+    return error.message if isinstance(error, (JobError, DependencyUnavailable)) else "Processing failed"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("hour", 3600), ("minute", 60), ("second", 1)):
+        if seconds >= 2 * length or length == 1:
+            return f"{seconds / length:.0f} {unit}s"
+    raise AssertionError("the last unit always fits")
+
+
+class JobHandler(Protocol):
+    """What a worker does with a job. Every method must bear being repeated."""
+
+    async def process(self, job: Job) -> object | None:
+        """Do the work and return its result, or None when there was nothing to do.
+
+        What an exception costs is the table of this module.
+        """
+
+    async def commit(self, job: Job, result: Any) -> None:
+        """Keep the result, for as long as it takes; only the loss of the lease ends this."""
+
+    async def give_up(self, job: Job, message: str) -> None:
+        """Record that the job failed for good, and why."""
+
+    async def excuse(self, job: Job) -> None:
+        """Record that the job was started in vain through no fault of its own."""
+
+    def describe(self, job: Job) -> Mapping[str, str]:
+        """Return what to log with every line about the job, e.g. {"assetId": ...}."""
+
+
+class Attempts:
+    """Runs one start after the other, each from its claim to its Finish."""
+
+    def __init__(
+        self,
+        handler: JobHandler,
+        policy: RetryPolicy,
+        metrics: QueueMetrics,
+        *,
+        queue_name: str,
+        on_start: Callable[[Job], None],
+        on_finish: Callable[[Finish, float], None],
+        tracing: Tracing = OFF,
+    ) -> None:
+        self._handler = handler
+        self._policy = policy
+        self._metrics = metrics
+        self._queue_name = queue_name
+        self._on_start = on_start
+        self._on_finish = on_finish
+        self._tracing = tracing
+        # Bound once: the module's is bound anew by every line.
+        self._log = log.bind()
+
+    async def run(self, claim: Claim) -> Finish | None:
+        """Run one claim to its end; None when the lease was lost, so that there is nothing to acknowledge."""
+        job = claim.job
+        fields = {"jobId": job.id, "attempt": job.attempt, "requestId": job.request_id, **self._handler.describe(job)}
+        # The next job's take their place; nothing is logged in between.
+        structlog.contextvars.bind_contextvars(**fields)
+        with self._tracing.process(self._queue_name, job) as span:
+            claim.started_at = time.monotonic()
+            if job.attempt == 1 and not job.stalls:
+                self._metrics.job_wait_seconds.observe((job.claimed_at_ms - job.enqueued_at_ms) / 1000)
+            self._metrics.started(job.attempt)
+            self._log.info("job_claimed", stalls=job.stalls)
+            self._on_start(job)
+            spent = self._policy.spent(job)
+            finish = await (self._attempt(claim, span) if spent is None else self._give_up(claim, spent))
+            if finish is None or finish.error:
+                span.fail(finish.error if finish else "The lease was lost")
+        claim.ended_at = time.monotonic()
+        return finish
+
+    async def _attempt(self, claim: Claim, span: Span) -> Finish | None:
+        job = claim.job
+        error: Exception
+        try:
+            result = await claim.bounded(self._handler.process(job), self._policy.timeout_seconds)
+            if result is None:
+                return Finish(job, Outcome.COMPLETED)
+            # Work that blocked the loop past the lease ends here: nothing could cancel it.
+            if not claim.has_lease:
+                return None
+            await claim.bounded(self._handler.commit(job, result))
+            return Finish(job, Outcome.COMPLETED)
+        except Exception as raised:  # the border of a slot: whatever a plugin raises ends here
+            error = raised
+        if claim.is_released:
+            await self._excuse(job)
+            return Finish(job, Outcome.RELEASED, gives_back=True)
+        span.record(error)
+        if not claim.has_lease:
+            return None
+        if isinstance(error, TimeoutError):
+            error = RetryableJobError(f"Processing took longer than {self._policy.timeout_seconds:g} s")
+        elif not isinstance(error, (JobError, DependencyUnavailable)):
+            self._log.warning("job_raised", exc_info=error)
+        return await self._carry_out(claim, error)
+
+    async def _carry_out(self, claim: Claim, error: Exception) -> Finish | None:
+        claim.cause = cause_of(error)
+        finish = judge(error, claim.job, self._policy, time.monotonic() - claim.started_at)
+        if finish.outcome is Outcome.FAILED:
+            return await self._give_up(claim, finish.error)
+        if finish.gives_back:
+            await self._excuse(claim.job)
+        return finish
+
+    async def _excuse(self, job: Job) -> None:
+        try:
+            async with asyncio.timeout(EXCUSE_SECONDS):
+                await self._handler.excuse(job)
+        except Exception as error:  # the border of a slot; at worst the start counts
+            self._log.warning("excuse_failed", error=cause_of(error))
+
+    async def _give_up(self, claim: Claim, message: str) -> Finish | None:
+        try:
+            await claim.bounded(self._handler.give_up(claim.job, message))
+        except Exception as error:  # the border of a slot
+            if not claim.has_lease and not claim.is_released:
+                return None
+            self._log.warning("give_up_failed", error=cause_of(error))
+            return Finish(claim.job, Outcome.RETRY, GIVE_UP_AGAIN_MS, error=message)
+        return Finish(claim.job, Outcome.FAILED, error=message)
+
+    def report(self, claim: Claim, finish: Finish | None) -> None:
+        """Tell metrics, observers and the log how a claim ended; apart from `run`, because the queue is told first."""
+        seconds = claim.ended_at - claim.started_at
+        is_postponed = finish is not None and finish.outcome is Outcome.RETRY and finish.gives_back
+        outcome = "lost" if finish is None else "postponed" if is_postponed else LABELS[finish.outcome]
+        self._metrics.jobs_finished[outcome].inc()
+        self._metrics.job_seconds[outcome].observe(seconds)
+        fields: dict[str, Any] = {"durationMs": round(seconds * 1000)}
+        if finish is None:
+            self._metrics.leases_lost.inc()
+            self._log.warning("lease_lost", **fields)
+            return
+        self._on_finish(finish, seconds)
+        if finish.error:
+            fields |= {"error": finish.error, "cause": claim.cause}
+        if finish.outcome is Outcome.COMPLETED:
+            self._log.info("job_completed", **fields)
+        elif finish.outcome is Outcome.RETRY:
+            event = "job_postponed" if is_postponed else "job_retrying"
+            self._log.warning(event, delayMs=finish.delay_ms, **fields)
+        elif finish.outcome is Outcome.PARKED:
+            self._log.warning("job_parked", **fields)
+        elif finish.outcome is Outcome.FAILED:
+            self._log.warning("job_failed", **fields)
+        else:
+            self._log.info("job_released", **fields)

@@ -1,0 +1,55 @@
+"""Texts from outside, made fit to be stored, shown and logged. Pure: knows no error, log or setting of ours.
+
+An AI service's message, a plugin's exception or a server's greeting may hold what steers a terminal, half a surrogate
+pair, which no database takes, or a password.
+"""
+
+from __future__ import annotations
+
+import re
+
+MASK = "***"
+MAX_CAUSE_LENGTH = 300
+# Control characters, which begin a terminal's commands, and those that turn the direction of what follows.
+UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[PX^_][^\x1b]*(?:\x1b\\)|[ -/]*[0-~])")
+BREAKS = re.compile(r"[\t\n\u2028\u2029]+")
+# Values end before quotes and backslashes, so a masked JSON line stays JSON.
+# A search for these first: most lines hold none, and the expression below costs as much as the rest of the line.
+HINTS = ("://", "eyj", "bearer", "basic", "authorization", "password", "secret", "token", "key")
+SECRETS = re.compile(
+    r"(?P<url>://[^\s/:@\"'\\]*:)[^\s/\"'\\]*(?=@)"
+    r"|(?P<jwt>(?-i:eyJ))[\w-]{8,}(?:\.[\w-]*){0,4}"
+    r"|(?P<scheme>\b(?:bearer|basic)[ .])[\w.~+/=|-]{8,}"
+    r"|(?P<name>(?:authorization|password|secret|token|api[_-]?key)\\?[\"']?\s*[:=]\s*\\?[\"']?)"
+    r"(?!(?:bearer|basic) )[^\s\"'\\&,;)}]+",
+    re.IGNORECASE,
+)
+
+
+def clean(text: str) -> str:
+    """Return the text without terminal escapes and control characters, line breaks and tabs as blanks."""
+    if text.isascii() and text.isprintable():
+        return text
+    return UNFIT.sub("", BREAKS.sub(" ", ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))))
+
+
+def mask(text: str) -> str:
+    """Return the text with MASK for whatever looks like a secret."""
+    lowered = text.lower()
+    if not any(hint in lowered for hint in HINTS):
+        return text
+    return SECRETS.sub(lambda found: found[found.lastgroup or 0] + MASK, text)
+
+
+def cause_of(error: BaseException) -> str:
+    """Return type and text of what made the error, in one line: masked, clean and of bounded length.
+
+    That is what it was raised from, and what that was raised from where it has no text of its own; else the error
+    itself. Not `repr`: redis-py's has no text.
+    """
+    cause = error.__cause__ or error
+    while not str(cause) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    text = " ".join(clean(str(cause)).split())
+    return mask(f"{type(cause).__name__}: {text}" if text else type(cause).__name__)[:MAX_CAUSE_LENGTH]
