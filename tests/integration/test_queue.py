@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 from tornado.ioloop import IOLoop
 
-from pipeline.queue.job import Finish, Job, JobState, NewJob, Outcome, Verdict
+from pipeline.queue.job import Finish, Job, JobState, NewJob, Outcome
 from pipeline.queue.queue import JobQueue, QueueFull
 from tests.contract.contracts import check_job
 from tests.redis_server import RedisServer
@@ -142,8 +142,10 @@ async def test_step_refuses_a_foreign_or_repeated_finish(queue: JobQueue) -> Non
 
 
 @pytest.mark.gen_test
-async def test_retry_waits_its_backoff_then_goes_first(queue: JobQueue) -> None:
-    """A delayed job is not claimed early, does not hold up others, and comes before what was submitted later."""
+async def test_retry_waits_its_backoff_and_then_behind_what_is_ready(queue: JobQueue) -> None:
+    """A delayed job is not claimed early and does not hold up others, also not when it is due: ten photos that fail
+    three times each delay a good one by their first attempts alone.
+    """
     ids = await enqueue(queue, 1, 2, 3)
     claim = Claimer(queue)
     (first,) = await claim(1)
@@ -153,8 +155,38 @@ async def test_retry_waits_its_backoff_then_goes_first(queue: JobQueue) -> None:
     queue.clock_offset_ms += 1900
     assert (await claim.step(0)).next_due_ms <= 100
     queue.clock_offset_ms += 200
-    (again,) = await claim(1)
+    other, again = await claim(2)
+    assert other.id == ids[2]
     assert (again.id, again.attempt, again.error) == (ids[0], 2, "busy")
+
+
+@pytest.mark.fault("E18")
+@pytest.mark.gen_test
+async def test_many_delayed_jobs_come_in_due_order(queue: JobQueue) -> None:
+    """350 jobs due at once, claimed five at a time: in the order in which they became due, whatever was enqueued since."""
+    ids = await enqueue(queue, *range(1, 351))
+    claim = Claimer(queue)
+    jobs = await claim(350)
+    await claim(0, *(Finish(job, Outcome.RETRY, 1000 + number) for number, job in enumerate(jobs)))
+    queue.clock_offset_ms += 1500
+    late = await enqueue(queue, 999)
+    claimed: list[str] = []
+    while more := await claim(5):
+        claimed += ids_of(more)
+    assert claimed == late + ids
+
+
+@pytest.mark.gen_test
+async def test_what_is_away_for_long_is_asked_less_and_less(queue: JobQueue) -> None:
+    """Each start that is given back doubles the wait, up to eightfold; the attempt is never spent."""
+    await enqueue(queue, 1)
+    claim = Claimer(queue)
+    for seconds in (1, 2, 4, 8, 8):
+        (job,) = await claim(1)
+        assert job.attempt == 1
+        step = await claim.step(1, give_back(job, delay_ms=1000))
+        assert (seconds - 0.1) * 1000 < step.next_due_ms <= seconds * 1000
+        queue.clock_offset_ms += seconds * 1000
 
 
 @pytest.mark.gen_test
@@ -359,120 +391,6 @@ def give_back(job: Job, **fields: Any) -> Finish:
     return Finish(job, Outcome.RETRY, gives_back=True, **fields)
 
 
-@pytest.mark.gen_test
-async def test_hold_stops_all_claims_until_it_ends(queue: JobQueue) -> None:
-    """A job that was told to wait 30 s holds the whole queue for 30 s, goes first after it and has lost no attempt."""
-    ids = await enqueue(queue, 1, 2, 3)
-    claim = Claimer(queue)
-    (first,) = await claim(1)
-    step = await claim.step(5, give_back(first, delay_ms=30_000, hold_ms=30_000))
-    assert step.claimed == [] and 29_000 < step.held_ms <= 30_000
-    assert 29 < (await queue.stats()).held_seconds <= 30
-    queue.clock_offset_ms += 29_000
-    assert await Claimer(queue, "worker-b")(5) == []
-    queue.clock_offset_ms += 1_100
-    jobs = await claim(5)
-    assert ids_of(jobs) == ids
-    assert [job.attempt for job in jobs] == [1, 1, 1]
-
-
-@pytest.mark.gen_test
-async def test_held_queue_wakes_nobody(queue: JobQueue, redis: Redis) -> None:
-    """While the queue is held there is no marker for idle workers to spin on; at its end there is one."""
-    await enqueue(queue, 1, 2)
-    claim = Claimer(queue)
-    (first,) = await claim(1)
-    redis.delete("pipeline:{ai-processing}:wake")
-    await claim(5, give_back(first, delay_ms=1000, hold_ms=1000))
-    assert not redis.exists("pipeline:{ai-processing}:wake")
-    queue.clock_offset_ms += 1001
-    await claim(1)
-    assert redis.llen("pipeline:{ai-processing}:wake") == 1
-
-
-@pytest.mark.gen_test
-async def test_hold_is_no_longer_than_ten_minutes(queue: JobQueue) -> None:
-    """However long a service asks for."""
-    await enqueue(queue, 1)
-    claim = Claimer(queue)
-    (job,) = await claim(1)
-    await claim(0, give_back(job, delay_ms=86_400_000, hold_ms=86_400_000))
-    queue.clock_offset_ms += 600_100
-    assert ids_of(await claim(1)) == [job.id]
-
-
-async def fail_in_a_row(claim: Claimer, count: int) -> Any:
-    """Claim so many jobs one by one and fail each; return the last step."""
-    for _ in range(count):
-        (job,) = await claim(1)
-        step = await claim.step(0, Finish(job, Outcome.RETRY, 3_600_000, verdict=Verdict.BAD))
-    return step
-
-
-@pytest.mark.gen_test
-async def test_breaker_opens_after_failures_of_different_jobs(queue: JobQueue) -> None:
-    """Ten jobs in a row fail: nothing is claimed any more, then one job at a time at waits that double."""
-    await enqueue(queue, *range(1, 17))
-    claim = Claimer(queue)
-    step = await fail_in_a_row(claim, 9)
-    assert not step.is_breaker_open and step.held_ms == 0
-    assert (await fail_in_a_row(claim, 1)).is_breaker_open
-    assert (await queue.stats()).is_breaker_open
-    for seconds in (1, 2, 4, 8, 15, 15):
-        step = await claim.step(5)
-        assert step.claimed == [] and (seconds - 1) * 1000 < step.held_ms <= seconds * 1000
-        queue.clock_offset_ms += seconds * 1000
-        (probe,) = await claim(5)
-        assert probe.is_probe
-        await claim(0, give_back(probe, delay_ms=3_600_000, verdict=Verdict.BAD))
-
-
-@pytest.mark.gen_test
-async def test_breaker_closes_with_the_first_success(queue: JobQueue) -> None:
-    """A probe that succeeds lets all slots claim again at once, and the count starts anew."""
-    await enqueue(queue, *range(1, 30))
-    claim = Claimer(queue)
-    await fail_in_a_row(claim, 10)
-    queue.clock_offset_ms += 1001
-    (probe,) = await claim(5)
-    step = await claim.step(5, Finish(probe, Outcome.COMPLETED, verdict=Verdict.GOOD))
-    assert len(step.claimed) == 5 and not any(job.is_probe for job in step.claimed)
-    assert not step.is_breaker_open and step.held_ms == 0
-    for job in step.claimed:
-        await claim(0, Finish(job, Outcome.RETRY, 3_600_000, verdict=Verdict.BAD))
-    assert not (await fail_in_a_row(claim, 4)).is_breaker_open
-
-
-@pytest.mark.gen_test
-async def test_one_bad_job_opens_no_breaker(queue: JobQueue) -> None:
-    """However often the same job fails, it is the job; a success in between starts the count anew."""
-    await enqueue(queue, 1)
-    claim = Claimer(queue)
-    for _ in range(30):
-        (job,) = await claim(1)
-        step = await claim.step(0, Finish(job, Outcome.RETRY, 0, verdict=Verdict.BAD))
-        assert not step.is_breaker_open
-    await claim(0, *[Finish(job, Outcome.COMPLETED, verdict=Verdict.GOOD) for job in await claim(1)])
-    await enqueue(queue, *range(2, 20))
-    await fail_in_a_row(claim, 9)
-    (job,) = await claim(1)
-    await claim(0, Finish(job, Outcome.COMPLETED, verdict=Verdict.GOOD))
-    assert not (await fail_in_a_row(claim, 1)).is_breaker_open
-
-
-@pytest.mark.gen_test
-async def test_job_that_is_always_postponed_lets_the_others_by(queue: JobQueue) -> None:
-    """The first three times it goes first again, then to the back: it cannot be the only one that is ever tried."""
-    ids = await enqueue(queue, 1, 2, 3)
-    claim = Claimer(queue)
-    for _ in range(4):
-        (job,) = await claim(1)
-        assert job.id == ids[0]
-        await claim(0, give_back(job, delay_ms=1))
-        queue.clock_offset_ms += 2
-    assert ids_of(await claim(3)) == [ids[1], ids[2], ids[0]]
-
-
 async def enqueue_for(queue: JobQueue, user: str, *numbers: int) -> list[str]:
     ids = [f"ai-processing:{number:024x}" for number in numbers]
     for job_id in ids:
@@ -495,7 +413,7 @@ async def test_groups_take_turns(queue: JobQueue) -> None:
 
 @pytest.mark.gen_test
 async def test_groups_keep_the_order_over_every_way_back(queue: JobQueue) -> None:
-    """Released, recovered and retried jobs go to the front of their own group, also when its list had run empty."""
+    """Released and recovered jobs go to the front of their own group, also when its list had run empty."""
     ids = await enqueue_for(queue, "anna", 1, 2, 3)
     claim = Claimer(queue)
     jobs = await claim(3)
@@ -505,9 +423,6 @@ async def test_groups_keep_the_order_over_every_way_back(queue: JobQueue) -> Non
     assert await queue.recover(everything=True) == ids[::-1]
     jobs = await claim(3)
     assert ids_of(jobs) == ids
-    await claim(0, *(Finish(job, Outcome.RETRY, 5) for job in jobs))
-    queue.clock_offset_ms += 6
-    assert ids_of(await claim(3)) == ids
     assert await queue.release_unknown("worker-a", []) == 3
     other = await enqueue_for(queue, "ben", 4)
     assert ids_of(await claim(5)) == [ids[0], other[0], ids[1], ids[2]]
@@ -563,11 +478,11 @@ async def test_restore_puts_back_an_id_missing_from_its_list(queue: JobQueue, re
 
 @pytest.mark.gen_test
 async def test_clock_set_back_by_an_hour_leaves_nothing_waiting_for_it(queue: JobQueue) -> None:
-    """Leases, delays and holds made before Redis' clock was set back end as they would have."""
+    """Leases and delays made before Redis' clock was set back end as they would have."""
     await enqueue(queue, 1, 2)
     claim = Claimer(queue)
     leased, delayed = await claim(2)
-    await claim(0, give_back(delayed, delay_ms=30_000, hold_ms=30_000))
+    await claim(0, give_back(delayed, delay_ms=30_000))
     queue.clock_offset_ms -= HOUR_MS
     assert await queue.recover() == []
     queue.clock_offset_ms += 15_100

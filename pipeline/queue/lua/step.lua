@@ -21,6 +21,13 @@ local book, is_paused = read_holds(kept[1]), kept[2] and 1 or 0
 local providers = book.providers
 if kept[1] or ARGV[8] ~= '[]' then merge_holds(providers, decode(ARGV[8]), now, longest_delay) end
 
+-- From when on a parked job is claimed in any case, to be given up.
+local function old_at(member)
+  return tonumber(string.match(member, '|(%d+)|[^|]*$')) + longest_age
+end
+local function is_old(member)
+  return old_at(member) <= now
+end
 local to_park = {}
 local function park(id, record)
   book.parked[lane_of(record)] = 1
@@ -101,6 +108,7 @@ local function claim(id, record, state, probe)
   state.state, state.lease, state.attempt, state.stalls, state.readyAt = 'active', lease, attempt, stalls, nil
   states[#states + 1], states[#states + 2] = state_key(id), cjson.encode(state)
   taken[#taken + 1], taken[#taken + 2] = now + lease_ms, lease
+  if probe then providers[probe]['until'] = now + providers[probe].wait end
   claimed[#claimed + 1] = {id, record, attempt, stalls, lease, type(state.error) == 'string' and state.error or '', probe or ''}
 end
 
@@ -110,10 +118,11 @@ local function lane_state(lane)
   return look_at(lanes[lane] or lanes[''], providers, now)
 end
 local function consider(id, record, state)
+  local lane = lanes and lane_of(record)
   local is_open, probe = true, nil
-  if lanes then is_open, probe = lane_state(lane_of(record)) end
-  if not is_open and not probe then return park(id, record) end
-  if probe then providers[probe]['until'] = now + providers[probe].wait end
+  if lanes then is_open, probe = lane_state(lane) end
+  -- It is the oldest of a lane that tries a provider.
+  if not is_open and (not probe or book.parked[lane]) then return park(id, record) end
   claim(id, record, state, probe)
 end
 local function consider_all(ids, choose)
@@ -127,38 +136,32 @@ local function consider_all(ids, choose)
   end
 end
 
-if #to_park > 0 then redis.call('ZADD', parked, unpack(to_park)) end
+local function put_parked()
+  if #to_park > 0 then redis.call('ZADD', parked, unpack(to_park)) end
+  to_park = {}
+end
+put_parked()
+-- Parked jobs come first, or the others could keep all slots from them.
 for lane in pairs(book.parked) do
-  local is_open, probe, opens_at = lane_state(lane)
-  local members = first_parked(parked, lane, is_open and PROMOTE_AT_MOST or math.max(1, claims))
-  local ids, wanted = {}, {}
+  local is_open, probe = lane_state(lane)
+  local members = first_parked(parked, lane, is_open and PROMOTE_AT_MOST or claims - #claimed)
+  local ids, taken_out = {}, {}
   for _, member in ipairs(members) do
-    local submitted_at, id = string.match(member, '|(%d+)|([^|]*)$')
-    local ends_at = tonumber(submitted_at) + longest_age
-    -- A job that has waited too long is claimed in any case, to be given up.
-    if is_open or (probe or ends_at <= now) and #claimed + #ids < claims then
-      ids[#ids + 1], wanted[#wanted + 1], probe = id, member, nil
-    else
-      opens_at = math.min(opens_at or ends_at, ends_at)
-    end
+    if not is_open and not probe and not is_old(member) then break end
+    ids[#ids + 1], taken_out[#taken_out + 1] = string.match(member, '[^|]*$'), member
+    probe = nil
   end
-  if #wanted > 0 then redis.call('ZREM', parked, unpack(wanted)) end
+  if #ids > 0 then redis.call('ZREM', parked, unpack(taken_out)) end
   if is_open then
     for _, id in ipairs(ids) do promote(id) end
   else
     consider_all(ids, function(id, record, state)
       local _, single = lane_state(lane)
-      if single then consider(id, record, state) else claim(id, record, state) end
+      claim(id, record, state, single)
     end)
-  end
-  if #members == #wanted and #first_parked(parked, lane, 1) == 0 then
-    book.parked[lane] = nil
-  elseif opens_at then
-    next_due = math.min(next_due or opens_at, opens_at)
   end
 end
 
-to_park = {}
 local looked, is_empty = 0, false
 while #claimed < claims and looked < LOOK_AT_MOST and not is_empty do
   local wanted = claims - #claimed
@@ -167,10 +170,20 @@ while #claimed < claims and looked < LOOK_AT_MOST and not is_empty do
   consider_all(ids, consider)
   if not lanes then break end
 end
-if #to_park > 0 then redis.call('ZADD', parked, unpack(to_park)) end
+put_parked()
 if #claimed > 0 then
   redis.call('MSET', unpack(states))
   redis.call('ZADD', leases, unpack(taken))
+end
+for lane in pairs(book.parked) do
+  local member = first_parked(parked, lane, 1)[1]
+  local is_open, _, opens_at = lane_state(lane)
+  if not member then
+    book.parked[lane] = nil
+  elseif #claimed < claims then  -- else there is no use in coming back before a slot is free
+    local due = is_open and now or math.min(opens_at or now, old_at(member))
+    next_due = math.min(next_due or due, due)
+  end
 end
 
 local is_held = next(providers) ~= nil

@@ -1,0 +1,286 @@
+"""Holds and lanes on a real Redis: jobs whose provider is not asked wait aside, in order, and all others pass them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from redis import Redis
+from tornado.ioloop import IOLoop
+
+from pipeline.hold import Hold
+from pipeline.queue.job import Finish, Job, NewJob, Outcome
+from pipeline.queue.queue import JobQueue
+from tests.redis_server import RedisServer
+
+LANES = {"sneaker": ("acme",), "lego": ("acme", "other"), "": ("other",)}
+DAY_MS = 86_400_000
+BASE = "pipeline:{ai-processing}:"
+
+
+@pytest.fixture
+def queue(io_loop: IOLoop, redis_url: str) -> Iterator[JobQueue]:
+    queue = JobQueue(redis_url, lanes=LANES)
+    yield queue
+    io_loop.run_sync(queue.close)
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> Redis:
+    return redis_server.client()
+
+
+class Claimer:
+    """Steps like a worker does, and goes on while it is told that there is more."""
+
+    def __init__(self, queue: JobQueue, worker_id: str = "worker-a") -> None:
+        self.queue, self.worker_id, self.steps = queue, worker_id, 0
+
+    async def step(self, free: int = 1, *finishes: Finish, changes: Sequence[Hold] = ()) -> Any:
+        self.steps += 1
+        return await self.queue.step(f"{self.worker_id}:{self.steps}", finishes, free, changes)
+
+    async def __call__(self, free: int = 1, *finishes: Finish, changes: Sequence[Hold] = ()) -> list[Job]:
+        step = await self.step(free, *finishes, changes=changes)
+        claimed: list[Job] = step.claimed
+        while step.has_more and len(claimed) < free:
+            step = await self.step(free - len(claimed))
+            claimed += step.claimed
+        return claimed
+
+
+async def enqueue(queue: JobQueue, lane: str, *numbers: int, group: str = "") -> list[str]:
+    ids = [f"ai-processing:{number:024x}" for number in numbers]
+    for job_id in ids:
+        assert await queue.enqueue(job_id, {}, lane=lane, group=group)
+    return ids
+
+
+def ids_of(jobs: Sequence[Job]) -> list[str]:
+    return [job.id for job in jobs]
+
+
+def parked(job: Job) -> Finish:
+    return Finish(job, Outcome.PARKED, gives_back=True, error="AI service unavailable")
+
+
+def away(seconds: float = 1, provider: str = "acme") -> Hold:
+    """One that could not be asked: single jobs try it."""
+    return Hold(provider, seconds, seconds, "AI service unavailable", "ConnectionRefusedError: no")
+
+
+def busy(seconds: float, provider: str = "acme") -> Hold:
+    return Hold(provider, seconds, 0, "AI service is busy", "HTTP 429")
+
+
+@pytest.mark.fault("E6")
+@pytest.mark.gen_test
+async def test_jobs_of_other_lanes_pass_those_of_a_held_provider(queue: JobQueue) -> None:
+    """Only jobs all of whose providers are held wait; they hold no slot, lose no attempt and keep their order."""
+    sneakers = await enqueue(queue, "sneaker", *range(1, 6))
+    claim = Claimer(queue)
+    (first,) = await claim(1)
+    cameras = await enqueue(queue, "camera", 11, 12)
+    legos = await enqueue(queue, "lego", 21)
+    assert ids_of(await claim(5, parked(first), changes=[busy(8)])) == cameras + legos
+    assert await claim(5) == []
+    stats = await queue.stats()
+    assert (stats.waiting, stats.active, stats.oldest_ready_seconds) == (5, 3, None)
+    assert [(hold.provider, hold.reason) for hold in stats.holds] == [("acme", "AI service is busy")]
+    assert 7 < stats.holds[0].left_seconds <= 8
+    assert await queue.backlog() == (5, 0)
+    queue.clock_offset_ms += 8001
+    jobs = await claim(5)
+    assert ids_of(jobs) == sneakers
+    assert {job.attempt for job in jobs} == {1} and not (await queue.stats()).holds
+
+
+@pytest.mark.gen_test
+async def test_lane_stays_open_while_one_of_its_providers_may_be_asked(queue: JobQueue) -> None:
+    """A chain is closed only when all of it is held; a lane nobody named is that of all others."""
+    legos, strange = await enqueue(queue, "lego", 1), await enqueue(queue, "shoe box", 2)
+    claim = Claimer(queue)
+    step = await claim.step(0, changes=[busy(30, "other")])
+    assert ids_of(await claim(5)) == legos
+    await enqueue(queue, "lego", 3)
+    assert await claim(5, changes=[busy(10)]) == []
+    assert [hold.provider for hold in sorted(step.holds)] == ["other"]
+    queue.clock_offset_ms += 10_001
+    assert ids_of(await claim(5)) == [f"ai-processing:{3:024x}"]
+    queue.clock_offset_ms += 20_001
+    assert ids_of(await claim(5)) == strange
+
+
+@pytest.mark.gen_test
+async def test_single_jobs_try_a_provider_that_could_not_be_asked(queue: JobQueue) -> None:
+    """One at a time, over all processes, the oldest first; with the first answer all go on at once."""
+    ids = await enqueue(queue, "sneaker", *range(1, 8))
+    one, other = Claimer(queue), Claimer(queue, "worker-b")
+    (first,) = await one(1)
+    step = await one.step(5, parked(first), changes=[away(1)])
+    assert step.claimed == [] and 900 < step.next_due_ms <= 1000
+    queue.clock_offset_ms += 1001
+    (trying,) = await other(5)
+    assert (trying.id, trying.tries, trying.attempt) == (ids[0], "acme", 1)
+    assert await one(5) == []
+    step = await other.step(5, parked(trying), changes=[away(2)])
+    assert step.claimed == [] and 1900 < step.next_due_ms <= 2000
+    queue.clock_offset_ms += 2001
+    (trying,) = await one(5)
+    step = await one.step(5, Finish(trying, Outcome.COMPLETED), changes=[Hold("acme", 0)])
+    assert ids_of(step.claimed) == ids[1:6] and step.holds == [] and not step.claimed[0].tries
+
+
+@pytest.mark.gen_test
+async def test_job_that_tries_and_dies_is_followed_by_another(queue: JobQueue) -> None:
+    """Nobody hears of the first one again; after the same wait the next one tries."""
+    await enqueue(queue, "sneaker", 1, 2)
+    claim = Claimer(queue)
+    await claim.step(0, changes=[away(1)])
+    for number in (1, 2):
+        queue.clock_offset_ms += 1001
+        (trying,) = await claim(5)
+        assert (trying.id, trying.tries) == (f"ai-processing:{number:024x}", "acme")
+
+
+@pytest.mark.gen_test
+async def test_job_that_comes_while_nobody_waits_tries_the_provider(queue: JobQueue) -> None:
+    """A provider that was away an hour ago is not taken for away for ever."""
+    claim = Claimer(queue)
+    await claim.step(0, changes=[away(1)])
+    queue.clock_offset_ms += 3_600_000
+    ids = await enqueue(queue, "sneaker", 1, 2)
+    (trying,) = await claim(5)
+    assert (trying.id, trying.tries) == (ids[0], "acme")
+
+
+@pytest.mark.gen_test
+async def test_hold_is_no_longer_than_ten_minutes(queue: JobQueue) -> None:
+    """However long a service asks for, and after a clock that was set back."""
+    ids = await enqueue(queue, "sneaker", 1)
+    claim = Claimer(queue)
+    await claim.step(0, changes=[busy(86_400)])
+    queue.clock_offset_ms += 600_100
+    assert ids_of(await claim(1)) == ids
+    await enqueue(queue, "sneaker", 2)
+    await claim.step(0, changes=[busy(600)])
+    queue.clock_offset_ms -= 3_600_000
+    await claim.step(0)
+    queue.clock_offset_ms += 600_100
+    assert len(await claim(1)) == 1
+
+
+@pytest.mark.gen_test
+async def test_longer_of_two_waits_stands(queue: JobQueue) -> None:
+    """Of calls that were under way together one was told 10 s and the next 1 s."""
+    claim = Claimer(queue)
+    await claim.step(0, changes=[busy(10)])
+    (hold,) = (await claim.step(0, changes=[busy(1)])).holds
+    assert 9 < hold.left_seconds <= 10
+
+
+@pytest.mark.gen_test
+async def test_parked_jobs_wake_nobody(queue: JobQueue, redis: Redis) -> None:
+    """While only parked jobs wait there is no marker for idle workers to spin on; when the hold ends there is one."""
+    await enqueue(queue, "sneaker", 1, 2, 3)
+    claim = Claimer(queue)
+    redis.delete(BASE + "wake")
+    await claim.step(5, changes=[busy(1)])
+    assert not redis.exists(BASE + "wake")
+    queue.clock_offset_ms += 1001
+    await claim(1)
+    assert redis.llen(BASE + "wake") == 1
+
+
+@pytest.mark.fault("E8")
+@pytest.mark.gen_test
+async def test_parked_job_that_is_too_old_is_claimed_all_the_same(queue: JobQueue) -> None:
+    """So that its worker can end it: also one that was lost and restored since. Younger ones go on waiting."""
+    now_ms = 1_795_000_000_000
+    old = NewJob(f"ai-processing:{1:024x}", {}, lane="sneaker", submitted_at_ms=now_ms)
+    assert await queue.restore([old]) == 1
+    ids = await enqueue(queue, "sneaker", 2, 3)
+    claim = Claimer(queue)
+    assert (await claim.step(5, changes=[busy(600)])).next_due_ms == 0
+    (claimed,) = await claim(5)
+    assert (claimed.id, claimed.submitted_at_ms, claimed.tries) == (old.id, now_ms, "")
+    assert await claim(5) == []
+    assert (await claim.step(1)).next_due_ms <= 600_000
+    assert (await claim.step(0)).next_due_ms is None  # without a free slot there is no use in coming back
+    queue.clock_offset_ms += DAY_MS - 1000
+    step = await claim.step(5, changes=[busy(600)])
+    assert step.claimed == [] and 0 < step.next_due_ms <= 1000
+    queue.clock_offset_ms += 1001
+    assert ids_of(await claim(5)) == ids
+
+
+@pytest.mark.gen_test
+async def test_restore_leaves_parked_jobs_where_they_are(queue: JobQueue, redis: Redis) -> None:
+    """The reconciler finds them in their place; after a wipe they come back, and the hold is found anew."""
+    jobs = [NewJob(f"ai-processing:{number:024x}", {}, lane="sneaker") for number in range(1, 4)]
+    assert await queue.restore(jobs) == 3
+    claim = Claimer(queue)
+    await claim.step(5, changes=[busy(30)])
+    assert await queue.restore(jobs) == 0
+    redis.delete(BASE + "parked")
+    assert await queue.restore(jobs) == 3
+    await claim.step(5)
+    assert (await queue.stats()).waiting == 3
+    redis.flushall()
+    assert await queue.restore(jobs) == 3
+    assert len(await claim(5)) == 3
+
+
+@pytest.mark.gen_test
+async def test_process_that_asks_another_provider_takes_the_parked_jobs(redis_url: str, queue: JobQueue) -> None:
+    """While a fleet changes its AI_PROVIDER each process goes by its own."""
+    ids = await enqueue(queue, "sneaker", 1, 2)
+    assert await Claimer(queue)(5, changes=[busy(30)]) == []
+    changed = JobQueue(redis_url, lanes={"": ("new",)})
+    assert ids_of(await Claimer(changed, "worker-b")(5)) == ids
+    await changed.close()
+
+
+@pytest.mark.gen_test
+async def test_users_take_turns_again_after_a_hold(queue: JobQueue) -> None:
+    """A thousand parked jobs of one user do not come out before the first of another."""
+    many = await enqueue(queue, "sneaker", *range(1, 301), group="anna")
+    few = await enqueue(queue, "sneaker", 1001, group="ben")
+    claim = Claimer(queue)
+    assert await claim(5, changes=[busy(1)]) == []
+    assert (await queue.stats()).waiting == 301
+    queue.clock_offset_ms += 1001
+    for _ in range(4):
+        await claim.step(0)
+    claimed = await claim(4)
+    assert set(ids_of(claimed)) == {*many[:3], *few}
+    assert await queue.backlog("anna") == (297, 297)
+
+
+@pytest.mark.gen_test
+async def test_paused_queue_parks_and_claims_nothing(queue: JobQueue) -> None:
+    """A pause is a person's decision: not even a job that would try the provider is claimed."""
+    await enqueue(queue, "sneaker", 1)
+    claim = Claimer(queue)
+    await claim.step(5, changes=[away(1)])
+    await queue.pause()
+    queue.clock_offset_ms += DAY_MS + 1000
+    step = await claim.step(5)
+    assert step.claimed == [] and step.is_paused
+    await queue.resume()
+    assert len(await claim(5)) == 1
+
+
+@pytest.mark.fault("E6")
+@pytest.mark.gen_test(timeout=60)
+async def test_ten_thousand_parked_jobs_delay_a_good_one_by_a_few_steps(queue: JobQueue) -> None:
+    """They are put aside a thousand at a time, inside Redis; after that they cost nothing at all."""
+    jobs = [NewJob(f"ai-processing:{number:024x}", {}, lane="sneaker") for number in range(1, 10_001)]
+    await queue.restore(jobs)
+    good = await enqueue(queue, "camera", 20_000)
+    claim = Claimer(queue)
+    assert ids_of(await claim(5, changes=[busy(30)])) == good
+    assert claim.steps <= 12
+    step = await claim.step(5)
+    assert step.claimed == [] and not step.has_more and (await queue.stats()).waiting == 10_000
