@@ -4,7 +4,19 @@ Pure. `code` is part of the contract with clients, `message` is for people.
 Only handlers/base.py turns these into replies; only queue/attempt.py decides from them whether a job is tried again.
 """
 
+import errno
+import socket
+import ssl
+from collections.abc import Iterator
+
 from pipeline.texts import clean
+
+# What the network says before anything has been asked.
+UNREACHABLE = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
+UNREACHABLE_NUMBERS = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ECONNREFUSED}
+# A timeout of connecting, as aiohttp, httpx, requests and urllib3 call it: not one of waiting for the answer.
+UNREACHABLE_NAMES = {"ConnectionTimeoutError", "ConnectTimeout", "ConnectTimeoutError"}
+MAX_CHAIN = 12
 
 
 class PipelineError(Exception):
@@ -140,3 +152,23 @@ class PermanentJobError(JobError):
 
 class LeaseLost(PipelineError):
     """Another process holds this job now; stop quietly and count it."""
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """True when the error, or what it came from, says that the other side was not reached at all."""
+    return any(
+        isinstance(each, UNREACHABLE)
+        or type(each).__name__ in UNREACHABLE_NAMES
+        or (isinstance(each, OSError) and each.errno in UNREACHABLE_NUMBERS)
+        for each in _chain(error)
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and what it came from, as far as anybody would follow it."""
+    following: BaseException | None = error
+    for _ in range(MAX_CHAIN):
+        if following is None:
+            return
+        yield following
+        following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)

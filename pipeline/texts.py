@@ -11,7 +11,8 @@ import re
 MASK = "***"
 MAX_CAUSE_LENGTH = 300
 # Control characters, which begin a terminal's commands, and those that turn the direction of what follows.
-UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+HALVES = re.compile(r"[\ud800-\udfff]")
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[PX^_][^\x1b]*(?:\x1b\\)|[ -/]*[0-~])")
 BREAKS = re.compile(r"[\t\n\u2028\u2029]+")
 # Values end before quotes and backslashes, so a masked JSON line stays JSON.
@@ -28,10 +29,11 @@ SECRETS = re.compile(
 
 
 def clean(text: str) -> str:
-    """Return the text without terminal escapes and control characters, line breaks and tabs as blanks."""
+    """Return the text without terminal escapes and control characters; line breaks are blanks, half surrogates "?"."""
     if text.isascii() and text.isprintable():
         return text
-    return UNFIT.sub("", BREAKS.sub(" ", ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))))
+    text = ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    return HALVES.sub("?", UNFIT.sub("", BREAKS.sub(" ", text)))
 
 
 def mask(text: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -48,14 +49,15 @@ class HttpProvider:
         if not base_url:
             raise ConfigurationError("AI_SERVICE_URL is not set")
         self._url = base_url.rstrip("/") + "/analyze"
+        self._host = urlsplit(base_url).netloc.rpartition("@")[2]
         self._image_field = image_field
         self._session: aiohttp.ClientSession | None = None
 
     async def analyze(self, request: AnalyzeRequest) -> Analysis:
         """Return what the service found.
 
-        RetryableJobError: it cannot be reached, takes too long, answers 5xx, 408, 429 or something unreadable.
-        PermanentJobError, with the service's own message: any other 4xx.
+        RetryableJobError: it cannot be reached or asks to wait, which spends no attempt; it takes too long, answers 5xx,
+        408 or something unreadable. PermanentJobError, with the service's own message: any other 4xx.
         """
         try:
             async with self._connect().post(
@@ -67,8 +69,11 @@ class HttpProvider:
             ) as response:
                 body = await _read(response)
                 if response.status >= 300:
-                    raise _error(response.status, response.headers, body)
+                    error = judge_status(response.status, response.headers, _message(body))
+                    raise error from Answer(response.status, self._host, _message(body))
                 return parse_analysis(body)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise RetryableJobError(UNAVAILABLE, spends_attempt=False) from error
         except aiohttp.ClientError as error:
             raise RetryableJobError(UNAVAILABLE) from error
         except TimeoutError as error:
@@ -148,17 +153,24 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
-def _error(status: int, headers: Mapping[str, str], body: bytes) -> RetryableJobError | PermanentJobError:
-    if status in (429, 503):
+class Answer(Exception):
+    """What an HTTP service answered instead of a result; the cause of the job's error, for operators."""
+
+    def __init__(self, status: int, host: str, message: str = "") -> None:
+        super().__init__(f"HTTP {status} from {host}" + (f": {message}" if message else ""))
+
+
+def judge_status(status: int, headers: Mapping[str, str], message: str) -> RetryableJobError | PermanentJobError:
+    """Return what an answer other than 2xx means for the job. message: the service's own words, or ""."""
+    if status == 429 or status >= 500 or status == 408:
+        text = BUSY if status == 429 else TIMED_OUT if status == 408 else UNAVAILABLE
         retry_after = parse_retry_after(headers.get("Retry-After"), datetime.now(UTC))
-        return RetryableJobError(BUSY if status == 429 else UNAVAILABLE, retry_after_seconds=retry_after)
-    if status >= 500:
-        return RetryableJobError(UNAVAILABLE)
-    if status == 408:
-        return RetryableJobError(TIMED_OUT)
+        # One that is busy without saying for how long is tried by single jobs.
+        spends_attempt = None if retry_after is not None else status != 429
+        return RetryableJobError(text, retry_after_seconds=retry_after, spends_attempt=spends_attempt)
     if status < 400:
         return RetryableJobError(UNREADABLE, max_attempts=2)
-    return PermanentJobError(_message(body) or f"AI service refused the image (HTTP {status})")
+    return PermanentJobError(message or f"AI service refused the image (HTTP {status})")
 
 
 def _message(body: bytes) -> str:

@@ -22,9 +22,16 @@ import jsonschema
 from PIL import Image
 from pydantic import Field, SecretStr, model_validator
 
-from pipeline.errors import ConfigurationError, DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
+from pipeline.errors import (
+    ConfigurationError,
+    DependencyUnavailable,
+    JobError,
+    PermanentJobError,
+    RetryableJobError,
+    is_unreachable,
+)
 from pipeline.hooks import UNKNOWN, AIProvider, Analysis, AnalyzeRequest, Attribute, PluginSettings, hookimpl
-from plugins.ai_http import BUSY, CONNECT_SECONDS, TIMED_OUT, UNAVAILABLE, UNREADABLE, parse_retry_after
+from plugins.ai_http import CONNECT_SECONDS, TIMED_OUT, UNAVAILABLE, UNREADABLE, judge_status, parse_retry_after
 from plugins.ai_local.photo import LONG_SIDE_PIXELS, read_photo
 
 if TYPE_CHECKING:
@@ -173,11 +180,12 @@ class OpenAiProvider:
                 photo = await loop.run_in_executor(self._thread, self._shrink, request.image or b"")
                 return parse_analysis(await self._ask(request, photo))
         except (TimeoutError, self._sdk.APITimeoutError) as error:
-            raise RetryableJobError(TIMED_OUT) from self._cause(error)
+            raise RetryableJobError(TIMED_OUT, spends_attempt=not is_unreachable(error)) from self._cause(error)
         except self._sdk.APIStatusError as error:
             raise _judge(error) from self._cause(error)
         except self._sdk.APIError as error:
-            raise RetryableJobError(UNAVAILABLE) from self._cause(error)
+            # Whether it was reached at all is told by what the SDK's error comes from.
+            raise RetryableJobError(UNAVAILABLE, spends_attempt=not is_unreachable(error)) from self._cause(error)
 
     async def check(self) -> None:
         """Return when the endpoint answers and takes our key; else DependencyUnavailable, the reason as its cause."""
@@ -266,12 +274,10 @@ def _judge(error: openai.APIStatusError) -> JobError:
         return RetryableJobError(NO_QUOTA, retry_after_seconds=max(retry_after or 0, HOLD_SECONDS))
     if status in (401, 404):
         return RetryableJobError(f"AI service is not set up (HTTP {status})", retry_after_seconds=HOLD_SECONDS)
-    if status in (429, 503):
-        return RetryableJobError(BUSY if status == 429 else UNAVAILABLE, retry_after_seconds=retry_after)
-    if status == 408:
-        return RetryableJobError(TIMED_OUT)
-    if status >= 500:
-        return RetryableJobError(UNAVAILABLE)
+    if status in (408, 429) or status >= 500:
+        fault = judge_status(status, error.response.headers, "")
+        assert isinstance(fault, RetryableJobError)
+        return fault
     if IMAGE_FAULTS.search(codes):
         return PermanentJobError(REFUSED if re.search("content_|moderation", codes) else _refusal(status))
     if status == 413:

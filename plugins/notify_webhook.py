@@ -16,6 +16,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -24,8 +25,9 @@ from aiohttp.resolver import ThreadedResolver
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from yarl import URL
 
-from pipeline.errors import PermanentJobError, RetryableJobError
+from pipeline.errors import PermanentJobError, RetryableJobError, is_unreachable
 from pipeline.hooks import Notification, Notifier, PluginSettings, hookimpl
+from plugins.ai_http import parse_retry_after
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -108,7 +110,8 @@ class WebhookNotifier:
         """Return when the receiver answered 2xx.
 
         PermanentJobError: 410, or an address that is not allowed. RetryableJobError: every other answer, and none; also
-        for 4xx, as the standard asks, because it is the receiver that must be mended and that takes a while.
+        for 4xx, as the standard asks, because it is the receiver that must be mended and that takes a while. No try is
+        spent when it cannot be reached or asks to wait.
         """
         body = encode(notification)
         # No redirects: they would lead past the check of addresses, and a redirected POST may lose its body.
@@ -123,15 +126,17 @@ class WebhookNotifier:
             # The body is never waited for, so a receiver that sends without end costs the 64 kB aiohttp reads ahead.
             async with request as response:
                 status = response.status
+                retry_after = parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
         # Without the cause, whose text may quote the URL; its type says enough.
         except TimeoutError:
             raise RetryableJobError("Webhook receiver took too long") from None
         except aiohttp.ClientError as error:
-            raise RetryableJobError(f"Webhook receiver cannot be reached ({type(error).__name__})") from None
+            text = f"Webhook receiver cannot be reached ({type(error).__name__})"
+            raise RetryableJobError(text, spends_attempt=not is_unreachable(error)) from None
         if status == 410:
             raise PermanentJobError("Webhook receiver wants no more events (HTTP 410)")
         if not 200 <= status < 300:
-            raise RetryableJobError(f"Webhook receiver answered HTTP {status}")
+            raise RetryableJobError(f"Webhook receiver answered HTTP {status}", retry_after_seconds=retry_after)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -1,17 +1,19 @@
 """When a plugin is not asked for a while: the one mechanism for providers, notifiers and hooks, each by itself.
 
 Three things hold a plugin: it could not be asked at all, it failed so often in a row, or it said how long it is busy.
-The first two let single calls try it, after waits that double; the third ends by itself. A provider's hold is shared
-between processes: the worker carries it to Redis and back, and Redis picks the jobs that try (queue/lua/lanes.lua).
+The first two let single calls try it, after waits that double; the third ends by itself. What one process finds of a
+provider the worker carries to Redis, where it becomes a hold for all, and Redis picks the jobs that try
+(queue/lua/lanes.lua). A process that alone cannot reach a provider goes on holding it when the others do not.
 Runs on the event loop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from time import monotonic
 
-from pipeline.hold import Hold
+from pipeline.hold import Finding, Found, Hold
 
 FIRST_WAIT_SECONDS = 1.0
 # One who asks to be called again at once is believed only so far.
@@ -21,35 +23,47 @@ LEAST_BUSY_SECONDS = 1.0
 class Breaker:
     """Says whether one plugin may be called. reason, cause: why it is held, as Hold has them."""
 
-    def __init__(self, failures: int, longest_seconds: float, on_change: Callable[[], None]) -> None:
+    def __init__(self, failures: int, longest_seconds: float, on_change: Callable[[], None] = lambda: None) -> None:
         """failures: so many in a row hold it. longest_seconds: between two calls that try it. on_change: called when a
-        hold begins, goes on or ends.
+        hold begins or ends.
         """
         self._limit = failures
         self._longest_seconds = longest_seconds
         self._on_change = on_change
+        self.on_found: Callable[[Found, float], None] = lambda found, seconds: None
         self._failures = 0
+        self._wait_seconds = 0.0  # between two calls that try it; 0 where the hold ends by itself
         self._until = 0.0
         self._is_trying = False
-        self.wait_seconds = 0.0  # between two calls that try it; 0 where the hold ends by itself
+        self._of_all: Hold | None = None
+        self._of_all_until = 0.0
         self.reason = self.cause = ""
 
     @property
     def left_seconds(self) -> float:
         """How long until it may be tried or, where nothing tries it, asked again; 0 when it may be asked now."""
-        return max(0.0, self._until - monotonic())
+        return max(0.0, max(self._until, self._of_all_until) - monotonic())
 
     @property
     def is_held(self) -> bool:
         """True while only single calls may try it, or none."""
-        return self.wait_seconds > 0 or self.left_seconds > 0
+        return self._wait_seconds > 0 or self._is_held_by_all or self.left_seconds > 0
+
+    @property
+    def is_held_here(self) -> bool:
+        """True while this process, whatever the others do, may not even try it."""
+        return self._until > monotonic()
+
+    @property
+    def _is_held_by_all(self) -> bool:
+        return self._of_all is not None and (self._of_all.wait_seconds > 0 or self._of_all_until > monotonic())
 
     def lets_through(self) -> bool:
         """Return whether the plugin may be called now; True while it is held: this call is the one that tries."""
-        if self.left_seconds > 0:
+        if self._is_held_by_all or self.is_held_here:
             return False
-        if self.wait_seconds > 0:
-            self._hold(self.wait_seconds, self.wait_seconds)
+        if self._wait_seconds > 0:
+            self._until = monotonic() + self._wait_seconds
             self._is_trying = True
         return True
 
@@ -60,9 +74,13 @@ class Breaker:
     def answered(self) -> None:
         """The plugin did its work, whether the result was good or not. While it asks to be left alone it stays held."""
         self._failures = 0
-        if self.wait_seconds > 0:
-            self.wait_seconds, self._until, self._is_trying = 0.0, 0.0, False
+        was_away = self._wait_seconds > 0
+        if was_away:
+            self._wait_seconds = self._until = 0.0
+            self._is_trying = False
             self._on_change()
+        if was_away or (self._of_all is not None and self._of_all.wait_seconds > 0):
+            self.on_found(Found.ANSWERED, 0)
 
     def failed(self, reason: str, cause: str = "") -> None:
         """The plugin failed: once is no reason to hold it."""
@@ -73,28 +91,30 @@ class Breaker:
     def unreachable(self, reason: str, cause: str = "") -> None:
         """The plugin could not be asked."""
         self.reason, self.cause = reason, cause
-        if self.wait_seconds > 0 and not self._is_trying:
+        if self._wait_seconds > 0 and not self._is_trying:
             return  # a call that had begun before the hold
-        wait = min(2 * self.wait_seconds, self._longest_seconds) if self.wait_seconds else FIRST_WAIT_SECONDS
-        self._hold(wait, wait)
+        doubled = min(2 * self._wait_seconds, self._longest_seconds)
+        self.on_found(Found.TRIED if self._is_trying else Found.AWAY, self._longest_seconds)
+        self._hold(doubled or FIRST_WAIT_SECONDS, doubled or FIRST_WAIT_SECONDS)
 
     def busy(self, seconds: float, reason: str, cause: str = "") -> None:
         """The plugin wants to be left alone for so long."""
         self.reason, self.cause = reason, cause
         self._failures = 0
-        left_seconds = 0 if self.wait_seconds else self.left_seconds
-        self._hold(max(left_seconds, seconds, LEAST_BUSY_SECONDS), 0.0)
+        seconds = max(seconds, LEAST_BUSY_SECONDS)
+        self.on_found(Found.BUSY, seconds)
+        left_seconds = 0 if self._wait_seconds else self._until - monotonic()
+        self._hold(max(left_seconds, seconds), 0.0)
 
     def adopt(self, hold: Hold | None) -> None:
-        """Take over what all processes have found; None: it is not held."""
-        if hold is None:
-            self.wait_seconds = self._until = 0.0
-        else:
-            self.wait_seconds, self._until = hold.wait_seconds, monotonic() + hold.left_seconds
+        """Take over what holds it for all processes, None: nothing does."""
+        self._of_all = hold
+        self._of_all_until = monotonic() + hold.left_seconds if hold else 0.0
+        if hold and not self.is_held_here:
             self.reason, self.cause = hold.reason, hold.cause
 
     def _hold(self, seconds: float, wait_seconds: float) -> None:
-        self._until, self.wait_seconds, self._is_trying = monotonic() + seconds, wait_seconds, False
+        self._until, self._wait_seconds, self._is_trying = monotonic() + seconds, wait_seconds, False
         self._on_change()
 
 
@@ -105,24 +125,35 @@ class SharedBreakers:
         """lanes: for each lane of the queue the providers that its jobs may ask, any of which will do."""
         self.lanes = lanes
         self._breakers = breakers
-        self._untold: dict[str, Hold] = {}
+        self._untold: dict[tuple[str, bool], Finding] = {}
+        for name, breaker in breakers.items():
+            breaker.on_found = partial(self._note, name)
 
-    def changed(self, name: str) -> None:
-        """Note that this process has found a hold to begin, go on or end."""
-        breaker = self._breakers[name]
-        self._untold[name] = Hold(name, breaker.left_seconds, breaker.wait_seconds, breaker.reason, breaker.cause)
-
-    def changes(self) -> Sequence[Hold]:
+    def findings(self) -> Sequence[Finding]:
         """Return what this process has found and not told yet."""
         return tuple(self._untold.values())
 
-    def adopt(self, told: Sequence[Hold], holds: Sequence[Hold]) -> None:
-        """Take over all the holds there are, found by whatever process. told: the changes they contain."""
-        for hold in told:
-            if self._untold.get(hold.provider) is hold:
-                del self._untold[hold.provider]
+    def avoided(self) -> Sequence[str]:
+        """Return the lanes whose jobs this process leaves to others."""
+        if not any(breaker.is_held_here for breaker in self._breakers.values()):
+            return ()
+        is_held_here = {name for name, breaker in self._breakers.items() if breaker.is_held_here}
+        return [lane for lane, chain in self.lanes.items() if is_held_here.issuperset(chain)]
+
+    def adopt(self, told: Sequence[Finding], holds: Sequence[Hold]) -> None:
+        """Take over all the holds there are, found by whatever process. told: the findings they contain."""
+        for finding in told:
+            if self._untold.get(_key(finding)) is finding:
+                del self._untold[_key(finding)]
         found = {hold.provider: hold for hold in holds}
         for name, breaker in self._breakers.items():
-            # What was found while the others were told is newer.
-            if name not in self._untold and (name in found or breaker.is_held):
-                breaker.adopt(found.get(name))
+            breaker.adopt(found.get(name))
+
+    def _note(self, name: str, found: Found, seconds: float) -> None:
+        finding = Finding(name, found, seconds, self._breakers[name].reason, self._breakers[name].cause)
+        self._untold[_key(finding)] = finding
+
+
+def _key(finding: Finding) -> tuple[str, bool]:
+    # That it is there and that it is away contradict each other; that it is busy stands beside both.
+    return finding.provider, finding.found is Found.BUSY

@@ -90,7 +90,6 @@ class BoundPlugin:
         self.kind = kind
         self.name = name
         self.plugin = plugin
-        self.on_held: Callable[[str], None] = lambda name: None
         close = getattr(plugin, "close", None)
         self._methods = {
             method: _Method(
@@ -210,7 +209,6 @@ class BoundPlugin:
 
     def _note_held(self, method: str) -> None:
         known = self._methods[method]
-        self.on_held(self.name)
         if known.breaker.is_held == known.was_held:
             return
         known.was_held = known.breaker.is_held

@@ -6,22 +6,10 @@ breaker that it is told of.
 
 from __future__ import annotations
 
-import errno
-import socket
-import ssl
-from collections.abc import Iterator
-
-from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
+from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, RetryableJobError, is_unreachable
 from pipeline.hooks.breaker import Breaker
 from pipeline.hooks.calls import PluginBusy, PluginOverrun
 from pipeline.texts import cause_of
-
-# What the network says before anything has been asked.
-UNREACHABLE = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
-UNREACHABLE_NUMBERS = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ECONNREFUSED}
-# A timeout of connecting, as aiohttp, httpx, requests and urllib3 call it: not one of waiting for the answer.
-UNREACHABLE_NAMES = {"ConnectionTimeoutError", "ConnectTimeout", "ConnectTimeoutError"}
-MAX_CHAIN = 12
 
 
 def job_error(raised: Exception, name: str, service: str) -> JobError:
@@ -30,13 +18,13 @@ def job_error(raised: Exception, name: str, service: str) -> JobError:
         return raised
     if isinstance(raised, RetryableJobError):
         error = raised
-        if error.spends_attempt and error.retry_after_seconds is None and _is_unreachable(raised):
+        if error.spends_attempt and error.retry_after_seconds is None and is_unreachable(raised):
             error.spends_attempt = False
     elif isinstance(raised, PluginBusy):
         error = RetryableJobError(f"{service} is busy", spends_attempt=False)
     elif isinstance(raised, PluginOverrun):
         error = RetryableJobError(f"{service} timed out")
-    elif isinstance(raised, DependencyUnavailable) or _is_unreachable(raised):
+    elif isinstance(raised, DependencyUnavailable) or is_unreachable(raised):
         error = RetryableJobError(f"{service} unavailable", spends_attempt=False)
     else:
         error = RetryableJobError(f"{service} failed")
@@ -69,22 +57,3 @@ def held(name: str, breaker: Breaker) -> RetryableJobError:
 
 class _Held(Exception):
     """Why the plugin is held."""
-
-
-def _is_unreachable(error: BaseException) -> bool:
-    return any(
-        isinstance(each, UNREACHABLE)
-        or type(each).__name__ in UNREACHABLE_NAMES
-        or (isinstance(each, OSError) and each.errno in UNREACHABLE_NUMBERS)
-        for each in _chain(error)
-    )
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error and what it came from, as far as anybody would follow it."""
-    following: BaseException | None = error
-    for _ in range(MAX_CHAIN):
-        if following is None:
-            return
-        yield following
-        following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)

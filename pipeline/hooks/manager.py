@@ -64,8 +64,6 @@ class PluginManager:
         self._notifiers = {notifier.name: notifier for notifier in notifiers}
         durable = {name: self._notifiers[name].breaker("notify") for name in self.durable}
         self.notifier_holds = SharedBreakers(durable, {name: (name,) for name in durable})
-        for name in durable:
-            self._notifiers[name].on_held = self.notifier_holds.changed
         self._hooked = Hooked(hooks, settings)
         self._tracing = tracing
 

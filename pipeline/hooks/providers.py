@@ -48,8 +48,6 @@ class Providers:
         self._replaceable = {name for chain in self._chains.values() for name in chain[:-1]}
         breakers = {name: provider.breaker("analyze") for name, provider in providers.items()}
         self.holds = SharedBreakers(breakers, self._chains)
-        for provider in providers.values():
-            provider.on_held = self.holds.changed
 
     async def analyze(self, request: AnalyzeRequest, read_image: ReadImage, tries: str = "") -> Analysis:
         """Return the checked result of the category's first provider that has one.

@@ -77,7 +77,7 @@ class RetryPolicy:
         if isinstance(error, RetryableJobError):
             if error.max_attempts is not None and attempt >= error.max_attempts:
                 return None
-            least_ms = round((error.retry_after_seconds or 0) * 1000)
+            least_ms = round((error.retry_after_seconds or 0) * 1000) if error.spends_attempt else 0
         backoff_ms: int = self.backoff_ms * 2 ** (attempt - 1)
         return max(least_ms, backoff_ms)
 

@@ -24,7 +24,7 @@ import orjson
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
 from pipeline.errors import DependencyUnavailable
-from pipeline.hold import Hold
+from pipeline.hold import Finding, Hold
 from pipeline.queue.job import FailedJob, FailedPage, Finish, Job, JobState, NewJob, Outcome, Step
 from pipeline.queue.server import CALL_SECONDS, Link, QueueServer
 
@@ -150,16 +150,21 @@ class JobQueue:
         return restored
 
     async def step(
-        self, mark: str, finishes: Sequence[Finish], free: int, changes: Sequence[Hold] = ()
+        self,
+        mark: str,
+        finishes: Sequence[Finish],
+        free: int,
+        findings: Sequence[Finding] = (),
+        avoided: Sequence[str] = (),
     ) -> Step:
         """Acknowledge what finished and claim for `free` slots, in one call.
 
-        mark: `worker:number`, never used before; it becomes part of the leases. changes: holds that began, went on or
-        ended.
+        mark: `worker:number`, never used before; it becomes part of the leases. findings: what this process has found of
+        providers. avoided: lanes whose jobs it leaves to others, unless one is to try a held provider.
         """
         completed = [finish.job.lease for finish in finishes if finish.outcome is Outcome.COMPLETED]
         args: list[Any] = [self._lease_ms, mark, free, self._longest_delay_ms, self._max_age_ms, self._lanes]
-        args += (_json([_hold_change(hold) for hold in changes]), len(completed), *completed)
+        args += (_json([_found(finding) for finding in findings]), _json(avoided), len(completed), *completed)
         for finish in finishes:
             if finish.outcome is not Outcome.COMPLETED:
                 args += (finish.job.lease, finish.outcome, finish.delay_ms, int(finish.gives_back))
@@ -388,8 +393,8 @@ def _json(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _hold_change(hold: Hold) -> tuple[str, int, int, str, str]:
-    return hold.provider, round(hold.left_seconds * 1000), round(hold.wait_seconds * 1000), hold.reason, hold.cause
+def _found(finding: Finding) -> tuple[str, str, int, str, str]:
+    return finding.provider, finding.found, round(finding.seconds * 1000), finding.reason, finding.cause
 
 
 def _holds(text: str, now_ms: int) -> list[Hold]:

@@ -17,7 +17,7 @@ from typing import Protocol
 import structlog
 
 from pipeline.errors import DependencyUnavailable
-from pipeline.hold import Hold
+from pipeline.hold import Finding, Hold
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import Attempts, JobHandler, RetryPolicy
 from pipeline.queue.claim import Claim
@@ -42,11 +42,14 @@ SILENT_SECONDS = 10.0
 class Holds(Protocol):
     """Which providers are not asked for now; hooks/breaker.py has it."""
 
-    def changes(self) -> Sequence[Hold]:
-        """Return what this process has found since the last `adopt`."""
+    def findings(self) -> Sequence[Finding]:
+        """Return what this process has found and not told yet."""
 
-    def adopt(self, told: Sequence[Hold], holds: Sequence[Hold]) -> None:
-        """Take over all the holds there are, found by whatever process. told: the changes they contain."""
+    def avoided(self) -> Sequence[str]:
+        """Return the lanes whose jobs this process leaves to others."""
+
+    def adopt(self, told: Sequence[Finding], holds: Sequence[Hold]) -> None:
+        """Take over all the holds there are, found by whatever process. told: the findings they contain."""
 
 
 class Worker:
@@ -165,12 +168,12 @@ class Worker:
         self._steps += 1
         if not self._is_connected:
             await self._queue.release_unknown(self._id, self._held)
-        changes = self._holds.changes() if self._holds else ()
-        step = await self._queue.step(f"{self._id}:{self._steps}", finishes, free, changes)
+        findings, avoided = (self._holds.findings(), self._holds.avoided()) if self._holds else ((), ())
+        step = await self._queue.step(f"{self._id}:{self._steps}", finishes, free, findings, avoided)
         self._hear()
         self._reconnected()
         if self._holds:
-            self._holds.adopt(changes, step.holds)
+            self._holds.adopt(findings, step.holds)
         del self._finishes[: len(finishes)]
         for finish in finishes:
             self._held.pop(finish.job.lease, None)

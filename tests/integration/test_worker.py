@@ -11,7 +11,8 @@ from redis import Redis
 from tornado.ioloop import IOLoop
 
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
-from pipeline.queue.breaker import Breaker
+from pipeline.hooks.breaker import Breaker, SharedBreakers
+from pipeline.queue import queue as queue_module
 from pipeline.queue.attempt import RetryPolicy
 from pipeline.queue.job import Job, JobState
 from pipeline.queue.queue import JobQueue
@@ -228,7 +229,7 @@ async def test_job_that_stalls_too_often_is_given_up_by_the_next_worker(bench: B
 @pytest.mark.gen_test(timeout=20)
 async def test_giving_up_is_repeated_until_it_succeeds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job whose failure could not be recorded is not acknowledged as failed, and its work is not done again."""
-    monkeypatch.setattr("pipeline.queue.worker.GIVE_UP_AGAIN_MS", 10)
+    monkeypatch.setattr("pipeline.queue.attempt.GIVE_UP_AGAIN_MS", 10)
     handler = Handler(failing(RetryableJobError("AI service unavailable")))
     handler.give_up_error = DependencyUnavailable("The store cannot be reached")
     bench.start(handler, RetryPolicy(attempts=1))
@@ -318,16 +319,60 @@ def backoffs(starts: list[Job]) -> list[int]:
     return [later.claimed_at_ms - earlier.claimed_at_ms for earlier, later in zip(starts, starts[1:], strict=False)]
 
 
+class Provider:
+    """What the jobs of a worker ask, with this process' breaker of it, as hooks/providers.py uses one."""
+
+    def __init__(self) -> None:
+        self.error: RetryableJobError | None = None
+        self.breaker = Breaker(5, 0.2)
+        self.holds = SharedBreakers({"acme": self.breaker}, {"": ("acme",)})
+
+    async def ask(self, job: Job) -> None:
+        if job.tries:
+            self.breaker.tries()
+        elif not self.breaker.lets_through():
+            raise self._held(RetryableJobError(self.breaker.reason, spends_attempt=False))
+        if self.error is None:
+            self.breaker.answered()
+            return
+        if self.error.retry_after_seconds is not None:
+            self.breaker.busy(self.error.retry_after_seconds, self.error.message)
+        else:
+            self.breaker.unreachable(self.error.message)
+        raise self._held(self.error)
+
+    @staticmethod
+    def _held(error: RetryableJobError) -> RetryableJobError:
+        error.provider = "acme"
+        return error
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holds begin with a wait of 50 ms."""
+    monkeypatch.setattr("pipeline.hooks.breaker.FIRST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("pipeline.hooks.breaker.LEAST_BUSY_SECONDS", 0.05)
+    source = queue_module._source
+    
+    def short(verb: str) -> str:
+        return source(verb).replace("FIRST_WAIT_MS = 1000", "FIRST_WAIT_MS = 50")
+
+    monkeypatch.setattr(queue_module, "_source", short)
+
+
 @pytest.mark.gen_test(timeout=20)
-async def test_retry_after_holds_every_worker_and_spends_no_attempt(bench: Bench) -> None:
-    """One job is told to wait: nobody starts anything until then, and it still has all its attempts."""
-    first, second = Handler(failing(RetryableJobError("Busy", retry_after_seconds=0.5))), Handler(nothing)
-    bench.start(first, concurrency=1)
+async def test_retry_after_holds_every_worker_and_spends_no_attempt(bench: Bench, short_waits: None) -> None:
+    """One job is told to wait: nobody asks that provider until then, and it still has all its attempts."""
+    bench.queue_options["lanes"] = {"": ("acme",)}
+    limited, idle = Provider(), Provider()
+    limited.error = RetryableJobError("Busy", retry_after_seconds=0.5)
+    first, second = Handler(limited.ask), Handler(idle.ask)
+    bench.start(first, concurrency=1, holds=limited.holds)
     await bench.enqueue(1)
     held = await first.started.get()
-    await bench.until(lambda stats: stats.held_seconds > 0)
-    first.work = nothing
-    bench.start(second)
+    await bench.until(lambda stats: stats.holds)
+    limited.error = None
+    bench.start(second, holds=idle.holds)
     await bench.queue.enqueue("ai-processing:other", {})
     stats = await bench.until(lambda stats: stats.completed == 2)
     assert stats.failed == 0
@@ -339,27 +384,68 @@ async def test_retry_after_holds_every_worker_and_spends_no_attempt(bench: Bench
 
 
 @pytest.mark.gen_test(timeout=30)
-async def test_outage_costs_no_job_and_ends_by_itself(bench: Bench) -> None:
-    """25 jobs while everything fails: ten failures open the breaker, probes spend no attempt, all 25 complete."""
-    bench.queue_options["breaker"] = Breaker(10, first_probe_seconds=0.05, longest_probe_seconds=0.2)
-    handler = Handler(failing(RetryableJobError("AI service unavailable")))
-    _, metrics = bench.start(handler, RetryPolicy(backoff_ms=100))
+async def test_outage_costs_no_job_and_ends_by_itself(bench: Bench, short_waits: None) -> None:
+    """25 jobs while the provider cannot be asked: single ones try it, no attempt is spent, all 25 complete."""
+    bench.queue_options["lanes"] = {"": ("acme",)}
+    provider = Provider()
+    provider.error = RetryableJobError("AI service unavailable", spends_attempt=False)
+    handler = Handler(provider.ask)
+    _, metrics = bench.start(handler, RetryPolicy(backoff_ms=100), holds=provider.holds)
     await bench.enqueue(25)
-    await bench.until(lambda stats: stats.is_breaker_open)
-    for _ in range(20):
+    # Far more tries than a job has attempts, each of a single job.
+    while count(metrics, "pipeline_jobs_finished_total", outcome="parked") < 15:
         await handler.started.get()
-    # Far more probes than a job has attempts.
-    while count(metrics, "pipeline_jobs_finished_total", outcome="postponed") < 15:
-        await handler.started.get()
-    handler.work = nothing
-    await bench.until(lambda stats: stats.completed == 25)
-    assert not (await bench.queue.stats()).is_breaker_open
-    assert handler.given_up.empty()
+    assert (await bench.queue.stats()).active <= 1
+    provider.error = None
+    stats = await bench.until(lambda stats: stats.completed == 25)
+    assert not stats.holds and handler.given_up.empty()
+    assert {job.attempt for job in started(handler)} == {1}
+
+
+def started(handler: Handler) -> list[Job]:
+    return [handler.started.get_nowait() for _ in range(handler.started.qsize())]
+
+
+@pytest.mark.fault("E8")
+@pytest.mark.gen_test(timeout=20)
+@pytest.mark.parametrize("error", ["busy", "away", "store"])
+async def test_job_that_is_given_back_for_too_long_fails_with_the_last_reason(
+    bench: Bench, short_waits: None, error: str
+) -> None:
+    """A provider that is busy or away, or a store that is, for ever: sure to end, although no attempt is spent."""
+    bench.queue_options |= {"lanes": {"": ("acme",)}, "max_age_seconds": 0.6}
+    provider = Provider()
+    wait = {"retry_after_seconds": 0.1} if error == "busy" else {"spends_attempt": False}
+    provider.error = RetryableJobError("No answer", **wait)  # type: ignore[arg-type]
+    away = DependencyUnavailable("No answer")
+    handler = Handler(failing(away) if error == "store" else provider.ask)
+    bench.start(handler, RetryPolicy(backoff_ms=20, max_age_seconds=0.6), holds=provider.holds)
+    await bench.enqueue(3)
+    for _ in range(3):
+        job, message = await handler.given_up.get()
+        assert message == "No answer, given up after 1 seconds" and job.attempt == 1
+    stats = await bench.until(lambda stats: stats.failed == 3)
+    assert (stats.waiting, stats.delayed, stats.active) == (0, 0, 0)
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_work_that_is_tried_and_answered_badly_is_held_against_nobody_else(bench: Bench) -> None:
+    """Twenty jobs that fail three times each beside twenty good ones: no hold, and each good one runs once."""
+
+    async def work(job: Job) -> None:
+        if int(job.data["n"][-2:], 16) % 2:
+            raise RetryableJobError("AI service unavailable")
+
+    handler = Handler(work)
+    bench.start(handler, RetryPolicy(backoff_ms=20))
+    await bench.enqueue(40)
+    stats = await bench.until(lambda stats: (stats.completed, stats.failed) == (20, 20))
+    assert not stats.holds and len(started(handler)) == 20 * 3 + 20
 
 
 @pytest.mark.gen_test(timeout=20)
 async def test_one_bad_job_fails_beside_good_ones(bench: Bench) -> None:
-    """Three attempts and the dead letter, while the others go on and no breaker opens."""
+    """Three attempts and the dead letter, while the others go on and nothing is held."""
 
     async def work(job: Job) -> None:
         if job.data.get("n", "").endswith("0"):
@@ -369,7 +455,7 @@ async def test_one_bad_job_fails_beside_good_ones(bench: Bench) -> None:
     bench.start(handler, RetryPolicy(backoff_ms=20))
     await bench.enqueue(10)
     stats = await bench.until(lambda stats: (stats.completed, stats.failed) == (9, 1))
-    assert not stats.is_breaker_open
+    assert not stats.holds
 
 
 @pytest.mark.gen_test(timeout=20)
@@ -432,20 +518,26 @@ async def test_finished_jobs_go_past_retention_without_new_jobs(bench: Bench) ->
 
 
 @pytest.mark.gen_test(timeout=30)
-async def test_process_that_alone_fails_stops_drawing_jobs(bench: Bench) -> None:
-    """One of two workers fails whatever it gets: it costs no job its attempts, the other does them all."""
-    bench.queue_options["breaker"] = Breaker(10, first_probe_seconds=0.1, longest_probe_seconds=0.2)
-    broken, good = Handler(failing(RetryableJobError("AI service unavailable"))), Handler(nothing)
-    # Ten other jobs have to fail here before the first one is due again, or it is the job that seems to be bad.
-    _, metrics = bench.start(broken, RetryPolicy(backoff_ms=500))
-    bench.start(good, RetryPolicy(backoff_ms=500))
+async def test_process_that_alone_cannot_reach_the_provider_stops_drawing_jobs(
+    bench: Bench, short_waits: None
+) -> None:
+    """One of two workers reaches nothing: it costs no job its attempts, and the other does nearly all without a break."""
+    bench.queue_options["lanes"] = {"": ("acme",)}
+    cut_off, sound = Provider(), Provider()
+    cut_off.error = RetryableJobError("AI service unavailable", spends_attempt=False)
+    broken, good = Handler(cut_off.ask), Handler(sound.ask)
+    bench.start(broken, holds=cut_off.holds)
+    bench.start(good, holds=sound.holds)
     for number in range(300):
         await bench.queue.enqueue(f"ai-processing:{number:024x}", {})
         await asyncio.sleep(0.005)  # one by one, so that both take their share
     await bench.until(lambda stats: stats.completed == 300)
     assert broken.given_up.empty() and good.given_up.empty()
-    assert 10 <= broken.started.qsize() < 60
-    broken.work = nothing
-    while count(metrics, "pipeline_probing"):
-        await bench.queue.enqueue(f"ai-processing:again-{broken.started.qsize()}-{good.started.qsize()}", {})
-        await asyncio.sleep(0.01)
+    assert 1 <= broken.started.qsize() < 60
+    cut_off.error = None
+    for number in range(300, 900):
+        await bench.queue.enqueue(f"ai-processing:{number:024x}", {})
+        await asyncio.sleep(0.005)
+        if cut_off.breaker.left_seconds == 0 and not cut_off.breaker.is_held:
+            return
+    raise AssertionError("it never tries again")

@@ -3,8 +3,8 @@
 -- Called by JobQueue.step.
 -- KEYS: those of place.lua, delayed, leases, completed, failed, paused, holds, parked
 -- ARGV: clock offset (ms), lease length (ms), claim mark (worker:number, new for each step), free slots, longest delay (ms), longest
---   age of a parked job (ms), lanes ({name: [provider...]} as JSON), changes of holds (JSON, see lanes.lua); number of completed jobs, and
---   the lease of each; then for each that ended otherwise: lease, outcome (retry|parked|failed|released), delay (ms), gives back (1: the
+--   age of a parked job (ms), lanes ({name: [provider...]} as JSON), findings (JSON, see lanes.lua), lanes that this worker leaves to
+--   others (JSON); number of completed jobs, and the lease of each; then for each that ended otherwise: lease, outcome (retry|parked|failed|released), delay (ms), gives back (1: the
 --   attempt does not count), group, error
 -- Returns: {leases that were lost, claimed, more are waiting (1|0), ms until the next job is due or -1, paused (1|0), held providers (JSON)
 --   or '', now (ms)}
@@ -13,13 +13,13 @@
 -- What concerns several jobs is done by one command for all of them: commands are what a step costs.
 local delayed, leases, completed, failed, paused, holds, parked = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
 local offset, lease_ms, mark, free, longest_delay, longest_age = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local completions, FIRST, PROMOTE_AT_MOST, LOOK_AT_MOST, OFTEN = tonumber(ARGV[9]), 10, 100, 1000, 3
+local completions, FIRST, PROMOTE_AT_MOST, LOOK_AT_MOST, OFTEN = tonumber(ARGV[10]), 11, 100, 1000, 3
 local now = now_ms(offset)
 
 local kept = redis.call('MGET', holds, paused)
 local book, is_paused = read_holds(kept[1]), kept[2] and 1 or 0
 local providers = book.providers
-if kept[1] or ARGV[8] ~= '[]' then merge_holds(providers, decode(ARGV[8]), now, longest_delay) end
+if kept[1] or ARGV[8] ~= '[]' then note_findings(providers, decode(ARGV[8]), now, longest_delay) end
 
 -- From when on a parked job is claimed in any case, to be given up.
 local function old_at(member)
@@ -102,28 +102,34 @@ end
 
 local claims = is_paused == 1 and 0 or free
 local claimed, states, taken, seen, looked = {}, {}, {}, {}, 0
-local function claim(id, record, state, probe)
+local function claim(id, record, state, to_try)
   seen[id] = true
   local lease, attempt, stalls = id .. '|' .. mark, (tonumber(state.attempt) or 0) + 1, tonumber(state.stalls) or 0
   state.state, state.lease, state.attempt, state.stalls, state.readyAt = 'active', lease, attempt, stalls, nil
   states[#states + 1], states[#states + 2] = state_key(id), cjson.encode(state)
   taken[#taken + 1], taken[#taken + 2] = now + lease_ms, lease
-  if probe then providers[probe]['until'] = now + providers[probe].wait end
-  claimed[#claimed + 1] = {id, record, attempt, stalls, lease, type(state.error) == 'string' and state.error or '', probe or ''}
+  if to_try then providers[to_try]['until'] = now + providers[to_try].wait end
+  claimed[#claimed + 1] = {id, record, attempt, stalls, lease, type(state.error) == 'string' and state.error or '', to_try or ''}
 end
 
--- Claims the job, or parks it while its lane is closed. `lanes` is nil while nothing is held or parked.
-local lanes = (next(providers) or next(book.parked)) and decode(ARGV[7])
+-- Claims the job, parks it while its lane is closed, or leaves it to other workers. `lanes` is nil while nobody is held or parked.
+local lanes = (next(providers) or next(book.parked) or ARGV[9] ~= '[]') and decode(ARGV[7])
 local function lane_state(lane)
   return look_at(lanes[lane] or lanes[''], providers, now)
 end
+local avoided, left = {}, {}
+for _, lane in ipairs(decode(ARGV[9])) do avoided[lane] = true end
+local function is_avoided(lane)
+  return avoided[lanes[lane] and lane or '']
+end
 local function consider(id, record, state)
-  local lane = lanes and lane_of(record)
-  local is_open, probe = true, nil
-  if lanes then is_open, probe = lane_state(lane) end
+  if not lanes then return claim(id, record, state) end
+  local lane = lane_of(record)
+  local is_open, to_try = lane_state(lane)
   -- It is the oldest of a lane that tries a provider.
-  if not is_open and (not probe or book.parked[lane]) then return park(id, record) end
-  claim(id, record, state, probe)
+  if not is_open and (not to_try or book.parked[lane]) then return park(id, record) end
+  if is_avoided(lane) and not to_try then left[#left + 1] = id return end
+  claim(id, record, state, to_try)
 end
 local function consider_all(ids, choose)
   local keys = {}
@@ -143,13 +149,13 @@ end
 put_parked()
 -- Parked jobs come first, or the others could keep all slots from them.
 for lane in pairs(book.parked) do
-  local is_open, probe = lane_state(lane)
+  local is_open, to_try = lane_state(lane)
   local members = first_parked(parked, lane, is_open and PROMOTE_AT_MOST or claims - #claimed)
   local ids, taken_out = {}, {}
   for _, member in ipairs(members) do
-    if not is_open and not probe and not is_old(member) then break end
+    if not is_open and not to_try and not is_old(member) then break end
     ids[#ids + 1], taken_out[#taken_out + 1] = string.match(member, '[^|]*$'), member
-    probe = nil
+    to_try = nil
   end
   if #ids > 0 then redis.call('ZREM', parked, unpack(taken_out)) end
   if is_open then
@@ -163,7 +169,7 @@ for lane in pairs(book.parked) do
 end
 
 local looked, is_empty = 0, false
-while #claimed < claims and looked < LOOK_AT_MOST and not is_empty do
+while #claimed < claims and looked < LOOK_AT_MOST and not is_empty and #left == 0 do
   local wanted = claims - #claimed
   local ids = take_waiting(wanted)
   looked, is_empty = looked + wanted, #ids < wanted
@@ -171,6 +177,7 @@ while #claimed < claims and looked < LOOK_AT_MOST and not is_empty do
   if not lanes then break end
 end
 put_parked()
+for i = #left, 1, -1 do put_waiting('RPUSH', left[i], group_of(left[i])) end
 if #claimed > 0 then
   redis.call('MSET', unpack(states))
   redis.call('ZADD', leases, unpack(taken))
@@ -194,6 +201,6 @@ elseif kept[1] then
   redis.call('DEL', holds)
 end
 -- Who got fewer than it asked for has emptied the lists.
-local more = not is_empty and redis.call('EXISTS', waiting, groups) > 0
+local more = not is_empty and #left == 0 and redis.call('EXISTS', waiting, groups) > 0
 if more and is_paused == 0 then wake_one() end
 return {lost, claimed, more and 1 or 0, next_due and math.max(0, next_due - now) or -1, is_paused, is_held and cjson.encode(providers) or '', now}
