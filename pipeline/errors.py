@@ -150,10 +150,6 @@ class PermanentJobError(JobError):
     """Trying again cannot help: other 4xx, an image the provider refuses."""
 
 
-class LeaseLost(PipelineError):
-    """Another process holds this job now; stop quietly and count it."""
-
-
 def is_unreachable(error: BaseException) -> bool:
     """True when the error, or what it came from, says that the other side was not reached at all."""
     return any(

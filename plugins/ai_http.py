@@ -56,8 +56,8 @@ class HttpProvider:
     async def analyze(self, request: AnalyzeRequest) -> Analysis:
         """Return what the service found.
 
-        RetryableJobError: it cannot be reached or asks to wait, which spends no attempt; it takes too long, answers 5xx,
-        408 or something unreadable. PermanentJobError, with the service's own message: any other 4xx.
+        RetryableJobError: it cannot be reached or asks to wait, which spends no attempt; it takes too long, answers
+        5xx, 408 or something unreadable. PermanentJobError, with the service's own message: any other 4xx.
         """
         try:
             async with self._connect().post(
