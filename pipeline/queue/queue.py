@@ -30,13 +30,14 @@ from pipeline.queue.server import CALL_SECONDS, Link, QueueServer
 
 T = TypeVar("T")
 SCRIPTS = ("enqueue", "step", "renew", "recover", "release", "trim", "pause", "stats", "list", "forget")
-# The keys that lua/place.lua names, the scripts it goes before, and those of them that lua/lanes.lua goes before too.
+# The keys that lua/place.lua names, and what goes before each script.
 PLACES = ("waiting", "groups", "grouped", "wake")
-PLACING = ("enqueue", "step", "recover", "release", "trim", "stats", "list", "forget")
-LANING = ("enqueue", "step")
+PARTS = {verb: ("place",) for verb in ("enqueue", "recover", "release", "trim", "stats", "list", "forget")}
+PARTS["step"] = ("place", "claims", "lanes", "finish")
 TRIM_AT_MOST = 500
 RECOVER_AT_MOST = 100
 RESTORE_AT_ONCE = 100
+NOTHING = "[]"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -164,7 +165,8 @@ class JobQueue:
         """
         completed = [finish.job.lease for finish in finishes if finish.outcome is Outcome.COMPLETED]
         args: list[Any] = [self._lease_ms, mark, free, self._longest_delay_ms, self._max_age_ms, self._lanes]
-        args += (_json([_found(finding) for finding in findings]), _json(avoided), len(completed), *completed)
+        args.append(_json([_found(finding) for finding in findings]) if findings else NOTHING)
+        args += (_json(avoided) if avoided else NOTHING, len(completed), *completed)
         for finish in finishes:
             if finish.outcome is not Outcome.COMPLETED:
                 args += (finish.job.lease, finish.outcome, finish.delay_ms, int(finish.gives_back))
@@ -385,7 +387,7 @@ class JobQueue:
 
 def _source(verb: str) -> str:
     folder = resources.files("pipeline.queue.lua")
-    names = ("place",) * (verb in PLACING) + ("lanes",) * (verb in LANING) + (verb,)
+    names = (*PARTS.get(verb, ()), verb)
     return "\n".join(folder.joinpath(f"{name}.lua").read_text("utf-8") for name in names)
 
 

@@ -1,5 +1,4 @@
--- Which waiting jobs are not claimed now, because no provider that they could ask is asked. Not a script of its own: it goes between
--- place.lua and those that need it.
+-- Which waiting jobs are not claimed now, because no provider that they could ask is asked. Not a script of its own: step.lua calls it.
 -- A job belongs to a lane, which its record names; a lane has providers, any of which will do. A hold keeps everybody from asking one
 -- provider. While all providers of a lane are held, its jobs are parked: they keep their order, cost nothing, and the jobs of other
 -- lanes pass them. A lane that is not known is that of the name ''.
@@ -8,62 +7,170 @@
 -- each such job moves `until` on by `wait` (ms) until one has an answer. `parked` is a sorted set of 'lane|submittedAt|job id', by name.
 local FIRST_WAIT_MS = 1000
 
-local function read_holds(text)
-  local book = decode(text)
-  for _, part in ipairs({'providers', 'parked'}) do book[part] = type(book[part]) == 'table' and book[part] or {} end
-  return book
-end
-
-local function lane_of(record)
-  local lane = decode(record).lane
-  return type(lane) == 'string' and lane or ''
-end
-
-local function parked_member(id, record)
-  local known = decode(record)
-  local submitted_at = tonumber(known.submittedAt) or tonumber(known.enqueuedAt) or 0
-  return lane_of(record) .. '|' .. string.format('%013.0f', submitted_at) .. '|' .. id
-end
-
 -- The first parked jobs of a lane, in order of submission: {member, ...}
 local function first_parked(parked, lane, count)
   -- '}' is the character after '|'.
   return redis.call('ZRANGEBYLEX', parked, '[' .. lane .. '|', '(' .. lane .. '}', 'LIMIT', 0, count)
 end
 
--- findings: {provider, found (away|tried|busy|answered), ms, reason, cause}..., as pipeline/hold.py has them. longest: of any hold (ms)
-local function note_findings(providers, findings, now, longest)
-  for name, hold in pairs(providers) do
-    -- A clock that was set back must not make a hold last for hours.
-    if hold['until'] > now + longest then hold['until'] = now + longest end
-    if hold['until'] <= now and hold.wait == 0 then providers[name] = nil end
+-- Changes the holds by one finding: {provider, found (away|tried|busy|answered), ms, reason, cause}, as pipeline/hold.py has it.
+local function note_finding(providers, finding, now, longest)
+  local name, found, ms, reason, cause = unpack(finding)
+  local hold = providers[name]
+  local until_ms, wait
+  if found == 'busy' then
+    until_ms, wait = math.max(hold and hold.wait == 0 and hold['until'] or 0, now + math.min(ms, longest)), 0
+  elseif found == 'answered' then
+    if hold and hold.wait > 0 then providers[name] = nil end
+  elseif not hold then
+    until_ms, wait = now + FIRST_WAIT_MS, FIRST_WAIT_MS
+  elseif found == 'tried' and hold.wait > 0 then
+    wait = math.min(2 * hold.wait, ms)
+    until_ms = now + wait
   end
-  for _, finding in ipairs(findings) do
-    local name, found, ms, reason, cause = unpack(finding)
-    local hold = providers[name]
-    local until_ms, wait
-    if found == 'busy' then
-      until_ms, wait = math.max(hold and hold.wait == 0 and hold['until'] or 0, now + math.min(ms, longest)), 0
-    elseif found == 'answered' then
-      if hold and hold.wait > 0 then providers[name] = nil end
-    elseif not hold then
-      until_ms, wait = now + FIRST_WAIT_MS, FIRST_WAIT_MS
-    elseif found == 'tried' and hold.wait > 0 then
-      wait = math.min(2 * hold.wait, ms)
-      until_ms = now + wait
-    end
-    if wait then providers[name] = {['until'] = until_ms, wait = wait, reason = reason, cause = cause} end
-  end
+  if wait then providers[name] = {['until'] = until_ms, wait = wait, reason = reason, cause = cause} end
 end
 
--- Returns whether jobs of a lane may be claimed, which provider a single one may try, and else when that changes (ms)
-local function look_at(chain, providers, now)
-  local to_try, opens_at
-  for _, name in ipairs(chain or {}) do
-    local hold = providers[name]
-    if not hold then return true, to_try end
-    if hold['until'] <= now then to_try = to_try or name end
-    opens_at = math.min(opens_at or hold['until'], hold['until'])
+-- The holds and the parked jobs during one step. text: what `holds` has. lanes, avoided: see step.lua.
+local function new_book(text, parked, lanes, avoided, now, longest_age)
+  local kept = text and decode(text) or {}
+  local providers = type(kept.providers) == 'table' and kept.providers or {}
+  local parked_lanes = type(kept.parked) == 'table' and kept.parked or {}
+  local self, chains, left, to_park = {}, nil, {}, {}
+
+  function self.note(findings, longest)
+    for name, hold in pairs(providers) do
+      -- A clock that was set back must not make a hold last for hours.
+      if hold['until'] > now + longest then hold['until'] = now + longest end
+      if hold['until'] <= now and hold.wait == 0 then providers[name] = nil end
+    end
+    for _, finding in ipairs(findings) do note_finding(providers, finding, now, longest) end
   end
-  return opens_at == nil, to_try, opens_at
+
+  -- True while there is no reason to look at the lanes of jobs.
+  function self.is_open_to_all()
+    return not next(providers) and not next(parked_lanes) and avoided == '[]'
+  end
+
+  local function chain_of(lane)
+    chains = chains or decode(lanes)
+    return chains[lane] or chains[''] or {}
+  end
+
+  local function is_avoided(lane)
+    if avoided == '[]' then return false end
+    chains = chains or decode(lanes)
+    for _, each in ipairs(decode(avoided)) do
+      if each == (chains[lane] and lane or '') then return true end
+    end
+    return false
+  end
+
+  -- Returns whether jobs of a lane may be claimed, which provider a single one may try, and else when that changes (ms).
+  local function look_at(lane)
+    local to_try, opens_at
+    for _, name in ipairs(chain_of(lane)) do
+      local hold = providers[name]
+      if not hold then return true, to_try end
+      if hold['until'] <= now then to_try = to_try or name end
+      opens_at = math.min(opens_at or hold['until'], hold['until'])
+    end
+    return opens_at == nil, to_try, opens_at
+  end
+
+  local function take(claims, id, record, state, to_try)
+    if to_try then providers[to_try]['until'] = now + providers[to_try].wait end
+    claims.take(id, record, state, to_try)
+  end
+
+  -- From when on a parked job is claimed in any case, to be given up.
+  local function old_at(member)
+    return tonumber(string.match(member, '|(%d+)|[^|]*$')) + longest_age
+  end
+
+  function self.park(id, record)
+    parked_lanes[lane_of(record)] = 1
+    to_park[#to_park + 1], to_park[#to_park + 2] = 0, parked_member(id, record)
+  end
+
+  local function write_parked()
+    if #to_park > 0 then redis.call('ZADD', parked, unpack(to_park)) end
+    to_park = {}
+  end
+
+  -- Claims a waiting job, parks it while its lane is closed, or leaves it to other workers.
+  function self.choose(claims, id, record, state)
+    if self.is_open_to_all() then return claims.take(id, record, state) end
+    local lane = lane_of(record)
+    local is_open, to_try = look_at(lane)
+    -- It is the oldest of a lane that tries a provider.
+    if not is_open and (not to_try or parked_lanes[lane]) then return self.park(id, record) end
+    if not to_try and is_avoided(lane) then
+      left[#left + 1] = id
+    else
+      take(claims, id, record, state, to_try)
+    end
+  end
+
+  -- parked -> waiting for lanes that are open; -> active for one that tries a provider, and for those that are too old.
+  function self.claim_parked(claims, promote_at_most)
+    write_parked()
+    for lane in pairs(parked_lanes) do
+      local is_open, to_try = look_at(lane)
+      local ids, members = {}, {}
+      for _, member in ipairs(first_parked(parked, lane, is_open and promote_at_most or claims.free())) do
+        if not (is_open or to_try or old_at(member) <= now) then break end
+        ids[#ids + 1], members[#members + 1] = string.match(member, '[^|]*$'), member
+        to_try = nil
+      end
+      if #ids > 0 then redis.call('ZREM', parked, unpack(members)) end
+      if is_open then
+        promote(ids, now)
+      else
+        claims.consider(ids, function(id, record, state)
+          local _, provider = look_at(lane)
+          take(claims, id, record, state, provider)
+        end)
+      end
+    end
+  end
+
+  function self.has_left_any()
+    return #left > 0
+  end
+
+  -- What was looked at and not claimed goes to its place.
+  function self.put_back()
+    write_parked()
+    for i = #left, 1, -1 do put_waiting('RPUSH', left[i], group_of(left[i])) end
+  end
+
+  -- The earlier of `due` and when a parked job may be claimed (ms); forgets lanes that have none.
+  function self.next_due(due)
+    for lane in pairs(parked_lanes) do
+      local member = first_parked(parked, lane, 1)[1]
+      if member then
+        local is_open, _, opens_at = look_at(lane)
+        local at = is_open and now or math.min(opens_at, old_at(member))
+        due = math.min(due or at, at)
+      else
+        parked_lanes[lane] = nil
+      end
+    end
+    return due
+  end
+
+  -- Writes what has changed; returns the held providers as JSON, '' when there are none.
+  function self.save(holds, before)
+    local is_held = next(providers) ~= nil
+    if is_held or next(parked_lanes) then
+      local after = cjson.encode({providers = providers, parked = parked_lanes})
+      if after ~= before then redis.pcall('SET', holds, after) end
+    elseif before then
+      redis.call('DEL', holds)
+    end
+    return is_held and cjson.encode(providers) or ''
+  end
+
+  return self
 end

@@ -47,6 +47,18 @@ local function now_ms(offset)
   return time[1] * 1000 + math.floor(time[2] / 1000) + offset
 end
 
+local function lane_of(record)
+  local lane = decode(record).lane
+  return type(lane) == 'string' and lane or ''
+end
+
+-- Where a parked job stands, see lanes.lua.
+local function parked_member(id, record)
+  local known = decode(record)
+  local submitted_at = tonumber(known.submittedAt) or tonumber(known.enqueuedAt) or 0
+  return lane_of(record) .. '|' .. string.format('%013.0f', submitted_at) .. '|' .. id
+end
+
 -- push: RPUSH (to the front: it was submitted before whatever waits) or LPUSH (to the back)
 local function put_waiting(push, id, group)
   local length = redis.call(push, list_of(group), id)

@@ -1,0 +1,63 @@
+-- waiting -> active, for the free slots of one step. Not a script of its own: step.lua calls it.
+-- What concerns several jobs is done by one command for all of them: `write` does so at the end.
+local function new_claims(wanted, mark, now, leases, lease_ms)
+  local self, states, members, seen = {list = {}, wanted = wanted}, {}, {}, {}
+
+  -- to_try: the held provider that this job alone may ask, or nil.
+  function self.take(id, record, state, to_try)
+    seen[id] = true
+    local lease, attempt, stalls = id .. '|' .. mark, (tonumber(state.attempt) or 0) + 1, tonumber(state.stalls) or 0
+    state.state, state.lease, state.attempt, state.stalls, state.readyAt = 'active', lease, attempt, stalls, nil
+    states[#states + 1], states[#states + 2] = state_key(id), cjson.encode(state)
+    members[#members + 1], members[#members + 2] = now + lease_ms, lease
+    local err = type(state.error) == 'string' and state.error or ''
+    self.list[#self.list + 1] = {id, record, attempt, stalls, lease, err, to_try or ''}
+  end
+
+  function self.free()
+    return self.wanted - #self.list
+  end
+
+  -- Calls choose(id, record, state) for each of the ids that is that of a waiting job.
+  function self.consider(ids, choose)
+    local keys = {}
+    for i, id in ipairs(ids) do keys[2 * i - 1], keys[2 * i] = record_key(id), state_key(id) end
+    local found = #ids > 0 and redis.call('MGET', unpack(keys)) or {}
+    for i, id in ipairs(ids) do
+      local record, state = found[2 * i - 1], decode(found[2 * i])
+      -- An id may stand in a list twice, or without its job.
+      if record and (state.state or 'waiting') == 'waiting' and not seen[id] then choose(id, record, state) end
+    end
+  end
+
+  function self.write()
+    if #states == 0 then return end
+    redis.call('MSET', unpack(states))
+    redis.call('ZADD', leases, unpack(members))
+  end
+
+  return self
+end
+
+-- Whatever becomes ready goes behind what is ready already, the earliest due first.
+local function promote(ids, now)
+  for _, id in ipairs(ids) do
+    local state = read_state(id)
+    state.state, state.readyAt = 'waiting', now
+    write_state(id, state)
+    put_waiting('LPUSH', id, group_of(id))
+  end
+end
+
+-- delayed -> waiting, for what is due. Returns when the next one is due (ms), or nil.
+local function promote_due(delayed, now, at_most)
+  local function first_due()
+    return tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
+  end
+  local next_due = first_due()
+  if not next_due or next_due > now then return next_due end
+  local due = redis.call('ZRANGE', delayed, '-inf', now, 'BYSCORE', 'LIMIT', 0, at_most)
+  redis.call('ZREM', delayed, unpack(due))
+  promote(due, now)
+  return first_due()
+end
