@@ -111,7 +111,7 @@ class ReadyHandler(BaseHandler):
         data: dict[str, Any] = {"dependencies": dependencies}
         broken = {found["name"]: found["error"] for found in dependencies if not found["ok"]}
         if is_verbose:
-            data["plugins"] = [{"name": each.name, "kind": each.kind, "state": each.state} for each in self.plugins]
+            data["plugins"] = [_plugin_state(plugin) for plugin in self.plugins]
             data["queues"] = queues
         else:
             for found in dependencies:
@@ -231,6 +231,11 @@ async def _check(name: str, check: Callable[[], Awaitable[None]]) -> dict[str, A
     fault = await _fault(name, check)
     took_ms = round((perf_counter() - started) * 1000, 1)
     return {"name": name, "ok": fault is None, "tookMs": took_ms} | ({"error": fault} if fault else {})
+
+
+def _plugin_state(plugin: BoundPlugin) -> dict[str, str]:
+    state = {"name": plugin.name, "kind": plugin.kind, "state": plugin.state}
+    return state | ({"reason": plugin.held_because} if plugin.held_because else {})
 
 
 async def _queue_state(queue: StatsSource) -> dict[str, str]:

@@ -75,12 +75,15 @@ class Breaker:
         """The plugin did its work, whether the result was good or not. While it asks to be left alone it stays held."""
         self._failures = 0
         was_away = self._wait_seconds > 0
+        was_away_for_all = self._of_all is not None and self._of_all.wait_seconds > 0
         if was_away:
             self._wait_seconds = self._until = 0.0
+        if was_away_for_all:
+            self._of_all, self._of_all_until = None, 0.0
+        if was_away or was_away_for_all:
             self._is_trying = False
-            self._on_change()
-        if was_away or (self._of_all is not None and self._of_all.wait_seconds > 0):
             self.on_found(Found.ANSWERED, 0)
+            self._on_change()
 
     def failed(self, reason: str, cause: str = "") -> None:
         """The plugin failed: once is no reason to hold it."""

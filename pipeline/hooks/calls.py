@@ -41,7 +41,7 @@ class PluginBusy(Exception):
     """The call did not begin: all threads of the plugin are busy with, or hang in, earlier ones."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Method:
     """One method of a plugin, its series, and whether it is called for now."""
 
@@ -52,7 +52,6 @@ class _Method:
     overruns: Counter
     skipped: Counter
     breaker: Breaker
-    was_held: bool = False
 
 
 class _Call:
@@ -120,13 +119,16 @@ class BoundPlugin:
 
     @property
     def state(self) -> str:
-        """Return how it is now: ok, held (with the reason), or stuck (calls whose time was up go on, in threads or on
-        the loop).
-        """
-        for method, known in self._methods.items():
-            if known.breaker.is_held:
-                return f"held: {method}: {known.breaker.reason} ({known.breaker.cause})"
+        """Return how it is now: ok, held, or stuck (calls whose time was up go on, in threads or on the loop)."""
+        if self.held_because:
+            return "held"
         return "stuck" if self.overdue or self._left_behind else "ok"
+
+    @property
+    def held_because(self) -> str:
+        """Return which methods are held and why, "" when none is."""
+        held = {method: known.breaker for method, known in self._methods.items() if known.breaker.is_held}
+        return "; ".join(f"{method}: {each.reason} ({each.cause})" for method, each in held.items())
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -208,15 +210,11 @@ class BoundPlugin:
                 task.add_done_callback(self._came_back)
 
     def _note_held(self, method: str) -> None:
-        known = self._methods[method]
-        if known.breaker.is_held == known.was_held:
-            return
-        known.was_held = known.breaker.is_held
+        breaker = self._methods[method].breaker
         fields: dict[str, Any] = {"kind": self.kind, "plugin": self.name, "method": method}
-        if known.was_held:
-            left_ms = round(known.breaker.left_seconds * 1000)
-            why = {"reason": known.breaker.reason, "cause": known.breaker.cause}
-            log.warning("plugin_held", leftMs=left_ms, **why, **fields)
+        if breaker.is_held:
+            fields |= {"reason": breaker.reason, "cause": breaker.cause}
+            log.warning("plugin_held", leftMs=round(breaker.left_seconds * 1000), **fields)
         else:
             log.warning("plugin_released", **fields)
 

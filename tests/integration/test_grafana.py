@@ -555,6 +555,7 @@ def exercise(metrics: Metrics) -> None:
             else:
                 series.observe(0.2)
     metrics.slots.labels("ai-processing").set(5)
+    metrics.plugin_held.labels("notifier", "other", "notify").set(0)
 
 
 @pytest.fixture
@@ -622,7 +623,7 @@ def traffic(service: Service, ai_service: AiService, folder: Path) -> Iterator[N
         while not stopped.is_set():
             async with Client(service.url, make_token("user-1"), since=since) as client:
                 await client.listen()
-                # Never two failures in a row, which would open the breaker; the one in the middle is tried again.
+                # One is tried again, one is refused.
                 ai_service.order(replies=[{"status": 200}, {"status": 503}, {"status": 200}, {"status": 422}])
                 waiting = {(await client.upload(folder / "photo.jpg", "camera"))["assetId"] for _ in range(4)}
                 events = client.events()
@@ -645,7 +646,7 @@ def traffic(service: Service, ai_service: AiService, folder: Path) -> Iterator[N
 @contextmanager
 def real_service(folder: Path) -> Iterator[tuple[httpx.Client, Service, AiService]]:
     """The service, its AI service and a Prometheus that scrapes it."""
-    settings = {"BREAKER_FAILURES": "4", "BACKOFF_MS": "100", "RECONCILE_SECONDS": "1"}
+    settings = {"BACKOFF_MS": "100", "RECONCILE_SECONDS": "1"}
     with AiService() as ai_service, Service(folder / "service", ai_service.url, **settings) as service:
         target = service.url.removeprefix("http://")
         rules = hurried((GRAFANA / "alerts.yml").read_text())
@@ -654,18 +655,18 @@ def real_service(folder: Path) -> Iterator[tuple[httpx.Client, Service, AiServic
 
 
 def test_real_traffic_is_on_every_panel_and_an_outage_is_an_alert(tmp_path: Path) -> None:
-    """Every query has numbers from the real service; once its AI service stops, PipelineBreakerOpen pends, then fires.
+    """Every query has numbers from the real service; once its AI service stops, PipelineProviderHeld pends, then fires.
 
     It ends with the outage. Its minute of waiting is two seconds here, see HURRY.
     """
     with real_service(tmp_path) as (prometheus, service, ai_service):
         with traffic(service, ai_service, tmp_path):
             answers(prometheus)
-        assert service.find("job_failed") and service.find("job_retrying") and not service.find("breaker_opened")
+        assert service.find("job_failed") and service.find("job_retrying") and not service.find("plugin_held")
         seen: list[str] = []
 
         def state() -> str:
-            state = alert_states(prometheus)["PipelineBreakerOpen"]
+            state = alert_states(prometheus)["PipelineProviderHeld"]
             if seen[-1:] != [state]:
                 seen.append(state)
             return state
@@ -676,7 +677,7 @@ def test_real_traffic_is_on_every_panel_and_an_outage_is_an_alert(tmp_path: Path
             service.upload(image=make_image(seed=number))
         until(lambda: state() == "firing", lambda: seen)
         ai_service.start()
-        service.wait_log("breaker_closed")
+        service.wait_log("plugin_released")
         until(lambda: state() == "inactive", lambda: seen)
         assert seen == ["inactive", "pending", "firing", "inactive"]
 
