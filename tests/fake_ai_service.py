@@ -3,8 +3,8 @@
 In a test's loop: `fake = FakeAiService(); fake.start(); ...; await fake.stop()`.
 As a process: `python -m tests.fake_ai_service --port 0 --delay-ms 5` prints its base URL as first line and takes orders
 over HTTP: GET /_state gives {"calls", "active", "peak", "requests"}; POST /_script takes
-{"replies": [{"status": 503, "times": 2}, ...], "delay_ms": 5, "held": false, "numbered": true, "forgets": true}, every
-property optional; GET /_calls gives the calls per asset.
+{"replies": [{"status": 503, "times": 2}, ...], "delay_ms": 5, "held": false, "numbered": true, "forgets": true,
+"poison": "lego", "per_second": 20}, every property optional; GET /_calls gives the calls per asset.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import asyncio
 import json
 import secrets
 import signal
+import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -61,6 +62,8 @@ class FakeAiService:
     """Answers well unless told otherwise with `script`, `delay_ms` or `hold`.
 
     calls: all calls ever. active, peak: calls being answered now, and the most at once. requests: the newest 10,000.
+    poison: photos of this category are always answered with 500. per_second: more calls are answered with 429 and
+    Retry-After; 0 takes all. limited: how many were.
     """
 
     def __init__(self, delay_ms: float = 0) -> None:
@@ -70,6 +73,10 @@ class FakeAiService:
         self.requests: deque[Recorded] = deque(maxlen=KEPT_REQUESTS)
         self.by_asset: Counter[str] = Counter()
         self.is_numbered = False
+        self.poison = ""
+        self.per_second = 0
+        self.limited = 0
+        self._taken: deque[float] = deque()
         self._script: deque[Reply] = deque()
         self._open = asyncio.Event()
         self._open.set()
@@ -107,6 +114,18 @@ class FakeAiService:
         """Answer the held calls."""
         self._open.set()
 
+    def obey(self, orders: Mapping[str, Any]) -> None:
+        """Carry out orders as POST /_script takes them."""
+        if orders.get("forgets"):
+            self.forget()
+        self.script(*(Reply(**reply) for reply in orders.get("replies", ())))
+        self.delay_ms = orders.get("delay_ms", self.delay_ms)
+        self.is_numbered = orders.get("numbered", self.is_numbered)
+        self.poison = orders.get("poison", self.poison)
+        self.per_second = orders.get("per_second", self.per_second)
+        if "held" in orders:
+            self.hold() if orders["held"] else self.release()
+
     async def wait_for_calls(self, count: int, timeout_seconds: float = 10) -> None:
         """Return when so many calls have arrived; TimeoutError otherwise."""
         async with asyncio.timeout(timeout_seconds):
@@ -128,13 +147,27 @@ class FakeAiService:
         self.peak = max(self.peak, self.active)
         self._changed.set()
         try:
+            if self._is_over_the_limit():
+                self.limited += 1
+                return Reply(429, headers={"Retry-After": "1"})
             reply = self._next_reply()
+            if self.poison and isinstance(body, dict) and body.get("category") == self.poison:
+                reply = Reply(500)
             await self._open.wait()
             if self.delay_ms + reply.delay_ms:
                 await asyncio.sleep((self.delay_ms + reply.delay_ms) / 1000)
             return reply
         finally:
             self.active -= 1
+
+    def _is_over_the_limit(self) -> bool:
+        now = time.monotonic()
+        while self._taken and self._taken[0] <= now - 1:
+            self._taken.popleft()
+        if not self.per_second or len(self._taken) < self.per_second:
+            self._taken.append(now)
+            return False
+        return True
 
     def _next_reply(self) -> Reply:
         if not self._script:
@@ -179,7 +212,8 @@ class _State(RequestHandler):
     def get(self) -> None:
         fake = self.fake
         requests = [asdict(request) for request in fake.requests]
-        self.finish({"calls": fake.calls, "active": fake.active, "peak": fake.peak, "requests": requests})
+        counts = {"calls": fake.calls, "active": fake.active, "peak": fake.peak, "limited": fake.limited}
+        self.finish(counts | {"requests": requests})
 
 
 class _Calls(RequestHandler):
@@ -195,14 +229,7 @@ class _Script(RequestHandler):
         self.fake = fake
 
     def post(self) -> None:
-        orders = json.loads(self.request.body)
-        if orders.get("forgets"):
-            self.fake.forget()
-        self.fake.script(*(Reply(**reply) for reply in orders.get("replies", ())))
-        self.fake.delay_ms = orders.get("delay_ms", self.fake.delay_ms)
-        self.fake.is_numbered = orders.get("numbered", self.fake.is_numbered)
-        if "held" in orders:
-            self.fake.hold() if orders["held"] else self.fake.release()
+        self.fake.obey(json.loads(self.request.body))
         self.set_status(204)
 
 
@@ -210,8 +237,9 @@ def _silent(_handler: RequestHandler) -> None:
     """Scripted 5xx answers are no warnings."""
 
 
-async def _serve(port: int, delay_ms: float) -> None:
-    fake = FakeAiService(delay_ms)
+async def _serve(port: int, orders: Mapping[str, Any]) -> None:
+    fake = FakeAiService()
+    fake.obey(orders)
     print(fake.start(port), flush=True)
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -224,5 +252,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.fake_ai_service")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--delay-ms", type=float, default=0)
+    parser.add_argument("--orders", default="{}", help="as POST /_script takes them, obeyed before the first call")
     options = parser.parse_args()
-    asyncio.run(_serve(options.port, options.delay_ms))
+    asyncio.run(_serve(options.port, {"delay_ms": options.delay_ms} | json.loads(options.orders)))

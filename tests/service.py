@@ -198,11 +198,11 @@ class AiService:
     def start(self) -> None:
         """Start the process, after a kill at the same address."""
         port = self.url.rpartition(":")[2] or "0"
-        command = [sys.executable, "-m", "tests.fake_ai_service", "--port", port]
+        orders = ("--orders", json.dumps(self._orders))
+        command = [sys.executable, "-m", "tests.fake_ai_service", "--port", port, *orders]
         self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self.url = self._process.stdout.readline().strip()
-        self.order(**self._orders)
 
     def kill(self) -> None:
         """kill -9."""
@@ -221,6 +221,6 @@ class AiService:
         return calls
 
     def state(self) -> dict[str, Any]:
-        """Return {"calls", "active", "peak", "requests"}."""
+        """Return {"calls", "active", "peak", "limited", "requests"}."""
         state: dict[str, Any] = httpx.get(f"{self.url}/_state").json()
         return state

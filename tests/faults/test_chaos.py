@@ -9,7 +9,7 @@ import asyncio
 import pytest
 
 from tests.faults.chaos.__main__ import run
-from tests.faults.chaos.checker import Report
+from tests.faults.chaos.checker import POISONED, Report
 from tests.faults.chaos.driver import make_plan
 from tests.faults.chaos.world import World
 
@@ -42,10 +42,11 @@ def test_chaos_loses_and_doubles_nothing(seed: int, processes: int, store: str) 
 
 
 def test_checker_is_content_without_faults() -> None:
-    """One provider call per asset, everything heard live."""
-    report = chaos(seed=1, faults=0, processes=2, store="sqlite", uploads=100, pause_seconds=0.05)
+    """One provider call per good photo, three per poisoned one, everything heard live."""
+    report = chaos(seed=1, faults=0, processes=2, store="sqlite", uploads=150, pause_seconds=0.05)
     assert report.broken == []
-    assert report.figures["provider calls max"] == 1
+    assert report.figures["provider calls max"] == 3
+    assert report.figures["poisoned"].keys() == {POISONED} and report.figures["limited"].keys() == {"active"}
 
 
 def test_checker_sees_a_missing_reconciler() -> None:
@@ -71,6 +72,12 @@ def test_checker_sees_missing_leases() -> None:
         seed=1, faults=0, processes=2, store="sqlite", uploads=10, mutant="lease", ai_delay_ms=3000, drain_seconds=30
     )
     assert any(promise.startswith("without faults the provider") for promise in report.broken), report.broken
+
+
+def test_checker_sees_answered_failures_that_give_their_attempt_back() -> None:
+    """Photos that are always answered with 500 never come to an end."""
+    report = chaos(seed=1, faults=0, processes=2, store="sqlite", uploads=60, mutant="attempt", drain_seconds=15)
+    assert any(promise.startswith("every accepted upload") for promise in report.broken), report.broken
 
 
 def test_checker_sees_a_missing_fence() -> None:

@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=3)
     parser.add_argument("--store", choices=["sqlite", "mongo"], default="sqlite")
     parser.add_argument("--ai-delay-ms", type=float, default=20)
-    parser.add_argument("--mutant", choices=["fence", "reconciler", "lease"], default="")
+    parser.add_argument("--mutant", choices=["fence", "reconciler", "lease", "attempt"], default="")
     parser.add_argument("--only", help="comma-separated kinds of faults")
     parser.add_argument("--log", type=Path, help="folder for the processes' logs")
     parser.add_argument("--plan", action="store_true", help="print the plan and end")

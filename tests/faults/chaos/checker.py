@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.faults.chaos.clients import User, state_of
-from tests.faults.chaos.world import World, resident_mib
+from tests.faults.chaos.world import LIMITED, POISON, World, resident_mib
 
 # A start is held against a job at most attempts + stalls times; giving up takes a fence too, and may be repeated.
 MAX_STARTS = 3 + 3 + 3
@@ -20,7 +20,10 @@ REASONS = ("AI service", "Processing stalled", "Processing took longer")
 BASE = "pipeline:{ai-processing}:"
 # Users are away for 3 s at times, and their sockets may take a while to notice that a process is gone.
 HEAR_SECONDS = 30.0
-KNOWN_KEYS = {"waiting", "groups", "grouped", "delayed", "leases", "completed", "failed", "wake", "hold", "generation"}
+KNOWN_KEYS = {"waiting", "groups", "grouped", "delayed", "leases", "completed", "failed", "wake", "holds", "generation"}
+# What is done to a process may end any job; what is done to an AI service only its own.
+OF_PROCESSES = ("Processing stalled", "Processing took longer")
+POISONED = "AI service unavailable after 3 attempts"
 
 
 @dataclass
@@ -42,7 +45,7 @@ async def drained(world: World, longest_seconds: float) -> float | None:
     started_at = time.monotonic()
     redis = world.redis.client()
     while time.monotonic() - started_at < longest_seconds:
-        counts = [redis.llen(BASE + "waiting"), *(redis.zcard(BASE + name) for name in ("delayed", "leases"))]
+        counts = [redis.llen(BASE + "waiting"), *(redis.zcard(BASE + name) for name in ("delayed", "leases", "parked"))]
         if not any(counts) and not await asyncio.to_thread(world.count_unfinished):
             return time.monotonic() - started_at
         await asyncio.sleep(1)
@@ -62,6 +65,9 @@ async def check(world: World, users: list[User], faults: Counter[str], longest_s
     await _check_events(report, url, users, seen, documents)
     _check_fences(report, world, documents)
     _check_calls(report, world, documents, bool(faults))
+    _check_isolation(report, seen, bool(faults))
+    calls, limited = await world.limited_calls()
+    report.figures["limited service"] = f"{calls} calls, {limited} told to wait"
     _check_redis(report, world)
     _check_processes(report, world)
     report.figures |= {
@@ -153,7 +159,7 @@ def _check_calls(report: Report, world: World, documents: dict[str, dict[str, An
     }
     report.expect(not often, "the provider is asked at most once a start", often)
     if not has_faults:
-        twice = {asset_id: count for asset_id, count in calls.items() if count != 1}
+        twice = {asset_id: count for asset_id, count in calls.items() if count != calls_of(documents[asset_id])}
         report.expect(not twice, "without faults the provider is asked once", twice)
     stubborn = {
         asset_id: found for asset_id, found in documents.items() if found["fence"] - found["excused"] > MAX_STARTS
@@ -163,6 +169,26 @@ def _check_calls(report: Report, world: World, documents: dict[str, dict[str, An
         "provider calls mean": round(sum(calls.values()) / max(1, len(calls)), 3),
         "provider calls max": max(calls.values(), default=0),
     }
+
+
+def calls_of(document: dict[str, Any]) -> int:
+    """Return how often the first AI service is asked for an asset when nothing goes wrong."""
+    return 3 if document["category"] == POISON else 1
+
+
+def _check_isolation(report: Report, seen: dict[str, dict[str, Any]], has_faults: bool) -> None:
+    assets = [asset for assets in seen.values() for asset in assets.values()]
+    ends = {category: Counter(asset["aiMetadata"]["error"] or asset["status"] for asset in assets
+                              if asset["category"] == category) for category in (POISON, LIMITED)}
+    wrong = {end for end in ends[POISON] if end != POISONED and not end.startswith(REASONS)}
+    report.expect(not wrong, "a photo that is always answered with 500 fails", wrong)
+    # A limit costs no attempt, and what happens to the first service is nothing to the second.
+    wrong = {end for end in ends[LIMITED] if end not in FINAL and not end.startswith(OF_PROCESSES)}
+    report.expect(not wrong, "a provider that asks to wait loses no photo", wrong)
+    if not has_faults:
+        others = {asset["status"] for asset in assets if asset["category"] != POISON}
+        report.expect(others <= {"active"}, "without faults only poisoned photos fail", others)
+    report.figures |= {"poisoned": dict(ends[POISON]), "limited": dict(ends[LIMITED])}
 
 
 def _check_redis(report: Report, world: World) -> None:

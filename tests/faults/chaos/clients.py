@@ -12,8 +12,11 @@ import aiohttp
 from pipeline.assets.asset import to_timestamp, utc_now
 from pipeline.feed import OVERLAP_SECONDS, shift
 from tests.factories import make_image, make_token
+from tests.faults.chaos.world import LIMITED, POISON
 
 TRIES_AGAIN = (429, 502, 503)
+# Mostly photos of the first AI service; some that it always fails on, some for the one that takes few.
+CATEGORIES = [*["sneaker"] * 18, POISON, LIMITED]
 TIMEOUT = aiohttp.ClientTimeout(total=8)
 
 
@@ -50,12 +53,12 @@ class User:
             while not is_enough.is_set():
                 number += 1
                 key = f"{self.name}-{number}" if self.chance.random() < 0.5 else None
-                await self._upload(session, key)
+                await self._upload(session, key, self.chance.choice(CATEGORIES))
                 await asyncio.sleep(self.chance.uniform(0, 2) * pause_seconds)
 
-    async def _upload(self, session: aiohttp.ClientSession, key: str | None) -> None:
+    async def _upload(self, session: aiohttp.ClientSession, key: str | None, category: str) -> None:
         while True:
-            form = aiohttp.FormData({"category": "sneaker"})
+            form = aiohttp.FormData({"category": category})
             form.add_field("image", self.image, filename="photo.jpg", content_type="image/jpeg")
             url = f"{self.chance.choice(self.urls)}/api/assets/analyze-queue"
             try:

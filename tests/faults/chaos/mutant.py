@@ -3,6 +3,7 @@ NAME
 
 fence: a result is committed whatever has happened to the asset meanwhile. reconciler: nobody searches for lost jobs.
 lease: leases are not renewed, nobody stops when one is lost, and an acknowledgement without a lease is taken.
+attempt: a start that the provider answered badly gives its attempt back.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 from pipeline import cli
 from pipeline.assets import sqlite
 from pipeline.assets.mongo import MongoAssetStore
-from pipeline.queue import queue
+from pipeline.errors import PermanentJobError
+from pipeline.queue import attempt, queue
 from pipeline.queue.claim import Claim
 from pipeline.queue.queue import JobQueue
 from pipeline.reconciler import Reconciler
@@ -48,7 +50,8 @@ def without_lease() -> None:
     source = queue._source
 
     def gullible(verb: str) -> str:
-        return source(verb).replace("redis.call('ZREM', leases, lease) == 0", "redis.call('ZREM', leases, lease) == 2")
+        held, gullible = "local list = scores[i] and ours or lost", "local list = ours; scores[i] = 1"
+        return source(verb).replace(held, gullible)
 
     JobQueue.renew = renew_nothing  # type: ignore[method-assign]
     queue._source = gullible
@@ -56,6 +59,17 @@ def without_lease() -> None:
     Claim.has_lease = True  # type: ignore[assignment, method-assign]
 
 
+def without_attempts() -> None:
+    attempt._spends_attempt = lambda error: isinstance(error, PermanentJobError)
+
+
+MUTANTS = {
+    "fence": without_fence,
+    "reconciler": without_reconciler,
+    "lease": without_lease,
+    "attempt": without_attempts,
+}
+
 if __name__ == "__main__":
-    {"fence": without_fence, "reconciler": without_reconciler, "lease": without_lease}[sys.argv[1]]()
+    MUTANTS[sys.argv[1]]()
     cli.main(["serve"])

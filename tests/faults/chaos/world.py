@@ -1,4 +1,8 @@
-"""What a run consists of: service processes, Redis, a store, an AI service, and the links between them."""
+"""What a run consists of: service processes, Redis, a store, two AI services, and the links between them.
+
+Photos of the category POISON the first AI service always answers with 500; those of LIMITED are for the second, which
+takes few calls a second and says so.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,9 @@ from tests.service import AiService, Service
 from tests.toxiproxy import Link, Toxiproxy, free_port
 
 LEASE_SECONDS = 2
+POISON, LIMITED = "lego", "camera"
+LIMITED_PER_SECOND = 2
+PACKAGES = Path(__file__).parent / "packages"
 # Short, so that a run sees many leases end; the relations are those of the defaults.
 SETTINGS = {
     "LEASE_SECONDS": str(LEASE_SECONDS),
@@ -64,7 +71,8 @@ class World:
         with ExitStack() as stack:
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
             self.redis = stack.enter_context(RedisServer())
-            self.ai = stack.enter_context(AiService(numbered=True, delay_ms=self.ai_delay_ms))
+            self.ai = stack.enter_context(AiService(numbered=True, delay_ms=self.ai_delay_ms, poison=POISON))
+            self.limited_ai = stack.enter_context(AiService(numbered=True, per_second=LIMITED_PER_SECOND))
             self.mongo = stack.enter_context(MongoServer()) if self.store == "mongo" else None
             self.network = stack.enter_context(Toxiproxy())
             self.links: dict[str, Link] = {}
@@ -84,6 +92,8 @@ class World:
         redis = self._link(f"{number}-redis", self.redis.port)
         ai = self._link(f"{number}-ai", int(self.ai.url.rpartition(":")[2]))
         settings = SETTINGS | {"PORT": str(free_port()), "REDIS_URL": f"redis://127.0.0.1:{redis.port}/0"}
+        settings |= {"AI_PROVIDER_BY_CATEGORY": f"{LIMITED}=limited", "PLUGIN_LIMITED_URL": self.limited_ai.url}
+        settings |= {"PYTHONPATH": str(PACKAGES)}
         if self.mongo is not None:
             settings["MONGODB_URI"] = f"mongodb://127.0.0.1:{self._link(f'{number}-store', self.mongo.port).port}/chaos"
         service = ChaosService(self.folder, f"http://127.0.0.1:{ai.port}", **settings)
@@ -105,6 +115,11 @@ class World:
         for asset_id, calls in (await asyncio.to_thread(self.ai.calls)).items():
             self.provider_calls[asset_id] = self.provider_calls.get(asset_id, 0) + calls
 
+    async def limited_calls(self) -> tuple[int, int]:
+        """Return how many calls the limited service has had, and how many of these it told to wait."""
+        state = await asyncio.to_thread(self.limited_ai.state)
+        return state["calls"], state["limited"]
+
     def count_unfinished(self) -> int:
         """Return how many assets are `processing`, straight from the store."""
         if self.mongo is None:
@@ -122,11 +137,12 @@ class World:
             connection.execute("ROLLBACK")
 
     def documents(self) -> dict[str, dict[str, Any]]:
-        """Return {asset id: {"userId", "status", "fence", "excused"}} straight from the store."""
+        """Return {asset id: {"userId", "category", "status", "fence", "excused"}} straight from the store."""
         if self.mongo is None:
             with closing(sqlite3.connect(self.folder / "assets.sqlite")) as connection:
-                rows = connection.execute("SELECT id, userId, status, fence, excused FROM assets").fetchall()
-            return {row[0]: dict(zip(("userId", "status", "fence", "excused"), row[1:], strict=True)) for row in rows}
+                names = ("userId", "category", "status", "fence", "excused")
+                rows = connection.execute(f"SELECT id, {', '.join(names)} FROM assets").fetchall()
+            return {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
         with pymongo.MongoClient[dict[str, Any]](self.mongo.uri("chaos")) as client:
             return {str(ObjectId(found["_id"])): found for found in client["chaos"]["assets"].find()}
 

@@ -1,0 +1,26 @@
+"""A second AI provider: the same service as `http`, at an address of its own that takes few calls a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from pydantic import Field
+
+from pipeline.hooks import AIProvider, PluginSettings, hookimpl
+from plugins.ai_http import HttpProvider
+
+
+class LimitedSettings(PluginSettings):
+    """PLUGIN_LIMITED_URL."""
+
+    url: str = Field(description="Address of the service.")
+
+
+@hookimpl
+def register_settings() -> Iterator[tuple[str, type[PluginSettings]]]:
+    yield "limited", LimitedSettings
+
+
+@hookimpl
+def register_ai_providers(settings) -> Iterator[tuple[str, Callable[[], AIProvider]]]:  # type: ignore[no-untyped-def]
+    yield "limited", lambda: HttpProvider(settings.plugin("limited", LimitedSettings).url, "imageUrl")
