@@ -23,9 +23,11 @@ LEAST_BUSY_SECONDS = 1.0
 class Breaker:
     """Says whether one plugin may be called. reason, cause: why it is held, as Hold has them."""
 
-    def __init__(self, failures: int, longest_seconds: float, on_change: Callable[[], None] = lambda: None) -> None:
-        """failures: so many in a row hold it. longest_seconds: between two calls that try it. on_change: called when a
-        hold begins or ends.
+    def __init__(
+        self, failures: int, longest_seconds: float, on_change: Callable[[bool], None] = lambda is_held: None
+    ) -> None:
+        """failures: so many in a row hold it. longest_seconds: between two calls that try it. on_change: called when
+        this process has found a reason to hold it, with True, and when it has an answer again, with False.
         """
         self._limit = failures
         self._longest_seconds = longest_seconds
@@ -35,6 +37,7 @@ class Breaker:
         self._wait_seconds = 0.0  # between two calls that try it; 0 where the hold ends by itself
         self._until = 0.0
         self._is_trying = False
+        self._is_told = False
         self._of_all: Hold | None = None
         self._of_all_until = 0.0
         self.reason = self.cause = ""
@@ -74,16 +77,17 @@ class Breaker:
     def answered(self) -> None:
         """The plugin did its work, whether the result was good or not. While it asks to be left alone it stays held."""
         self._failures = 0
+        self._is_trying = False
         was_away = self._wait_seconds > 0
-        was_away_for_all = self._of_all is not None and self._of_all.wait_seconds > 0
         if was_away:
             self._wait_seconds = self._until = 0.0
-        if was_away_for_all:
-            self._of_all, self._of_all_until = None, 0.0
-        if was_away or was_away_for_all:
-            self._is_trying = False
+        if self._of_all is not None and self._of_all.wait_seconds > 0:
+            was_away, self._of_all, self._of_all_until = True, None, 0.0
+        if was_away:
             self.on_found(Found.ANSWERED, 0)
-            self._on_change()
+        if self._is_told and not self.is_held_here:
+            self._is_told = False
+            self._on_change(False)
 
     def failed(self, reason: str, cause: str = "") -> None:
         """The plugin failed: once is no reason to hold it."""
@@ -118,7 +122,9 @@ class Breaker:
 
     def _hold(self, seconds: float, wait_seconds: float) -> None:
         self._until, self._wait_seconds, self._is_trying = monotonic() + seconds, wait_seconds, False
-        self._on_change()
+        if not self._is_told:
+            self._is_told = True
+            self._on_change(True)
 
 
 class SharedBreakers:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 CLOSE_SECONDS = 5.0
 # How long a call that was cancelled may take to clean up before it is left behind.
 GRACE_SECONDS = 1.0
+# Starting a thread on a busy machine is no waiting for one.
+LEAST_WAIT_SECONDS = 0.5
 log = structlog.get_logger(__name__)
 
 
@@ -57,17 +59,27 @@ class _Method:
 class _Call:
     """One call that is under way. begun_at: None while it waits for a thread."""
 
-    __slots__ = ("function", "is_async", "begun_at")
+    __slots__ = ("function", "is_async", "made_at", "begun_at")
 
     def __init__(self, function: Callable[..., Any], is_async: bool) -> None:
         self.function = function
         self.is_async = is_async
+        self.made_at = perf_counter()
         self.begun_at: float | None = None
 
     def begin(self, *args: Any) -> Any:
         """Call the function."""
         self.begun_at = perf_counter()
         return self.function(*args)
+
+    def left_seconds(self, seconds: float, wait_seconds: float | None) -> float:
+        """Return for how long its time cannot be up, whenever it begins. Arguments: see BoundPlugin.call."""
+        now = perf_counter()
+        if wait_seconds is None:
+            return self.made_at + seconds - now
+        if self.begun_at is None:
+            return min(seconds, self.made_at + max(wait_seconds, LEAST_WAIT_SECONDS) - now)
+        return self.begun_at + seconds - now
 
 
 class BoundPlugin:
@@ -168,22 +180,18 @@ class BoundPlugin:
     async def _timed(
         self, method: str, call: _Call, seconds: float, args: tuple[Any, ...], wait_seconds: float | None
     ) -> Any:
-        started = perf_counter()
         measured = self._methods[method]
         # A task of its own: whatever the plugin does with a cancellation, the caller comes free.
         task = asyncio.create_task(self._run(method, call, args), name=f"{self.kind} {self.name}: {method}")
         task.add_done_callback(_ignore)
         try:
-            await asyncio.wait([task], timeout=seconds if wait_seconds is None else max(wait_seconds, 0.001))
-            while wait_seconds is not None and call.begun_at and not task.done():
-                left = call.begun_at + seconds - perf_counter()
-                if left <= 0:
-                    break
+            while not task.done() and (left := call.left_seconds(seconds, wait_seconds)) > 0:
                 await asyncio.wait([task], timeout=left)
             if task.done():
                 return task.result()
+            has_begun = call.begun_at is not None
             await self._cancel(task, method)
-            if call.begun_at is None:
+            if not has_begun:
                 raise PluginBusy(f"{self.kind} {self.name}: no thread came free for {method}")
             measured.overruns.inc()
             raise PluginOverrun(f"{self.kind} {self.name}: {method} took longer than {seconds:g} s")
@@ -195,7 +203,7 @@ class BoundPlugin:
             measured.errors.inc()
             raise
         finally:
-            measured.seconds.observe(perf_counter() - (call.begun_at or started))
+            measured.seconds.observe(perf_counter() - (call.begun_at or call.made_at))
 
     async def _cancel(self, task: asyncio.Task[Any], method: str) -> None:
         """Cancel the call; one that goes on all the same is left behind, counted until it ends."""
@@ -209,12 +217,12 @@ class BoundPlugin:
                 self._left_behind.add(task)
                 task.add_done_callback(self._came_back)
 
-    def _note_held(self, method: str) -> None:
-        breaker = self._methods[method].breaker
+    def _note_held(self, method: str, is_held: bool) -> None:
         fields: dict[str, Any] = {"kind": self.kind, "plugin": self.name, "method": method}
-        if breaker.is_held:
-            fields |= {"reason": breaker.reason, "cause": breaker.cause}
-            log.warning("plugin_held", leftMs=round(breaker.left_seconds * 1000), **fields)
+        if is_held:
+            breaker = self._methods[method].breaker
+            left_ms = round(breaker.left_seconds * 1000)
+            log.warning("plugin_held", leftMs=left_ms, reason=breaker.reason, cause=breaker.cause, **fields)
         else:
             log.warning("plugin_released", **fields)
 

@@ -62,12 +62,13 @@ class Providers:
         fault: JobError | None = None
         held: RetryableJobError | None = None
         image: bytes | None = None
+        has_asked = False
         for name in names:
             provider = self._providers[name]
             left = deadline - asyncio.get_running_loop().time()
-            if fault is not None and left < LEAST_SECONDS:
+            if has_asked and left < LEAST_SECONDS:
                 # Also after a refusal: the one who was not asked may take the photo.
-                raise RetryableJobError("AI service timed out") from fault
+                raise RetryableJobError("AI service timed out") from fault or held
             if name == tries:
                 provider.breaker("analyze").tries()
             elif not provider.lets_through("analyze"):
@@ -76,12 +77,16 @@ class Providers:
             needs_image = getattr(provider.plugin, "needs_image", False)
             if needs_image and image is None:
                 image = await read_image()
+            has_asked = True
             try:
                 return await self._ask(provider, replace(request, image=image if needs_image else None), left)
             except (PermanentJobError, RetryableJobError) as error:
-                fault = error
                 if not self._goes_on(provider, error, request.attempt):
                     raise
+                if isinstance(error, RetryableJobError) and not error.spends_attempt:
+                    held = held or error
+                else:
+                    fault = error
                 if name != names[-1]:
                     log.warning("provider_passed_over", plugin=name, error=error.message)
         raise _of_all(fault, held)
@@ -119,16 +124,14 @@ class Providers:
 
 
 def _of_all(fault: JobError | None, held: RetryableJobError | None) -> JobError:
-    """Return what a chain comes to that has no answer. fault: of the last one asked; held: of the first one that was
-    not, because it is held.
+    """Return what a chain comes to that has no answer. fault: of the last one that tried the work; held: of the first
+    one that did not, because it is held or could not.
     """
     if fault is None or held is None:
         error = fault or held
         assert error is not None
         return error
-    if isinstance(fault, RetryableJobError) and not fault.spends_attempt:
-        return fault
-    # Who was not asked may take the photo. Nobody else waits for that, so the error names no provider.
+    # Who has not tried may take the photo. Nobody else waits for that, so the error names no provider.
     error = RetryableJobError(held.message, spends_attempt=False)
     error.__cause__ = fault
     return error

@@ -1,4 +1,4 @@
-"""Providers in chains and by category: who is asked for which photo, when the next one is, and who is left alone."""
+"""Providers in chains and by category: who is asked for which photo, when the next one is, and who is held."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ from tests.fake_plugins import Analyze, House, make_analysis, make_request
 REFUSED = PermanentJobError("AI service rejected the image (HTTP 422)")
 FAILED = RetryableJobError("AI service unavailable")
 BUSY = RetryableJobError("AI service is busy", retry_after_seconds=120)
+UNREACHABLE = RetryableJobError("AI service unavailable", spends_attempt=False)
 
 
 class Clock:
-    """What calls.py takes for the time."""
+    """What breaker.py takes for the time."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -67,14 +68,15 @@ class Chain:
 @pytest.fixture
 def chain(io_loop: IOLoop) -> Iterator[Chain]:
     house = House()
-    yield Chain(house)
+    with capture_logs():  # the console's way to print exceptions is slow
+        yield Chain(house)
     io_loop.run_sync(house.close)
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("pipeline.hooks.calls.monotonic", clock)
+    monkeypatch.setattr("pipeline.hooks.breaker.monotonic", clock)
     return clock
 
 
@@ -109,6 +111,8 @@ INVALID = Analysis(brand=Attribute("a", 7))
         (INVALID, 1, False),
         (INVALID, 2, True),
         (BUSY, 1, True),  # nobody waits for it while another is free
+        (UNREACHABLE, 1, True),
+        (ConnectionRefusedError("a plugin that wraps nothing"), 1, True),
     ],
     ids=lambda each: repr(each)[:45],
 )
@@ -126,8 +130,8 @@ async def test_next_provider_is_asked_when_the_one_before_is_through(
             with pytest.raises(RetryableJobError):
                 await ask(manager, attempt=attempt)
     assert chain.asked == (["first", "second"] if goes_on else ["first"])
-    passed_over = [(line["plugin"], line["next"]) for line in logs if line["event"] == "provider_passed_over"]
-    assert passed_over == ([("first", "second")] if goes_on else [])
+    passed_over = [line["plugin"] for line in logs if line["event"] == "provider_passed_over"]
+    assert passed_over == (["first"] if goes_on else [])
 
 
 @pytest.mark.parametrize("job_attempts", [1, 2, 5])
@@ -176,21 +180,11 @@ async def test_name_twice_in_a_chain_is_asked_once(chain: Chain) -> None:
 
 
 @pytest.mark.gen_test
-async def test_failure_of_the_last_provider_keeps_its_meaning(chain: Chain) -> None:
-    """What the queue needs to know (how long to wait, how many tries) is that of the error that ends the chain."""
-    manager = chain.open("first", "second")
-    chain.answers |= {"first": REFUSED, "second": BUSY}
-    with pytest.raises(RetryableJobError) as caught:
-        await ask(manager)
-    assert caught.value is BUSY
-
-
-@pytest.mark.gen_test
 async def test_missing_image_is_not_the_providers_fault(chain: Chain) -> None:
-    """An image that cannot be read says nothing of who wanted to see it: nobody is set aside for it."""
+    """An image that cannot be read says nothing of who wanted to see it: nobody is held for it."""
     provider = chain.provider("first")
     provider.needs_image = True  # type: ignore[attr-defined]
-    manager = chain.house.open(providers={"first": provider, "second": chain.provider("second")}, aside_failures=1)
+    manager = chain.house.open(providers={"first": provider, "second": chain.provider("second")}, breaker_failures=1)
 
     async def unreadable() -> bytes:
         raise DependencyUnavailable("Image storage unavailable")
@@ -198,7 +192,7 @@ async def test_missing_image_is_not_the_providers_fault(chain: Chain) -> None:
     with pytest.raises(DependencyUnavailable):
         await manager.analyze(make_request(), unreadable)
     assert chain.asked == []
-    assert chain.house.count("pipeline_plugin_aside", "provider", "first") == 0
+    assert chain.house.count("pipeline_plugin_held", "provider", "first") == 0
 
 
 @pytest.mark.gen_test
@@ -257,7 +251,7 @@ async def test_first_provider_is_asked_however_short_the_time(chain: Chain) -> N
 @pytest.mark.gen_test
 async def test_cancellation_ends_the_chain(chain: Chain) -> None:
     """A job that loses its lease while the second provider works asks no third, and nobody is blamed."""
-    manager = chain.open("first", "second", "third", aside_failures=1)
+    manager = chain.open("first", "second", "third", breaker_failures=1)
     begun = asyncio.Event()
 
     async def never(request: AnalyzeRequest) -> None:
@@ -271,10 +265,10 @@ async def test_cancellation_ends_the_chain(chain: Chain) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert chain.asked == ["first", "second"]
-    assert chain.house.count("pipeline_plugin_aside", "provider", "second") == 0
+    assert chain.house.count("pipeline_plugin_held", "provider", "second") == 0
 
 
-# set aside
+# held
 
 
 async def fail(manager: PluginManager, times: int = 1) -> None:
@@ -283,28 +277,73 @@ async def fail(manager: PluginManager, times: int = 1) -> None:
             await ask(manager)
 
 
-def is_aside(chain: Chain, name: str) -> bool:
-    return chain.house.count("pipeline_plugin_aside", "provider", name) == 1
+async def fails(manager: PluginManager, category: str = "sneaker", tries: str = "") -> RetryableJobError:
+    """Return the error of a photo that nobody analyzed."""
+    with pytest.raises(RetryableJobError) as caught:
+        await manager.analyze(make_request(category), no_image, tries)
+    return caught.value
+
+
+def is_held(chain: Chain, name: str) -> bool:
+    return chain.house.count("pipeline_plugin_held", "provider", name) == 1
 
 
 @pytest.mark.gen_test
-async def test_provider_that_fails_in_a_row_is_set_aside_for_the_next(chain: Chain, clock: Clock) -> None:
-    """After ASIDE_FAILURES failures the next answers at once; each photo not shown to the first is counted."""
-    manager = chain.open("first", "second", aside_failures=3)
+async def test_provider_that_fails_in_a_row_is_held_and_the_next_asked(chain: Chain, clock: Clock) -> None:
+    """After BREAKER_FAILURES failures the next answers at once; each photo not shown to the first is counted."""
+    manager = chain.open("first", "second", breaker_failures=3)
     chain.answers["first"] = FAILED
     await fail(manager, 2)
-    assert await ask(manager) == "second", "the failure that sets it aside already goes on"
+    assert await ask(manager) == "second", "the failure that holds it already goes on"
     del chain.asked[:]
     assert [await ask(manager) for _ in range(4)] == ["second"] * 4
     assert chain.asked == ["second"] * 4
-    assert is_aside(chain, "first")
+    assert is_held(chain, "first")
     assert chain.house.count("pipeline_plugin_skipped_total", "provider", "first") == 4
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (UNREACHABLE, "AI service unavailable"),
+        (BUSY, "AI service is busy"),
+        (ConnectionRefusedError("no"), "AI service unavailable"),
+        (DependencyUnavailable("it is away"), "AI service unavailable"),
+    ],
+    ids=["unreachable", "busy", "a bare network error", "a dependency"],
+)
+@pytest.mark.gen_test
+async def test_provider_that_did_not_work_at_all_is_held_at_once(chain: Chain, answer: Any, reason: str) -> None:
+    """One failure to ask it is enough, also of the last of a chain: its photos would find the same."""
+    manager = chain.open("only")
+    chain.answers["only"] = answer
+    with capture_logs() as logs:
+        first = await fails(manager)
+        later = await fails(manager)
+    assert chain.asked == ["only"]
+    for error in (first, later):
+        assert (error.message, error.spends_attempt, error.provider) == (reason, False, "only")
+    (held,) = (line for line in logs if line["event"] == "plugin_held")
+    assert (held["kind"], held["plugin"], held["method"], held["reason"]) == ("provider", "only", "analyze", reason)
+    assert held["cause"].startswith(type(answer).__name__) and held["leftMs"] > 0
+
+
+@pytest.mark.fault("E5")
+@pytest.mark.gen_test
+async def test_provider_without_a_free_thread_could_not_be_asked(chain: Chain) -> None:
+    """Photos that waited for the thread of another's call lose no attempt, and the provider is held."""
+    house = chain.house
+    manager = house.open(providers={"only": house.hang}, concurrency=1, pool_threads=1, provider_timeout_seconds=0.2)
+    assert (await fails(manager)).spends_attempt
+    error = await fails(manager)
+    assert (error.message, error.spends_attempt, error.provider) == ("AI service is busy", False, "only")
+    assert is_held(chain, "only")
 
 
 @pytest.mark.gen_test
 async def test_success_and_refusal_end_a_row_of_failures(chain: Chain, clock: Clock) -> None:
     """A provider that refuses an image works: only failures in a row say that it does not."""
-    manager = chain.open("first", "second", aside_failures=3)
+    manager = chain.open("first", "second", breaker_failures=3)
     for answer in (make_analysis("first"), REFUSED):
         chain.answers["first"] = FAILED
         await fail(manager, 2)
@@ -312,16 +351,16 @@ async def test_success_and_refusal_end_a_row_of_failures(chain: Chain, clock: Cl
         await ask(manager)
     chain.answers["first"] = FAILED
     await fail(manager, 2)
-    assert not is_aside(chain, "first")
+    assert not is_held(chain, "first")
 
 
 @pytest.mark.gen_test
-async def test_provider_set_aside_is_tried_by_one_photo_at_a_time(chain: Chain, clock: Clock) -> None:
-    """After ASIDE_SECONDS one photo tries it while the others go on to the next; success takes it back."""
-    manager = chain.open("first", "second", aside_failures=1, aside_seconds=30)
+async def test_held_provider_is_tried_by_one_photo_at_a_time(chain: Chain, clock: Clock) -> None:
+    """After its wait one photo tries it while the others go on to the next; success releases it."""
+    manager = chain.open("first", "second", breaker_failures=1)
     chain.answers["first"] = FAILED
     assert await ask(manager) == "second"
-    clock.now += 29.9
+    clock.now += 0.9
     assert await ask(manager) == "second"
     assert chain.asked == ["first", "second", "second"]
     clock.now += 0.2
@@ -337,60 +376,145 @@ async def test_provider_set_aside_is_tried_by_one_photo_at_a_time(chain: Chain, 
     released.set()
     with capture_logs() as logs:
         assert await photos[0] == "first"
-    assert [(line["event"], line["plugin"]) for line in logs] == [("plugin_taken_back", "first")]
-    assert not is_aside(chain, "first")
+    assert [(line["event"], line["plugin"]) for line in logs] == [("plugin_released", "first")]
+    assert not is_held(chain, "first")
     assert await ask(manager) == "first"
 
 
 @pytest.mark.gen_test
-async def test_failed_try_sets_it_aside_again(chain: Chain, clock: Clock) -> None:
+async def test_waits_between_tries_double_up_to_the_longest(chain: Chain, clock: Clock) -> None:
     """One failure of a provider that is being tried is enough, and its photo goes to the next."""
-    manager = chain.open("first", "second", aside_failures=2, aside_seconds=30)
+    manager = chain.open("first", "second", breaker_failures=2, breaker_probe_seconds=5)
     chain.answers["first"] = FAILED
     await fail(manager)
     assert await ask(manager) == "second"
-    for _ in range(3):
-        clock.now += 31
+    for seconds in (1, 2, 4, 5, 5):
         del chain.asked[:]
+        clock.now += seconds - 0.1
+        assert await ask(manager) == "second"
+        clock.now += 0.2
         assert [await ask(manager), await ask(manager)] == ["second", "second"]
-        assert chain.asked == ["first", "second", "second"]
+        assert chain.asked == ["second", "first", "second", "second"]
 
 
 @pytest.mark.gen_test
-async def test_busy_provider_is_left_alone_for_as_long_as_it_asked(chain: Chain, clock: Clock) -> None:
-    """Retry-After sets it aside at the first word, for that long, and for ASIDE_SECONDS at least."""
-    manager = chain.open("first", "second", aside_seconds=30)
+async def test_photo_that_is_to_try_a_held_provider_asks_it_whatever_the_time(chain: Chain, clock: Clock) -> None:
+    """Redis has picked it, over all processes; only the provider it names is asked out of turn."""
+    manager = chain.open("first", "second")
+    chain.answers |= {"first": UNREACHABLE, "second": UNREACHABLE}
+    assert (await fails(manager)).provider == "second"
+    assert (await fails(manager, tries="first")).provider
+    assert chain.asked == ["first", "second", "first"]
+    chain.answers = {}
+    analysis = await manager.analyze(make_request(), no_image, "second")
+    assert analysis.brand.value == "second"
+    assert is_held(chain, "first") and not is_held(chain, "second")
+
+
+@pytest.mark.gen_test
+async def test_chain_that_is_held_as_a_whole_asks_nobody_and_costs_nothing(chain: Chain) -> None:
+    """The photo waits for the chain and its owner hears why; a provider that is not held is asked as ever."""
+    manager = chain.open("first", "second", "third", ai_provider="first,second", ai_provider_by_category="lego=third")
+    chain.answers |= {"first": BUSY, "second": UNREACHABLE}
+    await fails(manager)
+    del chain.asked[:]
+    error = await fails(manager)
+    assert chain.asked == [] and (error.spends_attempt, error.provider) == (False, "first")
+    assert error.message == "AI service is busy"
+    assert await ask(manager, "lego") == "third"
+
+
+@pytest.mark.parametrize("names", [("away", "other"), ("other", "away")], ids=["before it", "after it"])
+@pytest.mark.parametrize("fault", [REFUSED, FAILED], ids=["refused", "failed"])
+@pytest.mark.gen_test
+async def test_photo_does_not_fail_while_a_provider_has_not_tried_it(
+    chain: Chain, names: tuple[str, str], fault: JobError
+) -> None:
+    """Neither by the other one's refusal nor at the last attempt, and without spending one. Nobody else waits for that,
+    so the error names no provider.
+    """
+    manager = chain.open(*names)
+    chain.answers |= {"away": BUSY, "other": fault}
+    for asked in (list(names), ["other"]):
+        with pytest.raises(RetryableJobError) as caught:
+            await ask(manager, attempt=3)
+        error = caught.value
+        assert chain.asked == asked
+        assert (error.message, error.spends_attempt, error.provider) == (BUSY.message, False, "")
+        assert error.__cause__ is fault
+        del chain.asked[:]
+    assert not is_held(chain, "other")
+
+
+@pytest.mark.gen_test
+async def test_busy_provider_is_held_for_as_long_as_it_asked(chain: Chain, clock: Clock) -> None:
+    """Retry-After holds it at the first word, for that long and for a second at least; then everybody asks it."""
+    manager = chain.open("first", "second")
     chain.answers["first"] = BUSY
     await ask(manager)
     chain.answers = {}
     clock.now += 119
     assert await ask(manager) == "second"
     clock.now += 2
-    assert await ask(manager) == "first"
-    chain.answers["first"] = RetryableJobError("busy", retry_after_seconds=1)
+    assert await asyncio.gather(ask(manager), ask(manager)) == ["first", "first"]
+    chain.answers["first"] = RetryableJobError("busy", retry_after_seconds=0)
     await ask(manager)
-    clock.now += 29
+    clock.now += 0.9
     assert await ask(manager) == "second"
 
 
 @pytest.mark.gen_test
-async def test_last_provider_is_asked_whatever_it_did(chain: Chain, clock: Clock) -> None:
-    """There is nobody else: a chain whose members all fail still tries its last for every photo."""
-    manager = chain.open("first", "second", aside_failures=1)
+async def test_log_tells_when_a_busy_provider_is_held_and_released(chain: Chain, clock: Clock) -> None:
+    """Once each, however often it asks to wait before it answers; and anew the next time."""
+    manager = chain.open("only")
+    with capture_logs() as logs:
+        for _ in range(2):
+            for chain.answers["only"] in (BUSY, BUSY, make_analysis()):
+                await asyncio.gather(ask(manager), return_exceptions=True)
+                clock.now += 121
+    events = [line["event"] for line in logs if line["event"].startswith("plugin_")]
+    assert events == ["plugin_held", "plugin_released"] * 2
+
+
+@pytest.mark.fault("E1")
+@pytest.mark.gen_test
+async def test_last_provider_is_asked_however_it_answers(chain: Chain, clock: Clock) -> None:
+    """There is nobody else: a provider that fails at every photo is asked for every photo, and never held."""
+    manager = chain.open("first", "second", breaker_failures=1)
     chain.answers |= {"first": FAILED, "second": FAILED}
     await fail(manager, 4)
     assert chain.asked == ["first", "second", "second", "second", "second"]
+    assert is_held(chain, "first") and not is_held(chain, "second")
 
 
 @pytest.mark.gen_test
-async def test_provider_without_a_next_one_is_never_said_to_be_set_aside(chain: Chain, clock: Clock) -> None:
-    """The gauge and the log tell what is so: the only provider is asked for every photo, so it is not aside."""
-    manager = chain.open("only", aside_failures=2)
-    for chain.answers["only"] in (FAILED, BUSY):
+async def test_provider_without_a_next_one_is_never_said_to_be_held(chain: Chain, clock: Clock) -> None:
+    """The gauge and the log tell what is so: the only provider is asked for every photo, whatever it answers."""
+    manager = chain.open("only", breaker_failures=2, provider_timeout_seconds=0.05)
+    answers = (FAILED, REFUSED, INVALID, ValueError("a bug"), TimeoutError(), lambda request: asyncio.Event().wait())
+    for chain.answers["only"] in answers:
         with capture_logs() as logs:
             await fail(manager, 3)
-        assert logs == [] and not is_aside(chain, "only")
-    assert len(chain.asked) == 6
+        assert {line["event"] for line in logs} == {"provider_failed"} and not is_held(chain, "only")
+    assert len(chain.asked) == 3 * len(answers)
+
+
+@pytest.mark.fault("E25")
+@pytest.mark.gen_test
+async def test_each_failure_of_a_provider_is_logged_once_with_its_trace(chain: Chain) -> None:
+    """Which plugin, for which category, what its owner is told, type and text of the cause, and where it broke."""
+    manager = chain.open("first", "second")
+    bug = KeyError("brand")
+    chain.answers |= {"first": REFUSED, "second": bug}
+    with capture_logs() as logs:
+        error = await fails(manager, "lego")
+    assert error.__cause__ is bug
+    failed = [line for line in logs if line["event"] == "provider_failed"]
+    assert [(line["plugin"], line["category"], line["error"], line["cause"], line["log_level"]) for line in failed] == [
+        ("first", "lego", REFUSED.message, f"PermanentJobError: {REFUSED.message}", "warning"),
+        ("second", "lego", "AI service failed", "KeyError: 'brand'", "warning"),
+    ]
+    assert all(line["exc_info"] for line in failed)
 
 
 # by category
@@ -414,16 +538,16 @@ async def test_category_has_its_own_chain(chain: Chain) -> None:
 async def test_provider_is_one_in_all_chains(chain: Chain, clock: Clock) -> None:
     """What is learnt from one category's photos serves the others, and each provider is built once."""
     manager = chain.open(
-        "a", "b", ai_provider="a,b", ai_provider_by_category={"lego": ("b", "a")}, aside_failures=1
+        "a", "b", ai_provider="a,b", ai_provider_by_category={"lego": ("b", "a")}, breaker_failures=1
     )
     assert len([plugin for plugin in manager.all if plugin.kind == "provider"]) == 2
     chain.answers["b"] = FAILED
     assert [await ask(manager, "lego") for _ in range(2)] == ["a", "a"]
     assert chain.asked == ["b", "a", "a"]
     chain.answers["a"] = REFUSED
-    with pytest.raises(RetryableJobError):
-        await ask(manager)
-    assert chain.asked[3:] == ["a", "b"], "the last of a chain is asked although another chain set it aside"
+    error = await fails(manager)
+    assert chain.asked[3:] == ["a"], "another chain has found that the last one does not answer"
+    assert error.message == FAILED.message and not error.spends_attempt
 
 
 @pytest.mark.parametrize(
