@@ -99,9 +99,12 @@ class PluginManager:
 
     async def read(self, public_id: str) -> bytes:
         """Return the bytes of the stored image; FileNotFoundError when there is none."""
-        file = await self._call_storage("open", public_id)
-        # In the plugin's own threads: what the file does when it is read is the plugin's code too.
-        return cast(bytes, await self._guard_storage(self._storage.run_in_thread("open", _read, self._seconds, file)))
+        with self._tracing.call(self._storage.kind, self._storage.name, "open"):
+            opening = self._storage.call("open", self._seconds, public_id)
+            file = await self._guard_storage(opening, FileNotFoundError)
+            # In the plugin's own threads: what the file does when it is read is the plugin's code too.
+            reading = self._storage.run_in_thread("open", _read, self._seconds, file)
+            return cast(bytes, await self._guard_storage(reading, FileNotFoundError))
 
     async def delete(self, public_id: str) -> None:
         """Remove the image if it is there."""
@@ -188,10 +191,11 @@ class PluginManager:
         return self._settings.storage_timeout_seconds
 
     @staticmethod
-    async def _guard_storage(call: Awaitable[Any]) -> Any:
+    async def _guard_storage(call: Awaitable[Any], *meant: type[Exception]) -> Any:
+        """Return what the call returns. meant: what it may raise beside our own errors."""
         try:
             return await call
-        except (PipelineError, FileNotFoundError):
+        except (PipelineError, *meant):
             raise
         except Exception as error:
             raise DependencyUnavailable("Image storage unavailable") from error

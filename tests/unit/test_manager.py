@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -29,10 +30,11 @@ from pipeline.errors import (
     ValidationError,
 )
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, Notification, ProcessedImage, hookimpl
-from pipeline.hooks.calls import DaemonThreads
-from pipeline.hooks.checks import find_fault
+from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.catalogue import PROVIDER, Catalogue, PluginInfo, list_plugins
+from pipeline.hooks.checks import find_fault
 from pipeline.hooks.manager import PluginManager, assemble, build_plugins
+from pipeline.hooks.threads import DaemonThreads
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.testing import SUCCESS_EVENT, RecordingRooms
@@ -92,8 +94,9 @@ class Storage:
 class Notifier:
     """A notifier whose notify is the function it was given."""
 
-    def __init__(self, notify: Callable[[Notification], Any]) -> None:
+    def __init__(self, notify: Callable[[Notification], Any], is_durable: bool = False) -> None:
         self.notify = notify
+        self.durable = is_durable
 
 
 class House:
@@ -115,8 +118,10 @@ class House:
         storage: Any = None,
         notifiers: Mapping[str, Callable[[Notification], Any]] | None = None,
         max_concurrency: int | None = None,
+        is_durable: bool = False,
         **settings: Any,
     ) -> PluginManager:
+        """is_durable: of all the notifiers."""
         provider = Provider(analyze)
         if max_concurrency:
             provider.max_concurrency = max_concurrency  # type: ignore[attr-defined]
@@ -125,7 +130,7 @@ class House:
             "tested",
             providers=[("tested", lambda: provider)],
             storages=[("tested", lambda: storage or Storage())],
-            notifiers=[(name, lambda notify=notify: Notifier(notify)) for name, notify in told.items()],
+            notifiers=[(name, lambda notify=notify: Notifier(notify, is_durable)) for name, notify in told.items()],
         )
         chosen = Settings(ai_provider="tested", storage_backend="tested", notifiers=tuple(told), **settings)
         manager = build(chosen, module, self)
@@ -160,6 +165,11 @@ def make_module(
     return module
 
 
+def provider_of(manager: PluginManager) -> BoundPlugin:
+    (provider,) = (plugin for plugin in manager.all if plugin.kind == "provider")
+    return provider
+
+
 def build(settings: Settings, module: types.ModuleType, house: House) -> PluginManager:
     return assemble(make_catalogue(settings, module), settings, house.metrics, house.rooms)
 
@@ -168,7 +178,8 @@ def build(settings: Settings, module: types.ModuleType, house: House) -> PluginM
 def house(io_loop: IOLoop) -> Iterator[House]:
     """A place to build managers in."""
     house = House()
-    yield house
+    with capture_logs():  # the console's way to print exceptions is slow
+        yield house
     house.released.set()
     for manager in house.managers:
         io_loop.run_sync(manager.close)
@@ -342,7 +353,7 @@ async def test_async_methods_run_on_the_loop_and_plain_ones_in_a_thread(house: H
 
     user.set("user-1")
     for analyze in (awaited, plain, mixed):
-        assert await house.open(analyze).analyze(REQUEST, no_image) is FOUND
+        assert await house.open(analyze).analyze(REQUEST, no_image) == FOUND
     assert seen == {"async": (True, "user-1"), "plain": (False, "user-1"), "mixed": (False, "user-1")}
 
 
@@ -408,20 +419,22 @@ async def test_stuck_threads_fail_calls_at_once_and_only_of_their_plugin(house: 
     for _ in range(2):
         with pytest.raises(RetryableJobError, match="timed out"):
             await manager.analyze(REQUEST, no_image)
-    with pytest.raises(RetryableJobError) as caught:
+    with pytest.raises(RetryableJobError, match="AI service is busy") as caught:
         await manager.analyze(REQUEST, no_image)
+    assert not caught.value.spends_attempt
     assert "all 2 threads hang" in str(caught.value.__cause__)
     await manager.check_storage()
     house.released.set()
-    while manager._providers["tested"].overdue:
+    while provider_of(manager).overdue:
         await asyncio.sleep(0.01)  # the threads end on their own time; nothing signals it
     with pytest.raises(RetryableJobError, match="invalid result"):
-        await manager.analyze(REQUEST, no_image)
+        await manager.analyze(REQUEST, no_image, "tested")
 
 
+@pytest.mark.fault("E5")
 @pytest.mark.gen_test
 async def test_a_call_still_waiting_for_a_thread_never_runs_after_its_time(house: House) -> None:
-    """What nobody waits for any more is not begun."""
+    """What nobody waits for any more is not begun, and spends no attempt; what has begun has all of its time."""
     started: list[str] = []
 
     def analyze(request: AnalyzeRequest) -> Analysis:
@@ -429,13 +442,29 @@ async def test_a_call_still_waiting_for_a_thread_never_runs_after_its_time(house
         house.hang()
         return FOUND
 
-    manager = house.open(analyze, max_concurrency=1, provider_timeout_seconds=0.1)
-    await asyncio.gather(*(manager.analyze(REQUEST, no_image) for _ in range(3)), return_exceptions=True)
+    settings = {"provider_timeout_seconds": 0.3, "job_timeout_seconds": 1}
+    manager = house.open(analyze, max_concurrency=1, **settings)
+    calls = (manager.analyze(REQUEST, no_image) for _ in range(3))
+    errors = await asyncio.gather(*calls, return_exceptions=True)
+    assert [(str(error), error.spends_attempt) for error in errors] == [  # type: ignore[union-attr]
+        ("AI service timed out", True),
+        ("AI service is busy", False),
+        ("AI service is busy", False),
+    ]
+    assert house.count("pipeline_plugin_overruns_total", "provider") == 1
     house.released.set()
-    while manager._providers["tested"].overdue:
+    while provider_of(manager).overdue:
         await asyncio.sleep(0.01)  # as above
-    assert await manager.analyze(REQUEST, no_image) is FOUND
+    assert await manager.analyze(REQUEST, no_image, "tested") == FOUND
     assert len(started) == 2
+
+
+@pytest.mark.fault("E5")
+@pytest.mark.gen_test
+async def test_waiting_for_a_thread_is_not_part_of_a_photos_time(house: House) -> None:
+    """Three photos for one thread, each of which takes more than half of its time: all are done."""
+    manager = house.open(lambda request: time.sleep(0.2) or FOUND, max_concurrency=1, provider_timeout_seconds=0.35)
+    assert await asyncio.gather(*(manager.analyze(REQUEST, no_image) for _ in range(3))) == [FOUND] * 3
 
 
 @pytest.mark.parametrize("is_async", [True, False], ids=["async", "plain"])
@@ -556,11 +585,11 @@ async def test_a_result_that_breaks_its_contract_is_tried_twice(house: House) ->
 
 @pytest.mark.gen_test
 async def test_storage_calls_reach_the_backend(house: House) -> None:
-    """save gives the URL, open the bytes, delete removes, check passes."""
+    """save gives the URL, read the bytes, delete removes, check passes."""
     storage = Storage()
     manager = house.open(storage=storage)
     assert await manager.save("a/original", io.BytesIO(b"image"), "image/png") == "https://images.example/x"
-    assert (await manager.open("a/original")).read() == b"image"
+    assert await manager.read("a/original") == b"image"
     await manager.delete("a/original")
     await manager.check_storage()
     assert storage.images == {}
@@ -573,7 +602,7 @@ async def test_a_storage_that_fails_in_any_way_is_unavailable(house: House) -> N
     manager = house.open(storage=storage, storage_timeout_seconds=0.1)
     calls: list[Callable[[], Any]] = [
         lambda: manager.save("a", io.BytesIO(b""), "image/png"),
-        lambda: manager.open("a"),
+        lambda: manager.read("a"),
         lambda: manager.delete("a"),
         lambda: manager.check_storage(),
     ]
@@ -594,7 +623,7 @@ async def test_storage_errors_with_a_meaning_pass_unchanged(house: House) -> Non
     manager = house.open(storage=storage)
     storage.wrong = FileNotFoundError("a")
     with pytest.raises(FileNotFoundError):
-        await manager.open("a")
+        await manager.read("a")
     with pytest.raises(DependencyUnavailable):
         await manager.save("a", io.BytesIO(b""), "image/png")
     storage.wrong = ValidationError.of("image", "refused")
@@ -637,30 +666,83 @@ async def test_each_notifier_gets_the_event_whatever_the_others_do(house: House)
     assert errors == [0, 1, 1, 0]
 
 
-# closing
-
-
 @pytest.mark.gen_test
-async def test_a_durable_notifier_that_fails_in_a_row_is_set_aside(house: House) -> None:
-    """It holds no slot that another's events wait for; its jobs fail at once, with the reason it gave last."""
+async def test_a_durable_notifier_that_fails_in_a_row_is_held(house: House) -> None:
+    """It takes no slot that another's events wait for; its deliveries cost nothing and say what held it."""
     calls = []
 
     def refuse(notification: Notification) -> None:
         calls.append(notification.delivery_id)
         raise RetryableJobError("No room left")
 
-    manager = house.open(notifiers={"far": refuse, "near": lambda notification: None}, aside_failures=2)
-    for notifier in manager._notifiers.values():
-        notifier.plugin.durable = True  # type: ignore[attr-defined]
+    notifiers = {"far": refuse, "near": lambda notification: None}
+    manager = house.open(notifiers=notifiers, is_durable=True, breaker_failures=2)
     assert manager.durable == ("far", "near")
+    spent = []
     for number in range(4):
-        with pytest.raises(RetryableJobError, match="No room left"):
+        with pytest.raises(RetryableJobError, match="No room left") as caught:
             await manager.deliver("far", SUCCESS_EVENT, "user-1", f"delivery-{number}")
+        spent.append((caught.value.spends_attempt, caught.value.provider))
         await manager.deliver("near", SUCCESS_EVENT, "user-1", "delivery")
     assert calls == ["delivery-0", "delivery-1"]
+    assert spent == [(True, ""), (True, ""), (False, "far"), (False, "far")]
     assert house.count("pipeline_plugin_skipped_total", "notifier", "far") == 2
-    assert house.count("pipeline_plugin_aside", "notifier", "far") == 1
-    assert house.count("pipeline_plugin_aside", "notifier", "near") == 0
+    assert house.count("pipeline_plugin_held", "notifier", "far") == 1
+    assert house.count("pipeline_plugin_held", "notifier", "near") == 0
+    with pytest.raises(RetryableJobError):
+        await manager.deliver("far", SUCCESS_EVENT, "user-1", "chosen by Redis", tries="far")
+    assert calls[2:] == ["chosen by Redis"]
+
+
+@pytest.mark.fault("E7")
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RetryableJobError("Slow down", retry_after_seconds=30), "Slow down"),
+        (ConnectionRefusedError("nobody listens"), "Receiver unavailable"),
+    ],
+    ids=["asks to wait", "cannot be reached"],
+)
+@pytest.mark.gen_test
+async def test_a_durable_notifier_that_did_not_take_the_event_is_held_alone(
+    house: House, error: Exception, message: str
+) -> None:
+    """At its first word; the failure is logged with plugin, cause and trace, and shown to the other processes."""
+
+    def refuse(notification: Notification) -> None:
+        raise error
+
+    manager = house.open(notifiers={"far": refuse, "near": lambda notification: None}, is_durable=True)
+    with capture_logs() as logs, pytest.raises(RetryableJobError) as caught:
+        await manager.deliver("far", SUCCESS_EVENT, "user-1", "delivery")
+    assert (caught.value.message, caught.value.spends_attempt, caught.value.provider) == (message, False, "far")
+    assert [line["event"] for line in logs] == ["notifier_failed", "plugin_held"]
+    assert (logs[0]["plugin"], logs[0]["cause"]) == ("far", f"{type(error).__name__}: {error}")
+    assert logs[0]["exc_info"]
+    assert [finding.provider for finding in manager.notifier_holds.findings()] == ["far"]
+    assert manager.notifier_holds.avoided() == ["far"]
+    await manager.deliver("near", SUCCESS_EVENT, "user-1", "delivery")
+
+
+@pytest.mark.gen_test
+async def test_a_plain_notifier_that_fails_in_a_row_is_held(house: House) -> None:
+    """An event waits for a receiver that is away no longer than BREAKER_FAILURES times; the others are told."""
+    told: list[str] = []
+
+    def fail(notification: Notification) -> None:
+        told.append("far")
+        raise ValueError("smtp is down")
+
+    notifiers = {"far": fail, "near": lambda notification: told.append("near")}
+    manager = house.open(notifiers=notifiers, breaker_failures=2)
+    for _ in range(4):
+        await manager.notify(copy.deepcopy(SUCCESS_EVENT), "user-1")
+    assert (told.count("far"), told.count("near")) == (2, 4)
+    assert house.count("pipeline_plugin_skipped_total", "notifier", "far") == 2
+    assert manager.notifier_holds.findings() == ()
+
+
+# closing
 
 
 @pytest.mark.gen_test
