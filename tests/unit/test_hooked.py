@@ -164,10 +164,10 @@ async def test_observer_that_hangs_is_ended_by_its_time_and_told_the_next(impati
 
 
 @pytest.mark.gen_test
-async def test_observer_that_fails_in_a_row_is_set_aside(house: House) -> None:
-    """After ASIDE_FAILURES failures it is spared, each event it misses is counted; others are told as before."""
+async def test_observer_that_fails_in_a_row_is_held(house: House) -> None:
+    """After BREAKER_FAILURES failures it is spared, each event it misses is counted; others are told as before."""
     bad, watcher = Watcher(fail), Watcher()
-    manager = house.open(bad.module("bad"), watcher.module("watch"), aside_failures=3)
+    manager = house.open(bad.module("bad"), watcher.module("watch"), breaker_failures=3)
     with capture_logs() as logs:
         for number in range(10):
             manager.observe("job_finished", make_job_event(number))
@@ -177,14 +177,16 @@ async def test_observer_that_fails_in_a_row_is_set_aside(house: House) -> None:
     assert len(bad.told) == 3
     failed = [(line["plugin"], line["hook"]) for line in logs if line["event"] == "hook_failed"]
     assert failed == [("bad", "job_finished")] * 3
-    assert [line["plugin"] for line in logs if line["event"] == "plugin_set_aside"] == ["bad"]
+    (held,) = (line for line in logs if line["event"] == "plugin_held")
+    assert (held["kind"], held["plugin"], held["method"]) == ("hook", "bad", "job_finished")
+    assert (held["reason"], held["cause"]) == ("The hook failed", "OSError: statistics are down")
 
 
 @pytest.mark.gen_test
 async def test_success_ends_an_observers_row_of_failures(house: House) -> None:
-    """Only failures in a row set it aside."""
+    """Only failures in a row hold it."""
     bad = Watcher(lambda event: fail(event) if int(event.asset_id, 16) % 3 else None)
-    manager = house.open(bad.module("bad"), aside_failures=3)
+    manager = house.open(bad.module("bad"), breaker_failures=3)
     for number in range(12):
         manager.observe("job_finished", make_job_event(number))
     assert await bad.wait(12) == list(range(12))
@@ -307,22 +309,82 @@ async def test_broken_filter_refuses_nothing(house: House, kind: str) -> None:
 
 
 @pytest.mark.gen_test
-async def test_broken_filter_is_set_aside_and_refusals_are_no_failures(house: House) -> None:
+async def test_broken_filter_is_held_and_refusals_are_no_failures(house: House) -> None:
     """Failures in a row spare uploads the wait; a filter that refuses everything works and stays."""
     asked: list[str] = []
     answers = {"broken": break_down}
-    manager = house.open(upload_filter("broken", asked, lambda upload: answers["broken"](upload)), aside_failures=2)
+    manager = house.open(upload_filter("broken", asked, lambda upload: answers["broken"](upload)), breaker_failures=2)
     for _ in range(5):
         await manager.validate_upload(make_upload())
     assert len(asked) == 2 and house.count(SKIPPED, "hook", "broken") == 3
     changing = upload_filter("changing", asked, lambda upload: answers["changing"](upload))
-    manager = house.open(changing, aside_failures=2)
+    manager = house.open(changing, breaker_failures=2)
     for _ in range(3):
         answers["changing"] = break_down
         await manager.validate_upload(make_upload())
         answers["changing"] = refuse
         with pytest.raises(ValidationError):
             await manager.validate_upload(make_upload())
+
+
+@pytest.mark.gen_test
+async def test_held_filter_is_asked_again_when_it_works(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One upload tries it; with its first answer, a refusal too, it is asked about every upload again."""
+    now = [1000.0]
+    monkeypatch.setattr("pipeline.hooks.breaker.monotonic", lambda: now[0])
+    asked: list[str] = []
+    answers: dict[str, Callable[[UploadFacts], Any]] = {"changing": break_down}
+    changing = upload_filter("changing", asked, lambda upload: answers["changing"](upload))
+    manager = house.open(changing, breaker_failures=1)
+    await manager.validate_upload(make_upload())
+    answers["changing"] = refuse
+    await manager.validate_upload(make_upload())
+    assert len(asked) == 1
+    now[0] += 1.1
+    with capture_logs() as logs:
+        for _ in range(2):
+            with pytest.raises(ValidationError):
+                await manager.validate_upload(make_upload())
+    assert [(line["event"], line["method"]) for line in logs] == [("plugin_released", "validate_upload")]
+
+
+@pytest.mark.fault("P1")
+@pytest.mark.parametrize("broken", ["job_started", "transform_analysis", "validate_upload"])
+@pytest.mark.gen_test
+async def test_each_hook_of_a_plugin_is_held_by_itself(house: House, broken: str) -> None:
+    """Whichever of its hooks breaks, the others are called as before: a policy goes on refusing uploads."""
+    asked: list[str] = []
+
+    def hook(name: str, answer: Callable[[], Any] = lambda: None) -> Callable[[], Any]:
+        async def implementation() -> Any:
+            asked.append(name)
+            if name == broken:
+                raise KeyError("a bug")
+            return answer()
+
+        return implementation
+
+    def no_cats() -> None:
+        raise REFUSAL
+
+    hooks = {
+        "job_started": hook("job_started"),
+        "transform_analysis": hook("transform_analysis", lambda: make_analysis("changed")),
+        "validate_upload": hook("validate_upload", no_cats),
+    }
+    manager = house.open(make_module("policy", **hooks), breaker_failures=2)
+    refused, brands = 0, []
+    for number in range(5):
+        manager.observe("job_started", make_job_event(number))
+        brands.append((await analyze(manager)).brand.value)
+        try:
+            await manager.validate_upload(make_upload())
+        except ValidationError:
+            refused += 1
+    await manager.close()
+    assert {name: asked.count(name) for name in hooks} == {name: 2 if name == broken else 5 for name in hooks}
+    assert brands == ["Nike" if broken == "transform_analysis" else "changed"] * 5
+    assert refused == (0 if broken == "validate_upload" else 5)
 
 
 @pytest.mark.gen_test
@@ -378,11 +440,11 @@ async def test_filters_change_a_result_one_after_the_other(house: House) -> None
 @pytest.mark.gen_test
 async def test_result_of_a_filter_that_breaks_the_contract_is_not_used(house: House, wrong: Any) -> None:
     """What a filter hands back is trusted no more than what a provider does: the result stays as it was."""
-    manager = house.open(result_filter("wrong", lambda analysis: wrong), aside_failures=1)
+    manager = house.open(result_filter("wrong", lambda analysis: wrong), breaker_failures=1)
     with capture_logs() as logs:
         assert (await analyze(manager)).brand.value == "Nike"
     assert [line["hook"] for line in logs if line["event"] == "hook_failed"] == ["transform_analysis"]
-    assert house.count("pipeline_plugin_aside", "hook", "wrong") == 1
+    assert house.count("pipeline_plugin_held", "hook", "wrong") == 1
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), PermanentJobError("no"), REFUSAL, SystemExit(1)], ids=repr)

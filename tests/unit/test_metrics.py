@@ -14,10 +14,11 @@ from pipeline.metrics import QUEUE_STATES, Metrics
 from tests.parts import require
 
 QUEUE = "ai-processing"
+HELD = "pipeline_provider_held_seconds"
 # Each takes its values from a small fixed set: names in the code, settings, or HTTP and close codes we choose.
 BOUNDED_LABELS = {
     *("route", "method", "status", "outcome", "state", "attempt"),
-    *("code", "kind", "plugin", "method", "queue", "reason"),
+    *("code", "kind", "plugin", "method", "queue", "provider", "reason"),
 }
 
 
@@ -64,9 +65,13 @@ def test_metrics_of_two_queues_are_separate() -> None:
         (
             "pipeline_jobs_finished_total",
             "outcome",
-            ("completed", "retried", "postponed", "failed", "released", "lost"),
+            ("completed", "retried", "postponed", "parked", "failed", "released", "lost"),
         ),
-        ("pipeline_job_seconds_count", "outcome", ("completed", "retried", "postponed", "failed", "released", "lost")),
+        (
+            "pipeline_job_seconds_count",
+            "outcome",
+            ("completed", "retried", "postponed", "parked", "failed", "released", "lost"),
+        ),
         ("pipeline_job_attempts_total", "attempt", ("1", "2", "3", "more")),
         ("pipeline_assets_finished_total", "status", ("active", "partial", "failed")),
     ],
@@ -111,26 +116,32 @@ def test_metrics_labels_are_bounded() -> None:
 def test_metrics_queue_is_hidden_while_redis_is_away() -> None:
     """Redis being away shows as such, not as the last known depth."""
     metrics = Metrics()
-    shown = metrics.of_queue(QUEUE)
+    shown = metrics.of_queue(QUEUE, ["acme", "other"])
     shown.show(
-        dict.fromkeys(QUEUE_STATES, 7),
-        oldest_ready_seconds=12.5,
-        is_paused=True,
-        held_seconds=3,
-        is_breaker_open=True,
+        dict.fromkeys(QUEUE_STATES, 7), oldest_ready_seconds=12.5, is_paused=True, held_seconds={"acme": 3.5}
     )
-    values = {
-        "pipeline_queue_oldest_seconds": 12.5,
-        "pipeline_queue_paused": 1,
-        "pipeline_queue_held_seconds": 3,
-        "pipeline_breaker_open": 1,
-    }
+    values = {"pipeline_queue_oldest_seconds": 12.5, "pipeline_queue_paused": 1}
+    held = {"acme": 3.5, "other": 0}
     assert sample(metrics, "pipeline_queue_depth", queue=QUEUE, state="waiting") == 7
     assert {name: sample(metrics, name, queue=QUEUE) for name in values} == values
+    assert {each: sample(metrics, HELD, queue=QUEUE, provider=each) for each in held} == held
     shown.show_unknown()
     depths = [value for (name, _), value in read(metrics).items() if name == "pipeline_queue_depth"]
     assert len(depths) == len(QUEUE_STATES) and all(map(math.isnan, depths))
     assert all(math.isnan(sample(metrics, name, queue=QUEUE) or 0) for name in values)
+    assert all(math.isnan(sample(metrics, HELD, queue=QUEUE, provider=each) or 0) for each in held)
+
+
+def test_metrics_show_holds_only_of_known_providers() -> None:
+    """A name that another process has left in Redis makes no series; one whose hold has ended shows 0."""
+    metrics = Metrics()
+    shown = metrics.of_queue(QUEUE, ["acme"])
+    for held_seconds, expected in (({"acme": 2.0, "of before": 9.0}, 2.0), ({}, 0.0)):
+        shown.show(
+            dict.fromkeys(QUEUE_STATES, 0), oldest_ready_seconds=0, is_paused=False, held_seconds=held_seconds
+        )
+        series = {dict(labels)["provider"]: value for (name, labels), value in read(metrics).items() if name == HELD}
+        assert series == {"acme": expected}
 
 
 def test_metrics_page_has_no_created_series() -> None:
