@@ -17,6 +17,8 @@ UNREACHABLE_NUMBERS = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, er
 # A timeout of connecting, as aiohttp, httpx, requests and urllib3 call it: not one of waiting for the answer.
 UNREACHABLE_NAMES = {"ConnectionTimeoutError", "ConnectTimeout", "ConnectTimeoutError"}
 MAX_CHAIN = 12
+MAX_MESSAGE_LENGTH = 1000
+MAX_RETRY_AFTER_SECONDS = 86_400.0
 
 
 class PipelineError(Exception):
@@ -114,10 +116,10 @@ class ConfigurationError(PipelineError):
 
 
 class JobError(PipelineError):
-    """A job's work failed; the message is stored with the asset and shown to its owner."""
+    """A job's work failed; the message, cut to MAX_MESSAGE_LENGTH, is stored with the asset and shown to its owner."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(clean(message))
+        super().__init__(clean(message)[:MAX_MESSAGE_LENGTH])
 
 
 class RetryableJobError(JobError):
@@ -140,9 +142,11 @@ class RetryableJobError(JobError):
         max_attempts: int | None = None,
     ) -> None:
         super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
-        self.spends_attempt = retry_after_seconds is None if spends_attempt is None else spends_attempt
-        self.max_attempts = max_attempts
+        # Whatever another service asks for, "nan" and "1e999" included.
+        is_number = retry_after_seconds is not None and retry_after_seconds >= 0
+        self.retry_after_seconds = min(retry_after_seconds or 0, MAX_RETRY_AFTER_SECONDS) if is_number else None
+        self.spends_attempt = self.retry_after_seconds is None if spends_attempt is None else bool(spends_attempt)
+        self.max_attempts = None if max_attempts is None else int(max_attempts)
         self.provider = ""
 
 

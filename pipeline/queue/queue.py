@@ -32,8 +32,10 @@ T = TypeVar("T")
 SCRIPTS = ("enqueue", "step", "renew", "recover", "release", "trim", "pause", "stats", "list", "forget")
 # The keys that lua/place.lua names, and what goes before each script.
 PLACES = ("waiting", "groups", "grouped", "wake")
-PARTS: dict[str, tuple[str, ...]] = {verb: ("place",) for verb in ("enqueue", "recover", "release", "trim", "stats", "list", "forget")}
-PARTS["step"] = ("place", "claims", "lanes", "finish")
+PARTS = {
+    **dict.fromkeys(("enqueue", "recover", "release", "trim", "stats", "list", "forget"), ("place",)),
+    "step": ("place", "claims", "lanes", "finish"),
+}
 TRIM_AT_MOST = 500
 RECOVER_AT_MOST = 100
 RESTORE_AT_ONCE = 100

@@ -1,16 +1,13 @@
 """The job loop: five coroutine slots fed by one claiming coroutine.
 
-One call of JobQueue.step acknowledges whatever finished and claims for whatever is free. All leases, also of jobs that
-wait for their acknowledgement, are renewed in one call; a job whose lease was not renewed in time is cancelled before
-the lease ends. What becomes of a claim is attempt.py's. Runs on the event loop, knows nothing of photos.
+One call of JobQueue.step acknowledges whatever finished and claims for whatever is free. leases.py keeps what is
+claimed, attempt.py says what becomes of it. Runs on the event loop, knows nothing of photos.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import secrets
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -22,19 +19,14 @@ from pipeline.metrics import Metrics
 from pipeline.queue.attempt import Attempts, JobHandler, RetryPolicy
 from pipeline.queue.claim import Claim
 from pipeline.queue.job import Finish, Job
+from pipeline.queue.leases import Leases
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
 
 log = structlog.get_logger(__name__)
 
-# A lease is given up this long before it ends, so that the next owner never starts beside us.
-LEASE_MARGIN = 0.2
 RECONNECT_SECONDS = (0.1, 2.0)
-# Finished jobs past retention are removed with each so-many-th renewal.
-TRIM_EVERY = 12
-# How late a job may be cancelled; far less than LEASE_MARGIN of any lease that makes sense.
-ENFORCE_SECONDS = 0.05
 # Longer than an idle worker blocks and than two renewals are apart: who has heard nothing for so long does not work.
 SILENT_SECONDS = 10.0
 
@@ -89,12 +81,13 @@ class Worker:
         )
         self._holds = holds
         self._concurrency = concurrency
-        self._lease_seconds = lease_seconds
+        self._leases = Leases(
+            queue, self._metrics, lease_seconds=lease_seconds, renew_seconds=renew_seconds, on_answer=self._hear
+        )
         self._renew_seconds = renew_seconds
         self._on_reconnect = on_reconnect
         self._id = secrets.token_hex(8)
         self._steps = 0
-        self._held: dict[str, Claim] = {}
         self._claimed: asyncio.Queue[Claim] = asyncio.Queue()
         self._finishes: list[Finish] = []
         self._changed = asyncio.Event()
@@ -107,11 +100,6 @@ class Worker:
         self._busy = 0
         self._metrics.slots.set(concurrency)
         self._metrics.slots_busy.set_function(lambda: self._busy)
-        self._metrics.job_running_seconds.set_function(self._longest_running_seconds)
-
-    def _longest_running_seconds(self) -> float:
-        now = time.monotonic()
-        return max((now - claim.started_at for claim in self._held.values() if claim.started_at), default=0)
 
     async def check(self) -> None:
         """Return when this worker can claim: the queue has answered it lately. DependencyUnavailable otherwise."""
@@ -123,8 +111,8 @@ class Worker:
         """Start the slots, the claiming and the renewing."""
         self._hear()
         self._tasks = [asyncio.create_task(self._slot(), name=f"slot-{number}") for number in range(self._concurrency)]
-        self._tasks.append(asyncio.create_task(self._renew_forever(), name="renew"))
-        self._tasks.append(asyncio.create_task(self._enforce_forever(), name="enforce"))
+        self._tasks.append(asyncio.create_task(self._leases.renew_forever(), name="renew"))
+        self._tasks.append(asyncio.create_task(self._leases.enforce_forever(), name="enforce"))
         self._claiming = asyncio.create_task(self._claim_until_drained(), name="claim")
 
     async def drain(self, seconds: float) -> None:
@@ -135,9 +123,7 @@ class Worker:
         self._changed.set()
         _, pending = await asyncio.wait({self._claiming}, timeout=seconds)
         if pending:
-            for claim in self._held.values():
-                claim.is_released = True
-                claim.end()
+            self._leases.release_all()
             self._changed.set()
             # Bounded, because Redis may be away; the leases run out by themselves then.
             await asyncio.wait({self._claiming}, timeout=2)
@@ -163,11 +149,12 @@ class Worker:
         self._changed.clear()
         # Newest first: each released job goes to the front of waiting, so the oldest has to come last.
         finishes = sorted(self._finishes, key=_age, reverse=True)
-        free = 0 if self._is_draining else self._concurrency - len(self._held) + len(finishes)
+        held = self._leases.claims
+        free = 0 if self._is_draining else self._concurrency - len(held) + len(finishes)
         asked_at = asyncio.get_running_loop().time()
         self._steps += 1
         if not self._is_connected:
-            await self._queue.release_unknown(self._id, self._held)
+            await self._queue.release_unknown(self._id, held)
         findings, avoided = (self._holds.findings(), self._holds.avoided()) if self._holds else ((), ())
         step = await self._queue.step(f"{self._id}:{self._steps}", finishes, free, findings, avoided)
         self._hear()
@@ -176,19 +163,17 @@ class Worker:
             self._holds.adopt(findings, step.holds)
         del self._finishes[: len(finishes)]
         for finish in finishes:
-            self._held.pop(finish.job.lease, None)
+            held.pop(finish.job.lease, None)
         self._metrics.leases_lost.inc(len(step.lost))
         for job in step.claimed:
-            claim = Claim(job, self._lease_end(asked_at))
-            self._held[job.lease] = claim
-            self._claimed.put_nowait(claim)
+            self._claimed.put_nowait(self._leases.add(job, asked_at))
         self._metrics.jobs_claimed.inc(len(step.claimed))
         self._wake_in(step.next_due_ms)
         if self._is_draining:
-            if not self._held:
+            if not held:
                 self._is_drained = True
                 return
-        elif len(self._held) < self._concurrency:
+        elif len(held) < self._concurrency:
             if step.has_more and not step.is_paused:
                 return  # what was popped could not be claimed; there may be jobs behind it that can
             self._listen()
@@ -237,55 +222,20 @@ class Worker:
             log.info("queue_reconnected")
             self._on_reconnect()
 
-    # leases
-
-    async def _renew_forever(self) -> None:
-        for number in itertools.count():
-            try:
-                await self._renew()
-                if recovered := await self._queue.recover():
-                    self._metrics.jobs_recovered.inc(len(recovered))
-                    log.warning("jobs_recovered", jobIds=recovered)
-                if number % TRIM_EVERY == 0:
-                    await self._queue.trim()
-                self._hear()
-            except DependencyUnavailable:
-                pass  # the claiming coroutine says so; each job's own deadline ends it when this lasts
-            except Exception:
-                log.exception("renewing_failed")
-            await asyncio.sleep(self._renew_seconds)
-
-    async def _enforce_forever(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(ENFORCE_SECONDS)
-            for claim in self._held.values():
-                claim.enforce(loop.time())
-
-    async def _renew(self) -> None:
-        if not self._held:
-            return
-        asked_at = asyncio.get_running_loop().time()
-        asked = dict(self._held)
-        lost = set(await self._queue.renew(list(asked)))
-        for lease, claim in asked.items():
-            if lease in lost:
-                claim.end()
-            else:
-                claim.renewed(self._lease_end(asked_at))
-
-    def _lease_end(self, asked_at: float) -> float:
-        return asked_at + self._lease_seconds * (1 - LEASE_MARGIN)
-
     async def _slot(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             claim = await self._claimed.get()
             self._busy += 1
-            finish = await self._attempts.run(claim)
+            try:
+                finish = await self._attempts.run(claim)
+            except Exception:
+                # Nothing known comes here, but nobody would miss a slot that ended. The lease brings the job back.
+                log.exception("slot_failed")
+                finish = None
             self._busy -= 1
             if finish is None:
-                self._held.pop(claim.job.lease, None)
+                self._leases.claims.pop(claim.job.lease, None)
             else:
                 self._finishes.append(finish)
             self._changed.set()

@@ -1,6 +1,7 @@
 -- active -> completed, delayed, parked, failed or waiting, for jobs that finished. Not a script of its own: step.lua calls it.
 -- done: leases of completed jobs. others: {lease, outcome (retry|parked|failed|released), delay (ms), gives back (1: the attempt does not
--- count), group, error} each. park: function(job id, record). Returns the leases that were no longer held; nothing is done for those.
+-- count), group, error} each. park: function(job id, record), false when the job's lane is open: then its delay must do. Returns the
+-- leases that were no longer held; nothing is done for those.
 local OFTEN = 3
 
 local function end_other(keys, now, longest_delay, finish, park)
@@ -12,15 +13,17 @@ local function end_other(keys, now, longest_delay, finish, park)
   if outcome == 'failed' then
     redis.call('ZADD', keys.failed, now, id)
     state.state = 'failed'
-  elseif outcome == 'retry' then
+  elseif outcome == 'parked' and park(id, redis.call('MGET', record_key(id))[1]) then
+    state.state, state.readyAt = 'waiting', now
+  elseif outcome ~= 'released' then
     local postponed = tonumber(state.postponed) or 0
     -- What is away for long is asked less and less often.
     if gives_back == '1' then delay, state.postponed = delay * 2 ^ math.min(postponed, OFTEN), postponed + 1 end
     redis.call('ZADD', keys.delayed, now + math.min(delay, longest_delay), id)
     state.state = 'delayed'
   else
+    put_waiting('RPUSH', id, group)
     state.state, state.readyAt = 'waiting', now
-    if outcome == 'parked' then park(id, redis.call('MGET', record_key(id))[1]) else put_waiting('RPUSH', id, group) end
   end
   write_state(id, state)
 end

@@ -88,9 +88,16 @@ local function new_book(text, parked, lanes, avoided, now, longest_age)
     return tonumber(string.match(member, '|(%d+)|[^|]*$')) + longest_age
   end
 
-  function self.park(id, record)
+  local function park(id, record)
     parked_lanes[lane_of(record)] = 1
     to_park[#to_park + 1], to_park[#to_park + 2] = 0, parked_member(id, record)
+  end
+
+  -- Parks the job and returns true, false when its lane is open.
+  function self.park_if_closed(id, record)
+    if look_at(lane_of(record)) then return false end
+    park(id, record)
+    return true
   end
 
   local function write_parked()
@@ -104,7 +111,7 @@ local function new_book(text, parked, lanes, avoided, now, longest_age)
     local lane = lane_of(record)
     local is_open, to_try = look_at(lane)
     -- It is the oldest of a lane that tries a provider.
-    if not is_open and (not to_try or parked_lanes[lane]) then return self.park(id, record) end
+    if not is_open and (not to_try or parked_lanes[lane]) then return park(id, record) end
     if not to_try and is_avoided(lane) then
       left[#left + 1] = id
     else

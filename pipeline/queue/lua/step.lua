@@ -24,7 +24,7 @@ if kept[1] or findings ~= '[]' then book.note(decode(findings), longest_delay) e
 local done, others = {}, {}
 for i = FIRST, FIRST + completions - 1 do done[#done + 1] = ARGV[i] end
 for i = FIRST + completions, #ARGV, 6 do others[#others + 1] = {unpack(ARGV, i, i + 5)} end
-local lost = finish_jobs(keys, now, longest_delay, done, others, book.park)
+local lost = finish_jobs(keys, now, longest_delay, done, others, book.park_if_closed)
 
 local next_due = promote_due(keys.delayed, now, PROMOTE_AT_MOST)
 local claims = new_claims(is_paused == 1 and 0 or free, mark, now, keys.leases, lease_ms)

@@ -1,0 +1,144 @@
+"""What fails hurts only itself: python -m benchmarks.isolation [PART ...]
+
+poison: 20 photos that a healthy AI service answers with 500 and, mixed among them, 20 good ones of another user, beside
+40 good ones in the same order: seconds until each of the 20 is done. parked: 10,000 jobs of a provider that asks to
+wait in front of one of another. outage: an AI service that is down for 60 s, 200 uploads meanwhile. Real processes and
+default settings; the AI service is a fake that answers after a given time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from pipeline.errors import RetryableJobError
+from pipeline.hooks.breaker import Breaker, SharedBreakers
+from pipeline.metrics import Metrics
+from pipeline.queue.attempt import RetryPolicy
+from pipeline.queue.job import Job, NewJob
+from pipeline.queue.queue import JobQueue
+from pipeline.queue.worker import Worker
+from tests.redis_server import RedisServer
+from tests.service import AiService, Service
+from tests.workers import Handler
+
+POISON = "lego"
+PHOTOS = 20
+OUTAGE_SECONDS = 60.0
+OUTAGE_UPLOADS = 200
+
+
+def poison(rounds: int) -> None:
+    """Print p50 and maximum of the seconds until a good photo is done, with and without poison, and their ratio."""
+    print("| AI answers after | p50, max beside 20 poisoned | p50, max beside 20 good | max: ratio |")
+    print("|---|---|---|---|")
+    for delay_ms in (20, 300, 1000):
+        with_poison, without = [], []
+        for _ in range(rounds):
+            with_poison += _good_seconds(POISON, delay_ms)
+            without += _good_seconds("sneaker", delay_ms)
+        shown = [f"{statistics.median(each):.2f}, {max(each):.2f} s" for each in (with_poison, without)]
+        print(f"| {delay_ms} ms | {shown[0]} | {shown[1]} | {max(with_poison) / max(without):.2f} |", flush=True)
+
+
+def _good_seconds(other_category: str, delay_ms: float) -> list[float]:
+    orders = {"delay_ms": delay_ms, "poison": POISON}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        AiService(**orders) as ai,
+        Service(Path(folder), ai.url) as service,
+    ):
+        sent: dict[str, float] = {}
+        for _ in range(PHOTOS):
+            service.upload("other", category=other_category)
+            asset_id = service.upload("good").json()["data"]["assetId"]
+            sent[asset_id] = time.monotonic()
+        seconds = []
+        for asset_id, sent_at in sent.items():
+            service.wait_log("asset_finished", assetId=asset_id)
+            seconds.append(time.monotonic() - sent_at)
+        return seconds
+
+
+def parked(_rounds: int) -> None:
+    """Print the seconds until a job is done that is enqueued behind so many whose provider asks to wait."""
+    for count in (10_000, 100_000):
+        seconds = asyncio.run(_parked(count))
+        print(f"{count} parked jobs in front: the good one is done after {seconds:.2f} s", flush=True)
+
+
+async def _parked(count: int) -> float:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    done = asyncio.Event()
+    breaker = Breaker(5, 15)
+    holds = SharedBreakers({"busy": breaker, "idle": Breaker(5, 15)}, {"sneaker": ("busy",), "": ("idle",)})
+
+    async def work(job: Job) -> None:
+        if job.data["category"] == "camera":
+            done.set()
+            return
+        breaker.busy(300, "busy")
+        error = RetryableJobError("busy", retry_after_seconds=300)
+        error.provider = "busy"
+        raise error
+
+    with RedisServer() as redis:
+        queue = JobQueue(redis.url, lanes=holds.lanes)
+        jobs = [NewJob(f"ai-processing:{n:024x}", {"category": "sneaker"}, lane="sneaker") for n in range(count)]
+        await queue.restore(jobs)
+        await queue.enqueue(f"ai-processing:{count:024x}", {"category": "camera"}, lane="camera")
+        worker = Worker(queue, Handler(work), RetryPolicy(), Metrics(), holds=holds)
+        started_at = time.perf_counter()
+        worker.start()
+        await done.wait()
+        seconds = time.perf_counter() - started_at
+        await worker.drain(1)
+        await queue.close()
+        return seconds
+
+
+def outage(_rounds: int) -> None:
+    """Print what became of the uploads of an outage, and the seconds until all were done once it was over."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        AiService(delay_ms=20) as ai,
+        Service(Path(folder), ai.url) as service,
+    ):
+        ai.kill()
+        began_at = time.monotonic()
+        ids = []
+        for number in range(OUTAGE_UPLOADS):
+            ids.append(service.upload().json()["data"]["assetId"])
+            time.sleep(max(0, began_at + OUTAGE_SECONDS * (number + 1) / OUTAGE_UPLOADS - time.monotonic()))
+        ai.start()
+        back_at = time.monotonic()
+        for asset_id in ids:
+            service.wait_log("asset_finished", assetId=asset_id)
+        seconds = time.monotonic() - back_at
+        ends: dict[str, int] = {}
+        for line in service.find("asset_finished"):
+            ends[line["status"]] = ends.get(line["status"], 0) + 1
+        highest = max(line["attempt"] for line in service.find("job_claimed"))
+        starts = len(service.find("job_claimed"))
+    print(f"{OUTAGE_UPLOADS} uploads in {OUTAGE_SECONDS:g} s without AI service: {ends}, highest attempt {highest},")
+    print(f"{starts - OUTAGE_UPLOADS} starts in vain, all done {seconds:.1f} s after it was back")
+
+
+PARTS: dict[str, Callable[[int], Any]] = {"poison": poison, "parked": parked, "outage": outage}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.isolation", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    for name in options.parts or PARTS:
+        PARTS[name](options.rounds)

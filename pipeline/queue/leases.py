@@ -1,0 +1,106 @@
+"""The claims that a worker holds, and how they are kept: renewed in one call, ended in time where that fails.
+
+Also done here, because it is as regular: jobs whose lease ran out on any process are put back, finished ones past
+retention removed. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable
+
+import structlog
+
+from pipeline.errors import DependencyUnavailable
+from pipeline.metrics import QueueMetrics
+from pipeline.queue.claim import Claim
+from pipeline.queue.job import Job
+from pipeline.queue.queue import JobQueue
+
+log = structlog.get_logger(__name__)
+
+# A lease is given up this long before it ends, so that the next owner never starts beside us.
+LEASE_MARGIN = 0.2
+# Finished jobs past retention are removed with each so-many-th renewal.
+TRIM_EVERY = 12
+# How late a job may be cancelled; far less than LEASE_MARGIN of any lease that makes sense.
+ENFORCE_SECONDS = 0.05
+
+
+class Leases:
+    """What one worker holds. claims: by lease, from the step that brought a job to the one that acknowledges it."""
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        metrics: QueueMetrics,
+        *,
+        lease_seconds: float,
+        renew_seconds: float,
+        on_answer: Callable[[], None],
+    ) -> None:
+        """on_answer: called when Redis has answered."""
+        self.claims: dict[str, Claim] = {}
+        self._queue = queue
+        self._metrics = metrics
+        self._lease_seconds = lease_seconds
+        self._renew_seconds = renew_seconds
+        self._on_answer = on_answer
+        metrics.job_running_seconds.set_function(self._longest_running_seconds)
+
+    def add(self, job: Job, asked_at: float) -> Claim:
+        """Return the claim of a job that a step has brought. asked_at: in loop time, before the step."""
+        claim = self.claims[job.lease] = Claim(job, self._lease_end(asked_at))
+        return claim
+
+    def release_all(self) -> None:
+        """Cancel every running job; each is handed back without counting its attempt."""
+        for claim in self.claims.values():
+            claim.is_released = True
+            claim.end()
+
+    async def renew_forever(self) -> None:
+        """Prolong the leases; put back what others let run out; remove what is past retention."""
+        for number in itertools.count():
+            try:
+                await self._renew()
+                if recovered := await self._queue.recover():
+                    self._metrics.jobs_recovered.inc(len(recovered))
+                    log.warning("jobs_recovered", jobIds=recovered)
+                if number % TRIM_EVERY == 0:
+                    await self._queue.trim()
+                self._on_answer()
+            except DependencyUnavailable:
+                pass  # the claiming coroutine says so; each job's own deadline ends it when this lasts
+            except Exception:
+                log.exception("renewing_failed")
+            await asyncio.sleep(self._renew_seconds)
+
+    async def enforce_forever(self) -> None:
+        """End the jobs whose time is over or whose lease is lost."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(ENFORCE_SECONDS)
+            for claim in self.claims.values():
+                claim.enforce(loop.time())
+
+    async def _renew(self) -> None:
+        if not self.claims:
+            return
+        asked_at = asyncio.get_running_loop().time()
+        asked = dict(self.claims)
+        lost = set(await self._queue.renew(list(asked)))
+        for lease, claim in asked.items():
+            if lease in lost:
+                claim.end()
+            else:
+                claim.renewed(self._lease_end(asked_at))
+
+    def _lease_end(self, asked_at: float) -> float:
+        return asked_at + self._lease_seconds * (1 - LEASE_MARGIN)
+
+    def _longest_running_seconds(self) -> float:
+        now = time.monotonic()
+        return max((now - claim.started_at for claim in self.claims.values() if claim.started_at), default=0)
