@@ -25,7 +25,7 @@ from pipeline.handlers.queue import StatsSource
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.metrics import QUEUE_STATES
 from pipeline.settings import Settings
-from pipeline.texts import cause_of
+from pipeline.texts import cause_of, clean
 
 log = structlog.get_logger(__name__)
 
@@ -254,7 +254,8 @@ async def _fault(name: str, check: Callable[[], Awaitable[None]]) -> str | None:
             await check()
     except PipelineError as error:
         log.warning("check_failed", dependency=name, error=cause_of(error))
-        return error.message if error.__cause__ is None else f"{error.message} ({cause_of(error)})"
+        message = clean(error.message)
+        return message if error.__cause__ is None else f"{message} ({cause_of(error)})"
     except TimeoutError:
         return f"No answer within {CHECK_SECONDS:g} s"
     except Exception as error:  # a plugin's check may raise anything, with anything in its text

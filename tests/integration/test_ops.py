@@ -223,7 +223,7 @@ async def test_readyz_is_good_when_everything_answers(server: Server) -> None:
 
 @pytest.mark.gen_test(timeout=20)
 async def test_readyz_names_what_is_broken(server: Server) -> None:
-    """Each broken dependency is named with a reason that holds no secret; they are asked at once, each for 2 s."""
+    """Each broken dependency is named with type and text of the cause, masked; they are asked at once, each for 2 s."""
 
     async def away() -> None:
         raise DependencyUnavailable("The store cannot be reached") from OSError("mongodb://app:hidden@db")
@@ -231,22 +231,26 @@ async def test_readyz_names_what_is_broken(server: Server) -> None:
     async def raising() -> None:
         raise ValueError("cloudinary://1:hidden@cloud")
 
+    async def steering() -> None:
+        raise DependencyUnavailable("Not \x1b[31mset up\x07", retry_after_seconds=1)
+
     async def hanging() -> None:
         await asyncio.Event().wait()
 
-    server.checks.update(store=away, storage=raising, slow=hanging, slower=hanging)
+    server.checks.update(store=away, storage=raising, steering=steering, slow=hanging, slower=hanging)
     started = time.monotonic()
     reply = await server.get("/readyz")
     assert time.monotonic() - started < 3.5
     assert reply.status_code == 503
     assert reply.json()["data"]["dependencies"] == [
         {"name": "queue", "ok": True},
-        {"name": "store", "ok": False, "error": "The store cannot be reached"},
-        {"name": "storage", "ok": False, "error": "Check failed"},
+        {"name": "store", "ok": False, "error": "The store cannot be reached (OSError: mongodb://app:***@db)"},
+        {"name": "storage", "ok": False, "error": "Check failed (ValueError: cloudinary://1:***@cloud)"},
+        {"name": "steering", "ok": False, "error": "Not set up"},
         {"name": "slow", "ok": False, "error": "No answer within 2 s"},
         {"name": "slower", "ok": False, "error": "No answer within 2 s"},
     ]
-    assert reply.json()["error"]["message"] == "Not ready: store, storage, slow, slower"
+    assert reply.json()["error"]["message"] == "Not ready: store, storage, steering, slow, slower"
     assert "hidden" not in reply.text
 
 
@@ -257,7 +261,8 @@ async def test_readyz_verbose_shows_plugins_and_queues(server: Server) -> None:
     for name in ("good", "failing", "hanging"):
         methods = {"analyze": lambda: released.wait(60)}
         server.plugins.append(BoundPlugin("provider", name, object(), methods, threads=1, metrics=server.metrics))
-    server.plugins[1].aside.failed(for_seconds=60)
+    breaker = server.plugins[1].breaker("analyze")
+    breaker.busy(60, "AI service is busy", "Answer: HTTP 429 from ai.example")
     with pytest.raises(PluginOverrun):
         await server.plugins[2].call("analyze", 0.01)
     reply = await server.get("/readyz?verbose")
@@ -266,7 +271,12 @@ async def test_readyz_verbose_shows_plugins_and_queues(server: Server) -> None:
     assert 0 < data["dependencies"][0]["tookMs"] < 2000
     assert data["plugins"] == [
         {"name": "good", "kind": "provider", "state": "ok"},
-        {"name": "failing", "kind": "provider", "state": "set aside"},
+        {
+            "name": "failing",
+            "kind": "provider",
+            "state": "held",
+            "reason": "analyze: AI service is busy (Answer: HTTP 429 from ai.example)",
+        },
         {"name": "hanging", "kind": "provider", "state": "stuck"},
     ]
     assert data["queues"] == [{"name": "ai-processing", "state": "running"}]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +31,7 @@ class Plugins:
         self.needs_image = False
         self.analysis: Analysis | Exception = FOUND
         self.requests: list[AnalyzeRequest] = []
+        self.tried: list[str] = []
         self.images: dict[str, bytes] = {}
         self.events: list[tuple[Mapping[str, Any], str]] = []
         self.before_answer: Callable[[], Any] | None = None
@@ -41,7 +41,10 @@ class Plugins:
     async def validate_upload(self, upload: UploadFacts) -> None:
         raise AssertionError("there is no filter")
 
-    async def analyze(self, request: AnalyzeRequest, read_image: Callable[[], Awaitable[bytes]]) -> Analysis:
+    async def analyze(
+        self, request: AnalyzeRequest, read_image: Callable[[], Awaitable[bytes]], tries: str = ""
+    ) -> Analysis:
+        self.tried.append(tries)
         if self.needs_image:
             request = replace(request, image=await read_image())
         self.requests.append(request)
@@ -55,10 +58,10 @@ class Plugins:
         self.images[public_id] = file.read()
         return f"https://images.example/{public_id}"
 
-    async def open(self, public_id: str) -> BinaryIO:
+    async def read(self, public_id: str) -> bytes:
         if public_id not in self.images:
             raise FileNotFoundError(public_id)
-        return io.BytesIO(self.images[public_id])
+        return self.images[public_id]
 
     async def delete(self, public_id: str) -> None:
         self.images.pop(public_id, None)
@@ -123,6 +126,17 @@ async def test_job_asks_the_provider_with_all_it_needs(
     assert plugins.requests == [
         AnalyzeRequest(asset.original.url, "sneaker", asset.id, job.id, "r-1", attempt=1, timeout_seconds=90)
     ]
+
+
+@pytest.mark.gen_test
+async def test_job_that_tries_a_held_provider_says_so(
+    processing: Processing, store: SqliteAssetStore, plugins: Plugins
+) -> None:
+    """Redis has picked it for that; any other job names none."""
+    for tries in ("acme", ""):
+        asset, _ = await submit(store)
+        await run(processing, make_job(asset, tries=tries))
+    assert plugins.tried == ["acme", ""]
 
 
 @pytest.mark.gen_test
