@@ -27,7 +27,7 @@ from yarl import URL
 
 from pipeline.errors import PermanentJobError, RetryableJobError, is_unreachable
 from pipeline.hooks import Notification, Notifier, PluginSettings, hookimpl
-from plugins.ai_http import parse_retry_after
+from plugins.ai_http import Answer, parse_retry_after
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -101,6 +101,7 @@ class WebhookNotifier:
 
     def __init__(self, settings: WebhookSettings, budget_seconds: float) -> None:
         self._url = URL(settings.url.get_secret_value())
+        self._host = f"{self._url.raw_host}:{self._url.port}"
         self._secrets = parse_secrets(settings.secret.get_secret_value())
         self._allow_private = settings.allow_private
         self._budget = aiohttp.ClientTimeout(total=budget_seconds)
@@ -127,21 +128,27 @@ class WebhookNotifier:
             async with request as response:
                 status = response.status
                 retry_after = parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
-        # Without the cause, whose text may quote the URL; its type says enough.
-        except TimeoutError:
-            raise RetryableJobError("Webhook receiver took too long") from None
+        except TimeoutError as error:
+            raise RetryableJobError("Webhook receiver took too long") from self._cause(error)
         except aiohttp.ClientError as error:
             text = f"Webhook receiver cannot be reached ({type(error).__name__})"
-            raise RetryableJobError(text, spends_attempt=not is_unreachable(error)) from None
+            raise RetryableJobError(text, spends_attempt=not is_unreachable(error)) from self._cause(error)
         if status == 410:
-            raise PermanentJobError("Webhook receiver wants no more events (HTTP 410)")
+            raise PermanentJobError("Webhook receiver wants no more events (HTTP 410)") from Answer(status, self._host)
         if not 200 <= status < 300:
-            raise RetryableJobError(f"Webhook receiver answered HTTP {status}", retry_after_seconds=retry_after)
+            text = f"Webhook receiver answered HTTP {status}"
+            raise RetryableJobError(text, retry_after_seconds=retry_after) from Answer(status, self._host)
 
     async def close(self) -> None:
         """Close the connections."""
         if self._session is not None:
             await self._session.close()
+
+    def _cause(self, error: Exception) -> Exception:
+        """Return what happened and where, for the log, without the URL, which the error's own text may quote."""
+        if isinstance(error, aiohttp.ClientConnectorError):
+            return ConnectionError(str(error))  # names only the host
+        return ConnectionError(f"{type(error).__name__}, asked {self._host}")
 
     def _headers(self, notification: Notification, body: bytes) -> dict[str, str]:
         event = notification.event

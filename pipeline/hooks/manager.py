@@ -123,7 +123,7 @@ class PluginManager:
         """Hand the event to every notifier that is not durable, all at once; return when each has delivered, failed or
         used up its time.
 
-        A failure is logged and counted, never raised; a notifier that fails in a row is set aside for a while.
+        A failure is logged and counted, never raised; a notifier that fails in a row is held for a while.
         """
         durable = self.durable
         told = [each for name, each in self._notifiers.items() if name not in durable]
@@ -211,7 +211,8 @@ class PluginManager:
                 notification = Notification(copied, user_id, self._rooms, trace_context=span.trace_context)
                 await notifier.call("notify", self._settings.notifier_timeout_seconds, notification)
         except Exception as raised:
-            log.error("notifier_failed", plugin=notifier.name, assetId=event.get("assetId"), exc_info=True)
+            names = {"plugin": notifier.name, "assetId": event.get("assetId")}
+            log.error("notifier_failed", cause=cause_of(raised), exc_info=True, **names)
             faults.note(breaker, faults.job_error(raised, notifier.name, "Receiver"), raised, counts=True)
         else:
             breaker.answered()

@@ -24,6 +24,7 @@ from pipeline.errors import ConfigurationError, JobError, PermanentJobError, Ret
 from pipeline.hooks import Notification, Notifier
 from pipeline.settings import Settings
 from pipeline.testing import FAILURE_EVENT, SUCCESS_EVENT, NotifierSuite, RecordingRooms
+from pipeline.texts import cause_of
 from plugins import notify_apprise, notify_webhook
 from plugins.notify_apprise import AppriseNotifier, AppriseSettings, describe
 from plugins.notify_webhook import WebhookNotifier, WebhookSettings, is_public
@@ -221,16 +222,19 @@ async def test_webhook_takes_2xx_for_delivered(receiver: FakeReceiver, webhook: 
     assert len(receiver.requests) == 1
 
 
+@pytest.mark.parametrize("retry_after", [None, "600"])
 @pytest.mark.parametrize("status", [300, 304, 400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504])
 @pytest.mark.gen_test
 async def test_webhook_tries_other_answers_again(
-    receiver: FakeReceiver, webhook: WebhookNotifier, status: int
+    receiver: FakeReceiver, webhook: WebhookNotifier, status: int, retry_after: str | None
 ) -> None:
-    """One try per call; never a wait of the receiver's choosing, which would hold the notifications of all."""
-    receiver.script(Reply(status, {"Retry-After": "600"}))
+    """One request per call; who says when to come again costs no try. The log gets status and host, no path."""
+    receiver.script(Reply(status, {"Retry-After": retry_after} if retry_after else {}))
     error = await failure(webhook)
     assert isinstance(error, RetryableJobError) and error.message == f"Webhook receiver answered HTTP {status}"
-    assert (error.retry_after_seconds, error.max_attempts) == (None, None)
+    assert (error.retry_after_seconds, error.spends_attempt) == ((600, False) if retry_after else (None, True))
+    assert error.max_attempts is None
+    assert cause_of(error) == f"Answer: HTTP {status} from {receiver.url.split('/')[2]}"
     assert len(receiver.requests) == 1
 
 
@@ -298,20 +302,25 @@ async def test_webhook_does_not_read_an_endless_answer(receiver: FakeReceiver, w
 async def test_webhook_tries_again_after_no_http(
     receiver: FakeReceiver, webhook: WebhookNotifier, raw: bytes
 ) -> None:
-    """A lost connection, nonsense and headers without end read as not reached."""
+    """A lost connection, nonsense and headers without end read as not reached; but the receiver was asked."""
     receiver.script(Reply(raw=raw))
     error = await failure(webhook)
     assert isinstance(error, RetryableJobError) and error.message.startswith("Webhook receiver cannot be reached")
+    assert error.spends_attempt and receiver.url.split("/")[2] in cause_of(error)
 
 
 @pytest.mark.gen_test
 async def test_webhook_tries_again_when_nobody_listens() -> None:
-    """A refused connection and a name nobody knows read as not reached."""
+    """A refused connection and a name nobody knows cost no try, and the log tells them apart."""
     with socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))
-        for url in (f"http://127.0.0.1:{unheard.getsockname()[1]}", "https://receiver.invalid"):
-            webhook = make_webhook(url)
-            assert isinstance(await failure(webhook), RetryableJobError)
+        refused = f"127.0.0.1:{unheard.getsockname()[1]}"
+        told = {f"http://{refused}": f"{refused} ssl:default", "https://receiver.invalid": "receiver.invalid:443"}
+        for url, cause in told.items():
+            webhook = make_webhook(url + "/t0ken")
+            error = await failure(webhook)
+            assert isinstance(error, RetryableJobError) and not error.spends_attempt
+            assert cause in cause_of(error) and "t0ken" not in "".join(traceback.format_exception(error))
             await webhook.close()
 
 
