@@ -195,9 +195,9 @@ class PluginManager:
         """Return what the call returns. meant: what it may raise beside our own errors."""
         try:
             return await call
-        except (PipelineError, *meant):
-            raise
         except Exception as error:
+            if isinstance(error, (PipelineError, *meant)):
+                raise
             raise DependencyUnavailable("Image storage unavailable") from error
 
     async def _notify(self, notifier: BoundPlugin, event: Mapping[str, Any], user_id: str) -> None:
