@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -41,3 +42,15 @@ class Finding(NamedTuple):
     seconds: float = 0
     reason: str = ""
     cause: str = ""
+
+
+class Avoided(NamedTuple):
+    """What one process leaves to the others, because it alone could not reach some providers.
+
+    lanes: whose jobs it does not claim. is_trying: it is to claim a single job now, which tries a provider.
+    left_seconds: until the next such job, or None.
+    """
+
+    lanes: Sequence[str] = ()
+    is_trying: bool = False
+    left_seconds: float | None = None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import monotonic
 
-from pipeline.hold import Finding, Found, Hold
+from pipeline.hold import Avoided, Finding, Found, Hold
 
 FIRST_WAIT_SECONDS = 1.0
 # One who asks to be called again at once is believed only so far.
@@ -36,7 +36,7 @@ class Breaker:
         self._failures = 0
         self._wait_seconds = 0.0  # between two calls that try it; 0 where the hold ends by itself
         self._until = 0.0
-        self._is_trying = False
+        self._is_trying = self._may_try = False
         self._is_told = False
         self._of_all: Hold | None = None
         self._of_all_until = 0.0
@@ -45,7 +45,7 @@ class Breaker:
     @property
     def left_seconds(self) -> float:
         """How long until it may be tried or, where nothing tries it, asked again; 0 when it may be asked now."""
-        return max(0.0, max(self._until, self._of_all_until) - monotonic())
+        return max(self.left_here_seconds, self._of_all_until - monotonic())
 
     @property
     def is_held(self) -> bool:
@@ -53,9 +53,14 @@ class Breaker:
         return self._wait_seconds > 0 or self._is_held_by_all or self.left_seconds > 0
 
     @property
+    def left_here_seconds(self) -> float:
+        """How long this process, whatever the others do, may not even try it."""
+        return max(0.0, self._until - monotonic())
+
+    @property
     def is_held_here(self) -> bool:
         """True while this process, whatever the others do, may not even try it."""
-        return self._until > monotonic()
+        return self.left_here_seconds > 0
 
     @property
     def _is_held_by_all(self) -> bool:
@@ -63,12 +68,22 @@ class Breaker:
 
     def lets_through(self) -> bool:
         """Return whether the plugin may be called now; True while it is held: this call is the one that tries."""
-        if self._is_held_by_all or self.is_held_here:
-            return False
-        if self._wait_seconds > 0:
-            self._until = monotonic() + self._wait_seconds
-            self._is_trying = True
+        if self.is_due_here and not self._is_held_by_all:
+            self.begin_try()
+        if not self._may_try:
+            return not self.is_held
+        self._may_try, self._is_trying = False, True
         return True
+
+    @property
+    def is_due_here(self) -> bool:
+        """True when this process, which could not call it, is to try it once more."""
+        return self._wait_seconds > 0 and not self.is_held_here
+
+    def begin_try(self) -> None:
+        """Let the next call through and no other for a while."""
+        self._until = monotonic() + self._wait_seconds
+        self._may_try = True
 
     def tries(self) -> None:
         """The call that comes next tries a held plugin, whatever the time."""
@@ -81,6 +96,7 @@ class Breaker:
         was_away = self._wait_seconds > 0
         if was_away:
             self._wait_seconds = self._until = 0.0
+            self._may_try = False
         if self._of_all is not None and self._of_all.wait_seconds > 0:
             was_away, self._of_all, self._of_all_until = True, None, 0.0
         if was_away:
@@ -142,12 +158,21 @@ class SharedBreakers:
         """Return what this process has found and not told yet."""
         return tuple(self._untold.values())
 
-    def avoided(self) -> Sequence[str]:
-        """Return the lanes whose jobs this process leaves to others."""
-        if not any(breaker.is_held_here for breaker in self._breakers.values()):
-            return ()
-        is_held_here = {name for name, breaker in self._breakers.items() if breaker.is_held_here}
-        return [lane for lane, chain in self.lanes.items() if is_held_here.issuperset(chain)]
+    def avoid(self) -> Avoided:
+        """Return what this process leaves to others now."""
+        if any(breaker.is_due_here for breaker in self._breakers.values()):
+            return Avoided(is_trying=True)
+        held = {name: breaker for name, breaker in self._breakers.items() if breaker.is_held_here}
+        if not held:
+            return Avoided()
+        lanes = [lane for lane, chain in self.lanes.items() if held.keys() >= set(chain)]
+        return Avoided(lanes, left_seconds=min(breaker.left_here_seconds for breaker in held.values()))
+
+    def begin_try(self) -> None:
+        """A job was claimed that tries what `avoid` said."""
+        for breaker in self._breakers.values():
+            if breaker.is_due_here:
+                breaker.begin_try()
 
     def adopt(self, told: Sequence[Finding], holds: Sequence[Hold]) -> None:
         """Take over all the holds there are, found by whatever process. told: the findings they contain."""

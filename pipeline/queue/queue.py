@@ -163,7 +163,7 @@ class JobQueue:
         """Acknowledge what finished and claim for `free` slots, in one call.
 
         mark: `worker:number`, never used before; it becomes part of the leases. findings: what this process has found
-        of providers. avoided: lanes whose jobs it leaves to others, unless one is to try a held provider.
+        of providers. avoided: lanes whose jobs it leaves to others.
         """
         completed = [finish.job.lease for finish in finishes if finish.outcome is Outcome.COMPLETED]
         args: list[Any] = [self._lease_ms, mark, free, self._longest_delay_ms, self._max_age_ms, self._lanes]

@@ -14,7 +14,7 @@ from typing import Protocol
 import structlog
 
 from pipeline.errors import DependencyUnavailable
-from pipeline.hold import Finding, Hold
+from pipeline.hold import Avoided, Finding, Hold
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import Attempts, JobHandler, RetryPolicy
 from pipeline.queue.claim import Claim
@@ -37,8 +37,11 @@ class Holds(Protocol):
     def findings(self) -> Sequence[Finding]:
         """Return what this process has found and not told yet."""
 
-    def avoided(self) -> Sequence[str]:
-        """Return the lanes whose jobs this process leaves to others."""
+    def avoid(self) -> Avoided:
+        """Return what this process leaves to others now."""
+
+    def begin_try(self) -> None:
+        """A job was claimed that tries what `avoid` said."""
 
     def adopt(self, told: Sequence[Finding], holds: Sequence[Hold]) -> None:
         """Take over all the holds there are, found by whatever process. told: the findings they contain."""
@@ -155,12 +158,16 @@ class Worker:
         self._steps += 1
         if not self._is_connected:
             await self._queue.release_unknown(self._id, held)
-        findings, avoided = (self._holds.findings(), self._holds.avoided()) if self._holds else ((), ())
-        step = await self._queue.step(f"{self._id}:{self._steps}", finishes, free, findings, avoided)
+        findings = self._holds.findings() if self._holds else ()
+        avoided = self._holds.avoid() if self._holds and free else Avoided()
+        free = min(free, 1) if avoided.is_trying else free
+        step = await self._queue.step(f"{self._id}:{self._steps}", finishes, free, findings, avoided.lanes)
         self._hear()
         self._reconnected()
         if self._holds:
             self._holds.adopt(findings, step.holds)
+            if avoided.is_trying and step.claimed:
+                self._holds.begin_try()
         del self._finishes[: len(finishes)]
         for finish in finishes:
             held.pop(finish.job.lease, None)
@@ -168,7 +175,7 @@ class Worker:
         for job in step.claimed:
             self._claimed.put_nowait(self._leases.add(job, asked_at))
         self._metrics.jobs_claimed.inc(len(step.claimed))
-        self._wake_in(step.next_due_ms)
+        self._wake_in(step.next_due_ms, avoided.left_seconds)
         if self._is_draining:
             if not held:
                 self._is_drained = True
@@ -197,13 +204,14 @@ class Worker:
     def _hear(self) -> None:
         self._heard_at = asyncio.get_running_loop().time()
 
-    def _wake_in(self, next_due_ms: int | None) -> None:
+    def _wake_in(self, next_due_ms: int | None, left_seconds: float | None) -> None:
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        if next_due_ms is not None:
+        due_seconds = None if next_due_ms is None else next_due_ms / 1000
+        if waits := [each for each in (due_seconds, left_seconds) if each is not None]:
             # One more millisecond: Redis rounds down, and a step that comes too early would spin.
-            self._timer = asyncio.get_running_loop().call_later((next_due_ms + 1) / 1000, self._changed.set)
+            self._timer = asyncio.get_running_loop().call_later(min(waits) + 0.001, self._changed.set)
 
     def _lose(self, error: BaseException) -> None:
         if self._is_connected:

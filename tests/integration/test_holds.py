@@ -118,7 +118,7 @@ async def test_lane_stays_open_while_one_of_its_providers_may_be_asked(queue: Jo
 
 @pytest.mark.gen_test
 async def test_single_jobs_try_a_provider_that_could_not_be_asked(queue: JobQueue) -> None:
-    """One at a time, over all processes, the oldest first; with the first answer all go on at once."""
+    """One at a time, over all processes, each time another of the first few; with an answer all go on at once."""
     ids = await enqueue(queue, "sneaker", *range(1, 8))
     one, other = Claimer(queue), Claimer(queue, "worker-b")
     (first,) = await one(1)
@@ -126,14 +126,15 @@ async def test_single_jobs_try_a_provider_that_could_not_be_asked(queue: JobQueu
     assert step.claimed == [] and 900 < step.next_due_ms <= 1000
     queue.clock_offset_ms += 1001
     (trying,) = await other(5)
-    assert (trying.id, trying.tries, trying.attempt) == (ids[0], "acme", 1)
+    assert (trying.id, trying.tries, trying.attempt) == (ids[1], "acme", 1)
     assert await one(5) == []
     step = await other.step(5, parked(trying), found=[still_away()])
     assert step.claimed == [] and 1900 < step.next_due_ms <= 2000
     queue.clock_offset_ms += 2001
     (trying,) = await one(5)
+    assert trying.id == ids[2]
     step = await one.step(5, Finish(trying, Outcome.COMPLETED), found=[Finding("acme", Found.ANSWERED)])
-    assert ids_of(step.claimed) == ids[1:6] and step.holds == [] and not step.claimed[0].tries
+    assert ids_of(step.claimed) == [*ids[:2], *ids[3:6]] and step.holds == [] and not step.claimed[0].tries
 
 
 @pytest.mark.gen_test
@@ -146,6 +147,21 @@ async def test_job_that_tries_and_dies_is_followed_by_another(queue: JobQueue) -
         queue.clock_offset_ms += 1001
         (trying,) = await claim(5)
         assert (trying.id, trying.tries) == (f"ai-processing:{number:024x}", "acme")
+
+
+@pytest.mark.gen_test
+async def test_job_whose_own_fault_it_is_does_not_keep_the_others_waiting(queue: JobQueue) -> None:
+    """The first of the line makes its provider unreachable each time: another one tries it next, and finds it there."""
+    ids = await enqueue(queue, "sneaker", *range(1, 4))
+    claim = Claimer(queue)
+    for _ in range(2):
+        (bad,) = await claim(1)
+        assert await claim(5, parked(bad), found=[away()]) == []
+        queue.clock_offset_ms += 1001
+        (trying,) = await claim(5)
+        assert (bad.id, trying.tries) == (ids[0], "acme") and trying.id != bad.id
+        await claim.step(0, Finish(trying, Outcome.COMPLETED), found=[Finding("acme", Found.ANSWERED)])
+    assert (await queue.stats()).completed == 2
 
 
 @pytest.mark.gen_test
@@ -343,7 +359,7 @@ async def test_held_provider_with_another_to_go_to_is_tried_by_single_jobs(queue
 
 @pytest.mark.gen_test
 async def test_worker_leaves_jobs_that_it_alone_cannot_do_to_others(queue: JobQueue) -> None:
-    """They stay at the front, in order, until another worker takes them; a job that is to try the provider is taken."""
+    """They stay at the front, in order, until another worker takes them, also when one is to try the provider."""
     ids = await enqueue(queue, "sneaker", 1, 2)
     cameras = await enqueue(queue, "camera", 11)
     broken, good = Claimer(queue, "broken"), Claimer(queue, "good")
@@ -353,5 +369,7 @@ async def test_worker_leaves_jobs_that_it_alone_cannot_do_to_others(queue: JobQu
     again = await enqueue(queue, "sneaker", 3)
     assert await broken(5, avoided=["sneaker", ""], found=[away()]) == []
     queue.clock_offset_ms += 1001
-    (trying,) = await broken(5, avoided=["sneaker"])
+    step = await broken.step(5, avoided=["sneaker"])
+    assert step.claimed == [] and step.next_due_ms > 1000
+    (trying,) = await good(5)
     assert (trying.id, trying.tries) == (again[0], "acme")

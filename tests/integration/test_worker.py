@@ -355,7 +355,9 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     source = queue_module._source
     
     def short(verb: str) -> str:
-        return source(verb).replace("FIRST_WAIT_MS = 1000", "FIRST_WAIT_MS = 50")
+        script = source(verb).replace("FIRST_WAIT_MS = 1000", "FIRST_WAIT_MS = 50")
+        assert verb != "step" or "FIRST_WAIT_MS = 50" in script
+        return script
 
     monkeypatch.setattr(queue_module, "_source", short)
 

@@ -2,10 +2,12 @@
 -- A job belongs to a lane, which its record names; a lane has providers, any of which will do. A hold keeps everybody from asking one
 -- provider. While all providers of a lane are held, its jobs are parked: they keep their order, cost nothing, and the jobs of other
 -- lanes pass them. A lane that is not known is that of the name ''.
--- `holds` is one JSON string: {providers: {name: {until, wait, reason, cause}}, parked: {lane: 1}}. It is missing while nothing is held
+-- `holds` is one JSON string: {providers: {name: {until, wait, tries, reason, cause}}, parked: {lane: 1}}. It is missing while nothing is held
 -- or parked. until: when the hold ends (ms) or, where `wait` is not 0, when a single job may try the provider: it could not be asked, and
 -- each such job moves `until` on by `wait` (ms) until one has an answer. `parked` is a sorted set of 'lane|submittedAt|job id', by name.
+-- tries: how many did; each time it is another of the first few, lest the one whose fault it is (if it is) be the only one.
 local FIRST_WAIT_MS = 1000
+local FIRST_FEW = 5
 
 -- The first parked jobs of a lane, in order of submission: {member, ...}
 local function first_parked(parked, lane, count)
@@ -28,7 +30,8 @@ local function note_finding(providers, finding, now, longest)
     wait = math.min(2 * hold.wait, ms)
     until_ms = now + wait
   end
-  if wait then providers[name] = {['until'] = until_ms, wait = wait, reason = reason, cause = cause} end
+  if not wait then return end
+  providers[name] = {['until'] = until_ms, wait = wait, tries = hold and hold.tries or 0, reason = reason, cause = cause}
 end
 
 -- The holds and the parked jobs during one step. text: what `holds` has. lanes, avoided: see step.lua.
@@ -79,7 +82,8 @@ local function new_book(text, parked, lanes, avoided, now, longest_age)
   end
 
   local function take(claims, id, record, state, to_try)
-    if to_try then providers[to_try]['until'] = now + providers[to_try].wait end
+    local hold = providers[to_try]
+    if hold then hold['until'], hold.tries = now + hold.wait, hold.tries + 1 end
     claims.take(id, record, state, to_try)
   end
 
@@ -111,8 +115,8 @@ local function new_book(text, parked, lanes, avoided, now, longest_age)
     local lane = lane_of(record)
     local is_open, to_try = look_at(lane)
     -- It is the oldest of a lane that tries a provider.
-    if not is_open and (not to_try or parked_lanes[lane]) then return park(id, record) end
-    if not to_try and is_avoided(lane) then
+    if not is_open and (not to_try or parked_lanes[lane] or is_avoided(lane)) then return park(id, record) end
+    if is_avoided(lane) then
       left[#left + 1] = id
     else
       take(claims, id, record, state, to_try)
@@ -124,12 +128,20 @@ local function new_book(text, parked, lanes, avoided, now, longest_age)
     write_parked()
     for lane in pairs(parked_lanes) do
       local is_open, to_try = look_at(lane)
-      local ids, members = {}, {}
-      for _, member in ipairs(first_parked(parked, lane, is_open and promote_at_most or claims.free())) do
-        if not (is_open or to_try or old_at(member) <= now) then break end
-        ids[#ids + 1], members[#members + 1] = string.match(member, '[^|]*$'), member
-        to_try = nil
+      local members = {}
+      if is_open then
+        members = first_parked(parked, lane, promote_at_most)
+      elseif claims.free() > 0 then
+        for _, member in ipairs(first_parked(parked, lane, claims.free())) do
+          if old_at(member) <= now then members[#members + 1] = member end
+        end
+        if #members == 0 and to_try and not is_avoided(lane) then
+          local few = first_parked(parked, lane, FIRST_FEW)
+          members[1] = few[(providers[to_try].tries + 1) % #few + 1]
+        end
       end
+      local ids = {}
+      for i, member in ipairs(members) do ids[i] = string.match(member, '[^|]*$') end
       if #ids > 0 then redis.call('ZREM', parked, unpack(members)) end
       if is_open then
         promote(ids, now)
@@ -158,7 +170,8 @@ local function new_book(text, parked, lanes, avoided, now, longest_age)
       local member = first_parked(parked, lane, 1)[1]
       if member then
         local is_open, _, opens_at = look_at(lane)
-        local at = is_open and now or math.min(opens_at, old_at(member))
+        -- The worker itself knows when it will try a provider again that it alone could not reach.
+        local at = is_avoided(lane) and old_at(member) or is_open and now or math.min(opens_at, old_at(member))
         due = math.min(due or at, at)
       else
         parked_lanes[lane] = nil
