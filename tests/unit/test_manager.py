@@ -720,7 +720,7 @@ async def test_a_durable_notifier_that_did_not_take_the_event_is_held_alone(
     assert (logs[0]["plugin"], logs[0]["cause"]) == ("far", f"{type(error).__name__}: {error}")
     assert logs[0]["exc_info"]
     assert [finding.provider for finding in manager.notifier_holds.findings()] == ["far"]
-    assert manager.notifier_holds.avoided() == ["far"]
+    assert manager.notifier_holds.avoid().lanes == ["far"]
     await manager.deliver("near", SUCCESS_EVENT, "user-1", "delivery")
 
 
