@@ -57,16 +57,21 @@ def test_stopped_process_cannot_overwrite_a_newer_result(tmp_path: Path, ai_serv
 
 
 def test_ai_service_down_costs_no_asset(tmp_path: Path, ai_service: AiService) -> None:
-    """Down for longer than three attempts take: 25 of 25 are active soon after it is back, none failed."""
+    """Down for longer than three attempts take: 25 of 25 are active soon after it is back, none has lost an
+    attempt, and the log has said at once what is wrong.
+    """
     with Service(tmp_path, ai_service.url) as service:
         ai_service.kill()
         ids = accept(service, 25)
-        service.wait_log("breaker_opened")
+        held = service.wait_log("plugin_held", plugin="http", method="analyze")
+        assert held["reason"] == "AI service unavailable" and ai_service.url.removeprefix("http://") in held["cause"]
         time.sleep(8)  # the length is the point: attempts at 0, +2 and +4 s would all be over
+        assert len(service.find("provider_failed")) <= 10, "single jobs try it, 1, 2 and 4 s apart"
         ai_service.start()
-        service.wait_log("breaker_closed")
+        service.wait_log("plugin_released", plugin="http")
         wait_until(lambda: statuses(service, ids) == {"active"})
-        assert not service.find("job_failed")
+        assert not service.find("job_failed") + service.find("job_retrying")
+        assert {line["attempt"] for line in service.find("job_claimed")} == {1}
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -75,7 +80,8 @@ def test_ai_service_that_asks_to_wait_is_left_alone(tmp_path: Path, ai_service: 
     ai_service.order(replies=[{"status": status, "headers": {"Retry-After": "2"}}])
     with Service(tmp_path, ai_service.url) as service:
         ids = accept(service, 1)
-        service.wait_log("job_postponed", assetId=ids[0])
+        parked = service.wait_log("job_parked", assetId=ids[0])
+        assert parked["cause"].startswith(f"Answer: HTTP {status} from 127.0.0.1:")
         told_at = time.monotonic()
         ids += accept(service, 5)
         service.wait_log("job_completed")
