@@ -13,10 +13,23 @@ from pipeline.texts import clean
 
 # What the network says before anything has been asked.
 UNREACHABLE = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
-UNREACHABLE_NUMBERS = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ECONNREFUSED}
-# A timeout of connecting, as aiohttp, httpx, requests and urllib3 call it: not one of waiting for the answer.
-UNREACHABLE_NAMES = {"ConnectionTimeoutError", "ConnectTimeout", "ConnectTimeoutError"}
+# TLS that ends early does so before the question or while its answer is awaited: nobody can tell.
+NOT_UNREACHABLE = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+# The last three: our own side can open no connection.
+UNREACHABLE_NUMBERS = {
+    *(errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ECONNREFUSED),
+    *(errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE),
+}
+# As aiohttp, httpx, requests, urllib3 and botocore call it when no connection came about, also for lack of time: not
+# those of waiting for the answer.
+UNREACHABLE_NAMES = {
+    *("ClientConnectorError", "ConnectionTimeoutError", "ConnectError", "ConnectTimeout", "ConnectTimeoutError"),
+    *("NewConnectionError", "NameResolutionError", "EndpointConnectionError"),
+}
+# asyncio's word for an OSError at each address of a host.
+AT_EACH_ADDRESS = "Multiple exceptions: "
 MAX_CHAIN = 12
+MAX_DEPTH = 3
 MAX_MESSAGE_LENGTH = 1000
 MAX_RETRY_AFTER_SECONDS = 86_400.0
 
@@ -127,8 +140,9 @@ class RetryableJobError(JobError):
 
     retry_after_seconds: the least wait the other side asked for, or None.
     spends_attempt: False when the work was not tried at all, because the other side could not be asked; True when it
-    was. None: True, unless there is a retry_after_seconds. An attempt that is not spent holds the provider: nobody asks
-    it for retry_after_seconds or, without one, but for single probes.
+    was. None: True, unless there is a retry_after_seconds or the error comes from a connection that did not come about.
+    An attempt that is not spent holds the provider: nobody asks it for retry_after_seconds or, without one, but for
+    single probes.
     max_attempts: give up after this many starts even if the policy allows more, or None.
     provider: whom this is about; the pipeline fills it in.
     """
@@ -146,6 +160,7 @@ class RetryableJobError(JobError):
         is_number = retry_after_seconds is not None and retry_after_seconds >= 0
         self.retry_after_seconds = min(retry_after_seconds or 0, MAX_RETRY_AFTER_SECONDS) if is_number else None
         self.spends_attempt = self.retry_after_seconds is None if spends_attempt is None else bool(spends_attempt)
+        self.leaves_open = spends_attempt is None and self.retry_after_seconds is None
         self.max_attempts = None if max_attempts is None else int(max_attempts)
         self.provider = ""
 
@@ -154,13 +169,23 @@ class PermanentJobError(JobError):
     """Trying again cannot help: other 4xx, an image the provider refuses."""
 
 
-def is_unreachable(error: BaseException) -> bool:
-    """True when the error, or what it came from, says that the other side was not reached at all."""
-    return any(
-        isinstance(each, UNREACHABLE)
-        or type(each).__name__ in UNREACHABLE_NAMES
-        or (isinstance(each, OSError) and each.errno in UNREACHABLE_NUMBERS)
-        for each in _chain(error)
+def is_unreachable(error: BaseException, depth: int = MAX_DEPTH) -> bool:
+    """True when the error, or what it came from, says that the other side was not reached at all.
+
+    depth: how many groups of errors, one in the other, are looked into; every error of a group has to say so.
+    """
+    return any(_is_unreachable(each, depth) for each in _chain(error))
+
+
+def _is_unreachable(error: BaseException, depth: int) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return depth > 0 and all(is_unreachable(each, depth - 1) for each in error.exceptions)
+    if isinstance(error, NOT_UNREACHABLE):
+        return False
+    if isinstance(error, UNREACHABLE) or any(each.__name__ in UNREACHABLE_NAMES for each in type(error).__mro__):
+        return True
+    return isinstance(error, OSError) and (
+        error.errno in UNREACHABLE_NUMBERS or (error.errno is None and str(error).startswith(AT_EACH_ADDRESS))
     )
 
 

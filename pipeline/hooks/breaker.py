@@ -68,7 +68,9 @@ class Breaker:
 
     def lets_through(self) -> bool:
         """Return whether the plugin may be called now; True while it is held: this call is the one that tries."""
-        if self.is_due_here and not self._is_held_by_all:
+        if self._is_held_by_all:
+            return False
+        if self.is_due_here:
             self.begin_try()
         if not self._may_try:
             return not self.is_held
@@ -87,16 +89,15 @@ class Breaker:
 
     def tries(self) -> None:
         """The call that comes next tries a held plugin, whatever the time."""
-        self._is_trying = True
+        self._may_try, self._is_trying = False, True
 
     def answered(self) -> None:
         """The plugin did its work, whether the result was good or not. While it asks to be left alone it stays held."""
         self._failures = 0
-        self._is_trying = False
+        self._may_try = self._is_trying = False
         was_away = self._wait_seconds > 0
         if was_away:
             self._wait_seconds = self._until = 0.0
-            self._may_try = False
         if self._of_all is not None and self._of_all.wait_seconds > 0:
             was_away, self._of_all, self._of_all_until = True, None, 0.0
         if was_away:
@@ -137,7 +138,8 @@ class Breaker:
             self.reason, self.cause = hold.reason, hold.cause
 
     def _hold(self, seconds: float, wait_seconds: float) -> None:
-        self._until, self._wait_seconds, self._is_trying = monotonic() + seconds, wait_seconds, False
+        self._until, self._wait_seconds = monotonic() + seconds, wait_seconds
+        self._may_try = self._is_trying = False
         if not self._is_told:
             self._is_told = True
             self._on_change(True)

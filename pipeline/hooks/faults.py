@@ -18,7 +18,7 @@ def job_error(raised: Exception, name: str, service: str) -> JobError:
         return raised
     if isinstance(raised, RetryableJobError):
         error = raised
-        if error.spends_attempt and error.retry_after_seconds is None and is_unreachable(raised):
+        if error.leaves_open and is_unreachable(raised):
             error.spends_attempt = False
     elif isinstance(raised, PluginBusy):
         error = RetryableJobError(f"{service} is busy", spends_attempt=False)
@@ -51,9 +51,9 @@ def held(name: str, breaker: Breaker) -> RetryableJobError:
     """Return the error of a job that did not ask the plugin because it is held."""
     error = RetryableJobError(breaker.reason, spends_attempt=False)
     error.provider = name
-    error.__cause__ = _Held(breaker.cause) if breaker.cause else None
+    error.__cause__ = Held(breaker.cause) if breaker.cause else None
     return error
 
 
-class _Held(Exception):
-    """Why the plugin is held."""
+class Held(Exception):
+    """The plugin was not asked: what it failed of before."""

@@ -1,0 +1,340 @@
+"""Breakers: what holds a plugin, for how long, who may try it, and what the processes of a fleet tell each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pipeline.hold import Avoided, Finding, Found, Hold
+from pipeline.hooks.breaker import Breaker, SharedBreakers
+
+FAILURES, LONGEST_SECONDS = 3, 15.0
+
+
+class Clock:
+    """What breaker.py takes for the time."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("pipeline.hooks.breaker.monotonic", clock)
+    return clock
+
+
+class Watched:
+    """A breaker and all that it has said."""
+
+    def __init__(self) -> None:
+        self.changes: list[bool] = []
+        self.found: list[tuple[Found, float]] = []
+        self.breaker = Breaker(FAILURES, LONGEST_SECONDS, self.changes.append)
+        self.breaker.on_found = lambda found, seconds: self.found.append((found, seconds))
+
+    def fail(self, times: int) -> None:
+        for _ in range(times):
+            self.breaker.failed("The hook failed", "KeyError: 'x'")
+
+
+@pytest.fixture
+def watched(clock: Clock) -> Watched:
+    return Watched()
+
+
+# what holds it
+
+
+def test_new_breaker_lets_everything_through(watched: Watched) -> None:
+    """Nothing is known against the plugin, and its success is no news."""
+    assert all(watched.breaker.lets_through() for _ in range(10))
+    watched.breaker.answered()
+    assert not watched.breaker.is_held and watched.breaker.left_seconds == 0
+    assert (watched.changes, watched.found) == ([], [])
+
+
+def test_failures_in_a_row_hold_it(watched: Watched) -> None:
+    """The last of so many; any success before that begins the count anew."""
+    for _ in range(4):
+        watched.fail(FAILURES - 1)
+        watched.breaker.answered()
+    assert watched.breaker.lets_through() and not watched.changes
+    watched.fail(FAILURES)
+    assert not watched.breaker.lets_through()
+    assert (watched.changes, watched.found) == ([True], [(Found.AWAY, LONGEST_SECONDS)])
+    assert (watched.breaker.reason, watched.breaker.cause) == ("The hook failed", "KeyError: 'x'")
+
+
+def test_one_call_that_could_not_be_made_holds_it(watched: Watched) -> None:
+    """Whatever asks it next would find the same."""
+    watched.breaker.unreachable("AI service unavailable", "ConnectionRefusedError: no")
+    assert not watched.breaker.lets_through() and watched.breaker.is_held
+    assert (watched.changes, watched.found) == ([True], [(Found.AWAY, LONGEST_SECONDS)])
+
+
+@pytest.mark.parametrize(
+    ("asked", "held", "remark"),
+    [
+        (30.0, 30.0, "for as long as it says"),
+        (0.0, 1.0, "who wants to be asked again at once is believed only so far"),
+        (-5.0, 1.0, "nor is a time that has passed"),
+    ],
+)
+def test_busy_holds_it_for_so_long_and_ends_by_itself(
+    watched: Watched, clock: Clock, asked: float, held: float, remark: str
+) -> None:
+    """Nobody tries it meanwhile; then everybody may ask it at once."""
+    watched.breaker.busy(asked, "AI service is busy", "HTTP 429")
+    assert watched.found == [(Found.BUSY, held)], remark
+    clock.now += held - 0.1
+    assert not watched.breaker.lets_through() and watched.breaker.is_held
+    clock.now += 0.2
+    assert not watched.breaker.is_held
+    assert all(watched.breaker.lets_through() for _ in range(3))
+
+
+def test_longer_of_two_busy_times_stands(watched: Watched, clock: Clock) -> None:
+    """Of calls that were under way together one was told 10 s and the next 1 s."""
+    watched.breaker.busy(10, "AI service is busy")
+    watched.breaker.busy(1, "AI service is busy")
+    assert watched.breaker.left_seconds == 10
+    clock.now += 9
+    watched.breaker.busy(10, "AI service is busy")
+    assert watched.breaker.left_seconds == 10
+
+
+def test_success_does_not_end_the_time_it_asked_for(watched: Watched, clock: Clock) -> None:
+    """A call that had begun before says nothing of those that would begin now."""
+    watched.breaker.busy(10, "AI service is busy")
+    watched.breaker.answered()
+    assert not watched.breaker.lets_through() and watched.changes == [True]
+    clock.now += 11
+    watched.breaker.answered()
+    assert watched.changes == [True, False]
+
+
+# who tries it
+
+
+def test_single_calls_try_it_after_waits_that_double(watched: Watched, clock: Clock) -> None:
+    """1, 2, 4, 8, 15, 15 s; one call each time, however many want to."""
+    watched.breaker.unreachable("AI service unavailable")
+    for seconds in (1, 2, 4, 8, 15, 15):
+        clock.now += seconds - 0.1
+        assert not watched.breaker.lets_through()
+        clock.now += 0.2
+        assert [watched.breaker.lets_through() for _ in range(3)] == [True, False, False]
+        watched.breaker.unreachable("AI service unavailable")
+        clock.now -= 0.1
+    assert watched.found == [(Found.AWAY, LONGEST_SECONDS)] + [(Found.TRIED, LONGEST_SECONDS)] * 6
+    assert watched.changes == [True]
+
+
+def test_first_answer_releases_it(watched: Watched, clock: Clock) -> None:
+    """The next hold begins with the first wait again, and with a whole row of failures."""
+    for _ in range(2):
+        watched.fail(FAILURES)
+        clock.now += 1
+        assert watched.breaker.lets_through()
+        watched.breaker.answered()
+        assert not watched.breaker.is_held and watched.breaker.lets_through()
+    assert watched.changes == [True, False] * 2
+    assert [found for found, _ in watched.found] == [Found.AWAY, Found.ANSWERED] * 2
+
+
+def test_failure_of_a_call_that_began_before_the_hold_changes_nothing(watched: Watched, clock: Clock) -> None:
+    """Five at once find the provider away: that is one finding, and no reason to wait for 15 s."""
+    for _ in range(5):
+        watched.breaker.unreachable("AI service unavailable")
+    assert watched.breaker.left_seconds == 1 and len(watched.found) == 1
+
+
+def test_one_who_tries_and_is_told_to_wait_has_reached_it(watched: Watched, clock: Clock) -> None:
+    """From away to busy: after that time everybody may ask it, not only single calls."""
+    watched.breaker.unreachable("AI service unavailable")
+    clock.now += 1
+    assert watched.breaker.lets_through()
+    watched.breaker.busy(3, "AI service is busy")
+    clock.now += 2.9
+    assert not watched.breaker.lets_through()
+    clock.now += 0.2
+    assert all(watched.breaker.lets_through() for _ in range(3))
+
+
+def test_try_that_never_ends_is_followed_by_another(watched: Watched, clock: Clock) -> None:
+    """A call that was cancelled says nothing; after the same wait the next one tries."""
+    watched.breaker.unreachable("AI service unavailable")
+    for _ in range(3):
+        clock.now += 1
+        assert watched.breaker.lets_through()
+
+
+def test_try_that_redis_chose_leaves_no_other_behind(watched: Watched, clock: Clock) -> None:
+    """The worker counted the claimed job as its own try as well; with its failure both are over."""
+    watched.breaker.unreachable("AI service unavailable")
+    clock.now += 1
+    watched.breaker.begin_try()
+    watched.breaker.tries()
+    assert not watched.breaker.lets_through()
+    watched.breaker.unreachable("AI service unavailable")
+    assert watched.found[-1] == (Found.TRIED, LONGEST_SECONDS)
+    assert watched.breaker.left_seconds == 2 and not watched.breaker.lets_through()
+
+
+# what holds it for all processes
+
+
+def hold(left_seconds: float, wait_seconds: float = 0) -> Hold:
+    return Hold("acme", left_seconds, wait_seconds, "AI service is busy", "HTTP 429")
+
+
+def test_hold_of_all_is_obeyed_and_said_to_nobody(watched: Watched, clock: Clock) -> None:
+    """Who found it has logged and told it. Its reason is what jobs hear of it here too."""
+    watched.breaker.adopt(hold(10))
+    assert not watched.breaker.lets_through() and watched.breaker.is_held and watched.breaker.left_seconds == 10
+    assert (watched.breaker.reason, watched.breaker.cause) == ("AI service is busy", "HTTP 429")
+    clock.now += 11
+    assert watched.breaker.lets_through()
+    assert (watched.changes, watched.found) == ([], [])
+
+
+def test_hold_with_tries_ends_only_by_an_answer(watched: Watched, clock: Clock) -> None:
+    """Only the jobs that Redis picks try it, whatever the time; the answer to one is told and obeyed at once."""
+    watched.breaker.adopt(hold(1, wait_seconds=1))
+    clock.now += 3600
+    assert not watched.breaker.lets_through()
+    watched.breaker.tries()
+    watched.breaker.answered()
+    assert watched.breaker.lets_through() and not watched.breaker.is_held
+    assert watched.found == [(Found.ANSWERED, 0)]
+
+
+def test_process_that_found_it_goes_on_holding_it_when_others_do_not(watched: Watched, clock: Clock) -> None:
+    """It alone cannot reach the provider, so it tries on its own, without asking anew each time."""
+    watched.breaker.unreachable("AI service unavailable")
+    watched.breaker.adopt(None)
+    assert not watched.breaker.lets_through() and watched.breaker.is_held_here
+    clock.now += 1
+    assert [watched.breaker.lets_through() for _ in range(3)] == [True, False, False]
+    watched.breaker.answered()
+    assert watched.changes == [True, False]
+
+
+def test_held_by_all_it_is_not_tried_by_each_process(watched: Watched, clock: Clock) -> None:
+    """A hundred processes would be a hundred calls: the job that tries is Redis' to pick."""
+    watched.breaker.unreachable("AI service unavailable")
+    watched.breaker.adopt(hold(1, wait_seconds=1))
+    clock.now += 10
+    watched.breaker.begin_try()
+    assert not watched.breaker.lets_through()
+    watched.breaker.tries()
+    watched.breaker.answered()
+    assert watched.changes == [True, False] and watched.breaker.lets_through()
+
+
+def test_answer_of_another_process_is_adopted(watched: Watched, clock: Clock) -> None:
+    """What this process did not find itself ends as it came."""
+    watched.breaker.adopt(hold(1, wait_seconds=1))
+    watched.breaker.adopt(None)
+    assert watched.breaker.lets_through() and watched.breaker.left_seconds == 0
+
+
+# shared
+
+
+LANES = {"lego": ("acme", "other"), "sneaker": ("acme",), "": ("other",)}
+
+
+class Shared:
+    """The breakers of two providers, as one process has them."""
+
+    def __init__(self) -> None:
+        self.breakers = {name: Breaker(FAILURES, LONGEST_SECONDS) for name in ("acme", "other")}
+        self.holds = SharedBreakers(self.breakers, LANES)
+
+    def found(self) -> list[tuple[str, Found]]:
+        return [(finding.provider, finding.found) for finding in self.holds.findings()]
+
+
+@pytest.fixture
+def shared(clock: Clock) -> Shared:
+    return Shared()
+
+
+def test_findings_are_kept_until_they_are_told(shared: Shared) -> None:
+    """A step that fails is repeated with the same; what was found while it was under way is told next."""
+    shared.breakers["acme"].unreachable("AI service unavailable", "ConnectionRefusedError: no")
+    told = shared.holds.findings()
+    away = Finding("acme", Found.AWAY, LONGEST_SECONDS, "AI service unavailable", "ConnectionRefusedError: no")
+    assert told == (away,)
+    assert shared.holds.findings() == told
+    shared.breakers["other"].busy(8, "AI service is busy", "HTTP 429")
+    shared.holds.adopt(told, [Hold("acme", 1, 1)])
+    assert shared.holds.findings() == (Finding("other", Found.BUSY, 8, "AI service is busy", "HTTP 429"),)
+
+
+def test_newer_finding_replaces_what_it_contradicts(shared: Shared, clock: Clock) -> None:
+    """Away and answered cancel each other; that it is busy stands beside both. One told meanwhile stays."""
+    acme = shared.breakers["acme"]
+    acme.unreachable("AI service unavailable")
+    under_way = shared.holds.findings()
+    clock.now += 1
+    assert acme.lets_through()
+    acme.answered()
+    assert shared.found() == [("acme", Found.ANSWERED)]
+    shared.holds.adopt(under_way, [Hold("acme", 1, 1)])
+    assert shared.found() == [("acme", Found.ANSWERED)]
+    acme.busy(5, "AI service is busy")
+    assert shared.found() == [("acme", Found.ANSWERED), ("acme", Found.BUSY)]
+
+
+def test_adopting_touches_each_provider_by_name(shared: Shared) -> None:
+    """A hold of a provider that this process does not know is nothing to it; one that is not named is released."""
+    shared.holds.adopt((), [Hold("acme", 9, 0, "AI service is busy"), Hold("of another version", 9)])
+    assert [each.is_held for each in shared.breakers.values()] == [True, False]
+    shared.holds.adopt((), [])
+    assert not any(each.is_held for each in shared.breakers.values())
+
+
+@pytest.mark.parametrize(
+    ("away", "lanes"),
+    [
+        (("acme",), ["sneaker"]),
+        (("other",), [""]),
+        (("acme", "other"), ["lego", "sneaker", ""]),
+    ],
+    ids="+".join,
+)
+def test_lanes_of_which_nothing_can_be_reached_are_left_to_others(
+    shared: Shared, clock: Clock, away: tuple[str, ...], lanes: list[str]
+) -> None:
+    """Only those: a lane with another provider is worked on. Then a single job tries, and no more for a while."""
+    assert shared.holds.avoid() == Avoided()
+    for name in away:
+        shared.breakers[name].unreachable("AI service unavailable")
+    assert shared.holds.avoid() == Avoided(lanes, left_seconds=1)
+    clock.now += 1
+    assert shared.holds.avoid() == Avoided(is_trying=True)
+    shared.holds.begin_try()
+    assert shared.holds.avoid() == Avoided(lanes, left_seconds=1)
+    assert [shared.breakers[away[0]].lets_through() for _ in range(2)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "hold_it",
+    [lambda breaker: breaker.busy(9, "Busy"), lambda breaker: breaker.failed("No")],
+    ids=["busy", "failed once"],
+)
+def test_nothing_is_left_to_others_for_long_without_need(
+    shared: Shared, clock: Clock, hold_it: Callable[[Breaker], None]
+) -> None:
+    """A hold that ends by itself needs nobody to try; one failure is none."""
+    hold_it(shared.breakers["acme"])
+    clock.now += 10
+    assert shared.holds.avoid() == Avoided()
