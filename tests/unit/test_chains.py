@@ -23,22 +23,13 @@ from pipeline.hooks.manager import PluginManager, build_plugins
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.testing import RecordingRooms
+from tests.clock import Clock
 from tests.fake_plugins import Analyze, House, make_analysis, make_request
 
 REFUSED = PermanentJobError("AI service rejected the image (HTTP 422)")
 FAILED = RetryableJobError("AI service unavailable")
 BUSY = RetryableJobError("AI service is busy", retry_after_seconds=120)
 UNREACHABLE = RetryableJobError("AI service unavailable", spends_attempt=False)
-
-
-class Clock:
-    """What breaker.py takes for the time."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Chain:
@@ -75,9 +66,7 @@ def chain(io_loop: IOLoop) -> Iterator[Chain]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr("pipeline.hooks.breaker.monotonic", clock)
-    return clock
+    return Clock.of_breakers(monkeypatch)
 
 
 async def no_image() -> bytes:

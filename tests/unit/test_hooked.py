@@ -31,6 +31,7 @@ from pipeline.hooks import (
 )
 from pipeline.hooks.catalogue import OBSERVERS
 from pipeline.settings import Settings
+from tests.clock import Clock
 from tests.fake_plugins import House, find, make_analysis, make_catalogue, make_job_event, make_module, make_request
 
 IMPL = pluggy.HookimplMarker("ai_queue_pipeline")
@@ -330,8 +331,7 @@ async def test_broken_filter_is_held_and_refusals_are_no_failures(house: House) 
 @pytest.mark.gen_test
 async def test_held_filter_is_asked_again_when_it_works(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """One upload tries it; with its first answer, a refusal too, it is asked about every upload again."""
-    now = [1000.0]
-    monkeypatch.setattr("pipeline.hooks.breaker.monotonic", lambda: now[0])
+    clock = Clock.of_breakers(monkeypatch)
     asked: list[str] = []
     answers: dict[str, Callable[[UploadFacts], Any]] = {"changing": break_down}
     changing = upload_filter("changing", asked, lambda upload: answers["changing"](upload))
@@ -340,7 +340,7 @@ async def test_held_filter_is_asked_again_when_it_works(house: House, monkeypatc
     answers["changing"] = refuse
     await manager.validate_upload(make_upload())
     assert len(asked) == 1
-    now[0] += 1.1
+    clock.now += 1.1
     with capture_logs() as logs:
         for _ in range(2):
             with pytest.raises(ValidationError):
