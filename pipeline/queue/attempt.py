@@ -33,7 +33,7 @@ from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, 
 from pipeline.metrics import QueueMetrics
 from pipeline.queue.claim import Claim
 from pipeline.queue.job import Finish, Job, Outcome
-from pipeline.texts import cause_of
+from pipeline.texts import cause_of, clean
 from pipeline.tracing import OFF, Span, Tracing
 
 log = structlog.get_logger(__name__)
@@ -125,13 +125,14 @@ def _spends_attempt(error: Exception) -> bool:
 
 
 def _text(error: Exception) -> str:
-    return error.message if isinstance(error, (JobError, DependencyUnavailable)) else "Processing failed"
+    return clean(error.message) if isinstance(error, (JobError, DependencyUnavailable)) else "Processing failed"
 
 
 def _duration(seconds: float) -> str:
     for unit, length in (("hour", 3600), ("minute", 60), ("second", 1)):
         if seconds >= 2 * length or length == 1:
-            return f"{seconds / length:.0f} {unit}s"
+            count = f"{seconds / length:.0f}"
+            return f"{count} {unit}{'s' * (count != '1')}"
     raise AssertionError("the last unit always fits")
 
 
