@@ -10,11 +10,19 @@ import re
 
 MASK = "***"
 MAX_CAUSE_LENGTH = 300
+# What is looked at of an error's text, and how many errors one after the other.
+MAX_TEXT_LENGTH = 10_000
+MAX_CHAIN = 12
 # Control characters, which begin a terminal's commands, and those that turn the direction of what follows.
-UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 HALVES = re.compile(r"[\ud800-\udfff]")
-ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[PX^_][^\x1b]*(?:\x1b\\)|[ -/]*[0-~])")
-BREAKS = re.compile(r"[\t\n\u2028\u2029]+")
+# A terminal's commands: ESC and what follows it, or one of the characters that stand for ESC and a letter.
+ESCAPES = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x90\x98\x9c-\x9f]*(?:\x07|\x1b\\|\x9c)"
+    r"|\x1b[ -/]*[0-~]"
+)
+BREAKS = re.compile(r"[\t\n\x0b\x0c\x85\u2028\u2029]+")
 # Values end before quotes and backslashes, so a masked JSON line stays JSON.
 # A search for these first: most lines hold none, and the expression below costs as much as the rest of the line.
 HINTS = ("://", "eyj", "bearer", "basic", "authorization", "password", "secret", "token", "key")
@@ -50,8 +58,19 @@ def cause_of(error: BaseException) -> str:
     That is what it was raised from, and what that was raised from where it has no text of its own; else the error
     itself. Not `repr`: redis-py's has no text.
     """
-    cause = error.__cause__ or error
-    while not str(cause) and cause.__cause__ is not None:
-        cause = cause.__cause__
-    text = " ".join(clean(str(cause)).split())
-    return mask(f"{type(cause).__name__}: {text}" if text else type(cause).__name__)[:MAX_CAUSE_LENGTH]
+    first = told = error if error.__cause__ is None else error.__cause__
+    for _ in range(MAX_CHAIN):
+        if _text_of(told) or told.__cause__ is None:
+            break
+        told = told.__cause__
+    # Where none of them has a text the first says the most: of a timeout the last is only that it was cancelled.
+    told = told if _text_of(told) else first
+    text = " ".join(clean(_text_of(told)).split())
+    return mask(f"{type(told).__name__}: {text}" if text else type(told).__name__)[:MAX_CAUSE_LENGTH]
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)[:MAX_TEXT_LENGTH]
+    except Exception:  # a plugin's class may do anything here
+        return ""
