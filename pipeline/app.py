@@ -107,12 +107,14 @@ class App:
             keep_keys_seconds=settings.idempotency_seconds,
             is_fair=is_fair,
         )
+        self._pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="image")
         self.submission = Submission(
             self.store,
             self.plugins,
             self.queue,
             self.metrics,
             SubmissionPolicy(is_fair, settings.max_backlog, settings.max_backlog_per_user, settings.dedupe_uploads),
+            pool=self._pool,
             on_deferred=self.reconciler.request,
             on_enqueued=self._observe_enqueued,
             tracing=self.tracing,
@@ -160,7 +162,6 @@ class App:
         if self.plugins.durable:
             self._workers.append(self._make_notifier_worker())
         self.watchdog = Watchdog(self.metrics, block_seconds=settings.loop_block_ms / 1000)
-        self._pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="image")
         self._background: list[asyncio.Task[None]] = []
         common = {
             "verifier": TokenVerifier(settings),

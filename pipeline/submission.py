@@ -12,6 +12,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -56,9 +57,9 @@ class Upload:
     request_id: str
     idempotency_key: str | None = None
 
-    async def sha256(self) -> str:
+    async def sha256(self, pool: Executor) -> str:
         """Return the hash of the image, hex. In a thread: of ten megabytes it takes longer than the loop may wait."""
-        return await asyncio.to_thread(self._sha256)
+        return await asyncio.get_running_loop().run_in_executor(pool, self._sha256)
 
     def _sha256(self) -> str:
         self.file.seek(0)
@@ -84,6 +85,10 @@ class Upload:
             )
 
 
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
 def _again(file: BinaryIO) -> BinaryIO:
     return BytesIO(file.getvalue()) if isinstance(file, BytesIO) else os.fdopen(os.dup(file.fileno()), "rb")
 
@@ -100,6 +105,15 @@ class SubmissionPolicy:
     max_backlog: int = 1_000_000
     max_backlog_per_user: int = 10_000
     dedupes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """What makes two uploads the same one. is_twin: it stands only as long as the first one is being processed."""
+
+    key: str
+    fingerprint: str
+    is_twin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,16 +193,20 @@ class Submission:
         metrics: Metrics,
         policy: SubmissionPolicy = SubmissionPolicy(),
         *,
+        pool: Executor,
         on_deferred: Callable[[], None] = lambda: None,
         on_enqueued: Callable[[Asset, str], None] = lambda asset, request_id: None,
         tracing: Tracing = OFF,
     ) -> None:
-        """on_deferred: called when a job could not be enqueued and the reconciler has to. on_enqueued: otherwise."""
+        """pool: threads of ours, in which no plugin runs. on_deferred: called when a job could not be enqueued and the
+        reconciler has to. on_enqueued: otherwise.
+        """
         self._store = store
         self._storage = storage
         self._queue = queue
         self._metrics = metrics
         self._policy = policy
+        self._pool = pool
         self._backlog = Backlog(queue, most=policy.max_backlog, most_of_group=policy.max_backlog_per_user)
         self._on_deferred = on_deferred
         self._on_enqueued = on_enqueued
@@ -218,18 +236,28 @@ class Submission:
             return await self._submit(upload)
 
     async def _submit(self, upload: Upload) -> Receipt:
-        asset_id = new_asset_id()
-        first = None
-        if upload.idempotency_key is not None:
-            asset_id = await self._claim_key(upload, asset_id)
-            first = await self._store.get(asset_id)
-        elif self._policy.dedupes:
-            asset_id = await self._claim_twin(upload, asset_id)
-            first = await self._store.get(asset_id)
-        if first is not None:
-            self._metrics.uploads.labels("replayed").inc()
-            log.info("upload_replayed", assetId=asset_id)
-            return Receipt(asset_id, first.processing_job_id)
+        identity = await self._identify(upload)
+        while True:
+            asset_id = await self._find(identity)
+            first = await self._store.get(asset_id) if asset_id else None
+            if first is not None:
+                self._metrics.uploads.labels("replayed").inc()
+                log.info("upload_replayed", assetId=first.id)
+                return Receipt(first.id, first.processing_job_id)
+            asset = await self._store_image(upload, asset_id or new_asset_id())
+            try:
+                # Only now, so that a key stands for nothing that was refused; the client may mend it and use it again.
+                claimed_id = await self._claim(identity, asset.id)
+            except Exception:
+                await self._discard(asset.original.public_id)
+                raise
+            if claimed_id == asset.id:
+                return await self._insert(asset, upload.request_id)
+            # The same upload came a second time and was faster.
+            await self._discard(asset.original.public_id)
+
+    async def _store_image(self, upload: Upload, asset_id: str) -> Asset:
+        """Return the asset that the upload becomes, its image stored; what is refused raises and leaves nothing."""
         await self._backlog.check(self._group_of(upload.user_id))
         if self._storage.has_upload_filters:
             with upload.facts() as facts:
@@ -238,7 +266,7 @@ class Submission:
         public_id = f"{asset_id}/original-{secrets.token_hex(4)}"
         url = await self._storage.save(public_id, upload.file, upload.image.content_type)
         now = utc_now()
-        asset = Asset(
+        return Asset(
             id=asset_id,
             user_id=upload.user_id,
             category=upload.category,
@@ -255,22 +283,25 @@ class Submission:
             created_at=now,
             updated_at=now,
         )
+
+    async def _insert(self, asset: Asset, request_id: str) -> Receipt:
+        """Make the promise: from here on the asset will be processed."""
         try:
             is_new = await self._store.create(asset)
         except OutcomeUnknown:
             self._settle_later(asset)
             raise
         except Exception:
-            await self._discard(public_id)
+            await self._discard(asset.original.public_id)
             raise
         if is_new:
             # Its id may have been that of an asset deleted since, whose job Redis remembers as completed.
-            await self._enqueue(asset, upload.request_id, revive=True)
+            await self._enqueue(asset, request_id, revive=True)
         else:
-            await self._discard(public_id)
+            await self._discard(asset.original.public_id)
         self._metrics.uploads.labels("accepted" if is_new else "replayed").inc()
-        self._metrics.upload_bytes.inc(upload.image.bytes if is_new else 0)
-        log.info("asset_submitted", assetId=asset.id, jobId=asset.processing_job_id, bytes=upload.image.bytes)
+        self._metrics.upload_bytes.inc(asset.original.bytes if is_new else 0)
+        log.info("asset_submitted", assetId=asset.id, jobId=asset.processing_job_id, bytes=asset.original.bytes)
         return Receipt(asset.id, asset.processing_job_id)
 
     async def retry(self, asset_id: str, user_id: str, request_id: str) -> Receipt:
@@ -358,31 +389,44 @@ class Submission:
             if not self._under_way:
                 self._idle.set()
 
-    async def _claim_key(self, upload: Upload, asset_id: str) -> str:
-        """Return the asset id that the key stands for: the first request's, whether that one lives or died half-way."""
-        parts = (upload.user_id, "analyze-queue", upload.idempotency_key or "")
-        key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-        fingerprint = hashlib.sha256(f"{upload.category}\0{await upload.sha256()}".encode()).hexdigest()
-        record = await self._store.claim_key(key, KeyRecord(asset_id, fingerprint), utc_now())
-        if record.fingerprint != fingerprint:
+    async def _identify(self, upload: Upload) -> _Identity | None:
+        """Return by what the upload is known when it comes again; None: each time it is another one."""
+        if upload.idempotency_key is not None:
+            fingerprint = _hash(upload.category, await upload.sha256(self._pool))
+            return _Identity(_hash(upload.user_id, "analyze-queue", upload.idempotency_key), fingerprint)
+        if self._policy.dedupes:
+            sha256 = await upload.sha256(self._pool)
+            return _Identity(_hash(upload.user_id, "same-bytes", upload.category, sha256), sha256, is_twin=True)
+        return None
+
+    async def _find(self, identity: _Identity | None) -> str | None:
+        """Return the asset id that the upload has since it came before, None when it did not."""
+        record = await self._store.find_key(identity.key) if identity else None
+        return await self._standing(identity, record) if identity and record else None
+
+    async def _claim(self, identity: _Identity | None, asset_id: str) -> str:
+        """Return the asset id that the upload has: this one, or that of the same one if it was faster."""
+        if identity is None:
+            return asset_id
+        claim = KeyRecord(asset_id, identity.fingerprint)
+        record = await self._store.claim_key(identity.key, claim, utc_now())
+        while (standing := await self._standing(identity, record)) is None:
+            record = await self._store.claim_key(identity.key, claim, utc_now(), instead_of=record.asset_id)
+        return standing
+
+    async def _standing(self, identity: _Identity, record: KeyRecord) -> str | None:
+        """Return the asset id of a record, whether its request lived or died half-way; None when it stands for nothing
+        any more. IdempotencyKeyReused when it is that of another upload.
+        """
+        if record.fingerprint != identity.fingerprint:
             detail = {"field": "Idempotency-Key", "message": "Was used with another image or category"}
             raise IdempotencyKeyReused("Idempotency-Key was used for another upload", details=[detail])
-        return record.asset_id
-
-    async def _claim_twin(self, upload: Upload, asset_id: str) -> str:
-        """Return the asset of the same user, category and bytes that is still being processed, else asset_id."""
-        sha256 = await upload.sha256()
-        parts = (upload.user_id, "same-bytes", upload.category, sha256)
-        key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-        claim = KeyRecord(asset_id, sha256)
-        record = await self._store.claim_key(key, claim, utc_now())
-        while record.asset_id != asset_id:
+        if identity.is_twin:
             twin = await self._store.get(record.asset_id)
             # None: it is about to be created, or its request died before that, and then it is ours to create.
-            if twin is None or twin.status is AssetStatus.PROCESSING:
-                return record.asset_id
-            record = await self._store.claim_key(key, claim, utc_now(), instead_of=record.asset_id)
-        return asset_id
+            if twin is not None and twin.status is not AssetStatus.PROCESSING:
+                return None
+        return record.asset_id
 
     def _group_of(self, user_id: str) -> str:
         return user_id if self._policy.is_fair else ""

@@ -203,6 +203,10 @@ class MongoAssetStore:
             return None
         return _asset(await self._reach(self._assets.find_one_and_delete({"_id": key, "userId": user_id})))
 
+    async def find_key(self, key: str) -> KeyRecord | None:
+        found = await self._reach(self._keys.find_one({"_id": key}))
+        return KeyRecord(found["assetId"], found["fingerprint"]) if found else None
+
     async def claim_key(
         self, key: str, record: KeyRecord, created_at: datetime, *, instead_of: str | None = None
     ) -> KeyRecord:
@@ -215,9 +219,8 @@ class MongoAssetStore:
             await self._reach(self._keys.insert_one({"_id": key} | fields))
             return record
         except DuplicateKeyError:
-            found = await self._reach(self._keys.find_one({"_id": key}))
-        # Purged between the two calls: the key is a day old, so this request is as good as the first.
-        return KeyRecord(found["assetId"], found["fingerprint"]) if found else record
+            # None: purged between the two calls; the key is a day old, so this request is as good as the first.
+            return await self.find_key(key) or record
 
     async def purge_keys(self, before: datetime) -> int:
         return (await self._reach(self._keys.delete_many({"createdAt": {"$lt": before}}))).deleted_count

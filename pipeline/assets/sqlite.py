@@ -256,6 +256,10 @@ class SqliteAssetStore:
             "DELETE FROM assets WHERE id = :id AND userId = :user RETURNING *", {"id": asset_id, "user": user_id}
         )
 
+    async def find_key(self, key: str) -> KeyRecord | None:
+        rows = await self._read("SELECT * FROM idempotency_keys WHERE key = :key", {"key": key})
+        return KeyRecord(rows[0]["assetId"], rows[0]["fingerprint"]) if rows else None
+
     async def claim_key(
         self, key: str, record: KeyRecord, created_at: datetime, *, instead_of: str | None = None
     ) -> KeyRecord:

@@ -116,6 +116,9 @@ class AssetStore(Protocol):
     async def delete(self, asset_id: str, user_id: str) -> Asset | None:
         """Remove the user's asset and return what it was; None when there is none of that user's."""
 
+    async def find_key(self, key: str) -> KeyRecord | None:
+        """Return what the idempotency key stands for, None when nobody has claimed it. key: see claim_key."""
+
     async def claim_key(
         self, key: str, record: KeyRecord, created_at: datetime, *, instead_of: str | None = None
     ) -> KeyRecord:

@@ -19,6 +19,7 @@ from pipeline.assets.image import ImageInfo
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import OutcomeUnknown
 from pipeline.hooks import UploadFacts
+from pipeline.hooks.threads import DaemonThreads
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.submission import Submission, Upload
@@ -216,7 +217,8 @@ async def test_insert_of_unknown_outcome_is_settled_later(
     store.does_insert = does_insert
     await store.open()
     deferred = asyncio.Event()
-    submission = Submission(store, storage, queue, Metrics(), on_deferred=deferred.set)
+    pool = DaemonThreads(1, "tested")
+    submission = Submission(store, storage, queue, Metrics(), pool=pool, on_deferred=deferred.set)
     image = ImageInfo(3, 64, 48, "image/jpeg")
     with pytest.raises(OutcomeUnknown):
         await submission.submit(Upload("user-1", "lego", io.BytesIO(b"abc"), image, "r-1"))

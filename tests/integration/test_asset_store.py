@@ -347,6 +347,21 @@ async def test_key_belongs_to_whoever_came_first(store: AssetStore) -> None:
     assert (await store.claim_key("key 2", KeyRecord("new", "print"), NOON)).asset_id == "new"
 
 
+@pytest.mark.gen_test
+async def test_key_is_found_as_it_was_claimed(store: AssetStore) -> None:
+    """Looking claims nothing: a key that nobody has claimed is still free, and purged ones are gone."""
+    record = KeyRecord("asset", "print")
+    assert await store.find_key("key") is None
+    assert await store.find_key("key") is None
+    assert await store.claim_key("key", record, NOON) == record
+    assert await store.find_key("key") == record
+    assert await store.find_key("key 2") is None
+    await store.claim_key("key", KeyRecord("newer", "other"), NOON, instead_of="asset")
+    assert await store.find_key("key") == KeyRecord("newer", "other")
+    await store.purge_keys(NOON + MINUTE)
+    assert await store.find_key("key") is None
+
+
 @pytest.mark.gen_test(timeout=30)
 async def test_key_is_replaced_only_instead_of_the_record_named(store: AssetStore) -> None:
     """Who names the record that stands replaces it; whoever comes after with the same name finds the new one."""
@@ -416,6 +431,7 @@ ALL_CALLS: dict[str, Callable[[AssetStore], Awaitable[Any]]] = {
     "get": lambda store: store.get("0" * 24),
     "page": lambda store: store.page("u"),
     "delete": lambda store: store.delete("0" * 24, "u"),
+    "find_key": lambda store: store.find_key("k"),
     "claim_key": lambda store: store.claim_key("k", KeyRecord("a", "p"), NOON),
     "purge_keys": lambda store: store.purge_keys(NOON),
 }

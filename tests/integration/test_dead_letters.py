@@ -20,6 +20,7 @@ from pipeline import submission
 from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import Conflict, DependencyUnavailable, NotFound
+from pipeline.hooks.threads import DaemonThreads
 from pipeline.metrics import Metrics
 from pipeline.queue.job import JobState
 from pipeline.queue.queue import JobQueue
@@ -273,7 +274,8 @@ def house(io_loop: IOLoop, tmp_path: Path, redis_url: str, redis: Redis) -> Iter
     store, queue = SqliteAssetStore(tmp_path / "assets.sqlite"), FaultyQueue(redis_url)
     deferred: list[bool] = []
     no_storage: Any = None
-    use_case = Submission(store, no_storage, queue, Metrics(), on_deferred=lambda: deferred.append(True))
+    pool = DaemonThreads(1, "tested")
+    use_case = Submission(store, no_storage, queue, Metrics(), pool=pool, on_deferred=lambda: deferred.append(True))
     io_loop.run_sync(store.open)
     yield House(store=store, queue=queue, redis=redis, submission=use_case, deferred=deferred)
     io_loop.run_sync(queue.close)
