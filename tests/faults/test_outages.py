@@ -12,6 +12,7 @@ import pytest
 from pipeline.assets.asset import to_timestamp, utc_now
 from tests.faults.test_process import accept, statuses, wait_until
 from tests.mongo_server import MongoServer
+from tests.packages import install
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
 
@@ -104,13 +105,8 @@ def test_hanging_ai_service_blocks_no_slot_for_long(tmp_path: Path, ai_service: 
 
 def test_job_that_kills_the_process_ends_as_dead_letter(tmp_path: Path) -> None:
     """Three processes die of it; the fourth gives it up, tells why, lists it, and works on."""
-    packages = tmp_path / "packages"
-    about = packages / "killer-1.0.dist-info"
-    about.mkdir(parents=True)
-    (packages / "killer.py").write_text(KILLER)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: killer\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[ai_queue_pipeline]\nkiller = killer\n")
-    service = Service(tmp_path / "data", AI_PROVIDER="killer", PYTHONPATH=str(packages))
+    packages = install(tmp_path / "packages", killer=KILLER)
+    service = Service(tmp_path / "data", AI_PROVIDER="killer", **packages)
     service.start()
     asset_id = service.upload().json()["data"]["assetId"]
     for _ in range(2):

@@ -18,6 +18,7 @@ from pipeline.hooks.calls import BoundPlugin, PluginOverrun
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import RetryPolicy
 from pipeline.queue.job import Job
+from tests.packages import install
 from tests.service import Service
 from tests.workers import Bench, Handler
 
@@ -179,14 +180,9 @@ def register_ai_providers(settings):
 
 def test_service_ends_although_a_plugin_does_not(tmp_path: Path) -> None:
     """SIGTERM while an installed provider ignores its cancellation: the process ends in time, with exit code 0."""
-    packages = tmp_path / "packages"
-    about = packages / "stubborn-1.0.dist-info"
-    about.mkdir(parents=True)
-    (packages / "stubborn.py").write_text(PACKAGE)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: stubborn\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[ai_queue_pipeline]\nstubborn = stubborn\n")
+    packages = install(tmp_path / "packages", stubborn=PACKAGE)
     settings = {"AI_PROVIDER": "stubborn", "PROVIDER_TIMEOUT_SECONDS": "0.2", "JOB_ATTEMPTS": "1"}
-    with Service(tmp_path / "data", PYTHONPATH=str(packages), SHUTDOWN_SECONDS="0.2", **settings) as service:
+    with Service(tmp_path / "data", **packages, SHUTDOWN_SECONDS="0.2", **settings) as service:
         asset_id = service.upload().json()["data"]["assetId"]
         service.wait_log("job_failed", assetId=asset_id)
         assert service.find("plugin_stuck", plugin="stubborn")

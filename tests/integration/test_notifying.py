@@ -20,6 +20,7 @@ import pytest
 from pipeline.client import Client
 from tests.factories import make_token
 from tests.fake_receiver import FakeReceiver, Reply, running_in_thread
+from tests.packages import install
 from tests.service import AiService, Service
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
@@ -345,25 +346,15 @@ def register_notifiers():
 HANGING = tuple(f"hangs-{letter}" for letter in "abcde")
 
 
-def install(packages: Path, name: str, source: str) -> None:
-    about = packages / f"{name}-1.0.dist-info"
-    about.mkdir(parents=True)
-    (packages / f"{name}.py").write_text(source)
-    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(f"[ai_queue_pipeline]\n{name} = {name}\n")
-
-
 def test_hanging_plain_notifiers_delay_no_event_and_are_held(tmp_path: Path, ai_service: AiService) -> None:
     """Five that never return: the owner's event comes at once, and after BREAKER_FAILURES events slots are free again,
     but for single jobs that try them.
     """
-    install(tmp_path / "packages", "hangs", PACKAGE)
-    settings = {
+    settings = install(tmp_path / "packages", hangs=PACKAGE) | {
         "NOTIFIERS": ",".join((*HANGING, "websocket")),
         "NOTIFIER_TIMEOUT_SECONDS": "1.5",
         "BREAKER_FAILURES": "2",
         "CONCURRENCY": "2",
-        "PYTHONPATH": str(tmp_path / "packages"),
     }
     with Service(tmp_path / "data", ai_service.url, **settings) as service:
 

@@ -1,0 +1,118 @@
+"""Uploads that are refused and come again with the Idempotency-Key they had: a refusal keeps no key, an answer does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.factories import make_image
+from tests.packages import install
+from tests.service import AiService, Service
+
+POLICY = """
+from pipeline.errors import ValidationError
+from pipeline.hooks import hookimpl
+
+@hookimpl
+def validate_upload(upload, settings):
+    if upload.category == "lego" or (settings.data_dir / "closed").exists():
+        raise ValidationError.of("category", "No bricks here")
+"""
+STORAGE = """
+from pipeline.errors import ValidationError
+from pipeline.hooks import hookimpl
+
+class Fussy:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def save(self, public_id, file, content_type):
+        if content_type == "image/png":
+            raise ValidationError.of("image", "No PNG here")
+        path = self.folder / public_id.replace("/", "-")
+        path.write_bytes(file.read())
+        return "https://images.example/" + public_id
+
+    def open(self, public_id):
+        return (self.folder / public_id.replace("/", "-")).open("rb")
+
+    def delete(self, public_id):
+        (self.folder / public_id.replace("/", "-")).unlink(missing_ok=True)
+
+    def check(self):
+        pass
+
+@hookimpl
+def register_storage_backends(settings):
+    yield "fussy", lambda: Fussy(settings.data_dir)
+"""
+KEY = {"Idempotency-Key": "the-same-each-time"}
+
+
+def refusal(reply: httpx.Response) -> str:
+    """Return the message with which an upload was refused; IdempotencyKeyReused has another status."""
+    assert reply.status_code in (400, 503), reply.text
+    message: str = reply.json()["error"]["message"]
+    return message
+
+
+@pytest.mark.fault("E15")
+@pytest.mark.parametrize(
+    ("faulty", "message"),
+    [
+        ({"category": "lego"}, "No bricks here"),
+        ({"image": make_image("PNG")}, "No PNG here"),
+    ],
+    ids=["filter", "storage"],
+)
+def test_refused_upload_is_accepted_once_it_is_mended(
+    tmp_path: Path, ai_service: AiService, faulty: dict[str, Any], message: str
+) -> None:
+    """With the key it had, whoever refused it; from then on the key stands for what was accepted."""
+    packages = install(tmp_path / "packages", policy=POLICY, fussy=STORAGE)
+    with Service(tmp_path / "data", ai_service.url, STORAGE_BACKEND="fussy", **packages) as service:
+        for _ in range(2):
+            assert refusal(service.upload(headers=KEY, **faulty)) == message
+        accepted = service.upload(headers=KEY)
+        assert accepted.status_code == 202, accepted.text
+        assert service.upload(headers=KEY).json() == accepted.json()
+        assert service.upload(headers=KEY, **faulty).status_code == 422
+        service.wait_log("job_completed")
+        images = [path for path in (tmp_path / "data").glob("*original*")]
+        assert len(images) == 1, "a refused upload leaves none behind"
+
+
+@pytest.mark.fault("E15")
+def test_upload_that_found_the_line_too_long_may_become_another(tmp_path: Path, ai_service: AiService) -> None:
+    """503 with Retry-After is a refusal too: the client may send another photo with that key."""
+    ai_service.order(held=True)
+    with Service(tmp_path, ai_service.url, MAX_BACKLOG="1", CONCURRENCY="1") as service:
+        service.upload()
+        service.wait_log("job_claimed")
+        service.upload()
+        assert refusal(service.upload(headers=KEY)) == "Too many photos are waiting to be processed"
+        ai_service.order(held=False)
+        service.wait_status(completed=2)
+        mended = service.upload(headers=KEY, image=make_image(seed=1))
+        assert mended.status_code == 202, mended.text
+
+
+@pytest.mark.fault("E15")
+def test_answer_is_repeated_although_the_upload_would_be_refused_now(tmp_path: Path, ai_service: AiService) -> None:
+    """A client that did not hear its 202 hears it when it asks again: neither filters nor the line are in its way."""
+    ai_service.order(held=True)
+    packages = install(tmp_path / "packages", policy=POLICY)
+    with Service(tmp_path / "data", ai_service.url, MAX_BACKLOG="1", CONCURRENCY="1", **packages) as service:
+        service.upload()
+        service.wait_log("job_claimed")
+        accepted = service.upload(headers=KEY)
+        assert refusal(service.upload()) == "Too many photos are waiting to be processed"
+        assert service.upload(headers=KEY).json() == accepted.json()
+        (tmp_path / "data" / "closed").touch()
+        ai_service.order(held=False)
+        service.wait_status(completed=2)
+        assert refusal(service.upload()) == "No bricks here"
+        assert service.upload(headers=KEY).json() == accepted.json()
