@@ -98,6 +98,7 @@ class Worker:
         self._timer: asyncio.TimerHandle | None = None
         self._is_draining = self._is_drained = False
         self._is_connected = True
+        self._lost_by: BaseException | None = None
         self._heard_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         self._busy = 0
@@ -108,7 +109,7 @@ class Worker:
         """Return when this worker can claim: the queue has answered it lately. DependencyUnavailable otherwise."""
         silent_seconds = asyncio.get_running_loop().time() - self._heard_at
         if not self._is_connected or silent_seconds > max(SILENT_SECONDS, 2 * self._renew_seconds):
-            raise DependencyUnavailable(f"The queue has not answered for {silent_seconds:.0f} s")
+            raise DependencyUnavailable(f"The queue has not answered for {silent_seconds:.0f} s") from self._lost_by
 
     def start(self) -> None:
         """Start the slots, the claiming and the renewing."""
@@ -214,6 +215,7 @@ class Worker:
             self._timer = asyncio.get_running_loop().call_later(min(waits) + 0.001, self._changed.set)
 
     def _lose(self, error: BaseException) -> None:
+        self._lost_by = error.__cause__ or error
         if self._is_connected:
             log.warning("queue_unreachable", error=cause_of(error))
             self._is_connected = False
@@ -226,7 +228,7 @@ class Worker:
 
     def _reconnected(self) -> None:
         if not self._is_connected:
-            self._is_connected = True
+            self._is_connected, self._lost_by = True, None
             log.info("queue_reconnected")
             self._on_reconnect()
 
