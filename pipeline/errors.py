@@ -165,6 +165,18 @@ class RetryableJobError(JobError):
         self.provider = ""
 
 
+class SandboxLimit(RetryableJobError):
+    """Work in a child process was ended: it took too long, needed too much memory, or its process crashed.
+
+    limit: time | cpu | memory | crash. The work was tried, so the attempt is spent. Twice, because a busy machine may be
+    the reason; hardly a third time.
+    """
+
+    def __init__(self, message: str, limit: str) -> None:
+        super().__init__(message, max_attempts=2)
+        self.limit = limit
+
+
 class PermanentJobError(JobError):
     """Trying again cannot help: other 4xx, an image the provider refuses."""
 

@@ -5,6 +5,7 @@
         def provider(self) -> AIProvider:
             return MyProvider(...)
 
+The fixture `sandbox` is what the service passes to a `register_` hook, for a plugin that works in it.
 Each test calls the plugin as the pipeline does, be its methods `async def` or plain `def`. Needs pytest, no server.
 `run.py plugins verify` runs the same suites on a plugin as it is configured.
 """
@@ -26,9 +27,10 @@ import pytest
 
 from pipeline.demo import pictures
 from pipeline.errors import JobError
-from pipeline.hooks import AIProvider, AnalyzeRequest, Notification, Notifier, StorageBackend
+from pipeline.hooks import AIProvider, AnalyzeRequest, Notification, Notifier, Sandbox, StorageBackend
 from pipeline.hooks.checks import find_fault, is_web_url
 from pipeline.hooks.threads import DaemonThreads
+from pipeline.sandbox.sandbox import Sandbox as RealSandbox
 
 Call = Callable[..., Any]
 # The smallest complete GIF: one transparent pixel.
@@ -77,6 +79,13 @@ class PluginSuite:
         yield loop
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
+
+    @pytest.fixture
+    def sandbox(self, loop: asyncio.AbstractEventLoop) -> Iterator[Sandbox]:
+        """The child processes the service lends its plugins, real ones."""
+        sandbox = RealSandbox()
+        yield sandbox
+        loop.run_until_complete(sandbox.close())
 
     @pytest.fixture
     def call(self, loop: asyncio.AbstractEventLoop) -> Call:

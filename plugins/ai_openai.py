@@ -1,6 +1,6 @@
 """The AI provider `openai`: any endpoint that speaks OpenAI's chat completions and can see, asked through its SDK.
 
-Runs on the event loop; photos are made small in one thread of its own. The photo itself is sent, never its URL: that
+Runs on the event loop; photos are made small in the sandbox. The photo itself is sent, never its URL: that
 may not be reachable from outside, and is nobody's business there. Neither the reply nor an error's text is trusted.
 """
 
@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 import json
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import jsonschema
-from PIL import Image
 from pydantic import Field, SecretStr, model_validator
 
 from pipeline.errors import (
@@ -30,9 +27,8 @@ from pipeline.errors import (
     RetryableJobError,
     is_unreachable,
 )
-from pipeline.hooks import UNKNOWN, AIProvider, Analysis, AnalyzeRequest, Attribute, PluginSettings, hookimpl
+from pipeline.hooks import UNKNOWN, AIProvider, Analysis, AnalyzeRequest, Attribute, PluginSettings, Sandbox, hookimpl
 from plugins.ai_http import CONNECT_SECONDS, TIMED_OUT, UNAVAILABLE, UNREADABLE, judge_status, parse_retry_after
-from plugins.ai_local.photo import LONG_SIDE_PIXELS, read_photo
 
 if TYPE_CHECKING:
     import openai
@@ -43,6 +39,8 @@ NAME = "openai"
 REFUSED = "AI service refused the image: its content is not allowed there"
 NO_QUOTA = "AI service quota is used up"
 JPEG_QUALITY = 85
+# Of a call's time: until the photo's turn to be made small comes, and for that. The rest is the endpoint's.
+TURN_SHARE, SHRINK_SHARE = 0.4, 0.3
 CHECK_SECONDS = 5.0
 MAX_CAUSE_LENGTH = 300
 # How long jobs wait when our key, account or model is refused: no photo is at fault, so none spends an attempt on it.
@@ -107,7 +105,7 @@ class OpenAiSettings(PluginSettings):
         default=1024,
         description="Longest side of the photo as it is sent: what endpoints scale to themselves; more costs more.",
         ge=256,
-        le=LONG_SIDE_PIXELS,
+        le=1600,
     )
 
     @model_validator(mode="after")
@@ -132,9 +130,9 @@ def register_settings() -> Iterator[tuple[str, type[PluginSettings]]]:
 
 
 @hookimpl
-def register_ai_providers(settings: Settings) -> Iterator[tuple[str, Callable[[], AIProvider]]]:
+def register_ai_providers(settings: Settings, sandbox: Sandbox) -> Iterator[tuple[str, Callable[[], AIProvider]]]:
     """Offer `openai`."""
-    yield NAME, lambda: OpenAiProvider(settings.plugin(NAME, OpenAiSettings), settings.max_image_pixels)
+    yield NAME, lambda: OpenAiProvider(settings.plugin(NAME, OpenAiSettings), sandbox)
 
 
 class OpenAiProvider:
@@ -142,7 +140,7 @@ class OpenAiProvider:
 
     needs_image = True
 
-    def __init__(self, settings: OpenAiSettings, max_image_pixels: int) -> None:
+    def __init__(self, settings: OpenAiSettings, sandbox: Sandbox) -> None:
         # Imported only where it is used: it takes half a second and may not be installed.
         try:
             import openai
@@ -153,9 +151,7 @@ class OpenAiProvider:
             ) from error
         self._sdk = openai
         self._settings = settings
-        self._max_image_pixels = max_image_pixels
-        # One, so that one picture at a time is held unpacked: 100 megapixels are 300 MB.
-        self._thread = ThreadPoolExecutor(1, "openai-photo")
+        self._sandbox = sandbox
         self._client = openai.AsyncOpenAI(
             # The SDK wants some key, local servers look at none.
             api_key=settings.api_key.get_secret_value() or "none",
@@ -176,8 +172,7 @@ class OpenAiProvider:
         try:
             # The SDK's timeout is for each read; this one is for all.
             async with asyncio.timeout(request.timeout_seconds):
-                loop = asyncio.get_running_loop()
-                photo = await loop.run_in_executor(self._thread, self._shrink, request.image or b"")
+                photo = await self._shrink(request.image or b"", request.timeout_seconds)
                 return parse_analysis(await self._ask(request, photo))
         except (TimeoutError, self._sdk.APITimeoutError) as error:
             raise RetryableJobError(TIMED_OUT, spends_attempt=not is_unreachable(error)) from self._cause(error)
@@ -198,8 +193,7 @@ class OpenAiProvider:
             raise DependencyUnavailable(UNAVAILABLE) from self._cause(error)
 
     async def close(self) -> None:
-        """Close the connections and leave the thread."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Close the connections."""
         await self._client.close()
 
     async def _ask(self, request: AnalyzeRequest, photo: bytes) -> bytes:
@@ -229,14 +223,15 @@ class OpenAiProvider:
         )
         return answer.content
 
-    def _shrink(self, content: bytes) -> bytes:
+    async def _shrink(self, content: bytes, timeout_seconds: float) -> bytes:
         """Return the photo as an upright JPEG of bounded size, without what else its file told, such as the place."""
-        photo = read_photo(content, self._max_image_pixels)
-        side = self._settings.max_side_pixels
-        photo.thumbnail((side, side), Image.Resampling.LANCZOS)
-        file = io.BytesIO()
-        photo.save(file, "JPEG", quality=JPEG_QUALITY)
-        return file.getvalue()
+        return await self._sandbox.reduce_to_jpeg(
+            content,
+            self._settings.max_side_pixels,
+            quality=JPEG_QUALITY,
+            seconds=timeout_seconds * SHRINK_SHARE,
+            wait_seconds=timeout_seconds * TURN_SHARE,
+        )
 
     def _cause(self, error: Exception) -> Exception:
         """Return what happened, for the log, without the key: an endpoint may repeat it, the SDK's error holds it."""

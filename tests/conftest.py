@@ -9,6 +9,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from pipeline.queue.worker import cancel
+from pipeline.sandbox.sandbox import Sandbox
 from tests.redis_server import RedisServer
 from tests.service import AiService
 
@@ -40,6 +41,14 @@ def redis_url(redis_server: RedisServer) -> str:
     """The address of that Redis, emptied."""
     redis_server.client().flushall()
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Iterator[Sandbox]:
+    """A sandbox for the whole run; tests that end its children have their own."""
+    sandbox = Sandbox()
+    yield sandbox
+    asyncio.run(sandbox.close())
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """What an uploaded file really is: an image is what its bytes say, not what its name or the client says.
 
-Only headers are read, never pixels, so a small file that unfolds into gigabytes stays small. Blocking (parsing, disk):
-runs in the thread pool. Must not know where the file came from.
+Only headers are read, never pixels, so a small file that unfolds into gigabytes stays small; and what it would cost to
+decode it is told from them (sandbox/cost.py). Blocking (parsing, disk): runs in the thread pool. Must not know where
+the file came from.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 from PIL import ExifTags, Image
-from pillow_heif import register_heif_opener
 
+from pipeline.assets import containers
 from pipeline.errors import ValidationError
+from pipeline.sandbox import cost
+from pipeline.sandbox.header import Header, header_of
 
-register_heif_opener()
 # What Pillow has to say about a damaged file is the client's doing; each new text would also be remembered for ever.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "HEIF")  # the only parsers that ever see an upload
+FORMATS = ("JPEG", "PNG", "GIF")  # the only parsers of Pillow's that see an upload here; they are written in Python
 CONTENT_TYPES = {
     "JPEG": "image/jpeg",
-    "MPO": "image/jpeg",  # Pillow's name for a JPEG with several pictures in it; phones make them
     "PNG": "image/png",
     "WEBP": "image/webp",
     "GIF": "image/gif",
@@ -46,33 +47,45 @@ class ImageInfo:
     content_type: str
 
 
-def inspect(file: BinaryIO, max_pixels: int) -> ImageInfo:
+def inspect(file: BinaryIO, max_pixels: int, decode_memory_mb: int) -> ImageInfo:
     """Return what image the file holds and leave the file at its start.
 
-    max_pixels: largest width x height taken. Raises ValidationError on field `image` for everything else, hostile bytes
-    included.
+    max_pixels: largest width x height taken. decode_memory_mb: most that decoding it may need. Raises ValidationError
+    on field `image` for everything else, hostile bytes included.
     """
     # Pillow refuses twice this before it allocates anything and warns in between; our own check below is exact.
     Image.MAX_IMAGE_PIXELS = max_pixels
     size = file.seek(0, os.SEEK_END)
-    file.seek(0)
     try:
-        with Image.open(cast(BinaryIO, _Rationed(file)), formats=FORMATS) as image:
-            width, height = image.size
-            content_type = CONTENT_TYPES[image.format or ""]
-            is_sideways = _orientation(image) in SIDEWAYS
+        header, (width, height) = _read_header(file)
+        fault = cost.find_fault(header, file, max_pixels, decode_memory_mb)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _invalid(f"Must have at most {max_pixels} pixels") from error
+        raise _invalid(cost.too_many_pixels(max_pixels)) from error
     # The parsers raise nearly anything on damaged bytes: SyntaxError, struct.error, OverflowError, MemoryError, ...
     except Exception as error:
         raise _invalid("Must be an image: JPEG, PNG, WebP, GIF, AVIF or HEIC") from error
     finally:
         file.seek(0)
-    if width * height > max_pixels:
-        raise _invalid(f"Must have at most {max_pixels} pixels")
-    if is_sideways:
-        width, height = height, width
-    return ImageInfo(size, width, height, content_type)
+    if fault:
+        raise _invalid(fault)
+    return ImageInfo(size, width, height, CONTENT_TYPES[header.format])
+
+
+def _read_header(file: BinaryIO) -> tuple[Header, tuple[int, int]]:
+    """Return the header, and width and height as a viewer shows the picture. Runs no C code but zlib's."""
+    file.seek(0)
+    head = file.read(containers.HEAD_BYTES)
+    file.seek(0)
+    if containers.is_heif(head):
+        return containers.read_heif(file)
+    if containers.is_webp(head):
+        header, exif = containers.read_webp(file)
+    else:
+        with Image.open(cast(BinaryIO, _Rationed(file)), formats=FORMATS) as image:
+            # Not image.getexif(): for a PNG it decodes the picture to look for EXIF behind it.
+            header, exif = header_of(image), image.info.get("exif", b"")
+    size = header.width, header.height
+    return header, (size[::-1] if _orientation(exif) in SIDEWAYS else size)
 
 
 class _Rationed:
@@ -90,9 +103,7 @@ class _Rationed:
         return self._read(size)
 
 
-def _orientation(image: Image.Image) -> int | None:
-    # Not image.getexif(): for a PNG it decodes the picture to look for EXIF behind it.
-    raw = image.info.get("exif")
+def _orientation(raw: bytes) -> int | None:
     if not raw:
         return None
     exif = Image.Exif()

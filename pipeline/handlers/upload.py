@@ -89,7 +89,7 @@ class UploadHandler(BaseHandler):
         super().initialize(**common)
         self.submission = submission
         self.max_upload_bytes = settings.max_upload_bytes
-        self.max_image_pixels = settings.max_image_pixels
+        self.image_limits = (settings.max_image_pixels, settings.decode_memory_mb)
         self.data_dir = settings.data_dir
         self.pool = pool
         self.turns = turns
@@ -162,7 +162,7 @@ class UploadHandler(BaseHandler):
         if faults or form.image is None:
             raise ValidationError(faults[0].message, details=[d for fault in faults for d in fault.details or ()])
         loop = asyncio.get_running_loop()
-        image = await loop.run_in_executor(self.pool, inspect, form.image, self.max_image_pixels)
+        image = await loop.run_in_executor(self.pool, inspect, form.image, *self.image_limits)
         return Upload(
             user_id=self.principal.user_id,
             category=category,

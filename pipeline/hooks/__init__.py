@@ -11,10 +11,13 @@ from pipeline.hooks.protocols import (
     Notifier,
     ProcessedImage,
     RoomPublisher,
+    Sandbox,
+    SandboxPool,
     StorageBackend,
     UploadFacts,
 )
 from pipeline.hooks.specs import API_VERSION, hookimpl
+from pipeline.sandbox import Picture
 from pipeline.settings import PluginSettings
 
 __all__ = [
@@ -27,9 +30,12 @@ __all__ = [
     "JobEvent",
     "Notification",
     "Notifier",
+    "Picture",
     "PluginSettings",
     "ProcessedImage",
     "RoomPublisher",
+    "Sandbox",
+    "SandboxPool",
     "StorageBackend",
     "UploadFacts",
     "hookimpl",

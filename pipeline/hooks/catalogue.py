@@ -25,6 +25,7 @@ from pipeline import __version__
 from pipeline.errors import ConfigurationError
 from pipeline.hooks import specs
 from pipeline.hooks.calls import BoundPlugin
+from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import PluginSettings, plugin_variable
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ class Catalogue:
             STORAGE: (settings.storage_name,),
             NOTIFIER: tuple(dict.fromkeys(settings.notifiers)),
         }
+        # Starts no process before a plugin calls it. Whoever builds plugins closes it.
+        self.sandbox = Sandbox(settings.decode_memory_mb, settings.max_image_pixels)
         self._settings = settings
         self._offers: dict[tuple[Kind, str], Offer] = {}
         self._own: dict[str, type[PluginSettings]] = {}
@@ -246,7 +249,8 @@ class Catalogue:
         """Return the pairs an implementation yields; one that fails is listed as broken."""
         source = self._sources[implementation.plugin_name]
         try:
-            arguments = [self._settings for _ in implementation.argnames]
+            given = {"settings": self._settings, "sandbox": self.sandbox}
+            arguments = [given[name] for name in implementation.argnames]
             return [(str(name), offered) for name, offered in cast(Any, implementation.function)(*arguments)]
         except (Exception, SystemExit) as error:
             self._unused.append(source.info(kind, "broken", reason=f"{type(error).__name__}: {error}"))

@@ -27,6 +27,7 @@ from pipeline.hooks.protocols import (
     JobEvent,
     Notification,
     RoomPublisher,
+    Sandbox,
     StorageBackend,
     UploadFacts,
 )
@@ -54,8 +55,9 @@ class PluginManager:
         notifiers: Sequence[BoundPlugin],
         hooks: Sequence[BoundPlugin] = (),
         tracing: Tracing = OFF,
+        sandbox: Sandbox | None = None,
     ) -> None:
-        """providers: by name, all that settings.all_providers names."""
+        """providers: by name, all that settings.all_providers names. sandbox: what plugins work in, closed with them."""
         self._settings = settings
         self._rooms = rooms
         self._providers = Providers(settings, providers, tracing)
@@ -66,6 +68,7 @@ class PluginManager:
         self.notifier_holds = SharedBreakers(durable, {name: (name,) for name in durable})
         self._hooked = Hooked(hooks, settings)
         self._tracing = tracing
+        self._sandbox = sandbox
 
     @property
     def all(self) -> tuple[BoundPlugin, ...]:
@@ -181,6 +184,8 @@ class PluginManager:
         """Close the plugins and leave their threads, also the stuck ones, behind."""
         called = (*self._asked, self._storage, *self._notifiers.values())
         await asyncio.gather(self._hooked.close(), *(plugin.close() for plugin in called))
+        if self._sandbox is not None:
+            await self._sandbox.close()
 
     async def _call_storage(self, method: str, *args: Any) -> Any:
         with self._tracing.call(self._storage.kind, self._storage.name, method):
@@ -252,4 +257,5 @@ def assemble(
         notifiers=[catalogue.build(NOTIFIER, name, metrics) for name in catalogue.selected[NOTIFIER]],
         hooks=catalogue.build_hooks(metrics),
         tracing=tracing,
+        sandbox=catalogue.sandbox,
     )

@@ -2,7 +2,7 @@
 
 A plugin may write each method as `async def` (awaited on the event loop, must never block it) or as plain `def` (run
 in the thread pool; it must set its own network timeouts, because a thread cannot be cancelled). Which one it is gets
-decided once, when the plugin is loaded. Pure: imports nothing outside the standard library.
+decided once, when the plugin is loaded. Pure: needs nothing outside the standard library.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
+
+from pipeline.sandbox import Picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,96 @@ class Analysis:
     colorway: Attribute | None = None
     processed_image_url: str | None = None
     processed_image: ProcessedImage | None = None
+
+
+class SandboxPool(Protocol):
+    """Child processes for work that can hang, crash or take too much memory: decoding, OpenCV, models.
+
+    A child is ended when a call reaches a limit, and the next call gets a new one: a call hurts only itself. A child
+    ends with the service. It sees the arguments of its calls, not our environment, and writes no files; that is no jail
+    for code you do not trust.
+    """
+
+    async def run(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        seconds: float,
+        cpu_seconds: float | None = None,
+        wait_seconds: float | None = None,
+    ) -> Any:
+        """Return function(*args), called in a child that works for this call alone; calls wait in order for a free one.
+
+        function: one at the top of a module; a child imports that module by its name, so whatever only the child needs
+        is best imported inside the function. args, result: None, booleans, numbers, texts, bytes, lists and dicts of
+        these; a tuple arrives as a list. The result has at most 64 MB, and 1 MB without its bytes.
+        seconds: how long the call may take, from when a child takes it. cpu_seconds: how much processor time, in whole
+        seconds, all threads together; default: what all cores have in `seconds`.
+        wait_seconds: how long it may wait for a child; default: for ever. Cancelling a call ends its child.
+
+        Raises what the function raises: PermanentJobError and RetryableJobError as they are, anything else as a
+        RetryableJobError whose cause has its type and text. SandboxLimit when a limit was reached or the child crashed:
+        the attempt is spent. RetryableJobError(spends_attempt=False) when there was no child: none came free in time,
+        or none can be started.
+        """
+
+    async def close(self) -> None:
+        """End the children at once. The service does so too when it ends."""
+
+
+class Sandbox(Protocol):
+    """What the service lends its plugins to run work in processes that can be ended; the second argument of the
+    `register_` hooks. No process is started before the first call.
+    """
+
+    async def run(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        seconds: float,
+        cpu_seconds: float | None = None,
+        wait_seconds: float | None = None,
+    ) -> Any:
+        """Return function(*args), called in the light child, which all plugins share: for short work only. See
+        SandboxPool.run; one call may take DECODE_MEMORY_MB and 256 MB more.
+        """
+
+    def pool(
+        self, name: str, *, setup: Callable[[], Any] | None = None, processes: int = 1, memory_mb: int = 1024
+    ) -> SandboxPool:
+        """Return children of the plugin's own, for long work and for what takes long to load.
+
+        name: for the log. setup: called once by each child before its first call, to load models into its module, say;
+        a function as those of run, without arguments. processes: how many calls run at once. memory_mb: what one call
+        may take beside what its child had before.
+        """
+
+    async def reduce(
+        self, content: bytes, long_side: int = 1600, *, seconds: float = 30, wait_seconds: float | None = None
+    ) -> Picture:
+        """Return the photo as pixels: upright, RGB on white, at most long_side (up to 1600) wide and high, the first
+        frame of several. Takes what an upload may be, decoded in the light child.
+
+        seconds, wait_seconds: see SandboxPool.run. Raises PermanentJobError when the bytes are no picture that can be
+        read, or one that has more than MAX_IMAGE_PIXELS or needs more than DECODE_MEMORY_MB; SandboxLimit when decoding
+        takes too long; RetryableJobError(spends_attempt=False) when no child was free in time.
+        """
+
+    async def reduce_to_jpeg(
+        self,
+        content: bytes,
+        long_side: int = 1600,
+        *,
+        quality: int = 85,
+        seconds: float = 30,
+        wait_seconds: float | None = None,
+    ) -> bytes:
+        """Return the photo as a JPEG, reduced likewise, with nothing of what its file told beside the picture, such as
+        the place. quality: 1 to 95.
+        """
+
+    async def close(self) -> None:
+        """End all children; what built the sandbox does this, not a plugin."""
 
 
 class AIProvider(Protocol):

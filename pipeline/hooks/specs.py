@@ -22,6 +22,7 @@ from pipeline.hooks.protocols import (
     AnalyzeRequest,
     JobEvent,
     Notifier,
+    Sandbox,
     StorageBackend,
     UploadFacts,
 )
@@ -51,21 +52,28 @@ def register_settings() -> Iterable[tuple[str, type[PluginSettings]]]:  # type: 
 
 
 @hookspec
-def register_ai_providers(settings: Settings) -> Factories[AIProvider]:  # type: ignore[empty-body]
+def register_ai_providers(  # type: ignore[empty-body]
+    settings: Settings, sandbox: Sandbox
+) -> Factories[AIProvider]:
     """Yield (name, factory) pairs; those that AI_PROVIDER and AI_PROVIDER_BY_CATEGORY name are built. Import heavy
     packages in the factory, not before.
 
-    A factory raises ConfigurationError when its settings or packages are missing.
+    sandbox: child processes for work that can hang or crash, such as decoding a photo. A factory raises
+    ConfigurationError when its settings or packages are missing.
     """
 
 
 @hookspec
-def register_storage_backends(settings: Settings) -> Factories[StorageBackend]:  # type: ignore[empty-body]
+def register_storage_backends(  # type: ignore[empty-body]
+    settings: Settings, sandbox: Sandbox
+) -> Factories[StorageBackend]:
     """Yield (name, factory) pairs; the one that STORAGE_BACKEND names is built."""
 
 
 @hookspec
-def register_notifiers(settings: Settings) -> Factories[Notifier]:  # type: ignore[empty-body]
+def register_notifiers(  # type: ignore[empty-body]
+    settings: Settings, sandbox: Sandbox
+) -> Factories[Notifier]:
     """Yield (name, factory) pairs; those that NOTIFIERS names are built, in that order."""
 
 

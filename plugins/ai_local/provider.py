@@ -1,27 +1,24 @@
-"""LocalProvider: one photo in, one Analysis out.
+"""LocalProvider: one photo in, one Analysis out. Runs on the event loop; all work is done in children of the sandbox.
 
-Runs in the one thread the dispatcher gives it (`max_concurrency = 1`): models, OpenCV and the picture's pixels are
-used by nobody else.
+The light child decodes the photo and, when it was read, cuts the product out. Children of the provider's own hold the
+OCR models: a photo that the light child never comes back from must not cost the time to load those.
 """
 
 from __future__ import annotations
 
-import os
-from time import monotonic
+import asyncio
+from typing import Any
 
-import cv2
-import numpy as np
+from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, SandboxLimit
+from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, Picture, ProcessedImage, Sandbox
+from plugins.ai_local import work
 
-from pipeline.errors import PermanentJobError
-from pipeline.hooks import Analysis, AnalyzeRequest
-from plugins.ai_local.colors import name_colorway
-from plugins.ai_local.lexicon import Lexicon
-from plugins.ai_local.models import name_product
-from plugins.ai_local.photo import read_photo
-from plugins.ai_local.subject import clean_background, find_subject
-from plugins.ai_local.text import TextReader, read_upright
-
-ROTATION_SHARE = 0.5  # of the time budget; what is left must do for mask, colours and WebP
+# The longest each step may take: ten times what it takes on a machine of today.
+DECODE_SECONDS, READ_SECONDS, FINISH_SECONDS = 30.0, 45.0, 10.0
+CUT_OUT_CPU_SECONDS = 6.0
+CHECK_SECONDS = 9.0
+ROTATION_SHARE = 0.5  # of the time for reading: turns are tried no longer
+READER_MEMORY_MB = 1024
 
 
 class LocalProvider:
@@ -33,28 +30,68 @@ class LocalProvider:
     """
 
     needs_image = True
-    max_concurrency = 1
 
-    def __init__(self, max_image_pixels: int) -> None:
-        # One core is left to the event loop; more than four gain nothing on pictures of this size.
-        threads = max(1, min(4, (os.cpu_count() or 1) - 1))
-        cv2.setNumThreads(threads)
-        self._max_image_pixels = max_image_pixels
-        self._lexicon = Lexicon.load()
-        self._reader = TextReader(threads)
+    def __init__(self, sandbox: Sandbox, processes: int) -> None:
+        """processes: how many photos may be read at once, each in a child that holds the models."""
+        self._sandbox = sandbox
+        self._readers = sandbox.pool("local", setup=work.load, processes=processes, memory_mb=READER_MEMORY_MB)
 
-    def analyze(self, request: AnalyzeRequest) -> Analysis:
+    async def analyze(self, request: AnalyzeRequest) -> Analysis:
         """Return what can be seen; PermanentJobError when the bytes are no picture."""
-        deadline = monotonic() + request.timeout_seconds * ROTATION_SHARE
         if not request.image:
             raise PermanentJobError("The photo is empty")
-        photo, lines = read_upright(read_photo(request.image, self._max_image_pixels), self._reader, deadline)
-        brand, model = name_product(lines, request.category, self._lexicon)
-        pixels = np.asarray(photo)
-        subject = find_subject(pixels, [line.box for line in lines])
+        budget = Budget(request.timeout_seconds)
+        seconds, wait = budget.step(DECODE_SECONDS)
+        picture = await self._sandbox.reduce(request.image, seconds=seconds, wait_seconds=wait)
+        seconds, wait = budget.step(READ_SECONDS)
+        args = (*_sent(picture), request.category, seconds * ROTATION_SHARE)
+        read = await self._readers.run(work.read, *args, seconds=seconds, wait_seconds=wait)
+        colorway, webp = await self._finish(picture, read["turn"], read["boxes"], budget)
         return Analysis(
-            brand=brand,
-            model=model,
-            colorway=name_colorway(pixels, subject),
-            processed_image=clean_background(pixels, subject),
+            brand=Attribute(*read["brand"]),
+            model=Attribute(*read["model"]),
+            colorway=Attribute(*colorway),
+            processed_image=ProcessedImage(webp, "image/webp"),
         )
+
+    async def check(self) -> None:
+        """Return when a child can load the models; else DependencyUnavailable, the reason as its cause."""
+        try:
+            await self._readers.run(work.is_loaded, seconds=CHECK_SECONDS, wait_seconds=CHECK_SECONDS)
+        except JobError as error:
+            raise DependencyUnavailable("The models cannot be loaded") from error.__cause__ or error
+
+    async def close(self) -> None:
+        """End the children that hold the models."""
+        await self._readers.close()
+
+    async def _finish(self, picture: Picture, turn: int | None, boxes: list[Any], budget: Budget) -> Any:
+        """Return colorway and processed image; with the background as it is when cutting out takes too long."""
+        args = (*_sent(picture), turn, boxes)
+        try:
+            seconds, wait = budget.step(FINISH_SECONDS)
+            limits = {"seconds": seconds, "cpu_seconds": CUT_OUT_CPU_SECONDS, "wait_seconds": wait}
+            return await self._sandbox.run(work.finish, *args, True, **limits)
+        except SandboxLimit:
+            seconds, wait = budget.step(FINISH_SECONDS)
+            return await self._sandbox.run(work.finish, *args, False, seconds=seconds, wait_seconds=wait)
+
+
+class Budget:
+    """The time of one call, from which each step takes a part."""
+
+    def __init__(self, seconds: float) -> None:
+        self._ends_at = asyncio.get_running_loop().time() + seconds
+
+    def step(self, most: float) -> tuple[float, float]:
+        """Return how long the next step may run, and how long it may wait for a child before; most: it may run.
+
+        Together they are what is left, so that a photo whose turn does not come was not asked about at all.
+        """
+        left = max(0.0, self._ends_at - asyncio.get_running_loop().time())
+        seconds = min(most, left / 2)
+        return seconds, left - seconds
+
+
+def _sent(picture: Picture) -> tuple[int, int, bytes]:
+    return picture.width, picture.height, picture.rgb

@@ -2,7 +2,7 @@
 
 GrabCut (Rother et al. 2004, OpenCV) on a small copy of the picture; lettering counts as subject, the picture's edge as
 background. It is a guess, and a picture with half the product cut off is worse than one with a table in it, so an
-implausible mask is thrown away. Runs in the provider's thread.
+implausible mask is thrown away. Runs in a child.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-
-from pipeline.hooks import ProcessedImage
 
 Pixels = NDArray[Any]  # of uint8; OpenCV declares no closer type for what it returns
 Mask = NDArray[np.float32]
@@ -58,20 +56,22 @@ def find_subject(pixels: Pixels, text_boxes: Sequence[NDArray[np.float32]]) -> M
     flat, distance, shadow = _flatten(small, 2 * edge)
     if not _is_even(flat[_ring(small, 2 * edge)]):  # also spares GrabCut the pictures it takes ten seconds for
         return None
+    if flat.std(axis=(0, 1)).max() < LEAST_UNEVENNESS:  # one colour all over: GrabCut never ends on some of these
+        return None
     mask = _solid(_without_shadow(_cut(flat, distance, text, edge), shadow, flat[..., 0]))
     if mask is None or not _is_plausible(mask, text, flat):
         return None
     return _soften(mask, (pixels.shape[1], pixels.shape[0]))
 
 
-def clean_background(pixels: Pixels, subject: Mask | None) -> ProcessedImage:
+def clean_background(pixels: Pixels, subject: Mask | None) -> bytes:
     """Return the picture as WebP: cut to the subject on a plain background, or as it is when there is no mask."""
     if subject is not None:
         pixels = (pixels * subject[..., None] + BACKGROUND * (1 - subject[..., None])).astype(np.uint8)
         pixels = _crop(pixels, subject)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "WEBP", quality=WEBP_QUALITY, method=4)
-    return ProcessedImage(file.getvalue(), "image/webp")
+    return file.getvalue()
 
 
 def _cut(flat: Pixels, distance: Mask, text: Pixels, edge: int) -> Pixels:

@@ -1,7 +1,7 @@
 """Reads the lettering in a picture, and finds out from it which way up the picture is.
 
 RapidOCR (PP-OCR models on onnxruntime) with the models of its own wheel; nothing is ever downloaded. Knows nothing of
-brands. Runs in the provider's thread.
+brands. Runs in a child.
 """
 
 from __future__ import annotations
@@ -52,21 +52,20 @@ class TextReader:
         return [Line(text, float(score), box) for text, score, box in lines]
 
 
-def read_upright(photo: Image.Image, reader: TextReader, deadline: float) -> tuple[Image.Image, list[Line]]:
-    """Return the picture turned so that most of its lettering is upright, and the lines that can be read then.
+def read_upright(photo: Image.Image, reader: TextReader, deadline: float) -> tuple[Transpose | None, list[Line]]:
+    """Return the turn by which most of the lettering comes upright, if any, and the lines that can be read then.
 
     Turns only when that makes the lettering legible; a picture without any stays as it is. deadline: on the monotonic
     clock, in seconds; no further turn is tried after it.
     """
-    best, lines = photo, reader.read(photo)
+    best, lines = None, reader.read(photo)
     is_sideways = 2 * _letters(lines, upended=True) > _letters(lines)
     turns = (Transpose.ROTATE_90, Transpose.ROTATE_270) if is_sideways else (Transpose.ROTATE_180,)
     for turn in turns:
         if not lines or _is_upright(lines) or monotonic() > deadline:
             break
-        turned = photo.transpose(turn)
-        if _legible_letters(turned_lines := reader.read(turned)) > _legible_letters(lines):
-            best, lines = turned, turned_lines
+        if _legible_letters(turned_lines := reader.read(photo.transpose(turn))) > _legible_letters(lines):
+            best, lines = turn, turned_lines
     return best, [line for line in lines if line.score >= (MIN_UPENDED_SCORE if line.is_upended else MIN_SCORE)]
 
 

@@ -6,20 +6,24 @@ import asyncio
 import io
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from time import monotonic
+from typing import Any
 
 import pytest
 from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFont, ImageOps, ImageStat
 
 from pipeline.demo import pictures
-from pipeline.errors import PermanentJobError
+from pipeline.errors import PermanentJobError, RetryableJobError, SandboxLimit
 from pipeline.hooks import UNKNOWN, AIProvider, Analysis, AnalyzeRequest
 from pipeline.hooks.checks import find_fault
+from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import Settings
 from pipeline.testing import AIProviderSuite
-from plugins.ai_local import register_ai_providers
+from plugins.ai_local import register_ai_providers, work
+from plugins.ai_local.provider import LocalProvider
+from tests import sandboxed
 from tests.factories import make_image
 from tests.parts import require
 
@@ -33,27 +37,29 @@ PHOTOS = {category: file for file, category in pictures()}
 
 
 @pytest.fixture(scope="module")
-def provider() -> AIProvider:
-    """The provider as the service builds it."""
+def provider(sandbox: Sandbox) -> Iterator[LocalProvider]:
+    """The provider as the service builds it; its child holds the models for all tests."""
     require(find_spec("rapidocr") is not None, "the extra [local] is not installed")
-    ((name, build),) = register_ai_providers(Settings())
+    ((name, build),) = register_ai_providers(Settings(), sandbox)
     assert name == "local"
-    return build()
+    provider = build()
+    assert isinstance(provider, LocalProvider)
+    yield provider
+    asyncio.run(provider.close())
 
 
 class TestLocalProvider(AIProviderSuite):
     """The built-in provider `local` passes the suite plugin authors get."""
 
     @pytest.fixture
-    def provider(self, provider: AIProvider) -> AIProvider:
-        return provider
+    def provider(self, sandbox: Sandbox) -> AIProvider:
+        return LocalProvider(sandbox, 1)
 
 
-def analyze(provider: AIProvider, image: bytes, category: str) -> Analysis:
+def analyze(provider: LocalProvider, image: bytes, category: str) -> Analysis:
     """Return the provider's result, checked as the dispatcher checks it."""
     request = AnalyzeRequest("http://127.0.0.1/photo", category, "a" * 24, "job", "request", 1, 90.0, image)
-    result = provider.analyze(request)
-    assert isinstance(result, Analysis)
+    result = asyncio.run(provider.analyze(request))
     assert find_fault(result) is None
     return result
 
@@ -85,7 +91,7 @@ def background_share(image: Image.Image) -> float:
 
 
 @pytest.mark.parametrize("category", EXPECTED)
-def test_demo_picture_is_named_and_cleaned(provider: AIProvider, category: str) -> None:
+def test_demo_picture_is_named_and_cleaned(provider: LocalProvider, category: str) -> None:
     """Brand, model and colour of a demo picture are right, and the product stands upright on a clean background."""
     analysis = analyze(provider, PHOTOS[category].read_bytes(), category)
 
@@ -117,7 +123,7 @@ VARIANTS: list[tuple[str, Callable[[Image.Image], bytes], str]] = [
 
 @pytest.mark.parametrize(("category", "change", "remark"), VARIANTS, ids=[variant[2] for variant in VARIANTS])
 def test_changed_picture_is_still_named(
-    provider: AIProvider, category: str, change: Callable[[Image.Image], bytes], remark: str
+    provider: LocalProvider, category: str, change: Callable[[Image.Image], bytes], remark: str
 ) -> None:
     """A turned, dark, compressed, small, large or otherwise encoded photo is read all the same."""
     analysis = analyze(provider, change(open_photo(category)), category)
@@ -127,7 +133,7 @@ def test_changed_picture_is_still_named(
     assert analysis.colorway is not None and color in analysis.colorway.value.split("/")
 
 
-def test_turned_picture_comes_back_upright(provider: AIProvider) -> None:
+def test_turned_picture_comes_back_upright(provider: LocalProvider) -> None:
     """The processed image stands as its lettering reads, whichever way the phone was held."""
     upright = processed(analyze(provider, PHOTOS["lego"].read_bytes(), "lego"))
     for angle in (90, 180, 270):
@@ -138,7 +144,7 @@ def test_turned_picture_comes_back_upright(provider: AIProvider) -> None:
 
 
 @pytest.mark.parametrize("category", EXPECTED)
-def test_picture_without_lettering_is_unknown(provider: AIProvider, category: str) -> None:
+def test_picture_without_lettering_is_unknown(provider: LocalProvider, category: str) -> None:
     """Where nothing is written nothing is claimed, and where no subject is found nothing is cut away."""
     analysis = analyze(provider, encode(Image.new("RGB", (800, 600), (200, 198, 190))), category)
 
@@ -148,7 +154,7 @@ def test_picture_without_lettering_is_unknown(provider: AIProvider, category: st
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 1), (1, 20_000), (1600, 40)], ids=str)
-def test_picture_of_odd_shape_is_answered(provider: AIProvider, size: tuple[int, int]) -> None:
+def test_picture_of_odd_shape_is_answered(provider: LocalProvider, size: tuple[int, int]) -> None:
     """A picture too small or narrow for any product is analyzed without complaint."""
     analysis = analyze(provider, encode(Image.new("RGB", size, (200, 100, 50)), "PNG"), "other")
 
@@ -156,7 +162,7 @@ def test_picture_of_odd_shape_is_answered(provider: AIProvider, size: tuple[int,
     assert max(processed(analysis).size) <= 1600
 
 
-def test_foreign_lettering_names_nothing(provider: AIProvider) -> None:
+def test_foreign_lettering_names_nothing(provider: LocalProvider) -> None:
     """Ordinary words in a photo do not become a brand."""
     sign = Image.new("RGB", (900, 500), (240, 240, 235))
     pen = ImageDraw.Draw(sign)
@@ -179,25 +185,25 @@ def test_foreign_lettering_names_nothing(provider: AIProvider) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_unreadable_image_fails_for_good(provider: AIProvider, image: bytes, remark: str) -> None:
+def test_unreadable_image_fails_for_good(provider: LocalProvider, image: bytes, remark: str) -> None:
     """Bytes that are no usable photo raise PermanentJobError with words for a person."""
     with pytest.raises(PermanentJobError, match="^The photo (is empty|cannot be read)"):
         analyze(provider, image, "other")
 
 
-def test_analysis_is_the_same_when_a_job_runs_again(provider: AIProvider) -> None:
+def test_analysis_is_the_same_when_a_job_runs_again(provider: LocalProvider) -> None:
     """The same photo gives exactly the same result, so a repeated step changes nothing."""
     image = PHOTOS["other"].read_bytes()
 
     assert analyze(provider, image, "other") == analyze(provider, image, "other")
 
 
-def test_event_loop_stays_free_during_an_analysis(provider: AIProvider) -> None:
-    """While a photo is analyzed in its thread the loop goes on answering."""
-    image = PHOTOS["sneaker"].read_bytes()
+def test_event_loop_stays_free_during_an_analysis(provider: LocalProvider) -> None:
+    """While a photo is analyzed in the children the loop goes on answering."""
+    request = AnalyzeRequest("", "sneaker", "", "", "", 1, 90.0, PHOTOS["sneaker"].read_bytes())
 
     async def longest_wait() -> float:
-        work = asyncio.create_task(asyncio.to_thread(analyze, provider, image, "sneaker"))
+        work = asyncio.create_task(provider.analyze(request))
         longest, last = 0.0, monotonic()
         while not work.done():
             await asyncio.sleep(0.005)
@@ -209,24 +215,111 @@ def test_event_loop_stays_free_during_an_analysis(provider: AIProvider) -> None:
     assert asyncio.run(longest_wait()) < 0.25
 
 
-def test_first_analysis_logs_nothing_and_fetches_nothing() -> None:
-    """A fresh process loads its models without a word on the console and without touching the network."""
+def test_service_loads_nothing_heavy() -> None:
+    """OpenCV, numpy and the models are the children's alone: the process that builds and uses the provider has none of
+    them, says nothing, and leaves no child behind.
+    """
     require(find_spec("rapidocr") is not None, "the extra [local] is not installed")
     program = """
-import socket, sys
-def refuse(*args, **kwargs): raise SystemExit("network used")
-socket.socket.connect = socket.getaddrinfo = refuse
+import asyncio, sys
 from pipeline.hooks import AnalyzeRequest
+from pipeline.hooks.catalogue import PROVIDER, Catalogue
 from pipeline.settings import Settings
-from pipeline.testing import AIProviderSuite
-from plugins.ai_local import register_ai_providers
-assert not {"numpy", "cv2", "onnxruntime", "rapidocr", "rapidfuzz"} & set(sys.modules), "heavy before it is chosen"
-((_, build),) = register_ai_providers(Settings())
-request = AnalyzeRequest("", "camera", "", "", "", 1, 90.0, open(sys.argv[1], "rb").read())
-assert build().analyze(request).brand.value == "Canon"
+
+async def main():
+    catalogue = Catalogue(Settings())
+    provider = catalogue.make(PROVIDER, "local")
+    await provider.check()
+    request = AnalyzeRequest("", "camera", "", "", "", 1, 90.0, open(sys.argv[1], "rb").read())
+    analysis = await provider.analyze(request)
+    await catalogue.sandbox.close()
+    assert analysis.brand.value == "Canon"
+    assert not {"numpy", "cv2", "onnxruntime", "rapidocr", "rapidfuzz"} & set(sys.modules), "heavy"
+
+asyncio.run(main())
 """
     done = subprocess.run(
         [sys.executable, "-c", program, str(PHOTOS["camera"])], capture_output=True, text=True, timeout=60, check=False
     )
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_reading_fetches_nothing() -> None:
+    """What a child does, models included, never touches the network."""
+    require(find_spec("rapidocr") is not None, "the extra [local] is not installed")
+    program = """
+import io, socket, sys
+def refuse(*args, **kwargs): raise SystemExit("network used")
+socket.socket.connect = socket.getaddrinfo = refuse
+from PIL import Image, ImageOps
+from plugins.ai_local import work
+photo = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
+assert work.read(*photo.size, photo.tobytes(), "camera", 9.0)["brand"][0] == "Canon"
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(PHOTOS["camera"])], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+FLAT = [("white", (400, 200)), ("red", (128, 64)), ("white", (200, 100)), ((250, 250, 250), (1200, 600))]
+
+
+@pytest.mark.fault("E2")
+@pytest.mark.parametrize(("color", "size"), FLAT, ids=str)
+def test_flat_picture_is_answered_soon(provider: LocalProvider, color: Any, size: tuple[int, int]) -> None:
+    """One colour all over, on some of which OpenCV's cut-out never ends, is a picture like any other."""
+    started_at = monotonic()
+    analysis = analyze(provider, encode(Image.new("RGB", size, color), "PNG"), "camera")
+
+    assert analysis.brand == UNKNOWN
+    assert processed(analysis).size == size
+    assert monotonic() - started_at < 10
+
+
+class Short(Sandbox):
+    """A sandbox in which cutting out is given no time."""
+
+    async def run(self, function: Any, *args: Any, **limits: Any) -> Any:
+        """Fail where cutting out would."""
+        if function is work.finish and args[-1]:
+            raise SandboxLimit("Reading the photo takes too long", "cpu")
+        return await super().run(function, *args, **limits)
+
+
+def test_picture_that_cannot_be_cut_out_is_answered() -> None:
+    """When cutting out reaches its limit the photo is still named, on its own background."""
+    short = Short()
+    provider = LocalProvider(short, 1)
+
+    async def both() -> Analysis:
+        request = AnalyzeRequest("", "lego", "", "", "", 1, 90.0, PHOTOS["lego"].read_bytes())
+        analysis = await provider.analyze(request)
+        await short.close()
+        return analysis
+
+    analysis = asyncio.run(both())
+    assert (analysis.brand.value, analysis.model.value) == EXPECTED["lego"][:2]
+    assert processed(analysis).size == open_photo("lego").size
+    assert background_share(processed(analysis)) < 0.05
+
+
+@pytest.mark.fault("E5")
+def test_photo_whose_turn_does_not_come_was_not_asked_about(provider: LocalProvider) -> None:
+    """Waiting and working fit into the call's time, and waiting alone spends no attempt."""
+    request = AnalyzeRequest("", "lego", "", "", "", 1, 1.0, PHOTOS["lego"].read_bytes())
+
+    async def behind_others() -> tuple[BaseException, float]:
+        first = asyncio.create_task(provider._readers.run(sandboxed.spin, seconds=8))
+        await asyncio.sleep(0)  # it has the only child
+        started_at = monotonic()
+        error = (await asyncio.gather(provider.analyze(request), return_exceptions=True))[0]
+        first.cancel()
+        assert isinstance(error, BaseException)
+        return error, monotonic() - started_at
+
+    error, seconds = asyncio.run(behind_others())
+    assert isinstance(error, RetryableJobError) and error.spends_attempt is False
+    assert seconds < 1.5

@@ -21,6 +21,7 @@ from tornado.ioloop import IOLoop
 from pipeline.demo import pictures
 from pipeline.errors import ConfigurationError, DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
 from pipeline.hooks import UNKNOWN, AIProvider, Analysis, AnalyzeRequest, Attribute
+from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import Settings
 from pipeline.testing import AIProviderSuite
 from plugins.ai_openai import (
@@ -58,18 +59,18 @@ def endpoint(io_loop: IOLoop) -> Iterator[FakeOpenAi]:
 
 
 @pytest.fixture
-def provider(io_loop: IOLoop, endpoint: FakeOpenAi) -> Iterator[OpenAiProvider]:
+def provider(io_loop: IOLoop, endpoint: FakeOpenAi, sandbox: Sandbox) -> Iterator[OpenAiProvider]:
     """The provider, pointed at it."""
-    provider = build(endpoint)
+    provider = build(endpoint, sandbox)
     yield provider
     io_loop.run_sync(provider.close)
 
 
-def build(endpoint: FakeOpenAi, **variables: str) -> OpenAiProvider:
+def build(endpoint: FakeOpenAi, sandbox: Sandbox, **variables: str) -> OpenAiProvider:
     """Return the provider as the service builds it. variables: PLUGIN_OPENAI_..., without that prefix."""
     given = {"API_KEY": KEY, "BASE_URL": endpoint.url} | variables
     settings = Settings().with_plugin_variables({f"PLUGIN_OPENAI_{name}": value for name, value in given.items()})
-    ((name, factory),) = register_ai_providers(settings)
+    ((name, factory),) = register_ai_providers(settings, sandbox)
     assert name == "openai"
     provider = factory()
     assert isinstance(provider, OpenAiProvider)
@@ -106,14 +107,14 @@ class TestOpenAiProvider(AIProviderSuite):
     """The built-in provider `openai`."""
 
     @pytest.fixture
-    def provider(self, loop: asyncio.AbstractEventLoop) -> Iterator[AIProvider]:
+    def provider(self, loop: asyncio.AbstractEventLoop, sandbox: Sandbox) -> Iterator[AIProvider]:
         async def start() -> FakeOpenAi:
             fake = FakeOpenAi()
             fake.start()
             return fake
 
         fake = loop.run_until_complete(start())
-        yield build(fake)
+        yield build(fake, sandbox)
         loop.run_until_complete(fake.stop())
 
 
@@ -160,11 +161,11 @@ async def test_prompt_names_the_category_and_trusts_no_lettering(
 
 
 @pytest.mark.gen_test
-async def test_settings_reach_the_endpoint(endpoint: FakeOpenAi) -> None:
+async def test_settings_reach_the_endpoint(endpoint: FakeOpenAi, sandbox: Sandbox) -> None:
     """Another model, plain JSON mode, a smaller photo and no key: what a server of one's own may need."""
     endpoint.key = None
     given = {"API_KEY": "", "MODEL": "llava", "RESPONSE_FORMAT": "json_object", "MAX_SIDE_PIXELS": "300"}
-    provider = build(endpoint, **given)
+    provider = build(endpoint, sandbox, **given)
     assert await provider.analyze(make_request(image=make_image(size=(640, 480)))) == NIKE
     (recorded,) = endpoint.requests
     assert recorded.body["model"] == "llava"
@@ -174,13 +175,15 @@ async def test_settings_reach_the_endpoint(endpoint: FakeOpenAi) -> None:
 
 
 @pytest.mark.gen_test
-async def test_settings_of_the_sdk_are_not_ours(endpoint: FakeOpenAi, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_settings_of_the_sdk_are_not_ours(
+    endpoint: FakeOpenAi, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The SDK's own variables would send a key or an organization to an endpoint they are not meant for."""
     for name in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID"):
         monkeypatch.setenv(f"OPENAI_{name}", "ambient-secret")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
     endpoint.key = None
-    provider = build(endpoint, API_KEY="")
+    provider = build(endpoint, sandbox, API_KEY="")
     await provider.analyze(make_request())
     assert "ambient-secret" not in json.dumps(endpoint.requests[0].headers)
     await provider.close()
@@ -240,9 +243,11 @@ async def test_no_photo_fails_for_good_and_costs_nothing(
 @pytest.mark.gen_test
 async def test_photo_of_too_many_pixels_fails_for_good(endpoint: FakeOpenAi) -> None:
     """MAX_IMAGE_PIXELS holds here too: photos come from storage, where somebody may have put another."""
-    provider = OpenAiProvider(OpenAiSettings(base_url=endpoint.url), max_image_pixels=100)
+    sandbox = Sandbox(max_image_pixels=100)
+    provider = OpenAiProvider(OpenAiSettings(base_url=endpoint.url), sandbox)
     assert isinstance(await failure(provider), PermanentJobError)
     await provider.close()
+    await sandbox.close()
 
 
 # Retryable, with the wait in seconds or None; or permanent.
@@ -319,11 +324,11 @@ async def test_lost_connection_is_retryable(endpoint: FakeOpenAi, provider: Open
 
 
 @pytest.mark.gen_test
-async def test_refused_connection_is_retryable_and_fails_the_check(endpoint: FakeOpenAi) -> None:
+async def test_refused_connection_is_retryable_and_fails_the_check(endpoint: FakeOpenAi, sandbox: Sandbox) -> None:
     """Nobody listening reads as unavailable."""
     with socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))
-        provider = build(endpoint, BASE_URL=f"http://127.0.0.1:{unheard.getsockname()[1]}/v1")
+        provider = build(endpoint, sandbox, BASE_URL=f"http://127.0.0.1:{unheard.getsockname()[1]}/v1")
         error = await failure(provider)
         with pytest.raises(DependencyUnavailable) as caught:
             await provider.check()
@@ -497,10 +502,10 @@ async def test_check_names_the_reason(
 
 
 @pytest.mark.gen_test
-async def test_key_is_in_no_error_and_no_repr(endpoint: FakeOpenAi) -> None:
+async def test_key_is_in_no_error_and_no_repr(endpoint: FakeOpenAi, sandbox: Sandbox) -> None:
     """Even an endpoint that repeats the key it refuses does not get it into an error, its trace or a repr."""
     key = "sk-wrong-9876543210"
-    provider = build(endpoint, API_KEY=key)
+    provider = build(endpoint, sandbox, API_KEY=key)
     settings = OpenAiSettings(api_key=key)  # type: ignore[arg-type]
     error = await failure(provider)
     with pytest.raises(DependencyUnavailable) as caught:
@@ -534,7 +539,7 @@ async def test_key_is_in_no_error_and_no_repr(endpoint: FakeOpenAi) -> None:
 def test_faulty_settings_are_named(variables: dict[str, str], faults: list[str]) -> None:
     """The variable at fault stands in the error, its value does not."""
     given = {f"PLUGIN_OPENAI_{name}": value for name, value in variables.items()}
-    ((_, factory),) = register_ai_providers(Settings().with_plugin_variables(given))
+    ((_, factory),) = register_ai_providers(Settings().with_plugin_variables(given), Sandbox())
     with pytest.raises(ConfigurationError) as caught:
         factory()
     for fault in faults:
@@ -553,11 +558,12 @@ def test_package_is_imported_only_when_built_and_named_when_missing() -> None:
     program = """
 import sys
 from pipeline.errors import ConfigurationError
+from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import Settings
 from plugins.ai_openai import register_ai_providers
 assert "openai" not in sys.modules, "imported before it is chosen"
 sys.modules["openai"] = None
-((_, build),) = register_ai_providers(Settings().with_plugin_variables({"PLUGIN_OPENAI_API_KEY": "sk-1"}))
+((_, build),) = register_ai_providers(Settings().with_plugin_variables({"PLUGIN_OPENAI_API_KEY": "sk-1"}), None)
 try:
     build()
 except ConfigurationError as error:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
 import io
 import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from pipeline.demo import pictures
 from pipeline.demo.draw import write_all
 from pipeline.errors import ConfigurationError, PermanentJobError
 from pipeline.hooks import UNKNOWN
+from pipeline.sandbox.cost import LONG_SIDE_PIXELS
+from pipeline.sandbox.photo import read_photo
+from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import Settings
 from plugins.ai_local import register_ai_providers
 from tests.factories import make_image
@@ -29,7 +32,6 @@ from plugins.ai_local.colors import name_colorway
 from plugins.ai_local.lexicon import Lexicon
 from plugins.ai_local.line import Line
 from plugins.ai_local.models import name_product
-from plugins.ai_local.photo import LONG_SIDE_PIXELS, read_photo
 from plugins.ai_local.subject import find_subject
 
 LEXICON = Lexicon.load()
@@ -165,7 +167,7 @@ def test_photo_is_turned_as_exif_says(orientation: int) -> None:
     file = io.BytesIO()
     image.save(file, "PNG", exif=exif)
 
-    photo = read_photo(file.getvalue(), 10_000)
+    photo = read_photo(file.getvalue(), LONG_SIDE_PIXELS, 10_000, 64)
 
     left, top = orientation in (1, 4, 5, 8), orientation in (1, 2, 5, 6)
     assert photo.size == ((80, 40) if orientation < 5 else (40, 80))
@@ -175,7 +177,7 @@ def test_photo_is_turned_as_exif_says(orientation: int) -> None:
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "AVIF", "HEIF", "MPO"])
 def test_photo_of_every_format_is_read_and_bounded(format: str) -> None:
     """Every format an upload may have becomes an RGB picture no larger than needed."""
-    photo = read_photo(make_image(format, (3300, 800)), 10_000_000)
+    photo = read_photo(make_image(format, (3300, 800)), LONG_SIDE_PIXELS, 10_000_000, 1024)
 
     assert photo.mode == "RGB"
     assert photo.size == (LONG_SIDE_PIXELS, round(LONG_SIDE_PIXELS * 800 / 3300))
@@ -191,7 +193,7 @@ def test_photo_of_every_mode_becomes_rgb(mode: str) -> None:
     else:
         image.save(file, "JPEG" if mode == "CMYK" else "PNG")
 
-    photo = read_photo(file.getvalue(), 10_000)
+    photo = read_photo(file.getvalue(), LONG_SIDE_PIXELS, 10_000, 64)
 
     expected = (0, 0, 0) if mode in ("L", "1") else (255, 255, 255)  # no ink at all is white too
     assert (photo.mode, photo.getpixel((30, 30))) == ("RGB", expected)
@@ -199,8 +201,8 @@ def test_photo_of_every_mode_becomes_rgb(mode: str) -> None:
 
 def test_photo_with_too_many_pixels_is_refused() -> None:
     """A picture over the pixel limit fails for good before its pixels are decoded."""
-    with pytest.raises(PermanentJobError, match="more than 1000 pixels"):
-        read_photo(make_image(size=(40, 30)), 1000)
+    with pytest.raises(PermanentJobError, match="must have at most 1000 pixels"):
+        read_photo(make_image(size=(40, 30)), LONG_SIDE_PIXELS, 1000, 64)
 
 
 @pytest.mark.parametrize(
@@ -265,15 +267,8 @@ def test_implausible_subject_is_refused() -> None:
 
 def test_missing_packages_are_named_with_both_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra the start fails in one line that says what to install and what to set instead."""
-    real_import = builtins.__import__
-
-    def without_ocr(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "plugins.ai_local.provider":
-            raise ModuleNotFoundError("No module named 'rapidocr'", name="rapidocr")
-        return real_import(name, *args, **kwargs)
-
-    ((_, build),) = register_ai_providers(Settings())
-    monkeypatch.setattr(builtins, "__import__", without_ocr)
+    ((_, build),) = register_ai_providers(Settings(), Sandbox())
+    monkeypatch.setitem(sys.modules, "rapidocr", None)
 
     with pytest.raises(ConfigurationError) as caught:
         build()

@@ -24,10 +24,11 @@ ROWS = [
     {"assets", "queue", "rooms", "hooks"},
     {"auth"},
     {"settings"},
+    {"sandbox"},
     {"errors"},
     {"texts", "hold"},
 ]
-PLAIN_WORDS = ROWS[-4:]
+PLAIN_WORDS = ROWS[-5:]
 BESIDE = {"metrics", "logs", "tracing"}
 # Parts the rows do not name: what is embedded belongs to starting, the commands to the command line, the client (with
 # feed and access) and the suites to those outside.
@@ -36,6 +37,7 @@ SPECIFIED_TESTS = [*range(13, 20), *range(27, 34), *range(38, 46), 57, 58]
 PURE = [
     *("pipeline.assets.asset", "pipeline.assets.events", "pipeline.assets.store", "pipeline.queue.job"),
     *("pipeline.errors", "pipeline.hold", "pipeline.texts"),
+    *("pipeline.assets.containers", "pipeline.sandbox.cost", "pipeline.sandbox.wire"),
 ]
 
 

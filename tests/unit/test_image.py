@@ -14,7 +14,8 @@ from pipeline.assets.image import ImageInfo, inspect
 from pipeline.errors import ValidationError
 from tests.factories import make_image
 
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 200_000_000
+MEMORY_MB = 1024
 TAKEN = {
     "JPEG": "image/jpeg",
     "MPO": "image/jpeg",
@@ -30,7 +31,7 @@ NO_IMAGE = "Must be an image: JPEG, PNG, WebP, GIF, AVIF or HEIC"
 def fault(content: bytes, max_pixels: int = MAX_PIXELS) -> str:
     """Return the detail of the refusal; the test fails when the content is taken."""
     with pytest.raises(ValidationError, match="^Invalid image$") as caught:
-        inspect(io.BytesIO(content), max_pixels)
+        inspect(io.BytesIO(content), max_pixels, MEMORY_MB)
     ((detail),) = caught.value.details or []
     assert detail["field"] == "image"
     return detail["message"]
@@ -52,7 +53,7 @@ def test_inspect_tells_type_and_size(format: str, content_type: str) -> None:
     file = io.BytesIO(content)
     file.seek(7)
 
-    assert inspect(file, MAX_PIXELS) == ImageInfo(len(content), 64, 48, content_type)
+    assert inspect(file, MAX_PIXELS, MEMORY_MB) == ImageInfo(len(content), 64, 48, content_type)
     assert (file.tell(), file.closed) == (0, False)
 
 
@@ -62,7 +63,7 @@ def test_inspect_takes_animations() -> None:
     for format in ("GIF", "WEBP", "PNG"):
         buffer = io.BytesIO()
         frames[0].save(buffer, format, save_all=True, append_images=frames[1:])
-        assert inspect(buffer, MAX_PIXELS).width == 8
+        assert inspect(buffer, MAX_PIXELS, MEMORY_MB).width == 8
 
 
 @pytest.mark.parametrize(
@@ -91,15 +92,15 @@ def test_inspect_refuses_other_formats(content: bytes) -> None:
 @pytest.mark.parametrize("divisor", [1, 10], ids=["just over", "far over"])
 def test_inspect_pixel_limit_is_exact(format: str, divisor: int) -> None:
     """As many pixels as allowed are fine, one more is not, and the refusal names the limit."""
-    content = make_image(format, (64, 48))
-    limit = (64 * 48 - 1) // divisor
-    assert inspect(io.BytesIO(content), 64 * 48).height == 48
+    content = make_image(format, (64, 64))
+    limit = (64 * 64 - 1) // divisor
+    assert inspect(io.BytesIO(content), 64 * 64, MEMORY_MB).height == 64
     assert fault(content, limit) == f"Must have at most {limit} pixels"
 
 
 def test_inspect_reads_no_pixels() -> None:
     """Only the header counts: a picture whose pixels are garbage is still measured, whatever it would unfold to."""
-    assert inspect(io.BytesIO(png(10_000, 10_000)), MAX_PIXELS).height == 10_000
+    assert inspect(io.BytesIO(png(10_000, 10_000)), MAX_PIXELS, MEMORY_MB).height == 10_000
     assert fault(png(2**31 - 1, 2**31 - 1)) == f"Must have at most {MAX_PIXELS} pixels"
 
 
@@ -142,7 +143,7 @@ def test_inspect_size_is_as_displayed(format: str, orientation: int, size: tuple
     more = {"save_all": True, "append_images": [picture]} if format == "MPO" else {}
     picture.save(buffer, format, exif=exif.tobytes(), **more)
 
-    info = inspect(buffer, MAX_PIXELS)
+    info = inspect(buffer, MAX_PIXELS, MEMORY_MB)
 
     assert (info.width, info.height) == size
 
@@ -153,7 +154,7 @@ def test_inspect_broken_exif_is_no_reason_to_refuse() -> None:
     exif = b"Exif\0\0MM\0*\xff\xff\xff\xff garbage"
     buffer = io.BytesIO()
     Image.new("RGB", (64, 48)).save(buffer, "JPEG", exif=exif)
-    assert inspect(buffer, MAX_PIXELS).width == 64
+    assert inspect(buffer, MAX_PIXELS, MEMORY_MB).width == 64
 
 
 @pytest.mark.parametrize("format", TAKEN)
@@ -172,7 +173,7 @@ def test_inspect_damaged_bytes_end_in_an_answer(format: str) -> None:
     refused = 0
     for content in damaged:
         try:
-            assert inspect(io.BytesIO(content), MAX_PIXELS).bytes == len(content)
+            assert inspect(io.BytesIO(content), MAX_PIXELS, MEMORY_MB).bytes == len(content)
         except ValidationError:
             refused += 1
 

@@ -1,0 +1,14 @@
+"""Child processes that can be ended, in which photos are decoded and read. Light to import: each child imports it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Decoded pixels. width, height: in pixels. rgb: three bytes for each pixel, row by row from the top left."""
+
+    width: int
+    height: int
+    rgb: bytes

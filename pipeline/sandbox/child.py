@@ -1,0 +1,164 @@
+"""What runs in a child: `python -m pipeline.sandbox.child SOCKET PARENT MEMORY_MB [SETUP]`, started by pool.py.
+
+Calls one function after another, by name, each within limits on memory and CPU time; the wall clock is the parent's.
+SOCKET: the file descriptor on which calls come and results go. PARENT: the process id of the service, without which the
+child ends. SETUP: `module:function`, called once before the first call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import math
+import os
+import re
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import PermanentJobError, RetryableJobError
+from pipeline.sandbox.wire import PREFIX, pack, unpack
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_NO_NEW_PRIVS = 38
+MEGABYTE = 1024 * 1024
+# Beyond what one call may take: packages that are imported later, and what earlier calls have left behind.
+ROOM_MB = 1024
+STATM = Path("/proc/self/statm")
+# What OpenCV, onnxruntime and C++ call it.
+OUT_OF_MEMORY = re.compile("insufficient memory|bad_alloc|bad allocation|failed to allocate", re.IGNORECASE)
+
+
+def main() -> None:
+    """Serve calls until the parent closes the socket or ends."""
+    descriptor, parent, memory_mb, *setup = sys.argv[1:]
+    restrict(int(parent))
+    with socket.socket(fileno=int(descriptor)) as connection:
+        try:
+            for name in setup:
+                find(name)()
+        except Exception as error:
+            send(connection, pack({"error": described(error)}))
+            return
+        limits = Limits(int(memory_mb))
+        send(connection, pack({"result": None}))
+        while (request := receive(connection)) is not None:
+            send(connection, answer(request, limits))
+
+
+def restrict(parent: int) -> None:
+    """Give up what no call needs, and end with the parent, also while busy and after kill -9 of the parent."""
+    # What is sent to the whole group of the service must not end the photo in hand.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        prctl = ctypes.CDLL(None).prctl
+        prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)
+    for kind in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
+        resource.setrlimit(kind, (0, 0))
+
+
+class Limits:
+    """Limits of one call after the other."""
+
+    def __init__(self, memory_mb: int) -> None:
+        """memory_mb: how much the address space may grow in one call."""
+        self._memory = memory_mb * MEGABYTE
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        most = address_space() + self._memory + ROOM_MB * MEGABYTE
+        self._most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+
+    def begin(self, cpu_seconds: float) -> None:
+        """Count from now on. At its end the CPU time ends the process; memory is refused."""
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        soft = math.ceil(used.ru_utime + used.ru_stime + cpu_seconds)
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+        self._limit_memory(min(address_space() + self._memory, self._most))
+
+    def end(self) -> None:
+        """Lift the limits, so that the reply can be sent."""
+        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
+        self._limit_memory(self._most)
+
+    def _limit_memory(self, soft: int) -> None:
+        # Where the size cannot be read (macOS) it cannot be limited either.
+        if STATM.exists():
+            resource.setrlimit(resource.RLIMIT_AS, (soft, self._most))
+
+
+def address_space() -> int:
+    """Return the size of this process's address space in bytes, 0 where the system does not tell."""
+    with suppress(OSError):
+        return int(STATM.read_text().split()[0]) * resource.getpagesize()
+    return 0
+
+
+def answer(request: dict[str, Any], limits: Limits) -> list[bytes]:
+    """Return the reply to a call: its result, or what it raised."""
+    try:
+        function = find(request["function"])
+        limits.begin(request["cpuSeconds"])
+        try:
+            return pack({"result": function(*request["args"])})
+        finally:
+            limits.end()
+    except Exception as error:
+        return pack({"error": described(error)})
+
+
+def find(name: str) -> Callable[..., Any]:
+    """Return the function of that name, `module:function`."""
+    module, _, function = name.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def described(error: Exception) -> dict[str, Any]:
+    """Return the exception as the parent reads it; pool.py makes an exception of it again."""
+    told: dict[str, Any] = {"kind": "other", "type": type(error).__name__, "message": str(error)[:1000]}
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(told["message"]):
+        return told | {"kind": "memory"}
+    if isinstance(error, PermanentJobError):
+        return told | {"kind": "permanent"}
+    if isinstance(error, RetryableJobError):
+        names = ("retry_after_seconds", "spends_attempt", "max_attempts")
+        return told | {"kind": "retryable", "options": {name: getattr(error, name) for name in names}}
+    return told
+
+
+def receive(connection: socket.socket) -> Any:
+    """Return the next call, None when the parent has closed the socket."""
+    prefix = read(connection, PREFIX.size)
+    if not prefix:
+        return None
+    header, content = PREFIX.unpack(prefix)
+    return unpack(bytes(read(connection, header)), read(connection, content))
+
+
+def read(connection: socket.socket, size: int) -> bytearray:
+    """Return that many bytes, fewer at the end of the connection."""
+    content = bytearray(size)
+    view, filled = memoryview(content), 0
+    while filled < size and (count := connection.recv_into(view[filled:])):
+        filled += count
+    return content[:filled] if filled < size else content
+
+
+def send(connection: socket.socket, message: list[bytes]) -> None:
+    """Send a message."""
+    for part in message:
+        connection.sendall(part)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""Calls functions in child processes, each call within limits of its own; a child that reaches one is ended, and the
+next call gets a new one. Runs on the event loop, on any: what is kept between calls belongs to none.
+
+Our own, because Pebble is LGPL, unpickles in the service what a child sends and hands on the environment, and loky
+cannot end a single task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+from time import monotonic
+from typing import Any
+
+import structlog
+
+from pipeline.errors import PermanentJobError, RetryableJobError, SandboxLimit
+from pipeline.sandbox.process import Child, ChildGone
+from pipeline.sandbox.wire import pack
+from pipeline.texts import cause_of
+
+START_SECONDS = 60.0
+RETRY_SECONDS = (1.0, 60.0)  # before children that do not start are started again: at first, at most
+CLOSE_SECONDS = 2.0
+BUSY = "Too many photos are being read at the moment"
+UNAVAILABLE = "Photos cannot be read at the moment"
+FAILED = "Reading the photo failed"
+SAYS = {
+    "time": "Reading the photo takes too long",
+    "cpu": "Reading the photo takes too long",
+    "memory": "Reading the photo needs more memory than is allowed",
+    "crash": "Reading the photo crashed",
+}
+log = structlog.get_logger(__name__)
+
+
+class SandboxError(Exception):
+    """What a child said went wrong there: the type and text of its exception."""
+
+
+class Pool:
+    """Up to `processes` children, started when they are first needed."""
+
+    def __init__(
+        self, name: str, *, setup: Callable[[], Any] | None = None, processes: int = 1, memory_mb: int = 1024
+    ) -> None:
+        """setup: called by each child once, before its first call; a function at the top of a module, as those of run.
+        memory_mb: what one call may take beside what its child had before.
+        """
+        self.name = name
+        self._setup = name_of(setup) if setup else ""
+        self._processes = processes
+        self._memory_mb = memory_mb
+        self._children: set[Child] = set()
+        self._idle: list[Child] = []
+        self._waiting: deque[asyncio.Future[Child]] = deque()
+        self._starting: dict[Child, asyncio.Task[None]] = {}
+        self._fault: Exception | None = None  # why children do not start
+        self._delay_seconds = 0.0
+        self._start_again_at = 0.0
+        self._is_closed = False
+
+    async def run(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        seconds: float,
+        cpu_seconds: float | None = None,
+        wait_seconds: float | None = None,
+    ) -> Any:
+        """Return function(*args), called in a child. hooks/protocols.py says more."""
+        name = name_of(function)
+        cpu = seconds * (os.cpu_count() or 1) if cpu_seconds is None else cpu_seconds
+        message = pack({"function": name, "args": args, "cpuSeconds": cpu})
+        child = await self._next_child(wait_seconds)
+        started_at = monotonic()
+        limit, why = "", "cancelled"
+        try:
+            async with asyncio.timeout(seconds):
+                reply = await child.ask(message)
+            limit = why = "memory" if reply.get("error", {}).get("kind") == "memory" else ""
+        except TimeoutError:
+            limit = why = "time"
+        except ChildGone as gone:
+            limit, why = _cause_of_death(await child.exit_code(), gone)
+        finally:
+            if why:
+                self._end(child, why, name, monotonic() - started_at)
+            else:
+                self._give_back(child)
+        if limit and self._is_closed:
+            raise self._unavailable()
+        if limit:
+            raise SandboxLimit(SAYS[limit], limit)
+        if "error" in reply:
+            raise _exception(reply["error"])
+        return reply.get("result")
+
+    async def close(self) -> None:
+        """End all children at once, also in the middle of a call."""
+        self._is_closed = True
+        for task in list(self._starting.values()):
+            task.cancel()
+        exits = [asyncio.wrap_future(child.end()) for child in self._children]
+        for child in self._idle:
+            child.close()
+        self._children.clear()
+        self._idle.clear()
+        self._serve()
+        if exits:
+            await asyncio.wait(exits, timeout=CLOSE_SECONDS)
+
+    async def _next_child(self, wait_seconds: float | None) -> Child:
+        """Return a child that is this call's alone; RetryableJobError that costs nothing when there is none in time."""
+        turn: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        self._serve()
+        try:
+            async with asyncio.timeout(wait_seconds):
+                return await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._give_back(turn.result())
+            if isinstance(error, TimeoutError):
+                raise RetryableJobError(BUSY, spends_attempt=False) from None
+            raise
+
+    def _serve(self) -> None:
+        """Give the calls that wait the children there are, in order, and start those that lack and may be started."""
+        while self._waiting:
+            if not self._waiting[0].done():
+                child = self._take_idle()
+                if child is None:
+                    break
+                self._waiting[0].set_result(child)
+            self._waiting.popleft()
+        while self._lacks_child():
+            self._start()
+        while self._waiting and not self._children:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_exception(self._unavailable())
+
+    def _lacks_child(self) -> bool:
+        may_start = not self._is_closed and monotonic() >= self._start_again_at
+        return may_start and len(self._starting) < len(self._waiting) and len(self._children) < self._processes
+
+    def _take_idle(self) -> Child | None:
+        while self._idle:
+            child = self._idle.pop()
+            if child.is_ready:
+                return child
+            self._drop(child)
+            log.warning("sandbox_child_ended", sandbox=self.name, pid=child.pid, why="died while idle")
+        return None
+
+    def _give_back(self, child: Child) -> None:
+        if self._is_closed:
+            self._drop(child)
+        else:
+            self._idle.append(child)
+            self._serve()
+
+    def _end(self, child: Child, why: str, function: str, seconds: float) -> None:
+        fields = {"sandbox": self.name, "pid": child.pid, "function": function, "seconds": round(seconds, 3)}
+        log.warning("sandbox_child_ended", why=why, **fields)
+        self._drop(child)
+        self._serve()
+
+    def _drop(self, child: Child) -> None:
+        self._children.discard(child)
+        self._starting.pop(child, None)
+        child.end()
+        child.close()
+
+    def _start(self) -> None:
+        try:
+            child = Child(self._memory_mb, self._setup)
+        except OSError as error:
+            self._note_failed_start(error)
+            return
+        self._children.add(child)
+        # In a context of its own: that of a job would put its names on lines of all others.
+        task = asyncio.create_task(self._begin(child), name=f"sandbox {self.name}: start", context=Context())
+        self._starting[child] = task
+
+    async def _begin(self, child: Child) -> None:
+        """Wait until the child is ready for its first call."""
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                reply = await child.reply()
+            if "error" in reply:
+                raise _exception(reply["error"])
+        except asyncio.CancelledError:
+            self._drop(child)
+            raise
+        except Exception as error:
+            self._drop(child)
+            self._note_failed_start(error)
+            self._serve()
+        else:
+            del self._starting[child]
+            self._delay_seconds, self._fault = 0.0, None
+            self._give_back(child)
+
+    def _note_failed_start(self, error: Exception) -> None:
+        first, longest = RETRY_SECONDS
+        self._delay_seconds = min(longest, self._delay_seconds * 2 or first)
+        self._start_again_at = monotonic() + self._delay_seconds
+        self._fault = error
+        log.warning("sandbox_child_failed", sandbox=self.name, cause=cause_of(error), againInS=self._delay_seconds)
+
+    def _unavailable(self) -> RetryableJobError:
+        error = RetryableJobError(UNAVAILABLE, spends_attempt=False)
+        error.__cause__ = self._fault
+        return error
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Return `module:function`, by which a child finds the function; ValueError when it could not."""
+    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    if module == "__main__" or getattr(sys.modules.get(module), name, None) is not function:
+        raise ValueError(f"{function!r} is no function at the top of a module: a child could not import it")
+    return f"{module}:{name}"
+
+
+def _cause_of_death(code: int | None, gone: ChildGone) -> tuple[str, str]:
+    """Return which limit that was, and why for the log. code: of the exit, None when it goes on."""
+    if code is None:
+        return "crash", f"malformed reply: {cause_of(gone)}"
+    if code == -signal.SIGXCPU:
+        return "cpu", "cpu"
+    return "crash", str(signal.strsignal(-code)) if code < 0 else f"exit code {code}"
+
+
+def _exception(error: dict[str, Any]) -> Exception:
+    """Return what was raised in a child as an exception of ours."""
+    message = str(error.get("message", ""))
+    if error.get("kind") == "permanent":
+        return PermanentJobError(message)
+    if error.get("kind") == "retryable":
+        return RetryableJobError(message)
+    failed = RetryableJobError(FAILED)
+    failed.__cause__ = SandboxError(f"{error.get('type', '')}: {message}")
+    return failed

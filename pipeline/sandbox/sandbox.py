@@ -1,0 +1,90 @@
+"""The children of one service: a light one, which decodes photos, and those that plugins have for work of their own.
+
+None is started before its first call. hooks/protocols.py says what each method promises. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from pipeline.errors import RetryableJobError
+from pipeline.sandbox import Picture, photo
+from pipeline.sandbox.cost import LONG_SIDE_PIXELS
+from pipeline.sandbox.pool import FAILED, Pool
+
+# Beside the pixels: the file itself, twice, the reply, and packages that a plugin's function imports.
+ROOM_MB = 256
+# The dearest picture the border takes needs about five on a machine of today.
+DECODE_SECONDS = 30.0
+DECODE_CPU_SECONDS = 20.0
+
+
+class Sandbox:
+    """Calls functions in children that are ended when they take too much. Built from Settings by the catalogue."""
+
+    def __init__(self, decode_memory_mb: int = 1024, max_image_pixels: int = 200_000_000) -> None:
+        """decode_memory_mb, max_image_pixels: what a photo may need and have, as the border knows it."""
+        self._limits = (max_image_pixels, decode_memory_mb)
+        self._light = Pool("light", memory_mb=decode_memory_mb + ROOM_MB)
+        self._pools = [self._light]
+
+    async def run(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        seconds: float,
+        cpu_seconds: float | None = None,
+        wait_seconds: float | None = None,
+    ) -> Any:
+        """Return function(*args), called in the light child."""
+        return await self._light.run(
+            function, *args, seconds=seconds, cpu_seconds=cpu_seconds, wait_seconds=wait_seconds
+        )
+
+    async def reduce(
+        self,
+        content: bytes,
+        long_side: int = LONG_SIDE_PIXELS,
+        *,
+        seconds: float = DECODE_SECONDS,
+        wait_seconds: float | None = None,
+    ) -> Picture:
+        """Return the photo upright, in RGB, at most long_side wide and high."""
+        args = (content, long_side, *self._limits)
+        found = await self.run(
+            photo.reduce, *args, seconds=seconds, cpu_seconds=DECODE_CPU_SECONDS, wait_seconds=wait_seconds
+        )
+        picture = Picture(*found)
+        if len(picture.rgb) != picture.width * picture.height * 3:
+            raise RetryableJobError(FAILED)
+        return picture
+
+    async def reduce_to_jpeg(
+        self,
+        content: bytes,
+        long_side: int = LONG_SIDE_PIXELS,
+        *,
+        quality: int = 85,
+        seconds: float = DECODE_SECONDS,
+        wait_seconds: float | None = None,
+    ) -> bytes:
+        """Return the photo as a small upright JPEG."""
+        args = (content, long_side, quality, *self._limits)
+        found: bytes = await self.run(
+            photo.reduce_to_jpeg, *args, seconds=seconds, cpu_seconds=DECODE_CPU_SECONDS, wait_seconds=wait_seconds
+        )
+        return found
+
+    def pool(
+        self, name: str, *, setup: Callable[[], Any] | None = None, processes: int = 1, memory_mb: int = 1024
+    ) -> Pool:
+        """Return children of the plugin's own."""
+        pool = Pool(name, setup=setup, processes=processes, memory_mb=memory_mb)
+        self._pools.append(pool)
+        return pool
+
+    async def close(self) -> None:
+        """End all children, also those of plugins."""
+        await asyncio.gather(*(pool.close() for pool in self._pools))

@@ -1,0 +1,91 @@
+"""What the provider has done in children: reading the lettering, cutting the product out, naming colours.
+
+The service imports this file to name its functions, so what only a child needs (OpenCV, models, 300 MB) is imported
+inside them.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from plugins.ai_local.lexicon import Lexicon
+    from plugins.ai_local.text import TextReader
+
+# RapidOCR makes every strip 30 pixels high and pads it: one pixel high and 1600 long, it would take gigabytes.
+LEAST_SIDE_PIXELS = 8
+
+
+@cache
+def load() -> tuple[TextReader, Lexicon]:
+    """Return the OCR engine and the lexicon of this child: what each child calls first."""
+    import cv2
+
+    from plugins.ai_local.lexicon import Lexicon
+    from plugins.ai_local.text import TextReader
+
+    # One core is left to the event loop; more than four gain nothing on pictures of this size.
+    threads = max(1, min(4, (os.cpu_count() or 1) - 1))
+    cv2.setNumThreads(threads)
+    return TextReader(threads), Lexicon.load()
+
+
+def is_loaded() -> bool:
+    """Return True once this child has the models, without which it takes no call."""
+    return load() is not None
+
+
+def read(width: int, height: int, rgb: bytes, category: str, seconds: float) -> dict[str, Any]:
+    """Return `brand` and `model`, each (value, confidence); `turn`, by which the picture comes upright, a number of
+    PIL.Image.Transpose or None; `boxes`, where lettering stands then, four corners each.
+
+    seconds: after which no further turn is tried.
+    """
+    from plugins.ai_local.models import name_product
+    from plugins.ai_local.text import read_upright
+
+    if min(width, height) < LEAST_SIDE_PIXELS:
+        return {"brand": ("", 0.0), "model": ("", 0.0), "turn": None, "boxes": []}
+    deadline = monotonic() + seconds
+    reader, lexicon = load()
+    turn, lines = read_upright(_photo(width, height, rgb), reader, deadline)
+    brand, model = name_product(lines, category, lexicon)
+    return {
+        "brand": (brand.value, brand.confidence),
+        "model": (model.value, model.confidence),
+        "turn": turn,
+        "boxes": [line.box.tolist() for line in lines],
+    }
+
+
+def finish(
+    width: int, height: int, rgb: bytes, turn: int | None, boxes: list[Any], cuts_out: bool
+) -> tuple[tuple[str, float], bytes]:
+    """Return the colorway (value, confidence) and the processed image, a WebP.
+
+    turn, boxes: as `read` gives them. cuts_out: False leaves the background as it is.
+    """
+    import cv2
+    import numpy as np
+    from PIL.Image import Transpose
+
+    from plugins.ai_local.colors import name_colorway
+    from plugins.ai_local.subject import clean_background, find_subject
+
+    cv2.setNumThreads(1)
+    photo = _photo(width, height, rgb)
+    pixels = np.asarray(photo if turn is None else photo.transpose(Transpose(turn)))
+    subject = find_subject(pixels, [np.array(box, dtype=np.float32) for box in boxes]) if cuts_out else None
+    colorway = name_colorway(pixels, subject)
+    return (colorway.value, colorway.confidence), clean_background(pixels, subject)
+
+
+def _photo(width: int, height: int, rgb: bytes) -> Image:
+    from PIL import Image
+
+    return Image.frombytes("RGB", (width, height), rgb)

@@ -1,0 +1,140 @@
+"""What the tests of the sandbox let a child do: functions at the top of a module, as it wants them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import PermanentJobError, RetryableJobError
+from pipeline.sandbox.wire import PREFIX
+
+
+def echo(*values: Any) -> list[Any]:
+    """Return what came."""
+    return list(values)
+
+
+def pid() -> int:
+    """Return the child's process id."""
+    return os.getpid()
+
+
+def environment() -> dict[str, Any]:
+    """Return all that a child has of ours: variables, open files, whether it may gain rights."""
+    files = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.exists()]
+    status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return {"variables": dict(os.environ), "files": files, "NoNewPrivs": status["NoNewPrivs"].strip()}
+
+
+def hold(fifo: str, value: int = 0) -> int:
+    """Return the value once somebody has opened the other end and closed it."""
+    Path(fifo).read_bytes()
+    return value
+
+
+def spin() -> None:
+    """Use the processor for ever, in C, where nothing interrupts it."""
+    sum(iter(int, 1))
+
+
+def take(megabytes: int) -> int:
+    """Return how many bytes it has taken."""
+    return len(bytes(megabytes * 1024 * 1024))
+
+
+def crash() -> None:
+    """Die as broken C code does."""
+    os.abort()
+
+
+def leave() -> None:
+    """End the process."""
+    os._exit(3)
+
+
+def write_file(path: str) -> None:
+    """Write a file."""
+    Path(path).write_text("something")
+
+
+def refuse() -> None:
+    """Fail for good."""
+    raise PermanentJobError("The photo is a drawing")
+
+
+def put_off() -> None:
+    """Fail for now."""
+    raise RetryableJobError("The photo is not there yet")
+
+
+def stumble() -> None:
+    """Fail as bugs do."""
+    raise KeyError("no such thing")
+
+
+def unsendable() -> set[int]:
+    """Return what JSON does not have."""
+    return {1}
+
+
+class Attack:
+    """Runs code where it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (66,)
+
+
+def take_over(kind: str) -> None:
+    """Write to the service what no child of ours writes, as a child that a photo has taken over might."""
+    deep = b"[]\n" + b"[" * 500_000
+    messages = {
+        "pickle": pickle.dumps(Attack()),
+        "pickled header": PREFIX.pack(len(pickle.dumps(Attack())), 0) + pickle.dumps(Attack()),
+        "huge header": PREFIX.pack(2**32 - 1, 0),
+        "huge reply": PREFIX.pack(2, 2**32 - 1),
+        "nested": PREFIX.pack(len(deep), 0) + deep,
+        "no object": PREFIX.pack(5, 0) + b"[]\n17",
+        "bytes that are not there": PREFIX.pack(7, 0) + b"[7]\nnul",
+        "reply and more": _message({"result": 1}) + b"more",
+    }
+    connection = int(sys.argv[1])
+    os.write(connection, messages[kind])
+    os._exit(0)
+
+
+def _message(value: Any) -> bytes:
+    header = f"[]\n{json.dumps(value)}".encode()
+    return PREFIX.pack(len(header), 0) + header
+
+
+def needs_a_package() -> None:
+    """A setup whose package is missing."""
+    import a_package_that_nobody_has  # type: ignore[import-not-found]  # noqa: F401
+
+
+STARTED = False
+
+
+def start() -> None:
+    """A setup that goes well."""
+    global STARTED
+    STARTED = True
+
+
+def is_started() -> bool:
+    """Return whether setup was called in this child."""
+    return STARTED
+
+
+def start_with(path: str) -> None:
+    """Raise when that file is not there."""
+    Path(path).read_bytes()
+
+
+def start_when_ready() -> None:
+    """A setup that fails until the home folder holds a certain file."""
+    start_with(os.path.expanduser("~/ready"))
