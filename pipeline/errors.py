@@ -168,8 +168,8 @@ class RetryableJobError(JobError):
 class SandboxLimit(RetryableJobError):
     """Work in a child process was ended: it took too long, needed too much memory, or its process crashed.
 
-    limit: time | cpu | memory | crash. The work was tried, so the attempt is spent. Twice, because a busy machine may be
-    the reason; hardly a third time.
+    limit: time | cpu | memory | crash. The work was tried, so the attempt is spent. It is tried twice at most: a busy
+    machine may have been the reason once.
     """
 
     def __init__(self, message: str, limit: str) -> None:

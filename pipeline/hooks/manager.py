@@ -57,7 +57,7 @@ class PluginManager:
         tracing: Tracing = OFF,
         sandbox: Sandbox | None = None,
     ) -> None:
-        """providers: by name, all that settings.all_providers names. sandbox: what plugins work in, closed with them."""
+        """providers: by name, all that settings.all_providers names. sandbox: where plugins work, closed with them."""
         self._settings = settings
         self._rooms = rooms
         self._providers = Providers(settings, providers, tracing)
