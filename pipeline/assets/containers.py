@@ -94,13 +94,13 @@ def _meta(file: BinaryIO) -> bytes:
     for _ in range(MAX_PIECES):
         file.seek(at)
         head = file.read(16)
-        if len(head) < 8:
+        if not head:
             break
         size, start = int.from_bytes(head[:4]), 8
         if size == 1:
             size, start = int.from_bytes(head[8:]), 16
         size = size or end - at
-        if size < start or at + size > end:
+        if len(head) < start or size < start or at + size > end:
             raise ValueError("cut off")
         if head[4:8] == b"meta" and not meta:
             file.seek(at + start)
