@@ -6,7 +6,14 @@ breaker that it is told of.
 
 from __future__ import annotations
 
-from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, RetryableJobError, is_unreachable
+from pipeline.errors import (
+    DependencyUnavailable,
+    JobError,
+    PermanentJobError,
+    RetryableJobError,
+    SandboxLimit,
+    is_unreachable,
+)
 from pipeline.hooks.breaker import Breaker
 from pipeline.hooks.calls import PluginBusy, PluginOverrun
 from pipeline.texts import cause_of
@@ -41,6 +48,8 @@ def note(breaker: Breaker, error: JobError, raised: Exception, *, counts: bool) 
             breaker.unreachable(error.message, cause)
         else:
             breaker.busy(error.retry_after_seconds, error.message, cause)
+    elif isinstance(raised, SandboxLimit):
+        return  # that was the photo, and says nothing of the provider
     elif isinstance(error, RetryableJobError) and counts:
         breaker.failed(error.message, cause)
     elif not isinstance(raised, PluginOverrun):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
+from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, RetryableJobError, SandboxLimit
 from pipeline.hold import Found
 from pipeline.hooks import faults
 from pipeline.hooks.breaker import Breaker
@@ -71,6 +71,7 @@ def test_job_error_leaves_a_refusal_as_it_is() -> None:
         (PluginOverrun("90 s"), True, [Found.AWAY], True),
         (PluginOverrun("90 s"), False, [], False),
         (PermanentJobError("No product"), True, [], False),
+        (SandboxLimit("Reading the photo takes too long", "time"), True, [], False),
     ],
     ids=lambda each: repr(each)[:40],
 )
@@ -88,7 +89,12 @@ def test_note_holds_whom_nobody_else_should_ask_now(
 
 @pytest.mark.parametrize(
     ("raised", "releases"),
-    [(KeyError("500"), True), (PermanentJobError("No product"), True), (PluginOverrun("90 s"), False)],
+    [
+        (KeyError("500"), True),
+        (PermanentJobError("No product"), True),
+        (PluginOverrun("90 s"), False),
+        (SandboxLimit("Reading the photo takes too long", "time"), False),
+    ],
     ids=repr,
 )
 def test_bad_answer_shows_that_the_provider_is_there(
