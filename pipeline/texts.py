@@ -58,15 +58,22 @@ def cause_of(error: BaseException) -> str:
     That is what it was raised from, and what that was raised from where it has no text of its own; else the error
     itself. Not `repr`: redis-py's has no text.
     """
-    first = told = error if error.__cause__ is None else error.__cause__
+    behind = _behind(error)
+    first = told = error if behind is None else behind
     for _ in range(MAX_CHAIN):
-        if _text_of(told) or told.__cause__ is None:
+        behind = _behind(told)
+        if _text_of(told) or behind is None:
             break
-        told = told.__cause__
-    # Where none of them has a text the first says the most: of a timeout the last is only that it was cancelled.
+        told = behind
+    # Where none of them has a text the first says the most.
     told = told if _text_of(told) else first
     text = " ".join(clean(_text_of(told)).split())
     return mask(f"{type(told).__name__}: {text}" if text else type(told).__name__)[:MAX_CAUSE_LENGTH]
+
+
+def _behind(error: BaseException) -> BaseException | None:
+    # What is behind a timeout of asyncio's is only that something was cancelled.
+    return error.__cause__ if isinstance(error.__cause__, Exception) else None
 
 
 def _text_of(error: BaseException) -> str:

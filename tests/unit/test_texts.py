@@ -123,6 +123,7 @@ class Falsy(Exception):
             "TimeoutError",
             "asyncio's way to end in time",
         ),
+        (caused(TimeoutError(), asyncio.CancelledError()), "TimeoutError", "also where nothing was raised from it"),
         (KeyError("brand"), "KeyError: 'brand'", ""),
         (ValueError("one\n\n  two\tthree  "), "ValueError: one two three", "one line"),
         (ValueError("\x1b[31mred\x07 \u202e\ud800"), "ValueError: red ?", "clean"),
