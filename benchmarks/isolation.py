@@ -2,8 +2,10 @@
 
 poison: 20 photos that a healthy AI service answers with 500 and, mixed among them, 20 good ones of another user, beside
 40 good ones in the same order: seconds until each of the 20 is done. parked: 10,000 jobs of a provider that asks to
-wait in front of one of another. outage: an AI service that is down for 60 s, 200 uploads meanwhile. Real processes and
-default settings; the AI service is a fake that answers after a given time.
+wait in front of one of another. outage: an AI service that is down for 60 s, 200 uploads meanwhile. hostile: photos
+made to hang or fill the memory of whoever decodes them, and the offline provider: what became of each, the memory of
+the service and of its children meanwhile, and the seconds until a good photo sent right after it is done. Real
+processes and default settings; the AI service is a fake that answers after a given time.
 """
 
 from __future__ import annotations
@@ -13,12 +15,15 @@ import asyncio
 import logging
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import structlog
+from PIL import Image
 
 from pipeline.errors import RetryableJobError
 from pipeline.hooks.breaker import Breaker, SharedBreakers
@@ -27,6 +32,8 @@ from pipeline.queue.attempt import RetryPolicy
 from pipeline.queue.job import Job, NewJob
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.worker import Worker
+from tests.faults.chaos.world import resident_mib
+from tests.pictures import empty_webp, encode, endless_jpeg, png
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
 from tests.workers import Handler
@@ -133,7 +140,67 @@ def outage(_rounds: int) -> None:
     print(f"{starts - OUTAGE_UPLOADS} starts in vain, all done {seconds:.1f} s after it was back")
 
 
-PARTS: dict[str, Callable[[int], Any]] = {"poison": poison, "parked": parked, "outage": outage}
+def hostile(_rounds: int) -> None:
+    """Print what hostile photos cost themselves and others."""
+    photos = {
+        "blank PNG 400 x 200 (E2)": encode(Image.new("RGB", (400, 200), "white"), "PNG"),
+        "progressive JPEG, last scan 3,000 times (E3)": endless_jpeg(),
+        "the same, 200 times: taken": endless_jpeg(scans=200),
+        "lossless WebP 10000 x 10000, 38 bytes (E4)": empty_webp(),
+        "lossless WebP 7000 x 7000: taken": empty_webp(7000, 7000),
+        "AVIF 50 megapixels (E4)": encode(Image.new("RGB", (10_000, 5_000)), "AVIF", speed=10),
+        "PNG 14000 x 14000": png(14_000, 14_000, depth=1, color=0),
+    }
+    print("| photo | became | service, MiB before, most | children, most | next good photo done after |")
+    print("|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder, Service(Path(folder)) as service:
+        _done_after(service, service.upload("good"))  # loads the models
+        for name, content in photos.items():
+            before = resident_mib(service.pid)
+            with _watched(service) as most:
+                reply = service.upload("hostile", image=content)
+                seconds = _done_after(service, service.upload("good"))
+                became = reply.json()["error"]["details"][0]["message"] if reply.status_code == 400 else ""
+                if not became:
+                    _done_after(service, reply)
+                    asset = service.asset(reply.json()["data"]["assetId"], "hostile")
+                    became = asset["aiMetadata"]["error"] or asset["status"]
+            memory = f"{before:.0f}, {most['service']:.0f} | {most['children']:.0f}"
+            print(f"| {name} | {became} | {memory} | {seconds:.1f} s |")
+
+
+def _done_after(service: Service, reply: Any) -> float:
+    sent_at = time.monotonic()
+    service.wait_log("asset_finished", assetId=reply.json()["data"]["assetId"])
+    return time.monotonic() - sent_at
+
+
+@contextmanager
+def _watched(service: Service) -> Iterator[dict[str, float]]:
+    """Yield the most memory, in MiB, that the service and its children together have had meanwhile."""
+    most, is_over = {"service": 0.0, "children": 0.0}, threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(0.01):
+            most["service"] = max(most["service"], resident_mib(service.pid))
+            most["children"] = max(most["children"], sum(map(resident_mib, _sandboxed(service.pid))))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield most
+    finally:
+        is_over.set()
+        watcher.join()
+
+
+def _sandboxed(parent: int) -> list[int]:
+    """Return the process ids of the sandbox's children."""
+    children = (Path("/proc") / str(parent) / "task" / str(parent) / "children").read_text().split()
+    return [int(each) for each in children if b"sandbox" in (Path("/proc") / each / "cmdline").read_bytes()]
+
+
+PARTS: dict[str, Callable[[int], Any]] = {"poison": poison, "parked": parked, "outage": outage, "hostile": hostile}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks.isolation", description=__doc__)

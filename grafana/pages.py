@@ -253,7 +253,7 @@ def _outcomes() -> list[Panel]:
     return [
         graph(
             "Attempts by outcome",
-            "How attempts ended. Not counted as attempts: parked (the provider is held), postponed (store or storage away).",
+            "How attempts ended. No attempts: parked (the provider is held), postponed (store or storage away).",
             rate("jobs_finished", "queue, outcome", "@queue"),
             unit="ops",
             width=6,

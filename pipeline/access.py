@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import aiohttp
 import jwt
 
+from pipeline.texts import clean
+
 # The service is away or has too much to do.
 AGAIN_STATUSES = {429, 502, 503}
 
@@ -18,7 +20,10 @@ Token = str | Callable[[], str | Awaitable[str]]
 
 
 class ClientError(Exception):
-    """The service refused, or could not be reached; the message is for people."""
+    """The service refused, or could not be reached; the message is for people, and fit for their terminal."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(clean(message))
 
 
 class Unavailable(ClientError):

@@ -21,7 +21,6 @@ from typing import Any
 import click
 from pydantic import SecretStr
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
@@ -33,6 +32,7 @@ from pipeline.assets.asset import CATEGORIES
 from pipeline.auth import make_token
 from pipeline.client import Client, ClientError
 from pipeline.commands import authoring, checking, operating, running
+from pipeline.commands.shown import cleaned, shown
 from pipeline.errors import ConfigurationError
 from pipeline.handlers.server import raise_file_limit
 from pipeline.settings import Settings
@@ -50,10 +50,10 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except ConfigurationError as error:
-            stderr.print(f"[red]Error:[/] {escape(error.message)}", highlight=False, soft_wrap=True)
+            stderr.print(f"[red]Error:[/] {shown(error.message)}", highlight=False, soft_wrap=True)
             ctx.exit(2)
         except ClientError as error:
-            stderr.print(f"[red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            stderr.print(f"[red]Error:[/] {shown(str(error))}", highlight=False, soft_wrap=True)
             ctx.exit(1)
 
 
@@ -169,7 +169,7 @@ def watch(url: str | None, token: str | None) -> None:
 
     async def run() -> None:
         async with Client(*running.target(url, token, DEMO_USER), on_notice=_tell) as client:
-            stderr.print(f"Listening in {await client.listen()}")
+            stderr.print(f"Listening in {shown(await client.listen())}")
             async for event in client.events():
                 print(json.dumps(event), flush=True)
 
@@ -196,14 +196,14 @@ def settings(format_: str) -> None:
         in_force = settings_module.load()
         table = Table("setting", "value", "default", "why")
         for name, field in Settings.model_fields.items():
-            shown = _shown(getattr(in_force, name)), _shown(field.default), field.description or ""
-            table.add_row(name.upper(), *map(escape, shown))
+            values = _as_text(getattr(in_force, name)), _as_text(field.default), field.description or ""
+            table.add_row(name.upper(), *map(shown, values))
         own, faults = authoring.own_settings(in_force)
         for each in own:
-            table.add_row(each.variable, *map(escape, (_shown(each.value), _shown(each.default), each.why)))
+            table.add_row(shown(each.variable), *map(shown, (_as_text(each.value), _as_text(each.default), each.why)))
         stdout.print(table)
         for fault in faults:
-            stderr.print(escape(fault), highlight=False, soft_wrap=True)
+            stderr.print(shown(fault), highlight=False, soft_wrap=True)
         return
     for line in settings_lines(format_):
         print(line)
@@ -211,15 +211,16 @@ def settings(format_: str) -> None:
 
 def settings_lines(format_: str) -> list[str]:
     """Return all settings as lines of `.env.example` ("env") or of the README's table ("markdown")."""
-    fields = [(name.upper(), _shown(field.default), field.description) for name, field in Settings.model_fields.items()]
-    fields += [(own.variable, _shown(own.default), own.why) for own in authoring.built_in_settings()]
+    ours = Settings.model_fields.items()
+    fields = [(name.upper(), _as_text(field.default), field.description) for name, field in ours]
+    fields += [(own.variable, _as_text(own.default), own.why) for own in authoring.built_in_settings()]
     if format_ == "env":
         return [line for name, default, why in fields for line in (f"# {why}", f"#{name}={default}")]
     rows = [f"| `{name}` | {f'`{default}`' if default else ''} | {why} |" for name, default, why in fields]
     return ["| setting | default | what it is, and why |", "|---|---|---|", *rows]
 
 
-def _shown(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ",".join(f"{name}={'+'.join(names)}" for name, names in value.items())
     if value is None:
@@ -286,16 +287,16 @@ async def _submit(url: str, token: str, pictures: list[tuple[Path, str]], *, wat
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         with Progress(*columns, console=stderr) as progress:
             for path, category in pictures:
-                bar = progress.add_task(path.name, total=path.stat().st_size)
+                bar = progress.add_task(shown(path.name), total=path.stat().st_size)
                 try:
                     reply = await client.upload(path, category, on_progress=lambda sent: progress.advance(bar, sent))
                 except ClientError as error:
-                    stderr.print(f"[red]{escape(path.name)}:[/] {escape(str(error))}", highlight=False)
+                    stderr.print(f"[red]{shown(path.name)}:[/] {shown(str(error))}", highlight=False)
                     is_good = False
                     continue
                 names[reply["assetId"]] = path.name
         for asset_id, name in names.items():
-            stdout.print(f"{escape(name)}: accepted as {asset_id}", highlight=False)
+            stdout.print(f"{shown(name)}: accepted as {shown(asset_id)}", highlight=False)
         if watch and names:
             is_good = await _print_events(client, names, started_at) and is_good
     return is_good
@@ -311,8 +312,9 @@ async def _print_events(client: Client, names: dict[str, str], started_at: float
                 if name is None:
                     continue
                 seconds = time.monotonic() - started_at
-                stdout.print(f"\n[bold]{escape(name)}[/] is {event['status']} after {seconds:.1f} s", highlight=False)
-                stdout.print_json(data=event)
+                status = shown(event["status"])
+                stdout.print(f"\n[bold]{shown(name)}[/] is {status} after {seconds:.1f} s", highlight=False)
+                stdout.print_json(data=cleaned(event))
                 is_good = is_good and event["status"] != "failed"
                 if not waiting_for:
                     return is_good
@@ -322,7 +324,7 @@ async def _print_events(client: Client, names: dict[str, str], started_at: float
 
 
 def _tell(words: str) -> None:
-    stderr.print(escape(words), highlight=False, soft_wrap=True)
+    stderr.print(shown(words), highlight=False, soft_wrap=True)
 
 
 def _until_interrupted(work: Coroutine[Any, Any, None]) -> None:

@@ -116,7 +116,7 @@ class Settings(BaseSettings):
     ai_provider: CommaList = _f(
         (),
         "AI provider plugins, comma-separated: the next is asked after a permanent failure of the one before or while "
-        "that is set aside. Default: http when AI_SERVICE_URL is set, else local.",
+        "that is held. Default: http when AI_SERVICE_URL is set, else local.",
     )
     ai_provider_by_category: CategoryMap = _f(
         {}, "AI providers of single categories, as sneaker=acme,lego=acme+local (+ as the comma of AI_PROVIDER)."
@@ -155,7 +155,7 @@ class Settings(BaseSettings):
     )
     sandbox_processes: int = _f(
         1,
-        "Child processes in which the local AI provider reads photos, each one photo at a time: 320 MB and a processor "
+        "Child processes in which the local AI provider reads photos, each one photo at a time: 360 MB and a processor "
         "core each.",
         ge=1,
         le=64,

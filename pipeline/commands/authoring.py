@@ -15,10 +15,10 @@ import click
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pipeline import settings as settings_module
+from pipeline.commands.shown import shown
 from pipeline.errors import ConfigurationError
 from pipeline.hooks.catalogue import HOOK, KINDS, NOTIFIER, PROVIDER, STORAGE, Catalogue, Kind, list_plugins, nearest
 from pipeline.settings import PluginSettings, Settings, plugin_variable
@@ -50,7 +50,7 @@ def plugins(ctx: click.Context) -> None:
         return
     table = Table("name", "kind", "package", "version", "state", "reason")
     for info in list_plugins(settings_module.load()):
-        table.add_row(info.name, info.kind, info.package, info.version, info.state, escape(info.reason))
+        table.add_row(*map(shown, (info.name, info.kind, info.package, info.version, info.state, info.reason)))
     stdout.print(table)
 
 
@@ -69,7 +69,7 @@ def verify(name: str, kind_name: str | None) -> None:
     kind = _choose(catalogue, name, kind_name)
     # Before pytest starts: settings that are wrong are one line and not a test that failed.
     first = catalogue.make(kind, name)
-    stderr.print(f"The suite {WARNINGS[kind]}: {kind.name} {escape(name)}", highlight=False)
+    stderr.print(f"The suite {WARNINGS[kind]}: {kind.name} {shown(name)}", highlight=False)
     sys.exit(_run_suite(kind, first, lambda: catalogue.make(kind, name)))
 
 

@@ -27,7 +27,6 @@ from urllib.parse import unquote, urlsplit
 import click
 from pydantic import BaseModel, SecretStr
 from rich.console import Console
-from rich.markup import escape
 
 from pipeline import demo, embedded, logs
 from pipeline import settings as settings_module
@@ -36,6 +35,7 @@ from pipeline.assets.asset import CATEGORIES, Asset, AssetStatus, OriginalImage,
 from pipeline.assets.store import AssetStore
 from pipeline.auth import KeySet, TokenVerifier
 from pipeline.commands import running
+from pipeline.commands.shown import shown
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError, Unauthorized
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
 from pipeline.hooks.calls import BoundPlugin
@@ -45,12 +45,14 @@ from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.server import connect
 from pipeline.settings import Settings, is_image_url, is_loopback
-from pipeline.texts import MASK, mask
+from pipeline.texts import MASK, clean, mask
 
 LIMIT_SECONDS = 10.0
 FETCH_SECONDS = 5.0
 OLDEST_REDIS = (6, 2)
 FULL_PERCENT = 80
+# What a child of the sandbox takes: with the local provider's OpenCV; with its models, while it reads.
+LIGHT_MB, READER_MB = 100, 360
 REASON_LENGTH = 300
 COLORS = {"ok": "green", "warning": "yellow", "failed": "red"}
 stdout = Console()
@@ -137,10 +139,11 @@ class Masker:
                 self._secrets |= {part for text in (user, password) for part in (text, unquote(text)) if len(part) > 3}
 
     def masked(self, finding: Finding) -> Finding:
-        """Return the finding without secrets."""
+        """Return the finding without secrets, and without what steers a terminal."""
         return Finding(finding.mark, *(self._mask(getattr(finding, each.name)) for each in fields(finding)[1:]))
 
     def _mask(self, text: str) -> str:
+        text = clean(text)
         for secret in sorted(self._secrets, key=len, reverse=True):
             text = text.replace(secret, MASK)
         return mask(text)
@@ -169,6 +172,7 @@ class Checks:
             else Check("redis", self._embedded_redis, "install redis-server or set REDIS_URL"),
             Check("asset store", self._store, "set MONGODB_URI" if mongodb_uri else "set DATA_DIR"),
             Check("plugins", self._plugins, "see the PLUGIN_ variables, PLUGINS_DISABLED and PLUGINS_SAFE_MODE"),
+            Check("sandbox", self._sandbox, "see DECODE_MEMORY_MB and how many processes this user may have"),
             Check("storage", self._try_storage, "see STORAGE_BACKEND, PUBLIC_URL and the storage's own settings"),
         ]
         seconds = LIMIT_SECONDS + (settings.provider_timeout_seconds if analyze else 0)
@@ -181,9 +185,11 @@ class Checks:
         return checks
 
     async def close(self) -> None:
-        """Close the storage, which several checks share."""
+        """Close the storage and the sandbox, which several checks share."""
         if self._storage is not None:
             await self._storage.close()
+        if self._catalogue is not None:
+            await self._catalogue.sandbox.close()
 
     async def _data_dir(self) -> AsyncIterator[Finding]:
         folder = self._settings.data_dir
@@ -283,6 +289,16 @@ class Checks:
         names = ", ".join(each.name for each in hooks) or "none"
         yield Finding(Mark.OK, "plugins", f"observers and filters in use: {names}")
 
+    async def _sandbox(self) -> AsyncIterator[Finding]:
+        if self._catalogue is None:
+            raise ConfigurationError("no plugins could be found")
+        await self._catalogue.sandbox.reduce(_picture(), seconds=LIMIT_SECONDS, wait_seconds=LIMIT_SECONDS)
+        settings = self._settings
+        detail = f"1 child process decodes photos ({LIGHT_MB} MB, and up to {settings.decode_memory_mb} MB for a photo)"
+        if "local" in settings.all_providers:
+            detail += f", {settings.sandbox_processes} read them ({READER_MB} MB each)"
+        yield Finding(Mark.OK, "sandbox", detail)
+
     async def _try_storage(self) -> AsyncIterator[Finding]:
         name = self._settings.storage_name
         self._storage = storage = self._build(STORAGE, name)
@@ -296,22 +312,22 @@ class Checks:
 
     async def _judge_image_url(self, storage: BoundPlugin, url: str) -> Finding:
         """Return whether jobs may carry such a URL and AI services can fetch the image there."""
-        shown = shown_address(url)
+        where = shown_address(url)
         if not is_image_url(url):
-            return Finding(Mark.FAILED, "image URL", f"{shown} is neither https nor loopback", "set PUBLIC_URL")
+            return Finding(Mark.FAILED, "image URL", f"{where} is neither https nor loopback", "set PUBLIC_URL")
         if not getattr(storage.plugin, "media_root", None):
             try:
                 await asyncio.to_thread(_fetch, url)
             except (OSError, ValueError) as error:
                 mend = "see whether images are public, unless the AI provider needs no URL"
-                return Finding(Mark.WARNING, "image URL", f"{shown} cannot be fetched: {reason(error)}", mend)
-            return Finding(Mark.OK, "image URL", f"{shown} can be fetched")
+                return Finding(Mark.WARNING, "image URL", f"{where} cannot be fetched: {reason(error)}", mend)
+            return Finding(Mark.OK, "image URL", f"{where} can be fetched")
         host = urlsplit(url).hostname or ""
         ai_host = urlsplit(self._settings.ai_service_url).hostname or ""
         if is_loopback(host) and "http" in self._settings.all_providers and not is_loopback(ai_host):
             detail = f"the AI service at {ai_host} cannot fetch images from {host}"
             return Finding(Mark.WARNING, "image URL", detail, "set PUBLIC_URL")
-        return Finding(Mark.OK, "image URL", f"{shown}, served by the service itself")
+        return Finding(Mark.OK, "image URL", f"{where}, served by the service itself")
 
     def _provider(self, name: str, analyze: bool) -> Callable[[], AsyncIterator[Finding]]:
         async def run() -> AsyncIterator[Finding]:
@@ -442,9 +458,9 @@ def _described(analysis: Analysis) -> str:
 
 def _print(finding: Finding) -> None:
     mark = f"[{COLORS[finding.mark]}]{finding.mark:8}[/]"
-    stdout.print(f"{mark} {escape(f'{finding.what}: {finding.detail}')}", highlight=False, soft_wrap=True)
+    stdout.print(f"{mark} {shown(f'{finding.what}: {finding.detail}')}", highlight=False, soft_wrap=True)
     if finding.mend:
-        stdout.print(f"{'':9}{escape(finding.mend)}", highlight=False, soft_wrap=True)
+        stdout.print(f"{'':9}{shown(finding.mend)}", highlight=False, soft_wrap=True)
 
 
 def _print_json(finding: Finding) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pipeline.auth import ADMIN_ROLE
 from pipeline.client import Client, ClientError
 from pipeline.commands.running import target
+from pipeline.commands.shown import shown
 
 OPERATOR = "operator"
 TOKEN_SECONDS = 3600
@@ -67,7 +67,7 @@ def list_failed(
                 ids = f"{job['jobId']}\n{job['assetId'] or 'unknown'}"
                 failed_at = job["failedAt"][:19].replace("T", " ") + "Z"
                 reason = f"{job['notifier']}: {job['reason']}" if job["notifier"] else job["reason"]
-                table.add_row(escape(ids), escape(reason), str(job["attempts"]), failed_at)
+                table.add_row(shown(ids), shown(reason), shown(job["attempts"]), shown(failed_at))
         if as_json:
             return
         stdout.print(table if table.rows else "There are no dead letters.")
@@ -177,9 +177,9 @@ async def _each(client: Client, job_ids: Sequence[str], work: Callable[[Client, 
     refused = 0
     for job_id in job_ids:
         try:
-            stdout.print(f"{escape(job_id)}: {escape(await work(client, job_id))}", highlight=False, soft_wrap=True)
+            stdout.print(f"{shown(job_id)}: {shown(await work(client, job_id))}", highlight=False, soft_wrap=True)
         except ClientError as error:
-            stderr.print(f"[red]{escape(job_id)}:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            stderr.print(f"[red]{shown(job_id)}:[/] {shown(str(error))}", highlight=False, soft_wrap=True)
             refused += 1
     if refused:
         raise ClientError(f"{refused} of {len(job_ids)} refused")

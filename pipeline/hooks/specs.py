@@ -5,8 +5,8 @@ because pluggy itself is synchronous and stops at the first exception. An implem
 wants; those of one hook are called in pluggy's order: built-in plugins before packages, unless one says `tryfirst` or
 `trylast`. The `register_` hooks run once, at start, on the main thread, and must not block. The others are called while
 the service works: written as `async def` on the event loop, which they must not block, as `def` in a thread of the
-plugin's own; each call has HOOK_TIMEOUT_SECONDS, is timed and counted, and a plugin whose calls fail in a row is set
-aside for a while.
+plugin's own; each call has HOOK_TIMEOUT_SECONDS, is timed and counted. A hook whose calls fail in a row is held: it is
+not called for a while.
 """
 
 from __future__ import annotations

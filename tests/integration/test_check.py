@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pipeline.commands.checking import Finding, Mark, Masker
 from pipeline.settings import Settings
 from tests.factories import SECRET
 from tests.mongo_server import MongoServer
+from tests.parts import require
 from tests.redis_server import RedisServer
 from tests.service import ROOT, AiService, Service
 
@@ -58,10 +60,22 @@ def test_check_with_all_embedded_is_good(run: Run, tmp_path: Path, ai_service: A
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert all(line.startswith("ok ") for line in lines)
-    for what in ("data folder", "address", "tokens", "redis", "asset store", "plugins", "storage", "provider http"):
+    tried = ("data folder", "address", "tokens", "redis", "asset store", "plugins", "sandbox", "storage")
+    for what in (*tried, "provider http"):
         assert f" {what}: " in done.stdout
     assert list((tmp_path / "data" / "media").glob("*/*")) == []
     assert not (tmp_path / "data" / "redis").exists()
+
+
+def test_check_says_what_the_sandbox_takes(run: Run) -> None:
+    """How many child processes there will be and about how much each takes; that the local AI's models can be loaded is
+    tried.
+    """
+    require(find_spec("rapidocr") is not None, "the extra [local] is not installed")
+    done = run(AI_PROVIDER="local", SANDBOX_PROCESSES="3", DECODE_MEMORY_MB="512")
+    assert done.returncode == 0, done.stdout
+    assert "sandbox: 1 child process decodes photos (100 MB, and up to 512 MB for a photo), 3 read them" in done.stdout
+    assert "provider local: starts and can be reached" in done.stdout
 
 
 def test_check_analyzes_when_asked(run: Run, ai_service: AiService) -> None:

@@ -163,7 +163,7 @@ async def test_retry_waits_its_backoff_and_then_behind_what_is_ready(queue: JobQ
 @pytest.mark.fault("E18")
 @pytest.mark.gen_test
 async def test_many_delayed_jobs_come_in_due_order(queue: JobQueue) -> None:
-    """350 jobs due at once, claimed five at a time: in the order in which they became due, whatever was enqueued since."""
+    """350 jobs due at once, claimed five at a time: in the order in which they became due, whatever came since."""
     ids = await enqueue(queue, *range(1, 351))
     claim = Claimer(queue)
     jobs = await claim(350)

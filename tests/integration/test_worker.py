@@ -353,7 +353,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.hooks.breaker.FIRST_WAIT_SECONDS", 0.05)
     monkeypatch.setattr("pipeline.hooks.breaker.LEAST_BUSY_SECONDS", 0.05)
     source = queue_module._source
-    
+
     def short(verb: str) -> str:
         script = source(verb).replace("FIRST_WAIT_MS = 1000", "FIRST_WAIT_MS = 50")
         assert verb != "step" or "FIRST_WAIT_MS = 50" in script
@@ -523,7 +523,7 @@ async def test_finished_jobs_go_past_retention_without_new_jobs(bench: Bench) ->
 async def test_process_that_alone_cannot_reach_the_provider_stops_drawing_jobs(
     bench: Bench, short_waits: None
 ) -> None:
-    """One of two workers reaches nothing: it costs no job its attempts, and the other does nearly all without a break."""
+    """One of two workers reaches nothing: it costs no job its attempts, and the other does nearly all, unbroken."""
     bench.queue_options["lanes"] = {"": ("acme",)}
     cut_off, sound = Provider(), Provider()
     cut_off.error = RetryableJobError("AI service unavailable", spends_attempt=False)

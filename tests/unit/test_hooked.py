@@ -348,7 +348,6 @@ async def test_held_filter_is_asked_again_when_it_works(house: House, monkeypatc
     assert [(line["event"], line["method"]) for line in logs] == [("plugin_released", "validate_upload")]
 
 
-@pytest.mark.fault("P1")
 @pytest.mark.parametrize("broken", ["job_started", "transform_analysis", "validate_upload"])
 @pytest.mark.gen_test
 async def test_each_hook_of_a_plugin_is_held_by_itself(house: House, broken: str) -> None:

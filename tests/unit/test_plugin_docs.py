@@ -83,7 +83,7 @@ def package(tmp_path: Path) -> Path:
     about = tmp_path / "acme_vision-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-vision\nVersion: 1.0\n")
-    points = project["project"]["entry-points"][ENTRY_POINT_GROUP] | {"post": "post", "night": "night"}
+    points = project["project"]["entry-points"][ENTRY_POINT_GROUP] | {"post": "post", "night": "night", "tint": "tint"}
     lines = [f"{name} = {module}" for name, module in points.items()]
     (about / "entry_points.txt").write_text("\n".join([f"[{ENTRY_POINT_GROUP}]", *lines]))
     return tmp_path
@@ -111,8 +111,19 @@ def test_page_leads_to_a_working_provider(package: Path, acme_url: str) -> None:
     acme = {"PLUGIN_ACME_URL": acme_url, "PLUGIN_ACME_API_KEY": "a key", "DATA_DIR": str(package / "data")}
     listed = run(package, str(ROOT / "run.py"), "plugins", AI_PROVIDER="acme", **acme)
     found = re.findall(r"│ (\w+) +│ (\w+) +│ acme-vision +│ 1\.0 +│ (\w+)", listed)
-    assert found == [("night", "hook", "selected"), ("post", "notifier", "available"), ("acme", "provider", "selected")]
+    assert found == [
+        ("night", "hook", "selected"),
+        ("post", "notifier", "available"),
+        ("acme", "provider", "selected"),
+        ("tint", "provider", "available"),
+    ]
     assert "5 passed" in run(package, str(ROOT / "run.py"), "plugins", "verify", "acme", **acme)
+
+
+def test_page_leads_to_a_provider_that_works_in_the_sandbox(package: Path) -> None:
+    """Its example is verified as configured, in real child processes."""
+    settings = {"AI_PROVIDER": "tint", "DATA_DIR": str(package / "data")}
+    assert "5 passed" in run(package, str(ROOT / "run.py"), "plugins", "verify", "tint", **settings)
 
 
 @pytest.mark.parametrize("text", [text for language, text in BLOCKS if language == "bash"])

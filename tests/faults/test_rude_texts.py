@@ -1,0 +1,186 @@
+"""Texts made to steer a terminal, by a plugin or by a server: nothing of it reaches an asset, an event or a screen."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from pipeline.client import Client
+from tests.factories import make_image, make_token
+from tests.packages import install
+from tests.service import ROOT, Service
+
+STEERING = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# What a terminal would obey, between words that a reader must find: colours, title, screen, direction.
+RUDE = "one \x1b[31m\x1b]0;owned\x07two\x1b[2J \x9b31mthree\r\x08 \u202efour"
+WORDS = "one two three four"
+PLUGIN = f"""
+from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
+from pipeline.hooks import Analysis, Attribute, hookimpl
+
+RUDE = {RUDE!r}
+
+class Rude:
+    def analyze(self, request):
+        if request.category == "lego":
+            raise PermanentJobError(RUDE)
+        if request.category == "camera":
+            raise RetryableJobError(RUDE, max_attempts=1)
+        if request.category == "other":
+            raise ValueError(RUDE)
+        return Analysis(*[Attribute(RUDE, 0.9)] * 3)
+
+    def check(self):
+        raise DependencyUnavailable(RUDE) from OSError(RUDE)
+
+class RudeStorage:
+    def save(self, public_id, file, content_type):
+        return "https://images.example/" + public_id
+
+    def open(self, public_id):
+        raise FileNotFoundError(public_id)
+
+    def delete(self, public_id):
+        pass
+
+    def check(self):
+        raise DependencyUnavailable(RUDE) from OSError(RUDE)
+
+@hookimpl
+def register_ai_providers(settings):
+    yield "rude", Rude
+    yield RUDE, Rude
+
+@hookimpl
+def register_storage_backends(settings):
+    yield "rude", RudeStorage
+"""
+BROKEN = f"raise RuntimeError({RUDE!r})"
+
+
+@pytest.fixture
+def rude(tmp_path: Path) -> dict[str, str]:
+    """The settings of a service whose plugins are rude."""
+    packages = install(tmp_path / "packages", rude=PLUGIN, broken=BROKEN)
+    return packages | {"AI_PROVIDER": "rude", "STORAGE_BACKEND": "rude", "JOB_ATTEMPTS": "1"}
+
+
+def run(*arguments: str, **environment: str) -> str:
+    """Return all that a command prints, in a window wide enough for tables."""
+    command = [sys.executable, "run.py", *arguments]
+    ran = subprocess.run(command, cwd=ROOT, env=os.environ | {"COLUMNS": "400"} | environment, capture_output=True)
+    return (ran.stdout + ran.stderr).decode()
+
+
+def assert_plain(text: str) -> None:
+    assert (found := STEERING.search(text)) is None, repr(text[max(0, found.start() - 60) : found.end() + 60])
+
+
+@pytest.mark.fault("P11")
+def test_plugin_steers_nobodys_terminal(tmp_path: Path, rude: dict[str, str]) -> None:
+    """Whatever it puts into values, refusals and errors: assets, events, /readyz and dead letters hold plain words, and
+    so does what each command prints.
+    """
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(make_image())
+    with Service(tmp_path / "data", **rude) as service:
+
+        async def follow() -> dict[str, Any]:
+            """Return the event of each category's photo."""
+            async with Client(service.url, make_token()) as client:
+                await client.listen()
+                events, found = client.events(), {}
+                for category in ("sneaker", "lego", "camera", "other"):
+                    await asyncio.to_thread(service.upload, category=category)
+                    found[category] = await asyncio.wait_for(anext(events), 20)
+                return found
+
+        events = asyncio.run(follow())
+        assert {events["sneaker"]["aiMetadata"][name]["value"] for name in ("brand", "model", "colorway")} == {WORDS}
+        assert events["lego"]["error"] == WORDS
+        assert events["camera"]["error"] == f"{WORDS} after 1 attempt"
+        assert events["other"]["error"] == "AI service failed after 1 attempt"
+        for event in events.values():
+            assert_plain(json.dumps(service.asset(event["assetId"]), ensure_ascii=False).replace("\\", "\x00"))
+        ready = httpx.get(f"{service.url}/readyz").text
+        assert WORDS in ready and "\\u00" not in ready
+
+        reached = {"PIPELINE_URL": service.url}
+        as_admin = reached | {"PIPELINE_ADMIN_TOKEN": make_token("boss", role="admin")}
+        as_user = reached | {"PIPELINE_TOKEN": make_token()}
+        shown = {
+            "failed ls": run("failed", "ls", **as_admin),
+            "submit, refused": run("submit", str(photo), "--category", "lego", "--watch", **as_user),
+            "submit, found": run("submit", str(photo), "--category", "sneaker", "--watch", **as_user),
+            "plugins": run("plugins", **service.environment),
+            "check": run("check", "--analyze", **service.environment),
+            "check, JSON": run("check", "--json", **service.environment),
+            "wrong name": run("check", **service.environment | {"AI_PROVIDER": "ruude"}),
+        }
+        for command, output in shown.items():
+            assert WORDS in output, (command, output)
+            assert_plain(output)
+
+
+@contextmanager
+def rude_server() -> Iterator[str]:
+    """Yield the address of what answers every request as the service might, with rude texts in every place."""
+    job = {"jobId": RUDE, "assetId": RUDE, "reason": RUDE, "notifier": RUDE, "attempts": RUDE, "failedAt": RUDE}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer(200, {"success": True, "data": {"items": [job], "nextCursor": None}})
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
+            detail = {"field": RUDE, "message": RUDE}
+            self.answer(400, {"success": False, "error": {"code": "X", "message": RUDE, "details": [detail]}})
+
+        do_DELETE = do_POST
+
+        def answer(self, status: int, body: Any) -> None:
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.fault("P11")
+def test_server_steers_nobodys_terminal(tmp_path: Path) -> None:
+    """The commands talk to any address: what comes back is no more trusted than a plugin. Nor is a file's name."""
+    photo = tmp_path / "a\x1b[31m\u202eb.jpg"
+    photo.write_bytes(make_image())
+    with rude_server() as url:
+        reached = {"PIPELINE_URL": url, "PIPELINE_TOKEN": make_token(), "PIPELINE_ADMIN_TOKEN": make_token()}
+        for command in (
+            ("failed", "ls"),
+            ("failed", "ls", "--json"),
+            ("failed", "retry", RUDE.replace("\x00", "")),
+            ("queue", "pause"),
+            ("submit", str(photo), "--category", "lego"),
+        ):
+            output = run(*command, **reached)
+            assert "four" in output, (command, output)
+            assert_plain(output)
