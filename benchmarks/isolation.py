@@ -32,7 +32,7 @@ from pipeline.queue.attempt import RetryPolicy
 from pipeline.queue.job import Job, NewJob
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.worker import Worker
-from tests.faults.chaos.world import resident_mib
+from tests.faults.chaos.world import children_of, resident_mib
 from tests.pictures import empty_webp, encode, endless_jpeg, png
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
@@ -183,7 +183,7 @@ def _watched(service: Service) -> Iterator[dict[str, float]]:
     def watch() -> None:
         while not is_over.wait(0.01):
             most["service"] = max(most["service"], resident_mib(service.pid))
-            most["children"] = max(most["children"], sum(map(resident_mib, _sandboxed(service.pid))))
+            most["children"] = max(most["children"], sum(map(resident_mib, children_of(service.pid))))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -192,12 +192,6 @@ def _watched(service: Service) -> Iterator[dict[str, float]]:
     finally:
         is_over.set()
         watcher.join()
-
-
-def _sandboxed(parent: int) -> list[int]:
-    """Return the process ids of the sandbox's children."""
-    children = (Path("/proc") / str(parent) / "task" / str(parent) / "children").read_text().split()
-    return [int(each) for each in children if b"sandbox" in (Path("/proc") / each / "cmdline").read_bytes()]
 
 
 PARTS: dict[str, Callable[[int], Any]] = {"poison": poison, "parked": parked, "outage": outage, "hostile": hostile}

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ from pipeline.settings import Settings
 DEMO_USER = "demo"
 START_SECONDS = 60.0
 EVENT_SECONDS = 180.0
+# After which who waits for an event is told what it may be waiting for.
+PATIENCE_SECONDS = 10.0
 stdout, stderr = Console(), Console(stderr=True)
 
 
@@ -305,6 +308,7 @@ async def _submit(url: str, token: str, pictures: list[tuple[Path, str]], *, wat
 async def _print_events(client: Client, names: dict[str, str], started_at: float) -> bool:
     is_good = True
     waiting_for = dict(names)
+    telling = asyncio.create_task(_tell_what_is_held(client))
     try:
         async with asyncio.timeout(EVENT_SECONDS):
             async for event in client.events():
@@ -320,7 +324,19 @@ async def _print_events(client: Client, names: dict[str, str], started_at: float
                     return is_good
     except TimeoutError:
         raise ClientError(f"No event for {', '.join(waiting_for.values())} within {EVENT_SECONDS:g} s") from None
+    finally:
+        telling.cancel()
     return is_good
+
+
+async def _tell_what_is_held(client: Client) -> None:
+    """Tell once, while events are waited for, which plugins are not called and why."""
+    while True:
+        await asyncio.sleep(PATIENCE_SECONDS)
+        with suppress(ClientError):
+            if held := await client.held_plugins():
+                _tell("Still waiting: " + "; ".join(held))
+                return
 
 
 def _tell(words: str) -> None:

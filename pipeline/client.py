@@ -17,6 +17,7 @@ import aiohttp
 
 from pipeline.access import ClientError, Reply, Token, TokenSource, Unavailable, words_of
 from pipeline.feed import CONNECT_SECONDS, Feed
+from pipeline.texts import clean
 
 __all__ = ["Client", "ClientError"]
 
@@ -94,7 +95,9 @@ class Client:
                 count(-sent)
             form = aiohttp.FormData()
             form.add_field("category", category)
-            form.add_field("image", _read(path, count), filename=path.name, content_type="application/octet-stream")
+            # No header may hold what a file's name may.
+            name, content_type = clean(path.name), "application/octet-stream"
+            form.add_field("image", _read(path, count), filename=name, content_type=content_type)
             return form
 
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
@@ -119,6 +122,11 @@ class Client:
     async def queue_status(self) -> dict[str, Any]:
         """Return the number of jobs in each state, and whether the queue is paused."""
         return await self._request("GET", "/api/assets/queue-status")
+
+    async def held_plugins(self) -> list[str]:
+        """Return which plugins are not called at the moment, and why, each in one line."""
+        plugins = (await self._request("GET", "/readyz?verbose"))["plugins"]
+        return [f"{each['kind']} {each['name']}: {each['reason']}" for each in plugins if each["state"] == "held"]
 
     # with an admin's token
 

@@ -201,7 +201,8 @@ class Pool:
             raise
         except Exception as error:
             self._drop(child)
-            self._note_failed_start(error)
+            # What went wrong there, not that something did.
+            self._note_failed_start(error.__cause__ if isinstance(error.__cause__, SandboxError) else error)
             self._serve()
         else:
             del self._starting[child]

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.factories import make_image
+from tests.faults.chaos.world import children_of
 from tests.parts import require
 from tests.pictures import empty_webp, encode, endless_jpeg, many_items
 from tests.service import Service
@@ -44,12 +45,6 @@ def wait(service: Service, asset_id: str, sub: str = "ann") -> dict[str, Any]:
     """Return the asset once it is finished."""
     service.wait_log("asset_finished", assetId=asset_id)
     return service.asset(asset_id, sub)
-
-
-def children(service: Service) -> list[int]:
-    """Return the process ids of the sandbox's children."""
-    found = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
-    return [int(pid) for pid in found if "pipeline.sandbox" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 def most_megabytes(service: Service) -> int:
@@ -125,7 +120,7 @@ def test_killed_children_cost_no_photo(service: Service) -> None:
         ids = [send(service, make_image(size=(1600, 1200), seed=number)) for _ in range(2)]
         if number:
             service.wait_log("job_claimed", assetId=ids[0])
-        for pid in children(service):
+        for pid in children_of(service.pid):
             os.kill(pid, signal.SIGKILL)
         assert {wait(service, asset_id)["status"] for asset_id in ids} <= {"active", "partial"}
 
@@ -135,12 +130,12 @@ def test_children_end_with_the_service(service: Service) -> None:
     """After SIGTERM, and after kill -9 in the middle of a photo, no child is left."""
     send(service, ENDLESS)
     service.wait_log("job_claimed")
-    while not (busy := children(service)):
+    while not (busy := children_of(service.pid)):
         time.sleep(0.01)  # nothing tells that a child was started
     service.kill()
     service.start()
     service.wait_log("job_claimed")
-    while not (again := children(service)):
+    while not (again := children_of(service.pid)):
         time.sleep(0.01)
     service.stop()
     deadline = time.monotonic() + 10

@@ -25,7 +25,7 @@ from tests.service import ROOT, Service
 
 STEERING = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # What a terminal would obey, between words that a reader must find: colours, title, screen, direction.
-RUDE = "one \x1b[31m\x1b]0;owned\x07two\x1b[2J \x9b31mthree\r\x08 \u202efour"
+RUDE = "one \x1b[31m\x1b]0;owned\x07two\x1b[2J \x9b31mthree\r\x08\u202efour"
 WORDS = "one two three four"
 PLUGIN = f"""
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError

@@ -77,12 +77,26 @@ def test_demo_names_its_pictures_offline(run: Run) -> None:
 
 def test_demo_says_what_is_missing_when_it_cannot_start(run: Run, tmp_path: Path) -> None:
     """Without the heavy packages and without an AI service one line tells both ways out."""
-    blocked = tmp_path / "rapidocr.py"
-    blocked.write_text("raise ImportError('not installed')")
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['rapidocr'] = None")
     demo = run("demo", AI_SERVICE_URL="", PYTHONPATH=str(tmp_path))
     assert demo.returncode == 2
     assert len(demo.stderr.strip().splitlines()) == 1
     assert "[local]" in demo.stderr and "AI_SERVICE_URL" in demo.stderr
+
+
+def test_demo_says_what_its_photos_wait_for(run: Run, environment: dict[str, str], tmp_path: Path) -> None:
+    """A package that is there and cannot be imported, as where a library of the system lacks: its error is told."""
+    require(importlib.util.find_spec("rapidocr") is not None, "needs the extra [local]")
+    (tmp_path / "rapidocr.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
+    settings = environment | {"AI_SERVICE_URL": "", "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "run.py", "demo"]
+    with subprocess.Popen(command, cwd=ROOT, env=settings, stderr=subprocess.PIPE, text=True) as demo:
+        assert demo.stderr is not None
+        told = next(line for line in demo.stderr if line.startswith("Still waiting"))
+        demo.kill()
+    run("demo", "--exit")
+    assert told.startswith("Still waiting: provider local: analyze: Photos cannot be read at the moment")
+    assert "ImportError: libGL.so.1: cannot open shared object file" in told
 
 
 def test_submit_tells_what_was_refused(run: Run, environment: dict[str, str], tmp_path: Path) -> None:

@@ -425,7 +425,7 @@ async def test_job_that_is_given_back_for_too_long_fails_with_the_last_reason(
     await bench.enqueue(3)
     for _ in range(3):
         job, message = await handler.given_up.get()
-        assert message == "No answer, given up after 1 seconds" and job.attempt == 1
+        assert message == "No answer, given up after 1 second" and job.attempt == 1
     stats = await bench.until(lambda stats: stats.failed == 3)
     assert (stats.waiting, stats.delayed, stats.active) == (0, 0, 0)
 

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.faults.chaos.clients import User, state_of
-from tests.faults.chaos.world import LIMITED, POISON, World, resident_mib
+from tests.faults.chaos.world import DECODED, LIMITED, POISON, World, resident_mib
 
 # A start is held against a job at most attempts + stalls times; giving up takes a fence too, and may be repeated.
 MAX_STARTS = 3 + 3 + 3
 MAX_RESIDENT_MIB = 300
 FINAL = {"active", "partial", "failed"}
-# Why an asset may end as failed: what the faults do to the AI service, or to a process three times.
-REASONS = ("AI service", "Processing stalled", "Processing took longer")
+# Why an asset may end as failed: what the faults do to the AI service, or to a process three times; what is in it.
+ENDLESS = "Reading the photo takes too long"
+REASONS = ("AI service", "Processing stalled", "Processing took longer", ENDLESS)
 BASE = "pipeline:{ai-processing}:"
 # Users are away for 3 s at times, and their sockets may take a while to notice that a process is gone.
 HEAR_SECONDS = 30.0
@@ -65,7 +66,7 @@ async def check(world: World, users: list[User], faults: Counter[str], longest_s
     await _check_events(report, url, users, seen, documents)
     _check_fences(report, world, documents)
     _check_calls(report, world, documents, bool(faults))
-    _check_isolation(report, seen, bool(faults))
+    _check_isolation(report, users, seen, bool(faults))
     calls, limited = await world.limited_calls()
     report.figures["limited service"] = f"{calls} calls, {limited} told to wait"
     _check_redis(report, world)
@@ -176,19 +177,30 @@ def calls_of(document: dict[str, Any]) -> int:
     return 3 if document["category"] == POISON else 1
 
 
-def _check_isolation(report: Report, seen: dict[str, dict[str, Any]], has_faults: bool) -> None:
-    assets = [asset for assets in seen.values() for asset in assets.values()]
-    ends = {category: Counter(asset["aiMetadata"]["error"] or asset["status"] for asset in assets
-                              if asset["category"] == category) for category in (POISON, LIMITED)}
+def _check_isolation(
+    report: Report, users: list[User], seen: dict[str, dict[str, Any]], has_faults: bool
+) -> None:
+    endless = {asset_id for user in users for asset_id in user.endless}
+    # Of what got no clear answer nobody knows which photo it was.
+    assets = [seen[user.name][asset_id] for user in users for asset_id in user.accepted if asset_id in seen[user.name]]
+    ends: dict[str, Counter[str]] = {kind: Counter() for kind in (POISON, LIMITED, DECODED, "endless")}
+    for asset in assets:
+        kind = "endless" if asset["id"] in endless else asset["category"]
+        if kind in ends:
+            ends[kind][asset["aiMetadata"]["error"] or asset["status"]] += 1
     wrong = {end for end in ends[POISON] if end != POISONED and not end.startswith(REASONS)}
     report.expect(not wrong, "a photo that is always answered with 500 fails", wrong)
     # A limit costs no attempt, and what happens to the first service is nothing to the second.
     wrong = {end for end in ends[LIMITED] if end not in FINAL and not end.startswith(OF_PROCESSES)}
     report.expect(not wrong, "a provider that asks to wait loses no photo", wrong)
+    wrong = {end for end in ends["endless"] if not end.startswith((ENDLESS, *OF_PROCESSES))}
+    report.expect(not wrong, "a photo that never ends its decoding fails for that", wrong)
+    wrong = {end for end in ends[DECODED] if end.startswith("Reading")}
+    report.expect(not wrong, "no photo fails for another that was decoded before it", wrong)
     if not has_faults:
-        others = {asset["status"] for asset in assets if asset["category"] != POISON}
-        report.expect(others <= {"active"}, "without faults only poisoned photos fail", others)
-    report.figures |= {"poisoned": dict(ends[POISON]), "limited": dict(ends[LIMITED])}
+        others = {asset["status"] for asset in assets if asset["category"] != POISON and asset["id"] not in endless}
+        report.expect(others <= {"active"}, "without faults only poisoned and hostile photos fail", others)
+    report.figures |= {"poisoned" if kind == POISON else kind: dict(found) for kind, found in ends.items()}
 
 
 def _check_redis(report: Report, world: World) -> None:

@@ -12,11 +12,14 @@ import aiohttp
 from pipeline.assets.asset import to_timestamp, utc_now
 from pipeline.feed import OVERLAP_SECONDS, shift
 from tests.factories import make_image, make_token
-from tests.faults.chaos.world import LIMITED, POISON
+from tests.faults.chaos.world import DECODED, LIMITED, POISON
+from tests.pictures import empty_webp, many_items
 
 TRIES_AGAIN = (429, 502, 503)
-# Mostly photos of the first AI service; some that it always fails on, some for the one that takes few.
-CATEGORIES = [*["sneaker"] * 18, POISON, LIMITED]
+# Mostly photos of the first AI service; some that it always fails on, some for the one that takes few, some to decode.
+CATEGORIES = [*["sneaker"] * 17, POISON, LIMITED, DECODED]
+# Of these a quarter is refused, for the memory it would take, and a quarter keeps its decoder busy for many seconds.
+BOMB, ENDLESS = empty_webp(), many_items(b"avif", 60_000)
 TIMEOUT = aiohttp.ClientTimeout(total=8)
 
 
@@ -35,6 +38,7 @@ class User:
         self.chance = random.Random(f"{seed} {name}")
         self.image = make_image(size=(16, 16), seed=len(name))
         self.accepted: set[str] = set()
+        self.endless: set[str] = set()  # of these, the hostile ones
         self.by_key: dict[str, set[str]] = defaultdict(set)
         self.refused: Counter[str] = Counter()
         self.unsure = 0  # uploads nobody can say of whether they were taken: no answer, or 503
@@ -53,23 +57,29 @@ class User:
             while not is_enough.is_set():
                 number += 1
                 key = f"{self.name}-{number}" if self.chance.random() < 0.5 else None
-                await self._upload(session, key, self.chance.choice(CATEGORIES))
+                category = self.chance.choice(CATEGORIES)
+                images = (self.image, self.image, BOMB, ENDLESS) if category == DECODED else (self.image,)
+                await self._upload(session, key, category, self.chance.choice(images))
                 await asyncio.sleep(self.chance.uniform(0, 2) * pause_seconds)
 
-    async def _upload(self, session: aiohttp.ClientSession, key: str | None, category: str) -> None:
+    async def _upload(self, session: aiohttp.ClientSession, key: str | None, category: str, image: bytes) -> None:
         while True:
             form = aiohttp.FormData({"category": category})
-            form.add_field("image", self.image, filename="photo.jpg", content_type="image/jpeg")
+            form.add_field("image", image, filename="photo.jpg", content_type="image/jpeg")
             url = f"{self.chance.choice(self.urls)}/api/assets/analyze-queue"
             try:
                 async with session.post(url, data=form, headers={"Idempotency-Key": key} if key else {}) as reply:
                     body = await reply.json()
                     if reply.status == 202:
                         self.accepted.add(body["data"]["assetId"])
+                        if image is ENDLESS:
+                            self.endless.add(body["data"]["assetId"])
                         if key:
                             self.by_key[key].add(body["data"]["assetId"])
                         return
                     self.refused[str(reply.status)] += 1
+                    if reply.status == 400 and image is BOMB:
+                        return
                     assert reply.status in TRIES_AGAIN, (reply.status, body)
             except (aiohttp.ClientError, TimeoutError, OSError):
                 self.refused["no answer"] += 1

@@ -19,6 +19,7 @@ WEIGHTS = {
     "kill service": 4,
     "terminate service": 3,
     "stop service": 4,
+    "kill children": 2,
     "kill redis": 2,
     "stop redis": 2,
     "pause redis": 2,
@@ -40,7 +41,7 @@ WEIGHTS = {
     "reset link": 2,
     "late commit": 3,
 }
-ON_A_SERVICE = {"kill service", "terminate service", "stop service", "late commit"}
+ON_A_SERVICE = {"kill service", "terminate service", "stop service", "kill children", "late commit"}
 ON_THE_OTHER_STORE = {"sqlite": {"stop store", "kill store"}, "mongo": {"lock store"}}
 ON_A_LINK = {"cut link", "hold link", "slow link", "reset link"}
 
@@ -86,6 +87,7 @@ class Driver:
             "kill service": self._kill_service,
             "terminate service": self._terminate_service,
             "stop service": self._stop_service,
+            "kill children": self._kill_children,
             "kill redis": self._kill_redis,
             "lose redis": self._kill_redis,
             "stop redis": self._stop_redis,
@@ -148,6 +150,9 @@ class Driver:
         # Past its leases, so that others take its jobs over and it comes back with late results.
         await asyncio.sleep(LEASE_SECONDS + fault.seconds)
         service.signal(signal.SIGCONT)
+
+    async def _kill_children(self, fault: Fault) -> None:
+        self.world.kill_children(fault.process)
 
     async def _kill_redis(self, fault: Fault) -> None:
         redis = self.world.redis

@@ -1,16 +1,18 @@
 """What a run consists of: service processes, Redis, a store, two AI services, and the links between them.
 
 Photos of the category POISON the first AI service always answers with 500; those of LIMITED are for the second, which
-takes few calls a second and says so.
+takes few calls a second and says so; those of DECODED go through the sandbox before the first AI service is asked.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sqlite3
 import tempfile
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,7 +26,7 @@ from tests.service import AiService, Service
 from tests.toxiproxy import Link, Toxiproxy, free_port
 
 LEASE_SECONDS = 2
-POISON, LIMITED = "lego", "camera"
+POISON, LIMITED, DECODED = "lego", "camera", "other"
 LIMITED_PER_SECOND = 2
 PACKAGES = Path(__file__).parent / "packages"
 # Short, so that a run sees many leases end; the relations are those of the defaults.
@@ -92,7 +94,8 @@ class World:
         redis = self._link(f"{number}-redis", self.redis.port)
         ai = self._link(f"{number}-ai", int(self.ai.url.rpartition(":")[2]))
         settings = SETTINGS | {"PORT": str(free_port()), "REDIS_URL": f"redis://127.0.0.1:{redis.port}/0"}
-        settings |= {"AI_PROVIDER_BY_CATEGORY": f"{LIMITED}=limited", "PLUGIN_LIMITED_URL": self.limited_ai.url}
+        settings |= {"AI_PROVIDER_BY_CATEGORY": f"{LIMITED}=limited,{DECODED}=decoding"}
+        settings |= {"PLUGIN_LIMITED_URL": self.limited_ai.url, "PLUGIN_DECODING_URL": f"http://127.0.0.1:{ai.port}"}
         settings |= {"PYTHONPATH": str(PACKAGES)}
         if self.mongo is not None:
             settings["MONGODB_URI"] = f"mongodb://127.0.0.1:{self._link(f'{number}-store', self.mongo.port).port}/chaos"
@@ -129,6 +132,12 @@ class World:
         with pymongo.MongoClient[dict[str, Any]](self.mongo.uri("chaos")) as client:
             return client["chaos"]["assets"].count_documents({"status": "processing"})
 
+    def kill_children(self, process: int) -> None:
+        """Kill -9 the sandbox's children of a service, as the kernel does when memory is short."""
+        for pid in children_of(self.services[process].pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def lock_store(self, seconds: float) -> None:
         """Let nobody write to the SQLite file for that long."""
         with closing(sqlite3.connect(self.folder / "assets.sqlite", timeout=30, isolation_level=None)) as connection:
@@ -145,6 +154,15 @@ class World:
             return {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
         with pymongo.MongoClient[dict[str, Any]](self.mongo.uri("chaos")) as client:
             return {str(ObjectId(found["_id"])): found for found in client["chaos"]["assets"].find()}
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the process ids of the sandbox's children of a service; none where /proc is missing or it has ended."""
+    try:
+        children = (Path("/proc") / str(pid) / "task" / str(pid) / "children").read_text().split()
+        return [int(each) for each in children if b"sandbox" in (Path("/proc") / each / "cmdline").read_bytes()]
+    except OSError:
+        return []
 
 
 def resident_mib(pid: int) -> float:
