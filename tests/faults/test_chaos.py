@@ -9,7 +9,7 @@ import asyncio
 import pytest
 
 from tests.faults.chaos.__main__ import run
-from tests.faults.chaos.checker import POISONED, Report
+from tests.faults.chaos.checker import ENDLESS, POISONED, Report
 from tests.faults.chaos.driver import make_plan
 from tests.faults.chaos.world import World
 
@@ -46,7 +46,9 @@ def test_checker_is_content_without_faults() -> None:
     report = chaos(seed=1, faults=0, processes=2, store="sqlite", uploads=150, pause_seconds=0.05)
     assert report.broken == []
     assert report.figures["provider calls max"] == 3
-    assert report.figures["poisoned"].keys() == {POISONED} and report.figures["limited"].keys() == {"active"}
+    assert report.figures["poisoned"].keys() == {POISONED}
+    assert report.figures["limited"].keys() == report.figures["decoded"].keys() == {"active"}
+    assert report.figures["endless"].keys() == {f"{ENDLESS} after 2 attempts"}
 
 
 def test_checker_sees_a_missing_reconciler() -> None:

@@ -200,7 +200,8 @@ def _check_isolation(
     if not has_faults:
         others = {asset["status"] for asset in assets if asset["category"] != POISON and asset["id"] not in endless}
         report.expect(others <= {"active"}, "without faults only poisoned and hostile photos fail", others)
-    report.figures |= {"poisoned" if kind == POISON else kind: dict(found) for kind, found in ends.items()}
+    names = {POISON: "poisoned", LIMITED: "limited", DECODED: "decoded"}
+    report.figures |= {names.get(kind, kind): dict(found) for kind, found in ends.items()}
 
 
 def _check_redis(report: Report, world: World) -> None:

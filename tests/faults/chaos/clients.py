@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import random
 from collections import Counter, defaultdict
 from typing import Any
@@ -65,7 +66,7 @@ class User:
     async def _upload(self, session: aiohttp.ClientSession, key: str | None, category: str, image: bytes) -> None:
         while True:
             form = aiohttp.FormData({"category": category})
-            form.add_field("image", image, filename="photo.jpg", content_type="image/jpeg")
+            form.add_field("image", io.BytesIO(image), filename="photo.jpg", content_type="image/jpeg")
             url = f"{self.chance.choice(self.urls)}/api/assets/analyze-queue"
             try:
                 async with session.post(url, data=form, headers={"Idempotency-Key": key} if key else {}) as reply:
