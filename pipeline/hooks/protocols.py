@@ -97,10 +97,10 @@ class SandboxPool(Protocol):
         seconds, all threads together; default: what all cores have in `seconds`.
         wait_seconds: how long it may wait for a child; default: for ever. Cancelling a call ends its child.
 
-        Raises what the function raises: PermanentJobError and RetryableJobError as they are, anything else as a
-        RetryableJobError whose cause has its type and text. SandboxLimit when a limit was reached or the child crashed:
-        the attempt is spent. RetryableJobError(spends_attempt=False) when there was no child: none came free in time,
-        or none can be started.
+        Raises what the function raises: PermanentJobError and RetryableJobError with their message alone, since a child
+        that a photo has taken over must not say who waits; anything else as a RetryableJobError whose cause has its
+        type and text. SandboxLimit when a limit was reached or the child crashed: the attempt is spent.
+        RetryableJobError(spends_attempt=False) when there was no child: none came free in time, or none can be started.
         """
 
     async def close(self) -> None:

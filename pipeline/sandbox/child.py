@@ -138,8 +138,7 @@ def described(error: Exception) -> dict[str, Any]:
     if isinstance(error, PermanentJobError):
         return told | {"kind": "permanent"}
     if isinstance(error, RetryableJobError):
-        names = ("retry_after_seconds", "spends_attempt", "max_attempts")
-        return told | {"kind": "retryable", "options": {name: getattr(error, name) for name in names}}
+        return told | {"kind": "retryable"}
     return told
 
 
