@@ -36,6 +36,7 @@ from pipeline.commands import authoring, checking, operating, running
 from pipeline.commands.shown import cleaned, shown
 from pipeline.errors import ConfigurationError
 from pipeline.handlers.server import raise_file_limit
+from pipeline.hooks.threads import LoopThreads
 from pipeline.settings import Settings
 
 DEMO_USER = "demo"
@@ -90,6 +91,7 @@ def serve() -> None:
     # Not asyncio.run: at its end that waits for every task, and a plugin that ignores cancellation would keep us for
     # ever.
     loop = asyncio.new_event_loop()
+    loop.set_default_executor(LoopThreads())
     try:
         is_stuck = loop.run_until_complete(_serve(settings, owns_redis=redis is not None))
     finally:

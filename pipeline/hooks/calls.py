@@ -1,7 +1,7 @@
 """How one plugin is called: awaited on the loop or run in threads of its own, in a time budget, timed and counted.
 
-Every plugin has its own threads, so one that hangs cannot take those of another, and nothing of ours runs in them. What
-a method means is not known here.
+Every plugin has its own threads, also for what it hands to `asyncio.to_thread`, so one that hangs cannot take those of
+another, and nothing of ours runs in them. What a method means is not known here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import structlog
 
 from pipeline.hooks.breaker import Breaker
-from pipeline.hooks.threads import DaemonThreads
+from pipeline.hooks.threads import DaemonThreads, of_plugin
 
 if TYPE_CHECKING:
     from prometheus_client import Counter, Histogram
@@ -241,6 +241,7 @@ class BoundPlugin:
             self._threads.shutdown()
 
     async def _run(self, method: str, call: _Call, args: tuple[Any, ...]) -> Any:
+        of_plugin.set(self._threads)
         try:
             result = call.begin(*args) if call.is_async else await self._run_in_thread(method, call, args)
             return await result if inspect.isawaitable(result) else result

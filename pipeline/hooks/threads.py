@@ -1,14 +1,20 @@
-"""Threads for blocking plugin code: as many as were asked for, started when needed, never waited for at the end."""
+"""Threads for blocking code, each plugin's its own: as many as were asked for, started when needed, never waited for at
+the end.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from functools import partial
 from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import Any
+
+
+OUR_THREADS = 32
 
 
 class DaemonThreads(Executor):
@@ -61,6 +67,30 @@ class DaemonThreads(Executor):
             del item
             self._idle.release()
         self._work.put(None)
+
+
+# Those of the plugin whose coroutine is running.
+of_plugin: ContextVar[DaemonThreads | None] = ContextVar("of_plugin", default=None)
+
+
+class LoopThreads(ThreadPoolExecutor):
+    """The event loop's default executor: what a plugin hands to `asyncio.to_thread`, and the addresses it looks up, take
+    its own threads, so that calls that hang keep nobody else from finding Redis.
+
+    A ThreadPoolExecutor by name only, because the loop takes no other.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self._ours = DaemonThreads(OUR_THREADS, "loop")
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Return the future of fn(*args, **kwargs), called in the threads of whoever submits it."""
+        return (of_plugin.get() or self._ours).submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = False, *, cancel_futures: bool = True) -> None:
+        """Let our threads end as they come free; never waits."""
+        self._ours.shutdown()
 
 
 def _fulfil(future: Future[Any], call: Callable[[], Any]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.factories import make_image
 from tests.faults.test_isolation import statuses_of, upload
 from tests.packages import install
+from tests.redis_server import RedisServer
 from tests.service import Service
 
 READS_HANG = """
@@ -97,3 +98,22 @@ def test_upload_is_answered_while_plugins_hang_in_their_threads(tmp_path: Path, 
         (tmp_path / "data" / "released").touch()
         service.wait_log("job_completed", 41)
         assert statuses_of("anna", service, ids) == {"active"}
+
+
+@pytest.mark.fault("E13")
+def test_redis_is_found_again_while_plugins_hang_in_the_loops_threads(tmp_path: Path) -> None:
+    """Its name is looked up in a thread, which no plugin must be able to take: jobs of other providers go on."""
+    packages = install(tmp_path / "packages", reads_hang=READS_HANG)
+    settings = packages | {"AI_PROVIDER": "looks", "AI_PROVIDER_BY_CATEGORY": "lego=fills-threads"}
+    settings |= {"CONCURRENCY": "45", "POOL_THREADS": "90", "LEASE_SECONDS": "60"}
+    with RedisServer() as redis:
+        url = f"redis://localhost:{redis.port}/0"
+        with Service(tmp_path / "data", REDIS_URL=url, **settings) as service:
+            hanging = upload(service, 40, "anna", category="lego")
+            service.wait_log("job_claimed", 40)
+            redis.kill()
+            redis.start()
+            other = service.upload("ben", category="camera").json()["data"]["assetId"]
+            service.wait_log("asset_finished", assetId=other)
+            (tmp_path / "data" / "released").touch()
+            assert statuses_of("anna", service, hanging) == {"active"}

@@ -29,7 +29,7 @@ async def run(
     seed: int,
     *,
     pause_seconds: float = 0.05,
-    drain_seconds: float = 120,
+    drain_seconds: float = 300,
     tells: bool = False,
 ) -> Report:
     """Upload until so many are accepted and the plan is through, heal, drain, check.

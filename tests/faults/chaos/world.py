@@ -27,7 +27,7 @@ from tests.toxiproxy import Link, Toxiproxy, free_port
 
 LEASE_SECONDS = 2
 POISON, LIMITED, DECODED = "lego", "camera", "other"
-LIMITED_PER_SECOND = 2
+LIMITED_PER_SECOND = 3
 PACKAGES = Path(__file__).parent / "packages"
 # Short, so that a run sees many leases end; the relations are those of the defaults.
 SETTINGS = {
