@@ -74,8 +74,8 @@ of_plugin: ContextVar[DaemonThreads | None] = ContextVar("of_plugin", default=No
 
 
 class LoopThreads(ThreadPoolExecutor):
-    """The event loop's default executor: what a plugin hands to `asyncio.to_thread`, and the addresses it looks up, take
-    its own threads, so that calls that hang keep nobody else from finding Redis.
+    """The event loop's default executor: what a plugin hands to `asyncio.to_thread`, and the addresses it looks up,
+    take its own threads, so that calls that hang keep nobody else from finding Redis.
 
     A ThreadPoolExecutor by name only, because the loop takes no other.
     """
