@@ -22,6 +22,10 @@ BEHIND_TRANSPARENCY = (255, 255, 255)
 Image.MAX_IMAGE_PIXELS = None  # find_fault knows better
 
 
+def prepare() -> None:
+    """Called by a child before its first photo, which would else pay with its time for the imports above."""
+
+
 def reduce(content: bytes, long_side: int, max_pixels: int, max_mb: int) -> list[Any]:
     """Return width, height and RGB bytes of the photo. Arguments and errors: see read_photo."""
     photo = read_photo(content, long_side, max_pixels, max_mb)

@@ -27,7 +27,7 @@ class Sandbox:
     def __init__(self, decode_memory_mb: int = 1024, max_image_pixels: int = 200_000_000) -> None:
         """decode_memory_mb, max_image_pixels: what a photo may need and have, as the border knows it."""
         self._limits = (max_image_pixels, decode_memory_mb)
-        self._light = Pool("light", memory_mb=decode_memory_mb + ROOM_MB)
+        self._light = Pool("light", setup=photo.prepare, memory_mb=decode_memory_mb + ROOM_MB)
         self._pools = [self._light]
 
     async def run(

@@ -17,7 +17,8 @@ MAX_RESIDENT_MIB = 300
 FINAL = {"active", "partial", "failed"}
 # Why an asset may end as failed: what the faults do to the AI service, or to a process three times; what is in it.
 ENDLESS = "Reading the photo takes too long"
-REASONS = ("AI service", "Processing stalled", "Processing took longer", ENDLESS)
+KILLED = "Reading the photo crashed"
+REASONS = ("AI service", "Processing stalled", "Processing took longer", ENDLESS, KILLED)
 BASE = "pipeline:{ai-processing}:"
 # Users are away for 3 s at times, and their sockets may take a while to notice that a process is gone.
 HEAR_SECONDS = 30.0
@@ -193,9 +194,9 @@ def _check_isolation(
     # A limit costs no attempt, and what happens to the first service is nothing to the second.
     wrong = {end for end in ends[LIMITED] if end not in FINAL and not end.startswith(OF_PROCESSES)}
     report.expect(not wrong, "a provider that asks to wait loses no photo", wrong)
-    wrong = {end for end in ends["endless"] if not end.startswith((ENDLESS, *OF_PROCESSES))}
+    wrong = {end for end in ends["endless"] if not end.startswith((ENDLESS, KILLED, *OF_PROCESSES))}
     report.expect(not wrong, "a photo that never ends its decoding fails for that", wrong)
-    wrong = {end for end in ends[DECODED] if end.startswith("Reading")}
+    wrong = {end for end in ends[DECODED] if end.startswith(ENDLESS)}
     report.expect(not wrong, "no photo fails for another that was decoded before it", wrong)
     if not has_faults:
         others = {asset["status"] for asset in assets if asset["category"] != POISON and asset["id"] not in endless}
