@@ -33,7 +33,7 @@ from pipeline.queue.job import Job, NewJob
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.worker import Worker
 from tests.faults.chaos.world import children_of, resident_mib
-from tests.pictures import empty_webp, encode, endless_jpeg, png
+from tests.pictures import empty_webp, encode, endless_jpeg, many_items, png
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
 from tests.workers import Handler
@@ -150,6 +150,7 @@ def hostile(_rounds: int) -> None:
         "lossless WebP 7000 x 7000: taken": empty_webp(7000, 7000),
         "AVIF 50 megapixels (E4)": encode(Image.new("RGB", (10_000, 5_000)), "AVIF", speed=10),
         "PNG 14000 x 14000": png(14_000, 14_000, depth=1, color=0),
+        "AVIF that says it holds 150,000 pictures": many_items(b"avif", 150_000),
     }
     print("| photo | became | service, MiB before, most | children, most | next good photo done after |")
     print("|---|---|---|---|---|")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PermanentJobError, RetryableJobError
+from pipeline.sandbox.limits import allow
 from pipeline.sandbox.wire import PREFIX
 
 
@@ -39,6 +40,12 @@ def hold(fifo: str, value: int = 0) -> int:
 def spin() -> None:
     """Use the processor for ever, in C, where nothing interrupts it."""
     sum(iter(int, 1))
+
+
+def spin_within(cpu_seconds: float) -> None:
+    """The same, with a limit of its own."""
+    allow(cpu_seconds)
+    spin()
 
 
 def take(megabytes: int) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import math
 import os
 import re
 import resource
@@ -18,18 +17,14 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PermanentJobError, RetryableJobError
+from pipeline.sandbox.limits import Limits
 from pipeline.sandbox.wire import PREFIX, pack, unpack
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_NO_NEW_PRIVS = 38
-MEGABYTE = 1024 * 1024
-# Beyond what one call may take: packages that are imported later, and what earlier calls have left behind.
-ROOM_MB = 1024
-STATM = Path("/proc/self/statm")
 # What OpenCV, onnxruntime and C++ call it.
 OUT_OF_MEMORY = re.compile("insufficient memory|bad_alloc|bad allocation|failed to allocate", re.IGNORECASE)
 
@@ -72,42 +67,6 @@ def restrict(parent: int) -> None:
         os._exit(0)
     for kind in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
         resource.setrlimit(kind, (0, 0))
-
-
-class Limits:
-    """Limits of one call after the other."""
-
-    def __init__(self, memory_mb: int) -> None:
-        """memory_mb: how much the address space may grow in one call."""
-        self._memory = memory_mb * MEGABYTE
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        most = address_space() + self._memory + ROOM_MB * MEGABYTE
-        self._most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-
-    def begin(self, cpu_seconds: float) -> None:
-        """Count from now on. At its end the CPU time ends the process; memory is refused."""
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        soft = math.ceil(used.ru_utime + used.ru_stime + cpu_seconds)
-        resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
-        self._limit_memory(min(address_space() + self._memory, self._most))
-
-    def end(self) -> None:
-        """Lift the limits, so that the reply can be sent."""
-        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-        resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
-        self._limit_memory(self._most)
-
-    def _limit_memory(self, soft: int) -> None:
-        # Where the size cannot be read (macOS) it cannot be limited either.
-        if STATM.exists():
-            resource.setrlimit(resource.RLIMIT_AS, (soft, self._most))
-
-
-def address_space() -> int:
-    """Return the size of this process's address space in bytes, 0 where the system does not tell."""
-    with suppress(OSError):
-        return int(STATM.read_text().split()[0]) * resource.getpagesize()
-    return 0
 
 
 def answer(request: dict[str, Any], limits: Limits) -> list[bytes]:

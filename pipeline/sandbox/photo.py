@@ -9,6 +9,7 @@ import pillow_heif
 from PIL import AvifImagePlugin, ExifTags, Image, ImageOps
 
 from pipeline.errors import PermanentJobError
+from pipeline.sandbox import limits
 from pipeline.sandbox.cost import LONG_SIDE_PIXELS, find_fault, reduce_factor
 from pipeline.sandbox.header import header_of
 
@@ -18,6 +19,9 @@ pillow_heif.options.DECODE_THREADS = AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "HEIF")
 STRIP_ROWS = 64
+# What a photo may take of the processor, lest one that hangs keep all others waiting for as long as the largest one
+# may take: five to ten times what it takes on a machine of today.
+OPEN_CPU_SECONDS, PIXEL_CPU_SECONDS = 3.0, 0.25e-6
 BEHIND_TRANSPARENCY = (255, 255, 255)
 Image.MAX_IMAGE_PIXELS = None  # find_fault knows better
 
@@ -47,10 +51,12 @@ def read_photo(content: bytes, long_side: int, max_pixels: int, max_mb: int) -> 
     one, or one that has or needs more. A JPEG is decoded at reduced size; of other formats no second full-size copy is
     ever made, so 100 megapixels cost what their own pixels need.
     """
+    limits.allow(OPEN_CPU_SECONDS)
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if fault := find_fault(header_of(image), io.BytesIO(content), max_pixels, max_mb):
                 raise PermanentJobError(f"The photo cannot be read: {fault[0].lower()}{fault[1:]}")
+            limits.allow(OPEN_CPU_SECONDS + image.width * image.height * PIXEL_CPU_SECONDS)
             image.draft("RGB", (LONG_SIDE_PIXELS, LONG_SIDE_PIXELS))
             image.load()
             small = _reduce(image)

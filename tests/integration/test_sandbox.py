@@ -130,6 +130,8 @@ async def test_exceptions_come_back(pool: Pool, function: Any, kind: type[Except
 LIMITS: list[tuple[Any, tuple[Any, ...], dict[str, float], str, str]] = [
     (sandboxed.spin, (), {"cpu_seconds": 0.5}, "cpu", "cpu"),
     (sandboxed.spin, (), {"seconds": 0.3}, "time", "time"),
+    (sandboxed.spin_within, (0.5,), {"cpu_seconds": 1000}, "cpu", "cpu"),
+    (sandboxed.spin_within, (1000,), {"cpu_seconds": 0.5}, "cpu", "cpu"),
     (sandboxed.take, (2 * MEMORY_MB,), {}, "memory", "memory"),
     (sandboxed.crash, (), {}, "crash", "Aborted"),
     (sandboxed.leave, (), {}, "crash", "exit code 3"),
