@@ -24,7 +24,8 @@ local function new_claims(wanted, mark, now, leases, lease_ms)
     for i, id in ipairs(ids) do keys[2 * i - 1], keys[2 * i] = record_key(id), state_key(id) end
     local found = #ids > 0 and redis.call('MGET', unpack(keys)) or {}
     for i, id in ipairs(ids) do
-      local record, state = found[2 * i - 1], decode(found[2 * i])
+      -- One that was never claimed has no state.
+      local record, state = found[2 * i - 1], found[2 * i] and decode(found[2 * i]) or {}
       -- An id may stand in a list twice, or without its job.
       if record and (state.state or 'waiting') == 'waiting' and not seen[id] then choose(id, record, state) end
     end

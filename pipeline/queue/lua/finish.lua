@@ -1,7 +1,7 @@
 -- active -> completed, delayed, parked, failed or waiting, for jobs that finished. Not a script of its own: step.lua calls it.
 -- done: leases of completed jobs. others: {lease, outcome (retry|parked|failed|released), delay (ms), gives back (1: the attempt does not
--- count), group, error} each. park: function(job id, record), false when the job's lane is open: then its delay must do. Returns the
--- leases that were no longer held; nothing is done for those.
+-- count), group, error} each. park: function(job id, record), false when the job's lane is open, or nil when all are: then its delay
+-- must do. Returns the leases that were no longer held; nothing is done for those.
 local OFTEN = 3
 
 local function end_other(keys, now, longest_delay, finish, park)
@@ -13,7 +13,7 @@ local function end_other(keys, now, longest_delay, finish, park)
   if outcome == 'failed' then
     redis.call('ZADD', keys.failed, now, id)
     state.state = 'failed'
-  elseif outcome == 'parked' and park(id, redis.call('MGET', record_key(id))[1]) then
+  elseif outcome == 'parked' and park and park(id, redis.call('MGET', record_key(id))[1]) then
     state.state, state.readyAt = 'waiting', now
   elseif outcome ~= 'released' then
     local postponed = tonumber(state.postponed) or 0

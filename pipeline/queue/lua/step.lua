@@ -18,32 +18,38 @@ local now = now_ms(offset)
 
 local kept = redis.call('MGET', holds, paused)
 local is_paused = kept[2] and 1 or 0
-local book = new_book(kept[1], parked, lanes, avoided, now, longest_age)
-if kept[1] or findings ~= '[]' then book.note(decode(findings), longest_delay) end
+-- nil while there is nothing to look up in it: then every lane is open.
+local book = (kept[1] or findings ~= '[]' or avoided ~= '[]') and new_book(kept[1], parked, lanes, avoided, now, longest_age)
+if book then book.note(decode(findings), longest_delay) end
 
 local done, others = {}, {}
 for i = FIRST, FIRST + completions - 1 do done[#done + 1] = ARGV[i] end
 for i = FIRST + completions, #ARGV, 6 do others[#others + 1] = {unpack(ARGV, i, i + 5)} end
-local lost = finish_jobs(keys, now, longest_delay, done, others, book.park_if_closed)
+local lost = finish_jobs(keys, now, longest_delay, done, others, book and book.park_if_closed)
 
 local next_due = promote_due(keys.delayed, now, PROMOTE_AT_MOST)
 local claims = new_claims(is_paused == 1 and 0 or free, mark, now, keys.leases, lease_ms)
 -- Parked jobs come first, or the others could keep all slots from them.
-book.claim_parked(claims, PROMOTE_AT_MOST)
-local looked, is_empty = 0, false
-while claims.free() > 0 and looked < LOOK_AT_MOST and not is_empty and not book.has_left_any() do
+if book then book.claim_parked(claims, PROMOTE_AT_MOST) end
+local choose = book and function(id, record, state) book.choose(claims, id, record, state) end or claims.take
+local looked, is_empty, has_left_any = 0, false, false
+while claims.free() > 0 and looked < LOOK_AT_MOST and not is_empty and not has_left_any do
   local wanted = claims.free()
   local ids = take_waiting(wanted)
   looked, is_empty = looked + wanted, #ids < wanted
-  claims.consider(ids, function(id, record, state) book.choose(claims, id, record, state) end)
-  if book.is_open_to_all() then break end
+  claims.consider(ids, choose)
+  if not book then break end
+  has_left_any = book.has_left_any()
 end
-book.put_back()
 claims.write()
-if claims.free() > 0 then next_due = book.next_due(next_due) end
-local held = book.save(holds, kept[1])
+local held = ''
+if book then
+  book.put_back()
+  if claims.free() > 0 then next_due = book.next_due(next_due) end
+  held = book.save(holds, kept[1])
+end
 
 -- Who got fewer than it asked for has emptied the lists.
-local more = not is_empty and not book.has_left_any() and redis.call('EXISTS', waiting, groups) > 0
+local more = not is_empty and not has_left_any and redis.call('EXISTS', waiting, groups) > 0
 if more and is_paused == 0 then wake_one() end
 return {lost, claims.list, more and 1 or 0, next_due and math.max(0, next_due - now) or -1, is_paused, held, now}
