@@ -296,7 +296,8 @@ async def _submit(url: str, token: str, pictures: list[tuple[Path, str]], *, wat
                 try:
                     reply = await client.upload(path, category, on_progress=lambda sent: progress.advance(bar, sent))
                 except ClientError as error:
-                    stderr.print(f"[red]{shown(path.name)}:[/] {shown(str(error))}", highlight=False)
+                    told = f"[red]{shown(path.name)}:[/] {shown(str(error))}"
+                    stderr.print(told, highlight=False, soft_wrap=True)
                     is_good = False
                     continue
                 names[reply["assetId"]] = path.name

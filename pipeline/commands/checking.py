@@ -41,6 +41,7 @@ from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue, Kind
 from pipeline.hooks.checks import find_fault
+from pipeline.hooks.threads import LoopThreads
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.server import connect
@@ -94,6 +95,7 @@ def check(analyze: bool, as_json: bool) -> None:
     settings = settings_module.load()
     logs.configure(settings.log_format, "ERROR")
     loop = asyncio.new_event_loop()
+    loop.set_default_executor(LoopThreads())
     has_failed = loop.run_until_complete(_run(settings, analyze, _print_json if as_json else _print))
     sys.stdout.flush()
     if asyncio.all_tasks(loop):

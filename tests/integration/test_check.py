@@ -17,6 +17,7 @@ from pipeline.commands.checking import Finding, Mark, Masker
 from pipeline.settings import Settings
 from tests.factories import SECRET
 from tests.mongo_server import MongoServer
+from tests.packages import install
 from tests.parts import require
 from tests.redis_server import RedisServer
 from tests.service import ROOT, AiService, Service
@@ -102,6 +103,28 @@ def test_check_names_what_is_away_and_no_secret(look: Look, ai_service: AiServic
     assert "AI service unavailable; " in found["provider http"]["detail"]
     assert "AI_SERVICE_URL" in found["provider http"]["mend"]
     assert secret not in str(found) and SECRET not in str(found)
+
+
+def test_check_ends_though_a_plugin_hangs_in_a_thread(run: Run, tmp_path: Path) -> None:
+    """A check that hands the loop's executor what never comes back has failed, and keeps nobody from the prompt."""
+    hangs = """
+import asyncio, threading
+from pipeline.hooks import hookimpl
+
+class Hangs:
+    async def analyze(self, request):
+        raise NotImplementedError
+
+    async def check(self):
+        await asyncio.to_thread(threading.Event().wait)
+
+@hookimpl
+def register_ai_providers(settings):
+    yield "hangs", Hangs
+"""
+    packages = install(tmp_path / "packages", hangs=hangs)
+    done = run(AI_PROVIDER="hangs", PLUGINS_SAFE_MODE="0", **packages)
+    assert (done.returncode, "provider hangs: no answer within" in done.stdout) == (1, True)
 
 
 def test_check_of_a_redis_with_a_password(run: Run) -> None:
