@@ -1,7 +1,7 @@
 """Who is calling: turns a JSON Web Token into a Principal.
 
 One algorithm family is pinned by the settings, never chosen by the token. Runs on the event loop; only the download of
-a key set (JWKS) runs in a thread of its own.
+a key set (JWKS) runs in a thread.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
 from dataclasses import dataclass
-from threading import Thread
-from typing import Any, TypeVar
+from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
@@ -23,7 +21,6 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pipeline.errors import ConfigurationError, DependencyUnavailable, Unauthorized
 from pipeline.settings import Settings
 
-T = TypeVar("T")
 USER_ID = re.compile(r"[A-Za-z0-9_.:@|-]{1,128}")
 ADMIN_ROLE = "admin"
 LEEWAY_SECONDS = 5  # clocks of issuer and server differ a little
@@ -120,7 +117,7 @@ class KeySet:
     async def _refresh(self) -> None:
         self._tried_at = time.monotonic()
         try:
-            keys = await _in_own_thread(self._client.get_signing_keys)
+            keys = await asyncio.to_thread(self._client.get_signing_keys)
         # PyJWT raises its own errors for an unreachable issuer, ValueError for a reply that is no JSON.
         except (jwt.PyJWTError, ValueError, OSError):
             self._is_reachable = False
@@ -128,23 +125,6 @@ class KeySet:
         self._keys = {key.key_id: key for key in keys if key.key_id}
         self._is_reachable = True
         self._fetched_at = time.monotonic()
-
-
-async def _in_own_thread(call: Callable[[], T]) -> T:
-    """Return what the call returns. No pool's thread: a plugin that fills it would keep everybody out, and one that
-    does not end would keep the process.
-    """
-    future: Future[T] = Future()
-
-    def work() -> None:
-        future.set_running_or_notify_cancel()
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=work, name="key-set", daemon=True).start()
-    return await asyncio.wrap_future(future)
 
 
 def bearer_token(header: str | None) -> str:

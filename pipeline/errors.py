@@ -9,7 +9,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 
-from pipeline.texts import clean
+from pipeline.texts import MAX_CHAIN, clean
 
 # What the network says before anything has been asked.
 UNREACHABLE = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
@@ -28,7 +28,6 @@ UNREACHABLE_NAMES = {
 }
 # asyncio's word for an OSError at each address of a host.
 AT_EACH_ADDRESS = "Multiple exceptions: "
-MAX_CHAIN = 12
 MAX_DEPTH = 3
 MAX_MESSAGE_LENGTH = 1000
 MAX_RETRY_AFTER_SECONDS = 86_400.0

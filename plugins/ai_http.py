@@ -72,9 +72,8 @@ class HttpProvider:
                     error = judge_status(response.status, response.headers, _message(body))
                     raise error from Answer(response.status, self._host, _message(body))
                 return parse_analysis(body)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise RetryableJobError(UNAVAILABLE, spends_attempt=False) from error
         except aiohttp.ClientError as error:
+            # Whether the service was reached at all is told by what this comes from.
             raise RetryableJobError(UNAVAILABLE) from error
         except TimeoutError as error:
             raise RetryableJobError(TIMED_OUT) from error

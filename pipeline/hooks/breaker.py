@@ -74,7 +74,7 @@ class Breaker:
             self.begin_try()
         if not self._may_try:
             return not self.is_held
-        self._may_try, self._is_trying = False, True
+        self.tries()
         return True
 
     @property

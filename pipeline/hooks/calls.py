@@ -155,7 +155,7 @@ class BoundPlugin:
         """Return whether the method may be called now; count the call that is not made."""
         if self._methods[method].breaker.lets_through():
             return True
-        self._methods[method].skipped.inc()
+        self.skip(method)
         return False
 
     def skip(self, method: str) -> None:

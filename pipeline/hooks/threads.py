@@ -13,7 +13,6 @@ from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import Any
 
-
 OUR_THREADS = 32
 
 

@@ -180,7 +180,7 @@ class JobQueue:
             has_more=bool(has_more),
             next_due_ms=None if next_due_ms < 0 else next_due_ms,
             is_paused=bool(is_paused),
-            holds=_holds(held, now_ms) if held else [],
+            holds=_holds(held, now_ms),
         )
 
     async def renew(self, leases: Sequence[str]) -> list[str]:
@@ -251,7 +251,7 @@ class JobQueue:
             failed=failed,
             is_paused=bool(is_paused),
             oldest_ready_seconds=None if age_ms < 0 else age_ms / 1000,
-            holds=_holds(held, now_ms) if held else [],
+            holds=_holds(held, now_ms),
         )
 
     async def failed_jobs(self, limit: int, after: tuple[datetime, str] | None = None) -> FailedPage:
@@ -402,6 +402,9 @@ def _found(finding: Finding) -> tuple[str, str, int, str, str]:
 
 
 def _holds(text: str, now_ms: int) -> list[Hold]:
+    # Nearly always there is none, and to find that out of "" would cost each step an exception.
+    if not text:
+        return []
     return [
         Hold(name, max(0, each["until"] - now_ms) / 1000, each["wait"] / 1000, each["reason"], each["cause"])
         for name, each in _object(text).items()

@@ -40,11 +40,7 @@ def test_policy_has_the_specified_options_by_default() -> None:
         (PermanentJobError("x"), 1, None),
         (KeyError("x"), 1, 2000),  # unknown is not permanent
         (DependencyUnavailable("x"), 2, 4000),
-        (
-            RetryableJobError("x", retry_after_seconds=30),
-            1,
-            2000,
-        ),  # asked for: not a backoff
+        (RetryableJobError("x", retry_after_seconds=30), 1, 2000),  # asked for: not a backoff
         (RetryableJobError("x", max_attempts=2), 1, 2000),
         (RetryableJobError("x", max_attempts=2), 2, None),  # an invalid result twice is no accident
     ],

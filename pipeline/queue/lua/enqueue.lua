@@ -36,7 +36,7 @@ if state.state == 'active' then
   is_there = redis.call('ZSCORE', leases, state.lease or '')
 elseif state.state == 'delayed' then
   is_there = redis.call('ZSCORE', delayed, id)
-elseif redis.call('ZSCORE', parked, parked_member(id, record)) then
+elseif redis.call('ZSCORE', parked, select(2, place_in_lane(id, record))) then
   is_there = true
 elseif state.readyAt then
   -- It has been started before and may stand anywhere.

@@ -34,12 +34,13 @@ local function note_finding(providers, finding, now, longest)
   providers[name] = {['until'] = until_ms, wait = wait, tries = hold and hold.tries or 0, reason = reason, cause = cause}
 end
 
--- The holds and the parked jobs during one step. text: what `holds` has. lanes, avoided: see step.lua.
+-- The holds and the parked jobs during one step. text: what `holds` has. lanes, avoided: see step.lua, as JSON.
 local function new_book(text, parked, lanes, avoided, now, longest_age)
   local kept = text and decode(text) or {}
   local providers = type(kept.providers) == 'table' and kept.providers or {}
   local parked_lanes = type(kept.parked) == 'table' and kept.parked or {}
-  local self, chains, left, to_park = {}, nil, {}, {}
+  local self, chains, avoids, left, to_park = {}, decode(lanes), {}, {}, {}
+  for _, lane in ipairs(decode(avoided)) do avoids[lane] = true end
 
   function self.note(findings, longest)
     for name, hold in pairs(providers) do
@@ -50,29 +51,14 @@ local function new_book(text, parked, lanes, avoided, now, longest_age)
     for _, finding in ipairs(findings) do note_finding(providers, finding, now, longest) end
   end
 
-  -- True while there is no reason to look at the lanes of jobs.
-  function self.is_open_to_all()
-    return not next(providers) and not next(parked_lanes) and avoided == '[]'
-  end
-
-  local function chain_of(lane)
-    chains = chains or decode(lanes)
-    return chains[lane] or chains[''] or {}
-  end
-
   local function is_avoided(lane)
-    if avoided == '[]' then return false end
-    chains = chains or decode(lanes)
-    for _, each in ipairs(decode(avoided)) do
-      if each == (chains[lane] and lane or '') then return true end
-    end
-    return false
+    return avoids[chains[lane] and lane or '']
   end
 
   -- Returns whether jobs of a lane may be claimed, which provider a single one may try, and else when that changes (ms).
   local function look_at(lane)
     local to_try, opens_at
-    for _, name in ipairs(chain_of(lane)) do
+    for _, name in ipairs(chains[lane] or chains[''] or {}) do
       local hold = providers[name]
       if not hold then return true, to_try end
       if hold['until'] <= now then to_try = to_try or name end
@@ -92,15 +78,16 @@ local function new_book(text, parked, lanes, avoided, now, longest_age)
     return tonumber(string.match(member, '|(%d+)|[^|]*$')) + longest_age
   end
 
-  local function park(id, record)
-    parked_lanes[lane_of(record)] = 1
-    to_park[#to_park + 1], to_park[#to_park + 2] = 0, parked_member(id, record)
+  local function park(lane, member)
+    parked_lanes[lane] = 1
+    to_park[#to_park + 1], to_park[#to_park + 2] = 0, member
   end
 
   -- Parks the job and returns true, false when its lane is open.
   function self.park_if_closed(id, record)
-    if look_at(lane_of(record)) then return false end
-    park(id, record)
+    local lane, member = place_in_lane(id, record)
+    if look_at(lane) then return false end
+    park(lane, member)
     return true
   end
 
@@ -111,11 +98,10 @@ local function new_book(text, parked, lanes, avoided, now, longest_age)
 
   -- Claims a waiting job, parks it while its lane is closed, or leaves it to other workers.
   function self.choose(claims, id, record, state)
-    if self.is_open_to_all() then return claims.take(id, record, state) end
-    local lane = lane_of(record)
+    local lane, member = place_in_lane(id, record)
     local is_open, to_try = look_at(lane)
     -- It is the oldest of a lane that tries a provider.
-    if not is_open and (not to_try or parked_lanes[lane] or is_avoided(lane)) then return park(id, record) end
+    if not is_open and (not to_try or parked_lanes[lane] or is_avoided(lane)) then return park(lane, member) end
     if is_avoided(lane) then
       left[#left + 1] = id
     else

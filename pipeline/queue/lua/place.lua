@@ -47,16 +47,12 @@ local function now_ms(offset)
   return time[1] * 1000 + math.floor(time[2] / 1000) + offset
 end
 
-local function lane_of(record)
-  local lane = decode(record).lane
-  return type(lane) == 'string' and lane or ''
-end
-
--- Where a parked job stands, see lanes.lua.
-local function parked_member(id, record)
+-- Returns a job's lane, and the member as which it stands in `parked`, see lanes.lua.
+local function place_in_lane(id, record)
   local known = decode(record)
+  local lane = type(known.lane) == 'string' and known.lane or ''
   local submitted_at = tonumber(known.submittedAt) or tonumber(known.enqueuedAt) or 0
-  return lane_of(record) .. '|' .. string.format('%013.0f', submitted_at) .. '|' .. id
+  return lane, lane .. '|' .. string.format('%013.0f', submitted_at) .. '|' .. id
 end
 
 -- push: RPUSH (to the front: it was submitted before whatever waits) or LPUSH (to the back)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pydantic import Field
 
 from pipeline.hooks import AIProvider, Analysis, AnalyzeRequest, PluginSettings, Sandbox, hookimpl
+from pipeline.settings import Settings
 from plugins.ai_http import HttpProvider
 
 # A photo of a run takes milliseconds, a hostile one many seconds.
@@ -39,7 +40,5 @@ def register_settings() -> Iterator[tuple[str, type[PluginSettings]]]:
 
 
 @hookimpl
-def register_ai_providers(  # type: ignore[no-untyped-def]
-    settings, sandbox: Sandbox
-) -> Iterator[tuple[str, Callable[[], AIProvider]]]:
+def register_ai_providers(settings: Settings, sandbox: Sandbox) -> Iterator[tuple[str, Callable[[], AIProvider]]]:
     yield "decoding", lambda: DecodingProvider(settings.plugin("decoding", DecodingSettings).url, sandbox)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pydantic import Field
 
 from pipeline.hooks import AIProvider, PluginSettings, hookimpl
+from pipeline.settings import Settings
 from plugins.ai_http import HttpProvider
 
 
@@ -22,5 +23,5 @@ def register_settings() -> Iterator[tuple[str, type[PluginSettings]]]:
 
 
 @hookimpl
-def register_ai_providers(settings) -> Iterator[tuple[str, Callable[[], AIProvider]]]:  # type: ignore[no-untyped-def]
+def register_ai_providers(settings: Settings) -> Iterator[tuple[str, Callable[[], AIProvider]]]:
     yield "limited", lambda: HttpProvider(settings.plugin("limited", LimitedSettings).url, "imageUrl")
