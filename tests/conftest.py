@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
+from redis import Redis
 from tornado.ioloop import IOLoop
 
 from pipeline.queue.worker import cancel
@@ -41,6 +42,12 @@ def redis_url(redis_server: RedisServer) -> str:
     """The address of that Redis, emptied."""
     redis_server.client().flushall()
     return redis_server.url
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> Redis:
+    """A client of that Redis."""
+    return redis_server.client()
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from pipeline.hold import Finding
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import RetryPolicy
-from pipeline.queue.job import Job
+from pipeline.queue.job import Finish, Job, Step
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.worker import Worker
 
@@ -111,3 +112,19 @@ def failing(error: Exception) -> Work:
 
 def count(metrics: Metrics, name: str, **labels: str) -> float:
     return metrics.registry.get_sample_value(name, {"queue": "ai-processing"} | labels) or 0
+
+
+class Claimer:
+    """Steps like a worker does, with a new mark each time."""
+
+    def __init__(self, queue: JobQueue, worker_id: str = "worker-a") -> None:
+        self.queue, self.worker_id, self.steps = queue, worker_id, 0
+
+    async def __call__(self, free: int = 1, *finishes: Finish) -> list[Job]:
+        return (await self.step(free, *finishes)).claimed
+
+    async def step(
+        self, free: int = 1, *finishes: Finish, found: Sequence[Finding] = (), avoided: Sequence[str] = ()
+    ) -> Step:
+        self.steps += 1
+        return await self.queue.step(f"{self.worker_id}:{self.steps}", finishes, free, found, avoided)

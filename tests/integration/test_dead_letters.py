@@ -26,7 +26,6 @@ from pipeline.queue.job import JobState
 from pipeline.queue.queue import JobQueue
 from pipeline.submission import Submission, job_data
 from tests.factories import make_asset
-from tests.redis_server import RedisServer
 from tests.service import AiService, Service
 
 BASE = "pipeline:{ai-processing}:"
@@ -39,11 +38,6 @@ BASE = "pipeline:{ai-processing}:"
 def service(tmp_path: Path, ai_service: AiService, redis_url: str) -> Iterator[Service]:
     with Service(tmp_path, ai_service.url, REDIS_URL=redis_url) as service:
         yield service
-
-
-@pytest.fixture
-def redis(redis_server: RedisServer) -> Redis:
-    return redis_server.client()
 
 
 def call(service: Service, method: str, path: str, **params: Any) -> httpx.Response:

@@ -13,7 +13,6 @@ from tornado.ioloop import IOLoop
 
 from pipeline.queue.job import FailedJob
 from pipeline.queue.queue import JobQueue
-from tests.redis_server import RedisServer
 
 BASE = "pipeline:{ai-processing}:"
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -25,11 +24,6 @@ def queue(io_loop: IOLoop, redis_url: str) -> Iterator[JobQueue]:
     queue = JobQueue(redis_url)
     yield queue
     io_loop.run_sync(queue.close)
-
-
-@pytest.fixture
-def redis(redis_server: RedisServer) -> Redis:
-    return redis_server.client()
 
 
 def job_id(number: int) -> str:

@@ -12,7 +12,7 @@ from tornado.ioloop import IOLoop
 from pipeline.hold import Finding, Found
 from pipeline.queue.job import Finish, Job, NewJob, Outcome
 from pipeline.queue.queue import JobQueue
-from tests.redis_server import RedisServer
+from tests.workers import Claimer as OneStep
 
 LANES = {"sneaker": ("acme",), "lego": ("acme", "other"), "": ("other",)}
 DAY_MS = 86_400_000
@@ -26,20 +26,8 @@ def queue(io_loop: IOLoop, redis_url: str) -> Iterator[JobQueue]:
     io_loop.run_sync(queue.close)
 
 
-@pytest.fixture
-def redis(redis_server: RedisServer) -> Redis:
-    return redis_server.client()
-
-
-class Claimer:
-    """Steps like a worker does, and goes on while it is told that there is more."""
-
-    def __init__(self, queue: JobQueue, worker_id: str = "worker-a") -> None:
-        self.queue, self.worker_id, self.steps = queue, worker_id, 0
-
-    async def step(self, free: int = 1, *finishes: Finish, found: Sequence[Finding] = (), avoided: Any = ()) -> Any:
-        self.steps += 1
-        return await self.queue.step(f"{self.worker_id}:{self.steps}", finishes, free, found, avoided)
+class Claimer(OneStep):
+    """Goes on while it is told that there is more."""
 
     async def __call__(self, free: int = 1, *finishes: Finish, **told: Any) -> list[Job]:
         step = await self.step(free, *finishes, **told)

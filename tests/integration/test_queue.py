@@ -14,6 +14,7 @@ from pipeline.queue.job import Finish, Job, JobState, NewJob, Outcome
 from pipeline.queue.queue import JobQueue, QueueFull
 from tests.contract.contracts import check_job
 from tests.redis_server import RedisServer
+from tests.workers import Claimer
 
 DATA = {
     "assetId": "65a1b2c3d4e5f60718293a4b",
@@ -30,25 +31,6 @@ def queue(io_loop: IOLoop, redis_url: str) -> Iterator[JobQueue]:
     queue = JobQueue(redis_url, lease_seconds=15, block_seconds=1)
     yield queue
     io_loop.run_sync(queue.close)
-
-
-@pytest.fixture
-def redis(redis_server: RedisServer) -> Redis:
-    return redis_server.client()
-
-
-class Claimer:
-    """Steps like a worker does, with a new mark each time."""
-
-    def __init__(self, queue: JobQueue, worker_id: str = "worker-a") -> None:
-        self.queue, self.worker_id, self.steps = queue, worker_id, 0
-
-    async def __call__(self, free: int = 1, *finishes: Finish) -> list[Job]:
-        return (await self.step(free, *finishes)).claimed
-
-    async def step(self, free: int = 1, *finishes: Finish) -> Any:
-        self.steps += 1
-        return await self.queue.step(f"{self.worker_id}:{self.steps}", finishes, free)
 
 
 async def enqueue(queue: JobQueue, *numbers: int) -> list[str]:
