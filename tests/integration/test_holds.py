@@ -14,7 +14,7 @@ from pipeline.queue.job import Finish, Job, NewJob, Outcome
 from pipeline.queue.queue import JobQueue
 from tests.workers import Claimer as OneStep
 
-LANES = {"sneaker": ("acme",), "lego": ("acme", "other"), "": ("other",)}
+LANES = {"sneaker": ("acme",), "boots": ("acme",), "lego": ("acme", "other"), "": ("other",)}
 DAY_MS = 86_400_000
 BASE = "pipeline:{ai-processing}:"
 
@@ -106,7 +106,7 @@ async def test_lane_stays_open_while_one_of_its_providers_may_be_asked(queue: Jo
 
 @pytest.mark.gen_test
 async def test_single_jobs_try_a_provider_that_could_not_be_asked(queue: JobQueue) -> None:
-    """One at a time, over all processes, each time another of the first few; with an answer all go on at once."""
+    """One at a time, over all processes, each time another; with an answer all go on at once."""
     ids = await enqueue(queue, "sneaker", *range(1, 8))
     one, other = Claimer(queue), Claimer(queue, "worker-b")
     (first,) = await one(1)
@@ -150,6 +150,24 @@ async def test_job_whose_own_fault_it_is_does_not_keep_the_others_waiting(queue:
         assert (bad.id, trying.tries) == (ids[0], "acme") and trying.id != bad.id
         await claim.step(0, Finish(trying, Outcome.COMPLETED), found=[Finding("acme", Found.ANSWERED)])
     assert (await queue.stats()).completed == 2
+
+
+@pytest.mark.fault("E1")
+@pytest.mark.gen_test
+async def test_each_job_has_its_turn_to_try(queue: JobQueue) -> None:
+    """However many in front make it unreachable, and in whichever lane, one that would find it there gets its try."""
+    ids = {*await enqueue(queue, "sneaker", *range(1, 9)), *await enqueue(queue, "boots", *range(11, 19))}
+    claim = Claimer(queue)
+    await claim.step(0, found=[away()])
+    queue.clock_offset_ms += 1001
+    tried = set()
+    (trying,) = await claim(5)
+    for _ in range(len(ids) + 1):  # the very first did not go by turns
+        tried.add(trying.id)
+        assert await claim(5, parked(trying), found=[still_away()]) == []
+        queue.clock_offset_ms += 15_001
+        (trying,) = await claim(5)
+    assert tried == ids
 
 
 @pytest.mark.gen_test

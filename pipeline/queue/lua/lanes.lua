@@ -5,14 +5,19 @@
 -- `holds` is one JSON string: {providers: {name: {until, wait, tries, reason, cause}}, parked: {lane: 1}}. It is missing while nothing is held
 -- or parked. until: when the hold ends (ms) or, where `wait` is not 0, when a single job may try the provider: it could not be asked, and
 -- each such job moves `until` on by `wait` (ms) until one has an answer. `parked` is a sorted set of 'lane|submittedAt|job id', by name.
--- tries: how many did; each time it is another of the first few, lest the one whose fault it is (if it is) be the only one.
+-- tries: how many did; each time it is the next of the line, in each lane by turns, lest those whose fault it is (if it is) be the
+-- only ones.
 local FIRST_WAIT_MS = 1000
-local FIRST_FEW = 5
 
--- The first parked jobs of a lane, in order of submission: {member, ...}
-local function first_parked(parked, lane, count)
-  -- '}' is the character after '|'.
-  return redis.call('ZRANGEBYLEX', parked, '[' .. lane .. '|', '(' .. lane .. '}', 'LIMIT', 0, count)
+-- All parked jobs of a lane as a range of names; '}' is the character after '|'.
+local function range_of(lane)
+  return '[' .. lane .. '|', '(' .. lane .. '}'
+end
+
+-- So many parked jobs of a lane, in order of submission: {member, ...}. skipped: how many come before them.
+local function parked_jobs(parked, lane, count, skipped)
+  local first, last = range_of(lane)
+  return redis.call('ZRANGEBYLEX', parked, first, last, 'LIMIT', skipped or 0, count)
 end
 
 -- Changes the holds by one finding: {provider, found (away|tried|busy|answered), ms, reason, cause}, as pipeline/hold.py has it.
@@ -109,21 +114,36 @@ local function new_book(text, parked, lanes, avoided, now, longest_age)
     end
   end
 
+  -- The lanes that have parked jobs, {name, ...}, and how many tries there have been: each time another lane is the first.
+  local function lanes_in_turn()
+    local names, turned, tries = {}, {}, 0
+    for lane in pairs(parked_lanes) do names[#names + 1] = lane end
+    for _, hold in pairs(providers) do tries = tries + hold.tries end
+    table.sort(names)
+    for i = 1, #names do turned[i] = names[(tries + i - 1) % #names + 1] end
+    return turned, tries
+  end
+
+  -- The job of a lane that tries a provider. The one that found it away stood in front, so the second is asked first.
+  local function next_to_try(lane, turns)
+    return parked_jobs(parked, lane, 1, (turns + 1) % redis.call('ZLEXCOUNT', parked, range_of(lane)))[1]
+  end
+
   -- parked -> waiting for lanes that are open; -> active for one that tries a provider, and for those that are too old.
   function self.claim_parked(claims, promote_at_most)
     write_parked()
-    for lane in pairs(parked_lanes) do
+    local names, tries = lanes_in_turn()
+    for _, lane in ipairs(names) do
       local is_open, to_try = look_at(lane)
       local members = {}
       if is_open then
-        members = first_parked(parked, lane, promote_at_most)
+        members = parked_jobs(parked, lane, promote_at_most)
       elseif claims.free() > 0 then
-        for _, member in ipairs(first_parked(parked, lane, claims.free())) do
+        for _, member in ipairs(parked_jobs(parked, lane, claims.free())) do
           if old_at(member) <= now then members[#members + 1] = member end
         end
         if #members == 0 and to_try and not is_avoided(lane) then
-          local few = first_parked(parked, lane, FIRST_FEW)
-          members[1] = few[(providers[to_try].tries + 1) % #few + 1]
+          members[1] = next_to_try(lane, math.floor(tries / #names))
         end
       end
       local ids = {}
@@ -153,7 +173,7 @@ local function new_book(text, parked, lanes, avoided, now, longest_age)
   -- The earlier of `due` and when a parked job may be claimed (ms); forgets lanes that have none.
   function self.next_due(due)
     for lane in pairs(parked_lanes) do
-      local member = first_parked(parked, lane, 1)[1]
+      local member = parked_jobs(parked, lane, 1)[1]
       if member then
         local is_open, _, opens_at = look_at(lane)
         -- The worker itself knows when it will try a provider again that it alone could not reach.
