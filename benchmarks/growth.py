@@ -27,7 +27,7 @@ from pipeline.assets.asset import AiMetadata, AssetStatus, new_asset_id, utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
-from pipeline.reconciler import Reconciler
+from pipeline.usecases.reconciler import Reconciler
 from tests.factories import make_asset
 from tests.redis_server import RedisCluster, RedisServer
 

@@ -15,7 +15,6 @@ import structlog
 import tornado.netutil
 import tornado.web
 
-from pipeline import notifying
 from pipeline.assets.asset import CATEGORIES, Asset, utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore
@@ -27,19 +26,21 @@ from pipeline.handlers.socket import SocketHandler, drain_sockets
 from pipeline.hooks import JobEvent
 from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics
-from pipeline.processing import Processing, job_event
 from pipeline.queue.attempt import RetryPolicy
 from pipeline.queue.job import Finish
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.worker import Worker, cancel
-from pipeline.reconciler import Reconciler
-from pipeline.replay import Replay
 from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms
 from pipeline.settings import Fairness, Role, Settings
-from pipeline.submission import Submission, SubmissionPolicy
 from pipeline.texts import cause_of
 from pipeline.tracing import build_tracing
+from pipeline.usecases import notifying
+from pipeline.usecases.dead_letters import DeadLetters
+from pipeline.usecases.processing import Processing, job_event
+from pipeline.usecases.reconciler import Reconciler
+from pipeline.usecases.replay import Replay
+from pipeline.usecases.submission import Submission, SubmissionPolicy
 from pipeline.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
@@ -119,6 +120,7 @@ class App:
             on_enqueued=self._observe_enqueued,
             tracing=self.tracing,
         )
+        self.dead_letters = DeadLetters(self.store, self.queue, self.submission)
         self.notifications = JobQueue(
             redis_url,
             name=notifying.QUEUE_NAME,
@@ -239,7 +241,7 @@ class App:
         with_queues = common | {
             "tracing": self.tracing,
             "queues": {
-                QUEUE_NAME: queue.Administered(self.queue, self.submission, "Asset queued for AI analysis"),
+                QUEUE_NAME: queue.Administered(self.queue, self.dead_letters, "Asset queued for AI analysis"),
                 notifying.QUEUE_NAME: queue.Administered(self.notifications, self.notifying, "Notification queued"),
             }
         }

@@ -27,7 +27,7 @@ from pipeline.handlers import base
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.socket import SocketHandler
 from pipeline.metrics import Metrics
-from pipeline.replay import Replay
+from pipeline.usecases.replay import Replay
 from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.frames import event_frame
 from pipeline.rooms.rooms import Rooms

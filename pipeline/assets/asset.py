@@ -243,3 +243,19 @@ def made_at_ms(name: str) -> int:
     """Return when the id that a name ends with was made, in milliseconds since 1970; 0 where it ends otherwise."""
     digits = name[-24:]
     return int(digits[:8], 16) * 1000 + (int(digits[8:11], 16) >> 2) if ASSET_ID.fullmatch(digits) else 0
+
+
+def job_data(asset: Asset) -> dict[str, Any]:
+    """Return the job's payload, exactly as contracts/ai-job.schema.json has it."""
+    return {
+        "assetId": asset.id,
+        "userId": asset.user_id,
+        "imageUrl": asset.original.url,
+        "category": asset.category,
+        "createdAt": to_timestamp(asset.created_at),
+    }
+
+
+def processed_public_id(asset_id: str, fence: int) -> str:
+    """Return where a run keeps its processed image; each fence has its own, so a stale run overwrites nothing."""
+    return f"{asset_id}/processed-{fence}"

@@ -11,7 +11,7 @@ from pipeline.assets.store import AssetStore
 from pipeline.errors import NotFound, ValidationError
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.query import Query, encode_cursor
-from pipeline.submission import Submission
+from pipeline.usecases.submission import Submission
 from pipeline.tracing import OFF, Tracing
 
 STORED_ID = re.compile(r"[0-9a-f]{24}")

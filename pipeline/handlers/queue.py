@@ -17,8 +17,9 @@ from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.query import Position, Query, encode_cursor
 from pipeline.queue.job import FailedJob
 from pipeline.queue.queue import JobQueue, QueueStats
-from pipeline.submission import Receipt, RetriedPage
 from pipeline.tracing import OFF, Tracing
+from pipeline.usecases.dead_letters import RetriedPage
+from pipeline.usecases.submission import Receipt
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +39,7 @@ class StatsSource(Protocol):
 
 
 class Reruns(Protocol):
-    """Who can run the dead letters of a queue again: Submission or Notifying."""
+    """Who can run the dead letters of a queue again: DeadLetters or Notifying."""
 
     async def retry_failed(self, job_id: str, request_id: str) -> Receipt:
         """Run one again; NotFound or Conflict when it cannot be."""

@@ -49,7 +49,7 @@ from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.protocol import StrictProtocol
 from pipeline.handlers.query import parse_instant
 from pipeline.metrics import CLOSE_CODES
-from pipeline.replay import ROOM_PREFIX, Replay
+from pipeline.usecases.replay import ROOM_PREFIX, Replay
 from pipeline.rooms.frames import event_frame
 from pipeline.rooms.rooms import Connection, Rooms
 from pipeline.settings import Settings

@@ -21,7 +21,8 @@ from pipeline.errors import PipelineError, ValidationError
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.multipart import OVERHEAD_BYTES, Form, MultipartReader, image_required, too_large
 from pipeline.settings import Settings
-from pipeline.submission import Submission, Upload
+from pipeline.usecases.submission import Submission
+from pipeline.usecases.upload import Upload
 from pipeline.tracing import OFF, Tracing
 
 # How much is read from a socket at once. Each read gives the interpreter's lock to the threads: with 64 KB, Tornado's

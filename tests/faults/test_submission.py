@@ -22,7 +22,8 @@ from pipeline.hooks import UploadFacts
 from pipeline.hooks.threads import DaemonThreads
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
-from pipeline.submission import Submission, Upload
+from pipeline.usecases.submission import Submission
+from pipeline.usecases.upload import Upload
 from tests.contract.contracts import check_reply
 from tests.factories import make_image, make_token
 from tests.redis_server import RedisServer
@@ -212,7 +213,7 @@ async def test_insert_of_unknown_outcome_is_settled_later(
     tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, does_insert: bool
 ) -> None:
     """The client hears 503; an asset that stands keeps its image and is processed, else the image goes."""
-    monkeypatch.setattr("pipeline.submission.SETTLE_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr("pipeline.usecases.submission.SETTLE_SECONDS", (0.01, 0.01))
     store, storage, queue = UnsureStore(tmp_path / "assets.sqlite"), Images(), JobQueue(redis_url)
     store.does_insert = does_insert
     await store.open()

@@ -16,15 +16,16 @@ import pytest
 from redis import Redis
 from tornado.ioloop import IOLoop
 
-from pipeline import submission
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, utc_now
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, job_data, utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import Conflict, DependencyUnavailable, NotFound
 from pipeline.hooks.threads import DaemonThreads
 from pipeline.metrics import Metrics
 from pipeline.queue.job import JobState
 from pipeline.queue.queue import JobQueue
-from pipeline.submission import Submission, job_data
+from pipeline.usecases import dead_letters
+from pipeline.usecases.dead_letters import DeadLetters
+from pipeline.usecases.submission import Submission
 from tests.factories import make_asset
 from tests.service import AiService, Service
 
@@ -239,6 +240,7 @@ class House(SimpleNamespace):
     queue: FaultyQueue
     redis: Redis
     submission: Submission
+    dead_letters: DeadLetters
     deferred: list[bool]
 
     async def bury(self, asset: Asset, job_id: str, failed_at_ms: int, *, is_new: bool = True) -> None:
@@ -271,7 +273,8 @@ def house(io_loop: IOLoop, tmp_path: Path, redis_url: str, redis: Redis) -> Iter
     pool = DaemonThreads(1, "tested")
     use_case = Submission(store, no_storage, queue, Metrics(), pool=pool, on_deferred=lambda: deferred.append(True))
     io_loop.run_sync(store.open)
-    yield House(store=store, queue=queue, redis=redis, submission=use_case, deferred=deferred)
+    dead = DeadLetters(store, queue, use_case)
+    yield House(store=store, queue=queue, redis=redis, submission=use_case, deferred=deferred, dead_letters=dead)
     io_loop.run_sync(queue.close)
     io_loop.run_sync(store.close)
 
@@ -282,14 +285,14 @@ async def test_retry_that_dies_half_way_leaves_the_dead_letter(house: House) -> 
     asset = await house.bury_new(1000)
     house.queue.away_at = "remove_failed"
     with pytest.raises(DependencyUnavailable):
-        await house.submission.retry_failed(asset.processing_job_id, "r-1")
+        await house.dead_letters.retry_failed(asset.processing_job_id, "r-1")
     current = await house.store.get(asset.id)
     assert current is not None and current.status is AssetStatus.PROCESSING
     assert (await house.queue.fields(current.processing_job_id))["state"] == JobState.WAITING
     assert await house.queue.failed_job(asset.processing_job_id)
     house.queue.away_at = ""
     with pytest.raises(Conflict, match=f"processing by {current.processing_job_id}"):
-        await house.submission.retry_failed(asset.processing_job_id, "r-1")
+        await house.dead_letters.retry_failed(asset.processing_job_id, "r-1")
 
 
 @pytest.mark.gen_test
@@ -297,7 +300,7 @@ async def test_retry_that_cannot_enqueue_leaves_it_to_the_reconciler(house: Hous
     """The asset's new job id is the promise, as with an upload."""
     asset = await house.bury_new(1000)
     house.queue.away_at = "enqueue"
-    receipt = await house.submission.retry_failed(asset.processing_job_id, "r-1")
+    receipt = await house.dead_letters.retry_failed(asset.processing_job_id, "r-1")
     assert house.deferred == [True]
     assert await house.status(asset) is AssetStatus.PROCESSING
     assert await house.queue.fields(receipt.job_id) == {}
@@ -310,7 +313,7 @@ async def test_retry_settles_the_newer_dead_letter_of_its_asset_too(house: House
     again = f"ai-processing:{'b' * 24}"
     assert await house.store.requeue(asset.id, asset.user_id, again)
     await house.bury(asset, again, 2000, is_new=False)
-    page = await house.submission.retry_all_failed("r-1")
+    page = await house.dead_letters.retry_all_failed("r-1")
     assert (page.retried, page.skipped) == (1, 1)
     assert (await house.queue.failed_jobs(10)).jobs == []
     assert (await house.queue.stats()).waiting == 1
@@ -330,22 +333,22 @@ async def test_result_that_came_meanwhile_is_kept(house: House, status: AssetSta
         asset.id, again, begun.fence, status=status, ai_metadata=found, processed=None, finished_at=utc_now()
     )
     with pytest.raises(Conflict, match=f"{status.value} by {again}"):
-        await house.submission.retry_failed(asset.processing_job_id, "r-1")
+        await house.dead_letters.retry_failed(asset.processing_job_id, "r-1")
     assert await house.store.get(asset.id) == finished
 
 
 @pytest.mark.gen_test
 async def test_retry_all_is_bounded_and_ends(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call takes so many and names where the next goes on; what is skipped or fails again is met only once."""
-    monkeypatch.setattr(submission, "RETRY_AT_MOST", 2)
+    monkeypatch.setattr(dead_letters, "RETRY_AT_MOST", 2)
     assets = [await house.bury_new(1000 + number) for number in range(5)]
     await house.store.delete(assets[2].id, "user-1")
-    first = await house.submission.retry_all_failed("r-1")
+    first = await house.dead_letters.retry_all_failed("r-1")
     assert (first.retried, first.skipped, first.remaining) == (2, 0, 3)
     newer = await house.bury_new(3000)
-    second = await house.submission.retry_all_failed("r-1", first.next_after)
+    second = await house.dead_letters.retry_all_failed("r-1", first.next_after)
     assert (second.retried, second.skipped, second.remaining) == (1, 1, 1)
-    third = await house.submission.retry_all_failed("r-1", second.next_after)
+    third = await house.dead_letters.retry_all_failed("r-1", second.next_after)
     assert (third.retried, third.skipped, third.remaining, third.next_after) == (1, 0, 0, None)
     left = [job.id for job in (await house.queue.failed_jobs(10)).jobs]
     assert left == [newer.processing_job_id, assets[2].processing_job_id]
@@ -358,7 +361,7 @@ async def test_payload_that_names_no_asset_cannot_run(house: House, asset_id: An
     asset = await house.bury_new(1000)
     house.redis.set(BASE + "record:" + asset.processing_job_id, json.dumps({"data": {"assetId": asset_id}}))
     with pytest.raises(NotFound):
-        await house.submission.retry_failed(asset.processing_job_id, "r-1")
+        await house.dead_letters.retry_failed(asset.processing_job_id, "r-1")
     assert await house.queue.failed_job(asset.processing_job_id)
 
 
@@ -368,7 +371,7 @@ async def test_stopping_service_runs_nothing_again(house: House) -> None:
     asset = await house.bury_new(1000)
     await house.submission.drain(0)
     with pytest.raises(DependencyUnavailable):
-        await house.submission.retry_failed(asset.processing_job_id, "r-1")
+        await house.dead_letters.retry_failed(asset.processing_job_id, "r-1")
     with pytest.raises(DependencyUnavailable):
-        await house.submission.retry_all_failed("r-1")
+        await house.dead_letters.retry_all_failed("r-1")
     assert await house.status(asset) is AssetStatus.FAILED

@@ -41,7 +41,8 @@ from pipeline.handlers import assets, base, multipart
 from pipeline.handlers.upload import Turns, UploadHandler
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
-from pipeline.submission import Receipt, Upload
+from pipeline.usecases.submission import Receipt
+from pipeline.usecases.upload import Upload
 from tests.factories import SECRET, make_image, make_multipart, make_noise_image, make_token, make_upload
 from tests.parts import require
 

@@ -10,14 +10,13 @@ from typing import Any, BinaryIO
 import pytest
 from tornado.ioloop import IOLoop
 
-from pipeline.assets.asset import Asset, AssetStatus
+from pipeline.assets.asset import Asset, AssetStatus, job_data
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, ProcessedImage, UploadFacts
 from pipeline.metrics import Metrics
-from pipeline.processing import Processing
+from pipeline.usecases.processing import Processing
 from pipeline.queue.job import Job
-from pipeline.submission import job_data
 from tests.contract.contracts import check_event
 from tests.factories import make_asset
 

@@ -12,11 +12,10 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from tornado.web import RequestHandler
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, OriginalImage, ProcessedImageRef
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, OriginalImage, ProcessedImageRef, job_data
 from pipeline.assets.events import asset_processed
 from pipeline.handlers import assets, ops, queue, upload
 from pipeline.handlers.base import BaseHandler
-from pipeline.submission import job_data
 from tests.contract.contracts import (
     API,
     API_URI,

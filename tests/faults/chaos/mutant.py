@@ -20,7 +20,7 @@ from pipeline.errors import PermanentJobError
 from pipeline.queue import attempt, queue
 from pipeline.queue.claim import Claim
 from pipeline.queue.queue import JobQueue
-from pipeline.reconciler import Reconciler
+from pipeline.usecases.reconciler import Reconciler
 
 
 def without_fence() -> None:

@@ -8,93 +8,42 @@ step can be repeated.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
-from functools import partial
-from io import BytesIO
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 import structlog
 
-from pipeline.assets.asset import ASSET_ID, Asset, AssetStatus, OriginalImage, new_asset_id, to_timestamp, utc_now
-from pipeline.assets.image import ImageInfo
-from pipeline.assets.store import AssetStore, KeyRecord
-from pipeline.backlog import Backlog
-from pipeline.errors import Conflict, DependencyUnavailable, IdempotencyKeyReused, NotFound, OutcomeUnknown
+from pipeline.assets.asset import (
+    Asset,
+    AssetStatus,
+    OriginalImage,
+    job_data,
+    new_asset_id,
+    processed_public_id,
+    utc_now,
+)
+from pipeline.assets.store import AssetStore
+from pipeline.errors import Conflict, DependencyUnavailable, NotFound, OutcomeUnknown
 from pipeline.hooks import UploadFacts
 from pipeline.metrics import Metrics
-from pipeline.queue.job import FailedJob
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
+from pipeline.usecases.backlog import Backlog
+from pipeline.usecases.identity import Identities
+from pipeline.usecases.upload import Upload
 
 log = structlog.get_logger(__name__)
 
 # An upload is answered within two seconds also while Redis hangs; the reconciler does the rest.
 ENQUEUE_SECONDS = 1.3
-HASHED_AT_ONCE = 1024 * 1024
 # How many uploads of unknown outcome are looked after at once, and how often each is asked for.
 UNSETTLED_AT_MOST = 1000
 SETTLE_SECONDS = (1.0, 30.0)
-# A few seconds' worth, so that no request for all of them runs for minutes.
-RETRY_AT_MOST = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """A checked upload. file: the image."""
-
-    user_id: str
-    category: str
-    file: BinaryIO
-    image: ImageInfo
-    request_id: str
-    idempotency_key: str | None = None
-
-    async def sha256(self, pool: Executor) -> str:
-        """Return the hash of the image, hex. In a thread: of ten megabytes it takes longer than the loop may wait."""
-        return await asyncio.get_running_loop().run_in_executor(pool, self._sha256)
-
-    def _sha256(self) -> str:
-        self.file.seek(0)
-        digest = hashlib.sha256()
-        while piece := self.file.read(HASHED_AT_ONCE):
-            digest.update(piece)
-        return digest.hexdigest()
-
-    @contextmanager
-    def facts(self) -> Iterator[UploadFacts]:
-        """What filters are shown. Its `read` has a file of its own, so that a filter that is left behind in its thread
-        moves nothing under whoever stores the image, and reads nothing once the upload is over.
-        """
-        with _again(self.file) as image:
-            yield UploadFacts(
-                user_id=self.user_id,
-                category=self.category,
-                content_type=self.image.content_type,
-                size_bytes=self.image.bytes,
-                width=self.image.width,
-                height=self.image.height,
-                read=partial(_whole, image, self.image.bytes),
-            )
-
-
-def _hash(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def _again(file: BinaryIO) -> BinaryIO:
-    return BytesIO(file.getvalue()) if isinstance(file, BytesIO) else os.fdopen(os.dup(file.fileno()), "rb")
-
-
-def _whole(file: BinaryIO, size: int) -> bytes:
-    return file.getvalue() if isinstance(file, BytesIO) else os.pread(file.fileno(), size, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,30 +57,11 @@ class SubmissionPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class _Identity:
-    """What makes two uploads the same one. is_twin: it stands only as long as the first one is being processed."""
-
-    key: str
-    fingerprint: str
-    is_twin: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Receipt:
     """What the client is told: which asset, which job."""
 
     asset_id: str
     job_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class RetriedPage:
-    """What became of some dead letters. remaining: older ones, not looked at yet; next_after: where those begin."""
-
-    retried: int
-    skipped: int
-    remaining: int
-    next_after: tuple[datetime, str] | None
 
 
 class ImageStorage(Protocol):
@@ -149,37 +79,6 @@ class ImageStorage(Protocol):
 
     async def delete(self, public_id: str) -> None:
         """Remove the image, if there is one."""
-
-
-def job_data(asset: Asset) -> dict[str, Any]:
-    """Return the job's payload, exactly as contracts/ai-job.schema.json has it."""
-    return {
-        "assetId": asset.id,
-        "userId": asset.user_id,
-        "imageUrl": asset.original.url,
-        "category": asset.category,
-        "createdAt": to_timestamp(asset.created_at),
-    }
-
-
-def processed_public_id(asset_id: str, fence: int) -> str:
-    """Return where a run keeps its processed image; each fence has its own, so a stale run overwrites nothing."""
-    return f"{asset_id}/processed-{fence}"
-
-
-async def rerun_page(
-    queue: JobQueue, run_again: Callable[[FailedJob], Awaitable[object]], after: tuple[datetime, str] | None
-) -> RetriedPage:
-    """Run up to RETRY_AT_MOST dead letters again, the oldest of them first; run_again raises for those that cannot."""
-    page = await queue.failed_jobs(RETRY_AT_MOST, after)
-    retried = 0
-    for dead in reversed(page.jobs):
-        try:
-            await run_again(dead)
-            retried += 1
-        except (NotFound, Conflict) as error:
-            log.info("dead_letter_skipped", jobId=dead.id, reason=error.message)
-    return RetriedPage(retried, len(page.jobs) - retried, page.older, page.next_after)
 
 
 class Submission:
@@ -206,7 +105,7 @@ class Submission:
         self._queue = queue
         self._metrics = metrics
         self._policy = policy
-        self._pool = pool
+        self._identities = Identities(store, pool, dedupes=policy.dedupes)
         self._backlog = Backlog(queue, most=policy.max_backlog, most_of_group=policy.max_backlog_per_user)
         self._on_deferred = on_deferred
         self._on_enqueued = on_enqueued
@@ -232,13 +131,13 @@ class Submission:
         it raises IdempotencyKeyReused. DependencyUnavailable means that nothing was accepted and nothing is left
         behind.
         """
-        with self._taken():
+        with self.taken():
             return await self._submit(upload)
 
     async def _submit(self, upload: Upload) -> Receipt:
-        identity = await self._identify(upload)
+        identity = await self._identities.identify(upload)
         while True:
-            asset_id = await self._find(identity)
+            asset_id = await self._identities.find(identity)
             first = await self._store.get(asset_id) if asset_id else None
             if first is not None:
                 self._metrics.uploads.labels("replayed").inc()
@@ -247,7 +146,7 @@ class Submission:
             asset = await self._store_image(upload, asset_id or new_asset_id())
             try:
                 # Only now, so that a key stands for nothing that was refused; the client may mend it and use it again.
-                claimed_id = await self._claim(identity, asset.id)
+                claimed_id = await self._identities.claim(identity, asset.id)
             except Exception:
                 await self._discard(asset.original.public_id)
                 raise
@@ -296,7 +195,7 @@ class Submission:
             raise
         if is_new:
             # Its id may have been that of an asset deleted since, whose job Redis remembers as completed.
-            await self._enqueue(asset, request_id, revive=True)
+            await self.enqueue(asset, request_id, revive=True)
         else:
             await self._discard(asset.original.public_id)
         self._metrics.uploads.labels("accepted" if is_new else "replayed").inc()
@@ -306,7 +205,7 @@ class Submission:
 
     async def retry(self, asset_id: str, user_id: str, request_id: str) -> Receipt:
         """Give a failed or partial asset a new job; NotFound or Conflict otherwise."""
-        with self._taken():
+        with self.taken():
             job_id = self._queue.job_id(new_asset_id())
             asset = await self._store.requeue(asset_id, user_id, job_id)
             if asset is None:
@@ -314,54 +213,9 @@ class Submission:
                 if current is None or current.user_id != user_id:
                     raise NotFound("Asset not found")
                 raise Conflict(f"Only failed or partial assets can be retried, this one is {current.status.value}")
-            await self._enqueue(asset, request_id)
+            await self.enqueue(asset, request_id)
             log.info("asset_requeued", assetId=asset.id, jobId=job_id)
             return Receipt(asset.id, job_id)
-
-    async def retry_failed(self, job_id: str, request_id: str) -> Receipt:
-        """Run a dead letter again: its asset gets a new job and the dead letter goes.
-
-        NotFound: there is no such dead letter, or its asset is gone. Conflict: its asset did not stay failed. In both
-        cases the dead letter, if any, stays until it is removed.
-        """
-        with self._taken():
-            dead = await self._queue.failed_job(job_id)
-            if dead is None:
-                raise NotFound("There is no dead letter of that id")
-            return await self._run_again(dead, request_id)
-
-    async def retry_all_failed(self, request_id: str, after: tuple[datetime, str] | None = None) -> RetriedPage:
-        """Run up to RETRY_AT_MOST dead letters again, the oldest of them first, passing over those that cannot.
-
-        after: (failed_at, id) where an earlier call ended. What fails again meanwhile is newer and not seen any more.
-        """
-        with self._taken():
-            return await rerun_page(self._queue, partial(self._run_again, request_id=request_id), after)
-
-    async def _run_again(self, dead: FailedJob, request_id: str) -> Receipt:
-        # A damaged payload names no asset, but an upload's first job is called after it.
-        asset_id = str(dead.data.get("assetId") or dead.id.rpartition(":")[2])
-        asset = await self._store.get(asset_id) if ASSET_ID.fullmatch(asset_id) else None
-        if asset is None:
-            raise NotFound("Its asset is gone, this dead letter can only be removed")
-        if asset.status is AssetStatus.PROCESSING and asset.processing_job_id == dead.id:
-            # Only the record of the job was damaged. A crash in between leaves the rest to the reconciler.
-            await self._queue.remove_failed(dead.id)
-            await self._enqueue(asset, request_id)
-            log.info("dead_letter_retried", assetId=asset.id, jobId=dead.id, newJobId=dead.id)
-            return Receipt(asset.id, dead.id)
-        requeued = None
-        if asset.status is AssetStatus.FAILED:
-            requeued = await self._store.requeue(asset.id, asset.user_id, self._queue.job_id(new_asset_id()))
-        if requeued is None:
-            raise Conflict(
-                f"Its asset is {asset.status.value} by {asset.processing_job_id}, this dead letter can only be removed"
-            )
-        await self._enqueue(requeued, request_id)
-        # The asset may have failed again since, under another job: that dead letter is settled with this one.
-        await self._queue.remove_failed(dead.id, asset.processing_job_id)
-        log.info("dead_letter_retried", assetId=asset.id, jobId=dead.id, newJobId=requeued.processing_job_id)
-        return Receipt(asset.id, requeued.processing_job_id)
 
     async def delete(self, asset_id: str, user_id: str) -> None:
         """Remove the asset and its images; NotFound when there is none of that user's. A running job finds it gone."""
@@ -376,7 +230,7 @@ class Submission:
         log.info("asset_deleted", assetId=asset_id)
 
     @contextmanager
-    def _taken(self) -> Iterator[None]:
+    def taken(self) -> Iterator[None]:
         """What is done inside is waited for by drain; DependencyUnavailable once that has begun."""
         if self._is_stopped:
             raise DependencyUnavailable("The service is shutting down", retry_after_seconds=1)
@@ -389,49 +243,11 @@ class Submission:
             if not self._under_way:
                 self._idle.set()
 
-    async def _identify(self, upload: Upload) -> _Identity | None:
-        """Return by what the upload is known when it comes again; None: each time it is another one."""
-        if upload.idempotency_key is not None:
-            fingerprint = _hash(upload.category, await upload.sha256(self._pool))
-            return _Identity(_hash(upload.user_id, "analyze-queue", upload.idempotency_key), fingerprint)
-        if self._policy.dedupes:
-            sha256 = await upload.sha256(self._pool)
-            return _Identity(_hash(upload.user_id, "same-bytes", upload.category, sha256), sha256, is_twin=True)
-        return None
-
-    async def _find(self, identity: _Identity | None) -> str | None:
-        """Return the asset id that the upload has since it came before, None when it did not."""
-        record = await self._store.find_key(identity.key) if identity else None
-        return await self._standing(identity, record) if identity and record else None
-
-    async def _claim(self, identity: _Identity | None, asset_id: str) -> str:
-        """Return the asset id that the upload has: this one, or that of the same one if it was faster."""
-        if identity is None:
-            return asset_id
-        claim = KeyRecord(asset_id, identity.fingerprint)
-        record = await self._store.claim_key(identity.key, claim, utc_now())
-        while (standing := await self._standing(identity, record)) is None:
-            record = await self._store.claim_key(identity.key, claim, utc_now(), instead_of=record.asset_id)
-        return standing
-
-    async def _standing(self, identity: _Identity, record: KeyRecord) -> str | None:
-        """Return the asset id of a record, whether its request lived or died half-way; None when it stands for nothing
-        any more. IdempotencyKeyReused when it is that of another upload.
-        """
-        if record.fingerprint != identity.fingerprint:
-            detail = {"field": "Idempotency-Key", "message": "Was used with another image or category"}
-            raise IdempotencyKeyReused("Idempotency-Key was used for another upload", details=[detail])
-        if identity.is_twin:
-            twin = await self._store.get(record.asset_id)
-            # None: it is about to be created, or its request died before that, and then it is ours to create.
-            if twin is not None and twin.status is not AssetStatus.PROCESSING:
-                return None
-        return record.asset_id
-
     def _group_of(self, user_id: str) -> str:
         return user_id if self._policy.is_fair else ""
 
-    async def _enqueue(self, asset: Asset, request_id: str, *, revive: bool = False) -> None:
+    async def enqueue(self, asset: Asset, request_id: str, *, revive: bool = False) -> None:
+        """Give the asset's job to the queue, or leave that to the reconciler. revive: as JobQueue.enqueue has it."""
         job_id, data = asset.processing_job_id, job_data(asset)
         try:
             with self._tracing.enqueue(self._queue.name, job_id, data) as span:

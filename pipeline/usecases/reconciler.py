@@ -15,13 +15,12 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from pipeline.assets.asset import Asset, made_at_ms, utc_now
+from pipeline.assets.asset import Asset, job_data, made_at_ms, utc_now
 from pipeline.assets.store import AssetStore
 from pipeline.errors import DependencyUnavailable
 from pipeline.metrics import Metrics
 from pipeline.queue.job import NewJob
 from pipeline.queue.queue import JobQueue
-from pipeline.submission import job_data
 
 log = structlog.get_logger(__name__)
 

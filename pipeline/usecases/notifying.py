@@ -21,8 +21,9 @@ from pipeline.errors import Conflict, NotFound, PermanentJobError
 from pipeline.metrics import Metrics
 from pipeline.queue.job import FailedJob, Job
 from pipeline.queue.queue import JobQueue
-from pipeline.submission import Receipt, RetriedPage, rerun_page
 from pipeline.tracing import OFF, Tracing
+from pipeline.usecases.dead_letters import RetriedPage, rerun_page
+from pipeline.usecases.submission import Receipt
 
 log = structlog.get_logger(__name__)
 
@@ -115,7 +116,7 @@ class Notifying:
         return await self._run_again(dead, request_id)
 
     async def retry_all_failed(self, request_id: str, after: tuple[datetime, str] | None = None) -> RetriedPage:
-        """Let up to RETRY_AT_MOST dead letters be delivered again, as Submission.retry_all_failed does for assets."""
+        """Let up to RETRY_AT_MOST dead letters be delivered again, as DeadLetters.retry_all_failed does for assets."""
         return await rerun_page(self._queue, partial(self._run_again, request_id=request_id), after)
 
     async def _run_again(self, dead: FailedJob, request_id: str) -> Receipt:

@@ -17,16 +17,16 @@ from typing import Any, Protocol
 
 import structlog
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, utc_now
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, processed_public_id, utc_now
 from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
 from pipeline.errors import DependencyUnavailable, PermanentJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, JobEvent
 from pipeline.metrics import Metrics
 from pipeline.queue.job import Finish, Job, Outcome
-from pipeline.submission import ImageStorage, processed_public_id
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
+from pipeline.usecases.submission import ImageStorage
 
 log = structlog.get_logger(__name__)
 

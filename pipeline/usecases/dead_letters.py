@@ -1,0 +1,101 @@
+"""Use case: jobs that failed for good, and how an operator runs them again. Runs on the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+import structlog
+
+from pipeline.assets.asset import ASSET_ID, AssetStatus, new_asset_id
+from pipeline.assets.store import AssetStore
+from pipeline.errors import Conflict, NotFound
+from pipeline.queue.job import FailedJob
+from pipeline.queue.queue import JobQueue
+from pipeline.usecases.submission import Receipt, Submission
+
+log = structlog.get_logger(__name__)
+
+# A few seconds' worth, so that no request for all of them runs for minutes.
+RETRY_AT_MOST = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class RetriedPage:
+    """What became of some dead letters. remaining: older ones, not looked at yet; next_after: where those begin."""
+
+    retried: int
+    skipped: int
+    remaining: int
+    next_after: tuple[datetime, str] | None
+
+
+async def rerun_page(
+    queue: JobQueue, run_again: Callable[[FailedJob], Awaitable[object]], after: tuple[datetime, str] | None
+) -> RetriedPage:
+    """Run up to RETRY_AT_MOST dead letters again, the oldest of them first; run_again raises for those that cannot."""
+    page = await queue.failed_jobs(RETRY_AT_MOST, after)
+    retried = 0
+    for dead in reversed(page.jobs):
+        try:
+            await run_again(dead)
+            retried += 1
+        except (NotFound, Conflict) as error:
+            log.info("dead_letter_skipped", jobId=dead.id, reason=error.message)
+    return RetriedPage(retried, len(page.jobs) - retried, page.older, page.next_after)
+
+
+class DeadLetters:
+    """The dead letters of the queue of photos."""
+
+    def __init__(self, store: AssetStore, queue: JobQueue, submission: Submission) -> None:
+        self._store = store
+        self._queue = queue
+        self._submission = submission
+
+    async def retry_failed(self, job_id: str, request_id: str) -> Receipt:
+        """Run a dead letter again: its asset gets a new job and the dead letter goes.
+
+        NotFound: there is no such dead letter, or its asset is gone. Conflict: its asset did not stay failed. In both
+        cases the dead letter, if any, stays until it is removed.
+        """
+        with self._submission.taken():
+            dead = await self._queue.failed_job(job_id)
+            if dead is None:
+                raise NotFound("There is no dead letter of that id")
+            return await self._run_again(dead, request_id)
+
+    async def retry_all_failed(self, request_id: str, after: tuple[datetime, str] | None = None) -> RetriedPage:
+        """Run up to RETRY_AT_MOST dead letters again, the oldest of them first, passing over those that cannot.
+
+        after: (failed_at, id) where an earlier call ended. What fails again meanwhile is newer and not seen any more.
+        """
+        with self._submission.taken():
+            return await rerun_page(self._queue, partial(self._run_again, request_id=request_id), after)
+
+    async def _run_again(self, dead: FailedJob, request_id: str) -> Receipt:
+        # A damaged payload names no asset, but an upload's first job is called after it.
+        asset_id = str(dead.data.get("assetId") or dead.id.rpartition(":")[2])
+        asset = await self._store.get(asset_id) if ASSET_ID.fullmatch(asset_id) else None
+        if asset is None:
+            raise NotFound("Its asset is gone, this dead letter can only be removed")
+        if asset.status is AssetStatus.PROCESSING and asset.processing_job_id == dead.id:
+            # Only the record of the job was damaged. A crash in between leaves the rest to the reconciler.
+            await self._queue.remove_failed(dead.id)
+            await self._submission.enqueue(asset, request_id)
+            log.info("dead_letter_retried", assetId=asset.id, jobId=dead.id, newJobId=dead.id)
+            return Receipt(asset.id, dead.id)
+        requeued = None
+        if asset.status is AssetStatus.FAILED:
+            requeued = await self._store.requeue(asset.id, asset.user_id, self._queue.job_id(new_asset_id()))
+        if requeued is None:
+            raise Conflict(
+                f"Its asset is {asset.status.value} by {asset.processing_job_id}, this dead letter can only be removed"
+            )
+        await self._submission.enqueue(requeued, request_id)
+        # The asset may have failed again since, under another job: that dead letter is settled with this one.
+        await self._queue.remove_failed(dead.id, asset.processing_job_id)
+        log.info("dead_letter_retried", assetId=asset.id, jobId=dead.id, newJobId=requeued.processing_job_id)
+        return Receipt(asset.id, requeued.processing_job_id)

@@ -1,0 +1,66 @@
+"""A checked upload, as the use cases get it from the border. Its file is read in threads of ours or of plugins."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from typing import BinaryIO
+
+from pipeline.assets.image import ImageInfo
+from pipeline.hooks import UploadFacts
+
+HASHED_AT_ONCE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A checked upload. file: the image."""
+
+    user_id: str
+    category: str
+    file: BinaryIO
+    image: ImageInfo
+    request_id: str
+    idempotency_key: str | None = None
+
+    async def sha256(self, pool: Executor) -> str:
+        """Return the hash of the image, hex. In a thread: of ten megabytes it takes longer than the loop may wait."""
+        return await asyncio.get_running_loop().run_in_executor(pool, self._sha256)
+
+    def _sha256(self) -> str:
+        self.file.seek(0)
+        digest = hashlib.sha256()
+        while piece := self.file.read(HASHED_AT_ONCE):
+            digest.update(piece)
+        return digest.hexdigest()
+
+    @contextmanager
+    def facts(self) -> Iterator[UploadFacts]:
+        """What filters are shown. Its `read` has a file of its own, so that a filter that is left behind in its thread
+        moves nothing under whoever stores the image, and reads nothing once the upload is over.
+        """
+        with _again(self.file) as image:
+            yield UploadFacts(
+                user_id=self.user_id,
+                category=self.category,
+                content_type=self.image.content_type,
+                size_bytes=self.image.bytes,
+                width=self.image.width,
+                height=self.image.height,
+                read=partial(_whole, image, self.image.bytes),
+            )
+
+
+def _again(file: BinaryIO) -> BinaryIO:
+    return BytesIO(file.getvalue()) if isinstance(file, BytesIO) else os.fdopen(os.dup(file.fileno()), "rb")
+
+
+def _whole(file: BinaryIO, size: int) -> bytes:
+    return file.getvalue() if isinstance(file, BytesIO) else os.pread(file.fileno(), size, 0)
