@@ -29,10 +29,11 @@ from pipeline.metrics import Metrics
 from pipeline.queue.attempt import RetryPolicy
 from pipeline.queue.job import Finish
 from pipeline.queue.queue import JobQueue
-from pipeline.queue.worker import Worker, cancel
+from pipeline.queue.worker import Worker
 from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms
 from pipeline.settings import Fairness, Role, Settings
+from pipeline.supervision import Supervisor, cancel
 from pipeline.texts import cause_of
 from pipeline.tracing import build_tracing
 from pipeline.usecases import notifying
@@ -58,9 +59,15 @@ class App:
     embedded.
     """
 
-    def __init__(self, settings: Settings, *, owns_redis: bool = False) -> None:
-        """owns_redis: no other process uses this Redis, so whatever it holds as leased is ours to take back at once."""
+    def __init__(
+        self, settings: Settings, *, owns_redis: bool = False, on_fatal: Callable[[str], None] = lambda reason: None
+    ) -> None:
+        """owns_redis: no other process uses this Redis, so whatever it holds as leased is ours to take back at once.
+
+        on_fatal: called with the reason when this process cannot go on and has to end.
+        """
         self._owns_redis = owns_redis
+        self._on_fatal = on_fatal
         self._sockets = _bind(settings)
         port = self._sockets[0].getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -73,11 +80,14 @@ class App:
     def _build(self) -> None:
         settings, redis_url = self.settings, self.settings.redis_url.get_secret_value()
         self.metrics = Metrics()
+        self.supervisor = Supervisor(
+            on_restart=lambda kind: self.metrics.task_restarts.labels(kind).inc(), on_fatal=self._on_fatal
+        )
         self.tracing = build_tracing(settings)
         self.rooms = Rooms(max_frames=settings.outbox_frames, max_bytes=settings.outbox_bytes, metrics=self.metrics)
         self.fanout = RoomFanout(self.rooms, redis_url, metrics=self.metrics)
         self.plugins = build_plugins(settings, self.metrics, self.fanout, CATEGORIES, self.tracing)
-        self.store = build_store(settings)
+        self.store = build_store(settings, self.supervisor)
         self.metrics.of_queue(QUEUE_NAME, settings.all_providers)
         self.metrics.of_queue(notifying.QUEUE_NAME, self.plugins.durable)
         self.replay = Replay(
@@ -151,6 +161,7 @@ class App:
                 max_age_seconds=settings.job_max_age_seconds,
             ),
             self.metrics,
+            supervisor=self.supervisor,
             holds=self.plugins.provider_holds,
             concurrency=settings.concurrency if settings.role is not Role.WEB else 0,
             lease_seconds=settings.lease_seconds,
@@ -164,7 +175,6 @@ class App:
         if self.plugins.durable:
             self._workers.append(self._make_notifier_worker())
         self.watchdog = Watchdog(self.metrics, block_seconds=settings.loop_block_ms / 1000)
-        self._background: list[asyncio.Task[None]] = []
         common = {
             "verifier": TokenVerifier(settings),
             "metrics": self.metrics,
@@ -197,6 +207,7 @@ class App:
                 max_age_seconds=settings.job_max_age_seconds,
             ),
             self.metrics,
+            supervisor=self.supervisor,
             holds=self.plugins.notifier_holds,
             concurrency=settings.notifier_slots if settings.role is not Role.WEB else 0,
             lease_seconds=settings.lease_seconds,
@@ -220,6 +231,8 @@ class App:
             "store": self.store.check,
             "queue": self.queue.ping if settings.role is Role.WEB else self.worker.check,
             "storage": self.plugins.check_storage,
+            "sandbox": self.plugins.check_sandbox,
+            "tasks": self.supervisor.check,
         }
         routes: list[Any] = [
             ("/metrics", ops.MetricsHandler, common | {"queues": [self.queue, self.notifications]}),
@@ -282,17 +295,17 @@ class App:
 
     async def start(self) -> None:
         """Open what we lean on, take back our jobs, begin to work and only then to listen."""
-        self.watchdog.start()
+        self.supervisor.start("watchdog", self.watchdog.run)
         # Large uploads lie there until they are stored.
         self.settings.data_dir.mkdir(parents=True, exist_ok=True)
         await self._open_store()
         await self.fanout.start()
-        self._background.append(asyncio.create_task(self.replay.run(), name="replay"))
+        self.supervisor.start("replay", self.replay.run)
         if self._owns_redis:
             if recovered := await self.queue.recover(everything=True):
                 log.warning("jobs_recovered", jobIds=recovered)
             await self.notifications.recover(everything=True)
-        self._background.append(asyncio.create_task(self.reconciler.run(), name="reconciler"))
+        self.supervisor.start("reconciler", self.reconciler.run)
         if self.settings.role is not Role.WEB:
             for worker in self._workers:
                 worker.start()
@@ -314,7 +327,8 @@ class App:
         if self.settings.role is not Role.WEB:
             drains += [worker.drain(self.settings.shutdown_seconds) for worker in self._workers]
         await asyncio.gather(*drains)
-        await cancel([*self._background, *self.submission.unsettled])
+        await cancel(self.submission.unsettled)
+        await self.supervisor.stop()
         await drain_sockets(self.rooms, GOODBYE_SECONDS)
         await self._server.close_all_connections()
         await self.fanout.stop()
@@ -322,7 +336,6 @@ class App:
         self._pool.shutdown(wait=False, cancel_futures=True)
         await self.queue.close()
         await self.notifications.close()
-        self.watchdog.stop()
         await self.store.close()
         await self.tracing.close()
         log.info("service_stopped")
@@ -333,7 +346,7 @@ class App:
             await self.store.open()
         except DependencyUnavailable as error:
             log.warning("store_unreachable", error=cause_of(error))
-            self._background.append(asyncio.create_task(self._open_store_later(), name="open_store"))
+            self.supervisor.start("store opening", self._open_store_later, kind="store")
 
     async def _open_store_later(self) -> None:
         while True:
@@ -356,10 +369,10 @@ def _bind(settings: Settings) -> list[socket.socket]:
         ) from None
 
 
-def build_store(settings: Settings) -> AssetStore:
+def build_store(settings: Settings, supervisor: Supervisor | None = None) -> AssetStore:
     """Return the store of assets that the settings name, not open yet."""
     if uri := settings.mongodb_uri.get_secret_value():
         from pipeline.assets.mongo import MongoAssetStore
 
         return MongoAssetStore(uri)
-    return SqliteAssetStore(settings.data_dir / "assets.sqlite")
+    return SqliteAssetStore(settings.data_dir / "assets.sqlite", supervisor)

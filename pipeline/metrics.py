@@ -36,6 +36,11 @@ CLOSE_CODES = (
 )
 PLUGIN_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 1, 2, 5, 10, 25, 60, 90)
 LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.1, 0.25, 0.5, 1, 5)
+# Kinds of long-lived tasks, see supervision.py.
+TASKS = (
+    *("claiming", "slot", "renewal", "enforcement", "replay", "subscriptions", "publisher", "reconciler", "sweeper"),
+    *("store", "watchdog", "embedded"),
+)
 FLEET = "Same from every process: use max."
 
 
@@ -211,6 +216,10 @@ class Metrics:
         )
 
     def _add_loop(self) -> None:
+        self.task_restarts = self._counter(
+            "task_restarts", "Long-lived tasks that ended unforeseen and were started again.", "task"
+        )
+        _start(self.task_restarts, TASKS)
         self.loop_lag_seconds = self._histogram(
             "loop_lag_seconds", "How late the event loop runs what is due.", LAG_SECONDS
         )

@@ -21,6 +21,7 @@ from pipeline.metrics import Metrics
 log = structlog.get_logger(__name__)
 
 BEAT_SECONDS = 0.05
+LOOK_SECONDS = 1.0
 LOOP_STEP = asyncio.BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]
 
 
@@ -34,14 +35,30 @@ class Watchdog:
         self._beaten_at = 0.0
         self._beat: asyncio.TimerHandle | None = None
         self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
         self._thread_id = 0
+
+    async def run(self) -> None:
+        """Watch for ever; raises when the thread that looks on, or the beat, has ended."""
+        self.start()
+        try:
+            while True:
+                await asyncio.sleep(LOOK_SECONDS)
+                if self._thread is None or not self._thread.is_alive():
+                    raise RuntimeError("the watchdog's thread has ended")
+                if monotonic() - self._beaten_at > LOOK_SECONDS:
+                    raise RuntimeError("the watchdog's beat has ended")
+        finally:
+            self.stop()
 
     def start(self) -> None:
         """Begin to watch; call it on the loop."""
         self._thread_id = threading.get_ident()
         self._beaten_at = monotonic()
+        self._stopped = threading.Event()
         self._schedule(asyncio.get_running_loop())
-        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        self._thread = threading.Thread(target=self._watch, args=(self._stopped,), name="watchdog", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """Watch no more."""
@@ -57,9 +74,9 @@ class Watchdog:
         self._metrics.loop_lag_seconds.observe(max(0.0, loop.time() - due))
         self._schedule(loop)
 
-    def _watch(self) -> None:
+    def _watch(self, stopped: threading.Event) -> None:
         named_at = 0.0  # the beat after which somebody was named already
-        while not self._stopped.wait(self._block_seconds / 4):
+        while not stopped.wait(self._block_seconds / 4):
             beaten_at = self._beaten_at
             silent_seconds = monotonic() - beaten_at - BEAT_SECONDS
             if silent_seconds >= self._block_seconds and beaten_at != named_at:

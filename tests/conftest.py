@@ -9,8 +9,8 @@ import pytest
 from redis import Redis
 from tornado.ioloop import IOLoop
 
-from pipeline.queue.worker import cancel
 from pipeline.sandbox.sandbox import Sandbox
+from pipeline.supervision import cancel
 from tests.redis_server import RedisServer
 from tests.service import AiService
 

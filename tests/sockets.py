@@ -26,11 +26,11 @@ from pipeline.auth import TokenVerifier
 from pipeline.handlers import base
 from pipeline.handlers.socket import SocketHandler
 from pipeline.metrics import Metrics
-from pipeline.queue.worker import cancel
 from pipeline.usecases.replay import Replay
 from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms
 from pipeline.settings import Settings
+from pipeline.supervision import cancel
 from tests.contract import contracts
 from tests.factories import SECRET, make_token
 

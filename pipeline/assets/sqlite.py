@@ -30,7 +30,8 @@ from pipeline.assets.asset import (
     utc_now,
 )
 from pipeline.assets.store import KeyRecord
-from pipeline.errors import ConfigurationError, DependencyUnavailable
+from pipeline.errors import ConfigurationError, DependencyUnavailable, OutcomeUnknown
+from pipeline.supervision import Supervisor, Watched
 
 T = TypeVar("T")
 Rows = list[sqlite3.Row]
@@ -93,34 +94,44 @@ class _Connection:
 class SqliteAssetStore:
     """An AssetStore in one SQLite file (WAL, synchronous=FULL). Instants are kept as milliseconds since 1970."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, supervisor: Supervisor | None = None) -> None:
+        """supervisor: keeps the writer running; default: one of its own."""
         self._path = path
+        self._supervisor = supervisor or Supervisor()
         self._writer: _Connection | None = None
         self._reader: _Connection | None = None
+        self._writing: Watched | None = None
         self._waiting: list[_Write] = []
-        self._committing: asyncio.Task[None] | None = None
+        self._added = asyncio.Event()
 
     async def open(self) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            if self._writer is None:
+            if self._writing is None:
                 self._writer = await self._open()
+                self._writing = self._supervisor.start("sqlite writer", self._write_forever, kind="store")
             if self._reader is None:
                 self._reader = await self._open()
         except (sqlite3.Error, OSError) as error:
             raise DependencyUnavailable("The asset store cannot be opened") from error
 
     async def close(self) -> None:
-        connections = (self._reader, self._writer)
-        self._reader = self._writer = None
-        if self._committing is not None:
-            await self._committing
-        for connection in connections:
+        reader, writing = self._reader, self._writing
+        self._reader = self._writing = None
+        if writing is not None:
+            await asyncio.gather(*(write.done for write in self._waiting), return_exceptions=True)
+            await self._supervisor.stop([writing])
+        for connection in (reader, self._writer):
             if connection is not None:
                 await connection.close()
+        self._writer = None
 
     async def check(self) -> None:
         await self._read("SELECT 1 FROM assets LIMIT 1", {})
+        if self._writer is None:
+            raise DependencyUnavailable("The asset store cannot be written")
+        # A disk that hangs, or a file that another process has locked for long, keeps the writer's thread.
+        await self._writer.run(lambda connection: None)
 
     async def create(self, asset: Asset) -> bool:
         document = asset.to_document()
@@ -341,33 +352,49 @@ class SqliteAssetStore:
 
     async def _write(self, sql: str, values: Mapping[str, Any]) -> Rows:
         """Return what the statement returns, once it is on the disk."""
-        if self._writer is None:
+        if self._writing is None:
             raise DependencyUnavailable("The asset store is not open")
         write = _Write(sql, values, asyncio.get_running_loop().create_future())
         self._waiting.append(write)
-        if self._committing is None or self._committing.done():
-            # A task of its own, so that a caller who is cancelled leaves the others' transaction alone.
-            self._committing = asyncio.create_task(self._commit_waiting(self._writer), name="commit")
+        self._added.set()
         return await write.done
 
-    async def _commit_waiting(self, writer: _Connection) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting, []
-            try:
-                results = await writer.run(partial(_commit, batch))
-            except REFUSALS as error:
-                _fail(batch, error)
-                continue
-            except BaseException as error:
-                # This task ends here, and with it whoever came meanwhile would wait for ever.
-                _fail(batch + self._waiting, error)
-                self._waiting = []
-                raise
-            for write, result in zip(batch, results, strict=True):
-                if isinstance(result, Exception):
-                    _fail([write], result)
-                elif not write.done.done():
-                    write.done.set_result(result)
+    async def _write_forever(self) -> None:
+        """Commit what waits, all of it at a time. Called again after a failure, it opens the file anew."""
+        if self._writer is None:
+            self._writer = await self._open()
+        batch: list[_Write] = []
+        try:
+            while True:
+                await self._added.wait()
+                self._added.clear()
+                # It stays in the list meanwhile, so that `close` waits for it.
+                batch = list(self._waiting)
+                await _commit_batch(self._writer, batch)
+                del self._waiting[: len(batch)]
+                batch = []
+                if self._waiting:
+                    self._added.set()
+        except BaseException as error:
+            # The thread may yet commit it.
+            _fail(batch, OutcomeUnknown("The asset store does not answer"), error)
+            _fail(self._waiting, DependencyUnavailable("The asset store cannot be written"), error)
+            self._waiting.clear()
+            self._writer = None
+            raise
+
+
+async def _commit_batch(writer: _Connection, batch: Sequence[_Write]) -> None:
+    try:
+        results = await writer.run(partial(_commit, batch))
+    except REFUSALS as error:
+        _fail(batch, DependencyUnavailable("The asset store cannot be written"), error)
+        return
+    for write, result in zip(batch, results, strict=True):
+        if isinstance(result, Exception):
+            _fail([write], DependencyUnavailable("The asset store cannot be written"), result)
+        elif not write.done.done():
+            write.done.set_result(result)
 
 
 def _version(connection: sqlite3.Connection) -> int:
@@ -410,12 +437,12 @@ def _commit(batch: Sequence[_Write], connection: sqlite3.Connection) -> list[Row
     return results
 
 
-def _fail(writes: Sequence[_Write], error: BaseException) -> None:
+def _fail(writes: Sequence[_Write], error: DependencyUnavailable, cause: BaseException) -> None:
     for write in writes:
         if not write.done.done():
-            unavailable = DependencyUnavailable("The asset store cannot be written")
-            unavailable.__cause__ = error
-            write.done.set_exception(unavailable)
+            failed = type(error)(error.message)
+            failed.__cause__ = cause
+            write.done.set_exception(failed)
 
 
 def _asset(row: sqlite3.Row) -> Asset:

@@ -27,7 +27,6 @@ from pipeline.hooks.protocols import (
     JobEvent,
     Notification,
     RoomPublisher,
-    Sandbox,
     StorageBackend,
     UploadFacts,
 )
@@ -37,6 +36,7 @@ from pipeline.tracing import OFF, Tracing
 
 if TYPE_CHECKING:
     from pipeline.metrics import Metrics
+    from pipeline.sandbox.sandbox import Sandbox
     from pipeline.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -116,6 +116,11 @@ class PluginManager:
     async def check_storage(self) -> None:
         """Return when the storage is usable; DependencyUnavailable otherwise."""
         await self._call_storage("check")
+
+    async def check_sandbox(self) -> None:
+        """Return unless the child processes that read photos do not start; DependencyUnavailable then."""
+        if self._sandbox is not None:
+            await self._sandbox.check()
 
     @property
     def durable(self) -> tuple[str, ...]:

@@ -74,8 +74,6 @@ class Leases:
                 self._on_answer()
             except DependencyUnavailable:
                 pass  # the claiming coroutine says so; each job's own deadline ends it when this lasts
-            except Exception:
-                log.exception("renewing_failed")
             await asyncio.sleep(self._renew_seconds)
 
     async def enforce_forever(self) -> None:

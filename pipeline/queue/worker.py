@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import structlog
@@ -21,12 +21,16 @@ from pipeline.queue.claim import Claim
 from pipeline.queue.job import Finish, Job
 from pipeline.queue.leases import Leases
 from pipeline.queue.queue import JobQueue
+from pipeline.supervision import Supervisor, Watched, cancel
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
 
 log = structlog.get_logger(__name__)
 
 RECONNECT_SECONDS = (0.1, 2.0)
+# How long a step that is under way is waited for at the end.
+ANSWER_SECONDS = 1.0
+LOOK_SECONDS = 0.01
 # Longer than an idle worker blocks and than two renewals are apart: who has heard nothing for so long does not work.
 SILENT_SECONDS = 10.0
 
@@ -57,6 +61,7 @@ class Worker:
         policy: RetryPolicy,
         metrics: Metrics,
         *,
+        supervisor: Supervisor | None = None,
         holds: Holds | None = None,
         concurrency: int = 5,
         lease_seconds: float = 15,
@@ -66,7 +71,9 @@ class Worker:
         on_finish: Callable[[Finish, float], None] = lambda finish, seconds: None,
         tracing: Tracing = OFF,
     ) -> None:
-        """on_reconnect: called when Redis answers again after it did not.
+        """supervisor: keeps this worker's tasks running; default: one of its own.
+
+        on_reconnect: called when Redis answers again after it did not.
 
         on_start, on_finish: called when an attempt begins and when it ends with its lease still held, after so many
         seconds; must not block or raise.
@@ -82,6 +89,7 @@ class Worker:
             on_finish=on_finish,
             tracing=tracing,
         )
+        self._supervisor = supervisor or Supervisor()
         self._holds = holds
         self._concurrency = concurrency
         self._leases = Leases(
@@ -100,7 +108,9 @@ class Worker:
         self._is_connected = True
         self._lost_by: BaseException | None = None
         self._heard_at = 0.0
-        self._tasks: list[asyncio.Task[None]] = []
+        # True while Redis may have given us jobs in a step whose reply we have not seen.
+        self._is_step_open = False
+        self._watched: list[Watched] = []
         self._busy = 0
         self._metrics.slots.set(concurrency)
         self._metrics.slots_busy.set_function(lambda: self._busy)
@@ -114,24 +124,29 @@ class Worker:
     def start(self) -> None:
         """Start the slots, the claiming and the renewing."""
         self._hear()
-        self._tasks = [asyncio.create_task(self._slot(), name=f"slot-{number}") for number in range(self._concurrency)]
-        self._tasks.append(asyncio.create_task(self._leases.renew_forever(), name="renew"))
-        self._tasks.append(asyncio.create_task(self._leases.enforce_forever(), name="enforce"))
-        self._claiming = asyncio.create_task(self._claim_until_drained(), name="claim")
+        parts = [(f"slot {number}", self._slot, "slot") for number in range(self._concurrency)]
+        parts.append(("renewal", self._leases.renew_forever, "renewal"))
+        parts.append(("enforcement", self._leases.enforce_forever, "enforcement"))
+        parts.append(("claiming", self._claim_until_drained, "claiming"))
+        self._watched = [
+            self._supervisor.start(f"{self._queue.name} {name}", run, kind=kind) for name, run, kind in parts
+        ]
 
     async def drain(self, seconds: float) -> None:
         """Stop claiming, let running jobs finish for that long, hand back the rest without counting the attempt, and
         stop.
+
+        A Redis that does not answer adds two seconds at most; leases run out by themselves.
         """
         self._is_draining = True
         self._changed.set()
-        _, pending = await asyncio.wait({self._claiming}, timeout=seconds)
-        if pending:
+        await _within(ANSWER_SECONDS, lambda: not (self._is_step_open and self._is_connected))
+        if not await _within(seconds, lambda: not self._busy and self._claimed.empty()):
             self._leases.release_all()
             self._changed.set()
-            # Bounded, because Redis may be away; the leases run out by themselves then.
-            await asyncio.wait({self._claiming}, timeout=2)
-        await cancel([*self._tasks, self._claiming, *([self._marker] if self._marker else [])])
+        await _within(ANSWER_SECONDS, lambda: self._is_drained)
+        await self._supervisor.stop(self._watched)
+        await cancel([self._marker] if self._marker else [])
         if self._timer:
             self._timer.cancel()
 
@@ -143,10 +158,6 @@ class Worker:
                 await self._claim()
             except DependencyUnavailable as error:
                 await self._wait_for_redis(error)
-            except Exception:
-                # Nothing known comes here, but a process that claims no more must not look alive.
-                log.exception("claiming_failed")
-                await asyncio.sleep(RECONNECT_SECONDS[1])
 
     async def _claim(self) -> None:
         """Acknowledge, claim, and wait until there is a reason to do so again."""
@@ -157,8 +168,9 @@ class Worker:
         free = 0 if self._is_draining else self._concurrency - len(held) + len(finishes)
         asked_at = asyncio.get_running_loop().time()
         self._steps += 1
-        if not self._is_connected:
+        if self._is_step_open:
             await self._queue.release_unknown(self._id, held)
+        self._is_step_open = True
         findings = self._holds.findings() if self._holds else ()
         avoided = self._holds.avoid() if self._holds and free else Avoided()
         free = min(free, 1) if avoided.is_trying else free
@@ -175,6 +187,7 @@ class Worker:
         self._metrics.leases_lost.inc(len(step.lost))
         for job in step.claimed:
             self._claimed.put_nowait(self._leases.add(job, asked_at))
+        self._is_step_open = False
         self._metrics.jobs_claimed.inc(len(step.claimed))
         self._wake_in(step.next_due_ms, avoided.left_seconds)
         if self._is_draining:
@@ -200,6 +213,8 @@ class Worker:
             else:
                 # The step that follows may find Redis there again and no trace of its restart.
                 self._lose(error)
+                if not isinstance(error, DependencyUnavailable):
+                    log.error("waiting_failed", exc_info=error)
         self._changed.set()
 
     def _hear(self) -> None:
@@ -236,30 +251,29 @@ class Worker:
         loop = asyncio.get_running_loop()
         while True:
             claim = await self._claimed.get()
+            finish = None
             self._busy += 1
             try:
                 finish = await self._attempts.run(claim)
-            except Exception:
-                # Nothing known comes here, but nobody would miss a slot that ended. The lease brings the job back.
-                log.exception("slot_failed")
-                finish = None
-            self._busy -= 1
-            if finish is None:
-                self._leases.claims.pop(claim.job.lease, None)
-            else:
-                self._finishes.append(finish)
-            self._changed.set()
+            finally:
+                # Also when something nobody foresaw ends this slot: the lease runs out then and brings the job back.
+                self._busy -= 1
+                if finish is None:
+                    self._leases.claims.pop(claim.job.lease, None)
+                else:
+                    self._finishes.append(finish)
+                self._changed.set()
             # After the claiming coroutine has asked Redis, while it waits for the answer.
             loop.call_soon(self._attempts.report, claim, finish)
 
 
-async def cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """End the tasks, asking again where the Redis client took a cancellation for a failed connection."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.5)
+async def _within(seconds: float, condition: Callable[[], bool]) -> bool:
+    """Return whether the condition has come true, at the latest after so many seconds."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while not condition() and loop.time() < end:
+        await asyncio.sleep(LOOK_SECONDS)
+    return condition()
 
 
 def _age(finish: Finish) -> tuple[int, str]:

@@ -101,6 +101,14 @@ class Pool:
             raise _exception(reply["error"])
         return reply.get("result")
 
+    def check(self) -> None:
+        """Return unless children do not start; RetryableJobError says why. Starts one when it is time to try again."""
+        if self._fault is None:
+            return
+        if monotonic() >= self._start_again_at and not self._children and not self._is_closed:
+            self._start()
+        raise self._unavailable()
+
     async def close(self) -> None:
         """End all children at once, also in the middle of a call."""
         self._is_closed = True

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.errors import RetryableJobError
+from pipeline.errors import DependencyUnavailable, RetryableJobError
 from pipeline.sandbox import Picture, photo
 from pipeline.sandbox.cost import LONG_SIDE_PIXELS
 from pipeline.sandbox.pool import FAILED, Pool
@@ -84,6 +84,14 @@ class Sandbox:
         pool = Pool(name, setup=setup, processes=processes, memory_mb=memory_mb)
         self._pools.append(pool)
         return pool
+
+    async def check(self) -> None:
+        """Return unless children do not start; DependencyUnavailable says why."""
+        for pool in self._pools:
+            try:
+                pool.check()
+            except RetryableJobError as error:
+                raise DependencyUnavailable(error.message) from error.__cause__
 
     async def close(self) -> None:
         """End all children, also those of plugins."""

@@ -68,7 +68,8 @@ class Replay:
             except DependencyUnavailable:
                 self._metrics.replays.labels("unavailable").inc()
                 raise
-            frames = [event_frame(asset_processed(asset)) for asset in assets or ()]
+            # An asset that was archived since has no event any more.
+            frames = [event_frame(asset_processed(asset)) for asset in assets or () if asset.is_finished]
         if assets is None or sum(map(len, frames)) > self._max_bytes:
             self._metrics.replays.labels("resync").inc()
             return [RESYNC]
@@ -104,23 +105,28 @@ class Replay:
         while True:
             await self._requested.wait()
             self._requested.clear()
-            behind, self._behind = self._behind, {}
-            await asyncio.gather(*(self._catch_up(connection, since) for connection, since in behind.items()))
+            await asyncio.gather(*(self._catch_up(*each) for each in list(self._behind.items())))
             if self._behind:
                 await asyncio.sleep(AGAIN_SECONDS)
                 self._requested.set()
 
     async def _catch_up(self, connection: Connection, since: datetime) -> None:
+        """Give the connection its events. It stays behind while it is being let in or the store cannot be read."""
         if connection.room is None:
+            del self._behind[connection]
             return
         if not connection.is_started:
-            self._behind[connection] = since  # it is still being let in, by what the store had a moment ago
-            return
+            return  # it is still being let in, by what the store had a moment ago
+        del self._behind[connection]
         try:
             frames = await self.read(connection.room.removeprefix(ROOM_PREFIX), since)
         except DependencyUnavailable as error:
             log.warning("replay_postponed", error=cause_of(error))
             # Better out of order than not at all: events of this process need neither store nor Redis to arrive.
             frames = []
-            self._behind[connection] = since
+            self._behind.setdefault(connection, since)
+        except Exception:
+            # The border of one connection: it must not be held for ever, nor hold up the others.
+            log.exception("replay_failed")
+            frames = [RESYNC]
         connection.start(frames)

@@ -29,7 +29,7 @@ ROWS = [
     {"texts", "hold"},
 ]
 PLAIN_WORDS = ROWS[-5:]
-BESIDE = {"metrics", "logs", "tracing"}
+BESIDE = {"metrics", "logs", "tracing", "supervision"}
 # Parts the rows do not name: what is embedded belongs to starting, the commands to the command line, the client (with
 # feed and access) and the suites to those outside.
 STARTING = {"embedded", "commands", "client", "feed", "access", "demo", "testing"}
