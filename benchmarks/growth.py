@@ -27,6 +27,7 @@ from pipeline.assets.asset import AiMetadata, AssetStatus, new_asset_id, utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
+from pipeline.usecases.kept_jobs import UnfinishedAssets
 from pipeline.usecases.reconciler import Reconciler
 from tests.factories import make_asset
 from tests.redis_server import RedisCluster, RedisServer
@@ -184,9 +185,14 @@ async def reconciled(store: SqliteAssetStore, url: str) -> tuple[int, float, flo
             await asyncio.sleep(0.005)
             lags.append(asyncio.get_running_loop().time() - due)
 
+    async def nothing_old() -> None:
+        pass
+
     feeling = asyncio.create_task(feel())
     started_at = time.perf_counter()
-    searching = asyncio.create_task(Reconciler(store, queue, Metrics()).run())
+    unfinished = UnfinishedAssets(store, queue, age_seconds=60, is_fair=False)
+    reconciler = Reconciler(store, queue, [unfinished], Metrics(), purge=nothing_old)
+    searching = asyncio.create_task(reconciler.run())
     while (await queue.stats()).waiting < wanted:
         await asyncio.sleep(0.02)
     seconds = time.perf_counter() - started_at

@@ -299,7 +299,7 @@ def _repairs() -> list[Panel]:
         ),
         graph(
             "Reconciler",
-            "Searches for lost jobs by reason, and the assets whose job was enqueued again.",
+            "Searches for what Redis lost, by reason, and the jobs, dead letters and events that were put back.",
             rate("reconciler_searches", "reason", legend="{{reason}} searches"),
             rate("reconciled", legend="found"),
             unit="ops",
@@ -471,6 +471,12 @@ def _loop() -> list[Panel]:
             unit="s",
         ),
         heat("Lag, spread", "How late the event loops run what is due.", "loop_lag_seconds"),
+        graph(
+            "Tasks started again",
+            "Long-lived tasks that ended unforeseen; each has a trace in the log.",
+            rate("task_restarts", "task", legend="{{task}}"),
+            unit="ops",
+        ),
     ]
 
 

@@ -168,7 +168,9 @@ class Metrics:
         self.slots = self._gauge("slots", "Job slots of this process.", *of_queue)
         self.slots_busy = self._gauge("slots_busy", "Job slots at work.", *of_queue)
         self.stale_results = self._counter("stale_results", "Results dropped because a newer run owns the asset.")
-        self.reconciled = self._counter("reconciled", "Assets whose lost job was enqueued again.")
+        self.reconciled = self._counter(
+            "reconciled", "Lost jobs, dead letters and undelivered events that were put back."
+        )
         self.reconciler_searches = self._counter("reconciler_searches", "Searches for lost jobs, by reason.", "reason")
         _start(self.reconciler_searches, ("urgent", "regular"))
 

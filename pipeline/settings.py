@@ -101,6 +101,11 @@ class Settings(BaseSettings):
     redis_url: SecretStr = _f(
         SecretStr(""), "redis:// or rediss:// of the queue; empty starts an own server under DATA_DIR."
     )
+    queue_prefix: str = _f(
+        "pipeline",
+        "What the names of all keys and channels in Redis begin with: another one for each installation on one Redis.",
+        pattern="^[A-Za-z0-9_.-]{1,64}$",
+    )
     mongodb_uri: SecretStr = _f(
         SecretStr(""), "mongodb:// of the asset store, with the database name; empty uses SQLite under DATA_DIR."
     )

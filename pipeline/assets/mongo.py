@@ -8,7 +8,10 @@ of its own.
 from __future__ import annotations
 
 import asyncio
+import json
+import secrets
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -28,7 +31,7 @@ from pipeline.assets.asset import (
     processed_document,
     utc_now,
 )
-from pipeline.assets.store import KeyRecord
+from pipeline.assets.store import IDENTITY, Kept, KeyRecord
 from pipeline.errors import DependencyUnavailable, OutcomeUnknown
 
 DATABASE = "ai_queue_pipeline"
@@ -60,6 +63,7 @@ class MongoAssetStore:
         aware: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
         self._assets: AsyncIOMotorCollection[dict[str, Any]] = database.get_collection("assets", codec_options=aware)
         self._keys: AsyncIOMotorCollection[dict[str, Any]] = database.get_collection("idempotency_keys")
+        self._kept: AsyncIOMotorCollection[dict[str, Any]] = database.get_collection("kept", codec_options=aware)
 
     async def open(self) -> None:
         indexes = {
@@ -70,6 +74,8 @@ class MongoAssetStore:
         for name, keys in indexes.items():
             await self._reach(self._assets.create_index(keys, name=name))
         await self._reach(self._keys.create_index([("createdAt", ASCENDING)], name="oldest_key"))
+        oldest_kept = [("kind", ASCENDING), ("at", ASCENDING), ("_id", ASCENDING)]
+        await self._reach(self._kept.create_index(oldest_kept, name="oldest_kept"))
 
     async def close(self) -> None:
         self._client.close()
@@ -225,6 +231,34 @@ class MongoAssetStore:
     async def purge_keys(self, before: datetime) -> int:
         return (await self._reach(self._keys.delete_many({"createdAt": {"$lt": before}}))).deleted_count
 
+    async def identity(self) -> str:
+        new = Kept(IDENTITY, IDENTITY, utc_now(), {"id": secrets.token_hex(8)})
+        with suppress(DuplicateKeyError):
+            await self._reach(self._kept.insert_one(_kept_document(new)))
+        found = await self._reach(self._kept.find_one({"_id": _kept_id(IDENTITY, IDENTITY)}))
+        if found is None:
+            raise DependencyUnavailable("The asset store does not keep what it is given")
+        return str(json.loads(found["data"])["id"])
+
+    async def keep(self, kept: Kept) -> None:
+        document = _kept_document(kept)
+        await self._reach(self._kept.replace_one({"_id": document["_id"]}, document, upsert=True))
+
+    async def discard(self, kind: str, *ids: str) -> None:
+        await self._reach(self._kept.delete_many({"_id": {"$in": [_kept_id(kind, each) for each in ids]}}))
+
+    async def kept(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Kept]:
+        wanted: dict[str, Any] = {"kind": kind}
+        if after is not None:
+            further = [{"at": {"$gt": after[0]}}, {"at": after[0], "_id": {"$gt": _kept_id(kind, after[1])}}]
+            wanted = {"kind": kind, "at": {"$gte": after[0]}, "$or": further}
+        cursor = self._kept.find(wanted).sort([("at", ASCENDING), ("_id", ASCENDING)]).limit(limit)
+        found = await self._reach(cursor.to_list(limit))
+        return [Kept(kind, each["_id"].partition(" ")[2], each["at"], json.loads(each["data"])) for each in found]
+
+    async def purge_kept(self, kind: str, before: datetime) -> int:
+        return (await self._reach(self._kept.delete_many({"kind": kind, "at": {"$lt": before}}))).deleted_count
+
     async def _update(self, asset_id: str, wanted: Mapping[str, Any], change: Mapping[str, Any]) -> Asset | None:
         """Change the asset if it is as wanted, in one atomic step, and return it as it is then."""
         key = _object_id(asset_id)
@@ -262,6 +296,15 @@ class MongoAssetStore:
         except (PyMongoError, OSError) as error:
             self._has_failed = True
             raise DependencyUnavailable("The asset store cannot be reached") from error
+
+
+def _kept_id(kind: str, each: str) -> str:
+    return f"{kind} {each}"
+
+
+def _kept_document(kept: Kept) -> dict[str, Any]:
+    # As text, so that keys and numbers may be whatever JSON lets them be.
+    return {"_id": _kept_id(kept.kind, kept.id), "kind": kept.kind, "at": kept.at, "data": json.dumps(kept.data)}
 
 
 def _object_id(asset_id: str) -> ObjectId | None:

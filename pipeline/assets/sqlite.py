@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,7 @@ from pipeline.assets.asset import (
     processed_document,
     utc_now,
 )
-from pipeline.assets.store import KeyRecord
+from pipeline.assets.store import IDENTITY, Kept, KeyRecord
 from pipeline.errors import ConfigurationError, DependencyUnavailable, OutcomeUnknown
 from pipeline.supervision import Supervisor, Watched
 
@@ -55,9 +56,16 @@ CREATE INDEX IF NOT EXISTS oldest_key ON idempotency_keys (createdAt);
     """
 ALTER TABLE assets ADD COLUMN excused INTEGER NOT NULL DEFAULT 0;
 """,
+    """
+CREATE TABLE kept (
+    kind TEXT NOT NULL, id TEXT NOT NULL, at INTEGER NOT NULL, data TEXT NOT NULL, PRIMARY KEY (kind, id)
+) WITHOUT ROWID;
+CREATE INDEX oldest_kept ON kept (kind, at, id);
+""",
 )
 # What a statement raises that SQLite, or the binding of its values, refuses.
 REFUSALS = (sqlite3.Error, ValueError, OverflowError)
+KEEP = "INSERT INTO kept VALUES (:kind, :id, :at, :data) ON CONFLICT (kind, id) DO UPDATE SET "
 CURRENT_RUN = "id = :id AND processingJobId = :job AND fence = :fence AND status = 'processing'"
 
 
@@ -298,6 +306,37 @@ class SqliteAssetStore:
         )
         return len(rows)
 
+    async def identity(self) -> str:
+        new = Kept(IDENTITY, IDENTITY, utc_now(), {"id": secrets.token_hex(8)})
+        # A conflict changes nothing, but only an update returns the row that is there.
+        (row,) = await self._write(KEEP + "data = data RETURNING *", _values(new))
+        return str(json.loads(row["data"])["id"])
+
+    async def keep(self, kept: Kept) -> None:
+        await self._write(KEEP + "at = excluded.at, data = excluded.data", _values(kept))
+
+    async def discard(self, kind: str, *ids: str) -> None:
+        await self._write(
+            "DELETE FROM kept WHERE kind = :kind AND id IN (SELECT value FROM json_each(:ids))",
+            {"kind": kind, "ids": json.dumps(ids)},
+        )
+
+    async def kept(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Kept]:
+        seen = {"at": _milliseconds(after[0]), "id": after[1]} if after else {}
+        further = "AND (at, id) > (:at, :id)" if after else ""
+        rows = await self._read(
+            f"SELECT * FROM kept WHERE kind = :kind {further} ORDER BY at, id LIMIT :limit",
+            {"kind": kind, "limit": limit} | seen,
+        )
+        return [Kept(row["kind"], row["id"], instant_of(row["at"]), json.loads(row["data"])) for row in rows]
+
+    async def purge_kept(self, kind: str, before: datetime) -> int:
+        rows = await self._write(
+            "DELETE FROM kept WHERE kind = :kind AND at < :before RETURNING id",
+            {"kind": kind, "before": _milliseconds(before)},
+        )
+        return len(rows)
+
     async def _open(self) -> _Connection:
         connection = _Connection()
         await connection.open(self._connect)
@@ -473,8 +512,15 @@ def _milliseconds(instant: datetime | None) -> int | None:
     return round(instant.timestamp() * 1000) if instant is not None else None
 
 
+def _values(kept: Kept) -> dict[str, Any]:
+    return {"kind": kept.kind, "id": kept.id, "at": _milliseconds(kept.at), "data": json.dumps(kept.data)}
+
+
 def _instant(milliseconds: int | None) -> datetime | None:
-    if milliseconds is None:
-        return None
+    return instant_of(milliseconds) if milliseconds is not None else None
+
+
+def instant_of(milliseconds: int) -> datetime:
+    """Return the instant so long after 1970."""
     # From whole numbers: a float of milliseconds would lose the last digit.
     return datetime.fromtimestamp(milliseconds // 1000, UTC).replace(microsecond=milliseconds % 1000 * 1000)

@@ -7,12 +7,15 @@ error chained.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef
+
+# Under which name a database keeps its own id.
+IDENTITY = "identity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,20 @@ class KeyRecord:
 
     asset_id: str
     fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Something beside the assets that must outlive Redis: that a queue is paused, a dead letter, an event that has yet
+    to be delivered.
+
+    kind, id: together its name. data: whatever JSON can hold.
+    """
+
+    kind: str
+    id: str
+    at: datetime
+    data: Mapping[str, Any]
 
 
 class AssetStore(Protocol):
@@ -129,3 +146,18 @@ class AssetStore(Protocol):
 
     async def purge_keys(self, before: datetime) -> int:
         """Remove idempotency keys created before that instant; return how many."""
+
+    async def identity(self) -> str:
+        """Return the id of this database: made at random by the first call of all, the same for ever."""
+
+    async def keep(self, kept: Kept) -> None:
+        """Insert it durably, or replace what has its name."""
+
+    async def discard(self, kind: str, *ids: str) -> None:
+        """Remove what is kept under these names; those that are not there do not matter."""
+
+    async def kept(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Kept]:
+        """Return what is kept of a kind, oldest first (at, then id). after: (at, id) of the last one seen."""
+
+    async def purge_kept(self, kind: str, before: datetime) -> int:
+        """Remove what is kept of a kind since before that instant; return how many."""

@@ -30,7 +30,6 @@ from rich.console import Console
 
 from pipeline import demo, embedded, logs
 from pipeline import settings as settings_module
-from pipeline.app import build_store
 from pipeline.assets.asset import CATEGORIES, Asset, AssetStatus, OriginalImage, utc_now
 from pipeline.assets.store import AssetStore
 from pipeline.auth import KeySet, TokenVerifier
@@ -43,6 +42,7 @@ from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue, Kin
 from pipeline.hooks.checks import find_fault
 from pipeline.hooks.threads import LoopThreads
 from pipeline.metrics import Metrics
+from pipeline.parts import QUEUE_NAME, build_store
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.server import connect
 from pipeline.settings import Settings, is_image_url, is_loopback
@@ -173,6 +173,7 @@ class Checks:
             if redis_url
             else Check("redis", self._embedded_redis, "install redis-server or set REDIS_URL"),
             Check("asset store", self._store, "set MONGODB_URI" if mongodb_uri else "set DATA_DIR"),
+            *([Check("queue", self._owner, "set QUEUE_PREFIX")] if redis_url else []),
             Check("plugins", self._plugins, "see the PLUGIN_ variables, PLUGINS_DISABLED and PLUGINS_SAFE_MODE"),
             Check("sandbox", self._sandbox, "see DECODE_MEMORY_MB and how many processes this user may have"),
             Check("storage", self._try_storage, "see STORAGE_BACKEND, PUBLIC_URL and the storage's own settings"),
@@ -246,7 +247,7 @@ class Checks:
         version = str(info["redis_version"])
         _check_redis_version(version)
         # As /metrics asks: proves that scripts may be run and our keys be read.
-        queue = JobQueue(url)
+        queue = JobQueue(url, prefix=self._settings.queue_prefix)
         try:
             await queue.stats()
         finally:
@@ -273,6 +274,23 @@ class Checks:
         finally:
             await store.close()
         yield Finding(Mark.OK, "asset store", f"{name}: an asset can be written, read and removed")
+
+    async def _owner(self) -> AsyncIterator[Finding]:
+        prefix = self._settings.queue_prefix
+        queue = JobQueue(self._settings.redis_url.get_secret_value(), name=QUEUE_NAME, prefix=prefix)
+        store = build_store(self._settings)
+        try:
+            await store.open()
+            owner, ours = await queue.owned_by(), await store.identity()
+        finally:
+            await store.close()
+            await queue.close()
+        if owner in ("", ours):
+            yield Finding(Mark.OK, "queue", f"{prefix} is ours" if owner else f"{prefix} is free")
+        else:
+            detail = f"{prefix} is the queue of another asset store"
+            mend = f"set QUEUE_PREFIX or, if that store is gone for good, remove the key {queue.owner_key} from Redis"
+            yield Finding(Mark.FAILED, "queue", detail, mend)
 
     async def _plugins(self) -> AsyncIterator[Finding]:
         self._catalogue = catalogue = Catalogue(self._settings)

@@ -19,6 +19,7 @@ from pipeline.queue.job import FailedJob
 from pipeline.queue.queue import JobQueue, QueueStats
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.dead_letters import RetriedPage
+from pipeline.usecases.pause import Pause
 from pipeline.usecases.submission import Receipt
 
 log = structlog.get_logger(__name__)
@@ -39,7 +40,10 @@ class StatsSource(Protocol):
 
 
 class Reruns(Protocol):
-    """Who can run the dead letters of a queue again: DeadLetters or Notifying."""
+    """Who can run the dead letters of a queue again or remove them: DeadLetters or Notifying."""
+
+    async def remove_failed(self, *job_ids: str) -> int:
+        """Forget dead letters; return how many of the ids were some."""
 
     async def retry_failed(self, job_id: str, request_id: str) -> Receipt:
         """Run one again; NotFound or Conflict when it cannot be."""
@@ -50,10 +54,11 @@ class Reruns(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Administered:
-    """A queue and who runs its dead letters again."""
+    """A queue, who runs its dead letters again and who pauses it."""
 
     queue: JobQueue
     reruns: Reruns
+    pause: Pause
     message: str
 
 
@@ -129,9 +134,9 @@ class FailedJobsHandler(_AdminHandler):
 
     async def delete(self) -> None:
         await self.authenticate()
-        queue = self.named(self.query()).queue
-        page = await queue.failed_jobs(REMOVE_AT_MOST)
-        removed = await queue.remove_failed(*(job.id for job in page.jobs))
+        named = self.named(self.query())
+        page = await named.queue.failed_jobs(REMOVE_AT_MOST)
+        removed = await named.reruns.remove_failed(*(job.id for job in page.jobs))
         log.info("dead_letters_removed", count=removed)
         self.reply({"removed": removed, "remaining": page.older})
 
@@ -160,7 +165,7 @@ class FailedJobHandler(_AdminHandler):
     async def delete(self, job_id: str) -> None:
         await self.authenticate()
         holder, job_id = self.holder(job_id)
-        if not await holder.queue.remove_failed(job_id):
+        if not await holder.reruns.remove_failed(job_id):
             raise NotFound("There is no dead letter of that id")
         log.info("dead_letter_removed", jobId=job_id)
         self.set_status(204)
@@ -187,9 +192,9 @@ class PauseHandler(_AdminHandler):
 
     async def post(self) -> None:
         await self.authenticate()
-        queue = self.named(self.query()).queue
-        await queue.pause()
-        log.info("queue_paused", queue=queue.name)
+        named = self.named(self.query())
+        await named.pause.set()
+        log.info("queue_paused", queue=named.queue.name)
         self.reply({"paused": True})
 
 
@@ -200,9 +205,9 @@ class ResumeHandler(_AdminHandler):
 
     async def post(self) -> None:
         await self.authenticate()
-        queue = self.named(self.query()).queue
-        await queue.resume()
-        log.info("queue_resumed", queue=queue.name)
+        named = self.named(self.query())
+        await named.pause.lift()
+        log.info("queue_resumed", queue=named.queue.name)
         self.reply({"paused": False})
 
 

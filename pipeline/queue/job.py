@@ -21,6 +21,15 @@ class JobState(StrEnum):
     FAILED = "failed"
 
 
+class Mode(StrEnum):
+    """Whether jobs of the queue may be claimed, as lua/owner.lua says."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    UNOWNED = "unowned"
+    FOREIGN = "foreign"
+
+
 class Outcome(StrEnum):
     """How a slot is done with a job; each requires the lease still to be held. PARKED: until its lane opens."""
 
@@ -124,5 +133,5 @@ class Step:
     lost: list[str] = field(default_factory=list)
     has_more: bool = False
     next_due_ms: int | None = None
-    is_paused: bool = False
+    mode: Mode = Mode.RUNNING
     holds: Sequence[Hold] = ()

@@ -5,42 +5,44 @@ objects. Runs on the event loop. Redis 6.2 commands only. All keys of a queue sh
 run on Redis Cluster.
 
 Permanent keys: waiting, groups, grouped, group:<name>, delayed, leases, completed, failed, wake (at most one marker),
-paused, holds, parked, generation. Each empties with its jobs. What is kept of a job itself is said in lua/place.lua,
-what holds are in lua/lanes.lua.
+paused, holds, parked, owner. Each empties with its jobs. What is kept of a job itself is said in lua/place.lua, what
+holds are in lua/lanes.lua, whose the queue is in lua/owner.lua.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from importlib import resources
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
-import orjson
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
 from pipeline.errors import DependencyUnavailable
 from pipeline.hold import Finding, Hold
-from pipeline.queue.job import FailedJob, FailedPage, Finish, Job, JobState, NewJob, Outcome, Step
+from pipeline.queue import records
+from pipeline.queue.job import FailedJob, FailedPage, Finish, JobState, Mode, NewJob, Outcome, Step
+from pipeline.queue.records import EPOCH
 from pipeline.queue.server import CALL_SECONDS, Link, QueueServer
 
 T = TypeVar("T")
-SCRIPTS = ("enqueue", "step", "renew", "recover", "release", "trim", "pause", "stats", "list", "forget")
+SCRIPTS = (
+    *("enqueue", "step", "renew", "recover", "release", "trim", "own", "pause", "stats", "list", "forget", "bury"),
+)
 # The keys that lua/place.lua names, and what goes before each script.
 PLACES = ("waiting", "groups", "grouped", "wake")
 PARTS = {
-    **dict.fromkeys(("enqueue", "recover", "release", "trim", "stats", "list", "forget"), ("place",)),
-    "step": ("place", "claims", "lanes", "finish"),
+    **dict.fromkeys(("recover", "release", "trim", "list", "forget"), ("place",)),
+    **dict.fromkeys(("enqueue", "bury", "stats"), ("place", "owner")),
+    "own": ("owner",),
+    "step": ("place", "owner", "claims", "lanes", "finish"),
 }
 TRIM_AT_MOST = 500
 RECOVER_AT_MOST = 100
 RESTORE_AT_ONCE = 100
 NOTHING = "[]"
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,18 @@ class QueueStats:
     is_paused: bool
     oldest_ready_seconds: float | None
     holds: Sequence[Hold] = ()
+
+
+class Owned(NamedTuple):
+    """What claiming a queue has found. before, now: its mode. is_old_pause: a version that knows no owner paused it."""
+
+    before: Mode
+    now: Mode
+    is_old_pause: bool
+
+
+class ForeignQueue(DependencyUnavailable):
+    """The queue of that name belongs to another asset store."""
 
 
 class QueueFull(DependencyUnavailable):
@@ -79,15 +93,18 @@ class JobQueue:
         longest_delay_seconds: float = 600,
         max_age_seconds: float = 86_400,
         lanes: Mapping[str, Sequence[str]] = {},
+        owner: str = "",
         clock_offset_ms: int = 0,
     ) -> None:
         """longest_delay_seconds: no job is delayed and no provider held for longer, whatever another service asks for.
 
         block_seconds: longest one call of wait_for_work. max_age_seconds: a parked job that is older is claimed all the
         same, for its worker to end it. lanes: the providers of each lane, any of which will do; those of "" are for all
-        other lanes. clock_offset_ms: added to Redis TIME; only tests set it.
+        other lanes. owner: the id of the asset store whose jobs these are, see `own`; "" for one who does not care.
+        clock_offset_ms: added to Redis TIME; only tests set it.
         """
         self.name = name
+        self.owner = owner
         self.clock_offset_ms = clock_offset_ms
         self._server = QueueServer(url)
         self._blocking = QueueServer(url, call_seconds=block_seconds + CALL_SECONDS)
@@ -97,13 +114,15 @@ class JobQueue:
         self._keep_failed_ms = round(keep_failed_seconds * 1000)
         self._longest_delay_ms = round(longest_delay_seconds * 1000)
         self._max_age_ms = round(max_age_seconds * 1000)
-        self._lanes = _json(lanes)
+        self._lanes = records.to_json(lanes)
         self._base = base = f"{prefix}:{{{name}}}:"
         self._key = {
             key: base + key
-            for key in (*PLACES, "delayed", "leases", "completed", "failed", "paused", "holds", "parked", "generation")
+            for key in (*PLACES, "delayed", "leases", "completed", "failed", "paused", "holds", "parked", "owner")
         }
-        self._step_keys = self._places("delayed", "leases", "completed", "failed", "paused", "holds", "parked")
+        self._step_keys = self._places(
+            "delayed", "leases", "completed", "failed", "paused", "holds", "parked", "owner"
+        )
         self._sources = {verb: _source(verb) for verb in SCRIPTS}
         self._hashes = {verb: hashlib.sha1(source.encode()).hexdigest() for verb, source in self._sources.items()}
 
@@ -133,7 +152,7 @@ class JobQueue:
         one lane may ask the same providers. revive: a job that is completed or failed starts over instead.
         """
         keys, args = self._enqueue_call(NewJob(job_id, data, request_id, trace_context, group, lane, revive))
-        return bool(await self._with_room(lambda: self._run("enqueue", keys, args)) == "ok")
+        return _checked(await self._with_room(lambda: self._run("enqueue", keys, args))) == "ok"
 
     async def restore(self, jobs: Sequence[NewJob]) -> int:
         """Enqueue those jobs that Redis does not know and put back those that are not where their state says; return
@@ -149,7 +168,20 @@ class JobQueue:
         for first in range(0, len(calls), RESTORE_AT_ONCE):
             commands = (load, *calls[first : first + RESTORE_AT_ONCE])
             _hash, *replies = await self._with_room(lambda: self._call(lambda link: link.ask_all(*commands)))
-            restored += sum(reply != "exists" for reply in replies)
+            restored += sum(_checked(reply) != "exists" for reply in replies)
+        return restored
+
+    async def restore_failed(self, dead: Sequence[FailedJob]) -> int:
+        """Put back those dead letters that Redis does not know; return how many."""
+        restored = 0
+        for each in dead:
+            enqueued_at_ms = _milliseconds(each.enqueued_at) if each.enqueued_at else 0
+            record = {"enqueuedAt": enqueued_at_ms, "requestId": each.request_id, "data": each.data}
+            state = {"state": "failed", "attempt": each.attempts, "stalls": each.stalls, "error": each.error}
+            texts = records.to_json(record), records.to_json(state)
+            args = [self.owner, each.id, *texts, _milliseconds(each.failed_at)]
+            keys = self._places("completed", "failed", "owner")
+            restored += _checked(await self._run("bury", keys, args)) != "exists"
         return restored
 
     async def step(
@@ -162,25 +194,27 @@ class JobQueue:
     ) -> Step:
         """Acknowledge what finished and claim for `free` slots, in one call.
 
-        mark: `worker:number`, never used before; it becomes part of the leases. findings: what this process has found
+        mark: `worker:number`, never used before; it becomes part of the leases, with their length, so that processes
+        with other lengths know how far each may reach. findings: what this process has found
         of providers. avoided: lanes whose jobs it leaves to others.
         """
         completed = [finish.job.lease for finish in finishes if finish.outcome is Outcome.COMPLETED]
-        args: list[Any] = [self._lease_ms, mark, free, self._longest_delay_ms, self._max_age_ms, self._lanes]
-        args.append(_json([_found(finding) for finding in findings]) if findings else NOTHING)
-        args += (_json(avoided) if avoided else NOTHING, len(completed), *completed)
+        args: list[Any] = [self.owner, self._lease_ms, f"{mark}:{self._lease_ms}", free]
+        args += (self._longest_delay_ms, self._max_age_ms, self._lanes)
+        args.append(records.to_json([records.as_texts(finding) for finding in findings]) if findings else NOTHING)
+        args += (records.to_json(avoided) if avoided else NOTHING, len(completed), *completed)
         for finish in finishes:
             if finish.outcome is not Outcome.COMPLETED:
                 args += (finish.job.lease, finish.outcome, finish.delay_ms, int(finish.gives_back))
                 args += (finish.job.group, finish.error)
-        lost, claimed, has_more, next_due_ms, is_paused, held, now_ms = await self._run("step", self._step_keys, args)
+        lost, claimed, has_more, next_due_ms, mode, held, now_ms = await self._run("step", self._step_keys, args)
         return Step(
-            claimed=[self._job(fields, now_ms) for fields in claimed],
+            claimed=[records.as_job(fields, now_ms) for fields in claimed],
             lost=lost,
             has_more=bool(has_more),
             next_due_ms=None if next_due_ms < 0 else next_due_ms,
-            is_paused=bool(is_paused),
-            holds=_holds(held, now_ms),
+            mode=Mode(mode),
+            holds=records.as_holds(held, now_ms),
         )
 
     async def renew(self, leases: Sequence[str]) -> list[str]:
@@ -232,11 +266,11 @@ class JobQueue:
 
     async def pause(self) -> None:
         """Stop claiming on every process; running jobs finish."""
-        await self._run("pause", self._keys("paused", "wake"), [1], timed=False)
+        await self._run("pause", self._keys("paused", "wake", "owner"), [1], timed=False)
 
     async def resume(self) -> None:
         """Claim again."""
-        await self._run("pause", self._keys("paused", "wake"), [0], timed=False)
+        await self._run("pause", self._keys("paused", "wake", "owner"), [0], timed=False)
 
     async def stats(self) -> QueueStats:
         """Return the counts as they are now."""
@@ -251,7 +285,7 @@ class JobQueue:
             failed=failed,
             is_paused=bool(is_paused),
             oldest_ready_seconds=None if age_ms < 0 else age_ms / 1000,
-            holds=_holds(held, now_ms),
+            holds=records.as_holds(held, now_ms),
         )
 
     async def failed_jobs(self, limit: int, after: tuple[datetime, str] | None = None) -> FailedPage:
@@ -259,7 +293,7 @@ class JobQueue:
 
         after: (failed_at, id) of the last one seen, which may be gone by now; those after it follow.
         """
-        failed_at_ms, job_id = ((after[0] - EPOCH) // timedelta(milliseconds=1), after[1]) if after else ("", "")
+        failed_at_ms, job_id = (_milliseconds(after[0]), after[1]) if after else ("", "")
         return await self._list_failed(limit, failed_at_ms, job_id)
 
     async def failed_job(self, job_id: str) -> FailedJob | None:
@@ -269,7 +303,7 @@ class JobQueue:
     async def _list_failed(self, limit: int, failed_at_ms: int | str, job_id: str) -> FailedPage:
         keys = self._places("failed")
         older, *entries = await self._run("list", keys, [limit, failed_at_ms, job_id], timed=False)
-        return FailedPage([_failed_job(*fields) for fields in entries], older)
+        return FailedPage([records.as_failed_job(*fields) for fields in entries], older)
 
     async def remove_failed(self, *job_ids: str) -> int:
         """Forget dead letters; return how many of the ids were some. Other jobs are left alone."""
@@ -299,12 +333,28 @@ class JobQueue:
         (record, state), completed_at = await self._call(lambda link: link.ask_all(*questions))
         if record is None:
             return {} if completed_at is None else {"state": JobState.COMPLETED}
-        return {"state": JobState.WAITING} | _object(record) | _object(state or "")
+        return {"state": JobState.WAITING} | records.as_object(record) | records.as_object(state or "")
 
-    async def mark_generation(self) -> bool:
-        """Leave a mark in Redis that only a wipe removes; True when it was missing."""
-        mark = secrets.token_hex(8)
-        return bool(await self._call(lambda link: link.ask("SET", self._key["generation"], mark, "NX")))
+    async def own(self, owner: str, *, is_paused: bool, takes_over: bool = False) -> Owned:
+        """Claim the queue for the asset store of that id, if no other store has it, and work for that one from now on.
+
+        is_paused: what the store knows of the queue; a queue without an owner has lost that, with whatever else Redis
+        had. takes_over: claim it from another store too: for a Redis that nobody else uses.
+        """
+        before, now, is_old_pause = await self._run(
+            "own", self._keys("owner", "paused", "wake"), [owner, int(is_paused), int(takes_over)], timed=False
+        )
+        self.owner = owner
+        return Owned(Mode(before), Mode(now), bool(is_old_pause))
+
+    async def owned_by(self) -> str:
+        """Return the id of the asset store that has the queue, "" when none has."""
+        return str(await self._call(lambda link: link.ask("GET", self._key["owner"])) or "").partition(" ")[0]
+
+    @property
+    def owner_key(self) -> str:
+        """The key that says whose queue this is, for people."""
+        return self._key["owner"]
 
     async def take_turn(self, name: str, owner: str, seconds: float) -> bool:
         """Take or prolong a lease of that name, so that one process at a time does what it stands for.
@@ -331,29 +381,8 @@ class JobQueue:
     def _enqueue_call(self, job: NewJob) -> tuple[list[str], list[Any]]:
         record: dict[str, Any] = {"submittedAt": job.submitted_at_ms} if job.submitted_at_ms else {}
         record |= {"requestId": job.request_id, "trace": job.trace_context, "group": job.group, "lane": job.lane}
-        args = [job.id, _json(record | {"data": job.data}), job.group, int(job.revive)]
-        return self._places("completed", "failed", "delayed", "leases", "parked"), args
-
-    @staticmethod
-    def _job(fields: list[Any], now_ms: int) -> Job:
-        job_id, text, attempt, stalls, lease, error, tries = fields
-        record = _object(text)
-        enqueued_at_ms = _whole(record.get("enqueuedAt")) or now_ms
-        return Job(
-            id=job_id,
-            data=_payload(record),
-            attempt=attempt,
-            stalls=stalls,
-            lease=lease,
-            enqueued_at_ms=enqueued_at_ms,
-            claimed_at_ms=now_ms,
-            request_id=_text(record.get("requestId")),
-            trace_context=_text(record.get("trace")),
-            error=error,
-            group=_text(record.get("group")),
-            submitted_at_ms=_whole(record.get("submittedAt")) or enqueued_at_ms,
-            tries=tries,
-        )
+        args = [self.owner, job.id, records.to_json(record | {"data": job.data}), job.group, int(job.revive)]
+        return self._places("completed", "failed", "delayed", "leases", "parked", "owner"), args
 
     async def _run(self, verb: str, keys: Sequence[str], args: Sequence[Any], *, timed: bool = True) -> Any:
         """Call a script. timed: its first ARGV is the clock offset."""
@@ -393,68 +422,11 @@ def _source(verb: str) -> str:
     return "\n".join(folder.joinpath(f"{name}.lua").read_text("utf-8") for name in names)
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))
+def _checked(reply: str) -> str:
+    if reply == "foreign":
+        raise ForeignQueue("The queue belongs to another asset store")
+    return reply
 
 
-def _found(finding: Finding) -> tuple[str, str, int, str, str]:
-    return finding.provider, finding.found, round(finding.seconds * 1000), finding.reason, finding.cause
-
-
-def _holds(text: str, now_ms: int) -> list[Hold]:
-    # Nearly always there is none, and to find that out of "" would cost each step an exception.
-    if not text:
-        return []
-    return [
-        Hold(name, max(0, each["until"] - now_ms) / 1000, each["wait"] / 1000, each["reason"], each["cause"])
-        for name, each in _object(text).items()
-    ]
-
-
-def _failed_job(job_id: str, failed_at: str, record_text: str, state_text: str) -> FailedJob:
-    record, state = _object(record_text), _object(state_text)
-    return FailedJob(
-        id=job_id,
-        failed_at=_instant(failed_at) or EPOCH,
-        data=_payload(record),
-        error=_text(state.get("error")),
-        attempts=_whole(state.get("attempt")),
-        stalls=_whole(state.get("stalls")),
-        enqueued_at=_instant(_whole(record.get("enqueuedAt"))),
-        request_id=_text(record.get("requestId")),
-    )
-
-
-# A record may be damaged: what cannot be read is left out, the handler refuses such a payload, and the queue goes on.
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        found = orjson.loads(text)
-    except ValueError:
-        try:
-            # Takes half surrogate pairs, which a user id may hold.
-            found = json.loads(text)
-        except ValueError:
-            return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _payload(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    data = record.get("data")
-    return data if isinstance(data, dict) else {}
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _whole(value: object) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
-
-
-def _instant(milliseconds: int | str) -> datetime | None:
-    try:
-        return EPOCH + timedelta(milliseconds=int(milliseconds)) if milliseconds else None
-    except (ValueError, OverflowError):
-        return None
+def _milliseconds(instant: datetime) -> int:
+    return (instant - EPOCH) // timedelta(milliseconds=1)

@@ -18,7 +18,7 @@ from pipeline.hold import Avoided, Finding, Hold
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import Attempts, JobHandler, RetryPolicy
 from pipeline.queue.claim import Claim
-from pipeline.queue.job import Finish, Job
+from pipeline.queue.job import Finish, Job, Mode
 from pipeline.queue.leases import Leases
 from pipeline.queue.queue import JobQueue
 from pipeline.supervision import Supervisor, Watched, cancel
@@ -67,13 +67,15 @@ class Worker:
         lease_seconds: float = 15,
         renew_seconds: float = 5,
         on_reconnect: Callable[[], None] = lambda: None,
+        on_unowned: Callable[[], None] = lambda: None,
         on_start: Callable[[Job], None] = lambda job: None,
         on_finish: Callable[[Finish, float], None] = lambda finish, seconds: None,
         tracing: Tracing = OFF,
     ) -> None:
         """supervisor: keeps this worker's tasks running; default: one of its own.
 
-        on_reconnect: called when Redis answers again after it did not.
+        on_reconnect: called when Redis answers again after it did not. on_unowned: called when nobody, or another asset
+        store, has the queue; nothing is claimed then.
 
         on_start, on_finish: called when an attempt begins and when it ends with its lease still held, after so many
         seconds; must not block or raise.
@@ -97,6 +99,7 @@ class Worker:
         )
         self._renew_seconds = renew_seconds
         self._on_reconnect = on_reconnect
+        self._on_unowned = on_unowned
         self._id = secrets.token_hex(8)
         self._steps = 0
         self._claimed: asyncio.Queue[Claim] = asyncio.Queue()
@@ -106,6 +109,7 @@ class Worker:
         self._timer: asyncio.TimerHandle | None = None
         self._is_draining = self._is_drained = False
         self._is_connected = True
+        self._mode = Mode.RUNNING
         self._lost_by: BaseException | None = None
         self._heard_at = 0.0
         # True while Redis may have given us jobs in a step whose reply we have not seen.
@@ -120,6 +124,10 @@ class Worker:
         silent_seconds = asyncio.get_running_loop().time() - self._heard_at
         if not self._is_connected or silent_seconds > max(SILENT_SECONDS, 2 * self._renew_seconds):
             raise DependencyUnavailable(f"The queue has not answered for {silent_seconds:.0f} s") from self._lost_by
+        if self._mode is Mode.UNOWNED:
+            raise DependencyUnavailable("The queue was lost and is being rebuilt")
+        if self._mode is Mode.FOREIGN:
+            raise DependencyUnavailable("The queue belongs to another asset store")
 
     def start(self) -> None:
         """Start the slots, the claiming and the renewing."""
@@ -190,12 +198,15 @@ class Worker:
         self._is_step_open = False
         self._metrics.jobs_claimed.inc(len(step.claimed))
         self._wake_in(step.next_due_ms, avoided.left_seconds)
+        self._mode = step.mode
+        if step.mode in (Mode.UNOWNED, Mode.FOREIGN):
+            self._on_unowned()
         if self._is_draining:
             if not held:
                 self._is_drained = True
                 return
         elif len(held) < self._concurrency:
-            if step.has_more and not step.is_paused:
+            if step.has_more and step.mode is Mode.RUNNING:
                 return  # what was popped could not be claimed; there may be jobs behind it that can
             self._listen()
         await self._changed.wait()

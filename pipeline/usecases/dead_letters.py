@@ -14,6 +14,7 @@ from pipeline.assets.store import AssetStore
 from pipeline.errors import Conflict, NotFound
 from pipeline.queue.job import FailedJob
 from pipeline.queue.queue import JobQueue
+from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.submission import Receipt, Submission
 
 log = structlog.get_logger(__name__)
@@ -50,10 +51,17 @@ async def rerun_page(
 class DeadLetters:
     """The dead letters of the queue of photos."""
 
-    def __init__(self, store: AssetStore, queue: JobQueue, submission: Submission) -> None:
+    def __init__(self, store: AssetStore, queue: JobQueue, kept: KeptJobs, submission: Submission) -> None:
         self._store = store
         self._queue = queue
+        self._kept = kept
         self._submission = submission
+
+    async def remove_failed(self, *job_ids: str) -> int:
+        """Forget dead letters; return how many of the ids were some. Their assets stay."""
+        # The store first: what it still knew it would put back.
+        await self._kept.forget(*job_ids)
+        return await self._queue.remove_failed(*job_ids)
 
     async def retry_failed(self, job_id: str, request_id: str) -> Receipt:
         """Run a dead letter again: its asset gets a new job and the dead letter goes.
@@ -83,7 +91,7 @@ class DeadLetters:
             raise NotFound("Its asset is gone, this dead letter can only be removed")
         if asset.status is AssetStatus.PROCESSING and asset.processing_job_id == dead.id:
             # Only the record of the job was damaged. A crash in between leaves the rest to the reconciler.
-            await self._queue.remove_failed(dead.id)
+            await self.remove_failed(dead.id)
             await self._submission.enqueue(asset, request_id)
             log.info("dead_letter_retried", assetId=asset.id, jobId=dead.id, newJobId=dead.id)
             return Receipt(asset.id, dead.id)
@@ -96,6 +104,6 @@ class DeadLetters:
             )
         await self._submission.enqueue(requeued, request_id)
         # The asset may have failed again since, under another job: that dead letter is settled with this one.
-        await self._queue.remove_failed(dead.id, asset.processing_job_id)
+        await self.remove_failed(dead.id, asset.processing_job_id)
         log.info("dead_letter_retried", assetId=asset.id, jobId=dead.id, newJobId=requeued.processing_job_id)
         return Receipt(asset.id, requeued.processing_job_id)

@@ -17,18 +17,21 @@ from typing import Any, Protocol
 
 import structlog
 
-from pipeline.errors import Conflict, NotFound, PermanentJobError
+from pipeline.errors import Conflict, DependencyUnavailable, NotFound, PermanentJobError
 from pipeline.metrics import Metrics
-from pipeline.queue.job import FailedJob, Job
+from pipeline.queue.job import FailedJob, Job, NewJob
 from pipeline.queue.queue import JobQueue
+from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.dead_letters import RetriedPage, rerun_page
+from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.submission import Receipt
 
 log = structlog.get_logger(__name__)
 
 QUEUE_NAME = "notifications"
 JOB_ID_LENGTH = 24
+COMMIT_AGAIN_SECONDS = (0.2, 5.0)
 
 
 class Notifiers(Protocol):
@@ -56,9 +59,13 @@ class Notifiers(Protocol):
 class Notifying:
     """Announces events, and is the JobHandler of the `notifications` queue."""
 
-    def __init__(self, plugins: Notifiers, queue: JobQueue, metrics: Metrics, tracing: Tracing = OFF) -> None:
+    def __init__(
+        self, plugins: Notifiers, queue: JobQueue, kept: KeptJobs, metrics: Metrics, tracing: Tracing = OFF
+    ) -> None:
+        """kept: where events are until they are delivered, so that a Redis that loses them loses none."""
         self._plugins = plugins
         self._queue = queue
+        self._kept = kept
         self._metrics = metrics
         self._tracing = tracing
 
@@ -76,6 +83,7 @@ class Notifying:
             self._metrics.of_queue(self._queue.name).jobs_enqueued.inc()
 
     async def _put(self, job_id: str, data: Mapping[str, Any], request_id: str, *, revive: bool = False) -> bool:
+        await self._kept.keep(NewJob(job_id, data, request_id, lane=data["notifier"]))
         with self._tracing.enqueue(self._queue.name, job_id, data) as span:
             return await self._queue.enqueue(
                 job_id,
@@ -90,23 +98,38 @@ class Notifying:
         """Return the log fields that name the asset and the notifier."""
         return {name: str(job.data.get(name, "")) for name in ("assetId", "notifier")}
 
-    async def process(self, job: Job) -> None:
-        """Hand the job's event to its notifier."""
+    async def process(self, job: Job) -> bool:
+        """Hand the job's event to its notifier; True when it is delivered."""
         try:
             name, event, user_id = (job.data[field] for field in ("notifier", "event", "userId"))
         except KeyError:
             raise PermanentJobError("The job's payload is not that of a notification") from None
         await self._plugins.deliver(name, event, user_id, job.id, job.trace_context, job.tries)
+        return True
 
     async def commit(self, job: Job, result: object) -> None:
-        """Delivered is delivered."""
+        """Let the store know that it is delivered; while the store is away, again and again."""
+        delay, longest = COMMIT_AGAIN_SECONDS
+        while True:
+            try:
+                return await self._kept.forget(job.id)
+            except DependencyUnavailable as error:
+                log.warning("commit_deferred", delayMs=round(delay * 1000), cause=cause_of(error))
+                await asyncio.sleep(delay)
+                delay = min(longest, delay * 2)
 
     async def give_up(self, job: Job, message: str) -> None:
-        """Say so: the dead letter is all that is left of it."""
+        """Keep the dead letter: it is all that is left of the event."""
+        await self._kept.bury(job, message)
         log.warning("notification_failed", error=message)
 
     async def excuse(self, job: Job) -> None:
         """Nothing outside the queue counts its starts."""
+
+    async def remove_failed(self, *job_ids: str) -> int:
+        """Forget dead letters; return how many of the ids were some."""
+        await self._kept.forget(*job_ids)
+        return await self._queue.remove_failed(*job_ids)
 
     async def retry_failed(self, job_id: str, request_id: str) -> Receipt:
         """Let a dead letter be delivered again from its first try on; NotFound when there is none."""

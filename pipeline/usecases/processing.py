@@ -26,6 +26,7 @@ from pipeline.metrics import Metrics
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
+from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.submission import ImageStorage
 
 log = structlog.get_logger(__name__)
@@ -67,16 +68,20 @@ class Processing:
         store: AssetStore,
         plugins: Plugins,
         announcer: Announcer,
+        kept: KeptJobs,
         metrics: Metrics,
         *,
         provider_timeout_seconds: float = 90,
         max_starts: int = 6,
         tracing: Tracing = OFF,
     ) -> None:
-        """max_starts: an asset started so often without an end has lost its process each time, whatever Redis knows."""
+        """kept: where dead letters are, so that a Redis that loses them loses none.
+
+        max_starts: an asset started so often without an end has lost its process each time, whatever Redis knows."""
         self._store = store
         self._plugins = plugins
         self._announcer = announcer
+        self._kept = kept
         self._metrics = metrics
         self._provider_timeout_seconds = provider_timeout_seconds
         self._max_starts = max_starts
@@ -136,7 +141,11 @@ class Processing:
         await self._announce(finished)
 
     async def give_up(self, job: Job, message: str) -> None:
-        """Mark the asset failed with that message and send the failure event."""
+        """Mark the asset failed with that message, send the failure event and keep the dead letter."""
+        await self._fail(job, message)
+        await self._kept.bury(job, message)
+
+    async def _fail(self, job: Job, message: str) -> None:
         asset = await self._begin(job, gives_up=True) if _is_ours(job) else None
         if asset is None:
             return

@@ -1,26 +1,30 @@
-"""Use case: an asset whose job is lost gets it again.
+"""Use case: what Redis has lost comes back.
 
-The asset store holds the truth and Redis is an index of the work to do. Everything in `processing` whose job Redis
-does not know is enqueued again, oldest first, under the same job id, so that doing it twice does no harm. It runs at
-start, when Redis comes back or turns out to have been wiped, and slowly all the time. One process at a time, by a
-lease in Redis. A job that Redis knows but that is not where its state says is put back too.
+The asset store holds the truth and Redis is an index of the work to do. Whatever the store says there has to be in one
+queue, and Redis does not know, is put back, under the same job ids, so that doing it twice does no harm: jobs of
+unfinished assets in order of submission, dead letters, undelivered events, and that the queue is paused. A job that
+Redis knows but that is not where its state says is put back too. It runs when the process starts, when Redis comes back
+or turns out to have been wiped, and slowly all the time. One process at a time, by a lease in Redis.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
+from typing import Protocol
 
 import structlog
 
-from pipeline.assets.asset import Asset, job_data, made_at_ms, utc_now
+from pipeline.assets.asset import utc_now
 from pipeline.assets.store import AssetStore
 from pipeline.errors import DependencyUnavailable
 from pipeline.metrics import Metrics
-from pipeline.queue.job import NewJob
-from pipeline.queue.queue import JobQueue
+from pipeline.queue.job import Mode
+from pipeline.queue.queue import ForeignQueue, JobQueue
+from pipeline.usecases.kept_jobs import Place
+from pipeline.usecases.pause import Pause
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +38,11 @@ URGENT_TURN_SECONDS = 5.0
 AGAIN_SECONDS = 1.0
 
 
-Place = tuple[datetime, str]
+class Source(Protocol):
+    """A part of the asset store that says which jobs there have to be; kept_jobs.py has them."""
+
+    async def mend(self, before: datetime, after: Place | None, limit: int) -> tuple[int, Place | None]:
+        """Put back what is missing of one page; return how many, and where to go on, None at the end."""
 
 
 class TurnTaken(Exception):
@@ -42,32 +50,43 @@ class TurnTaken(Exception):
 
 
 class Reconciler:
-    """Searches and mends; `request` asks for a search at once."""
+    """Searches and mends for one queue; `request` asks for a search at once."""
 
     def __init__(
         self,
         store: AssetStore,
         queue: JobQueue,
+        sources: Sequence[Source],
         metrics: Metrics,
         *,
         every_seconds: float = 30,
         age_seconds: float = 60,
-        keep_keys_seconds: float = 86_400,
-        is_fair: bool = False,
+        purge: Callable[[], Awaitable[object]],
+        owns_redis: bool = False,
+        on_foreign: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """age_seconds: the slow search leaves younger assets alone, their enqueue may be under way. is_fair: users take
-        turns.
+        """age_seconds: the slow search leaves younger things alone, their enqueue may be under way.
+
+        purge: removes from the store what is too old to be of use; called now and then. owns_redis: no other process
+        uses this Redis, so a queue of another store in it is one that is gone. on_foreign: called with the reason when
+        the queue belongs to another asset store.
         """
         self._store = store
         self._queue = queue
+        self._sources = sources
         self._metrics = metrics
         self._every_seconds = every_seconds
         self._age = timedelta(seconds=age_seconds)
-        self._keep_keys = timedelta(seconds=keep_keys_seconds)
-        self._is_fair = is_fair
+        self._purge = purge
+        self._owns_redis = owns_redis
+        self._on_foreign = on_foreign
+        self._pause = Pause(store, queue)
+        self._owner = ""
         self._id = secrets.token_hex(8)
         self._requested = asyncio.Event()
-        self._place: Place | None = None
+        # A job may have got lost while no process was there to notice.
+        self._requested.set()
+        self._places: dict[Source, Place | None] = dict.fromkeys(sources)
 
     def request(self) -> None:
         """Search everything soon: a job may be missing."""
@@ -81,24 +100,43 @@ class Reconciler:
             is_urgent = self._requested.is_set()
             self._requested.clear()
             try:
-                is_urgent = await self._queue.mark_generation() or is_urgent
+                is_urgent = await self.look() or is_urgent
                 if is_urgent or loop.time() >= next_search_at:
                     await self._search(is_urgent)
                     next_search_at = loop.time() + self._every_seconds
+            except ForeignQueue as error:
+                self._on_foreign(error.message)
             except (DependencyUnavailable, TurnTaken):
                 # Whatever was away, something may have got lost meanwhile: also the answer that told of a wipe.
                 self._requested.set()
                 await asyncio.sleep(AGAIN_SECONDS)
                 continue
-            except Exception:
-                # Nothing known comes here, but a process that searches no more must not look alive.
-                log.exception("reconciling_failed")
-                await asyncio.sleep(self._every_seconds)
             try:
                 async with asyncio.timeout(min(LOOK_SECONDS, self._every_seconds)):
                     await self._requested.wait()
             except TimeoutError:
                 pass
+
+    async def look(self) -> bool:
+        """Make Redis say whose queue this is and whether it is paused; return True when it had lost that.
+
+        ForeignQueue when another asset store has the queue.
+        """
+        is_paused = await self._pause.is_set()
+        self._owner = self._owner or await self._store.identity()
+        owned = await self._queue.own(self._owner, is_paused=is_paused, takes_over=self._owns_redis)
+        if owned.now is Mode.FOREIGN:
+            raise ForeignQueue(
+                "Redis holds the queue of another asset store. Give each installation a QUEUE_PREFIX of its own or, if "
+                f"that store is gone for good, remove the key {self._queue.owner_key} from Redis"
+            )
+        if owned.is_old_pause:
+            await self._pause.set()
+        elif (owned.now is Mode.PAUSED) != is_paused:
+            await self._pause.enforce()
+        if owned.before is Mode.RUNNING and owned.now is Mode.PAUSED or owned.before is Mode.UNOWNED and is_paused:
+            log.warning("pause_restored", queue=self._queue.name)
+        return owned.before in (Mode.UNOWNED, Mode.FOREIGN)
 
     async def _search(self, is_urgent: bool) -> None:
         # The slow turn is kept until the next search is due: one search per period in the whole fleet.
@@ -108,46 +146,30 @@ class Reconciler:
                 raise TurnTaken
             return
         self._metrics.reconciler_searches.labels("urgent" if is_urgent else "regular").inc()
-        if is_urgent:
-            await self._look_through(utc_now() + CLOCKS_APART, None, name, seconds)
-            return
-        self._place = await self._look_through(utc_now() - self._age, self._place, name, seconds, PAGES_PER_ROUND)
-        await self._store.purge_keys(utc_now() - self._keep_keys)
+        for source in self._sources:
+            if is_urgent:
+                await self._look_through(source, utc_now() + CLOCKS_APART, None, name, seconds)
+            else:
+                place, before = self._places[source], utc_now() - self._age
+                self._places[source] = await self._look_through(source, before, place, name, seconds, PAGES_PER_ROUND)
+        if not is_urgent:
+            await self._purge()
 
     async def _look_through(
-        self, before: datetime, after: Place | None, turn: str, seconds: float, pages: int | None = None
+        self, source: Source, before: datetime, after: Place | None, turn: str, seconds: float, pages: int | None = None
     ) -> Place | None:
         """Mend so many pages (None: all) after that place; return where to go on, None at the end."""
         found = 0
         try:
             while pages is None or pages > 0:
-                page = await self._store.unfinished_before(before, limit=PAGE, after=after)
-                found += await self._mend(page)
-                if len(page) < PAGE:
+                restored, after = await source.mend(before, after, PAGE)
+                self._metrics.reconciled.inc(restored)
+                found += restored
+                if after is None:
                     return None
-                after = (page[-1].created_at, page[-1].id)
                 pages = None if pages is None else pages - 1
                 await self._queue.take_turn(turn, self._id, seconds)
             return after
         finally:
             if found:
-                log.warning("jobs_reconciled", count=found)
-
-    async def _mend(self, assets: Sequence[Asset]) -> int:
-        # A job that ended while its asset did not is either being acknowledged just now or was not about this owner.
-        ended_before = utc_now() - self._age
-        found = await self._queue.restore(
-            [
-                NewJob(
-                    asset.processing_job_id,
-                    job_data(asset),
-                    group=asset.user_id if self._is_fair else "",
-                    lane=asset.category,
-                    revive=asset.updated_at < ended_before,
-                    submitted_at_ms=made_at_ms(asset.processing_job_id),
-                )
-                for asset in assets
-            ]
-        )
-        self._metrics.reconciled.inc(found)
-        return found
+                log.warning("jobs_reconciled", queue=self._queue.name, count=found)

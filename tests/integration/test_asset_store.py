@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from tornado.ioloop import IOLoop
 from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, utc_now
 from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.sqlite import SqliteAssetStore
-from pipeline.assets.store import AssetStore, KeyRecord
+from pipeline.assets.store import AssetStore, Kept, KeyRecord
 from pipeline.errors import DependencyUnavailable
 from tests.factories import make_asset
 from tests.mongo_server import MongoServer
@@ -417,6 +418,36 @@ async def test_cancelled_caller_harms_no_other(store: AssetStore) -> None:
 
 
 @pytest.mark.gen_test
+async def test_identity_is_one_for_all_and_for_ever(store: AssetStore, make_store: MakeStore) -> None:
+    """Two processes that open a new database at once get the same id."""
+    other = make_store()
+    await other.open()
+    try:
+        ids = await asyncio.gather(store.identity(), other.identity(), store.identity())
+        assert len(set(ids)) == 1 and len(ids[0]) == 16
+        assert await other.identity() == ids[0]
+    finally:
+        await other.close()
+
+
+@pytest.mark.gen_test
+async def test_what_is_kept_comes_back_oldest_first(store: AssetStore) -> None:
+    """Of one kind, page by page, until it is replaced, discarded or purged."""
+    kept = [Kept("job of q", f"q:{n}", NOON + n // 2 * MINUTE, {"a.b": n, "$c": ["\ud800"]}) for n in range(5)]
+    for each in (*reversed(kept), Kept("pause", "q:0", NOON, {})):
+        await store.keep(each)
+    first = await store.kept("job of q", limit=3)
+    assert first == kept[:3]
+    assert await store.kept("job of q", limit=3, after=(first[-1].at, first[-1].id)) == kept[3:]
+    await store.keep(replace(kept[1], at=NOON + 9 * MINUTE, data={"n": 1}))
+    await store.discard("job of q", kept[0].id, kept[2].id, "not there")
+    assert [each.id for each in await store.kept("job of q", limit=9)] == ["q:3", "q:4", "q:1"]
+    assert await store.purge_kept("job of q", NOON + 2 * MINUTE) == 1
+    assert [each.id for each in await store.kept("job of q", limit=9)] == ["q:4", "q:1"]
+    assert [each.id for each in await store.kept("pause", limit=9)] == ["q:0"]
+
+
+@pytest.mark.gen_test
 async def test_check_tells_an_open_store(store: AssetStore) -> None:
     """An open store is fine, also when empty."""
     await store.check()
@@ -434,6 +465,11 @@ ALL_CALLS: dict[str, Callable[[AssetStore], Awaitable[Any]]] = {
     "find_key": lambda store: store.find_key("k"),
     "claim_key": lambda store: store.claim_key("k", KeyRecord("a", "p"), NOON),
     "purge_keys": lambda store: store.purge_keys(NOON),
+    "identity": lambda store: store.identity(),
+    "keep": lambda store: store.keep(Kept("k", "i", NOON, {})),
+    "discard": lambda store: store.discard("k", "i"),
+    "kept": lambda store: store.kept("k", limit=1),
+    "purge_kept": lambda store: store.purge_kept("k", NOON),
 }
 
 

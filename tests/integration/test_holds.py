@@ -10,7 +10,7 @@ from redis import Redis
 from tornado.ioloop import IOLoop
 
 from pipeline.hold import Finding, Found
-from pipeline.queue.job import Finish, Job, NewJob, Outcome
+from pipeline.queue.job import Finish, Mode, Job, NewJob, Outcome
 from pipeline.queue.queue import JobQueue
 from tests.workers import Claimer as OneStep
 
@@ -293,7 +293,7 @@ async def test_paused_queue_parks_and_claims_nothing(queue: JobQueue) -> None:
     await queue.pause()
     queue.clock_offset_ms += DAY_MS + 1000
     step = await claim.step(5)
-    assert step.claimed == [] and step.is_paused
+    assert step.claimed == [] and step.mode is Mode.PAUSED
     await queue.resume()
     assert len(await claim(5)) == 1
 

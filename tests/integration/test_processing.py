@@ -15,6 +15,8 @@ from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, ProcessedImage, UploadFacts
 from pipeline.metrics import Metrics
+from pipeline.queue.queue import JobQueue
+from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.processing import Processing
 from pipeline.queue.job import Job
 from tests.contract.contracts import check_event
@@ -90,7 +92,8 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def processing(store: SqliteAssetStore, plugins: Plugins, metrics: Metrics) -> Processing:
-    return Processing(store, plugins, plugins, metrics, provider_timeout_seconds=90)
+    kept = KeptJobs(store, JobQueue("redis://none"), keep_failed_seconds=60, max_age_seconds=60)
+    return Processing(store, plugins, plugins, kept, metrics, provider_timeout_seconds=90)
 
 
 async def submit(store: SqliteAssetStore) -> tuple[Asset, Job]:

@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 from tornado.ioloop import IOLoop
 
-from pipeline.queue.job import Finish, Job, JobState, NewJob, Outcome
+from pipeline.queue.job import Finish, Mode, Job, JobState, NewJob, Outcome
 from pipeline.queue.queue import JobQueue, QueueFull
 from tests.contract.contracts import check_job
 from tests.redis_server import RedisServer
@@ -243,7 +243,7 @@ async def test_paused_queue_claims_nothing(queue: JobQueue) -> None:
     await queue.pause()
     claim = Claimer(queue)
     step = await claim.step(5)
-    assert (step.claimed, step.is_paused, (await queue.stats()).is_paused) == ([], True, True)
+    assert (step.claimed, step.mode, (await queue.stats()).is_paused) == ([], Mode.PAUSED, True)
     await queue.resume()
     assert ids_of(await claim(5)) == ids
 
@@ -341,14 +341,14 @@ async def test_every_key_is_permanent_by_name_or_goes_with_retention(queue: JobQ
     outcomes = [Outcome.COMPLETED, Outcome.FAILED, Outcome.RETRY, Outcome.RELEASED, Outcome.COMPLETED]
     await claim(0, *(Finish(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)))
     await claim(0, *(Finish(job, Outcome.COMPLETED) for job in await claim(5)))
-    await queue.mark_generation()
+    await queue.own("store-1", is_paused=False)
     await queue.take_turn("slow", "me", 30)
     await queue.pause()
     queue.clock_offset_ms += 8 * 24 * HOUR_MS
     await queue.trim()
     left = {key for key in redis.keys("*") if redis.ttl(key) == -1}
     base = "pipeline:{ai-processing}:"
-    assert left <= {base + name for name in ("wake", "paused", "generation")}
+    assert left <= {base + name for name in ("wake", "paused", "owner")}
 
 
 @pytest.mark.gen_test

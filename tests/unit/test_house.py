@@ -19,7 +19,9 @@ ROOT = Path(__file__).parents[2]
 ROWS = [
     {"cli"},
     {"app"},
+    {"routes"},
     {"handlers"},
+    {"parts"},
     {"usecases", "watchdog"},
     {"assets", "queue", "rooms", "hooks"},
     {"auth"},

@@ -1,18 +1,20 @@
 -- A new job -> the back of waiting. Repeating it with the same id changes nothing, but puts back a job that is not where its state
 -- says: what a failover, an eviction or a careless hand can do.
 -- Called by JobQueue.enqueue and JobQueue.restore.
--- KEYS: those of place.lua, completed, failed, delayed, leases, parked
--- ARGV: clock offset (ms), job id, record (a JSON object without enqueuedAt), group or '', revive (1: a finished job starts over)
--- Returns: 'ok', 'exists' or 'restored'
-local completed, failed, delayed, leases, parked = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local offset, id, new_record, group, revive = unpack(ARGV)
+-- KEYS: those of place.lua, completed, failed, delayed, leases, parked, owner
+-- ARGV: clock offset (ms), store id or '' (see owner.lua), job id, record (a JSON object without enqueuedAt), group or '', revive (1: a
+--   finished job starts over)
+-- Returns: 'ok', 'exists', 'restored' or 'foreign': then nothing has been done
+local completed, failed, delayed, leases, parked, owner = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local offset, store_id, id, new_record, group, revive = unpack(ARGV)
 local LOOK_AT_MOST = 1000
 
 local function enqueued_at(record)
   return tonumber(string.match(record or '', '^{"enqueuedAt":(%d+)')) or 0
 end
 
-local known = redis.call('MGET', record_key(id), state_key(id))
+local known = redis.call('MGET', record_key(id), state_key(id), owner)
+if mode_of(store_id, known[3]) == 'foreign' then return 'foreign' end
 local record, state = known[1], decode(known[2])
 local is_completed = not record and redis.call('ZSCORE', completed, id)
 local is_finished = is_completed or record and state.state == 'failed'

@@ -1,19 +1,22 @@
 -- active -> the front of waiting, for leases that ran out (or all of them); the attempt is given back, the stall is counted.
 -- Called by JobQueue.recover.
 -- KEYS: those of place.lua, leases, delayed
--- ARGV: clock offset (ms), at most so many, all (1: no other process can hold a lease), lease length (ms), longest delay (ms)
+-- ARGV: clock offset (ms), at most so many, all (1: no other process can hold a lease), lease length (ms) of leases that do not carry
+--   their own, longest delay (ms)
 -- Returns: ids of the recovered jobs
 local leases, delayed = KEYS[6], KEYS[7]
-local offset, limit, all, lease_ms, longest_delay = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local offset, limit, all, lease_ms, longest_delay = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local now = now_ms(offset)
 
 -- No lease and no delay reaches further than its own length: one that does was made before the clock was set back.
-for _, late in ipairs({{leases, now + lease_ms}, {delayed, now + longest_delay}}) do
-  for _, member in ipairs(redis.call('ZRANGE', late[1], '(' .. string.format('%.0f', late[2]), '+inf', 'BYSCORE', 'LIMIT', 0, limit)) do
-    redis.call('ZREM', late[1], member)
-    redis.call('ZADD', late[1], late[1] == leases and late[2] or now, member)
-  end
+-- Processes may have different lease lengths; there is one lease for each busy slot, so looking at all of them is cheap.
+local held = redis.call('ZRANGE', leases, 0, -1, 'WITHSCORES')
+for i = 1, #held, 2 do
+  local latest = now + (tonumber(string.match(held[i], ':%d+:(%d+)$')) or lease_ms)
+  if tonumber(held[i + 1]) > latest then redis.call('ZADD', leases, 'XX', latest, held[i]) end
 end
+local late = redis.call('ZRANGE', delayed, '(' .. string.format('%.0f', now + longest_delay), '+inf', 'BYSCORE', 'LIMIT', 0, limit)
+for _, id in ipairs(late) do redis.call('ZADD', delayed, 'XX', now, id) end
 
 local expired = redis.call('ZRANGE', leases, '-inf', all == '1' and '+inf' or now, 'BYSCORE', 'LIMIT', 0, limit)
 if #expired == 0 then return {} end

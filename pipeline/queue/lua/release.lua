@@ -12,7 +12,7 @@ local put_back = 0
 -- One lease per busy slot of the fleet, so reading them all is cheap; backwards, so that the oldest ends foremost.
 local all = redis.call('ZRANGE', leases, 0, -1, 'REV')
 for _, lease in ipairs(all) do
-  local id, owner = string.match(lease, '^(.*)|(.*):%d+$')
+  local id, owner = string.match(lease, '^(.*)|([^:]*):')
   if owner == worker and not known[lease] then
     redis.call('ZREM', leases, lease)
     local state = read_state(id)

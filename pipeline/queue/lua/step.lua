@@ -1,23 +1,26 @@
 -- active -> completed, delayed, parked, failed or waiting for every job that finished; then due delayed -> waiting -> active for every
 -- free slot, unless the queue is paused.
 -- Called by JobQueue.step. Its parts: finish.lua, claims.lua, lanes.lua, place.lua.
--- KEYS: those of place.lua, delayed, leases, completed, failed, paused, holds, parked
--- ARGV: clock offset (ms), lease length (ms), claim mark (worker:number, new for each step), free slots, longest delay (ms), longest
---   age of a parked job (ms), lanes ({name: [provider...]} as JSON), findings (JSON, see lanes.lua), lanes that this worker leaves to
---   others (JSON); number of completed jobs, and the lease of each; then six for each that ended otherwise, see finish.lua
--- Returns: {leases that were lost, claimed, more are waiting (1|0), ms until the next job is due or -1, paused (1|0), held providers (JSON)
---   or '', now (ms)}
+-- KEYS: those of place.lua, delayed, leases, completed, failed, paused, holds, parked, owner
+-- ARGV: clock offset (ms), store id or '' (see owner.lua), lease length (ms), claim mark (worker:number:lease length, new for each step),
+--   free slots, longest delay (ms), longest age of a parked job (ms), lanes ({name: [provider...]} as JSON), findings (JSON, see
+--   lanes.lua), lanes that this worker leaves to others (JSON); number of completed jobs, and the lease of each; then six for each that
+--   ended otherwise, see finish.lua
+-- Returns: {leases that were lost, claimed, more are waiting (1|0), ms until the next job is due or -1, mode (see owner.lua), held
+--   providers (JSON) or '', now (ms)}
 --   claimed: {id, record, attempt, stalls, lease, error, provider that it alone tries or ''} each
 -- A lease is the member 'job id|claim mark' of the leases set: who can name it owns the job, and a repeated finish finds it gone.
 local keys = {delayed = KEYS[6], leases = KEYS[7], completed = KEYS[8], failed = KEYS[9]}
-local paused, holds, parked = KEYS[10], KEYS[11], KEYS[12]
-local offset, lease_ms, mark, free, longest_delay, longest_age = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local lanes, findings, avoided, completions = ARGV[7], ARGV[8], ARGV[9], tonumber(ARGV[10])
-local FIRST, PROMOTE_AT_MOST, LOOK_AT_MOST = 11, 100, 1000
+local paused, holds, parked, owner = KEYS[10], KEYS[11], KEYS[12], KEYS[13]
+local offset, store_id, lease_ms, mark, free, longest_delay, longest_age =
+  ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local lanes, findings, avoided, completions = ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
+local FIRST, PROMOTE_AT_MOST, LOOK_AT_MOST = 12, 100, 1000
 local now = now_ms(offset)
 
-local kept = redis.call('MGET', holds, paused)
-local is_paused = kept[2] and 1 or 0
+local kept = redis.call('MGET', holds, paused, owner)
+local mode = mode_of(store_id, kept[3], kept[2])
+local is_running = mode == 'running'
 -- nil while there is nothing to look up in it: then every lane is open.
 local book = (kept[1] or findings ~= '[]' or avoided ~= '[]') and new_book(kept[1], parked, lanes, avoided, now, longest_age)
 if book then book.note(decode(findings), longest_delay) end
@@ -28,7 +31,7 @@ for i = FIRST + completions, #ARGV, 6 do others[#others + 1] = {unpack(ARGV, i, 
 local lost = finish_jobs(keys, now, longest_delay, done, others, book and book.park_if_closed)
 
 local next_due = promote_due(keys.delayed, now, PROMOTE_AT_MOST)
-local claims = new_claims(is_paused == 1 and 0 or free, mark, now, keys.leases, lease_ms)
+local claims = new_claims(is_running and free or 0, mark, now, keys.leases, lease_ms)
 -- Parked jobs come first, or the others could keep all slots from them.
 if book then book.claim_parked(claims, PROMOTE_AT_MOST) end
 local choose = book and function(id, record, state) book.choose(claims, id, record, state) end or claims.take
@@ -51,5 +54,5 @@ end
 
 -- Who got fewer than it asked for has emptied the lists.
 local more = not is_empty and not has_left_any and redis.call('EXISTS', waiting, groups) > 0
-if more and is_paused == 0 then wake_one() end
-return {lost, claims.list, more and 1 or 0, next_due and math.max(0, next_due - now) or -1, is_paused, held, now}
+if more and is_running then wake_one() end
+return {lost, claims.list, more and 1 or 0, next_due and math.max(0, next_due - now) or -1, mode, held, now}

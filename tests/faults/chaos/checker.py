@@ -22,7 +22,7 @@ REASONS = ("AI service", "Processing stalled", "Processing took longer", ENDLESS
 BASE = "pipeline:{ai-processing}:"
 # Users are away for 3 s at times, and their sockets may take a while to notice that a process is gone.
 HEAR_SECONDS = 30.0
-KNOWN_KEYS = {"waiting", "groups", "grouped", "delayed", "leases", "completed", "failed", "wake", "holds", "generation"}
+KNOWN_KEYS = {"waiting", "groups", "grouped", "delayed", "leases", "completed", "failed", "wake", "holds", "owner"}
 # What is done to a process may end any job; what is done to an AI service only its own.
 OF_PROCESSES = ("Processing stalled", "Processing took longer")
 POISONED = "AI service unavailable after 3 attempts"

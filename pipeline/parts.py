@@ -1,0 +1,233 @@
+"""The parts of one process, made from its settings and handed to each other; none is started here.
+
+What is reached over HTTP comes on top of them: routes.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+from pipeline.assets.asset import CATEGORIES, Asset, utc_now
+from pipeline.assets.sqlite import SqliteAssetStore
+from pipeline.assets.store import AssetStore
+from pipeline.hooks import JobEvent
+from pipeline.hooks.manager import build_plugins
+from pipeline.metrics import Metrics
+from pipeline.queue.attempt import RetryPolicy
+from pipeline.queue.job import Finish
+from pipeline.queue.queue import JobQueue
+from pipeline.queue.worker import Worker
+from pipeline.rooms.fanout import RoomFanout
+from pipeline.rooms.rooms import Rooms
+from pipeline.settings import Fairness, Role, Settings
+from pipeline.supervision import Supervisor
+from pipeline.tracing import build_tracing
+from pipeline.usecases import notifying
+from pipeline.usecases.dead_letters import DeadLetters
+from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
+from pipeline.usecases.processing import Processing, job_event
+from pipeline.usecases.reconciler import Reconciler, Source
+from pipeline.usecases.replay import Replay
+from pipeline.usecases.submission import Submission, SubmissionPolicy
+from pipeline.watchdog import Watchdog
+
+QUEUE_NAME = "ai-processing"
+# The id of no store.
+UNKNOWN_OWNER = "?"
+# What was delivered is kept so long as the same event may come again: a crash may repeat it.
+KEEP_DELIVERED_SECONDS = 3600
+LONGEST_NOTIFIER_DELAY_SECONDS = 7200
+
+
+class Parts:
+    """All parts, one attribute each."""
+
+    def __init__(self, settings: Settings, *, owns_redis: bool, on_fatal: Callable[[str], None]) -> None:
+        """owns_redis, on_fatal: see App."""
+        redis_url = settings.redis_url.get_secret_value()
+        self.settings = settings
+        self._owns_redis = owns_redis
+        self._on_fatal = on_fatal
+        self.metrics = Metrics()
+        self.supervisor = Supervisor(
+            on_restart=lambda kind: self.metrics.task_restarts.labels(kind).inc(), on_fatal=self._on_fatal
+        )
+        self.tracing = build_tracing(settings)
+        self.rooms = Rooms(max_frames=settings.outbox_frames, max_bytes=settings.outbox_bytes, metrics=self.metrics)
+        self.fanout = RoomFanout(self.rooms, redis_url, metrics=self.metrics)
+        self.plugins = build_plugins(settings, self.metrics, self.fanout, CATEGORIES, self.tracing)
+        self.store = build_store(settings, self.supervisor)
+        self.metrics.of_queue(QUEUE_NAME, settings.all_providers)
+        self.metrics.of_queue(notifying.QUEUE_NAME, self.plugins.durable)
+        self.replay = Replay(
+            self.store,
+            self.rooms,
+            self.metrics,
+            max_events=settings.max_replay_events,
+            max_bytes=settings.outbox_bytes,
+            lease_seconds=settings.lease_seconds,
+        )
+        self.fanout.on_gap = self.replay.request
+        self._build_queues()
+        self.pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="image")
+        self.submission = Submission(
+            self.store,
+            self.plugins,
+            self.queue,
+            self.metrics,
+            SubmissionPolicy(
+                self._is_fair, settings.max_backlog, settings.max_backlog_per_user, settings.dedupe_uploads
+            ),
+            pool=self.pool,
+            on_deferred=self.reconciler.request,
+            on_enqueued=self._observe_enqueued,
+            tracing=self.tracing,
+        )
+        self.dead_letters = DeadLetters(self.store, self.queue, self._kept_jobs, self.submission)
+        self.notifying = notifying.Notifying(
+            self.plugins, self.notifications, self._kept_notifications, self.metrics, self.tracing
+        )
+        self.worker = Worker(
+            self.queue,
+            Processing(
+                self.store,
+                self.plugins,
+                self.notifying,
+                self._kept_jobs,
+                self.metrics,
+                provider_timeout_seconds=settings.provider_timeout_seconds,
+                max_starts=settings.job_attempts + settings.max_stalls,
+                tracing=self.tracing,
+            ),
+            RetryPolicy(
+                attempts=settings.job_attempts,
+                backoff_ms=settings.backoff_ms,
+                timeout_seconds=settings.job_timeout_seconds,
+                max_stalls=settings.max_stalls,
+                max_age_seconds=settings.job_max_age_seconds,
+            ),
+            self.metrics,
+            supervisor=self.supervisor,
+            holds=self.plugins.provider_holds,
+            concurrency=settings.concurrency if settings.role is not Role.WEB else 0,
+            lease_seconds=settings.lease_seconds,
+            renew_seconds=settings.renew_seconds,
+            on_reconnect=self.reconciler.request,
+            on_unowned=self.reconciler.request,
+            on_start=lambda job: self.plugins.observe("job_started", job_event(job)),
+            on_finish=self._observe_finish,
+            tracing=self.tracing,
+        )
+        self.workers = [self.worker]
+        if self.plugins.durable:
+            self.workers.append(self._make_notifier_worker())
+        self.watchdog = Watchdog(self.metrics, block_seconds=settings.loop_block_ms / 1000)
+
+    def _build_queues(self) -> None:
+        settings = self.settings
+        self._is_fair = settings.queue_fairness is Fairness.USER
+        self.queue = self._make_queue(
+            QUEUE_NAME,
+            keep_completed_seconds=settings.keep_completed_seconds,
+            lanes=self.plugins.provider_holds.lanes,
+        )
+        self.notifications = self._make_queue(
+            notifying.QUEUE_NAME,
+            keep_completed_seconds=KEEP_DELIVERED_SECONDS,
+            longest_delay_seconds=LONGEST_NOTIFIER_DELAY_SECONDS,
+            lanes=self.plugins.notifier_holds.lanes,
+        )
+        self._kept_jobs, self._kept_notifications = map(self._make_kept, (self.queue, self.notifications))
+        unfinished = UnfinishedAssets(
+            self.store, self.queue, age_seconds=settings.reconcile_age_seconds, is_fair=self._is_fair
+        )
+        self.reconciler = self._make_reconciler(self.queue, [unfinished, self._kept_jobs], self._purge)
+        self.notification_reconciler = self._make_reconciler(
+            self.notifications, [self._kept_notifications], self._kept_notifications.purge
+        )
+
+    def _make_queue(self, name: str, **options: Any) -> JobQueue:
+        settings = self.settings
+        return JobQueue(
+            settings.redis_url.get_secret_value(),
+            name=name,
+            prefix=settings.queue_prefix,
+            lease_seconds=settings.lease_seconds,
+            keep_failed_seconds=settings.keep_failed_seconds,
+            max_age_seconds=settings.job_max_age_seconds,
+            # Until the reconciler has asked the store for its id, nothing is claimed.
+            owner=UNKNOWN_OWNER,
+            **options,
+        )
+
+    def _make_kept(self, queue: JobQueue) -> KeptJobs:
+        return KeptJobs(
+            self.store,
+            queue,
+            keep_failed_seconds=self.settings.keep_failed_seconds,
+            max_age_seconds=self.settings.job_max_age_seconds,
+        )
+
+    def _make_reconciler(
+        self, queue: JobQueue, sources: Sequence[Source], purge: Callable[[], Awaitable[None]]
+    ) -> Reconciler:
+        return Reconciler(
+            self.store,
+            queue,
+            sources,
+            self.metrics,
+            every_seconds=self.settings.reconcile_seconds,
+            age_seconds=self.settings.reconcile_age_seconds,
+            purge=purge,
+            owns_redis=self._owns_redis,
+            on_foreign=self._on_fatal,
+        )
+
+    async def _purge(self) -> None:
+        await self.store.purge_keys(utc_now() - timedelta(seconds=self.settings.idempotency_seconds))
+        await self._kept_jobs.purge()
+
+    def _make_notifier_worker(self) -> Worker:
+        settings = self.settings
+        return Worker(
+            self.notifications,
+            self.notifying,
+            RetryPolicy(
+                attempts=settings.notifier_attempts,
+                backoff_ms=settings.notifier_backoff_ms,
+                timeout_seconds=settings.notifier_timeout_seconds + 1,
+                max_stalls=settings.max_stalls,
+                max_age_seconds=settings.job_max_age_seconds,
+            ),
+            self.metrics,
+            supervisor=self.supervisor,
+            on_reconnect=self.notification_reconciler.request,
+            on_unowned=self.notification_reconciler.request,
+            holds=self.plugins.notifier_holds,
+            concurrency=settings.notifier_slots if settings.role is not Role.WEB else 0,
+            lease_seconds=settings.lease_seconds,
+            renew_seconds=settings.renew_seconds,
+            tracing=self.tracing,
+        )
+
+    def _observe_enqueued(self, asset: Asset, request_id: str) -> None:
+        self.plugins.observe(
+            "job_enqueued",
+            JobEvent(asset.processing_job_id, asset.id, asset.user_id, asset.category, request_id, utc_now()),
+        )
+
+    def _observe_finish(self, finish: Finish, seconds: float) -> None:
+        event = job_event(finish.job, finish, seconds)
+        self.plugins.observe("job_finished" if event.outcome else "job_retrying", event)
+
+
+def build_store(settings: Settings, supervisor: Supervisor | None = None) -> AssetStore:
+    """Return the store of assets that the settings name, not open yet."""
+    if uri := settings.mongodb_uri.get_secret_value():
+        from pipeline.assets.mongo import MongoAssetStore
+
+        return MongoAssetStore(uri)
+    return SqliteAssetStore(settings.data_dir / "assets.sqlite", supervisor)

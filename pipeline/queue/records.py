@@ -1,0 +1,109 @@
+"""What Redis keeps of jobs, as texts, and what a job is: the one from the other. Pure.
+
+A record may be damaged: what cannot be read is left out, the handler refuses such a payload, and the queue goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+
+from pipeline.hold import Finding, Hold
+from pipeline.queue.job import FailedJob, Job
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def to_json(value: object) -> str:
+    """Return the value as JSON without spaces."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def as_job(fields: list[Any], now_ms: int) -> Job:
+    """Return a job that a step has claimed. fields: what lua/claims.lua lists of it."""
+    job_id, kept, attempt, stalls, lease, error, tries = fields
+    record = as_object(kept)
+    enqueued_at_ms = _whole(record.get("enqueuedAt")) or now_ms
+    return Job(
+        id=job_id,
+        data=_payload(record),
+        attempt=attempt,
+        stalls=stalls,
+        lease=lease,
+        enqueued_at_ms=enqueued_at_ms,
+        claimed_at_ms=now_ms,
+        request_id=_text(record.get("requestId")),
+        trace_context=_text(record.get("trace")),
+        error=error,
+        group=_text(record.get("group")),
+        submitted_at_ms=_whole(record.get("submittedAt")) or enqueued_at_ms,
+        tries=tries,
+    )
+
+
+def as_texts(finding: Finding) -> tuple[str, str, int, str, str]:
+    """Return a finding as lua/lanes.lua takes it."""
+    return finding.provider, finding.found, round(finding.seconds * 1000), finding.reason, finding.cause
+
+
+def as_holds(text: str, now_ms: int) -> list[Hold]:
+    """Return the holds that a script has replied with, "" when there is none."""
+    # Nearly always there is none, and to find that out of "" would cost each step an exception.
+    if not text:
+        return []
+    return [
+        Hold(name, max(0, each["until"] - now_ms) / 1000, each["wait"] / 1000, each["reason"], each["cause"])
+        for name, each in as_object(text).items()
+    ]
+
+
+def as_failed_job(job_id: str, failed_at: str, record_text: str, state_text: str) -> FailedJob:
+    """Return a dead letter. failed_at: milliseconds since 1970."""
+    record, state = as_object(record_text), as_object(state_text)
+    return FailedJob(
+        id=job_id,
+        failed_at=_instant(failed_at) or EPOCH,
+        data=_payload(record),
+        error=_text(state.get("error")),
+        attempts=_whole(state.get("attempt")),
+        stalls=_whole(state.get("stalls")),
+        enqueued_at=_instant(_whole(record.get("enqueuedAt"))),
+        request_id=_text(record.get("requestId")),
+    )
+
+
+def as_object(text: str) -> dict[str, Any]:
+    """Return the object that a JSON text holds, {} when it holds none."""
+    try:
+        found = orjson.loads(text)
+    except ValueError:
+        try:
+            # Takes half surrogate pairs, which a user id may hold.
+            found = json.loads(text)
+        except ValueError:
+            return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _payload(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    data = record.get("data")
+    return data if isinstance(data, dict) else {}
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _instant(milliseconds: int | str) -> datetime | None:
+    try:
+        return EPOCH + timedelta(milliseconds=int(milliseconds)) if milliseconds else None
+    except (ValueError, OverflowError):
+        return None

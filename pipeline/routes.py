@@ -1,0 +1,113 @@
+"""Every route of the service, and what its handler needs. The only list of them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import tornado.web
+
+from pipeline.auth import TokenVerifier
+from pipeline.handlers import assets, base, ops, queue, upload
+from pipeline.handlers.server import HttpServer
+from pipeline.handlers.socket import SocketHandler
+from pipeline.parts import QUEUE_NAME, Parts
+from pipeline.settings import Role
+from pipeline.usecases import notifying
+from pipeline.usecases.pause import Pause
+
+
+def build_server(parts: Parts) -> HttpServer:
+    """Return the server with all routes of this process's role, not listening yet."""
+    common = {
+        "verifier": TokenVerifier(parts.settings),
+        "metrics": parts.metrics,
+        "allowed_origins": parts.settings.allowed_origins,
+    }
+    return HttpServer(
+        tornado.web.Application(
+            routes(parts, common),
+            default_handler_class=base.NotFoundHandler,
+            default_handler_args=common,
+            log_function=base.log_request,
+        ),
+        xheaders=False,
+        no_keep_alive=False,
+        idle_connection_timeout=120,
+        chunk_size=upload.PIECE_BYTES,
+        metrics=parts.metrics,
+    )
+
+
+def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
+    """Return the routes. common: what every handler gets."""
+    settings = parts.settings
+    checks: dict[str, Callable[[], Awaitable[None]]] = {
+        "store": parts.store.check,
+        "queue": parts.queue.ping if settings.role is Role.WEB else parts.worker.check,
+        "storage": parts.plugins.check_storage,
+        "sandbox": parts.plugins.check_sandbox,
+        "tasks": parts.supervisor.check,
+    }
+    served: list[Any] = [
+        ("/metrics", ops.MetricsHandler, common | {"queues": [parts.queue, parts.notifications]}),
+        ("/livez", ops.LiveHandler, common),
+        (
+            "/readyz",
+            ops.ReadyHandler,
+            common
+            | {
+                "checks": checks,
+                "plugins": parts.plugins.all,
+                "queues": [parts.queue, *([parts.notifications] if parts.plugins.durable else [])],
+            },
+        ),
+    ]
+    if settings.role is Role.WORKER:
+        return served
+    with_assets = common | {"store": parts.store, "submission": parts.submission, "tracing": parts.tracing}
+    with_queues = common | {
+        "tracing": parts.tracing,
+        "queues": {
+            QUEUE_NAME: queue.Administered(
+                parts.queue, parts.dead_letters, Pause(parts.store, parts.queue), "Asset queued for AI analysis"
+            ),
+            notifying.QUEUE_NAME: queue.Administered(
+                parts.notifications, parts.notifying, Pause(parts.store, parts.notifications), "Notification queued"
+            ),
+        }
+    }
+    served += [
+        (
+            "/api/assets/analyze-queue",
+            upload.UploadHandler,
+            common
+            | {
+                "submission": parts.submission,
+                "settings": settings,
+                "pool": parts.pool,
+                "turns": upload.Turns(),
+                "tracing": parts.tracing,
+            },
+        ),
+        ("/api/assets/queue-status", queue.QueueStatusHandler, common | {"queue": parts.queue}),
+        ("/api/assets", assets.AssetsHandler, with_assets),
+        ("/api/assets/([^/]+)", assets.AssetHandler, with_assets),
+        ("/api/assets/([^/]+)/retry", assets.RetryHandler, with_assets),
+        ("/api/queue/failed", queue.FailedJobsHandler, with_queues),
+        ("/api/queue/failed/retry", queue.RetryAllFailedHandler, with_queues),
+        ("/api/queue/failed/([^/]+)", queue.FailedJobHandler, with_queues),
+        ("/api/queue/failed/([^/]+)/retry", queue.RetryFailedHandler, with_queues),
+        ("/api/queue/pause", queue.PauseHandler, with_queues),
+        ("/api/queue/resume", queue.ResumeHandler, with_queues),
+        (
+            "/ws",
+            SocketHandler,
+            common | {"rooms": parts.rooms, "replay": parts.replay, "settings": settings},
+        ),
+        ("/openapi.json", ops.OpenApiHandler, common),
+        ("/", ops.IndexHandler, common | {"settings": settings}),
+    ]
+    if media_root := parts.plugins.media_root:
+        served.append(("/media/(.*)", ops.MediaHandler, common | {"path": str(media_root)}))
+    return served

@@ -1,0 +1,119 @@
+"""Use case: jobs that the asset store knows as well, because Redis may lose them.
+
+These are dead letters of both queues, and events that a durable notifier has yet to deliver. A photo that waits needs
+no record: its asset says so. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pipeline.assets.asset import job_data, made_at_ms, utc_now
+from pipeline.assets.store import AssetStore, Kept
+from pipeline.queue.job import FailedJob, Job, NewJob
+from pipeline.queue.queue import JobQueue
+
+Place = tuple[datetime, str]
+
+
+class KeptJobs:
+    """The kept jobs of one queue."""
+
+    def __init__(self, store: AssetStore, queue: JobQueue, *, keep_failed_seconds: float, max_age_seconds: float):
+        """keep_failed_seconds: how long dead letters are listed. max_age_seconds: no job waits for longer."""
+        self._store = store
+        self._queue = queue
+        self._kind = f"job of {queue.name}"
+        self._keep_failed = timedelta(seconds=keep_failed_seconds)
+        self._longest = timedelta(seconds=keep_failed_seconds + max_age_seconds)
+
+    async def keep(self, job: NewJob) -> None:
+        """Keep a job that is about to be enqueued."""
+        fields = {"data": job.data, "requestId": job.request_id, "lane": job.lane}
+        await self._store.keep(Kept(self._kind, job.id, utc_now(), fields))
+
+    async def bury(self, job: Job, error: str) -> None:
+        """Keep a job that is about to become a dead letter, instead of what was kept of it before."""
+        failed = {"error": error, "attempts": job.attempt, "stalls": job.stalls, "enqueuedAtMs": job.enqueued_at_ms}
+        fields = {"data": job.data, "requestId": job.request_id, "failed": failed}
+        await self._store.keep(Kept(self._kind, job.id, utc_now(), fields))
+
+    async def forget(self, *job_ids: str) -> None:
+        """Keep these jobs no longer: they are done, or nobody wants them."""
+        await self._store.discard(self._kind, *job_ids)
+
+    async def mend(self, before: datetime, after: Place | None, limit: int) -> tuple[int, Place | None]:
+        """Put back those of one page that Redis has lost.
+
+        before: younger ones are left alone. after: where the last page ended.
+        Returns how many, and where to go on, None at the end.
+        """
+        page = await self._store.kept(self._kind, limit=limit, after=after)
+        ready = [kept for kept in page if kept.at < before]
+        oldest = utc_now() - self._keep_failed
+        restored = await self._queue.restore([_waiting(kept) for kept in ready if "failed" not in kept.data])
+        restored += await self._queue.restore_failed(
+            [_failed(kept, kept.data["failed"]) for kept in ready if "failed" in kept.data and kept.at > oldest]
+        )
+        is_last = len(page) < limit or len(ready) < len(page)
+        return restored, None if is_last else (page[-1].at, page[-1].id)
+
+    async def purge(self) -> None:
+        """Remove what is older than any job that is still of use."""
+        await self._store.purge_kept(self._kind, utc_now() - self._longest)
+
+
+def _waiting(kept: Kept) -> NewJob:
+    return NewJob(
+        kept.id,
+        kept.data["data"],
+        request_id=kept.data["requestId"],
+        lane=kept.data["lane"],
+        submitted_at_ms=round(kept.at.timestamp() * 1000),
+    )
+
+
+def _failed(kept: Kept, failed: Mapping[str, Any]) -> FailedJob:
+    return FailedJob(
+        id=kept.id,
+        failed_at=kept.at,
+        data=kept.data["data"],
+        error=failed["error"],
+        attempts=failed["attempts"],
+        stalls=failed["stalls"],
+        enqueued_at=datetime.fromtimestamp(failed["enqueuedAtMs"] / 1000, UTC),
+        request_id=kept.data["requestId"],
+    )
+
+
+class UnfinishedAssets:
+    """The jobs that assets in `processing` need."""
+
+    def __init__(self, store: AssetStore, queue: JobQueue, *, age_seconds: float, is_fair: bool) -> None:
+        """age_seconds: a job that ended before its asset did so long ago starts over. is_fair: users take turns."""
+        self._store = store
+        self._queue = queue
+        self._age = timedelta(seconds=age_seconds)
+        self._is_fair = is_fair
+
+    async def mend(self, before: datetime, after: Place | None, limit: int) -> tuple[int, Place | None]:
+        """As KeptJobs.mend, in order of submission."""
+        page = await self._store.unfinished_before(before, limit=limit, after=after)
+        # A job that ended while its asset did not is either being acknowledged just now or was not about this owner.
+        ended_before = utc_now() - self._age
+        restored = await self._queue.restore(
+            [
+                NewJob(
+                    asset.processing_job_id,
+                    job_data(asset),
+                    group=asset.user_id if self._is_fair else "",
+                    lane=asset.category,
+                    revive=asset.updated_at < ended_before,
+                    submitted_at_ms=made_at_ms(asset.processing_job_id),
+                )
+                for asset in page
+            ]
+        )
+        return restored, (page[-1].created_at, page[-1].id) if len(page) == limit else None
