@@ -282,6 +282,8 @@ class Checks:
         try:
             await store.open()
             owner, ours = await queue.owned_by(), await store.identity()
+        except DependencyUnavailable:
+            return  # its own check has said so
         finally:
             await store.close()
             await queue.close()
