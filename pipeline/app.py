@@ -51,6 +51,7 @@ STORE_AGAIN_SECONDS = 2.0
 KEEP_DELIVERED_SECONDS = 3600
 LONGEST_NOTIFIER_DELAY_SECONDS = 7200
 GOODBYE_SECONDS = 2.0
+CLOSE_SECONDS = 0.5
 
 
 class App:
@@ -58,9 +59,14 @@ class App:
     embedded.
     """
 
-    def __init__(self, settings: Settings, *, owns_redis: bool = False) -> None:
-        """owns_redis: no other process uses this Redis, so whatever it holds as leased is ours to take back at once."""
+    def __init__(
+        self, settings: Settings, *, owns_redis: bool = False, on_fatal: Callable[[str], None] = lambda reason: None
+    ) -> None:
+        """owns_redis: no other process uses this Redis, so whatever it holds as leased is ours to take back at once.
+        on_fatal: called with the reason when the process must not go on.
+        """
         self._owns_redis = owns_redis
+        self._on_fatal = on_fatal
         self._sockets = _bind(settings)
         port = self._sockets[0].getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -313,18 +319,18 @@ class App:
         drains = [self.submission.drain(self.settings.shutdown_seconds)]
         if self.settings.role is not Role.WEB:
             drains += [worker.drain(self.settings.shutdown_seconds) for worker in self._workers]
-        await asyncio.gather(*drains)
-        await cancel([*self._background, *self.submission.unsettled])
-        await drain_sockets(self.rooms, GOODBYE_SECONDS)
-        await self._server.close_all_connections()
-        await self.fanout.stop()
-        await self.plugins.close()
+        await _settled(asyncio.gather(*drains))
+        await _settled(cancel([*self._background, *self.submission.unsettled]))
+        await _settled(drain_sockets(self.rooms, GOODBYE_SECONDS))
+        await _settled(self._server.close_all_connections(), CLOSE_SECONDS)
+        await _settled(self.fanout.stop(), CLOSE_SECONDS)
+        await _settled(self.plugins.close())
         self._pool.shutdown(wait=False, cancel_futures=True)
         await self.queue.close()
         await self.notifications.close()
         self.watchdog.stop()
-        await self.store.close()
-        await self.tracing.close()
+        await _settled(self.store.close(), CLOSE_SECONDS)
+        await _settled(self.tracing.close())
         log.info("service_stopped")
 
     async def _open_store(self) -> None:
@@ -345,6 +351,14 @@ class App:
                 return
             except DependencyUnavailable:
                 continue
+
+
+async def _settled(step: Awaitable[Any], seconds: float | None = None) -> None:
+    """Wait for a step of the end, so long at most; one that fails or hangs keeps nothing else from being closed."""
+    task = asyncio.ensure_future(step)
+    await asyncio.wait([task], timeout=seconds)
+    if task.done() and (error := task.exception()):
+        log.error("stopping_failed", exc_info=error)
 
 
 def _bind(settings: Settings) -> list[socket.socket]:

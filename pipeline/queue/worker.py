@@ -29,6 +29,11 @@ log = structlog.get_logger(__name__)
 RECONNECT_SECONDS = (0.1, 2.0)
 # Longer than an idle worker blocks and than two renewals are apart: who has heard nothing for so long does not work.
 SILENT_SECONDS = 10.0
+# How long a drain waits for Redis when nothing runs any more, and for jobs to be handed back.
+HAND_BACK_SECONDS = 1.2
+DRAIN_LOOK_SECONDS = 0.02
+# How often a task is asked to end before it is left behind, and how long it may take each time.
+CANCELS, CANCEL_SECONDS = 4, 0.25
 
 
 class Holds(Protocol):
@@ -125,15 +130,28 @@ class Worker:
         """
         self._is_draining = True
         self._changed.set()
-        _, pending = await asyncio.wait({self._claiming}, timeout=seconds)
-        if pending:
+        if not await self._is_claiming_done(seconds) and self._is_running():
             self._leases.release_all()
             self._changed.set()
             # Bounded, because Redis may be away; the leases run out by themselves then.
-            await asyncio.wait({self._claiming}, timeout=2)
+            await self._is_claiming_done(HAND_BACK_SECONDS)
         await cancel([*self._tasks, self._claiming, *([self._marker] if self._marker else [])])
         if self._timer:
             self._timer.cancel()
+
+    async def _is_claiming_done(self, seconds: float) -> bool:
+        """Wait until everything that was claimed is acknowledged; not for Redis alone, once nothing runs any more."""
+        now = asyncio.get_running_loop().time
+        started_at = busy_at = now()
+        while now() < min(started_at + seconds, busy_at + HAND_BACK_SECONDS):
+            if (await asyncio.wait({self._claiming}, timeout=DRAIN_LOOK_SECONDS))[0]:
+                return True
+            if self._is_running():
+                busy_at = now()
+        return False
+
+    def _is_running(self) -> bool:
+        return len(self._leases.claims) > len(self._finishes)
 
     # claiming
 
@@ -254,12 +272,17 @@ class Worker:
 
 
 async def cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """End the tasks, asking again where the Redis client took a cancellation for a failed connection."""
+    """End the tasks, asking again where the Redis client took a cancellation for a failed connection; what goes on all
+    the same is left behind.
+    """
     pending = set(tasks)
-    while pending:
+    for _ in range(CANCELS):
         for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.5)
+        if pending:
+            _, pending = await asyncio.wait(pending, timeout=CANCEL_SECONDS)
+    if pending:
+        log.warning("tasks_left_behind", tasks=sorted(task.get_name() for task in pending))
 
 
 def _age(finish: Finish) -> tuple[int, str]:
