@@ -32,6 +32,9 @@ HANDLED, CHANGED = 0, 255
 CLOSE_SECONDS = 1.5
 FAIL_SECONDS = 4.5
 REPORT_SECONDS = 0.2
+LAST_SECONDS = 0.1
+# The alarm is for when the thread cannot run.
+ALARM_SECONDS = 0.1
 
 
 class Exit:
@@ -43,12 +46,13 @@ class Exit:
         self._loop = loop
         self._seconds = shutdown_seconds + CLOSE_SECONDS
         self._deadline: float | None = None
+        self._is_overrun = False
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._write_end, False)
         signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         for number in SIGNALS:
             signal.signal(number, self._on_signal)
-        os.register_at_fork(after_in_child=_forget_signals)
+        os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_forget_signals)
         threading.Thread(target=self._keep_deadline, name="exit", daemon=True).start()
 
     def fail(self, reason: str) -> None:
@@ -65,7 +69,7 @@ class Exit:
 
         Not by returning: the interpreter would wait for threads, pools of processes and handlers of `atexit`.
         """
-        if left := left_behind(self._loop):
+        if left := left_behind(self._loop, wait_seconds=LAST_SECONDS):
             log.warning("left_behind", **left)
         end_children()
         for stream in (sys.stdout, sys.stderr):
@@ -88,8 +92,8 @@ class Exit:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._wake(HANDLED)
         # For code that runs handlers but lets no other thread run, such as a regular expression that never ends.
-        signal.signal(signal.SIGALRM, lambda *_: self._overrun())
-        signal.setitimer(signal.ITIMER_REAL, self._seconds)
+        signal.signal(signal.SIGALRM, lambda _, frame: self._overrun(frame))
+        signal.setitimer(signal.ITIMER_REAL, self._seconds + ALARM_SECONDS)
 
     def _wake(self, what: int) -> None:
         with suppress(BlockingIOError):
@@ -110,20 +114,40 @@ class Exit:
                     self._ask(0, self._seconds)
         self._overrun()
 
-    def _overrun(self) -> NoReturn:
-        # In a thread of its own: who reads the log may be what hangs.
-        report = threading.Thread(target=self._report, name="exit-report", daemon=True)
+    def _overrun(self, frame: FrameType | None = None) -> None:
+        """End the process by force. frame: what the main thread was at, when it is the one that calls."""
+        if self._is_overrun:
+            return
+        self._is_overrun = True
+        # In a thread of its own: the log may be what hangs.
+        report = threading.Thread(target=self._report, args=(frame,), name="exit-report", daemon=True)
         report.start()
         report.join(REPORT_SECONDS)
         end_children()
         os._exit(self.code)
 
-    def _report(self) -> None:
-        log.warning("shutdown_overrun", **left_behind(self._loop))
+    def _report(self, frame: FrameType | None) -> None:
+        frame = frame or sys._current_frames().get(threading.main_thread().ident or 0)
+        where = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""
+        log.warning("shutdown_overrun", where=where, **left_behind(self._loop))
+
+
+_held = threading.local()
+
+
+def _hold() -> None:
+    _held.before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _release() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _held.before)
 
 
 def _forget_signals() -> None:
-    """In a process that a plugin forks, as multiprocessing does: its signals are not ours, and must end it."""
+    """In a process that a plugin forks, as multiprocessing does: a signal for it must end it, and must not come out of
+    our pipe. Signals are held until here.
+    """
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    _release()

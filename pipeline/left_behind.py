@@ -8,10 +8,11 @@ import os
 import signal
 import sys
 import threading
+from concurrent.futures import thread
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
+from types import FrameType
 
 from pipeline.texts import clean
 
@@ -20,20 +21,32 @@ END_SECONDS = 0.2
 MAX_COMMAND_LENGTH = 200
 
 
-def left_behind(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
-    """Return the names of tasks, non-daemon threads and child processes that there are, and where the main thread is
-    when another one asks; nothing for what there is none of.
+def left_behind(loop: asyncio.AbstractEventLoop, *, wait_seconds: float = 0.0) -> dict[str, list[str]]:
+    """Return the names of tasks, of busy threads that are no daemons, and the child processes there are; nothing for
+    what there is none of.
+
+    wait_seconds: so long threads that are about to end may take for it.
     """
-    main = threading.main_thread()
-    threads = [each.name for each in threading.enumerate() if each is not main and not each.daemon]
-    found: dict[str, Any] = {
+    deadline = monotonic() + wait_seconds
+    while (threads := _busy_threads()) and monotonic() < deadline:
+        sleep(0.01)
+    found = {
         "tasks": sorted(task.get_name() for task in asyncio.all_tasks(loop)),
         "threads": sorted(threads),
         "children": [f"{pid} {command}" for pid, command in children().items()],
     }
-    if threading.current_thread() is not main and (frame := sys._current_frames().get(main.ident or 0)):
-        found["where"] = f"{frame.f_code.co_filename}:{frame.f_lineno}"
     return {name: value for name, value in found.items() if value}
+
+
+def _busy_threads() -> list[str]:
+    frames, main = sys._current_frames(), threading.main_thread()
+    others = [each for each in threading.enumerate() if each is not main and not each.daemon]
+    return [each.name for each in others if not _is_idle(frames.get(each.ident or 0))]
+
+
+def _is_idle(frame: FrameType | None) -> bool:
+    """True for a thread of a ThreadPoolExecutor that waits for work: it would end with the interpreter."""
+    return frame is not None and frame.f_code is thread._worker.__code__
 
 
 def children() -> dict[int, str]:

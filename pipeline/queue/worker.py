@@ -30,6 +30,7 @@ RECONNECT_SECONDS = (0.1, 2.0)
 # Longer than an idle worker blocks and than two renewals are apart: who has heard nothing for so long does not work.
 SILENT_SECONDS = 10.0
 # How long a drain waits for Redis when nothing runs any more, and for jobs to be handed back.
+REDIS_SECONDS = 0.7
 HAND_BACK_SECONDS = 1.2
 DRAIN_LOOK_SECONDS = 0.02
 # How often a task is asked to end before it is left behind, and how long it may take each time.
@@ -143,7 +144,7 @@ class Worker:
         """Wait until everything that was claimed is acknowledged; not for Redis alone, once nothing runs any more."""
         now = asyncio.get_running_loop().time
         started_at = busy_at = now()
-        while now() < min(started_at + seconds, busy_at + HAND_BACK_SECONDS):
+        while now() < min(started_at + seconds, busy_at + REDIS_SECONDS):
             if (await asyncio.wait({self._claiming}, timeout=DRAIN_LOOK_SECONDS))[0]:
                 return True
             if self._is_running():
