@@ -149,7 +149,7 @@ class EmbeddedRedis:
                 return None
             if is_ready is False:
                 answered_at = time.monotonic()
-            elif time.monotonic() - answered_at > START_SECONDS:
+            elif time.monotonic() - answered_at > START_SECONDS and self._process.poll() is None:
                 self._end_server(signal.SIGKILL)
                 return Fault.KILLED, "no answer"
             await asyncio.sleep(0.02)
