@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 from contextlib import suppress
-from time import monotonic
+from time import monotonic, sleep
 from types import FrameType
 from typing import NoReturn
 
@@ -32,6 +32,7 @@ HANDLED, CHANGED = 0, 255
 CLOSE_SECONDS = 1.5
 FAIL_SECONDS = 4.5
 REPORT_SECONDS = 0.2
+FORCE_SECONDS = 0.6
 LAST_SECONDS = 0.1
 # The alarm is for when the thread cannot run.
 ALARM_SECONDS = 0.1
@@ -117,7 +118,9 @@ class Exit:
     def _overrun(self, frame: FrameType | None = None) -> None:
         """End the process by force. frame: what the main thread was at, when it is the one that calls."""
         if self._is_overrun:
-            return
+            # Not back to what lets no other thread run: the one that ends the process has to.
+            sleep(FORCE_SECONDS)
+            os._exit(self.code)
         self._is_overrun = True
         # In a thread of its own: the log may be what hangs.
         report = threading.Thread(target=self._report, args=(frame,), name="exit-report", daemon=True)
@@ -128,6 +131,8 @@ class Exit:
 
     def _report(self, frame: FrameType | None) -> None:
         frame = frame or sys._current_frames().get(threading.main_thread().ident or 0)
+        while frame and frame.f_code.co_filename == __file__:
+            frame = frame.f_back
         where = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""
         log.warning("shutdown_overrun", where=where, **left_behind(self._loop))
 
