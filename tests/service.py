@@ -69,6 +69,11 @@ class Service:
 
     def start(self) -> None:
         """Start the process and wait until it serves."""
+        self.launch()
+        self.url = self.wait_log("service_started")["address"]
+
+    def launch(self) -> None:
+        """Start the process."""
         assert not self.is_running, "its first process would be left behind"
         self.lines = []
         self._process = subprocess.Popen(
@@ -76,7 +81,6 @@ class Service:
         )
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
-        self.url = self.wait_log("service_started")["address"]
 
     def kill(self) -> None:
         """kill -9."""

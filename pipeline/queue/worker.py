@@ -28,11 +28,12 @@ from pipeline.tracing import OFF, Tracing
 log = structlog.get_logger(__name__)
 
 RECONNECT_SECONDS = (0.1, 2.0)
-# How long a step that is under way is waited for at the end.
-ANSWER_SECONDS = 1.0
-LOOK_SECONDS = 0.01
 # Longer than an idle worker blocks and than two renewals are apart: who has heard nothing for so long does not work.
 SILENT_SECONDS = 10.0
+# How long a drain waits for a step that is under way, and for Redis to hear how the last jobs ended.
+REDIS_SECONDS = 0.7
+HAND_BACK_SECONDS = 1.0
+LOOK_SECONDS = 0.02
 
 
 class Holds(Protocol):
@@ -148,11 +149,11 @@ class Worker:
         """
         self._is_draining = True
         self._changed.set()
-        await _within(ANSWER_SECONDS, lambda: not (self._is_step_open and self._is_connected))
+        await _within(REDIS_SECONDS, lambda: not (self._is_step_open and self._is_connected))
         if not await _within(seconds, lambda: not self._busy and self._claimed.empty()):
             self._leases.release_all()
             self._changed.set()
-        await _within(ANSWER_SECONDS, lambda: self._is_drained)
+        await _within(HAND_BACK_SECONDS, lambda: self._is_drained)
         await self._supervisor.stop(self._watched)
         await cancel([self._marker] if self._marker else [])
         if self._timer:

@@ -11,9 +11,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from threading import Thread
 from typing import Any
 
@@ -41,7 +41,8 @@ class Child:
         self._connection, theirs = socket.socketpair()
         try:
             self._connection.setblocking(False)
-            with theirs:
+            # Until child.py ignores them: what is sent to all processes of the service must not end it while it starts.
+            with theirs, blocked(signal.SIGTERM, signal.SIGINT):
                 self._process = subprocess.Popen(
                     [
                         *(sys.executable, "-P", "-B", "-m", "pipeline.sandbox.child"),
@@ -139,6 +140,16 @@ class Child:
 
     def _wait(self, exit_code: Future[int]) -> None:
         exit_code.set_result(self._process.wait())
+
+
+@contextmanager
+def blocked(*signals: signal.Signals) -> Iterator[None]:
+    """Start processes in here that do not get these signals; what this process gets meanwhile comes afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:

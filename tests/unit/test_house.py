@@ -34,7 +34,7 @@ PLAIN_WORDS = ROWS[-5:]
 BESIDE = {"metrics", "logs", "tracing", "supervision"}
 # Parts the rows do not name: what is embedded belongs to starting, the commands to the command line, the client (with
 # feed and access) and the suites to those outside.
-STARTING = {"embedded", "commands", "client", "feed", "access", "demo", "testing"}
+STARTING = {"embedded", "exit", "commands", "client", "feed", "access", "demo", "testing"}
 SPECIFIED_TESTS = [*range(13, 20), *range(27, 34), *range(38, 46), 57, 58]
 # The rows of the fault list that are mended, each held by a test that carries its name.
 MENDED_FAULTS = {"E1", "E2", "E3", "E4", "E5", "E6", "E7", "E8", "E13", "E15", "E18", "E25", "E26", "P11"}
