@@ -15,7 +15,7 @@ import structlog
 from redis import Redis
 
 import pipeline.rooms.fanout
-import pipeline.rooms.servers
+import pipeline.link.channels
 from pipeline.hooks import Notifier
 from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics
@@ -398,7 +398,7 @@ async def test_silent_redis_is_given_up_and_found_again(own_redis: RedisServer) 
 @pytest.mark.gen_test(timeout=30)
 async def test_redis_that_accepts_and_says_nothing_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that never gets its first answer is given up, too."""
-    monkeypatch.setattr(pipeline.rooms.servers, "CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(pipeline.link.channels, "CONNECT_SECONDS", 0.1)
     accepted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
     writers = []
     server = await asyncio.start_server(lambda _reader, writer: accepted.put_nowait(writer), "127.0.0.1", 0)

@@ -17,7 +17,7 @@ from tornado.ioloop import IOLoop
 from pipeline.errors import DependencyUnavailable
 from pipeline.queue.job import Finish, NewJob, Outcome
 from pipeline.queue.queue import JobQueue
-from pipeline.queue.server import QueueServer
+from pipeline.link.master import Master
 from tests.redis_server import RedisCluster, RedisServer
 
 WAITING = "pipeline:{ai-processing}:waiting"
@@ -129,7 +129,7 @@ async def test_master_that_became_a_replica_is_left(io_loop: IOLoop) -> None:
 async def test_caller_that_has_gone_leaves_the_others_their_replies() -> None:
     """Calls under way at once share a connection; a reply that nobody waits for any more goes to nobody."""
     with RedisServer() as redis:
-        server = QueueServer(redis.url)
+        server = Master(redis.url)
         await server.call(lambda link: link.ask("PING"))
         calls = [asyncio.create_task(server.call(methodcaller("ask", "ECHO", text))) for text in "abc"]
         await asyncio.sleep(0)
@@ -144,7 +144,7 @@ async def test_caller_that_has_gone_leaves_the_others_their_replies() -> None:
 async def test_server_that_hangs_is_hung_up_on() -> None:
     """Every call ends in time, and once the server is back a new connection serves the next."""
     with RedisServer() as redis:
-        server = QueueServer(redis.url, call_seconds=0.3)
+        server = Master(redis.url, call_seconds=0.3)
         await server.call(lambda link: link.ask("PING"))
         os.kill(redis.pid, signal.SIGSTOP)
         calls = [server.call(lambda link: link.ask("PING")) for _ in range(3)]
