@@ -74,9 +74,9 @@ class Master:
 
     def _move_on(self, left: Link | None) -> None:
         """Go to another node, unless another call has been quicker."""
-        if self._link is left:
+        if left is not None and self._link is left:
             self._nodes.leave(self._address)
-            self._move(left, None)
+        self._move(left, None)
 
     def _move(self, left: Link | None, address: Address) -> None:
         """Go to an address, unless another call has been quicker."""

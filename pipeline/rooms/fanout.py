@@ -67,6 +67,7 @@ class RoomFanout:
         self._publisher = Publisher(lambda: Channels(self._nodes, self._probe), self._probe)
         self._tasks: list[asyncio.Task[None]] = []
         self.is_lost = False
+        self._delays = retry_delays(*RETRY_SECONDS)
         self._changed: set[str] = set()
         self._change = asyncio.Event()
         # As of this connection: rooms asked for, and requests for them that Redis has not confirmed.
@@ -99,14 +100,12 @@ class RoomFanout:
 
     async def listen(self) -> None:
         """Hear the other processes, for ever. After an exception it may be called again, and the gap is asked for."""
-        delays = retry_delays(*RETRY_SECONDS)
         while True:
             # Not redis-py's PubSub: that one reconnects on its own, and the gap would go unnoticed.
             channels = Channels(self._nodes, self._probe, self._take)
             try:
                 await channels.connect()
                 await self._subscribe_all(channels)
-                delays = retry_delays(*RETRY_SECONDS)
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._follow(channels))
                     group.create_task(channels.watch(self._health_seconds))
@@ -117,7 +116,7 @@ class RoomFanout:
                 self.is_lost = True
                 channels.close()
                 self._open_gaps(channels.silent_seconds)
-            await asyncio.sleep(next(delays))
+            await asyncio.sleep(next(self._delays))
 
     async def publish(self, room: str, event: Mapping[str, Any]) -> None:
         """Send the event to every socket in the room: here at once, elsewhere when Redis has it.
@@ -176,9 +175,14 @@ class RoomFanout:
         self._unconfirmed.clear()
         self._note(*self._rooms.names())
         await self._ask(channels)
-        if self.is_lost:
+        self._note_success()
+
+    def _note_success(self) -> None:
+        """When Redis has confirmed every room, and not before: it may refuse what it is asked on every connection."""
+        if self.is_lost and not self._unconfirmed:
             log.info("fanout_reconnected", rooms=len(self._rooms.names()))
             self.is_lost = False
+            self._delays = retry_delays(*RETRY_SECONDS)
 
     async def _follow(self, channels: Channels) -> None:
         """Keep the subscriptions what the rooms are."""
@@ -225,6 +229,7 @@ class RoomFanout:
                 del self._unconfirmed[room]
                 self._release([room])
                 self._close_gap(room)
+                self._note_success()
         elif room in self._asked and not self._unconfirmed[room]:
             raise RedisConnectionError("the channel has moved to another server of the cluster")
 
