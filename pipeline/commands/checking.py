@@ -41,10 +41,10 @@ from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue, Kind
 from pipeline.hooks.checks import find_fault
 from pipeline.hooks.threads import LoopThreads
+from pipeline.link.connection import connect
 from pipeline.metrics import Metrics
 from pipeline.parts import QUEUE_NAME, build_store
 from pipeline.queue.queue import JobQueue
-from pipeline.queue.server import connect
 from pipeline.settings import Settings, is_image_url, is_loopback
 from pipeline.texts import MASK, clean, mask
 

@@ -22,10 +22,11 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
 from pipeline.errors import DependencyUnavailable
 from pipeline.hold import Finding, Hold
+from pipeline.link.connection import CALL_SECONDS, Link
+from pipeline.link.master import Master
 from pipeline.queue import records
 from pipeline.queue.job import FailedJob, FailedPage, Finish, JobState, Mode, NewJob, Outcome, Step
 from pipeline.queue.records import EPOCH
-from pipeline.queue.server import CALL_SECONDS, Link, QueueServer
 
 T = TypeVar("T")
 SCRIPTS = (
@@ -106,8 +107,8 @@ class JobQueue:
         self.name = name
         self.owner = owner
         self.clock_offset_ms = clock_offset_ms
-        self._server = QueueServer(url)
-        self._blocking = QueueServer(url, call_seconds=block_seconds + CALL_SECONDS)
+        self._master = Master(url)
+        self._blocking = Master(url, call_seconds=block_seconds + CALL_SECONDS)
         self._block_seconds = block_seconds
         self._lease_ms = round(lease_seconds * 1000)
         self._keep_completed_ms = round(keep_completed_seconds * 1000)
@@ -128,7 +129,7 @@ class JobQueue:
 
     async def close(self) -> None:
         """Close both connections."""
-        self._server.close()
+        self._master.close()
         self._blocking.close()
 
     def job_id(self, unique: str) -> str:
@@ -409,7 +410,7 @@ class JobQueue:
     async def _call(self, ask: Callable[[Link], Awaitable[Any]]) -> Any:
         """Ask the server; any failure, an answer that never comes included, is DependencyUnavailable."""
         try:
-            return await self._server.call(ask)
+            return await self._master.call(ask)
         except OutOfMemoryError as error:
             raise QueueFull("The queue is full") from error
         except (RedisError, OSError, TimeoutError) as error:

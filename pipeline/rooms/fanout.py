@@ -8,7 +8,6 @@ one Redis would else hear each other. Runs on the event loop.
 from __future__ import annotations
 
 import asyncio
-import random
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -20,11 +19,13 @@ import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from pipeline.delays import retry_delays
+from pipeline.link.channels import Channels
+from pipeline.link.nodes import Address, Nodes
 from pipeline.metrics import Metrics
 from pipeline.rooms.frames import encode, text_frame
 from pipeline.rooms.publisher import Publisher
 from pipeline.rooms.rooms import Rooms
-from pipeline.rooms.servers import Server, Servers, make_pool
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
@@ -34,7 +35,7 @@ PUBLISH_SECONDS = 1.0
 SUBSCRIBE_SECONDS = 1.0
 # A connection silent this long is asked for a sign of life, and given up after as long again.
 HEALTH_SECONDS = 4.0
-BACKOFF_SECONDS = (0.1, 5.0)
+RETRY_SECONDS = (0.1, 5.0)
 
 
 class RoomFanout:
@@ -46,18 +47,27 @@ class RoomFanout:
     """
 
     def __init__(
-        self, rooms: Rooms, redis_url: str, *, metrics: Metrics, health_seconds: float = HEALTH_SECONDS
+        self,
+        rooms: Rooms,
+        redis_url: str,
+        *,
+        metrics: Metrics,
+        prefix: str = "pipeline",
+        health_seconds: float = HEALTH_SECONDS,
     ) -> None:
+        """prefix: of all channels, so that several services may share a Redis."""
         self.on_gap: Callable[[str, datetime], None] | None = None
         self._rooms = rooms
         self._metrics = metrics
         self._health_seconds = health_seconds
         self._origin = secrets.token_hex(8).encode()
-        self._pool = make_pool(redis_url)
-        self._publisher = Publisher(self._pool)
-        self._prefix = f"pipeline:{self._pool.connection_kwargs.get('db') or 0}:room:"
+        self._nodes = Nodes(redis_url)
+        self._probe = f"{prefix}:probe"
+        self._prefix = f"{prefix}:{self._nodes.database}:room:"
+        self._publisher = Publisher(lambda: Channels(self._nodes, self._probe), self._probe)
         self._tasks: list[asyncio.Task[None]] = []
         self.is_lost = False
+        self._delays = retry_delays(*RETRY_SECONDS)
         self._changed: set[str] = set()
         self._change = asyncio.Event()
         # As of this connection: rooms asked for, and requests for them that Redis has not confirmed.
@@ -72,8 +82,8 @@ class RoomFanout:
     async def start(self) -> None:
         """Begin to listen to the other processes; Redis need not be there yet."""
         self._tasks = [
-            asyncio.create_task(self._listen(), name="room_fanout"),
-            asyncio.create_task(self._publisher.run(), name="room_fanout_publisher"),
+            asyncio.create_task(self.listen(), name="room_fanout"),
+            asyncio.create_task(self.publish_owed(), name="room_fanout_publisher"),
         ]
 
     async def stop(self) -> None:
@@ -84,18 +94,43 @@ class RoomFanout:
                 task.cancel()
             await asyncio.wait(pending, timeout=0.5)
 
+    async def publish_owed(self) -> None:
+        """Tell Redis what `publish` owes it, for ever. After an exception it may be called again; nothing is lost."""
+        await self._publisher.run()
+
+    async def listen(self) -> None:
+        """Hear the other processes, for ever. After an exception it may be called again, and the gap is asked for."""
+        while True:
+            # Not redis-py's PubSub: that one reconnects on its own, and the gap would go unnoticed.
+            channels = Channels(self._nodes, self._probe, self._take)
+            try:
+                await channels.connect()
+                await self._subscribe_all(channels)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._follow(channels))
+                    group.create_task(channels.watch(self._health_seconds))
+            except* (RedisError, OSError) as group_error:
+                if not self.is_lost:
+                    log.warning("fanout_disconnected", error=cause_of(group_error.exceptions[0]))
+            finally:
+                self.is_lost = True
+                channels.close()
+                self._open_gaps(channels.silent_seconds)
+            await asyncio.sleep(next(self._delays))
+
     async def publish(self, room: str, event: Mapping[str, Any]) -> None:
         """Send the event to every socket in the room: here at once, elsewhere when Redis has it.
 
         Returns then, or after a second: what other processes cannot be told now they are told when Redis is back.
+        An event or a name of a room that cannot be encoded is a ValueError or TypeError, and is sent to nobody.
         """
-        payload = encode(event)
+        channel, payload = self._channel(room), encode(event)
         self._metrics.events_published.inc()
         if self.on_gap and (since := self._gaps.get(room)):
             # Or a client that hears this one and leaves would never ask for an older one that it did not hear.
             self.on_gap(room, since)
         self._rooms.deliver(room, text_frame(payload))
-        published = self._publisher.publish(self._prefix + room, self._origin + b" " + payload)
+        published = self._publisher.publish(channel, self._origin + b" " + payload)
         published.add_done_callback(lambda _: self._note_age(event.get("timestamp")))
         done, _ = await asyncio.wait([published], timeout=PUBLISH_SECONDS)
         if not done:
@@ -124,40 +159,9 @@ class RoomFanout:
         self._note(room)
         self._gaps.pop(room, None)
 
-    def _note(self, room: str) -> None:
-        self._changed.add(room)
+    def _note(self, *rooms: str) -> None:
+        self._changed.update(rooms)
         self._change.set()
-
-    async def _listen(self) -> None:
-        shortest, longest = BACKOFF_SECONDS
-        pause = shortest
-        while True:
-            # Not redis-py's PubSub: that one reconnects on its own, and the gap would go unnoticed.
-            servers = Servers(self._pool)
-            try:
-                await servers.connect()
-                pause = shortest
-                self._asked.clear()
-                self._unconfirmed.clear()
-                self._changed.update(self._rooms.names())
-                self._change.set()
-                if self.is_lost:
-                    log.info("fanout_reconnected", rooms=len(self._rooms.names()))
-                    self.is_lost = False
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._ask(servers))
-                    group.create_task(self._watch(servers))
-                    for server in servers.all:
-                        group.create_task(self._read(server))
-            except* (RedisError, OSError) as group_error:
-                if not self.is_lost:
-                    log.warning("fanout_disconnected", error=cause_of(group_error.exceptions[0]))
-                    self.is_lost = True
-            finally:
-                await servers.disconnect()
-            self._open_gaps(max((server.silent_seconds for server in servers.all), default=0))
-            await asyncio.sleep(pause * random.uniform(0.5, 1))
-            pause = min(pause * 2, longest)
 
     def _open_gaps(self, silent_seconds: float) -> None:
         since = datetime.now(UTC) - timedelta(seconds=silent_seconds)
@@ -165,47 +169,56 @@ class RoomFanout:
             self._gaps.setdefault(room, since)
         self._release(list(self._waiters))
 
-    async def _ask(self, servers: Servers) -> None:
+    async def _subscribe_all(self, channels: Channels) -> None:
+        """Ask a new set of connections for every room somebody is in."""
+        self._asked.clear()
+        self._unconfirmed.clear()
+        self._note(*self._rooms.names())
+        await self._ask(channels)
+        self._note_success()
+
+    def _note_success(self) -> None:
+        """When Redis has confirmed every room, and not before: it may refuse what it is asked on every connection."""
+        if self.is_lost and not self._unconfirmed:
+            log.info("fanout_reconnected", rooms=len(self._rooms.names()))
+            self.is_lost = False
+            self._delays = retry_delays(*RETRY_SECONDS)
+
+    async def _follow(self, channels: Channels) -> None:
         """Keep the subscriptions what the rooms are."""
-        shard = "S" if servers.is_sharded else ""
         while True:
             await self._change.wait()
-            self._change.clear()
-            changed, self._changed = self._changed, set()
-            entered = [room for room in changed if room in self._rooms and room not in self._asked]
-            left = [room for room in changed if room not in self._rooms]
-            unwanted = [room for room in left if room in self._asked]
-            self._asked.update(entered)
-            self._asked.difference_update(left)
-            self._unconfirmed.update(entered)
-            self._release(left)
-            commands: dict[Server, list[tuple[str | bytes, ...]]] = {}
-            for verb, rooms in (("SUBSCRIBE", entered), ("UNSUBSCRIBE", unwanted)):
-                for channel in (self._prefix + room for room in rooms):
-                    # One command each: those of one sharded command would have to be in one slot.
-                    commands.setdefault(servers.of(channel), []).append((shard + verb, channel))
-            for server, its_commands in commands.items():
-                await server.send(its_commands)
+            await self._ask(channels)
 
-    async def _read(self, server: Server) -> None:
+    async def _ask(self, channels: Channels) -> None:
+        self._change.clear()
+        changed, self._changed = self._changed, set()
+        entered = [room for room in changed if room in self._rooms and room not in self._asked]
+        left = [room for room in changed if room not in self._rooms]
+        unwanted = [room for room in left if room in self._asked]
+        self._asked.update(entered)
+        self._asked.difference_update(left)
+        self._unconfirmed.update(entered)
+        self._release(left)
+        shard = "S" if channels.is_sharded else ""
+        commands: dict[Address, list[tuple[str, bytes]]] = {}
+        for verb, rooms in (("SUBSCRIBE", entered), ("UNSUBSCRIBE", unwanted)):
+            for channel in map(self._channel, rooms):
+                # One command each: those of one sharded command would have to be in one slot.
+                commands.setdefault(channels.address_of(channel), []).append((shard + verb, channel))
+        for address, its_commands in commands.items():
+            (await channels.link_to(address)).send(its_commands)
+
+    def _channel(self, room: str) -> bytes:
+        """Return the channel of a room; ValueError when its name holds half a surrogate pair."""
+        return f"{self._prefix}{room}".encode()
+
+    def _take(self, said: list[Any]) -> None:
         """Take in what Redis sends."""
-        while True:
-            reply = await server.read()
-            if isinstance(reply, list) and len(reply) == 3:
-                kind, channel, content = reply
-                self._take(kind, channel.decode().removeprefix(self._prefix), content)
-
-    async def _watch(self, servers: Servers) -> None:
-        """Raise when a server has been silent for too long. Apart from _read: a timer for each message is dear."""
-        while True:
-            await asyncio.sleep(self._health_seconds / 2)
-            for server in servers.all:
-                if server.silent_seconds > 2 * self._health_seconds:
-                    raise RedisConnectionError("Redis does not answer")
-                if server.silent_seconds > self._health_seconds:
-                    await server.send([("PING",)])
-
-    def _take(self, kind: bytes, room: str, content: Any) -> None:
+        if len(said) != 3:
+            return  # a sign of life
+        kind, channel, content = said
+        room = channel.decode().removeprefix(self._prefix)
         if kind in (b"message", b"smessage"):
             origin, _, payload = content.partition(b" ")
             if origin != self._origin:
@@ -216,6 +229,7 @@ class RoomFanout:
                 del self._unconfirmed[room]
                 self._release([room])
                 self._close_gap(room)
+                self._note_success()
         elif room in self._asked and not self._unconfirmed[room]:
             raise RedisConnectionError("the channel has moved to another server of the cluster")
 

@@ -7,79 +7,133 @@ calls. Runs on the event loop.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import structlog
-from redis.asyncio import ConnectionPool
-from redis.exceptions import RedisError
+from redis.exceptions import AskError, ClusterDownError, ReadOnlyError, RedisError, ResponseError, TryAgainError
 
-from pipeline.rooms.servers import CONNECT_SECONDS, Server, Servers
+from pipeline.delays import retry_delays
+from pipeline.link.channels import Channels
+from pipeline.link.connection import CALL_SECONDS
+from pipeline.link.nodes import Address
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
 BATCH = 200
-BACKOFF_SECONDS = (0.05, 5.0)
+RETRY_SECONDS = (0.05, 5.0)
+REFUSED_SECONDS = 5.0
 # Far more than a process can have: without Redis it gets no new jobs.
 MAX_OWED = 10_000
+# The channel is elsewhere (a MovedError is an AskError) or will be. Any other refusal is about one message.
+NOT_HERE = (AskError, ClusterDownError, ReadOnlyError, TryAgainError)
+
+
+@dataclass(slots=True, eq=False)
+class Owed:
+    """A message that Redis does not have yet. published: done when it has."""
+
+    channel: bytes
+    message: bytes
+    published: asyncio.Future[None]
 
 
 class Publisher:
-    """Publishes messages in the order they came, each at least once while the process lives."""
+    """Publishes messages, those of one channel in the order they came, each at least once while the process lives."""
 
-    def __init__(self, pool: ConnectionPool) -> None:
-        self._pool = pool
-        self._owed: deque[tuple[str, bytes, asyncio.Future[None]]] = deque(maxlen=MAX_OWED)
+    def __init__(self, open_channels: Callable[[], Channels], probe: str) -> None:
+        """open_channels: returns a new set of connections. probe: a key that never exists."""
+        self._open_channels = open_channels
+        # A write that writes nothing. A server that became a replica refuses it; a PUBLISH it takes, and tells nobody.
+        self._guard = ("PERSIST", probe)
+        self._owed: deque[Owed] = deque(maxlen=MAX_OWED)
+        self._refused: deque[Owed] = deque(maxlen=MAX_OWED)
         self._added = asyncio.Event()
 
-    def publish(self, channel: str, message: bytes) -> asyncio.Future[None]:
+    def publish(self, channel: bytes, message: bytes) -> asyncio.Future[None]:
         """Return a future that is done when Redis has the message; whoever waits for it keeps the time."""
-        published = asyncio.get_running_loop().create_future()
-        self._owed.append((channel, message, published))
+        owed = Owed(channel, message, asyncio.get_running_loop().create_future())
+        self._owed.append(owed)
         self._added.set()
-        return published
+        return owed.published
 
     async def run(self) -> None:
-        """Publish until cancelled."""
-        shortest, longest = BACKOFF_SECONDS
-        pause = shortest
+        """Publish for ever; after an exception it may be run again, and what was owed is still owed."""
+        delays = retry_delays(*RETRY_SECONDS)
+        failures = 0
         while True:
             await self._added.wait()
-            servers = Servers(self._pool)
+            channels = self._open_channels()
             try:
-                await servers.connect()
+                await channels.connect()
                 while True:
                     await self._added.wait()
-                    await self._publish(servers)
-                    pause = shortest
+                    await self._publish(channels)
+                    delays, failures = retry_delays(*RETRY_SECONDS), 0
             except (RedisError, OSError) as error:
+                failures += 1
                 # A connection that died while idle is no news.
-                if pause > shortest:
+                if failures > 1:
                     log.warning("publisher_disconnected", error=cause_of(error), owed=len(self._owed))
             finally:
-                await servers.disconnect()
-            await asyncio.sleep(pause * random.uniform(0.5, 1))
-            pause = min(pause * 2, longest)
+                channels.close()
+            await asyncio.sleep(next(delays))
 
-    async def _publish(self, servers: Servers) -> None:
-        batch = list(islice(self._owed, BATCH))
-        verb = "SPUBLISH" if servers.is_sharded else "PUBLISH"
-        parts: dict[Server, list[tuple[str | bytes, ...]]] = {}
-        for channel, message, _ in batch:
-            parts.setdefault(servers.of(channel), []).append((verb, channel, message))
-        async with asyncio.timeout(CONNECT_SECONDS):
-            for server, commands in parts.items():
-                await server.send(commands)
-            for server, commands in parts.items():
-                for _ in commands:
-                    await server.read()
-        for _, _, published in batch:
-            # Unless more came meanwhile than may be owed, and pushed it out.
-            if self._owed[0][2] is published:
-                self._owed.popleft()
-            if not published.done():
-                published.set_result(None)
+    async def _publish(self, channels: Channels) -> None:
+        parts: dict[Address, list[Owed]] = {}
+        for each in islice(self._owed, BATCH):
+            parts.setdefault(channels.address_of(each.channel), []).append(each)
+        telling = [self._tell(channels, address, batch) for address, batch in parts.items()]
+        failures = await asyncio.gather(*telling, return_exceptions=True)
         if not self._owed:
             self._added.clear()
+        for failure in failures:
+            if failure is not None:
+                raise failure
+
+    async def _tell(self, channels: Channels, address: Address, batch: Sequence[Owed]) -> None:
+        """Publish what is owed to one server; RedisError, OSError or TimeoutError leaves it owed."""
+        verb = "SPUBLISH" if channels.is_sharded else "PUBLISH"
+        # In a cluster a replica sends us to its master.
+        guards = [] if channels.is_cluster else [self._guard]
+        async with asyncio.timeout(CALL_SECONDS):
+            link = await channels.link_to(address)
+            asked = link.ask_each([*guards, *((verb, each.channel, each.message) for each in batch)])
+            replies: list[Any] = await asyncio.gather(*asked, return_exceptions=True)
+        for reply in replies[: len(guards)]:
+            if isinstance(reply, ReadOnlyError):
+                channels.leave()
+                raise reply
+        self._settle(batch, replies[len(guards) :])
+
+    def _settle(self, batch: Sequence[Owed], replies: Sequence[Any]) -> None:
+        failure = None
+        settled = set()
+        for each, reply in zip(batch, replies, strict=True):
+            if isinstance(reply, ResponseError) and not isinstance(reply, NOT_HERE):
+                self._refuse(each, reply)
+            elif isinstance(reply, Exception):
+                failure = failure or reply
+                continue
+            elif not each.published.done():
+                each.published.set_result(None)
+            settled.add(each)
+        self._owed = deque((each for each in self._owed if each not in settled), MAX_OWED)
+        if failure:
+            raise failure
+
+    def _refuse(self, refused: Owed, error: Exception) -> None:
+        """Put a message aside, so that those behind it are told, and try it again later."""
+        if not self._refused:
+            log.warning("event_refused", error=cause_of(error))
+            asyncio.get_running_loop().call_later(REFUSED_SECONDS, self._owe_refused)
+        self._refused.append(refused)
+
+    def _owe_refused(self) -> None:
+        self._owed = deque((*self._refused, *self._owed), MAX_OWED)
+        self._refused.clear()
+        self._added.set()

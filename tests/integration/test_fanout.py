@@ -14,8 +14,9 @@ import pytest
 import structlog
 from redis import Redis
 
+import pipeline.link.channels
 import pipeline.rooms.fanout
-import pipeline.rooms.servers
+import pipeline.rooms.publisher
 from pipeline.hooks import Notifier
 from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics
@@ -23,6 +24,7 @@ from pipeline.settings import Settings
 from pipeline.testing import NotifierSuite
 from plugins.notify_websocket import WebSocketNotifier
 from tests.factories import SECRET
+from tests.forwarder import Forwarder
 from tests.redis_server import RedisCluster, RedisServer
 from tests.sockets import WAIT_SECONDS, Process, make_event
 
@@ -398,7 +400,7 @@ async def test_silent_redis_is_given_up_and_found_again(own_redis: RedisServer) 
 @pytest.mark.gen_test(timeout=30)
 async def test_redis_that_accepts_and_says_nothing_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that never gets its first answer is given up, too."""
-    monkeypatch.setattr(pipeline.rooms.servers, "CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(pipeline.link.channels, "CONNECT_SECONDS", 0.1)
     accepted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
     writers = []
     server = await asyncio.start_server(lambda _reader, writer: accepted.put_nowait(writer), "127.0.0.1", 0)
@@ -467,6 +469,180 @@ async def test_stop_is_quick_whatever_redis_does(own_redis: RedisServer, trouble
                 unhang(own_redis)
     if trouble == "none":
         await eventually(lambda: len(own_redis.client().client_list()) == 1)
+
+
+# what no channel carries, and what Redis refuses
+
+
+@pytest.mark.fault("E10")
+@pytest.mark.gen_test(timeout=30)
+async def test_event_that_cannot_be_encoded_is_refused_to_its_publisher(redis_url: str) -> None:
+    """At once, and neither for sockets nor for the events behind it; nothing of it stays owed."""
+    async with Process(redis_url) as one, Process(redis_url) as two:
+        here, there = await one.connect(), await two.connect()
+        for room, event in [("user:\ud800", make_event(1)), (ROOM, make_event(1) | {"error": object()})]:
+            with pytest.raises((ValueError, TypeError)):
+                await one.fanout.publish(room, event)
+        await one.fanout.publish(ROOM, make_event(2))
+        assert [await here.frame(), await there.frame()] == [make_event(2)] * 2
+        assert one.count("events_published_total") == 1 and one.count("fanout_errors_total") == 0
+
+
+@pytest.mark.fault("E10")
+@pytest.mark.gen_test(timeout=30)
+async def test_event_that_redis_refuses_does_not_stop_those_behind_it(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are told at once; it is tried again and told when Redis takes it."""
+    monkeypatch.setattr(pipeline.rooms.publisher, "REFUSED_SECONDS", 0.1)
+    acl, url = ("ACL", "SETUSER", "one", "on", "nopass", "+@all", "~*"), own_redis.url.replace("//", "//one:any@")
+    own_redis.client().execute_command(*acl, "resetchannels", "&pipeline:0:room:user:allowed", "&pipeline:probe")
+    async with Process(url) as one, Process(own_redis.url) as two:
+        allowed, other = await two.connect("allowed"), await two.connect("other")
+        refused = asyncio.ensure_future(one.fanout.publish("user:other", make_event(1)))
+        for number in (2, 3):
+            await one.fanout.publish("user:allowed", make_event(number))
+            assert await allowed.frame() == make_event(number)
+        await refused
+        assert one.count("fanout_errors_total") == 1
+        own_redis.client().execute_command(*acl, "allchannels")
+        assert await other.frame() == make_event(1)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_refused_subscriptions_are_one_outage(own_redis: RedisServer) -> None:
+    """Each try connects and is refused; that is no recovery. The rooms are heard again when Redis takes them."""
+    redis = own_redis.client()
+    with structlog.testing.capture_logs() as lines:
+        async with Process(own_redis.url) as process:
+            gaps = Gaps(process)
+            await process.connect()
+            redis.execute_command("ACL", "SETUSER", "default", "resetchannels")
+            await eventually(lambda: refusals(redis) >= 3)
+            redis.execute_command("ACL", "SETUSER", "default", "allchannels")
+            await gaps.wait("user-1")
+    told = [line["event"] for line in lines if line["event"].startswith("fanout_")]
+    assert told == ["fanout_disconnected", "fanout_reconnected"]
+
+
+def refusals(redis: Redis) -> int:
+    count: int = redis.info("commandstats").get("cmdstat_subscribe", {"rejected_calls": 0})["rejected_calls"]
+    return count
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_prefixes_of_one_redis_do_not_hear_each_other(redis_url: str, redis_server: RedisServer) -> None:
+    """Two services may share a database under different prefixes and have users of the same name."""
+    options = {"prefix": "other"}
+    async with (
+        Process(redis_url) as one,
+        Process(redis_url, fanout_options=options) as other,
+        Process(redis_url, fanout_options=options) as third,
+    ):
+        client = await other.connect()
+        redis = redis_server.client()
+        assert redis.pubsub_shardchannels("*") + redis.pubsub_channels("*") == ["other:0:room:user:user-1"]
+        await one.fanout.publish(ROOM, make_event(1))
+        await third.fanout.publish(ROOM, make_event(2))
+        assert await client.frame() == make_event(2)
+
+
+@pytest.mark.fault("E10")
+@pytest.mark.gen_test(timeout=30)
+async def test_listening_heals_after_an_exception_nobody_foresaw(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is raised to the caller; sockets that wait are let in; called again, it asks for what was missed."""
+    async with Process(redis_url) as one, Process(redis_url) as two:
+        client = await one.connect()
+        await one.fanout.stop()
+        gaps = Gaps(one)
+        listening = asyncio.create_task(one.fanout.listen())
+        await gaps.wait("user-1")
+        with monkeypatch.context() as patched:
+            patched.setattr(one.rooms, "deliver", lambda room, frame: 1 // 0)
+            await two.fanout.publish(ROOM, make_event(1))
+            with pytest.raises(ZeroDivisionError):
+                await one_of(listening)
+        started_at = time.monotonic()
+        await one.connect("user-2")
+        assert time.monotonic() - started_at < 0.5 and gaps.told == []
+        listening = asyncio.create_task(one.fanout.listen())
+        await gaps.wait("user-1", "user-2")
+        await two.fanout.publish(ROOM, make_event(2))
+        assert await client.frame() == make_event(2)
+        listening.cancel()
+        await asyncio.wait([listening])
+
+
+async def one_of(listening: asyncio.Task[None]) -> None:
+    """Raise the only exception of a group."""
+    try:
+        await asyncio.wait_for(listening, WAIT_SECONDS)
+    except ExceptionGroup as group:
+        (error,) = group.exceptions
+        raise error from None
+
+
+# servers that go
+
+
+@pytest.mark.fault("R1")
+@pytest.mark.gen_test(timeout=60)
+async def test_master_that_became_a_replica_is_not_told(own_redis: RedisServer) -> None:
+    """It would take a PUBLISH and tell nobody; behind a fixed address that keeps old connections the new one is found.
+
+    A process that publishes seldom and one that never rests both move.
+    """
+    with RedisServer() as successor:
+        async with Forwarder(own_redis.port) as address, Process(address.url) as one:
+            await one.fanout.publish(ROOM, make_event(0))
+            address.upstream_port = successor.port
+            own_redis.client().replicaof("127.0.0.1", successor.port)
+            async with Process(successor.url) as two:
+                client = await two.connect()
+                for number in (1, 2, 3):
+                    await one.fanout.publish(ROOM, make_event(number))
+                    assert await client.frame() == make_event(number)
+            assert one.count("fanout_errors_total") == 0
+
+
+@pytest.mark.fault("R5")
+@pytest.mark.gen_test(timeout=30)
+async def test_idle_connection_cut_without_a_word_costs_less_than_a_second(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A publishing connection that has been idle is asked before it is used."""
+    monkeypatch.setattr(pipeline.link.channels, "TRUSTED_SECONDS", 0.0)
+    async with Forwarder(own_redis.port) as address, Process(address.url) as one, Process(own_redis.url) as two:
+        client = await two.connect()
+        await one.fanout.publish(ROOM, make_event(1))
+        assert await client.frame() == make_event(1)
+        address.silence()
+        started_at = time.monotonic()
+        await one.fanout.publish(ROOM, make_event(2))
+        assert await client.frame() == make_event(2)
+        assert time.monotonic() - started_at < 1
+        assert one.count("fanout_errors_total") == 0
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_rooms_go_on_without_the_node_of_the_url(cluster: RedisCluster) -> None:
+    """A cluster's node that is dead for good is left: events of channels on other masters are told and heard."""
+    first, second, _third = cluster.servers
+    room = next(room for room in map("user:{}".format, range(99)) if cluster.owner(f"pipeline:0:room:{room}") is second)
+    async with Process(first.url) as one, Process(first.url) as two:
+        client = await one.connect(room.removeprefix("user:"))
+        await two.fanout.publish(room, make_event(1))
+        assert await client.frame() == make_event(1)
+        gaps = Gaps(one)
+        first.kill()
+        # Both have to connect anew.
+        second.client().client_kill_filter(_type="pubsub")
+        second.client().client_kill_filter(_type="normal", skipme=True)
+        await gaps.wait(room.removeprefix("user:"))
+        await two.fanout.publish(room, make_event(2))
+        assert await client.frame() == make_event(2)
 
 
 # the plugin

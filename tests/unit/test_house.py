@@ -26,9 +26,9 @@ ROWS = [
     {"assets", "queue", "rooms", "hooks"},
     {"auth"},
     {"settings"},
-    {"sandbox"},
+    {"sandbox", "link"},
     {"errors"},
-    {"texts", "hold"},
+    {"texts", "hold", "delays"},
 ]
 PLAIN_WORDS = ROWS[-5:]
 BESIDE = {"metrics", "logs", "tracing", "supervision"}
@@ -40,7 +40,7 @@ SPECIFIED_TESTS = [*range(13, 20), *range(27, 34), *range(38, 46), 57, 58]
 MENDED_FAULTS = {"E1", "E2", "E3", "E4", "E5", "E6", "E7", "E8", "E13", "E15", "E18", "E25", "E26", "P11"}
 PURE = [
     *("pipeline.assets.asset", "pipeline.assets.events", "pipeline.assets.store", "pipeline.queue.job"),
-    *("pipeline.errors", "pipeline.hold", "pipeline.texts"),
+    *("pipeline.errors", "pipeline.hold", "pipeline.texts", "pipeline.delays"),
     *("pipeline.assets.containers", "pipeline.sandbox.cost", "pipeline.sandbox.wire"),
 ]
 

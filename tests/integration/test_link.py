@@ -1,5 +1,5 @@
-"""Where a queue's Redis is: a Redis Cluster of three real masters, slots that move, a master that is lost; and the one
-connection that all calls share.
+"""The connections to Redis: a Redis Cluster of three real masters, slots that move, a master that is lost; the one
+connection that all calls share, and one that listens.
 """
 
 from __future__ import annotations
@@ -7,8 +7,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import ssl
 from collections.abc import Iterator
 from operator import methodcaller
+from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -17,7 +20,10 @@ from tornado.ioloop import IOLoop
 from pipeline.errors import DependencyUnavailable
 from pipeline.queue.job import Finish, NewJob, Outcome
 from pipeline.queue.queue import JobQueue
-from pipeline.queue.server import QueueServer
+from pipeline.link.master import Master
+from pipeline.link.nodes import Nodes
+from tests.certificates import Authority
+from tests.forwarder import Forwarder
 from tests.redis_server import RedisCluster, RedisServer
 
 WAITING = "pipeline:{ai-processing}:waiting"
@@ -129,7 +135,7 @@ async def test_master_that_became_a_replica_is_left(io_loop: IOLoop) -> None:
 async def test_caller_that_has_gone_leaves_the_others_their_replies() -> None:
     """Calls under way at once share a connection; a reply that nobody waits for any more goes to nobody."""
     with RedisServer() as redis:
-        server = QueueServer(redis.url)
+        server = Master(redis.url)
         await server.call(lambda link: link.ask("PING"))
         calls = [asyncio.create_task(server.call(methodcaller("ask", "ECHO", text))) for text in "abc"]
         await asyncio.sleep(0)
@@ -141,10 +147,79 @@ async def test_caller_that_has_gone_leaves_the_others_their_replies() -> None:
 
 
 @pytest.mark.gen_test(timeout=30)
+async def test_lost_connection_leaves_no_caller_waiting() -> None:
+    """Each gets an error at once, whoever cut the connection, and the next call gets a new one."""
+    with RedisServer() as redis:
+        server = Master(redis.url)
+        for cut in (lambda: redis.client().client_kill_filter(_type="normal", skipme=True), server.close):
+            await server.call(lambda link: link.ask("PING"))
+            calls = [asyncio.ensure_future(server.call(lambda link: link.ask("BLPOP", "none", 0))) for _ in range(3)]
+            while not redis.client().info("clients")["blocked_clients"]:
+                await asyncio.sleep(0.01)
+            cut()
+            for error in await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 1):
+                assert isinstance(error, RedisConnectionError)
+        assert await server.call(lambda link: link.ask("PING")) == "PONG"
+        server.close()
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_listening_connection_hands_over_what_is_published() -> None:
+    """In bytes, as it is no text of ours; what the listener raises ends the connection and is raised by its check."""
+    with RedisServer() as redis:
+        heard: asyncio.Queue[list[Any]] = asyncio.Queue()
+        link = await Nodes(redis.url).open(None)
+        lost = asyncio.Event()
+        link.on_lost = lost.set
+        link.listen(heard.put_nowait)
+        link.send([("SUBSCRIBE", "news"), ("PING",)])
+        assert await heard.get() == [b"subscribe", b"news", 1]
+        assert await heard.get() == [b"pong", b""]
+        redis.client().publish("news", b"\xff")
+        assert await heard.get() == [b"message", b"news", b"\xff"]
+        link.check(1)
+        link.listen(methodcaller("missing"))
+        redis.client().publish("news", "more")
+        await asyncio.wait_for(lost.wait(), 1)
+        with pytest.raises(AttributeError):
+            link.check(1)
+
+
+@pytest.mark.fault("O16")
+@pytest.mark.gen_test(timeout=30)
+async def test_connections_share_a_tls_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making one takes up to 300 ms of the event loop. TLS changes nothing else: calls, pushes, the end."""
+    authority = Authority(tmp_path, "ours")
+    made: list[ssl.SSLContext] = []
+    make = ssl.create_default_context
+
+    def count(*args: Any, **options: Any) -> ssl.SSLContext:
+        made.append(make(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(ssl, "create_default_context", count)
+    with RedisServer() as redis:
+        async with Forwarder(redis.port, tls=authority.server_context("127.0.0.1")) as address:
+            nodes = Nodes(f"{address.url}?ssl_ca_certs={authority.ca_file}")
+            links = [await nodes.open(None) for _ in range(3)]
+            assert await links[0].ask("ECHO", "x" * 100_000) == "x" * 100_000
+            heard: asyncio.Queue[list[Any]] = asyncio.Queue()
+            links[1].listen(heard.put_nowait)
+            links[1].send([("SUBSCRIBE", "news")])
+            assert await heard.get() == [b"subscribe", b"news", 1]
+            redis.client().client_kill_filter(_type="normal", skipme=True)
+            with pytest.raises(RedisConnectionError):
+                await links[0].ask("BLPOP", "none", 0)
+            for link in links:
+                link.close()
+    assert len(made) == 1
+
+
+@pytest.mark.gen_test(timeout=30)
 async def test_server_that_hangs_is_hung_up_on() -> None:
     """Every call ends in time, and once the server is back a new connection serves the next."""
     with RedisServer() as redis:
-        server = QueueServer(redis.url, call_seconds=0.3)
+        server = Master(redis.url, call_seconds=0.3)
         await server.call(lambda link: link.ask("PING"))
         os.kill(redis.pid, signal.SIGSTOP)
         calls = [server.call(lambda link: link.ask("PING")) for _ in range(3)]

@@ -1,0 +1,56 @@
+"""A fixed address in front of servers: each new connection goes to the server of now, old ones stay where they are."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from types import TracebackType
+
+
+class Forwarder:
+    """A TCP proxy on the test's own loop; `async with` starts and ends it.
+
+    upstream_port: where new connections go. tls: what clients have to speak TLS with; servers get plain text.
+    """
+
+    def __init__(self, upstream_port: int, tls: ssl.SSLContext | None = None) -> None:
+        self.upstream_port = upstream_port
+        self._tls = tls
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
+        self._silenced: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> Forwarder:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
+        self.url = f"{'rediss' if self._tls else 'redis'}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def silence(self) -> None:
+        """Swallow from now on what the connections of now send, as a firewall does that has forgotten them."""
+        self._silenced.update(self._writers)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self.upstream_port)
+        self._writers += [writer, upstream_writer]
+        for source, target in ((reader, upstream_writer), (upstream_reader, writer)):
+            self._tasks.add(asyncio.create_task(self._carry(source, target)))
+
+    async def _carry(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(1 << 16):
+                if target not in self._silenced:
+                    target.write(data)
+        except ConnectionError:
+            pass
+        if target not in self._silenced:
+            target.close()
