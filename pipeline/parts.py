@@ -57,7 +57,9 @@ class Parts:
         )
         self.tracing = build_tracing(settings)
         self.rooms = Rooms(max_frames=settings.outbox_frames, max_bytes=settings.outbox_bytes, metrics=self.metrics)
-        self.fanout = RoomFanout(self.rooms, redis_url, metrics=self.metrics)
+        self.fanout = RoomFanout(
+            self.rooms, redis_url, metrics=self.metrics, prefix=settings.queue_prefix, supervisor=self.supervisor
+        )
         self.plugins = build_plugins(settings, self.metrics, self.fanout, CATEGORIES, self.tracing)
         self.store = build_store(settings, self.supervisor)
         self.metrics.of_queue(QUEUE_NAME, settings.all_providers)

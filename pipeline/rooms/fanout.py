@@ -26,6 +26,7 @@ from pipeline.metrics import Metrics
 from pipeline.rooms.frames import encode, text_frame
 from pipeline.rooms.publisher import Publisher
 from pipeline.rooms.rooms import Rooms
+from pipeline.supervision import Supervisor, Watched
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
@@ -53,9 +54,13 @@ class RoomFanout:
         *,
         metrics: Metrics,
         prefix: str = "pipeline",
+        supervisor: Supervisor | None = None,
         health_seconds: float = HEALTH_SECONDS,
     ) -> None:
-        """prefix: of all channels, so that several services may share a Redis."""
+        """prefix: of all channels, so that several services may share a Redis.
+
+        supervisor: keeps the tasks running that listen and publish; default: one of its own.
+        """
         self.on_gap: Callable[[str, datetime], None] | None = None
         self._rooms = rooms
         self._metrics = metrics
@@ -65,7 +70,8 @@ class RoomFanout:
         self._probe = f"{prefix}:probe"
         self._prefix = f"{prefix}:{self._nodes.database}:room:"
         self._publisher = Publisher(lambda: Channels(self._nodes, self._probe), self._probe)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._supervisor = supervisor or Supervisor()
+        self._watched: list[Watched] = []
         self.is_lost = False
         self._delays = retry_delays(*RETRY_SECONDS)
         self._changed: set[str] = set()
@@ -81,18 +87,14 @@ class RoomFanout:
 
     async def start(self) -> None:
         """Begin to listen to the other processes; Redis need not be there yet."""
-        self._tasks = [
-            asyncio.create_task(self.listen(), name="room_fanout"),
-            asyncio.create_task(self.publish_owed(), name="room_fanout_publisher"),
+        self._watched = [
+            self._supervisor.start("subscriptions", self.listen),
+            self._supervisor.start("publisher", self.publish_owed),
         ]
 
     async def stop(self) -> None:
         """End all connections."""
-        # Asked again, because the Redis client can take a cancellation for a failed connection.
-        while pending := [task for task in self._tasks if not task.done()]:
-            for task in pending:
-                task.cancel()
-            await asyncio.wait(pending, timeout=0.5)
+        await self._supervisor.stop(self._watched)
 
     async def publish_owed(self) -> None:
         """Tell Redis what `publish` owes it, for ever. After an exception it may be called again; nothing is lost."""
