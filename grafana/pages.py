@@ -299,9 +299,11 @@ def _repairs() -> list[Panel]:
         ),
         graph(
             "Reconciler",
-            "Searches for lost jobs by reason, and the assets whose job was enqueued again.",
+            "Searches for lost jobs by reason, the assets whose job was enqueued again, and stored images that were "
+            "removed because no asset names them.",
             rate("reconciler_searches", "reason", legend="{{reason}} searches"),
             rate("reconciled", legend="found"),
+            rate("images_swept", legend="images swept"),
             unit="ops",
             width=6,
         ),

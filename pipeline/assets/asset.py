@@ -97,6 +97,14 @@ class Asset:
         """How often its job has started and is to blame if nothing came of it."""
         return self.fence - self.excused
 
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """The public ids of its images: those it has and, while it is processing, the one its current run may save."""
+        processed = self.processed.public_id if self.processed else None
+        if self.status is AssetStatus.PROCESSING:
+            processed = processed_public_id(self.id, self.fence)
+        return (self.original.public_id, *([processed] if processed else []))
+
     def to_json(self) -> dict[str, Any]:
         """Return the asset as clients see it (schema Asset in contracts/analyze-queue.openapi.json)."""
         meta = self.ai_metadata
