@@ -37,9 +37,11 @@ from pipeline.texts import cause_of
 from pipeline.tracing import build_tracing
 from pipeline.usecases import notifying
 from pipeline.usecases.dead_letters import DeadLetters
+from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.processing import Processing, job_event
 from pipeline.usecases.reconciler import Reconciler
 from pipeline.usecases.replay import Replay
+from pipeline.usecases.retention import Sweeper
 from pipeline.usecases.submission import Submission, SubmissionPolicy
 from pipeline.watchdog import Watchdog
 
@@ -108,6 +110,8 @@ class App:
             keep_keys_seconds=settings.idempotency_seconds,
             is_fair=is_fair,
         )
+        self.sweeper = Sweeper(self.store, self.plugins, self.queue, self.metrics)
+        self.leftovers = Leftovers(self.store, self.plugins)
         self._pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="image")
         self.submission = Submission(
             self.store,
@@ -115,6 +119,7 @@ class App:
             self.queue,
             self.metrics,
             SubmissionPolicy(is_fair, settings.max_backlog, settings.max_backlog_per_user, settings.dedupe_uploads),
+            leftovers=self.leftovers,
             pool=self._pool,
             on_deferred=self.reconciler.request,
             on_enqueued=self._observe_enqueued,
@@ -139,6 +144,7 @@ class App:
                 self.plugins,
                 self.notifying,
                 self.metrics,
+                leftovers=self.leftovers,
                 provider_timeout_seconds=settings.provider_timeout_seconds,
                 max_starts=settings.job_attempts + settings.max_stalls,
                 tracing=self.tracing,
@@ -293,6 +299,7 @@ class App:
                 log.warning("jobs_recovered", jobIds=recovered)
             await self.notifications.recover(everything=True)
         self._background.append(asyncio.create_task(self.reconciler.run(), name="reconciler"))
+        self._background.append(asyncio.create_task(self.sweeper.run(), name="sweeper"))
         if self.settings.role is not Role.WEB:
             for worker in self._workers:
                 worker.start()
@@ -314,7 +321,7 @@ class App:
         if self.settings.role is not Role.WEB:
             drains += [worker.drain(self.settings.shutdown_seconds) for worker in self._workers]
         await asyncio.gather(*drains)
-        await cancel([*self._background, *self.submission.unsettled])
+        await cancel([*self._background, *self.submission.unsettled, *self.leftovers.tasks])
         await drain_sockets(self.rooms, GOODBYE_SECONDS)
         await self._server.close_all_connections()
         await self.fanout.stop()

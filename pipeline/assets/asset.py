@@ -99,11 +99,14 @@ class Asset:
 
     @property
     def image_ids(self) -> tuple[str, ...]:
-        """The public ids of its images: those it has and, while it is processing, the one its current run may save."""
+        """The public ids of the images it has, in our storage."""
         processed = self.processed.public_id if self.processed else None
-        if self.status is AssetStatus.PROCESSING:
-            processed = processed_public_id(self.id, self.fence)
         return (self.original.public_id, *([processed] if processed else []))
+
+    def names(self, public_id: str) -> bool:
+        """Return whether the image is one it has, or the one that its current run may have saved and not yet named."""
+        is_of_run = self.status is AssetStatus.PROCESSING and public_id == processed_public_id(self.id, self.fence)
+        return is_of_run or public_id in self.image_ids
 
     def to_json(self) -> dict[str, Any]:
         """Return the asset as clients see it (schema Asset in contracts/analyze-queue.openapi.json)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 from tornado.ioloop import IOLoop
@@ -13,32 +13,29 @@ from tornado.ioloop import IOLoop
 from pipeline.assets.asset import Asset, AssetStatus, job_data
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
-from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, ProcessedImage, UploadFacts
+from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, ProcessedImage
 from pipeline.metrics import Metrics
+from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.processing import Processing
 from pipeline.queue.job import Job
 from tests.contract.contracts import check_event
 from tests.factories import make_asset
+from tests.memory_storage import MemoryStorage
 
 FOUND = Analysis(Attribute("Nike", 0.9), Attribute("Air Max 90", 0.8), Attribute("Red", 0.5))
 
 
-class Plugins:
+class Plugins(MemoryStorage):
     """The far end: an AI, a storage and a notifier that remember what they were asked."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.needs_image = False
         self.analysis: Analysis | Exception = FOUND
         self.requests: list[AnalyzeRequest] = []
         self.tried: list[str] = []
-        self.images: dict[str, bytes] = {}
         self.events: list[tuple[Mapping[str, Any], str]] = []
         self.before_answer: Callable[[], Any] | None = None
-
-    has_upload_filters = False
-
-    async def validate_upload(self, upload: UploadFacts) -> None:
-        raise AssertionError("there is no filter")
 
     async def analyze(
         self, request: AnalyzeRequest, read_image: Callable[[], Awaitable[bytes]], tries: str = ""
@@ -52,18 +49,6 @@ class Plugins:
         if isinstance(self.analysis, Exception):
             raise self.analysis
         return self.analysis
-
-    async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
-        self.images[public_id] = file.read()
-        return f"https://images.example/{public_id}"
-
-    async def read(self, public_id: str) -> bytes:
-        if public_id not in self.images:
-            raise FileNotFoundError(public_id)
-        return self.images[public_id]
-
-    async def delete(self, public_id: str) -> None:
-        self.images.pop(public_id, None)
 
     async def announce(self, event: Mapping[str, Any], user_id: str) -> None:
         check_event(dict(event))
@@ -90,7 +75,8 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def processing(store: SqliteAssetStore, plugins: Plugins, metrics: Metrics) -> Processing:
-    return Processing(store, plugins, plugins, metrics, provider_timeout_seconds=90)
+    leftovers = Leftovers(store, plugins)
+    return Processing(store, plugins, plugins, metrics, leftovers=leftovers, provider_timeout_seconds=90)
 
 
 async def submit(store: SqliteAssetStore) -> tuple[Asset, Job]:
