@@ -120,6 +120,7 @@ class Sweeper:
         own = f"{OWNERS}{installation}"
         if own not in marks:
             await self._storage.save(own, io.BytesIO(MARK), "image/gif")
+            log.info("storage_marked", mark=own)
         if others := sorted(marks.keys() - {own}):
             log.warning("sweep_refused", reason="Other installations keep images in this storage", marks=others)
             return False
