@@ -299,9 +299,11 @@ def _repairs() -> list[Panel]:
         ),
         graph(
             "Reconciler",
-            "Searches for what Redis lost, by reason, and the jobs, dead letters and events that were put back.",
+            "Searches for what Redis lost, by reason; the jobs, dead letters and events that were put back; and stored "
+            "images that were removed because no asset names them.",
             rate("reconciler_searches", "reason", legend="{{reason}} searches"),
             rate("reconciled", legend="found"),
+            rate("images_swept", legend="images swept"),
             unit="ops",
             width=6,
         ),

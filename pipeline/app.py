@@ -68,6 +68,7 @@ class App:
             await parts.notifications.recover(everything=True)
         await self._own_queues()
         self._watch("reconciler", parts.reconciler.run)
+        self._watch("sweeper", parts.sweeper.run)
         self._watch("notification reconciler", parts.notification_reconciler.run, "reconciler")
         if settings.role is not Role.WEB:
             for worker in parts.workers:
@@ -91,7 +92,7 @@ class App:
         if self.settings.role is not Role.WEB:
             drains += [worker.drain(seconds) for worker in parts.workers]
         await _settled(asyncio.gather(*drains))
-        await _settled(cancel(parts.submission.unsettled))
+        await _settled(cancel([*parts.submission.unsettled, *parts.leftovers.tasks]))
         await _settled(parts.supervisor.stop(self._watched))
         await _settled(drain_sockets(parts.rooms, GOODBYE_SECONDS))
         await _settled(self._server.close_all_connections(), CLOSE_SECONDS)

@@ -28,9 +28,11 @@ from pipeline.tracing import build_tracing
 from pipeline.usecases import notifying
 from pipeline.usecases.dead_letters import DeadLetters
 from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
+from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.processing import Processing, job_event
 from pipeline.usecases.reconciler import Reconciler, Source
 from pipeline.usecases.replay import Replay
+from pipeline.usecases.retention import Sweeper
 from pipeline.usecases.submission import Submission, SubmissionPolicy
 from pipeline.watchdog import Watchdog
 
@@ -74,6 +76,8 @@ class Parts:
         )
         self.fanout.on_gap = self.replay.request
         self._build_queues()
+        self.sweeper = Sweeper(self.store, self.plugins, self.queue, self.metrics)
+        self.leftovers = Leftovers(self.store, self.plugins)
         self.pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="image")
         self.submission = Submission(
             self.store,
@@ -83,6 +87,7 @@ class Parts:
             SubmissionPolicy(
                 self._is_fair, settings.max_backlog, settings.max_backlog_per_user, settings.dedupe_uploads
             ),
+            leftovers=self.leftovers,
             pool=self.pool,
             on_deferred=self.reconciler.request,
             on_enqueued=self._observe_enqueued,
@@ -100,6 +105,7 @@ class Parts:
                 self.notifying,
                 self._kept_jobs,
                 self.metrics,
+                leftovers=self.leftovers,
                 provider_timeout_seconds=settings.provider_timeout_seconds,
                 max_starts=settings.job_attempts + settings.max_stalls,
                 tracing=self.tracing,

@@ -16,18 +16,19 @@ import asyncio
 import copy
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from inspect import isawaitable, iscoroutinefunction
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import pytest
 
 from pipeline.demo import pictures
 from pipeline.errors import JobError
-from pipeline.hooks import AIProvider, AnalyzeRequest, Notification, Notifier, Sandbox, StorageBackend
+from pipeline.hooks import AIProvider, AnalyzeRequest, Notification, Notifier, Sandbox, StorageBackend, StoredImage
 from pipeline.hooks.checks import find_fault, is_web_url
 from pipeline.hooks.threads import DaemonThreads
 from pipeline.sandbox.sandbox import Sandbox as RealSandbox
@@ -35,6 +36,8 @@ from pipeline.sandbox.sandbox import Sandbox as RealSandbox
 Call = Callable[..., Any]
 # The smallest complete GIF: one transparent pixel.
 GIF = bytes.fromhex("47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b")
+# A storage tells the time by a clock of its own.
+CLOCKS_APART = timedelta(hours=1)
 TIMESTAMP = "2026-01-31T12:00:00.123Z"
 SUCCESS_EVENT = {
     "event": "asset_processed",
@@ -261,6 +264,31 @@ class StorageBackendSuite(PluginSuite):
         with pytest.raises(FileNotFoundError):
             call(storage.open, "suite/65f4/original")
         assert self._read(call, storage, "suite/65f4/original-2") == self.content
+
+    def test_list_yields_the_images_under_the_prefix(self, storage: StorageBackend, call: Call) -> None:
+        """If it has `list`: each image once, with when it was saved; no deleted one, none outside of the prefix."""
+        if not hasattr(storage, "list"):
+            pytest.skip("the storage has no list, which is optional")
+        names = [f"suite/65f5/{name}" for name in ("original-1", "original-2", "processed-1")]
+        saved_after = datetime.now(UTC) - CLOCKS_APART
+        for name in (*names, "suite/65f50/original-1", "suite/65f6/original-1"):
+            self._save(call, storage, name, io.BytesIO(self.content), self.content_type)
+        call(storage.delete, names[1])
+        found = {prefix: self._list(call, storage, prefix) for prefix in ("suite/65f5/", "suite/65f7/", "suite/", "")}
+        assert sorted(each.public_id for each in found["suite/65f5/"]) == [names[0], names[2]]
+        assert found["suite/65f7/"] == []
+        assert len([each for each in found["suite/"] if each.public_id.startswith("suite/65f")]) == 4
+        assert {*names[::2], "suite/65f6/original-1"} < {each.public_id for each in found[""]}
+        assert all(saved_after < each.stored_at < datetime.now(UTC) + CLOCKS_APART for each in found["suite/65f5/"])
+
+    def _list(self, call: Call, storage: Any, prefix: str) -> Sequence[StoredImage]:
+        async def collect(images: AsyncIterator[StoredImage]) -> list[StoredImage]:
+            return [image async for image in images]
+
+        found = call(storage.list, prefix)
+        images = call(collect if hasattr(found, "__aiter__") else list, found)
+        assert all(isinstance(image, StoredImage) for image in images)
+        return cast(list[StoredImage], images)
 
     def test_check_returns_when_the_storage_is_usable(self, storage: StorageBackend, call: Call) -> None:
         """Readiness asks again and again; a usable storage returns nothing each time."""

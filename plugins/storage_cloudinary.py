@@ -11,13 +11,14 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import urllib3
 
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError, ValidationError
-from pipeline.hooks import StorageBackend, hookimpl
+from pipeline.hooks import StorageBackend, StoredImage, hookimpl
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -29,6 +30,8 @@ CONNECT_SECONDS = 3.0
 LEAST_SECONDS = 0.5
 # Pings count against 500 calls an hour on small plans; readiness is asked for every few seconds.
 CHECK_SECONDS = 60.0
+# The most that one call of the Admin API gives.
+LISTED_AT_ONCE = 500
 UNAVAILABLE = "Image storage unavailable"
 Answer = TypeVar("Answer")
 
@@ -96,6 +99,17 @@ class CloudinaryStorage:
     def delete(self, public_id: str) -> None:
         """Remove the image, also from the CDN's caches; one that is not there is no error to Cloudinary either."""
         self._repeat(lambda timeout: self._sdk.uploader.destroy(public_id, invalidate=True, **self._options(timeout)))
+
+    def list(self, prefix: str) -> Iterator[StoredImage]:
+        """Yield the images whose public_id begins with the prefix: a call of the Admin API for every 500."""
+        options = {"type": "upload", "max_results": LISTED_AT_ONCE} | ({"prefix": prefix} if prefix else {})
+        while True:
+            page = self._repeat(lambda timeout: self._sdk.api.resources(**options, **self._options(timeout)))
+            for found in page["resources"]:
+                yield StoredImage(found["public_id"], datetime.fromisoformat(found["created_at"]))
+            if not (cursor := page.get("next_cursor")):
+                return
+            options = options | {"next_cursor": cursor}
 
     def check(self) -> None:
         """Return when Cloudinary answers and knows our account, or did so within the last minute."""

@@ -11,18 +11,20 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 from pipeline.errors import DependencyUnavailable
-from pipeline.hooks import StorageBackend, hookimpl
+from pipeline.hooks import StorageBackend, StoredImage, hookimpl
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 PUBLIC_ID = re.compile(r"[a-z0-9-]+(/[a-z0-9-]+)*")
+PREFIX = re.compile(r"([a-z0-9-]+/)*[a-z0-9-]*")
 EXTENSIONS = {
     "image/jpeg": "jpg",
     "image/png": "png",
@@ -56,10 +58,7 @@ class LocalStorage:
         self._base_url = base_url.rstrip("/") + "/media/"
         self._incoming = self.media_root / INCOMING
         self._incoming.mkdir(parents=True, exist_ok=True)
-        for leftover in self._incoming.iterdir():
-            with suppress(FileNotFoundError):
-                if leftover.stat().st_mtime < time.time() - STALE_SECONDS:
-                    leftover.unlink()
+        self._remove_leftovers()
 
     def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
         """Store the file and return its URL; it outlives a power cut from here on."""
@@ -97,12 +96,41 @@ class LocalStorage:
                 folder.rmdir()
                 folder = folder.parent
 
+    def list(self, prefix: str) -> Iterator[StoredImage]:
+        """Yield the images whose public_id begins with the prefix; read from the folders one entry at a time."""
+        if not PREFIX.fullmatch(prefix):
+            raise ValueError(f"not the beginning of a public_id: {prefix!r}")
+        with _unavailable():
+            if not prefix:
+                self._remove_leftovers()
+            yield from self._walk(prefix.rpartition("/")[0], prefix)
+
     def check(self) -> None:
         """Return when a file can be written; DependencyUnavailable otherwise."""
         with _unavailable(), tempfile.TemporaryFile(dir=self._incoming) as probe:
             probe.write(b"\0")
 
-    def _find(self, public_id: str) -> list[Path]:
+    def _walk(self, folder: str, prefix: str) -> Iterator[StoredImage]:
+        try:
+            entries = os.scandir(self.media_root / folder)
+        except FileNotFoundError:
+            return
+        with entries:
+            for entry in entries:
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if PUBLIC_ID.fullmatch(name) and f"{name}/".startswith(prefix):
+                        yield from self._walk(name, prefix)
+                elif (image := _image(name.partition(".")[0], entry)) and image.public_id.startswith(prefix):
+                    yield image
+
+    def _remove_leftovers(self) -> None:
+        for leftover in self._incoming.iterdir():
+            with suppress(FileNotFoundError):
+                if leftover.stat().st_mtime < time.time() - STALE_SECONDS:
+                    leftover.unlink()
+
+    def _find(self, public_id: str) -> Sequence[Path]:
         path = self.media_root / public_id
         # A pattern would be compiled anew for each image, with the interpreter's lock held.
         try:
@@ -149,6 +177,15 @@ def _checked(public_id: str) -> str:
     if not PUBLIC_ID.fullmatch(public_id):
         raise ValueError(f"not a public_id: {public_id!r}")
     return public_id
+
+
+def _image(public_id: str, entry: os.DirEntry[str]) -> StoredImage | None:
+    """Return the image that the file is; None when it is no image of ours or has gone meanwhile."""
+    if not PUBLIC_ID.fullmatch(public_id) or "." not in entry.name:
+        return None
+    with suppress(FileNotFoundError):
+        return StoredImage(public_id, datetime.fromtimestamp(entry.stat(follow_symlinks=False).st_mtime, UTC))
+    return None
 
 
 def _give_name(file: BinaryIO, path: Path) -> bool:

@@ -11,15 +11,15 @@ import asyncio
 import base64
 import io
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from pipeline.errors import ConfigurationError, DependencyUnavailable
-from pipeline.hooks import PluginSettings, StorageBackend, hookimpl
+from pipeline.hooks import PluginSettings, StorageBackend, StoredImage, hookimpl
 
 if TYPE_CHECKING:
     from obstore.store import AzureStore, GCSStore, S3Store
@@ -38,6 +38,8 @@ CONNECT_SECONDS = 3.0
 # The contract's 10 MB go in one request, so that an upload cut off on the way leaves no parts behind to be paid for.
 PART_BYTES = 16 * 1024 * 1024
 PARTS_AT_ONCE = 4
+# Half of what S3 gives in one reply: a step of the caller never needs more than one.
+LISTED_AT_ONCE = 500
 # Lies beside the images, not among them: nothing is ever stored there.
 PROBED = ".check"
 UNAVAILABLE = "Image storage unavailable"
@@ -178,6 +180,17 @@ class ObjectStorage:
         """Remove the image; GCS and Azure call one that is not there an error, we do not."""
         with suppress(FileNotFoundError):
             await self._bounded(self._sdk.delete_async(self._store, self._key(public_id)))
+
+    async def list(self, prefix: str) -> AsyncIterator[StoredImage]:
+        """Yield the images whose public_id begins with the prefix; one step has the time of one call."""
+        # obstore takes a prefix for a folder: that of "65f0/orig" is "65f0".
+        folder = self._prefix + prefix[: prefix.rfind("/") + 1]
+        listing = self._sdk.list(self._store, folder or None, chunk_size=LISTED_AT_ONCE)
+        while found := await self._bounded(anext(listing, None)):
+            for entry in found:
+                public_id = entry["path"].removeprefix(self._prefix)
+                if public_id.startswith(prefix) and PUBLIC_ID.fullmatch(public_id):
+                    yield StoredImage(public_id, entry["last_modified"].astimezone(UTC))
 
     async def check(self) -> None:
         """Return when the bucket lets us list it; without that right S3 would not tell "gone" from "forbidden"."""

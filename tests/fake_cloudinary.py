@@ -1,4 +1,4 @@
-"""A Cloudinary on a real socket: upload, destroy, download and ping of one account, with signatures checked.
+"""A Cloudinary on a real socket: upload, destroy, download, list and ping of one account, with signatures checked.
 
 In a test: `with running_in_thread() as fake: ...`; `fake.cloudinary_url` is what CLOUDINARY_URL is set to.
 As a process: `python -m tests.fake_cloudinary --port 0` prints that URL as first line; POST /_script takes
@@ -16,6 +16,7 @@ import signal
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from threading import Event, Thread
 from typing import Any
 
@@ -28,10 +29,13 @@ UNSIGNED = {"file", "api_key", "signature", "resource_type", "cloud_name"}
 
 
 class FakeCloudinary:
-    """images: content by public_id. calls: names of the actions in order of arrival. delay_ms: before each answer."""
+    """images: content by public_id. saved_at: when each was saved. calls: names of the actions in order of arrival.
+    delay_ms: before each answer.
+    """
 
     def __init__(self) -> None:
         self.images: dict[str, bytes] = {}
+        self.saved_at: dict[str, datetime] = {}
         self.calls: list[str] = []
         self.delay_ms: float = 0
         self.url = ""
@@ -39,6 +43,7 @@ class FakeCloudinary:
         routes = [
             (f"/v1_1/{CLOUD}/image/(upload|destroy|download)", _Action, {"fake": self}),
             (f"/v1_1/{CLOUD}/(ping)", _Action, {"fake": self}),
+            (f"/v1_1/{CLOUD}/(resources)/image/upload", _Action, {"fake": self}),
             (f"/{CLOUD}/image/upload/v1/(.+)", _Delivery, {"fake": self}),
             ("/_script", _Script, {"fake": self}),
         ]
@@ -113,10 +118,12 @@ class _Action(RequestHandler):
         await asyncio.sleep(fake.delay_ms / 1000)
         if fake.script:
             self._error(*fake.script.popleft())
-        elif action == "ping":
+        elif action in ("ping", "resources"):
             expected = "Basic " + base64.b64encode(f"{KEY}:{SECRET}".encode()).decode()
-            is_ours = self.request.headers.get("Authorization") == expected
-            self.finish({"status": "ok"}) if is_ours else self._error(401, "unknown api_key")
+            if self.request.headers.get("Authorization") == expected:
+                self.finish({"status": "ok"} if action == "ping" else self._resources())
+            else:
+                self._error(401, "unknown api_key")
         else:
             params = {name: self.get_argument(name) for name in self.request.arguments}
             if params.get("api_key") != KEY or params.get("signature") != sign(params):
@@ -131,6 +138,7 @@ class _Action(RequestHandler):
             return
         public_id = params["public_id"]
         self.fake.images[public_id] = content
+        self.fake.saved_at[public_id] = datetime.now(UTC)
         path = f"{CLOUD}/image/upload/v1/{public_id}.jpg"
         self.finish({"public_id": public_id, "secure_url": f"{self.fake.url}/{path}", "bytes": len(content)})
 
@@ -144,6 +152,15 @@ class _Action(RequestHandler):
             self._error(404, "Resource not found")
             return
         self.redirect(f"{self.fake.url}/{CLOUD}/image/upload/v1/{params['public_id']}.jpg")
+
+    def _resources(self) -> dict[str, Any]:
+        """Return a page of images; its cursor is the last one's id."""
+        prefix, after = self.get_argument("prefix", ""), self.get_argument("next_cursor", "")
+        most = int(self.get_argument("max_results", "10"))
+        names = sorted(name for name in self.fake.images if name.startswith(prefix) and name > after)
+        times = {name: self.fake.saved_at[name].strftime("%Y-%m-%dT%H:%M:%SZ") for name in names[:most]}
+        page = {"resources": [{"public_id": name, "created_at": at} for name, at in times.items()]}
+        return page | ({"next_cursor": names[most - 1]} if len(names) > most else {})
 
     def _error(self, status: int, message: str) -> None:
         self.set_status(status)

@@ -97,6 +97,17 @@ class Asset:
         """How often its job has started and is to blame if nothing came of it."""
         return self.fence - self.excused
 
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """The public ids of the images it has, in our storage."""
+        processed = self.processed.public_id if self.processed else None
+        return (self.original.public_id, *([processed] if processed else []))
+
+    def names(self, public_id: str) -> bool:
+        """Return whether the image is one it has, or the one that its current run may have saved and not yet named."""
+        is_of_run = self.status is AssetStatus.PROCESSING and public_id == processed_public_id(self.id, self.fence)
+        return is_of_run or public_id in self.image_ids
+
     def to_json(self) -> dict[str, Any]:
         """Return the asset as clients see it (schema Asset in contracts/analyze-queue.openapi.json)."""
         meta = self.ai_metadata

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -174,6 +174,11 @@ class MongoAssetStore:
     async def get(self, asset_id: str) -> Asset | None:
         key = _object_id(asset_id)
         return _asset(await self._reach(self._assets.find_one({"_id": key}))) if key else None
+
+    async def get_many(self, asset_ids: Collection[str]) -> Sequence[Asset]:
+        keys = [key for asset_id in asset_ids if (key := _object_id(asset_id))]
+        found = await self._reach(self._assets.find({"_id": {"$in": keys}}).to_list(len(keys))) if keys else []
+        return [Asset.from_document(document) for document in found]
 
     async def page(
         self,

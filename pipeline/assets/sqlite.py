@@ -12,7 +12,7 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -225,6 +225,11 @@ class SqliteAssetStore:
     async def get(self, asset_id: str) -> Asset | None:
         rows = await self._read("SELECT * FROM assets WHERE id = :id", {"id": asset_id})
         return _asset(rows[0]) if rows else None
+
+    async def get_many(self, asset_ids: Collection[str]) -> Sequence[Asset]:
+        # As one value: SQLite limits how many a statement may have.
+        sql = "SELECT * FROM assets WHERE id IN (SELECT value FROM json_each(:ids))"
+        return [_asset(row) for row in await self._read(sql, {"ids": json.dumps([*asset_ids])})]
 
     async def page(
         self,

@@ -7,7 +7,7 @@ error chained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -99,6 +99,9 @@ class AssetStore(Protocol):
 
     async def get(self, asset_id: str) -> Asset | None:
         """Return the asset, whosever it is."""
+
+    async def get_many(self, asset_ids: Collection[str]) -> Sequence[Asset]:
+        """Return those of the assets that there are, in any order."""
 
     async def page(
         self,

@@ -14,6 +14,8 @@ from pipeline.hooks.protocols import (
     Sandbox,
     SandboxPool,
     StorageBackend,
+    StorageListing,
+    StoredImage,
     UploadFacts,
 )
 from pipeline.hooks.specs import API_VERSION, hookimpl
@@ -37,6 +39,8 @@ __all__ = [
     "Sandbox",
     "SandboxPool",
     "StorageBackend",
+    "StorageListing",
+    "StoredImage",
     "UploadFacts",
     "hookimpl",
 ]

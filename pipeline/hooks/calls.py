@@ -21,6 +21,7 @@ import structlog
 
 from pipeline.hooks.breaker import Breaker
 from pipeline.hooks.threads import DaemonThreads, of_plugin
+from pipeline.hooks.timing import TimedCall
 
 if TYPE_CHECKING:
     from prometheus_client import Counter, Histogram
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 CLOSE_SECONDS = 5.0
 # How long a call that was cancelled may take to clean up before it is left behind.
 GRACE_SECONDS = 1.0
-# Starting a thread on a busy machine is no waiting for one.
-LEAST_WAIT_SECONDS = 0.5
 log = structlog.get_logger(__name__)
 
 
@@ -54,32 +53,6 @@ class _Method:
     overruns: Counter
     skipped: Counter
     breaker: Breaker
-
-
-class _Call:
-    """One call that is under way. begun_at: None while it waits for a thread."""
-
-    __slots__ = ("function", "is_async", "made_at", "begun_at")
-
-    def __init__(self, function: Callable[..., Any], is_async: bool) -> None:
-        self.function = function
-        self.is_async = is_async
-        self.made_at = perf_counter()
-        self.begun_at: float | None = None
-
-    def begin(self, *args: Any) -> Any:
-        """Call the function."""
-        self.begun_at = perf_counter()
-        return self.function(*args)
-
-    def left_seconds(self, seconds: float, wait_seconds: float | None) -> float:
-        """Return for how long its time cannot be up, whenever it begins. Arguments: see BoundPlugin.call."""
-        now = perf_counter()
-        if wait_seconds is None:
-            return self.made_at + seconds - now
-        if self.begun_at is None:
-            return min(seconds, self.made_at + max(wait_seconds, LEAST_WAIT_SECONDS) - now)
-        return self.begun_at + seconds - now
 
 
 class BoundPlugin:
@@ -105,7 +78,7 @@ class BoundPlugin:
         self._methods = {
             method: _Method(
                 function,
-                inspect.iscoroutinefunction(function),
+                inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function),
                 metrics.plugin_seconds.labels(kind, name, method),
                 metrics.plugin_errors.labels(kind, name, method),
                 metrics.plugin_overruns.labels(kind, name, method),
@@ -162,23 +135,43 @@ class BoundPlugin:
         """Count a call that is not made."""
         self._methods[method].skipped.inc()
 
-    async def call(self, method: str, seconds: float, *args: Any, wait_seconds: float | None = None) -> Any:
+    async def call(
+        self,
+        method: str,
+        seconds: float,
+        *args: Any,
+        wait_seconds: float | None = None,
+        on_late_end: Callable[[], None] | None = None,
+    ) -> Any:
         """Return what the method returns; PluginOverrun when it takes longer, else whatever Exception it raised.
 
         wait_seconds: how long it may wait for a thread before its time begins, PluginBusy after that; default: the wait
         is part of its time.
+        on_late_end: called on the loop when a call has ended that was given up before, because its time was over or its
+        caller was cancelled. A thread cannot be cancelled, so what the call does may be done all the same.
         """
         known = self._methods[method]
-        return await self._timed(method, _Call(known.function, known.is_async), seconds, args, wait_seconds)
+        call = TimedCall(known.function, known.is_async)
+        return await self._timed(method, call, seconds, args, wait_seconds, on_late_end)
 
     async def run_in_thread(self, method: str, function: Callable[..., Any], seconds: float, *args: Any) -> Any:
         """Call a blocking function in the plugin's threads as if it were that method, such as `read` of a file that the
         method returned.
         """
-        return await self._timed(method, _Call(function, is_async=False), seconds, args, None)
+        return await self._timed(method, TimedCall(function, is_async=False), seconds, args)
+
+    async def run_on_loop(self, method: str, function: Callable[..., Any], seconds: float, *args: Any) -> Any:
+        """Await a function that waits for the plugin as if it were that method."""
+        return await self._timed(method, TimedCall(function, is_async=True), seconds, args)
 
     async def _timed(
-        self, method: str, call: _Call, seconds: float, args: tuple[Any, ...], wait_seconds: float | None
+        self,
+        method: str,
+        call: TimedCall,
+        seconds: float,
+        args: tuple[Any, ...],
+        wait_seconds: float | None = None,
+        on_late_end: Callable[[], None] | None = None,
     ) -> Any:
         measured = self._methods[method]
         # A task of its own: whatever the plugin does with a cancellation, the caller comes free.
@@ -190,20 +183,29 @@ class BoundPlugin:
             if task.done():
                 return task.result()
             has_begun = call.begun_at is not None
-            await self._cancel(task, method)
+            await self._give_up(task, call, method, on_late_end)
             if not has_begun:
                 raise PluginBusy(f"{self.kind} {self.name}: no thread came free for {method}")
             measured.overruns.inc()
             raise PluginOverrun(f"{self.kind} {self.name}: {method} took longer than {seconds:g} s")
         except asyncio.CancelledError:
             if not task.done():
-                await self._cancel(task, method)
+                await self._give_up(task, call, method, on_late_end)
             raise
         except Exception:
             measured.errors.inc()
             raise
         finally:
             measured.seconds.observe(perf_counter() - (call.begun_at or call.made_at))
+
+    async def _give_up(
+        self, task: asyncio.Task[Any], call: TimedCall, method: str, on_late_end: Callable[[], None] | None
+    ) -> None:
+        try:
+            await self._cancel(task, method)
+        finally:
+            if on_late_end is not None:
+                call.when_ended(task, on_late_end)
 
     async def _cancel(self, task: asyncio.Task[Any], method: str) -> None:
         """Cancel the call; one that goes on all the same is left behind, counted until it ends."""
@@ -240,7 +242,7 @@ class BoundPlugin:
         finally:
             self._threads.shutdown()
 
-    async def _run(self, method: str, call: _Call, args: tuple[Any, ...]) -> Any:
+    async def _run(self, method: str, call: TimedCall, args: tuple[Any, ...]) -> Any:
         of_plugin.set(self._threads)
         try:
             result = call.begin(*args) if call.is_async else await self._run_in_thread(method, call, args)
@@ -254,11 +256,11 @@ class BoundPlugin:
             # Nobody cancelled us: it escaped from inside the plugin and must not look like our own shutdown.
             raise RuntimeError(f"{method} let a cancellation escape") from error
 
-    async def _run_in_thread(self, method: str, call: _Call, args: tuple[Any, ...]) -> Any:
+    async def _run_in_thread(self, method: str, call: TimedCall, args: tuple[Any, ...]) -> Any:
         # Waiting for a thread that will not come would only cost the caller its whole time.
         if self.overdue >= self._threads.limit:
             raise PluginBusy(f"{self.kind} {self.name}: all {self._threads.limit} threads hang in earlier calls")
-        future = self._threads.submit(contextvars.copy_context().run, call.begin, *args)
+        future = call.future = self._threads.submit(contextvars.copy_context().run, call.begin, *args)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:

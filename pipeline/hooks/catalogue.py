@@ -55,16 +55,19 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One sort of plugin: the hook that offers it, the setting that selects it, the methods it must have."""
+    """One sort of plugin: the hook that offers it, the setting that selects it, the methods it must or may have."""
 
     name: str
     hook: str
     setting: str
     methods: tuple[str, ...]
+    optional: tuple[str, ...] = ()
 
 
 PROVIDER = Kind("provider", "register_ai_providers", "AI_PROVIDER", ("analyze",))
-STORAGE = Kind("storage", "register_storage_backends", "STORAGE_BACKEND", ("save", "open", "delete", "check"))
+STORAGE = Kind(
+    "storage", "register_storage_backends", "STORAGE_BACKEND", ("save", "open", "delete", "check"), optional=("list",)
+)
 NOTIFIER = Kind("notifier", "register_notifiers", "NOTIFIERS", ("notify",))
 KINDS = (PROVIDER, STORAGE, NOTIFIER)
 HOOK = "hook"
@@ -183,7 +186,8 @@ class Catalogue:
         """Return the plugin, ready to be called; ConfigurationError says what is wrong."""
         plugin = self.make(kind, name)
         threads = int(getattr(plugin, "max_concurrency", self._settings.pool_threads))
-        methods = {method: getattr(plugin, method) for method in kind.methods}
+        present = [method for method in kind.optional if callable(getattr(plugin, method, None))]
+        methods = {method: getattr(plugin, method) for method in (*kind.methods, *present)}
         return _bind(kind.name, name, plugin, methods, threads, self._settings, metrics)
 
     def make(self, kind: Kind, name: str) -> Any:

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import structlog
 
-from pipeline.errors import DependencyUnavailable, PermanentJobError, PipelineError
+from pipeline.errors import PermanentJobError
 from pipeline.hooks import faults, protocols
 from pipeline.hooks.breaker import SharedBreakers
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue
-from pipeline.hooks.checks import is_web_url
 from pipeline.hooks.hooked import Hooked
 from pipeline.hooks.protocols import (
     Analysis,
@@ -28,9 +27,11 @@ from pipeline.hooks.protocols import (
     Notification,
     RoomPublisher,
     StorageBackend,
+    StoredImage,
     UploadFacts,
 )
 from pipeline.hooks.providers import Providers, ReadImage
+from pipeline.hooks.storing import Storing
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
 
@@ -62,7 +63,7 @@ class PluginManager:
         self._rooms = rooms
         self._providers = Providers(settings, providers, tracing)
         self._asked = tuple(providers.values())
-        self._storage = storage
+        self._storing = Storing(storage, settings.storage_timeout_seconds, tracing)
         self._notifiers = {notifier.name: notifier for notifier in notifiers}
         durable = {name: self._notifiers[name].breaker("notify") for name in self.durable}
         self.notifier_holds = SharedBreakers(durable, {name: (name,) for name in durable})
@@ -73,12 +74,12 @@ class PluginManager:
     @property
     def all(self) -> tuple[BoundPlugin, ...]:
         """Every plugin in use."""
-        return (*self._asked, self._storage, *self._notifiers.values(), *self._hooked.plugins)
+        return (*self._asked, self._storing.storage, *self._notifiers.values(), *self._hooked.plugins)
 
     @property
     def media_root(self) -> Path | None:
         """The folder to serve under /media, or None."""
-        return protocols.media_root(cast(StorageBackend, self._storage.plugin))
+        return protocols.media_root(cast(StorageBackend, self._storing.storage.plugin))
 
     @property
     def provider_holds(self) -> SharedBreakers:
@@ -95,27 +96,28 @@ class PluginManager:
 
     async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
         """Store the image and return its URL; DependencyUnavailable, or the storage's own PipelineError."""
-        url = await self._call_storage("save", public_id, file, content_type)
-        if not is_web_url(url):
-            raise DependencyUnavailable("Image storage unavailable") from ValueError(f"save returned {url!r}")
-        return cast(str, url)
+        return await self._storing.save(public_id, file, content_type)
 
     async def read(self, public_id: str) -> bytes:
         """Return the bytes of the stored image; FileNotFoundError when there is none."""
-        with self._tracing.call(self._storage.kind, self._storage.name, "open"):
-            opening = self._storage.call("open", self._seconds, public_id)
-            file = await self._guard_storage(opening, FileNotFoundError)
-            # In the plugin's own threads: what the file does when it is read is the plugin's code too.
-            reading = self._storage.run_in_thread("open", _read, self._seconds, file)
-            return cast(bytes, await self._guard_storage(reading, FileNotFoundError))
+        return await self._storing.read(public_id)
 
     async def delete(self, public_id: str) -> None:
         """Remove the image if it is there."""
-        await self._call_storage("delete", public_id)
+        await self._storing.delete(public_id)
+
+    @property
+    def can_list(self) -> bool:
+        """True when list_images may be called: it is optional for a storage."""
+        return self._storing.can_list
+
+    def list_images(self, prefix: str, at_once: int) -> AsyncIterator[Sequence[StoredImage]]:
+        """Return the stored images whose public_id begins with the prefix, in parts of at most so many."""
+        return self._storing.list_images(prefix, at_once)
 
     async def check_storage(self) -> None:
         """Return when the storage is usable; DependencyUnavailable otherwise."""
-        await self._call_storage("check")
+        await self._storing.check()
 
     async def check_sandbox(self) -> None:
         """Return unless the child processes that read photos do not start; DependencyUnavailable then."""
@@ -187,28 +189,11 @@ class PluginManager:
 
     async def close(self) -> None:
         """Close the plugins and leave their threads, also the stuck ones, behind."""
-        called = (*self._asked, self._storage, *self._notifiers.values())
-        await asyncio.gather(self._hooked.close(), *(plugin.close() for plugin in called))
+        called = (*self._asked, *self._notifiers.values())
+        closing = (self._hooked.close(), self._storing.close(), *(plugin.close() for plugin in called))
+        await asyncio.gather(*closing)
         if self._sandbox is not None:
             await self._sandbox.close()
-
-    async def _call_storage(self, method: str, *args: Any) -> Any:
-        with self._tracing.call(self._storage.kind, self._storage.name, method):
-            return await self._guard_storage(self._storage.call(method, self._seconds, *args))
-
-    @property
-    def _seconds(self) -> float:
-        return self._settings.storage_timeout_seconds
-
-    @staticmethod
-    async def _guard_storage(call: Awaitable[Any], *meant: type[Exception]) -> Any:
-        """Return what the call returns. meant: what it may raise beside our own errors."""
-        try:
-            return await call
-        except Exception as error:
-            if isinstance(error, (PipelineError, *meant)):
-                raise
-            raise DependencyUnavailable("Image storage unavailable") from error
 
     async def _notify(self, notifier: BoundPlugin, event: Mapping[str, Any], user_id: str) -> None:
         breaker = notifier.breaker("notify")
@@ -226,11 +211,6 @@ class PluginManager:
             faults.note(breaker, faults.job_error(raised, notifier.name, "Receiver"), raised, counts=True)
         else:
             breaker.answered()
-
-
-def _read(file: BinaryIO) -> bytes:
-    with file:
-        return file.read()
 
 
 def build_plugins(

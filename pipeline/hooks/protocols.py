@@ -7,7 +7,7 @@ decided once, when the plugin is loaded. Pure: needs nothing outside the standar
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -181,8 +181,9 @@ class AIProvider(Protocol):
 class StorageBackend(Protocol):
     """Keeps images. A `public_id` is a path of lower-case letters, digits, "-" and "/", chosen by the pipeline.
 
-    Optional attribute: `media_root: Path`, a folder the service then serves under /media. Optional method: `close()`.
-    Every method raises DependencyUnavailable when the storage cannot be reached.
+    Optional attribute: `media_root: Path`, a folder the service then serves under /media. Optional methods: `close()`,
+    and `list(prefix)`, which `StorageListing` describes. Every method raises DependencyUnavailable when the storage
+    cannot be reached.
     """
 
     def save(self, public_id: str, file: BinaryIO, content_type: str) -> str | Awaitable[str]:
@@ -198,6 +199,26 @@ class StorageBackend(Protocol):
 
     def check(self) -> None | Awaitable[None]:
         """Return when the storage is usable; raise DependencyUnavailable otherwise. Called by /readyz."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """One image in a storage. stored_at: when it was saved, an aware datetime in UTC."""
+
+    public_id: str
+    stored_at: datetime
+
+
+class StorageListing(Protocol):
+    """The optional method of a StorageBackend. With it the service finds and removes images that no asset names."""
+
+    def list(self, prefix: str) -> Iterable[StoredImage] | AsyncIterator[StoredImage]:
+        """Yield every image whose public_id begins with the prefix, in any order; "" means all images.
+
+        A generator, `def` or `async def`, so that a million images never are in memory; a plain one runs in the
+        plugin's threads. The service takes some hundred images at a time, and each such step has the time of one call.
+        Images that are saved or deleted meanwhile may be left out.
+        """
 
 
 class RoomPublisher(Protocol):

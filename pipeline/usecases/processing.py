@@ -27,7 +27,8 @@ from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.kept_jobs import KeptJobs
-from pipeline.usecases.submission import ImageStorage
+from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.storage import ImageStorage
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +58,6 @@ class Announcer(Protocol):
 class _Result:
     asset: Asset
     analysis: Analysis
-    processed: ProcessedImageRef | None
 
 
 class Processing:
@@ -71,6 +71,7 @@ class Processing:
         kept: KeptJobs,
         metrics: Metrics,
         *,
+        leftovers: Leftovers,
         provider_timeout_seconds: float = 90,
         max_starts: int = 6,
         tracing: Tracing = OFF,
@@ -83,6 +84,7 @@ class Processing:
         self._announcer = announcer
         self._kept = kept
         self._metrics = metrics
+        self._leftovers = leftovers
         self._provider_timeout_seconds = provider_timeout_seconds
         self._max_starts = max_starts
         self._tracing = tracing
@@ -114,31 +116,42 @@ class Processing:
             partial(self._read, asset),
             job.tries,
         )
-        return _Result(asset, analysis, await self._keep_processed(asset, analysis))
+        return _Result(asset, analysis)
 
     async def commit(self, job: Job, result: _Result) -> None:
-        """Commit the result under its run's fence and send the event."""
-        asset, analysis, processed = result.asset, result.analysis, result.processed
-        is_complete = bool(analysis.brand.value and analysis.model.value)
-        with self._tracing.step("commit"):
-            finished = await self._commit(
-                asset,
-                lambda now: self._store.finish(
-                    asset.id,
-                    job.id,
-                    asset.fence,
-                    status=AssetStatus.ACTIVE if is_complete else AssetStatus.PARTIAL,
-                    ai_metadata=_metadata(analysis, now),
-                    processed=processed,
-                    finished_at=now,
-                ),
-            )
+        """Save the processed image, commit the result under its run's fence and send the event."""
+        asset = result.asset
+        processed = await self._keep_processed(asset, result.analysis)
+        image_ids = [processed.public_id] if processed and processed.public_id else []
+        try:
+            with self._tracing.step("commit"):
+                finished = await self._commit_result(job, asset, result.analysis, processed)
+        except BaseException:
+            # Refused, or cancelled because the lease was lost: the store knows whether the result stands.
+            self._leftovers.discard_later(image_ids)
+            raise
         if finished is None:
             self._drop(asset)
-            if processed is not None and processed.public_id:
-                await self._plugins.delete(processed.public_id)
+            await self._leftovers.discard(image_ids)
             return
         await self._announce(finished)
+
+    async def _commit_result(
+        self, job: Job, asset: Asset, analysis: Analysis, processed: ProcessedImageRef | None
+    ) -> Asset | None:
+        is_complete = bool(analysis.brand.value and analysis.model.value)
+        return await self._commit(
+            asset,
+            lambda now: self._store.finish(
+                asset.id,
+                job.id,
+                asset.fence,
+                status=AssetStatus.ACTIVE if is_complete else AssetStatus.PARTIAL,
+                ai_metadata=_metadata(analysis, now),
+                processed=processed,
+                finished_at=now,
+            ),
+        )
 
     async def give_up(self, job: Job, message: str) -> None:
         """Mark the asset failed with that message, send the failure event and keep the dead letter."""

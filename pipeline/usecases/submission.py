@@ -13,28 +13,20 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
 
 import structlog
 
-from pipeline.assets.asset import (
-    Asset,
-    AssetStatus,
-    OriginalImage,
-    job_data,
-    new_asset_id,
-    processed_public_id,
-    utc_now,
-)
+from pipeline.assets.asset import Asset, AssetStatus, OriginalImage, job_data, new_asset_id, utc_now
 from pipeline.assets.store import AssetStore
 from pipeline.errors import Conflict, DependencyUnavailable, NotFound, OutcomeUnknown
-from pipeline.hooks import UploadFacts
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.backlog import Backlog
 from pipeline.usecases.identity import Identities
+from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.storage import ImageStorage
 from pipeline.usecases.upload import Upload
 
 log = structlog.get_logger(__name__)
@@ -44,6 +36,9 @@ ENQUEUE_SECONDS = 1.3
 # How many uploads of unknown outcome are looked after at once, and how often each is asked for.
 UNSETTLED_AT_MOST = 1000
 SETTLE_SECONDS = (1.0, 30.0)
+# A delete that removed nothing although the asset is there is repeated so often, after pauses that grow by this.
+DELETE_AT_MOST = 5
+DELETE_AGAIN_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +59,6 @@ class Receipt:
     job_id: str
 
 
-class ImageStorage(Protocol):
-    """What the use cases need of the plugins about images; hooks/manager.py has it."""
-
-    @property
-    def has_upload_filters(self) -> bool:
-        """True when some plugin wants to see uploads."""
-
-    async def validate_upload(self, upload: UploadFacts) -> None:
-        """Return when no filter refuses the upload; else its ValidationError."""
-
-    async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
-        """Store the image and return its URL."""
-
-    async def delete(self, public_id: str) -> None:
-        """Remove the image, if there is one."""
-
-
 class Submission:
     """Takes uploads in, runs finished assets again, removes assets."""
 
@@ -92,6 +70,7 @@ class Submission:
         metrics: Metrics,
         policy: SubmissionPolicy = SubmissionPolicy(),
         *,
+        leftovers: Leftovers,
         pool: Executor,
         on_deferred: Callable[[], None] = lambda: None,
         on_enqueued: Callable[[Asset, str], None] = lambda asset, request_id: None,
@@ -105,6 +84,7 @@ class Submission:
         self._queue = queue
         self._metrics = metrics
         self._policy = policy
+        self._leftovers = leftovers
         self._identities = Identities(store, pool, dedupes=policy.dedupes)
         self._backlog = Backlog(queue, most=policy.max_backlog, most_of_group=policy.max_backlog_per_user)
         self._on_deferred = on_deferred
@@ -148,12 +128,12 @@ class Submission:
                 # Only now, so that a key stands for nothing that was refused; the client may mend it and use it again.
                 claimed_id = await self._identities.claim(identity, asset.id)
             except Exception:
-                await self._discard(asset.original.public_id)
+                await self._leftovers.discard([asset.original.public_id])
                 raise
             if claimed_id == asset.id:
                 return await self._insert(asset, upload.request_id)
             # The same upload came a second time and was faster.
-            await self._discard(asset.original.public_id)
+            await self._leftovers.discard([asset.original.public_id])
 
     async def _store_image(self, upload: Upload, asset_id: str) -> Asset:
         """Return the asset that the upload becomes, its image stored; what is refused raises and leaves nothing."""
@@ -191,13 +171,13 @@ class Submission:
             self._settle_later(asset)
             raise
         except Exception:
-            await self._discard(asset.original.public_id)
+            await self._leftovers.discard([asset.original.public_id])
             raise
         if is_new:
             # Its id may have been that of an asset deleted since, whose job Redis remembers as completed.
             await self.enqueue(asset, request_id, revive=True)
         else:
-            await self._discard(asset.original.public_id)
+            await self._leftovers.discard([asset.original.public_id])
         self._metrics.uploads.labels("accepted" if is_new else "replayed").inc()
         self._metrics.upload_bytes.inc(asset.original.bytes if is_new else 0)
         log.info("asset_submitted", assetId=asset.id, jobId=asset.processing_job_id, bytes=asset.original.bytes)
@@ -207,6 +187,7 @@ class Submission:
         """Give a failed or partial asset a new job; NotFound or Conflict otherwise."""
         with self.taken():
             job_id = self._queue.job_id(new_asset_id())
+            before = await self._store.get(asset_id)
             asset = await self._store.requeue(asset_id, user_id, job_id)
             if asset is None:
                 current = await self._store.get(asset_id)
@@ -215,19 +196,40 @@ class Submission:
                 raise Conflict(f"Only failed or partial assets can be retried, this one is {current.status.value}")
             await self.enqueue(asset, request_id)
             log.info("asset_requeued", assetId=asset.id, jobId=job_id)
+            if before is not None and before.processed is not None:
+                self._leftovers.discard_later(set(before.image_ids) - set(asset.image_ids))
             return Receipt(asset.id, job_id)
 
     async def delete(self, asset_id: str, user_id: str) -> None:
-        """Remove the asset and its images; NotFound when there is none of that user's. A running job finds it gone."""
+        """Remove the asset and its images; NotFound when there is none of that user's. A running job finds it gone.
+
+        DependencyUnavailable: the asset may still be there. An image that cannot be removed is tried again later.
+        """
         asset = await self._store.get(asset_id)
         if asset is None or asset.user_id != user_id:
             raise NotFound("Asset not found")
-        # Images first: if one cannot be removed the asset still names it, and the client can repeat the call.
-        await self._storage.delete(asset.original.public_id)
-        for fence in range(1, asset.fence + 1):
-            await self._storage.delete(processed_public_id(asset.id, fence))
-        await self._store.delete(asset_id, user_id)
+        # Before the asset goes: after that an upload with its Idempotency-Key may use its id again.
+        stored = await self._leftovers.images_of(asset)
+        try:
+            removed = await self._remove(asset)
+        except DependencyUnavailable:
+            # Perhaps it is gone and only the answer was lost.
+            self._leftovers.discard_later(stored)
+            raise
+        await self._leftovers.discard(stored.union(removed.image_ids))
         log.info("asset_deleted", assetId=asset_id)
+
+    async def _remove(self, asset: Asset) -> Asset:
+        """Return the asset as it was at its end, once it is surely gone."""
+        for attempt in range(DELETE_AT_MOST):
+            await asyncio.sleep(DELETE_AGAIN_SECONDS * attempt)
+            removed = await self._store.delete(asset.id, asset.user_id)
+            # DocumentDB misses a document that is changed at the same moment, so its word alone is no proof.
+            current = None if removed else await self._store.get(asset.id)
+            if current is None or current.user_id != asset.user_id:
+                return removed or asset
+            asset = current
+        raise DependencyUnavailable("The asset could not be removed", retry_after_seconds=1)
 
     @contextmanager
     def taken(self) -> Iterator[None]:
@@ -292,12 +294,6 @@ class Submission:
             except DependencyUnavailable:
                 delay = min(longest, delay * 2)
         if current is None or current.original.public_id != asset.original.public_id:
-            await self._discard(asset.original.public_id)
+            await self._leftovers.discard([asset.original.public_id])
         else:
             self._on_deferred()
-
-    async def _discard(self, public_id: str) -> None:
-        try:
-            await self._storage.delete(public_id)
-        except DependencyUnavailable as error:
-            log.warning("image_left_behind", publicId=public_id, cause=cause_of(error))

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import httpx
 import pytest
@@ -18,14 +18,15 @@ from pipeline.assets.asset import Asset
 from pipeline.assets.image import ImageInfo
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import OutcomeUnknown
-from pipeline.hooks import UploadFacts
 from pipeline.hooks.threads import DaemonThreads
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
+from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.submission import Submission
 from pipeline.usecases.upload import Upload
 from tests.contract.contracts import check_reply
 from tests.factories import make_image, make_token
+from tests.memory_storage import MemoryStorage
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
 
@@ -214,12 +215,15 @@ async def test_insert_of_unknown_outcome_is_settled_later(
 ) -> None:
     """The client hears 503; an asset that stands keeps its image and is processed, else the image goes."""
     monkeypatch.setattr("pipeline.usecases.submission.SETTLE_SECONDS", (0.01, 0.01))
-    store, storage, queue = UnsureStore(tmp_path / "assets.sqlite"), Images(), JobQueue(redis_url)
+    store, storage, queue = UnsureStore(tmp_path / "assets.sqlite"), MemoryStorage(), JobQueue(redis_url)
     store.does_insert = does_insert
     await store.open()
     deferred = asyncio.Event()
     pool = DaemonThreads(1, "tested")
-    submission = Submission(store, storage, queue, Metrics(), pool=pool, on_deferred=deferred.set)
+    leftovers = Leftovers(store, storage)
+    submission = Submission(
+        store, storage, queue, Metrics(), leftovers=leftovers, pool=pool, on_deferred=deferred.set
+    )
     image = ImageInfo(3, 64, 48, "image/jpeg")
     with pytest.raises(OutcomeUnknown):
         await submission.submit(Upload("user-1", "lego", io.BytesIO(b"abc"), image, "r-1"))
@@ -229,22 +233,3 @@ async def test_insert_of_unknown_outcome_is_settled_later(
     assert deferred.is_set() == does_insert
     await queue.close()
     await store.close()
-
-
-class Images:
-    """A storage in memory, and no filters."""
-
-    has_upload_filters = False
-
-    def __init__(self) -> None:
-        self.images: dict[str, bytes] = {}
-
-    async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
-        self.images[public_id] = file.read()
-        return f"https://images.example/{public_id}"
-
-    async def validate_upload(self, upload: UploadFacts) -> None:
-        raise AssertionError("there is no filter")
-
-    async def delete(self, public_id: str) -> None:
-        self.images.pop(public_id, None)

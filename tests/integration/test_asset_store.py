@@ -327,6 +327,18 @@ async def test_unfinished_before_walks_all_users_oldest_first(store: AssetStore)
 
 
 @pytest.mark.gen_test
+async def test_get_many_returns_those_that_are_there(store: AssetStore) -> None:
+    """Assets of any user; ids that name none, or are none, are left out; no ids, no assets."""
+    assets = [await create(store, f"user-{number}") for number in range(3)]
+    missing = make_asset().id
+    found = await store.get_many([assets[2].id, missing, "no id", assets[0].id])
+    assert sorted(found, key=lambda asset: asset.id) == [assets[0], assets[2]]
+    assert await store.get_many([]) == [] == await store.get_many([missing])
+    everything = await store.get_many([*ids(assets), *(make_asset().id for _ in range(2000))])
+    assert sorted(ids(everything)) == sorted(ids(assets))
+
+
+@pytest.mark.gen_test
 async def test_delete_removes_the_users_own(store: AssetStore) -> None:
     """The asset as it was is returned; somebody else's stays; a late result finds nothing."""
     asset = await create(store)
@@ -460,6 +472,7 @@ ALL_CALLS: dict[str, Callable[[AssetStore], Awaitable[Any]]] = {
     "finish": lambda store: finish(store, make_asset(), 1),
     "requeue": lambda store: store.requeue("0" * 24, "u", "j"),
     "get": lambda store: store.get("0" * 24),
+    "get_many": lambda store: store.get_many(["0" * 24]),
     "page": lambda store: store.page("u"),
     "delete": lambda store: store.delete("0" * 24, "u"),
     "find_key": lambda store: store.find_key("k"),

@@ -26,6 +26,7 @@ from pipeline.queue.queue import JobQueue
 from pipeline.usecases import dead_letters
 from pipeline.usecases.dead_letters import DeadLetters
 from pipeline.usecases.kept_jobs import KeptJobs
+from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.submission import Submission
 from tests.factories import make_asset
 from tests.service import AiService, Service
@@ -272,7 +273,12 @@ def house(io_loop: IOLoop, tmp_path: Path, redis_url: str, redis: Redis) -> Iter
     deferred: list[bool] = []
     no_storage: Any = None
     pool = DaemonThreads(1, "tested")
-    use_case = Submission(store, no_storage, queue, Metrics(), pool=pool, on_deferred=lambda: deferred.append(True))
+    use_case = Submission(
+        *(store, no_storage, queue, Metrics()),
+        leftovers=Leftovers(store, no_storage),
+        pool=pool,
+        on_deferred=lambda: deferred.append(True),
+    )
     kept = KeptJobs(store, queue, keep_failed_seconds=604_800, max_age_seconds=86_400)
     io_loop.run_sync(store.open)
     dead = DeadLetters(store, queue, kept, use_case)

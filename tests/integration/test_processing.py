@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 from tornado.ioloop import IOLoop
@@ -13,34 +14,31 @@ from tornado.ioloop import IOLoop
 from pipeline.assets.asset import Asset, AssetStatus, job_data
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
-from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, ProcessedImage, UploadFacts
+from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, ProcessedImage
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases.kept_jobs import KeptJobs
-from pipeline.usecases.processing import Processing
+from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.processing import Processing, _Result
 from pipeline.queue.job import Job
 from tests.contract.contracts import check_event
 from tests.factories import make_asset
+from tests.memory_storage import MemoryStorage
 
 FOUND = Analysis(Attribute("Nike", 0.9), Attribute("Air Max 90", 0.8), Attribute("Red", 0.5))
 
 
-class Plugins:
+class Plugins(MemoryStorage):
     """The far end: an AI, a storage and a notifier that remember what they were asked."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.needs_image = False
         self.analysis: Analysis | Exception = FOUND
         self.requests: list[AnalyzeRequest] = []
         self.tried: list[str] = []
-        self.images: dict[str, bytes] = {}
         self.events: list[tuple[Mapping[str, Any], str]] = []
         self.before_answer: Callable[[], Any] | None = None
-
-    has_upload_filters = False
-
-    async def validate_upload(self, upload: UploadFacts) -> None:
-        raise AssertionError("there is no filter")
 
     async def analyze(
         self, request: AnalyzeRequest, read_image: Callable[[], Awaitable[bytes]], tries: str = ""
@@ -54,18 +52,6 @@ class Plugins:
         if isinstance(self.analysis, Exception):
             raise self.analysis
         return self.analysis
-
-    async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
-        self.images[public_id] = file.read()
-        return f"https://images.example/{public_id}"
-
-    async def read(self, public_id: str) -> bytes:
-        if public_id not in self.images:
-            raise FileNotFoundError(public_id)
-        return self.images[public_id]
-
-    async def delete(self, public_id: str) -> None:
-        self.images.pop(public_id, None)
 
     async def announce(self, event: Mapping[str, Any], user_id: str) -> None:
         check_event(dict(event))
@@ -91,9 +77,16 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def processing(store: SqliteAssetStore, plugins: Plugins, metrics: Metrics) -> Processing:
+def leftovers(store: SqliteAssetStore, plugins: Plugins) -> Leftovers:
+    return Leftovers(store, plugins)
+
+
+@pytest.fixture
+def processing(
+    store: SqliteAssetStore, plugins: Plugins, metrics: Metrics, leftovers: Leftovers
+) -> Processing:
     kept = KeptJobs(store, JobQueue("redis://none"), keep_failed_seconds=60, max_age_seconds=60)
-    return Processing(store, plugins, plugins, kept, metrics, provider_timeout_seconds=90)
+    return Processing(store, plugins, plugins, kept, metrics, leftovers=leftovers, provider_timeout_seconds=90)
 
 
 async def submit(store: SqliteAssetStore) -> tuple[Asset, Job]:
@@ -200,6 +193,69 @@ async def test_overtaken_run_is_dropped_with_what_it_made(
     current = await store.get(asset.id)
     assert current is not None and (current.status, current.fence) == (AssetStatus.PROCESSING, 2)
     assert (plugins.images, plugins.events, stale_results(metrics)) == ({}, [], 1)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("end", ["refused", "cancelled", "deleted"])
+async def test_image_of_a_run_that_was_not_committed_goes(
+    processing: Processing,
+    store: SqliteAssetStore,
+    plugins: Plugins,
+    leftovers: Leftovers,
+    monkeypatch: pytest.MonkeyPatch,
+    end: str,
+) -> None:
+    """The store refuses the result for good, the lease is lost in the middle, or the asset is deleted meanwhile."""
+    monkeypatch.setattr("pipeline.usecases.leftovers.AGAIN_SECONDS", (0.01, 0.01))
+    plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(b"old", "image/webp"))
+    asset, job = await submit(store)
+
+    async def ends(*arguments: Any, **values: Any) -> Asset | None:
+        assert list(plugins.images) == [f"{asset.id}/processed-1"]
+        if end == "deleted":
+            return None
+        raise ValueError("refused") if end == "refused" else asyncio.CancelledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "finish", ends)
+        if end == "deleted":
+            await store.delete(asset.id, asset.user_id)
+            result = _Result(replace(asset, fence=1), plugins.analysis)
+            await processing.commit(job, result)
+        else:
+            with pytest.raises((ValueError, asyncio.CancelledError)):
+                await run(processing, job)
+            # The next run of the job takes the fence, so the image is of no use any more.
+            await store.begin(asset.id, asset.user_id, job.id)
+    while leftovers.tasks:
+        await asyncio.gather(*leftovers.tasks)
+    assert plugins.images == {}
+
+
+@pytest.mark.gen_test
+async def test_image_of_a_result_that_stands_after_all_stays(
+    processing: Processing,
+    store: SqliteAssetStore,
+    plugins: Plugins,
+    leftovers: Leftovers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The run is cancelled while its result is being committed: the store has the result, which names the image."""
+    monkeypatch.setattr("pipeline.usecases.leftovers.AGAIN_SECONDS", (0.01, 0.01))
+    plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(b"webp", "image/webp"))
+    asset, job = await submit(store)
+    finish = store.finish
+
+    async def finish_and_end(*arguments: Any, **values: Any) -> Asset | None:
+        await finish(*arguments, **values)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(store, "finish", finish_and_end)
+    with pytest.raises(asyncio.CancelledError):
+        await run(processing, job)
+    while leftovers.tasks:
+        await asyncio.gather(*leftovers.tasks)
+    assert list(plugins.images) == [f"{asset.id}/processed-1"]
 
 
 @pytest.mark.gen_test

@@ -1,0 +1,145 @@
+"""Calls the storage in use: each call within its time, and whatever it raises turned into our own errors. Runs on the
+event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from datetime import datetime
+from functools import partial
+from itertools import islice
+from typing import Any, BinaryIO, cast
+
+import structlog
+
+from pipeline.errors import DependencyUnavailable, PipelineError
+from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.checks import is_web_url
+from pipeline.hooks.protocols import StoredImage
+from pipeline.texts import cause_of
+from pipeline.tracing import Tracing
+
+log = structlog.get_logger(__name__)
+
+UNAVAILABLE = "Image storage unavailable"
+
+
+class Storing:
+    """One storage plugin and what the service does with it."""
+
+    def __init__(self, storage: BoundPlugin, seconds: float, tracing: Tracing) -> None:
+        """seconds: how long one call of the plugin may take."""
+        self.storage = storage
+        self._seconds = seconds
+        self._tracing = tracing
+        # Each removes an image whose save has ended after it was given up.
+        self._removals: set[asyncio.Task[None]] = set()
+
+    async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
+        """Store the image and return its URL; DependencyUnavailable, or the storage's own PipelineError.
+
+        A save that is given up, because its time is over or the caller was cancelled, may still store the image in its
+        thread. As soon as it ends the image is removed.
+        """
+        remove = partial(self._remove_later, public_id)
+        with self._tracing.call(self.storage.kind, self.storage.name, "save"):
+            saving = self.storage.call("save", self._seconds, public_id, file, content_type, on_late_end=remove)
+            url = await _guarded(saving)
+        if not is_web_url(url):
+            remove()
+            raise DependencyUnavailable(UNAVAILABLE) from ValueError(f"save returned {url!r}")
+        return cast(str, url)
+
+    async def read(self, public_id: str) -> bytes:
+        """Return the bytes of the stored image; FileNotFoundError when there is none."""
+        with self._tracing.call(self.storage.kind, self.storage.name, "open"):
+            opening = self.storage.call("open", self._seconds, public_id)
+            file = await _guarded(opening, FileNotFoundError)
+            # In the plugin's own threads: what the file does when it is read is the plugin's code too.
+            reading = self.storage.run_in_thread("open", _read, self._seconds, file)
+            return cast(bytes, await _guarded(reading, FileNotFoundError))
+
+    async def delete(self, public_id: str) -> None:
+        """Remove the image if it is there."""
+        await self._call("delete", public_id)
+
+    @property
+    def can_list(self) -> bool:
+        """True when the storage has `list`."""
+        return "list" in self.storage.methods
+
+    async def list_images(self, prefix: str, at_once: int) -> AsyncIterator[Sequence[StoredImage]]:
+        """Yield the stored images whose public_id begins with the prefix, at most so many at once.
+
+        Only where can_list is true. Each step has the time of one call; DependencyUnavailable when it fails.
+        """
+        listing = await self._call("list", prefix)
+        if hasattr(listing, "__aiter__"):
+            listing = aiter(listing)
+            take = partial(self.storage.run_on_loop, "list", _take_async)
+        else:
+            listing = await _guarded(self.storage.run_in_thread("list", iter, self._seconds, listing))
+            take = partial(self.storage.run_in_thread, "list", _take)
+        while images := await _guarded(take(self._seconds, listing, at_once)):
+            yield images
+
+    async def check(self) -> None:
+        """Return when the storage is usable; DependencyUnavailable otherwise."""
+        await self._call("check")
+
+    async def close(self) -> None:
+        """Close the plugin."""
+        for removal in self._removals:
+            removal.cancel()
+        await self.storage.close()
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        with self._tracing.call(self.storage.kind, self.storage.name, method):
+            return await _guarded(self.storage.call(method, self._seconds, *args))
+
+    def _remove_later(self, public_id: str) -> None:
+        removal = asyncio.create_task(self._remove(public_id), name=f"remove {public_id}")
+        self._removals.add(removal)
+        removal.add_done_callback(self._removals.discard)
+
+    async def _remove(self, public_id: str) -> None:
+        try:
+            await self.delete(public_id)
+        except PipelineError as error:
+            log.warning("image_left_behind", publicId=public_id, cause=cause_of(error))
+
+
+async def _guarded(call: Awaitable[Any], *meant: type[Exception]) -> Any:
+    """Return what the call returns. meant: what it may raise beside our own errors."""
+    try:
+        return await call
+    except Exception as error:
+        if isinstance(error, (PipelineError, *meant)):
+            raise
+        raise DependencyUnavailable(UNAVAILABLE) from error
+
+
+def _read(file: BinaryIO) -> bytes:
+    with file:
+        return file.read()
+
+
+def _take(listing: Iterator[StoredImage], at_once: int) -> Sequence[StoredImage]:
+    return [_checked(image) for image in islice(listing, at_once)]
+
+
+async def _take_async(listing: AsyncIterator[StoredImage], at_once: int) -> Sequence[StoredImage]:
+    images: list[StoredImage] = []
+    while len(images) < at_once and (image := await anext(listing, None)) is not None:
+        images.append(_checked(image))
+    return images
+
+
+def _checked(image: object) -> StoredImage:
+    """Return what `list` yielded if it is as promised: images are removed because of what it says."""
+    if not (isinstance(image, StoredImage) and isinstance(image.public_id, str)):
+        raise TypeError(f"list yielded {image!r}, not a StoredImage")
+    if not isinstance(image.stored_at, datetime) or image.stored_at.utcoffset() is None:
+        raise TypeError(f"list yielded {image!r}, whose stored_at is no aware datetime")
+    return image

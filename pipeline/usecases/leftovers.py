@@ -1,0 +1,102 @@
+"""Images that no asset names: which they are, and their removal, now or a little later. Runs on the event loop.
+
+What stays all the same, because the process died or the storage was away for long, is removed by the sweeper of
+retention.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Collection, Iterable
+
+import structlog
+
+from pipeline.assets.asset import Asset
+from pipeline.assets.store import AssetStore
+from pipeline.errors import DependencyUnavailable, PipelineError
+from pipeline.texts import cause_of
+from pipeline.usecases.storage import StoredImages
+
+log = structlog.get_logger(__name__)
+
+# The pauses before an image is tried again. After the last one it is left to the sweeper.
+AGAIN_SECONDS = (1.0, 10.0, 60.0, 600.0)
+# How many removals may wait for that at once.
+WAITING_AT_MOST = 1000
+LISTED_AT_ONCE = 100
+# Only what is named like this is ours: an asset's id, and what its image is.
+OUR_IMAGE = re.compile(r"([0-9a-f]{24})/[a-z0-9-]+")
+
+
+async def find_unnamed(store: AssetStore, public_ids: Iterable[str]) -> list[str]:
+    """Return those of the images that no asset names. What is not named like an image of ours is never among them."""
+    ours = {public_id: found[1] for public_id in public_ids if (found := OUR_IMAGE.fullmatch(public_id))}
+    assets = {asset.id: asset for asset in await store.get_many(set(ours.values()))} if ours else {}
+    return [
+        public_id
+        for public_id, asset_id in ours.items()
+        if asset_id not in assets or not assets[asset_id].names(public_id)
+    ]
+
+
+class Leftovers:
+    """Removes images of assets that are gone, never came to be, or have another image now."""
+
+    def __init__(self, store: AssetStore, storage: StoredImages) -> None:
+        self._store = store
+        self._storage = storage
+        # Those that try again later; to be cancelled at the end.
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def images_of(self, asset: Asset) -> set[str]:
+        """Return the public ids of what is stored of the asset; where the storage cannot tell, what the asset names."""
+        if self._storage.can_list:
+            prefix = f"{asset.id}/"
+            try:
+                parts = self._storage.list_images(prefix, LISTED_AT_ONCE)
+                found = {image.public_id async for images in parts for image in images}
+                return {public_id for public_id in found if public_id.startswith(prefix)}
+            except DependencyUnavailable as error:
+                log.warning("images_not_listed", assetId=asset.id, cause=cause_of(error))
+        return set(asset.image_ids)
+
+    async def discard(self, public_ids: Collection[str]) -> None:
+        """Remove the images, which no asset names; what cannot be removed now is tried again later."""
+        if left := await self._remove(public_ids):
+            self.discard_later(left)
+
+    def discard_later(self, public_ids: Collection[str]) -> None:
+        """Remove the images a little later, in the background: those that no asset names by then."""
+        if not public_ids:
+            return
+        if len(self.tasks) >= WAITING_AT_MOST:
+            log.warning("images_left_behind", count=len(public_ids), cause="too many removals wait")
+            return
+        task = asyncio.create_task(self._discard_later(public_ids), name="discard images")
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _discard_later(self, public_ids: Collection[str]) -> None:
+        left = set(public_ids)
+        for seconds in AGAIN_SECONDS:
+            await asyncio.sleep(seconds)
+            try:
+                unnamed = await find_unnamed(self._store, left)
+            except DependencyUnavailable:
+                continue
+            # What an asset names now may be the image of a run that is superseded soon.
+            left -= set(unnamed) - await self._remove(unnamed)
+            if not left:
+                return
+
+    async def _remove(self, public_ids: Collection[str]) -> set[str]:
+        """Remove the images and return those that could not be."""
+        left = set()
+        for public_id in public_ids:
+            try:
+                await self._storage.delete(public_id)
+            except PipelineError as error:
+                left.add(public_id)
+                log.warning("image_left_behind", publicId=public_id, cause=cause_of(error))
+        return left

@@ -1,0 +1,146 @@
+"""Use case: stored images that no asset names are removed within a day.
+
+Such an image is left when a process dies between saving an image and naming it in the asset store, when a storage call
+ends after it was given up, when an image could not be removed with its asset, or when a newer result has replaced it.
+The sweeper looks through the whole storage, part by part, and asks the asset store for each image that is old enough.
+One process at a time does it, by a lease in Redis. Runs on the event loop.
+
+Two installations may keep their images in one bucket or account, and each would take the other's for its own leftovers.
+So each leaves a mark in the storage, an image `owner/<id of the asset store>`, and none sweeps where it finds the mark
+of another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import random
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+import structlog
+
+from pipeline.assets.asset import utc_now
+from pipeline.assets.store import AssetStore
+from pipeline.errors import DependencyUnavailable
+from pipeline.metrics import Metrics
+from pipeline.queue.queue import JobQueue
+from pipeline.texts import cause_of
+from pipeline.usecases.leftovers import find_unnamed
+from pipeline.usecases.storage import StoredImages
+
+log = structlog.get_logger(__name__)
+
+# No upload and no job takes so long between saving an image and naming it: both end within minutes. A run that waits
+# for the asset store keeps its image however long that takes, because its asset names it.
+LEAST_AGE = timedelta(hours=6)
+# With LEAST_AGE, and a process that dies while it sweeps, an image goes within half a day.
+EVERY_SECONDS = 6 * 3600.0
+# When a process first looks whether a sweep is due, and how often after that. At random, so that not all do it at once.
+FIRST_SECONDS = (30.0, 90.0)
+LOOK_SECONDS = (200.0, 400.0)
+# A sweep is a guest: it takes few images at a time and rests in between.
+AT_ONCE = 100
+REST_SECONDS = 0.1
+# Longer than a part takes. If the process dies, another one sweeps after that.
+TURN_SECONDS = 300.0
+TURN = "sweep"
+# A storage that refuses so many in a row refuses them all.
+FAILURES_AT_MOST = 5
+OWNERS = "owner/"
+# The smallest complete GIF, because some storages take nothing but images.
+MARK = bytes.fromhex("47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b")
+
+
+class Sweeper:
+    """Removes stored images that no asset names."""
+
+    def __init__(
+        self,
+        store: AssetStore,
+        storage: StoredImages,
+        queue: JobQueue,
+        metrics: Metrics,
+        *,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        """now: the time; only tests have another one."""
+        self._store = store
+        self._storage = storage
+        self._queue = queue
+        self._metrics = metrics
+        self._now = now
+
+    async def run(self) -> None:
+        """Sweep for ever, whenever the last sweep of any process is long enough ago.
+
+        Waits for ever where the storage cannot list its images.
+        """
+        if not self._storage.can_list:
+            await asyncio.Event().wait()
+        await asyncio.sleep(random.uniform(*FIRST_SECONDS))
+        while True:
+            try:
+                await self.sweep()
+            except DependencyUnavailable as error:
+                log.warning("sweep_postponed", cause=cause_of(error))
+            await asyncio.sleep(random.uniform(*LOOK_SECONDS))
+
+    async def sweep(self) -> None:
+        """Sweep, if it is due and no other process does it.
+
+        DependencyUnavailable when Redis, the asset store or the storage is away; the rest is then swept later.
+        """
+        # Another name each time, so that our own last turn, too, keeps us from sweeping again too soon.
+        owner = secrets.token_hex(8)
+        if not await self._queue.take_turn(TURN, owner, TURN_SECONDS):
+            return
+        before = self._now() - LEAST_AGE
+        if await self._owns_all_since(before):
+            await self._sweep(before, owner)
+        await self._queue.take_turn(TURN, owner, EVERY_SECONDS)
+
+    async def _owns_all_since(self, before: datetime) -> bool:
+        """Return whether the storage is this installation's alone, and has been marked so since then."""
+        installation = await self._store.identity()
+        parts = self._storage.list_images(OWNERS, AT_ONCE)
+        marks = {image.public_id: image.stored_at async for images in parts for image in images}
+        own = f"{OWNERS}{installation}"
+        if own not in marks:
+            await self._storage.save(own, io.BytesIO(MARK), "image/gif")
+            log.info("storage_marked", mark=own)
+        if others := sorted(marks.keys() - {own}):
+            log.warning("sweep_refused", reason="Other installations keep images in this storage", marks=others)
+            return False
+        return own in marks and marks[own] < before
+
+    async def _sweep(self, before: datetime, owner: str) -> None:
+        seen = removed = 0
+        try:
+            async for images in self._storage.list_images("", AT_ONCE):
+                if not await self._queue.take_turn(TURN, owner, TURN_SECONDS):
+                    return
+                seen += len(images)
+                old = [image.public_id for image in images if image.stored_at < before]
+                removed += await self._remove(await find_unnamed(self._store, old))
+                await asyncio.sleep(REST_SECONDS)
+        finally:
+            log.info("images_swept", count=removed, seen=seen)
+
+    async def _remove(self, public_ids: Sequence[str]) -> int:
+        """Remove the images and return how many; DependencyUnavailable when the storage refuses again and again."""
+        removed = failures = 0
+        for public_id in public_ids:
+            try:
+                await self._storage.delete(public_id)
+            except DependencyUnavailable as error:
+                failures += 1
+                log.warning("image_left_behind", publicId=public_id, cause=cause_of(error))
+                if failures >= FAILURES_AT_MOST:
+                    raise
+            else:
+                failures = 0
+                removed += 1
+                self._metrics.images_swept.inc()
+        return removed

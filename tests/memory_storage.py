@@ -1,0 +1,65 @@
+"""A storage in memory, as the use cases see one: what it holds, what it was asked, and whether it is away."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import BinaryIO
+
+from pipeline.assets.asset import utc_now
+from pipeline.errors import DependencyUnavailable
+from pipeline.hooks import StoredImage, UploadFacts
+
+
+class MemoryStorage:
+    """images: content by public_id. deleted: which were asked to be removed. refused: those whose delete fails."""
+
+    has_upload_filters = False
+
+    def __init__(self, *, can_list: bool = True) -> None:
+        self.can_list = can_list
+        self.images: dict[str, bytes] = {}
+        self.saved_at: dict[str, datetime] = {}
+        self.deleted: list[str] = []
+        self.refused: set[str] = set()
+        self.is_away = False
+
+    def put(self, *public_ids: str, at: datetime | None = None) -> None:
+        """Hold these images, saved at that time, by default now."""
+        for public_id in public_ids:
+            self.images[public_id] = b"image"
+            self.saved_at[public_id] = at or utc_now()
+
+    async def validate_upload(self, upload: UploadFacts) -> None:
+        raise AssertionError("there is no filter")
+
+    async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
+        self._answer()
+        self.put(public_id)
+        self.images[public_id] = file.read()
+        return f"https://images.example/{public_id}"
+
+    async def read(self, public_id: str) -> bytes:
+        if public_id not in self.images:
+            raise FileNotFoundError(public_id)
+        return self.images[public_id]
+
+    async def delete(self, public_id: str) -> None:
+        self.deleted.append(public_id)
+        self._answer()
+        if public_id in self.refused:
+            raise DependencyUnavailable("Image storage unavailable")
+        self.images.pop(public_id, None)
+
+    async def list_images(self, prefix: str, at_once: int) -> AsyncIterator[Sequence[StoredImage]]:
+        assert self.can_list
+        self._answer()
+        names = [name for name in self.images if name.startswith(prefix)]
+        for start in range(0, len(names), at_once):
+            self._answer()
+            part = names[start : start + at_once]
+            yield [StoredImage(name, self.saved_at[name]) for name in part if name in self.images]
+
+    def _answer(self) -> None:
+        if self.is_away:
+            raise DependencyUnavailable("Image storage unavailable")
