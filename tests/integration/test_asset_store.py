@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import secrets
 import sqlite3
@@ -15,9 +14,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import pymongo
 import pytest
 from tornado.ioloop import IOLoop
 
@@ -27,7 +24,7 @@ from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore, KeyRecord
 from pipeline.errors import DependencyUnavailable
 from tests.factories import make_asset
-from tests.mongo_server import MongoServer
+from tests.mongo_server import MongoServer, own_database
 from tests.service import ROOT
 
 NOON = datetime(2026, 1, 31, 12, 0, 0, 123_000, UTC)
@@ -50,16 +47,9 @@ def mongo_server() -> Iterator[MongoServer]:
 
 @pytest.fixture
 def mongo_uri(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A database of the test's own: on the server of TEST_MONGODB_URI, then dropped, else on one started here."""
-    name = f"test_{secrets.token_hex(6)}"
-    if given := os.environ.get("TEST_MONGODB_URI"):
-        parts = urlsplit(given)
-        uri = parts._replace(path=f"/{name}").geturl()
+    """A database of the test's own."""
+    with own_database(lambda: request.getfixturevalue("mongo_server")) as uri:
         yield uri
-        with pymongo.MongoClient[dict[str, Any]](uri) as client:
-            client.drop_database(name)
-    else:
-        yield request.getfixturevalue("mongo_server").uri(name)
 
 
 @pytest.fixture(params=["sqlite", "mongo"])
@@ -140,27 +130,11 @@ async def test_unknown_id_is_nothing_not_an_error(store: AssetStore, asset_id: s
     assert await store.fail(asset_id, "job", 1, error="no", finished_at=NOON) is None
 
 
-async def is_ferretdb_1(store: MongoAssetStore) -> bool:
-    # Its value is no help: a build from the library says "unknown".
-    return "ferretdbVersion" in await store._client.admin.command("buildInfo")
-
-
-async def all_at_once(store: AssetStore, calls: list[Awaitable[Any]]) -> list[Any]:
-    """Await the calls together; on FerretDB 1 one by one.
-
-    FerretDB 1.24 reads, then writes by _id without asking again: two findAndModify at the same moment can both match.
-    MongoDB is atomic here; with TEST_MONGODB_URI naming one, this suite proves it.
-    """
-    if isinstance(store, MongoAssetStore) and await is_ferretdb_1(store):
-        return [await call for call in calls]
-    return await asyncio.gather(*calls)
-
-
 @pytest.mark.gen_test
 async def test_begin_takes_a_new_fence_each_time(store: AssetStore) -> None:
     """Twenty starts get twenty different fences, 1 to 20."""
     asset = await create(store)
-    begun = await all_at_once(store, [begin(store, asset) for _ in range(20)])
+    begun = await asyncio.gather(*(begin(store, asset) for _ in range(20)))
     assert sorted(each.fence for each in begun) == list(range(1, 21))
 
 
@@ -222,7 +196,7 @@ async def test_result_is_committed_once(store: AssetStore) -> None:
     """Ten commits of one fence: one gets through."""
     asset = await create(store)
     fence = (await begin(store, asset)).fence
-    done = await all_at_once(store, [finish(store, asset, fence) for _ in range(10)])
+    done = await asyncio.gather(*(finish(store, asset, fence) for _ in range(10)))
     assert sum(each is not None for each in done) == 1
 
 
