@@ -24,7 +24,7 @@ from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore, KeyRecord
 from pipeline.errors import DependencyUnavailable
 from tests.factories import make_asset
-from tests.mongo_server import MongoServer, own_database
+from tests.mongo_server import MongoServer
 from tests.service import ROOT
 
 NOON = datetime(2026, 1, 31, 12, 0, 0, 123_000, UTC)
@@ -37,19 +37,6 @@ FOUND = AiMetadata(
 )
 PROCESSED = ProcessedImageRef("https://images.example/p.webp", "x/processed-1")
 MakeStore = Callable[[], AssetStore]
-
-
-@pytest.fixture(scope="session")
-def mongo_server() -> Iterator[MongoServer]:
-    with MongoServer() as server:
-        yield server
-
-
-@pytest.fixture
-def mongo_uri(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A database of the test's own."""
-    with own_database(lambda: request.getfixturevalue("mongo_server")) as uri:
-        yield uri
 
 
 @pytest.fixture(params=["sqlite", "mongo"])
