@@ -20,12 +20,12 @@ import structlog
 from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, utc_now
 from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
-from pipeline.errors import DependencyUnavailable, PermanentJobError
+from pipeline.errors import DependencyUnavailable, NotStorable, PermanentJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, JobEvent
 from pipeline.metrics import Metrics
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.submission import ImageStorage, processed_public_id
-from pipeline.texts import cause_of
+from pipeline.texts import HALVES, cause_of
 from pipeline.tracing import OFF, Tracing
 
 log = structlog.get_logger(__name__)
@@ -112,26 +112,29 @@ class Processing:
         return _Result(asset, analysis, await self._keep_processed(asset, analysis))
 
     async def commit(self, job: Job, result: _Result) -> None:
-        """Commit the result under its run's fence and send the event."""
+        """Commit the result under its run's fence and send the event; NotStorable when the store will never take it."""
         asset, analysis, processed = result.asset, result.analysis, result.processed
         is_complete = bool(analysis.brand.value and analysis.model.value)
         with self._tracing.step("commit"):
-            finished = await self._commit(
-                asset,
-                lambda now: self._store.finish(
-                    asset.id,
-                    job.id,
-                    asset.fence,
-                    status=AssetStatus.ACTIVE if is_complete else AssetStatus.PARTIAL,
-                    ai_metadata=_metadata(analysis, now),
-                    processed=processed,
-                    finished_at=now,
-                ),
-            )
+            try:
+                finished = await self._commit(
+                    asset,
+                    lambda now: self._store.finish(
+                        asset.id,
+                        job.id,
+                        asset.fence,
+                        status=AssetStatus.ACTIVE if is_complete else AssetStatus.PARTIAL,
+                        ai_metadata=_metadata(analysis, now),
+                        processed=processed,
+                        finished_at=now,
+                    ),
+                )
+            except NotStorable:
+                await self._discard(processed)
+                raise
         if finished is None:
             self._drop(asset)
-            if processed is not None and processed.public_id:
-                await self._plugins.delete(processed.public_id)
+            await self._discard(processed)
             return
         await self._announce(finished)
 
@@ -213,6 +216,10 @@ class Processing:
                 await asyncio.sleep(delay)
                 delay = min(longest, delay * 2)
 
+    async def _discard(self, processed: ProcessedImageRef | None) -> None:
+        if processed is not None and processed.public_id:
+            await self._plugins.delete(processed.public_id)
+
     def _drop(self, asset: Asset) -> None:
         self._metrics.stale_results.inc()
         log.warning("result_dropped", fence=asset.fence)
@@ -244,7 +251,9 @@ def job_event(job: Job, finish: Finish | None = None, seconds: float = 0) -> Job
 
 
 def _is_ours(job: Job) -> bool:
-    return all(isinstance(job.data.get(name), str) for name in ("assetId", "userId"))
+    texts = [job.data.get(name) for name in ("assetId", "userId")]
+    # No store holds half a surrogate pair, so no asset has it.
+    return all(isinstance(text, str) and not HALVES.search(text) for text in texts)
 
 
 def _metadata(analysis: Analysis, processed_at: Any) -> AiMetadata:

@@ -30,7 +30,7 @@ from pipeline.assets.asset import (
     utc_now,
 )
 from pipeline.assets.store import KeyRecord
-from pipeline.errors import ConfigurationError, DependencyUnavailable
+from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable, PipelineError
 
 T = TypeVar("T")
 Rows = list[sqlite3.Row]
@@ -57,6 +57,9 @@ ALTER TABLE assets ADD COLUMN excused INTEGER NOT NULL DEFAULT 0;
 )
 # What a statement raises that SQLite, or the binding of its values, refuses.
 REFUSALS = (sqlite3.Error, ValueError, OverflowError)
+# The limits of MongoDB, so that both stores hold the same documents.
+MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
+MAX_INTEGER_BITS = 63
 CURRENT_RUN = "id = :id AND processingJobId = :job AND fence = :fence AND status = 'processing'"
 
 
@@ -132,7 +135,7 @@ class SqliteAssetStore:
                 "user": asset.user_id,
                 "category": asset.category,
                 "status": asset.status.value,
-                "original": json.dumps(document["images"]["original"]),
+                "original": _json(document["images"]["original"]),
                 "processed": _json(document["images"]["processed"]),
                 "job": asset.processing_job_id,
                 "fence": asset.fence,
@@ -297,6 +300,7 @@ class SqliteAssetStore:
         connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             connection.row_factory = sqlite3.Row
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_DOCUMENT_BYTES)
             _use_wal(connection)
             # An accepted upload must survive a power cut, not only the end of the process.
             connection.execute("PRAGMA synchronous = FULL")
@@ -326,7 +330,7 @@ class SqliteAssetStore:
         try:
             return await self._reader.run(lambda connection: connection.execute(sql, values).fetchall())
         except REFUSALS as error:
-            raise DependencyUnavailable("The asset store cannot be read") from error
+            raise _refusal(error, "The asset store cannot be read") from error
 
     async def _assets(
         self, clauses: str, values: dict[str, Any], limit: int, after: tuple[datetime, str] | None
@@ -413,9 +417,20 @@ def _commit(batch: Sequence[_Write], connection: sqlite3.Connection) -> list[Row
 def _fail(writes: Sequence[_Write], error: BaseException) -> None:
     for write in writes:
         if not write.done.done():
-            unavailable = DependencyUnavailable("The asset store cannot be written")
-            unavailable.__cause__ = error
-            write.done.set_exception(unavailable)
+            refusal = _refusal(error, "The asset store cannot be written")
+            refusal.__cause__ = error
+            write.done.set_exception(refusal)
+
+
+def _refusal(error: BaseException, otherwise: str) -> PipelineError:
+    """Return what the error means: the fault lies with the values, or else with the file."""
+    if isinstance(error, sqlite3.DataError):
+        return NotStorable("it is too large")
+    if isinstance(error, OverflowError):
+        return NotStorable("a number is too large")
+    if isinstance(error, UnicodeEncodeError):
+        return NotStorable("a text is not valid Unicode")
+    return DependencyUnavailable(otherwise)
 
 
 def _asset(row: sqlite3.Row) -> Asset:
@@ -434,12 +449,26 @@ def _asset(row: sqlite3.Row) -> Asset:
     return Asset.from_document(document)
 
 
-def _meta_json(meta: AiMetadata) -> str:
-    return json.dumps(ai_metadata_document(meta) | {"processedAt": _milliseconds(meta.processed_at)})
+def _meta_json(meta: AiMetadata) -> str | None:
+    return _json(ai_metadata_document(meta) | {"processedAt": _milliseconds(meta.processed_at)})
 
 
 def _json(value: Mapping[str, Any] | None) -> str | None:
-    return json.dumps(value) if value is not None else None
+    if value is None:
+        return None
+    try:
+        _check_integers(value)
+        # Not escaped: half a surrogate pair is refused when it is bound, as in every other text.
+        return json.dumps(value, ensure_ascii=False)
+    except TypeError as error:
+        raise NotStorable("a value is of no type it knows") from error
+
+
+def _check_integers(value: Any) -> None:
+    if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
+        raise NotStorable("a number is too large")
+    for inner in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        _check_integers(inner)
 
 
 def _milliseconds(instant: datetime | None) -> int | None:

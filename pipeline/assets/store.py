@@ -2,7 +2,8 @@
 
 Two implementations pass one conformance suite (tests/integration/test_asset_store.py): mongo.py and sqlite.py. All
 methods run on the event loop. Any failure to reach the database is raised as DependencyUnavailable with the driver's
-error chained.
+error chained. Values that no document can hold (16 MiB in all, integers of 64 bits, half a surrogate pair) are raised as
+NotStorable by whatever method is given them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ class AssetStore(Protocol):
     """The narrow door to the database."""
 
     async def open(self) -> None:
-        """Connect and make sure collections/tables and indexes exist; may be called again after a failure."""
+        """Return once the database answers and tables exist; may be called again after a failure.
+
+        Indexes that take long are built in the background: reads work without them, slowly.
+        """
 
     async def close(self) -> None:
         """Release connections."""

@@ -25,7 +25,7 @@ from tornado.ioloop import IOLoop
 from pipeline.assets.asset import AiMetadata, AssetStatus, utc_now
 from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.sqlite import MIGRATIONS, SqliteAssetStore
-from pipeline.errors import ConfigurationError, DependencyUnavailable
+from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable
 from tests.factories import make_asset
 from tests.mongo_server import MongoServer
 from tests.service import ROOT
@@ -110,7 +110,7 @@ async def test_sqlite_write_that_is_refused_fails_alone(sqlite_store: SqliteAsse
     tasks = [sqlite_store.create(asset) for asset in (*assets[:2], make_asset(**fault), *assets[2:])]
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [result for result in results if result is True] == [True] * 4
-    assert isinstance(results[2], DependencyUnavailable) and results[2].__cause__ is not None
+    assert isinstance(results[2], NotStorable) and results[2].__cause__ is not None
     assert [await sqlite_store.get(asset.id) for asset in assets] == assets
     await sqlite_store.close()
 

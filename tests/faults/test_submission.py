@@ -17,7 +17,7 @@ import pytest
 from pipeline.assets.asset import Asset
 from pipeline.assets.image import ImageInfo
 from pipeline.assets.sqlite import SqliteAssetStore
-from pipeline.errors import OutcomeUnknown
+from pipeline.errors import NotStorable, OutcomeUnknown
 from pipeline.hooks import UploadFacts
 from pipeline.hooks.threads import DaemonThreads
 from pipeline.metrics import Metrics
@@ -230,6 +230,26 @@ async def test_insert_of_unknown_outcome_is_settled_later(
     await store.close()
 
 
+@pytest.mark.fault("E32")
+@pytest.mark.gen_test
+async def test_upload_that_cannot_be_stored_leaves_nothing(tmp_path: Path, redis_url: str) -> None:
+    """Its storage gave it an address beyond all bounds: a clean error, no image, no job, and the next one is taken."""
+    store, storage, queue = SqliteAssetStore(tmp_path / "assets.sqlite"), Images(), JobQueue(redis_url)
+    await store.open()
+    pool = DaemonThreads(1, "tested")
+    submission = Submission(store, storage, queue, Metrics(), pool=pool)
+    image = ImageInfo(3, 64, 48, "image/jpeg")
+    storage.host = "x" * 17_000_000
+    with pytest.raises(NotStorable):
+        await submission.submit(Upload("user-1", "lego", io.BytesIO(b"abc"), image, "r-1"))
+    assert storage.images == {} and (await queue.stats()).waiting == 0
+    storage.host = "images.example"
+    await submission.submit(Upload("user-1", "lego", io.BytesIO(b"abc"), image, "r-1"))
+    assert len(storage.images) == 1 and (await queue.stats()).waiting == 1
+    await queue.close()
+    await store.close()
+
+
 class Images:
     """A storage in memory, and no filters."""
 
@@ -237,10 +257,11 @@ class Images:
 
     def __init__(self) -> None:
         self.images: dict[str, bytes] = {}
+        self.host = "images.example"
 
     async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
         self.images[public_id] = file.read()
-        return f"https://images.example/{public_id}"
+        return f"https://{self.host}/{public_id}"
 
     async def validate_upload(self, upload: UploadFacts) -> None:
         raise AssertionError("there is no filter")

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImage
 from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore, KeyRecord
-from pipeline.errors import DependencyUnavailable
+from pipeline.errors import DependencyUnavailable, NotStorable
 from tests.factories import make_asset
 from tests.mongo_server import MongoServer
 from tests.service import ROOT
@@ -296,6 +297,95 @@ async def test_delete_removes_the_users_own(store: AssetStore) -> None:
     assert deleted is not None and deleted.id == asset.id
     assert await store.get(asset.id) is None
     assert await finish(store, asset, fence) is None
+
+
+MIB = 1024 * 1024
+UNSTORABLE = {
+    "text": ("half a \ud800 pair", "a text is not valid Unicode"),
+    "number": (2**70, "a number is too large"),
+    "size": ("x" * 17 * MIB, "it is too large"),
+    "type": (object(), "a value is of no type it knows"),
+}
+
+
+@pytest.mark.fault("E32")
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize("kind", UNSTORABLE)
+async def test_create_refuses_for_good_what_no_document_can_hold(store: AssetStore, kind: str) -> None:
+    """The error says why in our words; nothing is inserted, and those created at the same moment are."""
+    value, why = UNSTORABLE[kind]
+    assets = [make_asset() for _ in range(4)]
+    refused = make_asset()
+    refused = replace(refused, original=replace(refused.original, url=value))
+    results = await asyncio.gather(
+        *(store.create(each) for each in [*assets[:2], refused, *assets[2:]]), return_exceptions=True
+    )
+    error = results.pop(2)
+    assert isinstance(error, NotStorable) and error.message == f"The asset store cannot hold this document: {why}"
+    assert results == [True] * 4
+    assert await store.get(refused.id) is None
+
+
+@pytest.mark.fault("E32")
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize("kind", UNSTORABLE)
+async def test_finish_refuses_for_good_what_no_document_can_hold(store: AssetStore, kind: str) -> None:
+    """The asset stays as it was, so that its job can fail it under the same fence."""
+    value, why = UNSTORABLE[kind]
+    asset = await create(store)
+    begun = await begin(store, asset)
+    with pytest.raises(NotStorable, match=why):
+        await finish(store, asset, begun.fence, ai_metadata=AiMetadata(brand={"value": value, "confidence": 1}))
+    assert await store.get(asset.id) == begun
+    assert await store.fail(asset.id, asset.processing_job_id, begun.fence, error="no", finished_at=NOON)
+
+
+@pytest.mark.fault("E32")
+@pytest.mark.gen_test(timeout=30)
+async def test_document_that_grows_too_large_is_refused(store: AssetStore) -> None:
+    """Two halves that fit by themselves make a document that does not: the server finds that out, not the driver."""
+    asset = make_asset()
+    assert await store.create(replace(asset, original=replace(asset.original, url="x" * 9 * MIB)))
+    begun = await begin(store, asset)
+    with pytest.raises(NotStorable, match="too large"):
+        await finish(store, asset, begun.fence, ai_metadata=AiMetadata(error="x" * 9 * MIB))
+    assert await store.get(asset.id) == begun
+
+
+@pytest.mark.fault("E32")
+@pytest.mark.gen_test
+async def test_question_that_no_document_can_answer_is_refused(store: AssetStore) -> None:
+    """A damaged job's user id is no outage."""
+    asset = await create(store)
+    with pytest.raises(NotStorable):
+        await store.begin(asset.id, "\ud800", asset.processing_job_id)
+    with pytest.raises(NotStorable):
+        await store.page("\ud800")
+
+
+@pytest.mark.gen_test
+async def test_excused_starts_never_exceed_the_starts(store: AssetStore) -> None:
+    """Ten at the same moment, after three starts: three count."""
+    asset = await create(store)
+    await store.excuse(asset.id, asset.processing_job_id)
+    for _ in range(3):
+        await begin(store, asset)
+    await asyncio.gather(*(store.excuse(asset.id, asset.processing_job_id) for _ in range(10)))
+    current = await store.get(asset.id)
+    assert current is not None and (current.fence, current.excused) == (3, 3)
+
+
+@pytest.mark.fault("E30")
+@pytest.mark.gen_test(timeout=60)
+async def test_delete_beside_finish_leaves_nothing(store: AssetStore) -> None:
+    """Of 400 deletes, each beside the asset's finish, every one removes it, whichever comes first."""
+    for _ in range(400):
+        asset = await create(store)
+        begun = await begin(store, asset)
+        deleted, _done = await asyncio.gather(
+            store.delete(asset.id, asset.user_id), finish(store, asset, begun.fence)
+        )
+        assert deleted is not None and await store.get(asset.id) is None
 
 
 @pytest.mark.gen_test
