@@ -13,16 +13,13 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo.monitoring import CommandListener, CommandStartedEvent
 from tornado.ioloop import IOLoop
 
-from pipeline.assets.asset import AiMetadata, AssetStatus, utc_now
+from pipeline.assets.asset import utc_now
 from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.sqlite import MIGRATIONS, SqliteAssetStore
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable
@@ -200,55 +197,3 @@ async def test_mongo_outage_holds_nobody_longer_than_the_timeout(own_mongo_serve
         if is_hung:
             os.kill(own_mongo_server.pid, signal.SIGCONT)
         await store.close()
-
-
-class Commands(CommandListener):
-    """Remembers every findAndModify that the driver sends."""
-
-    def __init__(self) -> None:
-        self.sent: list[Any] = []
-
-    def started(self, event: CommandStartedEvent) -> None:
-        if event.command_name == "findAndModify":
-            self.sent.append(event.command)
-
-    def succeeded(self, event: Any) -> None:
-        pass
-
-    def failed(self, event: Any) -> None:
-        pass
-
-
-@pytest.mark.gen_test
-async def test_mongo_fence_is_checked_and_changed_in_one_command(
-    mongo_uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whether a run is current is decided by the server in the write itself, which it makes atomic."""
-    commands = Commands()
-    client = partial(AsyncIOMotorClient, event_listeners=[commands])
-    monkeypatch.setattr("pipeline.assets.mongo.AsyncIOMotorClient", client)
-    store = MongoAssetStore(mongo_uri)
-    await store.open()
-    asset = make_asset()
-    job = asset.processing_job_id
-    await store.create(asset)
-    begun = await store.begin(asset.id, asset.user_id, job)
-    assert begun is not None and begun.fence == 1
-    await store.finish(
-        asset.id,
-        job,
-        begun.fence,
-        status=AssetStatus.ACTIVE,
-        ai_metadata=AiMetadata(),
-        processed=None,
-        finished_at=utc_now(),
-    )
-    await store.close()
-    begin, finish = commands.sent
-    current = {"processingJobId": job, "status": "processing"}
-    assert {key: begin["query"][key] for key in begin["query"] if key != "_id"} == current | {"userId": asset.user_id}
-    assert begin["update"]["$inc"] == {"fence": 1}
-    assert {key: finish["query"][key] for key in finish["query"] if key != "_id"} == current | {"fence": 1}
-    for command in (begin, finish):
-        assert str(command["query"]["_id"]) == asset.id
-        assert command["writeConcern"]["w"] == "majority" and command["writeConcern"]["j"] is True
