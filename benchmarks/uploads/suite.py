@@ -3,8 +3,8 @@
 Every candidate is one process with five job slots, a JWT check, the image in a local folder, the asset in a database
 and the job in a Redis with an append-only file; the AI service is a stub that takes 5 ms. `ours` keeps assets in
 SQLite, as it does where nothing is configured, and has image, asset and job on the disk (fsync) before it answers 202.
-The others keep them in DocumentDB behind FerretDB 2 (where `documentdb` is on PATH, else in MongoDB), and so does ours in
-a row of its own. The load client is a process of its own on the same machine, with 32 keep-alive connections.
+The others keep them in DocumentDB behind FerretDB 2 (where `documentdb` is on PATH, else in MongoDB), and so does ours
+in a row of its own. The load client is a process of its own on the same machine, with 32 keep-alive connections.
 """
 
 from __future__ import annotations

@@ -38,26 +38,33 @@ class IndexBuilder:
         """database: its name, for a URI without one."""
         self._uri = uri
         self._database = database
+        self._client: AsyncMongoClient[dict[str, Any]] | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self, missing: Sequence[tuple[str, IndexModel]]) -> None:
         """Begin to build indexes, each given with its collection's name; does nothing while it is building."""
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._build_all(missing), name="build_indexes")
+            # The URI's own limits, if any, are overruled.
+            self._client = AsyncMongoClient(
+                self._uri, timeoutMS=None, socketTimeoutMS=None, appname="ai-queue-pipeline indexes"
+            )
+            self._task = asyncio.create_task(self._build_all(self._client, missing), name="build_indexes")
 
     async def close(self) -> None:
         """Stop waiting; the server may go on with what it has begun."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._client is not None:
+            # Closed once more if all is built: it may have been cancelled while it closed.
+            await self._client.close()
 
-    async def _build_all(self, missing: Sequence[tuple[str, IndexModel]]) -> None:
-        # The URI's own limits, if any, are overruled.
-        async with AsyncMongoClient[dict[str, Any]](
-            self._uri, timeoutMS=None, socketTimeoutMS=None, appname="ai-queue-pipeline indexes"
-        ) as client:
-            for collection, index in missing:
-                await self._build(client, collection, index)
+    async def _build_all(
+        self, client: AsyncMongoClient[dict[str, Any]], missing: Sequence[tuple[str, IndexModel]]
+    ) -> None:
+        for collection, index in missing:
+            await self._build(client, collection, index)
+        await client.close()
 
     async def _build(self, client: AsyncMongoClient[dict[str, Any]], collection: str, index: IndexModel) -> None:
         delay, longest = AGAIN_SECONDS

@@ -2,8 +2,8 @@
 
 Two implementations pass one conformance suite (tests/integration/test_asset_store.py): mongo.py and sqlite.py. All
 methods run on the event loop. Any failure to reach the database is raised as DependencyUnavailable with the driver's
-error chained. Values that no document can hold (16 MiB in all, integers of 64 bits, half a surrogate pair) are raised as
-NotStorable by whatever method is given them.
+error chained. What no document can hold (more than 16 MiB, an integer of more than 64 bits, half a surrogate pair) is
+raised as NotStorable by whatever method is given it.
 """
 
 from __future__ import annotations

@@ -82,13 +82,14 @@ def test_checker_sees_answered_failures_that_give_their_attempt_back() -> None:
     assert any(promise.startswith("every accepted upload") for promise in report.broken), report.broken
 
 
-def test_checker_sees_a_missing_fence() -> None:
+@pytest.mark.parametrize("store", ["sqlite", "mongo"])
+def test_checker_sees_a_missing_fence(store: str) -> None:
     """Commits that come to the store only after another process has done their jobs overwrite its results."""
     report = chaos(
         seed=1,
         faults=1,
         processes=2,
-        store="sqlite",
+        store=store,
         uploads=20,
         kinds={"late commit"},
         mutant="fence",
@@ -97,9 +98,10 @@ def test_checker_sees_a_missing_fence() -> None:
     assert any(promise.startswith("one result per asset") for promise in report.broken), report.broken
 
 
-def test_late_commits_overwrite_nothing() -> None:
+@pytest.mark.parametrize("store", ["sqlite", "mongo"])
+def test_late_commits_overwrite_nothing(store: str) -> None:
     """The same with the fence in its place."""
     report = chaos(
-        seed=1, faults=1, processes=2, store="sqlite", uploads=20, kinds={"late commit"}, ai_delay_ms=500
+        seed=1, faults=1, processes=2, store=store, uploads=20, kinds={"late commit"}, ai_delay_ms=500
     )
     assert report.broken == [], report.figures

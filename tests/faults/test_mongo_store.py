@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,8 +21,9 @@ from pipeline.assets.asset import AiMetadata, AssetStatus, utc_now
 from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.store import KeyRecord
 from pipeline.errors import DependencyUnavailable
-from tests.factories import make_asset
+from tests.factories import make_asset, make_image
 from tests.replica_set import LaggingReplicaSet
+from tests.service import AiService, Service
 
 INDEXES = {"_id_", "newest_of_user", "finished_of_user", "unfinished", "oldest_key"}
 WRITES = ("findAndModify", "update", "delete")
@@ -215,10 +217,11 @@ async def test_mongo_every_write_names_the_shard_key(mongo_uri: str, commands: C
 @pytest.mark.fault("E24")
 @pytest.mark.gen_test(timeout=30)
 async def test_mongo_reads_from_the_primary_whatever_the_uri_says(mongo_uri: str) -> None:
-    """A secondary that lags and that the URI prefers: what was written is read at once, and a key has one owner."""
+    """A secondary that lags and that the URI names: what was written is read at once, and a key has one owner."""
     parts = urlsplit(mongo_uri)
     async with LaggingReplicaSet(parts.port or 27017) as replicas:
-        preference = "readPreference=secondaryPreferred"
+        # Not secondaryPreferred: until the secondary is found that means the primary.
+        preference = "readPreference=secondary"
         store = MongoAssetStore(replicas.uri(parts.path.strip("/"), preference))
         await store.open()
         asset, now = make_asset(), utc_now()
@@ -237,6 +240,33 @@ async def test_mongo_reads_from_the_primary_whatever_the_uri_says(mongo_uri: str
         async with pymongo.AsyncMongoClient[dict[str, Any]](replicas.uri("any", preference)) as client:
             assert await client.any.assets.find_one({}) is None
         assert replicas.reads_of_secondary == ["find"]
+
+
+@pytest.mark.fault("E24")
+@pytest.mark.gen_test(timeout=30)
+async def test_upload_keeps_its_key_though_a_secondary_lags(
+    tmp_path: Path, ai_service: AiService, mongo_uri: str
+) -> None:
+    """The same picture is the same asset, another one is refused, and the AI service is asked once."""
+    parts = urlsplit(mongo_uri)
+    async with LaggingReplicaSet(parts.port or 27017) as replicas:
+        uri = replicas.uri(parts.path.strip("/"), "readPreference=secondaryPreferred")
+        service = Service(tmp_path, ai_service.url, MONGODB_URI=uri)
+        await asyncio.to_thread(service.start)
+        try:
+            key = {"Idempotency-Key": "k-1"}
+            first = await asyncio.to_thread(service.upload, headers=key)
+            again = await asyncio.to_thread(service.upload, headers=key)
+            other = await asyncio.to_thread(service.upload, image=make_image(seed=7), headers=key)
+            assert [reply.status_code for reply in (first, again, other)] == [202, 202, 422]
+            asset_id = first.json()["data"]["assetId"]
+            assert again.json()["data"]["assetId"] == asset_id
+            await asyncio.to_thread(service.wait_log, "job_completed", assetId=asset_id)
+            assert (await asyncio.to_thread(service.asset, asset_id))["status"] == "active"
+            assert (await asyncio.to_thread(ai_service.state))["calls"] == 1
+        finally:
+            await asyncio.to_thread(service.kill)
+        assert replicas.reads_of_secondary == []
 
 
 @pytest.mark.fault("E24")
