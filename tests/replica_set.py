@@ -6,6 +6,7 @@ import asyncio
 import struct
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import bson
 
@@ -21,8 +22,10 @@ class LaggingReplicaSet:
     answer instead.
     """
 
-    def __init__(self, server_port: int) -> None:
-        self._server_port = server_port
+    def __init__(self, database_uri: str) -> None:
+        """database_uri: of the real database, on a server of this machine that needs no password."""
+        parts = urlsplit(database_uri)
+        self._server_port, self._database = parts.port, parts.path
         self._listeners: list[asyncio.Server] = []
         self._primary = self._secondary = ""
         self.reads_of_secondary: list[str] = []
@@ -40,9 +43,10 @@ class LaggingReplicaSet:
         for listener in self._listeners:
             listener.close()
 
-    def uri(self, database: str, options: str = "") -> str:
-        """Return the address of a database, with further options."""
-        return f"mongodb://{self._primary},{self._secondary}/{database}?replicaSet={NAME}{options and '&'}{options}"
+    def uri(self, options: str = "") -> str:
+        """Return the database's address here, with further options."""
+        members = f"{self._primary},{self._secondary}"
+        return f"mongodb://{members}{self._database}?replicaSet={NAME}{options and '&'}{options}"
 
     def _hello(self, is_primary: bool) -> dict[str, Any]:
         return {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pymongo
 import pytest
@@ -22,6 +22,7 @@ from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.store import KeyRecord
 from pipeline.errors import DependencyUnavailable
 from tests.factories import make_asset, make_image
+from tests.mongo_server import MongoServer
 from tests.replica_set import LaggingReplicaSet
 from tests.service import AiService, Service
 
@@ -109,14 +110,20 @@ async def use_all(store: MongoAssetStore) -> None:
 
 
 @pytest.fixture
-def filled_uri(mongo_uri: str) -> str:
+def local_uri(mongo_server: MongoServer) -> str:
+    """A database on a server of our own, in front of which a replica set can be played."""
+    return mongo_server.uri(f"test_{secrets.token_hex(6)}")
+
+
+@pytest.fixture
+def filled_uri(local_uri: str) -> str:
     """A database that holds an asset and a key, and no index of ours yet."""
-    with pymongo.MongoClient[dict[str, Any]](mongo_uri) as client:
+    with pymongo.MongoClient[dict[str, Any]](local_uri) as client:
         database = client.get_default_database()
         asset = make_asset()
         database.assets.insert_one(asset.to_document() | {"_id": ObjectId(asset.id)})
         database.idempotency_keys.insert_one({"_id": "old", "assetId": asset.id, "createdAt": utc_now()})
-    return mongo_uri
+    return local_uri
 
 
 def index_names(uri: str) -> set[str]:
@@ -134,27 +141,28 @@ async def until_indexed(uri: str) -> None:
 @pytest.mark.gen_test(timeout=30)
 async def test_mongo_index_may_take_longer_than_any_call(filled_uri: str) -> None:
     """The store opens and works meanwhile; no time limit of ours or of the URI ends the build."""
-    parts, started, released = urlsplit(filled_uri), asyncio.Event(), asyncio.Event()
+    started, released = asyncio.Event(), asyncio.Event()
 
     async def hold_builds(name: str) -> None:
         if name == "createIndexes":
             started.set()
             await released.wait()
 
-    async with LaggingReplicaSet(parts.port or 27017) as replicas:
+    async with LaggingReplicaSet(filled_uri) as replicas:
         replicas.before = hold_builds
-        uri = replicas.uri(parts.path.strip("/"), "timeoutMS=400&socketTimeoutMS=400")
-        store = MongoAssetStore(uri, timeout_seconds=0.5)
+        uri = replicas.uri("timeoutMS=400&socketTimeoutMS=400")
+        store = MongoAssetStore(uri, timeout_seconds=1)
         with structlog.testing.capture_logs() as logs:
-            async with asyncio.timeout(1):
-                await store.open()
-                await store.open()
+            await store.open()
+            await store.open()
             assert await store.create(make_asset("user-2"))
             await started.wait()
-            await asyncio.sleep(1.5)  # the length is the point: three times what a call may take
+            await asyncio.sleep(2)  # the length is the point: twice what a call may take
             assert len(await store.page("user-2")) == 1
             released.set()
             await until_indexed(filled_uri)
+            while len(logs) < 8:  # the log sends no signal either
+                await asyncio.sleep(0.01)
         await store.close()
     assert [line["event"] for line in logs] == ["index_build_started", "index_built"] * 4
 
@@ -164,14 +172,14 @@ async def test_mongo_index_may_take_longer_than_any_call(filled_uri: str) -> Non
 async def test_mongo_index_build_that_fails_is_repeated(filled_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a line in the log each time, without secrets; the others follow."""
     monkeypatch.setattr("pipeline.assets.mongo_indexes.AGAIN_SECONDS", (0.01, 0.01))
-    parts, answers = urlsplit(filled_uri), [{"ok": 0.0, "code": 11601, "errmsg": "interrupted, password=hidden"}] * 3
+    answers = [{"ok": 0.0, "code": 11601, "errmsg": "interrupted, password=hidden"}] * 3
 
     async def refuse_builds(name: str) -> dict[str, Any] | None:
         return answers.pop() if name == "createIndexes" and answers else None
 
-    async with LaggingReplicaSet(parts.port or 27017) as replicas:
+    async with LaggingReplicaSet(filled_uri) as replicas:
         replicas.before = refuse_builds
-        store = MongoAssetStore(replicas.uri(parts.path.strip("/"), "retryWrites=false"))
+        store = MongoAssetStore(replicas.uri("retryWrites=false"))
         with structlog.testing.capture_logs() as logs:
             await store.open()
             await until_indexed(filled_uri)
@@ -185,16 +193,16 @@ async def test_mongo_index_build_that_fails_is_repeated(filled_uri: str, monkeyp
 @pytest.mark.gen_test
 async def test_mongo_close_does_not_wait_for_an_index(filled_uri: str) -> None:
     """Nothing of it is left running."""
-    parts, started = urlsplit(filled_uri), asyncio.Event()
+    started = asyncio.Event()
 
     async def hold_builds(name: str) -> None:
         if name == "createIndexes":
             started.set()
             await asyncio.Event().wait()
 
-    async with LaggingReplicaSet(parts.port or 27017) as replicas:
+    async with LaggingReplicaSet(filled_uri) as replicas:
         replicas.before = hold_builds
-        store = MongoAssetStore(replicas.uri(parts.path.strip("/")))
+        store = MongoAssetStore(replicas.uri())
         await store.open()
         await started.wait()
         async with asyncio.timeout(2):
@@ -216,13 +224,12 @@ async def test_mongo_every_write_names_the_shard_key(mongo_uri: str, commands: C
 
 @pytest.mark.fault("E24")
 @pytest.mark.gen_test(timeout=30)
-async def test_mongo_reads_from_the_primary_whatever_the_uri_says(mongo_uri: str) -> None:
+async def test_mongo_reads_from_the_primary_whatever_the_uri_says(local_uri: str) -> None:
     """A secondary that lags and that the URI names: what was written is read at once, and a key has one owner."""
-    parts = urlsplit(mongo_uri)
-    async with LaggingReplicaSet(parts.port or 27017) as replicas:
+    async with LaggingReplicaSet(local_uri) as replicas:
         # Not secondaryPreferred: until the secondary is found that means the primary.
         preference = "readPreference=secondary"
-        store = MongoAssetStore(replicas.uri(parts.path.strip("/"), preference))
+        store = MongoAssetStore(replicas.uri(preference))
         await store.open()
         asset, now = make_asset(), utc_now()
         assert await store.create(asset)
@@ -237,20 +244,19 @@ async def test_mongo_reads_from_the_primary_whatever_the_uri_says(mongo_uri: str
         await store.close()
         assert replicas.reads_of_secondary == []
         # And this secondary would have been believed.
-        async with pymongo.AsyncMongoClient[dict[str, Any]](replicas.uri("any", preference)) as client:
-            assert await client.any.assets.find_one({}) is None
+        async with pymongo.AsyncMongoClient[dict[str, Any]](replicas.uri(preference)) as client:
+            assert await client.get_default_database().assets.find_one({}) is None
         assert replicas.reads_of_secondary == ["find"]
 
 
 @pytest.mark.fault("E24")
 @pytest.mark.gen_test(timeout=30)
 async def test_upload_keeps_its_key_though_a_secondary_lags(
-    tmp_path: Path, ai_service: AiService, mongo_uri: str
+    tmp_path: Path, ai_service: AiService, local_uri: str
 ) -> None:
     """The same picture is the same asset, another one is refused, and the AI service is asked once."""
-    parts = urlsplit(mongo_uri)
-    async with LaggingReplicaSet(parts.port or 27017) as replicas:
-        uri = replicas.uri(parts.path.strip("/"), "readPreference=secondaryPreferred")
+    async with LaggingReplicaSet(local_uri) as replicas:
+        uri = replicas.uri("readPreference=secondaryPreferred")
         service = Service(tmp_path, ai_service.url, MONGODB_URI=uri)
         await asyncio.to_thread(service.start)
         try:
