@@ -1,7 +1,8 @@
 """All side by side, and benchmarks/RESULTS.md with its plots: make bench, or python -m benchmarks [SUITE ...]
 
 Each suite leaves its figures in build/benchmarks; one that is run again alone takes only its own place on the page.
-Peers are installed into build/peers the first time: npm and PyPI are needed, and ferretdb or mongod on PATH.
+Peers are installed into build/peers the first time: npm and PyPI are needed, and on PATH `documentdb`
+(.ci/documentdb) or `mongod`.
 """
 
 from __future__ import annotations

@@ -180,6 +180,16 @@ class PermanentJobError(JobError):
     """Trying again cannot help: other 4xx, an image the provider refuses."""
 
 
+class NotStorable(PermanentJobError):
+    """The asset store will never hold this document; its text says why in the store's own words, not in the driver's.
+
+    why: what is wrong with the document, e.g. "it is too large".
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"The asset store cannot hold this document: {why}")
+
+
 def is_unreachable(error: BaseException, depth: int = MAX_DEPTH) -> bool:
     """True when the error, or what it came from, says that the other side was not reached at all.
 

@@ -11,6 +11,7 @@ from tornado.ioloop import IOLoop
 
 from pipeline.sandbox.sandbox import Sandbox
 from pipeline.supervision import cancel
+from tests.mongo_server import MongoServer, own_database
 from tests.redis_server import RedisServer
 from tests.service import AiService
 
@@ -48,6 +49,20 @@ def redis_url(redis_server: RedisServer) -> str:
 def redis(redis_server: RedisServer) -> Redis:
     """A client of that Redis."""
     return redis_server.client()
+
+
+@pytest.fixture(scope="session")
+def mongo_server() -> Iterator[MongoServer]:
+    """A MongoDB-compatible server for the whole run; tests that stop or kill it start their own."""
+    with MongoServer() as server:
+        yield server
+
+
+@pytest.fixture
+def mongo_uri(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a database of the test's own."""
+    with own_database(lambda: request.getfixturevalue("mongo_server")) as uri:
+        yield uri
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ class MemoryStorage:
         self.deleted: list[str] = []
         self.refused: set[str] = set()
         self.is_away = False
+        self.host = "images.example"
 
     def put(self, *public_ids: str, at: datetime | None = None) -> None:
         """Hold these images, saved at that time, by default now."""
@@ -37,7 +38,7 @@ class MemoryStorage:
         self._answer()
         self.put(public_id)
         self.images[public_id] = file.read()
-        return f"https://images.example/{public_id}"
+        return f"https://{self.host}/{public_id}"
 
     async def read(self, public_id: str) -> bytes:
         if public_id not in self.images:

@@ -1,13 +1,27 @@
-"""A real MongoDB-compatible server for tests: ferretdb (see .ci/ferretdb) or mongod from PATH."""
+"""A real server that speaks MongoDB's protocol, for tests.
+
+In CI it is DocumentDB behind FerretDB 2 (.ci/documentdb). On your machine it is the server that TEST_MONGODB_URI names,
+else `documentdb` or `mongod` from PATH; a test that stops or kills its server needs one of the latter.
+"""
 
 from __future__ import annotations
 
+import os
+import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+import pymongo
 
 from tests.parts import require
 from tests.toxiproxy import free_port
@@ -28,13 +42,32 @@ def wait_until_listening(process: subprocess.Popen[bytes], port: int, seconds: f
             time.sleep(0.02)
 
 
+@contextmanager
+def own_database(start: Callable[[], MongoServer]) -> Iterator[str]:
+    """Yield the address of a database of the caller's own: on the server of TEST_MONGODB_URI, then dropped, else on the
+    one that `start` returns.
+    """
+    name = f"test_{secrets.token_hex(6)}"
+    given = os.environ.get("TEST_MONGODB_URI")
+    if not given:
+        yield start().uri(name)
+        return
+    uri = urlsplit(given)._replace(path=f"/{name}").geturl()
+    try:
+        yield uri
+    finally:
+        with pymongo.MongoClient[dict[str, Any]](uri) as client:
+            client.drop_database(name)
+
+
 class MongoServer:
     """A server on a port of its own that keeps its data over stop and start; `with` starts it and removes it all."""
 
     def __init__(self) -> None:
         # Asked before anything is made that a skipped test would leave behind.
-        self._ferretdb, self._mongod = shutil.which("ferretdb"), shutil.which("mongod")
-        require(bool(self._ferretdb or self._mongod), "needs ferretdb or mongod on PATH")
+        self._documentdb, self._mongod = shutil.which("documentdb"), shutil.which("mongod")
+        missing = "needs documentdb (.ci/documentdb/install) or mongod on PATH, for a server of its own"
+        require(bool(self._documentdb or self._mongod), missing)
         self.port = free_port()
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self._process: subprocess.Popen[bytes] | None = None
@@ -56,8 +89,8 @@ class MongoServer:
     def start(self) -> None:
         """Start the server and wait until it listens."""
         address, folder = f"127.0.0.1:{self.port}", self._folder.name
-        if self._ferretdb:
-            command = [self._ferretdb, "-listen-addr", address, "-folder", folder]
+        if self._documentdb:
+            command = [self._documentdb, "-listen-addr", address, "-folder", folder]
         else:
             command = [str(self._mongod), "--bind_ip", "127.0.0.1", "--port", str(self.port), "--dbpath", folder]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -65,14 +98,15 @@ class MongoServer:
 
     @property
     def pid(self) -> int:
-        """The process id, for signals."""
+        """The process id of what clients talk to, for signals."""
         assert self._process is not None
         return self._process.pid
 
     def kill(self) -> None:
-        """kill -9; its data stays for the next start."""
-        assert self._process is not None
-        self._process.kill()
+        """kill -9 of the server and all its processes; its data stays for the next start."""
+        for pid in [self.pid, *_descendants(self.pid)]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.stop()
 
     def stop(self) -> None:
@@ -81,3 +115,11 @@ class MongoServer:
             self._process.terminate()
             self._process.wait()
             self._process = None
+
+
+def _descendants(pid: int) -> list[int]:
+    children: list[int] = []
+    with suppress(OSError):  # no /proc, or it has ended
+        for task in (Path("/proc") / str(pid) / "task").iterdir():
+            children += map(int, (task / "children").read_text().split())
+    return [*children, *(each for child in children for each in _descendants(child))]

@@ -1,27 +1,25 @@
-"""MongoAssetStore: the asset store on MongoDB 6 to 8 or FerretDB, and the only file that imports Motor.
+"""MongoAssetStore: the asset store on MongoDB 6 to 8 or DocumentDB behind FerretDB 2; the only one to import Motor.
 
 Motor is at its end of life: a change of driver is a change of this file. Only plain features: single-document writes,
-ordinary indexes; no transactions, no partial or TTL indexes, no pipelines. Runs on the event loop; Motor keeps threads
-of its own.
+ordinary indexes; no transactions, no partial or TTL indexes, no pipelines. All reads are the primary's, and every
+filter of a write holds `_id`, by which a collection may be sharded. Runs on the event loop; Motor keeps threads of its
+own.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import secrets
-from collections.abc import Awaitable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from bson import ObjectId
 from bson.codec_options import CodecOptions
 from bson.errors import InvalidId
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
-from pymongo import ASCENDING, DESCENDING, ReturnDocument
-from pymongo.errors import DuplicateKeyError, PyMongoError, ServerSelectionTimeoutError
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReadPreference, ReturnDocument
+from pymongo.errors import DuplicateKeyError, ServerSelectionTimeoutError
 
+from pipeline.assets import mongo_indexes
 from pipeline.assets.asset import (
     AiMetadata,
     Asset,
@@ -31,21 +29,24 @@ from pipeline.assets.asset import (
     processed_document,
     utc_now,
 )
-from pipeline.assets.store import IDENTITY, Kept, KeyRecord
+from pipeline.assets.mongo_calls import Calls
+from pipeline.assets.mongo_kept import KeptDocuments
+from pipeline.assets.store import KeyRecord
 from pipeline.errors import DependencyUnavailable, OutcomeUnknown
 
 DATABASE = "ai_queue_pipeline"
-T = TypeVar("T")
+# How often a step is repeated that a change at the same moment can bring to nothing.
+TRIES = 20
+PURGE_PAGE = 1000
 
 
-class MongoAssetStore:
-    """An AssetStore in the collections `assets` and `idempotency_keys` of the URI's database."""
+class MongoAssetStore(KeptDocuments):
+    """An AssetStore in the collections `assets`, `idempotency_keys` and `kept` of the URI's database."""
 
     def __init__(self, uri: str, timeout_seconds: float = 5) -> None:
         """timeout_seconds: no call of the driver takes longer, whatever is away."""
-        self._timeout_seconds = timeout_seconds
-        # Whether the last call found no server.
-        self._has_failed = False
+        self._calls = Calls(timeout_seconds)
+        self._reach = self._calls.reach
         # A little less for the driver, so that its own error, which says what is wrong, comes before ours.
         milliseconds = round(timeout_seconds * 900)
         self._client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(
@@ -59,25 +60,34 @@ class MongoAssetStore:
             journal=True,
             appname="ai-queue-pipeline",
         )
-        database = self._client.get_default_database(DATABASE)
+        # A secondary's answer may be older than what was decided on; a URI may prefer secondaries all the same.
+        database = self._client.get_default_database(DATABASE, read_preference=ReadPreference.PRIMARY)
         aware: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
         self._assets: AsyncIOMotorCollection[dict[str, Any]] = database.get_collection("assets", codec_options=aware)
         self._keys: AsyncIOMotorCollection[dict[str, Any]] = database.get_collection("idempotency_keys")
-        self._kept: AsyncIOMotorCollection[dict[str, Any]] = database.get_collection("kept", codec_options=aware)
+        self._kept = database.get_collection("kept", codec_options=aware)
+        self._builder = mongo_indexes.IndexBuilder(uri, DATABASE)
 
     async def open(self) -> None:
-        indexes = {
-            "newest_of_user": [("userId", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)],
-            "finished_of_user": [("userId", ASCENDING), ("finishedAt", ASCENDING), ("_id", ASCENDING)],
-            "unfinished": [("status", ASCENDING), ("createdAt", ASCENDING), ("_id", ASCENDING)],
-        }
-        for name, keys in indexes.items():
-            await self._reach(self._assets.create_index(keys, name=name))
-        await self._reach(self._keys.create_index([("createdAt", ASCENDING)], name="oldest_key"))
-        oldest_kept = [("kind", ASCENDING), ("at", ASCENDING), ("_id", ASCENDING)]
-        await self._reach(self._kept.create_index(oldest_kept, name="oldest_kept"))
+        missing = await self._missing_indexes(self._assets, mongo_indexes.ASSETS)
+        missing += await self._missing_indexes(self._keys, mongo_indexes.KEYS)
+        missing += await self._missing_indexes(self._kept, mongo_indexes.KEPT)
+        if missing:
+            self._builder.start(missing)
+
+    async def _missing_indexes(
+        self, collection: AsyncIOMotorCollection[dict[str, Any]], wanted: Sequence[IndexModel]
+    ) -> list[tuple[str, IndexModel]]:
+        """Return the indexes that will take their time; those of an empty collection are built at once."""
+        found = await self._reach(collection.index_information())
+        missing = [index for index in wanted if index.document["name"] not in found]
+        if missing and await self._reach(collection.find_one({}, {"_id": 1})) is None:
+            await self._reach(collection.create_indexes(missing))
+            return []
+        return [(collection.name, index) for index in missing]
 
     async def close(self) -> None:
+        await self._builder.close()
         self._client.close()
 
     async def check(self) -> None:
@@ -85,7 +95,7 @@ class MongoAssetStore:
 
     async def create(self, asset: Asset) -> bool:
         # In an outage a read fails first, and then it is certain that nothing was inserted.
-        if self._has_failed:
+        if self._calls.has_failed:
             await self.check()
         try:
             await self._reach(self._assets.insert_one(asset.to_document() | {"_id": ObjectId(asset.id)}))
@@ -141,11 +151,18 @@ class MongoAssetStore:
         )
 
     async def excuse(self, asset_id: str, job_id: str) -> None:
-        await self._update(
-            asset_id,
-            {"processingJobId": job_id, "status": AssetStatus.PROCESSING.value},
-            {"$inc": {"excused": 1}},
-        )
+        for _ in range(TRIES):
+            current = await self.get(asset_id)
+            if current is None or current.excused >= current.fence:
+                return
+            # The fence only grows. None: documents of before have no such field.
+            excused = {"$in": [0, None]} if current.excused == 0 else current.excused
+            wanted = {"processingJobId": job_id, "status": AssetStatus.PROCESSING.value}
+            if (current.processing_job_id, current.status.value) != (job_id, wanted["status"]):
+                return
+            if await self._update(asset_id, wanted | {"excused": excused}, {"$inc": {"excused": 1}}):
+                return
+        raise DependencyUnavailable("The asset is being changed all the time")
 
     async def requeue(self, asset_id: str, user_id: str, job_id: str) -> Asset | None:
         current = await self.get(asset_id)
@@ -212,7 +229,13 @@ class MongoAssetStore:
         key = _object_id(asset_id)
         if key is None:
             return None
-        return _asset(await self._reach(self._assets.find_one_and_delete({"_id": key, "userId": user_id})))
+        wanted = {"_id": key, "userId": user_id}
+        for _ in range(TRIES):
+            deleted = await self._reach(self._assets.find_one_and_delete(wanted))
+            # DocumentDB can miss a document that is being updated: nothing was deleted, and it is still there.
+            if deleted is not None or await self._reach(self._assets.find_one(wanted, {"_id": 1})) is None:
+                return _asset(deleted)
+        raise DependencyUnavailable("The asset is being changed all the time")
 
     async def find_key(self, key: str) -> KeyRecord | None:
         found = await self._reach(self._keys.find_one({"_id": key}))
@@ -222,47 +245,29 @@ class MongoAssetStore:
         self, key: str, record: KeyRecord, created_at: datetime, *, instead_of: str | None = None
     ) -> KeyRecord:
         fields = {"assetId": record.asset_id, "fingerprint": record.fingerprint, "createdAt": created_at}
-        if instead_of is not None:
-            replaced = await self._reach(self._keys.update_one({"_id": key, "assetId": instead_of}, {"$set": fields}))
-            if replaced.modified_count:
+        for _ in range(TRIES):
+            if instead_of is not None:
+                named = {"_id": key, "assetId": instead_of}
+                if (await self._reach(self._keys.update_one(named, {"$set": fields}))).modified_count:
+                    return record
+            try:
+                await self._reach(self._keys.insert_one({"_id": key} | fields))
                 return record
-        try:
-            await self._reach(self._keys.insert_one({"_id": key} | fields))
-            return record
-        except DuplicateKeyError:
-            # None: purged between the two calls; the key is a day old, so this request is as good as the first.
-            return await self.find_key(key) or record
+            except DuplicateKeyError:
+                # None: purged between the two calls. Nothing but an insert of ours makes it ours.
+                if (found := await self.find_key(key)) is not None:
+                    return found
+        raise DependencyUnavailable("The asset store does not show a key that it holds")
 
     async def purge_keys(self, before: datetime) -> int:
-        return (await self._reach(self._keys.delete_many({"createdAt": {"$lt": before}}))).deleted_count
-
-    async def identity(self) -> str:
-        new = Kept(IDENTITY, IDENTITY, utc_now(), {"id": secrets.token_hex(8)})
-        with suppress(DuplicateKeyError):
-            await self._reach(self._kept.insert_one(_kept_document(new)))
-        found = await self._reach(self._kept.find_one({"_id": _kept_id(IDENTITY, IDENTITY)}))
-        if found is None:
-            raise DependencyUnavailable("The asset store does not keep what it is given")
-        return str(json.loads(found["data"])["id"])
-
-    async def keep(self, kept: Kept) -> None:
-        document = _kept_document(kept)
-        await self._reach(self._kept.replace_one({"_id": document["_id"]}, document, upsert=True))
-
-    async def discard(self, kind: str, *ids: str) -> None:
-        await self._reach(self._kept.delete_many({"_id": {"$in": [_kept_id(kind, each) for each in ids]}}))
-
-    async def kept(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Kept]:
-        wanted: dict[str, Any] = {"kind": kind}
-        if after is not None:
-            further = [{"at": {"$gt": after[0]}}, {"at": after[0], "_id": {"$gt": _kept_id(kind, after[1])}}]
-            wanted = {"kind": kind, "at": {"$gte": after[0]}, "$or": further}
-        cursor = self._kept.find(wanted).sort([("at", ASCENDING), ("_id", ASCENDING)]).limit(limit)
-        found = await self._reach(cursor.to_list(limit))
-        return [Kept(kind, each["_id"].partition(" ")[2], each["at"], json.loads(each["data"])) for each in found]
-
-    async def purge_kept(self, kind: str, before: datetime) -> int:
-        return (await self._reach(self._kept.delete_many({"kind": kind, "at": {"$lt": before}}))).deleted_count
+        purged = 0
+        old = {"createdAt": {"$lt": before}}
+        while True:
+            page = await self._reach(self._keys.find(old, {"_id": 1}).limit(PURGE_PAGE).to_list(PURGE_PAGE))
+            if not page:
+                return purged
+            wanted = {"_id": {"$in": [found["_id"] for found in page]}} | old
+            purged += (await self._reach(self._keys.delete_many(wanted))).deleted_count
 
     async def _update(self, asset_id: str, wanted: Mapping[str, Any], change: Mapping[str, Any]) -> Asset | None:
         """Change the asset if it is as wanted, in one atomic step, and return it as it is then."""
@@ -287,29 +292,6 @@ class MongoAssetStore:
             wanted = {"$and": [wanted, bound, further]}
         cursor = self._assets.find(wanted).sort([(instant, order), ("_id", order)]).limit(limit)
         return [Asset.from_document(document) for document in await self._reach(cursor.to_list(limit))]
-
-    async def _reach(self, call: Awaitable[T]) -> T:
-        """Await a driver call; whatever keeps the database away is one error. A duplicate key is for the caller."""
-        try:
-            # The driver's clock starts only when one of Motor's few threads is free; in an outage that takes long.
-            async with asyncio.timeout(self._timeout_seconds):
-                answer = await call
-            self._has_failed = False
-            return answer
-        except DuplicateKeyError:
-            raise
-        except (PyMongoError, OSError) as error:
-            self._has_failed = True
-            raise DependencyUnavailable("The asset store cannot be reached") from error
-
-
-def _kept_id(kind: str, each: str) -> str:
-    return f"{kind} {each}"
-
-
-def _kept_document(kept: Kept) -> dict[str, Any]:
-    # As text, so that keys and numbers may be whatever JSON lets them be.
-    return {"_id": _kept_id(kept.kind, kept.id), "kind": kept.kind, "at": kept.at, "data": json.dumps(kept.data)}
 
 
 def _object_id(asset_id: str) -> ObjectId | None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,13 +29,15 @@ from pipeline.assets.asset import (
     processed_document,
     utc_now,
 )
-from pipeline.assets.store import IDENTITY, Kept, KeyRecord
-from pipeline.errors import ConfigurationError, DependencyUnavailable, OutcomeUnknown
+from pipeline.assets.sqlite_kept import KeptRows, instant_of, milliseconds_of
+from pipeline.assets.store import KeyRecord
+from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable, OutcomeUnknown, PipelineError
 from pipeline.supervision import Supervisor, Watched
 
 T = TypeVar("T")
 Rows = list[sqlite3.Row]
 BUSY_SECONDS = 5.0
+UNWRITTEN = "The asset store cannot be written"
 # A file of an older version is brought up to date by the scripts that follow it; the last one's number is its version.
 MIGRATIONS = (
     """
@@ -65,7 +66,9 @@ CREATE INDEX oldest_kept ON kept (kind, at, id);
 )
 # What a statement raises that SQLite, or the binding of its values, refuses.
 REFUSALS = (sqlite3.Error, ValueError, OverflowError)
-KEEP = "INSERT INTO kept VALUES (:kind, :id, :at, :data) ON CONFLICT (kind, id) DO UPDATE SET "
+# The limits of MongoDB, so that both stores hold the same documents.
+MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
+MAX_INTEGER_BITS = 63
 CURRENT_RUN = "id = :id AND processingJobId = :job AND fence = :fence AND status = 'processing'"
 
 
@@ -99,7 +102,7 @@ class _Connection:
         self._thread.shutdown(wait=False)
 
 
-class SqliteAssetStore:
+class SqliteAssetStore(KeptRows):
     """An AssetStore in one SQLite file (WAL, synchronous=FULL). Instants are kept as milliseconds since 1970."""
 
     def __init__(self, path: Path, supervisor: Supervisor | None = None) -> None:
@@ -137,7 +140,7 @@ class SqliteAssetStore:
     async def check(self) -> None:
         await self._read("SELECT 1 FROM assets LIMIT 1", {})
         if self._writer is None:
-            raise DependencyUnavailable("The asset store cannot be written")
+            raise DependencyUnavailable(UNWRITTEN)
         # A disk that hangs, or a file that another process has locked for long, keeps the writer's thread.
         await self._writer.run(lambda connection: None)
 
@@ -151,14 +154,14 @@ class SqliteAssetStore:
                 "user": asset.user_id,
                 "category": asset.category,
                 "status": asset.status.value,
-                "original": json.dumps(document["images"]["original"]),
+                "original": _json(document["images"]["original"]),
                 "processed": _json(document["images"]["processed"]),
                 "job": asset.processing_job_id,
                 "fence": asset.fence,
                 "meta": _meta_json(asset.ai_metadata),
-                "finished": _milliseconds(asset.finished_at),
-                "created": _milliseconds(asset.created_at),
-                "updated": _milliseconds(asset.updated_at),
+                "finished": milliseconds_of(asset.finished_at),
+                "created": milliseconds_of(asset.created_at),
+                "updated": milliseconds_of(asset.updated_at),
                 "excused": asset.excused,
             },
         )
@@ -192,7 +195,7 @@ class SqliteAssetStore:
                 "status": status.value,
                 "meta": _meta_json(ai_metadata),
                 "processed": _json(processed_document(processed)),
-                "finished": _milliseconds(finished_at),
+                "finished": milliseconds_of(finished_at),
             },
         )
 
@@ -259,7 +262,7 @@ class SqliteAssetStore:
         start = "(finishedAt, id) > (:instant, :id)" if is_further else "finishedAt >= :since"
         return await self._assets(
             f"WHERE userId = :user AND {start} ORDER BY finishedAt, id",
-            {"user": user_id, "since": _milliseconds(since)},
+            {"user": user_id, "since": milliseconds_of(since)},
             limit,
             after,
         )
@@ -270,7 +273,7 @@ class SqliteAssetStore:
         further = "AND (createdAt, id) > (:instant, :id)" if after else ""
         return await self._assets(
             f"WHERE status = 'processing' AND createdAt < :before {further} ORDER BY createdAt, id",
-            {"before": _milliseconds(before)},
+            {"before": milliseconds_of(before)},
             limit,
             after,
         )
@@ -300,45 +303,14 @@ class SqliteAssetStore:
                 "key": key,
                 "asset": record.asset_id,
                 "fingerprint": record.fingerprint,
-                "created": _milliseconds(created_at),
+                "created": milliseconds_of(created_at),
             },
         )
         return KeyRecord(row["assetId"], row["fingerprint"])
 
     async def purge_keys(self, before: datetime) -> int:
         rows = await self._write(
-            "DELETE FROM idempotency_keys WHERE createdAt < :before RETURNING key", {"before": _milliseconds(before)}
-        )
-        return len(rows)
-
-    async def identity(self) -> str:
-        new = Kept(IDENTITY, IDENTITY, utc_now(), {"id": secrets.token_hex(8)})
-        # A conflict changes nothing, but only an update returns the row that is there.
-        (row,) = await self._write(KEEP + "data = data RETURNING *", _values(new))
-        return str(json.loads(row["data"])["id"])
-
-    async def keep(self, kept: Kept) -> None:
-        await self._write(KEEP + "at = excluded.at, data = excluded.data", _values(kept))
-
-    async def discard(self, kind: str, *ids: str) -> None:
-        await self._write(
-            "DELETE FROM kept WHERE kind = :kind AND id IN (SELECT value FROM json_each(:ids))",
-            {"kind": kind, "ids": json.dumps(ids)},
-        )
-
-    async def kept(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Kept]:
-        seen = {"at": _milliseconds(after[0]), "id": after[1]} if after else {}
-        further = "AND (at, id) > (:at, :id)" if after else ""
-        rows = await self._read(
-            f"SELECT * FROM kept WHERE kind = :kind {further} ORDER BY at, id LIMIT :limit",
-            {"kind": kind, "limit": limit} | seen,
-        )
-        return [Kept(row["kind"], row["id"], instant_of(row["at"]), json.loads(row["data"])) for row in rows]
-
-    async def purge_kept(self, kind: str, before: datetime) -> int:
-        rows = await self._write(
-            "DELETE FROM kept WHERE kind = :kind AND at < :before RETURNING id",
-            {"kind": kind, "before": _milliseconds(before)},
+            "DELETE FROM idempotency_keys WHERE createdAt < :before RETURNING key", {"before": milliseconds_of(before)}
         )
         return len(rows)
 
@@ -352,6 +324,7 @@ class SqliteAssetStore:
         connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             connection.row_factory = sqlite3.Row
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_DOCUMENT_BYTES)
             _use_wal(connection)
             # An accepted upload must survive a power cut, not only the end of the process.
             connection.execute("PRAGMA synchronous = FULL")
@@ -381,17 +354,17 @@ class SqliteAssetStore:
         try:
             return await self._reader.run(lambda connection: connection.execute(sql, values).fetchall())
         except REFUSALS as error:
-            raise DependencyUnavailable("The asset store cannot be read") from error
+            raise _refusal(error, "The asset store cannot be read") from error
 
     async def _assets(
         self, clauses: str, values: dict[str, Any], limit: int, after: tuple[datetime, str] | None
     ) -> list[Asset]:
-        seen = {"instant": _milliseconds(after[0]), "id": after[1]} if after else {}
+        seen = {"instant": milliseconds_of(after[0]), "id": after[1]} if after else {}
         rows = await self._read(f"SELECT * FROM assets {clauses} LIMIT :limit", values | seen | {"limit": limit})
         return [_asset(row) for row in rows]
 
     async def _update(self, sql: str, values: dict[str, Any]) -> Asset | None:
-        rows = await self._write(sql, {"now": _milliseconds(utc_now())} | values)
+        rows = await self._write(sql, {"now": milliseconds_of(utc_now())} | values)
         return _asset(rows[0]) if rows else None
 
     async def _write(self, sql: str, values: Mapping[str, Any]) -> Rows:
@@ -421,8 +394,8 @@ class SqliteAssetStore:
                     self._added.set()
         except BaseException as error:
             # The thread may yet commit it.
-            _fail(batch, OutcomeUnknown("The asset store does not answer"), error)
-            _fail(self._waiting, DependencyUnavailable("The asset store cannot be written"), error)
+            _fail(batch, lambda: OutcomeUnknown("The asset store does not answer"), error)
+            _fail(self._waiting, lambda: DependencyUnavailable(UNWRITTEN), error)
             self._waiting.clear()
             self._writer = None
             raise
@@ -432,11 +405,11 @@ async def _commit_batch(writer: _Connection, batch: Sequence[_Write]) -> None:
     try:
         results = await writer.run(partial(_commit, batch))
     except REFUSALS as error:
-        _fail(batch, DependencyUnavailable("The asset store cannot be written"), error)
+        _fail(batch, partial(_refusal, error, UNWRITTEN), error)
         return
     for write, result in zip(batch, results, strict=True):
         if isinstance(result, Exception):
-            _fail([write], DependencyUnavailable("The asset store cannot be written"), result)
+            _fail([write], partial(_refusal, result, UNWRITTEN), result)
         elif not write.done.done():
             write.done.set_result(result)
 
@@ -481,12 +454,23 @@ def _commit(batch: Sequence[_Write], connection: sqlite3.Connection) -> list[Row
     return results
 
 
-def _fail(writes: Sequence[_Write], error: DependencyUnavailable, cause: BaseException) -> None:
+def _fail(writes: Sequence[_Write], make_error: Callable[[], PipelineError], cause: BaseException) -> None:
     for write in writes:
         if not write.done.done():
-            failed = type(error)(error.message)
-            failed.__cause__ = cause
-            write.done.set_exception(failed)
+            error = make_error()
+            error.__cause__ = cause
+            write.done.set_exception(error)
+
+
+def _refusal(error: BaseException, otherwise: str) -> PipelineError:
+    """Return what the error means: the fault lies with the values, or else with the file."""
+    if isinstance(error, sqlite3.DataError):
+        return NotStorable("it is too large")
+    if isinstance(error, OverflowError):
+        return NotStorable("a number is too large")
+    if isinstance(error, UnicodeEncodeError):
+        return NotStorable("a text is not valid Unicode")
+    return DependencyUnavailable(otherwise)
 
 
 def _asset(row: sqlite3.Row) -> Asset:
@@ -505,27 +489,27 @@ def _asset(row: sqlite3.Row) -> Asset:
     return Asset.from_document(document)
 
 
-def _meta_json(meta: AiMetadata) -> str:
-    return json.dumps(ai_metadata_document(meta) | {"processedAt": _milliseconds(meta.processed_at)})
+def _meta_json(meta: AiMetadata) -> str | None:
+    return _json(ai_metadata_document(meta) | {"processedAt": milliseconds_of(meta.processed_at)})
 
 
 def _json(value: Mapping[str, Any] | None) -> str | None:
-    return json.dumps(value) if value is not None else None
+    if value is None:
+        return None
+    try:
+        _check_integers(value)
+        # Not escaped: half a surrogate pair is refused when it is bound, as in every other text.
+        return json.dumps(value, ensure_ascii=False)
+    except TypeError as error:
+        raise NotStorable("a value is of no type it knows") from error
 
 
-def _milliseconds(instant: datetime | None) -> int | None:
-    return round(instant.timestamp() * 1000) if instant is not None else None
-
-
-def _values(kept: Kept) -> dict[str, Any]:
-    return {"kind": kept.kind, "id": kept.id, "at": _milliseconds(kept.at), "data": json.dumps(kept.data)}
+def _check_integers(value: Any) -> None:
+    if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
+        raise NotStorable("a number is too large")
+    for inner in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        _check_integers(inner)
 
 
 def _instant(milliseconds: int | None) -> datetime | None:
     return instant_of(milliseconds) if milliseconds is not None else None
-
-
-def instant_of(milliseconds: int) -> datetime:
-    """Return the instant so long after 1970."""
-    # From whole numbers: a float of milliseconds would lose the last digit.
-    return datetime.fromtimestamp(milliseconds // 1000, UTC).replace(microsecond=milliseconds % 1000 * 1000)

@@ -2,7 +2,8 @@
 
 Two implementations pass one conformance suite (tests/integration/test_asset_store.py): mongo.py and sqlite.py. All
 methods run on the event loop. Any failure to reach the database is raised as DependencyUnavailable with the driver's
-error chained.
+error chained. What no document can hold (more than 16 MiB, an integer of more than 64 bits, half a surrogate pair) is
+raised as NotStorable by whatever method is given it.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ class AssetStore(Protocol):
     """The narrow door to the database."""
 
     async def open(self) -> None:
-        """Connect and make sure collections/tables and indexes exist; may be called again after a failure."""
+        """Return once the database answers and tables exist; may be called again after a failure.
+
+        Indexes that take long are built in the background: reads work without them, slowly.
+        """
 
     async def close(self) -> None:
         """Release connections."""

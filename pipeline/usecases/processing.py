@@ -24,7 +24,7 @@ from pipeline.errors import DependencyUnavailable, PermanentJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, JobEvent
 from pipeline.metrics import Metrics
 from pipeline.queue.job import Finish, Job, Outcome
-from pipeline.texts import cause_of
+from pipeline.texts import HALVES, cause_of
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.leftovers import Leftovers
@@ -119,7 +119,10 @@ class Processing:
         return _Result(asset, analysis)
 
     async def commit(self, job: Job, result: _Result) -> None:
-        """Save the processed image, commit the result under its run's fence and send the event."""
+        """Save the processed image, commit the result under its run's fence and send the event.
+
+        NotStorable when the store will never take the result.
+        """
         asset = result.asset
         processed = await self._keep_processed(asset, result.analysis)
         image_ids = [processed.public_id] if processed and processed.public_id else []
@@ -235,6 +238,10 @@ class Processing:
                 await asyncio.sleep(delay)
                 delay = min(longest, delay * 2)
 
+    async def _discard(self, processed: ProcessedImageRef | None) -> None:
+        if processed is not None and processed.public_id:
+            await self._plugins.delete(processed.public_id)
+
     def _drop(self, asset: Asset) -> None:
         self._metrics.stale_results.inc()
         log.warning("result_dropped", fence=asset.fence)
@@ -266,7 +273,9 @@ def job_event(job: Job, finish: Finish | None = None, seconds: float = 0) -> Job
 
 
 def _is_ours(job: Job) -> bool:
-    return all(isinstance(job.data.get(name), str) for name in ("assetId", "userId"))
+    texts = [job.data.get(name) for name in ("assetId", "userId")]
+    # No store holds half a surrogate pair, so no asset has it.
+    return all(isinstance(text, str) and not HALVES.search(text) for text in texts)
 
 
 def _metadata(analysis: Analysis, processed_at: Any) -> AiMetadata:

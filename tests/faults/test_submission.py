@@ -17,7 +17,7 @@ import pytest
 from pipeline.assets.asset import Asset
 from pipeline.assets.image import ImageInfo
 from pipeline.assets.sqlite import SqliteAssetStore
-from pipeline.errors import OutcomeUnknown
+from pipeline.errors import NotStorable, OutcomeUnknown
 from pipeline.hooks.threads import DaemonThreads
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
@@ -231,5 +231,25 @@ async def test_insert_of_unknown_outcome_is_settled_later(
     await asyncio.gather(*submission.unsettled)
     assert len(storage.images) == (1 if does_insert else 0)
     assert deferred.is_set() == does_insert
+    await queue.close()
+    await store.close()
+
+
+@pytest.mark.fault("E32")
+@pytest.mark.gen_test
+async def test_upload_that_cannot_be_stored_leaves_nothing(tmp_path: Path, redis_url: str) -> None:
+    """Its storage gave it an address beyond all bounds: a clean error, no image, no job, and the next one is taken."""
+    store, storage, queue = SqliteAssetStore(tmp_path / "assets.sqlite"), MemoryStorage(), JobQueue(redis_url)
+    await store.open()
+    pool = DaemonThreads(1, "tested")
+    submission = Submission(store, storage, queue, Metrics(), leftovers=Leftovers(store, storage), pool=pool)
+    image = ImageInfo(3, 64, 48, "image/jpeg")
+    storage.host = "x" * 17_000_000
+    with pytest.raises(NotStorable):
+        await submission.submit(Upload("user-1", "lego", io.BytesIO(b"abc"), image, "r-1"))
+    assert storage.images == {} and (await queue.stats()).waiting == 0
+    storage.host = "images.example"
+    await submission.submit(Upload("user-1", "lego", io.BytesIO(b"abc"), image, "r-1"))
+    assert len(storage.images) == 1 and (await queue.stats()).waiting == 1
     await queue.close()
     await store.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import secrets
 import sqlite3
@@ -16,9 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import pymongo
 import pytest
 from tornado.ioloop import IOLoop
 
@@ -26,7 +23,7 @@ from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImage
 from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore, Kept, KeyRecord
-from pipeline.errors import DependencyUnavailable
+from pipeline.errors import DependencyUnavailable, NotStorable
 from tests.factories import make_asset
 from tests.mongo_server import MongoServer
 from tests.service import ROOT
@@ -41,26 +38,6 @@ FOUND = AiMetadata(
 )
 PROCESSED = ProcessedImageRef("https://images.example/p.webp", "x/processed-1")
 MakeStore = Callable[[], AssetStore]
-
-
-@pytest.fixture(scope="session")
-def mongo_server() -> Iterator[MongoServer]:
-    with MongoServer() as server:
-        yield server
-
-
-@pytest.fixture
-def mongo_uri(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A database of the test's own: on the server of TEST_MONGODB_URI, then dropped, else on one started here."""
-    name = f"test_{secrets.token_hex(6)}"
-    if given := os.environ.get("TEST_MONGODB_URI"):
-        parts = urlsplit(given)
-        uri = parts._replace(path=f"/{name}").geturl()
-        yield uri
-        with pymongo.MongoClient[dict[str, Any]](uri) as client:
-            client.drop_database(name)
-    else:
-        yield request.getfixturevalue("mongo_server").uri(name)
 
 
 @pytest.fixture(params=["sqlite", "mongo"])
@@ -141,27 +118,11 @@ async def test_unknown_id_is_nothing_not_an_error(store: AssetStore, asset_id: s
     assert await store.fail(asset_id, "job", 1, error="no", finished_at=NOON) is None
 
 
-async def is_ferretdb_1(store: MongoAssetStore) -> bool:
-    # Its value is no help: a build from the library says "unknown".
-    return "ferretdbVersion" in await store._client.admin.command("buildInfo")
-
-
-async def all_at_once(store: AssetStore, calls: list[Awaitable[Any]]) -> list[Any]:
-    """Await the calls together; on FerretDB 1 one by one.
-
-    FerretDB 1.24 reads, then writes by _id without asking again: two findAndModify at the same moment can both match.
-    MongoDB is atomic here; with TEST_MONGODB_URI naming one, this suite proves it.
-    """
-    if isinstance(store, MongoAssetStore) and await is_ferretdb_1(store):
-        return [await call for call in calls]
-    return await asyncio.gather(*calls)
-
-
 @pytest.mark.gen_test
 async def test_begin_takes_a_new_fence_each_time(store: AssetStore) -> None:
     """Twenty starts get twenty different fences, 1 to 20."""
     asset = await create(store)
-    begun = await all_at_once(store, [begin(store, asset) for _ in range(20)])
+    begun = await asyncio.gather(*(begin(store, asset) for _ in range(20)))
     assert sorted(each.fence for each in begun) == list(range(1, 21))
 
 
@@ -223,7 +184,7 @@ async def test_result_is_committed_once(store: AssetStore) -> None:
     """Ten commits of one fence: one gets through."""
     asset = await create(store)
     fence = (await begin(store, asset)).fence
-    done = await all_at_once(store, [finish(store, asset, fence) for _ in range(10)])
+    done = await asyncio.gather(*(finish(store, asset, fence) for _ in range(10)))
     assert sum(each is not None for each in done) == 1
 
 
@@ -348,6 +309,95 @@ async def test_delete_removes_the_users_own(store: AssetStore) -> None:
     assert deleted is not None and deleted.id == asset.id
     assert await store.get(asset.id) is None
     assert await finish(store, asset, fence) is None
+
+
+MIB = 1024 * 1024
+UNSTORABLE = {
+    "text": ("half a \ud800 pair", "a text is not valid Unicode"),
+    "number": (2**70, "a number is too large"),
+    "size": ("x" * 17 * MIB, "it is too large"),
+    "type": (object(), "a value is of no type it knows"),
+}
+
+
+@pytest.mark.fault("E32")
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize("kind", UNSTORABLE)
+async def test_create_refuses_for_good_what_no_document_can_hold(store: AssetStore, kind: str) -> None:
+    """The error says why in our words; nothing is inserted, and those created at the same moment are."""
+    value, why = UNSTORABLE[kind]
+    assets = [make_asset() for _ in range(4)]
+    refused = make_asset()
+    refused = replace(refused, original=replace(refused.original, url=value))
+    results = await asyncio.gather(
+        *(store.create(each) for each in [*assets[:2], refused, *assets[2:]]), return_exceptions=True
+    )
+    error = results.pop(2)
+    assert isinstance(error, NotStorable) and error.message == f"The asset store cannot hold this document: {why}"
+    assert results == [True] * 4
+    assert await store.get(refused.id) is None
+
+
+@pytest.mark.fault("E32")
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize("kind", UNSTORABLE)
+async def test_finish_refuses_for_good_what_no_document_can_hold(store: AssetStore, kind: str) -> None:
+    """The asset stays as it was, so that its job can fail it under the same fence."""
+    value, why = UNSTORABLE[kind]
+    asset = await create(store)
+    begun = await begin(store, asset)
+    with pytest.raises(NotStorable, match=why):
+        await finish(store, asset, begun.fence, ai_metadata=AiMetadata(brand={"value": value, "confidence": 1}))
+    assert await store.get(asset.id) == begun
+    assert await store.fail(asset.id, asset.processing_job_id, begun.fence, error="no", finished_at=NOON)
+
+
+@pytest.mark.fault("E32")
+@pytest.mark.gen_test(timeout=30)
+async def test_document_that_grows_too_large_is_refused(store: AssetStore) -> None:
+    """Two halves that fit by themselves make a document that does not: the server finds that out, not the driver."""
+    asset = make_asset()
+    assert await store.create(replace(asset, original=replace(asset.original, url="x" * 9 * MIB)))
+    begun = await begin(store, asset)
+    with pytest.raises(NotStorable, match="too large"):
+        await finish(store, asset, begun.fence, ai_metadata=AiMetadata(error="x" * 9 * MIB))
+    assert await store.get(asset.id) == begun
+
+
+@pytest.mark.fault("E32")
+@pytest.mark.gen_test
+async def test_question_that_no_document_can_answer_is_refused(store: AssetStore) -> None:
+    """A damaged job's user id is no outage."""
+    asset = await create(store)
+    with pytest.raises(NotStorable):
+        await store.begin(asset.id, "\ud800", asset.processing_job_id)
+    with pytest.raises(NotStorable):
+        await store.page("\ud800")
+
+
+@pytest.mark.gen_test
+async def test_excused_starts_never_exceed_the_starts(store: AssetStore) -> None:
+    """Ten at the same moment, after three starts: three count."""
+    asset = await create(store)
+    await store.excuse(asset.id, asset.processing_job_id)
+    for _ in range(3):
+        await begin(store, asset)
+    await asyncio.gather(*(store.excuse(asset.id, asset.processing_job_id) for _ in range(10)))
+    current = await store.get(asset.id)
+    assert current is not None and (current.fence, current.excused) == (3, 3)
+
+
+@pytest.mark.fault("E30")
+@pytest.mark.gen_test(timeout=60)
+async def test_delete_beside_finish_leaves_nothing(store: AssetStore) -> None:
+    """Of 400 deletes, each beside the asset's finish, every one removes it, whichever comes first."""
+    for _ in range(400):
+        asset = await create(store)
+        begun = await begin(store, asset)
+        deleted, _done = await asyncio.gather(
+            store.delete(asset.id, asset.user_id), finish(store, asset, begun.fence)
+        )
+        assert deleted is not None and await store.get(asset.id) is None
 
 
 @pytest.mark.gen_test

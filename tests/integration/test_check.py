@@ -16,7 +16,6 @@ from pymongo import MongoClient
 from pipeline.commands.checking import Finding, Mark, Masker
 from pipeline.settings import Settings
 from tests.factories import SECRET
-from tests.mongo_server import MongoServer
 from tests.packages import install
 from tests.parts import require
 from tests.redis_server import RedisServer
@@ -190,12 +189,11 @@ def test_check_warns_of_images_nobody_can_fetch(look: Look) -> None:
     assert look(HOST="0.0.0.0")["image URL"]["mark"] == "failed"
 
 
-def test_check_leaves_nothing_in_mongodb(look: Look) -> None:
+def test_check_leaves_nothing_in_mongodb(look: Look, mongo_uri: str) -> None:
     """The probe is removed again."""
-    with MongoServer() as server:
-        assert look(MONGODB_URI=server.uri("check")) == {}
-        with MongoClient[dict[str, Any]](server.uri("check")) as client:
-            assert client.get_default_database()["assets"].count_documents({}) == 0
+    assert look(MONGODB_URI=mongo_uri) == {}
+    with MongoClient[dict[str, Any]](mongo_uri) as client:
+        assert client.get_default_database()["assets"].count_documents({}) == 0
 
 
 def test_check_reads_token_keys(look: Look) -> None:

@@ -24,6 +24,7 @@ from pipeline.queue.job import Job
 from tests.contract.contracts import check_event
 from tests.factories import make_asset
 from tests.memory_storage import MemoryStorage
+from tests.workers import Bench
 
 FOUND = Analysis(Attribute("Nike", 0.9), Attribute("Air Max 90", 0.8), Attribute("Red", 0.5))
 
@@ -364,3 +365,35 @@ async def test_commit_whose_answer_was_lost_is_still_ours(
     store.finish = finish_silently  # type: ignore[method-assign]
     await run(processing, job)
     assert (len(plugins.events), len(plugins.images), stale_results(metrics)) == (1, 1, 0)
+
+
+@pytest.mark.fault("E32")
+@pytest.mark.gen_test
+async def test_result_that_cannot_be_stored_fails_its_job_alone(
+    processing: Processing, store: SqliteAssetStore, plugins: Plugins, redis_url: str
+) -> None:
+    """Through a worker: one attempt, a small text for the owner, no image left; the next job is done."""
+    plugins.analysis = Analysis(
+        Attribute("x" * 17_000_000, 1), Attribute("y", 1), processed_image=ProcessedImage(b"p", "image/png")
+    )
+    bad, good = make_asset(), make_asset()
+    bench = Bench(redis_url)
+    try:
+        for asset in (bad, good):
+            assert await store.create(asset)
+            await bench.queue.enqueue(asset.processing_job_id, job_data(asset))
+
+        async def heal() -> None:
+            if len(plugins.requests) == 2:
+                plugins.analysis = FOUND
+
+        plugins.before_answer = heal
+        bench.start(processing, concurrency=1)
+        await bench.until(lambda stats: stats.completed == 1 and stats.failed == 1)
+    finally:
+        await bench.close()
+    failed = await store.get(bad.id)
+    assert failed is not None and failed.status is AssetStatus.FAILED
+    assert failed.ai_metadata.error == "The asset store cannot hold this document: it is too large"
+    assert [event["status"] for event, _user in plugins.events] == ["failed", "active"]
+    assert (len(plugins.requests), plugins.images) == (2, {})

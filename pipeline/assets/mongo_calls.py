@@ -1,0 +1,55 @@
+"""Calls: what a call of the MongoDB driver takes at most, and what its errors are called here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from bson.errors import BSONError
+from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure, PyMongoError
+
+from pipeline.errors import DependencyUnavailable, NotStorable
+
+# What the server calls a document that is, or by this change would become, too large.
+TOO_LARGE = {10334, 17419, 17420}
+T = TypeVar("T")
+
+
+class Calls:
+    """Awaits the driver's calls, none for longer than timeout_seconds."""
+
+    def __init__(self, timeout_seconds: float) -> None:
+        self._timeout_seconds = timeout_seconds
+        # Whether the last call did not reach the database.
+        self.has_failed = False
+
+    async def reach(self, call: Awaitable[T]) -> T:
+        """Return what the call returns.
+
+        DependencyUnavailable: the database is away, for whatever reason. NotStorable: the driver or the server refuses
+        the document. A duplicate key is for the caller.
+        """
+        try:
+            # The driver's clock starts only when one of Motor's few threads is free; in an outage that takes long.
+            async with asyncio.timeout(self._timeout_seconds):
+                answer = await call
+            self.has_failed = False
+            return answer
+        except DuplicateKeyError:
+            raise
+        except (BSONError, OverflowError, UnicodeEncodeError) as error:
+            raise NotStorable(_why_not(error)) from error
+        except (PyMongoError, OSError) as error:
+            if isinstance(error, OperationFailure) and error.code in TOO_LARGE:
+                raise NotStorable("it is too large") from error
+            self.has_failed = True
+            raise DependencyUnavailable("The asset store cannot be reached") from error
+
+
+def _why_not(error: Exception) -> str:
+    if isinstance(error, DocumentTooLarge):
+        return "it is too large"
+    if isinstance(error, OverflowError):
+        return "a number is too large"
+    return "a text is not valid Unicode" if isinstance(error, UnicodeEncodeError) else "a value is of no type it knows"

@@ -1,0 +1,70 @@
+"""What MongoAssetStore keeps beside the assets: a part of it, see mongo.py."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+from pymongo import ASCENDING
+from pymongo.errors import DuplicateKeyError
+
+from pipeline.assets.asset import utc_now
+from pipeline.assets.store import IDENTITY, Kept
+from pipeline.errors import DependencyUnavailable
+
+PURGE_PAGE = 1000
+
+
+class KeptDocuments:
+    """The collection `kept`. Methods: see AssetStore."""
+
+    _kept: Any
+    _reach: Callable[[Awaitable[Any]], Awaitable[Any]]
+
+    async def identity(self) -> str:
+        new = Kept(IDENTITY, IDENTITY, utc_now(), {"id": secrets.token_hex(8)})
+        with suppress(DuplicateKeyError):
+            await self._reach(self._kept.insert_one(_kept_document(new)))
+        found = await self._reach(self._kept.find_one({"_id": _kept_id(IDENTITY, IDENTITY)}))
+        if found is None:
+            raise DependencyUnavailable("The asset store does not keep what it is given")
+        return str(json.loads(found["data"])["id"])
+
+    async def keep(self, kept: Kept) -> None:
+        document = _kept_document(kept)
+        await self._reach(self._kept.replace_one({"_id": document["_id"]}, document, upsert=True))
+
+    async def discard(self, kind: str, *ids: str) -> None:
+        await self._reach(self._kept.delete_many({"_id": {"$in": [_kept_id(kind, each) for each in ids]}}))
+
+    async def kept(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Kept]:
+        wanted: dict[str, Any] = {"kind": kind}
+        if after is not None:
+            further = [{"at": {"$gt": after[0]}}, {"at": after[0], "_id": {"$gt": _kept_id(kind, after[1])}}]
+            wanted = {"kind": kind, "at": {"$gte": after[0]}, "$or": further}
+        cursor = self._kept.find(wanted).sort([("at", ASCENDING), ("_id", ASCENDING)]).limit(limit)
+        found = await self._reach(cursor.to_list(limit))
+        return [Kept(kind, each["_id"].partition(" ")[2], each["at"], json.loads(each["data"])) for each in found]
+
+    async def purge_kept(self, kind: str, before: datetime) -> int:
+        purged = 0
+        old = {"kind": kind, "at": {"$lt": before}}
+        while True:
+            page = await self._reach(self._kept.find(old, {"_id": 1}).limit(PURGE_PAGE).to_list(PURGE_PAGE))
+            if not page:
+                return purged
+            wanted = {"_id": {"$in": [found["_id"] for found in page]}} | old
+            purged += (await self._reach(self._kept.delete_many(wanted))).deleted_count
+
+
+def _kept_id(kind: str, each: str) -> str:
+    return f"{kind} {each}"
+
+
+def _kept_document(kept: Kept) -> dict[str, Any]:
+    # As text, so that keys and numbers may be whatever JSON lets them be.
+    return {"_id": _kept_id(kept.kind, kept.id), "kind": kept.kind, "at": kept.at, "data": json.dumps(kept.data)}

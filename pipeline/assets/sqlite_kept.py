@@ -1,0 +1,68 @@
+"""What SqliteAssetStore keeps beside the assets: a part of it, see sqlite.py."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from pipeline.assets.asset import utc_now
+from pipeline.assets.store import IDENTITY, Kept
+
+KEEP = "INSERT INTO kept VALUES (:kind, :id, :at, :data) ON CONFLICT (kind, id) DO UPDATE SET "
+Run = Callable[[str, Mapping[str, Any]], Awaitable[list[Any]]]
+
+
+class KeptRows:
+    """The table `kept`. Methods: see AssetStore."""
+
+    _read: Run
+    _write: Run
+
+    async def identity(self) -> str:
+        new = Kept(IDENTITY, IDENTITY, utc_now(), {"id": secrets.token_hex(8)})
+        # A conflict changes nothing, but only an update returns the row that is there.
+        (row,) = await self._write(KEEP + "data = data RETURNING *", _values(new))
+        return str(json.loads(row["data"])["id"])
+
+    async def keep(self, kept: Kept) -> None:
+        await self._write(KEEP + "at = excluded.at, data = excluded.data", _values(kept))
+
+    async def discard(self, kind: str, *ids: str) -> None:
+        await self._write(
+            "DELETE FROM kept WHERE kind = :kind AND id IN (SELECT value FROM json_each(:ids))",
+            {"kind": kind, "ids": json.dumps(ids)},
+        )
+
+    async def kept(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Kept]:
+        seen = {"at": milliseconds_of(after[0]), "id": after[1]} if after else {}
+        further = "AND (at, id) > (:at, :id)" if after else ""
+        rows = await self._read(
+            f"SELECT * FROM kept WHERE kind = :kind {further} ORDER BY at, id LIMIT :limit",
+            {"kind": kind, "limit": limit} | seen,
+        )
+        return [Kept(row["kind"], row["id"], instant_of(row["at"]), json.loads(row["data"])) for row in rows]
+
+    async def purge_kept(self, kind: str, before: datetime) -> int:
+        rows = await self._write(
+            "DELETE FROM kept WHERE kind = :kind AND at < :before RETURNING id",
+            {"kind": kind, "before": milliseconds_of(before)},
+        )
+        return len(rows)
+
+
+def _values(kept: Kept) -> dict[str, Any]:
+    return {"kind": kept.kind, "id": kept.id, "at": milliseconds_of(kept.at), "data": json.dumps(kept.data)}
+
+
+def milliseconds_of(instant: datetime | None) -> int | None:
+    """Return the milliseconds from 1970 to the instant."""
+    return round(instant.timestamp() * 1000) if instant is not None else None
+
+
+def instant_of(milliseconds: int) -> datetime:
+    """Return the instant so long after 1970."""
+    # From whole numbers: a float of milliseconds would lose the last digit.
+    return datetime.fromtimestamp(milliseconds // 1000, UTC).replace(microsecond=milliseconds % 1000 * 1000)

@@ -1,0 +1,139 @@
+"""A replica set whose secondary lags for ever: real commands to a real server, made to look like two members."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import bson
+
+NAME = "lagging"
+OP_MSG, OP_QUERY, OP_REPLY = 2013, 2004, 1
+
+
+class LaggingReplicaSet:
+    """The primary hands every command on to the server; the secondary has not yet heard of any document.
+
+    reads_of_secondary: the names of the reads it was asked, to be empty where nobody relies on it.
+    before: awaited with the name of each command before the primary hands it on; a document that it returns is the
+    answer instead.
+    """
+
+    def __init__(self, database_uri: str) -> None:
+        """database_uri: of the real database, on a server of this machine that needs no password."""
+        parts = urlsplit(database_uri)
+        self._server_port, self._database = parts.port, parts.path
+        self._listeners: list[asyncio.Server] = []
+        self._primary = self._secondary = ""
+        self.reads_of_secondary: list[str] = []
+        self.before: Callable[[str], Awaitable[dict[str, Any] | None]] = _hand_on
+
+    async def __aenter__(self) -> LaggingReplicaSet:
+        for serve in (self._serve_primary, self._serve_secondary):
+            self._listeners.append(await asyncio.start_server(serve, "127.0.0.1", 0))
+        self._primary, self._secondary = (
+            f"127.0.0.1:{listener.sockets[0].getsockname()[1]}" for listener in self._listeners
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for listener in self._listeners:
+            listener.close()
+
+    def uri(self, options: str = "") -> str:
+        """Return the database's address here, with further options."""
+        members = f"{self._primary},{self._secondary}"
+        return f"mongodb://{members}{self._database}?replicaSet={NAME}{options and '&'}{options}"
+
+    def _hello(self, is_primary: bool) -> dict[str, Any]:
+        return {
+            "ok": 1.0,
+            "helloOk": True,
+            "isWritablePrimary": is_primary,
+            "ismaster": is_primary,
+            "secondary": not is_primary,
+            "setName": NAME,
+            "setVersion": 1,
+            "hosts": [self._primary, self._secondary],
+            "primary": self._primary,
+            "me": self._primary if is_primary else self._secondary,
+            "maxBsonObjectSize": 16_777_216,
+            "maxMessageSizeBytes": 48_000_000,
+            "maxWriteBatchSize": 100_000,
+            "minWireVersion": 0,
+            "maxWireVersion": 21,
+        }
+
+    async def _serve_primary(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+        try:
+            while True:
+                header, body, command = await _receive(reader)
+                if _is_hello(command):
+                    writer.write(_reply(header, self._hello(is_primary=True)))
+                    continue
+                if (instead := await self.before(next(iter(command)))) is not None:
+                    writer.write(_reply(header, instead))
+                    continue
+                server_writer.write(header + body)
+                answer = await server_reader.readexactly(16)
+                writer.write(answer + await server_reader.readexactly(_length(answer)))
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            server_writer.close()
+            writer.close()
+
+    async def _serve_secondary(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                header, _body, command = await _receive(reader)
+                name = next(iter(command))
+                if _is_hello(command):
+                    writer.write(_reply(header, self._hello(is_primary=False)))
+                elif name in ("find", "aggregate", "listIndexes"):
+                    self.reads_of_secondary.append(name)
+                    cursor = {"id": 0, "ns": f"{command['$db']}.{command[name]}", "firstBatch": []}
+                    writer.write(_reply(header, {"ok": 1.0, "cursor": cursor}))
+                else:
+                    writer.write(_reply(header, {"ok": 1.0}))
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            writer.close()
+
+
+async def _hand_on(_name: str) -> None:
+    return None
+
+
+def _length(header: bytes) -> int:
+    return int(struct.unpack_from("<i", header)[0]) - 16
+
+
+async def _receive(reader: asyncio.StreamReader) -> tuple[bytes, bytes, dict[str, Any]]:
+    """Return the next message: header, body and the command in it."""
+    header = await reader.readexactly(16)
+    body = await reader.readexactly(_length(header))
+    if struct.unpack_from("<i", header, 12)[0] == OP_QUERY:
+        start = body.index(b"\0", 4) + 1 + 8
+    else:
+        start = 5  # flags, and the kind of the first section: the command itself
+    size = struct.unpack_from("<i", body, start)[0]
+    return header, body, bson.decode(body[start : start + size])
+
+
+def _is_hello(command: dict[str, Any]) -> bool:
+    return next(iter(command)).lower() in ("hello", "ismaster")
+
+
+def _reply(header: bytes, document: dict[str, Any]) -> bytes:
+    request_id, asked = struct.unpack_from("<i", header, 4)[0], struct.unpack_from("<i", header, 12)[0]
+    if asked == OP_QUERY:
+        body, code = struct.pack("<iqii", 8, 0, 0, 1) + bson.encode(document), OP_REPLY
+    else:
+        body, code = struct.pack("<ib", 0, 0) + bson.encode(document), OP_MSG
+    return struct.pack("<iiii", 16 + len(body), 0, request_id, code) + body
