@@ -51,7 +51,8 @@ STORE_AGAIN_SECONDS = 2.0
 KEEP_DELIVERED_SECONDS = 3600
 LONGEST_NOTIFIER_DELAY_SECONDS = 7200
 GOODBYE_SECONDS = 2.0
-CLOSE_SECONDS = 0.25
+# What one step of the end may take, and when the time for the end is nearly over.
+CLOSE_SECONDS, LEAST_CLOSE_SECONDS = 1.0, 0.25
 
 
 class App:
@@ -315,6 +316,12 @@ class App:
     async def stop(self) -> None:
         """Refuse uploads, stop claiming, let uploads and slots finish, hand back the rest, say goodbye, close."""
         log.info("service_stopping")
+        now = asyncio.get_running_loop().time
+        ends_at = now() + self.settings.shutdown_seconds + 1
+
+        def close_seconds() -> float:
+            return max(LEAST_CLOSE_SECONDS, min(CLOSE_SECONDS, ends_at - now()))
+
         self._server.stop()
         drains = [self.submission.drain(self.settings.shutdown_seconds)]
         if self.settings.role is not Role.WEB:
@@ -322,14 +329,14 @@ class App:
         await _settled(asyncio.gather(*drains))
         await _settled(cancel([*self._background, *self.submission.unsettled]))
         await _settled(drain_sockets(self.rooms, GOODBYE_SECONDS))
-        await _settled(self._server.close_all_connections(), CLOSE_SECONDS)
-        await _settled(self.fanout.stop(), CLOSE_SECONDS)
+        await _settled(self._server.close_all_connections(), close_seconds())
+        await _settled(self.fanout.stop(), close_seconds())
         await _settled(self.plugins.close())
         self._pool.shutdown(wait=False, cancel_futures=True)
         await self.queue.close()
         await self.notifications.close()
         self.watchdog.stop()
-        await _settled(self.store.close(), CLOSE_SECONDS)
+        await _settled(self.store.close(), close_seconds())
         await _settled(self.tracing.close())
         log.info("service_stopped")
 
