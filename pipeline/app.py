@@ -26,7 +26,8 @@ log = structlog.get_logger(__name__)
 
 STORE_AGAIN_SECONDS = 2.0
 GOODBYE_SECONDS = 2.0
-CLOSE_SECONDS = 0.25
+# What one step of the end may take, and when the time for the end is nearly over.
+CLOSE_SECONDS, LEAST_CLOSE_SECONDS = 1.0, 0.25
 
 
 class App:
@@ -87,6 +88,12 @@ class App:
         """Refuse uploads, stop claiming, let uploads and slots finish, hand back the rest, say goodbye, close."""
         log.info("service_stopping")
         parts, seconds = self.parts, self.settings.shutdown_seconds
+        now = asyncio.get_running_loop().time
+        ends_at = now() + seconds + 1
+
+        def close_seconds() -> float:
+            return max(LEAST_CLOSE_SECONDS, min(CLOSE_SECONDS, ends_at - now()))
+
         self._server.stop()
         drains = [parts.submission.drain(seconds)]
         if self.settings.role is not Role.WEB:
@@ -95,13 +102,13 @@ class App:
         await _settled(cancel([*parts.submission.unsettled, *parts.leftovers.tasks]))
         await _settled(parts.supervisor.stop(self._watched))
         await _settled(drain_sockets(parts.rooms, GOODBYE_SECONDS))
-        await _settled(self._server.close_all_connections(), CLOSE_SECONDS)
-        await _settled(parts.fanout.stop(), CLOSE_SECONDS)
+        await _settled(self._server.close_all_connections(), close_seconds())
+        await _settled(parts.fanout.stop(), close_seconds())
         await _settled(parts.plugins.close())
         parts.pool.shutdown(wait=False, cancel_futures=True)
         await parts.queue.close()
         await parts.notifications.close()
-        await _settled(parts.store.close(), CLOSE_SECONDS)
+        await _settled(parts.store.close(), close_seconds())
         await _settled(parts.supervisor.stop())
         await _settled(parts.tracing.close())
         log.info("service_stopped")

@@ -58,8 +58,8 @@ class Exit:
 
     def fail(self, reason: str) -> None:
         """End the process with exit code 1, in order if that is possible within FAIL_SECONDS. From any thread."""
+        self._ask(1, FAIL_SECONDS)  # before the line, for the log may hang
         log.error("service_failing", reason=reason)
-        self._ask(1, FAIL_SECONDS)
 
     def give_up(self, code: int) -> None:
         """Let the process end by itself with that exit code, as when it could not start; see that it does."""

@@ -179,6 +179,28 @@ def test_plugin_that_keeps_the_loop_does_not_keep_the_process(tmp_path: Path, pr
         service.wait_log("job_completed")
 
 
+@pytest.mark.fault("E17")
+def test_log_that_nobody_reads_does_not_keep_the_process(tmp_path: Path) -> None:
+    """Standard error is a full pipe: the main thread waits in the middle of a log line for ever."""
+    service = rude(tmp_path, "hangs")
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(write_end, b"x" * 4096)
+    os.set_blocking(write_end, True)
+    with subprocess.Popen([sys.executable, "run.py"], cwd=ROOT, env=service.environment, stderr=write_end) as process:
+        wait_until(lambda: children(process.pid))
+        pids = children(process.pid)
+        time.sleep(1)  # it is at its first line
+        process.terminate()
+        started_at = time.monotonic()
+        assert process.wait(60) == 0 and time.monotonic() - started_at < LONGEST_SECONDS
+        wait_until(lambda: not any(map(is_alive, pids)))
+    os.close(read_end)
+    os.close(write_end)
+
+
 @pytest.mark.fault("E16")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["away", "silent"])
 def test_redis_that_is_away_is_not_waited_for(tmp_path: Path, ai_service: AiService, number: signal.Signals) -> None:
