@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import pymongo
 from bson import ObjectId
@@ -23,7 +24,6 @@ from pymongo.monitoring import CommandListener, CommandStartedEvent
 
 from benchmarks import machine
 from benchmarks.comparison import Column, Comparison, Report
-from pipeline.assets import mongo
 from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, utc_now
 from pipeline.assets.mongo import MongoAssetStore
 from tests.factories import make_asset
@@ -133,9 +133,8 @@ class Sent(CommandListener):
 def plans(uri: str, user: str) -> list[str]:
     """Return one line per call: how the server finds the documents, and how many the index leads it to."""
     sent = Sent()
-    mongo.AsyncIOMotorClient = partial(AsyncIOMotorClient, event_listeners=[sent])  # type: ignore[misc, assignment]
-    asyncio.run(times(uri, [user]))
-    mongo.AsyncIOMotorClient = AsyncIOMotorClient  # type: ignore[misc]
+    with patch("pipeline.assets.mongo.AsyncIOMotorClient", partial(AsyncIOMotorClient, event_listeners=[sent])):
+        asyncio.run(times(uri, [user]))
     asked = [each for each in sent.commands if next(iter(each)) in ("findAndModify", "find")]
     # Opening the store asks whether it is empty, where indexes are missing.
     asked = asked[-len(COLUMNS) :]
