@@ -39,15 +39,14 @@ class Watched:
         self.restarts = restarts
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
-        self.delay_seconds = 0.0
-        self.failed_at = self.started_at = 0.0
-        self.is_stopped = False
+        self.delay_seconds = self.started_at = 0.0
+        self.has_failed = self.is_stopped = False
 
     def is_down(self, now: float) -> bool:
         """True while it does not run, or has only just been started again. now: loop time."""
         if self.is_stopped:
             return False
-        return self.timer is not None or now - self.started_at < self.delay_seconds
+        return self.has_failed or now - self.started_at < self.delay_seconds
 
 
 class Supervisor:
@@ -104,7 +103,7 @@ class Supervisor:
             raise DependencyUnavailable(f"Not running: {', '.join(down)}")
 
     def _begin(self, watched: Watched) -> None:
-        watched.timer = None
+        watched.has_failed = False
         watched.started_at = asyncio.get_running_loop().time()
         # In a context of its own: names that a job or a request has bound are not those of this task.
         watched.task = asyncio.create_task(watched.run(), name=watched.name, context=Context())
@@ -117,6 +116,7 @@ class Supervisor:
         if error is None and not task.cancelled():
             self._all.remove(watched)  # its work is done
             return
+        watched.has_failed = True
         cause = error or asyncio.CancelledError("a cancellation that nobody asked for")
         loop = asyncio.get_running_loop()
         first, longest = RESTART_SECONDS
