@@ -1,5 +1,5 @@
-"""Every long-lived task of a process is ended once, as by a fault that nobody foresaw: it comes back, readiness names it
-meanwhile, and a photo that is sent afterwards is processed and heard of.
+"""Every long-lived task of a process is ended once, as by a fault that nobody foresaw: it comes back, readiness names
+it meanwhile, and a photo that is sent afterwards is processed and heard of.
 """
 
 from __future__ import annotations
