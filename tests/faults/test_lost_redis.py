@@ -83,7 +83,7 @@ def evict_owner(redis: Redis) -> None:
 
 
 def evict_by_memory(redis: Redis) -> None:
-    """What a Redis with maxmemory-policy allkeys-random does when others fill it."""
+    """What a Redis with maxmemory-policy allkeys-random does when others fill it; single jobs go too."""
     redis.config_set("maxmemory-policy", "allkeys-random")
     redis.config_set("maxmemory", int(redis.info("memory")["used_memory"]) + 100_000)  # type: ignore[index]
     number = 0
@@ -103,7 +103,7 @@ def test_pause_outlives_redis(tmp_path: Path, ai_service: AiService, own_redis: 
         lose(own_redis.client())
         # More of them, so that what wakes the workers comes as often as ever.
         ids += accept(service, 5)
-        wait_until(lambda: service.wait_status()["waiting"] == 65, 20)
+        wait_until(lambda: service.wait_status()["waiting"] == 65, 45)
         status = service.wait_status(paused=True)
         assert (status["active"], status["completed"]) == (0, 0)
         assert ai_service.state()["calls"] == 0
