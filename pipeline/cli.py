@@ -33,7 +33,7 @@ from pipeline.app import App
 from pipeline.assets.asset import CATEGORIES
 from pipeline.auth import make_token
 from pipeline.client import Client, ClientError
-from pipeline.commands import authoring, checking, operating, running
+from pipeline.commands import authoring, checking, operating, plugin_settings, running
 from pipeline.commands.shown import cleaned, shown
 from pipeline.errors import ConfigurationError
 from pipeline.exit import Exit
@@ -214,7 +214,7 @@ def settings(format_: str) -> None:
         for name, field in Settings.model_fields.items():
             values = _as_text(getattr(in_force, name)), _as_text(field.default), field.description or ""
             table.add_row(name.upper(), *map(shown, values))
-        own, faults = authoring.own_settings(in_force)
+        own, faults = plugin_settings.own_settings(in_force)
         for each in own:
             table.add_row(shown(each.variable), *map(shown, (_as_text(each.value), _as_text(each.default), each.why)))
         stdout.print(table)
@@ -229,7 +229,7 @@ def settings_lines(format_: str) -> list[str]:
     """Return all settings as lines of `.env.example` ("env") or of the README's table ("markdown")."""
     ours = Settings.model_fields.items()
     fields = [(name.upper(), _as_text(field.default), field.description) for name, field in ours]
-    fields += [(own.variable, _as_text(own.default), own.why) for own in authoring.built_in_settings()]
+    fields += [(own.variable, _as_text(own.default), own.why) for own in plugin_settings.built_in_settings()]
     if format_ == "env":
         return [line for name, default, why in fields for line in (f"# {why}", f"#{name}={default}")]
     rows = [f"| `{name}` | {f'`{default}`' if default else ''} | {why} |" for name, default, why in fields]

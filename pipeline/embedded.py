@@ -25,6 +25,7 @@ from pathlib import Path
 
 import structlog
 
+from pipeline.delays import retry_delays
 from pipeline.embedded_files import Fault, RedisFiles
 from pipeline.errors import ConfigurationError
 from pipeline.sandbox.process import blocked
@@ -93,17 +94,16 @@ class EmbeddedRedis:
 
     async def watch(self) -> None:
         """Start the server again whenever it ends or answers no more; ConfigurationError when it cannot be started."""
-        delay, longest = RESTART_SECONDS
+        delays = retry_delays(*RESTART_SECONDS)
         started_at = time.monotonic()
         while True:
             why = await self._until_ended()
             ended_at = time.monotonic()
             log.warning("embedded_redis_ended", why=why)
             if ended_at - started_at < STEADY_SECONDS:
-                await asyncio.sleep(delay)
-                delay = min(longest, delay * 2)
+                await asyncio.sleep(next(delays))
             else:
-                delay = RESTART_SECONDS[0]
+                delays = retry_delays(*RESTART_SECONDS)
             await self._start_server(is_first=False)
             started_at = time.monotonic()
             log.info("embedded_redis_started", seconds=round(started_at - ended_at, 3))
@@ -116,7 +116,7 @@ class EmbeddedRedis:
     async def _start_server(self, *, is_first: bool) -> None:
         """Return when a server is ready. is_first: the address may still be changed."""
         begun_at = time.monotonic()
-        delay, longest = RESTART_SECONDS
+        delays = retry_delays(*RESTART_SECONDS)
         killed = 0
         while (failure := await self._try_start()) is not None:
             fault, reason = failure
@@ -131,8 +131,7 @@ class EmbeddedRedis:
             log.warning("embedded_redis_failed", why=fault.value, reason=reason)
             if is_first and fault is Fault.PORT:
                 self._port = _free_port()
-            await asyncio.sleep(delay)
-            delay = min(longest, delay * 2)
+            await asyncio.sleep(next(delays))
 
     async def _try_start(self) -> tuple[Fault, str] | None:
         """Start a server and return None when it is ready, else why it is not, and what it said of that."""

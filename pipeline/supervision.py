@@ -17,6 +17,7 @@ from typing import Any
 
 import structlog
 
+from pipeline.delays import retry_delays
 from pipeline.errors import DependencyUnavailable
 
 log = structlog.get_logger(__name__)
@@ -39,6 +40,7 @@ class Watched:
         self.restarts = restarts
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.delays = retry_delays(*RESTART_SECONDS)
         self.delay_seconds = self.started_at = 0.0
         self.has_failed = self.is_stopped = False
 
@@ -119,9 +121,9 @@ class Supervisor:
         watched.has_failed = True
         cause = error or asyncio.CancelledError("a cancellation that nobody asked for")
         loop = asyncio.get_running_loop()
-        first, longest = RESTART_SECONDS
-        is_first = loop.time() - watched.started_at > STEADY_SECONDS or not watched.delay_seconds
-        watched.delay_seconds = first if is_first else min(longest, watched.delay_seconds * 2)
+        if loop.time() - watched.started_at > STEADY_SECONDS:
+            watched.delays = retry_delays(*RESTART_SECONDS)
+        watched.delay_seconds = next(watched.delays)
         again_ms = round(watched.delay_seconds * 1000) if watched.restarts else None
         log.error("task_ended", task=watched.name, againInMs=again_ms, exc_info=cause)
         if watched.restarts:

@@ -16,6 +16,7 @@ import structlog
 from pymongo import ASCENDING, DESCENDING, AsyncMongoClient, IndexModel
 from pymongo.errors import PyMongoError
 
+from pipeline.delays import retry_delays
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
@@ -68,11 +69,10 @@ class IndexBuilder:
         await client.close()
 
     async def _build(self, client: AsyncMongoClient[dict[str, Any]], collection: str, index: IndexModel) -> None:
-        delay, longest = AGAIN_SECONDS
         started_at = time.monotonic()
         name = index.document["name"]
         log.info("index_build_started", collection=collection, index=name)
-        while True:
+        for delay in retry_delays(*AGAIN_SECONDS):
             try:
                 await client.get_default_database(self._database)[collection].create_indexes([index])
                 log.info("index_built", collection=collection, index=name, seconds=round(time.monotonic() - started_at))
@@ -86,4 +86,3 @@ class IndexBuilder:
                     cause=cause_of(error),
                 )
             await asyncio.sleep(delay)
-            delay = min(longest, delay * 2)

@@ -1,27 +1,22 @@
-"""The plugin authors' commands: `plugins` lists what there is, verifies one, prints the reference; and which settings
-plugins have of their own. Nothing here talks to a running service.
+"""The plugin authors' commands: `plugins` lists what there is, verifies one, prints the reference. Nothing here talks to a running service.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 from rich.console import Console
 from rich.table import Table
 
 from pipeline import settings as settings_module
+from pipeline.commands.reference import reference_lines
 from pipeline.commands.shown import shown
 from pipeline.errors import ConfigurationError
 from pipeline.hooks.catalogue import HOOK, KINDS, NOTIFIER, PROVIDER, STORAGE, Catalogue, Kind, list_plugins, nearest
-from pipeline.settings import PluginSettings, Settings, plugin_variable
 
 SUITES = {PROVIDER: "TestProvider", STORAGE: "TestStorage", NOTIFIER: "TestNotifier"}
 WARNINGS = {
@@ -30,16 +25,6 @@ WARNINGS = {
     NOTIFIER: "delivers some twenty-five invented events, for real",
 }
 stdout, stderr = Console(), Console(stderr=True)
-
-
-@dataclass(frozen=True, slots=True)
-class OwnSetting:
-    """A setting of a plugin's own. value: in force, None when the plugin's settings are not in order."""
-
-    variable: str
-    value: Any
-    default: Any
-    why: str
 
 
 @click.group(invoke_without_command=True)
@@ -76,42 +61,7 @@ def verify(name: str, kind_name: str | None) -> None:
 @plugins.command()
 def reference() -> None:
     """Print what docs/plugins.md has of hooks, Protocols and settings, as Markdown."""
-    from pipeline.commands.reference import reference_lines
-
     print("\n".join(reference_lines()))
-
-
-def own_settings(settings: Settings) -> tuple[list[OwnSetting], list[str]]:
-    """Return the settings of all plugins there are, by name, and what is wrong with them."""
-    return _own_settings(Catalogue(settings).own_settings(), settings)
-
-
-def built_in_settings() -> list[OwnSetting]:
-    """Return the settings of the plugins that come with the service, whatever the environment says."""
-    settings = Settings.model_construct(plugins_safe_mode=True)
-    return _own_settings(Catalogue(settings).own_settings(), settings)[0]
-
-
-def _own_settings(
-    kinds: Mapping[str, type[PluginSettings]], settings: Settings
-) -> tuple[list[OwnSetting], list[str]]:
-    found, faults = [], []
-    for name, kind in sorted(kinds.items()):
-        try:
-            in_force = settings.plugin(name, kind)
-        except ConfigurationError as error:
-            in_force = None
-            if any(variable.startswith(plugin_variable(name, "")) for variable in settings.plugin_variables):
-                faults.append(f"{name}: {error.message}")  # of a plugin nobody has set up nothing need be in order
-        for field, info in kind.model_fields.items():
-            value = getattr(in_force, field, None)
-            found.append(OwnSetting(plugin_variable(name, field), value, _default(info), info.description or ""))
-    return found, faults
-
-
-def _default(info: FieldInfo) -> Any:
-    default = info.get_default(call_default_factory=True, validated_data={})
-    return None if default is PydanticUndefined else default
 
 
 def _choose(catalogue: Catalogue, name: str, kind_name: str | None) -> Kind:

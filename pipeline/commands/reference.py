@@ -13,7 +13,7 @@ from typing import Any
 import pluggy
 
 from pipeline import hooks
-from pipeline.commands.authoring import built_in_settings
+from pipeline.commands.plugin_settings import built_in_settings
 from pipeline.hooks import specs
 from pipeline.hooks.catalogue import BUILT_IN_MODULES, hookspecs
 

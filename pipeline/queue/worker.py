@@ -13,6 +13,7 @@ from typing import Protocol
 
 import structlog
 
+from pipeline.delays import retry_delays
 from pipeline.errors import DependencyUnavailable
 from pipeline.hold import Avoided, Finding, Hold
 from pipeline.metrics import Metrics
@@ -112,6 +113,7 @@ class Worker:
         self._is_connected = True
         self._mode = Mode.RUNNING
         self._lost_by: BaseException | None = None
+        self._delays = retry_delays(*RECONNECT_SECONDS)
         self._heard_at = 0.0
         # True while Redis may have given us jobs in a step whose reply we have not seen.
         self._is_step_open = False
@@ -246,12 +248,11 @@ class Worker:
         if self._is_connected:
             log.warning("queue_unreachable", error=cause_of(error))
             self._is_connected = False
-            self._reconnect_delay = RECONNECT_SECONDS[0]
+            self._delays = retry_delays(*RECONNECT_SECONDS)
 
     async def _wait_for_redis(self, error: DependencyUnavailable) -> None:
         self._lose(error)
-        await asyncio.sleep(self._reconnect_delay)
-        self._reconnect_delay = min(RECONNECT_SECONDS[1], self._reconnect_delay * 2)
+        await asyncio.sleep(next(self._delays))
 
     def _reconnected(self) -> None:
         if not self._is_connected:

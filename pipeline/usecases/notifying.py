@@ -17,12 +17,12 @@ from typing import Any, Protocol
 
 import structlog
 
-from pipeline.errors import Conflict, DependencyUnavailable, NotFound, PermanentJobError
+from pipeline.errors import Conflict, NotFound, PermanentJobError
 from pipeline.metrics import Metrics
 from pipeline.queue.job import FailedJob, Job, NewJob
 from pipeline.queue.queue import JobQueue
-from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
+from pipeline.usecases.committing import until_stored
 from pipeline.usecases.dead_letters import RetriedPage, rerun_page
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.submission import Receipt
@@ -31,7 +31,6 @@ log = structlog.get_logger(__name__)
 
 QUEUE_NAME = "notifications"
 JOB_ID_LENGTH = 24
-COMMIT_AGAIN_SECONDS = (0.2, 5.0)
 
 
 class Notifiers(Protocol):
@@ -109,14 +108,7 @@ class Notifying:
 
     async def commit(self, job: Job, result: object) -> None:
         """Let the store know that it is delivered; while the store is away, again and again."""
-        delay, longest = COMMIT_AGAIN_SECONDS
-        while True:
-            try:
-                return await self._kept.forget(job.id)
-            except DependencyUnavailable as error:
-                log.warning("commit_deferred", delayMs=round(delay * 1000), cause=cause_of(error))
-                await asyncio.sleep(delay)
-                delay = min(longest, delay * 2)
+        await until_stored(lambda: self._kept.forget(job.id))
 
     async def give_up(self, job: Job, message: str) -> None:
         """Keep the dead letter: it is all that is left of the event."""

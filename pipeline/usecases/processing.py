@@ -7,7 +7,6 @@ nothing, however late it comes.
 
 from __future__ import annotations
 
-import asyncio
 import io
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -20,19 +19,18 @@ import structlog
 from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, processed_public_id, utc_now
 from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
-from pipeline.errors import DependencyUnavailable, PermanentJobError
+from pipeline.errors import PermanentJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, JobEvent
 from pipeline.metrics import Metrics
 from pipeline.queue.job import Finish, Job, Outcome
-from pipeline.texts import HALVES, cause_of
+from pipeline.texts import HALVES
 from pipeline.tracing import OFF, Tracing
+from pipeline.usecases.committing import until_stored
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.storage import ImageStorage
 
 log = structlog.get_logger(__name__)
-
-COMMIT_AGAIN_SECONDS = (0.2, 5.0)
 
 
 class Plugins(ImageStorage, Protocol):
@@ -220,27 +218,20 @@ class Processing:
         Repeats the write while the store is away, so that the provider need not be asked again. Each try is finished
         when it is made: who asks for what was finished since then must not miss one that was stored long after.
         """
-        delay, longest = COMMIT_AGAIN_SECONDS
-        while True:
-            try:
-                if (committed := await write(utc_now())) is not None:
-                    return committed
-                # An earlier try may have been applied and only its answer lost: what stands under our fence is ours.
-                current = await self._store.get(asset.id)
-                is_ours = (
-                    current is not None
-                    and current.is_finished
-                    and (current.processing_job_id, current.fence) == (asset.processing_job_id, asset.fence)
-                )
-                return current if is_ours else None
-            except DependencyUnavailable as error:
-                log.warning("commit_deferred", delayMs=round(delay * 1000), cause=cause_of(error))
-                await asyncio.sleep(delay)
-                delay = min(longest, delay * 2)
 
-    async def _discard(self, processed: ProcessedImageRef | None) -> None:
-        if processed is not None and processed.public_id:
-            await self._plugins.delete(processed.public_id)
+        async def commit() -> Asset | None:
+            if (committed := await write(utc_now())) is not None:
+                return committed
+            # An earlier try may have been applied and only its answer lost: what stands under our fence is ours.
+            current = await self._store.get(asset.id)
+            is_ours = (
+                current is not None
+                and current.is_finished
+                and (current.processing_job_id, current.fence) == (asset.processing_job_id, asset.fence)
+            )
+            return current if is_ours else None
+
+        return await until_stored(commit)
 
     def _drop(self, asset: Asset) -> None:
         self._metrics.stale_results.inc()

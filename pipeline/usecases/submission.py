@@ -18,6 +18,7 @@ import structlog
 
 from pipeline.assets.asset import Asset, AssetStatus, OriginalImage, job_data, new_asset_id, utc_now
 from pipeline.assets.store import AssetStore
+from pipeline.delays import retry_delays
 from pipeline.errors import Conflict, DependencyUnavailable, NotFound, OutcomeUnknown
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
@@ -285,14 +286,12 @@ class Submission:
 
         It is not taken back: its client may have asked again with its Idempotency-Key and been told that it stands.
         """
-        delay, longest = SETTLE_SECONDS
-        while True:
+        current = None
+        for delay in retry_delays(*SETTLE_SECONDS):
             await asyncio.sleep(delay)
-            try:
+            with suppress(DependencyUnavailable):
                 current = await self._store.get(asset.id)
                 break
-            except DependencyUnavailable:
-                delay = min(longest, delay * 2)
         if current is None or current.original.public_id != asset.original.public_id:
             await self._leftovers.discard([asset.original.public_id])
         else:

@@ -587,7 +587,6 @@ async def one_of(listening: asyncio.Task[None]) -> None:
 # servers that go
 
 
-@pytest.mark.fault("R1")
 @pytest.mark.gen_test(timeout=60)
 async def test_master_that_became_a_replica_is_not_told(own_redis: RedisServer) -> None:
     """It would take a PUBLISH and tell nobody; behind a fixed address that keeps old connections the new one is found.
@@ -607,7 +606,6 @@ async def test_master_that_became_a_replica_is_not_told(own_redis: RedisServer) 
             assert one.count("fanout_errors_total") == 0
 
 
-@pytest.mark.fault("R5")
 @pytest.mark.gen_test(timeout=30)
 async def test_idle_connection_cut_without_a_word_costs_less_than_a_second(
     own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch

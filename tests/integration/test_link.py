@@ -185,7 +185,6 @@ async def test_listening_connection_hands_over_what_is_published() -> None:
             link.check(1)
 
 
-@pytest.mark.fault("O16")
 @pytest.mark.gen_test(timeout=30)
 async def test_connections_share_a_tls_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Making one takes up to 300 ms of the event loop. TLS changes nothing else: calls, pushes, the end."""
