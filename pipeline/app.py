@@ -19,6 +19,7 @@ from pipeline.assets.asset import CATEGORIES, Asset, utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore
 from pipeline.auth import TokenVerifier
+from pipeline.disk import Disk
 from pipeline.errors import ConfigurationError, DependencyUnavailable
 from pipeline.handlers import assets, base, ops, queue, upload
 from pipeline.handlers.server import HttpServer
@@ -220,6 +221,7 @@ class App:
             "store": self.store.check,
             "queue": self.queue.ping if settings.role is Role.WEB else self.worker.check,
             "storage": self.plugins.check_storage,
+            "disk": Disk(settings.data_dir, settings.max_upload_bytes).check,
         }
         routes: list[Any] = [
             ("/metrics", ops.MetricsHandler, common | {"queues": [self.queue, self.notifications]}),
@@ -350,9 +352,10 @@ class App:
 def _bind(settings: Settings) -> list[socket.socket]:
     try:
         return tornado.netutil.bind_sockets(settings.port, settings.host)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "no host name"
         raise ConfigurationError(
-            f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}); set HOST or PORT"
+            f"Cannot listen on {settings.host}:{settings.port} ({reason}); set HOST or PORT"
         ) from None
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import structlog
 from pydantic import SecretStr
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -38,6 +39,9 @@ from pipeline.errors import ConfigurationError
 from pipeline.handlers.server import raise_file_limit
 from pipeline.hooks.threads import LoopThreads
 from pipeline.settings import Settings
+from pipeline.texts import cause_of
+
+log = structlog.get_logger(__name__)
 
 DEMO_USER = "demo"
 START_SECONDS = 60.0
@@ -81,6 +85,9 @@ def serve() -> None:
     """Run the service until SIGTERM or Ctrl-C."""
     settings = running.load()
     logs.configure(settings.log_format, settings.log_level)
+    for unknown in settings.unknown_variables:
+        log.warning("setting_unknown", variable=unknown.variable, meant=unknown.meant or None)
+    embedded.try_data_dir(settings.data_dir)
     raise_file_limit()
     redis = None
     if not settings.redis_url.get_secret_value():
@@ -119,10 +126,14 @@ async def _serve(settings: Settings, *, owns_redis: bool) -> bool:
     gc.freeze()
     await app.start()
     service_file = settings.data_dir / "service.json"
-    service_file.write_text(json.dumps({"pid": os.getpid(), "address": app.address}))
+    try:
+        service_file.write_text(json.dumps({"pid": os.getpid(), "address": app.address}))
+    except OSError as error:  # only the other commands miss it
+        log.warning("service_file_not_written", error=cause_of(error))
     await stopping.wait()
     await app.stop()
-    service_file.unlink(missing_ok=True)
+    with suppress(OSError):
+        service_file.unlink()
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
@@ -241,7 +252,7 @@ def _this_command() -> str:
 
 def _start_service(settings: Settings) -> dict[str, Any]:
     """Start `serve` in the background, logging to DATA_DIR/service.log, and wait until it answers."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    embedded.try_data_dir(settings.data_dir)
     log_path = settings.data_dir / "service.log"
     environment = os.environ | ({"PORT": "0"} if running.address_fault(settings) else {})
     with log_path.open("ab") as log_file:

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from redis import Redis
@@ -31,6 +32,9 @@ START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 LOCK_SECONDS = 5.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PROBE_BYTES = 4096
+SECRET_NAME = "jwt_secret"
+LEAST_SECRET_LENGTH = 32
 
 
 def find_server() -> str:
@@ -48,6 +52,24 @@ def find_server() -> str:
         ) from None
 
 
+def try_data_dir(data_dir: Path) -> None:
+    """Make the folder if there is none, and write a file there; ConfigurationError says why it cannot be used."""
+    with usable(data_dir):
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=data_dir) as probe:
+            probe.write(bytes(PROBE_BYTES))
+
+
+@contextlib.contextmanager
+def usable(path: Path) -> Iterator[None]:
+    """Turn an OSError of what is done inside into a ConfigurationError that names the path and DATA_DIR."""
+    try:
+        yield
+    except OSError as error:
+        reason = "it is no folder" if isinstance(error, FileExistsError) else error.strerror or str(error)
+        raise ConfigurationError(f"DATA_DIR: {path} cannot be used: {reason}") from None
+
+
 class EmbeddedRedis:
     """One server on one folder; a second process on the same folder is refused."""
 
@@ -59,8 +81,9 @@ class EmbeddedRedis:
 
     def start(self) -> None:
         """Start the server and wait until it has loaded its data; sets `url`."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
+        with usable(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
         port, password = _free_port(), secrets.token_hex(16)
         log_path = self._folder / "server.log"
         # The configuration goes in by stdin, so that the password shows up neither in the process list nor on disk.
@@ -69,8 +92,8 @@ class EmbeddedRedis:
                 "bind 127.0.0.1",
                 f"port {port}",
                 f"requirepass {password}",
-                f'dir "{self._folder.resolve()}"',
-                f'logfile "{log_path.resolve()}"',
+                f"dir {_quoted(self._folder)}",
+                f"logfile {_quoted(log_path)}",
                 "appendonly yes",
                 "appendfsync everysec",
                 'save ""',
@@ -146,6 +169,11 @@ class EmbeddedRedis:
                     time.sleep(0.01)
 
 
+def _quoted(path: Path) -> str:
+    """Return the path as Redis' configuration takes it, whatever characters it has."""
+    return '"' + "".join(f"\\x{byte:02x}" for byte in os.fsencode(path.resolve())) + '"'
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -173,14 +201,24 @@ def _watch_parent(pid: int) -> subprocess.Popen[bytes]:
 
 def jwt_secret(data_dir: Path) -> str:
     """Return the signing secret kept under DATA_DIR, made at the first call and readable by its owner only."""
-    path = data_dir / "jwt_secret"
-    data_dir.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        descriptor, name = tempfile.mkstemp(dir=data_dir)  # readable by its owner only
+    path = data_dir / SECRET_NAME
+    with usable(path):
+        data_dir.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _make_secret(path)
+        secret = path.read_bytes().decode(errors="replace").strip()
+    if len(secret) < LEAST_SECRET_LENGTH or not secret.isascii():
+        raise ConfigurationError(f"{path} is damaged; remove it, or set JWT_SECRET: tokens made with it become invalid")
+    return secret
+
+
+def _make_secret(path: Path) -> None:
+    descriptor, name = tempfile.mkstemp(dir=path.parent)  # readable by its owner only
+    try:
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_hex(32))
         # A link appears whole or not at all, also when two processes start at once.
         with contextlib.suppress(FileExistsError):
             os.link(name, path)
+    finally:
         os.unlink(name)
-    return path.read_text()

@@ -29,7 +29,8 @@ from pipeline.assets.asset import (
     utc_now,
 )
 from pipeline.assets.store import KeyRecord
-from pipeline.errors import DependencyUnavailable, OutcomeUnknown
+from pipeline.errors import ConfigurationError, DependencyUnavailable, OutcomeUnknown
+from pipeline.texts import clean, mask
 
 DATABASE = "ai_queue_pipeline"
 T = TypeVar("T")
@@ -45,17 +46,20 @@ class MongoAssetStore:
         self._has_failed = False
         # A little less for the driver, so that its own error, which says what is wrong, comes before ours.
         milliseconds = round(timeout_seconds * 900)
-        self._client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(
-            uri,
-            serverSelectionTimeoutMS=milliseconds,
-            connectTimeoutMS=milliseconds,
-            socketTimeoutMS=milliseconds,
-            timeoutMS=milliseconds,
-            # An accepted upload must survive a power cut and a failover, whatever the server's defaults are.
-            w="majority",
-            journal=True,
-            appname="ai-queue-pipeline",
-        )
+        try:
+            self._client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(
+                uri,
+                serverSelectionTimeoutMS=milliseconds,
+                connectTimeoutMS=milliseconds,
+                socketTimeoutMS=milliseconds,
+                timeoutMS=milliseconds,
+                # An accepted upload must survive a power cut and a failover, whatever the server's defaults are.
+                w="majority",
+                journal=True,
+                appname="ai-queue-pipeline",
+            )
+        except (PyMongoError, ValueError, TypeError) as error:
+            raise ConfigurationError(f"MONGODB_URI: {mask(clean(str(error)))}") from None
         database = self._client.get_default_database(DATABASE)
         aware: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
         self._assets: AsyncIOMotorCollection[dict[str, Any]] = database.get_collection("assets", codec_options=aware)

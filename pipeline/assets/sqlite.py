@@ -57,6 +57,8 @@ ALTER TABLE assets ADD COLUMN excused INTEGER NOT NULL DEFAULT 0;
 )
 # What a statement raises that SQLite, or the binding of its values, refuses.
 REFUSALS = (sqlite3.Error, ValueError, OverflowError)
+# What SQLite says of a file that waiting does not mend.
+DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 CURRENT_RUN = "id = :id AND processingJobId = :job AND fence = :fence AND status = 'processing'"
 
 
@@ -108,6 +110,8 @@ class SqliteAssetStore:
             if self._reader is None:
                 self._reader = await self._open()
         except (sqlite3.Error, OSError) as error:
+            if self._path.is_dir() or getattr(error, "sqlite_errorcode", None) in DAMAGED:
+                raise ConfigurationError(f"{self._path} is no asset store, or damaged: {error}") from None
             raise DependencyUnavailable("The asset store cannot be opened") from error
 
     async def close(self) -> None:

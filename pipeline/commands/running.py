@@ -45,6 +45,8 @@ def address_fault(settings: Settings) -> str | None:
             probe.bind((settings.host, settings.port))
         except OSError as error:
             return error.strerror or str(error)
+        except UnicodeError:
+            return "no host name"
         return None
 
 
