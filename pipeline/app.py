@@ -158,7 +158,8 @@ async def _settled(step: Awaitable[Any], seconds: float | None = None) -> None:
 def _bind(settings: Settings) -> list[socket.socket]:
     try:
         return tornado.netutil.bind_sockets(settings.port, settings.host)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "no host name"
         raise ConfigurationError(
-            f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}); set HOST or PORT"
+            f"Cannot listen on {settings.host}:{settings.port} ({reason}); set HOST or PORT"
         ) from None

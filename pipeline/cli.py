@@ -27,7 +27,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 
 from pipeline import demo as demo_pictures
-from pipeline import embedded, logs
+from pipeline import data_dir, embedded, logs
 from pipeline import settings as settings_module
 from pipeline.app import App
 from pipeline.assets.asset import CATEGORIES
@@ -41,6 +41,9 @@ from pipeline.handlers.server import raise_file_limit
 from pipeline.hooks.threads import LoopThreads
 from pipeline.settings import Settings
 from pipeline.supervision import cancel
+from pipeline.texts import cause_of
+
+log = structlog.get_logger(__name__)
 
 DEMO_USER = "demo"
 START_SECONDS = 60.0
@@ -87,6 +90,9 @@ def serve() -> None:
     """Run the service until SIGTERM or Ctrl-C."""
     settings = running.load()
     logs.configure(settings.log_format, settings.log_level)
+    for unknown in settings.unknown_variables:
+        log.warning("setting_unknown", variable=unknown.variable, meant=unknown.meant or None)
+    data_dir.try_data_dir(settings.data_dir)
     raise_file_limit()
     # Not asyncio.run: at its end that waits for every task, and a plugin that ignores cancellation would keep us for
     # ever.
@@ -135,9 +141,17 @@ async def _start(settings: Settings, exit_: Exit, opened: AsyncExitStack) -> Non
     gc.freeze()
     await app.start()
     service_file = settings.data_dir / "service.json"
-    service_file.write_text(json.dumps({"pid": os.getpid(), "address": app.address}))
-    opened.callback(service_file.unlink, missing_ok=True)
+    try:
+        service_file.write_text(json.dumps({"pid": os.getpid(), "address": app.address}))
+    except OSError as error:  # only the other commands miss it
+        log.warning("service_file_not_written", error=cause_of(error))
+    opened.callback(_remove, service_file)
     opened.push_async_callback(app.stop)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
 
 
 @main.command()
@@ -252,7 +266,7 @@ def _this_command() -> str:
 
 def _start_service(settings: Settings) -> dict[str, Any]:
     """Start `serve` in the background, logging to DATA_DIR/service.log, and wait until it answers."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.try_data_dir(settings.data_dir)
     log_path = settings.data_dir / "service.log"
     environment = os.environ | ({"PORT": "0"} if running.address_fault(settings) else {})
     with log_path.open("ab") as log_file:

@@ -19,7 +19,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -162,8 +161,8 @@ class EmbeddedRedis:
                 "bind 127.0.0.1",
                 f"port {self._port}",
                 f"requirepass {self._password}",
-                f'dir "{self._files.folder}"',
-                f'logfile "{self._files.log_path}"',
+                f"dir {_quoted(self._files.folder)}",
+                f"logfile {_quoted(self._files.log_path)}",
                 "appendonly yes",
                 "appendfsync everysec",
                 "aof-load-truncated yes",
@@ -242,6 +241,11 @@ class EmbeddedRedis:
         return reply.startswith(b"+PONG") if greeting.startswith(b"+OK") and reply else None
 
 
+def _quoted(path: Path) -> str:
+    """Return the path as Redis' configuration takes it, whatever characters it has."""
+    return '"' + "".join(f"\\x{byte:02x}" for byte in os.fsencode(path.resolve())) + '"'
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -258,18 +262,3 @@ def _watch_parent(pid: int) -> subprocess.Popen[bytes]:
     # write_end stays open, and uninherited, as long as this process lives.
     assert not os.get_inheritable(write_end)
     return process
-
-
-def jwt_secret(data_dir: Path) -> str:
-    """Return the signing secret kept under DATA_DIR, made at the first call and readable by its owner only."""
-    path = data_dir / "jwt_secret"
-    data_dir.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        descriptor, name = tempfile.mkstemp(dir=data_dir)  # readable by its owner only
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
-        # A link appears whole or not at all, also when two processes start at once.
-        with contextlib.suppress(FileExistsError):
-            os.link(name, path)
-        os.unlink(name)
-    return path.read_text()

@@ -8,6 +8,7 @@ from typing import Any
 import tornado.web
 
 from pipeline.auth import TokenVerifier
+from pipeline.disk import Disk
 from pipeline.handlers import assets, base, ops, queue, upload
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.socket import SocketHandler
@@ -47,6 +48,7 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         "queue": parts.queue.ping if settings.role is Role.WEB else parts.worker.check,
         "storage": parts.plugins.check_storage,
         "sandbox": parts.plugins.check_sandbox,
+        "disk": Disk(settings.data_dir, settings.max_upload_bytes).check,
         "tasks": parts.supervisor.check,
     }
     served: list[Any] = [

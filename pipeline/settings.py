@@ -7,19 +7,20 @@ in force. A plugin's own settings are a PluginSettings; their variables are PLUG
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast, get_origin
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 from pydantic import ValidationError as PydanticValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from pipeline import environment
+from pipeline.addresses import mongodb_fault, redis_fault, web_fault
+from pipeline.environment import Unknown
 from pipeline.errors import ConfigurationError
 
 
@@ -49,6 +50,9 @@ class LogFormat(StrEnum):
 CommaList = Annotated[tuple[str, ...], NoDecode]
 CategoryMap = Annotated[Mapping[str, tuple[str, ...]], NoDecode]
 PLUGIN_PREFIX = "PLUGIN_"
+# The largest number a setting may have, by the unit its name ends in: a century, and what every database counts to.
+LARGEST_BY_UNIT = {"_seconds": 3_155_760_000, "_ms": 3_155_760_000_000}
+LARGEST = 10**12
 
 
 class PluginSettings(BaseModel):
@@ -84,7 +88,9 @@ def _f(default: Any, why: str, **constraints: Any) -> Any:
 class Settings(BaseSettings):
     """The configuration of one process. Tests build it directly: `Settings(port=0, data_dir=tmp_path)`."""
 
-    model_config = SettingsConfigDict(frozen=True, env_file=None, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        frozen=True, env_file=None, env_file_encoding="utf-8", extra="ignore", env_ignore_empty=True
+    )
 
     # where it listens and what it does
     host: str = _f("127.0.0.1", "Address to listen on; anything but loopback needs JWT_SECRET or a public key.")
@@ -264,7 +270,16 @@ class Settings(BaseSettings):
     )
 
     _plugin_variables: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
+    _unknown_variables: tuple[Unknown, ...] = PrivateAttr(default=())
     _plugin_settings: dict[tuple[str, type[PluginSettings]], PluginSettings] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unify_case(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for name in ("role", "queue_fairness", "log_format", "log_level"):
+            if type(text := values.get(name)) is str:
+                values[name] = text.upper() if name == "log_level" else text.lower()
+        return values
 
     @model_validator(mode="before")
     @classmethod
@@ -283,7 +298,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_relations(self) -> Settings:
-        faults = []
+        faults = [*self._number_faults(), *self._address_faults()]
         if self.provider_timeout_seconds >= self.job_timeout_seconds:
             faults.append("PROVIDER_TIMEOUT_SECONDS must be less than JOB_TIMEOUT_SECONDS")
         if self.renew_seconds * 2 > self.lease_seconds:
@@ -297,14 +312,6 @@ class Settings(BaseSettings):
             faults.append("only one of JWT_SECRET, JWT_PUBLIC_KEY and JWT_JWKS_URL may be set")
         if not (secret or self.jwt_public_key or self.jwt_jwks_url or is_loopback(self.host)):
             faults.append("HOST is not loopback: set JWT_SECRET (or JWT_PUBLIC_KEY or JWT_JWKS_URL)")
-        if self.public_url and not is_image_url(self.public_url):
-            faults.append("PUBLIC_URL must be https:// (http:// only for a loopback host)")
-        if self.ai_service_url and urlsplit(self.ai_service_url).scheme not in ("http", "https"):
-            faults.append("AI_SERVICE_URL must be an http:// or https:// address")
-        if self.otel_exporter_otlp_endpoint and (
-            urlsplit(self.otel_exporter_otlp_endpoint).scheme not in ("http", "https")
-        ):
-            faults.append("OTEL_EXPORTER_OTLP_ENDPOINT must be an http:// or https:// address")
         if "http" in self.all_providers and not self.ai_service_url:
             faults.append("AI_PROVIDER=http needs AI_SERVICE_URL")
         if self.storage_name == "cloudinary" and not self.cloudinary_url.get_secret_value():
@@ -314,6 +321,27 @@ class Settings(BaseSettings):
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    def _number_faults(self) -> Iterator[str]:
+        for name in type(self).model_fields:
+            number = getattr(self, name)
+            largest = next((most for unit, most in LARGEST_BY_UNIT.items() if name.endswith(unit)), LARGEST)
+            # So put, nan is caught as well.
+            if isinstance(number, (int, float)) and not number <= largest:
+                yield f"{name.upper()} must be at most {largest}"
+
+    def _address_faults(self) -> Iterator[str]:
+        given = {
+            "REDIS_URL": (self.redis_url.get_secret_value(), redis_fault),
+            "MONGODB_URI": (self.mongodb_uri.get_secret_value(), mongodb_fault),
+            "AI_SERVICE_URL": (self.ai_service_url, web_fault),
+            "JWT_JWKS_URL": (self.jwt_jwks_url, web_fault),
+            "OTEL_EXPORTER_OTLP_ENDPOINT": (self.otel_exporter_otlp_endpoint, web_fault),
+            "PUBLIC_URL": (self.public_url, _public_url_fault),
+        }
+        for name, (address, find_fault) in given.items():
+            if address and (fault := find_fault(address)):
+                yield f"{name}: {fault}"
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -330,6 +358,11 @@ class Settings(BaseSettings):
     def storage_name(self) -> str:
         """The storage backend in force."""
         return self.storage_backend or ("cloudinary" if self.cloudinary_url.get_secret_value() else "local")
+
+    @property
+    def unknown_variables(self) -> tuple[Unknown, ...]:
+        """Variables of the environment and of `.env` that were perhaps meant to be settings."""
+        return self._unknown_variables
 
     def with_plugin_variables(self, variables: Mapping[str, str]) -> Settings:
         """Return a copy that gives plugins these PLUGIN_<NAME>_<FIELD> variables."""
@@ -358,14 +391,21 @@ class Settings(BaseSettings):
 
 def load(**overrides: Any) -> Settings:
     """Return the settings of the environment and `.env`; ConfigurationError lists every fault at once."""
+    variables, in_file = environment.read()
+    names = [name.upper() for name in Settings.model_fields]
+    unknown = tuple(environment.find_unknown(variables, in_file, names, PLUGIN_PREFIX))
+    faults = [f"there is no setting {each.variable} (did you mean {each.meant}?)" for each in unknown if each.is_slip]
     try:
-        settings = Settings(_env_file=".env", **overrides)
+        settings = Settings(_env_file=environment.FILE, **overrides)
     except PydanticValidationError as error:
-        raise ConfigurationError("Invalid settings: " + "; ".join(_faults(error))) from None
-    given: dict[str, str | None] = dotenv_values(".env") | {name: value for name, value in os.environ.items() if value}
-    return settings.with_plugin_variables(
-        {name: value for name, value in given.items() if name.startswith(PLUGIN_PREFIX) and value}
+        faults += _faults(error)
+    if faults:
+        raise ConfigurationError("Invalid settings: " + "; ".join(faults))
+    settings = settings.with_plugin_variables(
+        {name: value for name, value in (in_file | variables).items() if name.startswith(PLUGIN_PREFIX)}
     )
+    settings._unknown_variables = unknown
+    return settings
 
 
 def plugin_variable(name: str, field: str) -> str:
@@ -394,6 +434,14 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _public_url_fault(url: str) -> str:
+    if fault := web_fault(url):
+        return fault
+    if any(sign in url for sign in "?#@"):
+        return "it must have no user, no query and no fragment"
+    return "" if is_image_url(url) else "must be https:// (http:// only for a loopback host)"
 
 
 def is_image_url(url: str) -> bool:

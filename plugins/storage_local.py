@@ -70,6 +70,7 @@ class LocalStorage:
                 self._publish(written, target)
             except BaseException:
                 written.unlink(missing_ok=True)
+                self._remove_empty(target.parent)
                 raise
             for older in self._find(public_id):
                 if older != target:
@@ -90,11 +91,7 @@ class LocalStorage:
         with _unavailable():
             for path in self._find(public_id):
                 path.unlink(missing_ok=True)
-        folder = (self.media_root / public_id).parent
-        with suppress(OSError):
-            while folder != self.media_root:
-                folder.rmdir()
-                folder = folder.parent
+        self._remove_empty((self.media_root / public_id).parent)
 
     def list(self, prefix: str) -> Iterator[StoredImage]:
         """Yield the images whose public_id begins with the prefix; read from the folders one entry at a time."""
@@ -129,6 +126,12 @@ class LocalStorage:
             with suppress(FileNotFoundError):
                 if leftover.stat().st_mtime < time.time() - STALE_SECONDS:
                     leftover.unlink()
+
+    def _remove_empty(self, folder: Path) -> None:
+        with suppress(OSError):
+            while folder != self.media_root:
+                folder.rmdir()
+                folder = folder.parent
 
     def _find(self, public_id: str) -> Sequence[Path]:
         path = self.media_root / public_id
@@ -167,10 +170,15 @@ class LocalStorage:
                 if attempt == 3:
                     raise
         folder = target.parent
-        _sync_folder(folder)
-        while folder != self.media_root:
-            folder = folder.parent
+        try:
             _sync_folder(folder)
+            while folder != self.media_root:
+                folder = folder.parent
+                _sync_folder(folder)
+        except OSError:
+            # The caller takes it for not saved, so nobody would ever remove it.
+            target.unlink(missing_ok=True)
+            raise
 
 
 def _checked(public_id: str) -> str:

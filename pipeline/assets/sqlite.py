@@ -69,6 +69,8 @@ REFUSALS = (sqlite3.Error, ValueError, OverflowError)
 # The limits of MongoDB, so that both stores hold the same documents.
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 MAX_INTEGER_BITS = 63
+# What SQLite says of a file that waiting does not mend.
+DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 CURRENT_RUN = "id = :id AND processingJobId = :job AND fence = :fence AND status = 'processing'"
 
 
@@ -124,6 +126,8 @@ class SqliteAssetStore(KeptRows):
             if self._reader is None:
                 self._reader = await self._open()
         except (sqlite3.Error, OSError) as error:
+            if self._path.is_dir() or getattr(error, "sqlite_errorcode", None) in DAMAGED:
+                raise ConfigurationError(f"{self._path} is no asset store, or damaged: {error}") from None
             raise DependencyUnavailable("The asset store cannot be opened") from error
 
     async def close(self) -> None:

@@ -1,4 +1,5 @@
-"""The plugin authors' commands: `plugins` lists what there is, verifies one, prints the reference. Nothing here talks to a running service.
+"""The plugin authors' commands: `plugins` lists what there is, verifies one, prints the reference. Nothing here talks
+to a running service.
 """
 
 from __future__ import annotations

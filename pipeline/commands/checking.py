@@ -14,7 +14,6 @@ import os
 import re
 import secrets
 import sys
-import tempfile
 import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -28,13 +27,14 @@ import click
 from pydantic import BaseModel, SecretStr
 from rich.console import Console
 
-from pipeline import demo, embedded, logs
+from pipeline import data_dir, demo, embedded, logs
 from pipeline import settings as settings_module
 from pipeline.assets.asset import CATEGORIES, Asset, AssetStatus, OriginalImage, utc_now
 from pipeline.assets.store import AssetStore
 from pipeline.auth import KeySet, TokenVerifier
 from pipeline.commands import running
 from pipeline.commands.shown import shown
+from pipeline.disk import Disk
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError, Unauthorized
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
 from pipeline.hooks.calls import BoundPlugin
@@ -91,8 +91,10 @@ class Check:
 @click.option("--analyze", is_flag=True, help="Also let each AI provider analyze a demo picture; may cost money.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line for each finding.")
 def check(analyze: bool, as_json: bool) -> None:
-    """Try everything the settings name; exit code 1 when something fails, 2 when the settings cannot be read."""
+    """Try everything the settings name; exit code 1 when something fails, 2 when the settings are wrong."""
     settings = settings_module.load()
+    # Nothing else could be tried without it.
+    data_dir.try_data_dir(settings.data_dir)
     logs.configure(settings.log_format, "ERROR")
     loop = asyncio.new_event_loop()
     loop.set_default_executor(LoopThreads())
@@ -166,7 +168,8 @@ class Checks:
         settings = self._settings
         redis_url, mongodb_uri = settings.redis_url.get_secret_value(), settings.mongodb_uri.get_secret_value()
         checks = [
-            Check("data folder", self._data_dir, "make it writable or set DATA_DIR"),
+            Check("settings", self._variables, "see the README"),
+            Check("data folder", self._data_dir, "make room there or set DATA_DIR"),
             Check("address", self._address, "set HOST and PORT"),
             Check("tokens", self._tokens, "set JWT_SECRET, JWT_PUBLIC_KEY or JWT_JWKS_URL"),
             Check("redis", self._redis, "set REDIS_URL")
@@ -194,12 +197,15 @@ class Checks:
         if self._catalogue is not None:
             await self._catalogue.sandbox.close()
 
+    async def _variables(self) -> AsyncIterator[Finding]:
+        for each in self._settings.unknown_variables:
+            mend = f"did you mean {each.meant}?" if each.meant else "see `run.py settings`"
+            yield Finding(Mark.WARNING, "settings", f"there is no setting {each.variable}", mend)
+
     async def _data_dir(self) -> AsyncIterator[Finding]:
         folder = self._settings.data_dir
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"\0")
-        yield Finding(Mark.OK, "data folder", f"{folder.absolute()} is writable")
+        await Disk(folder, self._settings.max_upload_bytes).check()
+        yield Finding(Mark.OK, "data folder", f"{folder.absolute()} is writable and has room for the largest upload")
 
     async def _address(self) -> AsyncIterator[Finding]:
         settings = self._settings
@@ -225,6 +231,8 @@ class Checks:
         elif settings.jwt_secret.get_secret_value():
             yield Finding(Mark.OK, "tokens", "JWT_SECRET, HS256")
         else:
+            if (settings.data_dir / data_dir.SECRET_NAME).exists():
+                data_dir.jwt_secret(settings.data_dir)  # raises when it is damaged
             yield Finding(Mark.OK, "tokens", "embedded: a secret generated into DATA_DIR")
 
     async def _embedded_redis(self) -> AsyncIterator[Finding]:

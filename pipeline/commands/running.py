@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from pipeline import embedded
+from pipeline import data_dir
 from pipeline import settings as settings_module
 from pipeline.auth import make_token
 from pipeline.settings import Settings
@@ -23,7 +23,7 @@ def load() -> Settings:
     settings = settings_module.load()
     if settings.jwt_secret.get_secret_value() or settings.jwt_public_key or settings.jwt_jwks_url:
         return settings
-    return settings.model_copy(update={"jwt_secret": SecretStr(embedded.jwt_secret(settings.data_dir))})
+    return settings.model_copy(update={"jwt_secret": SecretStr(data_dir.jwt_secret(settings.data_dir))})
 
 
 def find_service(settings: Settings) -> dict[str, Any] | None:
@@ -45,6 +45,8 @@ def address_fault(settings: Settings) -> str | None:
             probe.bind((settings.host, settings.port))
         except OSError as error:
             return error.strerror or str(error)
+        except UnicodeError:
+            return "no host name"
         return None
 
 

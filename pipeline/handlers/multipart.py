@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import BinaryIO
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from pipeline.errors import ValidationError
+from pipeline.errors import DependencyUnavailable, ValidationError
 
 # A small photo needs no file; a hundred at once are 13 MB.
 SPOOL_BYTES = 128 * 1024
@@ -27,6 +28,7 @@ MAX_HEADER_BYTES = 4096
 MAX_FIELD_BYTES = 8 * 1024
 MAX_BOUNDARY_BYTES = 70  # RFC 2046, section 5.1.1
 OVERHEAD_BYTES = 1024 * 1024  # what a body may carry beside the image: headers, fields, parts nobody asked for
+NO_ROOM = "Uploads cannot be kept at the moment"
 
 # It warns about every malformed body; those are the client's, and the client is told.
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
@@ -42,8 +44,9 @@ class Form:
 
 
 class MultipartReader:
-    """Feed it the body, then take the form. Every fault is a ValidationError; the owner always calls close().
+    """Feed it the body, then take the form. The owner always calls close().
 
+    Every fault of the body is a ValidationError; a disk that takes no file is DependencyUnavailable.
     content_type: the request's header. wanted: names of the text fields to keep; others are dropped. max_image_bytes:
     of the image part. folder: where a large image lies meanwhile.
     """
@@ -95,12 +98,17 @@ class MultipartReader:
             self._parser.write(chunk)
         except FormParserError as error:
             raise ValidationError("The multipart body is malformed") from error
+        except OSError as error:
+            raise DependencyUnavailable(NO_ROOM) from error
 
     def finish(self) -> Form:
         """Return the form; the body must have ended with its final boundary."""
         if not self._is_complete or self._file.closed:
             raise ValidationError("The multipart body is truncated")
-        self._file.seek(0)
+        try:
+            self._file.seek(0)  # writes what is left in the file's buffer
+        except OSError as error:
+            raise DependencyUnavailable(NO_ROOM) from error
         return Form(
             image=self._file if self._image_bytes else None,
             size=self._image_bytes,
@@ -109,7 +117,8 @@ class MultipartReader:
 
     def close(self) -> None:
         """Let go of the temporary file; may be called at any time, and twice."""
-        self._file.close()
+        with suppress(OSError):  # a full disk: closing writes what is left in the file's buffer
+            self._file.close()
 
     def _part_begun(self) -> None:
         self._parts += 1

@@ -175,7 +175,7 @@ class Catalogue:
         for variable in self._settings.plugin_variables:
             prefix = max((each for each in own if variable.startswith(each)), key=len, default="")
             if not prefix:
-                log.warning("setting_unknown", setting=variable)  # of a plugin that is not installed here
+                log.warning("setting_unknown", variable=variable)  # of a plugin that is not installed here
             elif variable not in known:
                 hint = nearest(variable.removeprefix(prefix), own[prefix], prefix)
                 faults.append(f"there is no setting {variable}{hint}")

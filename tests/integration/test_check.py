@@ -173,12 +173,22 @@ def test_check_tries_whether_images_can_be_kept(look: Look, tmp_path: Path) -> N
     assert set(look()) == {"storage"}
 
 
-def test_check_of_a_data_folder_that_cannot_be(look: Look, tmp_path: Path) -> None:
-    """DATA_DIR is named as the thing to change."""
+@pytest.mark.fault("E28")
+def test_check_of_a_data_folder_that_cannot_be(run: Run, tmp_path: Path) -> None:
+    """DATA_DIR is named as the thing to change, and nothing is tried without it: exit code 2."""
     (tmp_path / "data").write_text("a file where a folder should be")
-    found = look()
-    assert {"data folder", "asset store", "storage"} == set(found)
-    assert "DATA_DIR" in found["data folder"]["mend"]
+    done = run()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"Error: DATA_DIR: {tmp_path / 'data'} cannot be used: it is no folder\n"
+
+
+@pytest.mark.fault("E28")
+def test_check_names_variables_that_are_no_settings(look: Look) -> None:
+    """A name near one of ours is a warning, also where the service may start with it."""
+    found = look(MONGO_URI="mongodb://db/pipeline", REDIS_HOST="redis")
+    assert [each["mark"] for each in found.values()] == ["warning"]
+    assert found["settings"]["detail"] == "there is no setting MONGO_URI"
+    assert found["settings"]["mend"] == "did you mean MONGODB_URI?"
 
 
 def test_check_warns_of_images_nobody_can_fetch(look: Look) -> None:

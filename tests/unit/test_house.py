@@ -27,7 +27,7 @@ ROWS = [
     {"assets", "queue", "rooms", "hooks"},
     {"auth"},
     {"settings"},
-    {"sandbox", "link"},
+    {"sandbox", "link", "disk", "environment", "addresses"},
     {"errors"},
     {"texts", "hold", "delays"},
 ]
@@ -35,7 +35,7 @@ PLAIN_WORDS = ROWS[-5:]
 BESIDE = {"metrics", "logs", "tracing", "supervision"}
 # Parts the rows do not name: what is embedded belongs to starting, the commands to the command line, the client (with
 # feed and access) and the suites to those outside.
-STARTING = {"embedded", "exit", "commands", "client", "feed", "access", "demo", "testing"}
+STARTING = {"embedded", "data_dir", "exit", "commands", "client", "feed", "access", "demo", "testing"}
 SPECIFIED_TESTS = [*range(13, 20), *range(27, 34), *range(38, 46), 57, 58]
 # The rows of the fault list that are mended, each held by a test that carries its name.
 MENDED_FAULTS = {f"E{number}" for number in range(1, 33)} | {"P11"}

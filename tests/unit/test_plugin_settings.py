@@ -206,7 +206,7 @@ def test_variable_of_a_plugin_that_is_not_here_is_only_logged() -> None:
     """One environment may serve machines with different packages; the value is not in the line."""
     with capture_logs() as logs:
         check("PLUGIN_ELSEWHERE_KEY", "PLUGIN_ACME")
-    assert [(line["event"], line["setting"]) for line in logs] == [
+    assert [(line["event"], line["variable"]) for line in logs] == [
         ("setting_unknown", "PLUGIN_ELSEWHERE_KEY"),
         ("setting_unknown", "PLUGIN_ACME"),
     ]

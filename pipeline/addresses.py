@@ -1,0 +1,175 @@
+"""Whether an address in a setting can be used at all: scheme, host, port, path, query. Pure: asks no network.
+
+A driver would notice only at the first connection, with a trace, or would quietly use something else: redis-py takes
+database 0 for redis://host/staging. Every function returns what is wrong, "" when nothing is. No text quotes the
+address: what is taken for a port or a path may be the rest of a password.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from ipaddress import IPv6Address
+from urllib.parse import parse_qsl, unquote
+
+HOST = re.compile(r"(\[[^\[\]]+\]|[^\[\]:@]+)(?::([0-9]*))?")
+BROKEN_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+DATABASE = re.compile(r"/?|/[0-9]{1,5}")
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+NO_PORT = "the port must be a number from 1 to 65535"
+ADVICE = "in a user or password write @ : / ? # % as %40 %3A %2F %3F %23 %25"
+
+
+def _is_any(text: str) -> bool:
+    return bool(text)
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,5}", text) is not None
+
+
+def _is_seconds(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,6})?", text) is not None and float(text) > 0
+
+
+def _is_boolean(text: str) -> bool:
+    return text.lower() in ("true", "false")
+
+
+def _is_certificate_check(text: str) -> bool:
+    return text in ("none", "optional", "required")
+
+
+# What redis-py takes from the query and is of use here. It takes more, which would undo how our connections are set up
+# (protocol, socket_timeout, decode_responses) or do nothing.
+REDIS_OPTIONS: Mapping[str, Callable[[str], bool]] = {
+    "db": _is_number,
+    "username": _is_any,
+    "password": _is_any,
+    "client_name": _is_any,
+    "socket_connect_timeout": _is_seconds,
+}
+REDIS_TLS_OPTIONS: Mapping[str, Callable[[str], bool]] = {
+    "ssl_ca_certs": _is_any,
+    "ssl_ca_path": _is_any,
+    "ssl_ca_data": _is_any,
+    "ssl_certfile": _is_any,
+    "ssl_keyfile": _is_any,
+    "ssl_password": _is_any,
+    "ssl_ciphers": _is_any,
+    "ssl_min_version": _is_number,
+    "ssl_cert_reqs": _is_certificate_check,
+    "ssl_check_hostname": _is_boolean,
+}
+REDIS_SCHEMES = {
+    "redis": REDIS_OPTIONS,
+    "rediss": {**REDIS_OPTIONS, **REDIS_TLS_OPTIONS},
+    "unix": REDIS_OPTIONS,
+}
+
+
+def redis_fault(url: str) -> str:
+    """Check a redis://, rediss:// or unix:// address as redis-py reads it, but strictly."""
+    scheme, rest = _split_scheme(url)
+    if scheme not in REDIS_SCHEMES:
+        return "must look like redis://USER:PASSWORD@HOST:PORT/DATABASE, with rediss:// for TLS"
+    rest, _, query = rest.partition("?")
+    authority, slash, path = rest.partition("/")
+    path = slash + path
+    if scheme == "unix":
+        is_good = path not in ("", "/") and _host_of(authority) == ""
+        where = "" if is_good else "must look like unix:///PATH?db=DATABASE"
+    else:
+        where = _host_fault(_host_of(authority)) or _database_fault(path, query)
+    return _advised(_text_fault(url) or where or _query_fault(query, REDIS_SCHEMES[scheme]), url)
+
+
+def mongodb_fault(uri: str) -> str:
+    """Check what can be told of a mongodb:// or mongodb+srv:// URI without the driver, which knows all its options."""
+    scheme, rest = _split_scheme(uri)
+    if scheme not in ("mongodb", "mongodb+srv"):
+        return "must look like mongodb://USER:PASSWORD@HOST:PORT/DATABASE, or mongodb+srv://HOST/DATABASE"
+    authority = re.split("[/?]", rest, maxsplit=1)[0]
+    hosts = _host_of(authority).split(",")
+    if authority.count("@") > 1:
+        where = "a user or password holds a bare @"
+    elif scheme == "mongodb+srv" and (len(hosts) > 1 or ":" in hosts[0]):
+        where = "mongodb+srv:// takes one host name without a port"
+    else:
+        where = next((fault for host in hosts if (fault := _host_fault(host))), "")
+    return _advised(_text_fault(uri) or where, uri)
+
+
+def web_fault(url: str) -> str:
+    """Check an http:// or https:// address."""
+    scheme, rest = _split_scheme(url)
+    if scheme not in ("http", "https"):
+        return "must be an http:// or https:// address"
+    return _text_fault(url, "#") or _host_fault(_host_of(re.split("[/?#]", rest, maxsplit=1)[0]))
+
+
+def _split_scheme(url: str) -> tuple[str, str]:
+    scheme, separator, rest = url.partition("://")
+    scheme = scheme.lower()
+    return (scheme, rest) if separator and SCHEME.fullmatch(scheme) else ("", rest)
+
+
+def _host_of(authority: str) -> str:
+    return authority.rpartition("@")[2]
+
+
+def _text_fault(url: str, allowed: str = "") -> str:
+    """Return what makes the whole text unfit, whichever part of the address it is in."""
+    if not url.isprintable() or " " in url:
+        return "it holds a blank or a character that cannot be printed"
+    if "#" in url and "#" not in allowed:
+        return "it holds a #"
+    try:
+        unquote(url, errors="strict")
+    except UnicodeDecodeError:
+        return "what is written with % is not UTF-8"
+    return "a % is not followed by two hexadecimal digits" if BROKEN_PERCENT.search(url) else ""
+
+
+def _host_fault(text: str) -> str:
+    if "," in text:
+        return "it takes one host"
+    found = HOST.fullmatch(text)
+    if found is None:
+        return NO_PORT if text.count(":") == 1 and not text.startswith(":") else "it needs a host"
+    host, port = found[1], found[2]
+    if host.startswith("["):
+        try:
+            IPv6Address(host[1:-1])
+        except ValueError:
+            return "what stands in brackets is no IPv6 address"
+    # The length first: Python refuses to convert thousands of digits.
+    return NO_PORT if port is not None and not (0 < len(port) <= 5 and 1 <= int(port) <= 65535) else ""
+
+
+def _database_fault(path: str, query: str) -> str:
+    if not DATABASE.fullmatch(path):
+        return "after the host comes the number of a database, as in /0, or nothing"
+    is_twice = path not in ("", "/") and re.search(r"(^|&)db=", query)
+    return "the database is named twice, after the host and as db" if is_twice else ""
+
+
+def _advised(fault: str, url: str) -> str:
+    """Return the fault and, where a user and password may be to blame, how to write those."""
+    return f"{fault}; {ADVICE}" if fault and "@" in url else fault
+
+
+def _query_fault(query: str, options: Mapping[str, Callable[[str], bool]]) -> str:
+    if not query:
+        return ""
+    try:
+        given = parse_qsl(query, keep_blank_values=True, strict_parsing=True)
+    except ValueError:
+        return "what follows ? must look like NAME=VALUE&NAME=VALUE"
+    names = [name for name, _ in given]
+    if any(name not in options for name in names):
+        return f"what follows ? may be {', '.join(options)}"
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        return f"{twice} is given twice"
+    wrong = next((name for name, value in given if not options[name](value)), "")
+    return f"{wrong} has no valid value" if wrong else ""
