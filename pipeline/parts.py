@@ -18,7 +18,7 @@ from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import RetryPolicy
 from pipeline.queue.job import Finish
-from pipeline.queue.queue import JobQueue
+from pipeline.queue.queue import UNKNOWN_OWNER, JobQueue
 from pipeline.queue.worker import Worker
 from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms
@@ -37,8 +37,6 @@ from pipeline.usecases.submission import Submission, SubmissionPolicy
 from pipeline.watchdog import Watchdog
 
 QUEUE_NAME = "ai-processing"
-# The id of no store.
-UNKNOWN_OWNER = "?"
 # What was delivered is kept so long as the same event may come again: a crash may repeat it.
 KEEP_DELIVERED_SECONDS = 3600
 LONGEST_NOTIFIER_DELAY_SECONDS = 7200

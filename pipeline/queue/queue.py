@@ -29,6 +29,8 @@ from pipeline.queue.job import FailedJob, FailedPage, Finish, JobState, Mode, Ne
 from pipeline.queue.records import EPOCH
 
 T = TypeVar("T")
+# The id of no store: for a process that has yet to ask its own.
+UNKNOWN_OWNER = "?"
 SCRIPTS = (
     *("enqueue", "step", "renew", "recover", "release", "trim", "own", "pause", "stats", "list", "forget", "bury"),
 )
@@ -337,7 +339,7 @@ class JobQueue:
         return {"state": JobState.WAITING} | records.as_object(record) | records.as_object(state or "")
 
     async def own(self, owner: str, *, is_paused: bool, takes_over: bool = False) -> Owned:
-        """Claim the queue for the asset store of that id, if no other store has it, and work for that one from now on.
+        """Claim the queue for the asset store of that id, if no other store has it.
 
         is_paused: what the store knows of the queue; a queue without an owner has lost that, with whatever else Redis
         had. takes_over: claim it from another store too: for a Redis that nobody else uses.
@@ -345,7 +347,6 @@ class JobQueue:
         before, now, is_old_pause = await self._run(
             "own", self._keys("owner", "paused", "wake"), [owner, int(is_paused), int(takes_over)], timed=False
         )
-        self.owner = owner
         return Owned(Mode(before), Mode(now), bool(is_old_pause))
 
     async def owned_by(self) -> str:

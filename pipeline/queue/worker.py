@@ -21,7 +21,7 @@ from pipeline.queue.attempt import Attempts, JobHandler, RetryPolicy
 from pipeline.queue.claim import Claim
 from pipeline.queue.job import Finish, Job, Mode
 from pipeline.queue.leases import Leases
-from pipeline.queue.queue import JobQueue
+from pipeline.queue.queue import UNKNOWN_OWNER, JobQueue
 from pipeline.supervision import Supervisor, Watched, cancel
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
@@ -129,6 +129,8 @@ class Worker:
             raise DependencyUnavailable(f"The queue has not answered for {silent_seconds:.0f} s") from self._lost_by
         if self._mode is Mode.UNOWNED:
             raise DependencyUnavailable("The queue was lost and is being rebuilt")
+        if self._mode is Mode.FOREIGN and self._queue.owner == UNKNOWN_OWNER:
+            raise DependencyUnavailable("The asset store has not told yet whose queue this is")
         if self._mode is Mode.FOREIGN:
             raise DependencyUnavailable("The queue belongs to another asset store")
 

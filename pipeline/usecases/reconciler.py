@@ -123,7 +123,7 @@ class Reconciler:
         ForeignQueue when another asset store has the queue.
         """
         is_paused = await self._pause.is_set()
-        self._owner = self._owner or await self._store.identity()
+        self._owner = self._queue.owner = self._owner or await self._store.identity()
         owned = await self._queue.own(self._owner, is_paused=is_paused, takes_over=self._owns_redis)
         if owned.now is Mode.FOREIGN:
             raise ForeignQueue(
