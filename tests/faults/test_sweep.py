@@ -170,7 +170,7 @@ async def test_nothing_is_removed_while_something_is_away(
         raise DependencyUnavailable("away")
 
     broken = {
-        "store": (yard.store, "claim_key"),
+        "store": (yard.store, "identity"),
         "store's answer": (yard.store, "get_many"),
         "storage": (yard.storage, "_call"),
         "queue": (yard.queue, "_call"),

@@ -370,9 +370,15 @@ async def test_commit_whose_answer_was_lost_is_still_ours(
 @pytest.mark.fault("E32")
 @pytest.mark.gen_test
 async def test_result_that_cannot_be_stored_fails_its_job_alone(
-    processing: Processing, store: SqliteAssetStore, plugins: Plugins, redis_url: str
+    processing: Processing,
+    store: SqliteAssetStore,
+    plugins: Plugins,
+    leftovers: Leftovers,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Through a worker: one attempt, a small text for the owner, no image left; the next job is done."""
+    monkeypatch.setattr("pipeline.usecases.leftovers.AGAIN_SECONDS", (0.01, 0.01))
     plugins.analysis = Analysis(
         Attribute("x" * 17_000_000, 1), Attribute("y", 1), processed_image=ProcessedImage(b"p", "image/png")
     )
@@ -396,4 +402,6 @@ async def test_result_that_cannot_be_stored_fails_its_job_alone(
     assert failed is not None and failed.status is AssetStatus.FAILED
     assert failed.ai_metadata.error == "The asset store cannot hold this document: it is too large"
     assert [event["status"] for event, _user in plugins.events] == ["failed", "active"]
+    while leftovers.tasks:
+        await asyncio.gather(*leftovers.tasks)
     assert (len(plugins.requests), plugins.images) == (2, {})

@@ -1,0 +1,193 @@
+"""How the storage is called: images listed part by part, and what becomes of a save that ends too late."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from tornado.ioloop import IOLoop
+
+from pipeline.errors import DependencyUnavailable
+from pipeline.hooks import StoredImage
+from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.storing import Storing
+from pipeline.metrics import Metrics
+from pipeline.tracing import OFF
+
+AT = datetime(2026, 1, 31, tzinfo=UTC)
+URL = "https://images.example/x"
+Make = Callable[..., Storing]
+
+
+@pytest.fixture
+def make(io_loop: IOLoop) -> Iterator[Make]:
+    """A function that returns a Storing over these methods, closed at the end."""
+    made = []
+
+    def make(seconds: float = 5, **methods: Callable[..., Any]) -> Storing:
+        made.append(Storing(BoundPlugin("storage", "x", object(), methods, threads=2, metrics=Metrics()), seconds, OFF))
+        return made[-1]
+
+    yield make
+    for each in made:
+        io_loop.run_sync(each.close)
+
+
+class Listing:
+    """Lists ten images and remembers how many it was asked for, and in which threads; one method for each way to write
+    it.
+    """
+
+    def __init__(self) -> None:
+        self.given = 0
+        self.threads: set[int] = set()
+
+    def give(self, number: int) -> StoredImage:
+        self.given += 1
+        self.threads.add(threading.get_ident())
+        return StoredImage(f"a/{number}", AT)
+
+    def generator(self, prefix: str) -> Iterator[StoredImage]:
+        for number in range(10):
+            yield self.give(number)
+
+    def iterable(self, prefix: str) -> Iterable[StoredImage]:
+        return [self.give(number) for number in range(10)]
+
+    async def async_generator(self, prefix: str) -> AsyncIterator[StoredImage]:
+        for number in range(10):
+            await asyncio.sleep(0)
+            yield self.give(number)
+
+    async def coroutine(self, prefix: str) -> AsyncIterator[StoredImage]:
+        return self.async_generator(prefix)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("way", ["generator", "iterable", "async_generator", "coroutine"])
+async def test_images_are_listed_in_parts(make: Make, way: str) -> None:
+    """All of them, four at a time, however `list` is written; a generator is asked for no more than was taken."""
+    listing = Listing()
+    parts = make(list=getattr(listing, way)).list_images("a/", 4)
+    first = await anext(parts)
+    assert listing.given == (10 if way == "iterable" else 4)
+    rest = [part async for part in parts]
+    assert [len(part) for part in (first, *rest)] == [4, 4, 2]
+    assert [image.public_id for part in (first, *rest) for image in part] == [f"a/{number}" for number in range(10)]
+    runs_on_loop = way in ("async_generator", "coroutine")
+    assert (threading.get_ident() in listing.threads) == runs_on_loop
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_step_of_a_list_has_the_time_of_one_call(make: Make, kind: str) -> None:
+    """A storage that hangs in the middle of its list is away, as one that hangs in a call is."""
+    hangs = threading.Event()
+
+    def plain(prefix: str) -> Iterator[StoredImage]:
+        yield StoredImage("a/1", AT)
+        hangs.wait(30)
+
+    async def asynchronous(prefix: str) -> AsyncIterator[StoredImage]:
+        yield StoredImage("a/1", AT)
+        await asyncio.Event().wait()
+
+    parts = make(0.2, list=plain if kind == "plain" else asynchronous).list_images("", 1)
+    assert len(await anext(parts)) == 1
+    with pytest.raises(DependencyUnavailable):
+        await anext(parts)
+    hangs.set()
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    "yielded", ["a/1", None, StoredImage("a/1", datetime(2026, 1, 31)), StoredImage(7, AT)], ids=repr  # type: ignore
+)
+async def test_list_that_yields_something_else_is_not_believed(make: Make, yielded: Any) -> None:
+    """A text, a time without a zone: images would be removed because of it."""
+    with pytest.raises(DependencyUnavailable):
+        await anext(make(list=lambda prefix: iter([yielded])).list_images("", 10))
+
+
+def test_list_is_optional(make: Make) -> None:
+    """A storage without it says so."""
+    assert (make(save=print).can_list, make(list=print).can_list) == (False, True)
+
+
+@pytest.mark.fault("E14")
+@pytest.mark.gen_test
+@pytest.mark.parametrize("reason", ["its time is over", "its caller was cancelled"])
+@pytest.mark.parametrize("kind", ["plain", "async", "async that ends at once"])
+async def test_image_of_a_save_that_was_given_up_is_removed_when_it_ends(make: Make, kind: str, reason: str) -> None:
+    """Whether it hangs in a thread, pays no heed to a cancellation, or stores the image although it was cancelled."""
+    loop = asyncio.get_running_loop()
+    begun, released, deleted = asyncio.Event(), threading.Event(), asyncio.Event()
+    stored: set[str] = set()
+
+    def save(public_id: str, file: Any, content_type: str) -> str:
+        loop.call_soon_threadsafe(begun.set)
+        released.wait(30)
+        stored.add(public_id)
+        return URL
+
+    async def save_async(public_id: str, file: Any, content_type: str) -> str:
+        begun.set()
+        while not released.is_set():
+            try:
+                await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                if kind != "async":
+                    break
+        stored.add(public_id)
+        return URL
+
+    async def delete(public_id: str) -> None:
+        stored.remove(public_id)
+        deleted.set()
+
+    seconds = 0.2 if reason == "its time is over" else 30
+    storing = make(seconds, save=save if kind == "plain" else save_async, delete=delete)
+    saving = asyncio.create_task(storing.save("a/original-1", io.BytesIO(), "image/jpeg"))
+    await begun.wait()
+    if seconds == 30:
+        saving.cancel()
+    with pytest.raises((DependencyUnavailable, asyncio.CancelledError)):
+        await saving
+    released.set()
+    await deleted.wait()
+    assert stored == set()
+
+
+@pytest.mark.gen_test
+async def test_save_that_ends_in_time_or_raises_removes_nothing(make: Make) -> None:
+    """What was stored stays; a storage that raised has stored nothing."""
+
+    def refuse(public_id: str, file: Any, content_type: str) -> str:
+        raise OSError("no")
+
+    async def delete(public_id: str) -> None:
+        raise AssertionError("nothing is to be removed")
+
+    assert await make(save=lambda *_: URL, delete=delete).save("a/1", io.BytesIO(), "image/jpeg") == URL
+    with pytest.raises(DependencyUnavailable):
+        await make(save=refuse, delete=delete).save("a/1", io.BytesIO(), "image/jpeg")
+    await asyncio.sleep(0)
+
+
+@pytest.mark.gen_test
+async def test_image_whose_url_is_none_is_removed(make: Make) -> None:
+    """A storage that returns something else has stored the image all the same."""
+    deleted: asyncio.Queue[str] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def delete(public_id: str) -> None:
+        loop.call_soon_threadsafe(deleted.put_nowait, public_id)
+
+    with pytest.raises(DependencyUnavailable):
+        await make(save=lambda *_: "/media/x", delete=delete).save("a/1", io.BytesIO(), "image/jpeg")
+    assert await deleted.get() == "a/1"
