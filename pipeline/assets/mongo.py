@@ -62,7 +62,7 @@ class MongoAssetStore(KeptDocuments):
                 journal=True,
                 appname="ai-queue-pipeline",
             )
-        except (PyMongoError, ValueError, TypeError) as error:
+        except (PyMongoError, OSError, ValueError, TypeError) as error:
             raise ConfigurationError(f"MONGODB_URI: {mask(clean(str(error)))}") from None
         # A secondary's answer may be older than what was decided on; a URI may prefer secondaries all the same.
         database = self._client.get_default_database(DATABASE, read_preference=ReadPreference.PRIMARY)

@@ -78,7 +78,8 @@ def foreign(tree: ast.AST, inherited: set[str]) -> Iterator[str]:
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             yield from (each.name for each in node.names if any(map(is_private, each.name.split("."))))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "setattr"):
-            yield from (each.value for each in node.args[1:2] if isinstance(each, ast.Constant) and is_private(each.value))
+            names = [each.value for each in node.args[1:2] if isinstance(each, ast.Constant)]
+            yield from filter(is_private, names)
 
 
 def private_names() -> dict[str, set[str]]:
