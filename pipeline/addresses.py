@@ -87,9 +87,11 @@ def redis_fault(url: str) -> str:
 def mongodb_fault(uri: str) -> str:
     """Check what can be told of a mongodb:// or mongodb+srv:// URI without the driver, which knows all its options."""
     scheme, rest = _split_scheme(uri)
-    if scheme not in ("mongodb", "mongodb+srv"):
+    # The driver knows them in small letters only.
+    if not uri.startswith(("mongodb://", "mongodb+srv://")):
         return "must look like mongodb://USER:PASSWORD@HOST:PORT/DATABASE, or mongodb+srv://HOST/DATABASE"
-    authority = re.split("[/?]", rest, maxsplit=1)[0]
+    before_query, _, _ = rest.partition("?")
+    authority, _, database = before_query.partition("/")
     hosts = _host_of(authority).split(",")
     if authority.count("@") > 1:
         where = "a user or password holds a bare @"
@@ -97,6 +99,9 @@ def mongodb_fault(uri: str) -> str:
         where = "mongodb+srv:// takes one host name without a port"
     else:
         where = next((fault for host in hosts if (fault := _host_fault(host))), "")
+    # Of photos.staging the driver would take the database photos.
+    if not where and not set(unquote(database)).isdisjoint('/\\. "$*<>:|?'):
+        where = "after the host comes the name of a database, without any of / \\ . \" $ * < > : | ?"
     return _advised(_text_fault(uri) or where, uri)
 
 
@@ -136,6 +141,8 @@ def _host_fault(text: str) -> str:
         return "it takes one host"
     found = HOST.fullmatch(text)
     if found is None:
+        if text.count(":") > 1 or "[" in text:
+            return "an IPv6 address stands in brackets, as in [::1]:6379"
         return NO_PORT if text.count(":") == 1 and not text.startswith(":") else "it needs a host"
     host, port = found[1], found[2]
     if host.startswith("["):

@@ -298,7 +298,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_relations(self) -> Settings:
-        faults = [*self._number_faults(), *self._address_faults()]
+        faults = [*self._number_faults(), *self._text_faults(), *self._address_faults()]
         if self.provider_timeout_seconds >= self.job_timeout_seconds:
             faults.append("PROVIDER_TIMEOUT_SECONDS must be less than JOB_TIMEOUT_SECONDS")
         if self.renew_seconds * 2 > self.lease_seconds:
@@ -306,7 +306,7 @@ class Settings(BaseSettings):
         if self.pool_threads < self.concurrency:
             faults.append("POOL_THREADS must be at least CONCURRENCY")
         secret = self.jwt_secret.get_secret_value()
-        if secret and len(secret.encode()) < 32:
+        if secret and len(secret.encode(errors="replace")) < 32:
             faults.append("JWT_SECRET must have at least 32 bytes")
         if sum(map(bool, (secret, self.jwt_public_key, self.jwt_jwks_url))) > 1:
             faults.append("only one of JWT_SECRET, JWT_PUBLIC_KEY and JWT_JWKS_URL may be set")
@@ -329,6 +329,14 @@ class Settings(BaseSettings):
             # So put, nan is caught as well.
             if isinstance(number, (int, float)) and not number <= largest:
                 yield f"{name.upper()} must be at most {largest}"
+
+    def _text_faults(self) -> Iterator[str]:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            text = value.get_secret_value() if isinstance(value, SecretStr) else value
+            # Python keeps a byte of the environment that is no UTF-8 as half of a surrogate pair.
+            if isinstance(text, str) and not text.isascii() and re.search("[\ud800-\udfff]", text):
+                yield f"{name.upper()} is not UTF-8"
 
     def _address_faults(self) -> Iterator[str]:
         given = {

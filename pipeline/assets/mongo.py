@@ -17,7 +17,7 @@ from bson.codec_options import CodecOptions
 from bson.errors import InvalidId
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReadPreference, ReturnDocument
-from pymongo.errors import DuplicateKeyError, PyMongoError, ServerSelectionTimeoutError
+from pymongo.errors import DuplicateKeyError, ServerSelectionTimeoutError
 
 from pipeline.assets import mongo_indexes
 from pipeline.assets.asset import (
@@ -29,11 +29,10 @@ from pipeline.assets.asset import (
     processed_document,
     utc_now,
 )
-from pipeline.assets.mongo_calls import Calls
+from pipeline.assets.mongo_calls import Calls, refused_options
 from pipeline.assets.mongo_kept import KeptDocuments
 from pipeline.assets.store import KeyRecord
-from pipeline.errors import ConfigurationError, DependencyUnavailable, OutcomeUnknown
-from pipeline.texts import clean, mask
+from pipeline.errors import DependencyUnavailable, OutcomeUnknown
 
 DATABASE = "ai_queue_pipeline"
 # How often a step is repeated that a change at the same moment can bring to nothing.
@@ -50,7 +49,7 @@ class MongoAssetStore(KeptDocuments):
         self._reach = self._calls.reach
         # A little less for the driver, so that its own error, which says what is wrong, comes before ours.
         milliseconds = round(timeout_seconds * 900)
-        try:
+        with refused_options():
             self._client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(
                 uri,
                 serverSelectionTimeoutMS=milliseconds,
@@ -62,9 +61,6 @@ class MongoAssetStore(KeptDocuments):
                 journal=True,
                 appname="ai-queue-pipeline",
             )
-        except (PyMongoError, ValueError, TypeError) as error:
-            raise ConfigurationError(f"MONGODB_URI: {mask(clean(str(error)))}") from None
-        # A secondary's answer may be older than what was decided on; a URI may prefer secondaries all the same.
         database = self._client.get_default_database(DATABASE, read_preference=ReadPreference.PRIMARY)
         aware: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
         self._assets: AsyncIOMotorCollection[dict[str, Any]] = database.get_collection("assets", codec_options=aware)

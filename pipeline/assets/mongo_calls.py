@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import warnings
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from bson.errors import BSONError
 from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure, PyMongoError
 
-from pipeline.errors import DependencyUnavailable, NotStorable
+from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable
+from pipeline.texts import clean, mask
 
 # What the server calls a document that is, or by this change would become, too large.
 TOO_LARGE = {10334, 17419, 17420}
 T = TypeVar("T")
+
+
+@contextmanager
+def refused_options() -> Iterator[None]:
+    """Make a ConfigurationError of what the driver does not like of MONGODB_URI when a client is made.
+
+    An option it does not know, or whose value is wrong, the driver would warn of and leave out: tls=maybe is no TLS.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            yield
+    except (PyMongoError, UserWarning, OSError, ValueError, TypeError) as error:
+        raise ConfigurationError(f"MONGODB_URI: {mask(clean(str(error)))}") from None
 
 
 class Calls:

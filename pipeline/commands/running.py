@@ -60,5 +60,6 @@ def target(
     settings = load()
     if url is None:
         service = find_service(settings)
-        url = service["address"] if service else f"http://{settings.host}:{settings.port}"
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        url = service["address"] if service else f"http://{host}:{settings.port}"
     return url, token or make_token(settings, sub, role, expires_in)

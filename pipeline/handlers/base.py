@@ -120,7 +120,7 @@ class BaseHandler(tornado.web.RequestHandler):
     def options(self, *_path: str) -> None:
         """Answer a browser's preflight, or anyone who asks what may be done here."""
         self.set_header("Allow", self._allowed_methods())
-        if "Access-Control-Allow-Origin" in self._headers:
+        if self.request.headers.get("Origin") in self.allowed_origins:
             self.set_header("Access-Control-Allow-Methods", self._allowed_methods())
             self.set_header("Access-Control-Allow-Headers", ", ".join(CORS_REQUEST_HEADERS))
             self.set_header("Access-Control-Max-Age", "600")
@@ -184,8 +184,12 @@ class BaseHandler(tornado.web.RequestHandler):
             self.set_header("Access-Control-Expose-Headers", "Date, Retry-After, X-Request-Id")
 
     def _allowed_methods(self) -> str:
-        unimplemented = tornado.web.RequestHandler._unimplemented_method
-        return ", ".join(m for m in self.SUPPORTED_METHODS if getattr(type(self), m.lower()) is not unimplemented)
+        # Tornado's own methods answer 405.
+        return ", ".join(
+            name
+            for name in self.SUPPORTED_METHODS
+            if getattr(type(self), name.lower()) is not getattr(tornado.web.RequestHandler, name.lower())
+        )
 
 
 class NotFoundHandler(BaseHandler):

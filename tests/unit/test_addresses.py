@@ -1,0 +1,148 @@
+"""What is taken for an address of Redis, MongoDB or a web service, and what is refused before anything connects."""
+
+from __future__ import annotations
+
+import pytest
+from redis.asyncio import Redis
+
+from pipeline.addresses import mongodb_fault, redis_fault, web_fault
+
+PASSWORD = "s3cretWord"
+
+GOOD_REDIS = [
+    ("redis://localhost", "the least there can be"),
+    ("redis://localhost:6379", "with a port"),
+    ("REDIS://localhost", "a scheme has no case"),
+    ("redis://localhost:6379/", "an empty path is database 0"),
+    ("redis://localhost/15", "with a database"),
+    ("redis://localhost?db=3", "the database in the query"),
+    ("redis://:pw@localhost", "a password without a user"),
+    ("redis://user:p%40ss%2Fw@localhost:1/0", "an encoded password"),
+    ("redis://:p@ss@localhost", "a bare @ is no riddle: the last one counts"),
+    ("redis://[::1]:6379/0", "IPv6"),
+    ("rediss://redis.example:6380?ssl_cert_reqs=required&ssl_ca_certs=/etc/ca.pem", "TLS with its options"),
+    ("redis://h?client_name=photos&socket_connect_timeout=1.5", "options that are of use"),
+    ("unix:///run/redis.sock", "a socket in the file system"),
+    ("unix://user:pw@/run/redis.sock?db=2", "a socket with a user and a database"),
+]
+BAD_REDIS = [
+    ("localhost:6379", "no scheme", "must look like redis://"),
+    ("localhost", "a bare host", "must look like redis://"),
+    ("http://localhost", "another scheme", "must look like redis://"),
+    ("redis:localhost", "no slashes", "must look like redis://"),
+    ("redis://", "nothing after the scheme", "needs a host"),
+    ("redis://:6379", "a port only", "needs a host"),
+    (f"redis://:{PASSWORD}@", "a password only", "needs a host"),
+    ("redis://h:", "an empty port", "the port must be"),
+    ("redis://h:0", "port 0", "the port must be"),
+    ("redis://h:65536", "a port too high", "the port must be"),
+    ("redis://h:" + "9" * 5000, "more digits than Python converts", "the port must be"),
+    ("redis://h:six", "a port in words", "the port must be"),
+    ("redis://h:६३", "digits of another script", "the port must be"),
+    (f"redis://user:{PASSWORD}/x@h", "a bare slash in the password", "%2F"),
+    (f"redis://user:{PASSWORD}?x@h", "a bare question mark in the password", "%3F"),
+    (f"redis://user:{PASSWORD}#x@h", "a bare # in the password", "holds a #"),
+    (f"redis://user:{PASSWORD}%zz@h", "a bare % in the password", "hexadecimal"),
+    (f"redis://user:{PASSWORD}%ff@h", "bytes that are no text", "UTF-8"),
+    (f"redis://user:{PASSWORD} x@h", "a blank", "a blank"),
+    (f"redis://user:{PASSWORD}\n@h", "a line end, as of a file read whole", "cannot be printed"),
+    ("redis://a,b", "two hosts", "takes one host"),
+    ("redis://::1:6379", "IPv6 without brackets", "brackets"),
+    ("redis://[::1", "a bracket that does not close", "brackets"),
+    ("redis://[nonsense]", "no IPv6 in brackets", "no IPv6"),
+    ("redis://h/staging", "redis-py would take database 0", "number of a database"),
+    ("redis://h/1/2", "a longer path", "number of a database"),
+    ("redis://h/-1", "less than nothing", "number of a database"),
+    ("redis://h/1?db=2", "two databases", "named twice"),
+    ("redis://h?db=x", "redis-py would take database 0", "db has no valid value"),
+    ("redis://h?db=1&db=2", "an option twice", "given twice"),
+    ("redis://h?db", "an option without a value", "NAME=VALUE"),
+    ("redis://h?protocol=3", "an option that would undo ours", "may be db"),
+    ("redis://h?ssl_cert_reqs=none", "TLS options without TLS", "may be db"),
+    ("rediss://h?ssl_cert_reqs=perhaps", "a value redis-py does not know", "ssl_cert_reqs has no valid value"),
+    ("rediss://h?ssl_check_hostname=1", "redis-py would take any text for true", "ssl_check_hostname"),
+    ("redis://h?socket_connect_timeout=0", "no time at all", "socket_connect_timeout"),
+    ("unix://run/redis.sock", "two slashes, so a host", "unix:///PATH"),
+    ("unix://", "no path", "unix:///PATH"),
+]
+GOOD_MONGODB = [
+    ("mongodb://localhost", "the least there can be"),
+    ("mongodb://user:p%40ss@a:27017,b:27018/photos?replicaSet=rs0", "a replica set"),
+    ("mongodb://[::1]:27017/photos", "IPv6"),
+    ("mongodb://%2Ftmp%2Fmongodb.sock/photos", "a socket in the file system"),
+    ("mongodb+srv://user:pw@cluster.example/photos?retryWrites=true", "looked up in DNS"),
+]
+BAD_MONGODB = [
+    ("postgres://h/photos", "another database", "must look like mongodb://"),
+    ("localhost:27017", "no scheme", "must look like mongodb://"),
+    ("MONGODB://h", "the driver knows the scheme in small letters only", "must look like mongodb://"),
+    ("mongodb://", "no host", "needs a host"),
+    ("mongodb://a,", "a host missing", "needs a host"),
+    ("mongodb://a:0", "port 0", "the port must be"),
+    ("mongodb://a:27017,b:x", "the second port", "the port must be"),
+    (f"mongodb://user:{PASSWORD}/x@h", "a bare slash in the password", "%2F"),
+    (f"mongodb://user:{PASSWORD}@x@h", "a bare @, which the driver refuses", "bare @"),
+    (f"mongodb://user:{PASSWORD}%@h", "a bare %", "hexadecimal"),
+    ("mongodb://h/photos.staging", "the driver would take the database photos", "name of a database"),
+    ("mongodb://h/photos/staging", "a longer path", "name of a database"),
+    ("mongodb+srv://a,b", "a list, where DNS has it", "one host name"),
+    ("mongodb+srv://a:27017", "a port, which DNS has", "one host name"),
+]
+BAD_WEB = [
+    ("ai.example.com", "no scheme", "must be an http://"),
+    ("ftp://ai.example.com", "another scheme", "must be an http://"),
+    ("http://", "no host", "needs a host"),
+    ("http://:80", "a port only", "needs a host"),
+    ("http://h:x", "a port in words", "the port must be"),
+    ("http://[::", "a bracket that does not close", "brackets"),
+    ("http://h/a b", "a blank", "a blank"),
+    ("http://h/%", "a broken escape", "hexadecimal"),
+    (f"http://user:{PASSWORD}/x@h", "a bare slash in the password", "the port must be"),
+]
+
+
+@pytest.mark.fault("E23")
+@pytest.mark.parametrize("url", [url for url, _ in GOOD_REDIS], ids=[remark for _, remark in GOOD_REDIS])
+def test_good_redis_address_is_taken_and_redis_py_takes_it(url: str) -> None:
+    """What is let through, the driver can read."""
+    assert redis_fault(url) == ""
+    Redis.from_url(url)
+
+
+@pytest.mark.fault("E23")
+@pytest.mark.fault("E28")
+@pytest.mark.parametrize(("url", "part"), [(u, p) for u, _, p in BAD_REDIS], ids=[r for _, r, _ in BAD_REDIS])
+def test_bad_redis_address_is_refused_without_its_password(url: str, part: str) -> None:
+    """The text says what is wrong, and how a password is written, but not the password."""
+    fault = redis_fault(url)
+    assert part in fault and PASSWORD not in fault
+
+
+@pytest.mark.fault("E28")
+@pytest.mark.parametrize("uri", [uri for uri, _ in GOOD_MONGODB], ids=[remark for _, remark in GOOD_MONGODB])
+def test_good_mongodb_uri_is_taken(uri: str) -> None:
+    """What the driver can read is let through."""
+    assert mongodb_fault(uri) == ""
+
+
+@pytest.mark.fault("E28")
+@pytest.mark.parametrize(("uri", "part"), [(u, p) for u, _, p in BAD_MONGODB], ids=[r for _, r, _ in BAD_MONGODB])
+def test_bad_mongodb_uri_is_refused_without_its_password(uri: str, part: str) -> None:
+    """The text says what is wrong, but not the password."""
+    fault = mongodb_fault(uri)
+    assert part in fault and PASSWORD not in fault
+
+
+@pytest.mark.fault("E28")
+@pytest.mark.parametrize(("url", "part"), [(u, p) for u, _, p in BAD_WEB], ids=[r for _, r, _ in BAD_WEB])
+def test_bad_web_address_is_refused(url: str, part: str) -> None:
+    """Also those that urlsplit itself refuses with a trace."""
+    fault = web_fault(url)
+    assert part in fault and PASSWORD not in fault
+
+
+@pytest.mark.fault("E28")
+@pytest.mark.parametrize("url", ["http://h", "https://user:pw@h:8443/a?b=c#d", "http://[::1]:8080/"])
+def test_good_web_address_is_taken(url: str) -> None:
+    """With user, port, path, query and fragment."""
+    assert web_fault(url) == ""

