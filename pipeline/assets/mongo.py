@@ -69,22 +69,23 @@ class MongoAssetStore(KeptDocuments):
         self._builder = mongo_indexes.IndexBuilder(uri, DATABASE)
 
     async def open(self) -> None:
-        missing = await self._missing_indexes(self._assets, mongo_indexes.ASSETS)
-        missing += await self._missing_indexes(self._keys, mongo_indexes.KEYS)
-        missing += await self._missing_indexes(self._kept, mongo_indexes.KEPT)
+        wanted = {
+            self._assets: mongo_indexes.ASSETS,
+            self._keys: mongo_indexes.KEYS,
+            self._kept: mongo_indexes.KEPT,
+        }
+        is_new = await self._reach(self._assets.find_one({}, {"_id": 1})) is None
+        missing: list[tuple[str, IndexModel]] = []
+        for collection, indexes in wanted.items():
+            found = await self._reach(collection.index_information())
+            lacking = [index for index in indexes if index.document["name"] not in found]
+            if lacking and is_new:
+                # Done at once: there is nothing to sort yet.
+                await self._reach(collection.create_indexes(lacking))
+            else:
+                missing += [(collection.name, index) for index in lacking]
         if missing:
             self._builder.start(missing)
-
-    async def _missing_indexes(
-        self, collection: AsyncIOMotorCollection[dict[str, Any]], wanted: Sequence[IndexModel]
-    ) -> list[tuple[str, IndexModel]]:
-        """Return the indexes that will take their time; those of an empty collection are built at once."""
-        found = await self._reach(collection.index_information())
-        missing = [index for index in wanted if index.document["name"] not in found]
-        if missing and await self._reach(collection.find_one({}, {"_id": 1})) is None:
-            await self._reach(collection.create_indexes(missing))
-            return []
-        return [(collection.name, index) for index in missing]
 
     async def close(self) -> None:
         await self._builder.close()

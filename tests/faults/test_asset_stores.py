@@ -48,7 +48,7 @@ async def test_sqlite_that_cannot_be_opened_leaves_no_thread(tmp_path: Path) -> 
     before = set(threading.enumerate())
     (tmp_path / "assets.sqlite").write_bytes(b"this is no database" * 100)
     store = SqliteAssetStore(tmp_path / "assets.sqlite")
-    with pytest.raises(DependencyUnavailable):
+    with pytest.raises(ConfigurationError):
         await store.open()
     for thread in set(threading.enumerate()) - before:
         await asyncio.to_thread(thread.join, 2)
@@ -61,7 +61,7 @@ async def test_sqlite_opens_once_the_obstacle_is_gone(tmp_path: Path) -> None:
     path = tmp_path / "assets.sqlite"
     path.write_bytes(b"this is no database" * 100)
     store = SqliteAssetStore(path)
-    with pytest.raises(DependencyUnavailable):
+    with pytest.raises(ConfigurationError):
         await store.open()
     path.unlink()
     await store.open()

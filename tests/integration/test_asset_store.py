@@ -23,7 +23,7 @@ from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImage
 from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore, Kept, KeyRecord
-from pipeline.errors import DependencyUnavailable, NotStorable
+from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable
 from tests.factories import make_asset
 from tests.mongo_server import MongoServer
 from tests.service import ROOT
@@ -566,7 +566,7 @@ async def test_sqlite_that_is_not_open_is_one_error(tmp_path: Path, name: str) -
     """Before open, and after the file turned out unusable, every call raises DependencyUnavailable."""
     (tmp_path / "assets.sqlite").write_bytes(b"this is no database" * 100)
     store = SqliteAssetStore(tmp_path / "assets.sqlite")
-    with pytest.raises(DependencyUnavailable):
+    with pytest.raises(ConfigurationError):
         await store.open()
     with pytest.raises(DependencyUnavailable):
         await ALL_CALLS[name](store)

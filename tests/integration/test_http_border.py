@@ -745,7 +745,7 @@ def test_upload_with_a_dependency_down_is_a_503(border: Border) -> None:
     assert answer.json == error("UNAVAILABLE", "Storage is not reachable")
 
 
-def test_upload_on_a_full_disk_is_a_500(border: Border, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upload_on_a_full_disk_is_a_503(border: Border, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that is full while the body arrives gives an answer like any other failure."""
 
     class FullDisk(io.BytesIO):

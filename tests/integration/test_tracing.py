@@ -276,7 +276,7 @@ def test_two_apps_do_not_see_each_other(collector: FakeCollector) -> None:
 
 def test_endpoint_is_an_http_address() -> None:
     """An address as gRPC exporters take it is refused at start."""
-    with pytest.raises(ValueError, match="OTEL_EXPORTER_OTLP_ENDPOINT must be an http"):
+    with pytest.raises(ValueError, match="OTEL_EXPORTER_OTLP_ENDPOINT: must be an http"):
         Settings(otel_exporter_otlp_endpoint="collector:4317")
 
 
