@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from plugins.storage_local import INCOMING
-from tests.factories import make_image, make_noise_image
+from tests.factories import make_noise_image
 from tests.faults.test_process import accept, statuses, wait_until
 from tests.packages import install
 from tests.parts import require
@@ -62,8 +62,8 @@ class Disk:
         self.folder = folder
         self._ballast = folder / "ballast"
 
-    def fill(self) -> None:
-        """Take all the room there is."""
+    def fill(self, left_bytes: int = 0) -> None:
+        """Take all the room there is but so much."""
         with self._ballast.open("ab", buffering=0) as ballast:
             for size in (1024 * 1024, 4096):
                 try:
@@ -71,6 +71,7 @@ class Disk:
                         pass
                 except OSError as error:
                     assert error.errno == errno.ENOSPC
+            ballast.truncate(ballast.tell() - left_bytes)
 
     def clear(self) -> None:
         """Give the room back."""
@@ -87,6 +88,12 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     require(done.returncode == 0, f"needs a filesystem of its own: {done.stderr.strip()}")
     yield Disk(folder)
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def put_elsewhere(folder: Path, other: Path) -> None:
+    """Let that part of DATA_DIR lie on another filesystem."""
+    (other / folder.name).mkdir()
+    folder.symlink_to(other / folder.name)
 
 
 def assert_unavailable(reply: httpx.Response) -> None:
@@ -142,9 +149,7 @@ def test_upload_that_the_store_cannot_take_is_refused_and_its_image_removed(
     disk: Disk, tmp_path: Path, ai_service: AiService, redis_url: str
 ) -> None:
     """Images lie on another filesystem, so that SQLite is the first to find the disk full."""
-    media = tmp_path / "media"
-    media.mkdir()
-    (disk.folder / "media").symlink_to(media)
+    put_elsewhere(disk.folder / "media", tmp_path)
     with Service(disk.folder, ai_service.url, REDIS_URL=redis_url, **SETTINGS) as service:
         disk.fill()
         # What its log has reserved already SQLite can still write.
@@ -172,27 +177,30 @@ def test_readiness_names_the_disk_until_there_is_room(disk: Disk, ai_service: Ai
         assert service.get("/livez").status_code == 200
         disk.clear()
         assert readiness(service) == {}
+        disk.fill(left_bytes=LARGEST_UPLOAD // 2)
+        assert readiness(service).keys() == {"disk"}
 
 
 def test_results_wait_for_room_in_the_store(
     disk: Disk, tmp_path: Path, ai_service: AiService, redis_url: str
 ) -> None:
     """Accepted before the disk was full: all are finished with room, and the AI was asked once for each."""
-    ai_service.order(held=True)
-    with Service(disk.folder, ai_service.url, REDIS_URL=redis_url, **SETTINGS) as service:
-        ids = accept(service, 5)
-        service.wait_log("job_claimed", count=5)
-        wait_until(lambda: ai_service.state()["active"] == 5)
+    put_elsewhere(disk.folder / "media", tmp_path)
+    long = {"value": "x" * 1000, "confidence": 0.9}
+    body = {"brand": long, "model": long, "colorway": long}
+    ai_service.order(held=True, replies=[{"body": body, "times": 1000}])
+    settings = SETTINGS | {"REDIS_URL": redis_url, "CONCURRENCY": "16"}
+    with Service(disk.folder, ai_service.url, **settings) as service:
+        ids = accept(service, 16)
+        wait_until(lambda: ai_service.state()["active"] == 16)
         disk.fill()
-        # Until the room that the store's log has reserved is used up.
-        wait_until(lambda: service.upload(image=make_image()).status_code == 503)
+        # The store's log uses up the room it has reserved. Sixteen long results need more than an upload.
+        wait_until(lambda: service.upload().status_code == 503)
         ai_service.order(held=False)
-        if wait_until(lambda: service.find("commit_deferred") or service.find("asset_finished", count=5)):
-            assert all("full" in line["cause"] for line in service.find("commit_deferred"))
+        assert "disk is full" in service.wait_log("commit_deferred")["cause"]
         disk.clear()
-        service.wait_log("asset_finished", count=5)
-        assert statuses(service, ids) == {"active"}
-        assert set(ai_service.calls().values()) == {1}
+        wait_until(lambda: statuses(service, ids) == {"active"})
+        assert {count for asset_id, count in ai_service.calls().items() if asset_id in ids} == {1}
 
 
 def test_processed_image_without_room_gives_the_job_back(disk: Disk, tmp_path: Path, redis_url: str) -> None:
