@@ -245,7 +245,7 @@ def test_load_reads_environment_and_env_file(folder: Path, monkeypatch: pytest.M
     """The environment goes before the file; other variables of either are left alone."""
     (folder / ".env").write_text(
         "PLUGIN_ACME_API_KEY=from-file\nexport PLUGIN_ACME_TAGS='a, b'\nPLUGIN_ACME_URL=file\nPORT=81\n"
-        "PLUGIN_ACME_ATTEMPTS=\nPLUGIN_ACME_IS_STRICT\nOTHER_PLUGIN_X=1\n"
+        "PLUGIN_ACME_ATTEMPTS=\nOTHER_PLUGIN_X=1\n"
     )
     monkeypatch.setenv("PLUGIN_ACME_URL", "environment")
     monkeypatch.setenv("PLUGIN_ACME_PORTS", "1,2")
