@@ -1,7 +1,6 @@
 """Whether DATA_DIR takes files, for readiness: a full or broken disk makes uploads fail before anything else notices.
 
-Room for one largest upload is reserved and given back at once; nothing is written. Blocking calls run in a thread of
-the event loop's executor, one at a time: a disk that hangs must not collect threads.
+Blocking calls run in a thread of the event loop's executor, one at a time: a disk that hangs must not collect threads.
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ from pathlib import Path
 
 from pipeline.errors import DependencyUnavailable
 
-# What a filesystem says that cannot reserve room; macOS has no such call.
-CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+PROBE_BYTES = 4096
 
 
 class Disk:
@@ -31,9 +29,9 @@ class Disk:
         self._checking: asyncio.Future[None] | None = None
 
     async def check(self) -> None:
-        """Return when a file of that size can be made; DependencyUnavailable says why not."""
+        """Return when files can be written there, so many bytes of them; DependencyUnavailable says why not."""
         if self._checking is None or self._checking.done():
-            self._checking = asyncio.get_running_loop().run_in_executor(None, self._reserve)
+            self._checking = asyncio.get_running_loop().run_in_executor(None, self._try)
             self._checking.add_done_callback(_forget)
         try:
             # Shielded: every caller has a time limit of its own, and the answer is for all of them.
@@ -41,19 +39,13 @@ class Disk:
         except OSError as error:
             raise DependencyUnavailable("DATA_DIR takes no uploads") from error
 
-    def _reserve(self) -> None:
+    def _try(self) -> None:
+        # The number of free bytes knows nothing of quotas and of broken disks; a written file does.
         with tempfile.TemporaryFile(dir=self._folder) as file:
-            if hasattr(os, "posix_fallocate"):
-                try:
-                    os.posix_fallocate(file.fileno(), 0, self._needed_bytes)
-                    return
-                except OSError as error:
-                    if error.errno not in CANNOT_RESERVE:
-                        raise
-            file.write(b"\0")
+            file.write(bytes(PROBE_BYTES))
             file.flush()
-            if shutil.disk_usage(self._folder).free < self._needed_bytes:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if shutil.disk_usage(self._folder).free < self._needed_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _forget(checking: asyncio.Future[None]) -> None:

@@ -1,0 +1,95 @@
+"""Settings that cannot be used, through the real command line: one line that says what to change, and exit code 2."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.parts import require
+from tests.service import ROOT, Service
+
+PASSWORD = "s3cretWord"
+MONGODB = "mongodb://127.0.0.1:1/photos"
+STARTS = [
+    ("a host and a port", {"REDIS_URL": "localhost:6379"}, "REDIS_URL: must look like redis://"),
+    ("a name for a database", {"REDIS_URL": f"redis://:{PASSWORD}@h/staging"}, "REDIS_URL: after the host"),
+    ("a bare slash in a password", {"REDIS_URL": f"redis://:{PASSWORD}/x@h"}, "%2F"),
+    ("another database", {"MONGODB_URI": f"postgres://u:{PASSWORD}@h/x"}, "MONGODB_URI: must look like mongodb://"),
+    ("an option without sense", {"MONGODB_URI": f"{MONGODB}?tls=maybe"}, "MONGODB_URI: The value of tls must be"),
+    ("an option nobody knows", {"MONGODB_URI": f"{MONGODB}?tsl=true"}, "MONGODB_URI: Unknown option"),
+    ("a file that is not there", {"MONGODB_URI": f"{MONGODB}?tls=true&tlsCAFile=/nowhere"}, "not readable"),
+    ("a mistyped name", {"REDIS_ULR": f"redis://:{PASSWORD}@h"}, "no setting REDIS_ULR (did you mean REDIS_URL?)"),
+    ("a mistyped name of a plugin's", {"PLUGIN_WEBHOOK_ULR": "https://h"}, "(did you mean PLUGIN_WEBHOOK_URL?)"),
+    ("a name that cannot be looked up", {"HOST": "a..b"}, "Cannot listen on a..b:0 (no host name)"),
+    ("a key that is none", {"JWT_SECRET": "", "JWT_PUBLIC_KEY": "x"}, "JWT_PUBLIC_KEY is not a PEM public key"),
+    ("a cloud that is none", {"CLOUDINARY_URL": PASSWORD}, "CLOUDINARY_URL must look like cloudinary://"),
+    ("no plugin", {"STORAGE_BACKEND": "nosuch"}, "there is no storage 'nosuch'"),
+    ("no number", {"LEASE_SECONDS": "nan"}, "LEASE_SECONDS"),
+    ("a file as folder", {"DATA_DIR": "/dev/null"}, "DATA_DIR: /dev/null cannot be used: it is no folder"),
+    ("a folder in a file", {"DATA_DIR": "/dev/null/data"}, "DATA_DIR: /dev/null/data cannot be used: Not a directory"),
+    ("a folder nobody can make", {"DATA_DIR": "/proc/data"}, "DATA_DIR: /proc/data cannot be used"),
+]
+COMMANDS = [("serve",), ("check",), ("token",), ("settings",), ("demo",), ("submit", "README.md", "--category", "lego")]
+
+
+def refusal(data_dir: Path, command: tuple[str, ...], variables: Mapping[str, str]) -> str:
+    """Return the one line the command prints; it ends with 2 and prints nothing else."""
+    environment = Service(data_dir, "http://127.0.0.1:1", COLUMNS="80").environment | variables
+    done = subprocess.run(
+        [sys.executable, "run.py", *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("Error: "), done.stderr
+    assert PASSWORD not in done.stderr
+    return done.stderr
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem that takes no files, not even root's."""
+    folder = tmp_path / "read-only"
+    folder.mkdir()
+    require(shutil.which("mount") is not None, "needs the program mount")
+    command = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "none", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    require(done.returncode == 0, f"needs a filesystem of its own: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.fault("E28")
+@pytest.mark.parametrize(("variables", "told"), [row[1:] for row in STARTS], ids=[row[0] for row in STARTS])
+def test_start_is_refused_in_one_line(tmp_path: Path, variables: dict[str, str], told: str) -> None:
+    """No trace, no password, and no embedded Redis in place of what was meant."""
+    assert told in refusal(tmp_path / "data", ("serve",), variables)
+
+
+@pytest.mark.fault("E23")
+@pytest.mark.fault("E28")
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_every_command_refuses_the_same_way(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """Every fault is in the one line, a slip and a bad address alike."""
+    line = refusal(tmp_path / "data", command, {"MONGDB_URI": "x", "REDIS_URL": f"redis://:{PASSWORD}@h/staging"})
+    assert "there is no setting MONGDB_URI (did you mean MONGODB_URI?)" in line and "REDIS_URL: after the host" in line
+
+
+@pytest.mark.fault("E28")
+@pytest.mark.parametrize("command", [("serve",), ("check",), ("demo",)], ids=lambda command: command[0])
+def test_read_only_folder_is_refused(tmp_path: Path, read_only: Path, command: tuple[str, ...]) -> None:
+    """Both the folder itself and one that cannot be made there."""
+    for data_dir in (read_only, read_only / "data"):
+        assert f"DATA_DIR: {data_dir} cannot be used: Read-only" in refusal(data_dir, command, {})
+
+
+@pytest.mark.fault("E28")
+def test_near_name_is_a_warning_and_names_of_others_are_none(tmp_path: Path) -> None:
+    """The service starts; the log names the setting that was perhaps meant."""
+    others = {"REDIS_HOST": "h", "HOSTNAME": "h", "KUBERNETES_PORT": "1", "AI_SERVICE_PORT": "tcp://10.0.0.1:80"}
+    with Service(tmp_path, "http://127.0.0.1:1", MONGODB_URL="mongodb://h", **others) as service:
+        found = [(line["variable"], line["meant"]) for line in service.find("setting_unknown")]
+        assert found == [("MONGODB_URL", "MONGODB_URI")]
