@@ -5,6 +5,7 @@ WebSocket.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 import uuid
@@ -125,8 +126,11 @@ class Client:
 
     async def held_plugins(self) -> list[str]:
         """Return which plugins are not called at the moment, and why, each in one line."""
-        plugins = (await self._request("GET", "/readyz?verbose"))["plugins"]
-        return [f"{each['kind']} {each['name']}: {each['reason']}" for each in plugins if each["state"] == "held"]
+        reply = await self._send(await self._tokens.get(), "GET", "/readyz?verbose")
+        # A service that is not ready says the same, beside why it is not.
+        data = json.loads(reply.body)["data"] if reply.status == 503 else reply.data()
+        held = [each for each in data["plugins"] if each["state"] == "held"]
+        return [f"{each['kind']} {each['name']}: {each['reason']}" for each in held]
 
     # with an admin's token
 
