@@ -269,7 +269,9 @@ def _start_service(settings: Settings) -> dict[str, Any]:
     data_dir.try_data_dir(settings.data_dir)
     log_path = settings.data_dir / "service.log"
     environment = os.environ | ({"PORT": "0"} if running.address_fault(settings) else {})
-    with log_path.open("ab") as log_file:
+    with data_dir.usable(log_path):
+        log_file = log_path.open("ab")
+    with log_file:
         process = subprocess.Popen(
             [sys.executable, sys.argv[0], "serve"],
             stdout=log_file,

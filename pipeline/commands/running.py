@@ -33,7 +33,7 @@ def find_service(settings: Settings) -> dict[str, Any] | None:
         os.kill(service["pid"], 0)
         with urllib.request.urlopen(f"{service['address']}/livez", timeout=5):
             return service
-    except (OSError, ValueError):  # no file, no process, no answer
+    except (OSError, ValueError, KeyError, TypeError):  # no file or not ours, no process, no answer
         return None
 
 

@@ -93,3 +93,25 @@ def test_near_name_is_a_warning_and_names_of_others_are_none(tmp_path: Path) -> 
     with Service(tmp_path, "http://127.0.0.1:1", MONGODB_URL="mongodb://h", **others) as service:
         found = [(line["variable"], line["meant"]) for line in service.find("setting_unknown")]
         assert found == [("MONGODB_URL", "MONGODB_URI")]
+
+
+@pytest.mark.fault("E28")
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("jwt_secret", "jwt_secret cannot be used: Is a directory"),
+        ("assets.sqlite", "assets.sqlite is no asset store, or damaged"),
+    ],
+)
+def test_folder_in_place_of_a_file_is_refused(tmp_path: Path, name: str, told: str) -> None:
+    """What lies in DATA_DIR may be anything."""
+    (tmp_path / name).mkdir()
+    assert told in refusal(tmp_path, ("serve",), {"JWT_SECRET": ""})
+
+
+@pytest.mark.fault("E28")
+def test_demo_finds_odd_things_in_its_folder(tmp_path: Path) -> None:
+    """A file that says nothing of a service is as good as none; a log that cannot be written is one line."""
+    (tmp_path / "service.json").write_text("[1]")
+    (tmp_path / "service.log").mkdir()
+    assert "service.log cannot be used: Is a directory" in refusal(tmp_path, ("demo",), {})
