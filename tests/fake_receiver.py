@@ -48,13 +48,15 @@ class Received:
 
 
 class FakeReceiver:
-    """requests: all that came. connections: how many were opened, also those without a request.
+    """requests: all that came. taken: those of them that were answered 2xx.
 
-    hung_up: set when the sender of an endless answer's request closed the connection. ssl_options: speaks TLS.
+    connections: how many were opened, also those without a request. hung_up: set when the sender of an endless answer's
+    request closed the connection. ssl_options: speaks TLS.
     """
 
     def __init__(self, ssl_options: dict[str, Any] | None = None) -> None:
         self.requests: list[Received] = []
+        self.taken: list[Received] = []
         self.connections = 0
         self.hung_up = threading.Event()
         self.url = ""
@@ -85,6 +87,10 @@ class FakeReceiver:
         """Answer the next requests with these, in order; after them all is well again."""
         self._replies.extend(replies)
 
+    def forget(self) -> None:
+        """Answer well from now on, whatever the script still holds."""
+        self._loop.call_soon_threadsafe(self._replies.clear)
+
     def hold(self) -> None:
         """Leave every request unanswered until `release`."""
         self._loop.call_soon_threadsafe(self._open.clear)
@@ -104,8 +110,14 @@ class FakeReceiver:
             self.requests.append(received)
             self._arrived.notify_all()
         await self._open.wait()
+        reply = self._next_reply(received.path)
+        if reply.raw is None and 200 <= reply.status < 300:
+            self.taken.append(received)
+        return reply
+
+    def _next_reply(self, path: str) -> Reply:
         for reply in self._replies:
-            if reply.path in ("", received.path):
+            if reply.path in ("", path):
                 self._replies.remove(reply)
                 return reply
         return Reply()

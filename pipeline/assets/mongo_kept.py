@@ -48,8 +48,8 @@ class KeptDocuments:
             wanted = {"kind": kind, "at": {"$gte": after[0]}, "$or": further}
         cursor = self._kept.find(wanted).sort([("at", ASCENDING), ("_id", ASCENDING)]).limit(limit)
         found = await self._reach(cursor.to_list(limit))
-        start = len(_kept_id(kind, ""))
-        return [Kept(kind, each["_id"][start:], each["at"], json.loads(each["data"])) for each in found]
+        start = _kept_id(kind, "")
+        return [Kept(kind, each["_id"].removeprefix(start), each["at"], json.loads(each["data"])) for each in found]
 
     async def purge_kept(self, kind: str, before: datetime) -> int:
         purged = 0

@@ -7,12 +7,13 @@ nothing, however late it comes.
 
 from __future__ import annotations
 
+import asyncio
 import io
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -23,7 +24,7 @@ from pipeline.errors import PermanentJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, JobEvent
 from pipeline.metrics import Metrics
 from pipeline.queue.job import Finish, Job, Outcome
-from pipeline.texts import HALVES
+from pipeline.texts import HALVES, cause_of
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.committing import until_stored
 from pipeline.usecases.kept_jobs import KeptJobs
@@ -31,6 +32,10 @@ from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.storage import ImageStorage
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+# For a commit that was on its way when the lease was lost, and for telling of it.
+LATE_SECONDS = 5.0
 
 
 class Plugins(ImageStorage, Protocol):
@@ -86,6 +91,7 @@ class Processing:
         self._provider_timeout_seconds = provider_timeout_seconds
         self._max_starts = max_starts
         self._tracing = tracing
+        self._late: set[asyncio.Task[Any]] = set()
 
     def describe(self, job: Job) -> Mapping[str, str]:
         """Return the log field that names the asset."""
@@ -121,14 +127,18 @@ class Processing:
 
         NotStorable when the store will never take the result.
         """
-        asset = result.asset
-        processed = await self._keep_processed(asset, result.analysis)
+        processed = await self._keep_processed(result.asset, result.analysis)
+        await self._to_the_end(self._commit_and_tell(job, result.asset, result.analysis, processed))
+
+    async def _commit_and_tell(
+        self, job: Job, asset: Asset, analysis: Analysis, processed: ProcessedImageRef | None
+    ) -> None:
         image_ids = [processed.public_id] if processed and processed.public_id else []
         try:
             with self._tracing.step("commit"):
-                finished = await self._commit_result(job, asset, result.analysis, processed)
+                finished = await self._commit_result(job, asset, analysis, processed)
         except BaseException:
-            # Refused, or cancelled because the lease was lost: the store knows whether the result stands.
+            # Refused, or cancelled long after the lease was lost: the store knows whether the result stands.
             self._leftovers.discard_later(image_ids)
             raise
         if finished is None:
@@ -155,22 +165,42 @@ class Processing:
         )
 
     async def give_up(self, job: Job, message: str) -> None:
-        """Mark the asset failed with that message, send the failure event and keep the dead letter."""
-        await self._fail(job, message)
-        await self._kept.bury(job, message)
-
-    async def _fail(self, job: Job, message: str) -> None:
+        """Mark the asset failed with that message, keep the dead letter and send the failure event."""
         asset = await self._begin(job, gives_up=True) if _is_ours(job) else None
-        if asset is None:
-            return
+        if asset is None or not await self._to_the_end(self._fail(job, asset, message)):
+            await self._kept.bury(job, message)
+
+    async def _fail(self, job: Job, asset: Asset, message: str) -> bool:
+        """Return False when this run was overtaken."""
         with self._tracing.step("commit"):
             failed = await self._commit(
                 asset, lambda now: self._store.fail(asset.id, job.id, asset.fence, error=message, finished_at=now)
             )
         if failed is None:
             self._drop(asset)
-            return
+            return False
+        # Before the event, which may have to wait for Redis: nobody looks for the job of an asset that has ended.
+        await self._kept.bury(job, message)
         await self._announce(failed)
+        return True
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await what commits and tells of it. When the lease is lost meanwhile it goes on for a while: the fence keeps
+        out what is too late, and of what the store has taken the owner must hear, also when Redis has lost the job.
+        """
+        task = asyncio.create_task(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._late.add(task)
+            task.add_done_callback(self._forget_late)
+            asyncio.get_running_loop().call_later(LATE_SECONDS, task.cancel)
+            raise
+
+    def _forget_late(self, task: asyncio.Task[Any]) -> None:
+        self._late.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("late_commit_failed", cause=cause_of(error))
 
     async def excuse(self, job: Job) -> None:
         """Do not count the job's last start against its asset."""

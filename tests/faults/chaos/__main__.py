@@ -14,12 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.chaos.checker import Report, check
+from tests.faults.chaos.checker import check
 from tests.faults.chaos.clients import User
-from tests.faults.chaos.driver import Driver, Fault, make_plan
+from tests.faults.chaos.driver import Driver
+from tests.faults.chaos.mutant import MUTANTS
+from tests.faults.chaos.operator import Operator
+from tests.faults.chaos.plan import Fault, make_plan
+from tests.faults.chaos.report import Report
 from tests.faults.chaos.world import World
 
 USERS = 8
+# Of the second installation, with the names of the first's; each of them uploads so much less often.
+OTHER_USERS, SLOWER = 2, 8
 
 
 async def run(
@@ -36,11 +42,22 @@ async def run(
 
     pause_seconds: mean pause of a user between two uploads. tells: print how it goes.
     """
-    urls = [service.url for service in world.services]
-    users = [User(f"user-{number}", urls, seed) for number in range(USERS)]
-    driver, is_enough = Driver(world, plan), asyncio.Event()
-    uploading = [asyncio.create_task(user.upload_until(is_enough, pause_seconds)) for user in users]
-    listening = [asyncio.create_task(user.listen()) for user in users]
+    crowds = [
+        [
+            User(f"user-{number}", [service.url for service in each.services], seed)
+            for number in range(USERS if each is world.first else OTHER_USERS)
+        ]
+        for each in world.installations
+    ]
+    users = crowds[0]
+    driver = Driver(world, plan, Operator([service.url for service in world.services], seed))
+    is_enough = asyncio.Event()
+    uploading = [
+        asyncio.create_task(user.upload_until(is_enough, pause_seconds * (1 if crowd is users else SLOWER)))
+        for crowd in crowds
+        for user in crowd
+    ]
+    listening = [asyncio.create_task(user.listen()) for crowd in crowds for user in crowd]
     driving = asyncio.create_task(driver.run())
     started_at = told_at = time.monotonic()
     while not driving.done() or sum(len(user.accepted) for user in users) < uploads:
@@ -50,12 +67,12 @@ async def run(
                 task.result()
         if tells and time.monotonic() - told_at > 15:
             told_at = time.monotonic()
-            accepted, faults = sum(len(user.accepted) for user in users), driver.done.total()
+            accepted, faults = sum(len(user.accepted) for user in users), len(driver.history)
             print(f"{told_at - started_at:6.0f} s  accepted {accepted}  faults {faults}/{len(plan)}", flush=True)
     driving.result()
     is_enough.set()
     await asyncio.gather(*uploading)
-    report = await check(world, users, driver.done, drain_seconds)
+    report = await check(world, crowds, driver, drain_seconds)
     for task in listening:
         task.cancel()
     await asyncio.gather(*listening, return_exceptions=True)
@@ -64,16 +81,22 @@ async def run(
 
 def _run_in_a_world(options: argparse.Namespace, plan: list[Fault]) -> Report:
     with World(
-        processes=options.processes, store=options.store, mutant=options.mutant, ai_delay_ms=options.ai_delay_ms
+        processes=options.processes,
+        store=options.store,
+        mutant=options.mutant,
+        ai_delay_ms=options.ai_delay_ms,
+        is_embedded=options.embedded,
+        is_shared=not options.embedded,
     ) as world:
         try:
             return asyncio.run(run(world, plan, options.uploads, options.seed, pause_seconds=options.pause, tells=True))
         finally:
             if options.log:
                 options.log.mkdir(parents=True, exist_ok=True)
-                for number, service in enumerate(world.services):
-                    lines = (json.dumps(line) for line in service.log)
-                    (options.log / f"{number}.log").write_text("\n".join(lines))
+                for installation in world.installations:
+                    for number, service in enumerate(installation.services):
+                        lines = (json.dumps(line) for line in service.log)
+                        (options.log / f"{installation.prefix}-{number}.log").write_text("\n".join(lines))
 
 
 def main() -> None:
@@ -84,16 +107,24 @@ def main() -> None:
     parser.add_argument("--gap", type=float, default=1.2, help="mean seconds between two faults")
     parser.add_argument("--pause", type=float, default=0.05, help="mean seconds between two uploads of a user")
     parser.add_argument("--processes", type=int, default=3)
+    parser.add_argument("--embedded", action="store_true", help="one process with the Redis that it starts itself")
     parser.add_argument("--store", choices=["sqlite", "mongo"], default="sqlite")
     parser.add_argument("--ai-delay-ms", type=float, default=20)
-    parser.add_argument("--mutant", choices=["fence", "reconciler", "lease", "attempt"], default="")
+    parser.add_argument("--mutant", choices=[*MUTANTS], default="")
     parser.add_argument("--only", help="comma-separated kinds of faults")
     parser.add_argument("--log", type=Path, help="folder for the processes' logs")
     parser.add_argument("--plan", action="store_true", help="print the plan and end")
     options = parser.parse_args()
+    options.processes = 1 if options.embedded else options.processes
     kinds = set(options.only.split(",")) if options.only else None
     plan = make_plan(
-        options.seed, options.faults, options.processes, options.store, gap_seconds=options.gap, kinds=kinds
+        options.seed,
+        options.faults,
+        options.processes,
+        options.store,
+        gap_seconds=options.gap,
+        kinds=kinds,
+        is_embedded=options.embedded,
     )
     if options.plan:
         print(*plan, sep="\n")

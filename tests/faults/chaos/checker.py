@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
+from tests.faults.chaos import dead_letters, deliveries, redis_keys, timeline
 from tests.faults.chaos.clients import User, state_of
+from tests.faults.chaos.driver import Driver
+from tests.faults.chaos.installation import QUEUES, Installation
+from tests.faults.chaos.operator import Operator
+from tests.faults.chaos.report import Report, Seen
 from tests.faults.chaos.world import DECODED, LIMITED, POISON, World, resident_mib
 
 # A start is held against a job at most attempts + stalls times; giving up takes a fence too, and may be repeated.
@@ -19,76 +24,97 @@ FINAL = {"active", "partial", "failed"}
 ENDLESS = "Reading the photo takes too long"
 KILLED = "Reading the photo crashed"
 REASONS = ("AI service", "Processing stalled", "Processing took longer", ENDLESS, KILLED)
-BASE = "pipeline:{ai-processing}:"
 # Users are away for 3 s at times, and their sockets may take a while to notice that a process is gone.
 HEAR_SECONDS = 30.0
-KNOWN_KEYS = {"waiting", "groups", "grouped", "delayed", "leases", "completed", "failed", "wake", "holds", "owner"}
 # What is done to a process may end any job; what is done to an AI service only its own.
 OF_PROCESSES = ("Processing stalled", "Processing took longer")
 POISONED = "AI service unavailable after 3 attempts"
 
 
-@dataclass
-class Report:
-    """What was found. broken: every promise that was not kept, with evidence."""
-
-    broken: list[str] = field(default_factory=list)
-    figures: dict[str, Any] = field(default_factory=dict)
-
-    def expect(self, is_true: bool, promise: str, evidence: object = "") -> None:
-        if not is_true:
-            self.broken.append(f"{promise}: {str(evidence)[:600]}")
-
-
-async def drained(world: World, longest_seconds: float) -> float | None:
-    """Return the seconds until nothing is `processing` any more and the queue is empty, None when that takes too
-    long.
+async def drained(world: World, operator: Operator, longest_seconds: float) -> float | None:
+    """Return the seconds until nothing is `processing` any more, no event is undelivered and every queue is empty,
+    None when that takes too long.
     """
     started_at = time.monotonic()
-    redis = world.redis.client()
     while time.monotonic() - started_at < longest_seconds:
-        counts = [redis.llen(BASE + "waiting"), *(redis.zcard(BASE + name) for name in ("delayed", "leases", "parked"))]
-        if not any(counts) and not await asyncio.to_thread(world.count_unfinished):
+        are_at_rest = [await _is_at_rest(world, each, operator) for each in world.installations]
+        if all(are_at_rest):
             return time.monotonic() - started_at
         await asyncio.sleep(1)
     return None
 
 
-async def check(world: World, users: list[User], faults: Counter[str], longest_seconds: float) -> Report:
-    """Return what the run has shown."""
-    report = Report()
-    drain_seconds = await drained(world, longest_seconds)
+async def _is_at_rest(world: World, installation: Installation, operator: Operator) -> bool:
+    if world.redis is None:
+        status = await operator.status()
+        counts = [status[name] for name in ("waiting", "active", "delayed")]
+    else:
+        redis = world.redis.client()
+        counts = [
+            count
+            for base in map(installation.base, QUEUES)
+            for count in (
+                redis.llen(base + "waiting"),
+                *(redis.zcard(base + name) for name in ("delayed", "leases", "parked")),
+            )
+        ]
+    if any(counts) or await asyncio.to_thread(installation.count_unfinished) > 0:
+        return False
+    undelivered, _ = await asyncio.to_thread(installation.kept, QUEUES[1])
+    return not undelivered
+
+
+async def check(world: World, crowds: list[list[User]], driver: Driver, longest_seconds: float) -> Report:
+    """Return what the run has shown. crowds: the users of each installation."""
+    report, has_faults = Report(), bool(driver.history)
+    drain_seconds = await drained(world, driver.operator, longest_seconds)
     report.expect(drain_seconds is not None, "everything comes to rest", f"not within {longest_seconds:g} s")
+    operators = [driver.operator, *(Operator([each.services[0].url], 0) for each in world.installations[1:])]
+    dead_events = [await operator.rerun_notifications() for operator in operators]
+    if any(dead_events):
+        are_delivered = await drained(world, driver.operator, longest_seconds) is not None
+        report.expect(are_delivered, "dead letters of events come to rest again", dead_events)
     await world.count_provider_calls()
-    documents = await asyncio.to_thread(world.documents)
-    url = world.services[-1].url
-    seen = {user.name: {asset["id"]: asset for asset in await user.assets(url)} for user in users}
-    _check_assets(report, users, seen, documents)
-    await _check_events(report, url, users, seen, documents)
-    _check_fences(report, world, documents)
-    _check_calls(report, world, documents, bool(faults))
-    _check_isolation(report, users, seen, bool(faults))
+    all_seen = [
+        await Seen.by(installation, users, operator)
+        for installation, users, operator in zip(world.installations, crowds, operators, strict=True)
+    ]
+    for seen in all_seen:
+        of_one = Report()
+        _check_assets(of_one, seen)
+        await _check_events(of_one, seen)
+        _check_fences(of_one, seen)
+        _check_calls(of_one, world, seen, has_faults)
+        _check_isolation(of_one, seen, has_faults)
+        await dead_letters.check_all(of_one, seen)
+        deliveries.check_all(of_one, world.receiver, seen)
+        report.add(of_one, "" if seen is all_seen[0] else f"{seen.installation.prefix} ")
+    timeline.check_pauses(report, world, driver)
+    timeline.check_leases(report, world, driver, all_seen[0])
     calls, limited = await world.limited_calls()
     report.figures["limited service"] = f"{calls} calls, {limited} told to wait"
-    _check_redis(report, world)
     _check_processes(report, world)
+    await asyncio.to_thread(redis_keys.check_all, report, world, all_seen)
+    codes = [code for service in world.services for code in service.exit_codes]
+    report.expect(not any(codes), "a process that is asked to end does so with exit code 0", codes)
     report.figures |= {
-        "faults": dict(faults),
-        "refused": dict(sum((user.refused for user in users), Counter[str]())),
+        "asked to end": len(codes),
+        "events rerun": sum(dead_events),
+        "faults": dict(driver.done),
+        "refused": dict(sum((user.refused for users in crowds for user in users), Counter[str]())),
         "drain seconds": drain_seconds and round(drain_seconds, 1),
     }
     return report
 
 
-def _check_assets(
-    report: Report, users: list[User], seen: dict[str, dict[str, Any]], documents: dict[str, dict[str, Any]]
-) -> None:
+def _check_assets(report: Report, seen: Seen) -> None:
+    users, documents = seen.users, seen.documents
     accepted = {asset_id for user in users for asset_id in user.accepted}
     lost = [
         asset_id
         for user in users
         for asset_id in user.accepted
-        if seen[user.name].get(asset_id, {}).get("status") not in FINAL
+        if seen.assets[user.name].get(asset_id, {}).get("status") not in FINAL
     ]
     report.expect(not lost, "every accepted upload reaches its end", f"{len(lost)} lost: {lost[:5]}")
     unexpected = set(documents) - accepted
@@ -96,7 +122,7 @@ def _check_assets(
     report.expect(len(unexpected) <= unsure, "nothing unexpected is stored", f"{len(unexpected)} of at most {unsure}")
     doubled = {key: ids for user in users for key, ids in user.by_key.items() if len(ids) > 1}
     report.expect(not doubled, "one asset per Idempotency-Key", doubled)
-    failed = [asset for assets in seen.values() for asset in assets.values() if asset["status"] == "failed"]
+    failed = [asset for asset in seen.all_assets if asset["status"] == "failed"]
     reasons = Counter(asset["aiMetadata"]["error"].split(" after ")[0] for asset in failed)
     strange = [reason for reason in reasons if not reason.startswith(REASONS)]
     report.expect(not strange, "assets fail only for what was done to them", strange)
@@ -104,18 +130,13 @@ def _check_assets(
         "accepted": len(accepted),
         "lost": len(lost),
         "unexpected": f"{len(unexpected)} (at most {unsure})",
-        "by status": dict(Counter(asset["status"] for assets in seen.values() for asset in assets.values())),
+        "by status": dict(Counter(asset["status"] for asset in seen.all_assets)),
         "failed because": dict(reasons),
     }
 
 
-async def _check_events(
-    report: Report,
-    url: str,
-    users: list[User],
-    seen: dict[str, dict[str, Any]],
-    documents: dict[str, dict[str, Any]],
-) -> None:
+async def _check_events(report: Report, seen: Seen) -> None:
+    users, url = seen.users, seen.installation.services[-1].url
     foreign, stale, unheard = [], [], []
     deadline = time.monotonic() + HEAR_SECONDS
     for user in users:
@@ -124,9 +145,9 @@ async def _check_events(
         async with user.session() as session:
             await user.catch_up(session, url, "1970-01-01T00:00:00Z")
         for asset_id, states in user.heard.items():
-            if documents.get(asset_id, {}).get("userId") != user.name:
+            if seen.documents.get(asset_id, {}).get("userId") != user.name:
                 foreign.append(asset_id)
-            elif states != {state_of(seen[user.name][asset_id])}:
+            elif not seen.is_right(asset_id, states, state_of(seen.assets[user.name][asset_id])):
                 stale.append((asset_id, states))
         unheard += [asset_id for asset_id in user.accepted if asset_id not in user.live]
     report.expect(not foreign, "no event reaches another user", foreign[:5])
@@ -136,29 +157,27 @@ async def _check_events(
     report.figures |= {"foreign": len(foreign), "stale": len(stale), "unheard": len(unheard)}
 
 
-def _check_fences(report: Report, world: World, documents: dict[str, dict[str, Any]]) -> None:
-    committed: dict[str, set[int]] = defaultdict(set)
-    for service in world.services:
-        for line in service.log:
-            if line["event"] == "asset_finished":
-                committed[line["assetId"]].add(line["fence"])
+def _check_fences(report: Report, seen: Seen) -> None:
+    documents, committed = seen.documents, defaultdict[str, set[tuple[str, int]]](set)
+    lines = seen.installation.log
+    for line in lines:
+        if line["event"] == "asset_finished":
+            committed[line["assetId"]].add((line["status"], line["fence"]))
     wrong = {
-        asset_id: (fences, documents[asset_id]["fence"])
-        for asset_id, fences in committed.items()
-        if asset_id in documents and fences != {documents[asset_id]["fence"]}
+        asset_id: (ends, documents[asset_id]["fence"])
+        for asset_id, ends in committed.items()
+        if asset_id in documents
+        and not seen.is_right(asset_id, ends, (documents[asset_id]["status"], documents[asset_id]["fence"]))
     }
     report.expect(not wrong, "the result is the highest fence's", f"{len(wrong)}: {list(wrong.items())[:3]}")
-    lines = [line["event"] for service in world.services for line in service.log]
-    report.figures |= {"results dropped": lines.count("result_dropped"), "leases lost": lines.count("lease_lost")}
+    names = Counter(line["event"] for line in lines)
+    report.figures |= {"results dropped": names["result_dropped"], "leases lost": names["lease_lost"]}
 
 
-def _check_calls(report: Report, world: World, documents: dict[str, dict[str, Any]], has_faults: bool) -> None:
-    calls = world.provider_calls
-    often = {
-        asset_id: count
-        for asset_id, count in calls.items()
-        if count > (documents.get(asset_id) or {"fence": 99})["fence"]
-    }
+def _check_calls(report: Report, world: World, seen: Seen, has_faults: bool) -> None:
+    documents = seen.documents
+    calls = {asset_id: count for asset_id, count in world.provider_calls.items() if asset_id in documents}
+    often = {asset_id: count for asset_id, count in calls.items() if count > documents[asset_id]["fence"]}
     report.expect(not often, "the provider is asked at most once a start", often)
     if not has_faults:
         twice = {asset_id: count for asset_id, count in calls.items() if count != calls_of(documents[asset_id])}
@@ -173,17 +192,16 @@ def _check_calls(report: Report, world: World, documents: dict[str, dict[str, An
     }
 
 
-def calls_of(document: dict[str, Any]) -> int:
+def calls_of(document: Mapping[str, Any]) -> int:
     """Return how often the first AI service is asked for an asset when nothing goes wrong."""
     return 3 if document["category"] == POISON else 1
 
 
-def _check_isolation(
-    report: Report, users: list[User], seen: dict[str, dict[str, Any]], has_faults: bool
-) -> None:
+def _check_isolation(report: Report, seen: Seen, has_faults: bool) -> None:
+    users, known = seen.users, seen.assets
     endless = {asset_id for user in users for asset_id in user.endless}
     # Of what got no clear answer nobody knows which photo it was.
-    assets = [seen[user.name][asset_id] for user in users for asset_id in user.accepted if asset_id in seen[user.name]]
+    assets = [known[user.name][each] for user in users for each in user.accepted if each in known[user.name]]
     ends: dict[str, Counter[str]] = {kind: Counter() for kind in (POISON, LIMITED, DECODED, "endless")}
     for asset in assets:
         kind = "endless" if asset["id"] in endless else asset["category"]
@@ -205,27 +223,10 @@ def _check_isolation(
     report.figures |= {names.get(kind, kind): dict(found) for kind, found in ends.items()}
 
 
-def _check_redis(report: Report, world: World) -> None:
-    redis = world.redis.client()
-    kept: dict[str, set[str]] = {"record:": set(), "state:": set()}
-    strange = []
-    for key in redis.scan_iter(count=1000):
-        name = key.removeprefix(BASE)
-        kind = next((kind for kind in kept if name.startswith(kind)), None)
-        if kind:
-            kept[kind].add(name.removeprefix(kind))
-        elif name not in KNOWN_KEYS and not name.startswith("turn:"):
-            strange.append(key)
-    report.expect(not strange, "Redis holds nothing unknown", strange[:5])
-    failed = set(redis.zrange(BASE + "failed", 0, -1))
-    for kind, ids in kept.items():
-        report.expect(ids == failed, f"a {kind[:-1]} is kept of dead letters only", sorted(ids ^ failed)[:5])
-    report.figures["jobs in Redis"] = {"failed": len(failed), "completed": redis.zcard(BASE + "completed")}
-
-
 def _check_processes(report: Report, world: World) -> None:
-    resident = [resident_mib(service.pid) for service in world.services]
+    services = [service for each in world.installations for service in each.services]
+    resident = [resident_mib(service.pid) for service in services]
     report.expect(max(resident) < MAX_RESIDENT_MIB, "memory stays flat", resident)
-    errors = [line for service in world.services for line in service.log if line.get("level") in ("error", "critical")]
+    errors = [line for each in services for line in each.log if line.get("level") in ("error", "critical")]
     report.expect(not errors, "no unexpected error is logged", [str(line)[:400] for line in errors[:3]])
     report.figures["resident MiB"] = [round(each) for each in resident]

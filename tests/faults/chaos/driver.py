@@ -1,93 +1,42 @@
-"""What goes wrong, and when: decided by the seed alone, before the run begins."""
+"""Causes the faults of a plan and heals each."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import random
 import signal
+import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from itertools import cycle
 
 from redis.exceptions import RedisError
 
-from tests.faults.chaos.world import LEASE_SECONDS, ChaosService, World
+from tests.fake_receiver import Reply
+from tests.faults.chaos.installation import ChaosService
+from tests.faults.chaos.operator import Operator
+from tests.faults.chaos.own_redis import DAMAGES
+from tests.faults.chaos.plan import Caused, Fault
+from tests.faults.chaos.world import World, signal_to
+from tests.redis_server import RedisServer
 
-# How often each kind is chosen, relative to the others.
-WEIGHTS = {
-    "kill service": 4,
-    "terminate service": 3,
-    "stop service": 4,
-    "kill children": 2,
-    "kill redis": 2,
-    "stop redis": 2,
-    "pause redis": 2,
-    "wipe redis": 2,
-    "lose redis": 1,
-    "drop redis connections": 3,
-    "stop store": 2,
-    "kill store": 2,
-    "lock store": 2,
-    "ai fails": 3,
-    "ai asks to wait": 2,
-    "ai sends garbage": 2,
-    "ai hangs": 1,
-    "ai cuts": 2,
-    "kill ai": 1,
-    "cut link": 4,
-    "hold link": 3,
-    "slow link": 3,
-    "reset link": 2,
-    "late commit": 3,
-}
-ON_A_SERVICE = {"kill service", "terminate service", "stop service", "kill children", "late commit"}
-ON_THE_OTHER_STORE = {"sqlite": {"stop store", "kill store"}, "mongo": {"lock store"}}
-ON_A_LINK = {"cut link", "hold link", "slow link", "reset link"}
 KEEPS_BACK = {"hold link", "slow link"}
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing that goes wrong. at: seconds after the start. seconds: how long. process, link: whose and which."""
-
-    at: float
-    kind: str
-    seconds: float
-    process: int
-    link: str
-
-
-def make_plan(
-    seed: int, count: int, processes: int, store: str, *, gap_seconds: float = 1.2, kinds: set[str] | None = None
-) -> list[Fault]:
-    """Return so many faults in order of time. kinds: only these."""
-    chance = random.Random(seed)
-    usable = {
-        kind: weight
-        for kind, weight in WEIGHTS.items()
-        if (kinds is None or kind in kinds) and kind not in ON_THE_OTHER_STORE[store]
-    }
-    links = ("redis", "ai", "store") if store == "mongo" else ("redis", "ai")
-    plan, at = [], 1.0
-    for _ in range(count):
-        (kind,) = chance.choices(list(usable), list(usable.values()))
-        plan.append(Fault(at, kind, chance.uniform(0.5, 4), chance.randrange(processes), chance.choice(links)))
-        at += chance.expovariate(1 / gap_seconds)
-    return plan
-
-
 class Driver:
-    """Causes the faults of a plan and heals each."""
+    """history: what was caused, and when."""
 
-    def __init__(self, world: World, plan: list[Fault]) -> None:
-        self.world, self.plan = world, plan
-        self.done: Counter[str] = Counter()
+    def __init__(self, world: World, plan: list[Fault], operator: Operator) -> None:
+        self.world, self.plan, self.operator = world, plan, operator
+        self.history: list[Caused] = []
+        damaging = [fault.at for fault in plan if fault.kind.startswith("damage")]
+        self.damages = dict(zip(damaging, cycle(DAMAGES)))
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._ways: dict[str, Callable[[Fault], Awaitable[None]]] = {
             "kill service": self._kill_service,
             "terminate service": self._terminate_service,
+            "terminate group": self._terminate_group,
             "stop service": self._stop_service,
             "kill children": self._kill_children,
             "kill redis": self._kill_redis,
@@ -95,7 +44,12 @@ class Driver:
             "stop redis": self._stop_redis,
             "pause redis": self._tell_redis,
             "wipe redis": self._tell_redis,
+            "wipe redis while paused": self._lose_while_paused,
             "drop redis connections": self._tell_redis,
+            "kill own redis": self._kill_own_redis,
+            "damage own redis": self._kill_own_redis,
+            "damage own redis while paused": self._lose_while_paused,
+            "stop own redis": self._stop_own_redis,
             "stop store": self._stop_store,
             "kill store": self._kill_store,
             "lock store": self._lock_store,
@@ -105,6 +59,11 @@ class Driver:
             "ai hangs": self._tell_ai,
             "ai cuts": self._tell_ai,
             "kill ai": self._kill_ai,
+            "receiver fails": self._tell_receiver,
+            "receiver hangs": self._tell_receiver,
+            "receiver refuses": self._tell_receiver,
+            "remove dead letter": self._use_dead_letter,
+            "rerun dead letter": self._use_dead_letter,
             "cut link": self._tamper,
             "hold link": self._tamper,
             "slow link": self._tamper,
@@ -121,19 +80,16 @@ class Driver:
                 await asyncio.sleep(max(0, started_at + fault.at - loop.time()))
                 group.create_task(self._cause(fault))
 
-    async def _cause(self, fault: Fault) -> None:
-        # One fault at a time on one thing: it cannot be stopped and started at once.
-        async with self._locks[self._target(fault)]:
-            await self._ways[fault.kind](fault)
-        self.done[fault.kind] += 1
+    @property
+    def done(self) -> Counter[str]:
+        """How many of each kind were caused and healed."""
+        return Counter(caused.fault.kind for caused in self.history)
 
-    @staticmethod
-    def _target(fault: Fault) -> str:
-        if fault.kind in ON_A_SERVICE:
-            return f"service {fault.process}"
-        if fault.kind in ON_A_LINK:
-            return f"{fault.process}-{fault.link}"
-        return fault.kind.split()[0] if fault.kind.startswith("ai") else fault.kind.split()[1]
+    async def _cause(self, fault: Fault) -> None:
+        async with self._locks[fault.target]:
+            began_at = time.time()
+            await self._ways[fault.kind](fault)
+            self.history.append(Caused(fault, began_at, time.time()))
 
     async def _kill_service(self, fault: Fault) -> None:
         service = self.world.services[fault.process]
@@ -143,27 +99,32 @@ class Driver:
 
     async def _terminate_service(self, fault: Fault) -> None:
         service = self.world.services[fault.process]
-        await asyncio.to_thread(service.stop)
+        service.signal(signal.SIGTERM)
+        await asyncio.to_thread(service.wait_for_end)
         await asyncio.to_thread(service.start)
+
+    async def _terminate_group(self, fault: Fault) -> None:
+        await asyncio.to_thread(self.world.terminate_group, fault.process)
+        await asyncio.to_thread(self.world.services[fault.process].start)
 
     async def _stop_service(self, fault: Fault) -> None:
         service = self.world.services[fault.process]
         service.signal(signal.SIGSTOP)
         # Past its leases, so that others take its jobs over and it comes back with late results.
-        await asyncio.sleep(LEASE_SECONDS + fault.seconds)
+        await asyncio.sleep(service.lease_seconds + fault.seconds)
         service.signal(signal.SIGCONT)
 
     async def _kill_children(self, fault: Fault) -> None:
         self.world.kill_children(fault.process)
 
     async def _kill_redis(self, fault: Fault) -> None:
-        redis = self.world.redis
+        redis = self._shared_redis()
         await asyncio.to_thread(redis.kill, loses_data=fault.kind == "lose redis")
         await asyncio.sleep(fault.seconds)
         await asyncio.to_thread(redis.start)
 
     async def _stop_redis(self, fault: Fault) -> None:
-        await _stop_for(self.world.redis.pid, fault.seconds)
+        await _stop_for(self._shared_redis().pid, fault.seconds)
 
     async def _tell_redis(self, fault: Fault) -> None:
         commands: dict[str, tuple[str | int, ...]] = {
@@ -172,11 +133,65 @@ class Driver:
             "drop redis connections": ("CLIENT", "KILL", "TYPE", "normal" if fault.process else "pubsub"),
         }
         try:
-            await asyncio.to_thread(self.world.redis.client().execute_command, *commands[fault.kind])
+            await asyncio.to_thread(self._shared_redis().client().execute_command, *commands[fault.kind])
         except RedisError:
             pass  # our own connection was cut with the others
         if fault.kind == "pause redis":
             await asyncio.sleep(fault.seconds)
+
+    def _shared_redis(self) -> RedisServer:
+        assert self.world.redis is not None
+        return self.world.redis
+
+    async def _lose_while_paused(self, fault: Fault) -> None:
+        """Pause the queue, take all from Redis, and resume it once that was noticed."""
+        paused_at = await self.operator.pause()
+        if self.world.is_embedded:
+            await self._kill_own_redis(fault)
+        else:
+            await asyncio.sleep(fault.seconds / 2)
+            await asyncio.to_thread(self._shared_redis().client().flushall)
+        await asyncio.sleep(fault.seconds)
+        await self.operator.resume(paused_at)
+
+    async def _kill_own_redis(self, fault: Fault) -> None:
+        service = self.world.services[fault.process]
+        starts = len(service.find("embedded_redis_started"))
+        pid = await asyncio.to_thread(self.world.own_redis_of, fault.process)
+        if fault.kind.startswith("damage"):
+            self.damages[fault.at](self.world.first.folder / "redis")
+        signal_to(pid, signal.SIGKILL)
+        await asyncio.to_thread(service.wait_log, "embedded_redis_started", starts + 1)
+
+    async def _stop_own_redis(self, fault: Fault) -> None:
+        """For a while or, half the time, until it is replaced."""
+        service = self.world.services[fault.process]
+        starts = len(service.find("embedded_redis_started"))
+        pid = await asyncio.to_thread(self.world.own_redis_of, fault.process)
+        signal_to(pid, signal.SIGSTOP)
+        if fault.seconds > 2.25:
+            await asyncio.to_thread(service.wait_log, "embedded_redis_started", starts + 1)
+            return
+        await asyncio.sleep(fault.seconds)
+        signal_to(pid, signal.SIGCONT)
+
+    async def _tell_receiver(self, fault: Fault) -> None:
+        receiver = self.world.receiver
+        if fault.kind == "receiver refuses":
+            receiver.script(*[Reply(410)] * 3)  # each makes a dead letter
+            return
+        if fault.kind == "receiver fails":
+            receiver.script(*[Reply(503)] * 1000)
+        else:
+            receiver.hold()
+        await asyncio.sleep(fault.seconds)
+        receiver.forget()
+        receiver.release()
+
+    async def _use_dead_letter(self, fault: Fault) -> None:
+        # A few at a time.
+        for _ in range(3):
+            await (self.operator.remove_one if fault.kind.startswith("remove") else self.operator.rerun_one)()
 
     async def _stop_store(self, fault: Fault) -> None:
         assert self.world.mongo is not None
@@ -232,7 +247,7 @@ class Driver:
         """Keep what a process is about to commit from the store until others have done its jobs."""
         service, ai_delay_seconds = self.world.services[fault.process], self.world.ai_delay_ms / 1000
         # Long enough for running jobs to come to their commit, and then for others to take them over.
-        to_commit, to_be_done = ai_delay_seconds + 0.1, LEASE_SECONDS + 2
+        to_commit, to_be_done = ai_delay_seconds + 0.1, service.lease_seconds + 2
         await asyncio.to_thread(service.wait_log, "job_claimed", len(service.find("job_claimed")) + 1)
         await asyncio.sleep(ai_delay_seconds / 4)
         if self.world.mongo is None:

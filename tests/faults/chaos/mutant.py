@@ -3,7 +3,9 @@ NAME
 
 fence: a result is committed whatever has happened to the asset meanwhile. reconciler: nobody searches for lost jobs.
 lease: leases are not renewed, nobody stops when one is lost, and an acknowledgement without a lease is taken.
-attempt: a start that the provider answered badly gives its attempt back.
+attempt: a start that the provider answered badly gives its attempt back. undelivered: the store keeps no events.
+burial: the store keeps no dead letters. pause: only Redis knows that a queue is paused. prefix: rooms have one name
+whatever QUEUE_PREFIX says.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from pipeline.errors import PermanentJobError
 from pipeline.queue import attempt, queue
 from pipeline.queue.claim import Claim
 from pipeline.queue.queue import JobQueue
+from pipeline.rooms.fanout import RoomFanout
+from pipeline.usecases.kept_jobs import KeptJobs
+from pipeline.usecases.pause import Pause
 from pipeline.usecases.reconciler import Reconciler
 
 
@@ -63,11 +68,48 @@ def without_attempts() -> None:
     attempt._spends_attempt = lambda error: isinstance(error, PermanentJobError)
 
 
+def without_undelivered() -> None:
+    KeptJobs.keep = _nothing  # type: ignore[method-assign, assignment]
+
+
+def without_burial() -> None:
+    KeptJobs.bury = _nothing  # type: ignore[method-assign, assignment]
+
+
+def without_pause() -> None:
+    async def set_in_redis(self: Pause) -> None:
+        await self._queue.pause()
+
+    async def is_not_known(self: Pause) -> bool:
+        return False
+
+    Pause.set = set_in_redis  # type: ignore[method-assign]
+    Pause.is_set = is_not_known  # type: ignore[method-assign]
+    Pause.enforce = _nothing  # type: ignore[method-assign, assignment]
+
+
+def without_prefix() -> None:
+    begin = RoomFanout.__init__
+
+    def begin_as_all_others(self: RoomFanout, *arguments: Any, prefix: str, **options: Any) -> None:
+        begin(self, *arguments, **options)
+
+    RoomFanout.__init__ = begin_as_all_others  # type: ignore[method-assign]
+
+
+async def _nothing(*_: object) -> None:
+    """Stand for what is not done."""
+
+
 MUTANTS = {
     "fence": without_fence,
     "reconciler": without_reconciler,
     "lease": without_lease,
     "attempt": without_attempts,
+    "undelivered": without_undelivered,
+    "burial": without_burial,
+    "pause": without_pause,
+    "prefix": without_prefix,
 }
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""What a run consists of: service processes, Redis, a store, two AI services, and the links between them.
+"""What a run consists of: service processes, Redis, a store, two AI services, a receiver of webhooks, the links between
+them, and a second installation that shares Redis, AI services and receiver.
 
 Photos of the category POISON the first AI service always answers with 500; those of LIMITED are for the second, which
 takes few calls a second and says so; those of DECODED go through the sandbox before the first AI service is asked.
@@ -7,32 +8,33 @@ takes few calls a second and says so; those of DECODED go through the sandbox be
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import signal
 import sqlite3
 import tempfile
 import time
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-import pymongo
-from bson import ObjectId
+from redis import Redis
 
+from tests.fake_receiver import running_in_thread
+from tests.faults.chaos.installation import ChaosService, Installation
 from tests.mongo_server import MongoServer
 from tests.redis_server import RedisServer
-from tests.service import AiService, Service
+from tests.service import AiService
 from tests.toxiproxy import Link, Toxiproxy, free_port
 
-LEASE_SECONDS = 2
+# LEASE_SECONDS and RENEW_SECONDS of one process after the other.
+LEASES = ((2, 0.5), (5, 1.5), (12, 4))
 POISON, LIMITED, DECODED = "lego", "camera", "other"
 LIMITED_PER_SECOND = 3
 PACKAGES = Path(__file__).parent / "packages"
 # Short, so that a run sees many leases end; the relations are those of the defaults.
 SETTINGS = {
-    "LEASE_SECONDS": str(LEASE_SECONDS),
-    "RENEW_SECONDS": "0.5",
     "RECONCILE_SECONDS": "2",
     "RECONCILE_AGE_SECONDS": "2",
     "BACKOFF_MS": "100",
@@ -41,65 +43,90 @@ SETTINGS = {
     "STORAGE_TIMEOUT_SECONDS": "5",
     "SHUTDOWN_SECONDS": "2",
     "BREAKER_PROBE_SECONDS": "2",
+    "NOTIFIERS": "websocket,webhook",
+    "NOTIFIER_BACKOFF_MS": "50",
+    "PLUGIN_WEBHOOK_SECRET": f"whsec_{base64.b64encode(b'k' * 32).decode()}",
+    "PLUGIN_WEBHOOK_ALLOW_PRIVATE": "true",
 }
-
-
-class ChaosService(Service):
-    """A service whose log is kept over all its lives."""
-
-    def __init__(self, *arguments: Any, **environment: str) -> None:
-        super().__init__(*arguments, **environment)
-        self.earlier: list[dict[str, Any]] = []
-
-    def start(self) -> None:
-        self.earlier += self.lines
-        super().start()
-
-    @property
-    def log(self) -> list[dict[str, Any]]:
-        """Every line so far, those of killed processes included."""
-        return self.earlier + self.lines
+FIRST, SECOND = "pipeline", "second"
 
 
 class World:
     """Everything of one run; `with` starts and ends it all."""
 
-    def __init__(self, *, processes: int = 3, store: str = "mongo", mutant: str = "", ai_delay_ms: float = 20) -> None:
-        """store: mongo or sqlite. mutant: see mutant.py."""
+    def __init__(
+        self,
+        *,
+        processes: int = 3,
+        store: str = "mongo",
+        mutant: str = "",
+        ai_delay_ms: float = 20,
+        is_embedded: bool = False,
+        is_shared: bool = False,
+    ) -> None:
+        """store: mongo or sqlite. mutant: see mutant.py. is_embedded: the only process has the Redis that it starts.
+
+        is_shared: a second installation uses the same Redis.
+        """
+        assert not is_embedded or processes == 1 and not is_shared
         self.processes, self.store, self.mutant, self.ai_delay_ms = processes, store, mutant, ai_delay_ms
+        self.is_embedded, self.is_shared = is_embedded, is_shared
         self.provider_calls: dict[str, int] = {}
 
     def __enter__(self) -> World:
         with ExitStack() as stack:
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
-            self.redis = stack.enter_context(RedisServer())
+            self.redis = None if self.is_embedded else stack.enter_context(RedisServer())
             self.ai = stack.enter_context(AiService(numbered=True, delay_ms=self.ai_delay_ms, poison=POISON))
             self.limited_ai = stack.enter_context(AiService(numbered=True, per_second=LIMITED_PER_SECOND))
+            self.receiver = stack.enter_context(running_in_thread())
             self.mongo = stack.enter_context(MongoServer()) if self.store == "mongo" else None
             self.network = stack.enter_context(Toxiproxy())
             self.links: dict[str, Link] = {}
-            self.services = [self._service(number) for number in range(self.processes)]
-            for service in self.services:
+            names = {FIRST: range(self.processes)} | ({SECOND: range(1)} if self.is_shared else {})
+            self.installations = [
+                Installation(
+                    prefix, self.folder / prefix, self.mongo, [self._service(prefix, number) for number in numbers]
+                )
+                for prefix, numbers in names.items()
+            ]
+            for service in (service for each in self.installations for service in each.services):
                 stack.callback(self._end, service)
                 service.start()
             self._stack = stack.pop_all()
         return self
+
+    @property
+    def first(self) -> Installation:
+        """The installation that things happen to."""
+        return self.installations[0]
+
+    @property
+    def services(self) -> list[ChaosService]:
+        """Its processes."""
+        return self.first.services
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
 
-    def _service(self, number: int) -> ChaosService:
-        redis = self._link(f"{number}-redis", self.redis.port)
-        ai = self._link(f"{number}-ai", int(self.ai.url.rpartition(":")[2]))
-        settings = SETTINGS | {"PORT": str(free_port()), "REDIS_URL": f"redis://127.0.0.1:{redis.port}/0"}
+    def _service(self, prefix: str, number: int) -> ChaosService:
+        name = f"{number}" if prefix == FIRST else f"{prefix}-{number}"
+        ai = self._link(f"{name}-ai", int(self.ai.url.rpartition(":")[2]))
+        lease_seconds, renew_seconds = LEASES[number % len(LEASES)]
+        settings = SETTINGS | {"PORT": str(free_port()), "QUEUE_PREFIX": prefix, "PYTHONPATH": str(PACKAGES)}
+        settings |= {"LEASE_SECONDS": str(lease_seconds), "RENEW_SECONDS": str(renew_seconds)}
         settings |= {"AI_PROVIDER_BY_CATEGORY": f"{LIMITED}=limited,{DECODED}=decoding"}
         settings |= {"PLUGIN_LIMITED_URL": self.limited_ai.url, "PLUGIN_DECODING_URL": f"http://127.0.0.1:{ai.port}"}
-        settings |= {"PYTHONPATH": str(PACKAGES)}
+        settings |= {"PLUGIN_WEBHOOK_URL": f"{self.receiver.url}/{prefix}"}
+        if self.redis is not None:
+            settings["REDIS_URL"] = f"redis://127.0.0.1:{self._link(f'{name}-redis', self.redis.port).port}/0"
         if self.mongo is not None:
-            settings["MONGODB_URI"] = f"mongodb://127.0.0.1:{self._link(f'{number}-store', self.mongo.port).port}/chaos"
-        service = ChaosService(self.folder, f"http://127.0.0.1:{ai.port}", **settings)
+            store = self._link(f"{name}-store", self.mongo.port)
+            settings["MONGODB_URI"] = f"mongodb://127.0.0.1:{store.port}/{prefix}"
+        folder = self.folder / prefix
+        service = ChaosService(folder, f"http://127.0.0.1:{ai.port}", lease_seconds=lease_seconds, **settings)
         if self.mutant:
             service.command = ("-m", "tests.faults.chaos.mutant", self.mutant)
         return service
@@ -123,46 +150,69 @@ class World:
         state = await asyncio.to_thread(self.limited_ai.state)
         return state["calls"], state["limited"]
 
-    def count_unfinished(self) -> int:
-        """Return how many assets are `processing`, straight from the store."""
-        if self.mongo is None:
-            with closing(sqlite3.connect(self.folder / "assets.sqlite")) as connection:
-                found: int = connection.execute("SELECT count(*) FROM assets WHERE status = 'processing'").fetchone()[0]
-                return found
-        with pymongo.MongoClient[dict[str, Any]](self.mongo.uri("chaos")) as client:
-            return client["chaos"]["assets"].count_documents({"status": "processing"})
-
     def kill_children(self, process: int) -> None:
         """Kill -9 the sandbox's children of a service, as the kernel does when memory is short."""
-        for pid in children_of(self.services[process].pid):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for pid in sandboxes_of(self.services[process].pid):
+            signal_to(pid, signal.SIGKILL)
+
+    def terminate_group(self, process: int) -> None:
+        """SIGTERM to a service and all its children, as a supervisor sends it."""
+        service = self.services[process]
+        for pid in [service.pid, *children_of(service.pid)]:
+            signal_to(pid, signal.SIGTERM)
+        service.wait_for_end()
+
+    def own_redis_of(self, process: int) -> int:
+        """Return the process id of the embedded Redis of a service, while it has one."""
+        pid = self.services[process].pid
+        deadline = time.monotonic() + 30
+        while not (found := set(children_of(pid)) - set(sandboxes_of(pid))):
+            assert time.monotonic() < deadline, "the service has no Redis any more"
+            time.sleep(0.02)
+        return found.pop()
 
     def lock_store(self, seconds: float) -> None:
         """Let nobody write to the SQLite file for that long."""
-        with closing(sqlite3.connect(self.folder / "assets.sqlite", timeout=30, isolation_level=None)) as connection:
+        path = self.first.folder / "assets.sqlite"
+        with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             time.sleep(seconds)
             connection.execute("ROLLBACK")
 
-    def documents(self) -> dict[str, dict[str, Any]]:
-        """Return {asset id: {"userId", "category", "status", "fence", "excused"}} straight from the store."""
-        if self.mongo is None:
-            with closing(sqlite3.connect(self.folder / "assets.sqlite")) as connection:
-                names = ("userId", "category", "status", "fence", "excused")
-                rows = connection.execute(f"SELECT id, {', '.join(names)} FROM assets").fetchall()
-            return {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
-        with pymongo.MongoClient[dict[str, Any]](self.mongo.uri("chaos")) as client:
-            return {str(ObjectId(found["_id"])): found for found in client["chaos"]["assets"].find()}
+    @contextmanager
+    def redis_at_rest(self) -> Iterator[Redis]:
+        """Yield a client of Redis, for a look at what it holds. The embedded one is ended, and its files are read."""
+        if self.redis is not None:
+            yield self.redis.client()
+            return
+        self.services[0].signal(signal.SIGTERM)
+        self.services[0].wait_for_end()
+        with RedisServer("--dir", str(self.first.folder / "redis")) as server:
+            yield server.client()
+
+
+def signal_to(pid: int, number: signal.Signals) -> None:
+    """Send the signal to a process that may have ended."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the process ids of the sandbox's children of a service; none where /proc is missing or it has ended."""
+    """Return the process ids of the children of a service; none where /proc is missing or it has ended."""
     try:
-        children = (Path("/proc") / str(pid) / "task" / str(pid) / "children").read_text().split()
-        return [int(each) for each in children if b"sandbox" in (Path("/proc") / each / "cmdline").read_bytes()]
+        return [int(each) for each in (Path("/proc") / str(pid) / "task" / str(pid) / "children").read_text().split()]
     except OSError:
         return []
+
+
+def sandboxes_of(pid: int) -> list[int]:
+    """Return those of the children in which photos are decoded."""
+    found = []
+    for each in children_of(pid):
+        with suppress(OSError):
+            if b"sandbox" in (Path("/proc") / str(each) / "cmdline").read_bytes():
+                found.append(each)
+    return found
 
 
 def resident_mib(pid: int) -> float:

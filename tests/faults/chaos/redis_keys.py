@@ -1,0 +1,50 @@
+"""What Redis holds at the end: nothing unknown, nothing left behind, nothing of another installation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.faults.chaos.installation import QUEUES
+from tests.faults.chaos.report import Report, Seen
+from tests.faults.chaos.world import World
+
+KNOWN_KEYS = {"waiting", "groups", "grouped", "delayed", "leases", "completed", "failed", "wake", "holds", "owner"}
+
+
+def check_all(report: Report, world: World, all_seen: list[Seen]) -> None:
+    """Look at every key."""
+    bases = {seen.installation.base(queue): seen for seen in all_seen for queue in QUEUES}
+    with world.redis_at_rest() as redis:
+        keys: dict[str, list[str]] = {base: [] for base in bases}
+        strange: list[str] = []
+        for key in redis.scan_iter(count=1000):
+            base = next((base for base in bases if key.startswith(base)), None)
+            (strange if base is None else keys[base]).append(key if base is None else key.removeprefix(base))
+        for base, names in keys.items():
+            strange += _check_queue(report, redis, base, names)
+        report.expect(not strange, "Redis holds nothing unknown", strange[:5])
+        jobs: dict[str, Any] = {}
+        for base, seen in bases.items():
+            jobs[base] = {name: set(redis.zrange(base + name, 0, -1)) for name in ("failed", "completed")}
+            others = [each for other in all_seen if other is not seen for each in other.documents.values()]
+            mixed = (jobs[base]["failed"] | jobs[base]["completed"]) & {each["processingJobId"] for each in others}
+            report.expect(not mixed, "no installation has jobs of another", sorted(mixed)[:5])
+        report.figures["jobs in Redis"] = {
+            base: {name: len(ids) for name, ids in found.items()} for base, found in jobs.items()
+        }
+
+
+def _check_queue(report: Report, redis: Any, base: str, names: list[str]) -> list[str]:
+    """Return the keys nobody knows."""
+    kept: dict[str, set[str]] = {"record:": set(), "state:": set()}
+    strange = []
+    for name in names:
+        kind = next((kind for kind in kept if name.startswith(kind)), None)
+        if kind:
+            kept[kind].add(name.removeprefix(kind))
+        elif name not in KNOWN_KEYS and not name.startswith("turn:"):
+            strange.append(base + name)
+    failed = set(redis.zrange(base + "failed", 0, -1))
+    for kind, ids in kept.items():
+        report.expect(ids == failed, f"a {kind[:-1]} is kept of dead letters only", sorted(ids ^ failed)[:5])
+    return strange
