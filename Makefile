@@ -15,9 +15,9 @@ setup: .venv/installed-test  ## install all that demo, test and lint need
 test: .venv/installed-test  ## all tests; what needs a part this machine lacks skips with a reason
 	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
-chaos: .venv/installed-test  ## 10,000 uploads under 210 faults, on SQLite and on DocumentDB or MongoDB; fifteen minutes
+chaos: .venv/installed-test  ## 10,000 uploads under 210 faults, on SQLite and on DocumentDB or MongoDB; twenty minutes
 	@$(BIN)/python -m tests.faults.chaos --store sqlite --uploads 10000 --faults 210
-	@$(BIN)/python -m tests.faults.chaos --store sqlite --uploads 1000 --faults 40 --processes 1
+	@$(BIN)/python -m tests.faults.chaos --store sqlite --uploads 1000 --faults 50 --embedded
 	@$(BIN)/python -m tests.faults.chaos --store mongo --uploads 10000 --faults 210
 
 bench: .venv/installed-bench  ## side by side with what you would pick instead; half an hour, npm and PyPI are needed

@@ -174,6 +174,13 @@ class JobQueue:
             restored += sum(_checked(reply) != "exists" for reply in replies)
         return restored
 
+    async def completed(self, job_ids: Sequence[str]) -> list[str]:
+        """Return those that Redis remembers as completed."""
+        if not job_ids:
+            return []
+        scores = await self._call(lambda link: link.ask("ZMSCORE", self._key["completed"], *job_ids))
+        return [job_id for job_id, score in zip(job_ids, scores, strict=True) if score is not None]
+
     async def restore_failed(self, dead: Sequence[FailedJob]) -> int:
         """Put back those dead letters that Redis does not know; return how many."""
         restored = 0

@@ -53,7 +53,11 @@ class KeptJobs:
         page = await self._store.kept(self._kind, limit=limit, after=after)
         ready = [kept for kept in page if kept.at < before]
         oldest = utc_now() - self._keep_failed
-        restored = await self._queue.restore([_waiting(kept) for kept in ready if "failed" not in kept.data])
+        waiting = [_waiting(kept) for kept in ready if "failed" not in kept.data]
+        restored = await self._queue.restore(waiting)
+        # One that was announced again after its delivery was kept again.
+        if done := await self._queue.completed([job.id for job in waiting]):
+            await self.forget(*done)
         restored += await self._queue.restore_failed(
             [_failed(kept, kept.data["failed"]) for kept in ready if "failed" in kept.data and kept.at > oldest]
         )

@@ -7,13 +7,12 @@ nothing, however late it comes.
 
 from __future__ import annotations
 
-import asyncio
 import io
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import structlog
 
@@ -24,18 +23,15 @@ from pipeline.errors import PermanentJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, JobEvent
 from pipeline.metrics import Metrics
 from pipeline.queue.job import Finish, Job, Outcome
-from pipeline.texts import HALVES, cause_of
+from pipeline.texts import HALVES
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.committing import until_stored
+from pipeline.usecases.endings import Endings
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.storage import ImageStorage
 
 log = structlog.get_logger(__name__)
-
-T = TypeVar("T")
-# For a commit that was on its way when the lease was lost, and for telling of it.
-LATE_SECONDS = 5.0
 
 
 class Plugins(ImageStorage, Protocol):
@@ -91,7 +87,7 @@ class Processing:
         self._provider_timeout_seconds = provider_timeout_seconds
         self._max_starts = max_starts
         self._tracing = tracing
-        self._late: set[asyncio.Task[Any]] = set()
+        self._endings = Endings()
 
     def describe(self, job: Job) -> Mapping[str, str]:
         """Return the log field that names the asset."""
@@ -128,7 +124,7 @@ class Processing:
         NotStorable when the store will never take the result.
         """
         processed = await self._keep_processed(result.asset, result.analysis)
-        await self._to_the_end(self._commit_and_tell(job, result.asset, result.analysis, processed))
+        await self._endings.reach(self._commit_and_tell(job, result.asset, result.analysis, processed))
 
     async def _commit_and_tell(
         self, job: Job, asset: Asset, analysis: Analysis, processed: ProcessedImageRef | None
@@ -167,7 +163,7 @@ class Processing:
     async def give_up(self, job: Job, message: str) -> None:
         """Mark the asset failed with that message, keep the dead letter and send the failure event."""
         asset = await self._begin(job, gives_up=True) if _is_ours(job) else None
-        if asset is None or not await self._to_the_end(self._fail(job, asset, message)):
+        if asset is None or not await self._endings.reach(self._fail(job, asset, message)):
             await self._kept.bury(job, message)
 
     async def _fail(self, job: Job, asset: Asset, message: str) -> bool:
@@ -183,24 +179,6 @@ class Processing:
         await self._kept.bury(job, message)
         await self._announce(failed)
         return True
-
-    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await what commits and tells of it. When the lease is lost meanwhile it goes on for a while: the fence keeps
-        out what is too late, and of what the store has taken the owner must hear, also when Redis has lost the job.
-        """
-        task = asyncio.create_task(work)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            self._late.add(task)
-            task.add_done_callback(self._forget_late)
-            asyncio.get_running_loop().call_later(LATE_SECONDS, task.cancel)
-            raise
-
-    def _forget_late(self, task: asyncio.Task[Any]) -> None:
-        self._late.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.warning("late_commit_failed", cause=cause_of(error))
 
     async def excuse(self, job: Job) -> None:
         """Do not count the job's last start against its asset."""

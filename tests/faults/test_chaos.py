@@ -9,8 +9,9 @@ import asyncio
 import pytest
 
 from tests.faults.chaos.__main__ import run
-from tests.faults.chaos.checker import ENDLESS, POISONED, Report
-from tests.faults.chaos.driver import make_plan
+from tests.faults.chaos.checker import ENDLESS, POISONED
+from tests.faults.chaos.plan import make_plan
+from tests.faults.chaos.report import Report
 from tests.faults.chaos.world import World
 
 
@@ -26,17 +27,37 @@ def chaos(
     ai_delay_ms: float = 20,
     pause_seconds: float = 0.3,
     drain_seconds: float = 90,
+    is_embedded: bool = False,
+    is_shared: bool = False,
 ) -> Report:
-    plan = make_plan(seed, faults, processes, store, gap_seconds=1, kinds=kinds)
-    with World(processes=processes, store=store, mutant=mutant, ai_delay_ms=ai_delay_ms) as world:
+    plan = make_plan(seed, faults, processes, store, gap_seconds=1, kinds=kinds, is_embedded=is_embedded)
+    with World(
+        processes=processes,
+        store=store,
+        mutant=mutant,
+        ai_delay_ms=ai_delay_ms,
+        is_embedded=is_embedded,
+        is_shared=is_shared,
+    ) as world:
         pauses = {"pause_seconds": pause_seconds, "drain_seconds": drain_seconds}
         return asyncio.run(run(world, plan, uploads, seed, **pauses))
 
 
 @pytest.mark.parametrize(("seed", "processes", "store"), [(103, 3, "mongo"), (104, 1, "sqlite")])
 def test_chaos_loses_and_doubles_nothing(seed: int, processes: int, store: str) -> None:
-    """Ten faults while eight users upload; replay: python -m tests.faults.chaos with these values and --gap 1."""
-    report = chaos(seed=seed, faults=10, processes=processes, store=store, uploads=100)
+    """Ten faults while eight users upload, to three processes that share a Redis with another installation, and to one
+    that has a Redis of its own; replay: python -m tests.faults.chaos with these values and --gap 1.
+    """
+    is_embedded = processes == 1
+    report = chaos(
+        seed=seed,
+        faults=10,
+        processes=processes,
+        store=store,
+        uploads=100,
+        is_embedded=is_embedded,
+        is_shared=not is_embedded,
+    )
     assert report.broken == [], (seed, report.figures)
     assert sum(report.figures["faults"].values()) == 10 and report.figures["accepted"] >= 100
 
@@ -80,6 +101,28 @@ def test_checker_sees_answered_failures_that_give_their_attempt_back() -> None:
     """Photos that are always answered with 500 never come to an end."""
     report = chaos(seed=1, faults=0, processes=2, store="sqlite", uploads=60, mutant="attempt", drain_seconds=15)
     assert any(promise.startswith("every accepted upload") for promise in report.broken), report.broken
+
+
+def test_checker_sees_events_that_only_redis_knows() -> None:
+    """A receiver answers 503 while Redis is wiped, and what waits for the next try is gone."""
+    kinds = {"receiver fails", "wipe redis"}
+    report = chaos(
+        seed=2, faults=6, processes=1, store="sqlite", uploads=60, kinds=kinds, mutant="undelivered", drain_seconds=20
+    )
+    assert any(promise.startswith("every finished asset's event") for promise in report.broken), report.broken
+
+
+def test_checker_sees_a_pause_that_only_redis_knows() -> None:
+    """Redis is wiped, and the paused queue runs."""
+    kinds = {"wipe redis while paused"}
+    report = chaos(seed=1, faults=1, processes=1, store="sqlite", uploads=20, kinds=kinds, mutant="pause")
+    assert any(promise.startswith("no job starts while") for promise in report.broken), report.broken
+
+
+def test_checker_sees_rooms_that_installations_share() -> None:
+    """Users of the same id hear of each other's photos."""
+    report = chaos(seed=1, faults=0, processes=1, store="sqlite", uploads=60, mutant="prefix", is_shared=True)
+    assert any(promise.startswith("no event reaches another user") for promise in report.broken), report.broken
 
 
 # Over a network a commit is not always on the wire when it is held, so that is tried three times.

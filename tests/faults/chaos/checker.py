@@ -31,49 +31,44 @@ OF_PROCESSES = ("Processing stalled", "Processing took longer")
 POISONED = "AI service unavailable after 3 attempts"
 
 
-async def drained(world: World, operator: Operator, longest_seconds: float) -> float | None:
+async def drained(world: World, operator: Operator, report: Report, longest_seconds: float) -> float | None:
     """Return the seconds until nothing is `processing` any more, no event is undelivered and every queue is empty,
     None when that takes too long.
     """
     started_at = time.monotonic()
     while time.monotonic() - started_at < longest_seconds:
-        are_at_rest = [await _is_at_rest(world, each, operator) for each in world.installations]
-        if all(are_at_rest):
+        left = {each.prefix: await _left(world, each, operator) for each in world.installations}
+        if not any(left.values()):
             return time.monotonic() - started_at
         await asyncio.sleep(1)
+    report.expect(False, "everything comes to rest", f"not within {longest_seconds:g} s: {left}")
     return None
 
 
-async def _is_at_rest(world: World, installation: Installation, operator: Operator) -> bool:
+async def _left(world: World, installation: Installation, operator: Operator) -> dict[str, Any]:
+    """Return what there is yet to do."""
+    left: dict[str, Any] = {}
     if world.redis is None:
         status = await operator.status()
-        counts = [status[name] for name in ("waiting", "active", "delayed")]
+        left = {name: status[name] for name in ("waiting", "active", "delayed")}
     else:
         redis = world.redis.client()
-        counts = [
-            count
-            for base in map(installation.base, QUEUES)
-            for count in (
-                redis.llen(base + "waiting"),
-                *(redis.zcard(base + name) for name in ("delayed", "leases", "parked")),
-            )
-        ]
-    if any(counts) or await asyncio.to_thread(installation.count_unfinished) > 0:
-        return False
-    undelivered, _ = await asyncio.to_thread(installation.kept, QUEUES[1])
-    return not undelivered
+        for base in map(installation.base, QUEUES):
+            left[base + "waiting"] = redis.llen(base + "waiting")
+            left |= {base + name: redis.zcard(base + name) for name in ("delayed", "leases", "parked")}
+    left["processing"] = await asyncio.to_thread(installation.count_unfinished)
+    left["undelivered"] = sorted((await asyncio.to_thread(installation.kept, QUEUES[1]))[0])[:5]
+    return {name: found for name, found in left.items() if found}
 
 
 async def check(world: World, crowds: list[list[User]], driver: Driver, longest_seconds: float) -> Report:
     """Return what the run has shown. crowds: the users of each installation."""
     report, has_faults = Report(), bool(driver.history)
-    drain_seconds = await drained(world, driver.operator, longest_seconds)
-    report.expect(drain_seconds is not None, "everything comes to rest", f"not within {longest_seconds:g} s")
+    drain_seconds = await drained(world, driver.operator, report, longest_seconds)
     operators = [driver.operator, *(Operator([each.services[0].url], 0) for each in world.installations[1:])]
     dead_events = [await operator.rerun_notifications() for operator in operators]
     if any(dead_events):
-        are_delivered = await drained(world, driver.operator, longest_seconds) is not None
-        report.expect(are_delivered, "dead letters of events come to rest again", dead_events)
+        await drained(world, driver.operator, report, longest_seconds)
     await world.count_provider_calls()
     all_seen = [
         await Seen.by(installation, users, operator)

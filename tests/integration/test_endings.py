@@ -1,0 +1,127 @@
+"""What a run has brought to the store is told, also when the run is cancelled meanwhile or Redis is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tornado.ioloop import IOLoop
+
+from pipeline.assets.asset import Asset, AssetStatus, utc_now
+from pipeline.assets.sqlite import SqliteAssetStore
+from pipeline.errors import DependencyUnavailable
+from pipeline.metrics import Metrics
+from pipeline.queue.job import Finish, NewJob, Outcome
+from pipeline.queue.queue import JobQueue
+from pipeline.usecases.kept_jobs import KeptJobs
+from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.processing import Processing
+from tests.integration.test_processing import Plugins, submit
+from tests.workers import Bench
+
+KIND = "job of ai-processing"
+
+
+@pytest.fixture
+def store(io_loop: IOLoop, tmp_path: Path) -> Iterator[SqliteAssetStore]:
+    store = SqliteAssetStore(tmp_path / "assets.sqlite")
+    io_loop.run_sync(store.open)
+    yield store
+    io_loop.run_sync(store.close)
+
+
+@pytest.fixture
+def plugins() -> Plugins:
+    return Plugins()
+
+
+@pytest.fixture
+def processing(store: SqliteAssetStore, plugins: Plugins) -> Processing:
+    kept = KeptJobs(store, JobQueue("redis://none"), keep_failed_seconds=60, max_age_seconds=60)
+    return Processing(store, plugins, plugins, kept, Metrics(), leftovers=Leftovers(store, plugins))
+
+
+@pytest.mark.fault("E21")
+@pytest.mark.gen_test
+@pytest.mark.parametrize("end", ["active", "failed"])
+async def test_commit_that_was_on_its_way_when_the_lease_was_lost_is_told(
+    processing: Processing, store: SqliteAssetStore, plugins: Plugins, end: str
+) -> None:
+    """The store takes the result after the run was cancelled: the owner hears of it, and a dead letter is kept, without
+    another run, which there is none of when Redis has lost the job.
+    """
+    asset, job = await submit(store)
+    begun, is_free, told = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    name = "finish" if end == "active" else "fail"
+    write, announce = getattr(store, name), plugins.announce
+
+    async def write_late(*arguments: Any, **values: Any) -> Asset | None:
+        begun.set()
+        await is_free.wait()
+        result: Asset | None = await write(*arguments, **values)
+        return result
+
+    async def announce_and_tell(event: Mapping[str, Any], user_id: str) -> None:
+        await announce(event, user_id)
+        told.set()
+
+    setattr(store, name, write_late)
+    plugins.announce = announce_and_tell  # type: ignore[method-assign]
+    if end == "active":
+        result = await processing.process(job)
+        assert result is not None
+        run = asyncio.create_task(processing.commit(job, result))
+    else:
+        run = asyncio.create_task(processing.give_up(job, "no"))
+    await begun.wait()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    is_free.set()
+    async with asyncio.timeout(5):
+        await told.wait()
+    current = await store.get(asset.id)
+    assert current is not None and current.status is AssetStatus(end)
+    assert [event["status"] for event, _ in plugins.events] == [end]
+    assert [kept.id for kept in await store.kept(KIND, limit=9)] == ([job.id] if end == "failed" else [])
+
+
+@pytest.mark.fault("E21")
+@pytest.mark.gen_test
+async def test_dead_letter_is_kept_before_the_event_is_sent(
+    processing: Processing, store: SqliteAssetStore, plugins: Plugins
+) -> None:
+    """Redis is away and takes no event: should it come back empty, nobody looks for the job of a failed asset."""
+    asset, job = await submit(store)
+
+    async def refuse(event: Mapping[str, Any], user_id: str) -> None:
+        raise DependencyUnavailable("The queue cannot be reached")
+
+    plugins.announce = refuse  # type: ignore[method-assign]
+    with pytest.raises(DependencyUnavailable):
+        await processing.give_up(job, "no")
+    current = await store.get(asset.id)
+    assert current is not None and current.status is AssetStatus.FAILED
+    assert [kept.data["failed"]["error"] for kept in await store.kept(KIND, limit=9)] == ["no"]
+
+
+@pytest.mark.fault("E21")
+@pytest.mark.gen_test
+async def test_job_that_is_kept_again_after_its_end_is_forgotten(store: SqliteAssetStore, redis_url: str) -> None:
+    """An event that is announced twice is kept once more after its delivery: the search sees that it is done."""
+    bench = Bench(redis_url)
+    kept = KeptJobs(store, bench.queue, keep_failed_seconds=60, max_age_seconds=60)
+    try:
+        await bench.queue.enqueue("ai-processing:one", {})
+        (job,) = (await bench.queue.step("worker:1", [], 1)).claimed
+        await bench.queue.step("worker:2", [Finish(job, Outcome.COMPLETED)], 0)
+        for job_id in ("ai-processing:one", "ai-processing:two"):
+            await kept.keep(NewJob(job_id, {}))
+        assert await kept.mend(utc_now() + timedelta(seconds=1), None, 10) == (1, None)
+        assert [each.id for each in await store.kept(KIND, limit=9)] == ["ai-processing:two"]
+    finally:
+        await bench.close()
