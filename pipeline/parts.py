@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 from pipeline.assets.asset import CATEGORIES, Asset, utc_now
@@ -18,7 +17,7 @@ from pipeline.hooks import JobEvent
 from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import RetryPolicy
-from pipeline.queue.job import FailedJob, Finish
+from pipeline.queue.job import Finish
 from pipeline.queue.queue import UNKNOWN_OWNER, JobQueue
 from pipeline.queue.worker import Worker
 from pipeline.rooms.fanout import RoomFanout
@@ -28,14 +27,13 @@ from pipeline.supervision import Supervisor
 from pipeline.tracing import build_tracing
 from pipeline.usecases import notifying
 from pipeline.usecases.dead_letters import DeadLetters
-from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets, Verdict, judge_dead_photos
+from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.processing import Processing, job_event
 from pipeline.usecases.reconciler import Reconciler, Source
 from pipeline.usecases.replay import Replay
 from pipeline.usecases.retention import Sweeper
 from pipeline.usecases.submission import Submission, SubmissionPolicy
-from pipeline.usecases.untold import UntoldResults
 from pipeline.watchdog import Watchdog
 
 QUEUE_NAME = "ai-processing"
@@ -94,6 +92,9 @@ class Parts:
             tracing=self.tracing,
         )
         self.dead_letters = DeadLetters(self.store, self.queue, self._kept_jobs, self.submission)
+        self.notifying = notifying.Notifying(
+            self.plugins, self.notifications, self._kept_notifications, self.metrics, self.tracing
+        )
         self.worker = Worker(
             self.queue,
             Processing(
@@ -145,18 +146,13 @@ class Parts:
             longest_delay_seconds=LONGEST_NOTIFIER_DELAY_SECONDS,
             lanes=self.plugins.notifier_holds.lanes,
         )
-        self._kept_jobs = self._make_kept(self.queue, partial(judge_dead_photos, self.store))
-        self._kept_notifications = self._make_kept(self.notifications)
+        self._kept_jobs, self._kept_notifications = map(self._make_kept, (self.queue, self.notifications))
         unfinished = UnfinishedAssets(
             self.store, self.queue, age_seconds=settings.reconcile_age_seconds, is_fair=self._is_fair
         )
         self.reconciler = self._make_reconciler(self.queue, [unfinished, self._kept_jobs], self._purge)
-        self.notifying = notifying.Notifying(
-            self.plugins, self.notifications, self._kept_notifications, self.store, self.metrics, self.tracing
-        )
-        untold = UntoldResults(self.store, self.notifying.announce)
         self.notification_reconciler = self._make_reconciler(
-            self.notifications, [untold, self._kept_notifications], self._kept_notifications.purge
+            self.notifications, [self._kept_notifications], self._kept_notifications.purge
         )
 
     def _make_queue(self, name: str, **options: Any) -> JobQueue:
@@ -173,15 +169,12 @@ class Parts:
             **options,
         )
 
-    def _make_kept(
-        self, queue: JobQueue, judge: Callable[[Sequence[FailedJob]], Awaitable[Verdict]] | None = None
-    ) -> KeptJobs:
+    def _make_kept(self, queue: JobQueue) -> KeptJobs:
         return KeptJobs(
             self.store,
             queue,
             keep_failed_seconds=self.settings.keep_failed_seconds,
             max_age_seconds=self.settings.job_max_age_seconds,
-            judge=judge,
         )
 
     def _make_reconciler(

@@ -6,11 +6,11 @@ no record: its asset says so. Runs on the event loop.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
-from pipeline.assets.asset import AssetStatus, job_data, made_at_ms, utc_now
+from pipeline.assets.asset import job_data, made_at_ms, utc_now
 from pipeline.assets.store import AssetStore, Kept
 from pipeline.queue.job import FailedJob, Job, NewJob
 from pipeline.queue.queue import JobQueue
@@ -18,48 +18,15 @@ from pipeline.queue.queue import JobQueue
 Place = tuple[datetime, str]
 
 
-class Verdict(NamedTuple):
-    """Which dead letters are such, and the ids of those that are none any more; others are none yet."""
-
-    standing: Sequence[FailedJob]
-    void: Sequence[str]
-
-
-async def judge_dead_photos(store: AssetStore, dead: Sequence[FailedJob]) -> Verdict:
-    """Return the verdict on dead letters of photos: they are kept before their asset fails, and stand when it has."""
-    ids = {each.id: str(each.data.get("assetId", "")) for each in dead}
-    assets = {asset.id: asset for asset in await store.get_many({name for name in ids.values() if name})}
-    standing, void = [], []
-    for each in dead:
-        asset = assets.get(ids[each.id])
-        if not ids[each.id] or asset and asset.processing_job_id == each.id and asset.status is AssetStatus.FAILED:
-            standing.append(each)
-        elif asset is None or asset.processing_job_id != each.id or asset.status is not AssetStatus.PROCESSING:
-            void.append(each.id)
-    return Verdict(standing, void)
-
-
 class KeptJobs:
     """The kept jobs of one queue."""
 
-    def __init__(
-        self,
-        store: AssetStore,
-        queue: JobQueue,
-        *,
-        keep_failed_seconds: float,
-        max_age_seconds: float,
-        judge: Callable[[Sequence[FailedJob]], Awaitable[Verdict]] | None = None,
-    ) -> None:
-        """keep_failed_seconds: how long dead letters are listed. max_age_seconds: no job waits for longer.
-
-        judge: says which dead letters stand. Default: all do.
-        """
+    def __init__(self, store: AssetStore, queue: JobQueue, *, keep_failed_seconds: float, max_age_seconds: float):
+        """keep_failed_seconds: how long dead letters are listed. max_age_seconds: no job waits for longer."""
         self._store = store
         self._queue = queue
         self._kind = f"job of {queue.name}"
         self._keep_failed = timedelta(seconds=keep_failed_seconds)
-        self._judge = judge
         self._longest = timedelta(seconds=keep_failed_seconds + max_age_seconds)
 
     async def keep(self, job: NewJob) -> None:
@@ -91,11 +58,9 @@ class KeptJobs:
         # One that was announced again after its delivery was kept again.
         if done := await self._queue.completed([job.id for job in waiting]):
             await self.forget(*done)
-        dead = [_failed(kept, kept.data["failed"]) for kept in ready if "failed" in kept.data and kept.at > oldest]
-        verdict = await self._judge(dead) if self._judge else Verdict(dead, ())
-        restored += await self._queue.restore_failed(verdict.standing)
-        if verdict.void:
-            await self.forget(*verdict.void)
+        restored += await self._queue.restore_failed(
+            [_failed(kept, kept.data["failed"]) for kept in ready if "failed" in kept.data and kept.at > oldest]
+        )
         is_last = len(page) < limit or len(ready) < len(page)
         return restored, None if is_last else (page[-1].at, page[-1].id)
 

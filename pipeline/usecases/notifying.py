@@ -17,8 +17,6 @@ from typing import Any, Protocol
 
 import structlog
 
-from pipeline.assets.asset import utc_now
-from pipeline.assets.store import AssetStore, Kept
 from pipeline.errors import Conflict, NotFound, PermanentJobError
 from pipeline.metrics import Metrics
 from pipeline.queue.job import FailedJob, Job, NewJob
@@ -28,7 +26,6 @@ from pipeline.usecases.committing import until_stored
 from pipeline.usecases.dead_letters import RetriedPage, rerun_page
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.submission import Receipt
-from pipeline.usecases.untold import KIND as UNTOLD
 
 log = structlog.get_logger(__name__)
 
@@ -62,22 +59,12 @@ class Notifying:
     """Announces events, and is the JobHandler of the `notifications` queue."""
 
     def __init__(
-        self,
-        plugins: Notifiers,
-        queue: JobQueue,
-        kept: KeptJobs,
-        store: AssetStore,
-        metrics: Metrics,
-        tracing: Tracing = OFF,
+        self, plugins: Notifiers, queue: JobQueue, kept: KeptJobs, metrics: Metrics, tracing: Tracing = OFF
     ) -> None:
-        """kept: where events are until they are delivered, so that a Redis that loses them loses none.
-
-        store: where it stands that a result is about to be committed and has to be told.
-        """
+        """kept: where events are until they are delivered, so that a Redis that loses them loses none."""
         self._plugins = plugins
         self._queue = queue
         self._kept = kept
-        self._store = store
         self._metrics = metrics
         self._tracing = tracing
 
@@ -85,16 +72,6 @@ class Notifying:
         """Tell the plain notifiers and leave a job for each durable one; DependencyUnavailable when that fails."""
         enqueued = [self._enqueue(name, event, user_id) for name in self._plugins.durable]
         await asyncio.gather(self._plugins.notify(event, user_id), *enqueued)
-
-    async def promise(self, job: Job) -> None:
-        """Keep that the job's result has to be told; see processing.py."""
-        if self._plugins.durable:
-            await self._store.keep(Kept(UNTOLD, job.id, utc_now(), {"assetId": job.data["assetId"]}))
-
-    async def fulfil(self, job_id: str) -> None:
-        """Keep that no longer."""
-        if self._plugins.durable:
-            await self._store.discard(UNTOLD, job_id)
 
     async def _enqueue(self, notifier: str, event: Mapping[str, Any], user_id: str) -> None:
         unique = "\0".join((notifier, event["assetId"], event["timestamp"]))

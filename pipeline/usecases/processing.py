@@ -49,15 +49,6 @@ class Plugins(ImageStorage, Protocol):
 class Announcer(Protocol):
     """Who tells the owner; notifying.py has it."""
 
-    async def promise(self, job: Job) -> None:
-        """Keep that the job's result, about to be committed, has to be told to durable notifiers; nothing without any.
-
-        So it is told also when this process dies right after the commit and Redis loses the job.
-        """
-
-    async def fulfil(self, job_id: str) -> None:
-        """Keep that no longer: the result is told."""
-
     async def announce(self, event: Mapping[str, Any], user_id: str) -> None:
         """Tell every notifier; DependencyUnavailable when one could not be told and has to be, so: once more."""
 
@@ -140,7 +131,6 @@ class Processing:
     ) -> None:
         image_ids = [processed.public_id] if processed and processed.public_id else []
         try:
-            await until_stored(lambda: self._announcer.promise(job))
             with self._tracing.step("commit"):
                 finished = await self._commit_result(job, asset, analysis, processed)
         except BaseException:
@@ -151,7 +141,7 @@ class Processing:
             self._drop(asset)
             await self._leftovers.discard(image_ids)
             return
-        await self._announce(job, finished)
+        await self._announce(finished)
 
     async def _commit_result(
         self, job: Job, asset: Asset, analysis: Analysis, processed: ProcessedImageRef | None
@@ -173,21 +163,22 @@ class Processing:
     async def give_up(self, job: Job, message: str) -> None:
         """Mark the asset failed with that message, keep the dead letter and send the failure event."""
         asset = await self._begin(job, gives_up=True) if _is_ours(job) else None
-        # First, because nobody looks for the job of an asset that has ended. It counts once the asset has failed.
-        await self._kept.bury(job, message)
-        if asset is not None:
-            await self._endings.reach(self._fail(job, asset, message))
+        if asset is None or not await self._endings.reach(self._fail(job, asset, message)):
+            await self._kept.bury(job, message)
 
-    async def _fail(self, job: Job, asset: Asset, message: str) -> None:
-        await until_stored(lambda: self._announcer.promise(job))
+    async def _fail(self, job: Job, asset: Asset, message: str) -> bool:
+        """Return False when this run was overtaken."""
         with self._tracing.step("commit"):
             failed = await self._commit(
                 asset, lambda now: self._store.fail(asset.id, job.id, asset.fence, error=message, finished_at=now)
             )
         if failed is None:
             self._drop(asset)
-            return
-        await self._announce(job, failed)
+            return False
+        # Before the event, which may have to wait for Redis: nobody looks for the job of an asset that has ended.
+        await self._kept.bury(job, message)
+        await self._announce(failed)
+        return True
 
     async def excuse(self, job: Job) -> None:
         """Do not count the job's last start against its asset."""
@@ -209,7 +200,6 @@ class Processing:
                 raise PermanentJobError(current.ai_metadata.error or "Processing failed")
             # The process died between commit and acknowledgement; the event may not have been sent.
             await self._announcer.announce(asset_processed(current), current.user_id)
-            await self._announcer.fulfil(job.id)
         else:
             log.warning("job_superseded", currentJobId=current.processing_job_id)
         return None
@@ -255,10 +245,9 @@ class Processing:
         self._metrics.stale_results.inc()
         log.warning("result_dropped", fence=asset.fence)
 
-    async def _announce(self, job: Job, asset: Asset) -> None:
+    async def _announce(self, asset: Asset) -> None:
         self._metrics.assets_finished.labels(asset.status.value).inc()
         await self._announcer.announce(asset_processed(asset), asset.user_id)
-        await self._announcer.fulfil(job.id)
         self._metrics.asset_seconds.observe((utc_now() - asset.created_at).total_seconds())
         log.info("asset_finished", status=asset.status.value, fence=asset.fence, error=asset.ai_metadata.error)
 

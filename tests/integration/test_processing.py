@@ -54,12 +54,6 @@ class Plugins(MemoryStorage):
             raise self.analysis
         return self.analysis
 
-    async def promise(self, job: Job) -> None:
-        pass
-
-    async def fulfil(self, job_id: str) -> None:
-        pass
-
     async def announce(self, event: Mapping[str, Any], user_id: str) -> None:
         check_event(dict(event))
         self.events.append((event, user_id))
