@@ -21,9 +21,9 @@ from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImage
 from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
 from pipeline.errors import DependencyUnavailable, PermanentJobError
-from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, JobEvent
+from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
 from pipeline.metrics import Metrics
-from pipeline.queue.job import Finish, Job, Outcome
+from pipeline.queue.job import Job, NewJob
 from pipeline.texts import HALVES, cause_of
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.endings import Endings
@@ -50,6 +50,10 @@ class Plugins(ImageStorage, Protocol):
 
 class Announcer(Protocol):
     """Who tells the owner; notifying.py has it."""
+
+    @property
+    def is_durable(self) -> bool:
+        """True when there is somebody whom each event has to reach, whatever happens."""
 
     async def announce(self, event: Mapping[str, Any], user_id: str) -> None:
         """Tell every notifier; DependencyUnavailable when one could not be told and has to be, so: once more."""
@@ -144,12 +148,15 @@ class Processing:
             await self._leftovers.discard(image_ids)
             return
         await self._announce(finished)
+        if self._announcer.is_durable:
+            await self._kept.forget(job.id)
 
     async def _commit_result(
         self, job: Job, asset: Asset, analysis: Analysis, processed: ProcessedImageRef | None
     ) -> Asset | None:
         is_complete = bool(analysis.brand.value and analysis.model.value)
         return await self._commit(
+            job,
             asset,
             lambda now: self._store.finish(
                 asset.id,
@@ -160,6 +167,7 @@ class Processing:
                 processed=processed,
                 finished_at=now,
             ),
+            is_kept=self._announcer.is_durable,
         )
 
     async def give_up(self, job: Job, message: str) -> None:
@@ -172,14 +180,16 @@ class Processing:
         """Return False when this run was overtaken."""
         with self._tracing.step("commit"):
             failed = await self._commit(
-                asset, lambda now: self._store.fail(asset.id, job.id, asset.fence, error=message, finished_at=now)
+                job,
+                asset,
+                lambda now: self._store.fail(asset.id, job.id, asset.fence, error=message, finished_at=now),
+                is_kept=True,
             )
         if failed is None:
             self._drop(asset)
             return False
-        # Before the event, which may have to wait for Redis: nobody looks for the job of an asset that has ended.
-        await self._kept.bury(job, message)
         await self._announce(failed)
+        await self._kept.bury(job, message)
         return True
 
     async def excuse(self, job: Job) -> None:
@@ -222,15 +232,23 @@ class Processing:
         url = await self._plugins.save(public_id, io.BytesIO(image.content), image.content_type)
         return ProcessedImageRef(url, public_id)
 
-    async def _commit(self, asset: Asset, write: Callable[[datetime], Awaitable[Asset | None]]) -> Asset | None:
+    async def _commit(
+        self, job: Job, asset: Asset, write: Callable[[datetime], Awaitable[Asset | None]], *, is_kept: bool
+    ) -> Asset | None:
         """Return the asset as committed, None when this run was overtaken.
 
+        is_kept: the job is kept before, because nobody looks for the job of an asset that has ended: were it lost
+        before all was told, the event and the dead letter would be lost with it.
         Repeats the write while the store is away, so that the provider need not be asked again. Each try is finished
         when it is made: who asks for what was finished since then must not miss one that was stored long after.
         """
         delay, longest = COMMIT_AGAIN_SECONDS
         while True:
             try:
+                if is_kept:
+                    lane = str(job.data.get("category", ""))
+                    await self._kept.keep(NewJob(job.id, job.data, job.request_id, lane=lane))
+                    is_kept = False
                 if (committed := await write(utc_now())) is not None:
                     return committed
                 # An earlier try may have been applied and only its answer lost: what stands under our fence is ours.
@@ -255,25 +273,6 @@ class Processing:
         await self._announcer.announce(asset_processed(asset), asset.user_id)
         self._metrics.asset_seconds.observe((utc_now() - asset.created_at).total_seconds())
         log.info("asset_finished", status=asset.status.value, fence=asset.fence, error=asset.ai_metadata.error)
-
-
-def job_event(job: Job, finish: Finish | None = None, seconds: float = 0) -> JobEvent:
-    """Return what observers are told of an attempt that began (no finish) or ended."""
-    data = {name: str(job.data.get(name, "")) for name in ("assetId", "userId", "category")}
-    is_last = finish is not None and finish.outcome in (Outcome.COMPLETED, Outcome.FAILED)
-    return JobEvent(
-        job_id=job.id,
-        asset_id=data["assetId"],
-        user_id=data["userId"],
-        category=data["category"],
-        request_id=job.request_id,
-        at=utc_now(),
-        attempt=job.attempt,
-        outcome=finish.outcome.value if finish and is_last else "",
-        error=finish.error if finish else "",
-        delay_ms=finish.delay_ms if finish else 0,
-        seconds=seconds,
-    )
 
 
 def _is_ours(job: Job) -> bool:
