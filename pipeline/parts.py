@@ -27,9 +27,10 @@ from pipeline.supervision import Supervisor
 from pipeline.tracing import build_tracing
 from pipeline.usecases import notifying
 from pipeline.usecases.dead_letters import DeadLetters
+from pipeline.usecases.job_events import job_event
 from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
 from pipeline.usecases.leftovers import Leftovers
-from pipeline.usecases.processing import Processing, job_event
+from pipeline.usecases.processing import Processing
 from pipeline.usecases.reconciler import Reconciler, Source
 from pipeline.usecases.replay import Replay
 from pipeline.usecases.retention import Sweeper

@@ -68,6 +68,11 @@ class Notifying:
         self._metrics = metrics
         self._tracing = tracing
 
+    @property
+    def is_durable(self) -> bool:
+        """True when some notifier is to be told whatever happens."""
+        return bool(self._plugins.durable)
+
     async def announce(self, event: Mapping[str, Any], user_id: str) -> None:
         """Tell the plain notifiers and leave a job for each durable one; DependencyUnavailable when that fails."""
         enqueued = [self._enqueue(name, event, user_id) for name in self._plugins.durable]

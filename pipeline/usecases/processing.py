@@ -20,9 +20,9 @@ from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImage
 from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
 from pipeline.errors import PermanentJobError
-from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, JobEvent
+from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
 from pipeline.metrics import Metrics
-from pipeline.queue.job import Finish, Job, Outcome
+from pipeline.queue.job import Job, NewJob
 from pipeline.texts import HALVES
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.committing import until_stored
@@ -48,6 +48,10 @@ class Plugins(ImageStorage, Protocol):
 
 class Announcer(Protocol):
     """Who tells the owner; notifying.py has it."""
+
+    @property
+    def is_durable(self) -> bool:
+        """True when there is somebody whom each event has to reach, whatever happens."""
 
     async def announce(self, event: Mapping[str, Any], user_id: str) -> None:
         """Tell every notifier; DependencyUnavailable when one could not be told and has to be, so: once more."""
@@ -142,12 +146,15 @@ class Processing:
             await self._leftovers.discard(image_ids)
             return
         await self._announce(finished)
+        if self._announcer.is_durable:
+            await self._kept.forget(job.id)
 
     async def _commit_result(
         self, job: Job, asset: Asset, analysis: Analysis, processed: ProcessedImageRef | None
     ) -> Asset | None:
         is_complete = bool(analysis.brand.value and analysis.model.value)
         return await self._commit(
+            job,
             asset,
             lambda now: self._store.finish(
                 asset.id,
@@ -158,27 +165,30 @@ class Processing:
                 processed=processed,
                 finished_at=now,
             ),
+            is_kept=self._announcer.is_durable,
         )
 
     async def give_up(self, job: Job, message: str) -> None:
         """Mark the asset failed with that message, keep the dead letter and send the failure event."""
         asset = await self._begin(job, gives_up=True) if _is_ours(job) else None
-        if asset is None or not await self._endings.reach(self._fail(job, asset, message)):
+        if asset is None:
             await self._kept.bury(job, message)
+        else:
+            await self._endings.reach(self._fail(job, asset, message))
 
-    async def _fail(self, job: Job, asset: Asset, message: str) -> bool:
-        """Return False when this run was overtaken."""
+    async def _fail(self, job: Job, asset: Asset, message: str) -> None:
         with self._tracing.step("commit"):
             failed = await self._commit(
-                asset, lambda now: self._store.fail(asset.id, job.id, asset.fence, error=message, finished_at=now)
+                job,
+                asset,
+                lambda now: self._store.fail(asset.id, job.id, asset.fence, error=message, finished_at=now),
+                is_kept=True,
             )
         if failed is None:
             self._drop(asset)
-            return False
-        # Before the event, which may have to wait for Redis: nobody looks for the job of an asset that has ended.
-        await self._kept.bury(job, message)
+            return
         await self._announce(failed)
-        return True
+        await self._kept.bury(job, message)
 
     async def excuse(self, job: Job) -> None:
         """Do not count the job's last start against its asset."""
@@ -220,12 +230,19 @@ class Processing:
         url = await self._plugins.save(public_id, io.BytesIO(image.content), image.content_type)
         return ProcessedImageRef(url, public_id)
 
-    async def _commit(self, asset: Asset, write: Callable[[datetime], Awaitable[Asset | None]]) -> Asset | None:
+    async def _commit(
+        self, job: Job, asset: Asset, write: Callable[[datetime], Awaitable[Asset | None]], *, is_kept: bool
+    ) -> Asset | None:
         """Return the asset as committed, None when this run was overtaken.
 
+        is_kept: the job is kept before, because nobody looks for the job of an asset that has ended: were it lost
+        before all was told, the event and the dead letter would be lost with it.
         Repeats the write while the store is away, so that the provider need not be asked again. Each try is finished
         when it is made: who asks for what was finished since then must not miss one that was stored long after.
         """
+        if is_kept:
+            lane = str(job.data.get("category", ""))
+            await until_stored(lambda: self._kept.keep(NewJob(job.id, job.data, job.request_id, lane=lane)))
 
         async def commit() -> Asset | None:
             if (committed := await write(utc_now())) is not None:
@@ -250,25 +267,6 @@ class Processing:
         await self._announcer.announce(asset_processed(asset), asset.user_id)
         self._metrics.asset_seconds.observe((utc_now() - asset.created_at).total_seconds())
         log.info("asset_finished", status=asset.status.value, fence=asset.fence, error=asset.ai_metadata.error)
-
-
-def job_event(job: Job, finish: Finish | None = None, seconds: float = 0) -> JobEvent:
-    """Return what observers are told of an attempt that began (no finish) or ended."""
-    data = {name: str(job.data.get(name, "")) for name in ("assetId", "userId", "category")}
-    is_last = finish is not None and finish.outcome in (Outcome.COMPLETED, Outcome.FAILED)
-    return JobEvent(
-        job_id=job.id,
-        asset_id=data["assetId"],
-        user_id=data["userId"],
-        category=data["category"],
-        request_id=job.request_id,
-        at=utc_now(),
-        attempt=job.attempt,
-        outcome=finish.outcome.value if finish and is_last else "",
-        error=finish.error if finish else "",
-        delay_ms=finish.delay_ms if finish else 0,
-        seconds=seconds,
-    )
 
 
 def _is_ours(job: Job) -> bool:

@@ -20,7 +20,7 @@ from pipeline.queue.queue import JobQueue
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.processing import Processing
-from tests.integration.test_processing import Plugins, submit
+from tests.integration.test_processing import Plugins, run, submit
 from tests.workers import Bench
 
 KIND = "job of ai-processing"
@@ -74,16 +74,18 @@ async def test_commit_that_was_on_its_way_when_the_lease_was_lost_is_told(
     if end == "active":
         result = await processing.process(job)
         assert result is not None
-        run = asyncio.create_task(processing.commit(job, result))
+        running = asyncio.create_task(processing.commit(job, result))
     else:
-        run = asyncio.create_task(processing.give_up(job, "no"))
+        running = asyncio.create_task(processing.give_up(job, "no"))
     await begun.wait()
-    run.cancel()
+    running.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await run
+        await running
     is_free.set()
     async with asyncio.timeout(5):
         await told.wait()
+        while end == "failed" and "failed" not in (await store.kept(KIND, limit=9))[0].data:
+            await asyncio.sleep(0.01)
     current = await store.get(asset.id)
     assert current is not None and current.status is AssetStatus(end)
     assert [event["status"] for event, _ in plugins.events] == [end]
@@ -92,21 +94,28 @@ async def test_commit_that_was_on_its_way_when_the_lease_was_lost_is_told(
 
 @pytest.mark.fault("E21")
 @pytest.mark.gen_test
-async def test_dead_letter_is_kept_before_the_event_is_sent(
-    processing: Processing, store: SqliteAssetStore, plugins: Plugins
+@pytest.mark.parametrize("end", ["active", "failed"])
+async def test_job_is_kept_until_all_is_told(
+    processing: Processing, store: SqliteAssetStore, plugins: Plugins, end: str
 ) -> None:
-    """Redis is away and takes no event: should it come back empty, nobody looks for the job of a failed asset."""
+    """Redis is away and takes no event, or the process dies there: the job is found although its asset has ended."""
+    plugins.is_durable = True
     asset, job = await submit(store)
 
     async def refuse(event: Mapping[str, Any], user_id: str) -> None:
         raise DependencyUnavailable("The queue cannot be reached")
 
-    plugins.announce = refuse  # type: ignore[method-assign]
+    announce, plugins.announce = plugins.announce, refuse  # type: ignore[method-assign]
     with pytest.raises(DependencyUnavailable):
-        await processing.give_up(job, "no")
+        await (run(processing, job) if end == "active" else processing.give_up(job, "no"))
     current = await store.get(asset.id)
-    assert current is not None and current.status is AssetStatus.FAILED
-    assert [kept.data["failed"]["error"] for kept in await store.kept(KIND, limit=9)] == ["no"]
+    assert current is not None and current.status is AssetStatus(end)
+    (kept,) = await store.kept(KIND, limit=9)
+    assert kept.id == job.id and "failed" not in kept.data
+    plugins.announce = announce  # type: ignore[method-assign]
+    _, job = await submit(store)
+    await run(processing, job)
+    assert [each.id for each in await store.kept(KIND, limit=9)] == [kept.id]
 
 
 @pytest.mark.fault("E21")

@@ -54,6 +54,8 @@ class Plugins(MemoryStorage):
             raise self.analysis
         return self.analysis
 
+    is_durable = False
+
     async def announce(self, event: Mapping[str, Any], user_id: str) -> None:
         check_event(dict(event))
         self.events.append((event, user_id))

@@ -57,7 +57,8 @@ async def _left(world: World, installation: Installation, operator: Operator) ->
             left[base + "waiting"] = redis.llen(base + "waiting")
             left |= {base + name: redis.zcard(base + name) for name in ("delayed", "leases", "parked")}
     left["processing"] = await asyncio.to_thread(installation.count_unfinished)
-    left["undelivered"] = sorted((await asyncio.to_thread(installation.kept, QUEUES[1]))[0])[:5]
+    for queue in QUEUES:
+        left[f"kept of {queue}"] = sorted((await asyncio.to_thread(installation.kept, queue))[0])[:5]
     return {name: found for name, found in left.items() if found}
 
 

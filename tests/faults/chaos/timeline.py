@@ -20,6 +20,7 @@ TOLD_SECONDS = 1.0
 AFTER_SECONDS = 2.0
 # A lease that is shorter may be lost for nothing but a busy machine.
 SURE_SECONDS = 5.0
+SHORTEST_SECONDS = 1.0
 ENDS = ("job_completed", "job_retrying", "job_postponed", "job_parked", "job_failed", "job_released")
 
 
@@ -78,7 +79,8 @@ def check_leases(report: Report, world: World, driver: Driver, seen: Seen) -> No
         each.sort()
     strange = []
     for job_id, at in recovered:
-        before = bisect_left(starts[job_id], Start(at, -1))
+        # No lease runs out sooner; a claim just before is that of the process that runs the job next.
+        before = bisect_left(starts[job_id], Start(at - SHORTEST_SECONDS, -1))
         # One that was killed before it could tell of its claim is not known.
         start = starts[job_id][before - 1] if before else None
         if start and not takes_lease(driver.history, start.process, start.at, at):

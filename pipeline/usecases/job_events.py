@@ -1,0 +1,26 @@
+"""What observers are told of a job."""
+
+from __future__ import annotations
+
+from pipeline.assets.asset import utc_now
+from pipeline.hooks import JobEvent
+from pipeline.queue.job import Finish, Job, Outcome
+
+
+def job_event(job: Job, finish: Finish | None = None, seconds: float = 0) -> JobEvent:
+    """Return what observers are told of an attempt that began (no finish) or ended."""
+    data = {name: str(job.data.get(name, "")) for name in ("assetId", "userId", "category")}
+    is_last = finish is not None and finish.outcome in (Outcome.COMPLETED, Outcome.FAILED)
+    return JobEvent(
+        job_id=job.id,
+        asset_id=data["assetId"],
+        user_id=data["userId"],
+        category=data["category"],
+        request_id=job.request_id,
+        at=utc_now(),
+        attempt=job.attempt,
+        outcome=finish.outcome.value if finish and is_last else "",
+        error=finish.error if finish else "",
+        delay_ms=finish.delay_ms if finish else 0,
+        seconds=seconds,
+    )
