@@ -58,9 +58,12 @@ class KeptJobs:
         # One that was announced again after its delivery was kept again.
         if done := await self._queue.completed([job.id for job in waiting]):
             await self.forget(*done)
-        restored += await self._queue.restore_failed(
-            [_failed(kept, kept.data["failed"]) for kept in ready if "failed" in kept.data and kept.at > oldest]
-        )
+        dead = [_failed(kept, kept.data["failed"]) for kept in ready if "failed" in kept.data and kept.at > oldest]
+        if put_back := await self._queue.restore_failed(dead):
+            # One that an operator removed after we had read of it is gone from the store first.
+            still = {kept.id for kept in await self._store.kept(self._kind, limit=limit, after=after)}
+            await self._queue.remove_failed(*(each.id for each in dead if each.id not in still))
+            restored += put_back
         is_last = len(page) < limit or len(ready) < len(page)
         return restored, None if is_last else (page[-1].at, page[-1].id)
 

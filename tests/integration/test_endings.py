@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from pipeline.assets.asset import Asset, AssetStatus, utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import DependencyUnavailable
 from pipeline.metrics import Metrics
-from pipeline.queue.job import Finish, NewJob, Outcome
+from pipeline.queue.job import FailedJob, Finish, NewJob, Outcome
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.processing import Processing
-from tests.integration.test_processing import Plugins, run, submit
+from tests.factories import make_asset
+from tests.integration.test_processing import Plugins, make_job, run, submit
 from tests.workers import Bench
 
 KIND = "job of ai-processing"
@@ -132,5 +133,30 @@ async def test_job_that_is_kept_again_after_its_end_is_forgotten(store: SqliteAs
             await kept.keep(NewJob(job_id, {}))
         assert await kept.mend(utc_now() + timedelta(seconds=1), None, 10) == (1, None)
         assert [each.id for each in await store.kept(KIND, limit=9)] == ["ai-processing:two"]
+    finally:
+        await bench.close()
+
+
+@pytest.mark.fault("E21")
+@pytest.mark.gen_test
+async def test_dead_letter_that_is_removed_during_a_search_stays_removed(
+    store: SqliteAssetStore, redis_url: str
+) -> None:
+    """The search has read of two, and one is removed before it has put them back."""
+    bench = Bench(redis_url)
+    kept = KeptJobs(store, bench.queue, keep_failed_seconds=60, max_age_seconds=60)
+    try:
+        for job_id in ("ai-processing:one", "ai-processing:two"):
+            await kept.bury(make_job(make_asset(), id=job_id), "no")
+        restore = bench.queue.restore_failed
+
+        async def remove_and_restore(dead: Sequence[FailedJob]) -> int:
+            await kept.forget("ai-processing:one")
+            await bench.queue.remove_failed("ai-processing:one")
+            return await restore(dead)
+
+        bench.queue.restore_failed = remove_and_restore  # type: ignore[method-assign]
+        await kept.mend(utc_now() + timedelta(seconds=1), None, 10)
+        assert [dead.id for dead in (await bench.queue.failed_jobs(9)).jobs] == ["ai-processing:two"]
     finally:
         await bench.close()
