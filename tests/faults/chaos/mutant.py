@@ -4,7 +4,7 @@ NAME
 fence: a result is committed whatever has happened to the asset meanwhile. reconciler: nobody searches for lost jobs.
 lease: leases are not renewed, nobody stops when one is lost, and an acknowledgement without a lease is taken.
 attempt: a start that the provider answered badly gives its attempt back. undelivered: the store keeps no events.
-burial: the store keeps no dead letters. pause: only Redis knows that a queue is paused. prefix: rooms have one name
+pause: only Redis knows that a queue is paused. prefix: rooms have one name
 whatever QUEUE_PREFIX says.
 """
 
@@ -72,10 +72,6 @@ def without_undelivered() -> None:
     KeptJobs.keep = _nothing  # type: ignore[method-assign, assignment]
 
 
-def without_burial() -> None:
-    KeptJobs.bury = _nothing  # type: ignore[method-assign, assignment]
-
-
 def without_pause() -> None:
     async def set_in_redis(self: Pause) -> None:
         await self._queue.pause()
@@ -107,7 +103,6 @@ MUTANTS = {
     "lease": without_lease,
     "attempt": without_attempts,
     "undelivered": without_undelivered,
-    "burial": without_burial,
     "pause": without_pause,
     "prefix": without_prefix,
 }
