@@ -21,7 +21,7 @@ from typing import NoReturn
 
 import structlog
 
-from pipeline.left_behind import end_children, left_behind
+from pipeline.left_behind import end_children, is_ending, left_behind
 
 log = structlog.get_logger(__name__)
 
@@ -141,6 +141,8 @@ _held = threading.local()
 
 
 def _hold() -> None:
+    if is_ending.is_set():
+        threading.Event().wait()  # for ever: the process is about to end
     _held.before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 

@@ -21,6 +21,10 @@ END_SECONDS = 0.2
 MAX_COMMAND_LENGTH = 200
 
 
+# Set when children are ended for good: a pool of processes would replace each one that is gone.
+is_ending = threading.Event()
+
+
 def left_behind(loop: asyncio.AbstractEventLoop, *, wait_seconds: float = 0.0) -> dict[str, list[str]]:
     """Return the names of tasks, of busy threads that are no daemons, and the child processes there are; nothing for
     what there is none of.
@@ -67,7 +71,8 @@ def children() -> dict[int, str]:
 
 
 def end_children() -> None:
-    """End all of them, those that do not heed a signal by SIGKILL."""
+    """End all of them, those that do not heed a signal by SIGKILL. From now on no thread of this process can fork."""
+    is_ending.set()
     pids = set(children())
     for pid in pids:
         _send(pid, signal.SIGTERM)
@@ -75,8 +80,10 @@ def end_children() -> None:
     deadline = monotonic() + END_SECONDS
     while any(map(_is_alive, pids)) and monotonic() < deadline:
         sleep(0.02)
-    for pid in filter(_is_alive, pids | set(children())):
-        _send(pid, signal.SIGKILL)
+    # Again, because one that was being forked has only just appeared.
+    for _ in range(2):
+        for pid in filter(_is_alive, pids | set(children())):
+            _send(pid, signal.SIGKILL)
 
 
 def _is_alive(pid: int) -> bool:

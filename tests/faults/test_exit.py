@@ -138,6 +138,18 @@ def test_what_a_plugin_leaves_behind_keeps_nothing(tmp_path: Path, provider: str
         assert len(named) == bool(kind)
         assert not kind or words in str(named[0][kind])
         wait_until(lambda: not any(map(is_alive, pids)))
+        # Nor one that the pool has made in place of those that were ended.
+        wait_until(lambda: not started_for(tmp_path))
+
+
+def started_for(folder: Path) -> list[str]:
+    """Return the processes whose environment names the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if str(folder).encode() in path.read_bytes():
+                found.append(path.parent.name)
+    return found
 
 
 @pytest.mark.fault("E17")
