@@ -78,7 +78,20 @@ class Parts:
         self.sweeper = Sweeper(self.store, self.plugins, self.queue, self.metrics)
         self.leftovers = Leftovers(self.store, self.plugins)
         self.pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="image")
-        self.submission = Submission(
+        self.submission = self._make_submission()
+        self.dead_letters = DeadLetters(self.store, self.queue, self._kept_jobs, self.submission)
+        self.notifying = notifying.Notifying(
+            self.plugins, self.notifications, self._kept_notifications, self.metrics, self.tracing
+        )
+        self.worker = self._make_photo_worker()
+        self.workers = [self.worker]
+        if self.plugins.durable:
+            self.workers.append(self._make_notifier_worker())
+        self.watchdog = Watchdog(self.metrics, block_seconds=settings.loop_block_ms / 1000)
+
+    def _make_submission(self) -> Submission:
+        settings = self.settings
+        return Submission(
             self.store,
             self.plugins,
             self.queue,
@@ -92,23 +105,23 @@ class Parts:
             on_enqueued=self._observe_enqueued,
             tracing=self.tracing,
         )
-        self.dead_letters = DeadLetters(self.store, self.queue, self._kept_jobs, self.submission)
-        self.notifying = notifying.Notifying(
-            self.plugins, self.notifications, self._kept_notifications, self.metrics, self.tracing
+
+    def _make_photo_worker(self) -> Worker:
+        settings = self.settings
+        processing = Processing(
+            self.store,
+            self.plugins,
+            self.notifying,
+            self._kept_jobs,
+            self.metrics,
+            leftovers=self.leftovers,
+            provider_timeout_seconds=settings.provider_timeout_seconds,
+            max_starts=settings.job_attempts + settings.max_stalls,
+            tracing=self.tracing,
         )
-        self.worker = Worker(
+        return Worker(
             self.queue,
-            Processing(
-                self.store,
-                self.plugins,
-                self.notifying,
-                self._kept_jobs,
-                self.metrics,
-                leftovers=self.leftovers,
-                provider_timeout_seconds=settings.provider_timeout_seconds,
-                max_starts=settings.job_attempts + settings.max_stalls,
-                tracing=self.tracing,
-            ),
+            processing,
             RetryPolicy(
                 attempts=settings.job_attempts,
                 backoff_ms=settings.backoff_ms,
@@ -128,10 +141,6 @@ class Parts:
             on_finish=self._observe_finish,
             tracing=self.tracing,
         )
-        self.workers = [self.worker]
-        if self.plugins.durable:
-            self.workers.append(self._make_notifier_worker())
-        self.watchdog = Watchdog(self.metrics, block_seconds=settings.loop_block_ms / 1000)
 
     def _build_queues(self) -> None:
         settings = self.settings

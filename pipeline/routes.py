@@ -43,42 +43,10 @@ def build_server(parts: Parts) -> HttpServer:
 def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
     """Return the routes. common: what every handler gets."""
     settings = parts.settings
-    checks: dict[str, Callable[[], Awaitable[None]]] = {
-        "store": parts.store.check,
-        "queue": parts.queue.ping if settings.role is Role.WEB else parts.worker.check,
-        "storage": parts.plugins.check_storage,
-        "sandbox": parts.plugins.check_sandbox,
-        "disk": Disk(settings.data_dir, settings.max_upload_bytes).check,
-        "tasks": parts.supervisor.check,
-    }
-    served: list[Any] = [
-        ("/metrics", ops.MetricsHandler, common | {"queues": [parts.queue, parts.notifications]}),
-        ("/livez", ops.LiveHandler, common),
-        (
-            "/readyz",
-            ops.ReadyHandler,
-            common
-            | {
-                "checks": checks,
-                "plugins": parts.plugins.all,
-                "queues": [parts.queue, *([parts.notifications] if parts.plugins.durable else [])],
-            },
-        ),
-    ]
+    served = _probes(parts, common)
     if settings.role is Role.WORKER:
         return served
     with_assets = common | {"store": parts.store, "submission": parts.submission, "tracing": parts.tracing}
-    with_queues = common | {
-        "tracing": parts.tracing,
-        "queues": {
-            QUEUE_NAME: queue.Administered(
-                parts.queue, parts.dead_letters, Pause(parts.store, parts.queue), "Asset queued for AI analysis"
-            ),
-            notifying.QUEUE_NAME: queue.Administered(
-                parts.notifications, parts.notifying, Pause(parts.store, parts.notifications), "Notification queued"
-            ),
-        }
-    }
     served += [
         (
             "/api/assets/analyze-queue",
@@ -96,12 +64,7 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/api/assets", assets.AssetsHandler, with_assets),
         ("/api/assets/([^/]+)", assets.AssetHandler, with_assets),
         ("/api/assets/([^/]+)/retry", assets.RetryHandler, with_assets),
-        ("/api/queue/failed", queue.FailedJobsHandler, with_queues),
-        ("/api/queue/failed/retry", queue.RetryAllFailedHandler, with_queues),
-        ("/api/queue/failed/([^/]+)", queue.FailedJobHandler, with_queues),
-        ("/api/queue/failed/([^/]+)/retry", queue.RetryFailedHandler, with_queues),
-        ("/api/queue/pause", queue.PauseHandler, with_queues),
-        ("/api/queue/resume", queue.ResumeHandler, with_queues),
+        *_operators_routes(parts, common),
         (
             "/ws",
             SocketHandler,
@@ -113,3 +76,51 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
     if media_root := parts.plugins.media_root:
         served.append(("/media/(.*)", ops.MediaHandler, common | {"path": str(media_root)}))
     return served
+
+
+def _probes(parts: Parts, common: dict[str, Any]) -> list[Any]:
+    settings = parts.settings
+    checks: dict[str, Callable[[], Awaitable[None]]] = {
+        "store": parts.store.check,
+        "queue": parts.queue.ping if settings.role is Role.WEB else parts.worker.check,
+        "storage": parts.plugins.check_storage,
+        "sandbox": parts.plugins.check_sandbox,
+        "disk": Disk(settings.data_dir, settings.max_upload_bytes).check,
+        "tasks": parts.supervisor.check,
+    }
+    return [
+        ("/metrics", ops.MetricsHandler, common | {"queues": [parts.queue, parts.notifications]}),
+        ("/livez", ops.LiveHandler, common),
+        (
+            "/readyz",
+            ops.ReadyHandler,
+            common
+            | {
+                "checks": checks,
+                "plugins": parts.plugins.all,
+                "queues": [parts.queue, *([parts.notifications] if parts.plugins.durable else [])],
+            },
+        ),
+    ]
+
+
+def _operators_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
+    with_queues = common | {
+        "tracing": parts.tracing,
+        "queues": {
+            QUEUE_NAME: queue.Administered(
+                parts.queue, parts.dead_letters, Pause(parts.store, parts.queue), "Asset queued for AI analysis"
+            ),
+            notifying.QUEUE_NAME: queue.Administered(
+                parts.notifications, parts.notifying, Pause(parts.store, parts.notifications), "Notification queued"
+            ),
+        }
+    }
+    return [
+        ("/api/queue/failed", queue.FailedJobsHandler, with_queues),
+        ("/api/queue/failed/retry", queue.RetryAllFailedHandler, with_queues),
+        ("/api/queue/failed/([^/]+)", queue.FailedJobHandler, with_queues),
+        ("/api/queue/failed/([^/]+)/retry", queue.RetryFailedHandler, with_queues),
+        ("/api/queue/pause", queue.PauseHandler, with_queues),
+        ("/api/queue/resume", queue.ResumeHandler, with_queues),
+    ]
