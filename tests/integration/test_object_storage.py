@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import re
 import socket
 import sys
 import threading
@@ -292,7 +293,8 @@ def test_a_storage_that_never_answers_is_given_up_on_in_time(own: ObjectSettings
             started = time.monotonic()
             fault = fault_of(call)
             assert time.monotonic() - started < 2
-            assert str(fault.__cause__) == "TimeoutError: no answer in time"
+            # Ours, or the library's own at the same moment.
+            assert re.search("TimeoutError: no answer in time|error sending request", str(fault.__cause__))
 
 
 LEAKY_REPLY = f"<Error><Code>InternalError</Code><StringToSign>{WRONG_SECRET}</StringToSign></Error>"
