@@ -120,8 +120,7 @@ class App:
         """Refuse to start on the queue of another asset store; what is away now is asked later, by the reconcilers."""
         for reconciler in (self.parts.reconciler, self.parts.notification_reconciler):
             try:
-                if await reconciler.look():
-                    reconciler.request()
+                await reconciler.look()
             except ForeignQueue as error:
                 raise ConfigurationError(error.message) from None
             except DependencyUnavailable:
@@ -141,7 +140,6 @@ class App:
             try:
                 await self.parts.store.open()
                 log.info("store_reconnected")
-                self.parts.reconciler.request()
                 return
             except DependencyUnavailable:
                 continue

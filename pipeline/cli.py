@@ -52,7 +52,6 @@ EVENT_SECONDS = 180.0
 PATIENCE_SECONDS = 10.0
 # How long what is left of plugins' tasks may take to heed its cancellation.
 LEFT_SECONDS = 0.3
-log = structlog.get_logger(__name__)
 stdout, stderr = Console(), Console(stderr=True)
 
 

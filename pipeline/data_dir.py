@@ -9,9 +9,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.disk import write_probe
 from pipeline.errors import ConfigurationError
 
-PROBE_BYTES = 4096
 SECRET_NAME = "jwt_secret"
 LEAST_SECRET_LENGTH = 32
 
@@ -20,8 +20,7 @@ def try_data_dir(data_dir: Path) -> None:
     """Make the folder if there is none, and write a file there; ConfigurationError says why it cannot be used."""
     with usable(data_dir):
         data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=data_dir) as probe:
-            probe.write(bytes(PROBE_BYTES))
+        write_probe(data_dir)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,12 @@ from pipeline.errors import DependencyUnavailable
 PROBE_BYTES = 4096
 
 
+def write_probe(folder: Path) -> None:
+    """Write a small file into the folder, which is gone at once; OSError when the folder takes none. Blocks."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(PROBE_BYTES))
+
+
 class Disk:
     """The filesystem of one folder.
 
@@ -41,9 +47,7 @@ class Disk:
 
     def _try(self) -> None:
         # The number of free bytes knows nothing of quotas and of broken disks; a written file does.
-        with tempfile.TemporaryFile(dir=self._folder) as file:
-            file.write(bytes(PROBE_BYTES))
-            file.flush()
+        write_probe(self._folder)
         if shutil.disk_usage(self._folder).free < self._needed_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -19,8 +19,6 @@ from pipeline.texts import clean
 PROC = Path("/proc")
 END_SECONDS = 0.2
 MAX_COMMAND_LENGTH = 200
-
-
 # Set when children are ended for good: a pool of processes would replace each one that is gone.
 is_ending = threading.Event()
 

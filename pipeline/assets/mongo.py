@@ -37,7 +37,6 @@ from pipeline.errors import DependencyUnavailable, OutcomeUnknown
 DATABASE = "ai_queue_pipeline"
 # How often a step is repeated that a change at the same moment can bring to nothing.
 TRIES = 20
-PURGE_PAGE = 1000
 
 
 class MongoAssetStore(KeptDocuments):
@@ -261,14 +260,7 @@ class MongoAssetStore(KeptDocuments):
         raise DependencyUnavailable("The asset store does not show a key that it holds")
 
     async def purge_keys(self, before: datetime) -> int:
-        purged = 0
-        old = {"createdAt": {"$lt": before}}
-        while True:
-            page = await self._reach(self._keys.find(old, {"_id": 1}).limit(PURGE_PAGE).to_list(PURGE_PAGE))
-            if not page:
-                return purged
-            wanted = {"_id": {"$in": [found["_id"] for found in page]}} | old
-            purged += (await self._reach(self._keys.delete_many(wanted))).deleted_count
+        return await self._purge(self._keys, {"createdAt": {"$lt": before}})
 
     async def _update(self, asset_id: str, wanted: Mapping[str, Any], change: Mapping[str, Any]) -> Asset | None:
         """Change the asset if it is as wanted, in one atomic step, and return it as it is then."""

@@ -52,14 +52,17 @@ class KeptDocuments:
         return [Kept(kind, each["_id"].removeprefix(start), each["at"], json.loads(each["data"])) for each in found]
 
     async def purge_kept(self, kind: str, before: datetime) -> int:
+        return await self._purge(self._kept, {"kind": kind, "at": {"$lt": before}})
+
+    async def _purge(self, collection: Any, old: dict[str, Any]) -> int:
+        """Remove the documents that match, page by page and by `_id`; return how many."""
         purged = 0
-        old = {"kind": kind, "at": {"$lt": before}}
         while True:
-            page = await self._reach(self._kept.find(old, {"_id": 1}).limit(PURGE_PAGE).to_list(PURGE_PAGE))
+            page = await self._reach(collection.find(old, {"_id": 1}).limit(PURGE_PAGE).to_list(PURGE_PAGE))
             if not page:
                 return purged
             wanted = {"_id": {"$in": [found["_id"] for found in page]}} | old
-            purged += (await self._reach(self._kept.delete_many(wanted))).deleted_count
+            purged += (await self._reach(collection.delete_many(wanted))).deleted_count
 
 
 def _kept_id(kind: str, each: str) -> str:

@@ -161,18 +161,7 @@ class JobQueue:
         """Enqueue those jobs that Redis does not know and put back those that are not where their state says; return
         how many.
         """
-        load = ("SCRIPT", "LOAD", self._sources["enqueue"])
-        calls = [
-            ("EVALSHA", self._hashes["enqueue"], len(keys), *keys, self.clock_offset_ms, *args)
-            for keys, args in map(self._enqueue_call, jobs)
-        ]
-        restored = 0
-        # Not all at once: other calls stand behind them.
-        for first in range(0, len(calls), RESTORE_AT_ONCE):
-            commands = (load, *calls[first : first + RESTORE_AT_ONCE])
-            _hash, *replies = await self._with_room(lambda: self._call(lambda link: link.ask_all(*commands)))
-            restored += sum(_checked(reply) != "exists" for reply in replies)
-        return restored
+        return await self._restore("enqueue", [self._enqueue_call(job) for job in jobs])
 
     async def completed(self, job_ids: Sequence[str]) -> list[str]:
         """Return those that Redis remembers as completed."""
@@ -183,15 +172,20 @@ class JobQueue:
 
     async def restore_failed(self, dead: Sequence[FailedJob]) -> int:
         """Put back those dead letters that Redis does not know; return how many."""
+        return await self._restore("bury", [self._bury_call(each) for each in dead])
+
+    async def _restore(self, verb: str, calls: Sequence[tuple[list[str], list[Any]]]) -> int:
+        """Call a script with each of these keys and arguments; return how many it did not reply `exists` to."""
+        load = ("SCRIPT", "LOAD", self._sources[verb])
         restored = 0
-        for each in dead:
-            enqueued_at_ms = _milliseconds(each.enqueued_at) if each.enqueued_at else 0
-            record = {"enqueuedAt": enqueued_at_ms, "requestId": each.request_id, "data": each.data}
-            state = {"state": "failed", "attempt": each.attempts, "stalls": each.stalls, "error": each.error}
-            texts = records.to_json(record), records.to_json(state)
-            args = [self.owner, each.id, *texts, _milliseconds(each.failed_at)]
-            keys = self._places("completed", "failed", "owner")
-            restored += _checked(await self._run("bury", keys, args)) != "exists"
+        # Not all at once: other calls stand behind them.
+        for first in range(0, len(calls), RESTORE_AT_ONCE):
+            commands = [
+                ("EVALSHA", self._hashes[verb], len(keys), *keys, self.clock_offset_ms, *args)
+                for keys, args in calls[first : first + RESTORE_AT_ONCE]
+            ]
+            _hash, *replies = await self._with_room(lambda: self._call(lambda link: link.ask_all(load, *commands)))
+            restored += sum(_checked(reply) != "exists" for reply in replies)
         return restored
 
     async def step(
@@ -205,8 +199,8 @@ class JobQueue:
         """Acknowledge what finished and claim for `free` slots, in one call.
 
         mark: `worker:number`, never used before; it becomes part of the leases, with their length, so that processes
-        with other lengths know how far each may reach. findings: what this process has found
-        of providers. avoided: lanes whose jobs it leaves to others.
+        with other lengths know how far each may reach. findings: what this process has found of providers. avoided:
+        lanes whose jobs it leaves to others.
         """
         completed = [finish.job.lease for finish in finishes if finish.outcome is Outcome.COMPLETED]
         args: list[Any] = [self.owner, self._lease_ms, f"{mark}:{self._lease_ms}", free]
@@ -392,6 +386,13 @@ class JobQueue:
         record |= {"requestId": job.request_id, "trace": job.trace_context, "group": job.group, "lane": job.lane}
         args = [self.owner, job.id, records.to_json(record | {"data": job.data}), job.group, int(job.revive)]
         return self._places("completed", "failed", "delayed", "leases", "parked", "owner"), args
+
+    def _bury_call(self, dead: FailedJob) -> tuple[list[str], list[Any]]:
+        enqueued_at_ms = _milliseconds(dead.enqueued_at) if dead.enqueued_at else 0
+        record = {"enqueuedAt": enqueued_at_ms, "requestId": dead.request_id, "data": dead.data}
+        state = {"state": "failed", "attempt": dead.attempts, "stalls": dead.stalls, "error": dead.error}
+        args = [dead.id, records.to_json(record), records.to_json(state), _milliseconds(dead.failed_at)]
+        return self._places("completed", "failed", "owner"), [self.owner, *args]
 
     async def _run(self, verb: str, keys: Sequence[str], args: Sequence[Any], *, timed: bool = True) -> Any:
         """Call a script. timed: its first ARGV is the clock offset."""

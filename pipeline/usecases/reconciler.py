@@ -134,7 +134,7 @@ class Reconciler:
             await self._pause.set()
         elif (owned.now is Mode.PAUSED) != is_paused:
             await self._pause.enforce()
-        if owned.before is Mode.RUNNING and owned.now is Mode.PAUSED or owned.before is Mode.UNOWNED and is_paused:
+        if is_paused and owned.before is not Mode.PAUSED:
             log.warning("pause_restored", queue=self._queue.name)
         return owned.before in (Mode.UNOWNED, Mode.FOREIGN)
 
