@@ -66,12 +66,12 @@ def as_failed_job(job_id: str, failed_at: str, record_text: str, state_text: str
     record, state = as_object(record_text), as_object(state_text)
     return FailedJob(
         id=job_id,
-        failed_at=_instant(failed_at) or EPOCH,
+        failed_at=as_instant(failed_at) or EPOCH,
         data=_payload(record),
         error=_text(state.get("error")),
         attempts=_whole(state.get("attempt")),
         stalls=_whole(state.get("stalls")),
-        enqueued_at=_instant(_whole(record.get("enqueuedAt"))),
+        enqueued_at=as_instant(_whole(record.get("enqueuedAt"))),
         request_id=_text(record.get("requestId")),
     )
 
@@ -102,7 +102,8 @@ def _whole(value: object) -> int:
     return value if isinstance(value, int) and value > 0 else 0
 
 
-def _instant(milliseconds: int | str) -> datetime | None:
+def as_instant(milliseconds: int | str) -> datetime | None:
+    """Return the instant so long after 1970, None for 0, "" and what is out of all bounds."""
     try:
         return EPOCH + timedelta(milliseconds=int(milliseconds)) if milliseconds else None
     except (ValueError, OverflowError):

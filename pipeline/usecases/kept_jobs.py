@@ -7,13 +7,14 @@ no record: its asset says so. Runs on the event loop.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from pipeline.assets.asset import job_data, made_at_ms, utc_now
 from pipeline.assets.store import AssetStore, Kept
 from pipeline.queue.job import FailedJob, Job, NewJob
 from pipeline.queue.queue import JobQueue
+from pipeline.queue.records import as_instant
 
 Place = tuple[datetime, str]
 
@@ -90,7 +91,7 @@ def _failed(kept: Kept, failed: Mapping[str, Any]) -> FailedJob:
         error=failed["error"],
         attempts=failed["attempts"],
         stalls=failed["stalls"],
-        enqueued_at=datetime.fromtimestamp(failed["enqueuedAtMs"] / 1000, UTC),
+        enqueued_at=as_instant(failed["enqueuedAtMs"]),
         request_id=kept.data["requestId"],
     )
 

@@ -147,13 +147,22 @@ class Reconciler:
             return
         self._metrics.reconciler_searches.labels("urgent" if is_urgent else "regular").inc()
         for source in self._sources:
-            if is_urgent:
-                await self._look_through(source, utc_now() + CLOCKS_APART, None, name, seconds)
-            else:
-                place, before = self._places[source], utc_now() - self._age
-                self._places[source] = await self._look_through(source, before, place, name, seconds, PAGES_PER_ROUND)
+            try:
+                await self._search_in(source, is_urgent, name, seconds)
+            except DependencyUnavailable:
+                raise
+            except Exception:
+                # The border of one source: what it cannot read must not keep back what the others know.
+                log.exception("source_failed", queue=self._queue.name, source=type(source).__name__)
         if not is_urgent:
             await self._purge()
+
+    async def _search_in(self, source: Source, is_urgent: bool, turn: str, seconds: float) -> None:
+        if is_urgent:
+            await self._look_through(source, utc_now() + CLOCKS_APART, None, turn, seconds)
+            return
+        place, before = self._places[source], utc_now() - self._age
+        self._places[source] = await self._look_through(source, before, place, turn, seconds, PAGES_PER_ROUND)
 
     async def _look_through(
         self, source: Source, before: datetime, after: Place | None, turn: str, seconds: float, pages: int | None = None

@@ -17,9 +17,11 @@ from pipeline.errors import DependencyUnavailable
 from pipeline.metrics import Metrics
 from pipeline.queue.job import FailedJob, Finish, NewJob, Outcome
 from pipeline.queue.queue import JobQueue
+from pipeline.supervision import cancel
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.processing import Processing
+from pipeline.usecases.reconciler import CLOCKS_APART, Reconciler
 from tests.factories import make_asset
 from tests.integration.test_processing import Plugins, make_job, run, submit
 from tests.workers import Bench
@@ -160,3 +162,48 @@ async def test_dead_letter_that_is_removed_during_a_search_stays_removed(
         assert [dead.id for dead in (await bench.queue.failed_jobs(9)).jobs] == ["ai-processing:two"]
     finally:
         await bench.close()
+
+
+@pytest.mark.fault("E21")
+@pytest.mark.gen_test
+async def test_dead_letter_whose_record_was_damaged_keeps_no_other_back(
+    store: SqliteAssetStore, redis_url: str
+) -> None:
+    """It came from a record that named an instant out of all bounds: it is listed without, and the next one too."""
+    queue = JobQueue(redis_url)
+    kept = KeptJobs(store, queue, keep_failed_seconds=60, max_age_seconds=60)
+    _, job = await submit(store)
+    await kept.bury(job._replace(id="ai-processing:" + "a" * 24, enqueued_at_ms=10**18), "no")
+    await kept.bury(job, "no")
+    assert await kept.mend(utc_now() + CLOCKS_APART, None, 9) == (2, None)
+    listed = {dead.id: dead.enqueued_at for dead in (await queue.failed_jobs(9)).jobs}
+    assert set(listed) == {job.id, "ai-processing:" + "a" * 24}
+    assert listed["ai-processing:" + "a" * 24] is None
+    await queue.close()
+
+
+@pytest.mark.gen_test
+async def test_source_that_cannot_be_read_keeps_no_other_back(store: SqliteAssetStore, redis_url: str) -> None:
+    """Its fault is logged with a trace, and the search goes on with the next source."""
+
+    class Unreadable:
+        async def mend(self, *_: Any) -> Any:
+            raise KeyError("publicId")
+
+    queue, searched = JobQueue(redis_url), asyncio.Event()
+
+    class Readable:
+        async def mend(self, *_: Any) -> tuple[int, None]:
+            searched.set()
+            return 0, None
+
+    async def purge() -> None:
+        pass
+
+    sources: Any = [Unreadable(), Readable()]
+    reconciler = Reconciler(store, queue, sources, Metrics(), purge=purge)
+    running = asyncio.create_task(reconciler.run())
+    await asyncio.wait_for(searched.wait(), 10)
+    assert not running.done()
+    await cancel([running])
+    await queue.close()
