@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import structlog
 from redis import Redis
+from structlog.testing import LogCapture
 from tornado.ioloop import IOLoop
 
 from pipeline.sandbox.sandbox import Sandbox
@@ -85,3 +88,12 @@ def held_ai_service() -> Iterator[str]:
     """The address of an AI service that never answers, so that jobs stay as they are."""
     with AiService(held=True) as ai_service:
         yield ai_service.url
+
+
+@pytest.fixture
+def logs() -> Iterator[list[Any]]:
+    """The log lines of this process, in order."""
+    capture = LogCapture()
+    structlog.configure(processors=[capture])
+    yield capture.entries
+    structlog.reset_defaults()

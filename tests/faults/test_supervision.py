@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +14,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-import structlog
-from structlog.testing import LogCapture
 
 from pipeline.app import App
 from pipeline.assets.asset import AssetStatus, utc_now
@@ -29,14 +27,6 @@ from tests.workers import Bench, Handler
 
 # The embedded Redis is another process: test_embedded_redis.py.
 KINDS = sorted(set(TASKS) - {"embedded"})
-
-
-@pytest.fixture
-def logs() -> Iterator[list[Any]]:
-    capture = LogCapture()
-    structlog.configure(processors=[capture])
-    yield capture.entries
-    structlog.reset_defaults()
 
 
 class Caller:
