@@ -20,7 +20,14 @@ TRIES_AGAIN = (429, 502, 503)
 # Mostly photos of the first AI service; some that it always fails on, some for the one that takes few, some to decode.
 CATEGORIES = [*["sneaker"] * 17, POISON, LIMITED, DECODED]
 # Of these a quarter is refused, for the memory it would take, and a quarter keeps its decoder busy for many seconds.
-BOMB, ENDLESS = empty_webp(), many_items(b"avif", 60_000)
+PHOTO, BOMB, ENDLESS = make_image(size=(16, 16)), empty_webp(), many_items(b"avif", 60_000)
+# What the first users begin with, so that no run, however short, leaves one of them to chance.
+OPENINGS = {
+    "user-0": (POISON, PHOTO),
+    "user-1": (LIMITED, PHOTO),
+    "user-2": (DECODED, PHOTO),
+    "user-3": (DECODED, ENDLESS),
+}
 TIMEOUT = aiohttp.ClientTimeout(total=8)
 
 
@@ -37,7 +44,6 @@ class User:
     def __init__(self, name: str, urls: list[str], seed: int) -> None:
         self.name, self.urls = name, urls
         self.chance = random.Random(f"{seed} {name}")
-        self.image = make_image(size=(16, 16), seed=len(name))
         self.accepted: set[str] = set()
         self.endless: set[str] = set()  # of these, the hostile ones
         self.by_key: dict[str, set[str]] = defaultdict(set)
@@ -58,10 +64,15 @@ class User:
             while not is_enough.is_set():
                 number += 1
                 key = f"{self.name}-{number}" if self.chance.random() < 0.5 else None
-                category = self.chance.choice(CATEGORIES)
-                images = (self.image, self.image, BOMB, ENDLESS) if category == DECODED else (self.image,)
-                await self._upload(session, key, category, self.chance.choice(images))
+                category, image = self._any_photo()
+                if number == 1:
+                    category, image = OPENINGS.get(self.name, (category, image))
+                await self._upload(session, key, category, image)
                 await asyncio.sleep(self.chance.uniform(0, 2) * pause_seconds)
+
+    def _any_photo(self) -> tuple[str, bytes]:
+        category = self.chance.choice(CATEGORIES)
+        return category, self.chance.choice((PHOTO, PHOTO, BOMB, ENDLESS) if category == DECODED else (PHOTO,))
 
     async def _upload(self, session: aiohttp.ClientSession, key: str | None, category: str, image: bytes) -> None:
         while True:
