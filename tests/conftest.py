@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,9 @@ from pipeline.supervision import cancel
 from tests.mongo_server import MongoServer, own_database
 from tests.redis_server import RedisServer
 from tests.service import AiService
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and with them every process they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from pipeline.metrics import Metrics
 
 CLOSE_SECONDS = 5.0
-# How long a call that was cancelled may take to clean up before it is left behind.
-GRACE_SECONDS = 1.0
+# How long a call that was cancelled may take to clean up before it is left behind. Half of what a drain waits for its
+# job to be handed back (queue/worker.py).
+GRACE_SECONDS = 0.5
 log = structlog.get_logger(__name__)
 
 

@@ -72,7 +72,8 @@ def test_photo_that_nobody_ever_analyzes_fails_in_time(
         ids: list[str] = []
         started_at = time.monotonic()
         events = asyncio.run(follow())
-        assert 2.5 < time.monotonic() - started_at < 12
+        # A connection may take ten seconds to fail; asked to wait for 600 s, nobody does.
+        assert 2.5 < time.monotonic() - started_at < 28
         assert sorted(event["assetId"] for event in events) == sorted(ids)
         assert {event["error"] for event in events} == {f"{reason}, given up after 3 seconds"}
         assert {service.asset(asset_id)["status"] for asset_id in ids} == {"failed"}
