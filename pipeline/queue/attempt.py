@@ -49,6 +49,8 @@ LABELS = {
 # How long a job waits that could not be given up because the store was away.
 GIVE_UP_AGAIN_MS = 5000
 EXCUSE_SECONDS = 1.0
+# Of a drain, which has one second for all that hands a job back (queue/worker.py), and half of it may be gone.
+RELEASED_EXCUSE_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +219,7 @@ class Attempts:
         except Exception as raised:  # the border of a slot: whatever a plugin raises ends here
             error = raised
         if claim.is_released:
-            await self._excuse(job)
+            await self._excuse(job, RELEASED_EXCUSE_SECONDS)
             return Finish(job, Outcome.RELEASED, gives_back=True)
         span.record(error)
         if not claim.has_lease:
@@ -237,9 +239,9 @@ class Attempts:
             await self._excuse(claim.job)
         return finish
 
-    async def _excuse(self, job: Job) -> None:
+    async def _excuse(self, job: Job, seconds: float = EXCUSE_SECONDS) -> None:
         try:
-            async with asyncio.timeout(EXCUSE_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self._handler.excuse(job)
         except Exception as error:  # the border of a slot; at worst the start counts
             self._log.warning("excuse_failed", error=cause_of(error))

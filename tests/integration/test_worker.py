@@ -211,6 +211,25 @@ async def test_drain_hands_back_what_does_not_finish(bench: Bench) -> None:
     assert {(job.attempt, job.stalls) for job in jobs} == {(1, 0)}
 
 
+@pytest.mark.fault("E16")
+@pytest.mark.gen_test(timeout=20)
+async def test_drain_hands_back_while_the_store_hangs(bench: Bench) -> None:
+    """That a start was in vain cannot be recorded then: no reason to let the lease run out."""
+
+    async def hang(job: Job) -> None:
+        await asyncio.Event().wait()
+
+    handler = Handler(hang)
+    handler.excuse = hang  # type: ignore[method-assign]
+    worker, metrics = bench.start(handler)
+    await bench.enqueue(1)
+    await handler.started.get()
+    await worker.drain(0.05)
+    stats = await bench.queue.stats()
+    assert (stats.waiting, stats.active) == (1, 0)
+    assert count(metrics, "pipeline_jobs_finished_total", outcome="released") == 1
+
+
 @pytest.mark.gen_test(timeout=20)
 async def test_job_that_stalls_too_often_is_given_up_by_the_next_worker(bench: Bench) -> None:
     """A fourth lost process is not risked: the job is given up instead of run, so that its owner hears of it."""
