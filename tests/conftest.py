@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +14,14 @@ from redis import Redis
 from structlog.testing import LogCapture
 from tornado.ioloop import IOLoop
 
+from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.sandbox.sandbox import Sandbox
 from pipeline.supervision import cancel
+from tests.fake_receiver import FakeReceiver, running_in_thread
 from tests.mongo_server import MongoServer, own_database
 from tests.redis_server import RedisServer
 from tests.service import AiService
+from tests.workers import Bench
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and with them every process they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -58,6 +62,30 @@ def redis(redis_server: RedisServer) -> Redis:
     return redis_server.client()
 
 
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A Redis this test may stop, hang and wipe."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def bench(io_loop: IOLoop, redis_url: str) -> Iterator[Bench]:
+    """A queue on the shared Redis, with the workers the test starts."""
+    bench = Bench(redis_url)
+    yield bench
+    io_loop.run_sync(bench.close)
+
+
+@pytest.fixture
+def store(io_loop: IOLoop, tmp_path: Path) -> Iterator[SqliteAssetStore]:
+    """An open asset store: the default one, in a file of its own."""
+    store = SqliteAssetStore(tmp_path / "assets.sqlite")
+    io_loop.run_sync(store.open)
+    yield store
+    io_loop.run_sync(store.close)
+
+
 @pytest.fixture(scope="session")
 def mongo_server() -> Iterator[MongoServer]:
     """A MongoDB-compatible server for the whole run; tests that stop or kill it start their own."""
@@ -85,6 +113,13 @@ def ai_service() -> Iterator[AiService]:
     """An AI service of one's own that answers well at once until told otherwise."""
     with AiService() as ai_service:
         yield ai_service
+
+
+@pytest.fixture
+def receiver() -> Iterator[FakeReceiver]:
+    """A receiver of webhooks on a thread of its own."""
+    with running_in_thread() as receiver:
+        yield receiver
 
 
 @pytest.fixture(scope="session")

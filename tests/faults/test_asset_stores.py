@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tornado.ioloop import IOLoop
 
 from pipeline.assets.asset import utc_now
 from pipeline.assets.mongo import MongoAssetStore
@@ -32,14 +31,6 @@ from tests.service import ROOT
 def own_mongo_server() -> Iterator[MongoServer]:
     with MongoServer() as server:
         yield server
-
-
-@pytest.fixture
-def sqlite_store(io_loop: IOLoop, tmp_path: Path) -> Iterator[SqliteAssetStore]:
-    store = SqliteAssetStore(tmp_path / "assets.sqlite")
-    io_loop.run_sync(store.open)
-    yield store
-    io_loop.run_sync(store.close)
 
 
 @pytest.mark.gen_test
@@ -101,15 +92,15 @@ async def test_sqlite_brings_a_file_of_the_first_version_up_to_date(tmp_path: Pa
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("fault", [{"user_id": "\ud800"}, {"fence": 2**70}], ids=["text", "number"])
-async def test_sqlite_write_that_is_refused_fails_alone(sqlite_store: SqliteAssetStore, fault: dict[str, Any]) -> None:
+async def test_sqlite_write_that_is_refused_fails_alone(store: SqliteAssetStore, fault: dict[str, Any]) -> None:
     """Those that share its commit, and those that come later, are kept; the store still closes."""
     assets = [make_asset() for _ in range(4)]
-    tasks = [sqlite_store.create(asset) for asset in (*assets[:2], make_asset(**fault), *assets[2:])]
+    tasks = [store.create(asset) for asset in (*assets[:2], make_asset(**fault), *assets[2:])]
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [result for result in results if result is True] == [True] * 4
     assert isinstance(results[2], NotStorable) and results[2].__cause__ is not None
-    assert [await sqlite_store.get(asset.id) for asset in assets] == assets
-    await sqlite_store.close()
+    assert [await store.get(asset.id) for asset in assets] == assets
+    await store.close()
 
 
 @pytest.mark.gen_test(timeout=60)

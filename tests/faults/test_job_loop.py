@@ -23,12 +23,6 @@ HOUR_MS = 3_600_000
 
 
 @pytest.fixture
-def own_redis() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture
 def bench(io_loop: IOLoop, own_redis: RedisServer) -> Iterator[Bench]:
     bench = Bench(own_redis.url)
     yield bench

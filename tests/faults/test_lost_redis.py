@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,25 +19,13 @@ from redis import Redis
 
 from pipeline.client import Client
 from tests.factories import make_token
-from tests.fake_receiver import FakeReceiver, Reply, running_in_thread
+from tests.fake_receiver import FakeReceiver, Reply
 from tests.faults.test_process import accept, statuses, wait_until
 from tests.integration.test_notifying import admin, told, webhook
 from tests.redis_server import RedisServer
 from tests.service import ROOT, AiService, Service
 
 BASE = "pipeline:{ai-processing}:"
-
-
-@pytest.fixture
-def own_redis() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture
-def receiver() -> Iterator[FakeReceiver]:
-    with running_in_thread() as receiver:
-        yield receiver
 
 
 def failed(service: Service, queue: str = "ai-processing") -> list[dict[str, Any]]:

@@ -73,13 +73,6 @@ def bound(plugin: Stubborn, metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -
     return BoundPlugin("provider", "stubborn", plugin, methods, threads=8, metrics=metrics)
 
 
-@pytest.fixture
-def bench(io_loop: IOLoop, redis_url: str) -> Iterator[Bench]:
-    bench = Bench(redis_url)
-    yield bench
-    io_loop.run_sync(bench.close)
-
-
 def stuck(metrics: Metrics) -> float | None:
     labels = {"kind": "provider", "plugin": "stubborn"}
     return metrics.registry.get_sample_value("pipeline_plugin_stuck", labels)

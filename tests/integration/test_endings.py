@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tornado.ioloop import IOLoop
 
 from pipeline.assets.asset import Asset, AssetStatus, utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
@@ -27,14 +25,6 @@ from tests.integration.test_processing import Plugins, make_job, run, submit
 from tests.workers import Bench
 
 KIND = "job of ai-processing"
-
-
-@pytest.fixture
-def store(io_loop: IOLoop, tmp_path: Path) -> Iterator[SqliteAssetStore]:
-    store = SqliteAssetStore(tmp_path / "assets.sqlite")
-    io_loop.run_sync(store.open)
-    yield store
-    io_loop.run_sync(store.close)
 
 
 @pytest.fixture
@@ -123,45 +113,37 @@ async def test_job_is_kept_until_all_is_told(
 
 @pytest.mark.fault("E21")
 @pytest.mark.gen_test
-async def test_job_that_is_kept_again_after_its_end_is_forgotten(store: SqliteAssetStore, redis_url: str) -> None:
+async def test_job_that_is_kept_again_after_its_end_is_forgotten(store: SqliteAssetStore, bench: Bench) -> None:
     """An event that is announced twice is kept once more after its delivery: the search sees that it is done."""
-    bench = Bench(redis_url)
     kept = KeptJobs(store, bench.queue, keep_failed_seconds=60, max_age_seconds=60)
-    try:
-        await bench.queue.enqueue("ai-processing:one", {})
-        (job,) = (await bench.queue.step("worker:1", [], 1)).claimed
-        await bench.queue.step("worker:2", [Finish(job, Outcome.COMPLETED)], 0)
-        for job_id in ("ai-processing:one", "ai-processing:two"):
-            await kept.keep(NewJob(job_id, {}))
-        assert await kept.mend(utc_now() + timedelta(seconds=1), None, 10) == (1, None)
-        assert [each.id for each in await store.kept(KIND, limit=9)] == ["ai-processing:two"]
-    finally:
-        await bench.close()
+    await bench.queue.enqueue("ai-processing:one", {})
+    (job,) = (await bench.queue.step("worker:1", [], 1)).claimed
+    await bench.queue.step("worker:2", [Finish(job, Outcome.COMPLETED)], 0)
+    for job_id in ("ai-processing:one", "ai-processing:two"):
+        await kept.keep(NewJob(job_id, {}))
+    assert await kept.mend(utc_now() + timedelta(seconds=1), None, 10) == (1, None)
+    assert [each.id for each in await store.kept(KIND, limit=9)] == ["ai-processing:two"]
 
 
 @pytest.mark.fault("E21")
 @pytest.mark.gen_test
 async def test_dead_letter_that_is_removed_during_a_search_stays_removed(
-    store: SqliteAssetStore, redis_url: str
+    store: SqliteAssetStore, bench: Bench
 ) -> None:
     """The search has read of two, and one is removed before it has put them back."""
-    bench = Bench(redis_url)
     kept = KeptJobs(store, bench.queue, keep_failed_seconds=60, max_age_seconds=60)
-    try:
-        for job_id in ("ai-processing:one", "ai-processing:two"):
-            await kept.bury(make_job(make_asset(), id=job_id), "no")
-        restore = bench.queue.restore_failed
+    for job_id in ("ai-processing:one", "ai-processing:two"):
+        await kept.bury(make_job(make_asset(), id=job_id), "no")
+    restore = bench.queue.restore_failed
 
-        async def remove_and_restore(dead: Sequence[FailedJob]) -> int:
-            await kept.forget("ai-processing:one")
-            await bench.queue.remove_failed("ai-processing:one")
-            return await restore(dead)
+    async def remove_and_restore(dead: Sequence[FailedJob]) -> int:
+        await kept.forget("ai-processing:one")
+        await bench.queue.remove_failed("ai-processing:one")
+        return await restore(dead)
 
-        bench.queue.restore_failed = remove_and_restore  # type: ignore[method-assign]
-        await kept.mend(utc_now() + timedelta(seconds=1), None, 10)
-        assert [dead.id for dead in (await bench.queue.failed_jobs(9)).jobs] == ["ai-processing:two"]
-    finally:
-        await bench.close()
+    bench.queue.restore_failed = remove_and_restore  # type: ignore[method-assign]
+    await kept.mend(utc_now() + timedelta(seconds=1), None, 10)
+    assert [dead.id for dead in (await bench.queue.failed_jobs(9)).jobs] == ["ai-processing:two"]
 
 
 @pytest.mark.fault("E21")

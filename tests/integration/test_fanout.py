@@ -40,13 +40,6 @@ class TestWebSocketNotifier(NotifierSuite):
         return WebSocketNotifier()
 
 
-@pytest.fixture
-def own_redis() -> Iterator[RedisServer]:
-    """A Redis this test may stop and hang."""
-    with RedisServer() as server:
-        yield server
-
-
 class Gaps:
     """An on_gap the test can wait for."""
 

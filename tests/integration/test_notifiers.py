@@ -44,13 +44,6 @@ UNASSIGNED = "2000::1"
 
 
 @pytest.fixture
-def receiver() -> Iterator[FakeReceiver]:
-    """A receiver on a thread of its own."""
-    with running_in_thread() as receiver:
-        yield receiver
-
-
-@pytest.fixture
 def webhook(io_loop: IOLoop, receiver: FakeReceiver) -> Iterator[WebhookNotifier]:
     """The notifier, pointed at it and allowed to call it."""
     webhook = make_webhook(receiver.url + "/hooks?token=t0ken")

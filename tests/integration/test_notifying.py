@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from pipeline.client import Client
 from tests.factories import make_token
-from tests.fake_receiver import FakeReceiver, Reply, running_in_thread
+from tests.fake_receiver import FakeReceiver, Reply
 from tests.packages import install
 from tests.service import AiService, Service
 
@@ -31,12 +30,6 @@ def webhook(url: str, **settings: str) -> dict[str, str]:
     """Return the settings of a service that tells that receiver."""
     own = {"PLUGIN_WEBHOOK_URL": url, "PLUGIN_WEBHOOK_SECRET": SECRET, "PLUGIN_WEBHOOK_ALLOW_PRIVATE": "true"}
     return {"NOTIFIERS": "websocket,webhook", "NOTIFIER_BACKOFF_MS": "20"} | own | settings
-
-
-@pytest.fixture
-def receiver() -> Iterator[FakeReceiver]:
-    with running_in_thread() as receiver:
-        yield receiver
 
 
 def upload(service: Service, count: int = 1) -> list[str]:

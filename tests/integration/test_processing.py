@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tornado.ioloop import IOLoop
 
 from pipeline.assets.asset import Asset, AssetStatus, job_data
 from pipeline.assets.sqlite import SqliteAssetStore
@@ -64,14 +62,6 @@ class Plugins(MemoryStorage):
 @pytest.fixture
 def plugins() -> Plugins:
     return Plugins()
-
-
-@pytest.fixture
-def store(io_loop: IOLoop, tmp_path: Path) -> Iterator[SqliteAssetStore]:
-    store = SqliteAssetStore(tmp_path / "assets.sqlite")
-    io_loop.run_sync(store.open)
-    yield store
-    io_loop.run_sync(store.close)
 
 
 @pytest.fixture
@@ -376,7 +366,7 @@ async def test_result_that_cannot_be_stored_fails_its_job_alone(
     store: SqliteAssetStore,
     plugins: Plugins,
     leftovers: Leftovers,
-    redis_url: str,
+    bench: Bench,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Through a worker: one attempt, a small text for the owner, no image left; the next job is done."""
@@ -385,21 +375,17 @@ async def test_result_that_cannot_be_stored_fails_its_job_alone(
         Attribute("x" * 17_000_000, 1), Attribute("y", 1), processed_image=ProcessedImage(b"p", "image/png")
     )
     bad, good = make_asset(), make_asset()
-    bench = Bench(redis_url)
-    try:
-        for asset in (bad, good):
-            assert await store.create(asset)
-            await bench.queue.enqueue(asset.processing_job_id, job_data(asset))
+    for asset in (bad, good):
+        assert await store.create(asset)
+        await bench.queue.enqueue(asset.processing_job_id, job_data(asset))
 
-        async def heal() -> None:
-            if len(plugins.requests) == 2:
-                plugins.analysis = FOUND
+    async def heal() -> None:
+        if len(plugins.requests) == 2:
+            plugins.analysis = FOUND
 
-        plugins.before_answer = heal
-        bench.start(processing, concurrency=1)
-        await bench.until(lambda stats: stats.completed == 1 and stats.failed == 1)
-    finally:
-        await bench.close()
+    plugins.before_answer = heal
+    bench.start(processing, concurrency=1)
+    await bench.until(lambda stats: stats.completed == 1 and stats.failed == 1)
     failed = await store.get(bad.id)
     assert failed is not None and failed.status is AssetStatus.FAILED
     assert failed.ai_metadata.error == "The asset store cannot hold this document: it is too large"

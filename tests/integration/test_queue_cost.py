@@ -20,12 +20,6 @@ JOBS = 1000
 
 
 @pytest.fixture
-def own_redis() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture
 def redis(own_redis: RedisServer) -> Iterator[Redis]:
     yield own_redis.client()
 

@@ -6,7 +6,7 @@ Real sockets, a real Redis and a real SQLite; the stores of the test can be held
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,6 @@ SECOND = timedelta(seconds=1)
 FOUND = AiMetadata(
     brand={"value": "Nike", "confidence": 0.93}, model={"value": "Air Max 90", "confidence": 0.5}, processed_at=NOON
 )
-
-
-@pytest.fixture
-def own_redis() -> Iterator[RedisServer]:
-    """A Redis this test may stop."""
-    with RedisServer() as server:
-        yield server
 
 
 class HeldStore(SqliteAssetStore):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,13 +17,6 @@ from pipeline.queue.job import Job, JobState
 from pipeline.queue.queue import JobQueue
 from tests.redis_server import RedisServer
 from tests.workers import Bench, Handler, count, failing, nothing
-
-
-@pytest.fixture
-def bench(io_loop: IOLoop, redis_url: str) -> Iterator[Bench]:
-    bench = Bench(redis_url)
-    yield bench
-    io_loop.run_sync(bench.close)
 
 
 @pytest.mark.gen_test(timeout=20)
