@@ -29,9 +29,10 @@ from pipeline.assets.asset import (
     processed_document,
     utc_now,
 )
-from pipeline.assets.sqlite_kept import KeptRows, instant_of, milliseconds_of
+from pipeline.assets.sqlite_kept import KeptRows
 from pipeline.assets.store import KeyRecord
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable, OutcomeUnknown, PipelineError
+from pipeline.instants import instant_of, milliseconds_of
 from pipeline.supervision import Supervisor, Watched
 
 T = TypeVar("T")
@@ -163,7 +164,7 @@ class SqliteAssetStore(KeptRows):
                 "job": asset.processing_job_id,
                 "fence": asset.fence,
                 "meta": _meta_json(asset.ai_metadata),
-                "finished": milliseconds_of(asset.finished_at),
+                "finished": _milliseconds(asset.finished_at),
                 "created": milliseconds_of(asset.created_at),
                 "updated": milliseconds_of(asset.updated_at),
                 "excused": asset.excused,
@@ -494,7 +495,7 @@ def _asset(row: sqlite3.Row) -> Asset:
 
 
 def _meta_json(meta: AiMetadata) -> str | None:
-    return _json(ai_metadata_document(meta) | {"processedAt": milliseconds_of(meta.processed_at)})
+    return _json(ai_metadata_document(meta) | {"processedAt": _milliseconds(meta.processed_at)})
 
 
 def _json(value: Mapping[str, Any] | None) -> str | None:
@@ -513,6 +514,10 @@ def _check_integers(value: Any) -> None:
         raise NotStorable("a number is too large")
     for inner in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
         _check_integers(inner)
+
+
+def _milliseconds(instant: datetime | None) -> int | None:
+    return milliseconds_of(instant) if instant is not None else None
 
 
 def _instant(milliseconds: int | None) -> datetime | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from pipeline.assets.asset import utc_now
 from pipeline.assets.store import IDENTITY, Kept
+from pipeline.instants import instant_of, milliseconds_of
 
 KEEP = "INSERT INTO kept VALUES (:kind, :id, :at, :data) ON CONFLICT (kind, id) DO UPDATE SET "
 Run = Callable[[str, Mapping[str, Any]], Awaitable[list[Any]]]
@@ -55,14 +56,3 @@ class KeptRows:
 
 def _values(kept: Kept) -> dict[str, Any]:
     return {"kind": kept.kind, "id": kept.id, "at": milliseconds_of(kept.at), "data": json.dumps(kept.data)}
-
-
-def milliseconds_of(instant: datetime | None) -> int | None:
-    """Return the milliseconds from 1970 to the instant."""
-    return round(instant.timestamp() * 1000) if instant is not None else None
-
-
-def instant_of(milliseconds: int) -> datetime:
-    """Return the instant so long after 1970."""
-    # From whole numbers: a float of milliseconds would lose the last digit.
-    return datetime.fromtimestamp(milliseconds // 1000, UTC).replace(microsecond=milliseconds % 1000 * 1000)

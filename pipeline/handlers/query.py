@@ -5,15 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from pipeline.errors import ValidationError
+from pipeline.instants import instant_of, milliseconds_of
 
 CURSOR = re.compile(r"(\d{1,15})\.(.+)", re.ASCII | re.DOTALL)
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Position = tuple[datetime, str]
 
 
@@ -69,8 +69,7 @@ class Query:
 
 def encode_cursor(instant: datetime, item_id: str) -> str:
     """Return a place in a list as text that clients hand back unread."""
-    milliseconds = (instant - EPOCH) // timedelta(milliseconds=1)
-    return base64.urlsafe_b64encode(f"{milliseconds}.{item_id}".encode()).decode().rstrip("=")
+    return base64.urlsafe_b64encode(f"{milliseconds_of(instant)}.{item_id}".encode()).decode().rstrip("=")
 
 
 def decode_cursor(text: str, ids: re.Pattern[str]) -> Position:
@@ -80,7 +79,7 @@ def decode_cursor(text: str, ids: re.Pattern[str]) -> Position:
         match = CURSOR.fullmatch(raw.decode())
         if match is None or not ids.fullmatch(match[2]):
             raise ValueError("not a cursor")
-        return EPOCH + timedelta(milliseconds=int(match[1])), match[2]
+        return instant_of(int(match[1])), match[2]
     except (binascii.Error, OverflowError) as error:
         raise ValueError("not a cursor") from error
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from importlib import resources
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -22,11 +22,11 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
 from pipeline.errors import DependencyUnavailable
 from pipeline.hold import Finding, Hold
+from pipeline.instants import milliseconds_of
 from pipeline.link.connection import CALL_SECONDS, Link
 from pipeline.link.master import Master
 from pipeline.queue import records
 from pipeline.queue.job import FailedJob, FailedPage, Finish, JobState, Mode, NewJob, Outcome, Step
-from pipeline.queue.records import EPOCH
 
 T = TypeVar("T")
 # The id of no store: for a process that has yet to ask its own.
@@ -297,7 +297,7 @@ class JobQueue:
 
         after: (failed_at, id) of the last one seen, which may be gone by now; those after it follow.
         """
-        failed_at_ms, job_id = (_milliseconds(after[0]), after[1]) if after else ("", "")
+        failed_at_ms, job_id = (milliseconds_of(after[0]), after[1]) if after else ("", "")
         return await self._list_failed(limit, failed_at_ms, job_id)
 
     async def failed_job(self, job_id: str) -> FailedJob | None:
@@ -388,10 +388,10 @@ class JobQueue:
         return self._places("completed", "failed", "delayed", "leases", "parked", "owner"), args
 
     def _bury_call(self, dead: FailedJob) -> tuple[list[str], list[Any]]:
-        enqueued_at_ms = _milliseconds(dead.enqueued_at) if dead.enqueued_at else 0
+        enqueued_at_ms = milliseconds_of(dead.enqueued_at) if dead.enqueued_at else 0
         record = {"enqueuedAt": enqueued_at_ms, "requestId": dead.request_id, "data": dead.data}
         state = {"state": "failed", "attempt": dead.attempts, "stalls": dead.stalls, "error": dead.error}
-        args = [dead.id, records.to_json(record), records.to_json(state), _milliseconds(dead.failed_at)]
+        args = [dead.id, records.to_json(record), records.to_json(state), milliseconds_of(dead.failed_at)]
         return self._places("completed", "failed", "owner"), [self.owner, *args]
 
     async def _run(self, verb: str, keys: Sequence[str], args: Sequence[Any], *, timed: bool = True) -> Any:
@@ -436,7 +436,3 @@ def _checked(reply: str) -> str:
     if reply == "foreign":
         raise ForeignQueue("The queue belongs to another asset store")
     return reply
-
-
-def _milliseconds(instant: datetime) -> int:
-    return (instant - EPOCH) // timedelta(milliseconds=1)

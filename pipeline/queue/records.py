@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import orjson
 
 from pipeline.hold import Finding, Hold
+from pipeline.instants import EPOCH, instant_of
 from pipeline.queue.job import FailedJob, Job
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def to_json(value: object) -> str:
@@ -105,6 +104,6 @@ def _whole(value: object) -> int:
 def as_instant(milliseconds: int | str) -> datetime | None:
     """Return the instant so long after 1970, None for 0, "" and what is out of all bounds."""
     try:
-        return EPOCH + timedelta(milliseconds=int(milliseconds)) if milliseconds else None
+        return instant_of(int(milliseconds)) if milliseconds else None
     except (ValueError, OverflowError):
         return None

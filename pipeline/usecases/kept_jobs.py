@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.assets.asset import job_data, made_at_ms, utc_now
 from pipeline.assets.store import AssetStore, Kept
+from pipeline.instants import milliseconds_of
 from pipeline.queue.job import FailedJob, Job, NewJob
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.records import as_instant
@@ -79,7 +80,7 @@ def _waiting(kept: Kept) -> NewJob:
         kept.data["data"],
         request_id=kept.data["requestId"],
         lane=kept.data["lane"],
-        submitted_at_ms=round(kept.at.timestamp() * 1000),
+        submitted_at_ms=milliseconds_of(kept.at),
     )
 
 

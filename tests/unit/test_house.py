@@ -29,7 +29,7 @@ ROWS = [
     {"settings"},
     {"sandbox", "link", "disk", "environment", "addresses"},
     {"errors"},
-    {"texts", "hold", "delays"},
+    {"texts", "hold", "delays", "instants"},
 ]
 PLAIN_WORDS = ROWS[-5:]
 BESIDE = {"metrics", "logs", "tracing", "supervision"}
@@ -41,7 +41,7 @@ SPECIFIED_TESTS = [*range(13, 20), *range(27, 34), *range(38, 46), 57, 58]
 MENDED_FAULTS = {f"E{number}" for number in range(1, 33)} | {"P11"}
 PURE = [
     *("pipeline.assets.asset", "pipeline.assets.events", "pipeline.assets.store", "pipeline.queue.job"),
-    *("pipeline.errors", "pipeline.hold", "pipeline.texts", "pipeline.delays"),
+    *("pipeline.errors", "pipeline.hold", "pipeline.texts", "pipeline.delays", "pipeline.instants"),
     *("pipeline.assets.containers", "pipeline.sandbox.cost", "pipeline.sandbox.wire"),
 ]
 

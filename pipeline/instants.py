@@ -1,0 +1,17 @@
+"""Instants as the whole milliseconds since 1970 that the SQLite store, the queue and cursors hold. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def milliseconds_of(instant: datetime) -> int:
+    """Return the whole milliseconds from 1970 to the instant."""
+    return (instant - EPOCH) // timedelta(milliseconds=1)
+
+
+def instant_of(milliseconds: int) -> datetime:
+    """Return the instant so long after 1970; OverflowError when no calendar has it."""
+    return EPOCH + timedelta(milliseconds=milliseconds)
