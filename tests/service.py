@@ -5,14 +5,19 @@ Its log lines are JSON; they are the signals tests wait for.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,9 +44,10 @@ class Service:
             | {"AI_SERVICE_URL": ai_service_url}
             | environment
         )
-        self.lines: list[dict[str, Any]] = []
+        self._lines: list[dict[str, Any]] = []
+        self._taken_bytes = 0
         self._arrived = threading.Condition()
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
         self.url = ""
 
@@ -75,9 +81,9 @@ class Service:
     def launch(self) -> None:
         """Start the process."""
         assert not self.is_running, "its first process would be left behind"
-        self.lines = []
+        self._lines, self._taken_bytes = [], 0
         self._process = subprocess.Popen(
-            [sys.executable, *self.command], cwd=ROOT, env=self.environment, stderr=subprocess.PIPE, text=True
+            [sys.executable, *self.command], cwd=ROOT, env=self.environment, stderr=subprocess.PIPE
         )
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
@@ -106,6 +112,20 @@ class Service:
         self._process.stderr.close()
         return code
 
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The log lines so far: all that the process had written when they were asked for, as before its answer."""
+        with self._arrived:
+            if self._process is not None and self._reader is not None and self._reader.is_alive():
+                wanted = self._taken_bytes + _unread_bytes(self._process)
+                self._arrived.wait_for(lambda: self._taken_bytes >= wanted, WAIT_SECONDS)
+            return list(self._lines)
+
+    def forget_lines(self, *forgotten: dict[str, Any]) -> None:
+        """Remove these log lines, or all."""
+        with self._arrived:
+            self._lines = [line for line in self.lines if forgotten and line not in forgotten]
+
     def wait_log(self, event: str, count: int = 1, **fields: Any) -> dict[str, Any]:
         """Return the count-th log line of that event with these fields, waiting for it."""
         deadline = time.monotonic() + WAIT_SECONDS
@@ -121,24 +141,23 @@ class Service:
     def find(self, event: str, **fields: Any) -> list[dict[str, Any]]:
         """Return the log lines of that event with these fields, so far."""
         wanted = {"event": event} | fields
-        return [line for line in list(self.lines) if wanted.items() <= line.items()]
+        return [line for line in self.lines if wanted.items() <= line.items()]
 
     def errors(self) -> list[dict[str, Any]]:
         """Return the log lines at error level or worse."""
         return [line for line in self.lines if line.get("level") in ("error", "critical")]
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
+    def _read(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stderr is not None
-        for text in process.stderr:
-            try:
-                line = json.loads(text)
-            except ValueError:
-                line = {"event": "not JSON", "level": "error", "text": text}
+        descriptor, rest, chunk = process.stderr.fileno(), b"", b"-"
+        while chunk:
+            select.select([descriptor], [], [])
             with self._arrived:
-                self.lines.append(line)
+                chunk = os.read(descriptor, 65536)
+                self._taken_bytes += len(chunk)
+                *whole, rest = (rest + chunk).split(b"\n")
+                self._lines += map(_parsed, whole if chunk or not rest else [rest])
                 self._arrived.notify_all()
-        with self._arrived:
-            self._arrived.notify_all()
 
     # the client's side
 
@@ -182,6 +201,20 @@ class Service:
         """Return the asset as its owner sees it."""
         data: dict[str, Any] = self.get(f"/api/assets/{asset_id}", sub).json()["data"]
         return data
+
+
+def _unread_bytes(process: subprocess.Popen[bytes]) -> int:
+    assert process.stderr is not None
+    (count,) = struct.unpack("i", fcntl.ioctl(process.stderr, termios.FIONREAD, bytes(4)))
+    return int(count)
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    with suppress(ValueError):
+        line = json.loads(text)
+        if isinstance(line, dict):
+            return line
+    return {"event": "not JSON", "level": "error", "text": text.decode(errors="replace")}
 
 
 class AiService:

@@ -123,7 +123,7 @@ def test_deleted_asset_uploaded_again_with_its_key_is_processed(pair: Pair) -> N
     url = f"{pair[0].url}/api/assets/{asset_id}"
     assert httpx.delete(url, headers=pair[0].headers()).status_code == 204
     for service in pair:
-        service.lines.clear()
+        service.forget_lines()
     assert asset_ids([pair[0].upload(headers=key)]) == {asset_id}
     wait_finished(pair, asset_id)
     assert pair[0].asset(asset_id)["status"] == "active"
