@@ -401,9 +401,11 @@ async def test_redis_that_accepts_and_says_nothing_is_asked_again(monkeypatch: p
         async with asyncio.timeout(WAIT_SECONDS):
             for _ in range(3):
                 writers.append(await accepted.get())
+    server.close()
+    while not accepted.empty():
+        writers.append(accepted.get_nowait())
     for writer in writers:
         writer.close()
-    server.close()
 
 
 def pings(server: RedisServer) -> int:
