@@ -6,6 +6,8 @@ import asyncio
 import ssl
 from types import TracebackType
 
+from pipeline.supervision import cancel
+
 
 class Forwarder:
     """A TCP proxy on the test's own loop; `async with` starts and ends it.
@@ -31,9 +33,7 @@ class Forwarder:
         self._server.close()
         for writer in self._writers:
             writer.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel(self._tasks)
 
     def silence(self) -> None:
         """Swallow from now on what the connections of now send, as a firewall does that has forgotten them."""

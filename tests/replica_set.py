@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 import bson
+
+from pipeline.supervision import cancel
 
 NAME = "lagging"
 OP_MSG, OP_QUERY, OP_REPLY = 2013, 2004, 1
@@ -27,14 +29,14 @@ class LaggingReplicaSet:
         parts = urlsplit(database_uri)
         self._server_port, self._database = parts.port, parts.path
         self._listeners: list[asyncio.Server] = []
-        self._serving: set[asyncio.Task[None]] = set()
+        self._serving: set[asyncio.Task[Any]] = set()
         self._primary = self._secondary = ""
         self.reads_of_secondary: list[str] = []
         self.before: Callable[[str], Awaitable[dict[str, Any] | None]] = _hand_on
 
     async def __aenter__(self) -> LaggingReplicaSet:
         for serve in (self._serve_primary, self._serve_secondary):
-            self._listeners.append(await asyncio.start_server(self._tracked(serve), "127.0.0.1", 0))
+            self._listeners.append(await asyncio.start_server(serve, "127.0.0.1", 0))
         self._primary, self._secondary = (
             f"127.0.0.1:{listener.sockets[0].getsockname()[1]}" for listener in self._listeners
         )
@@ -44,19 +46,7 @@ class LaggingReplicaSet:
         for listener in self._listeners:
             listener.close()
         # A connection that is still served would be found by the garbage collector, in whichever test it runs.
-        for task in self._serving:
-            task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
-
-    def _tracked(
-        self, serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
-    ) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
-        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.get_running_loop().create_task(serve(reader, writer))
-            self._serving.add(task)
-            task.add_done_callback(self._serving.discard)
-
-        return accept
+        await cancel(self._serving)
 
     def uri(self, options: str = "") -> str:
         """Return the database's address here, with further options."""
@@ -82,7 +72,13 @@ class LaggingReplicaSet:
             "maxWireVersion": 21,
         }
 
+    def _note_serving(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+
     async def _serve_primary(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._note_serving()
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
         try:
             while True:
@@ -103,6 +99,7 @@ class LaggingReplicaSet:
             writer.close()
 
     async def _serve_secondary(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._note_serving()
         try:
             while True:
                 header, _body, command = await _receive(reader)

@@ -28,6 +28,7 @@ import pipeline.feed
 from pipeline.assets.asset import AiMetadata, AssetStatus, ProcessedImageRef, utc_now
 from pipeline.assets.events import asset_processed
 from pipeline.client import Client, ClientError, event_of
+from pipeline.supervision import cancel
 from tests.factories import SECRET, make_asset, make_image, make_token
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
@@ -160,9 +161,7 @@ class Switch:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel(self._tasks)
 
     async def hung(self, count: int) -> None:
         """Return when so many connections have been left hanging."""

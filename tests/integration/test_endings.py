@@ -128,7 +128,7 @@ async def test_job_that_is_kept_again_after_its_end_is_forgotten(store: SqliteAs
 @pytest.mark.fault("E21")
 @pytest.mark.gen_test
 async def test_dead_letter_that_is_removed_during_a_search_stays_removed(
-    store: SqliteAssetStore, bench: Bench
+    store: SqliteAssetStore, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The search has read of two, and one is removed before it has put them back."""
     kept = KeptJobs(store, bench.queue, keep_failed_seconds=60, max_age_seconds=60)
@@ -141,7 +141,7 @@ async def test_dead_letter_that_is_removed_during_a_search_stays_removed(
         await bench.queue.remove_failed("ai-processing:one")
         return await restore(dead)
 
-    bench.queue.restore_failed = remove_and_restore  # type: ignore[method-assign]
+    monkeypatch.setattr(bench.queue, "restore_failed", remove_and_restore)
     await kept.mend(utc_now() + timedelta(seconds=1), None, 10)
     assert [dead.id for dead in (await bench.queue.failed_jobs(9)).jobs] == ["ai-processing:two"]
 
@@ -149,30 +149,28 @@ async def test_dead_letter_that_is_removed_during_a_search_stays_removed(
 @pytest.mark.fault("E21")
 @pytest.mark.gen_test
 async def test_dead_letter_whose_record_was_damaged_keeps_no_other_back(
-    store: SqliteAssetStore, redis_url: str
+    store: SqliteAssetStore, bench: Bench
 ) -> None:
     """It came from a record that named an instant out of all bounds: it is listed without, and the next one too."""
-    queue = JobQueue(redis_url)
-    kept = KeptJobs(store, queue, keep_failed_seconds=60, max_age_seconds=60)
+    kept = KeptJobs(store, bench.queue, keep_failed_seconds=60, max_age_seconds=60)
     _, job = await submit(store)
     await kept.bury(job._replace(id="ai-processing:" + "a" * 24, enqueued_at_ms=10**18), "no")
     await kept.bury(job, "no")
     assert await kept.mend(utc_now() + CLOCKS_APART, None, 9) == (2, None)
-    listed = {dead.id: dead.enqueued_at for dead in (await queue.failed_jobs(9)).jobs}
+    listed = {dead.id: dead.enqueued_at for dead in (await bench.queue.failed_jobs(9)).jobs}
     assert set(listed) == {job.id, "ai-processing:" + "a" * 24}
     assert listed["ai-processing:" + "a" * 24] is None
-    await queue.close()
 
 
 @pytest.mark.gen_test
-async def test_source_that_cannot_be_read_keeps_no_other_back(store: SqliteAssetStore, redis_url: str) -> None:
+async def test_source_that_cannot_be_read_keeps_no_other_back(store: SqliteAssetStore, bench: Bench) -> None:
     """Its fault is logged with a trace, and the search goes on with the next source."""
 
     class Unreadable:
         async def mend(self, *_: Any) -> Any:
             raise KeyError("publicId")
 
-    queue, searched = JobQueue(redis_url), asyncio.Event()
+    searched = asyncio.Event()
 
     class Readable:
         async def mend(self, *_: Any) -> tuple[int, None]:
@@ -183,9 +181,8 @@ async def test_source_that_cannot_be_read_keeps_no_other_back(store: SqliteAsset
         pass
 
     sources: Any = [Unreadable(), Readable()]
-    reconciler = Reconciler(store, queue, sources, Metrics(), purge=purge)
+    reconciler = Reconciler(store, bench.queue, sources, Metrics(), purge=purge)
     running = asyncio.create_task(reconciler.run())
     await asyncio.wait_for(searched.wait(), 10)
     assert not running.done()
     await cancel([running])
-    await queue.close()
