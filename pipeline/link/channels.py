@@ -35,10 +35,11 @@ class Channels:
         """probe: a channel nobody subscribes to. take: gets what is published; None for a set that publishes."""
         self.is_sharded = False
         self.is_cluster = False
+        # Of the server that was found first; outside a cluster it has all channels.
+        self.address: Address = None
         self._nodes = nodes
         self._probe = probe
         self._listener = take
-        self._address: Address = None
         self._ranges: list[SlotRange] = []
         self._links: dict[Address, Link] = {}
         self._lost = asyncio.Event()
@@ -46,14 +47,14 @@ class Channels:
     async def connect(self) -> None:
         """Connect to a server, within 5 s in all; RedisError, OSError or TimeoutError when none can be had."""
         async with asyncio.timeout(CONNECT_SECONDS):
-            link, self._address, ranges = await self._nodes.find()
-            self._keep(self._address, link)
+            link, self.address, ranges = await self._nodes.find()
+            self._keep(self.address, link)
             self.is_cluster = bool(ranges)
             self.is_sharded = await self._knows_shards(link)
             if ranges and self.is_sharded:
                 # It leads to where the channels are.
                 self._ranges = ranges
-                del self._links[self._address]
+                del self._links[self.address]
                 link.close()
             elif self._listener:
                 link.listen(self._listener)
@@ -61,7 +62,7 @@ class Channels:
     def address_of(self, channel: bytes) -> Address:
         """Return where a channel lives."""
         if not self._ranges:
-            return self._address
+            return self.address
         slot = key_slot(channel)
         for last, master in self._ranges:
             if slot <= last:
@@ -100,12 +101,12 @@ class Channels:
 
     def leave(self) -> None:
         """The server is no master any more: the next set begins at another one, if there is one."""
-        self._nodes.leave(self._address)
+        self._nodes.leave(self.address)
 
-    def close(self) -> None:
-        """Hang up."""
+    def close(self, error: Exception | None = None) -> None:
+        """Hang up. error: why, for `watch`."""
         for link in self._links.values():
-            link.close()
+            link.close(error)
 
     def _keep(self, address: Address, link: Link) -> None:
         self._links[address] = link

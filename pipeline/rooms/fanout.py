@@ -24,7 +24,7 @@ from pipeline.link.channels import Channels
 from pipeline.link.nodes import Address, Nodes
 from pipeline.metrics import Metrics
 from pipeline.rooms.frames import encode, text_frame
-from pipeline.rooms.publisher import Publisher
+from pipeline.rooms.publisher import CHECK_SECONDS, Publisher
 from pipeline.rooms.rooms import Rooms
 from pipeline.supervision import Supervisor, Watched
 from pipeline.texts import cause_of
@@ -69,7 +69,8 @@ class RoomFanout:
         self._nodes = Nodes(redis_url)
         self._probe = f"{prefix}:probe"
         self._prefix = f"{prefix}:{self._nodes.database}:room:"
-        self._publisher = Publisher(lambda: Channels(self._nodes, self._probe), self._probe)
+        self._listening = self._channels()
+        self._publisher = Publisher(self._channels, self._probe, on_demoted=self._leave)
         self._supervisor = supervisor or Supervisor()
         self._watched: list[Watched] = []
         self.is_lost = False
@@ -104,7 +105,7 @@ class RoomFanout:
         """Hear the other processes, for ever. After an exception it may be called again, and the gap is asked for."""
         while True:
             # Not redis-py's PubSub: that one reconnects on its own, and the gap would go unnoticed.
-            channels = Channels(self._nodes, self._probe, self._take)
+            channels = self._listening = self._channels(self._take)
             try:
                 await channels.connect()
                 await self._subscribe_all(channels)
@@ -170,6 +171,15 @@ class RoomFanout:
         for room in self._rooms.names():
             self._gaps.setdefault(room, since)
         self._release(list(self._waiters))
+
+    def _channels(self, take: Callable[[list[Any]], None] | None = None) -> Channels:
+        return Channels(self._nodes, self._probe, take)
+
+    def _leave(self, error: Exception) -> None:
+        """Stop listening to a server that is a replica by now: other processes tell the new master."""
+        # For so long it may have been one.
+        self._open_gaps(2 * CHECK_SECONDS)
+        self._listening.close(error)
 
     async def _subscribe_all(self, channels: Channels) -> None:
         """Ask a new set of connections for every room somebody is in."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -27,6 +28,8 @@ log = structlog.get_logger(__name__)
 BATCH = 200
 RETRY_SECONDS = (0.05, 5.0)
 REFUSED_SECONDS = 5.0
+# After that long with nothing to publish the server is asked whether it is still there, and a master.
+CHECK_SECONDS = 4.0
 # Far more than a process can have: without Redis it gets no new jobs.
 MAX_OWED = 10_000
 # The channel is elsewhere (a MovedError is an AskError) or will be. Any other refusal is about one message.
@@ -45,9 +48,16 @@ class Owed:
 class Publisher:
     """Publishes messages, those of one channel in the order they came, each at least once while the process lives."""
 
-    def __init__(self, open_channels: Callable[[], Channels], probe: str) -> None:
-        """open_channels: returns a new set of connections. probe: a key that never exists."""
+    def __init__(
+        self, open_channels: Callable[[], Channels], probe: str, on_demoted: Callable[[Exception], None]
+    ) -> None:
+        """open_channels: returns a new set of connections.
+
+        probe: a key that never exists.
+        on_demoted: called when the server turns out to be a replica by now.
+        """
         self._open_channels = open_channels
+        self._on_demoted = on_demoted
         # A write that writes nothing. A server that became a replica refuses it; a PUBLISH it takes, and tells nobody.
         self._guard = ("PERSIST", probe)
         self._owed: deque[Owed] = deque(maxlen=MAX_OWED)
@@ -66,25 +76,27 @@ class Publisher:
         delays = retry_delays(*RETRY_SECONDS)
         failures = 0
         while True:
-            await self._added.wait()
             channels = self._open_channels()
             try:
                 await channels.connect()
                 while True:
-                    await self._added.wait()
                     await self._publish(channels)
                     delays, failures = retry_delays(*RETRY_SECONDS), 0
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(CHECK_SECONDS):
+                            await self._added.wait()
             except (RedisError, OSError) as error:
                 failures += 1
-                # A connection that died while idle is no news.
-                if failures > 1:
+                # A connection that died while idle is no news, and one line for an outage is enough.
+                if failures == 2:
                     log.warning("publisher_disconnected", error=cause_of(error), owed=len(self._owed))
             finally:
                 channels.close()
             await asyncio.sleep(next(delays))
 
     async def _publish(self, channels: Channels) -> None:
-        parts: dict[Address, list[Owed]] = {}
+        # Outside a cluster the server is asked even when nothing is owed.
+        parts: dict[Address, list[Owed]] = {} if channels.is_cluster else {channels.address: []}
         for each in islice(self._owed, BATCH):
             parts.setdefault(channels.address_of(each.channel), []).append(each)
         telling = [self._tell(channels, address, batch) for address, batch in parts.items()]
@@ -107,6 +119,7 @@ class Publisher:
         for reply in replies[: len(guards)]:
             if isinstance(reply, ReadOnlyError):
                 channels.leave()
+                self._on_demoted(reply)
                 raise reply
         self._settle(batch, replies[len(guards) :])
 

@@ -584,10 +584,7 @@ async def one_of(listening: asyncio.Task[None]) -> None:
 
 @pytest.mark.gen_test(timeout=60)
 async def test_master_that_became_a_replica_is_not_told(own_redis: RedisServer) -> None:
-    """It would take a PUBLISH and tell nobody; behind a fixed address that keeps old connections the new one is found.
-
-    A process that publishes seldom and one that never rests both move.
-    """
+    """It would take a PUBLISH and reach nobody. Behind an address that keeps old connections the new one is found."""
     with RedisServer() as successor:
         async with Forwarder(own_redis.port) as address, Process(address.url) as one:
             await one.fanout.publish(ROOM, make_event(0))
@@ -599,6 +596,25 @@ async def test_master_that_became_a_replica_is_not_told(own_redis: RedisServer) 
                     await one.fanout.publish(ROOM, make_event(number))
                     assert await client.frame() == make_event(number)
             assert one.count("fanout_errors_total") == 0
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_master_that_became_a_replica_is_not_listened_to(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that publishes nothing moves, too, and asks for what it may have missed."""
+    monkeypatch.setattr(pipeline.rooms.publisher, "CHECK_SECONDS", 0.1)
+    with RedisServer() as successor:
+        async with Forwarder(own_redis.port) as address, Process(address.url) as one:
+            gaps = Gaps(one)
+            client = await one.connect()
+            address.upstream_port = successor.port
+            own_redis.client().replicaof("127.0.0.1", successor.port)
+            await gaps.wait("user-1")
+            assert channels(successor.client()) == ["pipeline:0:room:user:user-1"]
+            async with Process(successor.url) as two:
+                await two.fanout.publish(ROOM, make_event(1))
+            assert await client.frame() == make_event(1)
 
 
 @pytest.mark.gen_test(timeout=30)
