@@ -193,6 +193,9 @@ class Metrics:
         self.outbox_bytes = self._gauge("outbox_bytes", "Bytes that wait for slow clients of this process.")
         self.events_published = self._counter("events_published", "Events handed to a room.")
         self.fanout_errors = self._counter("fanout_errors", "Events other processes could not be told at once.")
+        self.events_dropped = self._counter(
+            "events_dropped", "Events too many to be told to other processes, which read them from the store instead."
+        )
         self.replays = self._counter("replays", "Reads of what a socket missed, by how they ended.", "outcome")
         _start(self.replays, ("complete", "resync", "unavailable"))
         self.events_replayed = self._counter("events_replayed", "Events sent again from the asset store.")

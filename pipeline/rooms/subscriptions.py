@@ -106,6 +106,7 @@ class Subscriptions:
                         await asyncio.sleep(next(delays))
                 while True:
                     self._assign(group)
+                    self._is_lost = False
                     await self._change.wait()
                     self._change.clear()
         finally:
@@ -126,7 +127,7 @@ class Subscriptions:
             channel = next(iter(self._unassigned))
             address = self.channels.address_of(channel)
             if address not in self._listeners:
-                self._listeners[address] = listener = _Listener(self, address)
+                self._listeners[address] = listener = _Listener(self, address, is_lost=self._is_lost)
                 group.create_task(listener.run())
             self._listeners[address].add(channel)
             self._unassigned.discard(channel)
@@ -146,8 +147,9 @@ class Subscriptions:
 class _Listener:
     """The connection to one server, for as long as channels live there."""
 
-    def __init__(self, owner: Subscriptions, address: Address) -> None:
-        self.is_lost = False
+    def __init__(self, owner: Subscriptions, address: Address, *, is_lost: bool) -> None:
+        """is_lost: no server has been reached before."""
+        self.is_lost = is_lost
         self.is_done = False
         self._owner = owner
         self._address = address
