@@ -22,6 +22,7 @@ from pipeline import environment
 from pipeline.addresses import mongodb_fault, redis_fault, web_fault
 from pipeline.environment import Unknown
 from pipeline.errors import ConfigurationError
+from pipeline.origins import allowed_origin, origin_fault, origin_of
 
 
 class Role(StrEnum):
@@ -95,7 +96,7 @@ class Settings(BaseSettings):
     # where it listens and what it does
     host: str = _f("127.0.0.1", "Address to listen on; anything but loopback needs JWT_SECRET or a public key.")
     port: int = _f(8080, "Port to listen on; 0 takes a free one and prints it.", ge=0, le=65535)
-    public_url: str = _f("", "How others, the AI service among them, reach this service; default: http://HOST:PORT.")
+    public_url: str = _f("", "How others, browsers and the AI service among them, reach this service; default: http://HOST:PORT.")
     data_dir: Path = _f(
         Path("data"),
         "Where everything embedded keeps its files: Redis, SQLite, images, the generated secret; and large uploads "
@@ -150,7 +151,9 @@ class Settings(BaseSettings):
     jwt_audience: str = _f("", "Required `aud` of a token, when set.")
     jwt_issuer: str = _f("", "Required `iss` of a token, when set.")
     allowed_origins: CommaList = _f(
-        (), "Origins besides our own whose pages may call and open sockets, comma-separated; * is not accepted."
+        (),
+        "Origins besides PUBLIC_URL's whose pages may call and open sockets, comma-separated, as https://app.example; "
+        "* and null are not accepted.",
     )
 
     # uploads
@@ -287,6 +290,8 @@ class Settings(BaseSettings):
         for name in ("ai_provider", "notifiers", "plugins_disabled", "allowed_origins"):
             if isinstance(values.get(name), str):
                 values[name] = _split(values[name])
+        if isinstance(origins := values.get("allowed_origins"), (tuple, list)):
+            values["allowed_origins"] = tuple(allowed_origin(each) or each for each in origins)
         if isinstance(by_category := values.get("ai_provider_by_category"), str):
             pairs = [part.partition("=") for part in _split(by_category)]
             if not all(category.strip() and names.strip("+ ") for category, _, names in pairs):
@@ -316,8 +321,7 @@ class Settings(BaseSettings):
             faults.append("AI_PROVIDER=http needs AI_SERVICE_URL")
         if self.storage_name == "cloudinary" and not self.cloudinary_url.get_secret_value():
             faults.append("STORAGE_BACKEND=cloudinary needs CLOUDINARY_URL")
-        if "*" in self.allowed_origins:
-            faults.append("ALLOWED_ORIGINS must name origins, * is not accepted")
+        faults += [f"ALLOWED_ORIGINS: {fault}" for each in self.allowed_origins if (fault := origin_fault(each))]
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -366,6 +370,12 @@ class Settings(BaseSettings):
     def storage_name(self) -> str:
         """The storage backend in force."""
         return self.storage_backend or ("cloudinary" if self.cloudinary_url.get_secret_value() else "local")
+
+    @property
+    def page_origins(self) -> tuple[str, ...]:
+        """The origins whose pages may call and open sockets, beside those of the host a request names."""
+        ours = origin_of(self.public_url)
+        return tuple(dict.fromkeys((*((ours,) if ours else ()), *self.allowed_origins)))
 
     @property
     def unknown_variables(self) -> tuple[Unknown, ...]:

@@ -133,7 +133,7 @@ class Process:
         common = {
             "verifier": verifier or TokenVerifier(self.settings),
             "metrics": self.metrics,
-            "allowed_origins": self.settings.allowed_origins,
+            "allowed_origins": self.settings.page_origins,
         }
         route = ("/ws", SocketHandler, common | {"rooms": self.rooms, "replay": self.replay, "settings": self.settings})
         self._server = tornado.httpserver.HTTPServer(
