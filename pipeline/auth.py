@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, DependencyUnavailable, Unauthorized
 from pipeline.settings import Settings
 
@@ -78,8 +79,14 @@ class TokenVerifier:
                 algorithms=[algorithm],
                 audience=self._audience,
                 issuer=self._issuer,
-                leeway=LEEWAY_SECONDS,
-                options={"require": ["exp", "sub"], "verify_aud": self._audience is not None},
+                options={
+                    "require": ["exp", "sub"],
+                    "verify_aud": self._audience is not None,
+                    # PyJWT would go by the machine's own clock; _principal goes by the service's.
+                    "verify_exp": False,
+                    "verify_nbf": False,
+                    "verify_iat": False,
+                },
             )
             return _principal(claims)
         # Beside its own errors PyJWT lets these escape for tokens made to confuse it.
@@ -145,7 +152,7 @@ def make_token(settings: Settings, sub: str, role: str | None, expires_in: float
         raise ConfigurationError("tokens can be made only with JWT_SECRET")
     if not USER_ID.fullmatch(sub):
         raise ConfigurationError(f"a user id is 1 to 128 of A-Z a-z 0-9 _ . : @ | -, not {sub!r}")
-    now = int(time.time())
+    now = int(utc_now().timestamp())
     optional = {"role": role, "aud": settings.jwt_audience, "iss": settings.jwt_issuer}
     claims = {"sub": sub, "iat": now, "exp": now + int(expires_in)}
     return jwt.encode(claims | {name: value for name, value in optional.items() if value}, secret, algorithm="HS256")
@@ -165,5 +172,8 @@ def _public_key(pem: str) -> tuple[RSAPublicKey | EllipticCurvePublicKey, str]:
 
 def _principal(claims: Mapping[str, Any]) -> Principal:
     if not USER_ID.fullmatch(claims["sub"]):
+        raise Unauthorized("Invalid token")
+    now = utc_now().timestamp()
+    if int(claims["exp"]) <= now - LEEWAY_SECONDS or int(claims.get("nbf", 0)) > now + LEEWAY_SECONDS:
         raise Unauthorized("Invalid token")
     return Principal(claims["sub"], claims.get("role") == ADMIN_ROLE, float(claims["exp"]))

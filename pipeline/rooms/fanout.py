@@ -12,13 +12,14 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from pipeline.clock import utc_now
 from pipeline.delays import retry_delays
 from pipeline.link.channels import Channels
 from pipeline.link.nodes import Address, Nodes
@@ -142,12 +143,12 @@ class RoomFanout:
     def _note_age(self, timestamp: object) -> None:
         """Take in how old an event was when everybody could be told; one of a plugin's own may have no timestamp."""
         with suppress(TypeError, ValueError):
-            age = datetime.now(UTC) - datetime.fromisoformat(timestamp)  # type: ignore[arg-type]
+            age = utc_now() - datetime.fromisoformat(timestamp)  # type: ignore[arg-type]
             self._metrics.event_seconds.observe(max(0.0, age.total_seconds()))
 
     async def _subscribe(self, room: str) -> None:
         """Return when Redis has confirmed the room's channel; at once or after a second when it does not."""
-        joined_at = datetime.now(UTC)
+        joined_at = utc_now()
         self._note(room)
         if self.is_lost:
             self._gaps.setdefault(room, joined_at)
@@ -166,7 +167,7 @@ class RoomFanout:
         self._change.set()
 
     def _open_gaps(self, silent_seconds: float) -> None:
-        since = datetime.now(UTC) - timedelta(seconds=silent_seconds)
+        since = utc_now() - timedelta(seconds=silent_seconds)
         for room in self._rooms.names():
             self._gaps.setdefault(room, since)
         self._release(list(self._waiters))
