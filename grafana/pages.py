@@ -480,6 +480,12 @@ def _loop() -> list[Panel]:
             rate("task_restarts", "task", legend="{{task}}"),
             unit="ops",
         ),
+        graph(
+            "Clock skew",
+            "How far each machine's clock is ahead of Redis TIME; beyond 5 s in either direction its process is not ready.",
+            ("pipeline_clock_skew_seconds{@}", "{{instance}}"),
+            unit="s",
+        ),
     ]
 
 

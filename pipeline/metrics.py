@@ -39,7 +39,7 @@ LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05,
 # Kinds of long-lived tasks, see supervision.py.
 TASKS = (
     *("claiming", "slot", "renewal", "enforcement", "replay", "subscriptions", "publisher", "reconciler", "sweeper"),
-    *("store", "watchdog", "embedded"),
+    *("store", "watchdog", "embedded", "clock"),
 )
 FLEET = "Same from every process: use max."
 
@@ -226,6 +226,9 @@ class Metrics:
             "task_restarts", "Long-lived tasks that ended unforeseen and were started again.", "task"
         )
         _start(self.task_restarts, TASKS)
+        self.clock_skew_seconds = self._gauge(
+            "clock_skew_seconds", "How far this machine's clock is ahead of Redis TIME; below 0 when it is behind."
+        )
         self.loop_lag_seconds = self._histogram(
             "loop_lag_seconds", "How late the event loop runs what is due.", LAG_SECONDS
         )

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.assets.asset import CATEGORIES, Asset, utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore
+from pipeline.clock import CLOCK
 from pipeline.hooks import JobEvent
 from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics
@@ -53,6 +54,7 @@ class Parts:
         self._owns_redis = owns_redis
         self._on_fatal = on_fatal
         self.metrics = Metrics()
+        self.metrics.clock_skew_seconds.set_function(lambda: CLOCK.skew_seconds)
         self.supervisor = Supervisor(
             on_restart=lambda kind: self.metrics.task_restarts.labels(kind).inc(), on_fatal=self._on_fatal
         )

@@ -8,6 +8,7 @@ from typing import Any
 import tornado.web
 
 from pipeline.auth import TokenVerifier
+from pipeline.clock import CLOCK
 from pipeline.disk import Disk
 from pipeline.handlers import assets, base, ops, queue, upload
 from pipeline.handlers.server import HttpServer
@@ -86,6 +87,7 @@ def _probes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         "storage": parts.plugins.check_storage,
         "sandbox": parts.plugins.check_sandbox,
         "disk": Disk(settings.data_dir, settings.max_upload_bytes).check,
+        "clock": CLOCK.check,
         "tasks": parts.supervisor.check,
         "rooms": parts.fanout.check,
     }

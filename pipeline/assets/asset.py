@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 import secrets
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
+
+from pipeline.clock import utc_now as utc_now
+from pipeline.instants import milliseconds_of
 
 
 class AssetStatus(StrEnum):
@@ -221,12 +223,6 @@ def processed_document(processed: ProcessedImageRef | None) -> dict[str, Any] | 
     return {"url": processed.url, "publicId": processed.public_id} if processed else None
 
 
-def utc_now() -> datetime:
-    """Return the present in UTC, cut to the milliseconds that documents and events carry."""
-    now = datetime.now(UTC)
-    return now.replace(microsecond=now.microsecond // 1000 * 1000)
-
-
 def to_timestamp(instant: datetime | None) -> str | None:
     """Return an instant as `2026-01-31T12:00:00.123Z`, the one spelling used on the wire."""
     if instant is None:
@@ -244,7 +240,7 @@ def new_asset_id() -> str:
     different processes sort by time too and none can be guessed.
     """
     global _last_id
-    milliseconds = time.time_ns() // 1_000_000
+    milliseconds = milliseconds_of(utc_now())
     candidate = (milliseconds // 1000) << 64 | (milliseconds % 1000) << 54 | secrets.randbits(54)
     _last_id = candidate if candidate > _last_id else _last_id + 1 + secrets.randbits(32)
     return f"{_last_id:024x}"

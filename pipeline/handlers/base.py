@@ -18,9 +18,11 @@ from typing import Any, ClassVar, cast
 import structlog
 import tornado.web
 from tornado.http1connection import HTTP1Connection
+from tornado.httputil import format_timestamp
 from tornado.ioloop import IOLoop
 
 from pipeline.auth import NotYetValid, Principal, TokenVerifier, bearer_token
+from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, NotFound, PipelineError, RateLimited, Unauthorized, ValidationError
 from pipeline.metrics import Metrics
 from pipeline.origins import is_same_place, normal_origin
@@ -176,6 +178,8 @@ class BaseHandler(tornado.web.RequestHandler):
         return None  # replies are not stored anywhere, so there is nothing to compare with
 
     def set_default_headers(self) -> None:
+        # Clients hand it back as `since`: it has to be an instant of the service.
+        self.set_header("Date", format_timestamp(utc_now()))
         self.clear_header("Server")
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Cache-Control", "no-store")

@@ -248,7 +248,7 @@ class SocketHandler(BaseHandler, WebSocketHandler):
         if self._user_id not in (None, principal.user_id):
             self._end(CloseCode.BAD_TOKEN)
             return
-        seconds = principal.expires_at - time.time()
+        seconds = principal.expires_at - utc_now().timestamp()
         self._set_timer("expiry", seconds, lambda: self._end(CloseCode.TOKEN_EXPIRED))
         if self._user_id is None:
             self._user_id = principal.user_id

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
+from pipeline.clock import Reading, boot_seconds
 from pipeline.errors import DependencyUnavailable
 from pipeline.hold import Finding, Hold
 from pipeline.instants import milliseconds_of
@@ -374,6 +375,16 @@ class JobQueue:
     async def ping(self) -> None:
         """Return when Redis answers."""
         await self._call(lambda link: link.ask("PING"))
+
+    async def time(self) -> Reading:
+        """Return what time Redis has."""
+
+        async def ask(link: Link) -> Reading:
+            asked_at = boot_seconds()
+            seconds, microseconds = map(int, await link.ask("TIME"))
+            return Reading(seconds + microseconds / 1e6, asked_at, boot_seconds())
+
+        return cast(Reading, await self._call(ask))
 
     def _keys(self, *names: str) -> list[str]:
         return [self._key[name] for name in names]

@@ -12,12 +12,13 @@ import asyncio
 import secrets
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
 from redis.exceptions import NoPermissionError
 
+from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.link.channels import Channels
 from pipeline.link.nodes import Address, Nodes
@@ -165,12 +166,12 @@ class RoomFanout:
     def _note_age(self, timestamp: object) -> None:
         """Take in how old an event was when everybody could be told; one of a plugin's own may have no timestamp."""
         with suppress(TypeError, ValueError):
-            age = datetime.now(UTC) - datetime.fromisoformat(timestamp)  # type: ignore[arg-type]
+            age = utc_now() - datetime.fromisoformat(timestamp)  # type: ignore[arg-type]
             self._metrics.event_seconds.observe(max(0.0, age.total_seconds()))
 
     async def _subscribe(self, room: str) -> None:
         """Return when Redis has confirmed the room's channel; at once or after a second when it does not."""
-        joined_at, channel = datetime.now(UTC), self._channel(room)
+        joined_at, channel = utc_now(), self._channel(room)
         self._subscriptions.want(channel)
         if self._subscriptions.is_lost(channel):
             self._gaps.setdefault(room, joined_at)
@@ -230,7 +231,7 @@ class RoomFanout:
             self.on_gap(self._room(channel), since)
 
     def _note_lost(self, channels: Collection[bytes], seconds: float) -> None:
-        since = datetime.now(UTC) - timedelta(seconds=seconds)
+        since = utc_now() - timedelta(seconds=seconds)
         for channel in channels:
             self._release(channel)
             if channel != self._common:

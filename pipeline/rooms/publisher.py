@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import count
 from typing import NoReturn
 
 import structlog
 from redis.exceptions import RedisError
 
+from pipeline.clock import utc_now
 from pipeline.delays import retry_delays
 from pipeline.link.channels import Channels
 from pipeline.link.nodes import Address
@@ -65,7 +66,7 @@ class Publisher:
 
     def publish(self, channel: bytes, message: bytes) -> asyncio.Future[None]:
         """Return a future that is done when Redis has the message; whoever waits for it keeps the time."""
-        owed = self._owe(channel, message, datetime.now(UTC))
+        owed = self._owe(channel, message, utc_now())
         if self.owed >= MAX_OWED:
             self._drop_all()
         lane = self._lane_of(channel)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
 
+from pipeline.clock import utc_now
 from pipeline.metrics import Metrics
 
 Write = Callable[[bytes], "asyncio.Future[None] | None"]
@@ -45,7 +45,7 @@ class Connection:
 
     def __init__(self, write: Write, close: Close, overflow: Callable[[], None], max_frames: int, max_bytes: int):
         self.room: str | None = None
-        self.joined_at = datetime.now(UTC)
+        self.joined_at = utc_now()
         self.is_started = False
         self.is_ended = False
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -173,7 +173,7 @@ class Rooms:
     async def join(self, room: str, connection: Connection) -> None:
         """Put the connection in the room. It gets nothing before its `start`, and misses nothing from now on."""
         connection.room = room
-        connection.joined_at = datetime.now(UTC)
+        connection.joined_at = utc_now()
         self._members.setdefault(room, set()).add(connection)
         self._joined += 1
         self._metrics.sockets_open.inc()

@@ -1,0 +1,141 @@
+"""What time it is for the service: the one source of every instant that leaves the process or is compared with one of
+another process.
+
+Machines' own clocks differ, some are wrong and some jump. All processes meet at Redis, so Redis TIME is the service's
+time: asked for every 5 s, and carried on by the boot clock between two answers and while Redis is away. Before the
+first answer it is the machine's own clock.
+
+The clock follows Redis forwards at once, for example when the machine had been suspended. Backwards by up to 5 s (a
+failover to a server whose clock differs) it runs at half speed until it is right, so that no instant is given twice;
+by more, which is a clock that somebody has set right, it goes back at once, as all other processes do.
+
+Like the machine's own clock there is one for the whole process. Not for durations (the monotonic clock measures those),
+and not for log lines and traces: they carry the machine's own time, as everything else that is logged there. Pure: the
+one who measures brings the call to Redis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import structlog
+
+from pipeline.errors import DependencyUnavailable
+
+log = structlog.get_logger(__name__)
+
+MEASURE_SECONDS = 5.0
+# How far the machine's clock may be off in a process that is ready, and the largest step back that is made slowly.
+SKEW_SECONDS = 5.0
+# The error of a measurement is half its round trip at most.
+LONGEST_ROUND_TRIP_SECONDS = 1.0
+# In contrast to the monotonic clock it goes on while the machine is suspended. Linux only.
+BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def boot_seconds() -> float:
+    """Return seconds that no clock setting changes, from an unknown start."""
+    return time.clock_gettime(BOOT_CLOCK)
+
+
+class Reading(NamedTuple):
+    """Redis TIME in seconds since 1970, and the boot clock when it was asked for and when the answer came."""
+
+    seconds: float
+    asked_at: float
+    answered_at: float
+
+
+class _Course(NamedTuple):
+    """offset: Redis TIME minus the boot clock. lead: how far ahead of Redis the clock was at the instant `since`."""
+
+    offset: float
+    lead: float
+    since: float
+
+
+class Clock:
+    """The time in UTC, as Redis has it. Safe from any thread."""
+
+    def __init__(self, wall: Callable[[], float] = time.time, boot: Callable[[], float] = boot_seconds) -> None:
+        """wall: the machine's own clock in seconds since 1970. boot: see `boot_seconds`. Only tests set them."""
+        self._wall = wall
+        self._boot = boot
+        # Replaced as a whole, so that another thread never reads half a change.
+        self._course: _Course | None = None
+        self._is_off = False
+
+    @property
+    def is_measured(self) -> bool:
+        """False while the machine's own clock is all that is known."""
+        return self._course is not None
+
+    @property
+    def skew_seconds(self) -> float:
+        """How far the machine's own clock is ahead of Redis TIME; below 0 when it is behind; 0 before it is known."""
+        return 0.0 if self._course is None else self._wall() - self._boot() - self._course.offset
+
+    def now(self) -> float:
+        """Return the time in seconds since 1970."""
+        course = self._course
+        if course is None:
+            return self._wall()
+        boot = self._boot()
+        return boot + course.offset + max(0.0, course.lead - (boot - course.since) / 2)
+
+    def learn(self, reading: Reading) -> None:
+        """Follow what Redis said; ignored when the answer was too long on its way."""
+        trip_seconds = reading.answered_at - reading.asked_at
+        if trip_seconds > LONGEST_ROUND_TRIP_SECONDS:
+            return
+        offset = reading.seconds - (reading.asked_at + reading.answered_at) / 2
+        # A difference within the measurement's own error says nothing.
+        if self._course is None or abs(offset - self._course.offset) > trip_seconds / 2:
+            boot = self._boot()
+            lead = self.now() - boot - offset
+            is_slow = self._course is not None and 0 < lead <= SKEW_SECONDS
+            self._course = _Course(offset, lead if is_slow else 0.0, boot)
+        self._report()
+
+    async def measure(self, ask: Callable[[], Awaitable[Reading]]) -> None:
+        """Ask Redis for the time and follow it; DependencyUnavailable when Redis is away."""
+        self.learn(await ask())
+
+    async def follow(self, ask: Callable[[], Awaitable[Reading]]) -> None:
+        """Follow Redis for ever, from the last answer on while it is away."""
+        while True:
+            with suppress(DependencyUnavailable):
+                await self.measure(ask)
+            await asyncio.sleep(MEASURE_SECONDS)
+
+    async def check(self) -> None:
+        """Return while the machine's own clock is right; DependencyUnavailable says how far it is off."""
+        if abs(skew := self.skew_seconds) > SKEW_SECONDS:
+            side = "ahead of" if skew > 0 else "behind"
+            raise DependencyUnavailable(
+                f"This machine's clock is {abs(skew):.1f} s {side} Redis TIME; let NTP set both machines' clocks"
+            )
+
+    def _report(self) -> None:
+        """Log when the machine's clock begins to be wrong and when it is right again."""
+        skew = self.skew_seconds
+        is_off = abs(skew) > SKEW_SECONDS
+        if is_off and not self._is_off:
+            log.warning("clock_skewed", skewSeconds=round(skew, 3))
+        elif self._is_off and not is_off:
+            log.info("clock_right", skewSeconds=round(skew, 3))
+        self._is_off = is_off
+
+
+CLOCK = Clock()
+
+
+def utc_now() -> datetime:
+    """Return the present in UTC, cut to the milliseconds that documents and events carry."""
+    now = datetime.fromtimestamp(CLOCK.now(), UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
