@@ -98,7 +98,7 @@ class Crowd:
         self._hear()
 
     def heard(self) -> tuple[float, list[int]]:
-        """Return when the last of them came (CLOCK_MONOTONIC) and nanoseconds from the making of each to its arrival."""
+        """Return when the last one came (CLOCK_MONOTONIC) and nanoseconds from the making of each to its arrival."""
         heard = self._hear()
         return max(last for last, _ in heard), [wait for _, waits in heard for wait in waits]
 

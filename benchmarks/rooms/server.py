@@ -3,9 +3,9 @@
 The real rooms, fanout, socket handler and token check in a Tornado server, without store, queue and worker. Prints its
 port; GET /emit?count=&rate=&users= emits. Without Redis into the local rooms, with Redis as the worker does: through
 the fanout, for the sockets of another process. For slow.py: GET /flood?rounds=&first=&users=&bytes=&pace_ms= sends
-large events, GET /closed?code= tells how many sockets were closed with a code. For crowd.py: GET /finish?users=&first= puts an
-asset of each user in the store, finished now, that nobody is told of: as one that another process finished while Redis was
-away.
+large events, GET /closed?code= tells how many sockets were closed with a code. For crowd.py: GET /finish?users=&first= puts
+an asset of each user in the store, finished now, that nobody is told of: as one that another process finished while
+Redis was away.
 """
 
 from __future__ import annotations
