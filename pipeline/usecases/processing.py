@@ -186,8 +186,9 @@ class Processing:
                 is_kept=True,
             )
         if failed is None:
-            await self._drop(asset)
-            raise AlreadyOver
+            if await self._drop(asset):
+                raise AlreadyOver
+            return
         await self._announce(failed)
         await self._kept.bury(job, message)
 
@@ -262,13 +263,18 @@ class Processing:
 
         return await until_stored(commit)
 
-    async def _drop(self, asset: Asset) -> None:
-        """The run was overtaken: by a newer one, or by a cancel, whose process may have died before it told of it."""
-        current = await self._store.get(asset.id)
-        if current is not None and current.is_cancelled and current.processing_job_id == asset.processing_job_id:
-            await self._announcer.announce(asset_processed(current), current.user_id)
+    async def _drop(self, asset: Asset) -> bool:
+        """The run was overtaken, by a newer one or by a cancel; return whether by a cancel.
+
+        The process that cancelled the asset may have died before it sent the event.
+        """
         self._metrics.stale_results.inc()
         log.warning("result_dropped", fence=asset.fence)
+        current = await self._store.get(asset.id)
+        if current is None or not current.is_cancelled or current.processing_job_id != asset.processing_job_id:
+            return False
+        await self._announcer.announce(asset_processed(current), current.user_id)
+        return True
 
     async def _announce(self, asset: Asset) -> None:
         self._metrics.assets_finished.labels(asset.status.value).inc()
