@@ -145,6 +145,10 @@ class Worker:
             self._supervisor.start(f"{self._queue.name} {name}", run, kind=kind) for name, run, kind in parts
         ]
 
+    def cancel(self, job_id: str) -> None:
+        """End the job if it runs here: nobody wants its result any more."""
+        self._leases.cancel(job_id)
+
     async def drain(self, seconds: float) -> None:
         """Stop claiming, let running jobs finish for that long, hand back the rest without counting the attempt, and
         stop.

@@ -28,6 +28,7 @@ from pipeline.rooms.lane import CHECK_SECONDS
 from pipeline.rooms.publisher import Publisher
 from pipeline.rooms.rooms import Rooms
 from pipeline.rooms.subscriptions import Subscriptions
+from pipeline.rooms.untold import Untold
 from pipeline.supervision import Supervisor, Watched
 
 log = structlog.get_logger(__name__)
@@ -97,6 +98,7 @@ class RoomFanout:
         self._waiters: dict[bytes, asyncio.Future[None]] = {}
         # Rooms that are not heard, or not known to be, and since when.
         self._gaps: dict[str, datetime] = {}
+        self._untold = Untold()
         self._probing: asyncio.Future[None] | None = None
         self._probe_told: asyncio.Future[None] | None = None
         rooms.on_occupied = self._subscribe
@@ -158,10 +160,17 @@ class RoomFanout:
         self._rooms.deliver(room, text_frame(payload))
         published = self._publisher.publish(channel, self._origin + b" " + payload)
         published.add_done_callback(lambda _: self._note_age(event.get("timestamp")))
-        done, _ = await asyncio.wait([published], timeout=PUBLISH_SECONDS)
+        try:
+            done, _ = await asyncio.wait([published], timeout=PUBLISH_SECONDS)
+        finally:
+            self._untold.add(event.get("assetId"), published)
         if not done:
             self._metrics.fanout_errors.inc()
             log.warning("event_published_late")
+
+    def untold(self, asset_id: str) -> asyncio.Future[None] | None:
+        """Return what is done when Redis has the newest event about the asset; None when it has all."""
+        return self._untold.of(asset_id)
 
     def _note_age(self, timestamp: object) -> None:
         """Take in how old an event was when everybody could be told; one of a plugin's own may have no timestamp."""
