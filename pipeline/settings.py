@@ -96,7 +96,9 @@ class Settings(BaseSettings):
     # where it listens and what it does
     host: str = _f("127.0.0.1", "Address to listen on; anything but loopback needs JWT_SECRET or a public key.")
     port: int = _f(8080, "Port to listen on; 0 takes a free one and prints it.", ge=0, le=65535)
-    public_url: str = _f("", "How others, browsers and the AI service among them, reach this service; default: http://HOST:PORT.")
+    public_url: str = _f(
+        "", "How others, browsers and the AI service among them, reach this service; default: http://HOST:PORT."
+    )
     data_dir: Path = _f(
         Path("data"),
         "Where everything embedded keeps its files: Redis, SQLite, images, the generated secret; and large uploads "
