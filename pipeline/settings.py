@@ -22,6 +22,7 @@ from pipeline import environment
 from pipeline.addresses import mongodb_fault, redis_fault, web_fault
 from pipeline.environment import Unknown
 from pipeline.errors import ConfigurationError
+from pipeline.keys import secret_fault
 from pipeline.origins import allowed_origin, origin_fault, origin_of
 
 
@@ -54,6 +55,7 @@ PLUGIN_PREFIX = "PLUGIN_"
 # The largest number a setting may have, by the unit its name ends in: a century, and what every database counts to.
 LARGEST_BY_UNIT = {"_seconds": 3_155_760_000, "_ms": 3_155_760_000_000}
 LARGEST = 10**12
+SAFE_ONLY = "must be https:// (http:// only for a loopback host)"
 
 
 class PluginSettings(BaseModel):
@@ -96,7 +98,9 @@ class Settings(BaseSettings):
     # where it listens and what it does
     host: str = _f("127.0.0.1", "Address to listen on; anything but loopback needs JWT_SECRET or a public key.")
     port: int = _f(8080, "Port to listen on; 0 takes a free one and prints it.", ge=0, le=65535)
-    public_url: str = _f("", "How others, browsers and the AI service among them, reach this service; default: http://HOST:PORT.")
+    public_url: str = _f(
+        "", "How others, browsers and the AI service among them, reach this service; default: http://HOST:PORT."
+    )
     data_dir: Path = _f(
         Path("data"),
         "Where everything embedded keeps its files: Redis, SQLite, images, the generated secret; and large uploads "
@@ -145,9 +149,11 @@ class Settings(BaseSettings):
         SecretStr(""), "HS256 secret of 32 bytes or more; default: generated into DATA_DIR, loopback only."
     )
     jwt_public_key: str = _f(
-        "", "PEM public key; makes RS256 or ES256 (by the key's kind) the only accepted algorithm."
+        "", "PEM public key, RSA of 2048 bits or more or EC P-256; makes RS256 or ES256 the only accepted algorithm."
     )
-    jwt_jwks_url: str = _f("", "JWKS address for RS256/ES256 with rotating keys.")
+    jwt_jwks_url: str = _f(
+        "", "JWKS address for RS256/ES256 with rotating keys: https://, or http:// on a loopback host."
+    )
     jwt_audience: str = _f("", "Required `aud` of a token, when set.")
     jwt_issuer: str = _f("", "Required `iss` of a token, when set.")
     allowed_origins: CommaList = _f(
@@ -311,8 +317,10 @@ class Settings(BaseSettings):
         if self.pool_threads < self.concurrency:
             faults.append("POOL_THREADS must be at least CONCURRENCY")
         secret = self.jwt_secret.get_secret_value()
-        if secret and len(secret.encode(errors="replace")) < 32:
-            faults.append("JWT_SECRET must have at least 32 bytes")
+        if secret and (fault := secret_fault(secret)):
+            faults.append(f"JWT_SECRET {fault}")
+        if "PRIVATE KEY" in self.jwt_public_key:
+            faults.append("JWT_PUBLIC_KEY is a private key: set its public key, and keep this one secret")
         if sum(map(bool, (secret, self.jwt_public_key, self.jwt_jwks_url))) > 1:
             faults.append("only one of JWT_SECRET, JWT_PUBLIC_KEY and JWT_JWKS_URL may be set")
         if not (secret or self.jwt_public_key or self.jwt_jwks_url or is_loopback(self.host)):
@@ -347,7 +355,7 @@ class Settings(BaseSettings):
             "REDIS_URL": (self.redis_url.get_secret_value(), redis_fault),
             "MONGODB_URI": (self.mongodb_uri.get_secret_value(), mongodb_fault),
             "AI_SERVICE_URL": (self.ai_service_url, web_fault),
-            "JWT_JWKS_URL": (self.jwt_jwks_url, web_fault),
+            "JWT_JWKS_URL": (self.jwt_jwks_url, _key_set_fault),
             "OTEL_EXPORTER_OTLP_ENDPOINT": (self.otel_exporter_otlp_endpoint, web_fault),
             "PUBLIC_URL": (self.public_url, _public_url_fault),
         }
@@ -459,11 +467,16 @@ def _public_url_fault(url: str) -> str:
         return fault
     if any(sign in url for sign in "?#@"):
         return "it must have no user, no query and no fragment"
-    return "" if is_image_url(url) else "must be https:// (http:// only for a loopback host)"
+    return "" if is_safe_url(url) else SAFE_ONLY
 
 
-def is_image_url(url: str) -> bool:
-    """True when a job may carry a URL like this: https, or http on a loopback host (the embedded storage)."""
+def _key_set_fault(url: str) -> str:
+    # Who can change the reply on its way could make tokens.
+    return web_fault(url) or ("" if is_safe_url(url) else SAFE_ONLY)
+
+
+def is_safe_url(url: str) -> bool:
+    """True for https, and for http on a loopback host: nobody on the way can read or change what comes."""
     parts = urlsplit(url)
     return bool(parts.hostname) and (
         parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))

@@ -91,9 +91,9 @@ def parse_instant(text: str) -> datetime:
 
     A blank before the zone is a plus: that is what a query makes of a plus that was not escaped.
     """
-    if found := BLANK_BEFORE_ZONE.fullmatch(text):
-        text = f"{found[1]}+{found[2]}"
     try:
+        if found := BLANK_BEFORE_ZONE.fullmatch(text):
+            text = f"{found[1]}+{found[2]}"
         instant = datetime.fromisoformat(text) if text[:1].isdigit() else parsedate_to_datetime(text)
         if instant.tzinfo is None:
             raise ValueError("a timestamp needs its zone")
