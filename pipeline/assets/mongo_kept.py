@@ -12,8 +12,8 @@ from typing import Any
 from pymongo import ASCENDING
 from pymongo.errors import DuplicateKeyError
 
-from pipeline.assets.asset import utc_now
 from pipeline.assets.store import IDENTITY, Kept
+from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 
 PURGE_PAGE = 1000

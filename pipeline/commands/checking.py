@@ -29,10 +29,10 @@ from rich.console import Console
 
 from pipeline import data_dir, demo, embedded, logs
 from pipeline import settings as settings_module
-from pipeline.assets.asset import CATEGORIES, Asset, AssetStatus, OriginalImage, utc_now
+from pipeline.assets.asset import CATEGORIES, Asset, AssetStatus, OriginalImage
 from pipeline.assets.store import AssetStore
 from pipeline.auth import KeySet, TokenVerifier
-from pipeline.clock import Clock
+from pipeline.clock import Clock, utc_now
 from pipeline.commands import running
 from pipeline.commands.shown import shown
 from pipeline.disk import Disk

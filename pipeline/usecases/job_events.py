@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.assets.asset import utc_now
+from pipeline.clock import utc_now
 from pipeline.hooks import JobEvent
 from pipeline.queue.job import Finish, Job, Outcome
 
