@@ -68,17 +68,13 @@ class Clock:
         self._boot = boot
         # Replaced as a whole, so that another thread never reads half a change.
         self._course: _Course | None = None
-        self._is_off = False
+        # How far the machine's own clock was ahead of Redis TIME at the last answer; below 0: behind.
+        self.skew_seconds = 0.0
 
     @property
     def is_measured(self) -> bool:
         """False while the machine's own clock is all that is known."""
         return self._course is not None
-
-    @property
-    def skew_seconds(self) -> float:
-        """How far the machine's own clock is ahead of Redis TIME; below 0 when it is behind; 0 before it is known."""
-        return 0.0 if self._course is None else self._wall() - self._boot() - self._course.offset
 
     def now(self) -> float:
         """Return the time in seconds since 1970."""
@@ -94,13 +90,13 @@ class Clock:
         if trip_seconds > LONGEST_ROUND_TRIP_SECONDS:
             return
         offset = reading.seconds - (reading.asked_at + reading.answered_at) / 2
+        boot = self._boot()
+        self._note_skew(self._wall() - boot - offset)
         # A difference within the measurement's own error says nothing.
         if self._course is None or abs(offset - self._course.offset) > trip_seconds / 2:
-            boot = self._boot()
             lead = self.now() - boot - offset
             is_slow = self._course is not None and 0 < lead <= SKEW_SECONDS
             self._course = _Course(offset, lead if is_slow else 0.0, boot)
-        self._report()
 
     async def measure(self, ask: Callable[[], Awaitable[Reading]]) -> None:
         """Ask Redis for the time and follow it; DependencyUnavailable when Redis is away."""
@@ -115,21 +111,23 @@ class Clock:
 
     async def check(self) -> None:
         """Return while the machine's own clock is right; DependencyUnavailable says how far it is off."""
-        if abs(skew := self.skew_seconds) > SKEW_SECONDS:
+        if _is_off(skew := self.skew_seconds):
             side = "ahead of" if skew > 0 else "behind"
             raise DependencyUnavailable(
                 f"This machine's clock is {abs(skew):.1f} s {side} Redis TIME; let NTP set both machines' clocks"
             )
 
-    def _report(self) -> None:
-        """Log when the machine's clock begins to be wrong and when it is right again."""
-        skew = self.skew_seconds
-        is_off = abs(skew) > SKEW_SECONDS
-        if is_off and not self._is_off:
-            log.warning("clock_skewed", skewSeconds=round(skew, 3))
-        elif self._is_off and not is_off:
-            log.info("clock_right", skewSeconds=round(skew, 3))
-        self._is_off = is_off
+    def _note_skew(self, skew_seconds: float) -> None:
+        """Keep it, and log when the machine's clock begins to be wrong and when it is right again."""
+        was_off, self.skew_seconds = _is_off(self.skew_seconds), skew_seconds
+        if _is_off(skew_seconds) and not was_off:
+            log.warning("clock_skewed", skewSeconds=round(skew_seconds, 3))
+        elif was_off and not _is_off(skew_seconds):
+            log.info("clock_right", skewSeconds=round(skew_seconds, 3))
+
+
+def _is_off(skew_seconds: float) -> bool:
+    return abs(skew_seconds) > SKEW_SECONDS
 
 
 CLOCK = Clock()

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
-from pipeline.assets.asset import CATEGORIES, Asset, utc_now
+from pipeline.assets.asset import CATEGORIES, Asset
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore
-from pipeline.clock import CLOCK
+from pipeline.clock import CLOCK, utc_now
 from pipeline.hooks import JobEvent
 from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from pipeline.clock import utc_now as utc_now
+from pipeline.clock import utc_now
 from pipeline.instants import milliseconds_of
 
 

@@ -28,10 +28,10 @@ from pipeline.assets.asset import (
     ProcessedImageRef,
     ai_metadata_document,
     processed_document,
-    utc_now,
 )
 from pipeline.assets.mongo_calls import TRIES, Calls, refused_options
 from pipeline.assets.mongo_kept import KeptDocuments
+from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, OutcomeUnknown
 
 DATABASE = "ai_queue_pipeline"

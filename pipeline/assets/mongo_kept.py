@@ -12,9 +12,9 @@ from typing import Any
 from pymongo import ASCENDING
 from pymongo.errors import DuplicateKeyError
 
-from pipeline.assets.asset import utc_now
 from pipeline.assets.mongo_calls import TRIES
 from pipeline.assets.store import IDENTITY, Kept, KeyRecord
+from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 
 PURGE_PAGE = 1000

@@ -28,10 +28,10 @@ from pipeline.assets.asset import (
     ProcessedImageRef,
     ai_metadata_document,
     processed_document,
-    utc_now,
 )
 from pipeline.assets.sqlite_kept import KeptRows
 from pipeline.assets.store import KeyRecord
+from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable, OutcomeUnknown, PipelineError
 from pipeline.instants import instant_of, milliseconds_of
 from pipeline.supervision import Supervisor, Watched

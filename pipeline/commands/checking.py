@@ -29,9 +29,10 @@ from rich.console import Console
 
 from pipeline import data_dir, demo, embedded, logs
 from pipeline import settings as settings_module
-from pipeline.assets.asset import CATEGORIES, Asset, AssetStatus, OriginalImage, utc_now
+from pipeline.assets.asset import CATEGORIES, Asset, AssetStatus, OriginalImage
 from pipeline.assets.store import AssetStore
 from pipeline.auth import TokenVerifier
+from pipeline.clock import Clock, utc_now
 from pipeline.commands import running
 from pipeline.commands.shown import shown
 from pipeline.disk import Disk
@@ -256,13 +257,18 @@ class Checks:
         version = str(info["redis_version"])
         _check_redis_version(version)
         # As /metrics asks: proves that scripts may be run and our keys be read.
-        queue = JobQueue(url, prefix=self._settings.queue_prefix)
+        queue, clock = JobQueue(url, prefix=self._settings.queue_prefix), Clock()
         try:
             await queue.stats()
+            await clock.measure(queue.time)
         finally:
             await queue.close()
         kept = "append-only file on" if info.get("aof_enabled") else "append-only file off"
         yield Finding(Mark.OK, "redis", f"{version} at {shown_address(url)}, {kept}")
+        try:
+            await clock.check()
+        except DependencyUnavailable as error:
+            yield Finding(Mark.FAILED, "clock", error.message, "start NTP, for example chrony, on both machines")
         policy = info.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
             detail = f"maxmemory-policy is {policy}: when memory runs out, jobs vanish"

@@ -44,8 +44,9 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler, _WebSocketParams
 
-from pipeline.assets.asset import to_timestamp, utc_now
+from pipeline.assets.asset import to_timestamp
 from pipeline.auth import bearer_token
+from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, Forbidden, Unauthorized, ValidationError
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.protocol import StrictProtocol

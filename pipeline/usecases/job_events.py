@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.assets.asset import CANCELLED, Asset, utc_now
+from pipeline.assets.asset import CANCELLED, Asset
+from pipeline.clock import utc_now
 from pipeline.hooks import JobEvent
 from pipeline.queue.job import Finish, Job, Outcome
 

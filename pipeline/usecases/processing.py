@@ -16,9 +16,10 @@ from typing import Any, Protocol
 
 import structlog
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, processed_public_id, utc_now
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, processed_public_id
 from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
+from pipeline.clock import utc_now
 from pipeline.errors import PermanentJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
 from pipeline.metrics import Metrics

@@ -17,9 +17,8 @@ from typing import Protocol
 
 import structlog
 
-from pipeline.assets.asset import utc_now
 from pipeline.assets.store import AssetStore
-from pipeline.clock import CLOCK
+from pipeline.clock import CLOCK, utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.metrics import Metrics
 from pipeline.queue.job import Mode

@@ -27,8 +27,9 @@ ROOM_PREFIX = "user:"
 # After an outage thousands come back at once; the store is not asked for more than a few of them at a time.
 PARALLEL_READS = 8
 AGAIN_SECONDS = 1.0
-# An event may leave after one that is later by its timestamp. Clocks differ by 5 s, a commit or another notifier may
-# take as long each; and what a killed process owed comes when its job's lease, on top of this, has run out.
+# An event may leave after one that is later by its timestamp. Clocks differ by 5 s at most (clock.py), a commit or
+# another notifier may take as long each; and what a killed process owed comes when its job's lease, on top of this, has
+# run out.
 TOLD_LATE_SECONDS = 15.0
 RESYNC = event_frame({"event": "resync"})
 

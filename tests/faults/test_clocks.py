@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -18,12 +19,14 @@ import aiohttp
 import httpx
 import pytest
 
+from tests.forwarder import Forwarder
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
 from tests.wrong_clock import WrongClock
 
 WAIT_SECONDS = 30
 HOUR = 3600.0
+TIME_REPLY = re.compile(rb"(\*2\r\n\$10\r\n)(\d{10})(?=\r\n\$\d\r\n\d+\r\n)")
 CLOCKS = [
     pytest.param(HOUR, None, id="an hour ahead"),
     pytest.param(-60.0, None, id="a minute behind"),
@@ -33,12 +36,14 @@ CLOCKS = [
 
 
 @contextmanager
-def pair(folder: Path, ai_service: AiService, redis: RedisServer, clock: WrongClock, wrong: str) -> Iterator[Any]:
-    """Yield a process with ROLE=web and one with ROLE=worker; `wrong` says which of them has the clock."""
+def pair(
+    folder: Path, ai_service: AiService, redis_url: str, clock: WrongClock, wrong: str
+) -> Iterator[tuple[Service, Service]]:
+    """Yield a process with ROLE=web and one with ROLE=worker; `wrong` says which of them has the clock, if any."""
     data_dir, processes = folder / "data", {}
     for role in ("web", "worker"):
         given = clock.environment if role == wrong else {}
-        processes[role] = Service(data_dir, ai_service.url, ROLE=role, REDIS_URL=redis.url, **given)
+        processes[role] = Service(data_dir, ai_service.url, ROLE=role, REDIS_URL=redis_url, **given)
     with processes["web"] as web, processes["worker"] as worker:
         yield web, worker
 
@@ -131,7 +136,7 @@ async def test_worker_with_a_wrong_clock_loses_no_event(
 ) -> None:
     """Its results carry right instants, so they reach sockets at once and those that come back with any `since`."""
     clock.jump(seconds)
-    with pair(tmp_path, ai_service, own_redis, clock, "worker") as (web, worker):
+    with pair(tmp_path, ai_service, own_redis.url, clock, "worker") as (web, worker):
         if jump is not None:
             async with listening(web) as (socket, _):
                 await socket.event_of((await upload(web))[0])
@@ -165,7 +170,7 @@ async def test_web_process_with_a_wrong_clock_tells_the_right_time(
 ) -> None:
     """serverTime, the Date of replies and the instants of assets are right, and tokens are judged rightly."""
     clock.jump(seconds)
-    with pair(tmp_path, ai_service, own_redis, clock, "web") as (web, worker):
+    with pair(tmp_path, ai_service, own_redis.url, clock, "web") as (web, worker):
         if jump is not None:
             await upload(web)
             clock.jump(jump)
@@ -197,7 +202,7 @@ async def test_socket_ends_with_its_token_whatever_the_clock_says(
 ) -> None:
     """An hour behind, a process still ends a socket when its token expires, and not an hour later."""
     clock.jump(-HOUR)
-    with pair(tmp_path, ai_service, own_redis, clock, "web") as (web, _):
+    with pair(tmp_path, ai_service, own_redis.url, clock, "web") as (web, _):
         async with listening(web, expires_in=2) as (socket, _):
             assert await socket.frame() == {"event": "error", "message": "Token expired"}
 
@@ -208,7 +213,7 @@ async def test_worker_claims_nothing_before_it_knows_the_time(
     tmp_path: Path, ai_service: AiService, own_redis: RedisServer, clock: WrongClock
 ) -> None:
     """Started while Redis is away, a worker with a wrong clock asks Redis for the time before its first job."""
-    with pair(tmp_path, ai_service, own_redis, clock, "worker") as (web, worker):
+    with pair(tmp_path, ai_service, own_redis.url, clock, "worker") as (web, worker):
         worker.stop()
         asset_id, _ = await upload(web)
         clock.jump(HOUR)
@@ -216,3 +221,64 @@ async def test_worker_claims_nothing_before_it_knows_the_time(
         worker.start()
         own_redis.start()
         assert is_now((await finished(web, asset_id))["finishedAt"], within=10)
+
+
+class OtherServer(Forwarder):
+    """A Redis whose clock is another one: its TIME is so many seconds ahead.
+
+    libfaketime does not go with a Redis that has jemalloc.
+    """
+
+    ahead = 0
+
+    def passed_on(self, data: bytes) -> bytes:
+        return TIME_REPLY.sub(lambda reply: b"%s%d" % (reply[1], int(reply[2]) + self.ahead), data)
+
+
+@pytest.mark.fault("R7")
+@pytest.mark.parametrize(("seconds", "status"), [(-4, 200), (4, 200), (-3600, 503), (3600, 503)])
+@pytest.mark.gen_test(timeout=90)
+async def test_failover_to_a_redis_with_another_clock_loses_no_event(
+    tmp_path: Path, ai_service: AiService, own_redis: RedisServer, clock: WrongClock, seconds: int, status: int
+) -> None:
+    """All processes follow; for as little as 4 s no instant comes twice."""
+    async with OtherServer(own_redis.port) as redis, both(tmp_path, ai_service, redis, clock) as (web, worker):
+        async with listening(web) as (socket, before):
+            first = await socket.event_of((await upload(web))[0])
+            redis.ahead = seconds
+            for service in (web, worker):
+                await skewed(service, -seconds)
+                await ready(service, status)
+            second = await socket.event_of((await upload(web))[0])
+        assert is_now(datetime.fromisoformat(second["timestamp"]) - timedelta(seconds=seconds), within=6)
+        assert status == 503 or before < first["timestamp"] < second["timestamp"]
+        async with listening(web) as (_, server_time):
+            pass
+        missed, _ = await upload(web)
+        await finished(web, missed)
+        for since in (second["timestamp"], server_time):
+            async with listening(web, since) as (socket, _):
+                await socket.event_of(missed)
+
+
+@asynccontextmanager
+async def both(
+    folder: Path, ai_service: AiService, redis: OtherServer, clock: WrongClock
+) -> AsyncIterator[tuple[Service, Service]]:
+    """Yield two honest processes whose way to Redis is on this loop, which therefore must not be blocked."""
+    stack = ExitStack()
+    try:
+        yield await asyncio.to_thread(stack.enter_context, pair(folder, ai_service, redis.url, clock, "neither"))
+    finally:
+        await asyncio.to_thread(stack.close)
+
+
+async def skewed(service: Service, seconds: float) -> None:
+    """Return when the process has measured so much skew."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:
+            page = (await asyncio.to_thread(httpx.get, f"{service.url}/metrics")).text
+            (shown,) = re.findall(r"^pipeline_clock_skew_seconds (\S+)$", page, re.MULTILINE)
+            if abs(float(shown) - seconds) < 1:
+                return
+            await asyncio.sleep(0.1)

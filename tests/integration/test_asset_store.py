@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 from tornado.ioloop import IOLoop
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, utc_now
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef
 from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore, Kept, KeyRecord
+from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable
 from tests.factories import make_asset
 from tests.mongo_server import MongoServer

@@ -20,6 +20,7 @@ from tests.packages import install
 from tests.parts import require
 from tests.redis_server import RedisServer
 from tests.service import ROOT, AiService, Service
+from tests.wrong_clock import WrongClock
 
 Done = subprocess.CompletedProcess[str]
 Run = Callable[..., Done]
@@ -102,6 +103,15 @@ def test_check_names_what_is_away_and_no_secret(look: Look, ai_service: AiServic
     assert "AI service unavailable; " in found["provider http"]["detail"]
     assert "AI_SERVICE_URL" in found["provider http"]["mend"]
     assert secret not in str(found) and SECRET not in str(found)
+
+
+@pytest.mark.fault("R7")
+def test_check_names_a_clock_that_is_off(look: Look, redis_url: str, tmp_path: Path) -> None:
+    """The difference to Redis TIME is measured, and one that makes a process unready fails here."""
+    environment = WrongClock(tmp_path, -60).environment
+    found = look(REDIS_URL=redis_url, **environment)
+    assert list(found) == ["clock"] and found["clock"]["mark"] == "failed"
+    assert "60.0 s behind Redis TIME" in found["clock"]["detail"] and "NTP" in found["clock"]["mend"]
 
 
 def test_check_ends_though_a_plugin_hangs_in_a_thread(run: Run, tmp_path: Path) -> None:

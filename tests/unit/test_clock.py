@@ -1,4 +1,4 @@
-"""The clock of the service: follows Redis TIME, never back further than it has to, and says when the machine's is off."""
+"""The clock of the service: follows Redis TIME, goes back as little as it can, and says when the machine's is off."""
 
 from __future__ import annotations
 
@@ -46,6 +46,8 @@ def test_first_answer_decides() -> None:
     assert (machine.clock.is_measured, machine.clock.now(), machine.clock.skew_seconds) == (True, NOON, 3600)
     machine.wall_ahead -= 7200
     machine.boot.now += 100
+    assert machine.clock.now() == NOON + 100
+    machine.measure()
     assert (machine.clock.now(), machine.clock.skew_seconds) == (NOON + 100, -3600)
 
 
