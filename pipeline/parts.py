@@ -156,6 +156,7 @@ class Parts:
             on_unowned=self.reconciler.request,
             on_start=lambda job: self.plugins.observe("job_started", job_event(job)),
             on_finish=self._observe_finish,
+            untold=lambda job: self.fanout.untold(str(job.data.get("assetId", ""))),
             tracing=self.tracing,
         )
 

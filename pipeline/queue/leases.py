@@ -99,6 +99,7 @@ class Leases:
         lost, cancelled = set(renewal.lost), set(renewal.cancelled)
         for lease, claim in asked.items():
             if lease in lost:
+                claim.is_lost = True
                 claim.end()
             elif lease in cancelled:
                 claim.cancel()
@@ -110,4 +111,5 @@ class Leases:
 
     def _longest_running_seconds(self) -> float:
         now = time.monotonic()
-        return max((now - claim.started_at for claim in self.claims.values() if claim.started_at), default=0)
+        running = (claim.started_at for claim in self.claims.values() if claim.started_at and not claim.ended_at)
+        return now - min(running, default=now)
