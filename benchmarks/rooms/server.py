@@ -23,7 +23,8 @@ import tornado.netutil
 import tornado.web
 
 from benchmarks.rooms.emission import emit, make_event, room_of
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, utc_now
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus
+from pipeline.clock import utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.auth import TokenVerifier
 from pipeline.handlers import base

@@ -14,7 +14,8 @@ from contextlib import suppress
 
 import structlog
 
-from pipeline.assets.asset import Asset, AssetStatus, job_data, utc_now
+from pipeline.assets.asset import Asset, AssetStatus, job_data
+from pipeline.clock import utc_now
 from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
 from pipeline.errors import Conflict, DependencyUnavailable, NotFound

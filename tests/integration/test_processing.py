@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.assets.asset import Asset, AssetStatus, job_data, utc_now
+from pipeline.assets.asset import Asset, AssetStatus, job_data
+from pipeline.clock import utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, ProcessedImage
