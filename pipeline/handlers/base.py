@@ -36,12 +36,14 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # early refusal we go on reading, but not for ever: enough for an oversized video, nothing for an endless stream.
 DRAIN_BYTES = 64 * 1024 * 1024
 DRAIN_SECONDS = 30.0
-CORS_REQUEST_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id", "traceparent")
 # What is logged of foreign pages, so that nobody can fill the log by making origins up.
 MAX_LOGGED_ORIGINS = 100
 MAX_ORIGIN_LENGTH = 200
 ORIGIN_HINT = "if pages of this origin are yours: name it in ALLOWED_ORIGINS, or as PUBLIC_URL when they come from here"
 NO_ORIGIN_HINT = "pages without an http:// or https:// origin, such as files, cannot be allowed: serve them from a host"
+CORS_REQUEST_HEADERS = (
+    *("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", "X-Request-Id", "traceparent"),
+)
 CODES = {400: "VALIDATION_ERROR", 401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
 
 
@@ -192,7 +194,7 @@ class BaseHandler(tornado.web.RequestHandler):
             return
         if self.is_allowed_origin(origin):
             self.set_header("Access-Control-Allow-Origin", origin)
-            self.set_header("Access-Control-Expose-Headers", "Date, Retry-After, X-Request-Id")
+            self.set_header("Access-Control-Expose-Headers", "Date, Preference-Applied, Retry-After, X-Request-Id")
         elif not self.is_own_origin(origin):
             self._log_foreign_origin(origin)
 
