@@ -171,7 +171,7 @@ class Sentinels:
 class ReplicatedCluster(RedisCluster):
     """A Redis Cluster of three masters with a replica each."""
 
-    faults: tuple[str, ...] = ("kill", "hand over", "kill another")
+    faults: tuple[str, ...] = ("hand over", "kill", "kill another")
 
     def __init__(self) -> None:
         super().__init__("--cluster-replica-validity-factor", "0", replicas=3)
