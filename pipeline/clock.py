@@ -5,13 +5,14 @@ Machines' own clocks differ, some are wrong and some jump. All processes meet at
 time: asked for every 5 s, and carried on by the boot clock between two answers and while Redis is away. Before the
 first answer it is the machine's own clock.
 
-The clock follows Redis forwards at once, for example when the machine had been suspended. Backwards by up to 5 s (a
-failover to a server whose clock differs) it runs at half speed until it is right, so that no instant is given twice;
-by more, which is a clock that somebody has set right, it goes back at once, as all other processes do.
+The clock goes forwards to Redis TIME at once. When Redis TIME is behind it by up to 5 s (after a failover to a server
+whose clock differs), the clock runs at half speed until it is right, so that no instant is given twice. When Redis TIME
+is behind by more (the clock of the Redis server was wrong and has been set), the clock goes back at once, as the clocks
+of all other processes do.
 
-Like the machine's own clock there is one for the whole process. Not for durations (the monotonic clock measures those),
-and not for log lines and traces: they carry the machine's own time, as everything else that is logged there. Pure: the
-one who measures brings the call to Redis.
+There is one clock for the whole process, as there is one machine's own clock. Durations are measured by the monotonic
+clock. Log lines and traces carry the machine's own time, as everything else that is logged on that machine. Pure: the
+call to Redis is an argument.
 """
 
 from __future__ import annotations
