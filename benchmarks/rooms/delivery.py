@@ -2,14 +2,15 @@
 
 Three processes of the service on one Redis and one SQLite, an AI service that answers at once, 1,000 users with a
 socket each, spread over the processes, and 20,000 uploads. Meanwhile a third of the sockets, chosen by the seed, are
-cut off again and again, without a goodbye, and come back to another process with `since`; in the middle Redis is
-stopped and started again. At the end every user must have heard of each of its own photos and of no other.
+cut off again and again, without a goodbye, and come back to another process with `since`; in the middle the server
+that has the queue is killed: one Redis and started again 2 s later, or, with --topology sentinel or cluster, for good,
+so that its replica takes over. At the end every user must have heard of each of its own photos and of no other.
 
 As fast as they are taken, uploads keep every core busy and latencies are those of an overload; --rate tells the others.
 
 Prints what was lost (must be 0), foreign (must be 0) or heard more than once, and percentiles of the time from an
 asset's finishedAt to its event, at the sockets that were left alone: by whether another process ran the job, and
-without the events of the outage (finished from the stop until 2 s after Redis was back).
+without the events of the outage (finished from the kill until 2 s after the queue could be written again).
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from redis.exceptions import RedisError
 
+from pipeline.link.master import Master
 from tests.factories import make_image, make_token
-from tests.redis_server import RedisServer
+from tests.redis_topologies import QUEUE_KEY, TOPOLOGIES, Topology
 from tests.service import AiService, Service
 
 PROCESSES = 3
@@ -110,6 +113,7 @@ class Result:
         lost = sum(len(expected[each.user] - each.heard.keys()) for each in self.listeners)
         foreign = sum(len(each.heard.keys() - expected[each.user]) for each in self.listeners)
         disturbed = [each for each in self.listeners if each.is_disturbed]
+        print(f"outage {self.outage[1] - self.outage[0]:.1f} s")
         print(f"sockets {len(self.listeners)}  events {len(self.owners)}  in {self.seconds:.0f} s")
         print(f"disturbed {len(disturbed)}  reconnects {sum(each.reconnects for each in self.listeners)}")
         print(f"lost {lost}  foreign {foreign}  repeats {sum(each.repeats for each in self.listeners)}", end="  ")
@@ -142,7 +146,29 @@ async def disturb(listeners: list[Listener], source: random.Random) -> None:
         source.choice(listeners).cut()
 
 
-async def run(services: list[Service], redis: RedisServer, sockets: int, events: int, seed: int, rate: float) -> Result:
+def outage(redis: Topology) -> tuple[float, float]:
+    """Kill the server that has the queue; return when, and when the queue could be written again."""
+    stopped = time.time()
+    redis.cause(redis.faults[-1] if "kill" not in redis.faults else "kill", QUEUE_KEY)
+    if "kill" not in redis.faults:
+        time.sleep(OUTAGE_SECONDS)
+        redis.heal()
+        return stopped, time.time()
+    master = Master(redis.url)
+
+    async def write() -> None:
+        while True:
+            try:
+                await master.call(lambda link: link.ask("PERSIST", QUEUE_KEY))
+                return master.close()
+            except (RedisError, OSError):
+                await asyncio.sleep(0.05)
+
+    asyncio.run(write())
+    return stopped, time.time()
+
+
+async def run(services: list[Service], redis: Topology, sockets: int, events: int, seed: int, rate: float) -> Result:
     """Drive it all and return what happened. rate: uploads a second, 0 for as many as are taken."""
     source = random.Random(seed)
     urls = [service.url for service in services]
@@ -174,11 +200,7 @@ async def run(services: list[Service], redis: RedisServer, sockets: int, events:
         tasks.append(asyncio.create_task(disturb([listeners[number] for number in disturbed], source)))
         while len(owners) < events // 2 and not uploading.done():
             await asyncio.sleep(0.05)
-        stopped = time.time()
-        redis.stop()
-        await asyncio.sleep(OUTAGE_SECONDS)
-        await asyncio.to_thread(redis.start)
-        back = time.time()
+        stopped, back = await asyncio.to_thread(outage, redis)
         await uploading
         deadline = time.monotonic() + PATIENCE_SECONDS
         while sum(len(each.heard) for each in listeners) < events and time.monotonic() < deadline:
@@ -197,9 +219,10 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rate", type=float, default=0, help="uploads a second; default: as many as are taken")
+    parser.add_argument("--topology", choices=list(TOPOLOGIES), default="redis", help="what REDIS_URL leads to")
     options = parser.parse_args()
     with ExitStack() as stack:
-        redis = stack.enter_context(RedisServer())
+        redis = stack.enter_context(TOPOLOGIES[options.topology]())
         ai_service = stack.enter_context(AiService())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         environment = {"REDIS_URL": redis.url}
