@@ -129,20 +129,29 @@ class RoomFanout:
 
     async def check(self) -> None:
         """Return when what is published is heard, by this process for one; DependencyUnavailable says why it is not."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PROBE_SECONDS):
+                while not self._subscriptions.is_heard(self._common):
+                    await asyncio.wait([self._waiter(self._common)])
+                await asyncio.wait([self._probe()])
+                return
+        cause = self._publisher.failure or self._subscriptions.failure(self._common)
+        raise DependencyUnavailable(self._advice(cause)) from cause
+
+    def _probe(self) -> asyncio.Future[None]:
+        """Return what is done when this process hears itself."""
         if self._probing is None or self._probing.done():
             self._probing = asyncio.get_running_loop().create_future()
         # One that is still owed will be told; one that was told and not heard was told in vain.
         if self._probe_told is None or self._probe_told.done():
             self._probe_told = self._publisher.publish(self._common, self._origin + b" " + PROBE)
-        done, _ = await asyncio.wait([self._probing], timeout=PROBE_SECONDS)
-        if not done:
-            cause = self._publisher.failure or self._subscriptions.failure(self._common)
-            raise DependencyUnavailable(self._advice(cause)) from cause
+        return self._probing
 
     def _advice(self, cause: Exception | None) -> str:
         if isinstance(cause, NoPermissionError):
-            channels = f"{self._prefix.decode().partition(':')[0]}:*"
-            return f"Redis does not let this user publish or subscribe: it needs the ACL rules &{channels} and +@pubsub"
+            prefix = self._prefix.decode().partition(":")[0]
+            needed = f"it needs the ACL rules &{prefix}:* and +@pubsub"
+            return f"Redis does not let this user publish or subscribe (NOPERM): {needed}"
         return "What is published for other processes does not arrive"
 
     async def publish(self, room: str, event: Mapping[str, Any]) -> None:
@@ -184,8 +193,7 @@ class RoomFanout:
         if self._subscriptions.is_lost(channel):
             self._gaps.setdefault(room, joined_at)
         elif not self._subscriptions.is_heard(channel):
-            waiter = self._waiters.setdefault(channel, asyncio.get_running_loop().create_future())
-            done, _ = await asyncio.wait([waiter], timeout=SUBSCRIBE_SECONDS)
+            done, _ = await asyncio.wait([self._waiter(channel)], timeout=SUBSCRIBE_SECONDS)
             if not done and room in self._rooms:
                 self._gaps.setdefault(room, joined_at)
 
@@ -244,6 +252,10 @@ class RoomFanout:
             self._release(channel)
             if channel != self._common:
                 self._gaps.setdefault(self._room(channel), since)
+
+    def _waiter(self, channel: bytes) -> asyncio.Future[None]:
+        """Return what is done when the channel is heard or lost."""
+        return self._waiters.setdefault(channel, asyncio.get_running_loop().create_future())
 
     def _release(self, channel: bytes) -> None:
         waiter = self._waiters.pop(channel, None)
