@@ -9,22 +9,27 @@ import os
 import signal
 import ssl
 from collections.abc import Iterator
+from contextlib import ExitStack
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from tornado.ioloop import IOLoop
 
 from pipeline.errors import DependencyUnavailable
 from pipeline.queue.job import Finish, NewJob, Outcome
 from pipeline.queue.queue import JobQueue
+from pipeline.link.connection import CALL_SECONDS, TRUSTED_SECONDS
 from pipeline.link.master import Master
 from pipeline.link.nodes import Nodes
 from tests.certificates import Authority
 from tests.forwarder import Forwarder
 from tests.redis_server import RedisCluster, RedisServer
+from tests.redis_topologies import MASTER_NAME, start_sentinel
+from tests.toxiproxy import free_port
 
 WAITING = "pipeline:{ai-processing}:waiting"
 
@@ -212,6 +217,40 @@ async def test_connections_share_a_tls_context(tmp_path: Path, monkeypatch: pyte
             for link in links:
                 link.close()
     assert len(made) == 1
+
+
+@pytest.mark.fault("R5")
+@pytest.mark.gen_test(timeout=30)
+async def test_idle_connection_cut_without_a_word_is_replaced() -> None:
+    """The first call after it gets its answer over a new one, and does not fail."""
+    with RedisServer() as redis:
+        async with Forwarder(redis.port) as address:
+            server = Master(address.url)
+            await server.call(lambda link: link.ask("PING"))
+            await asyncio.sleep(TRUSTED_SECONDS)  # idle is a matter of time
+            address.silence()
+            async with asyncio.timeout(CALL_SECONDS):
+                assert await server.call(lambda link: link.ask("ECHO", "a")) == "a"
+            server.close()
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_sentinels_have_a_login_of_their_own(tmp_path: Path) -> None:
+    """A wrong one is an error; one of the Sentinels may be dead, and one that knows no such master is passed over."""
+    dead, port = free_port(), free_port()
+    with ExitStack() as stack:
+        redis, other = stack.enter_context(RedisServer()), stack.enter_context(RedisServer())
+        start_sentinel(stack, tmp_path, port, redis.port, 1000, "secret")
+        hosts = f"127.0.0.1:{dead},127.0.0.1:{other.port},127.0.0.1:{port}"
+        other.client().config_set("requirepass", "secret")
+        nodes = Nodes(f"redis+sentinel://{hosts}/{MASTER_NAME}/1?sentinel_password=secret")
+        for _ in range(2):
+            link, address, ranges = await nodes.find()
+            assert (address, ranges, nodes.database) == (("127.0.0.1", redis.port), [], 1)
+            assert "db=1" in await link.ask("CLIENT", "INFO")
+            link.close()
+        with pytest.raises(RedisError):
+            await Nodes(f"redis+sentinel://127.0.0.1:{port}/{MASTER_NAME}?sentinel_password=wrong").find()
 
 
 @pytest.mark.gen_test(timeout=30)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from pipeline.addresses import mongodb_fault, redis_fault, web_fault
+from pipeline.addresses import RedisServers, mongodb_fault, redis_fault, redis_servers, web_fault
 
 PASSWORD = "s3cretWord"
 
@@ -25,7 +25,38 @@ GOOD_REDIS = [
     ("unix:///run/redis.sock", "a socket in the file system"),
     ("unix://user:pw@/run/redis.sock?db=2", "a socket with a user and a database"),
 ]
+SEVERAL_REDIS = [
+    ("redis://h", RedisServers("redis://h"), "one server is left as it is"),
+    (
+        "rediss://u:p%40@a,[::1]:7000/0?ssl_cert_reqs=none",
+        RedisServers("rediss://u:p%40@a/0?ssl_cert_reqs=none", (("a", 6379), ("::1", 7000))),
+        "nodes of a cluster, with TLS and a user",
+    ),
+    (
+        "redis+sentinel://u:p@a,b:1/photos/3?sentinel_username=s&sentinel_password=t%26",
+        RedisServers(
+            "redis://u:p@a/3?", (("a", 26379), ("b", 1)), "redis://a?username=s&password=t%26", "photos"
+        ),
+        "Sentinels with a login of their own; they have no databases",
+    ),
+    (
+        "rediss+sentinel://a/photos?ssl_ca_certs=/ca.pem&db=2",
+        RedisServers(
+            "rediss://a/?ssl_ca_certs=%2Fca.pem&db=2",
+            (("a", 26379),),
+            "rediss://a?ssl_ca_certs=%2Fca.pem",
+            "photos",
+        ),
+        "one Sentinel, TLS to it and to the servers",
+    ),
+]
 BAD_REDIS = [
+    ("redis://a,b/1", "a cluster has one database", "only database 0"),
+    ("redis://a,", "a host missing", "needs a host"),
+    ("redis://a,b:x", "the second port", "the port must be"),
+    ("redis+sentinel://a,b", "no name of a master", "name of the master"),
+    ("redis+sentinel://a/0/photos", "database and name in the wrong order", "number of a database"),
+    ("redis://h?sentinel_password=x", "a login for Sentinels without any", "may be db"),
     ("localhost:6379", "no scheme", "must look like redis://"),
     ("localhost", "a bare host", "must look like redis://"),
     ("http://localhost", "another scheme", "must look like redis://"),
@@ -106,6 +137,16 @@ def test_good_redis_address_is_taken_and_redis_py_takes_it(url: str) -> None:
     """What is let through, the driver can read."""
     assert redis_fault(url) == ""
     Redis.from_url(url)
+
+
+@pytest.mark.fault("R2")
+@pytest.mark.parametrize(("url", "servers"), [(u, s) for u, s, _ in SEVERAL_REDIS], ids=[r for *_, r in SEVERAL_REDIS])
+def test_address_of_several_servers_is_taken_apart(url: str, servers: RedisServers) -> None:
+    """Into addresses that the driver can read, of a server and of a Sentinel."""
+    assert redis_fault(url) == ""
+    assert redis_servers(url) == servers
+    for each in filter(None, (servers.url, servers.sentinel_url)):
+        Redis.from_url(each)
 
 
 @pytest.mark.fault("E23")
