@@ -75,9 +75,15 @@ class Cancelling:
         with self._submission.taken():
             asset = await self._commit(asset_id, None if is_admin else user_id, request_id)
             log.info("asset_cancelled", assetId=asset.id, jobId=asset.processing_job_id)
-            self._end_running(asset.processing_job_id)
             self._metrics.assets_finished.labels(asset.status.value).inc()
-            if await self._tell(asset):
+            try:
+                await self._announcer.announce(asset_processed(asset), asset.user_id)
+            except DependencyUnavailable as error:
+                # Nothing is acknowledged, so a worker finds the asset cancelled and sends the event again.
+                log.warning("cancel_not_told", assetId=asset.id, cause=cause_of(error))
+                return asset
+            self._end_running(asset.processing_job_id)
+            if self._is_told(asset.id):
                 await self._end_job(asset, request_id)
             return asset
 
@@ -96,15 +102,6 @@ class Cancelling:
             if cancelled is not None:
                 return cancelled
         raise DependencyUnavailable("The asset is being changed all the time", retry_after_seconds=1)
-
-    async def _tell(self, asset: Asset) -> bool:
-        """Send the event; False when the queue has to see to it that it is sent again."""
-        try:
-            await self._announcer.announce(asset_processed(asset), asset.user_id)
-        except DependencyUnavailable as error:
-            log.warning("cancel_not_told", assetId=asset.id, cause=cause_of(error))
-            return False
-        return self._is_told(asset.id)
 
     async def _end_job(self, asset: Asset, request_id: str) -> None:
         was: JobState | None = None

@@ -1,8 +1,8 @@
 """Use case: one job becomes one finished asset and one event.
 
-Commit in the store, notify, and only then does the worker acknowledge: a crash may repeat a step, never lose one. Each
-start takes a new fence from the asset's document and each commit requires it, so a run that was overtaken matches
-nothing, however late it comes.
+Commit in the store, notify, and only then does the worker acknowledge (queue/telling.py): a crash may repeat a step,
+never lose one. Each start takes a new fence from the asset's document and each commit requires it, so a run that was
+overtaken matches nothing, however late it comes.
 """
 
 from __future__ import annotations
@@ -265,10 +265,7 @@ class Processing:
         return await until_stored(commit)
 
     async def _drop(self, asset: Asset) -> bool:
-        """The run was overtaken, by a newer one or by a cancel; return whether by a cancel.
-
-        The process that cancelled the asset may have died before it sent the event.
-        """
+        """The run was overtaken; return whether by a cancel, whose process may have died before it sent the event."""
         self._metrics.stale_results.inc()
         log.warning("result_dropped", fence=asset.fence)
         current = await self._store.get(asset.id)
