@@ -48,7 +48,7 @@ from pipeline.assets.asset import to_timestamp, utc_now
 from pipeline.auth import bearer_token
 from pipeline.errors import DependencyUnavailable, Forbidden, Unauthorized, ValidationError
 from pipeline.handlers.base import BaseHandler
-from pipeline.handlers.protocol import StrictProtocol
+from pipeline.handlers.protocol import StrictProtocol, is_handshake
 from pipeline.handlers.query import parse_instant
 from pipeline.metrics import CLOSE_CODES
 from pipeline.usecases.replay import ROOM_PREFIX, Replay
@@ -126,9 +126,9 @@ class SocketHandler(BaseHandler, WebSocketHandler):
     # the handshake
 
     async def get(self, *_path: str) -> None:
-        if self.request.headers.get("Upgrade", "").lower() != "websocket":
-            raise ValidationError("This address speaks WebSocket only")
         self._judge_origin()
+        if not is_handshake(self.request.headers):
+            raise ValidationError("This address speaks WebSocket only")
         await super().get()
 
     def _judge_origin(self) -> None:
