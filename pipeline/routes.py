@@ -8,8 +8,9 @@ from typing import Any
 import tornado.web
 
 from pipeline.auth import TokenVerifier
+from pipeline.clock import CLOCK
 from pipeline.disk import Disk
-from pipeline.handlers import assets, base, ops, queue, upload
+from pipeline.handlers import assets, base, events, ops, queue, upload
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.socket import SocketHandler
 from pipeline.parts import QUEUE_NAME, Parts
@@ -46,30 +47,33 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
     served = _probes(parts, common)
     if settings.role is Role.WORKER:
         return served
-    with_assets = common | {"store": parts.store, "submission": parts.submission, "tracing": parts.tracing}
+    with_assets = common | {
+        "store": parts.store,
+        "submission": parts.submission,
+        "admission": parts.admission,
+        "tracing": parts.tracing,
+    }
+    of_members = common | {"admission": parts.admission, "settings": settings}
     served += [
         (
             "/api/assets/analyze-queue",
             upload.UploadHandler,
-            common
+            with_assets
             | {
-                "submission": parts.submission,
                 "settings": settings,
                 "pool": parts.pool,
                 "turns": upload.Turns(),
-                "tracing": parts.tracing,
             },
         ),
         ("/api/assets/queue-status", queue.QueueStatusHandler, common | {"queue": parts.queue}),
         ("/api/assets", assets.AssetsHandler, with_assets),
         ("/api/assets/([^/]+)", assets.AssetHandler, with_assets),
         ("/api/assets/([^/]+)/retry", assets.RetryHandler, with_assets),
+        ("/api/assets/([^/]+)/cancel", assets.CancelHandler, with_assets | {"cancelling": parts.cancelling}),
         *_operators_routes(parts, common),
-        (
-            "/ws",
-            SocketHandler,
-            common | {"rooms": parts.rooms, "replay": parts.replay, "settings": settings},
-        ),
+        ("/ws", SocketHandler, of_members),
+        ("/api/events", events.EventsHandler, of_members | {"tickets": parts.tickets}),
+        ("/api/events/ticket", events.TicketHandler, common | {"tickets": parts.tickets}),
         ("/openapi.json", ops.OpenApiHandler, common),
         ("/", ops.IndexHandler, common | {"settings": settings}),
     ]
@@ -86,7 +90,9 @@ def _probes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         "storage": parts.plugins.check_storage,
         "sandbox": parts.plugins.check_sandbox,
         "disk": Disk(settings.data_dir, settings.max_upload_bytes).check,
+        "clock": CLOCK.check,
         "tasks": parts.supervisor.check,
+        "rooms": parts.fanout.check,
     }
     return [
         ("/metrics", ops.MetricsHandler, common | {"queues": [parts.queue, parts.notifications]}),

@@ -18,9 +18,11 @@ from typing import Any, ClassVar, cast
 import structlog
 import tornado.web
 from tornado.http1connection import HTTP1Connection
+from tornado.httputil import format_timestamp
 from tornado.ioloop import IOLoop
 
 from pipeline.auth import NotYetValid, Principal, TokenVerifier, bearer_token
+from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, NotFound, PipelineError, RateLimited, Unauthorized, ValidationError
 from pipeline.metrics import Metrics
 from pipeline.origins import is_same_place, normal_origin
@@ -34,12 +36,14 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # early refusal we go on reading, but not for ever: enough for an oversized video, nothing for an endless stream.
 DRAIN_BYTES = 64 * 1024 * 1024
 DRAIN_SECONDS = 30.0
-CORS_REQUEST_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id", "traceparent")
 # What is logged of foreign pages, so that nobody can fill the log by making origins up.
 MAX_LOGGED_ORIGINS = 100
 MAX_ORIGIN_LENGTH = 200
 ORIGIN_HINT = "if pages of this origin are yours: name it in ALLOWED_ORIGINS, or as PUBLIC_URL when they come from here"
 NO_ORIGIN_HINT = "pages without an http:// or https:// origin, such as files, cannot be allowed: serve them from a host"
+CORS_REQUEST_HEADERS = (
+    *("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", "X-Request-Id", "traceparent"),
+)
 CODES = {400: "VALIDATION_ERROR", 401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
 
 
@@ -176,6 +180,8 @@ class BaseHandler(tornado.web.RequestHandler):
         return None  # replies are not stored anywhere, so there is nothing to compare with
 
     def set_default_headers(self) -> None:
+        # Clients hand it back as `since`: it has to be an instant of the service.
+        self.set_header("Date", format_timestamp(utc_now()))
         self.clear_header("Server")
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Cache-Control", "no-store")
@@ -188,7 +194,7 @@ class BaseHandler(tornado.web.RequestHandler):
             return
         if self.is_allowed_origin(origin):
             self.set_header("Access-Control-Allow-Origin", origin)
-            self.set_header("Access-Control-Expose-Headers", "Date, Retry-After, X-Request-Id")
+            self.set_header("Access-Control-Expose-Headers", "Date, Preference-Applied, Retry-After, X-Request-Id")
         elif not self.is_own_origin(origin):
             self._log_foreign_origin(origin)
 

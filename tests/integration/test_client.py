@@ -25,9 +25,10 @@ from aiohttp import web
 
 import pipeline.client
 import pipeline.feed
-from pipeline.assets.asset import AiMetadata, AssetStatus, ProcessedImageRef, utc_now
+from pipeline.assets.asset import AiMetadata, AssetStatus, ProcessedImageRef
 from pipeline.assets.events import asset_processed
 from pipeline.client import Client, ClientError, event_of
+from pipeline.clock import utc_now
 from pipeline.supervision import cancel
 from tests.factories import SECRET, make_asset, make_image, make_token
 from tests.redis_server import RedisServer

@@ -10,7 +10,8 @@ from typing import Any
 
 import aiohttp
 
-from pipeline.assets.asset import to_timestamp, utc_now
+from pipeline.assets.asset import to_timestamp
+from pipeline.clock import utc_now
 from pipeline.feed import OVERLAP_SECONDS, shift
 from tests.factories import make_image, make_token
 from tests.faults.chaos.world import DECODED, LIMITED, POISON
