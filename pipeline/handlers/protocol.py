@@ -10,7 +10,9 @@ a bomb among them, is a breach like any other.
 from __future__ import annotations
 
 import asyncio
+import base64
 import codecs
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, cast
 
@@ -27,6 +29,7 @@ MASK_BIT, LENGTH_BITS = 0x80, 0x7F
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 CONTROL_BIT = 0x8
 MAX_CONTROL_BYTES = 125
+KEY_BYTES = 16
 # The length's second field: how many bytes it has, and the least length that needs it.
 LONG_LENGTHS = {126: (2, 126), 127: (8, 65536)}
 
@@ -143,6 +146,16 @@ class StrictProtocol(WebSocketProtocol13):
             check_close(data)
         if head.is_final and (handled := self._handle_message(opcode, data)) is not None:
             await handled
+
+
+def is_handshake(headers: Mapping[str, str]) -> bool:
+    """True when these ask for a WebSocket as RFC 6455, section 4.2.1, has it; the version is judged elsewhere."""
+    try:
+        key = base64.b64decode(headers.get("Sec-WebSocket-Key", ""), validate=True)
+    except ValueError:
+        return False
+    asked = [each.strip().lower() for each in headers.get("Connection", "").split(",")]
+    return headers.get("Upgrade", "").lower() == "websocket" and "upgrade" in asked and len(key) == KEY_BYTES
 
 
 def read_head(first: bytes, *, is_message_open: bool) -> Head:

@@ -44,7 +44,7 @@ from pipeline.auth import NotYetValid, bearer_token
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, Unauthorized, ValidationError
 from pipeline.handlers.member import Member
-from pipeline.handlers.protocol import StrictProtocol
+from pipeline.handlers.protocol import StrictProtocol, is_handshake
 from pipeline.handlers.query import parse_instant
 from pipeline.rooms.codes import MALFORMED_SINCE, NOT_YET_VALID
 from pipeline.rooms.codes import CloseCode as CloseCode
@@ -77,9 +77,9 @@ class SocketHandler(Member, WebSocketHandler):
     # the handshake
 
     async def get(self, *_path: str) -> None:
-        if self.request.headers.get("Upgrade", "").lower() != "websocket":
-            raise ValidationError("This address speaks WebSocket only")
         self._judge_origin()
+        if not is_handshake(self.request.headers):
+            raise ValidationError("This address speaks WebSocket only")
         await super().get()
 
     def check_origin(self, origin: str) -> bool:

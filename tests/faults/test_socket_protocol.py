@@ -139,7 +139,9 @@ BROKEN = {
     "text beyond Unicode": (frame(TEXT, b"\xf4\x90\x80\x80"), 1007),
     "text that ends in half a character": (frame(TEXT, b"ab\xe2\x82"), 1007),
     "first piece that is not UTF-8": (frame(TEXT, b"\xff", final=False), 1007),
-    "second piece that is not UTF-8": (frame(TEXT, b"\xe2\x82", final=False) + frame(CONTINUATION, b"(", final=False), 1007),
+    "second piece that is not UTF-8": (
+        frame(TEXT, b"\xe2\x82", final=False) + frame(CONTINUATION, b"(", final=False), 1007
+    ),
     "pieces that end in half a character": (frame(TEXT, b"\xe2", final=False) + frame(CONTINUATION, b"\x82"), 1007),
     "pieces, ping between, not UTF-8": (
         frame(TEXT, b"\xe2", final=False) + frame(PING) + frame(CONTINUATION, b"\xe2", final=False), 1007
@@ -228,7 +230,10 @@ def test_largest_message_is_taken(service: Service) -> None:
 @pytest.mark.fault("R14")
 @pytest.mark.parametrize(
     "extensions",
-    ["permessage-deflate; client_max_window_bits", "x;y=", ";", ";;;=,,", 'a; b*0*=x', 'x; a="\xff', "permessage-deflate;" * 50],
+    [
+        *("permessage-deflate; client_max_window_bits", "permessage-deflate;" * 50),
+        *("x;y=", ";", ";;;=,,", "a; b*0*=x", 'x; a="\xff'),
+    ],
 )
 def test_extensions_are_never_agreed_to_nor_stumbled_over(service: Service, extensions: str) -> None:
     """Whatever the header says, the socket opens without one."""
@@ -247,3 +252,28 @@ def test_breach_before_a_token_is_named_too(service: Service) -> None:
     with Raw(service) as raw:
         raw.send(frame(TEXT, b"\xff"))
         assert raw.read_all() == [(CLOSE, (1007).to_bytes(2, "big"))]
+
+
+@pytest.mark.fault("R14")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Sec-WebSocket-Key", "x"),
+        ("Sec-WebSocket-Key", ""),
+        ("Sec-WebSocket-Key", "\xff" * 24),
+        ("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA"),
+        ("Connection", "keep-alive"),
+        ("Upgrade", "h2c"),
+    ],
+)
+def test_handshake_that_is_none_is_refused_in_the_envelope(service: Service, name: str, value: str) -> None:
+    """A 400 like every other."""
+    host, port = service.url.removeprefix("http://").split(":")
+    lines = [line for line in make_handshake(host).decode().split("\r\n") if not line.startswith(f"{name}:")]
+    with socket.create_connection((host, int(port)), timeout=10) as raw:
+        raw.sendall("\r\n".join([lines[0], f"{name}: {value}", *lines[1:]]).encode("latin-1"))
+        answer = raw.recv(65536)
+        while b"only" not in answer:
+            assert (piece := raw.recv(65536)), answer
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 400 ") and b"This address speaks WebSocket only" in answer

@@ -8,8 +8,10 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -18,6 +20,8 @@ from pipeline import keys
 from pipeline.auth import TokenVerifier
 from pipeline.errors import DependencyUnavailable, Unauthorized
 from pipeline.settings import Settings
+from tests.faults.chaos.world import resident_mib
+from tests.service import Service
 
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
@@ -262,3 +266,31 @@ async def test_token_without_key_id_is_invalid() -> None:
     async with running_issuer() as issuer:
         with pytest.raises(Unauthorized):
             await verifier(issuer).verify(sign(RSA_KEY, "RS256", None))
+
+
+@pytest.mark.fault("R16")
+@pytest.mark.gen_test(timeout=60)
+async def test_process_outlives_an_endless_set_and_takes_the_good_one_by_itself(tmp_path: Path) -> None:
+    """503 with Retry-After at once, flat memory, the service serves; when the issuer is well again so are its users."""
+    async with running_issuer() as issuer, aiohttp.ClientSession() as session:
+        issuer.answer = FLOOD
+        service = Service(tmp_path, "http://127.0.0.1:1", JWT_SECRET="", JWT_JWKS_URL=issuer.url)
+        await asyncio.to_thread(service.start)
+        headers = {"Authorization": f"Bearer {sign(RSA_KEY, 'RS256', 'one')}"}
+        before = resident_mib(service.pid)
+        try:
+            async with session.get(f"{service.url}/api/assets", headers=headers) as reply:
+                assert reply.status == 503 and int(reply.headers["Retry-After"]) > 0
+            assert issuer.sent_bytes < 20_000_000 and resident_mib(service.pid) - before < 30
+            issuer.answer = key_set(jwk("one", RSA_KEY))
+            issuer.asked.clear()
+            await asyncio.wait_for(issuer.asked.wait(), 2 * keys.KEY_SET_RETRY_SECONDS)
+            async with asyncio.timeout(WAIT_SECONDS):
+                while (await session.get(f"{service.url}/api/assets", headers=headers)).status != 200:
+                    pass
+            assert [line["error"] for line in service.find("key_set_unreadable")] == [
+                f"ValueError: the key set is larger than {keys.KEY_SET_BYTES} bytes"
+            ]
+            assert len(service.find("key_set_readable")) == 1 and service.errors() == []
+        finally:
+            await asyncio.to_thread(service.stop)

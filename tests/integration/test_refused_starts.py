@@ -94,7 +94,9 @@ def test_start_is_refused_in_one_line(tmp_path: Path, variables: dict[str, str],
 
 @pytest.mark.fault("R16")
 @pytest.mark.fault("R17")
-@pytest.mark.parametrize(("variables", "told"), [row[1:] for row in UNSAFE_STARTS], ids=[row[0] for row in UNSAFE_STARTS])
+@pytest.mark.parametrize(
+    ("variables", "told"), [row[1:] for row in UNSAFE_STARTS], ids=[row[0] for row in UNSAFE_STARTS]
+)
 def test_unsafe_start_is_refused_in_one_line(tmp_path: Path, variables: dict[str, str], told: str) -> None:
     """What would let strangers in, or is no check at all."""
     assert told in refusal(tmp_path / "data", ("serve",), variables)
