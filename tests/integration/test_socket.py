@@ -816,7 +816,7 @@ async def test_drain_of_nobody_is_over_at_once(redis_url: str) -> None:
 def test_error_messages_are_those_of_the_contract() -> None:
     """The contract lists every message an `error` frame may have."""
     messages = ROOMS["components"]["messages"]["error"]["payload"]["properties"]["message"]["enum"]
-    assert set(messages) == {*MESSAGES.values(), MALFORMED_SINCE, TOO_MANY_CONNECTIONS}
+    assert set(messages) == {*MESSAGES.values(), MALFORMED_SINCE, NOT_YET_VALID, TOO_MANY_CONNECTIONS}
 
 
 @pytest.mark.parametrize("name", ["authenticate", "connected", "resync", "error", "goodbye"])
