@@ -75,6 +75,7 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/api/events", events.EventsHandler, of_members | {"tickets": parts.tickets}),
         ("/api/events/ticket", events.TicketHandler, common | {"tickets": parts.tickets}),
         ("/openapi.json", ops.OpenApiHandler, common),
+        ("/asyncapi.json", ops.AsyncApiHandler, common),
         ("/", ops.IndexHandler, common | {"settings": settings}),
     ]
     if media_root := parts.plugins.media_root:

@@ -256,8 +256,14 @@ class Settings(BaseSettings):
         16 * 1024, "Largest frame a client may send; tokens are the largest thing it has to say.", ge=1024
     )
     socket_frames_per_second: int = _f(10, "Frames a client may send per second.", ge=1)
-    max_sockets: int = _f(10_000, "Sockets of this process; more are told to come back, perhaps to another.", ge=1)
-    max_sockets_per_user: int = _f(20, "Sockets one user may have on this process: tabs and phones.", ge=1)
+    max_sockets: int = _f(
+        10_000,
+        "Sockets, streams and waiting polls of this process; more are told to come back, perhaps to another.",
+        ge=1,
+    )
+    max_sockets_per_user: int = _f(
+        20, "Sockets, streams and waiting polls of one user on this process; the newest win.", ge=1
+    )
     max_sockets_without_token: int = _f(
         1000, "Sockets that may wait for their first frame or their end at a time; more are told to come back.", ge=1
     )

@@ -27,9 +27,9 @@ from pipeline.usecases.admission import Admission
 
 log = structlog.get_logger(__name__)
 
+FOREIGN_ORIGIN = "Not an origin of this service: its operator can name it in ALLOWED_ORIGINS"
 # What the kernel may hold for a client that does not read; without this it would be megabytes for each.
 SEND_BUFFER_BYTES = 64 * 1024
-FOREIGN_ORIGIN = "Not an origin of this service: its operator can name it in ALLOWED_ORIGINS"
 
 
 class Member(BaseHandler):
@@ -64,6 +64,13 @@ class Member(BaseHandler):
 
     def _probe(self) -> None:
         raise NotImplementedError
+
+    def _judge_origin(self) -> None:
+        """Raise Forbidden, so that the refusal looks like every other, unless a program asks or a page that may."""
+        origin, site = self.request.headers.get("Origin"), self.request.headers.get("Sec-Fetch-Site", "none")
+        if self.is_own_origin(origin) if origin is not None else site in ("same-origin", "none"):
+            return
+        raise Forbidden("Origin not allowed", details=[{"field": "Origin", "message": FOREIGN_ORIGIN}])
 
     def _open_connection(self) -> None:
         self._connection = self._rooms.open(

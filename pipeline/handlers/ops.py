@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 SCRAPE_SECONDS = 1.0  # Prometheus gives up after 10; what we know without Redis must arrive anyway
 CHECK_SECONDS = 2.0
 YEAR_SECONDS = 31_536_000
+EVENT_SCHEMA = b'{ "$ref": "./asset-processed-event.schema.json" }'
 MEDIA_PATH = re.compile(r"[a-z0-9-]+(/[a-z0-9-]+)*(\.[a-z0-9]{1,5})?")
 SNIFF_BYTES = 12
 
@@ -137,7 +138,18 @@ class OpenApiHandler(BaseHandler):
 
     def get(self) -> None:
         self.set_header("Content-Type", "application/json; charset=UTF-8")
-        self.finish(_contract())
+        self.finish(_contract("analyze-queue.openapi.json"))
+
+
+class AsyncApiHandler(BaseHandler):
+    """GET /asyncapi.json: what sockets and streams carry, outside the envelope, the event's schema within it."""
+
+    route = "/asyncapi.json"
+
+    def get(self) -> None:
+        self.set_header("Content-Type", "application/json; charset=UTF-8")
+        event = _contract("asset-processed-event.schema.json")
+        self.finish(_contract("rooms.asyncapi.json").replace(EVENT_SCHEMA, event))
 
 
 class IndexHandler(BaseHandler):
@@ -265,8 +277,8 @@ async def _fault(name: str, check: Callable[[], Awaitable[None]]) -> str | None:
 
 
 @cache
-def _contract() -> bytes:
-    return resources.files("contracts").joinpath("analyze-queue.openapi.json").read_bytes()
+def _contract(name: str) -> bytes:
+    return resources.files("contracts").joinpath(name).read_bytes()
 
 
 @cache

@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -271,8 +272,10 @@ def application(border: Border, settings: Settings, pool: ThreadPoolExecutor) ->
         "metrics": border.metrics,
         "allowed_origins": settings.page_origins,
     }
+    admission = SimpleNamespace(is_draining=False)
     upload = common | {"submission": border.submission, "settings": settings, "pool": pool, "turns": Turns()}
-    with_assets = common | {"store": border.store, "submission": border.submission}
+    upload |= {"store": border.store, "admission": admission}
+    with_assets = common | {"store": border.store, "submission": border.submission, "admission": admission}
     return tornado.web.Application(
         [
             (UPLOAD, WatchedUpload, upload),

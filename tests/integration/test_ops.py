@@ -28,7 +28,7 @@ from pipeline.hooks.calls import BoundPlugin, PluginOverrun
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.settings import Settings
-from tests.contract.contracts import check_reply
+from tests.contract.contracts import EVENT, check_reply
 from tests.factories import SECRET, make_image, make_token
 from tests.redis_server import RedisServer
 
@@ -67,6 +67,7 @@ class Server:
                     common | {"checks": self.checks, "plugins": self.plugins, "queues": [self.queue]},
                 ),
                 ("/openapi.json", ops.OpenApiHandler, common),
+                ("/asyncapi.json", ops.AsyncApiHandler, common),
                 ("/", ops.IndexHandler, common | {"settings": settings}),
                 ("/media/(.*)", ops.MediaHandler, common | {"path": str(media)}),
                 ("/api/assets/queue-status", QueueStatusHandler, common | {"queue": self.queue}),
@@ -305,6 +306,15 @@ async def test_openapi_is_the_contract(server: Server) -> None:
     """The service hands out the contract it is tested against."""
     reply = await server.get("/openapi.json")
     assert reply.json()["info"]["title"] == "AI queue pipeline"
+
+
+@pytest.mark.gen_test
+async def test_asyncapi_is_the_contract_and_stands_alone(server: Server) -> None:
+    """With the event's schema in it: nothing it refers to lies beside it."""
+    document = (await server.get("/asyncapi.json")).json()
+    assert document["channels"].keys() == {"socket", "events"}
+    event = document["components"]["messages"]["asset_processed"]["payload"]["schema"]
+    assert event == EVENT
 
 
 @pytest.mark.gen_test

@@ -106,8 +106,10 @@ def test_contract_objects_are_closed() -> None:
             for value in node:
                 yield from open_objects(value, where)
 
-    document = ["/paths//openapi.json/get/responses/200/content/application/json/schema"]
-    assert list(open_objects(API, "")) == document
+    documents = [
+        f"/paths//{name}.json/get/responses/200/content/application/json/schema" for name in ("openapi", "asyncapi")
+    ]
+    assert list(open_objects(API, "")) == documents
     assert list(open_objects(JOB, "")) == list(open_objects(EVENT, "")) == []
 
 
