@@ -46,7 +46,12 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
     served = _probes(parts, common)
     if settings.role is Role.WORKER:
         return served
-    with_assets = common | {"store": parts.store, "submission": parts.submission, "tracing": parts.tracing}
+    with_assets = common | {
+        "store": parts.store,
+        "submission": parts.submission,
+        "progress": parts.progress,
+        "tracing": parts.tracing,
+    }
     served += [
         (
             "/api/assets/analyze-queue",

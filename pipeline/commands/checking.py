@@ -40,6 +40,7 @@ from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue, Kind
 from pipeline.hooks.checks import find_fault
+from pipeline.hooks.progress import Reporting, takes_progress
 from pipeline.hooks.threads import LoopThreads
 from pipeline.link.connection import connect
 from pipeline.metrics import Metrics
@@ -409,7 +410,8 @@ class Checks:
                 timeout_seconds=seconds,
                 image=_picture() if getattr(provider.plugin, "needs_image", False) else None,
             )
-            result = await provider.call("analyze", seconds, request)
+            reporting = [Reporting()] if takes_progress(provider.function("analyze")) else []
+            result = await provider.call("analyze", seconds, request, *reporting)
         if fault := find_fault(result):
             raise ValueError(f"it sent an invalid result: {fault}")
         return f"says of {path.name}: {_described(cast(Analysis, result))}"

@@ -11,6 +11,7 @@ from pipeline.assets.store import AssetStore
 from pipeline.errors import NotFound, ValidationError
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.query import Query, encode_cursor
+from pipeline.usecases.progress import Progress
 from pipeline.usecases.submission import Submission
 from pipeline.tracing import OFF, Tracing
 
@@ -19,10 +20,17 @@ STORED_ID = re.compile(r"[0-9a-f]{24}")
 
 class _Handler(BaseHandler):
     def initialize(  # type: ignore[override]
-        self, *, store: AssetStore, submission: Submission, tracing: Tracing = OFF, **common: Any
+        self,
+        *,
+        store: AssetStore,
+        submission: Submission,
+        progress: Progress,
+        tracing: Tracing = OFF,
+        **common: Any,
     ) -> None:
         super().initialize(**common)
         self.store = store
+        self.progress = progress
         self.submission = submission
         self.tracing = tracing
 
@@ -52,7 +60,7 @@ class AssetsHandler(_Handler):
             last = items[limit - 1]
             ordered_by = last.created_at if since is None else last.finished_at or last.updated_at
             cursor = encode_cursor(ordered_by, last.id)
-        self.reply({"items": [asset.to_json() for asset in items[:limit]], "nextCursor": cursor})
+        self.reply({"items": await self.progress.shown(items[:limit]), "nextCursor": cursor})
 
 
 class AssetHandler(_Handler):
@@ -65,7 +73,7 @@ class AssetHandler(_Handler):
         asset = await self.store.get(_asset_id(asset_id))
         if asset is None or asset.user_id != user_id:
             raise NotFound("Asset not found")
-        self.reply(asset.to_json())
+        self.reply((await self.progress.shown([asset]))[0])
 
     async def delete(self, asset_id: str) -> None:
         user_id = (await self.authenticate()).user_id

@@ -87,6 +87,8 @@ MESSAGES = {
 MALFORMED_SINCE = "Malformed since"
 TOO_MANY_SOCKETS = "Too many connections"
 SUBPROTOCOL = "pipeline.v1"
+# What a client names in `events` to get progress frames too.
+PROGRESS = "progress"
 TOKEN_PREFIX = "bearer."
 # A restart takes a second or two; its clients must not come back all in the same moment, nor faster than a process
 # that is just warming up can let them in.
@@ -115,6 +117,7 @@ class SocketHandler(BaseHandler, WebSocketHandler):
         self._user_id: str | None = None
         self._code: int | None = None
         self._since: datetime | None = None  # as the address has it
+        self._wants_progress = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._is_pong_due = False
         self._frames_left = float(settings.socket_frames_per_second)
@@ -161,6 +164,7 @@ class SocketHandler(BaseHandler, WebSocketHandler):
         try:
             since = self.get_query_argument("since", None)
             self._since = parse_instant(since) if since is not None else None
+            self._wants_progress = PROGRESS in self.get_query_argument("events", "").split(",")
         except (ValueError, HTTPError):
             self._end(CloseCode.MALFORMED, MALFORMED_SINCE)
             return
@@ -192,10 +196,11 @@ class SocketHandler(BaseHandler, WebSocketHandler):
         if not self._is_heard():
             return
         try:
-            token, since = parse_frame(message)
+            token, since, is_asking = parse_frame(message)
         except ValueError:
             self._end(CloseCode.MALFORMED)
             return
+        self._wants_progress |= is_asking
         await self._admit(token, since)
 
     def on_fragment(self) -> None:
@@ -250,6 +255,8 @@ class SocketHandler(BaseHandler, WebSocketHandler):
             assert self._connection is not None
             self._connection.hold()
             await self._start(since)
+        if self._wants_progress and self._code is None and self._connection is not None:
+            self._rooms.ask(self._connection)
 
     async def _enter(self, room: str, since: datetime | None) -> None:
         assert self._connection is not None
@@ -366,10 +373,11 @@ async def drain_sockets(rooms: Rooms, seconds: float) -> None:
         await asyncio.wait([connection.closed for connection in connections], timeout=seconds)
 
 
-def parse_frame(message: str | bytes) -> tuple[str, datetime | None]:
-    """Return the token and the instant of `{"auth": {"token"}, "since"?}`, the one frame clients send.
+def parse_frame(message: str | bytes) -> tuple[str, datetime | None, bool]:
+    """Return the token, the instant and whether progress is asked for, of the one frame clients send:
+    `{"auth": {"token"}, "since"?, "events"?}`.
 
-    ValueError for anything else; members of other names are left to later versions.
+    ValueError for anything else; members and events of other names are left to later versions.
     """
     if isinstance(message, bytes):
         raise ValueError("a binary frame")
@@ -379,5 +387,8 @@ def parse_frame(message: str | bytes) -> tuple[str, datetime | None]:
         raise ValueError("nested too deeply") from error
     match frame:
         case {"auth": {"token": str(token)}}:
-            return token, parse_instant(frame["since"]) if "since" in frame else None
+            events = frame.get("events", [])
+            if not isinstance(events, list):
+                raise ValueError("events is no list")
+            return token, parse_instant(frame["since"]) if "since" in frame else None, PROGRESS in events
     raise ValueError("not a frame of ours")

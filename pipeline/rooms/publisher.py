@@ -37,6 +37,8 @@ TRUSTED_SECONDS = 1.0
 SIGN_SECONDS = 0.5
 # Far more than a process can have: without Redis it gets no new jobs.
 MAX_OWED = 10_000
+# Of messages that need not arrive.
+MAX_OFFERED = 1000
 # The channel is elsewhere (a MovedError is an AskError) or will be. Any other refusal is about one message.
 NOT_HERE = (AskError, ClusterDownError, ReadOnlyError, TryAgainError)
 
@@ -84,6 +86,8 @@ class Publisher:
         self._lanes: dict[Address, _Lane] = {}
         self._unassigned: deque[Owed] = deque()
         self._refused: list[Owed] = []
+        # Messages that need not arrive, to servers that have no lane yet.
+        self._offered: list[tuple[bytes, bytes]] = []
         self._change = asyncio.Event()
         channels.on_changed.append(self._assign_anew)
 
@@ -99,6 +103,16 @@ class Publisher:
             self._unassigned.append(owed)
             self._change.set()
         return owed.published
+
+    def offer(self, channel: bytes, message: bytes) -> None:
+        """Publish a message that need not arrive: it goes at once or not at all, and what is owed goes first."""
+        if self.channels.is_known:
+            lane = self._lanes.get(self.channels.address_of(channel))
+            if lane is not None:
+                lane.offer(channel, message)
+            elif len(self._offered) < MAX_OFFERED:
+                self._offered.append((channel, message))
+                self._change.set()
 
     async def run(self) -> NoReturn:
         """Publish for ever; after an exception it may be run again, and what was owed is still owed."""
@@ -154,11 +168,16 @@ class Publisher:
         """Give each message without one its lane."""
         while self._unassigned:
             owed = self._unassigned.popleft()
-            address = self.channels.address_of(owed.channel)
-            if address not in self._lanes:
-                self._lanes[address] = lane = _Lane(self, address)
-                group.create_task(lane.run())
-            self._lanes[address].add(owed)
+            self._lane_to(self.channels.address_of(owed.channel), group).add(owed)
+        while self._offered:
+            channel, message = self._offered.pop(0)
+            self._lane_to(self.channels.address_of(channel), group).offer(channel, message)
+
+    def _lane_to(self, address: Address, group: asyncio.TaskGroup) -> _Lane:
+        if address not in self._lanes:
+            self._lanes[address] = lane = _Lane(self, address)
+            group.create_task(lane.run())
+        return self._lanes[address]
 
     def _assign_anew(self) -> None:
         """Channels may live elsewhere now."""
@@ -193,6 +212,7 @@ class _Lane:
 
     def __init__(self, publisher: Publisher, address: Address) -> None:
         self.owed: deque[Owed] = deque()
+        self._offered: list[tuple[bytes, bytes]] = []
         self._publisher = publisher
         self._address = address
         self._added = asyncio.Event()
@@ -201,6 +221,11 @@ class _Lane:
     def add(self, owed: Owed) -> None:
         self.owed.append(owed)
         self._added.set()
+
+    def offer(self, channel: bytes, message: bytes) -> None:
+        if len(self._offered) < MAX_OFFERED:
+            self._offered.append((channel, message))
+            self._added.set()
 
     def retire(self) -> None:
         """Nothing is told here any more."""
@@ -219,7 +244,7 @@ class _Lane:
                     self._added.clear()
                     await self._tell(link)
                     delays, failures = retry_delays(*RETRY_SECONDS), 0
-                    if not self.owed:
+                    if not (self.owed or self._offered):
                         with suppress(TimeoutError):
                             async with asyncio.timeout(CHECK_SECONDS):
                                 await self._added.wait()
@@ -233,6 +258,7 @@ class _Lane:
                 if link is not None:
                     link.close()
             await asyncio.sleep(next(delays))
+            self._offered.clear()  # too old by now
             channels.leave(self._address)
             with suppress(RedisError, OSError):
                 await channels.find(found)
@@ -241,6 +267,7 @@ class _Lane:
         """Publish what is owed; without anything ask for a sign of life. RedisError, OSError or TimeoutError."""
         channels = self._publisher.channels
         batch = list(islice(self.owed, BATCH))
+        offered, self._offered = self._offered, []
         verb = "SPUBLISH" if channels.is_sharded else "PUBLISH"
         # In a cluster a replica sends us to its master.
         guard = ("PING",) if channels.is_cluster else self._publisher.guard
@@ -248,12 +275,13 @@ class _Lane:
             async with asyncio.timeout(SIGN_SECONDS):
                 await link.ask("PING")
         async with asyncio.timeout(CALL_SECONDS):
-            asked = link.ask_each([guard, *((verb, each.channel, each.message) for each in batch)])
+            owed = ((verb, each.channel, each.message) for each in batch)
+            asked = link.ask_each([guard, *owed, *((verb, *each) for each in offered)])
             replies: list[Any] = await asyncio.gather(*asked, return_exceptions=True)
         if isinstance(replies[0], ReadOnlyError):
             self._publisher.on_demoted(self._address, replies[0])
             raise replies[0]
-        self._settle(batch, replies[1:])
+        self._settle(batch, replies[1 : 1 + len(batch)])
 
     def _settle(self, batch: Sequence[Owed], replies: Iterable[Any]) -> None:
         failure = None

@@ -17,13 +17,16 @@ Write = Callable[[bytes], "asyncio.Future[None] | None"]
 Close = Callable[[int], None]
 # What Python takes for a frame beside its bytes: a bound that left it out would be passed by some per cent.
 FRAME_BYTES = 96
+# A progress frame that finds so many frames waiting is dropped: it must not push an event out of the outbox.
+PROGRESS_AT_MOST = 8
 
 
 class Connection:
     """One client: frames wait in its outbox while one write is in flight. Made by Rooms.open.
 
     room: where it is in, or None. joined_at: since when it misses nothing. is_started: it has been told that.
-    is_ended: nothing is sent to it any more. closed: done when the socket is gone.
+    is_ended: nothing is sent to it any more. closed: done when the socket is gone. wants_progress: it gets progress
+    frames too.
     """
 
     __slots__ = (
@@ -32,6 +35,7 @@ class Connection:
         "is_started",
         "is_ended",
         "closed",
+        "wants_progress",
         "_is_held",
         "_write",
         "_close",
@@ -49,6 +53,7 @@ class Connection:
         self.is_started = False
         self.is_ended = False
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.wants_progress = False
         self._is_held = True
         self._write = write
         self._close = close
@@ -88,6 +93,11 @@ class Connection:
             self._outbox.clear()
             self._overflow()
 
+    def offer(self, frames: bytes) -> None:
+        """Send progress frames unless other frames wait already."""
+        if not self._is_held and len(self._outbox) < PROGRESS_AT_MOST:
+            self.send(frames)
+
     def end(self, code: int, last: bytes | None = None) -> None:
         """Hand everything that waits to the socket, then `last`, then the close code. Only the first call counts."""
         if self.is_ended:
@@ -125,6 +135,8 @@ class Rooms:
 
     on_occupied: awaited by whoever joins; returns when events of other processes reach the room too, or cannot.
     on_vacated: called when the last connection has left a room.
+    on_asked: called with a room whenever a connection in it wants progress frames. on_unasked: when the last one left.
+    on_event: called with a room that has such connections and each event they are sent.
     """
 
     def __init__(self, *, max_frames: int, max_bytes: int, metrics: Metrics) -> None:
@@ -132,7 +144,12 @@ class Rooms:
         self.connections: set[Connection] = set()
         self.on_occupied: Callable[[str], Awaitable[None]] | None = None
         self.on_vacated: Callable[[str], None] | None = None
+        self.on_asked: Callable[[str], None] = lambda room: None
+        self.on_unasked: Callable[[str], None] = lambda room: None
+        self.on_event: Callable[[str, bytes], None] = lambda room, frame: None
         self._members: dict[str, set[Connection]] = {}
+        # Those that want progress frames, by room.
+        self._askers: dict[str, set[Connection]] = {}
         self._joined = 0
         self._max_frames = max_frames
         self._max_bytes = max_bytes
@@ -185,7 +202,21 @@ class Rooms:
         members = self.members(room)
         for connection in members:
             connection.send(frame)
+        if room in self._askers:
+            self.on_event(room, frame)
         return len(members)
+
+    def ask(self, connection: Connection) -> None:
+        """Let a connection that is in a room get progress frames from now on."""
+        if connection.room is not None and not connection.wants_progress:
+            connection.wants_progress = True
+            self._askers.setdefault(connection.room, set()).add(connection)
+            self.on_asked(connection.room)
+
+    def offer(self, room: str, frames: bytes) -> None:
+        """Send progress frames to those in the room that want them and read what they are sent."""
+        for connection in tuple(self._askers.get(room, ())):
+            connection.offer(frames)
 
     def end(self, connection: Connection, code: int, last: bytes | None = None) -> None:
         """Take the connection out of its room and close it with the code, after a last frame if one is given."""
@@ -206,6 +237,11 @@ class Rooms:
             return
         self._joined -= 1
         self._metrics.sockets_open.dec()
+        if connection.wants_progress:
+            self._askers[room].discard(connection)
+            if not self._askers[room]:
+                del self._askers[room]
+                self.on_unasked(room)
         self._members[room].discard(connection)
         if not self._members[room]:
             del self._members[room]

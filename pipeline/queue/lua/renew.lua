@@ -1,9 +1,9 @@
 -- Prolongs every lease named that is still held; no state changes.
 -- Called by JobQueue.renew.
--- KEYS: leases
+-- KEYS: leases, watched
 -- ARGV: clock offset (ms), lease length (ms), leases...
--- Returns: the leases that were lost
-local leases = KEYS[1]
+-- Returns: {whether somebody asks how jobs go (1|0), the leases that were lost...}
+local leases, watched = KEYS[1], KEYS[2]
 local offset, lease_ms = ARGV[1], ARGV[2]
 
 -- A full Redis refuses a script whose first write needs memory. ZADD of a member that is there needs none, but is refused all the
@@ -12,7 +12,7 @@ redis.call('ZREM', leases, '')
 local time = redis.call('TIME')
 local until_ms = time[1] * 1000 + math.floor(time[2] / 1000) + offset + lease_ms
 local scores = redis.call('ZMSCORE', leases, unpack(ARGV, 3))
-local lost, renewed = {}, {}
+local lost, renewed = {redis.call('EXISTS', watched)}, {}
 for i, score in ipairs(scores) do
   if score then
     renewed[#renewed + 1] = until_ms
