@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipeline.hold import Hold
 from pipeline.instants import EPOCH
@@ -13,7 +13,8 @@ from pipeline.queue import records
 from pipeline.queue.job import JobState, Mode
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Place:
     """Where one job is.
 
     state: None when the queue does not know the job.
@@ -31,7 +32,7 @@ class Place(NamedTuple):
     error: str = ""
     due_at: datetime | None = None
     is_given_back: bool = False
-    report: Mapping[str, Any] = {}
+    report: Mapping[str, Any] = field(default_factory=dict)
 
 
 UNKNOWN = Place(None)
@@ -57,7 +58,7 @@ class Snapshot:
         if other is not None and (other.state is not JobState.WAITING or position is None):
             return other
         if position is not None:
-            return other._replace(position=position) if other else Place(JobState.WAITING, position)
+            return replace(other, position=position) if other else Place(JobState.WAITING, position)
         return Place(JobState.WAITING) if job_id in self.parked else None
 
 

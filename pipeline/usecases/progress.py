@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -84,20 +85,24 @@ class Progress:
         told = {asset_id: self.describe(each, snapshot) for asset_id, each in subjects.items()}
         return [asset.to_json(told.get(asset.id)) for asset in assets]
 
-    async def snapshot(self, job_ids: Sequence[str] = ()) -> Snapshot | None:
-        """Return a snapshot that is a second old at most and tells of these jobs; None while Redis is away."""
+    async def snapshot(self, job_ids: Sequence[str] = (), *, insists: bool = True) -> Snapshot | None:
+        """Return a snapshot that is a second old at most and tells of these jobs; None while Redis is away.
+
+        insists: waits for one that tells of all of them; otherwise the next one does.
+        """
         now = asyncio.get_running_loop().time
         # Twice: one that is under way was asked for before these jobs were.
-        for _ in range(2):
+        for _ in range(2 if insists else 1):
             is_fresh = self._next is None and now() - self.taken_at < EVERY_SECONDS
             if is_fresh and self._last is None:
                 return None  # Redis has just failed to answer
             self._asked |= {job_id: now() for job_id in job_ids if job_id in self._asked}
             missing = [job_id for job_id in job_ids if self._last is None or self._last.place(job_id) is None]
-            if is_fresh and not missing:
+            # A snapshot takes only so many names: what is beyond them is not waited for.
+            named = missing[: max(0, OTHERS_AT_MOST - len(self._asked))]
+            if is_fresh and not named:
                 break
-            for job_id in missing[: max(0, OTHERS_AT_MOST - len(self._asked))]:
-                self._asked[job_id] = now()
+            self._asked |= {job_id: now() for job_id in named}
             if self._next is None:
                 self._next = asyncio.create_task(self._take(), name="snapshot of the queue")
             await asyncio.shield(self._next)
@@ -140,7 +145,7 @@ class Progress:
         if (hold := self._hold_of(subject.category, snapshot)) is not None:
             # The line passes it, so its position says nothing.
             next_at = snapshot.taken_at + timedelta(seconds=hold.left_seconds)
-            place = place._replace(position=None)
+            place = replace(place, position=None)
             return self._told(subject, place, state="held", reason=hold.reason, next_at=next_at)
         if snapshot.mode is Mode.PAUSED:
             return self._told(subject, place, state="held", reason=PAUSED)

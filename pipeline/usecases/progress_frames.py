@@ -133,7 +133,7 @@ class ProgressFrames:
             if not self._watched:
                 self._changed.clear()
                 await self._changed.wait()
-            snapshot = await self._progress.snapshot(self._job_ids())
+            snapshot = await self._progress.snapshot(self._job_ids(), insists=False)
             await self._read_rooms()
             if snapshot is not None:
                 self._look(snapshot)
