@@ -339,8 +339,9 @@ def _events() -> list[Panel]:
         ),
         graph(
             "Late at other processes",
-            "Events that Redis did not take within a second; told when it is back.",
+            "Events that Redis did not take within a second: told when it is back; when too many, read from the store.",
             rate("fanout_errors", legend="late"),
+            rate("events_dropped", legend="left to the store"),
             unit="ops",
         ),
         graph(

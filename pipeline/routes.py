@@ -92,6 +92,7 @@ def _probes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         "sandbox": parts.plugins.check_sandbox,
         "disk": Disk(settings.data_dir, settings.max_upload_bytes).check,
         "tasks": parts.supervisor.check,
+        "rooms": parts.fanout.check,
     }
     return [
         ("/metrics", ops.MetricsHandler, common | {"queues": [parts.queue, parts.notifications]}),

@@ -1,7 +1,8 @@
-"""Where the channels of Pub/Sub live: on the one server there is or, in a Redis Cluster, on the master of each one's slot.
+"""Where the channels of Pub/Sub live: on the one server there is or, in a Redis Cluster, on the master of each slot.
 
-Where the servers have sharded Pub/Sub (Redis 7, Valkey) it is used: in a cluster such a message stays with the master of
-its channel, so that more masters carry more channels; a plain PUBLISH would go to all of them. Runs on the event loop.
+Where the servers have sharded Pub/Sub (Redis 7, Valkey) it is used: in a cluster such a message stays with the master
+of its channel, so that more masters carry more channels; a plain PUBLISH would go to all of them. Runs on the event
+loop.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import MovedError, NoPermissionError, ResponseError
+from redis.exceptions import AskError, ClusterDownError, NoPermissionError, ResponseError, TryAgainError
 
 from pipeline.link.connection import Link
 from pipeline.link.nodes import Address, Nodes, SlotRange
@@ -87,14 +88,17 @@ class Channels:
             return await self._nodes.open(address)
 
     def leave(self, address: Address) -> None:
-        """This server failed, or is no master any more: who looks for the servers begins at another, if there is one."""
+        """This server failed, or is no master any more: the next search begins at another one, if there is one."""
         self._nodes.leave(address)
 
     async def _knows_shards(self, link: Link) -> bool:
         try:
             await link.ask("SPUBLISH", self._probe, "")
-        except (MovedError, NoPermissionError) as error:
-            return isinstance(error, MovedError)
+        except (AskError, ClusterDownError, TryAgainError):
+            return True
+        except NoPermissionError as error:
+            # The user may lack the channel, which says nothing, or the command: other processes must then agree.
+            return "channel" in str(error)
         except ResponseError as error:
             if "unknown command" in str(error).lower():
                 return False

@@ -23,6 +23,9 @@ from redis.exceptions import InvalidResponse
 
 CALL_SECONDS = 5.0
 CONNECT_SECONDS = 2.0
+# A connection that said nothing for so long may have been cut without a word: the server is asked before it is used.
+TRUSTED_SECONDS = 0.25
+SIGN_SECONDS = 0.5
 NOT_YET = object()
 
 
@@ -80,6 +83,16 @@ class Link(asyncio.Protocol):
     def silent_seconds(self) -> float:
         """How long ago the server has sent anything."""
         return time.monotonic() - self._heard_at
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether the server has just sent something, or will answer somebody else."""
+        return self.is_open and (bool(self._waiting) or self.silent_seconds <= TRUSTED_SECONDS)
+
+    async def confirm(self) -> None:
+        """Return when the server has given a sign of life; TimeoutError when it gives none soon."""
+        async with asyncio.timeout(SIGN_SECONDS):
+            await self.ask("PING")
 
     def ask(self, *command: Any) -> asyncio.Future[Any]:
         """Send a command and return its reply to be; a refusal is raised there as what redis-py calls it."""

@@ -1,5 +1,5 @@
-"""The master that has some keys: the server of the URL, the one that Sentinels name or, in a Redis Cluster, the master of
-the one slot the keys are in.
+"""The master that has some keys: the server of the URL, the one that Sentinels name or, in a Redis Cluster, the master
+of the one slot the keys are in.
 
 redis-py's own cluster client allows no scripts in pipelines and repeats commands. Runs on the event loop.
 """
@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from itertools import count
 from typing import TypeVar
 
-from redis.exceptions import AskError, ClusterDownError, MovedError, ReadOnlyError, TryAgainError
+from redis.exceptions import AskError, ClusterDownError, MovedError, ReadOnlyError, RedisError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -37,14 +36,15 @@ class Master:
         self._linking = asyncio.Lock()
 
     async def call(self, ask: Callable[[Link], Awaitable[T]]) -> T:
-        """Return what `ask` returns, asking again only where a server has refused because the slot is elsewhere or moving.
+        """Return what `ask` returns; ask again only where a server has refused because the slot is elsewhere or moves.
 
         Raises RedisError, OSError or TimeoutError; after a failed connection the next call tries another node.
         """
         link = None
         try:
             async with asyncio.timeout(self._call_seconds):
-                for moves in count():
+                moves = 0
+                while True:
                     try:
                         link = await self._linked()
                         return await ask(link)
@@ -52,6 +52,7 @@ class Master:
                         if moves:
                             # They do not agree yet.
                             await asyncio.sleep(AGAIN_SECONDS)
+                        moves += 1
                         if link is not None:
                             # A server that does not know its own name gives none.
                             self._move(link, (error.host or link.host, error.port))
@@ -86,13 +87,23 @@ class Master:
             self._link.close()
 
     async def _linked(self) -> Link:
-        if self._link is not None and self._link.is_open:
+        # While the lock is held somebody connects, or asks whether the connection still lives.
+        if self._link is not None and self._link.is_trusted and not self._linking.locked():
             return self._link
         async with self._linking:
-            if self._link is None or not self._link.is_open:
+            if self._link is None or not await self._lives(self._link):
                 self._link = None
                 self._link, self._address, _ranges = await self._nodes.find(self._address)
             return self._link
+
+    async def _lives(self, link: Link) -> bool:
+        """Whether the connection can be used; one that was cut without a word is closed."""
+        try:
+            if not link.is_trusted:
+                await link.confirm()
+        except (RedisError, OSError) as error:
+            link.close(error)
+        return link.is_open
 
     def _move_on(self, left: Link | None) -> None:
         """Go to another node, unless another call has been quicker."""

@@ -7,6 +7,7 @@ loop.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ from redis.exceptions import RedisError, ResponseError
 from pipeline.addresses import redis_servers
 from pipeline.link.connection import Link, connect
 
+# Of several servers one that accepts and says nothing must not use up the time of all.
+NODE_SECONDS = 1.5
 # None: that of the URL, which may be a name that stands for another server by now, or a Unix socket.
 Address = tuple[str, int] | None
 
@@ -84,21 +87,28 @@ class Sentinels:
         error: Exception = RedisConnectionError(f"No Sentinel knows a master named {self._master_name}")
         for address in list(self._turns.all):
             try:
-                link = await self._door.open(address)
-            except (RedisError, OSError) as failure:
-                self._turns.leave(address)
-                error = failure
-                continue
-            try:
-                if found := await link.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._master_name):
-                    await self._learn(link)
-                    return found[0], int(found[1])
+                async with asyncio.timeout(NODE_SECONDS):
+                    if (found := await self._ask(address)) is not None:
+                        return found
             except (RedisError, OSError) as failure:
                 error = failure
-            finally:
-                link.close()
             self._turns.leave(address)
         raise error
+
+    def doubt(self) -> None:
+        """What was said was wrong: the next one is asked first."""
+        self._turns.leave(self._turns.all[0])
+
+    async def _ask(self, address: Address) -> Address:
+        link = await self._door.open(address)
+        try:
+            found = await link.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._master_name)
+            if not found:
+                return None
+            await self._learn(link)
+            return found[0], int(found[1])
+        finally:
+            link.close()
 
     async def _learn(self, link: Link) -> None:
         """Ask for the other Sentinels: those of the URL may all be replaced while this process runs."""
@@ -109,7 +119,7 @@ class Sentinels:
 
 
 class Nodes:
-    """Opens connections to the servers of a URL. Keeps no time: callers do."""
+    """Opens connections to the servers of a URL. Callers keep the time of one connection."""
 
     def __init__(self, url: str) -> None:
         servers = redis_servers(url)
@@ -127,14 +137,18 @@ class Nodes:
 
         address: where to go instead of the node whose turn it is. Without it each known node is tried once.
         """
-        if self._sentinels is not None and address is None:
-            address = await self._sentinels.master()
-        if address is not None:
-            return await self._find(address)
-        error: Exception | None = None
-        for each in list(self._turns.all):
+        if self._sentinels is not None:
             try:
-                return await self._find(each)
+                return await self._find(address or await self._sentinels.master())
+            except BaseException:
+                self._sentinels.doubt()
+                raise
+        addresses = [address] if address is not None else list(self._turns.all)
+        error: Exception | None = None
+        for each in addresses:
+            try:
+                async with asyncio.timeout(NODE_SECONDS if len(addresses) > 1 else None):
+                    return await self._find(each)
             except (RedisError, OSError) as failure:
                 error = failure
         assert error is not None

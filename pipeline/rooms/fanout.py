@@ -16,13 +16,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
+from redis.exceptions import NoPermissionError
 
 from pipeline.errors import DependencyUnavailable
 from pipeline.link.channels import Channels
 from pipeline.link.nodes import Address, Nodes
 from pipeline.metrics import Metrics
 from pipeline.rooms.frames import encode, text_frame
-from pipeline.rooms.publisher import CHECK_SECONDS, Publisher
+from pipeline.rooms.lane import CHECK_SECONDS
+from pipeline.rooms.publisher import Publisher
 from pipeline.rooms.rooms import Rooms
 from pipeline.rooms.subscriptions import Subscriptions
 from pipeline.supervision import Supervisor, Watched
@@ -34,7 +36,7 @@ PUBLISH_SECONDS = 1.0
 SUBSCRIBE_SECONDS = 1.0
 PROBE_SECONDS = 1.5
 # A connection silent this long is asked for a sign of life, and given up after as long again.
-HEALTH_SECONDS = 4.0
+HEALTH_SECONDS = 2.0
 MISSED = b"missed since "
 PROBE = b"probe "
 
@@ -60,9 +62,9 @@ class RoomFanout:
     ) -> None:
         """prefix: of all channels, so that several services may share a Redis.
 
-        home: part of the name of the channel of all processes; in a cluster it lives where a queue of that hash tag
-        does, which this process needs anyway. supervisor: keeps the tasks running that listen and publish; default: one
-        of its own.
+        home: the name of a room that nobody is in, whose channel is every process's; in a cluster it lives where a
+        queue of that hash tag does, which this process needs anyway. supervisor: keeps the tasks running that listen
+        and publish; default: one of its own.
         """
         self.on_gap: Callable[[str, datetime], None] | None = None
         self.on_progress: Callable[[str, bytes], None] = lambda room, message: None
@@ -72,11 +74,16 @@ class RoomFanout:
         nodes = Nodes(redis_url)
         self._prefix = f"{prefix}:{nodes.database}:room:".encode()
         self._progress_prefix = f"{prefix}:{nodes.database}:progress:".encode()
-        self._common = f"{prefix}:{nodes.database}:{home}:processes".encode()
+        self._common = self._prefix + home.encode()
         probe = f"{prefix}:probe"
         self._channels = Channels(nodes, probe)
         self._publisher = Publisher(
-            self._channels, probe, on_demoted=self._leave, missed=self._missed, on_dropped=self._note_dropped
+            self._channels,
+            probe,
+            home=self._common,
+            on_demoted=self._leave,
+            missed=self._missed,
+            on_dropped=self._note_dropped,
         )
         self._subscriptions = Subscriptions(
             self._channels,
@@ -122,7 +129,7 @@ class RoomFanout:
         return self._subscriptions.is_lost(self._common)
 
     async def check(self) -> None:
-        """Return when what is published is heard, by this process for one; DependencyUnavailable otherwise."""
+        """Return when what is published is heard, by this process for one; DependencyUnavailable says why it is not."""
         if self._probing is None or self._probing.done():
             self._probing = asyncio.get_running_loop().create_future()
         # One that is still owed will be told; one that was told and not heard was told in vain.
@@ -130,7 +137,14 @@ class RoomFanout:
             self._probe_told = self._publisher.publish(self._common, self._origin + b" " + PROBE)
         done, _ = await asyncio.wait([self._probing], timeout=PROBE_SECONDS)
         if not done:
-            raise DependencyUnavailable("What is published for other processes does not arrive")
+            cause = self._publisher.failure or self._subscriptions.failure(self._common)
+            raise DependencyUnavailable(self._advice(cause)) from cause
+
+    def _advice(self, cause: Exception | None) -> str:
+        if isinstance(cause, NoPermissionError):
+            channels = f"{self._prefix.decode().partition(':')[0]}:*"
+            return f"Redis does not let this user publish or subscribe: it needs the ACL rules &{channels} and +@pubsub"
+        return "What is published for other processes does not arrive"
 
     async def publish(self, room: str, event: Mapping[str, Any]) -> None:
         """Send the event to every socket in the room: here at once, elsewhere when Redis has it.
@@ -197,7 +211,7 @@ class RoomFanout:
 
     def _note_dropped(self, number: int) -> None:
         self._metrics.events_dropped.inc(number)
-        log.error("events_dropped", events=number)
+        log.warning("events_dropped", events=number)
 
     def _channel(self, room: str) -> bytes:
         """Return the channel of a room; ValueError when its name holds half a surrogate pair."""
@@ -239,7 +253,7 @@ class RoomFanout:
         since = datetime.now(UTC) - timedelta(seconds=seconds)
         for channel in channels:
             self._release(channel)
-            if channel.startswith(self._prefix):
+            if channel.startswith(self._prefix) and channel != self._common:
                 self._gaps.setdefault(self._room(channel), since)
 
     def _release(self, channel: bytes) -> None:

@@ -55,6 +55,8 @@ class Subscriptions:
         self._change = asyncio.Event()
         self._listeners: dict[Address, _Listener] = {}
         self._is_lost = False
+        # Why the servers could not be found, if they could not.
+        self._failure: Exception | None = None
         channels.on_changed.append(self._assign_anew)
 
     def want(self, channel: bytes) -> None:
@@ -84,6 +86,11 @@ class Subscriptions:
         listener = self._listener_of(channel)
         return self._is_lost if listener is None else listener.is_lost
 
+    def failure(self, channel: bytes) -> Exception | None:
+        """Return why it is not heard, if that is known."""
+        listener = self._listener_of(channel)
+        return self._failure if listener is None else listener.failure
+
     def leave(self, address: Address, error: Exception, seconds: float) -> None:
         """This server is no master any more, perhaps for so many seconds: others tell another one."""
         if (listener := self._listeners.get(address)) is not None:
@@ -101,7 +108,7 @@ class Subscriptions:
                     except (RedisError, OSError) as error:
                         if not self._is_lost:
                             log.warning("fanout_disconnected", error=cause_of(error))
-                        self._is_lost = True
+                        self._is_lost, self._failure = True, error
                         self.on_lost(self._unassigned, 0)
                         await asyncio.sleep(next(delays))
                 while True:
@@ -111,6 +118,8 @@ class Subscriptions:
                     self._change.clear()
         finally:
             self._listeners.clear()
+            self._is_lost = True
+            self.on_lost(self._wanted, 0)
 
     def _listener_of(self, channel: bytes) -> _Listener | None:
         if not self.channels.is_known:
@@ -133,14 +142,18 @@ class Subscriptions:
             self._unassigned.discard(channel)
 
     def _assign_anew(self) -> None:
-        """Channels may live elsewhere now."""
+        """Channels may live elsewhere now, and those that were heard until now may have missed something there."""
+        moved = set()
         for channel in self._wanted:
             listener = self._listener_of(channel)
             if listener is not None and listener.has(channel):
                 continue
             for other in self._listeners.values():
+                if other.hears(channel):
+                    moved.add(channel)
                 other.remove(channel)
             self._unassigned.add(channel)
+        self.on_lost(moved, self.health_seconds)
         self._change.set()
 
 
@@ -151,6 +164,7 @@ class _Listener:
         """is_lost: no server has been reached before."""
         self.is_lost = is_lost
         self.is_done = False
+        self.failure: Exception | None = None
         self._owner = owner
         self._address = address
         self._wanted: set[bytes] = set()
@@ -183,24 +197,26 @@ class _Listener:
 
     async def run(self) -> None:
         """Listen until no channel is wanted here."""
-        channels = self._owner.channels
+        channels, found = self._owner.channels, -1
         try:
             while self._wanted:
-                found = channels.found
                 try:
-                    self._link = await channels.open(self._address)
-                    await self._listen(self._link)
+                    if self.failure is not None:
+                        # Before anything else: a cluster's slots may be elsewhere, and a newer server knows more.
+                        await channels.find(found)
+                    if self._wanted:
+                        self._link = await channels.open(self._address)
+                        await self._listen(self._link)
                     continue
                 except (RedisError, OSError) as error:
+                    found = channels.found
+                    channels.leave(self._address)
                     if not self.is_lost:
                         log.warning("fanout_disconnected", error=cause_of(error))
-                    self.is_lost = True
+                    self.is_lost, self.failure = True, error
                 finally:
                     self._hang_up()
                 await asyncio.sleep(next(self._delays))
-                channels.leave(self._address)
-                with suppress(RedisError, OSError):
-                    await channels.find(found)
         finally:
             self.is_done = True
 
@@ -248,12 +264,13 @@ class _Listener:
             raise RedisConnectionError("the channel has moved to another server of the cluster")
 
     def _note_success(self) -> None:
-        """When the server has confirmed every channel, not before: it may refuse what it is asked on every connection."""
-        if self.is_lost and not self._unconfirmed:
+        """Called when a channel is confirmed; only all of them are a success, as each try may be refused late."""
+        if self._unconfirmed:
+            return
+        if self.is_lost:
             log.info("fanout_reconnected", channels=len(self._asked))
-            self.is_lost = False
-        if not self._unconfirmed:
-            self._delays = retry_delays(*RETRY_SECONDS)
+        self.is_lost, self.failure = False, None
+        self._delays = retry_delays(*RETRY_SECONDS)
 
     def _hang_up(self) -> None:
         link, self._link = self._link, None

@@ -53,6 +53,13 @@ ORIGIN = "https://app.example"
 LIMIT = 10 * 1024 * 1024
 
 
+class StandInProgress:
+    """Knows of no asset how it goes."""
+
+    async def shown(self, assets: Sequence[Asset]) -> list[dict[str, Any]]:
+        return [asset.to_json() for asset in assets]
+
+
 class StandInSubmission:
     """Remembers what it was handed, and reads the file as storage would. error: raised instead."""
 
@@ -272,7 +279,7 @@ def application(border: Border, settings: Settings, pool: ThreadPoolExecutor) ->
         "allowed_origins": settings.allowed_origins,
     }
     upload = common | {"submission": border.submission, "settings": settings, "pool": pool, "turns": Turns()}
-    with_assets = common | {"store": border.store, "submission": border.submission}
+    with_assets = common | {"store": border.store, "submission": border.submission, "progress": StandInProgress()}
     return tornado.web.Application(
         [
             (UPLOAD, WatchedUpload, upload),

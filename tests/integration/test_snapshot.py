@@ -97,7 +97,7 @@ async def test_queue_says_whether_somebody_asks(bench: Bench) -> None:
 
 @pytest.mark.gen_test(timeout=60)
 async def test_whatever_is_asked_the_queue_is_asked_once_a_second(bench: Bench, redis: Redis) -> None:
-    """A thousand clients that ask for a thousand photos for two seconds make two or three calls, and all are answered."""
+    """A thousand clients that ask for a thousand photos for two seconds make three calls at most, all answered."""
     assets = [
         make_asset(processing_job_id=job_id(number))
         for number in range(1000)

@@ -27,9 +27,9 @@ ROWS = [
     {"assets", "queue", "rooms", "hooks"},
     {"auth"},
     {"settings"},
-    {"sandbox", "link", "disk", "environment", "addresses"},
+    {"sandbox", "link", "disk", "environment"},
     {"errors"},
-    {"texts", "hold", "delays", "instants"},
+    {"texts", "hold", "delays", "instants", "addresses"},
 ]
 PLAIN_WORDS = ROWS[-5:]
 BESIDE = {"metrics", "logs", "tracing", "supervision"}
