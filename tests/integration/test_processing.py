@@ -13,6 +13,7 @@ from pipeline.assets.asset import Asset, AssetStatus, job_data
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, ProcessedImage
+from pipeline.hooks.providers import Witness
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases.kept_jobs import KeptJobs
@@ -40,7 +41,11 @@ class Plugins(MemoryStorage):
         self.before_answer: Callable[[], Any] | None = None
 
     async def analyze(
-        self, request: AnalyzeRequest, read_image: Callable[[], Awaitable[bytes]], tries: str = ""
+        self,
+        request: AnalyzeRequest,
+        read_image: Callable[[], Awaitable[bytes]],
+        tries: str = "",
+        witness: Witness | None = None,
     ) -> Analysis:
         self.tried.append(tries)
         if self.needs_image:
