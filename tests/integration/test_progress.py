@@ -5,11 +5,13 @@ does all, and two that share a Redis and a store, of which one serves clients an
 from __future__ import annotations
 
 import asyncio
+import json
 import textwrap
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from tests.factories import make_token
 from tests.packages import install
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
-from tests.sockets import check_frame
+from tests.sockets import Stream, check_frame
 
 WAIT_SECONDS = 20.0
 Frame = dict[str, Any]
@@ -41,17 +43,18 @@ def service(request: pytest.FixtureRequest, tmp_path: Path, ai_service: AiServic
 
 
 class Socket:
-    """A user's socket, and what it was sent."""
+    """A user's socket or event stream, and what it was sent."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self.socket = socket
+    def __init__(self, receive: Callable[[], Awaitable[Frame]]) -> None:
+        """receive: returns the next frame."""
+        self._receive = receive
         self.frames: list[Frame] = []
 
     async def until(self, event: str, **members: Any) -> Frame:
         """Return the next frame of that event with these members."""
         async with asyncio.timeout(WAIT_SECONDS):
             while True:
-                frame = await self.socket.receive_json()
+                frame = await self._receive()
                 check_frame(frame)
                 self.frames.append(frame)
                 if frame["event"] == event and members.items() <= frame.items():
@@ -66,16 +69,28 @@ class Socket:
 @asynccontextmanager
 async def connected(service: Service, sub: str = "user-1", *, way: str = "") -> AsyncIterator[Socket]:
     """Give a socket of the user. way: by which it asks for progress, "" for one that does not."""
-    async with aiohttp.ClientSession() as session:
-        url, headers = f"{service.url}/ws", service.headers(sub)
-        if way == "address":
-            url += "?events=progress"
-        async with session.ws_connect(url, headers={} if way == "frame" else headers) as opened:
+    headers = {} if way == "frame" else service.headers(sub)
+    query = "?events=progress" if way in ("address", "stream") else ""
+    async with aiohttp.ClientSession(headers=headers) as session:
+        if way == "stream":
+            opened = session.get(f"{service.url}/api/events{query}")
+        else:
+            opened = session.ws_connect(f"{service.url}/ws{query}")
+        async with opened as reply:
             if way == "frame":
-                await opened.send_json({"auth": {"token": make_token(sub)}, "events": ["later", "progress"]})
-            socket = Socket(opened)
+                await reply.send_json({"auth": {"token": make_token(sub)}, "events": ["later", "progress"]})
+            socket = Socket(partial(read_stream, Stream(reply)) if way == "stream" else reply.receive_json)
             await socket.until("connected")
             yield socket
+
+
+async def read_stream(stream: Stream) -> Frame:
+    """Return the next frame of a stream, whatever comments come before."""
+    while "data" not in (fields := await stream.block()):
+        pass
+    frame: Frame = json.loads(fields["data"])
+    assert fields["event"] == frame["event"]
+    return frame
 
 
 async def upload(service: Service, sub: str = "user-1") -> str:
@@ -110,7 +125,7 @@ async def switch(service: Service, what: str) -> None:
 
 
 @pytest.mark.gen_test(timeout=90)
-@pytest.mark.parametrize("way", ["address", "frame"])
+@pytest.mark.parametrize("way", ["address", "frame", "stream"])
 async def test_sockets_that_ask_are_told_of_each_step(service: Service, ai_service: AiService, way: str) -> None:
     """A photo that waits behind another one is queued, moves on, is started, and then comes its event; the other
     user's socket, which asks too, and a socket that does not ask get none of it.

@@ -27,7 +27,7 @@ ROWS = [
     {"assets", "queue", "rooms", "hooks"},
     {"auth"},
     {"settings"},
-    {"sandbox", "link", "disk", "environment"},
+    {"sandbox", "link", "disk", "environment", "keys"},
     {"errors"},
     {"texts", "hold", "delays", "instants", "addresses"},
 ]
