@@ -21,7 +21,7 @@ from pipeline import __version__
 
 QUEUE_STATES = ("waiting", "active", "delayed", "completed", "failed")
 ATTEMPTS = ("1", "2", "3", "more")
-JOB_OUTCOMES = ("completed", "retried", "postponed", "parked", "failed", "released", "lost")
+JOB_OUTCOMES = ("completed", "retried", "postponed", "parked", "failed", "released", "cancelled", "lost")
 HTTP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
 WAIT_SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 90, 120, 300, 900)
 # 60, 90 and 120 are the limits: the promise to the user, the AI provider's timeout, the job's timeout.

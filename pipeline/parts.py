@@ -28,8 +28,9 @@ from pipeline.supervision import Supervisor
 from pipeline.tracing import build_tracing
 from pipeline.usecases import notifying
 from pipeline.usecases.admission import Admission
+from pipeline.usecases.cancelling import Cancelling
 from pipeline.usecases.dead_letters import DeadLetters
-from pipeline.usecases.job_events import job_event
+from pipeline.usecases.job_events import cancel_event, job_event
 from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.processing import Processing
@@ -95,6 +96,7 @@ class Parts:
         )
         self.worker = self._make_photo_worker()
         self.workers = [self.worker]
+        self.cancelling = self._make_cancelling()
         if self.plugins.durable:
             self.workers.append(self._make_notifier_worker())
         self.watchdog = Watchdog(self.metrics, block_seconds=settings.loop_block_ms / 1000)
@@ -115,6 +117,19 @@ class Parts:
             on_enqueued=self._observe_enqueued,
             on_deleted=self.progress_frames.deleted,
             tracing=self.tracing,
+        )
+
+    def _make_cancelling(self) -> Cancelling:
+        return Cancelling(
+            self.store,
+            self.queue,
+            self.notifying,
+            self._kept_jobs,
+            self.metrics,
+            submission=self.submission,
+            is_told=lambda asset_id: self.fanout.untold(asset_id) is None,
+            end_running=self.worker.cancel,
+            on_ended=lambda asset, request_id: self.plugins.observe("job_finished", cancel_event(asset, request_id)),
         )
 
     def _make_photo_worker(self) -> Worker:
@@ -151,6 +166,7 @@ class Parts:
             on_unowned=self.reconciler.request,
             on_start=lambda job: self.plugins.observe("job_started", job_event(job)),
             on_finish=self._observe_finish,
+            untold=lambda job: self.fanout.untold(str(job.data.get("assetId", ""))),
             tracing=self.tracing,
         )
 

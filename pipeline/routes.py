@@ -69,6 +69,7 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/api/assets", assets.AssetsHandler, with_assets),
         ("/api/assets/([^/]+)", assets.AssetHandler, with_assets),
         ("/api/assets/([^/]+)/retry", assets.RetryHandler, with_assets),
+        ("/api/assets/([^/]+)/cancel", assets.CancelHandler, with_assets | {"cancelling": parts.cancelling}),
         *_operators_routes(parts, common),
         ("/ws", SocketHandler, of_members),
         ("/api/events", events.EventsHandler, of_members | {"tickets": parts.tickets}),

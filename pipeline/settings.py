@@ -105,7 +105,9 @@ class Settings(BaseSettings):
 
     # what it leans on; whatever is not set is embedded
     redis_url: SecretStr = _f(
-        SecretStr(""), "redis:// or rediss:// of the queue; empty starts an own server under DATA_DIR."
+        SecretStr(""),
+        "redis:// or rediss:// (TLS) of the queue; redis://HOST:PORT,HOST:PORT names several nodes of a Redis Cluster, "
+        "redis+sentinel://HOST:PORT,HOST:PORT/MASTER/DATABASE Sentinels; empty starts an own server under DATA_DIR.",
     )
     queue_prefix: str = _f(
         "pipeline",

@@ -29,6 +29,8 @@ class AssetStatus(StrEnum):
 
 FINISHED = frozenset({AssetStatus.PARTIAL, AssetStatus.ACTIVE, AssetStatus.FAILED})
 ASSET_ID = re.compile(r"[0-9a-fA-F]{24}")
+# The error of an asset whose owner did not want to wait for it.
+CANCELLED = "Cancelled"
 CATEGORIES = ("sneaker", "lego", "camera", "other")
 
 
@@ -91,6 +93,11 @@ class Asset:
     def is_finished(self) -> bool:
         """True once the AI's work on it has ended, well or badly."""
         return self.status in FINISHED
+
+    @property
+    def is_cancelled(self) -> bool:
+        """True when its work was ended on request."""
+        return self.status is AssetStatus.FAILED and self.ai_metadata.error == CANCELLED
 
     @property
     def starts(self) -> int:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.assets.asset import (
+    CANCELLED,
     AiMetadata,
     Asset,
     AssetStatus,
@@ -213,6 +214,19 @@ class SqliteAssetStore(KeptRows):
             ai_metadata=AiMetadata(error=error),
             processed=None,
             finished_at=finished_at,
+        )
+
+    async def cancel(self, asset_id: str, job_id: str, *, finished_at: datetime) -> Asset | None:
+        return await self._update(
+            "UPDATE assets SET status = 'failed', aiMetadata = :meta, processed = NULL, finishedAt = :finished, "
+            "fence = fence + 1, updatedAt = :now "
+            "WHERE id = :id AND processingJobId = :job AND status = 'processing' RETURNING *",
+            {
+                "id": asset_id,
+                "job": job_id,
+                "meta": _meta_json(AiMetadata(error=CANCELLED)),
+                "finished": milliseconds_of(finished_at),
+            },
         )
 
     async def excuse(self, asset_id: str, job_id: str) -> None:

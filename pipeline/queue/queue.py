@@ -34,12 +34,13 @@ T = TypeVar("T")
 UNKNOWN_OWNER = "?"
 SCRIPTS = (
     *("enqueue", "step", "renew", "recover", "release", "trim", "own", "pause", "stats", "list", "forget", "bury"),
+    "cancel",
     "snapshot",
 )
 # The keys that lua/place.lua names, and what goes before each script.
 PLACES = ("waiting", "groups", "grouped", "wake")
 PARTS = {
-    **dict.fromkeys(("recover", "release", "trim", "list", "forget"), ("place",)),
+    **dict.fromkeys(("renew", "recover", "release", "trim", "list", "forget", "cancel"), ("place",)),
     **dict.fromkeys(("enqueue", "bury", "stats", "snapshot"), ("place", "owner")),
     "own": ("owner",),
     "step": ("place", "owner", "claims", "lanes", "finish"),
@@ -56,6 +57,8 @@ OTHERS_AT_MOST = 1000
 WATCHED_SECONDS = 30
 # What a worker has told of a job is repeated in time, or forgotten.
 REPORT_SECONDS = 90
+# Outcomes after which a job is done with.
+OVER = (Outcome.COMPLETED, Outcome.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,13 @@ class Owned(NamedTuple):
     before: Mode
     now: Mode
     is_old_pause: bool
+
+
+class Renewal(NamedTuple):
+    """Leases that were not prolonged because they were lost, and those of jobs that were cancelled."""
+
+    lost: Sequence[str]
+    cancelled: Sequence[str]
 
 
 class ForeignQueue(DependencyUnavailable):
@@ -221,13 +231,13 @@ class JobQueue:
         with other lengths know how far each may reach. findings: what this process has found of providers. avoided:
         lanes whose jobs it leaves to others.
         """
-        completed = [finish.job.lease for finish in finishes if finish.outcome is Outcome.COMPLETED]
+        completed = [finish.job.lease for finish in finishes if finish.outcome in OVER]
         args: list[Any] = [self.owner, self._lease_ms, f"{mark}:{self._lease_ms}", free]
         args += (self._longest_delay_ms, self._max_age_ms, self._lanes)
         args.append(records.to_json([records.as_texts(finding) for finding in findings]) if findings else NOTHING)
         args += (records.to_json(avoided) if avoided else NOTHING, len(completed), *completed)
         for finish in finishes:
-            if finish.outcome is not Outcome.COMPLETED:
+            if finish.outcome not in OVER:
                 args += (finish.job.lease, finish.outcome, finish.delay_ms, int(finish.gives_back))
                 args += (finish.job.group, finish.error)
         lost, claimed, has_more, next_due_ms, mode, held, now_ms, watched = await self._run(
@@ -243,11 +253,20 @@ class JobQueue:
             holds=records.as_holds(held, now_ms),
         )
 
-    async def renew(self, leases: Sequence[str]) -> list[str]:
-        """Prolong the leases; return those that are no longer ours."""
-        watched, *lost = await self._run("renew", self._keys("leases", "watched"), [self._lease_ms, *leases])
+    async def renew(self, leases: Sequence[str]) -> Renewal:
+        """Prolong the leases; return those that are no longer ours, and those of jobs that were cancelled."""
+        keys = self._places("leases", "watched")
+        lost, cancelled, watched = await self._run("renew", keys, [self._lease_ms, *leases])
         self._note_watched(bool(watched))
-        return cast(list[str], lost)
+        return Renewal(lost, cancelled)
+
+    async def cancel(self, job_id: str) -> JobState | None:
+        """End a job that waits or is delayed; return the state it was in, None when there was nothing to end.
+
+        One that is active stays so until its worker, which hears of it with its next renewal, has acknowledged it.
+        """
+        was = await self._run("cancel", self._places("completed", "delayed", "parked"), [job_id])
+        return None if was == "missing" else JobState(was)
 
     async def recover(self, *, everything: bool = False) -> list[str]:
         """Put jobs whose lease ran out back to the front of waiting; return their ids.

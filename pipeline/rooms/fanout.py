@@ -27,6 +27,7 @@ from pipeline.rooms.lane import CHECK_SECONDS
 from pipeline.rooms.publisher import Publisher
 from pipeline.rooms.rooms import Rooms
 from pipeline.rooms.subscriptions import Subscriptions
+from pipeline.rooms.untold import Untold
 from pipeline.supervision import Supervisor, Watched
 
 log = structlog.get_logger(__name__)
@@ -99,6 +100,7 @@ class RoomFanout:
         self._waiters: dict[bytes, asyncio.Future[None]] = {}
         # Rooms that are not heard, or not known to be, and since when.
         self._gaps: dict[str, datetime] = {}
+        self._untold = Untold()
         self._probing: asyncio.Future[None] | None = None
         self._probe_told: asyncio.Future[None] | None = None
         rooms.on_occupied = self._subscribe
@@ -131,20 +133,29 @@ class RoomFanout:
 
     async def check(self) -> None:
         """Return when what is published is heard, by this process for one; DependencyUnavailable says why it is not."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PROBE_SECONDS):
+                while not self._subscriptions.is_heard(self._common):
+                    await asyncio.wait([self._waiter(self._common)])
+                await asyncio.wait([self._probe()])
+                return
+        cause = self._publisher.failure or self._subscriptions.failure(self._common)
+        raise DependencyUnavailable(self._advice(cause)) from cause
+
+    def _probe(self) -> asyncio.Future[None]:
+        """Return what is done when this process hears itself."""
         if self._probing is None or self._probing.done():
             self._probing = asyncio.get_running_loop().create_future()
         # One that is still owed will be told; one that was told and not heard was told in vain.
         if self._probe_told is None or self._probe_told.done():
             self._probe_told = self._publisher.publish(self._common, self._origin + b" " + PROBE)
-        done, _ = await asyncio.wait([self._probing], timeout=PROBE_SECONDS)
-        if not done:
-            cause = self._publisher.failure or self._subscriptions.failure(self._common)
-            raise DependencyUnavailable(self._advice(cause)) from cause
+        return self._probing
 
     def _advice(self, cause: Exception | None) -> str:
         if isinstance(cause, NoPermissionError):
-            channels = f"{self._prefix.decode().partition(':')[0]}:*"
-            return f"Redis does not let this user publish or subscribe: it needs the ACL rules &{channels} and +@pubsub"
+            prefix = self._prefix.decode().partition(":")[0]
+            needed = f"it needs the ACL rules &{prefix}:* and +@pubsub"
+            return f"Redis does not let this user publish or subscribe (NOPERM): {needed}"
         return "What is published for other processes does not arrive"
 
     async def publish(self, room: str, event: Mapping[str, Any]) -> None:
@@ -161,7 +172,10 @@ class RoomFanout:
         self._rooms.deliver(room, text_frame(payload))
         published = self._publisher.publish(channel, self._origin + b" " + payload)
         published.add_done_callback(lambda _: self._note_age(event.get("timestamp")))
-        done, _ = await asyncio.wait([published], timeout=PUBLISH_SECONDS)
+        try:
+            done, _ = await asyncio.wait([published], timeout=PUBLISH_SECONDS)
+        finally:
+            self._untold.add(event.get("assetId"), published)
         if not done:
             self._metrics.fanout_errors.inc()
             log.warning("event_published_late")
@@ -178,6 +192,10 @@ class RoomFanout:
         """Take it no more."""
         self._subscriptions.unwant(self._progress_prefix + room.encode())
 
+    def untold(self, asset_id: str) -> asyncio.Future[None] | None:
+        """Return what is done when Redis has the newest event about the asset; None when it has all."""
+        return self._untold.of(asset_id)
+
     def _note_age(self, timestamp: object) -> None:
         """Take in how old an event was when everybody could be told; one of a plugin's own may have no timestamp."""
         with suppress(TypeError, ValueError):
@@ -191,8 +209,7 @@ class RoomFanout:
         if self._subscriptions.is_lost(channel):
             self._gaps.setdefault(room, joined_at)
         elif not self._subscriptions.is_heard(channel):
-            waiter = self._waiters.setdefault(channel, asyncio.get_running_loop().create_future())
-            done, _ = await asyncio.wait([waiter], timeout=SUBSCRIBE_SECONDS)
+            done, _ = await asyncio.wait([self._waiter(channel)], timeout=SUBSCRIBE_SECONDS)
             if not done and room in self._rooms:
                 self._gaps.setdefault(room, joined_at)
 
@@ -259,6 +276,10 @@ class RoomFanout:
             self._release(channel)
             if channel.startswith(self._prefix) and channel != self._common:
                 self._gaps.setdefault(self._room(channel), since)
+
+    def _waiter(self, channel: bytes) -> asyncio.Future[None]:
+        """Return what is done when the channel is heard or lost."""
+        return self._waiters.setdefault(channel, asyncio.get_running_loop().create_future())
 
     def _release(self, channel: bytes) -> None:
         waiter = self._waiters.pop(channel, None)
