@@ -27,7 +27,7 @@ ROWS = [
     {"assets", "queue", "rooms", "hooks"},
     {"auth"},
     {"settings"},
-    {"sandbox", "link", "disk", "environment", "keys"},
+    {"sandbox", "link", "disk", "environment", "keys", "origins"},
     {"errors"},
     {"texts", "hold", "delays", "instants", "addresses"},
 ]
