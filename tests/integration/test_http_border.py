@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -279,7 +280,10 @@ def application(border: Border, settings: Settings, pool: ThreadPoolExecutor) ->
         "allowed_origins": settings.page_origins,
     }
     upload = common | {"submission": border.submission, "settings": settings, "pool": pool, "turns": Turns()}
-    with_assets = common | {"store": border.store, "submission": border.submission, "progress": StandInProgress()}
+    with_assets = common | {"store": border.store, "submission": border.submission} | {
+        "progress": StandInProgress(),
+        "admission": SimpleNamespace(is_draining=False),
+    }
     return tornado.web.Application(
         [
             (UPLOAD, WatchedUpload, upload),
