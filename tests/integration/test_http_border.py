@@ -279,10 +279,12 @@ def application(border: Border, settings: Settings, pool: ThreadPoolExecutor) ->
         "metrics": border.metrics,
         "allowed_origins": settings.page_origins,
     }
+    admission = SimpleNamespace(is_draining=False)
     upload = common | {"submission": border.submission, "settings": settings, "pool": pool, "turns": Turns()}
+    upload |= {"store": border.store, "admission": admission}
     with_assets = common | {"store": border.store, "submission": border.submission} | {
         "progress": StandInProgress(),
-        "admission": SimpleNamespace(is_draining=False),
+        "admission": admission,
     }
     return tornado.web.Application(
         [
