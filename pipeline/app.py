@@ -63,6 +63,8 @@ class App:
         await self._open_store()
         await parts.fanout.start()
         self._watch("replay", parts.replay.run)
+        self._watch("progress frames", parts.progress_frames.run, "progress")
+        self._watch("progress reports", parts.reports.run, "progress")
         if self._owns_redis:
             if recovered := await parts.queue.recover(everything=True):
                 log.warning("jobs_recovered", jobIds=recovered)

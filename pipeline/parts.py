@@ -5,7 +5,7 @@ What is reached over HTTP comes on top of them: routes.py.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -19,7 +19,7 @@ from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import RetryPolicy
 from pipeline.queue.job import Finish
-from pipeline.queue.queue import UNKNOWN_OWNER, JobQueue
+from pipeline.queue.queue import LONGEST_DELAY_SECONDS, UNKNOWN_OWNER, JobQueue
 from pipeline.queue.worker import Worker
 from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms
@@ -28,13 +28,16 @@ from pipeline.settings import Fairness, Role, Settings
 from pipeline.supervision import Supervisor
 from pipeline.tracing import build_tracing
 from pipeline.usecases import notifying
-from pipeline.usecases.cancelling import Cancelling
 from pipeline.usecases.admission import Admission
+from pipeline.usecases.cancelling import Cancelling
 from pipeline.usecases.dead_letters import DeadLetters
 from pipeline.usecases.job_events import cancel_event, job_event
 from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.processing import Processing
+from pipeline.usecases.progress import Progress
+from pipeline.usecases.progress_frames import ProgressFrames
+from pipeline.usecases.progress_reports import Reports
 from pipeline.usecases.reconciler import Reconciler, Source
 from pipeline.usecases.replay import Replay
 from pipeline.usecases.retention import Sweeper
@@ -84,6 +87,9 @@ class Parts:
         self._build_queues()
         self.sweeper = Sweeper(self.store, self.plugins, self.queue, self.metrics)
         self.leftovers = Leftovers(self.store, self.plugins)
+        self.progress = Progress(self.queue, self.plugins.provider_holds.lanes, self._running)
+        self.progress_frames = ProgressFrames(self.store, self.rooms, self.fanout, self.progress)
+        self.reports = Reports(self.queue, self.progress_frames.tell, LONGEST_DELAY_SECONDS)
         self.pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="image")
         self.submission = self._make_submission()
         self.dead_letters = DeadLetters(self.store, self.queue, self._kept_jobs, self.submission)
@@ -111,6 +117,7 @@ class Parts:
             pool=self.pool,
             on_deferred=self.reconciler.request,
             on_enqueued=self._observe_enqueued,
+            on_deleted=self.progress_frames.deleted,
             tracing=self.tracing,
         )
 
@@ -138,6 +145,7 @@ class Parts:
             leftovers=self.leftovers,
             provider_timeout_seconds=settings.provider_timeout_seconds,
             max_starts=settings.job_attempts + settings.max_stalls,
+            witness=self.reports.analysis,
             tracing=self.tracing,
         )
         return Worker(
@@ -251,13 +259,18 @@ class Parts:
             tracing=self.tracing,
         )
 
+    def _running(self, job_id: str) -> Mapping[str, Any] | None:
+        return self.reports.running(job_id)
+
     def _observe_enqueued(self, asset: Asset, request_id: str) -> None:
+        self.progress_frames.queued(asset, elsewhere=self.queue.is_watched)
         self.plugins.observe(
             "job_enqueued",
             JobEvent(asset.processing_job_id, asset.id, asset.user_id, asset.category, request_id, utc_now()),
         )
 
     def _observe_finish(self, finish: Finish, seconds: float) -> None:
+        self.reports.retrying(finish)
         event = job_event(finish.job, finish, seconds)
         self.plugins.observe("job_finished" if event.outcome else "job_retrying", event)
 

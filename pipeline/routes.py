@@ -53,6 +53,7 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         "admission": parts.admission,
         "tracing": parts.tracing,
     }
+    with_progress = with_assets | {"progress": parts.progress}
     of_members = common | {"admission": parts.admission, "settings": settings}
     served += [
         (
@@ -66,10 +67,10 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
             },
         ),
         ("/api/assets/queue-status", queue.QueueStatusHandler, common | {"queue": parts.queue}),
-        ("/api/assets", assets.AssetsHandler, with_assets),
-        ("/api/assets/([^/]+)", assets.AssetHandler, with_assets),
-        ("/api/assets/([^/]+)/retry", assets.RetryHandler, with_assets),
-        ("/api/assets/([^/]+)/cancel", assets.CancelHandler, with_assets | {"cancelling": parts.cancelling}),
+        ("/api/assets", assets.AssetsHandler, with_progress),
+        ("/api/assets/([^/]+)", assets.AssetHandler, with_progress),
+        ("/api/assets/([^/]+)/retry", assets.RetryHandler, with_progress),
+        ("/api/assets/([^/]+)/cancel", assets.CancelHandler, with_progress | {"cancelling": parts.cancelling}),
         *_operators_routes(parts, common),
         ("/ws", SocketHandler, of_members),
         ("/api/events", events.EventsHandler, of_members | {"tickets": parts.tickets}),

@@ -30,6 +30,7 @@ from pipeline.demo import pictures
 from pipeline.errors import JobError
 from pipeline.hooks import AIProvider, AnalyzeRequest, Notification, Notifier, Sandbox, StorageBackend, StoredImage
 from pipeline.hooks.checks import find_fault, is_web_url
+from pipeline.hooks.progress import Reporting, takes_progress
 from pipeline.hooks.threads import DaemonThreads
 from pipeline.sandbox.sandbox import Sandbox as RealSandbox
 
@@ -105,6 +106,8 @@ class PluginSuite:
         return lambda *calls: loop.run_until_complete(together(list(calls)))
 
     async def _call(self, method: Callable[..., Any], *args: Any) -> Any:
+        if takes_progress(method):
+            args = (*args, Reporting())
         async with asyncio.timeout(self.call_seconds):
             if iscoroutinefunction(method):
                 return await method(*args)

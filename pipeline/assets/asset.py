@@ -117,7 +117,7 @@ class Asset:
         is_of_run = self.status is AssetStatus.PROCESSING and public_id == processed_public_id(self.id, self.fence)
         return is_of_run or public_id in self.image_ids
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, progress: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the asset as clients see it (schema Asset in contracts/analyze-queue.openapi.json)."""
         meta = self.ai_metadata
         return {
@@ -142,6 +142,7 @@ class Asset:
                 "processedAt": to_timestamp(meta.processed_at),
                 "error": meta.error,
             },
+            "progress": progress,
             "processingJobId": self.processing_job_id,
             "createdAt": to_timestamp(self.created_at),
             "updatedAt": to_timestamp(self.updated_at),

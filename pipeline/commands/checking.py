@@ -42,6 +42,7 @@ from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue, Kind
 from pipeline.hooks.checks import find_fault
+from pipeline.hooks.progress import Reporting, takes_progress
 from pipeline.hooks.threads import LoopThreads
 from pipeline.keys import KeySet
 from pipeline.link.master import Master
@@ -50,7 +51,7 @@ from pipeline.parts import QUEUE_NAME, build_store
 from pipeline.queue.queue import JobQueue
 from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms
-from pipeline.settings import Settings, is_safe_url, is_loopback
+from pipeline.settings import Settings, is_loopback, is_safe_url
 from pipeline.texts import MASK, clean, mask
 
 LIMIT_SECONDS = 10.0
@@ -441,7 +442,8 @@ class Checks:
                 timeout_seconds=seconds,
                 image=_picture() if getattr(provider.plugin, "needs_image", False) else None,
             )
-            result = await provider.call("analyze", seconds, request)
+            reporting = [Reporting()] if takes_progress(provider.function("analyze")) else []
+            result = await provider.call("analyze", seconds, request, *reporting)
         if fault := find_fault(result):
             raise ValueError(f"it sent an invalid result: {fault}")
         return f"says of {path.name}: {_described(cast(Analysis, result))}"

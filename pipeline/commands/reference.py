@@ -44,7 +44,7 @@ def _protocol_lines() -> Iterator[str]:
     for protocol in _exported(lambda each: getattr(each, "_is_protocol", False)):
         yield from _documented("####", protocol.__name__, protocol)
         for name, method in vars(protocol).items():
-            if inspect.isfunction(method) and not name.startswith("_"):
+            if inspect.isfunction(method) and (name == "__call__" or not name.startswith("_")):
                 yield from _documented("#####", _signature(method), method)
 
 

@@ -13,8 +13,9 @@ from pipeline.errors import NotFound, ValidationError
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.polling import MAX_WAIT_SECONDS, Polling
 from pipeline.handlers.query import Query, encode_cursor
-from pipeline.usecases.cancelling import Cancelling
 from pipeline.usecases.admission import Admission
+from pipeline.usecases.cancelling import Cancelling
+from pipeline.usecases.progress import Progress
 from pipeline.usecases.submission import Submission
 from pipeline.tracing import OFF, Tracing
 
@@ -29,6 +30,7 @@ class _Handler(BaseHandler):
         *,
         store: AssetStore,
         submission: Submission,
+        progress: Progress,
         admission: Admission,
         tracing: Tracing = OFF,
         **common: Any,
@@ -36,6 +38,7 @@ class _Handler(BaseHandler):
         super().initialize(**common)
         self.polling = Polling(admission)
         self.store = store
+        self.progress = progress
         self.submission = submission
         self.tracing = tracing
 
@@ -87,7 +90,7 @@ class AssetsHandler(_Handler):
             last = items[limit - 1]
             ordered_by = last.created_at if since is None else last.finished_at or last.updated_at
             cursor = encode_cursor(ordered_by, last.id)
-        shown = [asset.to_json() for asset in items[:limit]]
+        shown = await self.progress.shown(items[:limit])
         # From before the read, so that a client may take it for a cursor.
         self.reply({"items": shown, "nextCursor": cursor, "serverTime": to_timestamp(read_at)})
 
@@ -110,7 +113,7 @@ class AssetHandler(_Handler):
             return asset
 
         asset = await self._polled(read, is_done, user_id=user_id, seconds=wait, about=asset_id)
-        self.reply(asset.to_json())
+        self.reply((await self.progress.shown([asset]))[0])
 
     async def delete(self, asset_id: str) -> None:
         user_id = (await self.authenticate()).user_id

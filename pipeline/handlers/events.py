@@ -80,7 +80,7 @@ class EventsHandler(Member):
     async def get(self) -> None:
         self._judge_origin()
         principal = await self._identify()
-        since = self._since()
+        since, wants_progress = self._since(), self._is_asked_for_progress()
         self._open_connection()
         try:
             first = await self._enter(principal, since)
@@ -90,6 +90,8 @@ class EventsHandler(Member):
         if self._code is None:  # the client is still there
             self._begin(first)
             self._end_on_expiry(principal)
+            if wants_progress and self._connection is not None:
+                self._rooms.ask(self._connection)
             log.info("stream_opened", userId=self._user_id)
 
     async def _identify(self) -> Principal:

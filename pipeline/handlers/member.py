@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 FOREIGN_ORIGIN = "Not an origin of this service: its operator can name it in ALLOWED_ORIGINS"
 # What the kernel may hold for a client that does not read; without this it would be megabytes for each.
 SEND_BUFFER_BYTES = 64 * 1024
+# What a client names in `events` to get progress frames too.
+PROGRESS = "progress"
 
 
 class Member(BaseHandler):
@@ -49,13 +51,6 @@ class Member(BaseHandler):
         self._code: int | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
-    def _judge_origin(self) -> None:
-        """Raise Forbidden, so that the refusal looks like every other, unless a program asks or a page that may."""
-        origin, site = self.request.headers.get("Origin"), self.request.headers.get("Sec-Fetch-Site", "none")
-        if self.is_own_origin(origin) if origin is not None else site in ("same-origin", "none"):
-            return
-        raise Forbidden("Origin not allowed", details=[{"field": "Origin", "message": FOREIGN_ORIGIN}])
-
     def _write(self, frame: bytes) -> asyncio.Future[None] | None:
         raise NotImplementedError
 
@@ -64,6 +59,10 @@ class Member(BaseHandler):
 
     def _probe(self) -> None:
         raise NotImplementedError
+
+    def _is_asked_for_progress(self) -> bool:
+        """Return whether the address asks for progress frames."""
+        return PROGRESS in self.get_query_argument("events", "").split(",")
 
     def _judge_origin(self) -> None:
         """Raise Forbidden, so that the refusal looks like every other, unless a program asks or a page that may."""

@@ -43,7 +43,7 @@ from pipeline.assets.asset import to_timestamp
 from pipeline.auth import NotYetValid, bearer_token
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, Unauthorized, ValidationError
-from pipeline.handlers.member import Member
+from pipeline.handlers.member import PROGRESS, Member
 from pipeline.handlers.protocol import StrictProtocol, is_handshake
 from pipeline.handlers.query import parse_instant
 from pipeline.rooms.codes import MALFORMED_SINCE, NOT_YET_VALID
@@ -70,6 +70,7 @@ class SocketHandler(Member, WebSocketHandler):
     def initialize(self, **common: Any) -> None:
         super().initialize(**common)
         self._since: datetime | None = None  # as the address has it
+        self._wants_progress = False
         self._is_pong_due = False
         self._frames_left = float(self._settings.socket_frames_per_second)
         self._last_frame_at = time.monotonic()
@@ -109,6 +110,7 @@ class SocketHandler(Member, WebSocketHandler):
         try:
             since = self.get_query_argument("since", None)
             self._since = parse_instant(since) if since is not None else None
+            self._wants_progress = self._is_asked_for_progress()
         except (ValueError, HTTPError):
             self._end(CloseCode.MALFORMED, MALFORMED_SINCE)
             return
@@ -133,10 +135,11 @@ class SocketHandler(Member, WebSocketHandler):
         if not self._is_heard():
             return
         try:
-            token, since = parse_frame(message)
+            token, since, is_asking = parse_frame(message)
         except ValueError:
             self._end(CloseCode.MALFORMED)
             return
+        self._wants_progress |= is_asking
         if token is None:
             self._end(CloseCode.NO_TOKEN)
         else:
@@ -196,6 +199,8 @@ class SocketHandler(Member, WebSocketHandler):
             assert self._connection is not None
             self._connection.hold()
             await self._start(since)
+        if self._wants_progress and self._code is None and self._connection is not None:
+            self._rooms.ask(self._connection)
 
     async def _enter(self, user_id: str, since: datetime | None) -> None:
         assert self._connection is not None
@@ -264,11 +269,12 @@ class SocketHandler(Member, WebSocketHandler):
         log.info("socket_closed", userId=self._user_id, code=self._code)
 
 
-def parse_frame(message: str | bytes) -> tuple[str | None, datetime | None]:
-    """Return the token and the instant of `{"auth": {"token"}, "since"?}`, the one frame clients send.
+def parse_frame(message: str | bytes) -> tuple[str | None, datetime | None, bool]:
+    """Return the token, the instant and whether progress is asked for, of the one frame clients send:
+    `{"auth": {"token"}, "since"?, "events"?}`.
 
-    The token is None when `auth` holds none. ValueError for anything else; members of other names are left to later
-    versions.
+    The token is None when `auth` holds none. ValueError for anything else; members and events of other names are left
+    to later versions.
     """
     if isinstance(message, bytes):
         raise ValueError("a binary frame")
@@ -278,9 +284,12 @@ def parse_frame(message: str | bytes) -> tuple[str | None, datetime | None]:
         raise ValueError("nested too deeply") from error
     match frame:
         case {"auth": {"token": str(token)}}:
-            return token, parse_instant(frame["since"]) if "since" in frame else None
+            events = frame.get("events", [])
+            if not isinstance(events, list):
+                raise ValueError("events is no list")
+            return token, parse_instant(frame["since"]) if "since" in frame else None, PROGRESS in events
         case {"auth": {"token": None}}:
-            return None, None
+            return None, None, False
         case {"auth": dict(auth)} if "token" not in auth:
-            return None, None
+            return None, None, False
     raise ValueError("not a frame of ours")

@@ -121,6 +121,10 @@ class BoundPlugin:
         """What may be called."""
         return tuple(self._methods)
 
+    def function(self, method: str) -> Callable[..., Any]:
+        """Return the method itself, to be looked at."""
+        return self._methods[method].function
+
     def breaker(self, method: str) -> Breaker:
         """Return what says whether the method may be called now."""
         return self._methods[method].breaker

@@ -21,7 +21,7 @@ def find_fault(analysis: object) -> str | None:
         attribute = getattr(analysis, name)
         if attribute is None and name == "colorway":
             continue
-        if fault := _attribute_fault(attribute):
+        if fault := attribute_fault(attribute):
             return f"{name} {fault}"
     if analysis.processed_image_url is not None and analysis.processed_image is not None:
         return "processed_image_url and processed_image are both set"
@@ -53,7 +53,8 @@ def is_web_url(url: object) -> bool:
         return False
 
 
-def _attribute_fault(attribute: object) -> str | None:
+def attribute_fault(attribute: object) -> str | None:
+    """Return what is wrong with one thing the AI says, in words that follow its name, or None."""
     if not isinstance(attribute, Attribute):
         return f"is {type(attribute).__name__}, not Attribute"
     if not isinstance(attribute.value, str) or len(attribute.value) > MAX_VALUE_LENGTH:

@@ -30,7 +30,7 @@ from pipeline.hooks.protocols import (
     StoredImage,
     UploadFacts,
 )
-from pipeline.hooks.providers import Providers, ReadImage
+from pipeline.hooks.providers import Providers, ReadImage, Witness
 from pipeline.hooks.storing import Storing
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
@@ -86,12 +86,14 @@ class PluginManager:
         """Which AI providers are not asked for now, and which of them the jobs of each category may ask."""
         return self._providers.holds
 
-    async def analyze(self, request: AnalyzeRequest, read_image: ReadImage, tries: str = "") -> Analysis:
+    async def analyze(
+        self, request: AnalyzeRequest, read_image: ReadImage, tries: str = "", witness: Witness | None = None
+    ) -> Analysis:
         """Return the checked result of the category's first provider that has one, as the filters leave it.
 
         What a provider raises becomes a RetryableJobError or PermanentJobError. Arguments: see Providers.analyze.
         """
-        analysis = await self._providers.analyze(request, read_image, tries)
+        analysis = await self._providers.analyze(request, read_image, tries, witness)
         return await self._hooked.transform_analysis(analysis, request)
 
     async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:

@@ -162,6 +162,19 @@ class Sandbox(Protocol):
         """End all children; what built the sandbox does this, not a plugin."""
 
 
+class Progress(Protocol):
+    """Tells the owner of a photo how far its analysis is. An `analyze` gets it by a parameter named `progress`."""
+
+    def __call__(self, share: float | None = None, **partial: Attribute) -> Awaitable[None]:
+        """Report how much is done.
+
+        share: from 0 to 1, None when it cannot be told.
+        partial: what has been found so far, as `brand`, `model` and `colorway`; it is shown and not kept.
+        An `async def` awaits the call, a plain `def` only makes it. Reports that come faster than two a second may be
+        dropped. ValueError or TypeError when the arguments are not as above.
+        """
+
+
 class AIProvider(Protocol):
     """Names brand, model and colorway of the product in a photo.
 
@@ -176,6 +189,13 @@ class AIProvider(Protocol):
         Raises RetryableJobError (try again later) or PermanentJobError (this image will never work); anything else
         that escapes is taken as retryable.
         """
+
+
+class ReportingAIProvider(Protocol):
+    """An AIProvider that tells how far it is. Everything else is as there."""
+
+    def analyze(self, request: AnalyzeRequest, progress: Progress) -> Analysis | Awaitable[Analysis]:
+        """Return what is in the photo, as AIProvider.analyze does; call `progress` on the way."""
 
 
 class StorageBackend(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import structlog
 
@@ -18,7 +18,8 @@ from pipeline.hooks import faults
 from pipeline.hooks.breaker import SharedBreakers
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.checks import cleaned, find_fault
-from pipeline.hooks.protocols import Analysis, AnalyzeRequest
+from pipeline.hooks.progress import Reporting, takes_progress
+from pipeline.hooks.protocols import Analysis, AnalyzeRequest, Attribute
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
 
@@ -28,6 +29,18 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 ReadImage = Callable[[], Awaitable[bytes]]
+
+
+class Witness(Protocol):
+    """Is told how one analysis goes, to tell the owner of the photo."""
+
+    def asked(self, provider: str) -> None:
+        """A provider has been asked."""
+
+    def reported(self, share: float | None, partial: Mapping[str, Attribute]) -> None:
+        """The provider has done so much of it, and found so much."""
+
+
 # A provider that would have less time than this is not asked.
 LEAST_SECONDS = 1.0
 SERVICE = "AI service"
@@ -43,18 +56,21 @@ class Providers:
         self._tracing = tracing
         by_category = settings.ai_provider_by_category
         chains = {category: tuple(dict.fromkeys(names)) for category, names in by_category.items()}
+        self._reporting = {name for name, each in providers.items() if takes_progress(each.function("analyze"))}
         self._chains: Mapping[str, Sequence[str]] = chains | {"": settings.providers}
         # Where there is another to go to, failures in a row hold a provider, whatever they are.
         self._replaceable = {name for chain in self._chains.values() for name in chain[:-1]}
         breakers = {name: provider.breaker("analyze") for name, provider in providers.items()}
         self.holds = SharedBreakers(breakers, self._chains)
 
-    async def analyze(self, request: AnalyzeRequest, read_image: ReadImage, tries: str = "") -> Analysis:
+    async def analyze(
+        self, request: AnalyzeRequest, read_image: ReadImage, tries: str = "", witness: Witness | None = None
+    ) -> Analysis:
         """Return the checked result of the category's first provider that has one.
 
         The next provider is asked when one refuses the image for good, is held, or fails at the job's last attempt.
         read_image: awaited once if a provider wants the photo's bytes; what it raises is passed on. tries: the held
-        provider that is to be asked all the same.
+        provider that is to be asked all the same. witness: is told who is asked, and what that one reports.
         """
         # Some time is left for keeping the result.
         deadline = asyncio.get_running_loop().time() + self._settings.job_timeout_seconds * 0.95
@@ -79,7 +95,8 @@ class Providers:
                 image = await read_image()
             has_asked = True
             try:
-                return await self._ask(provider, replace(request, image=image if needs_image else None), left)
+                asked = replace(request, image=image if needs_image else None)
+                return await self._ask(provider, asked, left, witness)
             except (PermanentJobError, RetryableJobError) as error:
                 if not self._goes_on(provider, error, request.attempt):
                     raise
@@ -99,14 +116,20 @@ class Providers:
         attempts = min(self._settings.job_attempts, error.max_attempts or self._settings.job_attempts)
         return provider.breaker("analyze").is_held or attempt >= attempts
 
-    async def _ask(self, provider: BoundPlugin, request: AnalyzeRequest, left: float) -> Analysis:
+    async def _ask(
+        self, provider: BoundPlugin, request: AnalyzeRequest, left: float, witness: Witness | None
+    ) -> Analysis:
         """Return the provider's result. left: seconds for all of it, waiting for a thread included."""
         seconds = min(self._settings.provider_timeout_seconds, left)
+        reporting = Reporting(witness.reported) if witness is not None else Reporting()
+        if witness is not None:
+            witness.asked(provider.name)
         try:
             with self._tracing.call(provider.kind, provider.name, "analyze") as span:
                 context = span.trace_context or request.trace_context
                 asked = replace(request, timeout_seconds=seconds, trace_context=context)
-                result = await provider.call("analyze", seconds, asked, wait_seconds=left - seconds)
+                args = (asked, reporting) if provider.name in self._reporting else (asked,)
+                result = await provider.call("analyze", seconds, *args, wait_seconds=left - seconds)
                 if fault := find_fault(result):
                     raise RetryableJobError("AI service sent an invalid result", max_attempts=2) from ValueError(fault)
         except Exception as raised:
@@ -119,6 +142,8 @@ class Providers:
             if error is raised:
                 raise
             raise error from raised
+        finally:
+            reporting.end()
         provider.breaker("analyze").answered()
         return cleaned(cast(Analysis, result))
 

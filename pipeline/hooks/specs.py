@@ -22,6 +22,7 @@ from pipeline.hooks.protocols import (
     AnalyzeRequest,
     JobEvent,
     Notifier,
+    ReportingAIProvider,
     Sandbox,
     StorageBackend,
     UploadFacts,
@@ -54,7 +55,7 @@ def register_settings() -> Iterable[tuple[str, type[PluginSettings]]]:  # type: 
 @hookspec
 def register_ai_providers(  # type: ignore[empty-body]
     settings: Settings, sandbox: Sandbox
-) -> Factories[AIProvider]:
+) -> Factories[AIProvider | ReportingAIProvider]:
     """Yield (name, factory) pairs; those that AI_PROVIDER and AI_PROVIDER_BY_CATEGORY name are built. Import heavy
     packages in the factory, not before.
 

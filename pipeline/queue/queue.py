@@ -28,6 +28,7 @@ from pipeline.link.connection import CALL_SECONDS, Link
 from pipeline.link.master import Master
 from pipeline.queue import records
 from pipeline.queue.job import FailedJob, FailedPage, Finish, JobState, Mode, NewJob, Outcome, Step
+from pipeline.queue.snapshot import Snapshot, as_snapshot
 
 T = TypeVar("T")
 # The id of no store: for a process that has yet to ask its own.
@@ -35,12 +36,13 @@ UNKNOWN_OWNER = "?"
 SCRIPTS = (
     *("enqueue", "step", "renew", "recover", "release", "trim", "own", "pause", "stats", "list", "forget", "bury"),
     "cancel",
+    "snapshot",
 )
 # The keys that lua/place.lua names, and what goes before each script.
 PLACES = ("waiting", "groups", "grouped", "wake")
 PARTS = {
     **dict.fromkeys(("renew", "recover", "release", "trim", "list", "forget", "cancel"), ("place",)),
-    **dict.fromkeys(("enqueue", "bury", "stats"), ("place", "owner")),
+    **dict.fromkeys(("enqueue", "bury", "stats", "snapshot"), ("place", "owner")),
     "own": ("owner",),
     "step": ("place", "owner", "claims", "lanes", "finish"),
 }
@@ -48,6 +50,14 @@ TRIM_AT_MOST = 500
 RECOVER_AT_MOST = 100
 RESTORE_AT_ONCE = 100
 NOTHING = "[]"
+LONGEST_DELAY_SECONDS = 600.0
+# What a snapshot reads at most: of the line, and of the jobs that run, are delayed or are asked for, each.
+LINE_AT_MOST = 10_000
+OTHERS_AT_MOST = 1000
+# Workers tell of the jobs that they run until so long after the last snapshot.
+WATCHED_SECONDS = 30
+# What a worker has told of a job is repeated in time, or forgotten.
+REPORT_SECONDS = 90
 # Outcomes after which a job is done with.
 OVER = (Outcome.COMPLETED, Outcome.CANCELLED)
 
@@ -104,7 +114,7 @@ class JobQueue:
         keep_completed_seconds: float = 86_400,
         keep_failed_seconds: float = 604_800,
         block_seconds: float = 2,
-        longest_delay_seconds: float = 600,
+        longest_delay_seconds: float = LONGEST_DELAY_SECONDS,
         max_age_seconds: float = 86_400,
         lanes: Mapping[str, Sequence[str]] = {},
         owner: str = "",
@@ -119,6 +129,9 @@ class JobQueue:
         """
         self.name = name
         self.owner = owner
+        # Whether some process asks how jobs go, as Redis said last; on_watched is called when that begins.
+        self.is_watched = False
+        self.on_watched: Callable[[], None] = lambda: None
         self.clock_offset_ms = clock_offset_ms
         self._master = Master(url)
         self._blocking = Master(url, call_seconds=block_seconds + CALL_SECONDS)
@@ -132,10 +145,13 @@ class JobQueue:
         self._base = base = f"{prefix}:{{{name}}}:"
         self._key = {
             key: base + key
-            for key in (*PLACES, "delayed", "leases", "completed", "failed", "paused", "holds", "parked", "owner")
+            for key in (
+                *(*PLACES, "delayed", "leases", "completed", "failed", "paused", "holds", "parked", "owner"),
+                "watched",
+            )
         }
         self._step_keys = self._places(
-            "delayed", "leases", "completed", "failed", "paused", "holds", "parked", "owner"
+            "delayed", "leases", "completed", "failed", "paused", "holds", "parked", "owner", "watched"
         )
         self._sources = {verb: _source(verb) for verb in SCRIPTS}
         self._hashes = {verb: hashlib.sha1(source.encode()).hexdigest() for verb, source in self._sources.items()}
@@ -166,7 +182,10 @@ class JobQueue:
         one lane may ask the same providers. revive: a job that is completed or failed starts over instead.
         """
         keys, args = self._enqueue_call(NewJob(job_id, data, request_id, trace_context, group, lane, revive))
-        return _checked(await self._with_room(lambda: self._run("enqueue", keys, args))) == "ok"
+        reply = _checked(await self._with_room(lambda: self._run("enqueue", keys, args)))
+        if reply in ("ok", "watched"):
+            self._note_watched(reply == "watched")
+        return reply in ("ok", "watched")
 
     async def restore(self, jobs: Sequence[NewJob]) -> int:
         """Enqueue those jobs that Redis does not know and put back those that are not where their state says; return
@@ -222,7 +241,10 @@ class JobQueue:
             if finish.outcome not in OVER:
                 args += (finish.job.lease, finish.outcome, finish.delay_ms, int(finish.gives_back))
                 args += (finish.job.group, finish.error)
-        lost, claimed, has_more, next_due_ms, mode, held, now_ms = await self._run("step", self._step_keys, args)
+        lost, claimed, has_more, next_due_ms, mode, held, now_ms, watched = await self._run(
+            "step", self._step_keys, args
+        )
+        self._note_watched(bool(watched))
         return Step(
             claimed=[records.as_job(fields, now_ms) for fields in claimed],
             lost=lost,
@@ -234,7 +256,10 @@ class JobQueue:
 
     async def renew(self, leases: Sequence[str]) -> Renewal:
         """Prolong the leases; return those that are no longer ours, and those of jobs that were cancelled."""
-        return Renewal(*await self._run("renew", self._places("leases"), [self._lease_ms, *leases]))
+        keys = self._places("leases", "watched")
+        lost, cancelled, watched = await self._run("renew", keys, [self._lease_ms, *leases])
+        self._note_watched(bool(watched))
+        return Renewal(lost, cancelled)
 
     async def cancel(self, job_id: str) -> JobState | None:
         """End a job that waits or is delayed; return the state it was in, None when there was nothing to end.
@@ -310,6 +335,28 @@ class JobQueue:
             oldest_ready_seconds=None if age_ms < 0 else age_ms / 1000,
             holds=records.as_holds(held, now_ms),
         )
+
+    async def snapshot(self, job_ids: Sequence[str] = ()) -> Snapshot:
+        """Return where unfinished jobs are now, and have workers tell of the jobs that they run for half a minute.
+
+        Read are the first 10,000 jobs of the line, as many parked ones, and 1,000 each of those that run and those that
+        are delayed. job_ids: jobs that may be none of these, a thousand at most.
+        """
+        args = [WATCHED_SECONDS * 1000, LINE_AT_MOST, OTHERS_AT_MOST, *job_ids[:OTHERS_AT_MOST]]
+        return as_snapshot(await self._run("snapshot", self._step_keys, args))
+
+    async def report(self, reports: Mapping[str, Mapping[str, Any]]) -> None:
+        """Let snapshots know of jobs that this process runs. reports: by job id; told again within REPORT_SECONDS."""
+        commands = [
+            ("SET", f"{self._base}running:{job_id}", records.to_json(each), "EX", REPORT_SECONDS)
+            for job_id, each in reports.items()
+        ]
+        await self._call(lambda link: link.ask_all(*commands))
+
+    def _note_watched(self, is_watched: bool) -> None:
+        before, self.is_watched = self.is_watched, is_watched
+        if is_watched and not before:
+            self.on_watched()
 
     async def failed_jobs(self, limit: int, after: tuple[datetime, str] | None = None) -> FailedPage:
         """Return dead letters, newest first; those of one millisecond by id, descending.
@@ -414,7 +461,7 @@ class JobQueue:
         record: dict[str, Any] = {"submittedAt": job.submitted_at_ms} if job.submitted_at_ms else {}
         record |= {"requestId": job.request_id, "trace": job.trace_context, "group": job.group, "lane": job.lane}
         args = [self.owner, job.id, records.to_json(record | {"data": job.data}), job.group, int(job.revive)]
-        return self._places("completed", "failed", "delayed", "leases", "parked", "owner"), args
+        return self._places("completed", "failed", "delayed", "leases", "parked", "owner", "watched"), args
 
     def _bury_call(self, dead: FailedJob) -> tuple[list[str], list[Any]]:
         enqueued_at_ms = milliseconds_of(dead.enqueued_at) if dead.enqueued_at else 0

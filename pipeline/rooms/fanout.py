@@ -46,6 +46,7 @@ PROBE = b"probe "
 class RoomFanout:
     """Publishes events to a room wherever its sockets are. Failures of Redis are logged and counted, never raised.
 
+    on_progress: called with a room and what another process has offered it.
     on_gap: called with a room that may have missed events of other processes since an instant, when it is heard again
     and whenever an event of our own reaches it before that; who is in the room is to get them from elsewhere.
     """
@@ -68,11 +69,13 @@ class RoomFanout:
         and publish; default: one of its own.
         """
         self.on_gap: Callable[[str, datetime], None] | None = None
+        self.on_progress: Callable[[str, bytes], None] = lambda room, message: None
         self._rooms = rooms
         self._metrics = metrics
         self._origin = secrets.token_hex(8).encode()
         nodes = Nodes(redis_url)
         self._prefix = f"{prefix}:{nodes.database}:room:".encode()
+        self._progress_prefix = f"{prefix}:{nodes.database}:progress:".encode()
         self._common = self._prefix + home.encode()
         probe = f"{prefix}:probe"
         self._channels = Channels(nodes, probe)
@@ -178,6 +181,18 @@ class RoomFanout:
             self._metrics.fanout_errors.inc()
             log.warning("event_published_late")
 
+    def offer(self, room: str, message: bytes) -> None:
+        """Send a message about progress to the processes that listen for it; it may be lost."""
+        self._publisher.offer(self._progress_prefix + room.encode(), self._origin + b" " + message)
+
+    def listen_for_progress(self, room: str) -> None:
+        """Take what other processes offer the room."""
+        self._subscriptions.want(self._progress_prefix + room.encode())
+
+    def ignore_progress(self, room: str) -> None:
+        """Take it no more."""
+        self._subscriptions.unwant(self._progress_prefix + room.encode())
+
     def untold(self, asset_id: str) -> asyncio.Future[None] | None:
         """Return what is done when Redis has the newest event about the asset; None when it has all."""
         return self._untold.of(asset_id)
@@ -232,6 +247,9 @@ class RoomFanout:
         origin, _, payload = content.partition(b" ")
         if channel == self._common:
             self._take_common(origin, payload)
+        elif channel.startswith(self._progress_prefix):
+            if origin != self._origin:
+                self.on_progress(channel.removeprefix(self._progress_prefix).decode(), payload)
         elif origin != self._origin:
             self._rooms.deliver(self._room(channel), text_frame(payload))
 
@@ -246,6 +264,8 @@ class RoomFanout:
             self._probing.set_result(None)
 
     def _note_heard(self, channel: bytes) -> None:
+        if channel.startswith(self._progress_prefix):
+            return  # what was missed of progress is not asked for
         self._release(channel)
         since = self._gaps.pop(self._room(channel), None)
         if since is not None and self.on_gap:
@@ -255,7 +275,7 @@ class RoomFanout:
         since = utc_now() - timedelta(seconds=seconds)
         for channel in channels:
             self._release(channel)
-            if channel != self._common:
+            if channel.startswith(self._prefix) and channel != self._common:
                 self._gaps.setdefault(self._room(channel), since)
 
     def _waiter(self, channel: bytes) -> asyncio.Future[None]:

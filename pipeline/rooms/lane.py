@@ -29,6 +29,8 @@ BATCH = 200
 RETRY_SECONDS = (0.05, 3.0)
 # After that long with nothing to publish a server is asked whether it is still there, and a master.
 CHECK_SECONDS = 4.0
+# Of messages that need not arrive.
+MAX_OFFERED = 1000
 # The channel is elsewhere (a MovedError is an AskError) or will be. Any other refusal is about one message.
 NOT_HERE = (AskError, ClusterDownError, ReadOnlyError, TryAgainError)
 
@@ -54,6 +56,7 @@ class Lane:
 
     def __init__(self, publisher: Publisher, address: Address) -> None:
         self.owed: deque[Owed] = deque()
+        self._offered: list[tuple[bytes, bytes]] = []
         self._publisher = publisher
         self._address = address
         self._added = asyncio.Event()
@@ -62,6 +65,12 @@ class Lane:
     def add(self, owed: Owed) -> None:
         self.owed.append(owed)
         self._added.set()
+
+    def offer(self, channel: bytes, message: bytes) -> None:
+        """Publish a message that need not arrive: with the next batch or not at all."""
+        if len(self._offered) < MAX_OFFERED:
+            self._offered.append((channel, message))
+            self._added.set()
 
     def retire(self) -> None:
         """Nothing is told here any more."""
@@ -84,7 +93,7 @@ class Lane:
                     self._added.clear()
                     await self._tell(link)
                     delays, failures = retry_delays(*RETRY_SECONDS), 0
-                    if not self.owed:
+                    if not (self.owed or self._offered):
                         with suppress(TimeoutError):
                             async with asyncio.timeout(CHECK_SECONDS):
                                 await self._added.wait()
@@ -99,6 +108,7 @@ class Lane:
                 if link is not None:
                     link.close()
             await asyncio.sleep(next(delays))
+            self._offered.clear()  # too old by now
 
     def _is_needed(self, error: Exception, failures: int) -> bool:
         """Take in that the server cannot be told; whether to go on with it."""
@@ -119,11 +129,12 @@ class Lane:
         """Publish what is owed; without anything ask for a sign of life. RedisError, OSError or TimeoutError."""
         channels = self._publisher.channels
         batch = list(islice(self.owed, BATCH))
+        offered, self._offered = self._offered, []
         verb = "SPUBLISH" if channels.is_sharded else "PUBLISH"
         # In a cluster a replica sends us to its master.
         guard = () if channels.is_cluster else (self._publisher.guard,)
         messages = ((verb, each.channel, each.message) for each in batch)
-        asked = link.ask_each([("PING",), *guard, *messages])
+        asked = link.ask_each([("PING",), *guard, *messages, *((verb, *each) for each in offered)])
         try:
             # The first is answered even while writing is paused: without it the connection was cut without a word.
             await _replied(asked[:1], SIGN_SECONDS)
@@ -139,7 +150,8 @@ class Lane:
             raise replies[1]
         if self._publisher.is_home(self._address):
             self._publisher.failure = None
-        self._settle(batch, replies[len(asked) - len(batch) :])
+        first = 1 + len(guard)
+        self._settle(batch, replies[first : first + len(batch)])
 
     def _settle(self, batch: Sequence[Owed], replies: Iterable[Any]) -> None:
         failure = None

@@ -19,7 +19,7 @@ from pipeline.clock import utc_now
 from pipeline.delays import retry_delays
 from pipeline.link.channels import Channels
 from pipeline.link.nodes import Address
-from pipeline.rooms.lane import RETRY_SECONDS, Lane, Owed
+from pipeline.rooms.lane import MAX_OFFERED, RETRY_SECONDS, Lane, Owed
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
@@ -61,6 +61,8 @@ class Publisher:
         self._lanes: dict[Address, Lane] = {}
         self._unassigned: deque[Owed] = deque()
         self._refused: list[Owed] = []
+        # Messages that need not arrive, to servers that have no lane yet.
+        self._offered: list[tuple[bytes, bytes]] = []
         self._change = asyncio.Event()
         channels.on_changed.append(self._assign_anew)
 
@@ -76,6 +78,16 @@ class Publisher:
             self._unassigned.append(owed)
             self._change.set()
         return owed.published
+
+    def offer(self, channel: bytes, message: bytes) -> None:
+        """Publish a message that need not arrive: it goes at once or not at all, and what is owed goes first."""
+        if self.channels.is_known:
+            lane = self._lanes.get(self.channels.address_of(channel))
+            if lane is not None:
+                lane.offer(channel, message)
+            elif len(self._offered) < MAX_OFFERED:
+                self._offered.append((channel, message))
+                self._change.set()
 
     async def run(self) -> NoReturn:
         """Publish for ever; after an exception it may be run again, and what was owed is still owed."""
@@ -144,6 +156,9 @@ class Publisher:
         while self._unassigned:
             owed = self._unassigned.popleft()
             self._open_lane(owed.channel, group).add(owed)
+        while self._offered:
+            channel, message = self._offered.pop(0)
+            self._open_lane(channel, group).offer(channel, message)
 
     def _open_lane(self, channel: bytes, group: asyncio.TaskGroup) -> Lane:
         address = self.channels.address_of(channel)

@@ -19,6 +19,8 @@ Close = Callable[[int], None]
 TRANSPORTS = ("socket", "sse", "poll")
 # What Python takes for a frame beside its bytes: a bound that left it out would be passed by some per cent.
 FRAME_BYTES = 96
+# A progress frame that finds so many frames waiting is dropped: it must not push an event out of the outbox.
+PROGRESS_AT_MOST = 8
 
 
 class Connection:
@@ -26,7 +28,8 @@ class Connection:
 
     room: where it is in, or None. transport: one of TRANSPORTS. probe: asks the client for a sign of life and ends the
     connection when none comes soon. joined_at: since when it misses nothing. is_started: it has been told that.
-    is_ended: nothing is sent to it any more. closed: done when the socket is gone.
+    is_ended: nothing is sent to it any more. closed: done when the socket is gone. wants_progress: it gets progress
+    frames too.
     """
 
     __slots__ = (
@@ -37,6 +40,7 @@ class Connection:
         "is_started",
         "is_ended",
         "closed",
+        "wants_progress",
         "_is_held",
         "_write",
         "_close",
@@ -66,6 +70,7 @@ class Connection:
         self.is_started = False
         self.is_ended = False
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.wants_progress = False
         self._is_held = True
         self._write = write
         self._close = close
@@ -115,6 +120,11 @@ class Connection:
             self._outbox.clear()
             self._overflow()
 
+    def offer(self, frames: bytes) -> None:
+        """Send progress frames unless other frames wait already."""
+        if not self._is_held and len(self._outbox) < PROGRESS_AT_MOST:
+            self.send(frames)
+
     def end(self, code: int, last: bytes | None = None) -> None:
         """Hand everything that waits to the socket, then `last`, then the close code. Only the first call counts."""
         if self.is_ended:
@@ -153,6 +163,8 @@ class Rooms:
     on_occupied: awaited by whoever joins; returns when events of other processes reach the room too, or cannot.
     on_vacated: called when the last connection has left a room.
     is_heard: tells whether events of other processes reach the room just now.
+    on_asked: called with a room whenever a connection in it wants progress frames. on_unasked: when the last one left.
+    on_event: called with a room that has such connections and each event they are sent.
     """
 
     def __init__(self, *, max_frames: int, max_bytes: int, metrics: Metrics) -> None:
@@ -161,8 +173,13 @@ class Rooms:
         self.on_occupied: Callable[[str], Awaitable[None]] | None = None
         self.on_vacated: Callable[[str], None] | None = None
         self.is_heard: Callable[[str], bool] = lambda room: True
+        self.on_asked: Callable[[str], None] = lambda room: None
+        self.on_unasked: Callable[[str], None] = lambda room: None
+        self.on_event: Callable[[str, bytes], None] = lambda room, frame: None
         # Each room's in the order they came.
         self._members: dict[str, dict[Connection, None]] = {}
+        # Those that want progress frames, by room.
+        self._askers: dict[str, set[Connection]] = {}
         self._joined = 0
         self._max_frames = max_frames
         self._max_bytes = max_bytes
@@ -216,7 +233,21 @@ class Rooms:
         members = self.members(room)
         for connection in members:
             connection.send(frame)
+        if room in self._askers:
+            self.on_event(room, frame)
         return len(members)
+
+    def ask(self, connection: Connection) -> None:
+        """Let a connection that is in a room get progress frames from now on."""
+        if connection.room is not None and not connection.wants_progress:
+            connection.wants_progress = True
+            self._askers.setdefault(connection.room, set()).add(connection)
+            self.on_asked(connection.room)
+
+    def offer(self, room: str, frames: bytes) -> None:
+        """Send progress frames to those in the room that want them and read what they are sent."""
+        for connection in tuple(self._askers.get(room, ())):
+            connection.offer(frames)
 
     def end(self, connection: Connection, code: int, last: bytes | None = None) -> None:
         """Take the connection out of its room and close it with the code, after a last frame if one is given."""
@@ -237,6 +268,11 @@ class Rooms:
             return
         self._joined -= 1
         self._open[connection.transport].dec()
+        if connection.wants_progress:
+            self._askers[room].discard(connection)
+            if not self._askers[room]:
+                del self._askers[room]
+                self.on_unasked(room)
         del self._members[room][connection]
         if not self._members[room]:
             del self._members[room]

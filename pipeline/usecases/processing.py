@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
@@ -22,6 +23,7 @@ from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import PermanentJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
+from pipeline.hooks.providers import Witness
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import AlreadyOver
 from pipeline.queue.job import Job, NewJob
@@ -43,9 +45,15 @@ class Plugins(ImageStorage, Protocol):
         """Return the bytes of the stored image."""
 
     async def analyze(
-        self, request: AnalyzeRequest, read_image: Callable[[], Awaitable[bytes]], tries: str = ""
+        self,
+        request: AnalyzeRequest,
+        read_image: Callable[[], Awaitable[bytes]],
+        tries: str = "",
+        witness: Witness | None = None,
     ) -> Analysis:
-        """Ask the AI provider; read_image is for one that wants the image's bytes, tries the held one to ask."""
+        """Ask the AI provider; read_image is for one that wants the image's bytes, tries the held one to ask. witness:
+        is told how it goes.
+        """
 
 
 class Announcer(Protocol):
@@ -79,11 +87,14 @@ class Processing:
         leftovers: Leftovers,
         provider_timeout_seconds: float = 90,
         max_starts: int = 6,
+        witness: Callable[[Job], AbstractContextManager[Witness | None]] = lambda job: nullcontext(),
         tracing: Tracing = OFF,
     ) -> None:
         """kept: where dead letters are, so that a Redis that loses them loses none.
 
-        max_starts: an asset started so often without an end has lost its process each time, whatever Redis knows."""
+        max_starts: an asset started so often without an end has lost its process each time, whatever Redis knows.
+        witness: yields what is told how a job's analysis goes.
+        """
         self._store = store
         self._plugins = plugins
         self._announcer = announcer
@@ -92,6 +103,7 @@ class Processing:
         self._leftovers = leftovers
         self._provider_timeout_seconds = provider_timeout_seconds
         self._max_starts = max_starts
+        self._witness = witness
         self._tracing = tracing
         self._endings = Endings()
 
@@ -108,20 +120,18 @@ class Processing:
             return None
         if asset.starts > self._max_starts:
             raise PermanentJobError(f"Processing stalled, it was started {self._max_starts} times in vain")
-        analysis = await self._plugins.analyze(
-            AnalyzeRequest(
-                image_url=asset.original.url,
-                category=asset.category,
-                asset_id=asset.id,
-                job_id=job.id,
-                request_id=job.request_id,
-                attempt=job.attempt,
-                timeout_seconds=self._provider_timeout_seconds,
-                trace_context=job.trace_context,
-            ),
-            partial(self._read, asset),
-            job.tries,
+        request = AnalyzeRequest(
+            image_url=asset.original.url,
+            category=asset.category,
+            asset_id=asset.id,
+            job_id=job.id,
+            request_id=job.request_id,
+            attempt=job.attempt,
+            timeout_seconds=self._provider_timeout_seconds,
+            trace_context=job.trace_context,
         )
+        with self._witness(job) as witness:
+            analysis = await self._plugins.analyze(request, partial(self._read, asset), job.tries, witness)
         return _Result(asset, analysis)
 
     async def commit(self, job: Job, result: _Result) -> None:

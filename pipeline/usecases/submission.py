@@ -76,10 +76,11 @@ class Submission:
         pool: Executor,
         on_deferred: Callable[[], None] = lambda: None,
         on_enqueued: Callable[[Asset, str], None] = lambda asset, request_id: None,
+        on_deleted: Callable[[Asset], None] = lambda asset: None,
         tracing: Tracing = OFF,
     ) -> None:
         """pool: threads of ours, in which no plugin runs. on_deferred: called when a job could not be enqueued and the
-        reconciler has to. on_enqueued: otherwise.
+        reconciler has to. on_enqueued: otherwise. on_deleted: called when an asset is gone.
         """
         self._store = store
         self._storage = storage
@@ -91,6 +92,7 @@ class Submission:
         self._backlog = Backlog(queue, most=policy.max_backlog, most_of_group=policy.max_backlog_per_user)
         self._on_deferred = on_deferred
         self._on_enqueued = on_enqueued
+        self._on_deleted = on_deleted
         self._tracing = tracing
         # Who look after uploads of unknown outcome; to be cancelled at the end.
         self.unsettled: set[asyncio.Task[None]] = set()
@@ -218,6 +220,7 @@ class Submission:
             # Perhaps it is gone and only the answer was lost.
             self._leftovers.discard_later(stored)
             raise
+        self._on_deleted(removed)
         await self._leftovers.discard(stored.union(removed.image_ids))
         log.info("asset_deleted", assetId=asset_id)
 

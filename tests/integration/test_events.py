@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import pipeline.handlers.events
-from pipeline.assets.asset import to_timestamp, utc_now
+from pipeline.assets.asset import to_timestamp
+from pipeline.clock import utc_now
 from tests.contract import contracts
 from tests.factories import make_token
 from tests.integration.test_replay import NOON, SECOND, finish

@@ -54,6 +54,13 @@ ORIGIN = "https://app.example"
 LIMIT = 10 * 1024 * 1024
 
 
+class StandInProgress:
+    """Knows of no asset how it goes."""
+
+    async def shown(self, assets: Sequence[Asset]) -> list[dict[str, Any]]:
+        return [asset.to_json() for asset in assets]
+
+
 class StandInSubmission:
     """Remembers what it was handed, and reads the file as storage would. error: raised instead."""
 
@@ -275,7 +282,10 @@ def application(border: Border, settings: Settings, pool: ThreadPoolExecutor) ->
     admission = SimpleNamespace(is_draining=False)
     upload = common | {"submission": border.submission, "settings": settings, "pool": pool, "turns": Turns()}
     upload |= {"store": border.store, "admission": admission}
-    with_assets = common | {"store": border.store, "submission": border.submission, "admission": admission}
+    with_assets = common | {"store": border.store, "submission": border.submission} | {
+        "progress": StandInProgress(),
+        "admission": admission,
+    }
     return tornado.web.Application(
         [
             (UPLOAD, WatchedUpload, upload),

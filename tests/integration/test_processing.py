@@ -14,6 +14,7 @@ from pipeline.clock import utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, ProcessedImage
+from pipeline.hooks.providers import Witness
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import AlreadyOver
 from pipeline.queue.queue import JobQueue
@@ -42,7 +43,11 @@ class Plugins(MemoryStorage):
         self.before_answer: Callable[[], Any] | None = None
 
     async def analyze(
-        self, request: AnalyzeRequest, read_image: Callable[[], Awaitable[bytes]], tries: str = ""
+        self,
+        request: AnalyzeRequest,
+        read_image: Callable[[], Awaitable[bytes]],
+        tries: str = "",
+        witness: Witness | None = None,
     ) -> Analysis:
         self.tried.append(tries)
         if self.needs_image:

@@ -251,6 +251,7 @@ async def test_first_frame_may_say_since_when(redis_url: str, since: str) -> Non
         '{"auth": {"token": "T"}, "since": "yesterday"}',
         '{"auth": {"token": "T"}, "since": null}',
         '{"auth": {"token": "T"}, "since": 5}',
+        '{"auth": {"token": "T"}, "events": "progress"}',
         '{"auth": {"token": "T"}, "since": "2026-01-31T12:00:00"}',
         '{"auth": {"token": "T"}, "since": "99999-01-31T12:00:00Z"}',
         "[" * 15_000,

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from pipeline.metrics import Metrics
-from pipeline.rooms.rooms import FRAME_BYTES, Connection, Rooms
+from pipeline.rooms.rooms import FRAME_BYTES, PROGRESS_AT_MOST, Connection, Rooms
 
 
 class Wire:
@@ -212,3 +212,42 @@ async def test_forget_tells_who_waits_for_the_close() -> None:
     rooms.forget(connection)
     rooms.forget(connection)
     assert connection.closed.done()
+
+
+@pytest.mark.gen_test
+async def test_progress_reaches_those_who_ask_and_nobody_else() -> None:
+    """Of a room with two sockets one asks, another room's asks too; who leaves or has ended gets no more."""
+    rooms, _ = make_rooms()
+    asked: list[str] = []
+    rooms.on_asked = asked.append
+    rooms.on_unasked = lambda room: asked.append(f"not {room}")
+    one, silent, other = await joined(rooms), await joined(rooms), await joined(rooms, "user:2")
+    rooms.ask(one.connection)
+    rooms.ask(one.connection)
+    rooms.ask(other.connection)
+    rooms.offer("user:1", b"progress")
+    assert (one.written, silent.written, other.written) == ([b"progress"], [], [])
+    rooms.end(one.connection, 1012)
+    rooms.offer("user:1", b"progress")
+    assert one.written == [b"progress"]
+    assert asked == ["user:1", "user:2", "not user:1"]
+
+
+@pytest.mark.gen_test
+async def test_progress_pushes_no_event_out_of_an_outbox() -> None:
+    """To a client that does not read only few progress frames wait; one that is being let in gets none."""
+    rooms, _ = make_rooms(max_frames=100, max_bytes=100_000)
+    wire = await joined(rooms)
+    rooms.ask(wire.connection)
+    for _ in range(1000):
+        rooms.offer("user:1", b"progress")
+    for _ in range(100 - PROGRESS_AT_MOST):
+        rooms.deliver("user:1", b"event")
+    assert wire.codes == []
+    wire.connection.hold()
+    rooms.offer("user:1", b"late progress")
+    wire.connection.start()
+    while not wire.writes[-1].done():
+        await wire.finish_write()
+    assert wire.written.count(b"progress") == 1 + PROGRESS_AT_MOST
+    assert wire.written.count(b"event") == 100 - PROGRESS_AT_MOST and b"late progress" not in wire.written

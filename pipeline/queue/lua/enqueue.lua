@@ -1,11 +1,11 @@
 -- A new job -> the back of waiting. Repeating it with the same id changes nothing, but puts back a job that is not where its state
 -- says: what a failover, an eviction or a careless hand can do.
 -- Called by JobQueue.enqueue and JobQueue.restore.
--- KEYS: those of place.lua, completed, failed, delayed, leases, parked, owner
+-- KEYS: those of place.lua, completed, failed, delayed, leases, parked, owner, watched
 -- ARGV: clock offset (ms), store id or '' (see owner.lua), job id, record (a JSON object without enqueuedAt), group or '', revive (1: a
 --   finished job starts over)
--- Returns: 'ok', 'exists', 'restored' or 'foreign': then nothing has been done
-local completed, failed, delayed, leases, parked, owner = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+-- Returns: 'ok', 'watched' (the same, and somebody asks how jobs go), 'exists', 'restored' or 'foreign': then nothing has been done
+local completed, failed, delayed, leases, parked, owner, watched = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
 local offset, store_id, id, new_record, group, revive = unpack(ARGV)
 local LOOK_AT_MOST = 1000
 
@@ -13,7 +13,7 @@ local function enqueued_at(record)
   return tonumber(string.match(record or '', '^{"enqueuedAt":(%d+)')) or 0
 end
 
-local known = redis.call('MGET', record_key(id), state_key(id), owner)
+local known = redis.call('MGET', record_key(id), state_key(id), owner, watched)
 if mode_of(store_id, known[3]) == 'foreign' then return 'foreign' end
 local record, state = known[1], decode(known[2])
 local is_completed = not record and redis.call('ZSCORE', completed, id)
@@ -27,7 +27,7 @@ if is_finished and revive == '1' or not record and not is_completed then
   redis.call('ZREM', failed, id)
   put_waiting('LPUSH', id, group)
   wake_one()
-  return 'ok'
+  return known[4] and 'watched' or 'ok'
 end
 
 if is_finished then return 'exists' end

@@ -9,7 +9,8 @@ local function end_other(keys, now, longest_delay, finish, park)
   local id = string.match(lease, '^(.*)|')
   local state = read_state(id)
   state.lease, state.error = nil, err ~= '' and err or state.error
-  if gives_back == '1' then state.attempt = math.max(0, (tonumber(state.attempt) or 0) - 1) end
+  state.givenBack = gives_back == '1' or nil
+  if state.givenBack then state.attempt = math.max(0, (tonumber(state.attempt) or 0) - 1) end
   if outcome == 'failed' then
     redis.call('ZADD', keys.failed, now, id)
     state.state = 'failed'
@@ -18,7 +19,7 @@ local function end_other(keys, now, longest_delay, finish, park)
   elseif outcome ~= 'released' then
     local postponed = tonumber(state.postponed) or 0
     -- What is away for long is asked less and less often.
-    if gives_back == '1' then delay, state.postponed = delay * 2 ^ math.min(postponed, OFTEN), postponed + 1 end
+    if state.givenBack then delay, state.postponed = delay * 2 ^ math.min(postponed, OFTEN), postponed + 1 end
     redis.call('ZADD', keys.delayed, now + math.min(delay, longest_delay), id)
     state.state = 'delayed'
   else

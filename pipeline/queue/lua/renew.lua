@@ -1,9 +1,9 @@
 -- Prolongs every lease named that is still held; no state changes.
 -- Called by JobQueue.renew.
--- KEYS: those of place.lua, leases
+-- KEYS: those of place.lua, leases, watched
 -- ARGV: clock offset (ms), lease length (ms), leases...
--- Returns: {leases that were lost, leases of jobs that were cancelled}
-local leases = KEYS[6]
+-- Returns: {leases that were lost, leases of jobs that were cancelled, whether somebody asks how jobs go (1|0)}
+local leases, watched = KEYS[6], KEYS[7]
 local offset, lease_ms = ARGV[1], ARGV[2]
 
 -- A full Redis refuses a script whose first write needs memory. ZADD of a member that is there needs none, but is refused all the
@@ -24,4 +24,4 @@ for i, score in ipairs(scores) do
   end
 end
 if #renewed > 0 then redis.call('ZADD', leases, 'XX', unpack(renewed)) end
-return {lost, cancelled}
+return {lost, cancelled, redis.call('EXISTS', watched)}

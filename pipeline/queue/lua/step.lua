@@ -1,24 +1,24 @@
 -- active -> completed, delayed, parked, failed or waiting for every job that finished; then due delayed -> waiting -> active for every
 -- free slot, unless the queue is paused.
 -- Called by JobQueue.step. Its parts: finish.lua, claims.lua, lanes.lua, place.lua.
--- KEYS: those of place.lua, delayed, leases, completed, failed, paused, holds, parked, owner
+-- KEYS: those of place.lua, delayed, leases, completed, failed, paused, holds, parked, owner, watched
 -- ARGV: clock offset (ms), store id or '' (see owner.lua), lease length (ms), claim mark (worker:number:lease length, new for each step),
 --   free slots, longest delay (ms), longest age of a parked job (ms), lanes ({name: [provider...]} as JSON), findings (JSON, see
 --   lanes.lua), lanes that this worker leaves to others (JSON); number of completed jobs, and the lease of each; then six for each that
 --   ended otherwise, see finish.lua
 -- Returns: {leases that were lost, claimed, more are waiting (1|0), ms until the next job is due or -1, mode (see owner.lua), held
---   providers (JSON) or '', now (ms)}
+--   providers (JSON) or '', now (ms), whether somebody asks how jobs go (1|0)}
 --   claimed: {id, record, attempt, stalls, lease, error, provider that it alone tries or ''} each
 -- A lease is the member 'job id|claim mark' of the leases set: who can name it owns the job, and a repeated finish finds it gone.
 local keys = {delayed = KEYS[6], leases = KEYS[7], completed = KEYS[8], failed = KEYS[9]}
-local paused, holds, parked, owner = KEYS[10], KEYS[11], KEYS[12], KEYS[13]
+local paused, holds, parked, owner, watched = KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14]
 local offset, store_id, lease_ms, mark, free, longest_delay, longest_age =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local lanes, findings, avoided, completions = ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
 local FIRST, PROMOTE_AT_MOST, LOOK_AT_MOST = 12, 100, 1000
 local now = now_ms(offset)
 
-local kept = redis.call('MGET', holds, paused, owner)
+local kept = redis.call('MGET', holds, paused, owner, watched)
 local mode = mode_of(store_id, kept[3], kept[2])
 local is_running = mode == 'running'
 -- nil while there is nothing to look up in it: then every lane is open.
@@ -55,4 +55,4 @@ end
 -- Who got fewer than it asked for has emptied the lists.
 local more = not is_empty and not has_left_any and redis.call('EXISTS', waiting, groups) > 0
 if more and is_running then wake_one() end
-return {lost, claims.list, more and 1 or 0, next_due and math.max(0, next_due - now) or -1, mode, held, now}
+return {lost, claims.list, more and 1 or 0, next_due and math.max(0, next_due - now) or -1, mode, held, now, kept[4] and 1 or 0}

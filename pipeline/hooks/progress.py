@@ -1,0 +1,68 @@
+"""What an `analyze` that takes `progress` is handed: a call that tells how far it is, from the loop or a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import threading
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from typing import Any
+
+from pipeline.hooks.checks import attribute_fault
+from pipeline.hooks.protocols import Attribute
+
+FIELDS = ("brand", "model", "colorway")
+# Called on the event loop with the share and with what has been found so far.
+OnReport = Callable[[float | None, Mapping[str, Attribute]], None]
+
+
+def takes_progress(analyze: Callable[..., Any]) -> bool:
+    """Return whether a provider's `analyze` takes `progress` beside the request."""
+    try:
+        return "progress" in inspect.signature(analyze).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+class Reporting:
+    """The `progress` of one call of `analyze`. Made on the event loop."""
+
+    def __init__(self, on_report: OnReport = lambda share, partial: None) -> None:
+        self._on_report = on_report
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._is_over = False
+
+    def __call__(self, share: float | None = None, **partial: Attribute) -> Awaitable[None]:
+        """Take a report: see Progress in protocols.py."""
+        if share is not None:
+            if isinstance(share, bool) or not isinstance(share, (int, float)) or not math.isfinite(share):
+                raise ValueError(f"progress got a share of {share!r}, which is no number")
+            share = min(max(float(share), 0.0), 1.0)
+        for name, attribute in partial.items():
+            if name not in FIELDS:
+                raise TypeError(f"progress got {name!r}, which is none of {', '.join(FIELDS)}")
+            if fault := attribute_fault(attribute):
+                raise ValueError(f"progress got a {name} that {fault}")
+        if threading.get_ident() == self._thread:
+            self._report(share, partial)
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._report, share, partial)
+        return _Done()
+
+    def end(self) -> None:
+        """Take no more reports: the call is over, though its thread may go on."""
+        self._is_over = True
+
+    def _report(self, share: float | None, partial: Mapping[str, Attribute]) -> None:
+        if not self._is_over:
+            self._on_report(share, partial)
+
+
+class _Done:
+    """Can be awaited, and need not be."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        # Lets the loop do other things: a provider may report in a tight loop.
+        yield

@@ -1,0 +1,181 @@
+"""Use case: where an unfinished photo is: in the line, running, before its next attempt, or held.
+
+The asset store knows only that a photo is unfinished. The rest comes from snapshots of the queue: at most one a second,
+whoever asks for whatever, and none while nobody asks. What this process itself runs it knows without asking. Runs on
+the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import structlog
+
+from pipeline.assets.asset import Asset, AssetStatus, to_timestamp
+from pipeline.errors import DependencyUnavailable
+from pipeline.hold import Hold
+from pipeline.queue.job import JobState, Mode
+from pipeline.queue.queue import OTHERS_AT_MOST, JobQueue
+from pipeline.queue.snapshot import UNKNOWN, Place, Snapshot
+from pipeline.texts import cause_of
+
+log = structlog.get_logger(__name__)
+
+EVERY_SECONDS = 1.0
+# A reply that shows progress waits no longer than this for Redis.
+LONGEST_SECONDS = 0.5
+# A job that was asked for is asked for again with each snapshot for so long.
+ASKED_SECONDS = 10.0
+PAUSED = "The queue is paused"
+NOTHING: Mapping[str, Any] = {
+    **dict.fromkeys(("state", "position", "etaSeconds", "attempt", "provider", "reason", "nextAt", "share"))
+}
+
+
+class Subject(NamedTuple):
+    """An unfinished asset as far as its progress needs it. starts: how often its job has started, as is known here."""
+
+    asset_id: str
+    job_id: str
+    category: str
+    starts: int = 0
+
+    @classmethod
+    def of(cls, asset: Asset) -> Subject:
+        """Return that of an asset."""
+        return cls(asset.id, asset.processing_job_id, asset.category, asset.starts)
+
+
+class Progress:
+    """Says how unfinished assets go."""
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        lanes: Mapping[str, Sequence[str]],
+        running: Callable[[str], Mapping[str, Any] | None] = lambda job_id: None,
+    ) -> None:
+        """lanes: the providers of each category, any of which will do; those of "" are for all others.
+
+        running: returns attempt, provider and share of a job that this process runs, None for any other.
+        """
+        self._queue = queue
+        self._lanes = lanes
+        self._running = running
+        # The last snapshot, None when it failed, and when it was asked for, in loop time.
+        self._last: Snapshot | None = None
+        self.taken_at = -math.inf
+        self._next: asyncio.Task[None] | None = None
+        # Jobs that are asked for by name, because no snapshot tells of them by itself, and when they were last.
+        self._asked: dict[str, float] = {}
+
+    async def shown(self, assets: Sequence[Asset]) -> list[dict[str, Any]]:
+        """Return the assets as clients see them, each with its progress, null for one that is not being processed.
+
+        Waits up to a second for the next snapshot; without Redis it tells what the assets themselves tell.
+        """
+        subjects = {asset.id: Subject.of(asset) for asset in assets if asset.status is AssetStatus.PROCESSING}
+        elsewhere = [each.job_id for each in subjects.values() if self._running(each.job_id) is None]
+        snapshot = await self.snapshot(elsewhere) if elsewhere else None
+        told = {asset_id: self.describe(each, snapshot) for asset_id, each in subjects.items()}
+        return [asset.to_json(told.get(asset.id)) for asset in assets]
+
+    async def snapshot(self, job_ids: Sequence[str] = (), *, insists: bool = True) -> Snapshot | None:
+        """Return a snapshot that is a second old at most and tells of these jobs; None while Redis is away.
+
+        insists: waits for one that tells of all of them; otherwise the next one does.
+        """
+        now = asyncio.get_running_loop().time
+        # Twice: one that is under way was asked for before these jobs were.
+        for _ in range(2 if insists else 1):
+            is_fresh = self._next is None and now() - self.taken_at < EVERY_SECONDS
+            if is_fresh and self._last is None:
+                return None  # Redis has just failed to answer
+            self._asked |= {job_id: now() for job_id in job_ids if job_id in self._asked}
+            missing = [job_id for job_id in job_ids if self._last is None or self._last.place(job_id) is None]
+            # A snapshot takes only so many names: what is beyond them is not waited for.
+            named = missing[: max(0, OTHERS_AT_MOST - len(self._asked))]
+            if is_fresh and not named:
+                break
+            self._asked |= {job_id: now() for job_id in named}
+            if self._next is None:
+                self._next = asyncio.create_task(self._take(), name="snapshot of the queue")
+            await asyncio.shield(self._next)
+        return self._last
+
+    async def _take(self) -> None:
+        now = asyncio.get_running_loop().time
+        try:
+            await asyncio.sleep(self.taken_at + EVERY_SECONDS - now())
+            self.taken_at = now()
+            self._asked = {job_id: at for job_id, at in self._asked.items() if at > now() - ASKED_SECONDS}
+            async with asyncio.timeout(LONGEST_SECONDS):
+                self._last = await self._queue.snapshot(list(self._asked))
+        except (DependencyUnavailable, TimeoutError) as error:
+            if self._last is not None:
+                log.warning("snapshot_failed", cause=cause_of(error))
+            self._last = None
+        finally:
+            self._next = None
+
+    def describe(self, subject: Subject, snapshot: Snapshot | None) -> dict[str, Any]:
+        """Return the asset's progress: schema Progress in contracts/analyze-queue.openapi.json."""
+        if (running := self._running(subject.job_id)) is not None:
+            return {**NOTHING, "state": "running", **running}
+        place = snapshot.place(subject.job_id) if snapshot is not None else None
+        if snapshot is None or place is None or place.state is None:
+            # It was begun and has not ended, or it was never begun.
+            state = "running" if subject.starts and place is not UNKNOWN else "queued"
+            return {**NOTHING, "state": state, "attempt": subject.starts or None}
+        if place.state is JobState.DELAYED:
+            state = "held" if place.is_given_back else "retrying"
+            return self._told(subject, place, state=state, reason=place.error, next_at=place.due_at)
+        if place.state is JobState.WAITING:
+            return self._describe_waiting(subject, place, snapshot)
+        report = place.report if place.report.get("attempt") == place.attempt else {}
+        told = self._told(subject, place, state="running")
+        return told | {name: report.get(name) for name in ("provider", "share")}
+
+    def _describe_waiting(self, subject: Subject, place: Place, snapshot: Snapshot) -> dict[str, Any]:
+        if (hold := self._hold_of(subject.category, snapshot)) is not None:
+            # The line passes it, so its position says nothing.
+            next_at = snapshot.taken_at + timedelta(seconds=hold.left_seconds)
+            place = replace(place, position=None)
+            return self._told(subject, place, state="held", reason=hold.reason, next_at=next_at)
+        if snapshot.mode is Mode.PAUSED:
+            return self._told(subject, place, state="held", reason=PAUSED)
+        return self._told(subject, place, state="queued") | {"etaSeconds": eta_seconds(place.position, snapshot)}
+
+    def _told(
+        self, subject: Subject, place: Place, *, state: str, reason: str = "", next_at: datetime | None = None
+    ) -> dict[str, Any]:
+        return {
+            **NOTHING,
+            "state": state,
+            "position": place.position,
+            "attempt": place.attempt or subject.starts or None,
+            "reason": reason or None,
+            "nextAt": to_timestamp(next_at),
+        }
+
+    def _hold_of(self, category: str, snapshot: Snapshot) -> Hold | None:
+        """Return what keeps a category's jobs back: the hold that ends first when all its providers are held."""
+        if not snapshot.holds:
+            return None
+        held = {hold.provider: hold for hold in snapshot.holds}
+        names = self._lanes.get(category) or self._lanes.get("", ())
+        if not names or any(name not in held for name in names):
+            return None
+        return min((held[name] for name in names), key=lambda hold: hold.left_seconds)
+
+
+def eta_seconds(position: int | None, snapshot: Snapshot) -> int | None:
+    """Return when a job at that place of the line will have ended at the pace of the last minute, None if none did."""
+    if position is None or not snapshot.ended_in_last_minute:
+        return None
+    return math.ceil(position * 60 / snapshot.ended_in_last_minute)

@@ -1,0 +1,204 @@
+"""Use case: sockets that ask are told how their user's unfinished photos go.
+
+What happens to a job is told by the process that does it: at once, to its own sockets and, over the fanout, to those of
+other processes. Where the job is in the line, that it is held, and what was lost on the way, each process with such
+sockets finds out itself, from a snapshot of the queue a second. Nothing here is repeated or kept: GET /api/assets/{id}
+has the same state. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import structlog
+
+from pipeline.assets.asset import Asset, AssetStatus
+from pipeline.assets.store import AssetStore
+from pipeline.errors import DependencyUnavailable
+from pipeline.queue.job import Job, JobState
+from pipeline.queue.snapshot import Snapshot
+from pipeline.rooms.fanout import RoomFanout
+from pipeline.rooms.frames import encode, event_frame, text_frame
+from pipeline.rooms.rooms import Rooms
+from pipeline.texts import cause_of
+from pipeline.usecases.progress import EVERY_SECONDS, Progress, Subject
+from pipeline.usecases.replay import ROOM_PREFIX
+
+log = structlog.get_logger(__name__)
+
+# How many unfinished assets of one user are looked after.
+WATCHED_AT_MOST = 1000
+# While no asset is unfinished the queue is looked at so often, or workers would stop telling.
+IDLE_SECONDS = 10.0
+PROCESSED = re.compile(rb'"assetId":"([0-9a-f]{24})"')
+# For each state: the event that tells it, its members, and which of these have to change for another frame.
+EVENTS: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "queued": ("asset_queued", ("position", "etaSeconds"), ("position",)),
+    "running": ("asset_started", ("attempt", "provider"), ("attempt",)),
+    "retrying": ("asset_retrying", ("attempt", "reason", "nextAt"), ("attempt",)),
+    "held": ("asset_held", ("reason", "nextAt"), ("reason", "nextAt")),
+}
+STATES = {event: (state, counts) for state, (event, _, counts) in EVENTS.items()}
+
+
+@dataclass(slots=True)
+class _Watched:
+    """An unfinished asset. told: the state in the last frame, and what of it counts; told_at: in loop time."""
+
+    subject: Subject
+    told: tuple[Any, ...] = ()
+    told_at: float = 0.0
+
+
+class ProgressFrames:
+    """The unfinished assets of users with sockets that ask."""
+
+    def __init__(self, store: AssetStore, rooms: Rooms, fanout: RoomFanout, progress: Progress) -> None:
+        self._store = store
+        self._rooms = rooms
+        self._fanout = fanout
+        self._progress = progress
+        self._watched: dict[str, dict[str, _Watched]] = {}
+        self._unread: set[str] = set()
+        self._changed = asyncio.Event()
+        rooms.on_asked = self._add_room
+        rooms.on_unasked = self._remove_room
+        rooms.on_event = self._forget_processed
+        fanout.on_progress = self._take
+
+    # what is told at once
+
+    def queued(self, asset: Asset, *, elsewhere: bool) -> None:
+        """Tell that the asset's job is in the queue. elsewhere: other processes have sockets that ask."""
+        event = {"event": "asset_queued", "assetId": asset.id, "position": None, "etaSeconds": None}
+        self._tell(asset.user_id, Subject.of(asset), event, elsewhere)
+
+    def deleted(self, asset: Asset) -> None:
+        """Tell that the asset is gone."""
+        self._tell(asset.user_id, Subject.of(asset), {"event": "asset_deleted", "assetId": asset.id}, True)
+
+    def tell(self, job: Job, event: Mapping[str, Any], elsewhere: bool) -> None:
+        """Tell what a job does, as `elsewhere` says in `queued`."""
+        data = {name: str(job.data.get(name, "")) for name in ("assetId", "userId", "category")}
+        subject = Subject(data["assetId"], job.id, data["category"], job.attempt)
+        self._tell(data["userId"], subject, event, elsewhere)
+
+    def _tell(self, user_id: str, subject: Subject, event: Mapping[str, Any], elsewhere: bool) -> None:
+        room = ROOM_PREFIX + user_id
+        if room not in self._watched and not elsewhere:
+            return
+        with suppress(ValueError):  # a user id that cannot be encoded has no socket
+            payload = encode(event)
+            self._deliver(room, subject, event, payload)
+            if elsewhere:
+                self._fanout.offer(room, orjson.dumps([*subject]) + b"\n" + payload)
+
+    def _take(self, room: str, message: bytes) -> None:
+        """Take in what another process told."""
+        about, _, payload = message.partition(b"\n")
+        self._deliver(room, Subject(*orjson.loads(about)), orjson.loads(payload), payload)
+
+    def _deliver(self, room: str, subject: Subject, event: Mapping[str, Any], payload: bytes) -> None:
+        watched = self._watched.get(room)
+        if watched is None:
+            return
+        if event["event"] == "asset_deleted":
+            watched.pop(subject.asset_id, None)
+        else:
+            self._note(watched, subject, event)
+        self._rooms.offer(room, text_frame(payload))
+
+    def _note(self, watched: dict[str, _Watched], subject: Subject, event: Mapping[str, Any]) -> None:
+        if subject.asset_id not in watched and len(watched) >= WATCHED_AT_MOST:
+            return
+        entry = watched.setdefault(subject.asset_id, _Watched(subject))
+        entry.subject = subject
+        if (known := STATES.get(event["event"])) is not None:
+            state, counts = known
+            entry.told = (state, *(event[name] for name in counts))
+            entry.told_at = asyncio.get_running_loop().time()
+        self._changed.set()
+
+    # what is found out
+
+    async def run(self) -> None:
+        """Look at the queue while somebody asks, for ever."""
+        while True:
+            if not self._watched:
+                self._changed.clear()
+                await self._changed.wait()
+            snapshot = await self._progress.snapshot(self._job_ids(), insists=False)
+            await self._read_rooms()
+            if snapshot is not None:
+                self._look(snapshot)
+            self._changed.clear()
+            if not any(self._watched.values()):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(IDLE_SECONDS):
+                        await self._changed.wait()
+            await asyncio.sleep(EVERY_SECONDS)
+
+    def _add_room(self, room: str) -> None:
+        if room not in self._watched:
+            self._watched[room] = {}
+            self._fanout.listen_for_progress(room)
+        for entry in self._watched[room].values():
+            entry.told = ()  # the new socket has heard of none
+        self._unread.add(room)
+        self._changed.set()
+
+    def _remove_room(self, room: str) -> None:
+        self._watched.pop(room, None)
+        self._unread.discard(room)
+        self._fanout.ignore_progress(room)
+
+    def _forget_processed(self, room: str, frame: bytes) -> None:
+        if b'"asset_processed"' in frame and (found := PROCESSED.search(frame)):
+            self._watched.get(room, {}).pop(found[1].decode(), None)
+
+    def _job_ids(self) -> list[str]:
+        return [entry.subject.job_id for watched in self._watched.values() for entry in watched.values()]
+
+    async def _read_rooms(self) -> None:
+        """Learn from the store which assets of users that began to ask are unfinished."""
+        for room in list(self._unread):
+            try:
+                assets = await self._store.page(
+                    room.removeprefix(ROOM_PREFIX), status=AssetStatus.PROCESSING, limit=WATCHED_AT_MOST
+                )
+            except DependencyUnavailable as error:
+                log.warning("progress_postponed", cause=cause_of(error))
+                return
+            self._unread.discard(room)
+            watched = self._watched.get(room, {})
+            for asset in assets:
+                watched.setdefault(asset.id, _Watched(Subject.of(asset)))
+
+    def _look(self, snapshot: Snapshot) -> None:
+        for room, watched in list(self._watched.items()):
+            frames = [frame for entry in list(watched.values()) if (frame := self._look_at(watched, entry, snapshot))]
+            if frames:
+                self._rooms.offer(room, b"".join(frames))
+
+    def _look_at(self, watched: dict[str, _Watched], entry: _Watched, snapshot: Snapshot) -> bytes | None:
+        """Return the frame that tells what has changed, if anything has."""
+        place = snapshot.place(entry.subject.job_id)
+        if place is None or place.state is None or entry.told_at >= self._progress.taken_at:
+            return None  # nothing is known, or what was told since is newer
+        if place.state in (JobState.COMPLETED, JobState.FAILED):
+            watched.pop(entry.subject.asset_id, None)
+            return None
+        progress = self._progress.describe(entry.subject, snapshot)
+        event, members, counts = EVENTS[progress["state"]]
+        now = (progress["state"], *(progress[name] for name in counts))
+        if now == entry.told or now[0] == "running" and entry.told == ("retrying", *now[1:]):
+            return None
+        entry.told = now
+        about = {"event": event, "assetId": entry.subject.asset_id}
+        return event_frame(about | {name: progress[name] for name in members})

@@ -1,0 +1,130 @@
+"""Use case: the jobs that this process runs, and what it tells others of them while somebody asks.
+
+A start, a report of the provider and a retry go to the sockets that ask, at once. What runs for longer is also written
+beside the job, at most once a second, for the snapshots of other processes. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+from pipeline.assets.asset import to_timestamp
+from pipeline.clock import utc_now
+from pipeline.errors import DependencyUnavailable
+from pipeline.hooks import Attribute
+from pipeline.queue.job import Finish, Job, Outcome
+from pipeline.queue.queue import REPORT_SECONDS, JobQueue
+
+WRITE_SECONDS = 1.0
+# Between two frames of one job.
+REPORT_EVERY_SECONDS = 0.5
+# Called with the job, the event and whether other processes are to hear it too.
+Tell = Callable[[Job, Mapping[str, Any], bool], None]
+
+
+class RunningJob:
+    """One job that this process runs: the Witness of its analysis (hooks/providers.py)."""
+
+    def __init__(self, reports: Reports, job: Job) -> None:
+        self.job = job
+        self.provider: str | None = None
+        self.share: float | None = None
+        self._reports = reports
+        self._told_at = 0.0
+
+    def shown(self) -> dict[str, Any]:
+        """Return what is known of it beside its state."""
+        return {"attempt": self.job.attempt, "provider": self.provider, "share": self.share}
+
+    def asked(self, provider: str) -> None:
+        """A provider has been asked."""
+        self.provider, self.share = provider, None
+        event = _event("asset_started", self.job, attempt=self.job.attempt, provider=provider)
+        self._reports.tell(self.job, event)
+
+    def reported(self, share: float | None, partial: Mapping[str, Attribute]) -> None:
+        """The provider has done so much of it, and found so much."""
+        self.share = share
+        now = asyncio.get_running_loop().time()
+        if now - self._told_at >= REPORT_EVERY_SECONDS:
+            self._told_at = now
+            event = _event("asset_progress", self.job, share=share)
+            if partial:
+                event["partial"] = {name: asdict(attribute) for name, attribute in partial.items()}
+            self._reports.tell(self.job, event)
+
+
+class Reports:
+    """The jobs that this process runs."""
+
+    def __init__(self, queue: JobQueue, tell: Tell, longest_delay_seconds: float) -> None:
+        """tell: sends an event. longest_delay_seconds: no job is delayed for longer."""
+        self._queue = queue
+        self._tell = tell
+        self._longest_delay_seconds = longest_delay_seconds
+        self._running: dict[str, RunningJob] = {}
+        self._written: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._watched = asyncio.Event()
+        queue.on_watched = self._watched.set
+
+    def running(self, job_id: str) -> dict[str, Any] | None:
+        """Return attempt, provider and share of a job that this process runs, None for any other."""
+        job = self._running.get(job_id)
+        return job.shown() if job is not None else None
+
+    @contextmanager
+    def analysis(self, job: Job) -> Iterator[RunningJob]:
+        """Yield what is to be told how the job's analysis goes, until it is over."""
+        running = self._running[job.id] = RunningJob(self, job)
+        try:
+            yield running
+        finally:
+            # The same job may have been claimed here again before this claim was given up.
+            if self._running.get(job.id) is running:
+                del self._running[job.id]
+                self._written.pop(job.id, None)
+
+    def retrying(self, finish: Finish) -> None:
+        """Tell of an attempt that failed and is not the last."""
+        if finish.outcome is Outcome.RETRY and not finish.gives_back:
+            delay = timedelta(seconds=min(finish.delay_ms / 1000, self._longest_delay_seconds))
+            told = {"reason": finish.error, "nextAt": to_timestamp(utc_now() + delay)}
+            self.tell(finish.job, _event("asset_retrying", finish.job, attempt=finish.job.attempt, **told))
+
+    def tell(self, job: Job, event: Mapping[str, Any]) -> None:
+        """Send an event of the job to the sockets that ask."""
+        self._tell(job, event, self._queue.is_watched)
+
+    async def run(self) -> None:
+        """Write what runs, while somebody asks, for ever."""
+        while True:
+            await self._watched.wait()
+            if not self._queue.is_watched:
+                self._watched.clear()
+                continue
+            await asyncio.sleep(WRITE_SECONDS)
+            await self._write()
+
+    async def _write(self) -> None:
+        now = asyncio.get_running_loop().time()
+        changed = {}
+        for job_id, job in self._running.items():
+            written_at, before = self._written.get(job_id, (0.0, {}))
+            if job.shown() != before or now - written_at > REPORT_SECONDS / 3:
+                changed[job_id] = job.shown()
+        if not changed:
+            return
+        try:
+            await self._queue.report(changed)
+        except DependencyUnavailable:
+            return
+        self._written |= {job_id: (now, each) for job_id, each in changed.items() if job_id in self._running}
+
+
+def _event(name: str, job: Job, **members: Any) -> dict[str, Any]:
+    return {"event": name, "assetId": str(job.data.get("assetId", "")), **members}

@@ -1,0 +1,66 @@
+"""The `progress` that an analyze is handed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from pipeline.hooks import Attribute
+from pipeline.hooks.progress import Reporting, takes_progress
+
+NIKE = Attribute("Nike", 0.5)
+Told = list[tuple[float | None, Mapping[str, Attribute]]]
+
+
+def make_reporting() -> tuple[Reporting, Told]:
+    told: Told = []
+    return Reporting(lambda share, partial: told.append((share, partial))), told
+
+
+@pytest.mark.gen_test
+async def test_reports_come_from_the_loop_and_from_threads_until_the_call_is_over() -> None:
+    """Awaited or not; a share beyond the ends is the end; whatever is reported after the call is dropped."""
+    reporting, told = make_reporting()
+    await reporting(share=0.5, brand=NIKE)
+    await asyncio.to_thread(reporting, 7)
+    reporting(-1)
+    await asyncio.sleep(0)
+    reporting.end()
+    await reporting(share=0.9)
+    assert told == [(0.5, {"brand": NIKE}), (1.0, {}), (0.0, {})]
+
+
+@pytest.mark.parametrize(
+    ("share", "partial", "message"),
+    [
+        ("half", {}, "share of 'half'"),
+        (float("nan"), {}, "share of nan"),
+        (True, {}, "share of True"),
+        (0.5, {"brand": "Nike"}, "a brand that is str"),
+        (0.5, {"brand": Attribute("x" * 1001, 1)}, "at most 1000 characters"),
+        (0.5, {"price": NIKE}, "'price', which is none of brand, model, colorway"),
+    ],
+)
+@pytest.mark.gen_test
+async def test_what_is_no_report_is_refused(share: Any, partial: Any, message: str) -> None:
+    """The author of a plugin hears what is wrong, and nothing is told."""
+    reporting, told = make_reporting()
+    with pytest.raises((TypeError, ValueError), match=message):
+        reporting(share, **partial)
+    assert told == []
+
+
+def test_analyze_says_by_a_parameter_that_it_reports() -> None:
+    """Named `progress`, whatever its default."""
+
+    class Silent:
+        async def analyze(self, request: Any) -> None: ...
+
+    class Reports:
+        def analyze(self, request: Any, progress: Any = None) -> None: ...
+
+    assert [takes_progress(each.analyze) for each in (Silent(), Reports())] == [False, True]
+    assert not takes_progress(dict.__init__)
