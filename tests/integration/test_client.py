@@ -23,8 +23,8 @@ import jwt
 import pytest
 from aiohttp import web
 
-import pipeline.client
-import pipeline.feed
+import pipeline.client.client
+import pipeline.client.feed
 from pipeline.assets.asset import AiMetadata, AssetStatus, ProcessedImageRef, utc_now
 from pipeline.assets.events import asset_processed
 from pipeline.client import Client, ClientError, event_of
@@ -211,7 +211,7 @@ def numbers(events: list[dict[str, Any]]) -> list[int]:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts to come back follow each other at once."""
-    monkeypatch.setattr(pipeline.feed, "BACKOFF_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(pipeline.client.feed, "BACKOFF_SECONDS", (0.01, 0.01))
 
 
 async def hello_and_stay(peer: Peer) -> None:
@@ -338,7 +338,7 @@ async def test_client_waits_longer_each_time(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.gen_test(timeout=60)
 async def test_client_comes_back_when_goodbye_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not before the wait the service asked for, and without one of its own on top."""
-    monkeypatch.setattr(pipeline.feed, "BACKOFF_SECONDS", (3600, 3600))
+    monkeypatch.setattr(pipeline.client.feed, "BACKOFF_SECONDS", (3600, 3600))
     left_at = 0.0
 
     async def leave(peer: Peer) -> None:
@@ -384,8 +384,8 @@ async def test_client_yields_each_event_once() -> None:
 @pytest.mark.gen_test(timeout=60)
 async def test_client_forgets_old_events_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a long life it remembers so many events, and at least 2,000."""
-    assert pipeline.feed.REMEMBERED_EVENTS >= 2000
-    monkeypatch.setattr(pipeline.feed, "REMEMBERED_EVENTS", 3)
+    assert pipeline.client.feed.REMEMBERED_EVENTS >= 2000
+    monkeypatch.setattr(pipeline.client.feed, "REMEMBERED_EVENTS", 3)
 
     async def script(peer: Peer) -> None:
         await peer.hello()
@@ -500,7 +500,7 @@ def page(of: Any, cursor: str | None = None) -> web.Response:
 @pytest.mark.gen_test(timeout=60)
 async def test_client_reads_on_where_the_list_broke(fault: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that fails is a lost connection: the next one begins where the consumer is."""
-    monkeypatch.setattr(pipeline.feed, "BACKOFF_SECONDS", (0.1, 0.1))
+    monkeypatch.setattr(pipeline.client.feed, "BACKOFF_SECONDS", (0.1, 0.1))
 
     async def resync(peer: Peer) -> None:
         await peer.hello()
@@ -714,8 +714,8 @@ async def test_listen_tells_at_once_what_is_wrong() -> None:
 @pytest.mark.gen_test(timeout=60)
 async def test_attempt_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """No answer to the handshake, or none after it: the first time an error, later a reason to try again."""
-    monkeypatch.setattr(pipeline.feed, "CONNECT_SECONDS", 0.3)
-    monkeypatch.setattr(pipeline.feed, "BACKOFF_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(pipeline.client.feed, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(pipeline.client.feed, "BACKOFF_SECONDS", (0.01, 0.01))
     left, release = asyncio.Event(), asyncio.Event()
 
     async def stay_silent(peer: Peer) -> None:
@@ -747,7 +747,7 @@ async def test_attempt_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.gen_test(timeout=60)
 async def test_client_notices_a_dead_link(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection on which nothing arrives any more, not even an answer to a ping, is given up."""
-    monkeypatch.setattr(pipeline.feed, "HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr(pipeline.client.feed, "HEARTBEAT_SECONDS", 0.2)
     release = asyncio.Event()
 
     async def fall_silent(peer: Peer) -> None:
@@ -833,7 +833,7 @@ def photo(tmp_path: Path) -> Path:
 @pytest.mark.gen_test(timeout=60)
 async def test_upload_is_repeated_under_one_key(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A broken connection, 502, 503 and 429: the same photo again under the same key, a new one for each upload."""
-    monkeypatch.setattr(pipeline.client, "REPEAT_SECONDS", (0.01,) * 4)
+    monkeypatch.setattr(pipeline.client.client, "REPEAT_SECONDS", (0.01,) * 4)
     progress: list[int] = []
     busy = {"success": False, "error": {"code": "RATE_LIMITED", "message": "Too many photos"}}
     photos: list[bytes] = []

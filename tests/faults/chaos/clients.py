@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 
 from pipeline.assets.asset import to_timestamp, utc_now
-from pipeline.feed import OVERLAP_SECONDS, shift
+from pipeline.client.cursor import OVERLAP_SECONDS, shift
 from tests.factories import make_image, make_token
 from tests.faults.chaos.world import DECODED, LIMITED, POISON
 from tests.pictures import empty_webp, many_items
