@@ -20,7 +20,7 @@ import tornado.web
 from tornado.http1connection import HTTP1Connection
 from tornado.ioloop import IOLoop
 
-from pipeline.auth import Principal, TokenVerifier, bearer_token
+from pipeline.auth import NotYetValid, Principal, TokenVerifier, bearer_token
 from pipeline.errors import DependencyUnavailable, NotFound, PipelineError, RateLimited, Unauthorized, ValidationError
 from pipeline.metrics import Metrics
 from pipeline.texts import cause_of
@@ -33,7 +33,9 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # early refusal we go on reading, but not for ever: enough for an oversized video, nothing for an endless stream.
 DRAIN_BYTES = 64 * 1024 * 1024
 DRAIN_SECONDS = 30.0
-CORS_REQUEST_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id", "traceparent")
+CORS_REQUEST_HEADERS = (
+    *("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", "X-Request-Id", "traceparent"),
+)
 CODES = {400: "VALIDATION_ERROR", 401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
 
 
@@ -141,7 +143,7 @@ class BaseHandler(tornado.web.RequestHandler):
             message = responses.get(status, message)
         elif isinstance(error, PipelineError) and (error.http_status < 500 or isinstance(error, DependencyUnavailable)):
             status, code, message, details = error.http_status, error.code, error.message, error.details
-        if isinstance(error, (DependencyUnavailable, RateLimited)):
+        if isinstance(error, (DependencyUnavailable, RateLimited, NotYetValid)):
             self.set_header("Retry-After", str(error.retry_after_seconds))
         if isinstance(error, Unauthorized):
             self.set_header("WWW-Authenticate", "Bearer")
@@ -181,7 +183,7 @@ class BaseHandler(tornado.web.RequestHandler):
         origin = self.request.headers.get("Origin")
         if origin in self.allowed_origins:
             self.set_header("Access-Control-Allow-Origin", origin)
-            self.set_header("Access-Control-Expose-Headers", "Date, Retry-After, X-Request-Id")
+            self.set_header("Access-Control-Expose-Headers", "Date, Preference-Applied, Retry-After, X-Request-Id")
 
     def _allowed_methods(self) -> str:
         # Tornado's own methods answer 405.
