@@ -197,7 +197,11 @@ def watch(url: str | None, token: str | None) -> None:
     """Print the user's events, one JSON line each, until Ctrl-C; goes on after a restart of the service."""
 
     async def run() -> None:
-        async with Client(*running.target(url, token, DEMO_USER), on_notice=_tell) as client:
+        def tell_transport(transport: str) -> None:
+            _tell(f"Events come by {transport}")
+
+        target = running.target(url, token, DEMO_USER)
+        async with Client(*target, on_notice=_tell, on_transport=tell_transport) as client:
             stderr.print(f"Listening in {shown(await client.listen())}")
             async for event in client.events():
                 print(json.dumps(event), flush=True)

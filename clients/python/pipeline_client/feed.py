@@ -63,8 +63,9 @@ class Feed:
         ClientError when the service cannot be reached or refuses; only other transports are tried at once.
         """
         if self._task is None:
-            self._connection = await self._connect_first()
-            self._task = asyncio.create_task(self._run(self._connection))
+            connection = await self._connect_first()
+            self._use(connection)
+            self._task = asyncio.create_task(self._run(connection))
         return self._room
 
     async def stop(self) -> None:
@@ -100,8 +101,8 @@ class Feed:
     async def _run(self, connection: Connection) -> None:
         try:
             while True:
-                self._use(connection)
                 connection = await self._hold(connection)
+                self._use(connection)
         except Exception as error:  # a border: nobody but the consumer can be told
             await self._arrived.put(error)
 

@@ -55,7 +55,8 @@ class Ladder:
     def count(self, error: Unavailable) -> None:
         """Take the transport below when this error is one too many; below the last one begin at the top."""
         self._was_away = self._was_away or error.is_gateway
-        self._faults += error.fault
+        # In a row: what the service itself said came by this transport.
+        self._faults = self._faults + error.fault if error.fault else 0
         if self._faults < Fault.MUTE:
             return
         self._faults = 0
