@@ -197,8 +197,13 @@ def watch(url: str | None, token: str | None) -> None:
     """Print the user's events, one JSON line each, until Ctrl-C; goes on after a restart of the service."""
 
     async def run() -> None:
+        usual = "socket"
+
         def tell_transport(transport: str) -> None:
-            _tell(f"Events come by {transport}")
+            nonlocal usual
+            if transport != usual:
+                usual = transport
+                _tell(f"Events come by {transport} now")
 
         target = running.target(url, token, DEMO_USER)
         async with Client(*target, on_notice=_tell, on_transport=tell_transport) as client:

@@ -110,7 +110,6 @@ class BlockingClient:
 
     def events(self, *, timeout_seconds: float | None = None) -> Iterator[Frame]:
         """Yield each event once, as `Client.events`; end when none came for so long."""
-        self.listen()
         while True:
             try:
                 event = self._wait_for(self._next(timeout_seconds))

@@ -7,7 +7,7 @@ import json
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -150,23 +150,24 @@ class Client:
         return self._feed.transport
 
     async def listen(self) -> str:
-        """Begin to listen and return the room; from then on `events` misses nothing.
+        """Begin to listen, unless it does, and return the room; from then on `events` misses nothing.
 
         ClientError when the service cannot be reached now or refuses.
         """
         return await self._feed.start()
 
     async def next_event(self) -> Frame:
-        """Return the next event; `listen` first. A cancelled call costs no event."""
+        """Return the next event, after `listen`. A cancelled call costs no event."""
+        await self.listen()
         return await self._feed.next()
 
     async def events(self) -> AsyncIterator[Frame]:
-        """Yield each asset_processed event once, over as many connections as it takes; `listen` first.
+        """Yield each asset_processed event once, over as many connections as it takes; from `listen` on.
 
         ClientError when the service refuses for good.
         """
         while True:
-            yield await self._feed.next()
+            yield await self.next_event()
 
 
 class _Form:
@@ -194,15 +195,10 @@ class _Form:
 
     async def _read(self) -> AsyncIterator[bytes]:
         with self._path.open("rb") as file:
-            for chunk in _chunks(file.read):
+            while chunk := file.read(CHUNK_BYTES):
                 yield chunk
                 self._count(len(chunk))
 
     def _count(self, number: int) -> None:
         self._sent += number
         self._on_progress(number)
-
-
-def _chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
-    while chunk := read(CHUNK_BYTES):
-        yield chunk

@@ -98,6 +98,8 @@ class _Transport:
 
     def _ended(self, code: int | None, fault: Fault = Fault.NOT_OPENED) -> ClientError:
         """Return what the end of the connection means. code: None when it broke."""
+        if self._retry_seconds is not None and not self._said:
+            return Unavailable("The service goes away", self._retry_seconds)
         if code is None:
             return Unavailable(self._said or "The connection broke", self._retry_seconds, fault=fault)
         words = f"The service closed the connection: {self._said or 'it did not say why'} ({code})"
