@@ -11,6 +11,11 @@ CURSOR = "cursor"
 MISSING = {"value": "", "confidence": 0}
 
 
+def key_of(event: Frame) -> tuple[str, str]:
+    """Return what makes an asset_processed event the same as another one."""
+    return event["assetId"], event["timestamp"]
+
+
 def event_of(asset: dict[str, Any]) -> Frame | None:
     """Return the event that told of this asset (schema Asset in the contract), None when it is not finished."""
     meta = asset["aiMetadata"]

@@ -18,7 +18,7 @@ from typing import NoReturn
 from .access import ClientError, Fault, Refused, Unavailable, seconds_left
 from .close_codes import CLOSE_CODES
 from .cursor import OVERLAP_SECONDS, Cursor, shift
-from .events import CURSOR, Frame, event_of
+from .events import CURSOR, Frame, event_of, key_of
 from .http import Http
 from .ladder import Ladder
 from .transports import Connection, open_connection
@@ -89,7 +89,7 @@ class Feed:
                 self.cursor.advance(frame["since"])
             elif frame["event"] != "asset_processed":
                 return frame
-            elif (key := _key(frame)) not in self._handed_on:
+            elif (key := key_of(frame)) not in self._handed_on:
                 self._handed_on[key] = None
                 if len(self._handed_on) > REMEMBERED_EVENTS:
                     self._handed_on.popitem(last=False)
@@ -217,7 +217,7 @@ class Feed:
                 await self._arrived.put(frame)
 
     async def _put(self, frame: Frame) -> None:
-        if _key(frame) not in self._handed_on:
+        if key_of(frame) not in self._handed_on:
             await self._arrived.put(frame)
 
     async def _read_missed(self) -> None:
@@ -238,10 +238,6 @@ class Feed:
             raise Unavailable(f"Cannot read what was missed: {error}", BACKOFF_SECONDS[1]) from error
         if end:
             await self._arrived.put({"event": CURSOR, "since": end})
-
-
-def _key(event: Frame) -> tuple[str, str]:
-    return event["assetId"], event["timestamp"]
 
 
 async def _cancel(*tasks: asyncio.Task[object]) -> None:

@@ -18,7 +18,7 @@ import aiohttp
 from .access import ClientError, Fault, Refused, Unavailable, claims_of, words_of
 from .close_codes import CLOSE_CODES, TOO_MANY, TOO_MANY_SECONDS, is_final
 from .cursor import OVERLAP_SECONDS, Cursor, shift
-from .events import CURSOR, Frame, event_of
+from .events import CURSOR, Frame, event_of, key_of
 from .http import CONNECT_SECONDS, PAGE, Http, Reply
 
 CLOSE_SECONDS = 1
@@ -26,7 +26,7 @@ CLOSE_SECONDS = 1
 MUTE_SECONDS = 40
 # Under the minute after which many proxies cut a request.
 POLL_SECONDS = 25
-# From a service that does not wait: how often it is asked.
+# How often a service is asked that answers at once with nothing new.
 EMPTY_POLL_SECONDS = 1
 
 
@@ -257,16 +257,18 @@ class Poll(_Transport):
             since = self._server_time
         while True:
             # What came late by its timestamp; a request that waits is answered with what is newer only.
+            told = set()
             async for event in self._events(shift(since, -OVERLAP_SECONDS)):
+                told.add(key_of(event))
                 yield event
             since = self._server_time
             yield {"event": CURSOR, "since": since}
-            asked_at, count = time.monotonic(), 0
+            asked_at, is_news = time.monotonic(), False
             async for event in self._events(since, {"wait": str(POLL_SECONDS)}):
+                is_news = is_news or key_of(event) not in told
                 yield event
-                count += 1
-            if not count and time.monotonic() - asked_at < EMPTY_POLL_SECONDS:
-                await asyncio.sleep(EMPTY_POLL_SECONDS)
+            if not is_news and (left := asked_at + EMPTY_POLL_SECONDS - time.monotonic()) > 0:
+                await asyncio.sleep(left)
 
     async def _events(self, since: str, wait: dict[str, str] = {}) -> AsyncIterator[Frame]:
         """Yield the events since then; `_server_time` is from before the first of them was read."""
