@@ -28,7 +28,7 @@ import pipeline.client.feed
 import pipeline.client.transports
 from pipeline.assets.asset import AiMetadata, AssetStatus, ProcessedImageRef, utc_now
 from pipeline.assets.events import asset_processed
-from pipeline.client import Client, ClientError, event_of
+from pipeline.client import Client, ClientError, Unavailable, event_of
 from pipeline.client.cursor import shift
 from pipeline.supervision import cancel
 from tests.factories import SECRET, make_asset, make_image, make_token
@@ -664,7 +664,99 @@ async def test_request_asks_for_a_token_once() -> None:
     assert sent == ["Bearer 1", "Bearer 2", "Bearer 2", "Bearer 3", "Bearer fixed"]
 
 
+@pytest.mark.fault("R9")
+@pytest.mark.usefixtures("soon")
+@pytest.mark.gen_test(timeout=60)
+async def test_client_waits_for_a_token_to_become_valid() -> None:
+    """4403: a fresh token, once; where the service says that this one is not valid yet, the client comes back with it,
+    by the same transport.
+    """
+    tokens = ["old", "early", "never asked for"]
+    transports: list[str] = []
+
+    async def not_yet(peer: Peer) -> None:
+        await peer.end(1013, "Token not valid yet")
+
+    async def refuse(peer: Peer) -> None:
+        await peer.hello()
+        await peer.end(4403, "Invalid token")
+
+    async with FarEnd(refuse, not_yet, not_yet, not_yet, hello_and_stay) as far_end:
+        async with Client(far_end.url, lambda: tokens.pop(0), on_transport=transports.append) as client:
+            await client.listen()
+            await far_end.came(5)
+            refusal = {"success": False, "error": {"code": "UNAUTHORIZED", "message": "Token not valid yet"}}
+            far_end.replies.append(web.json_response(refusal, status=401, headers={"Retry-After": "3"}))
+            with pytest.raises(Unavailable) as caught:
+                await client.asset("1")
+            assert caught.value.retry_seconds == 3
+    sent = [request.headers["Authorization"] for request in far_end.requests]
+    assert sent == ["Bearer old"] + ["Bearer early"] * 4
+    assert (tokens, transports) == (["never asked for"], ["socket"])
+
+
+@pytest.mark.fault("R9")
+@pytest.mark.gen_test(timeout=60)
+async def test_upload_waits_for_its_token_to_become_valid(tmp_path: Path, photo: Path) -> None:
+    """A clock that is ahead made a token for in eight seconds: the real service takes the upload when it may."""
+    with Service(tmp_path / "data") as service:
+        async with Client(service.url, make_token(nbf=time.time() + 8)) as client:
+            assert (await client.upload(photo, "lego"))["status"] == "processing"
+
+
 # the end
+
+
+@pytest.mark.fault("R6")
+@pytest.mark.gen_test(timeout=60)
+async def test_nothing_that_heals_by_itself_is_final(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many frames: back after half a minute to a minute. Too many sockets: when the service says so."""
+    drawn = []
+
+    def draw(low: float, high: float) -> float:
+        drawn.append((low, high))
+        return 0
+
+    monkeypatch.setattr(random, "uniform", draw)
+    ended_at = 0.0
+
+    async def too_many_frames(peer: Peer) -> None:
+        await peer.hello()
+        await peer.end(4429, "Too many frames")
+
+    async def too_many_sockets(peer: Peer) -> None:
+        nonlocal ended_at
+        await peer.hello()
+        ended_at = time.monotonic()
+        await peer.say({"event": "goodbye", "retryInMs": 400})
+        await peer.end(1013, "Too many connections")
+
+    notices: list[str] = []
+    async with FarEnd(too_many_frames, too_many_sockets, hello_and_stay) as far_end:
+        async with Client(far_end.url, "a fixed token", on_notice=notices.append) as client:
+            await client.listen()
+            await far_end.came(3)
+            assert drawn == [(30, 60)]
+            assert time.monotonic() - ended_at >= 0.4
+    assert "Too many frames (4429)" in notices[0] and "Too many connections (1013)" in notices[2]
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_client_yields_progress_to_those_who_ask() -> None:
+    """With `progress` the connection asks for it, and its frames come between the events; without it they do not."""
+    queued = {"event": "asset_queued", "assetId": "1", "position": 3, "etaSeconds": 12}
+
+    async def script(peer: Peer) -> None:
+        await peer.hello()
+        await peer.say(queued, make_event(1), queued)
+        await peer.stay()
+
+    async with FarEnd(script) as far_end:
+        async with Client(far_end.url, "a token", progress=True) as client:
+            assert await take(client, 3) == [queued, make_event(1), queued]
+        async with Client(far_end.url, "a token") as client:
+            assert await take(client, 1) == [make_event(1)]
+    assert [request.query.get("events") for request in far_end.requests] == ["progress", None]
 
 
 @pytest.mark.usefixtures("soon")
