@@ -4,7 +4,7 @@
 |---|---|
 | final | it does not come back before something was changed |
 | token | it comes back at once with a fresh token, once; without another token it does not come back |
-| reconnect | it comes back with a growing wait |
+| reconnect | it comes back with a growing wait; also after a code that is not in the list |
 """
 
 from __future__ import annotations
@@ -30,8 +30,5 @@ TOO_MANY_SECONDS = (30.0, 60.0)
 
 
 def is_final(code: int) -> bool:
-    """Return whether a client must not come back without a change; a fresh token is one.
-
-    Codes that this list does not have yet: 44xx is final.
-    """
-    return CLOSE_CODES.get(code, "final" if 4400 <= code < 4500 else "reconnect") != "reconnect"
+    """Return whether a client must not come back without a change; a fresh token is one."""
+    return CLOSE_CODES.get(code, "reconnect") != "reconnect"
