@@ -5,6 +5,9 @@ front of the real service.
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +21,7 @@ import pipeline.client.transports
 from pipeline.client import Client
 from tests.factories import make_token
 from tests.hostile_proxy import HostileProxy
-from tests.service import AiService, Service
+from tests.service import ROOT, AiService, Service
 from tests.toxiproxy import free_port
 
 WAIT_SECONDS = 45
@@ -209,3 +212,22 @@ async def test_cursor_an_hour_ahead_is_reset(rung: str, tmp_path: Path, ai_servi
                 assert listener.client.since is not None and listener.client.since < ahead
                 finished_at = service.asset(missed[-1])["finishedAt"]
                 assert listener.client.since >= finished_at
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_watch_tells_how_events_come(tmp_path: Path, ai_service: AiService) -> None:
+    """`run.py watch` behind a proxy without WebSockets says so, and prints the event all the same."""
+    with Service(tmp_path, ai_service.url) as service:
+        async with HostileProxy(service.url, "refuses-upgrade") as proxy:
+            watch = [sys.executable, "run.py", "watch", "--url", proxy.url, "--token", make_token()]
+            watching = await asyncio.create_subprocess_exec(
+                *watch, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            )
+            assert watching.stdout is not None and watching.stderr is not None
+            told = [(await watching.stderr.readline()).decode().strip() for _ in range(2)]
+            assert told == ["Events come by sse now", "Listening in user:user-1"]
+            ids = await upload(service, 1)
+            assert json.loads(await watching.stdout.readline())["assetId"] == ids[0]
+            watching.send_signal(signal.SIGINT)
+            _, rest = await watching.communicate()
+            assert (watching.returncode, rest) == (0, b"")

@@ -90,10 +90,6 @@ class BlockingClient:
         """Remove the asset with its images."""
         self._wait_for(self._client.delete(asset_id))
 
-    def queue_status(self) -> dict[str, Any]:
-        """Return the number of jobs in each state, and whether the queue is paused."""
-        return self._wait_for(self._client.queue_status())
-
     @property
     def since(self) -> str | None:
         """The timestamp up to which `events` has yielded all; keep it to go on from there with another client."""
@@ -112,14 +108,10 @@ class BlockingClient:
         """Yield each event once, as `Client.events`; end when none came for so long."""
         while True:
             try:
-                event = self._wait_for(self._next(timeout_seconds))
+                event = self._wait_for(_next_event(self._client, timeout_seconds))
             except TimeoutError:
                 return
             yield event
-
-    async def _next(self, timeout_seconds: float | None) -> Frame:
-        async with asyncio.timeout(timeout_seconds):
-            return await self._client.next_event()
 
     def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
         if threading.current_thread() is self._thread:
@@ -137,6 +129,11 @@ class BlockingClient:
         except BaseException:
             future.cancel()  # Ctrl-C
             raise
+
+
+async def _next_event(client: Client, timeout_seconds: float | None) -> Frame:
+    async with asyncio.timeout(timeout_seconds):
+        return await client.next_event()
 
 
 def _end(client: Client, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:

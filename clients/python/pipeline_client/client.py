@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 import uuid
@@ -128,14 +127,6 @@ class Client:
     async def queue_status(self) -> dict[str, Any]:
         """Return the number of jobs in each state, and whether the queue is paused."""
         return await self._http.request("GET", "/api/assets/queue-status")
-
-    async def held_plugins(self) -> list[str]:
-        """Return which plugins are not called at the moment, and why, each in one line."""
-        reply = await self._http.ask("GET", "/readyz?verbose")
-        # A service that is not ready says the same, beside why it is not.
-        data = json.loads(reply.body)["data"] if reply.status == 503 else reply.data()
-        held = [each for each in data["plugins"] if each["state"] == "held"]
-        return [f"{each['kind']} {each['name']}: {each['reason']}" for each in held]
 
     # events
 

@@ -17,11 +17,12 @@ from typing import NoReturn
 
 from .access import ClientError, Fault, Refused, Unavailable, seconds_left
 from .close_codes import CLOSE_CODES
+from .connection import Connection
 from .cursor import OVERLAP_SECONDS, Cursor, shift
 from .events import CURSOR, Frame, event_of, key_of
 from .http import Http
 from .ladder import Ladder
-from .transports import Connection, open_connection
+from .transports import open_connection
 
 BACKOFF_SECONDS = (0.5, 30.0)
 # How long before its end a token is replaced, unless it lives for minutes only.
@@ -53,6 +54,7 @@ class Feed:
         self._has_asked = False  # for a fresh token, since the service let us in the last time
         self._room = ""
         self._connection: Connection | None = None
+        self._starting = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._arrived: asyncio.Queue[Frame | Exception] = asyncio.Queue(QUEUED_EVENTS)
         self._handed_on: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -62,10 +64,11 @@ class Feed:
 
         ClientError when the service cannot be reached or refuses; only other transports are tried at once.
         """
-        if self._task is None:
-            connection = await self._connect_first()
-            self._use(connection)
-            self._task = asyncio.create_task(self._run(connection))
+        async with self._starting:
+            if self._task is None:
+                connection = await self._connect_first()
+                self._use(connection)
+                self._task = asyncio.create_task(self._run(connection))
         return self._room
 
     async def stop(self) -> None:

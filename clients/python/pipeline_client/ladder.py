@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 
 from .access import ClientError, Fault, Unavailable
-from .transports import Connection
+from .connection import Connection
 
 TRANSPORTS = ("socket", "sse", "poll")
 # How long until the higher transports are tried again; doubles.

@@ -1,7 +1,8 @@
-"""What an operator may do with an admin's token: dead letters, pause and resume."""
+"""What an operator may do, most of it with an admin's token: dead letters, pause and resume."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
@@ -13,7 +14,15 @@ QUEUE = "ai-processing"
 
 
 class Operator(Client):
-    """A client with an admin's token. queue: ai-processing or notifications."""
+    """A client for an operator, with an admin's token. queue: ai-processing or notifications."""
+
+    async def held_plugins(self) -> list[str]:
+        """Return which plugins are not called at the moment, and why, each in one line; needs no admin's token."""
+        reply = await self._http.ask("GET", "/readyz?verbose")
+        # A service that is not ready says the same, beside why it is not.
+        data = json.loads(reply.body)["data"] if reply.status == 503 else reply.data()
+        held = [each for each in data["plugins"] if each["state"] == "held"]
+        return [f"{each['kind']} {each['name']}: {each['reason']}" for each in held]
 
     async def failed_jobs(self, limit: int | None = None, *, queue: str = QUEUE) -> AsyncIterator[dict[str, Any]]:
         """Yield dead letters, newest first: so many, or all."""

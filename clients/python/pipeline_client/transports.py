@@ -1,50 +1,21 @@
-"""The three ways on which a user's events come: WebSocket, event stream (SSE) and long poll.
-
-Each one yields the service's frames, `connected` first. An error tells how the connection ended and whether the
-transport itself is at fault.
-"""
+"""The three ways on which a user's events come: WebSocket, event stream (SSE) and, in poll.py, long poll."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import random
-import time
 from collections.abc import AsyncIterator
-from typing import Any, Protocol
 
 import aiohttp
 
-from .access import ClientError, Fault, Refused, Unavailable, claims_of, words_of
-from .close_codes import CLOSE_CODES, TOO_MANY, TOO_MANY_SECONDS, is_final
-from .cursor import OVERLAP_SECONDS, Cursor, shift
-from .events import CURSOR, Frame, event_of, key_of
-from .http import CONNECT_SECONDS, PAGE, Http, Reply
+from .access import Fault, Unavailable, words_of
+from .connection import MUTE_SECONDS, Connection, Transport
+from .cursor import Cursor
+from .events import CURSOR, Frame
+from .http import CONNECT_SECONDS, Http, Reply
+from .poll import Poll
 
 CLOSE_SECONDS = 1
-# The service sends something at least every 25 s; a connection without a byte for so long is dead.
-MUTE_SECONDS = 40
-# Under the minute after which many proxies cut a request.
-POLL_SECONDS = 25
-# How often a service is asked that answers at once with nothing new.
-EMPTY_POLL_SECONDS = 1
-
-
-class Connection(Protocol):
-    """One open connection. hello: its `connected` frame. takes_tokens: a fresh token can be shown on it."""
-
-    transport: str
-    hello: Frame
-    takes_tokens: bool
-
-    async def next_frame(self) -> Frame:
-        """Return the next frame; Unavailable or Refused when the connection ends."""
-
-    async def show(self, token: str) -> None:
-        """Show the service a fresh token, where it takes one."""
-
-    async def close(self) -> None:
-        """Let go of the connection."""
 
 
 async def open_connection(transport: str, http: Http, token: str, cursor: Cursor, is_progress: bool) -> Connection:
@@ -65,52 +36,7 @@ async def open_connection(transport: str, http: Http, token: str, cursor: Cursor
     return connection
 
 
-class _Transport:
-    transport = ""
-    takes_tokens = False
-
-    def __init__(self, http: Http, token: str, cursor: Cursor, is_progress: bool) -> None:
-        self.hello: Frame = {}
-        self._http = http
-        self._token = token
-        self._cursor = cursor
-        self._is_progress = is_progress
-        self._said = ""
-        self._retry_seconds: float | None = None
-
-    async def show(self, token: str) -> None:
-        """Not on this transport."""
-
-    @property
-    def _params(self) -> dict[str, str]:
-        params = {} if self._cursor.since is None else {"since": self._cursor.since}
-        return params | ({"events": "progress"} if self._is_progress else {})
-
-    def _is_news(self, frame: Frame) -> bool:
-        """Remember what the service says before it hangs up; True for any other frame."""
-        if frame["event"] == "goodbye":
-            self._retry_seconds = frame["retryInMs"] / 1000
-        elif frame["event"] == "error":
-            self._said = frame["message"]
-        else:
-            return True
-        return False
-
-    def _ended(self, code: int | None, fault: Fault = Fault.NOT_OPENED) -> ClientError:
-        """Return what the end of the connection means. code: None when it broke."""
-        if self._retry_seconds is not None and not self._said:
-            return Unavailable("The service goes away", self._retry_seconds)
-        if code is None:
-            return Unavailable(self._said or "The connection broke", self._retry_seconds, fault=fault)
-        words = f"The service closed the connection: {self._said or 'it did not say why'} ({code})"
-        if is_final(code):
-            return Refused(words, code)
-        if code == TOO_MANY and self._retry_seconds is None:
-            self._retry_seconds = random.uniform(*TOO_MANY_SECONDS)
-        return Unavailable(words, self._retry_seconds, fault=Fault.NONE if code in CLOSE_CODES else fault)
-
-
-class Socket(_Transport):
+class Socket(Transport):
     """GET /ws."""
 
     transport = "socket"
@@ -163,7 +89,7 @@ class Socket(_Transport):
             await self._socket.close()
 
 
-class Stream(_Transport):
+class Stream(Transport):
     """GET /api/events."""
 
     transport = "sse"
@@ -228,73 +154,6 @@ class Stream(_Transport):
         """Hang up."""
         if self._response is not None:
             self._response.close()
-
-
-class Poll(_Transport):
-    """GET /api/assets?finishedSince=&wait=, again and again."""
-
-    transport = "poll"
-    _server_time = ""
-
-    async def open(self) -> None:
-        """Ask for the service's time."""
-        await self._page({"limit": "1"})
-        room = f"user:{claims_of(self._token).get('sub', '')}"
-        self.hello = {"event": "connected", "room": room, "serverTime": self._server_time}
-        self._frames = self._read_on()
-
-    async def next_frame(self) -> Frame:
-        """Return the next frame with news."""
-        return await anext(self._frames)
-
-    async def close(self) -> None:
-        """Nothing is open between two requests."""
-
-    async def _read_on(self) -> AsyncIterator[Frame]:
-        since = self._cursor.since or self._server_time
-        if self._cursor.is_ahead:
-            yield {"event": "resync"}
-            since = self._server_time
-        while True:
-            # What came late by its timestamp; a request that waits is answered with what is newer only.
-            told = set()
-            async for event in self._events(shift(since, -OVERLAP_SECONDS)):
-                told.add(key_of(event))
-                yield event
-            since = self._server_time
-            yield {"event": CURSOR, "since": since}
-            asked_at, is_news = time.monotonic(), False
-            async for event in self._events(since, {"wait": str(POLL_SECONDS)}):
-                is_news = is_news or key_of(event) not in told
-                yield event
-            if not is_news and (left := asked_at + EMPTY_POLL_SECONDS - time.monotonic()) > 0:
-                await asyncio.sleep(left)
-
-    async def _events(self, since: str, wait: dict[str, str] = {}) -> AsyncIterator[Frame]:
-        """Yield the events since then; `_server_time` is from before the first of them was read."""
-        params = {"finishedSince": since, "limit": str(PAGE)}
-        page = await self._page(params | wait)
-        server_time = self._server_time
-        while True:
-            for asset in page["items"]:
-                if event := event_of(asset):
-                    yield event
-            if page["nextCursor"] is None:
-                break
-            page = await self._page(params | {"cursor": page["nextCursor"]})
-        self._server_time = server_time
-
-    async def _page(self, params: dict[str, str]) -> dict[str, Any]:
-        timeout = aiohttp.ClientTimeout(total=MUTE_SECONDS, sock_connect=CONNECT_SECONDS)
-        reply = await self._http.ask("GET", "/api/assets", params=params, timeout=timeout)
-        if reply.status != 200:
-            raise reply.refusal()
-        try:
-            page = reply.data()
-        except ClientError as error:  # a proxy's page
-            raise Unavailable(str(error), fault=Fault.NOT_OPENED) from error
-        self._server_time = page.get("serverTime") or reply.server_time
-        return page
 
 
 async def _lines_of(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
