@@ -24,8 +24,9 @@ from pymongo.monitoring import CommandListener, CommandStartedEvent
 
 from benchmarks import machine
 from benchmarks.comparison import Column, Comparison, Report
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, utc_now
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus
 from pipeline.assets.mongo import MongoAssetStore
+from pipeline.clock import utc_now
 from tests.factories import make_asset
 from tests.mongo_server import MongoServer
 

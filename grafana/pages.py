@@ -339,8 +339,9 @@ def _events() -> list[Panel]:
         ),
         graph(
             "Late at other processes",
-            "Events that Redis did not take within a second; told when it is back.",
+            "Events that Redis did not take within a second: told when it is back; when too many, read from the store.",
             rate("fanout_errors", legend="late"),
+            rate("events_dropped", legend="left to the store"),
             unit="ops",
         ),
         graph(
@@ -478,6 +479,12 @@ def _loop() -> list[Panel]:
             "Long-lived tasks that ended unforeseen; each has a trace in the log.",
             rate("task_restarts", "task", legend="{{task}}"),
             unit="ops",
+        ),
+        graph(
+            "Clock skew",
+            "How far each machine's clock is ahead of Redis TIME; beyond 5 s in either direction its process is not ready.",
+            ("pipeline_clock_skew_seconds{@}", "{{instance}}"),
+            unit="s",
         ),
     ]
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from ipaddress import IPv6Address
-from urllib.parse import parse_qsl, unquote
+from typing import NamedTuple
+from urllib.parse import parse_qsl, unquote, urlencode
 
 HOST = re.compile(r"(\[[^\[\]]+\]|[^\[\]:@]+)(?::([0-9]*))?")
 BROKEN_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -61,26 +62,86 @@ REDIS_TLS_OPTIONS: Mapping[str, Callable[[str], bool]] = {
     "ssl_cert_reqs": _is_certificate_check,
     "ssl_check_hostname": _is_boolean,
 }
+# Who logs in to the Sentinels; the user before the hosts logs in to the servers they name.
+SENTINEL_OPTIONS: Mapping[str, Callable[[str], bool]] = {"sentinel_username": _is_any, "sentinel_password": _is_any}
 REDIS_SCHEMES = {
     "redis": REDIS_OPTIONS,
     "rediss": {**REDIS_OPTIONS, **REDIS_TLS_OPTIONS},
+    "redis+sentinel": {**REDIS_OPTIONS, **SENTINEL_OPTIONS},
+    "rediss+sentinel": {**REDIS_OPTIONS, **REDIS_TLS_OPTIONS, **SENTINEL_OPTIONS},
     "unix": REDIS_OPTIONS,
 }
+REDIS_PORT, SENTINEL_PORT = 6379, 26379
+
+
+class RedisServers(NamedTuple):
+    """What a Redis URL names.
+
+    url: of one server, as redis-py takes it. hosts: host and port of each server, or of each Sentinel; empty when the
+    URL names one server only. sentinel_url: as url, for a Sentinel; "" without any. master_name: of the servers that
+    the Sentinels watch.
+    """
+
+    url: str
+    hosts: tuple[tuple[str, int], ...] = ()
+    sentinel_url: str = ""
+    master_name: str = ""
+
+
+def redis_servers(url: str) -> RedisServers:
+    """Take a URL apart in which redis_fault finds nothing."""
+    scheme, rest = _split_scheme(url)
+    before_query, _, query = rest.partition("?")
+    authority, _, path = before_query.partition("/")
+    names = _host_of(authority).split(",")
+    scheme, is_watched, _ = scheme.partition("+sentinel")
+    if scheme == "unix" or (len(names) == 1 and not is_watched):
+        return RedisServers(url)
+    user = authority[: -len(_host_of(authority))]
+    default = SENTINEL_PORT if is_watched else REDIS_PORT
+    hosts = tuple(_host_and_port(name, default) for name in names)
+    if not is_watched:
+        return RedisServers(f"{scheme}://{user}{names[0]}/{path}?{query}", hosts)
+    given = parse_qsl(query, keep_blank_values=True)
+    master_name, _, database = path.partition("/")
+    kept = [(name, value) for name, value in given if name not in SENTINEL_OPTIONS]
+    kept_url = f"{scheme}://{user}{names[0]}/{database}?{urlencode(kept)}"
+    # A Sentinel has no databases, and a user of its own.
+    its_own = [(name, value) for name, value in kept if name not in ("db", "username", "password")]
+    its_own += [(name.removeprefix("sentinel_"), value) for name, value in given if name in SENTINEL_OPTIONS]
+    return RedisServers(kept_url, hosts, f"{scheme}://{names[0]}?{urlencode(its_own)}", unquote(master_name))
+
+
+def _host_and_port(name: str, default_port: int) -> tuple[str, int]:
+    found = HOST.fullmatch(name)
+    assert found is not None
+    return unquote(found[1].strip("[]")), int(found[2] or default_port)
 
 
 def redis_fault(url: str) -> str:
-    """Check a redis://, rediss:// or unix:// address as redis-py reads it, but strictly."""
+    """Check the address of one or more Redis servers as redis-py reads it, but strictly."""
     scheme, rest = _split_scheme(url)
     if scheme not in REDIS_SCHEMES:
-        return "must look like redis://USER:PASSWORD@HOST:PORT/DATABASE, with rediss:// for TLS"
+        return (
+            "must look like redis://USER:PASSWORD@HOST:PORT/DATABASE, or redis+sentinel://HOST:PORT/NAME/DATABASE, "
+            "with rediss for TLS; HOST:PORT,HOST:PORT for several"
+        )
     rest, _, query = rest.partition("?")
     authority, slash, path = rest.partition("/")
     path = slash + path
+    hosts = _host_of(authority).split(",")
     if scheme == "unix":
-        is_good = path not in ("", "/") and _host_of(authority) == ""
+        is_good = path not in ("", "/") and hosts == [""]
         where = "" if is_good else "must look like unix:///PATH?db=DATABASE"
     else:
-        where = _host_fault(_host_of(authority)) or _database_fault(path, query)
+        where = next((fault for host in hosts if (fault := _host_fault(host))), "")
+        if not where and scheme.endswith("+sentinel"):
+            name, slash, database = path[1:].partition("/")
+            where = "" if name else "after the Sentinels comes the name of the master they watch, as in /mymaster/0"
+            path = slash + database
+        where = where or _database_fault(path, query)
+        if not where and len(hosts) > 1 and not scheme.endswith("+sentinel") and _database(path, query):
+            where = "several servers are those of a Redis Cluster, which has only database 0"
     return _advised(_text_fault(url) or where or _query_fault(query, REDIS_SCHEMES[scheme]), url)
 
 
@@ -110,7 +171,8 @@ def web_fault(url: str) -> str:
     scheme, rest = _split_scheme(url)
     if scheme not in ("http", "https"):
         return "must be an http:// or https:// address"
-    return _text_fault(url, "#") or _host_fault(_host_of(re.split("[/?#]", rest, maxsplit=1)[0]))
+    host = _host_of(re.split("[/?#]", rest, maxsplit=1)[0])
+    return _text_fault(url, "#") or ("it takes one host" if "," in host else _host_fault(host))
 
 
 def _split_scheme(url: str) -> tuple[str, str]:
@@ -137,8 +199,6 @@ def _text_fault(url: str, allowed: str = "") -> str:
 
 
 def _host_fault(text: str) -> str:
-    if "," in text:
-        return "it takes one host"
     found = HOST.fullmatch(text)
     if found is None:
         if text.count(":") > 1 or "[" in text:
@@ -159,6 +219,11 @@ def _database_fault(path: str, query: str) -> str:
         return "after the host comes the number of a database, as in /0, or nothing"
     is_twice = path not in ("", "/") and re.search(r"(^|&)db=", query)
     return "the database is named twice, after the host and as db" if is_twice else ""
+
+
+def _database(path: str, query: str) -> int:
+    found = re.search(r"(?:^|&)db=([0-9]{1,5})(?:&|$)", query)
+    return int(path[1:] or (found[1] if found else 0))
 
 
 def _advised(fault: str, url: str) -> str:

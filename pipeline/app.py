@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 import tornado.netutil
 
+from pipeline.clock import CLOCK
 from pipeline.errors import ConfigurationError, DependencyUnavailable
 from pipeline.parts import Parts
 from pipeline.queue.queue import ForeignQueue
@@ -67,6 +68,7 @@ class App:
                 log.warning("jobs_recovered", jobIds=recovered)
             await parts.notifications.recover(everything=True)
         await self._own_queues()
+        self._watch("clock", lambda: CLOCK.follow(parts.queue.time))
         self._watch("reconciler", parts.reconciler.run)
         self._watch("sweeper", parts.sweeper.run)
         self._watch("notification reconciler", parts.notification_reconciler.run, "reconciler")

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jwt
 
+from pipeline.clock import utc_now
 from pipeline.errors import MAX_RETRY_AFTER_SECONDS, ConfigurationError, Unauthorized
 from pipeline.keys import KeySet, read_public_key
 from pipeline.settings import Settings
@@ -111,7 +111,7 @@ def make_token(settings: Settings, sub: str, role: str | None, expires_in: float
         raise ConfigurationError("tokens can be made only with JWT_SECRET")
     if not USER_ID.fullmatch(sub):
         raise ConfigurationError(f"a user id is 1 to 128 of A-Z a-z 0-9 _ . : @ | -, not {sub!r}")
-    now = int(time.time())
+    now = int(utc_now().timestamp())
     optional = {"role": role, "aud": settings.jwt_audience, "iss": settings.jwt_issuer}
     claims = {"sub": sub, "iat": now, "exp": now + int(expires_in)}
     return jwt.encode(claims | {name: value for name, value in optional.items() if value}, secret, algorithm="HS256")
@@ -119,7 +119,7 @@ def make_token(settings: Settings, sub: str, role: str | None, expires_in: float
 
 def _check_times(claims: Mapping[str, Any]) -> None:
     """Judge `exp` and `nbf`; `iat` is never a reason to refuse a token (RFC 7519, section 4.1.6)."""
-    now = time.time()
+    now = utc_now().timestamp()
     expires_at = _instant(claims["exp"])
     if expires_at <= now - LEEWAY_SECONDS:
         raise Unauthorized("Invalid token")

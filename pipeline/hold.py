@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 
 class Hold(NamedTuple):
@@ -54,3 +54,19 @@ class Avoided(NamedTuple):
     lanes: Sequence[str] = ()
     is_trying: bool = False
     left_seconds: float | None = None
+
+
+class Holds(Protocol):
+    """Which providers are not asked for now; hooks/breaker.py has it."""
+
+    def findings(self) -> Sequence[Finding]:
+        """Return what this process has found and not told yet."""
+
+    def avoid(self) -> Avoided:
+        """Return what this process leaves to others now."""
+
+    def begin_try(self) -> None:
+        """A job was claimed that tries what `avoid` said."""
+
+    def adopt(self, told: Sequence[Finding], holds: Sequence[Hold]) -> None:
+        """Take over all the holds there are, found by whatever process. told: the findings they contain."""

@@ -21,7 +21,7 @@ from pipeline import __version__
 
 QUEUE_STATES = ("waiting", "active", "delayed", "completed", "failed")
 ATTEMPTS = ("1", "2", "3", "more")
-JOB_OUTCOMES = ("completed", "retried", "postponed", "parked", "failed", "released", "lost")
+JOB_OUTCOMES = ("completed", "retried", "postponed", "parked", "failed", "released", "cancelled", "lost")
 HTTP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
 WAIT_SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 90, 120, 300, 900)
 # 60, 90 and 120 are the limits: the promise to the user, the AI provider's timeout, the job's timeout.
@@ -39,7 +39,7 @@ LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05,
 # Kinds of long-lived tasks, see supervision.py.
 TASKS = (
     *("claiming", "slot", "renewal", "enforcement", "replay", "subscriptions", "publisher", "reconciler", "sweeper"),
-    *("store", "watchdog", "embedded"),
+    *("store", "watchdog", "embedded", "clock"),
 )
 FLEET = "Same from every process: use max."
 
@@ -195,6 +195,9 @@ class Metrics:
         self.outbox_bytes = self._gauge("outbox_bytes", "Bytes that wait for slow clients of this process.")
         self.events_published = self._counter("events_published", "Events handed to a room.")
         self.fanout_errors = self._counter("fanout_errors", "Events other processes could not be told at once.")
+        self.events_dropped = self._counter(
+            "events_dropped", "Events too many to be told to other processes, which read them from the store instead."
+        )
         self.replays = self._counter("replays", "Reads of what a socket missed, by how they ended.", "outcome")
         _start(self.replays, ("complete", "resync", "unavailable"))
         self.events_replayed = self._counter("events_replayed", "Events sent again from the asset store.")
@@ -225,6 +228,9 @@ class Metrics:
             "task_restarts", "Long-lived tasks that ended unforeseen and were started again.", "task"
         )
         _start(self.task_restarts, TASKS)
+        self.clock_skew_seconds = self._gauge(
+            "clock_skew_seconds", "How far this machine's clock is ahead of Redis TIME; below 0 when it is behind."
+        )
         self.loop_lag_seconds = self._histogram(
             "loop_lag_seconds", "How late the event loop runs what is due.", LAG_SECONDS
         )

@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
-from pipeline.assets.asset import CATEGORIES, Asset, utc_now
+from pipeline.assets.asset import CATEGORIES, Asset
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore
+from pipeline.clock import CLOCK, utc_now
 from pipeline.hooks import JobEvent
 from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics
@@ -27,9 +28,10 @@ from pipeline.settings import Fairness, Role, Settings
 from pipeline.supervision import Supervisor
 from pipeline.tracing import build_tracing
 from pipeline.usecases import notifying
+from pipeline.usecases.cancelling import Cancelling
 from pipeline.usecases.admission import Admission
 from pipeline.usecases.dead_letters import DeadLetters
-from pipeline.usecases.job_events import job_event
+from pipeline.usecases.job_events import cancel_event, job_event
 from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.processing import Processing
@@ -55,6 +57,7 @@ class Parts:
         self._owns_redis = owns_redis
         self._on_fatal = on_fatal
         self.metrics = Metrics()
+        self.metrics.clock_skew_seconds.set_function(lambda: CLOCK.skew_seconds)
         self.supervisor = Supervisor(
             on_restart=lambda kind: self.metrics.task_restarts.labels(kind).inc(), on_fatal=self._on_fatal
         )
@@ -89,6 +92,7 @@ class Parts:
         )
         self.worker = self._make_photo_worker()
         self.workers = [self.worker]
+        self.cancelling = self._make_cancelling()
         if self.plugins.durable:
             self.workers.append(self._make_notifier_worker())
         self.watchdog = Watchdog(self.metrics, block_seconds=settings.loop_block_ms / 1000)
@@ -108,6 +112,19 @@ class Parts:
             on_deferred=self.reconciler.request,
             on_enqueued=self._observe_enqueued,
             tracing=self.tracing,
+        )
+
+    def _make_cancelling(self) -> Cancelling:
+        return Cancelling(
+            self.store,
+            self.queue,
+            self.notifying,
+            self._kept_jobs,
+            self.metrics,
+            submission=self.submission,
+            is_told=lambda asset_id: self.fanout.untold(asset_id) is None,
+            end_running=self.worker.cancel,
+            on_ended=lambda asset, request_id: self.plugins.observe("job_finished", cancel_event(asset, request_id)),
         )
 
     def _make_photo_worker(self) -> Worker:
@@ -143,6 +160,7 @@ class Parts:
             on_unowned=self.reconciler.request,
             on_start=lambda job: self.plugins.observe("job_started", job_event(job)),
             on_finish=self._observe_finish,
+            untold=lambda job: self.fanout.untold(str(job.data.get("assetId", ""))),
             tracing=self.tracing,
         )
 

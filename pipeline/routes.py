@@ -8,6 +8,7 @@ from typing import Any
 import tornado.web
 
 from pipeline.auth import TokenVerifier
+from pipeline.clock import CLOCK
 from pipeline.disk import Disk
 from pipeline.handlers import assets, base, events, ops, queue, upload
 from pipeline.handlers.server import HttpServer
@@ -23,7 +24,7 @@ def build_server(parts: Parts) -> HttpServer:
     common = {
         "verifier": TokenVerifier(parts.settings),
         "metrics": parts.metrics,
-        "allowed_origins": parts.settings.allowed_origins,
+        "allowed_origins": parts.settings.page_origins,
     }
     return HttpServer(
         tornado.web.Application(
@@ -68,6 +69,7 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/api/assets", assets.AssetsHandler, with_assets),
         ("/api/assets/([^/]+)", assets.AssetHandler, with_assets),
         ("/api/assets/([^/]+)/retry", assets.RetryHandler, with_assets),
+        ("/api/assets/([^/]+)/cancel", assets.CancelHandler, with_assets | {"cancelling": parts.cancelling}),
         *_operators_routes(parts, common),
         ("/ws", SocketHandler, of_members),
         ("/api/events", events.EventsHandler, of_members | {"tickets": parts.tickets}),
@@ -88,7 +90,9 @@ def _probes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         "storage": parts.plugins.check_storage,
         "sandbox": parts.plugins.check_sandbox,
         "disk": Disk(settings.data_dir, settings.max_upload_bytes).check,
+        "clock": CLOCK.check,
         "tasks": parts.supervisor.check,
+        "rooms": parts.fanout.check,
     }
     return [
         ("/metrics", ops.MetricsHandler, common | {"queues": [parts.queue, parts.notifications]}),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PermanentJobError, RetryableJobError
-from pipeline.hooks import UNKNOWN, AIProvider, Analysis, AnalyzeRequest, Attribute, hookimpl
+from pipeline.hooks import UNKNOWN, AIProvider, Analysis, AnalyzeRequest, Attribute, hookimpl, utc_now
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -143,6 +143,15 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
 
 
+def retry_after_of(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds a reply asks to wait, or None; a date counts from the reply's own, as clocks differ."""
+    try:
+        now = parsedate_to_datetime(headers.get("Date", ""))
+    except (ValueError, TypeError):
+        now = utc_now()
+    return parse_retry_after(headers.get("Retry-After"), now)
+
+
 async def _read(response: aiohttp.ClientResponse) -> bytes:
     body = bytearray()
     async for chunk in response.content.iter_any():
@@ -163,7 +172,7 @@ def judge_status(status: int, headers: Mapping[str, str], message: str) -> Retry
     """Return what an answer other than 2xx means for the job. message: the service's own words, or ""."""
     if status == 429 or status >= 500 or status == 408:
         text = BUSY if status == 429 else TIMED_OUT if status == 408 else UNAVAILABLE
-        retry_after = parse_retry_after(headers.get("Retry-After"), datetime.now(UTC))
+        retry_after = retry_after_of(headers)
         # One that is busy without saying for how long is tried by single jobs.
         spends_attempt = None if retry_after is not None else status != 429
         return RetryableJobError(text, retry_after_seconds=retry_after, spends_attempt=spends_attempt)

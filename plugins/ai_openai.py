@@ -11,7 +11,6 @@ import base64
 import json
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -28,7 +27,7 @@ from pipeline.errors import (
     is_unreachable,
 )
 from pipeline.hooks import UNKNOWN, AIProvider, Analysis, AnalyzeRequest, Attribute, PluginSettings, Sandbox, hookimpl
-from plugins.ai_http import CONNECT_SECONDS, TIMED_OUT, UNAVAILABLE, UNREADABLE, judge_status, parse_retry_after
+from plugins.ai_http import CONNECT_SECONDS, TIMED_OUT, UNAVAILABLE, UNREADABLE, judge_status, retry_after_of
 
 if TYPE_CHECKING:
     import openai
@@ -264,7 +263,7 @@ def parse_analysis(body: bytes) -> Analysis:
 def _judge(error: openai.APIStatusError) -> JobError:
     """Return what an error status means for the job."""
     status, codes = error.status_code, f"{error.code} {error.type}"
-    retry_after = parse_retry_after(error.response.headers.get("Retry-After"), datetime.now(UTC))
+    retry_after = retry_after_of(error.response.headers)
     if status == 402 or "insufficient_quota" in codes:
         return RetryableJobError(NO_QUOTA, retry_after_seconds=max(retry_after or 0, HOLD_SECONDS))
     if status in (401, 404):

@@ -14,9 +14,7 @@ import ipaddress
 import json
 import re
 import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -26,8 +24,8 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from yarl import URL
 
 from pipeline.errors import PermanentJobError, RetryableJobError, is_unreachable
-from pipeline.hooks import Notification, Notifier, PluginSettings, hookimpl
-from plugins.ai_http import Answer, parse_retry_after
+from pipeline.hooks import Notification, Notifier, PluginSettings, hookimpl, utc_now
+from plugins.ai_http import Answer, retry_after_of
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -127,7 +125,7 @@ class WebhookNotifier:
             # The body is never waited for, so a receiver that sends without end costs the 64 kB aiohttp reads ahead.
             async with request as response:
                 status = response.status
-                retry_after = parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
+                retry_after = retry_after_of(response.headers)
         except TimeoutError as error:
             raise RetryableJobError("Webhook receiver took too long") from self._cause(error)
         except aiohttp.ClientError as error:
@@ -153,7 +151,7 @@ class WebhookNotifier:
     def _headers(self, notification: Notification, body: bytes) -> dict[str, str]:
         event = notification.event
         delivery_id = notification.delivery_id or f"{event['assetId']}-{event['timestamp']}"
-        webhook_id, timestamp = NOT_IN_ID.sub("_", delivery_id), str(int(time.time()))
+        webhook_id, timestamp = NOT_IN_ID.sub("_", delivery_id), str(int(utc_now().timestamp()))
         headers = {
             "Content-Type": "application/json",
             "webhook-id": webhook_id,

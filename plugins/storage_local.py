@@ -13,12 +13,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 from pipeline.errors import DependencyUnavailable
-from pipeline.hooks import StorageBackend, StoredImage, hookimpl
+from pipeline.hooks import StorageBackend, StoredImage, hookimpl, utc_now
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -192,7 +192,9 @@ def _image(public_id: str, entry: os.DirEntry[str]) -> StoredImage | None:
     if not PUBLIC_ID.fullmatch(public_id) or "." not in entry.name:
         return None
     with suppress(FileNotFoundError):
-        return StoredImage(public_id, datetime.fromtimestamp(entry.stat(follow_symlinks=False).st_mtime, UTC))
+        # The file has its time from the machine's own clock, so only its age can be relied on.
+        age = timedelta(seconds=time.time() - entry.stat(follow_symlinks=False).st_mtime)
+        return StoredImage(public_id, utc_now() - age)
     return None
 
 

@@ -14,7 +14,8 @@ import jwt
 from PIL import Image
 from pillow_heif import register_heif_opener
 
-from pipeline.assets.asset import Asset, AssetStatus, OriginalImage, new_asset_id, utc_now
+from pipeline.assets.asset import Asset, AssetStatus, OriginalImage, new_asset_id
+from pipeline.clock import utc_now
 
 register_heif_opener()
 

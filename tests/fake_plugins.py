@@ -9,7 +9,8 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from pipeline.assets.asset import CATEGORIES, utc_now
+from pipeline.assets.asset import CATEGORIES
+from pipeline.clock import utc_now
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, JobEvent, hookimpl
 from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.manager import PluginManager, assemble

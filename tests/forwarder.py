@@ -39,6 +39,10 @@ class Forwarder:
         """Swallow from now on what the connections of now send, as a firewall does that has forgotten them."""
         self._silenced.update(self._writers)
 
+    def passed_on(self, data: bytes) -> bytes:
+        """Return what the other side gets; a subclass may change it."""
+        return data
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self.upstream_port)
         self._writers += [writer, upstream_writer]
@@ -49,7 +53,7 @@ class Forwarder:
         try:
             while data := await source.read(1 << 16):
                 if target not in self._silenced:
-                    target.write(data)
+                    target.write(self.passed_on(data))
         except ConnectionError:
             pass
         if target not in self._silenced:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import BinaryIO
 
-from pipeline.assets.asset import utc_now
+from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.hooks import StoredImage, UploadFacts
 

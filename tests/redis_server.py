@@ -17,14 +17,16 @@ from pipeline.embedded import find_server
 from tests.toxiproxy import free_port
 
 START_SECONDS = 20.0
+STOP_SECONDS = 5.0
 
 
 class RedisServer:
     """A server on a port of its own that keeps its data over stop and start; `with` starts it and removes it all."""
 
-    def __init__(self, *options: str) -> None:
-        """options: more of the command line, e.g. "--maxmemory", "5mb"."""
+    def __init__(self, *options: str, binary: str = "") -> None:
+        """options: more of the command line, e.g. "--maxmemory", "5mb". binary: default: see above."""
         self.port = free_port()
+        self._binary = binary
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._options = options
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -47,11 +49,17 @@ class RedisServer:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        """True between start and end."""
+        return self._process is not None
+
     def start(self) -> None:
         """Start the server and wait until it answers."""
         arguments = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", self._folder.name]
+        arguments += ["--appendonly", "yes", "--save", ""]
         self._process = subprocess.Popen(
-            [find_server(), *arguments, "--appendonly", "yes", "--save", "", *self._options], stdout=subprocess.DEVNULL
+            [self._binary or find_server(), *arguments, *self._options], stdout=subprocess.DEVNULL
         )
         deadline = time.monotonic() + START_SECONDS
         while True:
@@ -70,7 +78,11 @@ class RedisServer:
             self._client = None
         if self._process is not None:
             self._process.terminate()
-            self._process.wait()
+            try:
+                self._process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:  # one that has just become a replica may refuse to end
+                self._process.kill()
+                self._process.wait()
             self._process = None
 
     def kill(self, *, loses_data: bool = False) -> None:
@@ -90,12 +102,12 @@ class RedisServer:
 
 
 class RedisCluster:
-    """A Redis Cluster of three masters without replicas; `with` starts it and removes it all."""
+    """A Redis Cluster of three masters; `with` starts it and removes it all."""
 
-    def __init__(self, *options: str) -> None:
-        """options: more of each server's command line."""
+    def __init__(self, *options: str, replicas: int = 0) -> None:
+        """options: more of each server's command line. replicas: how many, at most one to each master."""
         # For talk among the nodes; the usual port, 10,000 above the first, may not exist.
-        self._buses = [free_port() for _ in range(3)]
+        self._buses = [free_port() for _ in range(3 + replicas)]
         options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", *options)
         self.servers = [RedisServer(*options, "--cluster-port", str(bus)) for bus in self._buses]
         self._stack = ExitStack()
@@ -104,14 +116,22 @@ class RedisCluster:
         for number, server in enumerate(self.servers):
             self._stack.enter_context(server)
             first, last = number * 5461, (number + 1) * 5461 - 1 if number < 2 else 16383
-            server.client().execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
+            if number < 3:
+                server.client().execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
             server.client().execute_command("CLUSTER", "MEET", "127.0.0.1", self.servers[0].port, self._buses[0])
+        self.wait()
+        for master, replica in zip(self.servers, self.servers[3:]):
+            replica.client().execute_command("CLUSTER", "REPLICATE", self.nodes(replica)[master.port])
+        self.wait()
+        return self
+
+    def wait(self) -> None:
+        """Return when all servers know each other and, of replicas, their master's data."""
         deadline = time.monotonic() + START_SECONDS
         while not all(self._is_ready(server) for server in self.servers):
             if time.monotonic() > deadline:
                 raise TimeoutError("the cluster does not come together")
             time.sleep(0.05)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -120,7 +140,9 @@ class RedisCluster:
 
     def _is_ready(self, server: RedisServer) -> bool:
         state = str(server.client().execute_command("CLUSTER", "INFO"))
-        return "cluster_state:ok" in state and len(self.nodes(server)) == len(self.servers)
+        replication = server.client().info("replication")
+        is_linked = replication["role"] == "master" or replication["master_link_status"] == "up"
+        return is_linked and "cluster_state:ok" in state and len(self.nodes(server)) == len(self.servers)
 
     def nodes(self, server: RedisServer) -> dict[int, str]:
         """Return the id of each node that a server knows, by its port."""
@@ -129,10 +151,16 @@ class RedisCluster:
 
     def owner(self, key: str) -> RedisServer:
         """Return the master that has the slot of a key."""
-        slot = self.servers[0].client().execute_command("CLUSTER", "KEYSLOT", key)
-        ranges = self.servers[0].client().execute_command("CLUSTER", "SLOTS")
+        asked = next(server for server in self.servers if server.is_running).client()
+        slot = asked.execute_command("CLUSTER", "KEYSLOT", key)
+        ranges = asked.execute_command("CLUSTER", "SLOTS")
         (port,) = [master[1] for first, last, master, *_ in ranges if first <= slot <= last]
         return next(server for server in self.servers if server.port == port)
+
+    def replica_of(self, master: RedisServer) -> RedisServer:
+        """Return the server that follows this one."""
+        ports = [int(port) for _host, port, _offset in master.client().role()[2]]
+        return next(server for server in self.servers if server.port in ports)
 
     def move_slot(self, key: str, source: RedisServer, target: RedisServer) -> None:
         """Give the slot of a key, and what is in it, to another master."""

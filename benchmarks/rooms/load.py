@@ -1,4 +1,4 @@
-"""The load client: a thousand WebSockets in one thread, reading frames as cheaply as Python can.
+"""The load client: a thousand WebSockets, or streams of events, in one thread, reading as cheaply as Python can.
 
 It checks that every event comes once and to its owner, and counts; what it costs itself is shown by the row of the
 blaster (blaster.py), which has nothing to do but write.
@@ -12,6 +12,7 @@ import struct
 import time
 from array import array
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 
@@ -26,6 +27,7 @@ HANDSHAKE = (
     "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{header}\r\n"
 )
+REQUEST = "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{header}\r\n"
 TEXT = 0x81
 
 
@@ -38,7 +40,7 @@ class Codec:
     """How a client of one server comes in; `%s` in header, greeting and answers stands for the token.
 
     is_in: what a text begins with that tells the client is in its room. greeting: sent after the handshake.
-    answers: (what a text begins with, what to send back).
+    answers: (what a text begins with, what to send back). is_stream: server-sent events, no WebSocket.
     """
 
     path: str
@@ -46,9 +48,13 @@ class Codec:
     header: str = ""
     greeting: bytes = b""
     answers: tuple[tuple[bytes, bytes], ...] = ()
+    is_stream: bool = False
 
 
 OURS = Codec("/ws", b'{"event":"connected"', header="Sec-WebSocket-Protocol: pipeline.v1, bearer.%s\r\n")
+OURS_STREAM = Codec(
+    "/api/events", b'{"event":"connected"', header="Authorization: Bearer %s\r\n", is_stream=True
+)
 SOCKET_IO = Codec(
     "/socket.io/?EIO=4&transport=websocket", b"40{", answers=((b"0{", b'40{"token":"%s"}'), (b"2", b"3"))
 )
@@ -104,6 +110,7 @@ class Load:
         self._clients: dict[int, Client] = {}
         self._ready = 0
         self._seen = bytearray()
+        self._lowest = 0
         self._epoll = select.epoll()
 
     def __enter__(self) -> Load:
@@ -124,17 +131,16 @@ class Load:
         """Close all sockets, properly."""
         for client in self._clients.values():
             self._epoll.unregister(client.socket)
-            try:
-                client.send(CLOSE, struct.pack("!H", 1000))
-            except OSError:
-                pass
+            with suppress(OSError):
+                if not self._codec.is_stream:
+                    client.send(CLOSE, struct.pack("!H", 1000))
             client.socket.close()
         self._clients.clear()
         self._ready = 0
 
-    def expect(self, count: int) -> None:
-        """Begin to count from nothing."""
-        self._seen = bytearray(count)
+    def expect(self, count: int, first: int = 0) -> None:
+        """Begin to count from nothing. first: the lowest number; events of before may come again and do not count."""
+        self._seen, self._lowest = bytearray(count), first
         self.received = self.last_at = 0
         self.waits = array("q")
 
@@ -184,7 +190,8 @@ class Load:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client = Client(raw, index, self._tokens[index])
         header = self._codec.header % client.token if self._codec.header else ""
-        raw.sendall(HANDSHAKE.format(path=self._codec.path, header=header).encode())
+        request = REQUEST if self._codec.is_stream else HANDSHAKE
+        raw.sendall(request.format(path=self._codec.path, header=header).encode())
         raw.setblocking(False)  # with a timeout Python would ask the kernel twice for each read
         self._clients[raw.fileno()] = client
         self._epoll.register(raw, select.EPOLLIN)
@@ -196,12 +203,14 @@ class Load:
             if at < 4:
                 client.rest = data
                 return
-            if not data.startswith(b"HTTP/1.1 101 "):
+            if not data.startswith((b"HTTP/1.1 101 ", b"HTTP/1.1 200 ")):
                 raise Failure(data)
             client.is_upgraded = True
             if self._codec.greeting:
                 client.say(self._codec.greeting)
-        seen, waits, users = self._seen, self.waits, len(self._tokens)
+        if self._codec.is_stream:
+            self._feed_stream(client, data, at, now)
+            return
         while end - at >= 2:
             length, start = data[at + 1], at + 2
             if length == 126:
@@ -215,17 +224,37 @@ class Load:
             if found < 0:
                 self._control(client, data[at], data[start:stop])
             while found >= 0:
-                number = int(data[found + 5 : found + 13])
-                if number % users != client.index or seen[number]:
-                    raise Failure(f"event {number} came to user {client.index} or came twice")
-                seen[number] = 1
-                waits.append(now - int(data[found + 14 : found + 33]))
-                self.received += 1
-                self.last_at = now
+                self._take(client, data, found, now)
                 # Centrifugo puts several events into a frame.
                 found = data.find(MARK, found + 33, stop)
             at = stop
         client.rest = data[at:]
+
+    def _feed_stream(self, client: Client, data: bytes, at: int, now: int) -> None:
+        """Take the events whose end has come; what HTTP puts between them is passed over."""
+        stop = data.rfind(b"\n\n", at) + 2
+        if stop < 2:
+            client.rest = data[at:]
+            return
+        if self._codec.is_in in data[at:stop]:
+            self._ready += 1
+        found = data.find(MARK, at, stop)
+        while found >= 0:
+            self._take(client, data, found, now)
+            found = data.find(MARK, found + 33, stop)
+        client.rest = data[stop:]
+
+    def _take(self, client: Client, data: bytes, found: int, now: int) -> None:
+        number = int(data[found + 5 : found + 13])
+        place = number - self._lowest
+        if place < 0:
+            return
+        if number % len(self._tokens) != client.index or self._seen[place]:
+            raise Failure(f"event {number} came to user {client.index} or came twice")
+        self._seen[place] = 1
+        self.waits.append(now - int(data[found + 14 : found + 33]))
+        self.received += 1
+        self.last_at = now
 
     def _control(self, client: Client, head: int, payload: bytes) -> None:
         if head == 0x80 | PING:

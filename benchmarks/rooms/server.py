@@ -3,7 +3,9 @@
 The real rooms, fanout, socket handler and token check in a Tornado server, without store, queue and worker. Prints its
 port; GET /emit?count=&rate=&users= emits. Without Redis into the local rooms, with Redis as the worker does: through
 the fanout, for the sockets of another process. For slow.py: GET /flood?rounds=&first=&users=&bytes=&pace_ms= sends
-large events, GET /closed?code= tells how many sockets were closed with a code.
+large events, GET /closed?code= tells how many sockets were closed with a code. For crowd.py: GET /finish?users=&first= puts
+an asset of each user in the store, finished now, that nobody is told of: as one that another process finished while
+Redis was away.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ import tornado.netutil
 import tornado.web
 
 from benchmarks.rooms.emission import emit, make_event, room_of
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus
+from pipeline.clock import utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.auth import TokenVerifier
 from pipeline.handlers import base
@@ -33,10 +37,11 @@ from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.frames import event_frame
 from pipeline.rooms.rooms import Rooms
 from pipeline.settings import Settings
-from tests.factories import SECRET
+from tests.factories import SECRET, make_asset
 
 # Few, so that the other sockets do not wait for the flood itself.
 FLOOD_SLICE = 10
+STORE_SLICE = 500
 
 
 class Wiring:
@@ -118,6 +123,25 @@ class FloodHandler(tornado.web.RequestHandler):
         self.finish("ok")
 
 
+class FinishHandler(tornado.web.RequestHandler):
+    """Puts a finished asset of each user in the store."""
+
+    def initialize(self, *, store: SqliteAssetStore) -> None:
+        self.store = store
+
+    async def get(self) -> None:
+        users, first = int(self.get_argument("users")), int(self.get_argument("first"))
+        for start in range(0, users, STORE_SLICE):
+            numbers = range(start, min(start + STORE_SLICE, users))
+            await asyncio.gather(*(self.store.create(_finished(f"user-{each}", first + each)) for each in numbers))
+        self.finish("ok")
+
+
+def _finished(user: str, number: int) -> Asset:
+    ai_metadata = AiMetadata(**make_event(number)["aiMetadata"])
+    return make_asset(user, status=AssetStatus.ACTIVE, ai_metadata=ai_metadata, finished_at=utc_now())
+
+
 class ClosedHandler(tornado.web.RequestHandler):
     """Tells how many sockets were closed with a code."""
 
@@ -140,6 +164,7 @@ async def main(redis_url: str | None = None) -> None:
         ("/emit", EmitHandler, {"rooms": wiring.rooms, "fanout": wiring.fanout}),
         ("/flood", FloodHandler, {"rooms": wiring.rooms}),
         ("/closed", ClosedHandler, {"metrics": wiring.metrics}),
+        ("/finish", FinishHandler, {"store": wiring.store}),
     ]
     application = tornado.web.Application(routes, log_function=base.log_request)
     server = HttpServer(application, metrics=wiring.metrics)

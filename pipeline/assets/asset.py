@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 import secrets
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
+
+from pipeline.clock import utc_now
+from pipeline.instants import milliseconds_of
 
 
 class AssetStatus(StrEnum):
@@ -29,6 +31,8 @@ class AssetStatus(StrEnum):
 
 FINISHED = frozenset({AssetStatus.PARTIAL, AssetStatus.ACTIVE, AssetStatus.FAILED})
 ASSET_ID = re.compile(r"[0-9a-fA-F]{24}")
+# The error of an asset whose owner did not want to wait for it.
+CANCELLED = "Cancelled"
 CATEGORIES = ("sneaker", "lego", "camera", "other")
 
 
@@ -91,6 +95,11 @@ class Asset:
     def is_finished(self) -> bool:
         """True once the AI's work on it has ended, well or badly."""
         return self.status in FINISHED
+
+    @property
+    def is_cancelled(self) -> bool:
+        """True when its work was ended on request."""
+        return self.status is AssetStatus.FAILED and self.ai_metadata.error == CANCELLED
 
     @property
     def starts(self) -> int:
@@ -221,12 +230,6 @@ def processed_document(processed: ProcessedImageRef | None) -> dict[str, Any] | 
     return {"url": processed.url, "publicId": processed.public_id} if processed else None
 
 
-def utc_now() -> datetime:
-    """Return the present in UTC, cut to the milliseconds that documents and events carry."""
-    now = datetime.now(UTC)
-    return now.replace(microsecond=now.microsecond // 1000 * 1000)
-
-
 def to_timestamp(instant: datetime | None) -> str | None:
     """Return an instant as `2026-01-31T12:00:00.123Z`, the one spelling used on the wire."""
     if instant is None:
@@ -244,7 +247,7 @@ def new_asset_id() -> str:
     different processes sort by time too and none can be guessed.
     """
     global _last_id
-    milliseconds = time.time_ns() // 1_000_000
+    milliseconds = milliseconds_of(utc_now())
     candidate = (milliseconds // 1000) << 64 | (milliseconds % 1000) << 54 | secrets.randbits(54)
     _last_id = candidate if candidate > _last_id else _last_id + 1 + secrets.randbits(32)
     return f"{_last_id:024x}"

@@ -21,22 +21,20 @@ from pymongo.errors import DuplicateKeyError, ServerSelectionTimeoutError
 
 from pipeline.assets import mongo_indexes
 from pipeline.assets.asset import (
+    CANCELLED,
     AiMetadata,
     Asset,
     AssetStatus,
     ProcessedImageRef,
     ai_metadata_document,
     processed_document,
-    utc_now,
 )
-from pipeline.assets.mongo_calls import Calls, refused_options
+from pipeline.assets.mongo_calls import TRIES, Calls, refused_options
 from pipeline.assets.mongo_kept import KeptDocuments
-from pipeline.assets.store import KeyRecord
+from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, OutcomeUnknown
 
 DATABASE = "ai_queue_pipeline"
-# How often a step is repeated that a change at the same moment can bring to nothing.
-TRIES = 20
 
 
 class MongoAssetStore(KeptDocuments):
@@ -129,14 +127,7 @@ class MongoAssetStore(KeptDocuments):
         return await self._update(
             asset_id,
             {"processingJobId": job_id, "fence": fence, "status": AssetStatus.PROCESSING.value},
-            {
-                "$set": {
-                    "status": status.value,
-                    "aiMetadata": ai_metadata_document(ai_metadata),
-                    "images.processed": processed_document(processed),
-                    "finishedAt": finished_at,
-                }
-            },
+            {"$set": _result(status, ai_metadata, processed, finished_at)},
         )
 
     async def fail(self, asset_id: str, job_id: str, fence: int, *, error: str, finished_at: datetime) -> Asset | None:
@@ -148,6 +139,16 @@ class MongoAssetStore(KeptDocuments):
             ai_metadata=AiMetadata(error=error),
             processed=None,
             finished_at=finished_at,
+        )
+
+    async def cancel(self, asset_id: str, job_id: str, *, finished_at: datetime) -> Asset | None:
+        return await self._update(
+            asset_id,
+            {"processingJobId": job_id, "status": AssetStatus.PROCESSING.value},
+            {
+                "$set": _result(AssetStatus.FAILED, AiMetadata(error=CANCELLED), None, finished_at),
+                "$inc": {"fence": 1},
+            },
         )
 
     async def excuse(self, asset_id: str, job_id: str) -> None:
@@ -237,31 +238,6 @@ class MongoAssetStore(KeptDocuments):
                 return _asset(deleted)
         raise DependencyUnavailable("The asset is being changed all the time")
 
-    async def find_key(self, key: str) -> KeyRecord | None:
-        found = await self._reach(self._keys.find_one({"_id": key}))
-        return KeyRecord(found["assetId"], found["fingerprint"]) if found else None
-
-    async def claim_key(
-        self, key: str, record: KeyRecord, created_at: datetime, *, instead_of: str | None = None
-    ) -> KeyRecord:
-        fields = {"assetId": record.asset_id, "fingerprint": record.fingerprint, "createdAt": created_at}
-        for _ in range(TRIES):
-            if instead_of is not None:
-                named = {"_id": key, "assetId": instead_of}
-                if (await self._reach(self._keys.update_one(named, {"$set": fields}))).modified_count:
-                    return record
-            try:
-                await self._reach(self._keys.insert_one({"_id": key} | fields))
-                return record
-            except DuplicateKeyError:
-                # None: purged between the two calls. Nothing but an insert of ours makes it ours.
-                if (found := await self.find_key(key)) is not None:
-                    return found
-        raise DependencyUnavailable("The asset store does not show a key that it holds")
-
-    async def purge_keys(self, before: datetime) -> int:
-        return await self._purge(self._keys, {"createdAt": {"$lt": before}})
-
     async def _update(self, asset_id: str, wanted: Mapping[str, Any], change: Mapping[str, Any]) -> Asset | None:
         """Change the asset if it is as wanted, in one atomic step, and return it as it is then."""
         key = _object_id(asset_id)
@@ -285,6 +261,17 @@ class MongoAssetStore(KeptDocuments):
             wanted = {"$and": [wanted, bound, further]}
         cursor = self._assets.find(wanted).sort([(instant, order), ("_id", order)]).limit(limit)
         return [Asset.from_document(document) for document in await self._reach(cursor.to_list(limit))]
+
+
+def _result(
+    status: AssetStatus, ai_metadata: AiMetadata, processed: ProcessedImageRef | None, finished_at: datetime
+) -> dict[str, Any]:
+    return {
+        "status": status.value,
+        "aiMetadata": ai_metadata_document(ai_metadata),
+        "images.processed": processed_document(processed),
+        "finishedAt": finished_at,
+    }
 
 
 def _object_id(asset_id: str) -> ObjectId | None:

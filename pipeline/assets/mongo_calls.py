@@ -35,6 +35,10 @@ def refused_options() -> Iterator[None]:
         raise ConfigurationError(f"MONGODB_URI: {mask(clean(str(error)))}") from None
 
 
+# How often a step is repeated that a change at the same moment can bring to nothing.
+TRIES = 20
+
+
 class Calls:
     """Awaits the driver's calls, none for longer than timeout_seconds."""
 

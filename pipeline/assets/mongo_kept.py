@@ -12,18 +12,45 @@ from typing import Any
 from pymongo import ASCENDING
 from pymongo.errors import DuplicateKeyError
 
-from pipeline.assets.asset import utc_now
-from pipeline.assets.store import IDENTITY, Kept
+from pipeline.assets.mongo_calls import TRIES
+from pipeline.assets.store import IDENTITY, Kept, KeyRecord
+from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 
 PURGE_PAGE = 1000
 
 
 class KeptDocuments:
-    """The collection `kept`. Methods: see AssetStore."""
+    """The collections `kept` and `idempotency_keys`. Methods: see AssetStore."""
 
     _kept: Any
+    _keys: Any
     _reach: Callable[[Awaitable[Any]], Awaitable[Any]]
+
+    async def find_key(self, key: str) -> KeyRecord | None:
+        found = await self._reach(self._keys.find_one({"_id": key}))
+        return KeyRecord(found["assetId"], found["fingerprint"]) if found else None
+
+    async def claim_key(
+        self, key: str, record: KeyRecord, created_at: datetime, *, instead_of: str | None = None
+    ) -> KeyRecord:
+        fields = {"assetId": record.asset_id, "fingerprint": record.fingerprint, "createdAt": created_at}
+        for _ in range(TRIES):
+            if instead_of is not None:
+                named = {"_id": key, "assetId": instead_of}
+                if (await self._reach(self._keys.update_one(named, {"$set": fields}))).modified_count:
+                    return record
+            try:
+                await self._reach(self._keys.insert_one({"_id": key} | fields))
+                return record
+            except DuplicateKeyError:
+                # None: purged between the two calls. Nothing but an insert of ours makes it ours.
+                if (found := await self.find_key(key)) is not None:
+                    return found
+        raise DependencyUnavailable("The asset store does not show a key that it holds")
+
+    async def purge_keys(self, before: datetime) -> int:
+        return await self._purge(self._keys, {"createdAt": {"$lt": before}})
 
     async def identity(self) -> str:
         new = Kept(IDENTITY, IDENTITY, utc_now(), {"id": secrets.token_hex(8)})

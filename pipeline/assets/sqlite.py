@@ -21,16 +21,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.assets.asset import (
+    CANCELLED,
     AiMetadata,
     Asset,
     AssetStatus,
     ProcessedImageRef,
     ai_metadata_document,
     processed_document,
-    utc_now,
 )
 from pipeline.assets.sqlite_kept import KeptRows
 from pipeline.assets.store import KeyRecord
+from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable, OutcomeUnknown, PipelineError
 from pipeline.instants import instant_of, milliseconds_of
 from pipeline.supervision import Supervisor, Watched
@@ -213,6 +214,19 @@ class SqliteAssetStore(KeptRows):
             ai_metadata=AiMetadata(error=error),
             processed=None,
             finished_at=finished_at,
+        )
+
+    async def cancel(self, asset_id: str, job_id: str, *, finished_at: datetime) -> Asset | None:
+        return await self._update(
+            "UPDATE assets SET status = 'failed', aiMetadata = :meta, processed = NULL, finishedAt = :finished, "
+            "fence = fence + 1, updatedAt = :now "
+            "WHERE id = :id AND processingJobId = :job AND status = 'processing' RETURNING *",
+            {
+                "id": asset_id,
+                "job": job_id,
+                "meta": _meta_json(AiMetadata(error=CANCELLED)),
+                "finished": milliseconds_of(finished_at),
+            },
         )
 
     async def excuse(self, asset_id: str, job_id: str) -> None:

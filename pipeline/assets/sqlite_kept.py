@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from pipeline.assets.asset import utc_now
 from pipeline.assets.store import IDENTITY, Kept
+from pipeline.clock import utc_now
 from pipeline.instants import instant_of, milliseconds_of
 
 KEEP = "INSERT INTO kept VALUES (:kind, :id, :at, :data) ON CONFLICT (kind, id) DO UPDATE SET "

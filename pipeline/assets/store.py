@@ -91,6 +91,11 @@ class AssetStore(Protocol):
     async def fail(self, asset_id: str, job_id: str, fence: int, *, error: str, finished_at: datetime) -> Asset | None:
         """Commit `failed` with the error, under the same rule as finish."""
 
+    async def cancel(self, asset_id: str, job_id: str, *, finished_at: datetime) -> Asset | None:
+        """Commit `failed` with the error CANCELLED, whichever run of the job is under way, and take the fence: what
+        that run commits later matches nothing. None when the asset is not `processing` by job_id.
+        """
+
     async def excuse(self, asset_id: str, job_id: str) -> None:
         """Add 1 to `excused`: a start ended without the job being at fault. Only while `processing` by job_id."""
 

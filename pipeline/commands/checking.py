@@ -20,18 +20,20 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 from urllib.parse import unquote, urlsplit
 
 import click
 from pydantic import BaseModel, SecretStr
+from redis.exceptions import NoPermissionError
 from rich.console import Console
 
 from pipeline import data_dir, demo, embedded, logs
 from pipeline import settings as settings_module
-from pipeline.assets.asset import CATEGORIES, Asset, AssetStatus, OriginalImage, utc_now
+from pipeline.assets.asset import CATEGORIES, Asset, AssetStatus, OriginalImage
 from pipeline.assets.store import AssetStore
 from pipeline.auth import TokenVerifier
+from pipeline.clock import Clock, utc_now
 from pipeline.commands import running
 from pipeline.commands.shown import shown
 from pipeline.disk import Disk
@@ -42,11 +44,13 @@ from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue, Kin
 from pipeline.hooks.checks import find_fault
 from pipeline.hooks.threads import LoopThreads
 from pipeline.keys import KeySet
-from pipeline.link.connection import connect
+from pipeline.link.master import Master
 from pipeline.metrics import Metrics
 from pipeline.parts import QUEUE_NAME, build_store
 from pipeline.queue.queue import JobQueue
-from pipeline.settings import Settings, is_image_url, is_loopback
+from pipeline.rooms.fanout import RoomFanout
+from pipeline.rooms.rooms import Rooms
+from pipeline.settings import Settings, is_safe_url, is_loopback
 from pipeline.texts import MASK, clean, mask
 
 LIMIT_SECONDS = 10.0
@@ -173,7 +177,7 @@ class Checks:
             Check("data folder", self._data_dir, "make room there or set DATA_DIR"),
             Check("address", self._address, "set HOST and PORT"),
             Check("tokens", self._tokens, "set JWT_SECRET, JWT_PUBLIC_KEY or JWT_JWKS_URL"),
-            Check("redis", self._redis, "set REDIS_URL")
+            Check("redis", self._redis, "see REDIS_URL")
             if redis_url
             else Check("redis", self._embedded_redis, "install redis-server or set REDIS_URL"),
             Check("asset store", self._store, "set MONGODB_URI" if mongodb_uri else "set DATA_DIR"),
@@ -251,18 +255,33 @@ class Checks:
 
     async def _redis(self) -> AsyncIterator[Finding]:
         url = self._settings.redis_url.get_secret_value()
-        async with connect(url) as client:
-            info: dict[str, Any] = await client.info()
-        version = str(info["redis_version"])
-        _check_redis_version(version)
+        master, info = Master(url), {}
+        try:
+            with suppress(NoPermissionError):  # not needed for anything else
+                lines: str = await master.call(lambda link: link.ask("INFO"))
+                info = dict(line.split(":", 1) for line in lines.splitlines() if ":" in line)
+            # A write that writes nothing: a replica refuses it.
+            await master.call(lambda link: link.ask("PERSIST", f"{self._settings.queue_prefix}:probe"))
+        finally:
+            master.close()
+        version = info.get("redis_version", "of unknown version")
+        if info:
+            _check_redis_version(version)
         # As /metrics asks: proves that scripts may be run and our keys be read.
-        queue = JobQueue(url, prefix=self._settings.queue_prefix)
+        queue, clock = JobQueue(url, prefix=self._settings.queue_prefix), Clock()
         try:
             await queue.stats()
+            await clock.measure(queue.time)
         finally:
             await queue.close()
-        kept = "append-only file on" if info.get("aof_enabled") else "append-only file off"
-        yield Finding(Mark.OK, "redis", f"{version} at {shown_address(url)}, {kept}")
+        kept = "on" if info.get("aof_enabled") == "1" else "off" if info else "unknown"
+        yield Finding(Mark.OK, "redis", f"{version} at {shown_address(url)}, append-only file {kept}")
+        await self._try_rooms()
+        yield Finding(Mark.OK, "redis", "events that are published to other processes are heard")
+        try:
+            await clock.check()
+        except DependencyUnavailable as error:
+            yield Finding(Mark.FAILED, "clock", error.message, "start NTP, for example chrony, on both machines")
         policy = info.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
             detail = f"maxmemory-policy is {policy}: when memory runs out, jobs vanish"
@@ -272,6 +291,18 @@ class Checks:
         if used_percent >= FULL_PERCENT:
             detail = f"{used_percent} % of its memory is used"
             yield Finding(Mark.WARNING, "redis", detail, "raise maxmemory in Redis")
+
+    async def _try_rooms(self) -> None:
+        """Really publish and subscribe."""
+        settings = self._settings
+        rooms = Rooms(max_frames=settings.outbox_frames, max_bytes=settings.outbox_bytes, metrics=self._metrics)
+        url = settings.redis_url.get_secret_value()
+        fanout = RoomFanout(rooms, url, metrics=self._metrics, prefix=settings.queue_prefix)
+        await fanout.start()
+        try:
+            await fanout.check()
+        finally:
+            await fanout.stop()
 
     async def _store(self) -> AsyncIterator[Finding]:
         store, uri = build_store(self._settings), self._settings.mongodb_uri.get_secret_value()
@@ -344,7 +375,7 @@ class Checks:
     async def _judge_image_url(self, storage: BoundPlugin, url: str) -> Finding:
         """Return whether jobs may carry such a URL and AI services can fetch the image there."""
         where = shown_address(url)
-        if not is_image_url(url):
+        if not is_safe_url(url):
             return Finding(Mark.FAILED, "image URL", f"{where} is neither https nor loopback", "set PUBLIC_URL")
         if not getattr(storage.plugin, "media_root", None):
             try:

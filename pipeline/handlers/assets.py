@@ -1,4 +1,4 @@
-"""A user's assets: list, get, delete, run again. Another user's asset is answered as one that does not exist."""
+"""A user's assets: list, get, delete, run again, cancel. To others an asset of that user does not exist."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from pipeline.assets.asset import ASSET_ID, CATEGORIES, Asset, AssetStatus, to_timestamp, utc_now
+from pipeline.assets.asset import ASSET_ID, CATEGORIES, Asset, AssetStatus, to_timestamp
 from pipeline.assets.store import AssetStore
+from pipeline.clock import utc_now
 from pipeline.errors import NotFound, ValidationError
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.polling import MAX_WAIT_SECONDS, Polling
 from pipeline.handlers.query import Query, encode_cursor
+from pipeline.usecases.cancelling import Cancelling
 from pipeline.usecases.admission import Admission
 from pipeline.usecases.submission import Submission
 from pipeline.tracing import OFF, Tracing
@@ -127,6 +129,23 @@ class RetryHandler(_Handler):
             receipt = await self.submission.retry(_asset_id(asset_id), user_id, self.request_id)
             answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
             self.reply(answer | {"status": "processing", "message": "Asset queued for AI analysis"}, status=202)
+
+
+class CancelHandler(_Handler):
+    """POST /api/assets/{id}/cancel: one that is processing becomes failed; 409 for any other. Admins may cancel all."""
+
+    route = "/api/assets/{id}/cancel"
+
+    def initialize(self, *, cancelling: Cancelling, **common: Any) -> None:  # type: ignore[override]
+        super().initialize(**common)
+        self.cancelling = cancelling
+
+    async def post(self, asset_id: str) -> None:
+        caller = await self.authenticate()
+        asset = await self.cancelling.cancel(
+            _asset_id(asset_id), caller.user_id, self.request_id, is_admin=caller.is_admin
+        )
+        self.reply(asset.to_json())
 
 
 def is_done(asset: Asset) -> bool:

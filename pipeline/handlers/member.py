@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, ClassVar
@@ -16,6 +15,8 @@ import structlog
 from tornado.iostream import IOStream, StreamClosedError
 
 from pipeline.auth import Principal
+from pipeline.clock import utc_now
+from pipeline.errors import Forbidden
 from pipeline.handlers.base import BaseHandler
 from pipeline.metrics import CLOSE_CODES
 from pipeline.rooms.codes import MESSAGES, CloseCode
@@ -28,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 # What the kernel may hold for a client that does not read; without this it would be megabytes for each.
 SEND_BUFFER_BYTES = 64 * 1024
+FOREIGN_ORIGIN = "Not an origin of this service: its operator can name it in ALLOWED_ORIGINS"
 
 
 class Member(BaseHandler):
@@ -46,6 +48,13 @@ class Member(BaseHandler):
         self._user_id: str | None = None
         self._code: int | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    def _judge_origin(self) -> None:
+        """Raise Forbidden, so that the refusal looks like every other, unless a program asks or a page that may."""
+        origin, site = self.request.headers.get("Origin"), self.request.headers.get("Sec-Fetch-Site", "none")
+        if self.is_own_origin(origin) if origin is not None else site in ("same-origin", "none"):
+            return
+        raise Forbidden("Origin not allowed", details=[{"field": "Origin", "message": FOREIGN_ORIGIN}])
 
     def _write(self, frame: bytes) -> asyncio.Future[None] | None:
         raise NotImplementedError
@@ -98,7 +107,7 @@ class Member(BaseHandler):
             return failed
 
     def _end_on_expiry(self, principal: Principal) -> None:
-        seconds = principal.expires_at - time.time()
+        seconds = principal.expires_at - utc_now().timestamp()
         self._set_timer("expiry", seconds, lambda: self._end(CloseCode.TOKEN_EXPIRED))
 
     async def _missed(self, since: datetime | None) -> list[bytes]:

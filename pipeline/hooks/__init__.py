@@ -1,5 +1,6 @@
 """All that a plugin imports: `from pipeline.hooks import hookimpl, Analysis, ...` (and pipeline.errors)."""
 
+from pipeline.clock import utc_now
 from pipeline.hooks.protocols import (
     UNKNOWN,
     AIProvider,
@@ -43,4 +44,5 @@ __all__ = [
     "StoredImage",
     "UploadFacts",
     "hookimpl",
+    "utc_now",
 ]

@@ -277,9 +277,9 @@ class UploadFacts:
 class JobEvent:
     """Something that happened to a job.
 
-    at: when, UTC. attempt: from 1, 0 before the first. outcome: completed | failed, only of job_finished. error: why an
-    attempt or the job failed, as its owner is told, else "". delay_ms: until the next attempt. seconds: how long the
-    attempt took, 0 before its end.
+    at: when, UTC. attempt: from 1, 0 before the first. outcome: completed | failed | cancelled, only of job_finished.
+    error: why an attempt or the job failed, as its owner is told, else "". delay_ms: until the next attempt. seconds:
+    how long the attempt took, 0 before its end.
     """
 
     job_id: str

@@ -111,7 +111,7 @@ def job_retrying(event: JobEvent, settings: Settings) -> None:
 
 @hookspec
 def job_finished(event: JobEvent, settings: Settings) -> None:
-    """Observer: the last attempt ended, event.outcome tells how.
+    """Observer: the last attempt ended, or there will be none; event.outcome tells how.
 
     Observers get their events in order, each at most once, and never delay a job: one too slow for them misses some,
     which is counted.

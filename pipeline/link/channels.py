@@ -1,121 +1,104 @@
-"""The Redis servers that carry channels: the one of the URL or, if it is part of a Redis Cluster, each master that has
-the slot of a channel in use.
+"""Where the channels of Pub/Sub live: on the one server there is or, in a Redis Cluster, on the master of each slot.
 
-Where the server has sharded Pub/Sub (Redis 7, Valkey) it is used: in a cluster such a message stays with the master of
-its channel, so that more masters carry more channels; a plain PUBLISH would go to all of them. Runs on the event loop.
+Where the servers have sharded Pub/Sub (Redis 7, Valkey) it is used: in a cluster such a message stays with the master
+of its channel, so that more masters carry more channels; a plain PUBLISH would go to all of them. Runs on the event
+loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, NoReturn
 
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import MovedError, NoPermissionError, ResponseError
+from redis.exceptions import AskError, ClusterDownError, NoPermissionError, ResponseError, TryAgainError
 
 from pipeline.link.connection import Link
 from pipeline.link.nodes import Address, Nodes, SlotRange
 
 CONNECT_SECONDS = 5.0
-# A connection that said nothing for so long may have been cut without a word: it is asked before it is used.
-TRUSTED_SECONDS = 1.0
-SIGN_SECONDS = 0.5
+NOWHERE: Address = ("", 0)
 
 
 class Channels:
-    """A set of connections, one to each server. `connect` first; a set that has failed is not used again.
+    """Leads to the servers that carry channels. One for a process: what one part finds out, the others know.
 
-    Either all of them listen or all are asked. Of the servers of a cluster only those in use need to be there.
+    is_known: the servers have been found. is_cluster, is_sharded: as they are. on_changed: called when they were found
+    anew, as any channel may be elsewhere now.
     """
 
-    def __init__(self, nodes: Nodes, probe: str, take: Callable[[list[Any]], None] | None = None) -> None:
-        """probe: a channel nobody subscribes to. take: gets what is published; None for a set that publishes."""
-        self.is_sharded = False
+    def __init__(self, nodes: Nodes, probe: str) -> None:
+        """probe: a channel nobody subscribes to."""
+        self.is_known = False
         self.is_cluster = False
+        self.is_sharded = False
+        self.on_changed: list[Callable[[], None]] = []
         self._nodes = nodes
         self._probe = probe
-        self._listener = take
         self._address: Address = None
         self._ranges: list[SlotRange] = []
-        self._links: dict[Address, Link] = {}
-        self._lost = asyncio.Event()
+        self._found = 0
+        self._finding = asyncio.Lock()
 
-    async def connect(self) -> None:
-        """Connect to a server, within 5 s in all; RedisError, OSError or TimeoutError when none can be had."""
-        async with asyncio.timeout(CONNECT_SECONDS):
-            link, self._address, ranges = await self._nodes.find()
-            self._keep(self._address, link)
-            self.is_cluster = bool(ranges)
-            self.is_sharded = await self._knows_shards(link)
-            if ranges and self.is_sharded:
-                # It leads to where the channels are.
-                self._ranges = ranges
-                del self._links[self._address]
+    @property
+    def found(self) -> int:
+        """How often the servers have been found; see `find`."""
+        return self._found
+
+    async def find(self, found: int) -> None:
+        """Find the servers anew, unless somebody has since they were found for the `found`th time.
+
+        Takes 5 s at most; RedisError, OSError or TimeoutError when none can be reached.
+        """
+        async with asyncio.timeout(CONNECT_SECONDS), self._finding:
+            if self._found > found:
+                return
+            link, address, ranges = await self._nodes.find()
+            try:
+                is_sharded = await self._knows_shards(link)
+            finally:
                 link.close()
-            elif self._listener:
-                link.listen(self._listener)
+            before = self._address, self._ranges, self.is_sharded
+            self.is_cluster, self.is_sharded = bool(ranges), is_sharded
+            # Without shards any server of a cluster tells all others.
+            self._ranges = ranges if is_sharded else []
+            self._address = None if self._ranges else address
+            is_changed = not self.is_known or before != (self._address, self._ranges, is_sharded)
+            self.is_known = True
+            self._found += 1
+        if is_changed:
+            for call in self.on_changed:
+                call()
 
     def address_of(self, channel: bytes) -> Address:
-        """Return where a channel lives."""
+        """Return where a channel lives; NOWHERE, to which nobody can connect, when a cluster has no server for it."""
         if not self._ranges:
             return self._address
         slot = key_slot(channel)
-        for last, master in self._ranges:
-            if slot <= last:
-                return master
-        raise RedisConnectionError(f"no server of the cluster has slot {slot}")
+        place = bisect_left(self._ranges, slot, key=lambda each: each.last)
+        return self._ranges[place].master if place < len(self._ranges) else NOWHERE
 
-    async def link_to(self, address: Address) -> Link:
-        """Return the connection to one of these addresses; RedisError, OSError or TimeoutError when it is dead."""
-        link = self._links.get(address)
-        if link is None:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                link = await self._nodes.open(address)
-            self._keep(address, link)
-            if self._listener:
-                link.listen(self._listener)
-        elif not self._listener and link.silent_seconds > TRUSTED_SECONDS:
-            async with asyncio.timeout(SIGN_SECONDS):
-                await link.ask("PING")
-        return link
+    async def open(self, address: Address) -> Link:
+        """Return a new connection to one of these addresses, within 5 s; RedisError, OSError or TimeoutError if not."""
+        if address == NOWHERE:
+            raise RedisConnectionError("no server of the cluster has the channel's slot")
+        async with asyncio.timeout(CONNECT_SECONDS):
+            return await self._nodes.open(address)
 
-    async def watch(self, health_seconds: float) -> NoReturn:
-        """Raise what ended a connection, or that one has been silent for twice that long."""
-        while True:
-            # A timer for each message would be dear.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(health_seconds / 2):
-                    await self._lost.wait()
-            self._lost.clear()
-            for link in self._links.values():
-                link.check(health_seconds)
-
-    @property
-    def silent_seconds(self) -> float:
-        """How long ago the most silent of the servers has sent anything."""
-        return max((link.silent_seconds for link in self._links.values()), default=0)
-
-    def leave(self) -> None:
-        """The server is no master any more: the next set begins at another one, if there is one."""
-        self._nodes.leave(self._address)
-
-    def close(self) -> None:
-        """Hang up."""
-        for link in self._links.values():
-            link.close()
-
-    def _keep(self, address: Address, link: Link) -> None:
-        self._links[address] = link
-        link.on_lost = self._lost.set
+    def leave(self, address: Address) -> None:
+        """This server failed, or is no master any more: the next search begins at another one, if there is one."""
+        self._nodes.leave(address)
 
     async def _knows_shards(self, link: Link) -> bool:
         try:
             await link.ask("SPUBLISH", self._probe, "")
-        except (MovedError, NoPermissionError) as error:
-            return isinstance(error, MovedError)
+        except (AskError, ClusterDownError, TryAgainError):
+            return True
+        except NoPermissionError as error:
+            # The user may lack the channel, which says nothing, or the command: other processes must then agree.
+            return "channel" in str(error)
         except ResponseError as error:
             if "unknown command" in str(error).lower():
                 return False

@@ -23,6 +23,9 @@ from redis.exceptions import InvalidResponse
 
 CALL_SECONDS = 5.0
 CONNECT_SECONDS = 2.0
+# A connection that said nothing for so long may have been cut without a word: the server is asked before it is used.
+TRUSTED_SECONDS = 0.25
+SIGN_SECONDS = 0.5
 NOT_YET = object()
 
 
@@ -43,12 +46,14 @@ class Link(asyncio.Protocol):
     """An open connection that redis-py has logged in, taken over from it.
 
     Callers ask, and get text; or, after `listen`, they send and get what is published.
-    on_lost: called when the connection has ended, whoever ended it.
+    on_lost: called when the connection has ended, whoever ended it. is_asking: each command is about a slot that is
+    still moving here.
     """
 
     def __init__(self, connection: AbstractConnection) -> None:
         self.host: str = getattr(connection, "host", "")
         self.on_lost: Callable[[], None] | None = None
+        self.is_asking = False
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[asyncio.Future[Any]] = deque()
         self._take: Callable[[Any], None] = self._answer
@@ -79,12 +84,19 @@ class Link(asyncio.Protocol):
         """How long ago the server has sent anything."""
         return time.monotonic() - self._heard_at
 
+    @property
+    def is_trusted(self) -> bool:
+        """Whether the server has just sent something, or will answer somebody else."""
+        return self.is_open and (bool(self._waiting) or self.silent_seconds <= TRUSTED_SECONDS)
+
+    async def confirm(self) -> None:
+        """Return when the server has given a sign of life; TimeoutError when it gives none soon."""
+        async with asyncio.timeout(SIGN_SECONDS):
+            await self.ask("PING")
+
     def ask(self, *command: Any) -> asyncio.Future[Any]:
         """Send a command and return its reply to be; a refusal is raised there as what redis-py calls it."""
-        self.send([command])
-        reply = self._loop.create_future()
-        self._waiting.append(reply)
-        return reply
+        return self.ask_each([command])[0]
 
     async def ask_all(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Send commands in one go and return their replies; the first refusal is raised."""
@@ -92,6 +104,14 @@ class Link(asyncio.Protocol):
 
     def ask_each(self, commands: Sequence[tuple[Any, ...]]) -> list[asyncio.Future[Any]]:
         """Send commands in one go and return the reply to be of each."""
+        if self.is_asking:
+            asked = self._ask([each for command in commands for each in (("ASKING",), command)])
+            for reply in asked[::2]:
+                reply.cancel()  # nobody waits for the OK
+            return asked[1::2]
+        return self._ask(commands)
+
+    def _ask(self, commands: Sequence[tuple[Any, ...]]) -> list[asyncio.Future[Any]]:
         self.send(commands)
         replies = [self._loop.create_future() for _ in commands]
         self._waiting += replies

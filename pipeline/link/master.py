@@ -1,4 +1,5 @@
-"""The master that has some keys: the server of the URL or, in a Redis Cluster, the master of the one slot they are in.
+"""The master that has some keys: the server of the URL, the one that Sentinels name or, in a Redis Cluster, the master
+of the one slot the keys are in.
 
 redis-py's own cluster client allows no scripts in pipelines and repeats commands. Runs on the event loop.
 """
@@ -7,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
+from redis.exceptions import AskError, ClusterDownError, MovedError, ReadOnlyError, RedisError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import MovedError, ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from pipeline.link.connection import CALL_SECONDS, Link
 from pipeline.link.nodes import Address, Nodes
 
 T = TypeVar("T")
+# While the slot moves from one server to another some keys are here and some there; a failover takes seconds.
+AGAIN_SECONDS = 0.1
 
 
 class Master:
@@ -32,24 +36,34 @@ class Master:
         self._linking = asyncio.Lock()
 
     async def call(self, ask: Callable[[Link], Awaitable[T]]) -> T:
-        """Return what `ask` returns, asking again only where a server has refused because the slot is elsewhere.
+        """Return what `ask` returns; ask again only where a server has refused because the slot is elsewhere or moves.
 
         Raises RedisError, OSError or TimeoutError; after a failed connection the next call tries another node.
         """
         link = None
         try:
             async with asyncio.timeout(self._call_seconds):
-                try:
-                    link = await self._linked()
-                    return await ask(link)
-                except MovedError as error:
-                    if link is not None:
-                        # A server that does not know its own name gives none.
-                        self._move(link, (error.host or link.host, error.port))
-                    link = await self._linked()
-                    return await ask(link)
-        except ReadOnlyError:
-            # The master became a replica: its name may stand for another server now.
+                moves = 0
+                while True:
+                    try:
+                        link = await self._linked()
+                        return await ask(link)
+                    except MovedError as error:
+                        if moves:
+                            # They do not agree yet.
+                            await asyncio.sleep(AGAIN_SECONDS)
+                        moves += 1
+                        if link is not None:
+                            # A server that does not know its own name gives none.
+                            self._move(link, (error.host or link.host, error.port))
+                    except AskError as error:
+                        with suppress(TryAgainError):
+                            return await self._ask_once((error.host, error.port), ask)
+                        await asyncio.sleep(AGAIN_SECONDS)
+                    except TryAgainError:
+                        await asyncio.sleep(AGAIN_SECONDS)
+        except (ReadOnlyError, ClusterDownError):
+            # The master became a replica: its name may stand for another server now. Or it has lost the others.
             self._move_on(link)
             raise
         except (RedisConnectionError, RedisTimeoutError, OSError):
@@ -58,19 +72,38 @@ class Master:
                 link.close()
             raise
 
+    async def _ask_once(self, address: tuple[str, int], ask: Callable[[Link], Awaitable[T]]) -> T:
+        """Ask the server that a slot is moving to; the slot is not there yet, so the next call goes where it was."""
+        link = await self._nodes.open(address)
+        link.is_asking = True
+        try:
+            return await ask(link)
+        finally:
+            link.close()
+
     def close(self) -> None:
         """Hang up; callers that still wait get an error."""
         if self._link is not None:
             self._link.close()
 
     async def _linked(self) -> Link:
-        if self._link is not None and self._link.is_open:
+        # While the lock is held somebody connects, or asks whether the connection still lives.
+        if self._link is not None and self._link.is_trusted and not self._linking.locked():
             return self._link
         async with self._linking:
-            if self._link is None or not self._link.is_open:
+            if self._link is None or not await self._lives(self._link):
                 self._link = None
                 self._link, self._address, _ranges = await self._nodes.find(self._address)
             return self._link
+
+    async def _lives(self, link: Link) -> bool:
+        """Whether the connection can be used; one that was cut without a word is closed."""
+        try:
+            if not link.is_trusted:
+                await link.confirm()
+        except (RedisError, OSError) as error:
+            link.close(error)
+        return link.is_open
 
     def _move_on(self, left: Link | None) -> None:
         """Go to another node, unless another call has been quicker."""

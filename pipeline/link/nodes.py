@@ -1,18 +1,25 @@
-"""Where Redis can be reached: at the address of the URL and, in a Redis Cluster, at each node seen so far.
+"""Where Redis can be reached: at the addresses of the URL, in a Redis Cluster at each node seen so far, and behind
+Sentinels wherever these say the master is.
 
-The first connection goes to the node whose turn it is; a node that fails gives its turn to the next. More addresses in
-one URL, or those that a Sentinel names, are more nodes of this list. Runs on the event loop.
+The first connection goes to the node whose turn it is; a node that fails gives its turn to the next. Runs on the event
+loop.
 """
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from redis.asyncio import SSLConnection
-from redis.exceptions import ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
 
+from pipeline.addresses import redis_servers
 from pipeline.link.connection import Link, connect
 
+# Of several servers one that accepts and says nothing must not use up the time of all.
+NODE_SECONDS = 1.5
 # None: that of the URL, which may be a name that stands for another server by now, or a Unix socket.
 Address = tuple[str, int] | None
 
@@ -24,32 +31,16 @@ class SlotRange(NamedTuple):
     master: Address
 
 
-class Nodes:
-    """Opens connections. Keeps no time: callers do, as redis-py's own timeouts can swallow a cancellation."""
+class Door:
+    """Opens connections that log in as one URL says."""
 
     def __init__(self, url: str) -> None:
         pool = connect(url).connection_pool
         self._connection_class = pool.connection_class
+        # Callers keep the time: redis-py's own timeouts can swallow a cancellation.
         self._options: dict[str, Any] = pool.connection_kwargs | {"socket_timeout": None}
         self.database = int(self._options.get("db") or 0)
-        self._known: list[Address] = [None]
         self._tls: Any = None
-
-    async def find(self, address: Address = None) -> tuple[Link, Address, list[SlotRange]]:
-        """Return a connection, where it leads, and the ranges of the cluster in order, [] when there is no cluster.
-
-        address: where to go instead of the node whose turn it is.
-        """
-        address = address or self._known[0]
-        link: Link | None = None
-        try:
-            link = await self.open(address)
-            return link, address, await self._slots(link)
-        except BaseException:
-            self.leave(address)
-            if link is not None:
-                link.close()
-            raise
 
     async def open(self, address: Address) -> Link:
         """Return a new connection."""
@@ -65,10 +56,125 @@ class Nodes:
             await connection.disconnect(nowait=True)
             raise
 
+
+class Turns:
+    """Addresses, the one whose turn it is first."""
+
+    def __init__(self, *addresses: Address) -> None:
+        self._given = addresses
+        self.all: list[Address] = list(addresses)
+
+    def learn(self, *addresses: Address) -> None:
+        """Take more in. Those given stay: when all have got new addresses, their names still lead there."""
+        self.all = list(dict.fromkeys([self.all[0], *addresses, *self._given]))
+
+    def leave(self, address: Address) -> None:
+        """It is the next one's turn."""
+        if self.all[0] == address:
+            self.all.append(self.all.pop(0))
+
+
+class Sentinels:
+    """Say which server is the master of a name. https://redis.io/docs/latest/develop/reference/sentinel-clients/"""
+
+    def __init__(self, url: str, hosts: tuple[tuple[str, int], ...], master_name: str) -> None:
+        self._door = Door(url)
+        self._turns = Turns(*hosts)
+        self._master_name = master_name
+
+    async def master(self) -> Address:
+        """Return where the master is by the first Sentinel that knows; the last one's error when none does."""
+        error: Exception = RedisConnectionError(f"No Sentinel knows a master named {self._master_name}")
+        for address in list(self._turns.all):
+            try:
+                async with asyncio.timeout(NODE_SECONDS):
+                    if (found := await self._ask(address)) is not None:
+                        return found
+            except (RedisError, OSError) as failure:
+                error = failure
+            self._turns.leave(address)
+        raise error
+
+    def doubt(self) -> None:
+        """What was said was wrong: the next one is asked first."""
+        self._turns.leave(self._turns.all[0])
+
+    async def _ask(self, address: Address) -> Address:
+        link = await self._door.open(address)
+        try:
+            found = await link.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._master_name)
+            if not found:
+                return None
+            await self._learn(link)
+            return found[0], int(found[1])
+        finally:
+            link.close()
+
+    async def _learn(self, link: Link) -> None:
+        """Ask for the other Sentinels: those of the URL may all be replaced while this process runs."""
+        with suppress(ResponseError):
+            described = await link.ask("SENTINEL", "SENTINELS", self._master_name)
+            others = [dict(zip(each[::2], each[1::2], strict=True)) for each in described]
+            self._turns.learn(*((each["ip"], int(each["port"])) for each in others))
+
+
+class Nodes:
+    """Opens connections to the servers of a URL. Callers keep the time of one connection."""
+
+    def __init__(self, url: str) -> None:
+        servers = redis_servers(url)
+        self._door = Door(servers.url)
+        self.database = self._door.database
+        self._sentinels: Sentinels | None = None
+        if servers.sentinel_url:
+            self._sentinels = Sentinels(servers.sentinel_url, servers.hosts, servers.master_name)
+            self._turns = Turns(None)
+        else:
+            self._turns = Turns(*(servers.hosts or (None,)))
+
+    async def find(self, address: Address = None) -> tuple[Link, Address, list[SlotRange]]:
+        """Return a connection, where it leads, and the ranges of the cluster in order, [] when there is no cluster.
+
+        address: where to go instead of the node whose turn it is. Without it each known node is tried once.
+        """
+        if self._sentinels is not None:
+            try:
+                return await self._find(address or await self._sentinels.master())
+            except BaseException:
+                self._sentinels.doubt()
+                raise
+        addresses = [address] if address is not None else list(self._turns.all)
+        error: Exception | None = None
+        for each in addresses:
+            try:
+                async with asyncio.timeout(NODE_SECONDS if len(addresses) > 1 else None):
+                    return await self._find(each)
+            except (RedisError, OSError) as failure:
+                error = failure
+        assert error is not None
+        raise error
+
+    async def open(self, address: Address) -> Link:
+        """Return a new connection."""
+        return await self._door.open(address)
+
     def leave(self, address: Address) -> None:
         """A connection to this node failed, or the node is no master any more: it is the next one's turn."""
-        if self._known[0] == address:
-            self._known.append(self._known.pop(0))
+        self._turns.leave(address)
+
+    async def _find(self, address: Address) -> tuple[Link, Address, list[SlotRange]]:
+        link: Link | None = None
+        try:
+            link = await self.open(address)
+            if self._sentinels is not None:
+                await _check_master(link)
+                return link, address, []
+            return link, address, await self._slots(link)
+        except BaseException:
+            self.leave(address)
+            if link is not None:
+                link.close()
+            raise
 
     async def _slots(self, link: Link) -> list[SlotRange]:
         try:
@@ -78,7 +184,12 @@ class Nodes:
         # [first slot, last slot, [host, port, ...] of the master, the same of each replica...] each. A node that does
         # not know its own name is the one that was asked.
         servers = [[(server[0] or link.host, server[1]) for server in nodes] for _first, _last, *nodes in slots]
-        # The URL's own stays: when all nodes have got new addresses, its name still leads to them.
-        seen = [address for addresses in servers for address in addresses]
-        self._known = list(dict.fromkeys([self._known[0], *seen, None]))
+        self._turns.learn(*(address for addresses in servers for address in addresses))
         return sorted(SlotRange(each[1], addresses[0]) for each, addresses in zip(slots, servers, strict=True))
+
+
+async def _check_master(link: Link) -> None:
+    """Sentinels name a server for some seconds after it was demoted; a user may not be allowed to ask for its role."""
+    with suppress(ResponseError):
+        if (await link.ask("ROLE"))[0] != "master":
+            raise RedisConnectionError("The Sentinels name a server that is no master")

@@ -14,6 +14,7 @@ busy: 429, Retry-After           RetryableJobError(retry_after_seconds=n)   give
                                    and .provider
 Redis, store or storage away     DependencyUnavailable                      given back  this job, longer each time
 shutdown                         Claim.is_released                          given back  this job
+cancelled                        Claim.is_cancelled                         -           nobody: the job is over
 lease lost, process killed       Claim.has_lease, lua/recover.lua           a stall     nobody
 
 A job that would be given back once it is older than max_age_seconds fails with that last reason.
@@ -45,12 +46,17 @@ LABELS = {
     Outcome.PARKED: "parked",
     Outcome.FAILED: "failed",
     Outcome.RELEASED: "released",
+    Outcome.CANCELLED: "cancelled",
 }
 # How long a job waits that could not be given up because the store was away.
 GIVE_UP_AGAIN_MS = 5000
 EXCUSE_SECONDS = 1.0
 # Of a drain, which has one second for all that hands a job back (queue/worker.py), and half of it may be gone.
 RELEASED_EXCUSE_SECONDS = 0.3
+
+
+class AlreadyOver(Exception):
+    """A job that is to be given up has ended otherwise: it becomes no dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +157,7 @@ class JobHandler(Protocol):
         """Keep the result, for as long as it takes; only the loss of the lease ends this."""
 
     async def give_up(self, job: Job, message: str) -> None:
-        """Record that the job failed for good, and why."""
+        """Record that the job failed for good, and why; AlreadyOver when it did not."""
 
     async def excuse(self, job: Job) -> None:
         """Record that the job was started in vain through no fault of its own."""
@@ -199,6 +205,9 @@ class Attempts:
             self._on_start(job)
             spent = self._policy.spent(job)
             finish = await (self._attempt(claim, span) if spent is None else self._give_up(claim, spent))
+            if claim.is_cancelled:
+                # Whatever it ended with: nothing of it is stored.
+                finish = Finish(job, Outcome.CANCELLED, error="Cancelled")
             if finish is None or finish.error:
                 span.fail(finish.error if finish else "The lease was lost")
         claim.ended_at = time.monotonic()
@@ -249,6 +258,8 @@ class Attempts:
     async def _give_up(self, claim: Claim, message: str) -> Finish | None:
         try:
             await claim.bounded(self._handler.give_up(claim.job, message))
+        except AlreadyOver:
+            return Finish(claim.job, Outcome.COMPLETED)
         except Exception as error:  # the border of a slot
             if not claim.has_lease and not claim.is_released:
                 return None
@@ -280,5 +291,7 @@ class Attempts:
             self._log.warning("job_parked", **fields)
         elif finish.outcome is Outcome.FAILED:
             self._log.warning("job_failed", **fields)
+        elif finish.outcome is Outcome.CANCELLED:
+            self._log.info("job_cancelled", **fields)
         else:
             self._log.info("job_released", **fields)

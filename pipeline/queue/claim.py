@@ -17,7 +17,7 @@ class Claim:
 
     __slots__ = (
         *("job", "lease_ends_at", "work_ends_at", "scope"),
-        *("started_at", "ended_at", "cause", "is_ended", "is_released"),
+        *("started_at", "ended_at", "cause", "is_ended", "is_released", "is_cancelled", "is_lost"),
     )
 
     def __init__(self, job: Job, lease_ends_at: float) -> None:
@@ -28,7 +28,7 @@ class Claim:
         self.started_at = self.ended_at = 0.0  # time.monotonic(), 0 before that
         self.cause = ""  # of the error it ended with, for the log
         self.is_ended = False
-        self.is_released = False
+        self.is_released = self.is_cancelled = self.is_lost = False
 
     async def bounded(self, work: Awaitable[T], seconds: float = inf) -> T:
         """Await the handler for that long and no longer than the lease lasts; TimeoutError when either is over.
@@ -59,6 +59,12 @@ class Claim:
         self.is_ended = True
         self.lease_ends_at = asyncio.get_running_loop().time()
         self.enforce(self.lease_ends_at)
+
+    def cancel(self) -> None:
+        """Cancel the handler now: nobody wants its result any more. The lease goes on until it is acknowledged."""
+        if not self.is_cancelled:
+            self.is_cancelled = True
+            self.end()
 
     @property
     def has_lease(self) -> bool:

@@ -31,13 +31,16 @@ class Mode(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a slot is done with a job; each requires the lease still to be held. PARKED: until its lane opens."""
+    """How a slot is done with a job; each requires the lease still to be held. PARKED: until its lane opens.
+    CANCELLED: as COMPLETED, though nothing came of it.
+    """
 
     COMPLETED = "completed"
     RETRY = "retry"
     PARKED = "parked"
     FAILED = "failed"
     RELEASED = "released"
+    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)

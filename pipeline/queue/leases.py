@@ -61,6 +61,12 @@ class Leases:
             claim.is_released = True
             claim.end()
 
+    def cancel(self, job_id: str) -> None:
+        """Cancel the job if it runs here; it ends as one that was cancelled."""
+        for claim in self.claims.values():
+            if claim.job.id == job_id:
+                claim.cancel()
+
     async def renew_forever(self) -> None:
         """Prolong the leases; put back what others let run out; remove what is past retention."""
         for number in itertools.count():
@@ -89,10 +95,14 @@ class Leases:
             return
         asked_at = asyncio.get_running_loop().time()
         asked = dict(self.claims)
-        lost = set(await self._queue.renew(list(asked)))
+        renewal = await self._queue.renew(list(asked))
+        lost, cancelled = set(renewal.lost), set(renewal.cancelled)
         for lease, claim in asked.items():
             if lease in lost:
+                claim.is_lost = True
                 claim.end()
+            elif lease in cancelled:
+                claim.cancel()
             else:
                 claim.renewed(self._lease_end(asked_at))
 
@@ -101,4 +111,5 @@ class Leases:
 
     def _longest_running_seconds(self) -> float:
         now = time.monotonic()
-        return max((now - claim.started_at for claim in self.claims.values() if claim.started_at), default=0)
+        running = (claim.started_at for claim in self.claims.values() if claim.started_at and not claim.ended_at)
+        return now - min(running, default=now)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
+from pipeline.clock import Reading, boot_seconds
 from pipeline.errors import DependencyUnavailable
 from pipeline.hold import Finding, Hold
 from pipeline.instants import milliseconds_of
@@ -33,11 +34,12 @@ T = TypeVar("T")
 UNKNOWN_OWNER = "?"
 SCRIPTS = (
     *("enqueue", "step", "renew", "recover", "release", "trim", "own", "pause", "stats", "list", "forget", "bury"),
+    "cancel",
 )
 # The keys that lua/place.lua names, and what goes before each script.
 PLACES = ("waiting", "groups", "grouped", "wake")
 PARTS = {
-    **dict.fromkeys(("recover", "release", "trim", "list", "forget"), ("place",)),
+    **dict.fromkeys(("renew", "recover", "release", "trim", "list", "forget", "cancel"), ("place",)),
     **dict.fromkeys(("enqueue", "bury", "stats"), ("place", "owner")),
     "own": ("owner",),
     "step": ("place", "owner", "claims", "lanes", "finish"),
@@ -46,6 +48,8 @@ TRIM_AT_MOST = 500
 RECOVER_AT_MOST = 100
 RESTORE_AT_ONCE = 100
 NOTHING = "[]"
+# Outcomes after which a job is done with.
+OVER = (Outcome.COMPLETED, Outcome.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,13 @@ class Owned(NamedTuple):
     before: Mode
     now: Mode
     is_old_pause: bool
+
+
+class Renewal(NamedTuple):
+    """Leases that were not prolonged because they were lost, and those of jobs that were cancelled."""
+
+    lost: Sequence[str]
+    cancelled: Sequence[str]
 
 
 class ForeignQueue(DependencyUnavailable):
@@ -202,13 +213,13 @@ class JobQueue:
         with other lengths know how far each may reach. findings: what this process has found of providers. avoided:
         lanes whose jobs it leaves to others.
         """
-        completed = [finish.job.lease for finish in finishes if finish.outcome is Outcome.COMPLETED]
+        completed = [finish.job.lease for finish in finishes if finish.outcome in OVER]
         args: list[Any] = [self.owner, self._lease_ms, f"{mark}:{self._lease_ms}", free]
         args += (self._longest_delay_ms, self._max_age_ms, self._lanes)
         args.append(records.to_json([records.as_texts(finding) for finding in findings]) if findings else NOTHING)
         args += (records.to_json(avoided) if avoided else NOTHING, len(completed), *completed)
         for finish in finishes:
-            if finish.outcome is not Outcome.COMPLETED:
+            if finish.outcome not in OVER:
                 args += (finish.job.lease, finish.outcome, finish.delay_ms, int(finish.gives_back))
                 args += (finish.job.group, finish.error)
         lost, claimed, has_more, next_due_ms, mode, held, now_ms = await self._run("step", self._step_keys, args)
@@ -221,9 +232,17 @@ class JobQueue:
             holds=records.as_holds(held, now_ms),
         )
 
-    async def renew(self, leases: Sequence[str]) -> list[str]:
-        """Prolong the leases; return those that are no longer ours."""
-        return cast(list[str], await self._run("renew", self._keys("leases"), [self._lease_ms, *leases]))
+    async def renew(self, leases: Sequence[str]) -> Renewal:
+        """Prolong the leases; return those that are no longer ours, and those of jobs that were cancelled."""
+        return Renewal(*await self._run("renew", self._places("leases"), [self._lease_ms, *leases]))
+
+    async def cancel(self, job_id: str) -> JobState | None:
+        """End a job that waits or is delayed; return the state it was in, None when there was nothing to end.
+
+        One that is active stays so until its worker, which hears of it with its next renewal, has acknowledged it.
+        """
+        was = await self._run("cancel", self._places("completed", "delayed", "parked"), [job_id])
+        return None if was == "missing" else JobState(was)
 
     async def recover(self, *, everything: bool = False) -> list[str]:
         """Put jobs whose lease ran out back to the front of waiting; return their ids.
@@ -374,6 +393,16 @@ class JobQueue:
     async def ping(self) -> None:
         """Return when Redis answers."""
         await self._call(lambda link: link.ask("PING"))
+
+    async def time(self) -> Reading:
+        """Return what time Redis has."""
+
+        async def ask(link: Link) -> Reading:
+            asked_at = boot_seconds()
+            seconds, microseconds = map(int, await link.ask("TIME"))
+            return Reading(seconds + microseconds / 1e6, asked_at, boot_seconds())
+
+        return cast(Reading, await self._call(ask))
 
     def _keys(self, *names: str) -> list[str]:
         return [self._key[name] for name in names]

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
 import structlog
 
 from pipeline.delays import retry_delays
 from pipeline.errors import DependencyUnavailable
-from pipeline.hold import Avoided, Finding, Hold
+from pipeline.hold import Avoided, Holds
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import Attempts, JobHandler, RetryPolicy
 from pipeline.queue.claim import Claim
 from pipeline.queue.job import Finish, Job, Mode
 from pipeline.queue.leases import Leases
 from pipeline.queue.queue import UNKNOWN_OWNER, JobQueue
+from pipeline.queue.telling import Telling
 from pipeline.supervision import Supervisor, Watched, cancel
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
@@ -35,22 +35,8 @@ SILENT_SECONDS = 10.0
 REDIS_SECONDS = 0.7
 HAND_BACK_SECONDS = 1.0
 LOOK_SECONDS = 0.02
-
-
-class Holds(Protocol):
-    """Which providers are not asked for now; hooks/breaker.py has it."""
-
-    def findings(self) -> Sequence[Finding]:
-        """Return what this process has found and not told yet."""
-
-    def avoid(self) -> Avoided:
-        """Return what this process leaves to others now."""
-
-    def begin_try(self) -> None:
-        """A job was claimed that tries what `avoid` said."""
-
-    def adopt(self, told: Sequence[Finding], holds: Sequence[Hold]) -> None:
-        """Take over all the holds there are, found by whatever process. told: the findings they contain."""
+# How long a drain waits for events to be published: what is not, the next process sends at once.
+TELL_SECONDS = 1.0
 
 
 class Worker:
@@ -72,6 +58,7 @@ class Worker:
         on_unowned: Callable[[], None] = lambda: None,
         on_start: Callable[[Job], None] = lambda job: None,
         on_finish: Callable[[Finish, float], None] = lambda finish, seconds: None,
+        untold: Callable[[Job], asyncio.Future[None] | None] = lambda job: None,
         tracing: Tracing = OFF,
     ) -> None:
         """supervisor: keeps this worker's tasks running; default: one of its own.
@@ -80,7 +67,8 @@ class Worker:
         store, has the queue; nothing is claimed then.
 
         on_start, on_finish: called when an attempt begins and when it ends with its lease still held, after so many
-        seconds; must not block or raise.
+        seconds; must not block or raise. untold: returns what is done when others have been told of the job's end; it
+        is acknowledged then. None when they have been.
         """
         self._queue = queue
         self._metrics = metrics.of_queue(queue.name)
@@ -103,9 +91,10 @@ class Worker:
         self._on_reconnect = on_reconnect
         self._on_unowned = on_unowned
         self._id = secrets.token_hex(8)
-        self._steps = 0
+        self._steps = self._busy = 0
         self._claimed: asyncio.Queue[Claim] = asyncio.Queue()
         self._finishes: list[Finish] = []
+        self._telling = Telling(untold, self._acknowledge)
         self._changed = asyncio.Event()
         self._marker: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -118,7 +107,6 @@ class Worker:
         # True while Redis may have given us jobs in a step whose reply we have not seen.
         self._is_step_open = False
         self._watched: list[Watched] = []
-        self._busy = 0
         self._metrics.slots.set(concurrency)
         self._metrics.slots_busy.set_function(lambda: self._busy)
 
@@ -145,25 +133,31 @@ class Worker:
             self._supervisor.start(f"{self._queue.name} {name}", run, kind=kind) for name, run, kind in parts
         ]
 
+    def cancel(self, job_id: str) -> None:
+        """End the job if it runs here: nobody wants its result any more."""
+        self._leases.cancel(job_id)
+
     async def drain(self, seconds: float) -> None:
-        """Stop claiming, let running jobs finish for that long, hand back the rest without counting the attempt, and
-        stop.
+        """Stop claiming, let running jobs finish for that long, hand back the rest, and those whose event is not told,
+        without counting the attempt, and stop.
 
         A Redis that does not answer adds two seconds at most; leases run out by themselves.
         """
         self._is_draining = True
         self._changed.set()
         await _within(REDIS_SECONDS, lambda: not (self._is_step_open and self._is_connected))
+        ends_at = asyncio.get_running_loop().time() + seconds
         if not await _within(seconds, lambda: not self._busy and self._claimed.empty()):
             self._leases.release_all()
-            self._changed.set()
+        left_seconds = ends_at - asyncio.get_running_loop().time()
+        await _within(min(TELL_SECONDS, left_seconds), lambda: not self._telling or not self._is_connected)
+        self._finishes += self._telling.close()
+        self._changed.set()
         await _within(HAND_BACK_SECONDS, lambda: self._is_drained)
         await self._supervisor.stop(self._watched)
         await cancel([self._marker] if self._marker else [])
         if self._timer:
             self._timer.cancel()
-
-    # claiming
 
     async def _claim_until_drained(self) -> None:
         while not self._is_drained:
@@ -178,7 +172,9 @@ class Worker:
         # Newest first: each released job goes to the front of waiting, so the oldest has to come last.
         finishes = sorted(self._finishes, key=_age, reverse=True)
         held = self._leases.claims
-        free = 0 if self._is_draining else self._concurrency - len(held) + len(finishes)
+        for lease in self._telling.take_lost():
+            held.pop(lease, None)
+        free = 0 if self._is_draining else self._concurrency - self._occupied + len(finishes)
         asked_at = asyncio.get_running_loop().time()
         self._steps += 1
         if self._is_step_open:
@@ -210,11 +206,20 @@ class Worker:
             if not held:
                 self._is_drained = True
                 return
-        elif len(held) < self._concurrency:
+        elif self._occupied < self._concurrency:
             if step.has_more and step.mode is Mode.RUNNING:
                 return  # what was popped could not be claimed; there may be jobs behind it that can
             self._listen()
         await self._changed.wait()
+
+    @property
+    def _occupied(self) -> int:
+        """How many jobs are held that run, are about to, or have yet to be acknowledged."""
+        return len(self._leases.claims) - len(self._telling)
+
+    def _acknowledge(self, finish: Finish) -> None:
+        self._finishes.append(finish)
+        self._changed.set()
 
     def _listen(self) -> None:
         """Block on the wake-up marker beside the running jobs; the call is never cancelled, so no marker is lost."""
@@ -275,8 +280,8 @@ class Worker:
                 self._busy -= 1
                 if finish is None:
                     self._leases.claims.pop(claim.job.lease, None)
-                else:
-                    self._finishes.append(finish)
+                elif (told := self._telling.hold(claim, finish)) is not None:
+                    self._finishes.append(told)
                 self._changed.set()
             # After the claiming coroutine has asked Redis, while it waits for the answer.
             loop.call_soon(self._attempts.report, claim, finish)

@@ -2,41 +2,45 @@
 
 A message is the sender's id, a space and the event's JSON: no process encodes or parses an event twice, and the sender
 knows its own echo. Channels carry the database number, because Pub/Sub itself knows no databases: two deployments on
-one Redis would else hear each other. Runs on the event loop.
+one Redis would else hear each other. One more channel is every process's: there each hears its own probe, and what
+others could not tell the rooms. Runs on the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError
 
-from pipeline.delays import retry_delays
+from pipeline.clock import utc_now
+from pipeline.errors import DependencyUnavailable
 from pipeline.link.channels import Channels
 from pipeline.link.nodes import Address, Nodes
 from pipeline.metrics import Metrics
 from pipeline.rooms.frames import encode, text_frame
+from pipeline.rooms.lane import CHECK_SECONDS
 from pipeline.rooms.publisher import Publisher
 from pipeline.rooms.rooms import Rooms
+from pipeline.rooms.subscriptions import Subscriptions
+from pipeline.rooms.untold import Untold
 from pipeline.supervision import Supervisor, Watched
-from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
 # The job that publishes holds a slot, and the socket that joins waits to hear that it is in.
 PUBLISH_SECONDS = 1.0
 SUBSCRIBE_SECONDS = 1.0
+PROBE_SECONDS = 1.5
 # A connection silent this long is asked for a sign of life, and given up after as long again.
-HEALTH_SECONDS = 4.0
-RETRY_SECONDS = (0.1, 5.0)
+HEALTH_SECONDS = 2.0
+MISSED = b"missed since "
+PROBE = b"probe "
 
 
 class RoomFanout:
@@ -44,7 +48,6 @@ class RoomFanout:
 
     on_gap: called with a room that may have missed events of other processes since an instant, when it is heard again
     and whenever an event of our own reaches it before that; who is in the room is to get them from elsewhere.
-    is_lost: Redis cannot be listened to just now.
     """
 
     def __init__(
@@ -54,34 +57,50 @@ class RoomFanout:
         *,
         metrics: Metrics,
         prefix: str = "pipeline",
+        home: str = "{ai-processing}",
         supervisor: Supervisor | None = None,
         health_seconds: float = HEALTH_SECONDS,
     ) -> None:
         """prefix: of all channels, so that several services may share a Redis.
 
-        supervisor: keeps the tasks running that listen and publish; default: one of its own.
+        home: the name of a room that nobody is in, whose channel is every process's; in a cluster it lives where a
+        queue of that hash tag does, which this process needs anyway. supervisor: keeps the tasks running that listen
+        and publish; default: one of its own.
         """
         self.on_gap: Callable[[str, datetime], None] | None = None
         self._rooms = rooms
         self._metrics = metrics
-        self._health_seconds = health_seconds
         self._origin = secrets.token_hex(8).encode()
-        self._nodes = Nodes(redis_url)
-        self._probe = f"{prefix}:probe"
-        self._prefix = f"{prefix}:{self._nodes.database}:room:"
-        self._publisher = Publisher(lambda: Channels(self._nodes, self._probe), self._probe)
+        nodes = Nodes(redis_url)
+        self._prefix = f"{prefix}:{nodes.database}:room:".encode()
+        self._common = self._prefix + home.encode()
+        probe = f"{prefix}:probe"
+        self._channels = Channels(nodes, probe)
+        self._publisher = Publisher(
+            self._channels,
+            probe,
+            home=self._common,
+            on_demoted=self._leave,
+            missed=self._missed,
+            on_dropped=self._note_dropped,
+        )
+        self._subscriptions = Subscriptions(
+            self._channels,
+            on_message=self._take,
+            on_heard=self._note_heard,
+            on_lost=self._note_lost,
+            health_seconds=health_seconds,
+        )
+        self._subscriptions.want(self._common)
         self._supervisor = supervisor or Supervisor()
         self._watched: list[Watched] = []
-        self.is_lost = False
-        self._delays = retry_delays(*RETRY_SECONDS)
-        self._changed: set[str] = set()
-        self._change = asyncio.Event()
-        # As of this connection: rooms asked for, and requests for them that Redis has not confirmed.
-        self._asked: set[str] = set()
-        self._unconfirmed: Counter[str] = Counter()
-        self._waiters: dict[str, asyncio.Future[None]] = {}
+        # By channel: those who wait for it to be heard.
+        self._waiters: dict[bytes, asyncio.Future[None]] = {}
         # Rooms that are not heard, or not known to be, and since when.
         self._gaps: dict[str, datetime] = {}
+        self._untold = Untold()
+        self._probing: asyncio.Future[None] | None = None
+        self._probe_told: asyncio.Future[None] | None = None
         rooms.on_occupied = self._subscribe
         rooms.on_vacated = self._vacate
         rooms.is_heard = self._is_heard
@@ -103,23 +122,39 @@ class RoomFanout:
 
     async def listen(self) -> None:
         """Hear the other processes, for ever. After an exception it may be called again, and the gap is asked for."""
-        while True:
-            # Not redis-py's PubSub: that one reconnects on its own, and the gap would go unnoticed.
-            channels = Channels(self._nodes, self._probe, self._take)
-            try:
-                await channels.connect()
-                await self._subscribe_all(channels)
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._follow(channels))
-                    group.create_task(channels.watch(self._health_seconds))
-            except* (RedisError, OSError) as group_error:
-                if not self.is_lost:
-                    log.warning("fanout_disconnected", error=cause_of(group_error.exceptions[0]))
-            finally:
-                self.is_lost = True
-                channels.close()
-                self._open_gaps(channels.silent_seconds)
-            await asyncio.sleep(next(self._delays))
+        await self._subscriptions.run()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the other processes cannot be heard just now."""
+        return self._subscriptions.is_lost(self._common)
+
+    async def check(self) -> None:
+        """Return when what is published is heard, by this process for one; DependencyUnavailable says why it is not."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PROBE_SECONDS):
+                while not self._subscriptions.is_heard(self._common):
+                    await asyncio.wait([self._waiter(self._common)])
+                await asyncio.wait([self._probe()])
+                return
+        cause = self._publisher.failure or self._subscriptions.failure(self._common)
+        raise DependencyUnavailable(self._advice(cause)) from cause
+
+    def _probe(self) -> asyncio.Future[None]:
+        """Return what is done when this process hears itself."""
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.get_running_loop().create_future()
+        # One that is still owed will be told; one that was told and not heard was told in vain.
+        if self._probe_told is None or self._probe_told.done():
+            self._probe_told = self._publisher.publish(self._common, self._origin + b" " + PROBE)
+        return self._probing
+
+    def _advice(self, cause: Exception | None) -> str:
+        if isinstance(cause, NoPermissionError):
+            prefix = self._prefix.decode().partition(":")[0]
+            needed = f"it needs the ACL rules &{prefix}:* and +@pubsub"
+            return f"Redis does not let this user publish or subscribe (NOPERM): {needed}"
+        return "What is published for other processes does not arrive"
 
     async def publish(self, room: str, event: Mapping[str, Any]) -> None:
         """Send the event to every socket in the room: here at once, elsewhere when Redis has it.
@@ -135,26 +170,32 @@ class RoomFanout:
         self._rooms.deliver(room, text_frame(payload))
         published = self._publisher.publish(channel, self._origin + b" " + payload)
         published.add_done_callback(lambda _: self._note_age(event.get("timestamp")))
-        done, _ = await asyncio.wait([published], timeout=PUBLISH_SECONDS)
+        try:
+            done, _ = await asyncio.wait([published], timeout=PUBLISH_SECONDS)
+        finally:
+            self._untold.add(event.get("assetId"), published)
         if not done:
             self._metrics.fanout_errors.inc()
             log.warning("event_published_late")
 
+    def untold(self, asset_id: str) -> asyncio.Future[None] | None:
+        """Return what is done when Redis has the newest event about the asset; None when it has all."""
+        return self._untold.of(asset_id)
+
     def _note_age(self, timestamp: object) -> None:
         """Take in how old an event was when everybody could be told; one of a plugin's own may have no timestamp."""
         with suppress(TypeError, ValueError):
-            age = datetime.now(UTC) - datetime.fromisoformat(timestamp)  # type: ignore[arg-type]
+            age = utc_now() - datetime.fromisoformat(timestamp)  # type: ignore[arg-type]
             self._metrics.event_seconds.observe(max(0.0, age.total_seconds()))
 
     async def _subscribe(self, room: str) -> None:
         """Return when Redis has confirmed the room's channel; at once or after a second when it does not."""
-        joined_at = datetime.now(UTC)
-        self._note(room)
-        if self.is_lost:
+        joined_at, channel = utc_now(), self._channel(room)
+        self._subscriptions.want(channel)
+        if self._subscriptions.is_lost(channel):
             self._gaps.setdefault(room, joined_at)
-        elif room not in self._asked or self._unconfirmed[room]:
-            waiter = self._waiters.setdefault(room, asyncio.get_running_loop().create_future())
-            done, _ = await asyncio.wait([waiter], timeout=SUBSCRIBE_SECONDS)
+        elif not self._subscriptions.is_heard(channel):
+            done, _ = await asyncio.wait([self._waiter(channel)], timeout=SUBSCRIBE_SECONDS)
             if not done and room in self._rooms:
                 self._gaps.setdefault(room, joined_at)
 
@@ -162,90 +203,66 @@ class RoomFanout:
         return not self.is_lost and room not in self._gaps
 
     def _vacate(self, room: str) -> None:
-        self._note(room)
+        channel = self._channel(room)
+        self._subscriptions.unwant(channel)
         self._gaps.pop(room, None)
+        self._release(channel)
 
-    def _note(self, *rooms: str) -> None:
-        self._changed.update(rooms)
-        self._change.set()
+    def _leave(self, address: Address, error: Exception) -> None:
+        """Stop listening to a server that is a replica by now: other processes tell the new master."""
+        # For so long it may have been one.
+        self._subscriptions.leave(address, error, 2 * CHECK_SECONDS)
 
-    def _open_gaps(self, silent_seconds: float) -> None:
-        since = datetime.now(UTC) - timedelta(seconds=silent_seconds)
-        for room in self._rooms.names():
-            self._gaps.setdefault(room, since)
-        self._release(list(self._waiters))
+    def _missed(self, since: datetime) -> tuple[bytes, bytes]:
+        return self._common, self._origin + b" " + MISSED + since.isoformat().encode()
 
-    async def _subscribe_all(self, channels: Channels) -> None:
-        """Ask a new set of connections for every room somebody is in."""
-        self._asked.clear()
-        self._unconfirmed.clear()
-        self._note(*self._rooms.names())
-        await self._ask(channels)
-        self._note_success()
-
-    def _note_success(self) -> None:
-        """When Redis has confirmed every room, and not before: it may refuse what it is asked on every connection."""
-        if self.is_lost and not self._unconfirmed:
-            log.info("fanout_reconnected", rooms=len(self._rooms.names()))
-            self.is_lost = False
-            self._delays = retry_delays(*RETRY_SECONDS)
-
-    async def _follow(self, channels: Channels) -> None:
-        """Keep the subscriptions what the rooms are."""
-        while True:
-            await self._change.wait()
-            await self._ask(channels)
-
-    async def _ask(self, channels: Channels) -> None:
-        self._change.clear()
-        changed, self._changed = self._changed, set()
-        entered = [room for room in changed if room in self._rooms and room not in self._asked]
-        left = [room for room in changed if room not in self._rooms]
-        unwanted = [room for room in left if room in self._asked]
-        self._asked.update(entered)
-        self._asked.difference_update(left)
-        self._unconfirmed.update(entered)
-        self._release(left)
-        shard = "S" if channels.is_sharded else ""
-        commands: dict[Address, list[tuple[str, bytes]]] = {}
-        for verb, rooms in (("SUBSCRIBE", entered), ("UNSUBSCRIBE", unwanted)):
-            for channel in map(self._channel, rooms):
-                # One command each: those of one sharded command would have to be in one slot.
-                commands.setdefault(channels.address_of(channel), []).append((shard + verb, channel))
-        for address, its_commands in commands.items():
-            (await channels.link_to(address)).send(its_commands)
+    def _note_dropped(self, number: int) -> None:
+        self._metrics.events_dropped.inc(number)
+        log.warning("events_dropped", events=number)
 
     def _channel(self, room: str) -> bytes:
         """Return the channel of a room; ValueError when its name holds half a surrogate pair."""
-        return f"{self._prefix}{room}".encode()
+        return self._prefix + room.encode()
 
-    def _take(self, said: list[Any]) -> None:
-        """Take in what Redis sends."""
-        if len(said) != 3:
-            return  # a sign of life
-        kind, channel, content = said
-        room = channel.decode().removeprefix(self._prefix)
-        if kind in (b"message", b"smessage"):
-            origin, _, payload = content.partition(b" ")
-            if origin != self._origin:
-                self._rooms.deliver(room, text_frame(payload))
-        elif kind in (b"subscribe", b"ssubscribe"):
-            self._unconfirmed[room] -= 1
-            if self._unconfirmed[room] <= 0:
-                del self._unconfirmed[room]
-                self._release([room])
-                self._close_gap(room)
-                self._note_success()
-        elif room in self._asked and not self._unconfirmed[room]:
-            raise RedisConnectionError("the channel has moved to another server of the cluster")
+    def _room(self, channel: bytes) -> str:
+        return channel.decode().removeprefix(self._prefix.decode())
 
-    def _release(self, rooms: list[str]) -> None:
-        for room in rooms:
-            waiter = self._waiters.pop(room, None)
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
+    def _take(self, channel: bytes, content: bytes) -> None:
+        """Take in what a process has published."""
+        origin, _, payload = content.partition(b" ")
+        if channel == self._common:
+            self._take_common(origin, payload)
+        elif origin != self._origin:
+            self._rooms.deliver(self._room(channel), text_frame(payload))
 
-    def _close_gap(self, room: str) -> None:
-        since = self._gaps.pop(room, None)
+    def _take_common(self, origin: bytes, payload: bytes) -> None:
+        if payload.startswith(MISSED) and origin != self._origin:
+            since = datetime.fromisoformat(payload.removeprefix(MISSED).decode())
+            log.warning("events_missed", since=since.isoformat())
+            if self.on_gap:
+                for room in self._rooms.names():
+                    self.on_gap(room, since)
+        elif payload == PROBE and origin == self._origin and self._probing and not self._probing.done():
+            self._probing.set_result(None)
+
+    def _note_heard(self, channel: bytes) -> None:
+        self._release(channel)
+        since = self._gaps.pop(self._room(channel), None)
         if since is not None and self.on_gap:
-            self.on_gap(room, since)
+            self.on_gap(self._room(channel), since)
+
+    def _note_lost(self, channels: Collection[bytes], seconds: float) -> None:
+        since = utc_now() - timedelta(seconds=seconds)
+        for channel in channels:
+            self._release(channel)
+            if channel != self._common:
+                self._gaps.setdefault(self._room(channel), since)
+
+    def _waiter(self, channel: bytes) -> asyncio.Future[None]:
+        """Return what is done when the channel is heard or lost."""
+        return self._waiters.setdefault(channel, asyncio.get_running_loop().create_future())
+
+    def _release(self, channel: bytes) -> None:
+        waiter = self._waiters.pop(channel, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)

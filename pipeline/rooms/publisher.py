@@ -1,139 +1,185 @@
 """Tells other processes about events. What cannot be told now is told when Redis is back: late, not lost.
 
-Everything that has gathered while one batch was on its way goes in the next, so that many events at once cost few
-calls. Runs on the event loop.
+There is a lane to each server, so that one that is away keeps back only the channels it has. Runs on the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from itertools import count
+from typing import NoReturn
 
 import structlog
-from redis.exceptions import AskError, ClusterDownError, ReadOnlyError, RedisError, ResponseError, TryAgainError
+from redis.exceptions import RedisError
 
+from pipeline.clock import utc_now
 from pipeline.delays import retry_delays
 from pipeline.link.channels import Channels
-from pipeline.link.connection import CALL_SECONDS
 from pipeline.link.nodes import Address
+from pipeline.rooms.lane import RETRY_SECONDS, Lane, Owed
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
-BATCH = 200
-RETRY_SECONDS = (0.05, 5.0)
 REFUSED_SECONDS = 5.0
 # Far more than a process can have: without Redis it gets no new jobs.
 MAX_OWED = 10_000
-# The channel is elsewhere (a MovedError is an AskError) or will be. Any other refusal is about one message.
-NOT_HERE = (AskError, ClusterDownError, ReadOnlyError, TryAgainError)
-
-
-@dataclass(slots=True, eq=False)
-class Owed:
-    """A message that Redis does not have yet. published: done when it has."""
-
-    channel: bytes
-    message: bytes
-    published: asyncio.Future[None]
 
 
 class Publisher:
     """Publishes messages, those of one channel in the order they came, each at least once while the process lives."""
 
-    def __init__(self, open_channels: Callable[[], Channels], probe: str) -> None:
-        """open_channels: returns a new set of connections. probe: a key that never exists."""
-        self._open_channels = open_channels
+    def __init__(
+        self,
+        channels: Channels,
+        probe: str,
+        *,
+        home: bytes,
+        on_demoted: Callable[[Address, Exception], None],
+        missed: Callable[[datetime], tuple[bytes, bytes]],
+        on_dropped: Callable[[int], None],
+    ) -> None:
+        """probe: a key that never exists. home: a channel whose server is watched even while nothing is published.
+
+        on_demoted: called when a server turns out to be a replica by now.
+        missed: returns the channel and the message that let all processes know what they have missed since an instant;
+        when too much is owed it is told instead, and on_dropped is called with the number of messages.
+        """
+        self.channels = channels
+        self.on_demoted = on_demoted
         # A write that writes nothing. A server that became a replica refuses it; a PUBLISH it takes, and tells nobody.
-        self._guard = ("PERSIST", probe)
-        self._owed: deque[Owed] = deque(maxlen=MAX_OWED)
-        self._refused: deque[Owed] = deque(maxlen=MAX_OWED)
-        self._added = asyncio.Event()
+        self.guard = ("PERSIST", probe)
+        # Why what goes to the home channel is not told, if it is not.
+        self.failure: Exception | None = None
+        self._home = home
+        self._missed = missed
+        self._on_dropped = on_dropped
+        self._numbers = count()
+        self._lanes: dict[Address, Lane] = {}
+        self._unassigned: deque[Owed] = deque()
+        self._refused: list[Owed] = []
+        self._change = asyncio.Event()
+        channels.on_changed.append(self._assign_anew)
 
     def publish(self, channel: bytes, message: bytes) -> asyncio.Future[None]:
         """Return a future that is done when Redis has the message; whoever waits for it keeps the time."""
-        owed = Owed(channel, message, asyncio.get_running_loop().create_future())
-        self._owed.append(owed)
-        self._added.set()
+        owed = self._owe(channel, message, utc_now())
+        if self.owed >= MAX_OWED:
+            self._drop_all()
+        lane = self._lane_of(channel)
+        if lane is not None:
+            lane.add(owed)
+        else:
+            self._unassigned.append(owed)
+            self._change.set()
         return owed.published
 
-    async def run(self) -> None:
+    async def run(self) -> NoReturn:
         """Publish for ever; after an exception it may be run again, and what was owed is still owed."""
-        delays = retry_delays(*RETRY_SECONDS)
-        failures = 0
-        while True:
-            await self._added.wait()
-            channels = self._open_channels()
-            try:
-                await channels.connect()
+        delays, failures = retry_delays(*RETRY_SECONDS), 0
+        try:
+            async with asyncio.TaskGroup() as group:
+                while not self.channels.is_known:
+                    try:
+                        await self.channels.find(self.channels.found)
+                    except (RedisError, OSError) as error:
+                        self.failure = error
+                        failures += 1
+                        if failures == 2:
+                            self.report(error)
+                        await asyncio.sleep(next(delays))
                 while True:
-                    await self._added.wait()
-                    await self._publish(channels)
-                    delays, failures = retry_delays(*RETRY_SECONDS), 0
-            except (RedisError, OSError) as error:
-                failures += 1
-                # A connection that died while idle is no news.
-                if failures > 1:
-                    log.warning("publisher_disconnected", error=cause_of(error), owed=len(self._owed))
-            finally:
-                channels.close()
-            await asyncio.sleep(next(delays))
+                    self._assign(group)
+                    await self._change.wait()
+                    self._change.clear()
+        finally:
+            self._take_back()
+            self._lanes.clear()
 
-    async def _publish(self, channels: Channels) -> None:
-        parts: dict[Address, list[Owed]] = {}
-        for each in islice(self._owed, BATCH):
-            parts.setdefault(channels.address_of(each.channel), []).append(each)
-        telling = [self._tell(channels, address, batch) for address, batch in parts.items()]
-        failures = await asyncio.gather(*telling, return_exceptions=True)
-        if not self._owed:
-            self._added.clear()
-        for failure in failures:
-            if failure is not None:
-                raise failure
+    @property
+    def owed(self) -> int:
+        """How many messages Redis does not have yet."""
+        return len(self._unassigned) + len(self._refused) + sum(len(lane.owed) for lane in self._lanes.values())
 
-    async def _tell(self, channels: Channels, address: Address, batch: Sequence[Owed]) -> None:
-        """Publish what is owed to one server; RedisError, OSError or TimeoutError leaves it owed."""
-        verb = "SPUBLISH" if channels.is_sharded else "PUBLISH"
-        # In a cluster a replica sends us to its master.
-        guards = [] if channels.is_cluster else [self._guard]
-        async with asyncio.timeout(CALL_SECONDS):
-            link = await channels.link_to(address)
-            asked = link.ask_each([*guards, *((verb, each.channel, each.message) for each in batch)])
-            replies: list[Any] = await asyncio.gather(*asked, return_exceptions=True)
-        for reply in replies[: len(guards)]:
-            if isinstance(reply, ReadOnlyError):
-                channels.leave()
-                raise reply
-        self._settle(batch, replies[len(guards) :])
+    def _owe(self, channel: bytes, message: bytes, at: datetime) -> Owed:
+        return Owed(next(self._numbers), channel, message, at, asyncio.get_running_loop().create_future())
 
-    def _settle(self, batch: Sequence[Owed], replies: Sequence[Any]) -> None:
-        failure = None
-        settled = set()
-        for each, reply in zip(batch, replies, strict=True):
-            if isinstance(reply, ResponseError) and not isinstance(reply, NOT_HERE):
-                self._refuse(each, reply)
-            elif isinstance(reply, Exception):
-                failure = failure or reply
-                continue
-            elif not each.published.done():
-                each.published.set_result(None)
-            settled.add(each)
-        self._owed = deque((each for each in self._owed if each not in settled), MAX_OWED)
-        if failure:
-            raise failure
+    def is_home(self, address: Address) -> bool:
+        """Whether the home channel lives there."""
+        return self.channels.is_known and self.channels.address_of(self._home) == address
 
-    def _refuse(self, refused: Owed, error: Exception) -> None:
+    def forget(self, address: Address) -> None:
+        """Nothing is owed to this server, and it cannot be reached: the next message for it connects anew."""
+        del self._lanes[address]
+
+    def report(self, error: Exception) -> None:
+        """Say that a server cannot be told now."""
+        log.warning("publisher_disconnected", error=cause_of(error), owed=self.owed)
+
+    def refuse(self, refused: Owed, error: Exception) -> None:
         """Put a message aside, so that those behind it are told, and try it again later."""
         if not self._refused:
             log.warning("event_refused", error=cause_of(error))
             asyncio.get_running_loop().call_later(REFUSED_SECONDS, self._owe_refused)
+        if refused.channel == self._home:
+            self.failure = error
         self._refused.append(refused)
 
     def _owe_refused(self) -> None:
-        self._owed = deque((*self._refused, *self._owed), MAX_OWED)
+        self._unassigned.extendleft(reversed(self._refused))
         self._refused.clear()
-        self._added.set()
+        self._change.set()
+
+    def _lane_of(self, channel: bytes) -> Lane | None:
+        if not self.channels.is_known or self._unassigned:
+            return None
+        return self._lanes.get(self.channels.address_of(channel))
+
+    def _assign(self, group: asyncio.TaskGroup) -> None:
+        """Give each message without one its lane."""
+        self._open_lane(self._home, group)
+        while self._unassigned:
+            owed = self._unassigned.popleft()
+            self._open_lane(owed.channel, group).add(owed)
+
+    def _open_lane(self, channel: bytes, group: asyncio.TaskGroup) -> Lane:
+        address = self.channels.address_of(channel)
+        if address not in self._lanes:
+            self._lanes[address] = lane = Lane(self, address)
+            group.create_task(lane.run())
+        return self._lanes[address]
+
+    def _assign_anew(self) -> None:
+        """Channels may live elsewhere now."""
+        self._take_back()
+        for lane in self._lanes.values():
+            lane.retire()
+        self._lanes.clear()
+        self._change.set()
+
+    def _take_back(self) -> None:
+        kept = [*self._unassigned, *(owed for lane in self._lanes.values() for owed in lane.owed)]
+        self._unassigned = deque(sorted(kept, key=lambda owed: owed.number))
+        for lane in self._lanes.values():
+            lane.owed.clear()
+
+    def _drop_all(self) -> None:
+        """Let one message to all processes stand for all that is owed."""
+        self._take_back()
+        dropped = [*self._refused, *self._unassigned]
+        self._refused.clear()
+        since = min(owed.at for owed in dropped)
+        channel, message = self._missed(since)
+        standing = self._owe(channel, message, since)
+        standing.published.add_done_callback(lambda _: _settle_all(dropped))
+        self._unassigned = deque([standing])
+        self._on_dropped(len(dropped))
+        self._change.set()
+
+
+def _settle_all(dropped: Iterable[Owed]) -> None:
+    for owed in dropped:
+        owed.settle()

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
+from pipeline.clock import utc_now
 from pipeline.metrics import Metrics
 
 Write = Callable[[bytes], "asyncio.Future[None] | None"]
@@ -62,7 +62,7 @@ class Connection:
         self.room: str | None = None
         self.transport = transport
         self.probe = probe
-        self.joined_at = datetime.now(UTC)
+        self.joined_at = utc_now()
         self.is_started = False
         self.is_ended = False
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -204,7 +204,7 @@ class Rooms:
     async def join(self, room: str, connection: Connection) -> None:
         """Put the connection in the room. It gets nothing before its `start`, and misses nothing from now on."""
         connection.room = room
-        connection.joined_at = datetime.now(UTC)
+        connection.joined_at = utc_now()
         self._members.setdefault(room, {})[connection] = None
         self._joined += 1
         self._open[connection.transport].inc()

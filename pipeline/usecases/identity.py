@@ -9,8 +9,9 @@ import hashlib
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from pipeline.assets.asset import AssetStatus, utc_now
+from pipeline.assets.asset import AssetStatus
 from pipeline.assets.store import AssetStore, KeyRecord
+from pipeline.clock import utc_now
 from pipeline.errors import IdempotencyKeyReused
 from pipeline.usecases.upload import Upload
 

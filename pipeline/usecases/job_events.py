@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.assets.asset import utc_now
+from pipeline.assets.asset import CANCELLED, Asset
+from pipeline.clock import utc_now
 from pipeline.hooks import JobEvent
 from pipeline.queue.job import Finish, Job, Outcome
 
@@ -10,7 +11,7 @@ from pipeline.queue.job import Finish, Job, Outcome
 def job_event(job: Job, finish: Finish | None = None, seconds: float = 0) -> JobEvent:
     """Return what observers are told of an attempt that began (no finish) or ended."""
     data = {name: str(job.data.get(name, "")) for name in ("assetId", "userId", "category")}
-    is_last = finish is not None and finish.outcome in (Outcome.COMPLETED, Outcome.FAILED)
+    is_last = finish is not None and finish.outcome in (Outcome.COMPLETED, Outcome.FAILED, Outcome.CANCELLED)
     return JobEvent(
         job_id=job.id,
         asset_id=data["assetId"],
@@ -23,4 +24,18 @@ def job_event(job: Job, finish: Finish | None = None, seconds: float = 0) -> Job
         error=finish.error if finish else "",
         delay_ms=finish.delay_ms if finish else 0,
         seconds=seconds,
+    )
+
+
+def cancel_event(asset: Asset, request_id: str) -> JobEvent:
+    """Return what observers are told of a job that was cancelled while it did not run."""
+    return JobEvent(
+        job_id=asset.processing_job_id,
+        asset_id=asset.id,
+        user_id=asset.user_id,
+        category=asset.category,
+        request_id=request_id,
+        at=utc_now(),
+        outcome=Outcome.CANCELLED.value,
+        error=CANCELLED,
     )

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from pipeline.assets.asset import job_data, made_at_ms, utc_now
+from pipeline.assets.asset import job_data, made_at_ms
 from pipeline.assets.store import AssetStore, Kept
+from pipeline.clock import utc_now
 from pipeline.instants import milliseconds_of
 from pipeline.queue.job import FailedJob, Job, NewJob
 from pipeline.queue.queue import JobQueue

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.assets.asset import utc_now
 from pipeline.assets.store import AssetStore, Kept
+from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.queue.queue import JobQueue
 

@@ -16,12 +16,14 @@ from typing import Any, Protocol
 
 import structlog
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, processed_public_id, utc_now
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, processed_public_id
 from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
+from pipeline.clock import utc_now
 from pipeline.errors import PermanentJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
 from pipeline.metrics import Metrics
+from pipeline.queue.attempt import AlreadyOver
 from pipeline.queue.job import Job, NewJob
 from pipeline.texts import HALVES
 from pipeline.tracing import OFF, Tracing
@@ -142,8 +144,8 @@ class Processing:
             self._leftovers.discard_later(image_ids)
             raise
         if finished is None:
-            self._drop(asset)
             await self._leftovers.discard(image_ids)
+            await self._drop(asset)
             return
         await self._announce(finished)
         if self._announcer.is_durable:
@@ -185,7 +187,8 @@ class Processing:
                 is_kept=True,
             )
         if failed is None:
-            self._drop(asset)
+            if await self._drop(asset):
+                raise AlreadyOver
             return
         await self._announce(failed)
         await self._kept.bury(job, message)
@@ -205,11 +208,14 @@ class Processing:
         if current is None or current.user_id != user_id:
             log.warning("asset_missing")
         elif current.processing_job_id == job.id and current.is_finished:
-            if current.status is AssetStatus.FAILED and not gives_up:
+            is_dead = current.status is AssetStatus.FAILED and not current.is_cancelled
+            if is_dead and not gives_up:
                 # So that it becomes the dead letter it would have been.
                 raise PermanentJobError(current.ai_metadata.error or "Processing failed")
             # The process died between commit and acknowledgement; the event may not have been sent.
             await self._announcer.announce(asset_processed(current), current.user_id)
+            if gives_up and not is_dead:
+                raise AlreadyOver
         else:
             log.warning("job_superseded", currentJobId=current.processing_job_id)
         return None
@@ -258,9 +264,18 @@ class Processing:
 
         return await until_stored(commit)
 
-    def _drop(self, asset: Asset) -> None:
+    async def _drop(self, asset: Asset) -> bool:
+        """The run was overtaken, by a newer one or by a cancel; return whether by a cancel.
+
+        The process that cancelled the asset may have died before it sent the event.
+        """
         self._metrics.stale_results.inc()
         log.warning("result_dropped", fence=asset.fence)
+        current = await self._store.get(asset.id)
+        if current is None or not current.is_cancelled or current.processing_job_id != asset.processing_job_id:
+            return False
+        await self._announcer.announce(asset_processed(current), current.user_id)
+        return True
 
     async def _announce(self, asset: Asset) -> None:
         self._metrics.assets_finished.labels(asset.status.value).inc()

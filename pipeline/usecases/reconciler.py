@@ -17,8 +17,8 @@ from typing import Protocol
 
 import structlog
 
-from pipeline.assets.asset import utc_now
 from pipeline.assets.store import AssetStore
+from pipeline.clock import CLOCK, utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.metrics import Metrics
 from pipeline.queue.job import Mode
@@ -120,8 +120,11 @@ class Reconciler:
     async def look(self) -> bool:
         """Make Redis say whose queue this is and whether it is paused; return True when it had lost that.
 
-        ForeignQueue when another asset store has the queue.
+        ForeignQueue when another asset store has the queue. Before the first call has returned nothing is claimed, so
+        no result of this process carries an instant of its machine's own clock.
         """
+        if not CLOCK.is_measured:
+            await CLOCK.measure(self._queue.time)
         is_paused = await self._pause.is_set()
         self._owner = self._queue.owner = self._owner or await self._store.identity()
         owned = await self._queue.own(self._owner, is_paused=is_paused, takes_over=self._owns_redis)

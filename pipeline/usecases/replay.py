@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from pipeline.assets.asset import Asset, utc_now
+from pipeline.assets.asset import Asset
 from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
+from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.metrics import Metrics
 from pipeline.rooms.frames import event_frame, join_frames
@@ -27,8 +28,9 @@ ROOM_PREFIX = "user:"
 # After an outage thousands come back at once; the store is not asked for more than a few of them at a time.
 PARALLEL_READS = 8
 AGAIN_SECONDS = 1.0
-# An event may leave after one that is later by its timestamp. Clocks differ by 5 s, a commit or another notifier may
-# take as long each; and what a killed process owed comes when its job's lease, on top of this, has run out.
+# An event may leave after one that is later by its timestamp. Clocks differ by 5 s at most (clock.py), a commit or
+# another notifier may take as long each; and what a killed process owed comes when its job's lease, on top of this, has
+# run out.
 TOLD_LATE_SECONDS = 15.0
 # An instant of our own clocks is not so far ahead of any of them.
 MAX_AHEAD = timedelta(seconds=5)

@@ -21,8 +21,8 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from pipeline.assets.asset import utc_now
 from pipeline.assets.store import AssetStore
+from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from pipeline.assets.asset import Asset, AssetStatus, OriginalImage, job_data, new_asset_id, utc_now
+from pipeline.assets.asset import Asset, AssetStatus, OriginalImage, job_data, new_asset_id
 from pipeline.assets.store import AssetStore
+from pipeline.clock import utc_now
 from pipeline.delays import retry_delays
 from pipeline.errors import Conflict, DependencyUnavailable, NotFound, OutcomeUnknown
 from pipeline.metrics import Metrics

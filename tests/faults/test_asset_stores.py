@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.assets.asset import utc_now
 from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.sqlite import MIGRATIONS, SqliteAssetStore
+from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable
 from tests.factories import make_asset
 from tests.mongo_server import MongoServer

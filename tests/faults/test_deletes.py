@@ -13,9 +13,10 @@ import httpx
 import pytest
 from tornado.ioloop import IOLoop
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, processed_public_id, utc_now
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, processed_public_id
 from pipeline.assets.image import ImageInfo
 from pipeline.assets.sqlite import SqliteAssetStore
+from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, NotFound
 from pipeline.hooks.threads import DaemonThreads
 from pipeline.metrics import Metrics

@@ -53,7 +53,7 @@ async def test_foreign_owner_can_do_nothing_to_a_job(bench: Bench) -> None:
         for number, outcome in enumerate(Outcome):
             step = await bench.queue.step(f"other:{foreign}:{number}", [Finish(claim, outcome, error="stolen")], 0)
             assert step.lost == [foreign]
-        assert await bench.queue.renew([foreign]) == [foreign]
+        assert (await bench.queue.renew([foreign])).lost == [foreign]
     assert await bench.queue.release_unknown("other", []) == 0
     assert await bench.queue.fields(job.id) == before
     assert (await bench.queue.stats()).active == 1

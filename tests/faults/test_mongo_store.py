@@ -17,9 +17,10 @@ from bson import ObjectId
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.monitoring import CommandListener, CommandStartedEvent
 
-from pipeline.assets.asset import AiMetadata, AssetStatus, utc_now
+from pipeline.assets.asset import AiMetadata, AssetStatus
 from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.store import KeyRecord
+from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from tests.factories import make_asset, make_image
 from tests.mongo_server import MongoServer

@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pipeline.assets.asset import to_timestamp, utc_now
+from pipeline.assets.asset import to_timestamp
+from pipeline.clock import utc_now
 from tests.faults.test_process import accept, statuses, wait_until
 from tests.mongo_server import MongoServer
 from tests.packages import install

@@ -16,7 +16,8 @@ import aiohttp
 import pytest
 
 from pipeline.app import App
-from pipeline.assets.asset import AssetStatus, utc_now
+from pipeline.assets.asset import AssetStatus
+from pipeline.clock import utc_now
 from pipeline.metrics import TASKS
 from pipeline.queue.job import Job
 from pipeline.settings import Settings

@@ -18,8 +18,9 @@ import pytest
 from redis import Redis
 from tornado.ioloop import IOLoop
 
-from pipeline.assets.asset import Asset, AssetStatus, ProcessedImageRef, processed_public_id, utc_now
+from pipeline.assets.asset import Asset, AssetStatus, ProcessedImageRef, processed_public_id
 from pipeline.assets.sqlite import SqliteAssetStore
+from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.storing import Storing

@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 from tornado.ioloop import IOLoop
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, utc_now
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef
 from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore, Kept, KeyRecord
+from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable
 from tests.factories import make_asset
 from tests.mongo_server import MongoServer
@@ -164,6 +165,52 @@ async def test_fail_commits_the_error(store: AssetStore) -> None:
         AiMetadata(error="too bad"),
         None,
     )
+
+
+@pytest.mark.gen_test
+async def test_cancel_ends_a_job_whatever_run_is_under_way(store: AssetStore) -> None:
+    """The asset is failed with the error "Cancelled", once; a run that began before can commit nothing any more."""
+    asset = await create(store)
+    begun = await begin(store, asset)
+    cancelled = await store.cancel(asset.id, asset.processing_job_id, finished_at=NOON)
+    assert cancelled is not None and cancelled.is_cancelled and cancelled.fence == begun.fence + 1
+    assert (cancelled.ai_metadata, cancelled.processed) == (AiMetadata(error="Cancelled"), None)
+    assert cancelled.finished_at == NOON and cancelled.updated_at >= begun.updated_at
+    assert await finish(store, asset, begun.fence) is None
+    assert await store.fail(asset.id, asset.processing_job_id, begun.fence, error="x", finished_at=NOON) is None
+    assert await store.begin(asset.id, asset.user_id, asset.processing_job_id) is None
+    assert await store.cancel(asset.id, asset.processing_job_id, finished_at=NOON + MINUTE) is None
+    assert await store.get(asset.id) == cancelled
+    again = await store.requeue(asset.id, asset.user_id, "ai-processing:again")
+    assert again is not None and again.status is AssetStatus.PROCESSING and again.starts == 0
+
+
+@pytest.mark.gen_test
+async def test_cancel_is_for_the_job_that_is_processing_only(store: AssetStore) -> None:
+    """Another job's cancel, an unknown asset's and that of a finished one change nothing."""
+    asset = await create(store)
+    assert await store.cancel(asset.id, "ai-processing:other", finished_at=NOON) is None
+    assert await store.cancel("f" * 24, asset.processing_job_id, finished_at=NOON) is None
+    assert await store.get(asset.id) == asset
+    done = await create_finished(store, AssetStatus.PARTIAL)
+    assert await store.cancel(done.id, done.processing_job_id, finished_at=NOON) is None
+    assert await store.get(done.id) == done
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_cancel_beside_finish_lets_one_of_them_stand(store: AssetStore) -> None:
+    """Forty times both at once: one matches, the other does not, and the asset is as the first has said."""
+
+    async def both() -> None:
+        asset = await create(store)
+        fence = (await begin(store, asset)).fence
+        cancelled, finished = await asyncio.gather(
+            store.cancel(asset.id, asset.processing_job_id, finished_at=NOON), finish(store, asset, fence)
+        )
+        assert (cancelled is None) != (finished is None)
+        assert await store.get(asset.id) == (cancelled or finished)
+
+    await asyncio.gather(*(both() for _ in range(40)))
 
 
 @pytest.mark.gen_test

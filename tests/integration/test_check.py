@@ -20,6 +20,7 @@ from tests.packages import install
 from tests.parts import require
 from tests.redis_server import RedisServer
 from tests.service import ROOT, AiService, Service
+from tests.wrong_clock import WrongClock
 
 Done = subprocess.CompletedProcess[str]
 Run = Callable[..., Done]
@@ -104,6 +105,15 @@ def test_check_names_what_is_away_and_no_secret(look: Look, ai_service: AiServic
     assert secret not in str(found) and SECRET not in str(found)
 
 
+@pytest.mark.fault("R7")
+def test_check_names_a_clock_that_is_off(look: Look, redis_url: str, tmp_path: Path) -> None:
+    """The difference to Redis TIME is measured, and one that makes a process unready fails here."""
+    environment = WrongClock(tmp_path, -60).environment
+    found = look(REDIS_URL=redis_url, **environment)
+    assert list(found) == ["clock"] and found["clock"]["mark"] == "failed"
+    assert "60.0 s behind Redis TIME" in found["clock"]["detail"] and "NTP" in found["clock"]["mend"]
+
+
 def test_check_ends_though_a_plugin_hangs_in_a_thread(run: Run, tmp_path: Path) -> None:
     """A check that hands the loop's executor what never comes back has failed, and keeps nobody from the prompt."""
     hangs = """
@@ -132,7 +142,8 @@ def test_check_of_a_redis_with_a_password(run: Run) -> None:
     """
     with RedisServer("--maxmemory-policy", "allkeys-lru") as server:
         password = ["+hidden-in-here"]
-        server.client().acl_setuser("someone", enabled=True, passwords=password, categories=["+@all"], keys=["*"])
+        allowed: dict[str, Any] = {"categories": ["+@all"], "keys": ["*"], "channels": ["pipeline:*"]}
+        server.client().acl_setuser("someone", enabled=True, passwords=password, **allowed)
         good = run(REDIS_URL=f"redis://someone:hidden-in-here@127.0.0.1:{server.port}/0", PORT=str(server.port))
         wrong = run(REDIS_URL=f"redis://someone:hidden-or-not@127.0.0.1:{server.port}/0")
     assert (good.returncode, f"at redis://127.0.0.1:{server.port}/0" in good.stdout) == (0, True)
@@ -141,6 +152,16 @@ def test_check_of_a_redis_with_a_password(run: Run) -> None:
     assert f"warning  address: 127.0.0.1:{server.port}: Address already in use" in good.stdout
     assert (wrong.returncode, "invalid username-password" in wrong.stdout) == (1, True)
     assert "hidden" not in good.stdout + wrong.stdout and "someone" not in good.stdout + wrong.stdout
+
+
+@pytest.mark.fault("R8")
+def test_check_of_a_redis_user_without_channels(look: Look) -> None:
+    """Redis 7 gives a new user none; the finding names the rule that is missing."""
+    with RedisServer() as server:
+        server.client().execute_command("ACL", "SETUSER", "one", "on", "nopass", "~*", "+@all", "resetchannels")
+        found = look(REDIS_URL=f"redis://one:any@127.0.0.1:{server.port}/0")
+    assert set(found) == {"redis"} and "&pipeline:*" in found["redis"]["detail"]
+    assert "NOPERM" in found["redis"]["detail"]
 
 
 def test_check_masks_secrets_wherever_they_turn_up() -> None:

@@ -26,10 +26,11 @@ from aiohttp import web
 import pipeline.client.client
 import pipeline.client.feed
 import pipeline.client.transports
-from pipeline.assets.asset import AiMetadata, AssetStatus, ProcessedImageRef, utc_now
+from pipeline.assets.asset import AiMetadata, AssetStatus, ProcessedImageRef
 from pipeline.assets.events import asset_processed
 from pipeline.client import Client, ClientError, Unavailable, event_of
 from pipeline.client.cursor import shift
+from pipeline.clock import utc_now
 from pipeline.supervision import cancel
 from tests.factories import SECRET, make_asset, make_image, make_token
 from tests.redis_server import RedisServer

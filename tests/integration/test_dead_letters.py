@@ -16,8 +16,9 @@ import pytest
 from redis import Redis
 from tornado.ioloop import IOLoop
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, job_data, utc_now
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, job_data
 from pipeline.assets.sqlite import SqliteAssetStore
+from pipeline.clock import utc_now
 from pipeline.errors import Conflict, DependencyUnavailable, NotFound
 from pipeline.hooks.threads import DaemonThreads
 from pipeline.metrics import Metrics

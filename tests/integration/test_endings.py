@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.assets.asset import Asset, AssetStatus, utc_now
+from pipeline.assets.asset import Asset, AssetStatus
 from pipeline.assets.sqlite import SqliteAssetStore
+from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.metrics import Metrics
 from pipeline.queue.job import FailedJob, Finish, NewJob, Outcome

@@ -7,16 +7,21 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 from redis import Redis
+from redis.exceptions import NoPermissionError
 
 import pipeline.link.channels
 import pipeline.rooms.fanout
+import pipeline.rooms.lane
 import pipeline.rooms.publisher
+from pipeline.errors import DependencyUnavailable
 from pipeline.hooks import Notifier
 from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics
@@ -69,8 +74,9 @@ async def eventually(is_so: Callable[[], bool]) -> None:
 
 
 def channels(redis: Redis) -> list[str]:
-    """Return the channels somebody is subscribed to, sharded ones and others."""
-    found: list[str] = redis.pubsub_channels("pipeline:*") + redis.pubsub_shardchannels("pipeline:*")
+    """Return the rooms' channels somebody is subscribed to, sharded ones and others."""
+    pattern = "pipeline:0:room:user:*"
+    found: list[str] = redis.pubsub_channels(pattern) + redis.pubsub_shardchannels(pattern)
     return sorted(found)
 
 
@@ -170,7 +176,7 @@ async def test_sharded_pubsub_is_used_where_there_is_one(options: tuple[str, ...
     with RedisServer(*options) as server:
         async with Process(server.url) as one, Process(server.url) as two:
             client = await one.connect()
-            assert server.client().pubsub_channels("pipeline:*") == (["pipeline:0:room:user:user-1"] if options else [])
+            assert server.client().pubsub_channels("*:user:*") == (["pipeline:0:room:user:user-1"] if options else [])
             assert channels(server.client()) == ["pipeline:0:room:user:user-1"]
             await two.fanout.publish(ROOM, make_event(1))
             assert await client.frame() == make_event(1)
@@ -521,8 +527,8 @@ async def test_refused_subscriptions_are_one_outage(own_redis: RedisServer) -> N
 
 
 def refusals(redis: Redis) -> int:
-    count: int = redis.info("commandstats").get("cmdstat_subscribe", {"rejected_calls": 0})["rejected_calls"]
-    return count
+    stats = redis.info("commandstats")
+    return sum(stats[name]["rejected_calls"] for name in ("cmdstat_subscribe", "cmdstat_ssubscribe") if name in stats)
 
 
 @pytest.mark.gen_test(timeout=30)
@@ -536,7 +542,8 @@ async def test_prefixes_of_one_redis_do_not_hear_each_other(redis_url: str, redi
     ):
         client = await other.connect()
         redis = redis_server.client()
-        assert redis.pubsub_shardchannels("*") + redis.pubsub_channels("*") == ["other:0:room:user:user-1"]
+        found = redis.pubsub_shardchannels("*:user:*") + redis.pubsub_channels("*:user:*")
+        assert found == ["other:0:room:user:user-1"]
         await one.fanout.publish(ROOM, make_event(1))
         await third.fanout.publish(ROOM, make_event(2))
         assert await client.frame() == make_event(2)
@@ -582,12 +589,10 @@ async def one_of(listening: asyncio.Task[None]) -> None:
 # servers that go
 
 
+@pytest.mark.fault("R1")
 @pytest.mark.gen_test(timeout=60)
 async def test_master_that_became_a_replica_is_not_told(own_redis: RedisServer) -> None:
-    """It would take a PUBLISH and tell nobody; behind a fixed address that keeps old connections the new one is found.
-
-    A process that publishes seldom and one that never rests both move.
-    """
+    """It would take a PUBLISH and reach nobody. Behind an address that keeps old connections the new one is found."""
     with RedisServer() as successor:
         async with Forwarder(own_redis.port) as address, Process(address.url) as one:
             await one.fanout.publish(ROOM, make_event(0))
@@ -601,12 +606,30 @@ async def test_master_that_became_a_replica_is_not_told(own_redis: RedisServer) 
             assert one.count("fanout_errors_total") == 0
 
 
-@pytest.mark.gen_test(timeout=30)
-async def test_idle_connection_cut_without_a_word_costs_less_than_a_second(
+@pytest.mark.fault("R1")
+@pytest.mark.gen_test(timeout=60)
+async def test_master_that_became_a_replica_is_not_listened_to(
     own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A publishing connection that has been idle is asked before it is used."""
-    monkeypatch.setattr(pipeline.link.channels, "TRUSTED_SECONDS", 0.0)
+    """A process that publishes nothing moves, too, and asks for what it may have missed."""
+    monkeypatch.setattr(pipeline.rooms.lane, "CHECK_SECONDS", 0.1)
+    with RedisServer() as successor:
+        async with Forwarder(own_redis.port) as address, Process(address.url) as one:
+            gaps = Gaps(one)
+            client = await one.connect()
+            address.upstream_port = successor.port
+            own_redis.client().replicaof("127.0.0.1", successor.port)
+            await gaps.wait("user-1")
+            assert channels(successor.client()) == ["pipeline:0:room:user:user-1"]
+            async with Process(successor.url) as two:
+                await two.fanout.publish(ROOM, make_event(1))
+            assert await client.frame() == make_event(1)
+
+
+@pytest.mark.fault("R5")
+@pytest.mark.gen_test(timeout=30)
+async def test_idle_connection_cut_without_a_word_costs_less_than_a_second(own_redis: RedisServer) -> None:
+    """A publishing connection has to give a sign of life at once, before the replies that may take their time."""
     async with Forwarder(own_redis.port) as address, Process(address.url) as one, Process(own_redis.url) as two:
         client = await two.connect()
         await one.fanout.publish(ROOM, make_event(1))
@@ -619,6 +642,7 @@ async def test_idle_connection_cut_without_a_word_costs_less_than_a_second(
         assert one.count("fanout_errors_total") == 0
 
 
+@pytest.mark.fault("R2")
 @pytest.mark.gen_test(timeout=60)
 async def test_rooms_go_on_without_the_node_of_the_url(cluster: RedisCluster) -> None:
     """A cluster's node that is dead for good is left: events of channels on other masters are told and heard."""
@@ -636,6 +660,85 @@ async def test_rooms_go_on_without_the_node_of_the_url(cluster: RedisCluster) ->
         await gaps.wait(room.removeprefix("user:"))
         await two.fanout.publish(room, make_event(2))
         assert await client.frame() == make_event(2)
+        both = f"redis://127.0.0.1:{first.port},127.0.0.1:{second.port}/0"
+        async with Process(both) as restarted:
+            await restarted.fanout.publish(room, make_event(3))
+            assert await client.frame() == make_event(3)
+
+
+@pytest.mark.fault("R3")
+@pytest.mark.gen_test(timeout=60)
+async def test_master_that_no_channel_needs_may_be_dead(cluster: RedisCluster) -> None:
+    """Without full coverage the other masters go on: all events arrive, and the rooms are ready."""
+    for server in cluster.servers:
+        server.client().config_set("cluster-require-full-coverage", "no")
+    home = cluster.owner("pipeline:0:room:{ai-processing}")
+    room = next(room for room in map("user:{}".format, range(99)) if cluster.owner(f"pipeline:0:room:{room}") is home)
+    dead = next(server for server in cluster.servers if server is not home)
+    hosts = ",".join(f"127.0.0.1:{server.port}" for server in (dead, home))
+    async with Process(home.url) as one, Process(f"redis://{hosts}/0") as two:
+        client = await one.connect(room.removeprefix("user:"))
+        gaps = Gaps(one)
+        dead.kill()
+        home.client().client_kill_filter(_type="pubsub")
+        home.client().client_kill_filter(_type="normal", skipme=True)
+        await gaps.wait(room.removeprefix("user:"))
+        async with Process(f"redis://{hosts}/0") as restarted:
+            for number in range(10):
+                await (two, restarted)[number % 2].fanout.publish(room, make_event(number))
+                assert await client.frame() == make_event(number)
+            for process in (one, two, restarted):
+                await process.fanout.check()
+                assert process.count("fanout_errors_total") == 0
+
+
+@pytest.mark.fault("R15")
+@pytest.mark.gen_test(timeout=60)
+async def test_too_many_owed_events_are_read_from_the_store(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, logs: list[dict[str, Any]]
+) -> None:
+    """They are counted and logged, nobody is left waiting for them, and every room is asked to catch up."""
+    monkeypatch.setattr(pipeline.rooms.publisher, "MAX_OWED", 10)
+    monkeypatch.setattr(pipeline.rooms.fanout, "PUBLISH_SECONDS", 0.01)
+    async with Process(own_redis.url) as one, Process(own_redis.url) as two:
+        await one.fanout.check()
+        gaps = Gaps(one)
+        client = await one.connect()
+        own_redis.client().execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+        before = datetime.now(UTC)
+        for number in range(15):
+            await two.fanout.publish(ROOM, make_event(number))
+        own_redis.client().client_unpause()
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not gaps.told:
+                await asyncio.sleep(0.01)
+        assert [room for room, _ in gaps.told] == [ROOM] and gaps.told[0][1] >= before
+        # Redis may have taken those before that were on their way.
+        heard = [await client.frame()]
+        while heard[-1] != make_event(14):
+            heard.append(await client.frame())
+        assert heard[-5:] == [make_event(number) for number in range(10, 15)]
+        assert two.count("events_dropped_total") == 10
+        assert [line["events"] for line in logs if line["event"] == "events_dropped"] == [10]
+        await two.fanout.check()
+
+
+@pytest.mark.fault("R8")
+@pytest.mark.gen_test(timeout=30)
+async def test_user_without_channels_is_told_what_is_missing(own_redis: RedisServer) -> None:
+    """What an ACL leaves out by default makes the rooms unready, and the text names the rule that mends it."""
+    acl, url = ("ACL", "SETUSER", "one", "on", "nopass", "+@all", "~*"), own_redis.url.replace("//", "//one:any@")
+    own_redis.client().execute_command(*acl, "resetchannels")
+    async with Process(url) as process:
+        with pytest.raises(DependencyUnavailable, match="ACL rules &pipeline:\\*") as raised:
+            await process.fanout.check()
+        assert isinstance(raised.value.__cause__, NoPermissionError)
+        own_redis.client().execute_command(*acl, "&pipeline:*")
+        async with asyncio.timeout(WAIT_SECONDS):
+            while True:
+                with suppress(DependencyUnavailable):
+                    await process.fanout.check()
+                    break
 
 
 # the plugin

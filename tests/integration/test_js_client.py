@@ -24,8 +24,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, to_timestamp, utc_now
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, to_timestamp
 from pipeline.assets.events import asset_processed
+from pipeline.clock import utc_now
 from tests.browser import BROWSER, Page, browsing
 from tests.contract.contracts import check_event
 from tests.factories import make_asset, make_image, make_noise_image, make_token

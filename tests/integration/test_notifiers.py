@@ -13,6 +13,7 @@ import socket
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from typing import Any
 
@@ -169,7 +170,7 @@ async def test_webhook_id_outlives_tries_and_the_timestamp_does_not(
     """The receiver drops repeats by the id and old recordings by the time of the try."""
     now = int(time.time())
     for instant in (now, now + 5):
-        monkeypatch.setattr(time, "time", lambda instant=instant: instant)
+        monkeypatch.setattr(notify_webhook, "utc_now", lambda instant=instant: datetime.fromtimestamp(instant, UTC))
         await webhook.notify(make_notification())
     first, second = receiver.requests
     assert first.headers["Webhook-Id"] == second.headers["Webhook-Id"]

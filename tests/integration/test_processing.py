@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from pipeline.assets.asset import Asset, AssetStatus, job_data
+from pipeline.clock import utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, ProcessedImage
 from pipeline.metrics import Metrics
+from pipeline.queue.attempt import AlreadyOver
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.leftovers import Leftovers
@@ -158,12 +160,13 @@ async def test_processed_image_is_kept_under_the_runs_own_name(
 async def test_job_that_runs_again_after_its_commit_only_notifies_again(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins
 ) -> None:
-    """A crash between commit and acknowledgement: same event again, no second question, same asset."""
+    """A crash between commit and acknowledgement: same event again, no second question, same asset, no dead letter."""
     asset, job = await submit(store)
     await run(processing, job)
     done = await store.get(asset.id)
     await run(processing, job)
-    await processing.give_up(job, "too late")
+    with pytest.raises(AlreadyOver):
+        await processing.give_up(job, "too late")
     assert len(plugins.requests) == 1
     assert plugins.events == [plugins.events[0]] * 3
     assert await store.get(asset.id) == done
@@ -393,3 +396,57 @@ async def test_result_that_cannot_be_stored_fails_its_job_alone(
     while leftovers.tasks:
         await asyncio.gather(*leftovers.tasks)
     assert (len(plugins.requests), plugins.images) == (2, {})
+
+
+async def cancel(store: SqliteAssetStore, asset: Asset) -> None:
+    assert await store.cancel(asset.id, asset.processing_job_id, finished_at=utc_now())
+
+
+def errors(plugins: Plugins) -> list[str | None]:
+    return [event.get("error") for event, _ in plugins.events]
+
+
+@pytest.mark.gen_test
+async def test_job_of_a_cancelled_asset_is_told_of_and_over(
+    processing: Processing, store: SqliteAssetStore, plugins: Plugins
+) -> None:
+    """The process that cancelled it may have died before it told anybody; the provider is not asked."""
+    asset, job = await submit(store)
+    await cancel(store, asset)
+    assert await processing.process(job) is None
+    assert (errors(plugins), plugins.requests) == (["Cancelled"], [])
+
+
+@pytest.mark.gen_test
+async def test_result_that_comes_after_a_cancel_is_dropped(
+    processing: Processing, store: SqliteAssetStore, plugins: Plugins, metrics: Metrics
+) -> None:
+    """What stands is told; the result's image is removed."""
+    asset, job = await submit(store)
+    plugins.analysis = replace(FOUND, processed_image=ProcessedImage(b"x", "image/png"))
+    plugins.before_answer = lambda: cancel(store, asset)
+    await run(processing, job)
+    assert (errors(plugins), stale_results(metrics), plugins.images) == (["Cancelled"], 1, {})
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.gen_test
+async def test_cancelled_job_is_no_dead_letter(
+    processing: Processing, store: SqliteAssetStore, plugins: Plugins, monkeypatch: pytest.MonkeyPatch, is_late: bool
+) -> None:
+    """Giving it up finds that it is over, also when the cancel came in between."""
+    asset, job = await submit(store)
+    if is_late:
+        fail = store.fail
+
+        async def fail_late(*args: Any, **fields: Any) -> Asset | None:
+            await cancel(store, asset)
+            return await fail(*args, **fields)
+
+        monkeypatch.setattr(store, "fail", fail_late)
+    else:
+        await cancel(store, asset)
+    with pytest.raises(AlreadyOver):
+        await processing.give_up(job, "too bad")
+    assert errors(plugins) == ["Cancelled"]
+    assert await store.kept("job of ai-processing", limit=9) == [] or is_late

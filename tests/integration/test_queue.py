@@ -201,7 +201,7 @@ async def test_lease_keeps_a_job_until_it_ends(queue: JobQueue) -> None:
     jobs = await claim(2)
     queue.clock_offset_ms += 14_000
     assert await queue.recover() == []
-    assert await queue.renew([job.lease for job in jobs]) == []
+    assert (await queue.renew([job.lease for job in jobs])).lost == []
     queue.clock_offset_ms += 14_000
     assert await queue.recover() == []
     queue.clock_offset_ms += 2_000
@@ -209,7 +209,7 @@ async def test_lease_keeps_a_job_until_it_ends(queue: JobQueue) -> None:
     again = await Claimer(queue, "worker-b")(3)
     assert ids_of(again) == ids
     assert [(job.attempt, job.stalls) for job in again] == [(1, 1), (1, 1), (1, 0)]
-    assert await queue.renew([job.lease for job in jobs]) == [job.lease for job in jobs]
+    assert (await queue.renew([job.lease for job in jobs])).lost == [job.lease for job in jobs]
     assert (await claim.step(0, Finish(jobs[0], Outcome.COMPLETED))).lost == [jobs[0].lease]
 
 
@@ -479,7 +479,7 @@ async def test_clock_set_forward_by_an_hour_ends_leases_and_nothing_else(queue: 
     (job,) = await Claimer(queue)()
     queue.clock_offset_ms += HOUR_MS
     assert await queue.recover() == [job.id]
-    assert await queue.renew([job.lease]) == [job.lease]
+    assert (await queue.renew([job.lease])).lost == [job.lease]
 
 
 @pytest.mark.gen_test(timeout=60)
@@ -491,7 +491,7 @@ async def test_full_redis_goes_on_with_what_it_has(io_loop: IOLoop) -> None:
         redis.config_set("maxmemory", 1)
         claim = Claimer(queue)
         done, failed, retried, released, lost = await claim(5)
-        assert await queue.renew([job.lease for job in (done, failed, retried, released, lost)]) == []
+        assert (await queue.renew([job.lease for job in (done, failed, retried, released, lost)])).lost == []
         await claim(
             0,
             Finish(done, Outcome.COMPLETED),

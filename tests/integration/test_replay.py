@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, to_timestamp, utc_now
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, to_timestamp
 from pipeline.assets.events import asset_processed
 from pipeline.assets.sqlite import SqliteAssetStore
+from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.client.cursor import OVERLAP_SECONDS
 from pipeline.usecases.replay import TOLD_LATE_SECONDS

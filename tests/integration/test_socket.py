@@ -17,6 +17,7 @@ import structlog
 
 import pipeline.handlers.socket
 from pipeline.auth import Principal, TokenVerifier
+from pipeline.handlers.member import FOREIGN_ORIGIN
 from pipeline.rooms.codes import MALFORMED_SINCE, MESSAGES, NOT_YET_VALID, TOO_MANY_CONNECTIONS
 from pipeline.rooms.frames import event_frame
 from pipeline.settings import Settings
@@ -200,7 +201,9 @@ async def test_socket_origin(redis_url: str, origin: str | None, is_let_in: bool
         assert caught.value.status == 403
         upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
         async with process.session.get(process.url, headers=headers | upgrade) as reply:
-            assert (await reply.json())["error"] == {"code": "FORBIDDEN", "message": "Origin not allowed"}
+            error = (await reply.json())["error"]
+            assert (error["code"], error["message"]) == ("FORBIDDEN", "Origin not allowed")
+            assert error["details"] == [{"field": "Origin", "message": FOREIGN_ORIGIN}]
         assert process.rooms.connections == set()
 
 
@@ -317,7 +320,7 @@ async def test_frames_in_measure_are_never_too_many(redis_url: str, monkeypatch:
     clock = time.monotonic()
     async with Process(redis_url) as process:
         client = await process.connect()
-        monkeypatch.setattr(pipeline.handlers.socket, "time", SimpleNamespace(monotonic=lambda: clock, time=time.time))
+        monkeypatch.setattr(pipeline.handlers.socket, "time", SimpleNamespace(monotonic=lambda: clock))
         for number in range(300):
             clock += 0.1001
             await client.send({"auth": {"token": make_token()}})

@@ -46,7 +46,6 @@ BAD_REDIS = [
     (f"redis://user:{PASSWORD}%ff@h", "bytes that are no text", "UTF-8"),
     (f"redis://user:{PASSWORD} x@h", "a blank", "a blank"),
     (f"redis://user:{PASSWORD}\n@h", "a line end, as of a file read whole", "cannot be printed"),
-    ("redis://a,b", "two hosts", "takes one host"),
     ("redis://::1:6379", "IPv6 without brackets", "brackets"),
     ("redis://[::1", "a bracket that does not close", "brackets"),
     ("redis://[nonsense]", "no IPv6 in brackets", "no IPv6"),

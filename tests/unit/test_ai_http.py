@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
@@ -16,6 +16,7 @@ from tornado.ioloop import IOLoop
 from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
 from pipeline.hooks import UNKNOWN, Analysis, AnalyzeRequest, Attribute
 from pipeline.settings import Settings
+from plugins import ai_http
 from plugins.ai_http import (
     DEFAULT_CONFIDENCE,
     MAX_REPLY_BYTES,
@@ -23,6 +24,7 @@ from plugins.ai_http import (
     parse_analysis,
     parse_retry_after,
     register_ai_providers,
+    retry_after_of,
 )
 from tests.fake_ai_service import FakeAiService, Reply
 
@@ -301,3 +303,21 @@ def test_parse_analysis_understands_every_shape_in_the_field(reply: dict[str, An
 def test_parse_retry_after_reads_seconds_and_dates(value: str | None, seconds: float | None) -> None:
     """Both forms of the header become seconds from now, at most an hour; nonsense is no answer."""
     assert parse_retry_after(value, NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    ("date", "seconds"),
+    [
+        ("Sat, 31 Jan 2026 12:00:00 GMT", 60.0),
+        # The clock of the service; the date is past by it.
+        (None, 0.0),
+        ("soon", 0.0),
+    ],
+)
+def test_retry_after_of_counts_from_the_date_of_the_reply(
+    date: str | None, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two clocks that differ make no wait longer or shorter."""
+    monkeypatch.setattr(ai_http, "utc_now", lambda: NOW + timedelta(hours=1))
+    headers = {"Retry-After": "Sat, 31 Jan 2026 12:01:00 GMT"} | ({"Date": date} if date else {})
+    assert retry_after_of(headers) == seconds

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, new_asset_id, to_timestamp, utc_now
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, new_asset_id, to_timestamp
+from pipeline.clock import utc_now
 from tests.contract.contracts import check_reply
 from tests.factories import make_asset
 

@@ -196,6 +196,7 @@ def test_contract_refuses_a_reply_without_its_headers() -> None:
         ("/api/assets/queue-status", "/api/assets/queue-status"),
         (f"/api/assets/{ID}", "/api/assets/{id}"),
         (f"/api/assets/{ID}/retry", "/api/assets/{id}/retry"),
+        (f"/api/assets/{ID}/cancel", "/api/assets/{id}/cancel"),
         (f"/media/{ID}/original-1.jpg", "/media/{path}"),
         ("/nowhere", ""),
     ],

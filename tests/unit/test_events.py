@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, to_timestamp, utc_now
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, to_timestamp
 from pipeline.assets.events import asset_processed
+from pipeline.clock import utc_now
 from tests.contract.contracts import check_event
 from tests.factories import make_asset
 

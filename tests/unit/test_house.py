@@ -27,9 +27,9 @@ ROWS = [
     {"assets", "queue", "rooms", "hooks"},
     {"auth"},
     {"settings"},
-    {"sandbox", "link", "disk", "environment", "addresses", "keys"},
+    {"sandbox", "link", "disk", "environment", "keys", "origins", "clock"},
     {"errors"},
-    {"texts", "hold", "delays", "instants"},
+    {"texts", "hold", "delays", "instants", "addresses"},
 ]
 PLAIN_WORDS = ROWS[-5:]
 BESIDE = {"metrics", "logs", "tracing", "supervision"}
@@ -42,7 +42,7 @@ MENDED_FAULTS = {f"E{number}" for number in range(1, 33)} | {"P11"}
 PURE = [
     *("pipeline.assets.asset", "pipeline.assets.events", "pipeline.assets.store", "pipeline.queue.job"),
     *("pipeline.errors", "pipeline.hold", "pipeline.texts", "pipeline.delays", "pipeline.instants"),
-    *("pipeline.assets.containers", "pipeline.sandbox.cost", "pipeline.sandbox.wire"),
+    *("pipeline.clock", "pipeline.assets.containers", "pipeline.sandbox.cost", "pipeline.sandbox.wire"),
 ]
 
 

@@ -65,12 +65,12 @@ def test_metrics_of_two_queues_are_separate() -> None:
         (
             "pipeline_jobs_finished_total",
             "outcome",
-            ("completed", "retried", "postponed", "parked", "failed", "released", "lost"),
+            ("completed", "retried", "postponed", "parked", "failed", "released", "cancelled", "lost"),
         ),
         (
             "pipeline_job_seconds_count",
             "outcome",
-            ("completed", "retried", "postponed", "parked", "failed", "released", "lost"),
+            ("completed", "retried", "postponed", "parked", "failed", "released", "cancelled", "lost"),
         ),
         ("pipeline_job_attempts_total", "attempt", ("1", "2", "3", "more")),
         ("pipeline_assets_finished_total", "status", ("active", "partial", "failed")),

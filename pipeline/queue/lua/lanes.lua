@@ -126,7 +126,8 @@ local function new_book(text, parked, lanes, avoided, now, longest_age)
 
   -- The job of a lane that tries a provider. The one that found it away stood in front, so the second is asked first.
   local function next_to_try(lane, turns)
-    return parked_jobs(parked, lane, 1, (turns + 1) % redis.call('ZLEXCOUNT', parked, range_of(lane)))[1]
+    local count = redis.call('ZLEXCOUNT', parked, range_of(lane))
+    return count > 0 and parked_jobs(parked, lane, 1, (turns + 1) % count)[1] or nil
   end
 
   -- parked -> waiting for lanes that are open; -> active for one that tries a provider, and for those that are too old.

@@ -6,7 +6,7 @@
 -- move costs the same however many there are. `grouped` counts their jobs. The right end is the front.
 -- Of a job there are two strings, both JSON. `record:` is written once: {enqueuedAt, submittedAt, requestId, trace, group, lane, data};
 -- only a job that was lost has a submittedAt: when it came first. `state:` is what happened since: {state, attempt, stalls, postponed,
--- readyAt, lease, error}; one that was never claimed has none and waits.
+-- readyAt, lease, error, cancelled}; one that was never claimed has none and waits.
 -- They are strings because MGET and MSET move those of all slots in one command, and because MGET takes a key of another type for
 -- a missing one. Of a completed job only its id is kept.
 local waiting, groups, grouped, wake, prefix = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]

@@ -1,0 +1,53 @@
+"""What a lost Redis server costs: python -m benchmarks.rooms.failover [--topology NAME ...]
+
+For each kind of Redis (one server, Valkey, Sentinel, Redis Cluster) two real processes of the service on one SQLite:
+200 uploads through one, 40 a second, and 100 sockets on the other that stay open. After a quarter of the uploads a
+server goes (one server: kill -9, and a second later it is started again with its append-only file). Leases are of 6 s,
+and what got lost is searched after 5 s.
+
+Prints a Markdown table: events that never came (must be 0), seconds from the fault until the first event of a later
+upload and until the last of all, and what /readyz of the process with the sockets said meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+from pathlib import Path
+
+from tests.failover import Outcome, Pair
+from tests.redis_topologies import TOPOLOGIES
+
+UPLOADS, SOCKETS = 200, 100
+
+
+def main() -> None:
+    """Cause every fault of the chosen topologies."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--topology", action="append", choices=TOPOLOGIES, help="Only this one; may be repeated.")
+    chosen = parser.parse_args().topology or list(TOPOLOGIES)
+    print("| Redis | fault | uploads | lost | live again, s | all heard, s | /readyz: s since the fault |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    for name in chosen:
+        folder = tempfile.TemporaryDirectory()
+        with TOPOLOGIES[name]() as topology, folder, Pair(Path(folder.name), topology) as pair:
+            for fault in topology.faults:
+                print(f"| {name} | {fault} | {described(asyncio.run(_suffer(pair, fault)))} |", flush=True)
+                if fault.startswith("kill"):
+                    topology.heal()
+
+
+async def _suffer(pair: Pair, fault: str) -> Outcome:
+    return await pair.suffer(fault, uploads=UPLOADS, sockets=SOCKETS)
+
+
+def described(outcome: Outcome) -> str:
+    """Return the cells of an outcome."""
+    readiness = ", ".join(f"{status} at {seconds:.1f}" for seconds, status in outcome.readiness[1:]) or "200 always"
+    numbers = f"{outcome.live_seconds:.1f} | {outcome.all_seconds:.1f}"
+    return f"{len(outcome.accepted)} | {len(outcome.lost)} | {numbers} | {readiness}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Use case: an asset that is being processed ends as failed, because its owner or an admin wants no result.
+
+The store decides: whichever of the cancel and the commit of a running job comes first stands, and the other one
+matches nothing. Then the owner is told, and only then does the queue forget the job. A job that cannot be ended now
+(Redis is away, or the event is not told everywhere) comes to a worker later, which finds the asset cancelled, tells of
+it once more and acknowledges the job. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+
+from pipeline.assets.asset import Asset, AssetStatus, job_data
+from pipeline.clock import utc_now
+from pipeline.assets.events import asset_processed
+from pipeline.assets.store import AssetStore
+from pipeline.errors import Conflict, DependencyUnavailable, NotFound
+from pipeline.metrics import Metrics
+from pipeline.queue.job import JobState, NewJob
+from pipeline.queue.queue import JobQueue
+from pipeline.texts import cause_of
+from pipeline.usecases.kept_jobs import KeptJobs
+from pipeline.usecases.processing import Announcer
+from pipeline.usecases.submission import Submission
+
+log = structlog.get_logger(__name__)
+
+# A cancel is answered within two seconds also while Redis hangs.
+QUEUE_SECONDS = 1.0
+# How often the store is asked again when the asset gets another job, or is changed, at the same moment.
+TRIES = 5
+
+
+class Cancelling:
+    """Cancels the jobs of assets."""
+
+    def __init__(
+        self,
+        store: AssetStore,
+        queue: JobQueue,
+        announcer: Announcer,
+        kept: KeptJobs,
+        metrics: Metrics,
+        *,
+        submission: Submission,
+        is_told: Callable[[str], bool],
+        end_running: Callable[[str], None] = lambda job_id: None,
+        on_ended: Callable[[Asset, str], None] = lambda asset, request_id: None,
+    ) -> None:
+        """is_told: whether Redis has all events of the asset with that id.
+
+        end_running: ends the job of that id if it runs on this process.
+        on_ended: called with the asset and the request id when a job that did not run was ended.
+        """
+        self._store = store
+        self._queue = queue
+        self._announcer = announcer
+        self._kept = kept
+        self._metrics = metrics
+        self._submission = submission
+        self._is_told = is_told
+        self._end_running = end_running
+        self._on_ended = on_ended
+
+    async def cancel(self, asset_id: str, user_id: str, request_id: str, *, is_admin: bool = False) -> Asset:
+        """Return the asset, failed with the error "Cancelled".
+
+        NotFound: there is none of that user's, an admin may cancel everybody's. Conflict: it is not processing.
+        DependencyUnavailable: nobody knows whether it was cancelled.
+        """
+        with self._submission.taken():
+            asset = await self._commit(asset_id, None if is_admin else user_id, request_id)
+            log.info("asset_cancelled", assetId=asset.id, jobId=asset.processing_job_id)
+            self._end_running(asset.processing_job_id)
+            self._metrics.assets_finished.labels(asset.status.value).inc()
+            if await self._tell(asset):
+                await self._end_job(asset, request_id)
+            return asset
+
+    async def _commit(self, asset_id: str, user_id: str | None, request_id: str) -> Asset:
+        for _ in range(TRIES):
+            asset = await self._store.get(asset_id)
+            if asset is None or user_id not in (None, asset.user_id):
+                raise NotFound("Asset not found")
+            if asset.status is not AssetStatus.PROCESSING:
+                raise Conflict(f"Only assets that are processing can be cancelled, this one is {asset.status.value}")
+            if self._announcer.is_durable:
+                # As before each commit: nobody looks for the job of an asset that has ended.
+                lane = asset.category
+                await self._kept.keep(NewJob(asset.processing_job_id, job_data(asset), request_id, lane=lane))
+            cancelled = await self._store.cancel(asset.id, asset.processing_job_id, finished_at=utc_now())
+            if cancelled is not None:
+                return cancelled
+        raise DependencyUnavailable("The asset is being changed all the time", retry_after_seconds=1)
+
+    async def _tell(self, asset: Asset) -> bool:
+        """Send the event; False when the queue has to see to it that it is sent again."""
+        try:
+            await self._announcer.announce(asset_processed(asset), asset.user_id)
+        except DependencyUnavailable as error:
+            log.warning("cancel_not_told", assetId=asset.id, cause=cause_of(error))
+            return False
+        return self._is_told(asset.id)
+
+    async def _end_job(self, asset: Asset, request_id: str) -> None:
+        was: JobState | None = None
+        try:
+            async with asyncio.timeout(QUEUE_SECONDS):
+                was = await self._queue.cancel(asset.processing_job_id)
+        except (DependencyUnavailable, TimeoutError) as error:
+            log.warning("cancel_deferred", jobId=asset.processing_job_id, cause=cause_of(error))
+            return
+        if was in (JobState.WAITING, JobState.DELAYED):
+            self._on_ended(asset, request_id)
+        if self._announcer.is_durable:
+            with suppress(DependencyUnavailable):
+                await self._kept.forget(asset.processing_job_id)

@@ -1,0 +1,181 @@
+"""Two processes of the service on one Redis of any topology: uploads through one, sockets on the other, and a fault."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import aiohttp
+
+from pipeline.supervision import cancel
+from tests.factories import make_image, make_token
+from tests.redis_topologies import QUEUE_KEY, Topology
+from tests.service import AiService, Service
+
+WAIT_SECONDS = 60.0
+PER_SECOND = 40
+PARALLEL = 8
+DOWN_SECONDS = 1.0
+# What a failover loses is found again within seconds, not the default minute.
+QUICK = {"LEASE_SECONDS": "6", "RENEW_SECONDS": "2", "RECONCILE_SECONDS": "2", "RECONCILE_AGE_SECONDS": "5"}
+
+
+@dataclass
+class Outcome:
+    """What became of the uploads. live_seconds: from the fault to the first event of a later upload.
+
+    all_seconds: from the fault to the last event of all. readiness: (seconds since the fault, status of /readyz),
+    whenever it changed.
+    """
+
+    accepted: set[str] = field(default_factory=set)
+    heard: set[str] = field(default_factory=set)
+    live_seconds: float = float("inf")
+    all_seconds: float = float("inf")
+    readiness: list[tuple[float, int]] = field(default_factory=list)
+
+    @property
+    def lost(self) -> set[str]:
+        """Assets whose event never came."""
+        return self.accepted - self.heard
+
+
+class Pair:
+    """The process that is uploaded to and runs the jobs, and the one with the sockets; `with` starts and ends them."""
+
+    def __init__(self, folder: Path, topology: Topology) -> None:
+        self.topology = topology
+        self._stack = ExitStack()
+        self._folder = folder
+
+    def __enter__(self) -> Pair:
+        ai = self._stack.enter_context(AiService())
+        self.near, self.far = (
+            self._stack.enter_context(Service(self._folder, ai.url, REDIS_URL=self.topology.url, ROLE=role, **QUICK))
+            for role in ("all", "web")
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    async def suffer(self, fault: str, *, uploads: int, sockets: int) -> Outcome:
+        """Cause the fault after a quarter of the uploads; return when all events were heard, or after a minute."""
+        return await Run(self, fault, uploads, sockets).go()
+
+
+class Run:
+    """One fault."""
+
+    def __init__(self, pair: Pair, fault: str, uploads: int, sockets: int) -> None:
+        self._pair = pair
+        self._fault = fault
+        self._uploads = uploads
+        self._users = [f"user-{number}" for number in range(sockets)]
+        self._failed_at = float("inf")
+        self._later: set[str] = set()
+        self._arrived = asyncio.Event()
+        self._parallel = asyncio.Semaphore(PARALLEL)
+        self._image = make_image()
+        self.outcome = Outcome()
+
+    async def go(self) -> Outcome:
+        """Make everything happen."""
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            self._session = session
+            joined = [asyncio.Event() for _ in self._users]
+            listening = [
+                asyncio.create_task(self._listen(user, event))
+                for user, event in zip(self._users, joined, strict=True)
+            ]
+            try:
+                async with asyncio.timeout(WAIT_SECONDS):
+                    await asyncio.gather(*(event.wait() for event in joined))
+                listening.append(asyncio.create_task(self._watch_readiness()))
+                await self._upload_all()
+                await self._until_heard()
+                await self._until_ready()
+            finally:
+                await cancel(listening)
+        return self.outcome
+
+    async def _upload_all(self) -> None:
+        uploading = []
+        for number in range(self._uploads):
+            if number == self._uploads // 4:
+                await asyncio.to_thread(self._pair.topology.cause, self._fault, QUEUE_KEY)
+                self._failed_at = time.monotonic()
+                if self._fault == "restart":
+                    uploading.append(asyncio.create_task(self._heal()))
+            uploading.append(asyncio.create_task(self._upload(self._users[number % len(self._users)])))
+            await asyncio.sleep(1 / PER_SECOND)
+        await asyncio.gather(*uploading)
+
+    async def _heal(self) -> None:
+        await asyncio.sleep(DOWN_SECONDS)
+        await asyncio.to_thread(self._pair.topology.heal)
+
+    async def _upload(self, user: str) -> None:
+        form = aiohttp.FormData({"category": "sneaker"})
+        form.add_field("image", self._image, filename="photo.jpg", content_type="image/jpeg")
+        is_later = time.monotonic() > self._failed_at
+        url = f"{self._pair.near.url}/api/assets/analyze-queue"
+        headers = {"Authorization": f"Bearer {make_token(user)}"}
+        async with self._parallel, self._session.post(url, data=form, headers=headers) as reply:
+            assert reply.status == 202, await reply.text()
+            asset_id: str = (await reply.json())["data"]["assetId"]
+        self.outcome.accepted.add(asset_id)
+        if is_later:
+            self._later.add(asset_id)
+        self._note_live(asset_id)
+
+    async def _listen(self, user: str, joined: asyncio.Event) -> None:
+        """Hear one user's events on a socket that is never opened anew."""
+        headers = {"Authorization": f"Bearer {make_token(user)}"}
+        async with self._session.ws_connect(f"{self._pair.far.url}/ws", headers=headers) as socket:
+            async for message in socket:
+                frame = json.loads(message.data)
+                if frame["event"] == "connected":
+                    joined.set()
+                elif frame["event"] == "asset_processed":
+                    self.outcome.heard.add(frame["assetId"])
+                    self._note_live(frame["assetId"])
+                    self._arrived.set()
+
+    def _note_live(self, asset_id: str) -> None:
+        """An event may come before the answer to its upload."""
+        if asset_id in self._later and asset_id in self.outcome.heard:
+            self.outcome.live_seconds = min(self.outcome.live_seconds, time.monotonic() - self._failed_at)
+
+    async def _until_heard(self) -> None:
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                while self.outcome.lost:
+                    self._arrived.clear()
+                    await self._arrived.wait()
+            self.outcome.all_seconds = time.monotonic() - self._failed_at
+        except TimeoutError:
+            pass  # the outcome says what is lost
+
+    async def _watch_readiness(self) -> None:
+        last = 0
+        while True:
+            async with self._session.get(f"{self._pair.far.url}/readyz") as reply:
+                if reply.status != last:
+                    last = reply.status
+                    self.outcome.readiness.append((max(0.0, time.monotonic() - self._failed_at), last))
+            self._arrived.set()
+            await asyncio.sleep(0.1)
+
+    async def _until_ready(self) -> None:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while self.outcome.readiness[-1][1] != 200:
+                self._arrived.clear()
+                await self._arrived.wait()

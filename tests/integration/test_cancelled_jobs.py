@@ -1,0 +1,150 @@
+"""Jobs that nobody wants any more, on a real Redis: they leave the queue, or their worker lets go of them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from redis import Redis
+
+from pipeline.hold import Finding, Found
+from pipeline.queue.attempt import AlreadyOver, RetryPolicy
+from pipeline.queue.job import Finish, Job, JobState, Outcome
+from pipeline.queue.queue import JobQueue
+from tests.workers import Bench, Claimer, Handler, count, failing, nothing
+
+BASE = "pipeline:{ai-processing}:"
+
+
+async def hang(job: Job) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("group", ["", "user-1"])
+@pytest.mark.gen_test
+async def test_waiting_job_leaves_the_line(bench: Bench, redis: Redis, group: str) -> None:
+    """Those around it keep their order; it counts as completed, and enqueueing it again changes nothing."""
+    queue, ids = bench.queue, [f"ai-processing:{number:024x}" for number in range(3)]
+    for job_id in ids:
+        await queue.enqueue(job_id, {}, group=group)
+    assert await queue.cancel(ids[1]) is JobState.WAITING
+    stats = await queue.stats()
+    assert (stats.waiting, stats.completed, stats.failed) == (2, 1, 0)
+    assert await queue.cancel(ids[1]) is None
+    assert not await queue.enqueue(ids[1], {}, group=group)
+    assert [job.id for job in await Claimer(queue)(3)] == [ids[0], ids[2]]
+    assert (await queue.backlog(group))[0] == 0
+    assert not redis.exists(f"{BASE}record:{ids[1]}", f"{BASE}state:{ids[1]}")
+
+
+@pytest.mark.gen_test
+async def test_group_of_a_cancelled_job_has_its_turn_again(bench: Bench, redis: Redis) -> None:
+    """A group that is emptied leaves the ring, and comes back once with its next job."""
+    queue = bench.queue
+    await queue.enqueue("ai-processing:a", {}, group="user-1")
+    assert await queue.cancel("ai-processing:a") is JobState.WAITING
+    assert redis.llen(f"{BASE}groups") == 0
+    await queue.enqueue("ai-processing:b", {}, group="user-1")
+    await queue.enqueue("ai-processing:c", {}, group="user-1")
+    assert redis.llen(f"{BASE}groups") == 1
+    assert [job.id for job in await Claimer(queue)(5)] == ["ai-processing:b", "ai-processing:c"]
+
+
+@pytest.mark.gen_test
+async def test_delayed_job_is_never_due(bench: Bench) -> None:
+    """A job in its backoff ends as one that waits does."""
+    queue, claim = bench.queue, Claimer(bench.queue)
+    (job_id,) = await bench.enqueue(1)
+    (job,) = await claim()
+    await claim(0, Finish(job, Outcome.RETRY, 1000, error="no"))
+    assert await queue.cancel(job_id) is JobState.DELAYED
+    queue.clock_offset_ms += 2000
+    assert await claim() == []
+    stats = await queue.stats()
+    assert (stats.delayed, stats.waiting, stats.completed) == (0, 0, 1)
+
+
+@pytest.mark.gen_test
+async def test_lane_whose_parked_job_was_cancelled_goes_on(redis_url: str) -> None:
+    """Nobody is left to try the provider; the next job of the lane does."""
+    queue = JobQueue(redis_url, lanes={"sneaker": ("acme",), "": ("acme",)})
+    claim = Claimer(queue)
+    await queue.enqueue("ai-processing:a", {}, lane="sneaker")
+    (job,) = await claim()
+    away = Finding("acme", Found.AWAY, 15, "AI service unavailable", "refused")
+    await claim.step(0, Finish(job, Outcome.PARKED, gives_back=True, error="no"), found=[away])
+    assert await queue.cancel(job.id) is JobState.WAITING
+    assert (await queue.stats()).waiting == 0
+    queue.clock_offset_ms += 2000
+    assert await claim(5) == []
+    await queue.enqueue("ai-processing:b", {}, lane="sneaker")
+    assert [each.id for each in await claim(5)] == ["ai-processing:b"]
+    await queue.close()
+
+
+@pytest.mark.gen_test
+async def test_dead_letter_and_unknown_job_are_left_alone(bench: Bench) -> None:
+    """There is nothing to end."""
+    claim = Claimer(bench.queue)
+    (job_id,) = await bench.enqueue(1)
+    (job,) = await claim()
+    await claim(0, Finish(job, Outcome.FAILED, error="no"))
+    assert await bench.queue.cancel(job_id) is None
+    assert await bench.queue.cancel("ai-processing:never") is None
+    assert (await bench.queue.failed_job(job_id)) is not None
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_running_job_ends_on_the_process_that_is_asked(bench: Bench) -> None:
+    """Its handler is cancelled at once, its slot takes the next job, and it is no dead letter."""
+    handler = Handler(hang)
+    worker, metrics = bench.start(handler, concurrency=1)
+    first, second = await bench.enqueue(2)
+    assert (await handler.started.get()).id == first
+    worker.cancel(first)
+    assert await handler.ended.get() == "cancelled"
+    assert (await handler.started.get()).id == second
+    stats = await bench.until(lambda stats: stats.completed == 1)
+    assert (stats.failed, stats.waiting, stats.active) == (0, 0, 1)
+    assert count(metrics, "pipeline_jobs_finished_total", outcome="cancelled") == 1
+    assert count(metrics, "pipeline_leases_lost_total") == 0
+    assert handler.given_up.empty() and handler.excused.empty()
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_running_job_ends_on_another_process_with_its_next_renewal(bench: Bench) -> None:
+    """Its process hears of it when it renews the lease; until that is acknowledged the job is active."""
+    handler = Handler(hang)
+    _, metrics = bench.start(handler, renew_seconds=0.2)
+    (job_id,) = await bench.enqueue(1)
+    await handler.started.get()
+    assert await bench.queue.cancel(job_id) is JobState.ACTIVE
+    assert await handler.ended.get() == "cancelled"
+    await bench.until(lambda stats: (stats.completed, stats.active) == (1, 0))
+    assert count(metrics, "pipeline_jobs_finished_total", outcome="cancelled") == 1
+    assert count(metrics, "pipeline_leases_lost_total") == 0
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_job_that_turns_out_to_be_over_is_no_dead_letter(bench: Bench) -> None:
+    """A handler that finds at the end that the job has ended otherwise has it acknowledged as completed."""
+
+    class Handler_(Handler):
+        async def give_up(self, job: Job, message: str) -> None:
+            raise AlreadyOver
+
+    bench.start(Handler_(failing(ValueError("no"))), RetryPolicy(attempts=1))
+    await bench.enqueue(1)
+    stats = await bench.until(lambda stats: stats.completed == 1)
+    assert stats.failed == 0
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_cancel_of_jobs_that_are_claimed_meanwhile_ends_each_once(bench: Bench) -> None:
+    """Two hundred jobs, cancelled while two workers take them: each ends as completed, none stands anywhere."""
+    for _ in range(2):
+        bench.start(Handler(nothing), renew_seconds=0.1)
+    ids = await bench.enqueue(200)
+    await asyncio.gather(*(bench.queue.cancel(job_id) for job_id in reversed(ids)))
+    stats = await bench.until(lambda stats: stats.completed == 200)
+    assert (stats.waiting, stats.delayed, stats.active, stats.failed) == (0, 0, 0, 0)
