@@ -128,7 +128,6 @@ async def test_no_event_is_lost_on_the_ladder(mode: str, tmp_path: Path, ai_serv
             assert listener.transports == ([] if mode == "cuts" else [RUNGS[mode]]) + ["socket"]
 
 
-@pytest.mark.usefixtures("stays")
 @every_rung
 @pytest.mark.gen_test(timeout=90)
 async def test_restart_loses_no_event(rung: str, tmp_path: Path) -> None:
