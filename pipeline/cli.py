@@ -32,7 +32,7 @@ from pipeline import settings as settings_module
 from pipeline.app import App
 from pipeline.assets.asset import CATEGORIES
 from pipeline.auth import make_token
-from pipeline.client import Client, ClientError
+from pipeline.client import Client, ClientError, Operator
 from pipeline.commands import authoring, checking, operating, plugin_settings, running
 from pipeline.commands.shown import cleaned, shown
 from pipeline.errors import ConfigurationError
@@ -197,7 +197,16 @@ def watch(url: str | None, token: str | None) -> None:
     """Print the user's events, one JSON line each, until Ctrl-C; goes on after a restart of the service."""
 
     async def run() -> None:
-        async with Client(*running.target(url, token, DEMO_USER), on_notice=_tell) as client:
+        usual = "socket"
+
+        def tell_transport(transport: str) -> None:
+            nonlocal usual
+            if transport != usual:
+                usual = transport
+                _tell(f"Events come by {transport} now")
+
+        target = running.target(url, token, DEMO_USER)
+        async with Client(*target, on_notice=_tell, on_transport=tell_transport) as client:
             stderr.print(f"Listening in {shown(await client.listen())}")
             async for event in client.events():
                 print(json.dumps(event), flush=True)
@@ -313,7 +322,7 @@ async def _submit(url: str, token: str, pictures: list[tuple[Path, str]], *, wat
     names: dict[str, str] = {}
     is_good = True
     started_at = time.monotonic()
-    async with Client(url, token, on_notice=_tell) as client:
+    async with Operator(url, token, on_notice=_tell) as client:
         if watch:
             await client.listen()
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -335,7 +344,7 @@ async def _submit(url: str, token: str, pictures: list[tuple[Path, str]], *, wat
     return is_good
 
 
-async def _print_events(client: Client, names: dict[str, str], started_at: float) -> bool:
+async def _print_events(client: Operator, names: dict[str, str], started_at: float) -> bool:
     is_good = True
     waiting_for = dict(names)
     telling = asyncio.create_task(_tell_what_is_held(client))
@@ -359,7 +368,7 @@ async def _print_events(client: Client, names: dict[str, str], started_at: float
     return is_good
 
 
-async def _tell_what_is_held(client: Client) -> None:
+async def _tell_what_is_held(client: Operator) -> None:
     """Tell once, while events are waited for, which plugins are not called and why."""
     while True:
         await asyncio.sleep(PATIENCE_SECONDS)

@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.auth import ADMIN_ROLE
-from pipeline.client import Client, ClientError
+from pipeline.client import ClientError, Operator
 from pipeline.commands.running import target
 from pipeline.commands.shown import shown
 
 OPERATOR = "operator"
 TOKEN_SECONDS = 3600
 stdout, stderr = Console(), Console(stderr=True)
-Work = Callable[[Client], Awaitable[Any]]
+Work = Callable[[Operator], Awaitable[Any]]
 
 
 with_url = click.option("--url", envvar="PIPELINE_URL", help="Address of the service; default: the one running here.")
@@ -54,7 +54,7 @@ def list_failed(
 ) -> None:
     """List dead letters, newest first."""
 
-    async def work(client: Client) -> None:
+    async def work(client: Operator) -> None:
         table = Table()
         # Ids in one piece also in a narrow window: they are what other commands are given.
         table.add_column("job, asset", no_wrap=True)
@@ -87,10 +87,10 @@ def retry_failed(job_ids: Sequence[str], all_: bool, queue_name: str, url: str |
     """Run dead letters again; exit code 1 when one named cannot."""
     _check_choice(job_ids, all_)
 
-    async def retry(client: Client, job_id: str) -> str:
+    async def retry(client: Operator, job_id: str) -> str:
         return f"runs again as {(await client.retry_failed(job_id))['jobId']}"
 
-    async def retry_all(client: Client) -> None:
+    async def retry_all(client: Operator) -> None:
         counts = await client.retry_all_failed(queue=queue_name)
         stdout.print(f"{counts['retried']} run again, {counts['skipped']} skipped", highlight=False)
 
@@ -112,11 +112,11 @@ def remove_failed(
     if all_ and not yes:
         click.confirm("Remove all dead letters?", abort=True)
 
-    async def remove(client: Client, job_id: str) -> str:
+    async def remove(client: Operator, job_id: str) -> str:
         await client.remove_failed(job_id)
         return "removed"
 
-    async def remove_all(client: Client) -> None:
+    async def remove_all(client: Operator) -> None:
         stdout.print(f"{await client.remove_all_failed(queue=queue_name)} removed", highlight=False)
 
     _run(remove_all if all_ else lambda client: _each(client, job_ids, remove), url, token)
@@ -153,7 +153,7 @@ def resume(queue_name: str, url: str | None, token: str | None) -> None:
 def status(url: str | None, token: str | None) -> None:
     """Print the number of jobs in each state, and whether the queue is paused, as one JSON line."""
 
-    async def work(client: Client) -> None:
+    async def work(client: Operator) -> None:
         print(json.dumps(await client.queue_status()))
 
     _run(work, url, token)
@@ -166,13 +166,13 @@ def _check_choice(job_ids: Sequence[str], all_: bool) -> None:
 
 def _run(work: Work, url: str | None, token: str | None) -> None:
     async def run() -> None:
-        async with Client(*target(url, token, OPERATOR, role=ADMIN_ROLE, expires_in=TOKEN_SECONDS)) as client:
+        async with Operator(*target(url, token, OPERATOR, role=ADMIN_ROLE, expires_in=TOKEN_SECONDS)) as client:
             await work(client)
 
     asyncio.run(run())
 
 
-async def _each(client: Client, job_ids: Sequence[str], work: Callable[[Client, str], Awaitable[str]]) -> None:
+async def _each(client: Operator, job_ids: Sequence[str], work: Callable[[Operator, str], Awaitable[str]]) -> None:
     """Do it to each job and print what became of it; ClientError at the end when any was refused."""
     refused = 0
     for job_id in job_ids:

@@ -23,11 +23,13 @@ import jwt
 import pytest
 from aiohttp import web
 
-import pipeline.client
-import pipeline.feed
+import pipeline.client.client
+import pipeline.client.feed
+import pipeline.client.transports
 from pipeline.assets.asset import AiMetadata, AssetStatus, ProcessedImageRef
 from pipeline.assets.events import asset_processed
-from pipeline.client import Client, ClientError, event_of
+from pipeline.client import Client, ClientError, Unavailable, event_of
+from pipeline.client.cursor import shift
 from pipeline.clock import utc_now
 from pipeline.supervision import cancel
 from tests.factories import SECRET, make_asset, make_image, make_token
@@ -212,7 +214,7 @@ def numbers(events: list[dict[str, Any]]) -> list[int]:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts to come back follow each other at once."""
-    monkeypatch.setattr(pipeline.feed, "BACKOFF_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(pipeline.client.feed, "BACKOFF_SECONDS", (0.01, 0.01))
 
 
 async def hello_and_stay(peer: Peer) -> None:
@@ -251,7 +253,9 @@ async def test_client_outlives_a_killed_service(tmp_path: Path, ai_service: AiSe
             ids.append(await upload(service))
             events = await take(client, 2)
             assert [event["assetId"] for event in events] == ids
-            assert client.since == events[-1]["timestamp"]
+            # The service's time as the client knows it is late by what `connected` was under way.
+            latest = events[-1]["timestamp"]
+            assert shift(latest, -1) <= (client.since or "") <= latest
     assert notices[0].endswith("trying again") and notices[1] == "Connected again" and len(notices) == 2
 
 
@@ -339,7 +343,7 @@ async def test_client_waits_longer_each_time(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.gen_test(timeout=60)
 async def test_client_comes_back_when_goodbye_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not before the wait the service asked for, and without one of its own on top."""
-    monkeypatch.setattr(pipeline.feed, "BACKOFF_SECONDS", (3600, 3600))
+    monkeypatch.setattr(pipeline.client.feed, "BACKOFF_SECONDS", (3600, 3600))
     left_at = 0.0
 
     async def leave(peer: Peer) -> None:
@@ -361,7 +365,7 @@ async def test_client_yields_each_event_once() -> None:
     """It asks for all since what was handed on, not since what has merely arrived, and drops what comes again."""
 
     async def first(peer: Peer) -> None:
-        await peer.hello()
+        await peer.hello(at(1000))
         await peer.say({"event": "news"}, make_event(1), make_event(1), make_event(2), make_event(3))
         await peer.end(4503)
 
@@ -371,11 +375,10 @@ async def test_client_yields_each_event_once() -> None:
         await peer.say(*(make_event(number) for number in (1, 2, 3, 4)), rerun, make_event(6))
         await peer.stay()
 
-    async with FarEnd(first, second) as far_end, Client(far_end.url, "a token") as client:
+    async with FarEnd(first, second) as far_end, Client(far_end.url, "a token", since=at(0)) as client:
         await client.listen()
         assert client.since == at(0)
         assert numbers(await take(client, 1)) == [1]
-        assert "since" not in (await far_end.came(1)).query
         assert (await far_end.came(2)).query["since"] == client.since == at(1)
         assert numbers(await take(client, 5)) == [2, 3, 4, 2, 6]
         assert client.since == at(6)
@@ -385,8 +388,8 @@ async def test_client_yields_each_event_once() -> None:
 @pytest.mark.gen_test(timeout=60)
 async def test_client_forgets_old_events_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a long life it remembers so many events, and at least 2,000."""
-    assert pipeline.feed.REMEMBERED_EVENTS >= 2000
-    monkeypatch.setattr(pipeline.feed, "REMEMBERED_EVENTS", 3)
+    assert pipeline.client.feed.REMEMBERED_EVENTS >= 2000
+    monkeypatch.setattr(pipeline.client.feed, "REMEMBERED_EVENTS", 3)
 
     async def script(peer: Peer) -> None:
         await peer.hello()
@@ -409,6 +412,7 @@ async def test_client_keeps_the_first_server_time() -> None:
 
     async with FarEnd(hello_and_end, later, hello_and_stay) as far_end, Client(far_end.url, "a token") as client:
         await client.listen()
+        assert "since" not in (await far_end.came(1)).query
         assert (await far_end.came(3)).query["since"] == client.since == at(0)
 
 
@@ -466,7 +470,7 @@ async def test_client_reads_the_list_after_resync() -> None:
     """Page by page, oldest first, from 30 s before `since`; live events come after, and until then move nothing."""
 
     async def script(peer: Peer) -> None:
-        await peer.hello()
+        await peer.hello(at(1000))
         await peer.say({"event": "resync"}, make_event(900))
         await peer.stay()
 
@@ -501,19 +505,19 @@ def page(of: Any, cursor: str | None = None) -> web.Response:
 @pytest.mark.gen_test(timeout=60)
 async def test_client_reads_on_where_the_list_broke(fault: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that fails is a lost connection: the next one begins where the consumer is."""
-    monkeypatch.setattr(pipeline.feed, "BACKOFF_SECONDS", (0.1, 0.1))
+    monkeypatch.setattr(pipeline.client.feed, "BACKOFF_SECONDS", (0.1, 0.1))
 
     async def resync(peer: Peer) -> None:
-        await peer.hello()
+        await peer.hello(at(1000))
         await peer.say({"event": "resync"}, make_event(900))
         await peer.stay()
 
     async def replay(peer: Peer) -> None:
-        await peer.hello()
+        await peer.hello(at(1000))
         await peer.say(*(make_event(number) for number in (3, 4, 5, 900)))
         await peer.stay()
 
-    async with FarEnd(resync, replay) as far_end, Client(far_end.url, "a token") as client:
+    async with FarEnd(resync, replay) as far_end, Client(far_end.url, "a token", since=at(0)) as client:
         far_end.replies += [page([1, 2, 3], "the cursor"), fault()]
         await client.listen()
         events = await take(client, 3)
@@ -661,7 +665,99 @@ async def test_request_asks_for_a_token_once() -> None:
     assert sent == ["Bearer 1", "Bearer 2", "Bearer 2", "Bearer 3", "Bearer fixed"]
 
 
+@pytest.mark.fault("R9")
+@pytest.mark.usefixtures("soon")
+@pytest.mark.gen_test(timeout=60)
+async def test_client_waits_for_a_token_to_become_valid() -> None:
+    """4403: a fresh token, once; where the service says that this one is not valid yet, the client comes back with it,
+    by the same transport.
+    """
+    tokens = ["old", "early", "never asked for"]
+    transports: list[str] = []
+
+    async def not_yet(peer: Peer) -> None:
+        await peer.end(1013, "Token not valid yet")
+
+    async def refuse(peer: Peer) -> None:
+        await peer.hello()
+        await peer.end(4403, "Invalid token")
+
+    async with FarEnd(refuse, not_yet, not_yet, not_yet, hello_and_stay) as far_end:
+        async with Client(far_end.url, lambda: tokens.pop(0), on_transport=transports.append) as client:
+            await client.listen()
+            await far_end.came(5)
+            refusal = {"success": False, "error": {"code": "UNAUTHORIZED", "message": "Token not valid yet"}}
+            far_end.replies.append(web.json_response(refusal, status=401, headers={"Retry-After": "3"}))
+            with pytest.raises(Unavailable) as caught:
+                await client.asset("1")
+            assert caught.value.retry_seconds == 3
+    sent = [request.headers["Authorization"] for request in far_end.requests]
+    assert sent == ["Bearer old"] + ["Bearer early"] * 4
+    assert (tokens, transports) == (["never asked for"], ["socket"])
+
+
+@pytest.mark.fault("R9")
+@pytest.mark.gen_test(timeout=60)
+async def test_upload_waits_for_its_token_to_become_valid(tmp_path: Path, photo: Path) -> None:
+    """A clock that is ahead made a token for in eight seconds: the real service takes the upload when it may."""
+    with Service(tmp_path / "data") as service:
+        async with Client(service.url, make_token(nbf=time.time() + 8)) as client:
+            assert (await client.upload(photo, "lego"))["status"] == "processing"
+
+
 # the end
+
+
+@pytest.mark.fault("R6")
+@pytest.mark.gen_test(timeout=60)
+async def test_nothing_that_heals_by_itself_is_final(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many frames: back after half a minute to a minute. Too many sockets: when the service says so."""
+    drawn = []
+
+    def draw(low: float, high: float) -> float:
+        drawn.append((low, high))
+        return 0
+
+    monkeypatch.setattr(random, "uniform", draw)
+    ended_at = 0.0
+
+    async def too_many_frames(peer: Peer) -> None:
+        await peer.hello()
+        await peer.end(4429, "Too many frames")
+
+    async def too_many_sockets(peer: Peer) -> None:
+        nonlocal ended_at
+        await peer.hello()
+        ended_at = time.monotonic()
+        await peer.say({"event": "goodbye", "retryInMs": 400})
+        await peer.end(1013, "Too many connections")
+
+    notices: list[str] = []
+    async with FarEnd(too_many_frames, too_many_sockets, hello_and_stay) as far_end:
+        async with Client(far_end.url, "a fixed token", on_notice=notices.append) as client:
+            await client.listen()
+            await far_end.came(3)
+            assert drawn == [(30, 60)]
+            assert time.monotonic() - ended_at >= 0.4
+    assert "Too many frames (4429)" in notices[0] and "Too many connections (1013)" in notices[2]
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_client_yields_progress_to_those_who_ask() -> None:
+    """With `progress` the connection asks for it, and its frames come between the events; without it they do not."""
+    queued = {"event": "asset_queued", "assetId": "1", "position": 3, "etaSeconds": 12}
+
+    async def script(peer: Peer) -> None:
+        await peer.hello()
+        await peer.say(queued, make_event(1), queued)
+        await peer.stay()
+
+    async with FarEnd(script) as far_end:
+        async with Client(far_end.url, "a token", progress=True) as client:
+            assert await take(client, 3) == [queued, make_event(1), queued]
+        async with Client(far_end.url, "a token") as client:
+            assert await take(client, 1) == [make_event(1)]
+    assert [request.query.get("events") for request in far_end.requests] == ["progress", None]
 
 
 @pytest.mark.usefixtures("soon")
@@ -671,7 +767,6 @@ async def test_request_asks_for_a_token_once() -> None:
         (4400, "Malformed since"),
         (4403, "Invalid token"),
         (4419, "Token expired"),
-        (4429, "Too many connections"),
         (1002, None),
         (1007, None),
         (1009, None),
@@ -714,9 +809,11 @@ async def test_listen_tells_at_once_what_is_wrong() -> None:
 
 @pytest.mark.gen_test(timeout=60)
 async def test_attempt_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No answer to the handshake, or none after it: the first time an error, later a reason to try again."""
-    monkeypatch.setattr(pipeline.feed, "CONNECT_SECONDS", 0.3)
-    monkeypatch.setattr(pipeline.feed, "BACKOFF_SECONDS", (0.01, 0.01))
+    """No answer to the handshake, or none after it, and none by the other transports: at first an error, later a
+    reason to try again.
+    """
+    monkeypatch.setattr(pipeline.client.transports, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(pipeline.client.feed, "BACKOFF_SECONDS", (0.01, 0.01))
     left, release = asyncio.Event(), asyncio.Event()
 
     async def stay_silent(peer: Peer) -> None:
@@ -733,13 +830,15 @@ async def test_attempt_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -
             with pytest.raises(ClientError, match="no answer in time"):
                 await client.listen()
             switch.port = int(far_end.url.rpartition(":")[2])
-            with pytest.raises(ClientError, match="no answer in time"):
+            far_end.replies += [web.Response(status=404) for _ in range(4)]
+            with pytest.raises(ClientError, match="404"):
                 await client.listen()
             await left.wait()
             await client.listen()
             switch.port = None
             release.set()
-            await switch.hung(2)
+            await switch.hung(5)
+            far_end.replies += [web.Response(status=404) for _ in range(4)]
             switch.port = int(far_end.url.rpartition(":")[2])
             await far_end.came(4)
 
@@ -747,18 +846,32 @@ async def test_attempt_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.usefixtures("soon")
 @pytest.mark.gen_test(timeout=60)
 async def test_client_notices_a_dead_link(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection on which nothing arrives any more, not even an answer to a ping, is given up."""
-    monkeypatch.setattr(pipeline.feed, "HEARTBEAT_SECONDS", 0.2)
+    """A socket, then a stream on which nothing arrives any more, not even an answer to a ping, is given up for the
+    next transport.
+    """
+    monkeypatch.setattr(pipeline.client.transports, "MUTE_SECONDS", 0.3)
     release = asyncio.Event()
+    transports: list[str] = []
 
     async def fall_silent(peer: Peer) -> None:
         await peer.hello()
         await release.wait()
 
-    async with FarEnd(fall_silent, hello_and_stay) as far_end, Client(far_end.url, "a token") as client:
-        await client.listen()
-        await far_end.came(2)
-        release.set()
+    async def stream(request: web.Request) -> web.Response:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        hello = {"event": "connected", "room": "user:user-1", "serverTime": at(0)}
+        await response.write(f"event: connected\ndata: {json.dumps(hello)}\n\n:\n\n".encode())
+        await release.wait()
+        return response
+
+    async with FarEnd(fall_silent) as far_end:
+        async with Client(far_end.url, "a token", on_transport=transports.append) as client:
+            far_end.replies += [stream, page([]), page([]), page([1])]
+            await client.listen()
+            assert numbers(await take(client, 1)) == [1]
+            assert transports == ["socket", "sse", "poll"] and client.transport == "poll"
+            release.set()
 
 
 # slow consumers
@@ -834,7 +947,7 @@ def photo(tmp_path: Path) -> Path:
 @pytest.mark.gen_test(timeout=60)
 async def test_upload_is_repeated_under_one_key(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A broken connection, 502, 503 and 429: the same photo again under the same key, a new one for each upload."""
-    monkeypatch.setattr(pipeline.client, "REPEAT_SECONDS", (0.01,) * 4)
+    monkeypatch.setattr(pipeline.client.client, "REPEAT_SECONDS", (0.01,) * 4)
     progress: list[int] = []
     busy = {"success": False, "error": {"code": "RATE_LIMITED", "message": "Too many photos"}}
     photos: list[bytes] = []

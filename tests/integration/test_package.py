@@ -24,6 +24,7 @@ assert all(m.__file__.startswith({str(target)!r}) for m in (pipeline, plugins, c
 from importlib import resources
 from pipeline.queue.queue import JobQueue
 JobQueue("redis://127.0.0.1:1/0")
+from pipeline.client import Client
 from pipeline.demo import pictures
 assert all(path.stat().st_size > 10_000 for path, _ in pictures()) and len(pictures()) >= 3
 assert resources.files("contracts").joinpath("analyze-queue.openapi.json").is_file()

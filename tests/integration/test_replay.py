@@ -18,7 +18,7 @@ from pipeline.assets.events import asset_processed
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
-from pipeline.feed import OVERLAP_SECONDS
+from pipeline.client.cursor import OVERLAP_SECONDS
 from pipeline.usecases.replay import TOLD_LATE_SECONDS
 from pipeline.settings import Settings
 from tests.factories import SECRET, make_asset, make_token

@@ -11,8 +11,8 @@ from typing import Any
 import aiohttp
 
 from pipeline.assets.asset import to_timestamp
+from pipeline.client.cursor import OVERLAP_SECONDS, shift
 from pipeline.clock import utc_now
-from pipeline.feed import OVERLAP_SECONDS, shift
 from tests.factories import make_image, make_token
 from tests.faults.chaos.world import DECODED, LIMITED, POISON
 from tests.pictures import empty_webp, many_items

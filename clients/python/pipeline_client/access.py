@@ -1,37 +1,62 @@
-"""What the client's requests and its socket stand on: tokens, replies, and the errors that tell what went wrong."""
+"""What requests and connections stand on: the errors that tell what went wrong, and tokens."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from enum import IntEnum
+from typing import Any
 
 import aiohttp
-import jwt
-
-from pipeline.texts import clean
-
-# The service is away or has too much to do.
-AGAIN_STATUSES = {429, 502, 503}
 
 Token = str | Callable[[], str | Awaitable[str]]
+
+
+class Fault(IntEnum):
+    """How much a failed connection speaks against its transport; two of these make the client take another one."""
+
+    NONE = 0  # the service is away, or said itself why not now
+    NOT_OPENED = 1
+    MUTE = 2
 
 
 class ClientError(Exception):
     """The service refused, or could not be reached; the message is for people, and fit for their terminal."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(clean(message))
+        super().__init__("".join(each if each.isprintable() else " " for each in message))
 
 
 class Unavailable(ClientError):
-    """It failed for now. retry_seconds: when the service wants to be asked again, if it said so."""
+    """It failed for now.
 
-    def __init__(self, message: str, retry_seconds: float | None = None) -> None:
+    retry_seconds: when the service wants to be asked again, if it said so.
+    is_gateway: a proxy answered that the service is away.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        retry_seconds: float | None = None,
+        *,
+        fault: Fault = Fault.NONE,
+        is_gateway: bool = False,
+    ) -> None:
         super().__init__(message)
         self.retry_seconds = retry_seconds
+        self.fault = fault
+        self.is_gateway = is_gateway
+
+
+class Refused(ClientError):
+    """The service ended the connection and will do so again unless something is changed. code: the close code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class TokenSource:
@@ -62,39 +87,24 @@ class TokenSource:
         return not isinstance(self._source, str)
 
 
-class Reply(NamedTuple):
-    """An HTTP reply as it came."""
-
-    status: int
-    retry_after: str
-    body: bytes
-
-    def data(self) -> dict[str, Any]:
-        """Return what a good reply carries; raise what the service has to say otherwise."""
-        if self.status == 204:
-            return {}
-        try:
-            envelope = json.loads(self.body)
-            if envelope["success"]:
-                data: dict[str, Any] = envelope["data"]
-                return data
-            details = [f"{each['field']}: {each['message']}" for each in envelope["error"].get("details", ())]
-            words = "; ".join([envelope["error"]["message"], *details])
-        except (ValueError, LookupError, TypeError):
-            words = f"An answer that is not the service's, status {self.status}"  # from a proxy, perhaps
-        if self.status in AGAIN_STATUSES:
-            raise Unavailable(words, float(self.retry_after) if self.retry_after.isdecimal() else None)
-        raise ClientError(words)
+def claims_of(token: str) -> dict[str, Any]:
+    """Return what the token says, unverified; nothing when it cannot be read."""
+    try:
+        payload = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (IndexError, ValueError):
+        return {}
+    return claims if isinstance(claims, dict) else {}
 
 
 def seconds_left(token: str) -> float:
     """Return how long the token is still good for; 0 when it does not say."""
     try:
-        return float(jwt.decode(token, options={"verify_signature": False})["exp"]) - time.time()
-    except (jwt.InvalidTokenError, KeyError, TypeError, ValueError):
+        return float(claims_of(token)["exp"]) - time.time()
+    except (KeyError, TypeError, ValueError):
         return 0
 
 
-def words_of(error: Exception) -> str:
+def words_of(error: BaseException) -> str:
     """Return what is known of an error; a timeout itself says nothing."""
     return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)

@@ -1,0 +1,88 @@
+"""Which transport is in use, and when another one is tried: the socket, below it the event stream, below it polling.
+
+A transport that cannot be opened twice in a row, or is open and mute, is left for the one below. Beside a lower one
+the higher ones are tried again and again. Knows no frame and no token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator
+
+from .access import ClientError, Fault, Unavailable
+from .connection import Connection
+
+TRANSPORTS = ("socket", "sse", "poll")
+# How long until the higher transports are tried again; doubles.
+CLIMB_SECONDS = (60.0, 600.0)
+# The same after the service was away: then it was no transport's fault.
+QUICK_CLIMB_SECONDS = 1.0
+
+
+class Ladder:
+    """Opens the transport in use, and climbs down and up."""
+
+    def __init__(self, open_: Callable[[str], Awaitable[Connection]]) -> None:
+        self._open = open_
+        self._rung = 0
+        self._faults = 0
+        self._was_away = False
+        self._delays = climb_delays()
+        self._climbed_at = -CLIMB_SECONDS[1]
+
+    @property
+    def transport(self) -> str:
+        """The transport that is in use, or is tried next."""
+        return TRANSPORTS[self._rung]
+
+    @property
+    def is_at_top(self) -> bool:
+        """True while there is nothing to climb to."""
+        return self._rung == 0
+
+    async def connect(self) -> Connection:
+        """Return an open connection of the transport in use; Unavailable after its fault has been counted."""
+        try:
+            connection = await self._open(self.transport)
+        except Unavailable as error:
+            self.count(error)
+            raise
+        self._faults = 0
+        return connection
+
+    def count(self, error: Unavailable) -> None:
+        """Take the transport below when this error is one too many; below the last one begin at the top."""
+        self._was_away = self._was_away or error.is_gateway
+        # In a row: what the service itself said came by this transport.
+        self._faults = self._faults + error.fault if error.fault else 0
+        if self._faults < Fault.MUTE:
+            return
+        self._faults = 0
+        if time.monotonic() - self._climbed_at >= CLIMB_SECONDS[1]:
+            self._delays = climb_delays()
+        self._rung = (self._rung + 1) % len(TRANSPORTS)
+        # Nothing works: the service is away.
+        self._was_away = self._was_away or self.is_at_top
+
+    async def climb(self) -> Connection:
+        """Return a connection of a higher transport, as soon as one can be opened."""
+        while True:
+            await asyncio.sleep(QUICK_CLIMB_SECONDS if self._was_away else next(self._delays))
+            self._was_away = False
+            for rung, transport in enumerate(TRANSPORTS[: self._rung]):
+                try:
+                    connection = await self._open(transport)
+                except ClientError:  # the transport in use will say what it is, if it concerns that one too
+                    continue
+                self._rung, self._faults, self._climbed_at = rung, 0, time.monotonic()
+                return connection
+
+
+def climb_delays() -> Iterator[float]:
+    """Yield how long to wait before each climb."""
+    delay, longest = CLIMB_SECONDS
+    while True:
+        yield delay * random.uniform(0.8, 1)
+        delay = min(delay * 2, longest)
