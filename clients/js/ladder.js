@@ -29,7 +29,7 @@ export const TIMES = {
 export class Ladder {
   #rung = 0;
   #misses = 0;
-  #isDue = false;
+  /** @type {Promise<"here" | "gone" | "foreign"> | undefined} */ #settled;
   #times;
   #probe;
   #climbMs;
@@ -54,7 +54,7 @@ export class Ladder {
   /** Begin at the top. */
   restart() {
     this.#rung = this.#misses = 0;
-    this.#isDue = false;
+    this.#settled = undefined;
     this.#climbMs = this.#times.climbMs;
   }
 
@@ -62,26 +62,31 @@ export class Ladder {
   entered(name) {
     this.#rung = RUNGS.indexOf(name);
     this.#misses = 0;
-    this.#isDue = false;
     this.#enteredAt = performance.now();
   }
 
-  /** The rung did not carry. @param {boolean} isMute */
+  /**
+   * The rung did not carry. Whether plain requests do is asked at once: later it may be another network.
+   * @param {boolean} isMute
+   */
   missed(isMute) {
-    this.#isDue ||= ++this.#misses >= MISSES || isMute;
+    if (++this.#misses >= MISSES || isMute) this.#settled = this.#settle();
   }
 
-  /** Step down if it is time to; what was found about the service, or undefined when there was no need to look. */
-  async settle() {
-    if (!this.#isDue) return undefined;
-    this.#isDue = false;
+  /** What was found about the service when the last rung did not carry; undefined when there was no need to look. */
+  async settled() {
+    const found = await this.#settled;
+    this.#settled = undefined;
+    return found;
+  }
+
+  async #settle() {
     const found = await this.#probe();
-    if (found === "here") {
-      this.#misses = 0;
-      // Each of them failed: they are tried in turn.
-      this.#rung = (this.#rung + 1) % RUNGS.length;
-      if (performance.now() - this.#enteredAt > this.#times.longestClimbMs) this.#climbMs = this.#times.climbMs;
-    }
+    if (found !== "here") return found;
+    this.#misses = 0;
+    // Each of them failed: they are tried in turn.
+    this.#rung = (this.#rung + 1) % RUNGS.length;
+    if (performance.now() - this.#enteredAt > this.#times.longestClimbMs) this.#climbMs = this.#times.climbMs;
     return found;
   }
 

@@ -154,7 +154,7 @@ export class PipelineClient {
   async #open() {
     this.#end();
     const { signal } = this.#alive;
-    const found = await this.#ladder.settle();
+    const found = await this.#ladder.settled();
     if (signal.aborted) return;
     if (found === "foreign") this.#tellOrigin();
     if (signal.aborted) return;
