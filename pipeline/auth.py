@@ -1,12 +1,11 @@
 """Who is calling: turns a JSON Web Token into a Principal.
 
-One algorithm family is pinned by the settings, never chosen by the token. Runs on the event loop; only the download of
-a key set (JWKS) runs in a thread.
+One algorithm family is pinned by the settings, never chosen by the token. Runs on the event loop.
 """
 
 from __future__ import annotations
 
-import asyncio
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -14,19 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from pipeline.errors import ConfigurationError, DependencyUnavailable, Unauthorized
+from pipeline.errors import MAX_RETRY_AFTER_SECONDS, ConfigurationError, Unauthorized
+from pipeline.keys import KeySet, read_public_key
 from pipeline.settings import Settings
 
 USER_ID = re.compile(r"[A-Za-z0-9_.:@|-]{1,128}")
 ADMIN_ROLE = "admin"
-LEEWAY_SECONDS = 5  # clocks of issuer and server differ a little
-KEY_SET_SECONDS = 300  # a key withdrawn by the issuer is refused after this
-KEY_SET_RETRY_SECONDS = 30  # tokens with made-up key ids must not become a flood of downloads
-KEY_SET_TIMEOUT_SECONDS = 5
+# The times are judged here, last of all: a token that is bad in another way as well is not worth waiting for.
+OPTIONS: Any = {"require": ["exp", "sub"], "verify_exp": False, "verify_nbf": False, "verify_iat": False}
+LEEWAY_SECONDS = 5  # clocks of issuer and server differ a little: `exp` and `nbf` are both taken so much wider
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +34,21 @@ class Principal:
     expires_at: float
 
 
+class NotYetValid(Unauthorized):
+    """A good token whose `nbf` is still ahead: it heals by itself, so no client gives up because of it.
+
+    retry_after_seconds: how long to wait before it is shown again.
+    """
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        super().__init__("Token not valid yet")
+        self.retry_after_seconds = retry_after_seconds
+
+
 class TokenVerifier:
     """Checks tokens by the one way the settings name: a secret, a public key or a key set.
 
-    Raises ConfigurationError when built without any of them, or with a key that is neither RSA nor EC P-256.
+    Raises ConfigurationError when built without any of them, or with a key that is not fit for it.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -53,8 +60,7 @@ class TokenVerifier:
         if settings.jwt_jwks_url:
             self._keys = KeySet(settings.jwt_jwks_url)
         elif settings.jwt_public_key:
-            # An environment variable often carries the line breaks as the two characters \n.
-            self._key, self._algorithm = _public_key(settings.jwt_public_key.replace("\\n", "\n"))
+            self._key, self._algorithm = read_public_key(settings.jwt_public_key)
         elif secret := settings.jwt_secret.get_secret_value():
             self._key, self._algorithm = secret, "HS256"
         else:
@@ -63,68 +69,28 @@ class TokenVerifier:
     async def verify(self, token: str) -> Principal:
         """Return who the token stands for.
 
-        Raises Unauthorized("Invalid token"), whatever is wrong with it, or DependencyUnavailable when the key set
-        cannot be had.
+        Raises Unauthorized("Invalid token"), whatever is wrong with it; NotYetValid when only its `nbf` is ahead;
+        DependencyUnavailable when the key set cannot be had.
         """
         try:
             key, algorithm = self._key, self._algorithm
             if self._keys is not None:
-                jwk = await self._keys.find(jwt.get_unverified_header(token).get("kid"))
                 # The key decides, so that a public key never serves as the secret of an HMAC.
-                key, algorithm = jwk.key, {"RSA": "RS256", "EC": "ES256"}.get(jwk.key_type or "", "")
+                key, algorithm = await self._keys.find(jwt.get_unverified_header(token).get("kid"))
             claims = jwt.decode(
                 token,
                 key,
                 algorithms=[algorithm],
                 audience=self._audience,
                 issuer=self._issuer,
-                leeway=LEEWAY_SECONDS,
-                options={"require": ["exp", "sub"], "verify_aud": self._audience is not None},
+                options=OPTIONS | {"verify_aud": self._audience is not None},
             )
-            return _principal(claims)
+            principal = _principal(claims)
+            _check_times(claims)
+            return principal
         # Beside its own errors PyJWT lets these escape for tokens made to confuse it.
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise Unauthorized("Invalid token") from error
-
-
-class KeySet:
-    """The issuer's published keys, by key id. The last good set stays in use while the issuer cannot be reached."""
-
-    def __init__(self, url: str) -> None:
-        self._client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=KEY_SET_TIMEOUT_SECONDS)
-        self._keys: dict[str, jwt.PyJWK] = {}
-        self._fetched_at = self._tried_at = float("-inf")
-        self._is_reachable = False
-        self._lock = asyncio.Lock()
-
-    async def find(self, key_id: Any) -> jwt.PyJWK:
-        """Return the key of that id; Unauthorized when there is none, DependencyUnavailable when we cannot know."""
-        if not isinstance(key_id, str):
-            raise Unauthorized("Invalid token")
-        if not self._is_current(key_id):
-            async with self._lock:
-                if not self._is_current(key_id) and time.monotonic() - self._tried_at >= KEY_SET_RETRY_SECONDS:
-                    await self._refresh()
-        if key_id in self._keys:
-            return self._keys[key_id]
-        if not self._is_reachable:
-            raise DependencyUnavailable("The token issuer's keys cannot be read")
-        raise Unauthorized("Invalid token")
-
-    def _is_current(self, key_id: str) -> bool:
-        return key_id in self._keys and time.monotonic() - self._fetched_at < KEY_SET_SECONDS
-
-    async def _refresh(self) -> None:
-        self._tried_at = time.monotonic()
-        try:
-            keys = await asyncio.to_thread(self._client.get_signing_keys)
-        # PyJWT raises its own errors for an unreachable issuer, ValueError for a reply that is no JSON.
-        except (jwt.PyJWTError, ValueError, OSError):
-            self._is_reachable = False
-            return
-        self._keys = {key.key_id: key for key in keys if key.key_id}
-        self._is_reachable = True
-        self._fetched_at = time.monotonic()
 
 
 def bearer_token(header: str | None) -> str:
@@ -151,19 +117,30 @@ def make_token(settings: Settings, sub: str, role: str | None, expires_in: float
     return jwt.encode(claims | {name: value for name, value in optional.items() if value}, secret, algorithm="HS256")
 
 
-def _public_key(pem: str) -> tuple[RSAPublicKey | EllipticCurvePublicKey, str]:
-    try:
-        key = load_pem_public_key(pem.encode())
-    except ValueError as error:
-        raise ConfigurationError("JWT_PUBLIC_KEY is not a PEM public key") from error
-    if isinstance(key, RSAPublicKey):
-        return key, "RS256"
-    if isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
-        return key, "ES256"
-    raise ConfigurationError("JWT_PUBLIC_KEY must be an RSA or an EC P-256 key")
+def _check_times(claims: Mapping[str, Any]) -> None:
+    """Judge `exp` and `nbf`; `iat` is never a reason to refuse a token (RFC 7519, section 4.1.6)."""
+    now = time.time()
+    expires_at = _instant(claims["exp"])
+    if expires_at <= now - LEEWAY_SECONDS:
+        raise Unauthorized("Invalid token")
+    if "nbf" not in claims:
+        return
+    begins_at = _instant(claims["nbf"])
+    if begins_at >= expires_at:
+        raise Unauthorized("Invalid token")  # it will never be valid
+    if (wait := begins_at - LEEWAY_SECONDS - now) > 0:
+        raise NotYetValid(math.ceil(min(wait, MAX_RETRY_AFTER_SECONDS)))
+
+
+def _instant(claim: Any) -> float:
+    """Return a claim's seconds since 1970; ValueError or TypeError for what is no number."""
+    seconds = float(claim)
+    if not math.isfinite(seconds):
+        raise ValueError("no instant")
+    return seconds
 
 
 def _principal(claims: Mapping[str, Any]) -> Principal:
     if not USER_ID.fullmatch(claims["sub"]):
         raise Unauthorized("Invalid token")
-    return Principal(claims["sub"], claims.get("role") == ADMIN_ROLE, float(claims["exp"]))
+    return Principal(claims["sub"], claims.get("role") == ADMIN_ROLE, _instant(claims["exp"]))

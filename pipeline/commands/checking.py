@@ -31,7 +31,7 @@ from pipeline import data_dir, demo, embedded, logs
 from pipeline import settings as settings_module
 from pipeline.assets.asset import CATEGORIES, Asset, AssetStatus, OriginalImage, utc_now
 from pipeline.assets.store import AssetStore
-from pipeline.auth import KeySet, TokenVerifier
+from pipeline.auth import TokenVerifier
 from pipeline.commands import running
 from pipeline.commands.shown import shown
 from pipeline.disk import Disk
@@ -41,6 +41,7 @@ from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue, Kind
 from pipeline.hooks.checks import find_fault
 from pipeline.hooks.threads import LoopThreads
+from pipeline.keys import KeySet
 from pipeline.link.connection import connect
 from pipeline.metrics import Metrics
 from pipeline.parts import QUEUE_NAME, build_store

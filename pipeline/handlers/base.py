@@ -20,7 +20,7 @@ import tornado.web
 from tornado.http1connection import HTTP1Connection
 from tornado.ioloop import IOLoop
 
-from pipeline.auth import Principal, TokenVerifier, bearer_token
+from pipeline.auth import NotYetValid, Principal, TokenVerifier, bearer_token
 from pipeline.errors import DependencyUnavailable, NotFound, PipelineError, RateLimited, Unauthorized, ValidationError
 from pipeline.metrics import Metrics
 from pipeline.texts import cause_of
@@ -141,7 +141,7 @@ class BaseHandler(tornado.web.RequestHandler):
             message = responses.get(status, message)
         elif isinstance(error, PipelineError) and (error.http_status < 500 or isinstance(error, DependencyUnavailable)):
             status, code, message, details = error.http_status, error.code, error.message, error.details
-        if isinstance(error, (DependencyUnavailable, RateLimited)):
+        if isinstance(error, (DependencyUnavailable, RateLimited, NotYetValid)):
             self.set_header("Retry-After", str(error.retry_after_seconds))
         if isinstance(error, Unauthorized):
             self.set_header("WWW-Authenticate", "Bearer")

@@ -1,25 +1,28 @@
 """GET /ws: one person's WebSocket. Settles who it is, puts it in the person's room, keeps it honest, says goodbye.
 
-How a connection can end. 44xx and breaches of the protocol: do not come back unchanged; the rest: come back, with a
-growing wait.
+How a connection can end, as contracts/close-codes.json has it. The last column says what a client does:
+- final: it comes back only when something was changed.
+- token: it comes back at once with a fresh token, once; final when it has no other.
+- reconnect: it comes back with a growing wait.
+A client treats a code that is not in the table as reconnect.
 
-| code | meaning | reconnect |
+| code | meaning | client |
 |---|---|---|
 | 1000, 1001 | the client itself ended it | as it likes |
-| 1002 | the client broke the WebSocket protocol, by a compressed frame for example | no |
-| 1006 | the connection broke, no code was sent | yes |
-| 1007 | a text frame that is not UTF-8 | no |
-| 1009 | a frame over SOCKET_FRAME_BYTES | no |
-| 1011 | an error of ours | yes |
-| 1012 | this process goes away; `goodbye` told how long to wait | yes |
-| 1013 | no room for more sockets, or tokens or missed events cannot be read just now | yes |
-| 4400 | a frame that is binary, not JSON or not one of those a client may send; a `since` that is none | no |
-| 4401 | no token in time | no |
-| 4403 | bad or expired token, or another user's when the token is renewed | no |
-| 4419 | the token has expired; come back with a new one | no |
-| 4429 | too many frames, or too many sockets of one user | no |
-| 4503 | the client reads too slowly, its outbox is full | yes |
-| 4504 | a ping was not answered in time | yes |
+| 1002 | the client broke the WebSocket protocol, by a compressed frame for example | final |
+| 1006 | the connection broke, no code was sent | reconnect |
+| 1007 | a text frame or a close reason that is not UTF-8 | final |
+| 1009 | a frame over SOCKET_FRAME_BYTES | final |
+| 1011 | an error of ours | reconnect |
+| 1012 | this process goes away; `goodbye` told how long to wait | reconnect |
+| 1013 | no room for more sockets, a token not valid yet, tokens or missed events cannot be read now | reconnect |
+| 4400 | a frame that is binary, not JSON or not one of those a client may send; a `since` that is none | final |
+| 4401 | no token in time | token |
+| 4403 | bad or expired token, or another user's when the token is renewed | token |
+| 4419 | the token has expired | token |
+| 4429 | too many frames; the wait is long | reconnect |
+| 4503 | the client reads too slowly, its outbox is full | reconnect |
+| 4504 | a ping was not answered in time | reconnect |
 
 The frames are in contracts/rooms.asyncapi.json. Runs on the event loop, without a task or thread per socket.
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import re
 import time
 from collections.abc import Iterator, MutableMapping
 from types import SimpleNamespace
@@ -18,8 +17,7 @@ import structlog
 
 import pipeline.handlers.socket
 from pipeline.auth import Principal, TokenVerifier
-from pipeline.handlers.socket import MALFORMED_SINCE, MESSAGES, TOO_MANY_SOCKETS, CloseCode, drain_sockets
-from pipeline.metrics import CLOSE_CODES
+from pipeline.handlers.socket import MALFORMED_SINCE, MESSAGES, TOO_MANY_SOCKETS, drain_sockets
 from pipeline.rooms.frames import event_frame
 from pipeline.settings import Settings
 from tests.contract import contracts
@@ -762,24 +760,10 @@ async def test_drain_of_nobody_is_over_at_once(redis_url: str) -> None:
 # the promise on paper
 
 
-def test_close_codes_are_the_same_everywhere() -> None:
-    """The table in handlers/socket.py, the contract and the metric's series list the same codes."""
-    text = pipeline.handlers.socket.__doc__ or ""
-    table = dict(re.findall(r"^\| (4\d{3}|10\d\d) \|.*\| (yes|no) \|$", text, re.M))
-    contract = {str(code["code"]): "yes" if code["reconnect"] else "no" for code in closings()}
-    del table["1006"]  # never sent
-    assert table == contract
-    assert set(table) == {str(int(code)) for code in CloseCode}
-    assert set(CLOSE_CODES) == {int(code) for code in CloseCode} | {1000, 1001, 1006}
-    breaches = {"1002", "1007", "1009"}
-    assert {code for code, again in table.items() if again == "no"} == breaches | {c for c in table if c[:2] == "44"}
+def test_error_messages_are_those_of_the_contract() -> None:
+    """The contract lists every message an `error` frame may have."""
     messages = ROOMS["components"]["messages"]["error"]["payload"]["properties"]["message"]["enum"]
     assert set(messages) == {*MESSAGES.values(), MALFORMED_SINCE, TOO_MANY_SOCKETS}
-
-
-def closings() -> list[dict[str, Any]]:
-    codes: list[dict[str, Any]] = ROOMS["channels"]["socket"]["x-close-codes"]
-    return codes
 
 
 @pytest.mark.parametrize("name", ["authenticate", "connected", "resync", "error", "goodbye"])

@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from pipeline import auth
+from pipeline import auth, keys
 from pipeline.auth import Principal, TokenVerifier, bearer_token
 from pipeline.errors import ConfigurationError, DependencyUnavailable, Unauthorized
 from pipeline.settings import Settings
@@ -249,7 +249,7 @@ def test_key_set_unknown_kid_refreshes_at_a_limited_rate(issuer: Issuer, monkeyp
                 await verifier.verify(sign(EC_KEY, "ES256", f"made-up-{number}"))
         assert issuer.requests == 1
         issuer.keys["rotated"] = EC_KEY
-        monkeypatch.setattr(auth, "KEY_SET_RETRY_SECONDS", 0)
+        monkeypatch.setattr(keys, "KEY_SET_RETRY_SECONDS", 0)
         assert (await verifier.verify(sign(EC_KEY, "ES256", "rotated"))).user_id == "user-1"
 
     asyncio.run(scenario())
@@ -263,8 +263,8 @@ def test_key_set_withdrawn_key_ends(issuer: Issuer, monkeypatch: pytest.MonkeyPa
         token = sign(RSA_KEY, "RS256", "one")
         await verifier.verify(token)
         issuer.keys = {"two": EC_KEY}
-        monkeypatch.setattr(auth, "KEY_SET_SECONDS", 0)
-        monkeypatch.setattr(auth, "KEY_SET_RETRY_SECONDS", 0)
+        monkeypatch.setattr(keys, "KEY_SET_SECONDS", 0)
+        monkeypatch.setattr(keys, "KEY_SET_RETRY_SECONDS", 0)
         with pytest.raises(Unauthorized):
             await verifier.verify(token)
 
@@ -293,8 +293,8 @@ def test_key_set_known_key_outlives_an_outage(issuer: Issuer, monkeypatch: pytes
         token = sign(RSA_KEY, "RS256", "one")
         await verifier.verify(token)
         issuer.is_broken = True
-        monkeypatch.setattr(auth, "KEY_SET_SECONDS", 0)
-        monkeypatch.setattr(auth, "KEY_SET_RETRY_SECONDS", 0)
+        monkeypatch.setattr(keys, "KEY_SET_SECONDS", 0)
+        monkeypatch.setattr(keys, "KEY_SET_RETRY_SECONDS", 0)
         assert (await verifier.verify(token)).user_id == "user-1"
         assert issuer.requests == 2
 

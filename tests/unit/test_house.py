@@ -27,7 +27,7 @@ ROWS = [
     {"assets", "queue", "rooms", "hooks"},
     {"auth"},
     {"settings"},
-    {"sandbox", "link", "disk", "environment", "addresses"},
+    {"sandbox", "link", "disk", "environment", "addresses", "keys"},
     {"errors"},
     {"texts", "hold", "delays", "instants"},
 ]
