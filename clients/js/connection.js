@@ -33,6 +33,7 @@ const MAX_TIMER_MS = 2 ** 31 - 1; // setTimeout fires at once for more
 export class Connection {
   isEntered = false;
   token = "";
+  /** @type {string | undefined} from when on the service was asked for events */ since;
   #parts;
   #owner;
   #isClosed = false;
@@ -83,7 +84,8 @@ export class Connection {
   /** @param {any} Socket */
   #begin(Socket) {
     const { url, send, list, cursor, events } = this.#parts;
-    const given = { url, token: this.token, since: cursor.since, events };
+    this.since = cursor.since;
+    const given = { url, token: this.token, since: this.since, events };
     const line = {
       frame: (/** @type {any} */ frame) => this.#take(frame),
       sign: () => this.#sign(),

@@ -35,6 +35,11 @@ export class Cursor {
     this.#since ??= serverTime;
   }
 
+  /** A client that has no cursor yet has not missed anything before this. @param {string} date as HTTP has it */
+  beginAt(date) {
+    if (!Number.isNaN(Date.parse(date))) this.#since ??= new Date(date).toISOString();
+  }
+
   /** From when on the list is read to miss nothing. */
   get readFrom() {
     const fromMs = this.isAhead ? this.#nowMs() - LONGEST_JOB_MS : Date.parse(this.#since ?? "") - OVERLAP_MS;

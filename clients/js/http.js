@@ -3,6 +3,7 @@
  *
  * @typedef {{method: string, headers: Record<string, string>, body?: Blob, signal: AbortSignal}} Sending
  * @typedef {(url: string, sending: Sending) => Promise<Response>} Send
+ * @typedef {{send?: Send, tries?: number, onDate?: (date: string) => void}} Options onDate: with that of a good reply
  * @typedef {(sentBytes: number, totalBytes: number) => void} OnProgress
  */
 
@@ -47,23 +48,26 @@ export class Http {
   /**
    * @param {"GET" | "POST"} method
    * @param {string} path
-   * @param {{send?: Send, signal?: AbortSignal, tries?: number, timeoutMs?: number} & Partial<Sending>} [options]
+   * @param {Partial<Sending> & Options} [options]
    */
   async request(method, path, options = {}) {
-    const { headers, body, signal, send = this.#send, tries = TRIES, timeoutMs = TIMEOUT_MS[method] } = options;
+    const { headers, body, signal, send = this.#send, tries = TRIES, onDate } = options;
     let isTokenRetried = !this.#tokens.canRenew;
     for (let failures = 0; ; ) {
       try {
         signal?.throwIfAborted();
         const token = await this.#tokens.livingFor(30_000); // time to get there
-        const timeout = AbortSignal.timeout(timeoutMs);
+        const timeout = AbortSignal.timeout(TIMEOUT_MS[method]);
         const response = await send(this.#url + path, {
           method,
           headers: { ...headers, Authorization: `Bearer ${token}` },
           body,
           signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
         });
-        return await readEnvelope(response);
+        const data = await readEnvelope(response);
+        const date = response.headers.get("Date");
+        if (date) onDate?.(date);
+        return data;
       } catch (cause) {
         signal?.throwIfAborted();
         const error = cause instanceof PipelineError ? cause : noAnswer(cause);
@@ -147,7 +151,8 @@ function sendByXhr(url, { method, headers, body, signal }, onProgress) {
     for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     request.upload.onprogress = ({ loaded, total }) => onProgress(loaded, total);
     request.onload = () => {
-      const headers = { "Retry-After": request.getResponseHeader("Retry-After") ?? "" };
+      const told = ["Retry-After", "Date"].map((name) => [name, request.getResponseHeader(name) ?? ""]);
+      const headers = Object.fromEntries(told);
       resolve(new Response(request.responseText || null, { status: request.status, headers }));
     };
     request.onerror = request.onabort = () => reject(new TypeError("Network error"));

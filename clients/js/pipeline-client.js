@@ -1,7 +1,8 @@
 /**
  * A client of the AI queue pipeline: uploads photos and hears of every result, whatever the network does meanwhile.
  * Events come over a WebSocket, or where one cannot pass over server-sent events, or over long polling. For browsers
- * and Node 20.3 or newer. Needs nothing but the files beside it. The protocol is in contracts/rooms.asyncapi.json and contracts/analyze-queue.openapi.json.
+ * and Node 20.3 or newer. Needs nothing but the files beside it. The protocol is in contracts/rooms.asyncapi.json and
+ * contracts/analyze-queue.openapi.json.
  *
  * @typedef {{value: string, confidence: number}} Attribute confidence: 0 to 1
  * @typedef {object} AssetProcessed the work on a photo has ended
@@ -43,7 +44,8 @@ import { Tokens } from "./tokens.js";
 
 export { PipelineError };
 
-const PROGRESS = ["queued", "started", "retrying", "held", "progress", "corrected", "deleted"].map((it) => `asset_${it}`);
+const STEPS = ["queued", "started", "retrying", "held", "progress", "corrected", "deleted"];
+const PROGRESS = STEPS.map((step) => `asset_${step}`);
 const TOO_MANY_MS = 60_000;
 
 export class PipelineClient {
@@ -182,6 +184,8 @@ export class PipelineClient {
     if (isClimb) this.#switchTo(connection);
     this.#ladder.entered(connection.name);
     this.#failures = 0;
+    // An upload may have been answered since the service was asked.
+    const isBehind = connection.since === undefined && this.#cursor.since !== undefined;
     this.#cursor.begin(serverTime);
     this.#tokens.measure(serverTime);
     // The server bears for seconds with a token that has expired, then closes with 4419: that one was not accepted.
@@ -193,6 +197,7 @@ export class PipelineClient {
       this.#listeners.emit("transport", { transport: connection.name });
     }
     if (!isClimb) this.#listeners.emit("connected", { room, serverTime });
+    if (isBehind && connection.name !== "poll" && connection === this.#current) this.#resync();
   }
 
   /** @param {any} frame */
@@ -343,7 +348,9 @@ export class PipelineClient {
     const headers = { "Idempotency-Key": idempotencyKey };
     const body = multipart(file, category);
     const send = onProgress && this.#http.sendWithProgress((...step) => this.#listeners.call(onProgress, step));
-    return this.#http.request("POST", "/api/assets/analyze-queue", { headers, body, signal, send });
+    // Its event may come before the first connection does.
+    const onDate = (/** @type {string} */ date) => this.#cursor.beginAt(date);
+    return this.#http.request("POST", "/api/assets/analyze-queue", { headers, body, signal, send, onDate });
   }
 
   /** @param {string} id @returns {Promise<Asset>} */

@@ -112,14 +112,14 @@ async def test_restart_loses_no_event(rung: str, tmp_path: Path) -> None:
 @every_rung
 @pytest.mark.gen_test(timeout=60)
 async def test_expiring_tokens_are_replaced_on_every_rung(rung: str, tmp_path: Path, ai_service: AiService) -> None:
-    """Tokens that live for two seconds: an event after several of them still arrives, and nothing is given up. (The
+    """Tokens that live for four seconds: an event after several of them still arrives, and nothing is given up. (The
     service bears with a token for five seconds more.)
     """
     with Service(tmp_path, ai_service.url) as service:
         async with HostileProxy(service.url, PROXY_FOR[rung]) as proxy, FarEnd() as far, far.script("node") as script:
-            tokens = [make_token(expires_in=2 + 2 * number) for number in range(30)]
+            tokens = [make_token(expires_in=4 + number) for number in range(40)]
             begun = "const begun = Date.now();"
-            asked = f"() => (say('token'), {json.dumps(tokens)}[Math.floor((Date.now() - begun) / 2000)])"
+            asked = f"() => (say('token'), {json.dumps(tokens)}[Math.floor((Date.now() - begun) / 1000)])"
             await script.run(begun + started(proxy.url, asked, times=STAYS))
             await on_rung(script, rung)
             asked_before = len(await script.all("token"))
@@ -221,6 +221,27 @@ async def test_list_is_asked_to_wait_from_the_cursor_on() -> None:
         call.cut()
         assert (await script.all("connected"))[0]["serverTime"] == now
         assert len(await script.all("asset_processed")) == 1
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_event_of_an_upload_before_the_first_connection_is_not_lost() -> None:
+    """A client without a cursor begins at the reply to its first upload; one that had asked for events before then
+    reads the list.
+    """
+    async with FarEnd() as far, far.script("node") as script:
+        await script.run(started(far.url) + "globalThis.sent = client.upload(new Blob(['x']), { category: 'lego' })")
+        link, call = await far.accept(), await far.call()
+        assert "since" not in link.first
+        call.reply({"assetId": "1"}, 202)
+        await script.run("await sent")
+        since = await script.run("return client.since")
+        assert abs(datetime.fromisoformat(since) - utc_now()) < timedelta(seconds=5)
+        await link.connected()
+        call = await far.call()
+        assert (call.path, call.query["limit"]) == ("/api/assets", "100")
+        finished = make_asset(status=AssetStatus.FAILED, finished_at=utc_now())
+        call.reply({"items": [finished.to_json()], "nextCursor": None})
+        assert (await script.heard("asset_processed"))["assetId"] == finished.id
 
 
 # what the service can say
