@@ -19,6 +19,7 @@ from tests.far_end import FarEnd
 from tests.hostile_proxy import HostileProxy
 from tests.scripts import CLIENT, Script, chromium, photo
 from tests.service import AiService, Service
+from tests.toxiproxy import Toxiproxy
 
 ROOT = Path(__file__).parents[2]
 both = pytest.mark.parametrize("kind", ["node", "chromium"])
@@ -128,6 +129,22 @@ async def test_expiring_tokens_are_replaced_on_every_rung(rung: str, tmp_path: P
             assert await heard_ids(script, 1) == ids
             assert len(await script.all("token")) > asked_before
             assert await script.all("error") == []
+
+
+@every_rung
+@pytest.mark.gen_test(timeout=60)
+async def test_slow_phone_keeps_its_rung(rung: str, tmp_path: Path, ai_service: AiService) -> None:
+    """All that the client sends takes more than a second: no event is lost, and slow is not taken for mute."""
+    with Service(tmp_path, ai_service.url) as service, Toxiproxy() as toxiproxy:
+        async with HostileProxy(service.url, PROXY_FOR[rung]) as proxy, FarEnd() as far, far.script("node") as script:
+            line = toxiproxy.link("phone", int(proxy.url.rpartition(":")[2]))
+            line.slow(1200)
+            await script.run(started(f"http://127.0.0.1:{line.port}", times=STAYS | {"connectMs": 4000}))
+            ids = await uploaded(script, 2)
+            await on_rung(script, rung)
+            ids += await uploaded(script, 1)
+            assert sorted(await heard_ids(script, 3)) == sorted(ids)
+            assert [each["transport"] for each in await script.all("transport")] == [rung]
 
 
 # server-sent events and long polling, in detail
