@@ -14,7 +14,6 @@ import structlog
 import tornado.netutil
 
 from pipeline.errors import ConfigurationError, DependencyUnavailable
-from pipeline.handlers.socket import drain_sockets
 from pipeline.parts import Parts
 from pipeline.queue.queue import ForeignQueue
 from pipeline.routes import build_server
@@ -95,17 +94,19 @@ class App:
             return max(LEAST_CLOSE_SECONDS, min(CLOSE_SECONDS, ends_at - now()))
 
         self._server.stop()
+        parts.admission.end_polls()
         drains = [parts.submission.drain(seconds)]
         if self.settings.role is not Role.WEB:
             drains += [worker.drain(seconds) for worker in parts.workers]
         await _settled(asyncio.gather(*drains))
         await _settled(cancel([*parts.submission.unsettled, *parts.leftovers.tasks]))
         await _settled(parts.supervisor.stop(self._watched))
-        await _settled(drain_sockets(parts.rooms, GOODBYE_SECONDS))
+        await _settled(parts.admission.drain(GOODBYE_SECONDS))
         await _settled(self._server.close_all_connections(), close_seconds())
         await _settled(parts.fanout.stop(), close_seconds())
         await _settled(parts.plugins.close())
         parts.pool.shutdown(wait=False, cancel_futures=True)
+        await parts.tickets.close()
         await parts.queue.close()
         await parts.notifications.close()
         await _settled(parts.store.close(), close_seconds())

@@ -184,11 +184,13 @@ class Metrics:
         )
 
     def _add_sockets(self) -> None:
-        self.sockets_open = self._gauge("sockets_open", "WebSocket connections in a room.")
-        self.sockets_closed = self._counter("sockets_closed", "Closed WebSocket connections by close code.", "code")
+        self.sockets_open = self._gauge(
+            "sockets_open", "Sockets, event streams and long polls in a room.", "transport"
+        )
+        self.sockets_closed = self._counter("sockets_closed", "Closed sockets and event streams by close code.", "code")
         _start(self.sockets_closed, (*map(str, CLOSE_CODES), "other"))
         self.socket_frames_sent = self._counter(
-            "socket_frames_sent", "Frames written to sockets, many replayed events as one."
+            "socket_frames_sent", "Frames written to sockets and streams, many replayed events as one."
         )
         self.outbox_bytes = self._gauge("outbox_bytes", "Bytes that wait for slow clients of this process.")
         self.events_published = self._counter("events_published", "Events handed to a room.")

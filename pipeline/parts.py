@@ -22,10 +22,12 @@ from pipeline.queue.queue import UNKNOWN_OWNER, JobQueue
 from pipeline.queue.worker import Worker
 from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms
+from pipeline.rooms.tickets import Tickets
 from pipeline.settings import Fairness, Role, Settings
 from pipeline.supervision import Supervisor
 from pipeline.tracing import build_tracing
 from pipeline.usecases import notifying
+from pipeline.usecases.admission import Admission
 from pipeline.usecases.dead_letters import DeadLetters
 from pipeline.usecases.job_events import job_event
 from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
@@ -74,6 +76,8 @@ class Parts:
             lease_seconds=settings.lease_seconds,
         )
         self.fanout.on_gap = self.replay.request
+        self.admission = Admission(self.rooms, self.replay, settings)
+        self.tickets = Tickets(redis_url, prefix=settings.queue_prefix)
         self._build_queues()
         self.sweeper = Sweeper(self.store, self.plugins, self.queue, self.metrics)
         self.leftovers = Leftovers(self.store, self.plugins)

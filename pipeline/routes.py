@@ -9,7 +9,7 @@ import tornado.web
 
 from pipeline.auth import TokenVerifier
 from pipeline.disk import Disk
-from pipeline.handlers import assets, base, ops, queue, upload
+from pipeline.handlers import assets, base, events, ops, queue, upload
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.socket import SocketHandler
 from pipeline.parts import QUEUE_NAME, Parts
@@ -46,18 +46,22 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
     served = _probes(parts, common)
     if settings.role is Role.WORKER:
         return served
-    with_assets = common | {"store": parts.store, "submission": parts.submission, "tracing": parts.tracing}
+    with_assets = common | {
+        "store": parts.store,
+        "submission": parts.submission,
+        "admission": parts.admission,
+        "tracing": parts.tracing,
+    }
+    of_members = common | {"admission": parts.admission, "settings": settings}
     served += [
         (
             "/api/assets/analyze-queue",
             upload.UploadHandler,
-            common
+            with_assets
             | {
-                "submission": parts.submission,
                 "settings": settings,
                 "pool": parts.pool,
                 "turns": upload.Turns(),
-                "tracing": parts.tracing,
             },
         ),
         ("/api/assets/queue-status", queue.QueueStatusHandler, common | {"queue": parts.queue}),
@@ -65,11 +69,9 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/api/assets/([^/]+)", assets.AssetHandler, with_assets),
         ("/api/assets/([^/]+)/retry", assets.RetryHandler, with_assets),
         *_operators_routes(parts, common),
-        (
-            "/ws",
-            SocketHandler,
-            common | {"rooms": parts.rooms, "replay": parts.replay, "settings": settings},
-        ),
+        ("/ws", SocketHandler, of_members),
+        ("/api/events", events.EventsHandler, of_members | {"tickets": parts.tickets}),
+        ("/api/events/ticket", events.TicketHandler, common | {"tickets": parts.tickets}),
         ("/openapi.json", ops.OpenApiHandler, common),
         ("/", ops.IndexHandler, common | {"settings": settings}),
     ]

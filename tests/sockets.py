@@ -24,11 +24,14 @@ from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore
 from pipeline.auth import TokenVerifier
 from pipeline.handlers import base
+from pipeline.handlers.events import EventsHandler, TicketHandler
 from pipeline.handlers.socket import SocketHandler
 from pipeline.metrics import Metrics
+from pipeline.usecases.admission import Admission
 from pipeline.usecases.replay import Replay
 from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms
+from pipeline.rooms.tickets import Tickets
 from pipeline.settings import Settings
 from pipeline.supervision import cancel
 from tests.contract import contracts
@@ -135,10 +138,15 @@ class Process:
             "metrics": self.metrics,
             "allowed_origins": self.settings.allowed_origins,
         }
-        route = ("/ws", SocketHandler, common | {"rooms": self.rooms, "replay": self.replay, "settings": self.settings})
-        self._server = tornado.httpserver.HTTPServer(
-            tornado.web.Application([route], log_function=base.log_request)
-        )
+        self.admission = Admission(self.rooms, self.replay, self.settings)
+        self.tickets = Tickets(redis_url, prefix=self.settings.queue_prefix)
+        of_members = common | {"admission": self.admission, "settings": self.settings}
+        routes: list[Any] = [
+            ("/ws", SocketHandler, of_members),
+            ("/api/events", EventsHandler, of_members | {"tickets": self.tickets}),
+            ("/api/events/ticket", TicketHandler, common | {"tickets": self.tickets}),
+        ]
+        self._server = tornado.httpserver.HTTPServer(tornado.web.Application(routes, log_function=base.log_request))
         self._clients: list[Client] = []  # a socket that nobody holds would close itself
         self._listeners = tornado.netutil.bind_sockets(0, "127.0.0.1")
         self.port: int = self._listeners[0].getsockname()[1]
@@ -161,6 +169,7 @@ class Process:
         await self._server.close_all_connections()
         await self.forgotten()
         await self.fanout.stop()
+        await self.tickets.close()
         await cancel([self._replaying])
         await self.store.close()
         self._folder.cleanup()

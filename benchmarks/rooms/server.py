@@ -27,6 +27,7 @@ from pipeline.handlers import base
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.socket import SocketHandler
 from pipeline.metrics import Metrics
+from pipeline.usecases.admission import Admission
 from pipeline.usecases.replay import Replay
 from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.frames import event_frame
@@ -59,7 +60,7 @@ class Wiring:
         self.route = (
             "/ws",
             SocketHandler,
-            common | {"rooms": self.rooms, "replay": self.replay, "settings": settings},
+            common | {"admission": Admission(self.rooms, self.replay, settings), "settings": settings},
         )
 
     async def start(self) -> None:

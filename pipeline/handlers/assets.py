@@ -3,28 +3,53 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
-from pipeline.assets.asset import ASSET_ID, CATEGORIES, Asset, AssetStatus
+from pipeline.assets.asset import ASSET_ID, CATEGORIES, Asset, AssetStatus, to_timestamp, utc_now
 from pipeline.assets.store import AssetStore
 from pipeline.errors import NotFound, ValidationError
 from pipeline.handlers.base import BaseHandler
+from pipeline.handlers.polling import MAX_WAIT_SECONDS, Polling
 from pipeline.handlers.query import Query, encode_cursor
+from pipeline.usecases.admission import Admission
 from pipeline.usecases.submission import Submission
 from pipeline.tracing import OFF, Tracing
 
+T = TypeVar("T")
+Read = Callable[[], Awaitable[T]]
 STORED_ID = re.compile(r"[0-9a-f]{24}")
 
 
 class _Handler(BaseHandler):
     def initialize(  # type: ignore[override]
-        self, *, store: AssetStore, submission: Submission, tracing: Tracing = OFF, **common: Any
+        self,
+        *,
+        store: AssetStore,
+        submission: Submission,
+        admission: Admission,
+        tracing: Tracing = OFF,
+        **common: Any,
     ) -> None:
         super().initialize(**common)
+        self.polling = Polling(admission)
         self.store = store
         self.submission = submission
         self.tracing = tracing
+
+    def _query(self) -> Query:
+        return Query({name: self.get_query_argument(name) for name in self.request.query_arguments})
+
+    async def _polled(self, read: Read[T], is_enough: Callable[[T], bool], **options: Any) -> T:
+        """Return what Polling.until returns; a process that goes away lets its clients poll another one."""
+        found = await self.polling.until(read, is_enough, **options)
+        if self.polling.is_draining:
+            self.set_header("Connection", "close")
+        return found
+
+    def on_connection_close(self) -> None:
+        self.polling.abandon()
+        super().on_connection_close()
 
 
 class AssetsHandler(_Handler):
@@ -34,25 +59,35 @@ class AssetsHandler(_Handler):
 
     async def get(self) -> None:
         user_id = (await self.authenticate()).user_id
-        query = Query({name: self.get_query_argument(name) for name in self.request.query_arguments})
+        query = self._query()
         status, category = query.choice("status", tuple(AssetStatus)), query.choice("category", CATEGORIES)
         limit, after, since = query.limit(), query.cursor(STORED_ID), query.instant("finishedSince")
         if since is not None and (status or category):
             query.fault("finishedSince", "Cannot be combined with status or category")
+        wait = query.wait(MAX_WAIT_SECONDS)
+        if wait and since is None:
+            query.fault("wait", "Needs finishedSince")
         query.check()
-        items: Sequence[Asset]
-        # One more than asked for tells whether there is a next page.
-        if since is not None:
-            items = await self.store.finished_since(user_id, since, limit=limit + 1, after=after)
-        else:
+        read_at = utc_now()
+
+        async def read() -> Sequence[Asset]:
+            nonlocal read_at
+            read_at = utc_now()
+            # One more than asked for tells whether there is a next page.
+            if since is not None:
+                return await self.store.finished_since(user_id, since, limit=limit + 1, after=after)
             chosen = AssetStatus(status) if status else None
-            items = await self.store.page(user_id, status=chosen, category=category, limit=limit + 1, after=after)
+            return await self.store.page(user_id, status=chosen, category=category, limit=limit + 1, after=after)
+
+        items = await self._polled(read, bool, user_id=user_id, seconds=wait)
         cursor = None
         if len(items) > limit:
             last = items[limit - 1]
             ordered_by = last.created_at if since is None else last.finished_at or last.updated_at
             cursor = encode_cursor(ordered_by, last.id)
-        self.reply({"items": [asset.to_json() for asset in items[:limit]], "nextCursor": cursor})
+        shown = [asset.to_json() for asset in items[:limit]]
+        # From before the read, so that a client may take it for a cursor.
+        self.reply({"items": shown, "nextCursor": cursor, "serverTime": to_timestamp(read_at)})
 
 
 class AssetHandler(_Handler):
@@ -62,9 +97,17 @@ class AssetHandler(_Handler):
 
     async def get(self, asset_id: str) -> None:
         user_id = (await self.authenticate()).user_id
-        asset = await self.store.get(_asset_id(asset_id))
-        if asset is None or asset.user_id != user_id:
-            raise NotFound("Asset not found")
+        asset_id, query = _asset_id(asset_id), self._query()
+        wait = query.wait(MAX_WAIT_SECONDS)
+        query.check()
+
+        async def read() -> Asset:
+            asset = await self.store.get(asset_id)
+            if asset is None or asset.user_id != user_id:
+                raise NotFound("Asset not found")
+            return asset
+
+        asset = await self._polled(read, is_done, user_id=user_id, seconds=wait, about=asset_id)
         self.reply(asset.to_json())
 
     async def delete(self, asset_id: str) -> None:
@@ -84,6 +127,11 @@ class RetryHandler(_Handler):
             receipt = await self.submission.retry(_asset_id(asset_id), user_id, self.request_id)
             answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
             self.reply(answer | {"status": "processing", "message": "Asset queued for AI analysis"}, status=202)
+
+
+def is_done(asset: Asset) -> bool:
+    """Return whether nothing more comes of the asset by itself."""
+    return asset.status is not AssetStatus.PROCESSING
 
 
 def _asset_id(text: str) -> str:

@@ -33,7 +33,9 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # early refusal we go on reading, but not for ever: enough for an oversized video, nothing for an endless stream.
 DRAIN_BYTES = 64 * 1024 * 1024
 DRAIN_SECONDS = 30.0
-CORS_REQUEST_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id", "traceparent")
+CORS_REQUEST_HEADERS = (
+    *("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", "X-Request-Id", "traceparent"),
+)
 CODES = {400: "VALIDATION_ERROR", 401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
 
 
@@ -181,7 +183,7 @@ class BaseHandler(tornado.web.RequestHandler):
         origin = self.request.headers.get("Origin")
         if origin in self.allowed_origins:
             self.set_header("Access-Control-Allow-Origin", origin)
-            self.set_header("Access-Control-Expose-Headers", "Date, Retry-After, X-Request-Id")
+            self.set_header("Access-Control-Expose-Headers", "Date, Preference-Applied, Retry-After, X-Request-Id")
 
     def _allowed_methods(self) -> str:
         # Tornado's own methods answer 405.

@@ -48,6 +48,14 @@ class Query:
         self.fault("limit", f"Must be a number from 1 to {MAX_LIMIT}")
         return DEFAULT_LIMIT
 
+    def wait(self, longest_seconds: int) -> int:
+        """Return for how many seconds the caller would wait for an answer."""
+        text = self._values.get("wait", "0")
+        if re.fullmatch(r"[0-9]{1,3}", text) and int(text) <= longest_seconds:
+            return int(text)
+        self.fault("wait", f"Must be a number from 0 to {longest_seconds}")
+        return 0
+
     def cursor(self, ids: re.Pattern[str]) -> Position | None:
         """Return the place of the last item seen, or None. ids: what an id in it looks like."""
         text = self._values.get("cursor")

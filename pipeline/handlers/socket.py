@@ -31,96 +31,47 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
-import socket
 import time
-from collections.abc import Callable
 from datetime import datetime
-from enum import IntEnum
 from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
-from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler, _WebSocketParams
 
 from pipeline.assets.asset import to_timestamp, utc_now
-from pipeline.auth import bearer_token
+from pipeline.auth import NotYetValid, bearer_token
 from pipeline.errors import DependencyUnavailable, Forbidden, Unauthorized, ValidationError
-from pipeline.handlers.base import BaseHandler
+from pipeline.handlers.member import Member
 from pipeline.handlers.protocol import StrictProtocol
 from pipeline.handlers.query import parse_instant
-from pipeline.metrics import CLOSE_CODES
-from pipeline.usecases.replay import ROOM_PREFIX, Replay
+from pipeline.rooms.codes import MALFORMED_SINCE, NOT_YET_VALID
+from pipeline.rooms.codes import CloseCode as CloseCode
 from pipeline.rooms.frames import event_frame
-from pipeline.rooms.rooms import Connection, Rooms
-from pipeline.settings import Settings
 from pipeline.texts import cause_of
+from pipeline.usecases.admission import PROBE_SECONDS
 
 log = structlog.get_logger(__name__)
 
 
-class CloseCode(IntEnum):
-    """What this service closes with; the table above has the meanings."""
-
-    PROTOCOL_ERROR = 1002
-    INVALID_TEXT = 1007
-    TOO_BIG = 1009
-    INTERNAL_ERROR = 1011
-    DRAIN = 1012
-    TRY_LATER = 1013
-    MALFORMED = 4400
-    NO_TOKEN = 4401
-    BAD_TOKEN = 4403
-    TOKEN_EXPIRED = 4419
-    TOO_MANY = 4429
-    OUTBOX_FULL = 4503
-    PING_TIMEOUT = 4504
-
-
-# Browsers hide many a close code and reason from the page, so what the client did wrong comes in a frame before.
-MESSAGES = {
-    CloseCode.MALFORMED: "Malformed frame",
-    CloseCode.NO_TOKEN: "Authentication required",
-    CloseCode.BAD_TOKEN: "Invalid token",
-    CloseCode.TOKEN_EXPIRED: "Token expired",
-    CloseCode.TOO_MANY: "Too many frames",
-}
-MALFORMED_SINCE = "Malformed since"
-TOO_MANY_SOCKETS = "Too many connections"
 SUBPROTOCOL = "pipeline.v1"
 TOKEN_PREFIX = "bearer."
-# A restart takes a second or two; its clients must not come back all in the same moment, nor faster than a process
-# that is just warming up can let them in.
-RETRY_MS = (500, 5000)
-LONGEST_RETRY_MS = 60_000
-RETRIES_PER_MS = 0.5
 # A replay on an open connection, in frames of its allowance, so that nobody keeps the store busy for nothing.
 REPLAY_COSTS = 5
-# What the kernel may hold for a client that does not read; without this it would be megabytes for each.
-SEND_BUFFER_BYTES = 64 * 1024
 
 
-class SocketHandler(BaseHandler, WebSocketHandler):
+class SocketHandler(Member, WebSocketHandler):
     """One WebSocket, from the handshake to the end."""
 
     route = "/ws"
+    transport = "socket"
 
-    def initialize(  # type: ignore[override]
-        self, *, rooms: Rooms, replay: Replay, settings: Settings, **common: Any
-    ) -> None:
+    def initialize(self, **common: Any) -> None:
         super().initialize(**common)
-        self._rooms = rooms
-        self._replay = replay
-        self._settings = settings
-        self._connection: Connection | None = None  # from the upgrade on
-        self._user_id: str | None = None
-        self._code: int | None = None
         self._since: datetime | None = None  # as the address has it
-        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._is_pong_due = False
-        self._frames_left = float(settings.socket_frames_per_second)
+        self._frames_left = float(self._settings.socket_frames_per_second)
         self._last_frame_at = time.monotonic()
 
     # the handshake
@@ -149,16 +100,13 @@ class SocketHandler(BaseHandler, WebSocketHandler):
 
     async def open(self, *_path: str) -> None:
         """Take the token the handshake brought, or begin to wait for the first frame."""
-        self.set_nodelay(True)
         assert self.ws_connection is not None and self.ws_connection.stream is not None
-        self._stream = self.ws_connection.stream
-        if self._stream.closed():
+        if self.ws_connection.stream.closed():
             return  # the client vanished before it was answered
-        self._socket: socket.socket = self._stream.socket
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        self._connection = self._rooms.open(self._write, self._close, lambda: self._end(CloseCode.OUTBOX_FULL))
+        self._take_stream(self.ws_connection.stream)
+        self._open_connection()
         token = self._handshake_token()
-        if self._is_full(token):
+        if self._admission.is_full or (token is None and self._admission.is_full_of_strangers):
             self._end(CloseCode.TRY_LATER)
             return
         try:
@@ -175,11 +123,6 @@ class SocketHandler(BaseHandler, WebSocketHandler):
             self._set_timer("token", self._settings.socket_auth_seconds, lambda: self._end(CloseCode.NO_TOKEN))
         else:
             await self._admit(token, self._since)
-
-    def _is_full(self, token: str | None) -> bool:
-        if len(self._rooms.connections) > self._settings.max_sockets:
-            return True
-        return token is None and self._rooms.strangers > self._settings.max_sockets_without_token
 
     def _handshake_token(self) -> str | None:
         try:
@@ -199,7 +142,10 @@ class SocketHandler(BaseHandler, WebSocketHandler):
         except ValueError:
             self._end(CloseCode.MALFORMED)
             return
-        await self._admit(token, since)
+        if token is None:
+            self._end(CloseCode.NO_TOKEN)
+        else:
+            await self._admit(token, since)
 
     def on_fragment(self) -> None:
         """Count the pieces of a message like frames."""
@@ -233,6 +179,9 @@ class SocketHandler(BaseHandler, WebSocketHandler):
         self._cancel_timer("token")
         try:
             principal = await self.verifier.verify(token)
+        except NotYetValid:
+            self._end(CloseCode.TRY_LATER, NOT_YET_VALID)
+            return
         except Unauthorized:
             self._end(CloseCode.BAD_TOKEN)
             return
@@ -244,33 +193,29 @@ class SocketHandler(BaseHandler, WebSocketHandler):
         if self._user_id not in (None, principal.user_id):
             self._end(CloseCode.BAD_TOKEN)
             return
-        seconds = principal.expires_at - time.time()
-        self._set_timer("expiry", seconds, lambda: self._end(CloseCode.TOKEN_EXPIRED))
+        self._end_on_expiry(principal)
         if self._user_id is None:
             self._user_id = principal.user_id
-            await self._enter(ROOM_PREFIX + principal.user_id, since or self._since)
+            await self._enter(principal.user_id, since or self._since)
         elif since is not None and self._is_heard(REPLAY_COSTS):
             assert self._connection is not None
             self._connection.hold()
             await self._start(since)
 
-    async def _enter(self, room: str, since: datetime | None) -> None:
+    async def _enter(self, user_id: str, since: datetime | None) -> None:
         assert self._connection is not None
-        if len(self._rooms.members(room)) >= self._settings.max_sockets_per_user:
-            self._end(CloseCode.TOO_MANY, TOO_MANY_SOCKETS)
-            return
         now = to_timestamp(utc_now())
         # First the room, then the store: what is finished in between is in both, and nothing in neither.
-        await self._rooms.join(room, self._connection)
+        room = await self._admission.enter(user_id, self._connection)
         connected = event_frame({"event": "connected", "room": room, "serverTime": now})
         if await self._start(since, connected):
-            log.info("socket_opened", userId=self._user_id)
+            log.info("socket_opened", userId=user_id)
 
     async def _start(self, since: datetime | None, *first: bytes) -> bool:
         """Send `first`, then what is to be replayed, then what has come meanwhile; False when the connection ended."""
-        assert self._connection is not None and self._user_id is not None
+        assert self._connection is not None
         try:
-            missed = await self._replay.read(self._user_id, since) if since is not None else []
+            missed = await self._missed(since)
         except DependencyUnavailable as error:
             self._end_for_lack(error)
             return False
@@ -280,31 +225,22 @@ class SocketHandler(BaseHandler, WebSocketHandler):
     # what the client is sent
 
     def _write(self, frame: bytes) -> asyncio.Future[None] | None:
-        stream = self._stream
-        sent = 0
-        self.metrics.socket_frames_sent.inc()
-        if not stream.writing():
-            # Most frames go out whole at once; Tornado's own way takes a future and a task for each.
-            try:
-                sent = self._socket.send(frame)
-            except OSError:
-                pass  # no space, or closed, or broken: the stream finds out which
-            if sent == len(frame):
-                return None
-        try:
-            return stream.write(frame[sent:])
-        except StreamClosedError:
-            failed = asyncio.get_running_loop().create_future()
-            failed.cancel()
-            return failed
+        return self._send(frame)
 
     def _ping(self) -> None:
+        self._ask_for_pong(self._settings.socket_pong_seconds)
+
+    def _probe(self) -> None:
+        if "ping" in self._timers:
+            self._ask_for_pong(PROBE_SECONDS)
+
+    def _ask_for_pong(self, seconds: float) -> None:
         try:
             self.ping()
         except WebSocketClosedError:
             return  # on_close is about to be called
         self._is_pong_due = True
-        self._set_timer("ping", self._settings.socket_pong_seconds, lambda: self._end(CloseCode.PING_TIMEOUT))
+        self._set_timer("ping", seconds, lambda: self._end(CloseCode.PING_TIMEOUT))
 
     # the end
 
@@ -321,17 +257,6 @@ class SocketHandler(BaseHandler, WebSocketHandler):
         log.warning("dependency_unavailable", error=cause_of(error))
         self._end(CloseCode.TRY_LATER)
 
-    def log_exception(self, *exc_info: Any) -> None:
-        super().log_exception(*exc_info)
-        if self._connection is not None:
-            self._end(CloseCode.INTERNAL_ERROR)
-
-    def _end(self, code: CloseCode, message: str | None = None) -> None:
-        assert self._connection is not None
-        message = message or MESSAGES.get(code)
-        last = event_frame({"event": "error", "message": message}) if message else None
-        self._rooms.end(self._connection, code, last)
-
     def _close(self, code: int) -> None:
         self._code = code
         self.close(code)  # a client that does not answer is hung up on after 5 s, by Tornado
@@ -340,39 +265,15 @@ class SocketHandler(BaseHandler, WebSocketHandler):
         """Called once for each socket however it ended, also when the client vanished before the upgrade."""
         if self._connection is None:
             return
-        for name in list(self._timers):
-            self._cancel_timer(name)
-        self._rooms.forget(self._connection)
-        code = self._code or self.close_code or 1006
-        self._code = code
-        self.metrics.sockets_closed.labels(str(code) if code in CLOSE_CODES else "other").inc()
-        log.info("socket_closed", userId=self._user_id, code=code)
-
-    def _set_timer(self, name: str, seconds: float, then: Callable[[], None]) -> None:
-        self._cancel_timer(name)
-        self._timers[name] = asyncio.get_running_loop().call_later(max(0.0, seconds), then)
-
-    def _cancel_timer(self, name: str) -> None:
-        if timer := self._timers.pop(name, None):
-            timer.cancel()
+        self._forget(self._code or self.close_code or 1006)
+        log.info("socket_closed", userId=self._user_id, code=self._code)
 
 
-async def drain_sockets(rooms: Rooms, seconds: float) -> None:
-    """Tell every client to come back later, close with 1012, and wait so long at most for the closes."""
-    connections = list(rooms.connections)
-    shortest, longest = RETRY_MS
-    longest = min(LONGEST_RETRY_MS, max(longest, round(len(connections) / RETRIES_PER_MS)))
-    for connection in connections:
-        goodbye = event_frame({"event": "goodbye", "retryInMs": random.randint(shortest, longest)})
-        rooms.end(connection, CloseCode.DRAIN, goodbye)
-    if connections:
-        await asyncio.wait([connection.closed for connection in connections], timeout=seconds)
-
-
-def parse_frame(message: str | bytes) -> tuple[str, datetime | None]:
+def parse_frame(message: str | bytes) -> tuple[str | None, datetime | None]:
     """Return the token and the instant of `{"auth": {"token"}, "since"?}`, the one frame clients send.
 
-    ValueError for anything else; members of other names are left to later versions.
+    The token is None when `auth` holds none. ValueError for anything else; members of other names are left to later
+    versions.
     """
     if isinstance(message, bytes):
         raise ValueError("a binary frame")
@@ -383,4 +284,8 @@ def parse_frame(message: str | bytes) -> tuple[str, datetime | None]:
     match frame:
         case {"auth": {"token": str(token)}}:
             return token, parse_instant(frame["since"]) if "since" in frame else None
+        case {"auth": {"token": None}}:
+            return None, None
+        case {"auth": dict(auth)} if "token" not in auth:
+            return None, None
     raise ValueError("not a frame of ours")

@@ -15,12 +15,16 @@ from concurrent.futures import Executor
 from typing import Any
 from weakref import WeakSet
 
-from pipeline.assets.asset import CATEGORIES
+from pipeline.assets.asset import CATEGORIES, Asset
 from pipeline.assets.image import inspect
+from pipeline.assets.store import AssetStore
 from pipeline.errors import PipelineError, ValidationError
+from pipeline.handlers.assets import is_done
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.multipart import OVERHEAD_BYTES, Form, MultipartReader, image_required, too_large
+from pipeline.handlers.polling import Polling, preferred_wait
 from pipeline.settings import Settings
+from pipeline.usecases.admission import Admission
 from pipeline.usecases.submission import Submission
 from pipeline.usecases.upload import Upload
 from pipeline.tracing import OFF, Tracing
@@ -80,7 +84,9 @@ class UploadHandler(BaseHandler):
     def initialize(  # type: ignore[override]
         self,
         *,
+        store: AssetStore,
         submission: Submission,
+        admission: Admission,
         settings: Settings,
         pool: Executor,
         turns: Turns,
@@ -88,6 +94,8 @@ class UploadHandler(BaseHandler):
         **common: Any,
     ) -> None:
         super().initialize(**common)
+        self.polling = Polling(admission)
+        self.store = store
         self.submission = submission
         self.max_upload_bytes = settings.max_upload_bytes
         self.image_limits = (settings.max_image_pixels, settings.decode_memory_mb)
@@ -139,17 +147,39 @@ class UploadHandler(BaseHandler):
         assert self._reader is not None
         self._is_body_taken = True
         with self.tracing.request(self):
+            seconds = preferred_wait(self.request.headers.get("Prefer", ""))
             try:
                 receipt = await self.submission.submit(await self._check(self._reader.finish()))
                 answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
-                # Before anything else is waited for: a service that shuts down waits for submissions, not for files.
-                self.reply(answer | {"status": "processing", "message": "Asset queued for AI analysis"}, status=202)
+                answer |= {"status": "processing", "message": "Asset queued for AI analysis"}
+                if not seconds:
+                    # Before the rest: a service that shuts down waits for submissions, not for files.
+                    self.reply(answer, status=202)
             finally:
                 if self._reader.is_spooled:
                     # In a thread: to let go of ten megabytes of file takes milliseconds.
                     await asyncio.get_running_loop().run_in_executor(self.pool, self._reader.close)
                 else:
                     self._reader.close()
+            if seconds:
+                self.set_header("Preference-Applied", f"wait={seconds}")
+                self.reply(answer | await self._asset_if_done(receipt.asset_id, seconds), status=202)
+
+    async def _asset_if_done(self, asset_id: str, seconds: int) -> dict[str, Any]:
+        """Return the asset as a member of the reply, if it is finished in time."""
+        user_id = self.principal.user_id
+
+        async def read() -> Asset | None:
+            return await self.store.get(asset_id)
+
+        def is_enough(asset: Asset | None) -> bool:
+            return asset is None or is_done(asset)
+
+        try:
+            asset = await self.polling.until(read, is_enough, user_id=user_id, seconds=seconds, about=asset_id)
+        except PipelineError:
+            return {}  # the upload is accepted all the same; its client asks again
+        return {"asset": asset.to_json()} if asset is not None and is_done(asset) else {}
 
     async def _check(self, form: Form) -> Upload:
         """Return the upload the form describes; ValidationError names every fault seen before the image is opened."""
@@ -187,6 +217,7 @@ class UploadHandler(BaseHandler):
         return self.request.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.request.headers
 
     def on_connection_close(self) -> None:
+        self.polling.abandon()
         self.turns.bodies.discard(self)
         # From post() on the photo is taken, even if nobody waits for the answer any more.
         if self._reader is not None and not self._is_body_taken:

@@ -84,6 +84,7 @@ class RoomFanout:
         self._gaps: dict[str, datetime] = {}
         rooms.on_occupied = self._subscribe
         rooms.on_vacated = self._vacate
+        rooms.is_heard = self._is_heard
 
     async def start(self) -> None:
         """Begin to listen to the other processes; Redis need not be there yet."""
@@ -156,6 +157,9 @@ class RoomFanout:
             done, _ = await asyncio.wait([waiter], timeout=SUBSCRIBE_SECONDS)
             if not done and room in self._rooms:
                 self._gaps.setdefault(room, joined_at)
+
+    def _is_heard(self, room: str) -> bool:
+        return not self.is_lost and room not in self._gaps
 
     def _vacate(self, room: str) -> None:
         self._note(room)

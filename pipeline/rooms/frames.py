@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -48,3 +48,15 @@ def join_frames(frames: Iterable[bytes]) -> list[bytes]:
             pieces.append(b"".join(piece))
             piece, size = [], 0
     return [*pieces, b"".join(piece)] if piece else pieces
+
+
+def payloads(frames: bytes) -> Iterator[bytes]:
+    """Yield the payloads of frames that stand one after another."""
+    start = 0
+    while start < len(frames):
+        length, start = frames[start + 1], start + 2
+        if length >= 126:
+            size = 2 if length == 126 else 8
+            length, start = int.from_bytes(frames[start : start + size]), start + size
+        yield frames[start : start + length]
+        start += length

@@ -1,8 +1,8 @@
 """Who is listening: rooms by name, each with its connections, each of those with a bounded outbox.
 
-Knows neither the sockets behind the connections (handlers/socket.py brings two functions) nor that other processes
-have the same rooms (fanout.py sets `on_occupied` and `on_vacated`). Frames are bytes as they go out (frames.py). Runs
-on the event loop; nothing here blocks.
+Knows neither what is behind the connections (handlers/member.py and handlers/polling.py bring functions) nor that
+other processes have the same rooms (fanout.py sets `on_occupied`, `on_vacated` and `is_heard`). Frames are bytes as
+WebSockets get them (frames.py). Runs on the event loop; nothing here blocks.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from pipeline.metrics import Metrics
 
 Write = Callable[[bytes], "asyncio.Future[None] | None"]
 Close = Callable[[int], None]
+TRANSPORTS = ("socket", "sse", "poll")
 # What Python takes for a frame beside its bytes: a bound that left it out would be passed by some per cent.
 FRAME_BYTES = 96
 
@@ -22,12 +24,15 @@ FRAME_BYTES = 96
 class Connection:
     """One client: frames wait in its outbox while one write is in flight. Made by Rooms.open.
 
-    room: where it is in, or None. joined_at: since when it misses nothing. is_started: it has been told that.
+    room: where it is in, or None. transport: one of TRANSPORTS. probe: asks the client for a sign of life and ends the
+    connection when none comes soon. joined_at: since when it misses nothing. is_started: it has been told that.
     is_ended: nothing is sent to it any more. closed: done when the socket is gone.
     """
 
     __slots__ = (
         "room",
+        "transport",
+        "probe",
         "joined_at",
         "is_started",
         "is_ended",
@@ -43,8 +48,20 @@ class Connection:
         "_writing_bytes",
     )
 
-    def __init__(self, write: Write, close: Close, overflow: Callable[[], None], max_frames: int, max_bytes: int):
+    def __init__(
+        self,
+        write: Write,
+        close: Close,
+        overflow: Callable[[], None],
+        max_frames: int,
+        max_bytes: int,
+        *,
+        transport: str = "socket",
+        probe: Callable[[], None] = lambda: None,
+    ) -> None:
         self.room: str | None = None
+        self.transport = transport
+        self.probe = probe
         self.joined_at = datetime.now(UTC)
         self.is_started = False
         self.is_ended = False
@@ -60,6 +77,16 @@ class Connection:
         # Of the outbox and of the frame that is being written.
         self._unsent_bytes = 0
         self._writing_bytes = 0
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether the client has yet to take the frame that is being written."""
+        return self._writing_bytes > 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits for the client, and nothing for the store."""
+        return not (self._is_held or self._writing_bytes or self._outbox)
 
     def start(self, first: Sequence[bytes] = ()) -> None:
         """Send `first`, then what has been sent since it joined or was held, then the rest as it comes."""
@@ -125,6 +152,7 @@ class Rooms:
 
     on_occupied: awaited by whoever joins; returns when events of other processes reach the room too, or cannot.
     on_vacated: called when the last connection has left a room.
+    is_heard: tells whether events of other processes reach the room just now.
     """
 
     def __init__(self, *, max_frames: int, max_bytes: int, metrics: Metrics) -> None:
@@ -132,11 +160,13 @@ class Rooms:
         self.connections: set[Connection] = set()
         self.on_occupied: Callable[[str], Awaitable[None]] | None = None
         self.on_vacated: Callable[[str], None] | None = None
-        self._members: dict[str, set[Connection]] = {}
+        self.is_heard: Callable[[str], bool] = lambda room: True
+        # Each room's in the order they came.
+        self._members: dict[str, dict[Connection, None]] = {}
         self._joined = 0
         self._max_frames = max_frames
         self._max_bytes = max_bytes
-        self._metrics = metrics
+        self._open = {transport: metrics.sockets_open.labels(transport) for transport in TRANSPORTS}
         metrics.outbox_bytes.set_function(lambda: self.outbox_bytes)
 
     def __contains__(self, room: object) -> bool:
@@ -147,7 +177,7 @@ class Rooms:
         return list(self._members)
 
     def members(self, room: str) -> tuple[Connection, ...]:
-        """Return the connections in the room as of now: what is sent to one may end it."""
+        """Return the connections in the room, the oldest first, as of now: what is sent to one may end it."""
         return tuple(self._members.get(room, ()))
 
     @property
@@ -160,13 +190,14 @@ class Rooms:
         """How many bytes wait for clients to read."""
         return sum(connection._unsent_bytes for connection in self.connections)
 
-    def open(self, write: Write, close: Close, overflow: Callable[[], None]) -> Connection:
-        """Return the connection for a new socket, in no room yet.
+    def open(self, write: Write, close: Close, overflow: Callable[[], None], **options: Any) -> Connection:
+        """Return the connection for a new client, in no room yet.
 
         write: sends a frame, never raises; returns None when the frame has gone out, else a future that is done then.
-        close: closes the socket with a code. overflow: called once when the outbox is full; must `end` the connection.
+        close: closes with a code. overflow: called once when the outbox is full; must `end` the connection.
+        options: transport and probe, see Connection.
         """
-        connection = Connection(write, close, overflow, self._max_frames, self._max_bytes)
+        connection = Connection(write, close, overflow, self._max_frames, self._max_bytes, **options)
         self.connections.add(connection)
         return connection
 
@@ -174,9 +205,9 @@ class Rooms:
         """Put the connection in the room. It gets nothing before its `start`, and misses nothing from now on."""
         connection.room = room
         connection.joined_at = datetime.now(UTC)
-        self._members.setdefault(room, set()).add(connection)
+        self._members.setdefault(room, {})[connection] = None
         self._joined += 1
-        self._metrics.sockets_open.inc()
+        self._open[connection.transport].inc()
         if self.on_occupied:
             await self.on_occupied(room)
 
@@ -205,8 +236,8 @@ class Rooms:
         if room is None:
             return
         self._joined -= 1
-        self._metrics.sockets_open.dec()
-        self._members[room].discard(connection)
+        self._open[connection.transport].dec()
+        del self._members[room][connection]
         if not self._members[room]:
             del self._members[room]
             if self.on_vacated:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from pipeline.assets.asset import Asset
+from pipeline.assets.asset import Asset, utc_now
 from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
 from pipeline.errors import DependencyUnavailable
@@ -30,6 +30,8 @@ AGAIN_SECONDS = 1.0
 # An event may leave after one that is later by its timestamp. Clocks differ by 5 s, a commit or another notifier may
 # take as long each; and what a killed process owed comes when its job's lease, on top of this, has run out.
 TOLD_LATE_SECONDS = 15.0
+# An instant of our own clocks is not so far ahead of any of them.
+MAX_AHEAD = timedelta(seconds=5)
 RESYNC = event_frame({"event": "resync"})
 
 
@@ -62,6 +64,12 @@ class Replay:
 
         A few older ones may be among them. DependencyUnavailable when the store cannot be read.
         """
+        ahead = since - utc_now()
+        if ahead > MAX_AHEAD:
+            # Nothing is finished since then, and the client would take that for "nothing was missed".
+            log.warning("since_in_future", userId=user_id, aheadSeconds=round(ahead.total_seconds(), 1))
+            self._metrics.replays.labels("resync").inc()
+            return [RESYNC]
         async with self._reading:
             try:
                 assets = await self._assets(user_id, since)

@@ -17,7 +17,7 @@ import structlog
 
 import pipeline.handlers.socket
 from pipeline.auth import Principal, TokenVerifier
-from pipeline.handlers.socket import MALFORMED_SINCE, MESSAGES, TOO_MANY_SOCKETS, drain_sockets
+from pipeline.rooms.codes import MALFORMED_SINCE, MESSAGES, NOT_YET_VALID, TOO_MANY_CONNECTIONS
 from pipeline.rooms.frames import event_frame
 from pipeline.settings import Settings
 from tests.contract import contracts
@@ -102,10 +102,10 @@ async def test_socket_with_a_token_joins_its_users_room(redis_url: str, way: str
         assert client.socket.protocol == (None if way == "header" else "pipeline.v1")
         await publish(process, 1, "auth0|ann")
         assert await client.frame() == make_event(1)
-        assert process.count("sockets_open") == 1
+        assert process.count("sockets_open", transport="socket") == 1
         await client.socket.close()
         await process.forgotten()
-        assert process.count("sockets_open") == 0
+        assert process.count("sockets_open", transport="socket") == 0
         assert process.count("sockets_closed_total", code="1000") == 1
         assert process.count("socket_frames_sent_total") == 2
     told = [{k: v for k, v in line.items() if k != "log_level"} for line in log_lines if "socket_" in line["event"]]
@@ -572,7 +572,7 @@ async def test_client_that_stops_reading_is_cut_off_and_delays_nobody(redis_url:
         slow = await process.connect_raw()
         quick = await process.connect()
         sent = 0
-        while process.count("sockets_open") == 2:
+        while process.count("sockets_open", transport="socket") == 2:
             event = make_event(sent, error="x" * 100_000)
             await process.fanout.publish("user:user-1", event)
             assert await quick.frame() == event
@@ -613,7 +613,7 @@ async def test_vanishing_clients_leave_nothing_behind(redis_url: str, log_lines:
         assert await client.frames(3) == [make_event(number) for number in range(3)]
         await process.forgotten(1)
         assert process.rooms.names() == ["user:last"]
-        assert process.count("sockets_open") == 1
+        assert process.count("sockets_open", transport="socket") == 1
     assert not [line for line in log_lines if line["log_level"] == "warning"]
 
 
@@ -673,7 +673,7 @@ async def test_socket_drained_while_its_token_is_checked_joins_nothing(redis_url
         joined = record_joins(process)
         client = await process.open(headers={"Authorization": f"Bearer {make_token()}"})
         await verifier.entered.wait()
-        draining = asyncio.ensure_future(drain_sockets(process.rooms, WAIT_SECONDS))
+        draining = asyncio.ensure_future(process.admission.drain(WAIT_SECONDS))
         assert (await client.frame())["event"] == "goodbye"
         assert await client.code() == 1012
         verifier.may_go_on.set()
@@ -691,7 +691,7 @@ async def test_socket_drained_while_its_room_is_subscribed_is_not_opened(
         joined = record_joins(process, may_go_on)
         client = await process.open(headers={"Authorization": f"Bearer {make_token()}"})
         assert await joined.get() == "user:user-1"
-        draining = asyncio.ensure_future(drain_sockets(process.rooms, WAIT_SECONDS))
+        draining = asyncio.ensure_future(process.admission.drain(WAIT_SECONDS))
         assert (await client.frame())["event"] == "goodbye"
         assert await client.code() == 1012
         may_go_on.set()
@@ -721,7 +721,7 @@ async def test_drain_says_goodbye_to_everyone(redis_url: str) -> None:
         for number in range(3):
             process.rooms.deliver("user:user-0", event_frame({"event": "asset_processed", "number": number}))
         started_at = time.monotonic()
-        draining = asyncio.ensure_future(drain_sockets(process.rooms, WAIT_SECONDS))
+        draining = asyncio.ensure_future(process.admission.drain(WAIT_SECONDS))
         waited = [(await clients[0].socket.receive(WAIT_SECONDS)).json()["number"] for _ in range(3)]
         goodbyes = [await client.frame() for client in (*clients, stranger)]
         codes = await asyncio.gather(*[client.code() for client in (*clients, stranger)])
@@ -742,7 +742,7 @@ async def test_drain_does_not_wait_for_a_client_that_does_not_answer(redis_url: 
         await process.fanout.publish("user:user-1", make_event(error="x" * 20_000_000))
         await process.connect("user-2")
         started_at = time.monotonic()
-        await drain_sockets(process.rooms, 0.2)
+        await process.admission.drain(0.2)
         assert 0.2 <= time.monotonic() - started_at < 1
         reset(raw)
         await process.forgotten()
@@ -754,7 +754,7 @@ async def test_drain_of_nobody_is_over_at_once(redis_url: str) -> None:
     """A process without sockets stops without a wait."""
     async with Process(redis_url) as process:
         async with asyncio.timeout(1):
-            await drain_sockets(process.rooms, WAIT_SECONDS)
+            await process.admission.drain(WAIT_SECONDS)
 
 
 # the promise on paper
@@ -763,7 +763,7 @@ async def test_drain_of_nobody_is_over_at_once(redis_url: str) -> None:
 def test_error_messages_are_those_of_the_contract() -> None:
     """The contract lists every message an `error` frame may have."""
     messages = ROOMS["components"]["messages"]["error"]["payload"]["properties"]["message"]["enum"]
-    assert set(messages) == {*MESSAGES.values(), MALFORMED_SINCE, TOO_MANY_SOCKETS}
+    assert set(messages) == {*MESSAGES.values(), MALFORMED_SINCE, TOO_MANY_CONNECTIONS}
 
 
 @pytest.mark.parametrize("name", ["authenticate", "connected", "resync", "error", "goodbye"])

@@ -191,13 +191,13 @@ async def test_rooms_tell_when_a_room_is_occupied_and_vacated() -> None:
     assert len(pending) == 2
     may_go_on.set()
     await asyncio.gather(*joining)
-    assert metrics.registry.get_sample_value("pipeline_sockets_open") == 2
+    assert metrics.registry.get_sample_value("pipeline_sockets_open", {"transport": "socket"}) == 2
     rooms.forget(one.connection)
     assert told == ["occupied user:1", "occupied user:1"]
     rooms.end(two.connection, 1012)
     rooms.forget(two.connection)
     assert told[2:] == ["vacated user:1"]
-    assert metrics.registry.get_sample_value("pipeline_sockets_open") == 0
+    assert metrics.registry.get_sample_value("pipeline_sockets_open", {"transport": "socket"}) == 0
     assert (rooms.names(), rooms.connections) == ([], set())
 
 

@@ -1,0 +1,259 @@
+"""GET /api/events: a user's events as a `text/event-stream`, for clients that a WebSocket does not reach.
+
+The frames are those of the socket; `id:` is the cursor, what a client says as `Last-Event-ID` or `since` when it comes
+back. Format: https://html.spec.whatwg.org/multipage/server-sent-events.html. Errors before the stream begins are
+replies like all others. Afterwards a `close` event stands where a socket has its close code, see handlers/socket.py.
+Runs on the event loop, without a task or thread per stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import re
+import socket
+import struct
+import termios
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import structlog
+
+from pipeline.assets.asset import to_timestamp, utc_now
+from pipeline.auth import Principal, bearer_token
+from pipeline.errors import DependencyUnavailable, Forbidden, RateLimited, Unauthorized, ValidationError
+from pipeline.handlers.base import BaseHandler, log_request
+from pipeline.handlers.member import Member
+from pipeline.handlers.query import parse_instant
+from pipeline.rooms.codes import TOO_MANY_CONNECTIONS, CloseCode
+from pipeline.rooms.frames import event_frame, payloads
+from pipeline.rooms.tickets import TICKET_SECONDS, Tickets
+from pipeline.usecases.admission import PROBE_SECONDS
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT_SECONDS = 15.0
+HEARTBEAT = b""  # as a frame: no event at all
+# The kernel gives a client up that has acknowledged nothing for so long.
+UNACKNOWLEDGED_MS = 40_000
+# How long a client may take to read what is left after the end.
+CLOSE_SECONDS = 5.0
+RETRY_AFTER_SECONDS = 30
+GONE = 1006  # how a connection is counted that its client has ended
+# What a cursor looks like, as the service writes it.
+CURSOR = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
+EVENT_NAME = re.compile(r"[^\r\n\0]+")
+MALFORMED = "Must be a timestamp like 2026-01-31T12:00:00.000Z"
+
+
+class TicketHandler(BaseHandler):
+    """POST /api/events/ticket: a ticket for an EventSource, good for one stream within 30 s."""
+
+    route = "/api/events/ticket"
+
+    def initialize(self, *, tickets: Tickets, **common: Any) -> None:  # type: ignore[override]
+        super().initialize(**common)
+        self._tickets = tickets
+
+    async def post(self) -> None:
+        ticket = await self._tickets.make(await self.authenticate())
+        self.reply({"ticket": ticket, "expiresInSeconds": TICKET_SECONDS}, status=201)
+
+
+class EventsHandler(Member):
+    """One stream, from the request to the end."""
+
+    route = "/api/events"
+    transport = "sse"
+
+    def initialize(self, *, tickets: Tickets, **common: Any) -> None:  # type: ignore[override]
+        super().initialize(**common)
+        self._tickets = tickets
+        self._has_begun = False
+        self._is_chunked = self.request.version != "HTTP/1.0"
+        self._cursor = ""  # the client's, as far as the stream has brought it
+        self._frames_written = self._frames_seen = 0
+
+    async def get(self) -> None:
+        self._check_origin()
+        principal = await self._identify()
+        since = self._since()
+        self._open_connection()
+        try:
+            first = await self._enter(principal, since)
+        except BaseException:
+            self._forget(self._code or CloseCode.TRY_LATER)
+            raise
+        if self._code is None:  # the client is still there
+            self._begin(first)
+            self._end_on_expiry(principal)
+            log.info("stream_opened", userId=self._user_id)
+
+    def _check_origin(self) -> None:
+        origin = self.request.headers.get("Origin")
+        host = self.request.headers.get("Host", "").lower()
+        if origin is not None and origin not in self.allowed_origins and urlsplit(origin).netloc.lower() != host:
+            raise Forbidden("Origin not allowed")
+
+    async def _identify(self) -> Principal:
+        ticket = self.get_query_argument("ticket", None)
+        if ticket is None or "Authorization" in self.request.headers:
+            return await self.verifier.verify(bearer_token(self.request.headers.get("Authorization")))
+        principal = await self._tickets.take(ticket)
+        if principal is None:
+            raise Unauthorized("Invalid ticket")
+        return principal
+
+    def _since(self) -> datetime | None:
+        """Return from when on events are replayed; a header is newer than the address, which never changes."""
+        header = self.request.headers.get("Last-Event-ID")
+        field, text = ("Last-Event-ID", header) if header else ("since", self.get_query_argument("since", None))
+        try:
+            return parse_instant(text) if text is not None else None
+        except ValueError:
+            raise ValidationError.of(field, MALFORMED) from None
+
+    async def _enter(self, principal: Principal, since: datetime | None) -> list[bytes]:
+        """Join the user's room and return the first frames."""
+        assert self._connection is not None
+        if self._admission.is_full or self._admission.is_draining:
+            raise DependencyUnavailable(TOO_MANY_CONNECTIONS)
+        self._user_id = principal.user_id
+        now = to_timestamp(utc_now())
+        # First the room, then the store: what is finished in between is in both, and nothing in neither.
+        room = await self._admission.enter(principal.user_id, self._connection)
+        connected = event_frame({"event": "connected", "room": room, "serverTime": now})
+        missed = await self._missed(since)
+        if self._code == CloseCode.TRY_LATER:
+            raise RateLimited(TOO_MANY_CONNECTIONS, retry_after_seconds=RETRY_AFTER_SECONDS)
+        if self._code not in (None, GONE):
+            raise DependencyUnavailable("The stream cannot begin just now")
+        self._cursor = to_timestamp(since) or ""
+        return [connected, *missed]
+
+    def _begin(self, first: list[bytes]) -> None:
+        """Send the head of the reply and take the connection over from HTTP."""
+        assert self._connection is not None
+        self.set_header("Content-Type", "text/event-stream")
+        self.set_header("Cache-Control", "no-store, no-transform")
+        self.set_header("X-Accel-Buffering", "no")
+        self.set_header("Connection", "close")
+        if self._is_chunked:
+            self.set_header("Transfer-Encoding", "chunked")
+        self.flush()
+        log_request(self)
+        stream = self.detach()
+        # Neither the ticket nor kilobytes of headers stay for as long as the stream lives.
+        del self.request, self.connection, self._headers
+        self._break_cycles()
+        self._has_begun = True
+        self._take_stream(stream)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
+        stream.set_close_callback(self._on_stream_close)
+        # A client of a stream has nothing to say, so this notices only its end.
+        asyncio.ensure_future(stream.read_bytes(1)).add_done_callback(self._on_read)
+        self._connection.start(first)
+        self._set_timer("heartbeat", HEARTBEAT_SECONDS, self._beat)
+
+    # what the client is sent
+
+    def _write(self, frame: bytes) -> asyncio.Future[None] | None:
+        self._frames_written += 1
+        return self._send_text("".join(map(self._event_text, payloads(frame))) or self._heartbeat_text())
+
+    def _send_text(self, text: str) -> asyncio.Future[None] | None:
+        data = text.encode()
+        return self._send(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
+
+    def _event_text(self, payload: bytes) -> str:
+        event = json.loads(payload)
+        name = event.get("event")
+        lines = [*self._id_lines(event), f"data: {payload.decode()}"]
+        if isinstance(name, str) and EVENT_NAME.fullmatch(name):
+            lines.insert(0, f"event: {name}")
+        if name == "goodbye":
+            lines.insert(0, f"retry: {event['retryInMs']}")
+        return "\n".join([*lines, "", ""])
+
+    def _id_lines(self, event: dict[str, Any]) -> Iterator[str]:
+        """Yield the line that moves the client's cursor, if the event does; it never goes back.
+
+        Who comes with a cursor keeps it on `connected`: what it missed is still to come.
+        """
+        if event.get("event") == "connected":
+            instant = "" if self._cursor else event["serverTime"]
+        else:
+            instant = event.get("timestamp") if event.get("event") == "asset_processed" else ""
+        if isinstance(instant, str) and CURSOR.fullmatch(instant) and instant > self._cursor:
+            self._cursor = instant
+            yield f"id: {instant}"
+
+    def _heartbeat_text(self) -> str:
+        """Return a comment; where nothing can be on its way to the client, with a fresh cursor."""
+        assert self._connection is not None
+        room = self._connection.room
+        if room is None or not self._rooms.is_heard(room):
+            return ":\n\n"
+        self._cursor = max(self._cursor, to_timestamp(utc_now()) or "")
+        return f":\nid: {self._cursor}\n\n"
+
+    def _beat(self) -> None:
+        assert self._connection is not None
+        self._set_timer("heartbeat", HEARTBEAT_SECONDS, self._beat)
+        if self._connection.is_idle:
+            self._connection.send(HEARTBEAT)
+        elif self._connection.is_writing and self._frames_written == self._frames_seen:
+            self._end(CloseCode.OUTBOX_FULL)  # a whole heartbeat later it has not taken one frame
+        self._frames_seen = self._frames_written
+
+    def _probe(self) -> None:
+        """A stream has no answer to a ping; but the client's kernel acknowledges what arrives."""
+        if self._has_begun and self._connection is not None:
+            if self._connection.is_idle:
+                self._connection.send(HEARTBEAT)
+            self._set_timer("probe", PROBE_SECONDS, self._end_unless_acknowledged)
+
+    def _end_unless_acknowledged(self) -> None:
+        if _unacknowledged_bytes(self._socket) > 0:
+            self._end(CloseCode.PING_TIMEOUT)
+
+    # the end
+
+    def _close(self, code: int) -> None:
+        self._code = code
+        if not self._has_begun:
+            return  # get() says so in a reply
+        written = self._send_text(f'event: close\ndata: {{"event":"close","code":{code}}}\n\n')
+        if self._is_chunked:
+            written = self._send(b"0\r\n\r\n")
+        if written is None:
+            self._stream.close()
+        else:
+            written.add_done_callback(lambda _: self._stream.close())
+            self._set_timer("close", CLOSE_SECONDS, self._stream.close)
+
+    def _on_read(self, read: asyncio.Future[bytes]) -> None:
+        if not read.cancelled() and read.exception() is None:
+            self._stream.close()
+
+    def _on_stream_close(self) -> None:
+        self._forget(self._code or GONE)
+        log.info("stream_closed", userId=self._user_id, code=self._code)
+
+    def on_connection_close(self) -> None:
+        """The client vanished before its stream began."""
+        super().on_connection_close()
+        if self._connection is not None and not self._has_begun:
+            self._forget(GONE)
+
+
+def _unacknowledged_bytes(sock: socket.socket) -> int:
+    """Return how much the client's kernel has not acknowledged; 0 where the system does not tell."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
+    except OSError:
+        return 0

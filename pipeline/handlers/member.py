@@ -1,0 +1,132 @@
+"""A client in its user's room, over a socket or a stream: what socket.py and events.py have in common.
+
+Holds the connection's outbox, its timers and its end. Runs on the event loop, without a task or thread per client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, ClassVar
+
+import structlog
+from tornado.iostream import IOStream, StreamClosedError
+
+from pipeline.auth import Principal
+from pipeline.handlers.base import BaseHandler
+from pipeline.metrics import CLOSE_CODES
+from pipeline.rooms.codes import MESSAGES, CloseCode
+from pipeline.rooms.frames import event_frame
+from pipeline.rooms.rooms import Connection
+from pipeline.settings import Settings
+from pipeline.usecases.admission import Admission
+
+log = structlog.get_logger(__name__)
+
+# What the kernel may hold for a client that does not read; without this it would be megabytes for each.
+SEND_BUFFER_BYTES = 64 * 1024
+
+
+class Member(BaseHandler):
+    """A handler whose client stays. Subclasses bring `_write`, `_close` and `_probe`, see Rooms.open."""
+
+    transport: ClassVar[str]
+
+    def initialize(  # type: ignore[override]
+        self, *, admission: Admission, settings: Settings, **common: Any
+    ) -> None:
+        super().initialize(**common)
+        self._admission = admission
+        self._rooms = admission.rooms
+        self._settings = settings
+        self._connection: Connection | None = None  # until there is one, nothing of the client is held
+        self._user_id: str | None = None
+        self._code: int | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    def _write(self, frame: bytes) -> asyncio.Future[None] | None:
+        raise NotImplementedError
+
+    def _close(self, code: int) -> None:
+        raise NotImplementedError
+
+    def _probe(self) -> None:
+        raise NotImplementedError
+
+    def _open_connection(self) -> None:
+        self._connection = self._rooms.open(
+            self._write,
+            self._close,
+            lambda: self._end(CloseCode.OUTBOX_FULL),
+            transport=self.transport,
+            probe=self._probe,
+        )
+
+    def _take_stream(self, stream: IOStream) -> None:
+        """Write to this stream from now on."""
+        self._stream = stream
+        self._socket: socket.socket = stream.socket
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        stream.set_nodelay(True)
+
+    def _send(self, data: bytes) -> asyncio.Future[None] | None:
+        """Hand the bytes to the kernel: None when it has taken them all, else a future that is done then."""
+        stream = self._stream
+        sent = 0
+        self.metrics.socket_frames_sent.inc()
+        if not stream.writing():
+            # Most frames go out whole at once; Tornado's own way takes a future and a task for each.
+            try:
+                sent = self._socket.send(data)
+            except OSError:
+                pass  # no space, or closed, or broken: the stream finds out which
+            if sent == len(data):
+                return None
+        try:
+            return stream.write(data[sent:])
+        except StreamClosedError:
+            failed = asyncio.get_running_loop().create_future()
+            failed.cancel()
+            return failed
+
+    def _end_on_expiry(self, principal: Principal) -> None:
+        seconds = principal.expires_at - time.time()
+        self._set_timer("expiry", seconds, lambda: self._end(CloseCode.TOKEN_EXPIRED))
+
+    async def _missed(self, since: datetime | None) -> list[bytes]:
+        """Return frames with what the user missed since then; DependencyUnavailable when the store cannot be read."""
+        assert self._user_id is not None
+        return await self._admission.replay.read(self._user_id, since) if since is not None else []
+
+    # the end
+
+    def log_exception(self, *exc_info: Any) -> None:
+        super().log_exception(*exc_info)
+        if self._connection is not None:
+            self._end(CloseCode.INTERNAL_ERROR)
+
+    def _end(self, code: CloseCode, message: str | None = None) -> None:
+        assert self._connection is not None
+        message = message or MESSAGES.get(code)
+        last = event_frame({"event": "error", "message": message}) if message else None
+        self._rooms.end(self._connection, code, last)
+
+    def _forget(self, code: int) -> None:
+        """The client is gone. code: what its connection ended with."""
+        assert self._connection is not None
+        for name in list(self._timers):
+            self._cancel_timer(name)
+        self._rooms.forget(self._connection)
+        self._code = code
+        self.metrics.sockets_closed.labels(str(code) if code in CLOSE_CODES else "other").inc()
+
+    def _set_timer(self, name: str, seconds: float, then: Callable[[], None]) -> None:
+        self._cancel_timer(name)
+        self._timers[name] = asyncio.get_running_loop().call_later(max(0.0, seconds), then)
+
+    def _cancel_timer(self, name: str) -> None:
+        if timer := self._timers.pop(name, None):
+            timer.cancel()

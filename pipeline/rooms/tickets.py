@@ -1,0 +1,55 @@
+"""Single-use tickets: stand for a user in an address, where a token must never be.
+
+A browser's EventSource can send no header. A ticket lies in Redis, so that every process takes it, and only one does:
+reading it removes it. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+
+from redis.exceptions import RedisError
+
+from pipeline.auth import Principal
+from pipeline.errors import DependencyUnavailable
+from pipeline.link.master import Master
+
+TICKET_SECONDS = 30
+TICKET_BYTES = 32
+TICKET = re.compile(r"[A-Za-z0-9_-]{43}")
+
+
+class Tickets:
+    """Makes and takes tickets. DependencyUnavailable while Redis is away."""
+
+    def __init__(self, redis_url: str, *, prefix: str) -> None:
+        self._master = Master(redis_url)
+        # In one slot of a Redis Cluster, so that one connection is enough.
+        self._prefix = f"{prefix}:{{tickets}}:"
+
+    async def make(self, principal: Principal) -> str:
+        """Return a ticket that stands for the caller, once, for TICKET_SECONDS."""
+        ticket = secrets.token_urlsafe(TICKET_BYTES)
+        text = json.dumps([principal.user_id, principal.is_admin, principal.expires_at])
+        await self._call("SET", self._prefix + ticket, text, "EX", TICKET_SECONDS)
+        return ticket
+
+    async def take(self, ticket: str) -> Principal | None:
+        """Return whom the ticket stood for; None when it was used, is too old, or never was one."""
+        if not TICKET.fullmatch(ticket):
+            return None
+        text = await self._call("GETDEL", self._prefix + ticket)
+        return Principal(*json.loads(text)) if text else None
+
+    async def close(self) -> None:
+        """Hang up."""
+        self._master.close()
+
+    async def _call(self, *command: str | int) -> str | None:
+        try:
+            reply: str | None = await self._master.call(lambda link: link.ask(*command))
+            return reply
+        except (RedisError, OSError) as error:
+            raise DependencyUnavailable("Tickets cannot be had just now") from error
