@@ -4,6 +4,7 @@ the service can say: behind hostile proxies in front of the real service, and ag
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -97,13 +98,13 @@ async def test_restart_loses_no_event(rung: str, tmp_path: Path) -> None:
             await script.run(started(proxy.url, times=STAYS))
             await on_rung(script, rung)
             ids = await uploaded(script, 1)
-            service.kill()
+            await asyncio.to_thread(service.kill)  # the proxy lives on this loop
             await script.heard("disconnected")
             ai_service.order(held=False)
-            service.start()
+            await asyncio.to_thread(service.start)
             await heard_ids(script, 1)
-            service.stop()
-            service.start()
+            await asyncio.to_thread(service.stop)
+            await asyncio.to_thread(service.start)
             ids += await uploaded(script, 2)
             assert sorted(await heard_ids(script, 3)) == sorted(ids)
             assert {each["transport"] for each in await script.all("transport")} == {rung}
