@@ -81,8 +81,9 @@ export class Inbox {
     do {
       const page = await this.#list({ finishedSince, limit: 100, cursor }, options);
       readAt ??= page.serverTime;
-      // One that has got a new job since it was listed has no event yet.
-      for (const asset of page.items.filter(({ status }) => ["active", "partial", "failed"].includes(status))) {
+      for (const asset of page.items) {
+        // One that has got a new job since it was listed has no event yet.
+        if (!["active", "partial", "failed"].includes(asset.status)) continue;
         if (options.signal.aborted) return counts; // a listener has closed the client
         const event = toEvent(asset);
         this.#cursor.reach(event.timestamp);

@@ -81,8 +81,9 @@ export class Ladder {
   }
 
   async #settle() {
+    const rung = this.#rung;
     const found = await this.#probe();
-    if (found !== "here") return found;
+    if (found !== "here" || rung !== this.#rung || !this.#misses) return found; // it began anew meanwhile
     this.#misses = 0;
     // Each of them failed: they are tried in turn.
     this.#rung = (this.#rung + 1) % RUNGS.length;

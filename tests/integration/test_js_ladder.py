@@ -242,6 +242,40 @@ async def test_list_is_asked_to_wait_from_the_cursor_on() -> None:
 
 
 @pytest.mark.gen_test(timeout=60)
+async def test_silent_socket_of_a_page_is_checked_by_the_list() -> None:
+    """A page sees no pings. A list without news lets the socket be; an event that should have come long ago is handed
+    on, and the next transport used.
+    """
+    async with FarEnd() as far, far.script("chromium") as script:
+        await script.run(started(far.url, times=STAYS | {"silenceMs": 300, "longestSilenceMs": 600}))
+        link = await far.accept()
+        await link.connected()
+        (await far.call()).reply({"items": [], "nextCursor": None})
+        call = await far.call()
+        assert await script.all("disconnected") == []
+        missed = make_asset(status=AssetStatus.FAILED, finished_at=utc_now() - timedelta(seconds=20))
+        call.reply({"items": [missed.to_json()], "nextCursor": None})
+        await (await far.stream()).connected()
+        await on_rung(script, "sse")
+        assert await heard_ids(script, 1) == [missed.id]
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_socket_without_pings_is_left() -> None:
+    """The WebSocket for Node sees pings: while they come all is well, and without them the next transport is used."""
+    async with FarEnd() as far, far.script("node") as script:
+        await script.run(started(far.url, times=STAYS | {"silenceMs": 500}))
+        link = await far.accept()
+        await link.connected()
+        for _ in range(8):
+            await link.socket.ping()
+            await asyncio.sleep(0.1)  # longer than the silence in all
+        assert await script.all("disconnected") == []
+        await (await far.stream()).connected()
+        await on_rung(script, "sse")
+
+
+@pytest.mark.gen_test(timeout=60)
 async def test_event_of_an_upload_before_the_first_connection_is_not_lost() -> None:
     """A client without a cursor begins at the reply to its first upload; one that had asked for events before then
     reads the list.
