@@ -102,6 +102,46 @@ class Client:
         await self.socket.send_str(json.dumps(frame))
 
 
+class Stream:
+    """An event stream as a program has it."""
+
+    def __init__(self, reply: aiohttp.ClientResponse) -> None:
+        self.reply = reply
+        self.last_id = ""  # as a browser keeps it
+        self.retry_ms = 0
+
+    async def block(self) -> dict[str, str]:
+        """Return the fields of the next block, "" for the text of a comment; none at the end of the stream."""
+        fields: dict[str, str] = {}
+        async with asyncio.timeout(WAIT_SECONDS):
+            while line := (await self.reply.content.readline()).decode().removesuffix("\n"):
+                name, _, value = line.partition(":")
+                fields[name] = value.removeprefix(" ")
+        self.last_id = fields.get("id", self.last_id)
+        self.retry_ms = int(fields.get("retry", self.retry_ms))
+        return fields
+
+    async def frame(self) -> dict[str, Any]:
+        """Return the next frame."""
+        fields = await self.block()
+        frame: dict[str, Any] = json.loads(fields["data"])
+        assert fields["event"] == frame["event"]
+        check_frame(frame)
+        return frame
+
+    async def frames(self, count: int) -> list[dict[str, Any]]:
+        """Return the next frames."""
+        return [await self.frame() for _ in range(count)]
+
+    async def code(self) -> int:
+        """Return the code of the close event, the last one; no other frame may come before."""
+        frame = await self.frame()
+        assert frame["event"] == "close", frame
+        assert await self.block() == {}
+        assert self.reply.content.at_eof()
+        return int(frame["code"])
+
+
 class Process:
     """Server, rooms and fanout; `async with` starts and ends them and their clients."""
 
@@ -148,9 +188,11 @@ class Process:
         ]
         self._server = tornado.httpserver.HTTPServer(tornado.web.Application(routes, log_function=base.log_request))
         self._clients: list[Client] = []  # a socket that nobody holds would close itself
+        self._streams: list[Stream] = []
         self._listeners = tornado.netutil.bind_sockets(0, "127.0.0.1")
         self.port: int = self._listeners[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/ws"
+        self.events_url = f"http://127.0.0.1:{self.port}/api/events"
 
     async def __aenter__(self) -> Process:
         self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
@@ -164,6 +206,8 @@ class Process:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await asyncio.gather(*[client.socket.close() for client in self._clients])
+        for stream in self._streams:
+            stream.reply.close()
         await self.session.close()
         self._server.stop()
         await self._server.close_all_connections()
@@ -185,6 +229,20 @@ class Process:
         client = await self.open(headers={"Authorization": f"Bearer {make_token(sub)}"}, **options)
         assert (await client.frame())["room"] == f"user:{sub}"
         return client
+
+    async def open_stream(self, **options: Any) -> Stream:
+        """Open an event stream. options: of aiohttp's get."""
+        self._streams.append(Stream(await self.session.get(self.events_url, **options)))
+        assert self._streams[-1].reply.status == 200, await self._streams[-1].reply.text()
+        return self._streams[-1]
+
+    async def stream(self, sub: str = "user-1", since: str = "", **options: Any) -> Stream:
+        """Open an event stream with the user's token and take the first frame. options: of aiohttp's get."""
+        headers = {"Authorization": f"Bearer {make_token(sub)}"} | options.pop("headers", {})
+        params = {"since": since} if since else {}
+        stream = await self.open_stream(params=params, headers=headers, **options)
+        assert (await stream.frame())["room"] == f"user:{sub}"
+        return stream
 
     async def connect_raw(self, sub: str = "user-1", receive_bytes: int = 4096) -> socket.socket:
         """Open a socket that does only what the test does; its `connected` frame is not read."""

@@ -146,9 +146,7 @@ class EventsHandler(Member):
         self.flush()
         log_request(self)
         stream = self.detach()
-        # Neither the ticket nor kilobytes of headers stay for as long as the stream lives.
-        del self.request, self.connection, self._headers
-        self._break_cycles()
+        self._forget_request()
         self._has_begun = True
         self._take_stream(stream)
         if hasattr(socket, "TCP_USER_TIMEOUT"):

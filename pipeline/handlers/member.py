@@ -72,6 +72,11 @@ class Member(BaseHandler):
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         stream.set_nodelay(True)
 
+    def _forget_request(self) -> None:
+        """Neither the token nor kilobytes of headers stay for as long as the client does."""
+        del self.request, self.connection, self._headers
+        self._break_cycles()
+
     def _send(self, data: bytes) -> asyncio.Future[None] | None:
         """Hand the bytes to the kernel: None when it has taken them all, else a future that is done then."""
         stream = self._stream

@@ -115,9 +115,7 @@ class SocketHandler(Member, WebSocketHandler):
         except (ValueError, HTTPError):
             self._end(CloseCode.MALFORMED, MALFORMED_SINCE)
             return
-        # The handshake is over: neither the token nor kilobytes of headers stay for as long as the socket lives.
-        del self.request, self.connection, self._headers
-        self._break_cycles()
+        self._forget_request()
         self._set_timer("ping", self._settings.socket_ping_seconds, self._ping)
         if token is None:
             self._set_timer("token", self._settings.socket_auth_seconds, lambda: self._end(CloseCode.NO_TOKEN))

