@@ -127,23 +127,9 @@ async def listen_in_python(listener: Listener, url: str, token: str) -> None:
     """Run the Python client until cancelled."""
     from pipeline.client import Client
 
-    async with Client(url, token) as client:
-        watching = asyncio.create_task(watch_transport(listener, client))
-        try:
-            async for event in client.events():
-                listener.tell_event(event)
-        finally:
-            await cancel([watching])
-
-
-async def watch_transport(listener: Listener, client: Any) -> None:
-    """Tell each change of the client's transport until cancelled."""
-    told = None
-    while True:
-        if client.transport != told and client.transport is not None:
-            told = client.transport
-            listener.tell_transport(told)
-        await asyncio.sleep(0.02)
+    async with Client(url, token, on_transport=listener.tell_transport) as client:
+        async for event in client.events():
+            listener.tell_event(event)
 
 
 CLIENTS = {"js": listen_in_js, "python": listen_in_python}
