@@ -92,7 +92,9 @@ async def test_restart_loses_no_event(rung: str, tmp_path: Path) -> None:
     """On every transport: the service is killed with a job under way, later stopped in good order; each event arrives
     once, and the transport stays the same.
     """
-    with AiService(held=True) as ai_service, Service(tmp_path, ai_service.url) as service:
+    # The killed process's job is taken over when its lease has run out.
+    lease = {"LEASE_SECONDS": "2", "RENEW_SECONDS": "0.5"}
+    with AiService(held=True) as ai_service, Service(tmp_path, ai_service.url, **lease) as service:
         service.environment["PORT"] = service.url.rpartition(":")[2]
         async with HostileProxy(service.url, PROXY_FOR[rung]) as proxy, FarEnd() as far, far.script("node") as script:
             await script.run(started(proxy.url, times=STAYS))
