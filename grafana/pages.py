@@ -163,7 +163,7 @@ def _now() -> list[Panel]:
             "sum(max by (queue, provider) (pipeline_provider_held_seconds{@}) > bool 0)",
             steps=NONE_IS_GOOD,
         ),
-        number("Sockets", "Open WebSocket connections.", "sum(pipeline_sockets_open{@})"),
+        number("Sockets", "Open sockets, event streams and long polls.", "sum(pipeline_sockets_open{@})"),
     ]
 
 
@@ -359,8 +359,8 @@ def _sockets() -> list[Panel]:
     return [
         graph(
             "Open sockets",
-            "WebSocket connections in a room, by process.",
-            ("sum by (instance) (pipeline_sockets_open{@})", "{{instance}}"),
+            "Sockets, event streams (sse) and long polls (poll) in a room, by process.",
+            ("sum by (instance, transport) (pipeline_sockets_open{@})", "{{instance}} {{transport}}"),
             width=6,
         ),
         graph(

@@ -41,7 +41,7 @@ from pipeline.handlers.server import raise_file_limit
 from pipeline.hooks.threads import LoopThreads
 from pipeline.settings import Settings
 from pipeline.supervision import cancel
-from pipeline.texts import cause_of
+from pipeline.texts import cause_of, mask_address
 
 log = structlog.get_logger(__name__)
 
@@ -225,11 +225,12 @@ def settings(format_: str) -> None:
         in_force = settings_module.load()
         table = Table("setting", "value", "default", "why")
         for name, field in Settings.model_fields.items():
-            values = _as_text(getattr(in_force, name)), _as_text(field.default), field.description or ""
+            values = mask_address(_as_text(getattr(in_force, name))), _as_text(field.default), field.description or ""
             table.add_row(name.upper(), *map(shown, values))
         own, faults = plugin_settings.own_settings(in_force)
         for each in own:
-            table.add_row(shown(each.variable), *map(shown, (_as_text(each.value), _as_text(each.default), each.why)))
+            values = mask_address(_as_text(each.value)), _as_text(each.default), each.why
+            table.add_row(shown(each.variable), *map(shown, values))
         stdout.print(table)
         for fault in faults:
             stderr.print(shown(fault), highlight=False, soft_wrap=True)

@@ -23,7 +23,7 @@ def build_server(parts: Parts) -> HttpServer:
     common = {
         "verifier": TokenVerifier(parts.settings),
         "metrics": parts.metrics,
-        "allowed_origins": parts.settings.allowed_origins,
+        "allowed_origins": parts.settings.page_origins,
     }
     return HttpServer(
         tornado.web.Application(

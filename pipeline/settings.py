@@ -22,6 +22,8 @@ from pipeline import environment
 from pipeline.addresses import mongodb_fault, redis_fault, web_fault
 from pipeline.environment import Unknown
 from pipeline.errors import ConfigurationError
+from pipeline.keys import secret_fault
+from pipeline.origins import allowed_origin, origin_fault, origin_of
 
 
 class Role(StrEnum):
@@ -53,6 +55,7 @@ PLUGIN_PREFIX = "PLUGIN_"
 # The largest number a setting may have, by the unit its name ends in: a century, and what every database counts to.
 LARGEST_BY_UNIT = {"_seconds": 3_155_760_000, "_ms": 3_155_760_000_000}
 LARGEST = 10**12
+SAFE_ONLY = "must be https:// (http:// only for a loopback host)"
 
 
 class PluginSettings(BaseModel):
@@ -95,7 +98,9 @@ class Settings(BaseSettings):
     # where it listens and what it does
     host: str = _f("127.0.0.1", "Address to listen on; anything but loopback needs JWT_SECRET or a public key.")
     port: int = _f(8080, "Port to listen on; 0 takes a free one and prints it.", ge=0, le=65535)
-    public_url: str = _f("", "How others, the AI service among them, reach this service; default: http://HOST:PORT.")
+    public_url: str = _f(
+        "", "How others, browsers and the AI service among them, reach this service; default: http://HOST:PORT."
+    )
     data_dir: Path = _f(
         Path("data"),
         "Where everything embedded keeps its files: Redis, SQLite, images, the generated secret; and large uploads "
@@ -144,13 +149,17 @@ class Settings(BaseSettings):
         SecretStr(""), "HS256 secret of 32 bytes or more; default: generated into DATA_DIR, loopback only."
     )
     jwt_public_key: str = _f(
-        "", "PEM public key; makes RS256 or ES256 (by the key's kind) the only accepted algorithm."
+        "", "PEM public key, RSA of 2048 bits or more or EC P-256; makes RS256 or ES256 the only accepted algorithm."
     )
-    jwt_jwks_url: str = _f("", "JWKS address for RS256/ES256 with rotating keys.")
+    jwt_jwks_url: str = _f(
+        "", "JWKS address for RS256/ES256 with rotating keys: https://, or http:// on a loopback host."
+    )
     jwt_audience: str = _f("", "Required `aud` of a token, when set.")
     jwt_issuer: str = _f("", "Required `iss` of a token, when set.")
     allowed_origins: CommaList = _f(
-        (), "Origins besides our own whose pages may call and open sockets, comma-separated; * is not accepted."
+        (),
+        "Origins besides PUBLIC_URL's whose pages may call and open sockets, comma-separated, as https://app.example; "
+        "* and null are not accepted.",
     )
 
     # uploads
@@ -245,8 +254,14 @@ class Settings(BaseSettings):
         16 * 1024, "Largest frame a client may send; tokens are the largest thing it has to say.", ge=1024
     )
     socket_frames_per_second: int = _f(10, "Frames a client may send per second.", ge=1)
-    max_sockets: int = _f(10_000, "Sockets of this process; more are told to come back, perhaps to another.", ge=1)
-    max_sockets_per_user: int = _f(20, "Sockets one user may have on this process: tabs and phones.", ge=1)
+    max_sockets: int = _f(
+        10_000,
+        "Sockets, streams and waiting polls of this process; more are told to come back, perhaps to another.",
+        ge=1,
+    )
+    max_sockets_per_user: int = _f(
+        20, "Sockets, streams and waiting polls of one user on this process; the newest win.", ge=1
+    )
     max_sockets_without_token: int = _f(
         1000, "Sockets that may wait for their first frame or their end at a time; more are told to come back.", ge=1
     )
@@ -287,6 +302,8 @@ class Settings(BaseSettings):
         for name in ("ai_provider", "notifiers", "plugins_disabled", "allowed_origins"):
             if isinstance(values.get(name), str):
                 values[name] = _split(values[name])
+        if isinstance(origins := values.get("allowed_origins"), (tuple, list)):
+            values["allowed_origins"] = tuple(allowed_origin(each) or each for each in origins)
         if isinstance(by_category := values.get("ai_provider_by_category"), str):
             pairs = [part.partition("=") for part in _split(by_category)]
             if not all(category.strip() and names.strip("+ ") for category, _, names in pairs):
@@ -306,8 +323,10 @@ class Settings(BaseSettings):
         if self.pool_threads < self.concurrency:
             faults.append("POOL_THREADS must be at least CONCURRENCY")
         secret = self.jwt_secret.get_secret_value()
-        if secret and len(secret.encode(errors="replace")) < 32:
-            faults.append("JWT_SECRET must have at least 32 bytes")
+        if secret and (fault := secret_fault(secret)):
+            faults.append(f"JWT_SECRET {fault}")
+        if "PRIVATE KEY" in self.jwt_public_key:
+            faults.append("JWT_PUBLIC_KEY is a private key: set its public key, and keep this one secret")
         if sum(map(bool, (secret, self.jwt_public_key, self.jwt_jwks_url))) > 1:
             faults.append("only one of JWT_SECRET, JWT_PUBLIC_KEY and JWT_JWKS_URL may be set")
         if not (secret or self.jwt_public_key or self.jwt_jwks_url or is_loopback(self.host)):
@@ -316,8 +335,7 @@ class Settings(BaseSettings):
             faults.append("AI_PROVIDER=http needs AI_SERVICE_URL")
         if self.storage_name == "cloudinary" and not self.cloudinary_url.get_secret_value():
             faults.append("STORAGE_BACKEND=cloudinary needs CLOUDINARY_URL")
-        if "*" in self.allowed_origins:
-            faults.append("ALLOWED_ORIGINS must name origins, * is not accepted")
+        faults += [f"ALLOWED_ORIGINS: {fault}" for each in self.allowed_origins if (fault := origin_fault(each))]
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -343,7 +361,7 @@ class Settings(BaseSettings):
             "REDIS_URL": (self.redis_url.get_secret_value(), redis_fault),
             "MONGODB_URI": (self.mongodb_uri.get_secret_value(), mongodb_fault),
             "AI_SERVICE_URL": (self.ai_service_url, web_fault),
-            "JWT_JWKS_URL": (self.jwt_jwks_url, web_fault),
+            "JWT_JWKS_URL": (self.jwt_jwks_url, _key_set_fault),
             "OTEL_EXPORTER_OTLP_ENDPOINT": (self.otel_exporter_otlp_endpoint, web_fault),
             "PUBLIC_URL": (self.public_url, _public_url_fault),
         }
@@ -366,6 +384,12 @@ class Settings(BaseSettings):
     def storage_name(self) -> str:
         """The storage backend in force."""
         return self.storage_backend or ("cloudinary" if self.cloudinary_url.get_secret_value() else "local")
+
+    @property
+    def page_origins(self) -> tuple[str, ...]:
+        """The origins whose pages may call and open sockets, beside those of the host a request names."""
+        ours = origin_of(self.public_url)
+        return tuple(dict.fromkeys((*((ours,) if ours else ()), *self.allowed_origins)))
 
     @property
     def unknown_variables(self) -> tuple[Unknown, ...]:
@@ -449,11 +473,16 @@ def _public_url_fault(url: str) -> str:
         return fault
     if any(sign in url for sign in "?#@"):
         return "it must have no user, no query and no fragment"
-    return "" if is_image_url(url) else "must be https:// (http:// only for a loopback host)"
+    return "" if is_safe_url(url) else SAFE_ONLY
 
 
-def is_image_url(url: str) -> bool:
-    """True when a job may carry a URL like this: https, or http on a loopback host (the embedded storage)."""
+def _key_set_fault(url: str) -> str:
+    # Who can change the reply on its way could make tokens.
+    return web_fault(url) or ("" if is_safe_url(url) else SAFE_ONLY)
+
+
+def is_safe_url(url: str) -> bool:
+    """True for https, and for http on a loopback host: nobody on the way can read or change what comes."""
     parts = urlsplit(url)
     return bool(parts.hostname) and (
         parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))

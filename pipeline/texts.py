@@ -25,9 +25,11 @@ ESCAPES = re.compile(
 BREAKS = re.compile(r"[\t\n\x0b\x0c\x85\u2028\u2029]+")
 # Values end before quotes and backslashes, so a masked JSON line stays JSON.
 # A search for these first: most lines hold none, and the expression below costs as much as the rest of the line.
-HINTS = ("://", "eyj", "bearer", "basic", "authorization", "password", "secret", "token", "key")
+HINTS = ("://", "eyj", "bearer", "basic", "authorization", "password", "secret", "token", "key", "?", "&")
 SECRETS = re.compile(
-    r"(?P<url>://[^\s/:@\"'\\]*:)[^\s/\"'\\]*(?=@)"
+    r"(?P<url>://[^\s/:@\"'\\]*:)[^\s/\"'\\]+(?=@)"
+    r"|(?P<user>://)[^\s/:@?#\"'\\]+:?(?=@)"  # a token often stands where a user does, without a password
+    r"|(?P<query>[?&][\w.-]*(?:key|sig|signature|code|auth|credentials?|pass|pwd|token|secret)=)[^\s\"'\\&#]+"
     r"|(?P<jwt>(?-i:eyJ))[\w-]{8,}(?:\.[\w-]*){0,4}"
     r"|(?P<scheme>\b(?:bearer|basic)[ .])[\w.~+/=|-]{8,}"
     r"|(?P<name>(?:authorization|password|secret|token|api[_-]?key)\\?[\"']?\s*[:=]\s*\\?[\"']?)"
@@ -50,6 +52,14 @@ def mask(text: str) -> str:
     if not any(hint in lowered for hint in HINTS):
         return text
     return SECRETS.sub(lambda found: found[found.lastgroup or 0] + MASK, text)
+
+
+def mask_address(text: str) -> str:
+    """Return a setting's text with MASK for the user, the password and the query of every address in it.
+
+    Stricter than `mask`: who reads settings knows what stands there, so nothing need be left to recognize it by.
+    """
+    return re.sub(r"\?\S+", "?" + MASK, re.sub(r"://\S*@", f"://{MASK}@", text)) if "://" in text else mask(text)
 
 
 def cause_of(error: BaseException) -> str:

@@ -176,7 +176,7 @@ class Process:
         common = {
             "verifier": verifier or TokenVerifier(self.settings),
             "metrics": self.metrics,
-            "allowed_origins": self.settings.allowed_origins,
+            "allowed_origins": self.settings.page_origins,
         }
         self.admission = Admission(self.rooms, self.replay, self.settings)
         self.tickets = Tickets(redis_url, prefix=self.settings.queue_prefix)

@@ -46,7 +46,7 @@ from pipeline.link.connection import connect
 from pipeline.metrics import Metrics
 from pipeline.parts import QUEUE_NAME, build_store
 from pipeline.queue.queue import JobQueue
-from pipeline.settings import Settings, is_image_url, is_loopback
+from pipeline.settings import Settings, is_safe_url, is_loopback
 from pipeline.texts import MASK, clean, mask
 
 LIMIT_SECONDS = 10.0
@@ -344,7 +344,7 @@ class Checks:
     async def _judge_image_url(self, storage: BoundPlugin, url: str) -> Finding:
         """Return whether jobs may carry such a URL and AI services can fetch the image there."""
         where = shown_address(url)
-        if not is_image_url(url):
+        if not is_safe_url(url):
             return Finding(Mark.FAILED, "image URL", f"{where} is neither https nor loopback", "set PUBLIC_URL")
         if not getattr(storage.plugin, "media_root", None):
             try:

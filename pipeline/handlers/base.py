@@ -23,7 +23,8 @@ from tornado.ioloop import IOLoop
 from pipeline.auth import NotYetValid, Principal, TokenVerifier, bearer_token
 from pipeline.errors import DependencyUnavailable, NotFound, PipelineError, RateLimited, Unauthorized, ValidationError
 from pipeline.metrics import Metrics
-from pipeline.texts import cause_of
+from pipeline.origins import is_same_place, normal_origin
+from pipeline.texts import cause_of, clean
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +37,11 @@ DRAIN_SECONDS = 30.0
 CORS_REQUEST_HEADERS = (
     *("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", "X-Request-Id", "traceparent"),
 )
+# What is logged of foreign pages, so that nobody can fill the log by making origins up.
+MAX_LOGGED_ORIGINS = 100
+MAX_ORIGIN_LENGTH = 200
+ORIGIN_HINT = "if pages of this origin are yours: name it in ALLOWED_ORIGINS, or as PUBLIC_URL when they come from here"
+NO_ORIGIN_HINT = "pages without an http:// or https:// origin, such as files, cannot be allowed: serve them from a host"
 CODES = {400: "VALIDATION_ERROR", 401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
 
 
@@ -122,7 +128,7 @@ class BaseHandler(tornado.web.RequestHandler):
     def options(self, *_path: str) -> None:
         """Answer a browser's preflight, or anyone who asks what may be done here."""
         self.set_header("Allow", self._allowed_methods())
-        if self.request.headers.get("Origin") in self.allowed_origins:
+        if self.is_allowed_origin(self.request.headers.get("Origin", "")):
             self.set_header("Access-Control-Allow-Methods", self._allowed_methods())
             self.set_header("Access-Control-Allow-Headers", ", ".join(CORS_REQUEST_HEADERS))
             self.set_header("Access-Control-Max-Age", "600")
@@ -180,10 +186,40 @@ class BaseHandler(tornado.web.RequestHandler):
         self.set_header("X-Request-Id", self.request_id)
         if self.allowed_origins:
             self.set_header("Vary", "Origin")
-        origin = self.request.headers.get("Origin")
-        if origin in self.allowed_origins:
+        if (origin := self.request.headers.get("Origin")) is None:
+            return
+        if self.is_allowed_origin(origin):
             self.set_header("Access-Control-Allow-Origin", origin)
             self.set_header("Access-Control-Expose-Headers", "Date, Preference-Applied, Retry-After, X-Request-Id")
+        elif not self.is_own_origin(origin):
+            self._log_foreign_origin(origin)
+
+    def is_allowed_origin(self, origin: str) -> bool:
+        """True when pages of that origin may call: PUBLIC_URL's, and those the settings name."""
+        return normal_origin(origin) in self.allowed_origins
+
+    def is_own_origin(self, origin: str) -> bool:
+        """True when the page comes from here or may call: by its browser's word, by Host, or by the settings."""
+        headers, normal = self.request.headers, normal_origin(origin)
+        return normal != "" and (
+            headers.get("Sec-Fetch-Site") == "same-origin"
+            or normal in self.allowed_origins
+            or is_same_place(normal, headers.get("Host", ""))
+        )
+
+    def _log_foreign_origin(self, origin: str) -> None:
+        """Tell the operator once for each origin: the page's own author sees only that the browser refuses."""
+        logged: set[str] = self.application.settings.setdefault("logged_origins", set())
+        origin = clean(origin)[:MAX_ORIGIN_LENGTH]
+        if origin in logged or len(logged) >= MAX_LOGGED_ORIGINS:
+            return
+        logged.add(origin)
+        log.warning(
+            "origin_refused",
+            origin=origin,
+            host=clean(self.request.headers.get("Host", ""))[:MAX_ORIGIN_LENGTH],
+            hint=ORIGIN_HINT if normal_origin(origin) else NO_ORIGIN_HINT,
+        )
 
     def _allowed_methods(self) -> str:
         # Tornado's own methods answer 405.

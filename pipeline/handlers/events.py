@@ -18,13 +18,12 @@ import termios
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
 
 from pipeline.assets.asset import to_timestamp, utc_now
 from pipeline.auth import Principal, bearer_token
-from pipeline.errors import DependencyUnavailable, Forbidden, RateLimited, Unauthorized, ValidationError
+from pipeline.errors import DependencyUnavailable, RateLimited, Unauthorized, ValidationError
 from pipeline.handlers.base import BaseHandler, log_request
 from pipeline.handlers.member import Member
 from pipeline.handlers.query import parse_instant
@@ -78,7 +77,7 @@ class EventsHandler(Member):
         self._frames_written = self._frames_seen = 0
 
     async def get(self) -> None:
-        self._check_origin()
+        self._judge_origin()
         principal = await self._identify()
         since = self._since()
         self._open_connection()
@@ -91,12 +90,6 @@ class EventsHandler(Member):
             self._begin(first)
             self._end_on_expiry(principal)
             log.info("stream_opened", userId=self._user_id)
-
-    def _check_origin(self) -> None:
-        origin = self.request.headers.get("Origin")
-        host = self.request.headers.get("Host", "").lower()
-        if origin is not None and origin not in self.allowed_origins and urlsplit(origin).netloc.lower() != host:
-            raise Forbidden("Origin not allowed")
 
     async def _identify(self) -> Principal:
         ticket = self.get_query_argument("ticket", None)
@@ -119,7 +112,9 @@ class EventsHandler(Member):
     async def _enter(self, principal: Principal, since: datetime | None) -> list[bytes]:
         """Join the user's room and return the first frames."""
         assert self._connection is not None
-        if self._admission.is_full or self._admission.is_draining:
+        if self._admission.is_draining:
+            raise DependencyUnavailable("This process goes away")
+        if self._admission.is_full:
             raise DependencyUnavailable(TOO_MANY_CONNECTIONS)
         self._user_id = principal.user_id
         now = to_timestamp(utc_now())

@@ -14,6 +14,7 @@ from pipeline.errors import DependencyUnavailable, RateLimited
 from pipeline.rooms.codes import TOO_MANY_CONNECTIONS, CloseCode
 from pipeline.rooms.rooms import Connection
 from pipeline.usecases.admission import Admission
+from pipeline.usecases.replay import RESYNC
 
 T = TypeVar("T")
 MAX_WAIT_SECONDS = 60
@@ -91,7 +92,7 @@ class Polling:
         return True
 
     def _take(self, frame: bytes) -> None:
-        if self._about in frame:
+        if self._about in frame or RESYNC in frame:
             self._news.set()
 
     def _close(self, code: int) -> None:

@@ -1,21 +1,37 @@
-"""Tornado's WebSocket protocol, but who breaks it is told how before being hung up on.
+"""Tornado's WebSocket protocol, but strict in what it reads: RFC 6455 to the letter.
 
-Tornado itself drops such a connection without a word: clients then see 1006, as if the network had failed, and come
-back to do the same again. The codes are those of RFC 6455, section 7.4.1. Compression is never agreed to, so a
-compressed frame, a bomb among them, is a breach like any other.
+Tornado obeys unmasked frames, echoes close codes that nobody may send, logs a trace for a close reason that is not
+UTF-8, and drops a connection that broke the protocol without a word: clients then see 1006, as if the network had
+failed, and come back to do the same again. Here the client is told with a code of section 7.4.1, then the connection
+ends. Every check is made as soon as the bytes for it have come. Compression is never agreed to, so a compressed frame,
+a bomb among them, is a breach like any other.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol, cast
+import base64
+import codecs
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, cast
 
-from tornado.websocket import WebSocketProtocol13
+import structlog
+from tornado.websocket import WebSocketHandler, WebSocketProtocol13
+
+log = structlog.get_logger(__name__)
 
 PROTOCOL_ERROR = 1002
 INVALID_TEXT = 1007
 TOO_BIG = 1009
-OPCODE_TEXT = 0x1
+FINAL_BIT, RESERVED_BITS, OPCODE_BITS = 0x80, 0x70, 0x0F
+MASK_BIT, LENGTH_BITS = 0x80, 0x7F
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+CONTROL_BIT = 0x8
+MAX_CONTROL_BYTES = 125
+KEY_BYTES = 16
+# The length's second field: how many bytes it has, and the least length that needs it.
+LONG_LENGTHS = {126: (2, 126), 127: (8, 65536)}
 
 
 class Delegate(Protocol):
@@ -32,23 +48,58 @@ class Delegate(Protocol):
         """Another piece of a message begins, which may never end."""
 
 
+class Breach(Exception):
+    """The client broke the protocol. code: what it is closed with."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class Head(NamedTuple):
+    """The first two bytes of a frame. length: as they say it, 126 and 127 stand for a second field."""
+
+    is_final: bool
+    opcode: int
+    length: int
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is a close, a ping or a pong."""
+        return bool(self.opcode & CONTROL_BIT)
+
+
+@dataclass(slots=True)
+class Message:
+    """A message that comes in pieces. Text is checked as it comes; a character may be split over two pieces."""
+
+    opcode: int
+    data: bytearray = field(default_factory=bytearray)
+    decoder: codecs.IncrementalDecoder = field(default_factory=codecs.getincrementaldecoder("utf-8"))
+
+    def add(self, piece: bytes, is_final: bool) -> None:
+        """Take a piece; Breach when the text so far is no UTF-8."""
+        if self.opcode == TEXT:
+            try:
+                self.decoder.decode(piece, is_final)
+            except UnicodeDecodeError:
+                raise Breach(INVALID_TEXT, "text that is not UTF-8") from None
+        self.data += piece
+
+
 class StrictProtocol(WebSocketProtocol13):
-    """One connection of a handler that is also a Delegate. Overrides what Tornado calls when the protocol is broken."""
+    """One connection of a handler that is also a Delegate. Reads the frames in place of Tornado."""
+
+    _message: Message | None = None
 
     @property
     def _delegate(self) -> Delegate:
         return cast(Delegate, self.handler)
 
-    def close(self, code: int | None = None, reason: str | None = None) -> None:
-        if code == TOO_BIG and not self._delegate.is_ending:
-            self._delegate.end_for_breach(TOO_BIG)
-        else:
-            super().close(code, reason)
-
-    def _abort(self) -> None:
-        if self.stream is not None and not (self._delegate.is_ending or self.is_closing()):
-            self._delegate.end_for_breach(PROTOCOL_ERROR)
-        super()._abort()
+    async def accept_connection(self, handler: WebSocketHandler) -> None:
+        # No extension is ever agreed to, and a header that cannot be read would end in a trace.
+        handler.request.headers.pop("Sec-WebSocket-Extensions", None)
+        await super().accept_connection(handler)
 
     async def _receive_frame_loop(self) -> None:
         # In a task of its own, so that the handshake ends here: Tornado would keep all of it, six coroutines and the
@@ -56,18 +107,98 @@ class StrictProtocol(WebSocketProtocol13):
         task = asyncio.create_task(super()._receive_frame_loop())
         task.add_done_callback(lambda task: task.cancelled() or task.result())
 
-    async def _read_bytes(self, n: int) -> bytes:
-        # Every frame begins with two bytes. Tornado tells handlers of whole messages only.
-        if n == 2 and self._fragmented_message_buffer is not None:
-            self._delegate.on_fragment()
-        return await super()._read_bytes(n)
+    async def _receive_frame(self) -> None:
+        try:
+            head = read_head(await self._read_bytes(2), is_message_open=self._message is not None)
+            if self._message is not None:
+                self._delegate.on_fragment()
+            length = await self._read_length(head)
+            mask = await self._read_bytes(4)
+            await self._take(head, unmasked(await self._read_bytes(length), mask))
+        except Breach as breach:
+            if not (self._delegate.is_ending or self.is_closing()):
+                log.info("websocket_protocol_broken", code=breach.code, reason=str(breach))
+                self._delegate.end_for_breach(breach.code)
+            self._abort()
 
-    def _handle_message(self, opcode: int, data: bytes) -> asyncio.Future[None] | None:
-        if opcode == OPCODE_TEXT:
-            try:
-                data.decode()
-            except UnicodeDecodeError:
-                self._delegate.end_for_breach(INVALID_TEXT)
-                super()._abort()
-                return None
-        return super()._handle_message(opcode, data)
+    async def _read_length(self, head: Head) -> int:
+        """Return how many bytes follow the mask."""
+        length = head.length
+        if head.length in LONG_LENGTHS:
+            size, least = LONG_LENGTHS[head.length]
+            length = int.from_bytes(await self._read_bytes(size))
+            if length < least or length >> 63:
+                raise Breach(PROTOCOL_ERROR, "a length that is not written as it must be")
+        earlier = len(self._message.data) if self._message is not None and not head.is_control else 0
+        if earlier + length > self.params.max_message_size:
+            raise Breach(TOO_BIG, "a message too large")
+        return length
+
+    async def _take(self, head: Head, data: bytes) -> None:
+        """Do what a whole frame asks for."""
+        opcode = head.opcode
+        if not head.is_control:
+            message = self._message or Message(opcode)
+            message.add(data, head.is_final)
+            self._message = None if head.is_final else message
+            opcode, data = message.opcode, bytes(message.data)
+        elif opcode == CLOSE:
+            check_close(data)
+        if head.is_final and (handled := self._handle_message(opcode, data)) is not None:
+            await handled
+
+
+def is_handshake(headers: Mapping[str, str]) -> bool:
+    """True when these ask for a WebSocket as RFC 6455, section 4.2.1, has it; the version is judged elsewhere."""
+    try:
+        key = base64.b64decode(headers.get("Sec-WebSocket-Key", ""), validate=True)
+    except ValueError:
+        return False
+    asked = [each.strip().lower() for each in headers.get("Connection", "").split(",")]
+    return headers.get("Upgrade", "").lower() == "websocket" and "upgrade" in asked and len(key) == KEY_BYTES
+
+
+def read_head(first: bytes, *, is_message_open: bool) -> Head:
+    """Return what the first two bytes of a client's frame say; Breach when a frame may not begin so now."""
+    head = Head(bool(first[0] & FINAL_BIT), first[0] & OPCODE_BITS, first[1] & LENGTH_BITS)
+    if first[0] & RESERVED_BITS:
+        raise Breach(PROTOCOL_ERROR, "a reserved bit, as a compressed frame has it")
+    if head.opcode not in (CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG):
+        raise Breach(PROTOCOL_ERROR, f"an unknown kind of frame, {head.opcode}")
+    if not first[1] & MASK_BIT:
+        raise Breach(PROTOCOL_ERROR, "a frame that is not masked")
+    if head.is_control:
+        if not head.is_final:
+            raise Breach(PROTOCOL_ERROR, "a control frame in pieces")
+        if head.length > MAX_CONTROL_BYTES:
+            raise Breach(PROTOCOL_ERROR, "a control frame that is too long")
+    elif (head.opcode == CONTINUATION) != is_message_open:
+        raise Breach(PROTOCOL_ERROR, "a message in a message" if is_message_open else "a continuation of nothing")
+    return head
+
+
+def check_close(payload: bytes) -> None:
+    """Raise Breach unless this may stand in a close frame: nothing, or a code that may be sent and a text."""
+    if not payload:
+        return
+    if len(payload) == 1:
+        raise Breach(PROTOCOL_ERROR, "half a close code")
+    code = int.from_bytes(payload[:2])
+    if not may_be_sent(code):
+        raise Breach(PROTOCOL_ERROR, f"the close code {code}, which may not be sent")
+    try:
+        payload[2:].decode()
+    except UnicodeDecodeError:
+        raise Breach(INVALID_TEXT, "a close reason that is not UTF-8") from None
+
+
+def may_be_sent(code: int) -> bool:
+    """True for the codes of RFC 6455, section 7.4, and IANA's list that are not reserved; 3000 and up are anybody's."""
+    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
+
+
+def unmasked(data: bytes, mask: bytes) -> bytes:
+    """Return the data as it was before the client masked it."""
+    size = len(data)
+    key = (mask * (size // 4 + 1))[:size]
+    return (int.from_bytes(data) ^ int.from_bytes(key)).to_bytes(size)

@@ -12,6 +12,8 @@ from pipeline.errors import ValidationError
 from pipeline.instants import instant_of, milliseconds_of
 
 CURSOR = re.compile(r"(\d{1,15})\.(.+)", re.ASCII | re.DOTALL)
+# After a time of day, so that the blank between date and time of a timestamp without a zone stays one.
+BLANK_BEFORE_ZONE = re.compile(r"(\d.*[Tt ]\d\d[\d:.,]*) (\d\d(?::?\d\d)*)", re.ASCII)
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
 Position = tuple[datetime, str]
@@ -93,8 +95,13 @@ def decode_cursor(text: str, ids: re.Pattern[str]) -> Position:
 
 
 def parse_instant(text: str) -> datetime:
-    """Return the instant of an ISO 8601 timestamp with its zone, or of an HTTP Date; ValueError for anything else."""
+    """Return the instant of an ISO 8601 timestamp with its zone, or of an HTTP Date; ValueError for anything else.
+
+    A blank before the zone is a plus: that is what a query makes of a plus that was not escaped.
+    """
     try:
+        if found := BLANK_BEFORE_ZONE.fullmatch(text):
+            text = f"{found[1]}+{found[2]}"
         instant = datetime.fromisoformat(text) if text[:1].isdigit() else parsedate_to_datetime(text)
         if instant.tzinfo is None:
             raise ValueError("a timestamp needs its zone")

@@ -34,7 +34,6 @@ import json
 import time
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
 from tornado.web import HTTPError
@@ -42,9 +41,9 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler, _WebSocket
 
 from pipeline.assets.asset import to_timestamp, utc_now
 from pipeline.auth import NotYetValid, bearer_token
-from pipeline.errors import DependencyUnavailable, Forbidden, Unauthorized, ValidationError
+from pipeline.errors import DependencyUnavailable, Unauthorized, ValidationError
 from pipeline.handlers.member import Member
-from pipeline.handlers.protocol import StrictProtocol
+from pipeline.handlers.protocol import StrictProtocol, is_handshake
 from pipeline.handlers.query import parse_instant
 from pipeline.rooms.codes import MALFORMED_SINCE, NOT_YET_VALID
 from pipeline.rooms.codes import CloseCode as CloseCode
@@ -77,16 +76,13 @@ class SocketHandler(Member, WebSocketHandler):
     # the handshake
 
     async def get(self, *_path: str) -> None:
-        if self.request.headers.get("Upgrade", "").lower() != "websocket":
+        self._judge_origin()
+        if not is_handshake(self.request.headers):
             raise ValidationError("This address speaks WebSocket only")
         await super().get()
 
     def check_origin(self, origin: str) -> bool:
-        """Raise Forbidden, so that the refusal looks like every other, unless the page is ours or allowed."""
-        host = self.request.headers.get("Host", "").lower()
-        if origin not in self.allowed_origins and urlsplit(origin).netloc.lower() != host:
-            raise Forbidden("Origin not allowed")
-        return True
+        return True  # it has been judged, before Tornado's own look at it, which no broken origin survives
 
     def select_subprotocol(self, subprotocols: list[str]) -> str | None:
         """Echo our name and never the token beside it."""

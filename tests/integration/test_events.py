@@ -313,6 +313,26 @@ async def test_newest_stream_of_a_user_wins(redis_url: str) -> None:
         assert fields["event"] == "asset_processed"
 
 
+@pytest.mark.fault("R6")
+@pytest.mark.gen_test(timeout=30)
+async def test_streams_that_nobody_reads_any_more_make_room_first(redis_url: str) -> None:
+    """A stream has no ping: what its client's system does not acknowledge tells that it is a ghost."""
+    async with Process(redis_url, max_sockets_per_user=2) as process:
+        alive, ghost = await process.stream(), await begin_raw(process)
+        for number in range(30):  # more than the two systems hold, and less than an outbox
+            await publish(process, number, error="x" * 20_000)
+        assert [frame["assetId"][-2:] for frame in await alive.frames(30)][-1] == "1d"
+        newest = await process.stream()
+        await process.forgotten(2)
+        assert process.count("sockets_closed_total", code="4504") == 1
+        await publish(process, 99)
+        for stream in (alive, newest):
+            while "event" not in (fields := await stream.block()):
+                pass
+            assert fields["event"] == "asset_processed"
+        ghost.close()
+
+
 @pytest.mark.gen_test(timeout=30)
 async def test_process_that_is_full_sends_streams_elsewhere(redis_url: str) -> None:
     """503 with Retry-After."""

@@ -269,7 +269,7 @@ def application(border: Border, settings: Settings, pool: ThreadPoolExecutor) ->
     common = {
         "verifier": TokenVerifier(settings),
         "metrics": border.metrics,
-        "allowed_origins": settings.allowed_origins,
+        "allowed_origins": settings.page_origins,
     }
     upload = common | {"submission": border.submission, "settings": settings, "pool": pool, "turns": Turns()}
     with_assets = common | {"store": border.store, "submission": border.submission}

@@ -15,6 +15,12 @@ from tests.service import ROOT, Service
 
 PASSWORD = "s3cretWord"
 MONGODB = "mongodb://127.0.0.1:1/photos"
+SHORT_KEY = """-----BEGIN PUBLIC KEY-----
+MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQCsJLhgVV8ENGIc5QsAYbGWyBD2
+bFbyfmSn7G0JZYcB2GNCB8c89uwBJBFn3JvRac+8RRpR0Cg/RUMiMJGuKFB04Zjj
+3T5O72jFQKG5naOLYUrAS3f/ZaX/sI6REAorgeVNU688/HiEvpWMI7lL1RGERvX1
+k9M4MqwiagwmsKK6pQIDAQAB
+-----END PUBLIC KEY-----"""
 STARTS = [
     ("a host and a port", {"REDIS_URL": "localhost:6379"}, "REDIS_URL: must look like redis://"),
     ("a name for a database", {"REDIS_URL": f"redis://:{PASSWORD}@h/staging"}, "REDIS_URL: after the host"),
@@ -33,6 +39,23 @@ STARTS = [
     ("a file as folder", {"DATA_DIR": "/dev/null"}, "DATA_DIR: /dev/null cannot be used: it is no folder"),
     ("a folder in a file", {"DATA_DIR": "/dev/null/data"}, "DATA_DIR: /dev/null/data cannot be used: Not a directory"),
     ("a folder nobody can make", {"DATA_DIR": "/proc/data"}, "DATA_DIR: /proc/data cannot be used"),
+]
+UNSAFE_STARTS = [
+    ("pages of anybody", {"ALLOWED_ORIGINS": "null"}, "ALLOWED_ORIGINS: null stands for every page without an origin"),
+    ("a path", {"ALLOWED_ORIGINS": f"https://u:{PASSWORD}@a.example/x"}, "ALLOWED_ORIGINS: an origin has no path"),
+    ("a secret of blanks", {"JWT_SECRET": " " * 40}, "JWT_SECRET must have at least 32 bytes, without blanks"),
+    ("a secret that repeats", {"JWT_SECRET": PASSWORD * 4}, "JWT_SECRET is too easy to guess"),
+    ("a short key", {"JWT_SECRET": "", "JWT_PUBLIC_KEY": SHORT_KEY}, "JWT_PUBLIC_KEY has 1024 bits"),
+    (
+        "a private key",
+        {"JWT_SECRET": "", "JWT_PUBLIC_KEY": f"-----BEGIN PRIVATE KEY-----\n{PASSWORD}"},
+        "JWT_PUBLIC_KEY is a private key",
+    ),
+    (
+        "keys over plain http",
+        {"JWT_SECRET": "", "JWT_JWKS_URL": f"http://u:{PASSWORD}@issuer.example"},
+        "JWT_JWKS_URL: must be https://",
+    ),
 ]
 COMMANDS = [("serve",), ("check",), ("token",), ("settings",), ("demo",), ("submit", "README.md", "--category", "lego")]
 
@@ -66,6 +89,16 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize(("variables", "told"), [row[1:] for row in STARTS], ids=[row[0] for row in STARTS])
 def test_start_is_refused_in_one_line(tmp_path: Path, variables: dict[str, str], told: str) -> None:
     """No trace, no password, and no embedded Redis in place of what was meant."""
+    assert told in refusal(tmp_path / "data", ("serve",), variables)
+
+
+@pytest.mark.fault("R16")
+@pytest.mark.fault("R17")
+@pytest.mark.parametrize(
+    ("variables", "told"), [row[1:] for row in UNSAFE_STARTS], ids=[row[0] for row in UNSAFE_STARTS]
+)
+def test_unsafe_start_is_refused_in_one_line(tmp_path: Path, variables: dict[str, str], told: str) -> None:
+    """What would let strangers in, or is no check at all."""
     assert told in refusal(tmp_path / "data", ("serve",), variables)
 
 

@@ -17,6 +17,7 @@ import structlog
 
 import pipeline.handlers.socket
 from pipeline.auth import Principal, TokenVerifier
+from pipeline.handlers.member import FOREIGN_ORIGIN
 from pipeline.rooms.codes import MALFORMED_SINCE, MESSAGES, NOT_YET_VALID, TOO_MANY_CONNECTIONS
 from pipeline.rooms.frames import event_frame
 from pipeline.settings import Settings
@@ -200,7 +201,9 @@ async def test_socket_origin(redis_url: str, origin: str | None, is_let_in: bool
         assert caught.value.status == 403
         upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
         async with process.session.get(process.url, headers=headers | upgrade) as reply:
-            assert (await reply.json())["error"] == {"code": "FORBIDDEN", "message": "Origin not allowed"}
+            error = (await reply.json())["error"]
+            assert (error["code"], error["message"]) == ("FORBIDDEN", "Origin not allowed")
+            assert error["details"] == [{"field": "Origin", "message": FOREIGN_ORIGIN}]
         assert process.rooms.connections == set()
 
 
@@ -816,7 +819,7 @@ async def test_drain_of_nobody_is_over_at_once(redis_url: str) -> None:
 def test_error_messages_are_those_of_the_contract() -> None:
     """The contract lists every message an `error` frame may have."""
     messages = ROOMS["components"]["messages"]["error"]["payload"]["properties"]["message"]["enum"]
-    assert set(messages) == {*MESSAGES.values(), MALFORMED_SINCE, TOO_MANY_CONNECTIONS}
+    assert set(messages) == {*MESSAGES.values(), MALFORMED_SINCE, NOT_YET_VALID, TOO_MANY_CONNECTIONS}
 
 
 @pytest.mark.parametrize("name", ["authenticate", "connected", "resync", "error", "goodbye"])

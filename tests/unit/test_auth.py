@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import jwt
@@ -16,9 +12,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from pipeline import auth, keys
-from pipeline.auth import Principal, TokenVerifier, bearer_token
-from pipeline.errors import ConfigurationError, DependencyUnavailable, Unauthorized
+from pipeline import auth
+from pipeline.auth import NotYetValid, Principal, TokenVerifier, bearer_token
+from pipeline.errors import ConfigurationError, Unauthorized
 from pipeline.settings import Settings
 from tests.factories import SECRET, make_token
 
@@ -70,7 +66,11 @@ BAD_TOKENS = {
     "long sub": make_token("a" * 129),
     "sub with a slash": make_token("a/b"),
     "sub with a newline at its end": make_token("user-1\n"),
-    "not yet valid": make_token(nbf=int(time.time()) + 7200),
+    "valid only after its end": make_token(nbf=int(time.time()) + 7200),
+    "textual nbf": make_token(nbf="soon"),
+    "nbf that is no instant": make_token(nbf=float("nan")),
+    "not yet valid, and somebody else's": make_token(nbf=time.time() + 60, secret=SECRET + "x"),
+    "not yet valid, and no user of ours": make_token("a/b", nbf=time.time() + 60),
     "infinite exp": make_token(exp=float("inf")),
     "textual exp": make_token(exp="soon"),
     "algorithm none": raw_token(b'{"alg":"none"}', b'{"sub":"user-1","exp":4102444800}', b""),
@@ -92,6 +92,31 @@ def test_verify_bad_token_is_invalid(token: str) -> None:
 def test_verify_clock_leeway_is_a_few_seconds() -> None:
     """A token that ended two seconds ago still holds, because clocks differ."""
     assert verify(Settings(jwt_secret=SECRET), make_token(expires_in=-2)).user_id == "user-1"
+
+
+@pytest.mark.fault("R9")
+@pytest.mark.parametrize(
+    "iat", [time.time() + 8, time.time() + 1e9, 1e300, -1, float("inf"), float("nan"), "soon", None, []]
+)
+def test_verify_iat_is_never_a_reason(iat: Any) -> None:
+    """When a token says it was made does not matter."""
+    assert verify(Settings(jwt_secret=SECRET), make_token(iat=iat)).user_id == "user-1"
+
+
+@pytest.mark.fault("R9")
+@pytest.mark.parametrize(
+    ("seconds", "retry_seconds"), [(-1, None), (4, None), (65, 60), (7200.5, 7196), (10 * 86_400, 86_400)]
+)
+def test_verify_nbf_ahead_heals(seconds: float, retry_seconds: int | None) -> None:
+    """A token that will be valid is told apart from a bad one, with the wait; a few seconds ahead it holds already."""
+    now = time.time()
+    token = make_token(nbf=now + seconds, exp=now + 20 * 86_400)
+    if retry_seconds is None:
+        assert verify(Settings(jwt_secret=SECRET), token).user_id == "user-1"
+        return
+    with pytest.raises(NotYetValid, match="^Token not valid yet$") as caught:
+        verify(Settings(jwt_secret=SECRET), token)
+    assert retry_seconds - 5 <= caught.value.retry_after_seconds <= retry_seconds
 
 
 @pytest.mark.parametrize(
@@ -184,124 +209,3 @@ def test_make_token_refuses_what_cannot_work(settings: Settings, sub: str) -> No
     """Without a secret, or for a user id no verifier takes, no token is made."""
     with pytest.raises(ConfigurationError):
         auth.make_token(settings, sub, None, 60)
-
-
-class Issuer:
-    """A real HTTP server that publishes keys (kid -> private key); counts requests; answers 500 while is_broken."""
-
-    def __init__(self) -> None:
-        self.keys: dict[str, Any] = {"one": RSA_KEY}
-        self.is_broken = False
-        self.requests = 0
-        issuer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                issuer.requests += 1
-                self.send_response(500 if issuer.is_broken else 200)
-                self.end_headers()
-                self.wfile.write(json.dumps({"keys": [public_jwk(k, v) for k, v in issuer.keys.items()]}).encode())
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/jwks.json"
-
-
-def public_jwk(kid: str, key: Any) -> dict[str, Any]:
-    algorithm = jwt.get_algorithm_by_name("RS256" if isinstance(key, rsa.RSAPrivateKey) else "ES256")
-    return json.loads(algorithm.to_jwk(key.public_key())) | {"kid": kid, "use": "sig"}
-
-
-@pytest.fixture
-def issuer() -> Iterator[Issuer]:
-    issuer = Issuer()
-    thread = threading.Thread(target=issuer.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield issuer
-    issuer.server.shutdown()
-    thread.join()
-    issuer.server.server_close()
-
-
-def test_key_set_is_fetched_once_for_many_tokens(issuer: Issuer) -> None:
-    """RSA and EC keys of a key set both hold, and a hundred tokens at once cost one download."""
-    issuer.keys["two"] = EC_KEY
-    tokens = [sign(RSA_KEY, "RS256", "one"), sign(EC_KEY, "ES256", "two")] * 50
-
-    async def scenario() -> None:
-        verifier = TokenVerifier(Settings(jwt_jwks_url=issuer.url))
-        principals = await asyncio.gather(*(verifier.verify(token) for token in tokens))
-        assert {p.user_id for p in principals} == {"user-1"}
-
-    asyncio.run(scenario())
-    assert issuer.requests == 1
-
-
-def test_key_set_unknown_kid_refreshes_at_a_limited_rate(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Made-up key ids are refused without a download each; once the wait is over a rotated key is found."""
-
-    async def scenario() -> None:
-        verifier = TokenVerifier(Settings(jwt_jwks_url=issuer.url))
-        for number in range(20):
-            with pytest.raises(Unauthorized):
-                await verifier.verify(sign(EC_KEY, "ES256", f"made-up-{number}"))
-        assert issuer.requests == 1
-        issuer.keys["rotated"] = EC_KEY
-        monkeypatch.setattr(keys, "KEY_SET_RETRY_SECONDS", 0)
-        assert (await verifier.verify(sign(EC_KEY, "ES256", "rotated"))).user_id == "user-1"
-
-    asyncio.run(scenario())
-
-
-def test_key_set_withdrawn_key_ends(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key that the issuer no longer publishes is refused after the next refresh."""
-
-    async def scenario() -> None:
-        verifier = TokenVerifier(Settings(jwt_jwks_url=issuer.url))
-        token = sign(RSA_KEY, "RS256", "one")
-        await verifier.verify(token)
-        issuer.keys = {"two": EC_KEY}
-        monkeypatch.setattr(keys, "KEY_SET_SECONDS", 0)
-        monkeypatch.setattr(keys, "KEY_SET_RETRY_SECONDS", 0)
-        with pytest.raises(Unauthorized):
-            await verifier.verify(token)
-
-    asyncio.run(scenario())
-
-
-def test_key_set_unreachable_is_a_dependency_failure(issuer: Issuer) -> None:
-    """While the issuer cannot be read nobody is told that a token is invalid, and it is asked once, not per token."""
-    issuer.is_broken = True
-
-    async def scenario() -> None:
-        verifier = TokenVerifier(Settings(jwt_jwks_url=issuer.url))
-        for _ in range(5):
-            with pytest.raises(DependencyUnavailable):
-                await verifier.verify(sign(RSA_KEY, "RS256", "one"))
-
-    asyncio.run(scenario())
-    assert issuer.requests == 1
-
-
-def test_key_set_known_key_outlives_an_outage(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys once read stay in use while the issuer is down."""
-
-    async def scenario() -> None:
-        verifier = TokenVerifier(Settings(jwt_jwks_url=issuer.url))
-        token = sign(RSA_KEY, "RS256", "one")
-        await verifier.verify(token)
-        issuer.is_broken = True
-        monkeypatch.setattr(keys, "KEY_SET_SECONDS", 0)
-        monkeypatch.setattr(keys, "KEY_SET_RETRY_SECONDS", 0)
-        assert (await verifier.verify(token)).user_id == "user-1"
-        assert issuer.requests == 2
-
-    asyncio.run(scenario())
-
-
-def test_key_set_token_without_kid_is_invalid(issuer: Issuer) -> None:
-    """A token that names no key is refused."""
-    with pytest.raises(Unauthorized):
-        verify(Settings(jwt_jwks_url=issuer.url), sign(RSA_KEY, "RS256"))

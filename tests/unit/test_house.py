@@ -27,7 +27,7 @@ ROWS = [
     {"assets", "queue", "rooms", "hooks"},
     {"auth"},
     {"settings"},
-    {"sandbox", "link", "disk", "environment", "addresses", "keys"},
+    {"sandbox", "link", "disk", "environment", "addresses", "keys", "origins"},
     {"errors"},
     {"texts", "hold", "delays", "instants"},
 ]

@@ -22,7 +22,7 @@ USED = {
     "tornado": {
         "pipeline/handlers/base.py": {"_finished"},
         "pipeline/handlers/protocol.py": {
-            *("_abort", "_fragmented_message_buffer", "_handle_message", "_read_bytes", "_receive_frame_loop"),
+            *("_abort", "_handle_message", "_read_bytes", "_receive_frame_loop"),
         },
         "pipeline/handlers/member.py": {"_break_cycles", "_headers"},
         "pipeline/handlers/socket.py": {"_WebSocketParams"},

@@ -1,0 +1,147 @@
+"""How origins are spelled, in settings and by browsers, and which are those of the service itself."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.origins import is_same_place, normal_origin, origin_of
+from pipeline.settings import Settings
+from tests.factories import SECRET
+
+NORMAL = [
+    ("https://app.example", "https://app.example", "as browsers send it"),
+    ("HTTPS://App.Example", "https://app.example", "capital letters"),
+    ("https://app.example:443", "https://app.example", "the default port"),
+    ("http://app.example:80", "http://app.example", "the other default port"),
+    ("http://app.example:443", "http://app.example:443", "another scheme's default port"),
+    ("http://app.example:08080", "http://app.example:8080", "a leading zero"),
+    ("http://[::1]:8080", "http://[::1]:8080", "IPv6"),
+    ("http://[0:0::1]", "http://[::1]", "IPv6, written longer"),
+    ("capacitor://localhost", "capacitor://localhost", "an app"),
+    ("chrome-extension://abcdefghij", "chrome-extension://abcdefghij", "a browser's extension"),
+    ("http://xn--bcher-kva.example", "http://xn--bcher-kva.example", "a name with an umlaut, as browsers send it"),
+]
+NO_ORIGINS = [
+    *("", "null", "*", "https://", "https:///", "http://[", "http://]", "http://[::1", "http://[x]", "http://[:::1]"),
+    *("app.example", "//app.example", "https://app.example/", "https://app.example/a", "https://app.example?a=b"),
+    *("https://ann@app.example", "https://ann:pw@app.example", "https://app.example#x", "https://*.app.example"),
+    *("https://app.example:", "https://app.example:0", "https://app.example:65536", "https://app.example:x"),
+    *("https://a.example,https://b.example", "https://a b.example", "https://a..example", "https://.example"),
+    *("file://", "javascript://app.example", "wss://app.example", "https://b\u00fccher.example", "https://a.example\n"),
+    *("https://\ud800.example", "https://" + "a" * 300, "https://a.example\u212a", "http://\u2160.example"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), [row[:2] for row in NORMAL], ids=[row[2] for row in NORMAL])
+def test_normal_origin_has_one_spelling(text: str, expected: str) -> None:
+    """Small letters, no default port, short IPv6."""
+    assert normal_origin(text) == expected == normal_origin(expected)
+
+
+@pytest.mark.fault("R14")
+@pytest.mark.parametrize("text", NO_ORIGINS)
+def test_normal_origin_of_what_is_none_is_empty(text: str) -> None:
+    """Nothing that a client may send raises."""
+    assert normal_origin(text) == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://photos.example", "https://photos.example"),
+        ("https://Photos.Example:443/app/", "https://photos.example"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("http://[::1]:8080/x", "http://[::1]:8080"),
+        ("https://b\u00fccher.example/x", "https://xn--bcher-kva.example"),
+        ("", ""),
+        ("http://[", ""),
+    ],
+)
+def test_origin_of_a_setting(url: str, expected: str) -> None:
+    """Path and default port go; a name is written as browsers write it."""
+    assert origin_of(url) == expected
+
+
+@pytest.mark.fault("R10")
+@pytest.mark.parametrize(
+    ("origin", "host", "is_same"),
+    [
+        ("http://photos.example", "photos.example", True),
+        ("https://photos.example", "photos.example", True),
+        ("https://photos.example", "Photos.Example:443", True),
+        ("http://photos.example", "photos.example:80", True),
+        ("http://photos.example:8080", "photos.example:8080", True),
+        ("http://[::1]:8080", "[0::1]:8080", True),
+        ("https://photos.example", "photos.example:80", False),
+        ("http://photos.example:8080", "photos.example", False),
+        ("http://photos.example", "photos.example:8080", False),
+        ("http://photos.example.evil.example", "photos.example", False),
+        ("http://photos.example", "", False),
+        ("", "", False),
+        ("", "photos.example", False),
+        ("http://photos.example", "[", False),
+        ("http://photos.example", "photos.example:x", False),
+        ("http://photos.example", "photos.example:99999", False),
+    ],
+)
+def test_same_place_is_host_and_port(origin: str, host: str, is_same: bool) -> None:
+    """The scheme is a proxy's affair; a default port may be named or not; a broken Host is nobody's."""
+    assert is_same_place(origin, host) is is_same
+
+
+@pytest.mark.fault("R17")
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("https://App.Example:443", ("https://app.example",)),
+        ("https://app.example/", ("https://app.example",)),
+        ("http://localhost:3000, capacitor://localhost", ("http://localhost:3000", "capacitor://localhost")),
+        ("https://b\u00fccher.example", ("https://xn--bcher-kva.example",)),
+    ],
+)
+def test_allowed_origins_are_spelled_as_browsers_do(given: str, taken: tuple[str, ...]) -> None:
+    """What a person may write is what a browser is compared with."""
+    assert Settings(jwt_secret=SECRET, allowed_origins=given).allowed_origins == taken
+
+
+@pytest.mark.fault("R17")
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("null", "null stands for every page without an origin"),
+        ("NULL", "null stands for every page without an origin"),
+        ("*", "must name origins, * is not accepted"),
+        ("https://*.app.example", "each host must be named, * is not accepted"),
+        ("https://app.example/path", "an origin has no path"),
+        ("https://app.example//", "an origin has no path"),
+        ("https://app.example?a=b", "an origin has no path, query"),
+        ("https://ann:hunter2secret@app.example", "an origin has no path, query, fragment or user"),
+        ("https://app.example#x", "an origin has no path"),
+        ("app.example", "must look like https://HOST"),
+        ("file:///tmp", "must look like https://HOST"),
+        ("wss://app.example", "must look like https://HOST"),
+        ("https://app.example:99999", "it holds no valid host or port"),
+        ("https://a b", "it holds no valid host or port"),
+        ("http://[", "it holds no valid host or port"),
+        ("https://good.example,https://app.example:x", "it holds no valid host or port"),
+    ],
+)
+def test_allowed_origins_that_match_no_page_are_refused(given: str, told: str) -> None:
+    """Also those that would match too many; what is refused is not shown."""
+    with pytest.raises(ValidationError) as caught:
+        Settings(jwt_secret=SECRET, allowed_origins=given)
+    text = str(caught.value.errors(include_input=False)[0]["msg"])
+    assert f"ALLOWED_ORIGINS: {told}" in text and "hunter2secret" not in text
+
+
+@pytest.mark.fault("R10")
+def test_page_origins_are_public_urls_and_the_allowed() -> None:
+    """PUBLIC_URL's pages are ours; each origin is there once."""
+    settings = Settings(
+        jwt_secret=SECRET,
+        public_url="https://Photos.example/app",
+        allowed_origins="https://app.example,https://photos.example:443",
+    )
+    assert settings.page_origins == ("https://photos.example", "https://app.example")
+    assert Settings(jwt_secret=SECRET).page_origins == ()
