@@ -28,6 +28,7 @@ export class WebSocket {
   /** @type {((event: {data: string}) => void) | null} */ onmessage = null;
   /** @type {((event: {code: number, reason: string}) => void) | null} */ onclose = null;
   /** @type {((event: {error: Error}) => void) | null} */ onerror = null;
+  /** @type {(() => void) | null} the standard has none */ onping = null;
   readyState = 0;
 
   #request;
@@ -143,8 +144,10 @@ export class WebSocket {
 
   /** @param {number} opcode @param {boolean} isFinal @param {Buffer} payload */
   #heed(opcode, isFinal, payload) {
-    if (opcode === PING) this.#write(PONG, payload);
-    else if (opcode === CLOSE) this.#heedClose(payload);
+    if (opcode === PING) {
+      this.#write(PONG, payload);
+      this.onping?.();
+    } else if (opcode === CLOSE) this.#heedClose(payload);
     else if (opcode === BINARY) throw new Violation(1003, "A binary message");
     else if (opcode === TEXT || opcode === CONTINUATION) {
       if ((opcode === TEXT) !== (this.#fragments === null)) throw new Violation(1002, "A fragment out of order");

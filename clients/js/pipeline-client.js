@@ -1,7 +1,8 @@
 /**
  * A client of the AI queue pipeline: uploads photos and hears of every result, whatever the network does meanwhile.
- * For browsers and Node 20.3 or newer. Needs nothing but, where there is no WebSocket (Node before 22), the file beside
- * it. The protocol is in contracts/rooms.asyncapi.json and contracts/analyze-queue.openapi.json.
+ * Events come over a WebSocket, or where one cannot pass over server-sent events, or over long polling. For browsers
+ * and Node 20.3 or newer. Needs nothing but the files beside it. The protocol is in contracts/rooms.asyncapi.json and
+ * contracts/analyze-queue.openapi.json.
  *
  * @typedef {{value: string, confidence: number}} Attribute confidence: 0 to 1
  * @typedef {object} AssetProcessed the work on a photo has ended
@@ -18,71 +19,59 @@
  * @property {{room: string, serverTime: string}} connected
  * @property {{code: number, willReconnect: boolean, retryInMs: number | null}} disconnected code 1006: the connection
  *   broke or never came about; willReconnect: false after close(), and when the server refused for good
+ * @property {{transport: TransportName}} transport how events come from now on
  * @property {Error} error the client gave up, or a function of the app failed
+ *
+ * With `progress: true` also asset_queued, asset_started, asset_retrying, asset_held, asset_progress, asset_corrected
+ * and asset_deleted, as the service sends them.
  *
  * @typedef {{assetId: string, jobId: string, status: "processing", message: string}} Receipt
  * @typedef {Record<string, any>} Asset schema Asset of contracts/analyze-queue.openapi.json
- * @typedef {{method: string, headers: Record<string, string>, body?: Blob, signal: AbortSignal}} Sending
- * @typedef {(url: string, sending: Sending) => Promise<Response>} Send
- * @typedef {(sentBytes: number, totalBytes: number) => void} OnProgress
+ * @typedef {import("./ladder.js").TransportName} TransportName
+ * @typedef {import("./connection.js").Connection} AnyConnection
+ * @typedef {import("./transports.js").Loss} Loss
  */
 
-const CONNECT_MS = 10_000;
-const BACKOFF_MS = { first: 500, longest: 30_000 };
-const OVERLAP_MS = 30_000; // an event may be told so much later than one with a later timestamp
-const REMEMBERED = 5_000; // events, to drop repeats
-const RENEW_MS = 60_000;
-const MAX_TIMER_MS = 2 ** 31 - 1; // setTimeout fires at once for more
-const TRIES = 5;
-const LONGEST_RETRY_AFTER_MS = 60_000;
-const TIMEOUT_MS = { GET: 30_000, POST: 300_000 }; // 300 s: as long as the server lets an upload take
-const CHUNK_BYTES = 64 * 1024;
-const TOKEN_CODES = [4401, 4403, 4419];
-const VIOLATION_CODES = [1002, 1007, 1009];
+import { BROKEN, roleOf, TOO_MANY } from "./close-codes.js";
+import { Connection } from "./connection.js";
+import { Cursor } from "./cursor.js";
+import { backoffMs } from "./delays.js";
+import { Http, multipart, PipelineError, randomHex } from "./http.js";
+import { Inbox } from "./inbox.js";
+import { Ladder, probe, TIMES } from "./ladder.js";
+import { Listeners } from "./listeners.js";
+import { Tokens } from "./tokens.js";
 
-/** What the service refused, in the words of its envelope, or what kept us from reaching it. */
-export class PipelineError extends Error {
-  /**
-   * @param {string} message for people
-   * @param {string} code the envelope's, or NETWORK_ERROR, HTTP_ERROR (no envelope), TOKEN_UNAVAILABLE, REFUSED, CLOSED
-   * @param {number} status of HTTP; the close code of the WebSocket; 0 where no answer came
-   * @param {{details?: {field: string, message: string}[], retryAfterMs?: number, cause?: unknown}} [more]
-   */
-  constructor(message, code, status, { details = [], retryAfterMs, cause } = {}) {
-    super(message, { cause });
-    this.name = "PipelineError";
-    this.code = code;
-    this.status = status;
-    this.details = details;
-    this.retryAfterMs = retryAfterMs;
-  }
-}
+export { PipelineError };
+
+const STEPS = ["queued", "started", "retrying", "held", "progress", "corrected", "deleted"];
+const PROGRESS = STEPS.map((step) => `asset_${step}`);
+const TOO_MANY_MS = 60_000;
 
 export class PipelineClient {
   #url;
-  #givenToken;
-  #givenWebSocket;
-  /** @type {Send} */ #send;
-  /** @type {string | undefined} the newest */ #token;
-  #clockAheadMs = 0; // the server's clock; ours may be wrong by hours
-  /** @type {string | undefined} */ #since;
-  /** @type {Set<string>} */ #seen = new Set();
-  /** @type {Map<string, Set<(detail: any) => unknown>>} */ #listeners = new Map();
+  /** @type {import("./http.js").Send} */ #send;
+  #tokens;
+  #http;
+  #cursor;
+  #ladder;
+  #parts;
+  #inbox;
+  #listeners = new Listeners();
 
   // From connect() until close() or the end:
   /** @type {Promise<string> | null} */ #room = null;
   /** @type {{resolve(room: string): void, reject(error: unknown): void} | undefined} */ #waiting;
+  /** @type {TransportName | null} */ #transport = null;
   #failures = 0; // attempts in a row
   #isTokenRetried = false;
+  #isOriginTold = false;
 
   // Of one attempt and the connection it becomes; #end() lets go of it all:
   #alive = new AbortController();
-  /** @type {WebSocket | import("./node-websocket.js").WebSocket | null} */ #socket = null;
-  /** @type {ReturnType<typeof setTimeout> | undefined} to connect, to be connected or to renew */ #timer;
-  /** @type {number | undefined} */ #goodbyeMs;
-  /** @type {string | undefined} */ #refusal;
-  #resyncs = 0; // asked for and not yet complete
-  /** @type {string | undefined} the newest live timestamp while a resync is read */ #ahead;
+  /** @type {AnyConnection | null} */ #current = null;
+  /** @type {AnyConnection | null} of the transport above, beside the one in use */ #trial = null;
+  /** @type {ReturnType<typeof setTimeout> | undefined} to connect, or to try the transport above */ #timer;
 
   /**
    * One client is for one user.
@@ -91,32 +80,52 @@ export class PipelineClient {
    * @param {string | (() => string | Promise<string>)} options.token a function is asked for each connection and when
    *   the token is about to expire, and returns a fresh one; with a string all ends when it expires
    * @param {string} [options.since] hear also of what finished after this: `client.since` of an earlier life
+   * @param {boolean} [options.progress] hear also of the steps before the end; they are never repeated
+   * @param {Partial<import("./ladder.js").Times>} [options.times] when a transport counts as broken
    * @param {new (url: string, protocols: string[]) => WebSocket} [options.WebSocket]
    * @param {typeof globalThis.fetch} [options.fetch]
    */
-  constructor({ url, token, since, WebSocket, fetch = globalThis.fetch }) {
+  constructor({ url, token, since, progress = false, times, WebSocket, fetch = globalThis.fetch }) {
     this.#url = new URL(url).href.replace(/\/+$/, "");
-    this.#givenToken = token;
-    this.#since = since;
-    this.#givenWebSocket = WebSocket;
     this.#send = (address, sending) => fetch(address, sending); // never as a method of ours: browsers forbid it
+    this.#tokens = new Tokens(token);
+    this.#http = new Http(this.#url, this.#send, this.#tokens);
+    this.#cursor = new Cursor(since);
+    const list = (/** @type {Record<string, unknown>} */ query, /** @type {object} */ options) =>
+      this.#assets(query, options);
+    this.#inbox = new Inbox(this.#cursor, list, (event) => this.#listeners.emit("asset_processed", event));
+    const allTimes = { ...TIMES, ...times };
+    this.#ladder = new Ladder(allTimes, () => probe(this.#url, this.#send));
+    this.#parts = {
+      url: this.#url,
+      tokens: this.#tokens,
+      cursor: this.#cursor,
+      send: this.#send,
+      list,
+      WebSocket,
+      events: progress ? ["progress"] : undefined,
+      times: allTimes,
+    };
   }
 
   /** All events up to this time have been handed on; keep it to go on from here in another life of the app. */
   get since() {
-    return this.#since;
+    return this.#cursor.since;
+  }
+
+  /** How events come, or came last: "socket", "sse" or "poll"; null before the first connection. */
+  get transport() {
+    return this.#transport;
   }
 
   /**
    * Call the listener with each event of that name; return a function that ends it.
-   * @template {keyof Events} Name
+   * @template {string} Name
    * @param {Name} name
-   * @param {(detail: Events[Name]) => unknown} listener
+   * @param {(detail: Name extends keyof Events ? Events[Name] : any) => unknown} listener
    */
   on(name, listener) {
-    const listeners = this.#listeners.get(name) ?? new Set();
-    this.#listeners.set(name, listeners.add(listener));
-    return () => void listeners.delete(listener);
+    return this.#listeners.add(name, listener);
   }
 
   /**
@@ -131,6 +140,8 @@ export class PipelineClient {
     this.#room = room;
     globalThis.addEventListener?.("online", this.#networkIsBack);
     globalThis.document?.addEventListener("visibilitychange", this.#pageIsSeen);
+    this.#ladder.restart();
+    this.#isOriginTold = false;
     this.#open();
     return room;
   }
@@ -145,78 +156,101 @@ export class PipelineClient {
   async #open() {
     this.#end();
     const { signal } = this.#alive;
-    try {
-      const token = await this.#freshToken();
-      const Socket = this.#givenWebSocket ?? globalThis.WebSocket ?? (await import("./node-websocket.js")).WebSocket;
-      if (signal.aborted) return;
-      const socket = new Socket(`${this.#url.replace(/^http/, "ws")}/ws`, ["pipeline.v1"]);
-      this.#socket = socket;
-      this.#setTimer(CONNECT_MS, () => this.#lose(1006));
-      // Not in the handshake: its headers end up in the logs of proxies.
-      socket.onopen = () => socket.send(JSON.stringify({ auth: { token }, since: this.#since }));
-      socket.onmessage = ({ data }) => this.#receive(data, token);
-      socket.onclose = ({ code }) => this.#lose(code);
-    } catch (error) {
-      if (signal.aborted) return;
-      // A token may be had later; an address no WebSocket can be made for stays one.
-      if (!(error instanceof PipelineError)) return this.#giveUp(1006, error);
-      this.#lose(1006);
-      this.#emit("error", error);
-    }
+    const found = await this.#ladder.settled();
+    if (signal.aborted) return;
+    if (found === "foreign") this.#tellOrigin();
+    if (signal.aborted) return;
+    this.#current = this.#connection(this.#ladder.name);
+    this.#current.open();
   }
 
-  /** @param {unknown} data @param {string} token of this connection */
-  #receive(data, token) {
-    let frame;
-    try {
-      frame = JSON.parse(String(data));
-    } catch {
-      return; // none of ours
-    }
-    if (frame?.event === "connected") this.#enter(frame, token);
-    else if (frame?.event === "asset_processed") this.#handOn(frame, this.#resyncs > 0);
-    else if (frame?.event === "resync") this.#resync();
-    else if (frame?.event === "goodbye") this.#goodbyeMs = frame.retryInMs;
-    else if (frame?.event === "error") this.#refusal = frame.message;
+  /** @param {TransportName} name */
+  #connection(name) {
+    return new Connection(name, this.#parts, {
+      entered: (connection, frame) => this.#enter(connection, frame),
+      frame: (connection, frame) => connection === this.#current && this.#receive(frame),
+      reached: (connection, timestamp) => connection === this.#current && this.#inbox.reached(timestamp),
+      lost: (connection, loss) => (connection === this.#trial ? this.#planClimb() : this.#lose(connection, loss)),
+      failed: (connection, error) => (connection === this.#trial ? this.#planClimb() : this.#fail(error)),
+      silent: () => this.#lookBehind(),
+      troubled: (error) => this.#listeners.emit("error", error),
+      catchUp: (signal) => this.#inbox.read({ signal, tries: 1 }).then(({ found }) => found),
+    });
   }
 
-  /** @param {{room: string, serverTime: string}} frame @param {string} token */
-  #enter({ room, serverTime }, token) {
+  /** @param {AnyConnection} connection @param {{room: string, serverTime: string}} frame */
+  #enter(connection, { room, serverTime }) {
+    const isClimb = connection === this.#trial;
+    if (isClimb) this.#switchTo(connection);
+    this.#ladder.entered(connection.name);
     this.#failures = 0;
-    this.#since ??= serverTime;
-    this.#clockAheadMs = Date.parse(serverTime) - Date.now();
+    // An upload may have been answered since the service was asked.
+    const isBehind = connection.since === undefined && this.#cursor.since !== undefined;
+    this.#cursor.begin(serverTime);
+    this.#tokens.measure(serverTime);
     // The server bears for seconds with a token that has expired, then closes with 4419: that one was not accepted.
-    if (this.#lifeMs(token) > 0) this.#isTokenRetried = false;
-    this.#planRenewal(token);
+    if (this.#tokens.lifeMs(connection.token) > 0) this.#isTokenRetried = false;
+    this.#planClimb();
     this.#waiting?.resolve(room);
-    this.#emit("connected", { room, serverTime });
+    if (this.#transport !== connection.name) {
+      this.#transport = connection.name;
+      this.#listeners.emit("transport", { transport: connection.name });
+    }
+    if (!isClimb) this.#listeners.emit("connected", { room, serverTime });
+    if (isBehind && connection.name !== "poll" && connection === this.#current) this.#resync();
   }
 
-  /** The connection is gone, or did not come about. @param {number} code */
-  #lose(code) {
-    const isToken = TOKEN_CODES.includes(code);
-    if (isToken && typeof this.#givenToken === "function" && !this.#isTokenRetried) {
+  /** @param {any} frame */
+  #receive(frame) {
+    if (frame.event === "asset_processed") this.#inbox.take(frame);
+    else if (frame.event === "resync") this.#resync();
+    else if (PROGRESS.includes(frame.event)) this.#listeners.emit(frame.event, frame);
+  }
+
+  async #resync() {
+    const { signal } = this.#alive;
+    try {
+      await this.#inbox.resync();
+    } catch (error) {
+      if (!signal.aborted) this.#giveUp(1000, error);
+    }
+  }
+
+  /** The connection is gone, or did not come about. @param {AnyConnection} connection @param {Loss} loss */
+  #lose(connection, { code, isMute = false, retryInMs, message }) {
+    const role = roleOf(code);
+    if (role === "token" && this.#tokens.canRenew && !this.#isTokenRetried) {
       this.#isTokenRetried = true;
       this.#reconnect(code, 0);
-    } else if ((code >= 4400 && code < 4500) || VIOLATION_CODES.includes(code)) {
-      const message = this.#refusal ?? `The server refused (${code})`;
-      this.#giveUp(code, new PipelineError(message, isToken ? "UNAUTHORIZED" : "REFUSED", code));
+    } else if (role !== "reconnect") {
+      const words = message ?? `The server refused (${code})`;
+      this.#giveUp(code, new PipelineError(words, role === "token" ? "UNAUTHORIZED" : "REFUSED", code));
     } else {
-      this.#reconnect(code, this.#goodbyeMs ?? backoffMs(this.#failures++));
+      if (isMute || (code === BROKEN && !connection.isEntered)) this.#ladder.missed(isMute);
+      const leastMs = code === TOO_MANY ? TOO_MANY_MS * (0.5 + Math.random() / 2) : 0;
+      this.#reconnect(code, isMute ? 0 : Math.max(leastMs, retryInMs ?? backoffMs(this.#failures++)));
     }
+  }
+
+  /** @param {unknown} error before anything was sent */
+  #fail(error) {
+    // A token may be had later; an address no WebSocket can be made for stays one.
+    if (!(error instanceof PipelineError)) return this.#giveUp(BROKEN, error);
+    this.#reconnect(BROKEN, backoffMs(this.#failures++));
+    this.#listeners.emit("error", error);
   }
 
   /** @param {number} code @param {number} retryInMs */
   #reconnect(code, retryInMs) {
     this.#end();
     this.#setTimer(retryInMs, () => this.#open());
-    this.#emit("disconnected", { code, willReconnect: true, retryInMs });
+    this.#listeners.emit("disconnected", { code, willReconnect: true, retryInMs });
   }
 
   /** @param {number} code @param {unknown} error */
   #giveUp(code, error) {
     this.#stop(code, error);
-    this.#emit("error", error);
+    this.#listeners.emit("error", error);
   }
 
   /** @param {number} code @param {unknown} error for who still waits for the first connection */
@@ -228,29 +262,35 @@ export class PipelineClient {
     this.#room = null;
     this.#failures = 0;
     this.#isTokenRetried = false;
-    this.#emit("disconnected", { code, willReconnect: false, retryInMs: null });
+    this.#listeners.emit("disconnected", { code, willReconnect: false, retryInMs: null });
   }
 
   #end() {
     clearTimeout(this.#timer);
     this.#alive.abort();
     this.#alive = new AbortController();
-    if (this.#socket) {
-      // On a dead line it may take minutes to close; nothing it says counts any more.
-      this.#socket.onopen = this.#socket.onmessage = this.#socket.onclose = null;
-      this.#socket.close();
-    }
-    this.#socket = null;
-    this.#goodbyeMs = this.#refusal = this.#ahead = undefined;
-    this.#resyncs = 0;
+    this.#inbox.forget();
+    this.#current?.close();
+    this.#trial?.close();
+    this.#current = this.#trial = null;
+  }
+
+  #tellOrigin() {
+    if (this.#isOriginTold) return;
+    this.#isOriginTold = true;
+    const message = `The service answers, but not to pages of ${location.origin}: its ALLOWED_ORIGINS has to name it`;
+    this.#listeners.emit("error", new PipelineError(message, "ORIGIN_NOT_ALLOWED", 0));
   }
 
   // A connection from before the outage may look open for minutes, and a page has no ping to try it.
-  #networkIsBack = () => this.#reconnect(1006, 0);
+  #networkIsBack = () => {
+    this.#ladder.restart();
+    this.#reconnect(BROKEN, 0);
+  };
 
   // Browsers slow down the timers of pages nobody sees.
   #pageIsSeen = () => {
-    if (document.visibilityState === "visible" && !this.#socket) this.#open();
+    if (document.visibilityState === "visible" && !this.#current) this.#open();
   };
 
   /** @param {number} ms @param {() => void} then */
@@ -259,103 +299,36 @@ export class PipelineClient {
     this.#timer = setTimeout(then, ms);
   }
 
-  // the token
+  // the transport above
 
-  async #freshToken() {
+  #planClimb() {
+    this.#trial?.close();
+    this.#trial = null;
+    const { above } = this.#ladder;
+    if (!above) return;
+    this.#setTimer(this.#ladder.nextClimbMs(), () => {
+      this.#trial = this.#connection(above);
+      this.#trial.open();
+    });
+  }
+
+  /** What the old one had not handed on comes again, from the cursor on. @param {AnyConnection} connection */
+  #switchTo(connection) {
+    this.#inbox.forget();
+    this.#current?.close();
+    this.#current = connection;
+    this.#trial = null;
+  }
+
+  /** Nothing came for long over a connection whose pings nobody sees: has anything been missed? */
+  async #lookBehind() {
+    const connection = this.#current;
     try {
-      const token = typeof this.#givenToken === "function" ? await this.#givenToken() : this.#givenToken;
-      if (typeof token !== "string") throw new TypeError("it returned no string");
-      return (this.#token = token);
-    } catch (cause) {
-      const message = `The token function failed: ${cause instanceof Error ? cause.message : cause}`;
-      throw new PipelineError(message, "TOKEN_UNAVAILABLE", 0, { cause });
-    }
-  }
-
-  /** @param {string} token */
-  #lifeMs(token) {
-    return expiryOf(token) - Date.now() - this.#clockAheadMs;
-  }
-
-  /** @param {string} token of the connection */
-  #planRenewal(token) {
-    clearTimeout(this.#timer);
-    const lifeMs = this.#lifeMs(token);
-    const waitMs = lifeMs - Math.min(RENEW_MS, lifeMs / 10);
-    if (typeof this.#givenToken !== "function" || waitMs < 1000) return; // too late: close code 4419 will renew it
-    if (waitMs > MAX_TIMER_MS) this.#setTimer(MAX_TIMER_MS, () => this.#planRenewal(token));
-    else this.#setTimer(waitMs, () => this.#renew(token));
-  }
-
-  /** @param {string} token the old one */
-  async #renew(token) {
-    const { signal } = this.#alive;
-    try {
-      token = await this.#freshToken();
-      if (!signal.aborted) this.#socket?.send(JSON.stringify({ auth: { token } }));
+      if (await this.#inbox.hasMissed()) connection?.isMute();
     } catch (error) {
-      if (!signal.aborted) this.#emit("error", error);
+      const isUnreachable = error instanceof PipelineError && error.status === 0;
+      if (isUnreachable && connection === this.#current) this.#reconnect(BROKEN, 0);
     }
-    if (!signal.aborted) this.#planRenewal(token);
-  }
-
-  // events
-
-  /** @param {AssetProcessed} event @param {boolean} isAhead of what a resync has still to read */
-  #handOn(event, isAhead) {
-    if (isAhead) this.#ahead = later(this.#ahead, event.timestamp);
-    else this.#since = later(this.#since, event.timestamp);
-    const key = `${event.assetId} ${event.timestamp}`;
-    if (this.#seen.has(key)) return;
-    this.#seen.add(key);
-    const [oldest] = this.#seen;
-    if (this.#seen.size > REMEMBERED) this.#seen.delete(oldest);
-    this.#emit("asset_processed", event);
-  }
-
-  /** Read what was missed, oldest first; a resync asked for meanwhile begins when this one has ended. */
-  async #resync() {
-    if (++this.#resyncs > 1) return;
-    const { signal } = this.#alive;
-    try {
-      for (let begun = 0; begun < this.#resyncs; ) {
-        begun = this.#resyncs;
-        const finishedSince = new Date(Date.parse(this.#since ?? "") - OVERLAP_MS).toISOString();
-        let cursor = null;
-        do {
-          const page = await this.#assets({ finishedSince, limit: 100, cursor }, { signal, tries: Infinity });
-          // One that has got a new job since it was listed has no event yet.
-          for (const asset of page.items.filter(({ status }) => ["active", "partial", "failed"].includes(status))) {
-            if (signal.aborted) return; // a listener has closed the client
-            this.#handOn(toEvent(asset), false);
-          }
-          cursor = page.nextCursor;
-        } while (cursor);
-      }
-    } catch (error) {
-      if (!signal.aborted) this.#giveUp(1000, error);
-    }
-    if (signal.aborted) return;
-    this.#resyncs = 0;
-    if (this.#ahead) this.#since = later(this.#since, this.#ahead);
-    this.#ahead = undefined;
-  }
-
-  /** @param {keyof Events} name @param {unknown} detail */
-  #emit(name, detail) {
-    const listeners = [...(this.#listeners.get(name) ?? [])];
-    if (name === "error" && !listeners.length) console.error(detail);
-    for (const listener of listeners) this.#callApp(listener, [detail], name === "error" ? console.error : undefined);
-  }
-
-  /**
-   * Call a function of the app at once; neither a throw nor a rejection gets through.
-   * @param {(...parameters: any[]) => unknown} call
-   * @param {unknown[]} parameters
-   * @param {(error: unknown) => void} [onError]
-   */
-  #callApp(call, parameters, onError = (error) => this.#emit("error", error)) {
-    new Promise((resolve) => resolve(call(...parameters))).catch(onError);
   }
 
   // over HTTP
@@ -367,20 +340,27 @@ export class PipelineClient {
    * @param {object} options
    * @param {"sneaker" | "lego" | "camera" | "other"} options.category
    * @param {string} [options.idempotencyKey] one of your own makes a repeat in another life of the app safe too
-   * @param {OnProgress} [options.onProgress] of the whole body; starts anew when it is sent again
+   * @param {import("./http.js").OnProgress} [options.onProgress] of the whole body; starts anew when it is sent again
    * @param {AbortSignal} [options.signal]
    * @returns {Promise<Receipt>}
    */
   upload(file, { category, idempotencyKey = randomHex(), onProgress, signal }) {
     const headers = { "Idempotency-Key": idempotencyKey };
     const body = multipart(file, category);
-    const send = onProgress && this.#sendWithProgress((...step) => this.#callApp(onProgress, step));
-    return this.#request("POST", "/api/assets/analyze-queue", { headers, body, signal, send });
+    const send = onProgress && this.#http.sendWithProgress((...step) => this.#listeners.call(onProgress, step));
+    // Its event may come before the first connection does.
+    const onDate = (/** @type {string} */ date) => this.#cursor.beginAt(date);
+    return this.#http.request("POST", "/api/assets/analyze-queue", { headers, body, signal, send, onDate });
   }
 
   /** @param {string} id @returns {Promise<Asset>} */
   asset(id) {
-    return this.#request("GET", `/api/assets/${encodeURIComponent(id)}`);
+    return this.#http.request("GET", `/api/assets/${encodeURIComponent(id)}`);
+  }
+
+  /** End the work on an asset; 409 when it has ended. @param {string} id @returns {Promise<Asset>} */
+  cancel(id) {
+    return this.#http.request("POST", `/api/assets/${encodeURIComponent(id)}/cancel`);
   }
 
   /**
@@ -393,164 +373,11 @@ export class PipelineClient {
 
   /**
    * @param {Record<string, unknown>} query @param {{signal?: AbortSignal, tries?: number}} [options]
-   * @returns {Promise<{items: Asset[], nextCursor: string | null}>}
+   * @returns {Promise<{items: Asset[], nextCursor: string | null, serverTime?: string}>}
    */
   #assets(query, options) {
     const text = new URLSearchParams();
     for (const [name, value] of Object.entries(query)) if (value != null) text.set(name, String(value));
-    return this.#request("GET", `/api/assets?${text}`, options);
+    return this.#http.request("GET", `/api/assets?${text}`, options);
   }
-
-  /**
-   * @param {"GET" | "POST"} method
-   * @param {string} path
-   * @param {{send?: Send, signal?: AbortSignal, tries?: number} & Partial<Sending>} [options]
-   */
-  async #request(method, path, { headers, body, signal, send = this.#send, tries = TRIES } = {}) {
-    let isTokenRetried = typeof this.#givenToken !== "function";
-    for (let failures = 0; ; ) {
-      try {
-        signal?.throwIfAborted();
-        const isFresh = this.#token !== undefined && this.#lifeMs(this.#token) > 30_000; // time to get there
-        const token = isFresh ? this.#token : await this.#freshToken();
-        const timeout = AbortSignal.timeout(TIMEOUT_MS[method]);
-        const response = await send(this.#url + path, {
-          method,
-          headers: { ...headers, Authorization: `Bearer ${token}` },
-          body,
-          signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
-        });
-        return await readEnvelope(response);
-      } catch (cause) {
-        signal?.throwIfAborted();
-        const error = cause instanceof PipelineError ? cause : noAnswer(cause);
-        if (error.status === 401 && !isTokenRetried) {
-          isTokenRetried = true;
-          this.#token = undefined;
-          continue;
-        }
-        // A 500 may be this photo's doing; to ask for a list again does no harm.
-        const isPassing = error.status === 500 ? method === "GET" : [0, 429, 502, 503, 504].includes(error.status);
-        const waitMs = error.retryAfterMs ?? backoffMs(failures);
-        const isTooLong = waitMs > LONGEST_RETRY_AFTER_MS && tries < Infinity;
-        if (!isPassing || isTooLong || ++failures >= tries) throw error;
-        await sleep(Math.min(waitMs, LONGEST_RETRY_AFTER_MS), signal);
-      }
-    }
-  }
-
-  /** @param {OnProgress} onProgress @returns {Send} */
-  #sendWithProgress(onProgress) {
-    if (globalThis.XMLHttpRequest) return (url, sending) => sendByXhr(url, sending, onProgress);
-    return (url, { body = new Blob(), ...sending }) => {
-      const headers = { ...sending.headers, "Content-Type": body.type };
-      const streamed = { ...sending, headers, body: countedStream(body, onProgress), duplex: "half" };
-      return this.#send(url, /** @type {any} */ (streamed));
-    };
-  }
-}
-
-/** As pipeline/assets/events.py does it. @param {Asset} asset a finished one @returns {AssetProcessed} */
-function toEvent({ id, status, aiMetadata: { brand, model, colorway, error }, images, finishedAt }) {
-  const missing = { value: "", confidence: 0 };
-  /** @type {AssetProcessed} */
-  const event = { event: "asset_processed", assetId: id, status, timestamp: finishedAt };
-  if (status === "failed") return { ...event, error: error || "Processing failed" };
-  event.aiMetadata = { brand: brand ?? missing, model: model ?? missing, ...(colorway && { colorway }) };
-  if (images.processed) event.processedImageUrl = images.processed.url;
-  return event;
-}
-
-/** Anything up to the limit, so that clients cut off together do not come back together. @param {number} failures */
-function backoffMs(failures) {
-  return Math.random() * Math.min(BACKOFF_MS.longest, BACKOFF_MS.first * 2 ** failures);
-}
-
-/** @param {string | undefined} a @param {string} b */
-function later(a, b) {
-  return a === undefined || Date.parse(b) > Date.parse(a) ? b : a;
-}
-
-/** In milliseconds since 1970; Infinity where the token does not tell. @param {string} token */
-function expiryOf(token) {
-  try {
-    const { exp } = JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
-    return typeof exp === "number" ? exp * 1000 : Infinity;
-  } catch {
-    return Infinity;
-  }
-}
-
-/** @param {Response} response */
-async function readEnvelope(response) {
-  const reply = await response.json().catch(() => null);
-  if (response.ok && reply?.success) return reply.data;
-  if (response.ok) throw noAnswer(new Error("The answer is cut off, or not the service's"));
-  const { code = "HTTP_ERROR", message = `HTTP ${response.status}`, details } = reply?.error ?? {};
-  const seconds = parseFloat(response.headers.get("Retry-After") ?? "");
-  const retryAfterMs = seconds >= 0 ? seconds * 1000 : undefined;
-  throw new PipelineError(message, code, response.status, { details, retryAfterMs });
-}
-
-/** @param {unknown} cause */
-function noAnswer(cause) {
-  return new PipelineError("The service cannot be reached", "NETWORK_ERROR", 0, { cause });
-}
-
-/** Not FormData: a Blob knows its size and streams, whatever sends it. @param {Blob} file @param {string} category */
-function multipart(file, category) {
-  const boundary = randomHex();
-  const fields =
-    `--${boundary}\r\nContent-Disposition: form-data; name="category"\r\n\r\n${category}\r\n` +
-    `--${boundary}\r\nContent-Disposition: form-data; name="image"; filename="photo"\r\n` +
-    "Content-Type: application/octet-stream\r\n\r\n"; // an image is what its bytes say
-  return new Blob([fields, file, `\r\n--${boundary}--\r\n`], { type: `multipart/form-data; boundary=${boundary}` });
-}
-
-/** @param {Blob} body @param {OnProgress} onProgress */
-function countedStream(body, onProgress) {
-  let sent = 0;
-  return new ReadableStream({
-    async pull(controller) {
-      const chunk = await body.slice(sent, sent + CHUNK_BYTES).arrayBuffer();
-      controller.enqueue(new Uint8Array(chunk));
-      sent += chunk.byteLength;
-      onProgress(sent, body.size);
-      if (sent >= body.size) controller.close();
-    },
-  });
-}
-
-/**
- * A browser's fetch does not tell how far the body is.
- * @param {string} url @param {Sending} sending @param {OnProgress} onProgress @returns {Promise<Response>}
- */
-function sendByXhr(url, { method, headers, body, signal }, onProgress) {
-  return new Promise((resolve, reject) => {
-    signal.throwIfAborted();
-    const request = new XMLHttpRequest();
-    request.open(method, url);
-    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
-    request.upload.onprogress = ({ loaded, total }) => onProgress(loaded, total);
-    request.onload = () => {
-      const headers = { "Retry-After": request.getResponseHeader("Retry-After") ?? "" };
-      resolve(new Response(request.responseText || null, { status: request.status, headers }));
-    };
-    request.onerror = request.onabort = () => reject(new TypeError("Network error"));
-    signal.addEventListener("abort", () => request.abort(), { once: true });
-    request.send(body);
-  });
-}
-
-/** @param {number} ms @param {AbortSignal} [signal] */
-function sleep(ms, signal) {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(resolve, ms);
-    signal?.addEventListener("abort", () => (clearTimeout(timer), reject(signal.reason)), { once: true });
-  });
-}
-
-/** Not crypto.randomUUID: browsers have that on https only. */
-function randomHex() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

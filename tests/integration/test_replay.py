@@ -371,4 +371,4 @@ def test_overlap_of_clients_is_that_of_the_service() -> None:
     overlap = Settings(jwt_secret=SECRET).lease_seconds + TOLD_LATE_SECONDS
     assert overlap == OVERLAP_SECONDS == 30
     assert "less 30 s" in ROOMS["components"]["messages"]["resync"]["summary"]
-    assert "const OVERLAP_MS = 30_000;" in (ROOT / "clients" / "js" / "pipeline-client.js").read_text()
+    assert "const OVERLAP_MS = 30_000;" in (ROOT / "clients" / "js" / "cursor.js").read_text()

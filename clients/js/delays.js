@@ -1,0 +1,16 @@
+/** Waits. */
+
+const BACKOFF_MS = { first: 500, longest: 30_000 };
+
+/** Anything up to the limit, so that clients cut off together do not come back together. @param {number} failures */
+export function backoffMs(failures) {
+  return Math.random() * Math.min(BACKOFF_MS.longest, BACKOFF_MS.first * 2 ** failures);
+}
+
+/** @param {number} ms @param {AbortSignal} [signal] */
+export function sleep(ms, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, ms);
+    signal?.addEventListener("abort", () => (clearTimeout(timer), reject(signal.reason)), { once: true });
+  });
+}

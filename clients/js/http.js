@@ -1,0 +1,167 @@
+/**
+ * Requests to the service: repeated while that can help, with a token that lives long enough.
+ *
+ * @typedef {{method: string, headers: Record<string, string>, body?: Blob, signal: AbortSignal}} Sending
+ * @typedef {(url: string, sending: Sending) => Promise<Response>} Send
+ * @typedef {{send?: Send, tries?: number, onDate?: (date: string) => void}} Options onDate: with that of a good reply
+ * @typedef {(sentBytes: number, totalBytes: number) => void} OnProgress
+ */
+
+import { backoffMs, sleep } from "./delays.js";
+
+const TRIES = 5;
+const LONGEST_RETRY_AFTER_MS = 60_000;
+const TIMEOUT_MS = { GET: 30_000, POST: 300_000 }; // 300 s: as long as the server lets an upload take
+const CHUNK_BYTES = 64 * 1024;
+
+/** What the service refused, in the words of its envelope, or what kept us from reaching it. */
+export class PipelineError extends Error {
+  /**
+   * @param {string} message for people
+   * @param {string} code the envelope's, or NETWORK_ERROR, HTTP_ERROR (no envelope), TOKEN_UNAVAILABLE, REFUSED,
+   *   ORIGIN_NOT_ALLOWED, CLOSED
+   * @param {number} status of HTTP; the close code of the WebSocket; 0 where no answer came
+   * @param {{details?: {field: string, message: string}[], retryAfterMs?: number, cause?: unknown}} [more]
+   */
+  constructor(message, code, status, { details = [], retryAfterMs, cause } = {}) {
+    super(message, { cause });
+    this.name = "PipelineError";
+    this.code = code;
+    this.status = status;
+    this.details = details;
+    this.retryAfterMs = retryAfterMs;
+  }
+}
+
+export class Http {
+  #url;
+  #send;
+  #tokens;
+
+  /** @param {string} url @param {Send} send @param {import("./tokens.js").Tokens} tokens */
+  constructor(url, send, tokens) {
+    this.#url = url;
+    this.#send = send;
+    this.#tokens = tokens;
+  }
+
+  /**
+   * @param {"GET" | "POST"} method
+   * @param {string} path
+   * @param {Partial<Sending> & Options} [options]
+   */
+  async request(method, path, options = {}) {
+    const { headers, body, signal, send = this.#send, tries = TRIES, onDate } = options;
+    let isTokenRetried = !this.#tokens.canRenew;
+    for (let failures = 0; ; ) {
+      try {
+        signal?.throwIfAborted();
+        const token = await this.#tokens.livingFor(30_000); // time to get there
+        const timeout = AbortSignal.timeout(TIMEOUT_MS[method]);
+        const response = await send(this.#url + path, {
+          method,
+          headers: { ...headers, Authorization: `Bearer ${token}` },
+          body,
+          signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
+        });
+        const data = await readEnvelope(response);
+        const date = response.headers.get("Date");
+        if (date) onDate?.(date);
+        return data;
+      } catch (cause) {
+        signal?.throwIfAborted();
+        const error = cause instanceof PipelineError ? cause : noAnswer(cause);
+        // A token that is not valid yet is told with Retry-After.
+        const isTooEarly = error.status === 401 && error.retryAfterMs !== undefined;
+        if (error.status === 401 && !isTooEarly && !isTokenRetried) {
+          isTokenRetried = true;
+          this.#tokens.newest = undefined;
+          continue;
+        }
+        // A 500 may be this photo's doing; to ask for a list again does no harm.
+        const isPassing = error.status === 500 ? method === "GET" : [0, 429, 502, 503, 504].includes(error.status);
+        const waitMs = error.retryAfterMs ?? backoffMs(failures);
+        const isTooLong = waitMs > LONGEST_RETRY_AFTER_MS && tries < Infinity;
+        if (!(isPassing || isTooEarly) || isTooLong || ++failures >= tries) throw error;
+        await sleep(Math.min(waitMs, LONGEST_RETRY_AFTER_MS), signal);
+      }
+    }
+  }
+
+  /** @param {OnProgress} onProgress @returns {Send} */
+  sendWithProgress(onProgress) {
+    if (globalThis.XMLHttpRequest) return (url, sending) => sendByXhr(url, sending, onProgress);
+    return (url, { body = new Blob(), ...sending }) => {
+      const headers = { ...sending.headers, "Content-Type": body.type };
+      const streamed = { ...sending, headers, body: countedStream(body, onProgress), duplex: "half" };
+      return this.#send(url, /** @type {any} */ (streamed));
+    };
+  }
+}
+
+/** @param {Response} response */
+export async function readEnvelope(response) {
+  const reply = await response.json().catch(() => null);
+  if (response.ok && reply?.success) return reply.data;
+  if (response.ok) throw noAnswer(new Error("The answer is cut off, or not the service's"));
+  const { code = "HTTP_ERROR", message = `HTTP ${response.status}`, details } = reply?.error ?? {};
+  const seconds = parseFloat(response.headers.get("Retry-After") ?? "");
+  const retryAfterMs = seconds >= 0 ? seconds * 1000 : undefined;
+  throw new PipelineError(message, code, response.status, { details, retryAfterMs });
+}
+
+/** @param {unknown} cause */
+function noAnswer(cause) {
+  return new PipelineError("The service cannot be reached", "NETWORK_ERROR", 0, { cause });
+}
+
+/** Not FormData: a Blob knows its size and streams, whatever sends it. @param {Blob} file @param {string} category */
+export function multipart(file, category) {
+  const boundary = randomHex();
+  const fields =
+    `--${boundary}\r\nContent-Disposition: form-data; name="category"\r\n\r\n${category}\r\n` +
+    `--${boundary}\r\nContent-Disposition: form-data; name="image"; filename="photo"\r\n` +
+    "Content-Type: application/octet-stream\r\n\r\n"; // an image is what its bytes say
+  return new Blob([fields, file, `\r\n--${boundary}--\r\n`], { type: `multipart/form-data; boundary=${boundary}` });
+}
+
+/** @param {Blob} body @param {OnProgress} onProgress */
+function countedStream(body, onProgress) {
+  let sent = 0;
+  return new ReadableStream({
+    async pull(controller) {
+      const chunk = await body.slice(sent, sent + CHUNK_BYTES).arrayBuffer();
+      controller.enqueue(new Uint8Array(chunk));
+      sent += chunk.byteLength;
+      onProgress(sent, body.size);
+      if (sent >= body.size) controller.close();
+    },
+  });
+}
+
+/**
+ * A browser's fetch does not tell how far the body is.
+ * @param {string} url @param {Sending} sending @param {OnProgress} onProgress @returns {Promise<Response>}
+ */
+function sendByXhr(url, { method, headers, body, signal }, onProgress) {
+  return new Promise((resolve, reject) => {
+    signal.throwIfAborted();
+    const request = new XMLHttpRequest();
+    request.open(method, url);
+    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
+    request.upload.onprogress = ({ loaded, total }) => onProgress(loaded, total);
+    request.onload = () => {
+      const told = ["Retry-After", "Date"].map((name) => [name, request.getResponseHeader(name) ?? ""]);
+      const headers = Object.fromEntries(told);
+      resolve(new Response(request.responseText || null, { status: request.status, headers }));
+    };
+    request.onerror = request.onabort = () => reject(new TypeError("Network error"));
+    signal.addEventListener("abort", () => request.abort(), { once: true });
+    request.send(body);
+  });
+}
+
+/** Not crypto.randomUUID: browsers have that on https only. */
+export function randomHex() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}

@@ -1,0 +1,123 @@
+/**
+ * Which transport is used: the best that works. A rung that cannot be opened twice in a row, or is open and mute, is
+ * left for the one below; the one above is tried again later, beside the one in use.
+ *
+ * @typedef {"socket" | "sse" | "poll"} TransportName
+ *
+ * @typedef {object} Times in milliseconds
+ * @property {number} connectMs an attempt may take
+ * @property {number} silenceMs without a byte from the service, which pings every 25 s
+ * @property {number} longestSilenceMs between looks at the list, where pings cannot be seen
+ * @property {number} climbMs until the transport above is tried again
+ * @property {number} longestClimbMs what that grows to
+ */
+
+/** @type {TransportName[]} */
+const RUNGS = ["socket", "sse", "poll"];
+const MISSES = 2;
+const PROBE_MS = 5_000;
+
+/** @type {Times} */
+export const TIMES = {
+  connectMs: 10_000,
+  silenceMs: 40_000,
+  longestSilenceMs: 600_000,
+  climbMs: 60_000,
+  longestClimbMs: 600_000,
+};
+
+export class Ladder {
+  #rung = 0;
+  #misses = 0;
+  /** @type {Promise<"here" | "gone" | "foreign"> | undefined} */ #settled;
+  #times;
+  #probe;
+  #climbMs;
+  #enteredAt = 0;
+
+  /** @param {Times} times @param {() => Promise<"here" | "gone" | "foreign">} probe does plain HTTP work */
+  constructor(times, probe) {
+    this.#times = times;
+    this.#probe = probe;
+    this.#climbMs = times.climbMs;
+  }
+
+  get name() {
+    return RUNGS[this.#rung];
+  }
+
+  /** @returns {TransportName | undefined} */
+  get above() {
+    return RUNGS[this.#rung - 1];
+  }
+
+  /** Begin at the top. */
+  restart() {
+    this.#rung = this.#misses = 0;
+    this.#settled = undefined;
+    this.#climbMs = this.#times.climbMs;
+  }
+
+  /** @param {TransportName} name */
+  entered(name) {
+    this.#rung = RUNGS.indexOf(name);
+    this.#misses = 0;
+    this.#enteredAt = performance.now();
+  }
+
+  /**
+   * The rung did not carry. Whether plain requests do is asked at once: later it may be another network.
+   * @param {boolean} isMute
+   */
+  missed(isMute) {
+    if (++this.#misses >= MISSES || isMute) this.#settled = this.#settle();
+  }
+
+  /** What was found about the service when the last rung did not carry; undefined when there was no need to look. */
+  async settled() {
+    const found = await this.#settled;
+    this.#settled = undefined;
+    return found;
+  }
+
+  async #settle() {
+    const rung = this.#rung;
+    const found = await this.#probe();
+    if (found !== "here" || rung !== this.#rung || !this.#misses) return found; // it began anew meanwhile
+    this.#misses = 0;
+    // Each of them failed: they are tried in turn.
+    this.#rung = (this.#rung + 1) % RUNGS.length;
+    if (performance.now() - this.#enteredAt > this.#times.longestClimbMs) this.#climbMs = this.#times.climbMs;
+    return found;
+  }
+
+  /** How long to wait with the next try of the rung above. */
+  nextClimbMs() {
+    const waitMs = this.#climbMs;
+    this.#climbMs = Math.min(2 * waitMs, this.#times.longestClimbMs);
+    return waitMs;
+  }
+}
+
+/**
+ * Whether plain requests get through. foreign: they do, but the service does not let this page read the answer.
+ * @param {string} url @param {(url: string, options: any) => Promise<Response>} send
+ * @returns {Promise<"here" | "gone" | "foreign">}
+ */
+export async function probe(url, send) {
+  const options = () => ({ method: "GET", headers: {}, cache: "no-store", signal: AbortSignal.timeout(PROBE_MS) });
+  try {
+    const response = await send(`${url}/livez`, { ...options(), mode: "no-cors" });
+    await response.body?.cancel();
+    if (response.status >= 500) return "gone";
+  } catch {
+    return "gone";
+  }
+  const origin = globalThis.location?.origin;
+  if (origin === undefined || origin === new URL(url).origin) return "here";
+  // Any answer will do, also that a token is missing.
+  return send(`${url}/api/assets?limit=1`, options()).then(
+    () => "here",
+    () => "foreign",
+  );
+}

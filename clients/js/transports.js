@@ -1,0 +1,163 @@
+/**
+ * The three ways events come: a WebSocket, server-sent events, long polling. Each is opened by a function that tells
+ * its line what comes and how it ended, and returns how to close it.
+ *
+ * @typedef {object} Loss why it ended
+ * @property {number} code the close code; 1006 when none came
+ * @property {number} [retryInMs] when the service says so
+ * @property {string} [message] of the service, for people
+ * @property {boolean} [isMute] nothing came for too long
+ *
+ * @typedef {object} Line
+ * @property {(frame: any) => void} frame
+ * @property {() => void} sign something came, if only a ping
+ * @property {(timestamp: string) => void} reached all events up to then have come
+ * @property {(loss: Loss) => void} lost
+ *
+ * @typedef {object} Transport
+ * @property {() => void} close nothing is told after this
+ * @property {(frame: object) => void} [send]
+ * @property {boolean} [isBlind] pings of the service cannot be seen
+ */
+
+import { BROKEN } from "./close-codes.js";
+import { sleep } from "./delays.js";
+import { PipelineError, readEnvelope } from "./http.js";
+import { claimsOf } from "./tokens.js";
+
+const MAX_MESSAGE_CHARACTERS = 1024 * 1024;
+const WAIT_SECONDS = 25;
+const SHORT_MS = 1_000;
+/** @type {Record<number, number>} what a close code says on a WebSocket */
+const HTTP_CODES = { 400: 4400, 401: 4403, 429: 4429, 503: 1013 };
+
+/**
+ * @param {{url: string, token: string, since?: string, events?: string[], Socket: any}} given @param {Line} line
+ * @returns {Transport}
+ */
+export function openSocket({ url, token, since, events, Socket }, line) {
+  const socket = new Socket(`${url.replace(/^http/, "ws")}/ws`, ["pipeline.v1"]);
+  // Not in the handshake: its headers end up in the logs of proxies.
+  socket.onopen = () => socket.send(JSON.stringify({ auth: { token }, since, events }));
+  socket.onmessage = (/** @type {{data: unknown}} */ { data }) => line.frame(parse(data));
+  socket.onclose = (/** @type {{code: number}} */ { code }) => line.lost({ code });
+  const isBlind = !("onping" in socket);
+  if (!isBlind) socket.onping = line.sign;
+  return {
+    isBlind,
+    send: (frame) => socket.send(JSON.stringify(frame)),
+    close() {
+      // On a dead line it may take minutes to close; nothing it says counts any more.
+      socket.onopen = socket.onmessage = socket.onclose = socket.onping = null;
+      socket.close();
+    },
+  };
+}
+
+/**
+ * Not EventSource: it cannot send a header, and the token does not belong into an address.
+ * @param {{url: string, token: string, since?: string, events?: string[], send: import("./http.js").Send}} given
+ * @param {Line} line @returns {Transport}
+ */
+export function openStream({ url, token, since, events, send }, line) {
+  const query = new URLSearchParams();
+  if (since !== undefined) query.set("since", since);
+  if (events) query.set("events", events.join(","));
+  return runUntilClosed(line, async (signal) => {
+    const headers = { Accept: "text/event-stream", Authorization: `Bearer ${token}` };
+    const response = await send(`${url}/api/events?${query}`, { method: "GET", headers, signal });
+    const isStream = response.ok && response.headers.get("Content-Type")?.startsWith("text/event-stream");
+    if (!isStream || !response.body) {
+      await readEnvelope(response);
+      throw new TypeError("No event stream");
+    }
+    const decoder = new TextDecoder();
+    const take = eventReader(line);
+    for (const reader = response.body.getReader(); ; ) {
+      const { done, value } = await reader.read();
+      if (done || signal.aborted) return;
+      line.sign();
+      take(decoder.decode(value, { stream: true }));
+    }
+  });
+}
+
+/**
+ * Return what takes the text of an event stream in any pieces. Fields in other lines than ours are left alone.
+ * @param {Line} line
+ */
+function eventReader(line) {
+  let rest = "";
+  /** @type {string[]} */ let data = [];
+  let id = "";
+  return (/** @type {string} */ text) => {
+    // A "\r" at the end may be the first half of "\r\n".
+    const lines = (rest + text).split(/\r\n|\n|\r(?!$)/);
+    rest = lines.pop() ?? "";
+    for (const each of lines) {
+      const [, name, value] = /^([^:]*):? ?(.*)$/s.exec(each) ?? [];
+      if (name === "data") data.push(value);
+      else if (name === "id") id = value;
+      if (each !== "") continue;
+      if (data.length) line.frame(parse(data.join("\n")));
+      if (id) line.reached(id);
+      [data, id] = [[], ""];
+    }
+    if (rest.length + data.reduce((sum, { length }) => sum + length, 0) > MAX_MESSAGE_CHARACTERS) {
+      throw new TypeError("A message too large");
+    }
+  };
+}
+
+/**
+ * The list is read for what has finished, then asked to answer when something more has.
+ * @param {object} given
+ * @param {string} given.token
+ * @param {import("./inbox.js").List} given.list
+ * @param {(signal: AbortSignal) => Promise<number>} given.catchUp reads what was missed; how many events were new
+ * @param {() => string} given.next from when on something is new
+ * @param {Line} line @returns {Transport}
+ */
+export function openPoll({ token, list, catchUp, next }, line) {
+  return runUntilClosed(line, async (signal) => {
+    const { serverTime } = await list({ limit: 1 }, { signal, tries: 1 });
+    line.frame({ event: "connected", room: `user:${claimsOf(token).sub}`, serverTime });
+    for (let isQuick = false; ; ) {
+      const found = await catchUp(signal);
+      // An asset of a wrong clock, a service that is going down: an answer that comes at once and tells nothing new.
+      if (isQuick && !found) await sleep(SHORT_MS * (1 + 2 * Math.random()), signal);
+      const asked = performance.now();
+      await list({ finishedSince: next(), limit: 1, wait: WAIT_SECONDS }, { signal, tries: 1 });
+      isQuick = performance.now() - asked < SHORT_MS;
+    }
+  });
+}
+
+/** @param {Line} line @param {(signal: AbortSignal) => Promise<void>} run @returns {Transport} */
+function runUntilClosed(line, run) {
+  const closing = new AbortController();
+  const { signal } = closing;
+  run(signal).then(
+    () => signal.aborted || line.lost({ code: BROKEN }),
+    (error) => signal.aborted || line.lost(lossOf(error)),
+  );
+  return { close: () => closing.abort() };
+}
+
+/** @param {unknown} error @returns {Loss} */
+function lossOf(error) {
+  // Without our envelope it is the answer of a proxy.
+  if (!(error instanceof PipelineError) || error.code === "HTTP_ERROR") return { code: BROKEN };
+  const { message, status, retryAfterMs: retryInMs } = error;
+  if (status === 401 && retryInMs !== undefined) return { code: 1013, retryInMs, message }; // not valid yet
+  return { code: HTTP_CODES[status] ?? BROKEN, retryInMs, message };
+}
+
+/** @param {unknown} data @returns {any} undefined for what is none of ours */
+function parse(data) {
+  try {
+    return JSON.parse(String(data));
+  } catch {
+    return undefined;
+  }
+}

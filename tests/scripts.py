@@ -1,0 +1,156 @@
+"""JavaScript with the client of clients/js and a record of all it says, in a real Node or a real Chromium."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.browser import BROWSER, Page, browsing
+from tests.parts import require
+
+CLIENT = Path(__file__).parents[1] / "clients" / "js"
+
+
+def find_node() -> str | None:
+    """Return where Node is, None where there is none or one from before 20.3."""
+    path = shutil.which("node")
+    version = subprocess.run([path, "--version"], capture_output=True, text=True).stdout if path else ""
+    numbers = re.match(r"v(\d+)\.(\d+)", version)
+    return path if numbers and (int(numbers[1]), int(numbers[2])) >= (20, 3) else None
+
+
+NODE = find_node()
+WAIT_SECONDS = 20.0
+
+# What every script here has: the client, and a record of all it says.
+HARNESS = """
+import { PipelineClient } from "BASE/pipeline-client.js";
+const said = [];
+let wake = () => {};
+const shown = (detail) => detail instanceof Error ? { ...detail, name: detail.name, message: detail.message } : detail;
+const say = (name, detail) => { said.push([name, shown(detail)]); wake(); };
+const all = (name) => said.filter(([each]) => each === name).map(([, detail]) => detail);
+async function heard(name, count = 1) {
+  while (all(name).length < count) await new Promise((resolve) => (wake = resolve));
+  return all(name)[count - 1];
+}
+function start(options) {
+  globalThis.client = new PipelineClient(options);
+  for (const name of ["asset_processed", "connected", "disconnected", "error", "transport"]) {
+    client.on(name, (detail) => say(name, detail));
+  }
+  return client.connect();
+}
+const failure = (promise) => promise.then(() => null, shown);
+Object.assign(globalThis, { PipelineClient, say, all, heard, start, failure });
+"""
+NODE_DRIVER = """
+import readline from "node:readline";
+const AsyncFunction = (async () => {}).constructor;
+for await (const line of readline.createInterface({ input: process.stdin })) {
+  const answer = (reply) => console.log(JSON.stringify(reply));
+  new AsyncFunction(JSON.parse(line))().then((value) => answer({ value }), ({ stack }) => answer({ stack }));
+}
+"""
+HURRIED = "const real = setTimeout; globalThis.setTimeout = (then, ms, ...more) => real(then, ms / 20, ...more);"
+CHROMIUM_PAGE = """<!doctype html><script type="module">
+addEventListener("unhandledrejection", ({ reason }) => said.push(["unhandled", String(reason)]));
+addEventListener("error", ({ message }) => said.push(["unhandled", message]));
+HARNESS</script>"""
+
+
+class Script:
+    """JavaScript with the harness around it, in Node or in a page of the far end."""
+
+    async def run(self, code: str) -> Any:
+        """Run the body of an async function and return its JSON value."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            return await self._run(code)
+
+    async def heard(self, name: str, count: int = 1) -> Any:
+        """Return the count-th event of that name, waiting for it."""
+        return await self.run(f"return heard({name!r}, {count})")
+
+    async def all(self, name: str) -> list[Any]:
+        """Return the events of that name so far."""
+        found: list[Any] = await self.run(f"return all({name!r})")
+        return found
+
+    async def _run(self, code: str) -> Any:
+        raise NotImplementedError
+
+
+class NodeScript(Script):
+    """process: ends by itself once it hears nothing more from us and the client holds nothing."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    async def _run(self, code: str) -> Any:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(code).encode() + b"\n")
+        line = await self.process.stdout.readline()
+        assert line, "Node has ended"
+        reply = json.loads(line)
+        assert "stack" not in reply, reply["stack"]
+        return reply.get("value")
+
+    async def exit_code(self) -> int:
+        """Let the process go and return how it ended; none of the client's timers is short enough to hide here."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        return await asyncio.wait_for(self.process.wait(), 8)
+
+
+class ChromiumScript(Script):
+    def __init__(self, page: Page) -> None:
+        self.page = page
+
+    async def _run(self, code: str) -> Any:
+        return await self.page.evaluate(f"(async () => {{ {code} }})()")
+
+
+@asynccontextmanager
+async def node() -> AsyncIterator[NodeScript]:
+    """Give a Node that must end by itself, and well, once the client is closed."""
+    require(NODE is not None, "needs Node 20.3 or newer")
+    # Node 22 has a WebSocket of its own; that of Chromium is the standard one these tests see.
+    code = HARNESS.replace("BASE", ".") + "delete globalThis.WebSocket;" + NODE_DRIVER
+    pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
+    process = await asyncio.create_subprocess_exec(
+        str(NODE), "--input-type=module", "--eval", code, cwd=CLIENT, limit=1 << 24, **pipes
+    )
+    script = NodeScript(process)
+    try:
+        yield script
+        if process.returncode is None and not process.stdin.is_closing():
+            await script.run("globalThis.client?.close()")
+            assert await script.exit_code() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@asynccontextmanager
+async def chromium(url: str) -> AsyncIterator[ChromiumScript]:
+    """Give a page of that address in which nothing may go unhandled."""
+    require(BROWSER is not None, "needs Chromium")
+    async with browsing(url) as page:
+        script = ChromiumScript(page)
+        yield script
+        assert await script.all("unhandled") == []
+
+
+def photo(image: bytes) -> str:
+    """Return the image as a JavaScript expression."""
+    encoded = base64.b64encode(image).decode()
+    return f'new Blob([Uint8Array.from(atob("{encoded}"), (letter) => letter.charCodeAt(0))])'
