@@ -482,7 +482,7 @@ def _loop() -> list[Panel]:
         ),
         graph(
             "Clock skew",
-            "How far each machine's clock is ahead of Redis TIME; beyond 5 s in either direction its process is not ready.",
+            "How far each machine's clock is ahead of Redis TIME; beyond 5 s either way its process is not ready.",
             ("pipeline_clock_skew_seconds{@}", "{{instance}}"),
             unit="s",
         ),

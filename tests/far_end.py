@@ -12,7 +12,8 @@ from typing import Any
 
 from aiohttp import web
 
-from pipeline.assets.asset import to_timestamp, utc_now
+from pipeline.assets.asset import to_timestamp
+from pipeline.clock import utc_now
 from tests.scripts import CHROMIUM_PAGE, CLIENT, HARNESS, WAIT_SECONDS, Script, chromium, node
 
 

@@ -134,6 +134,7 @@ def all_peers() -> list[Peer]:
     """Return everything there is to compare, ours first; the last is the measure of the load client."""
     return [
         Peer("ours", load.OURS, install_nothing, start_ours),
+        Peer("ours, event stream", load.OURS_STREAM, install_nothing, start_ours),
         Peer("Socket.IO", load.SOCKET_IO, install_socketio, start_socketio),
         Peer("python-socketio", load.SOCKET_IO, install_python_socketio, start_python_socketio),
         Peer("Centrifugo", load.CENTRIFUGO, install_centrifugo, start_centrifugo),

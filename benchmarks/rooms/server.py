@@ -3,9 +3,9 @@
 The real rooms, fanout, socket handler and token check in a Tornado server, without store, queue and worker. Prints its
 port; GET /emit?count=&rate=&users= emits. Without Redis into the local rooms, with Redis as the worker does: through
 the fanout, for the sockets of another process. For slow.py: GET /flood?rounds=&first=&users=&bytes=&pace_ms= sends
-large events, GET /closed?code= tells how many sockets were closed with a code. For crowd.py: GET /finish?users=&first= puts
-an asset of each user in the store, finished now, that nobody is told of: as one that another process finished while
-Redis was away.
+large events, GET /closed?code= tells how many sockets were closed with a code. For crowd.py: GET /finish?users=&first=
+puts an asset of each user in the store, finished now, that nobody is told of: as one that another process finished
+while Redis was away.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pipeline.clock import utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.auth import TokenVerifier
 from pipeline.handlers import base
+from pipeline.handlers.events import EventsHandler
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.socket import SocketHandler
 from pipeline.metrics import Metrics
@@ -36,6 +37,7 @@ from pipeline.usecases.replay import Replay
 from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.frames import event_frame
 from pipeline.rooms.rooms import Rooms
+from pipeline.rooms.tickets import Tickets
 from pipeline.settings import Settings
 from tests.factories import SECRET, make_asset
 
@@ -45,7 +47,7 @@ STORE_SLICE = 500
 
 
 class Wiring:
-    """The parts and the route of /ws, put together as app.py does it."""
+    """The parts and the routes of sockets and streams, put together as app.py does it."""
 
     def __init__(self, folder: Path, redis_url: str | None) -> None:
         settings = Settings(jwt_secret=SECRET)
@@ -62,11 +64,12 @@ class Wiring:
         )
         self.fanout = RoomFanout(self.rooms, redis_url, metrics=metrics) if redis_url else None
         common = {"verifier": TokenVerifier(settings), "metrics": metrics, "allowed_origins": ()}
-        self.route = (
-            "/ws",
-            SocketHandler,
-            common | {"admission": Admission(self.rooms, self.replay, settings), "settings": settings},
-        )
+        common |= {"admission": Admission(self.rooms, self.replay, settings), "settings": settings}
+        tickets = Tickets(redis_url or settings.redis_url.get_secret_value(), prefix=settings.queue_prefix)
+        self.routes: list[Any] = [
+            ("/ws", SocketHandler, common),
+            ("/api/events", EventsHandler, common | {"tickets": tickets}),
+        ]
 
     async def start(self) -> None:
         """Open what the parts lean on; the process ends by a signal, so nothing closes it."""
@@ -160,7 +163,7 @@ async def main(redis_url: str | None = None) -> None:
     wiring = Wiring(Path(folder.name), redis_url)
     await wiring.start()
     routes: list[Any] = [
-        wiring.route,
+        *wiring.routes,
         ("/emit", EmitHandler, {"rooms": wiring.rooms, "fanout": wiring.fanout}),
         ("/flood", FloodHandler, {"rooms": wiring.rooms}),
         ("/closed", ClosedHandler, {"metrics": wiring.metrics}),

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.assets.asset import AssetStatus, to_timestamp, utc_now
+from pipeline.assets.asset import AssetStatus, to_timestamp
+from pipeline.clock import utc_now
 from tests.factories import make_asset, make_image, make_token
 from tests.far_end import FarEnd
 from tests.hostile_proxy import HostileProxy

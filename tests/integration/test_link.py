@@ -191,6 +191,7 @@ async def test_listening_connection_hands_over_what_is_published() -> None:
 
 
 @pytest.mark.gen_test(timeout=30)
+@pytest.mark.fault("O16")
 async def test_connections_share_a_tls_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Making one takes up to 300 ms of the event loop. TLS changes nothing else: calls, pushes, the end."""
     authority = Authority(tmp_path, "ours")
