@@ -79,13 +79,15 @@ class RedisServers(NamedTuple):
 
     url: of one server, as redis-py takes it. hosts: host and port of each server, or of each Sentinel; empty when the
     URL names one server only. sentinel_url: as url, for a Sentinel; "" without any. master_name: of the servers that
-    the Sentinels watch.
+    the Sentinels watch. shared_url: of a Sentinel with the servers' login, for Sentinels that want one when the URL has
+    none of their own; "" when it has, or has neither.
     """
 
     url: str
     hosts: tuple[tuple[str, int], ...] = ()
     sentinel_url: str = ""
     master_name: str = ""
+    shared_url: str = ""
 
 
 def redis_servers(url: str) -> RedisServers:
@@ -109,7 +111,12 @@ def redis_servers(url: str) -> RedisServers:
     # A Sentinel has no databases, and a user of its own.
     its_own = [(name, value) for name, value in kept if name not in ("db", "username", "password")]
     its_own += [(name.removeprefix("sentinel_"), value) for name, value in given if name in SENTINEL_OPTIONS]
-    return RedisServers(kept_url, hosts, f"{scheme}://{names[0]}?{urlencode(its_own)}", unquote(master_name))
+    sentinel_url = f"{scheme}://{names[0]}?{urlencode(its_own)}"
+    shared = [(name, value) for name, value in kept if name != "db"]
+    shared_url = f"{scheme}://{user}{names[0]}?{urlencode(shared)}"
+    has_own = any(name in SENTINEL_OPTIONS for name, _ in given)
+    spare_url = "" if has_own or shared_url == sentinel_url else shared_url
+    return RedisServers(kept_url, hosts, sentinel_url, unquote(master_name), spare_url)
 
 
 def _host_and_port(name: str, default_port: int) -> tuple[str, int]:

@@ -12,10 +12,11 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from redis.asyncio import SSLConnection
+from redis.exceptions import AuthenticationError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
-from pipeline.addresses import redis_servers
+from pipeline.addresses import RedisServers, redis_servers
 from pipeline.link.connection import Link, connect
 
 # Of several servers one that accepts and says nothing must not use up the time of all.
@@ -77,10 +78,11 @@ class Turns:
 class Sentinels:
     """Say which server is the master of a name. https://redis.io/docs/latest/develop/reference/sentinel-clients/"""
 
-    def __init__(self, url: str, hosts: tuple[tuple[str, int], ...], master_name: str) -> None:
-        self._door = Door(url)
-        self._turns = Turns(*hosts)
-        self._master_name = master_name
+    def __init__(self, servers: RedisServers) -> None:
+        self._door = Door(servers.sentinel_url)
+        self._shared_door = Door(servers.shared_url) if servers.shared_url else None
+        self._turns = Turns(*servers.hosts)
+        self._master_name = servers.master_name
 
     async def master(self) -> Address:
         """Return where the master is by the first Sentinel that knows; the last one's error when none does."""
@@ -100,7 +102,15 @@ class Sentinels:
         self._turns.leave(self._turns.all[0])
 
     async def _ask(self, address: Address) -> Address:
-        link = await self._door.open(address)
+        try:
+            return await self._ask_through(self._door, address)
+        except AuthenticationError:
+            if self._shared_door is None:
+                raise
+            return await self._ask_through(self._shared_door, address)
+
+    async def _ask_through(self, door: Door, address: Address) -> Address:
+        link = await door.open(address)
         try:
             found = await link.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._master_name)
             if not found:
@@ -127,7 +137,7 @@ class Nodes:
         self.database = self._door.database
         self._sentinels: Sentinels | None = None
         if servers.sentinel_url:
-            self._sentinels = Sentinels(servers.sentinel_url, servers.hosts, servers.master_name)
+            self._sentinels = Sentinels(servers)
             self._turns = Turns(None)
         else:
             self._turns = Turns(*(servers.hosts or (None,)))

@@ -252,6 +252,10 @@ async def test_sentinels_have_a_login_of_their_own(tmp_path: Path) -> None:
             link.close()
         with pytest.raises(RedisError):
             await Nodes(f"redis+sentinel://127.0.0.1:{port}/{MASTER_NAME}?sentinel_password=wrong").find()
+        redis.client().config_set("requirepass", "secret")
+        link, address, _ = await Nodes(f"redis+sentinel://:secret@127.0.0.1:{port}/{MASTER_NAME}").find()
+        assert address == ("127.0.0.1", redis.port)
+        link.close()
 
 
 @pytest.mark.gen_test(timeout=30)

@@ -49,6 +49,11 @@ SEVERAL_REDIS = [
         ),
         "one Sentinel, TLS to it and to the servers",
     ),
+    (
+        "redis+sentinel://u:p@a/photos",
+        RedisServers("redis://u:p@a/?", (("a", 26379),), "redis://a?", "photos", "redis://u:p@a?"),
+        "Sentinels that may want the login of the servers",
+    ),
 ]
 BAD_REDIS = [
     ("redis://a,b/1", "a cluster has one database", "only database 0"),
@@ -145,7 +150,7 @@ def test_address_of_several_servers_is_taken_apart(url: str, servers: RedisServe
     """Into addresses that the driver can read, of a server and of a Sentinel."""
     assert redis_fault(url) == ""
     assert redis_servers(url) == servers
-    for each in filter(None, (servers.url, servers.sentinel_url)):
+    for each in filter(None, (servers.url, servers.sentinel_url, servers.shared_url)):
         Redis.from_url(each)
 
 
