@@ -1,0 +1,69 @@
+"""Both clients see each step of a photo on the real service, and cancel it, over a socket and over a stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.client import Client
+from tests.factories import make_token
+from tests.hostile_proxy import HostileProxy
+from tests.scripts import node
+from tests.service import AiService, Service
+
+MODES = {"honest": "socket", "refuses-upgrade": "sse"}
+every_way = pytest.mark.parametrize("mode", MODES)
+
+
+async def in_a_thread(call: Callable[[], object]) -> None:
+    await asyncio.to_thread(call)
+
+
+@every_way
+@pytest.mark.gen_test(timeout=90)
+async def test_python_client_sees_progress_and_cancels(mode: str, tmp_path: Path, ai_service: AiService) -> None:
+    """From the place in line to the end; a cancelled photo is failed, and its event comes like any other."""
+    ai_service.order(held=True)
+    with Service(tmp_path, ai_service.url, CONCURRENCY="1") as service:
+        async with HostileProxy(service.url, mode) as proxy, Client(proxy.url, make_token(), progress=True) as client:
+            await client.listen()
+            assert client.transport == MODES[mode]
+            first, second = [(await asyncio.to_thread(service.upload)).json()["data"]["assetId"] for _ in range(2)]
+            seen: dict[str, list[str]] = {first: [], second: []}
+            async for event in client.events():
+                seen[event["assetId"]].append(event["event"])
+                if event["event"] == "asset_queued" and event["assetId"] == second and event["position"] == 1:
+                    assert (await client.cancel(second))["status"] == "failed"
+                if event["event"] == "asset_processed" and event["assetId"] == second:
+                    assert event["error"] == "Cancelled"
+                    await in_a_thread(lambda: ai_service.order(held=False))
+                if event["event"] == "asset_processed" and event["assetId"] == first:
+                    break
+            assert seen[first][0] == "asset_queued" and seen[first][-2:] == ["asset_started", "asset_processed"]
+            assert "asset_started" not in seen[second]
+
+
+@every_way
+@pytest.mark.gen_test(timeout=90)
+async def test_js_client_sees_progress_and_cancels(mode: str, tmp_path: Path, ai_service: AiService) -> None:
+    """As the Python client."""
+    ai_service.order(held=True)
+    with Service(tmp_path, ai_service.url, CONCURRENCY="1") as service:
+        async with HostileProxy(service.url, mode) as proxy, node() as script:
+            await script.run(f"await start({{ url: {proxy.url!r}, token: {make_token()!r}, progress: true }})")
+            assert await script.run("return client.transport") == MODES[mode]
+            await script.run('for (const name of ["queued", "started"]) client.on("asset_" + name, (e) => say(name, e))')
+            first, second = [(await asyncio.to_thread(service.upload)).json()["data"]["assetId"] for _ in range(2)]
+            await script.run(
+                f"for (let n = 1; ; n++) {{ const e = await heard('queued', n);"
+                f" if (e.assetId === {second!r} && e.position === 1) return; }}"
+            )
+            assert (await script.run(f"return client.cancel({second!r})"))["status"] == "failed"
+            event = await script.heard("asset_processed")
+            assert (event["assetId"], event["error"]) == (second, "Cancelled")
+            await in_a_thread(lambda: ai_service.order(held=False))
+            assert (await script.heard("asset_processed", 2))["assetId"] == first
+            assert [each["assetId"] for each in await script.all("started")] == [first]
