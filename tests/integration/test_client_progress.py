@@ -55,7 +55,8 @@ async def test_js_client_sees_progress_and_cancels(mode: str, tmp_path: Path, ai
         async with HostileProxy(service.url, mode) as proxy, node() as script:
             await script.run(f"await start({{ url: {proxy.url!r}, token: {make_token()!r}, progress: true }})")
             assert await script.run("return client.transport") == MODES[mode]
-            await script.run('for (const name of ["queued", "started"]) client.on("asset_" + name, (e) => say(name, e))')
+            names = "'queued', 'started'"
+            await script.run(f"for (const name of [{names}]) client.on('asset_' + name, (e) => say(name, e))")
             first, second = [(await asyncio.to_thread(service.upload)).json()["data"]["assetId"] for _ in range(2)]
             await script.run(
                 f"for (let n = 1; ; n++) {{ const e = await heard('queued', n);"

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import pipeline.link.channels
 import pipeline.rooms.fanout
 import pipeline.rooms.lane
 import pipeline.rooms.publisher
+from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.hooks import Notifier
 from pipeline.hooks.manager import build_plugins
@@ -705,7 +706,7 @@ async def test_too_many_owed_events_are_read_from_the_store(
         gaps = Gaps(one)
         client = await one.connect()
         own_redis.client().execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
-        before = datetime.now(UTC)
+        before = utc_now()
         for number in range(15):
             await two.fanout.publish(ROOM, make_event(number))
         own_redis.client().client_unpause()

@@ -8,7 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
+import pipeline.cli
+import pipeline.logs
 from pipeline.cli import main
 from pipeline.commands import plugin_settings
 from pipeline.settings import Settings
@@ -45,9 +48,17 @@ def address_settings() -> Iterator[str]:
 VARIABLES = list(address_settings())
 
 
+@pytest.fixture(autouse=True)
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wide enough for every name; and commands that run in this process leave its log as it is."""
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(pipeline.cli, name, Console(width=400, stderr=name == "stderr"))
+    monkeypatch.setattr(pipeline.logs, "configure", lambda *_: None)
+
+
 def run(data_dir: Path, *command: str, **variables: str) -> Result:
     clean: dict[str, str | None] = dict.fromkeys((name.upper() for name in Settings.model_fields), None)
-    environment = clean | {"DATA_DIR": str(data_dir), "COLUMNS": "400", "PORT": "0"} | variables
+    environment = clean | {"DATA_DIR": str(data_dir), "PORT": "0"} | variables
     return CliRunner().invoke(main, command, env=environment)
 
 
