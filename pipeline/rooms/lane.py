@@ -137,8 +137,9 @@ class Lane:
         asked = link.ask_each([("PING",), *guard, *messages, *((verb, *each) for each in offered)])
         try:
             # The first is answered even while writing is paused: without it the connection was cut without a word.
-            await _replied(asked[:1], SIGN_SECONDS)
-            await _replied(asked, CALL_SECONDS)
+            await _replied(asked[0], SIGN_SECONDS)
+            # Replies come in order.
+            await _replied(asked[-1], CALL_SECONDS)
             replies: list[Any] = [each.exception() or each.result() for each in asked]
         finally:
             for each in asked:
@@ -170,8 +171,8 @@ class Lane:
             raise failure
 
 
-async def _replied(asked: Sequence[asyncio.Future[Any]], seconds: float) -> None:
-    """Return when all have come, as replies or as errors."""
-    _, pending = await asyncio.wait(asked, timeout=seconds)
+async def _replied(asked: asyncio.Future[Any], seconds: float) -> None:
+    """Return when it has come, as a reply or as an error."""
+    _, pending = await asyncio.wait([asked], timeout=seconds)
     if pending:
         raise RedisTimeoutError("Redis does not answer")
