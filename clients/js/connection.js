@@ -11,7 +11,7 @@
  * @property {(connection: Connection, error: unknown) => void} failed before anything was sent
  * @property {(connection: Connection) => void} silent nothing came for long; that may be as it should be
  * @property {(error: unknown) => void} troubled no fresh token; it goes on
- * @property {(signal: AbortSignal) => Promise<number>} catchUp
+ * @property {(signal: AbortSignal, wait?: number) => Promise<number>} catchUp
  *
  * @typedef {object} Parts
  * @property {string} url
@@ -94,7 +94,7 @@ export class Connection {
     };
     if (this.name === "socket") return openSocket({ ...given, Socket }, line);
     if (this.name === "sse") return openStream({ ...given, send }, line);
-    return openPoll({ token: this.token, list, catchUp: this.#owner.catchUp, next: () => cursor.next }, line);
+    return openPoll({ token: this.token, list, catchUp: this.#owner.catchUp }, line);
   }
 
   /** @param {any} frame */

@@ -46,11 +46,6 @@ export class Cursor {
     return new Date(fromMs).toISOString();
   }
 
-  /** The first instant after the cursor. */
-  get next() {
-    return new Date(Date.parse(this.#since ?? "") + 1).toISOString();
-  }
-
   /** Never backward, and never past the server's own time. @param {string | undefined} timestamp */
   reach(timestamp) {
     if (timestamp === undefined) return;

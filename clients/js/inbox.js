@@ -71,15 +71,15 @@ export class Inbox {
   /**
    * Hand on all that the list has since a while before the cursor. found: how many were new; late: how many of those
    * should have come long ago.
-   * @param {Options} options
+   * @param {Options} options @param {number} [wait] seconds that the service may wait for the first
    */
-  async read(options) {
+  async read(options, wait) {
     const { isAhead, readFrom: finishedSince } = this.#cursor;
     const counts = { found: 0, late: 0 };
     let readAt;
     let cursor = null;
     do {
-      const page = await this.#list({ finishedSince, limit: 100, cursor }, options);
+      const page = await this.#list({ finishedSince, limit: 100, cursor, wait: cursor ? null : wait }, options);
       readAt ??= page.serverTime;
       for (const asset of page.items) {
         // One that has got a new job since it was listed has no event yet.

@@ -174,7 +174,7 @@ export class PipelineClient {
       failed: (connection, error) => (connection === this.#trial ? this.#planClimb() : this.#fail(error)),
       silent: () => this.#lookBehind(),
       troubled: (error) => this.#listeners.emit("error", error),
-      catchUp: (signal) => this.#inbox.read({ signal, tries: 1 }).then(({ found }) => found),
+      catchUp: (signal, wait) => this.#inbox.read({ signal, tries: 1 }, wait).then(({ found }) => found),
     });
   }
 

@@ -110,25 +110,25 @@ function eventReader(line) {
 }
 
 /**
- * The list is read for what has finished, then asked to answer when something more has.
+ * The list is asked to answer when something has finished since a while before the cursor: an event may be told after
+ * one that is later by its timestamp.
  * @param {object} given
  * @param {string} given.token
  * @param {import("./inbox.js").List} given.list
- * @param {(signal: AbortSignal) => Promise<number>} given.catchUp reads what was missed; how many events were new
- * @param {() => string} given.next from when on something is new
+ * @param {(signal: AbortSignal, wait?: number) => Promise<number>} given.catchUp reads what was missed, within so many
+ *   seconds; how many events were new
  * @param {Line} line @returns {Transport}
  */
-export function openPoll({ token, list, catchUp, next }, line) {
+export function openPoll({ token, list, catchUp }, line) {
   return runUntilClosed(line, async (signal) => {
     const { serverTime } = await list({ limit: 1 }, { signal, tries: 1 });
     line.frame({ event: "connected", room: `user:${claimsOf(token).sub}`, serverTime });
-    for (let isQuick = false; ; ) {
-      const found = await catchUp(signal);
-      // An asset of a wrong clock, a service that is going down: an answer that comes at once and tells nothing new.
-      if (isQuick && !found) await sleep(SHORT_MS * (1 + 2 * Math.random()), signal);
+    for (;;) {
       const asked = performance.now();
-      await list({ finishedSince: next(), limit: 1, wait: WAIT_SECONDS }, { signal, tries: 1 });
-      isQuick = performance.now() - asked < SHORT_MS;
+      const found = await catchUp(signal, WAIT_SECONDS);
+      // What was finished a moment ago, a service that is going down: an answer that comes at once and tells nothing new.
+      const isQuick = performance.now() - asked < SHORT_MS;
+      if (isQuick && !found) await sleep(SHORT_MS * (1 + 2 * Math.random()), signal);
     }
   });
 }

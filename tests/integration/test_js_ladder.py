@@ -211,9 +211,9 @@ async def test_stream_ends_as_a_socket_does() -> None:
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_list_is_asked_to_wait_from_the_cursor_on() -> None:
-    """First what was missed, with the overlap, page by page; then a request that waits; its answer begins it anew. A
-    token that is not valid yet, and a service that is too busy, are waited for.
+async def test_list_is_asked_to_wait_from_before_the_cursor_on() -> None:
+    """Each request waits for the first event from before the cursor on, and the rest is read page by page. A token that
+    is not valid yet, and a service that is too busy, are waited for.
     """
     now = to_timestamp(utc_now())
     finished = make_asset(status=AssetStatus.FAILED, finished_at=datetime.fromisoformat(now)).to_json()
@@ -225,16 +225,14 @@ async def test_list_is_asked_to_wait_from_the_cursor_on() -> None:
         (await far.call()).reply({"items": [], "nextCursor": None, "serverTime": now})
         call = await far.call()
         since = to_timestamp(datetime.fromisoformat(now) - timedelta(seconds=30))
-        assert call.query == {"finishedSince": since, "limit": "100"}
+        assert call.query == {"finishedSince": since, "limit": "100", "wait": "25"}
         call.reply({"items": [finished], "nextCursor": "more", "serverTime": now})
-        (await far.call()).reply({"items": [], "nextCursor": None, "serverTime": now})
         call = await far.call()
-        after = to_timestamp(datetime.fromisoformat(now) + timedelta(milliseconds=1))
-        assert call.query == {"finishedSince": after, "limit": "1", "wait": "25"}
+        assert call.query == {"finishedSince": since, "limit": "100", "cursor": "more"}
+        call.reply({"items": [], "nextCursor": None, "serverTime": now})
+        call = await far.call()
+        assert call.query == {"finishedSince": since, "limit": "100", "wait": "25"}
         assert [each["assetId"] for each in await script.all("asset_processed")] == [finished["id"]]
-        call.reply({"items": [finished], "nextCursor": None, "serverTime": now})
-        call = await far.call()
-        assert call.query == {"finishedSince": since, "limit": "100"}
         answered_at = time.monotonic()
         call.reply({"items": [finished], "nextCursor": None, "serverTime": now})
         call = await far.call()

@@ -46,22 +46,19 @@ class Poll(Transport):
         if self._cursor.is_ahead:
             yield {"event": "resync"}
             since = self._server_time
+        told: set[tuple[str, str]] = set()
         while True:
-            # What came late by its timestamp; a request that waits is answered with what is newer only.
-            told = set()
-            async for event in self._events(shift(since, -OVERLAP_SECONDS)):
-                told.add(key_of(event))
+            asked_at, heard = time.monotonic(), set()
+            # From before the cursor: an event may be told after one that is later by its timestamp.
+            async for event in self._events(shift(since, -OVERLAP_SECONDS), {"wait": str(POLL_SECONDS)}):
+                heard.add(key_of(event))
                 yield event
-            since = self._server_time
+            is_news, told, since = bool(heard - told), heard, self._server_time
             yield {"event": CURSOR, "since": since}
-            asked_at, is_news = time.monotonic(), False
-            async for event in self._events(since, {"wait": str(POLL_SECONDS)}):
-                is_news = is_news or key_of(event) not in told
-                yield event
             if not is_news and (left := asked_at + EMPTY_POLL_SECONDS - time.monotonic()) > 0:
                 await asyncio.sleep(left)
 
-    async def _events(self, since: str, wait: dict[str, str] = {}) -> AsyncIterator[Frame]:
+    async def _events(self, since: str, wait: dict[str, str]) -> AsyncIterator[Frame]:
         """Yield the events since then; `_server_time` is from before the first of them was read."""
         params = {"finishedSince": since, "limit": str(PAGE)}
         page = await self._page(params | wait)
