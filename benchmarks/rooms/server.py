@@ -65,7 +65,7 @@ class Wiring:
         self.fanout = RoomFanout(self.rooms, redis_url, metrics=metrics) if redis_url else None
         common = {"verifier": TokenVerifier(settings), "metrics": metrics, "allowed_origins": ()}
         common |= {"admission": Admission(self.rooms, self.replay, settings), "settings": settings}
-        tickets = Tickets(redis_url or settings.redis_url.get_secret_value(), prefix=settings.queue_prefix)
+        tickets = Tickets(redis_url or "redis://127.0.0.1", prefix=settings.queue_prefix)
         self.routes: list[Any] = [
             ("/ws", SocketHandler, common),
             ("/api/events", EventsHandler, common | {"tickets": tickets}),
