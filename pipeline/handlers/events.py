@@ -88,11 +88,11 @@ class EventsHandler(Member):
             self._forget(self._code or CloseCode.TRY_LATER)
             raise
         if self._code is None:  # the client is still there
-            self._begin(first)
+            log.info("stream_opened", userId=self._user_id)
             self._end_on_expiry(principal)
+            self._begin(first)
             if wants_progress and self._connection is not None:
                 self._rooms.ask(self._connection)
-            log.info("stream_opened", userId=self._user_id)
 
     async def _identify(self) -> Principal:
         ticket = self.get_query_argument("ticket", None)
@@ -146,6 +146,10 @@ class EventsHandler(Member):
         stream = self.detach()
         self._forget_request()
         self._has_begun = True
+        if stream.closed():
+            # While it was asked who it is, or just now: nobody else will say so any more.
+            self._on_stream_close()
+            return
         self._take_stream(stream)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)

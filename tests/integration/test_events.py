@@ -8,10 +8,14 @@ import time
 from typing import Any
 
 import pytest
+import structlog
 
 import pipeline.handlers.events
 from pipeline.assets.asset import to_timestamp
+from pipeline.auth import Principal
 from pipeline.clock import utc_now
+from pipeline.handlers.events import EventsHandler
+from pipeline.rooms.tickets import Tickets
 from tests.contract import contracts
 from tests.factories import make_token
 from tests.integration.test_replay import NOON, SECOND, finish
@@ -263,6 +267,42 @@ async def test_client_that_leaves_is_noticed(redis_url: str) -> None:
         raw.close()
         assert process.rooms.names() == []
         assert process.count("sockets_closed_total", code="1006") == 3
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_client_that_vanishes_while_its_ticket_is_looked_up_is_forgotten(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leaves no connection behind, and an error is nobody's to log."""
+    asked, gone = asyncio.Event(), asyncio.Event()
+    take, vanish = Tickets.take, EventsHandler.on_connection_close
+
+    async def take_late(self: Tickets, ticket: str) -> Principal | None:
+        asked.set()
+        await gone.wait()
+        return await take(self, ticket)
+
+    def on_connection_close(self: EventsHandler) -> None:
+        vanish(self)
+        gone.set()
+
+    monkeypatch.setattr(Tickets, "take", take_late)
+    monkeypatch.setattr(EventsHandler, "on_connection_close", on_connection_close)
+    async with Process(redis_url) as process:
+        raw, loop = process.tcp(), asyncio.get_running_loop()
+        await loop.sock_connect(raw, ("127.0.0.1", process.port))
+        made = await ticket(process)
+        await loop.sock_sendall(raw, f"GET {PATH}?ticket={made} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        await asked.wait()
+        with structlog.testing.capture_logs() as logs:
+            reset(raw)
+            await gone.wait()
+            while not any(line["event"] == "stream_closed" for line in logs):
+                await asyncio.sleep(0.01)
+        assert [line for line in logs if line["log_level"] == "error"] == []
+        assert process.rooms.connections == set()
+        assert process.rooms.names() == []
+        assert process.count("sockets_closed_total", code="1006") == 1
 
 
 @pytest.mark.gen_test(timeout=60)
