@@ -12,7 +12,6 @@ from typing import TypeVar
 
 from pipeline.errors import DependencyUnavailable, RateLimited
 from pipeline.rooms.codes import TOO_MANY_CONNECTIONS, CloseCode
-from pipeline.rooms.rooms import Connection
 from pipeline.usecases.admission import Admission
 from pipeline.usecases.replay import RESYNC
 
@@ -28,7 +27,6 @@ class Polling:
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
-        self._connection: Connection | None = None
         self._news = asyncio.Event()
         self._code: int | None = None
 
@@ -54,11 +52,10 @@ class Polling:
         self._about = about.encode()
         deadline = asyncio.get_running_loop().time() + seconds
         found = await read()
-        if is_enough(found) or seconds <= 0 or self._admission.is_draining:
+        if is_enough(found) or seconds <= 0 or self._admission.is_draining or self._code is not None:
             return found
         rooms = self._admission.rooms
         connection = rooms.open(self._take, self._close, self._news.set, transport="poll")
-        self._connection = connection
         try:
             if self._admission.is_full:
                 raise DependencyUnavailable(TOO_MANY_CONNECTIONS)
@@ -75,8 +72,7 @@ class Polling:
 
     def abandon(self) -> None:
         """The client is gone: wait no longer."""
-        if self._connection is not None:
-            self._admission.rooms.end(self._connection, CloseCode.DRAIN)
+        self._close(CloseCode.DRAIN)
 
     async def _has_news(self, deadline: float) -> bool:
         """Return when something has come to the room; False when it is time to answer with what there is."""

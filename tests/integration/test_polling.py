@@ -204,6 +204,20 @@ async def test_poll_looks_once_more_when_its_time_is_over() -> None:
     assert (reads, rooms.connections, rooms.names()) == ([], set(), [])
 
 
+@pytest.mark.gen_test
+async def test_poll_whose_client_left_before_it_began_does_not_wait() -> None:
+    """As when the client of an upload with `Prefer: wait` leaves while its photo is stored."""
+    rooms = Rooms(max_frames=1, max_bytes=1000, metrics=Metrics())
+    polling = Polling(Admission(rooms, Mock(), Settings(jwt_secret=SECRET)))
+    polling.abandon()
+
+    async def read() -> int:
+        return 0
+
+    assert await polling.until(read, bool, user_id="user-1", seconds=60) == 0
+    assert (rooms.connections, rooms.names()) == (set(), [])
+
+
 @pytest.mark.parametrize(
     ("header", "seconds"),
     [
