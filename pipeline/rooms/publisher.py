@@ -189,12 +189,15 @@ class Publisher:
         since = min(owed.at for owed in dropped)
         channel, message = self._missed(since)
         standing = self._owe(channel, message, since)
-        standing.published.add_done_callback(lambda _: _settle_all(dropped))
+        # Not the messages: dropping them is to free their memory.
+        waiting = [owed.published for owed in dropped]
+        standing.published.add_done_callback(lambda _: _settle_all(waiting))
         self._unassigned = deque([standing])
         self._on_dropped(len(dropped))
         self._change.set()
 
 
-def _settle_all(dropped: Iterable[Owed]) -> None:
-    for owed in dropped:
-        owed.settle()
+def _settle_all(waiting: Iterable[asyncio.Future[None]]) -> None:
+    for published in waiting:
+        if not published.done():
+            published.set_result(None)

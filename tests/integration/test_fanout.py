@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import structlog
@@ -25,7 +27,11 @@ from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.hooks import Notifier
 from pipeline.hooks.manager import build_plugins
+from pipeline.link.channels import Channels
+from pipeline.link.nodes import Nodes
 from pipeline.metrics import Metrics
+from pipeline.rooms.lane import Owed
+from pipeline.rooms.publisher import Publisher
 from pipeline.settings import Settings
 from pipeline.testing import NotifierSuite
 from plugins.notify_websocket import WebSocketNotifier
@@ -65,6 +71,11 @@ class Gaps:
                 self._arrived.clear()
                 await self._arrived.wait()
         self.told.clear()
+
+
+def all_owed() -> list[Owed]:
+    """Return the messages that something still refers to."""
+    return [each for each in gc.get_objects() if isinstance(each, Owed)]
 
 
 async def eventually(is_so: Callable[[], bool]) -> None:
@@ -722,6 +733,27 @@ async def test_too_many_owed_events_are_read_from_the_store(
         assert two.count("events_dropped_total") == 10
         assert [line["events"] for line in logs if line["event"] == "events_dropped"] == [10]
         await two.fanout.check()
+
+
+@pytest.mark.gen_test
+async def test_dropped_events_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are dropped while Redis is away, only those owed now are kept; all who wait are told of the end."""
+    monkeypatch.setattr(pipeline.rooms.publisher, "MAX_OWED", 10)
+    before = set(map(id, all_owed()))
+    publisher = Publisher(
+        Channels(Nodes("redis://127.0.0.1:1"), "probe"),
+        "probe",
+        home=b"home",
+        on_demoted=Mock(),
+        missed=lambda since: (b"home", b"missed"),
+        on_dropped=Mock(),
+    )
+    waiting = [publisher.publish(b"room", b"message") for _ in range(100)]
+    left = [owed for owed in all_owed() if id(owed) not in before]
+    assert len(left) == publisher.owed <= 10
+    for owed in left:
+        owed.settle()
+    await asyncio.wait(waiting)
 
 
 @pytest.mark.fault("R8")
