@@ -135,8 +135,10 @@ class Member(BaseHandler):
         self._rooms.end(self._connection, code, last)
 
     def _forget(self, code: int) -> None:
-        """The client is gone. code: what its connection ended with."""
+        """The client is gone. code: what its connection ended with. Only the first call counts."""
         assert self._connection is not None
+        if self._connection.closed.done():
+            return
         for name in list(self._timers):
             self._cancel_timer(name)
         self._rooms.forget(self._connection)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ import pipeline.handlers.events
 from pipeline.assets.asset import to_timestamp
 from pipeline.auth import Principal
 from pipeline.clock import utc_now
+from pipeline.errors import DependencyUnavailable
 from pipeline.handlers.events import EventsHandler
 from pipeline.rooms.tickets import Tickets
+from pipeline.usecases.replay import Replay
 from tests.contract import contracts
 from tests.factories import make_token
 from tests.integration.test_replay import NOON, SECOND, finish
@@ -302,6 +305,32 @@ async def test_client_that_vanishes_while_its_ticket_is_looked_up_is_forgotten(
         assert [line for line in logs if line["log_level"] == "error"] == []
         assert process.rooms.connections == set()
         assert process.rooms.names() == []
+        assert process.count("sockets_closed_total", code="1006") == 1
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_client_that_vanishes_before_a_refusal_is_counted_once(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its store fails when it is gone already."""
+    asked, over = asyncio.Event(), asyncio.Event()
+
+    async def read(self: Replay, user_id: str, since: datetime) -> list[bytes]:
+        asked.set()
+        while process.rooms.connections:
+            await asyncio.sleep(0.01)
+        asyncio.get_running_loop().call_soon(over.set)
+        raise DependencyUnavailable("The store is away")
+
+    monkeypatch.setattr(Replay, "read", read)
+    async with Process(redis_url) as process:
+        raw, loop = process.tcp(), asyncio.get_running_loop()
+        await loop.sock_connect(raw, ("127.0.0.1", process.port))
+        head = (f"GET {PATH}?since={to_timestamp(NOON)} HTTP/1.1", f"Authorization: Bearer {make_token()}", "Host: x")
+        await loop.sock_sendall(raw, "\r\n".join((*head, "", "")).encode())
+        await asked.wait()
+        reset(raw)
+        await over.wait()
         assert process.count("sockets_closed_total", code="1006") == 1
 
 
