@@ -32,6 +32,9 @@ class Reporting:
         self._on_report = on_report
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
+        # What a thread has reported and the loop has not taken yet: the first report and the last.
+        self._waiting: list[tuple[float | None, Mapping[str, Attribute]]] = []
+        self._lock = threading.Lock()
         self._is_over = False
 
     def __call__(self, share: float | None = None, **partial: Attribute) -> Awaitable[None]:
@@ -47,13 +50,28 @@ class Reporting:
                 raise ValueError(f"progress got a {name} that {fault}")
         if threading.get_ident() == self._thread:
             self._report(share, partial)
-        elif not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._report, share, partial)
+        else:
+            self._hand_over(share, partial)
         return _Done()
 
     def end(self) -> None:
         """Take no more reports: the call is over, though its thread may go on."""
         self._is_over = True
+
+    def _hand_over(self, share: float | None, partial: Mapping[str, Attribute]) -> None:
+        """Give a thread's report to the loop, which has one callback of it to run at most, however many there are."""
+        with self._lock:
+            del self._waiting[1:]
+            self._waiting.append((share, partial))
+            is_first = len(self._waiting) == 1
+        if is_first and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._take)
+
+    def _take(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        for share, partial in waiting:
+            self._report(share, partial)
 
     def _report(self, share: float | None, partial: Mapping[str, Attribute]) -> None:
         if not self._is_over:

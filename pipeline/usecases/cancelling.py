@@ -15,9 +15,9 @@ from contextlib import suppress
 import structlog
 
 from pipeline.assets.asset import Asset, AssetStatus, job_data
-from pipeline.clock import utc_now
 from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
+from pipeline.clock import utc_now
 from pipeline.errors import Conflict, DependencyUnavailable, NotFound
 from pipeline.metrics import Metrics
 from pipeline.queue.job import JobState, NewJob

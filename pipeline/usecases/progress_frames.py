@@ -36,6 +36,8 @@ log = structlog.get_logger(__name__)
 WATCHED_AT_MOST = 1000
 # While no asset is unfinished the queue is looked at so often, or workers would stop telling.
 IDLE_SECONDS = 10.0
+# After so many assets other work on the loop has its turn.
+LOOK_AT_ONCE = 200
 PROCESSED = re.compile(rb'"assetId":"([0-9a-f]{24})"')
 # For each state: the event that tells it, its members, and which of these have to change for another frame.
 EVENTS: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
@@ -134,10 +136,12 @@ class ProgressFrames:
                 self._changed.clear()
                 await self._changed.wait()
             snapshot = await self._progress.snapshot(self._job_ids(), insists=False)
+            # Now: who asks for an asset meanwhile has the next snapshot taken.
+            taken_at = self._progress.taken_at
+            self._changed.clear()
             await self._read_rooms()
             if snapshot is not None:
-                self._look(snapshot)
-            self._changed.clear()
+                await self._look(snapshot, taken_at)
             if not any(self._watched.values()):
                 with suppress(TimeoutError):
                     async with asyncio.timeout(IDLE_SECONDS):
@@ -180,16 +184,24 @@ class ProgressFrames:
             for asset in assets:
                 watched.setdefault(asset.id, _Watched(Subject.of(asset)))
 
-    def _look(self, snapshot: Snapshot) -> None:
-        for room, watched in list(self._watched.items()):
-            frames = [frame for entry in list(watched.values()) if (frame := self._look_at(watched, entry, snapshot))]
-            if frames:
+    async def _look(self, snapshot: Snapshot, taken_at: float) -> None:
+        looked_at = 0
+        for room in list(self._watched):
+            watched = self._watched.get(room, {})
+            found = [self._look_at(watched, entry, snapshot, taken_at) for entry in list(watched.values())]
+            if frames := [frame for frame in found if frame]:
                 self._rooms.offer(room, b"".join(frames))
+            looked_at += len(found)
+            if looked_at >= LOOK_AT_ONCE:
+                looked_at = 0
+                await asyncio.sleep(0)
 
-    def _look_at(self, watched: dict[str, _Watched], entry: _Watched, snapshot: Snapshot) -> bytes | None:
+    def _look_at(
+        self, watched: dict[str, _Watched], entry: _Watched, snapshot: Snapshot, taken_at: float
+    ) -> bytes | None:
         """Return the frame that tells what has changed, if anything has."""
         place = snapshot.place(entry.subject.job_id)
-        if place is None or place.state is None or entry.told_at >= self._progress.taken_at:
+        if place is None or place.state is None or entry.told_at >= taken_at:
             return None  # nothing is known, or what was told since is newer
         if place.state in (JobState.COMPLETED, JobState.FAILED):
             watched.pop(entry.subject.asset_id, None)

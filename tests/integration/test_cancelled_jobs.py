@@ -125,6 +125,23 @@ async def test_running_job_ends_on_another_process_with_its_next_renewal(bench: 
     assert count(metrics, "pipeline_leases_lost_total") == 0
 
 
+@pytest.mark.parametrize("outcome", [Outcome.RETRY, Outcome.RELEASED, None])
+@pytest.mark.gen_test
+async def test_cancel_ends_the_start_that_it_met_and_no_later_one(bench: Bench, outcome: Outcome | None) -> None:
+    """The job of an id that is used again, whose last start was cancelled too late, runs to its end."""
+    queue, claim = bench.queue, Claimer(bench.queue)
+    (job_id,) = await bench.enqueue(1)
+    (job,) = await claim()
+    assert await queue.cancel(job_id) is JobState.ACTIVE
+    assert (await queue.renew([job.lease])).cancelled == [job.lease]
+    if outcome is None:
+        assert await queue.recover(everything=True) == [job_id]
+    else:
+        await claim(0, Finish(job, outcome, error="no"))
+    (again,) = await claim()
+    assert await queue.renew([again.lease]) == ([], [])
+
+
 @pytest.mark.gen_test(timeout=20)
 async def test_job_that_turns_out_to_be_over_is_no_dead_letter(bench: Bench) -> None:
     """A handler that finds at the end that the job has ended otherwise has it acknowledged as completed."""

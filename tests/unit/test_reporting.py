@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,26 @@ async def test_reports_come_from_the_loop_and_from_threads_until_the_call_is_ove
     reporting.end()
     await reporting(share=0.9)
     assert told == [(0.5, {"brand": NIKE}), (1.0, {}), (0.0, {})]
+
+
+@pytest.mark.gen_test
+async def test_thread_that_reports_without_end_does_not_crowd_the_loop() -> None:
+    """Of what it reports while the loop is busy the first and the last report are told, in that order."""
+    reporting, told = make_reporting()
+
+    def report() -> None:
+        reporting(0, brand=NIKE)
+        for number in range(1, 10_001):
+            reporting(number / 10_000)
+
+    thread = threading.Thread(target=report)
+    thread.start()
+    thread.join()  # the loop is busy all the while
+    await asyncio.sleep(0)
+    assert told == [(0.0, {"brand": NIKE}), (1.0, {})]
+    await asyncio.to_thread(reporting, 0.5)
+    await asyncio.sleep(0)
+    assert told[2:] == [(0.5, {})]
 
 
 @pytest.mark.parametrize(

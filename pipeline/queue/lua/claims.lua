@@ -8,6 +8,8 @@ local function new_claims(wanted, mark, now, leases, lease_ms)
     seen[id] = true
     local lease, attempt, stalls = id .. '|' .. mark, (tonumber(state.attempt) or 0) + 1, tonumber(state.stalls) or 0
     state.state, state.lease, state.attempt, state.stalls, state.readyAt = 'active', lease, attempt, stalls, nil
+    -- It was about an earlier start; whoever starts the job now asks whether it is still wanted.
+    state.cancelled = nil
     states[#states + 1], states[#states + 2] = state_key(id), cjson.encode(state)
     members[#members + 1], members[#members + 2] = now + lease_ms, lease
     local err = type(state.error) == 'string' and state.error or ''

@@ -1,0 +1,99 @@
+"""What sockets that ask are told while other things happen: with a real Redis and a real asset store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+import pytest
+
+from pipeline.assets.asset import Asset, job_data
+from pipeline.assets.sqlite import SqliteAssetStore
+from pipeline.metrics import Metrics
+from pipeline.rooms.fanout import RoomFanout
+from pipeline.rooms.rooms import Rooms
+from pipeline.supervision import cancel
+from pipeline.usecases.progress import Progress
+from pipeline.usecases.progress_frames import ProgressFrames
+from tests.factories import make_asset
+from tests.workers import Bench, Claimer
+
+
+class Telling:
+    """The frames of one process, and what they tell: (room, event) each."""
+
+    def __init__(self, bench: Bench, store: SqliteAssetStore, redis_url: str) -> None:
+        self.rooms = Rooms(max_frames=100, max_bytes=100_000, metrics=Metrics())
+        self.progress = Progress(bench.queue, {"": ("acme",)})
+        fanout = RoomFanout(self.rooms, redis_url, metrics=Metrics())
+        self.frames = ProgressFrames(store, self.rooms, fanout, self.progress)
+        self.told: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+
+    def note(self, room: str, frames: bytes) -> None:
+        """Take the event's name from the frame."""
+        self.told.put_nowait((room, orjson.loads(frames[frames.index(b"{") :])["event"]))
+
+
+@asynccontextmanager
+async def running(telling: Telling, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    monkeypatch.setattr(telling.rooms, "offer", telling.note)
+    task = asyncio.create_task(telling.frames.run())
+    try:
+        yield
+    finally:
+        await cancel([task])
+
+
+async def submit(bench: Bench, store: SqliteAssetStore, user_id: str) -> Asset:
+    asset = make_asset(user_id)
+    assert await store.create(asset)
+    assert await bench.queue.enqueue(asset.processing_job_id, job_data(asset))
+    return asset
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_socket_that_begins_to_ask_while_another_ones_photos_are_read_is_told_soon(
+    bench: Bench, store: SqliteAssetStore, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first user has no photo, so nothing else would make the process look again for a while."""
+    telling = Telling(bench, store, redis_url)
+    await submit(bench, store, "late")
+    page = store.page
+
+    async def read(user_id: str, **wanted: Any) -> Any:
+        if user_id == "early":
+            telling.rooms.on_asked("user:late")
+        return await page(user_id, **wanted)
+
+    monkeypatch.setattr(store, "page", read)
+    async with running(telling, monkeypatch):
+        telling.rooms.on_asked("user:early")
+        assert await asyncio.wait_for(telling.told.get(), 5) == ("user:late", "asset_queued")
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_start_that_is_told_after_a_snapshot_is_not_taken_back_by_it(
+    bench: Bench, store: SqliteAssetStore, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when a newer one was taken for somebody else before the older one is looked at."""
+    telling, claim = Telling(bench, store, redis_url), Claimer(bench.queue)
+    await submit(bench, store, "user-1")
+    page, is_read = store.page, asyncio.Event()
+
+    async def read(user_id: str, **wanted: Any) -> Any:
+        (job,) = await claim()
+        telling.frames.tell(job, {"event": "asset_started", "attempt": 1, "provider": "acme"}, False)
+        await telling.progress.snapshot(["ai-processing:other"])
+        is_read.set()
+        return await page(user_id, **wanted)
+
+    monkeypatch.setattr(store, "page", read)
+    async with running(telling, monkeypatch):
+        telling.rooms.on_asked("user:user-1")
+        assert await asyncio.wait_for(telling.told.get(), 5) == ("user:user-1", "asset_started")
+        await asyncio.wait_for(is_read.wait(), 5)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(telling.told.get(), 2)
