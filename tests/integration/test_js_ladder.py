@@ -155,8 +155,8 @@ async def test_slow_phone_keeps_its_rung(rung: str, tmp_path: Path, ai_service: 
 
 
 def refused_sockets(url: str, **options: Any) -> str:
-    """Return a script that starts a client whose WebSockets all fail."""
-    broken = "class { constructor() { setTimeout(() => this.onclose?.({ code: 1006 })); } close() {} }"
+    """Return a script that starts a client whose WebSockets all fail; it says "refused" each time."""
+    broken = "class { constructor() { say('refused'); setTimeout(() => this.onclose?.({ code: 1006 })); } close() {} }"
     given = json.dumps({"url": url, "token": "a-token", "times": STAYS} | options)
     return f"Math.random = () => 0; start({{ ...{given}, WebSocket: {broken} }});"
 
@@ -208,6 +208,20 @@ async def test_stream_ends_as_a_socket_does() -> None:
         stream.end()
         call.refuse(400, "VALIDATION_ERROR")
         assert (await script.heard("error"))["status"] == 4400
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_reconnections_do_not_put_off_the_climb() -> None:
+    """Streams that each end before the climb is due: the socket is tried all the same."""
+    async with FarEnd() as far, far.script("node") as script:
+        await script.run(refused_sockets(far.url, times=STAYS | {"climbMs": 600}))
+        for _ in range(20):
+            stream = await far.stream()
+            await stream.connected()
+            await asyncio.sleep(0.2)
+            stream.end()
+        # Twice on the way down, then after 0.6 s and after 1.2 s more.
+        assert len(await script.all("refused")) >= 4
 
 
 @pytest.mark.gen_test(timeout=60)
