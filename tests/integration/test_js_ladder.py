@@ -19,7 +19,7 @@ from pipeline.clock import utc_now
 from tests.factories import make_asset, make_image, make_token
 from tests.far_end import FarEnd
 from tests.hostile_proxy import HostileProxy
-from tests.scripts import CLIENT, Script, chromium, photo
+from tests.scripts import CLIENT, HURRIED, Script, chromium, photo
 from tests.service import AiService, Service
 from tests.toxiproxy import Toxiproxy
 
@@ -254,6 +254,19 @@ async def test_list_is_asked_to_wait_from_before_the_cursor_on() -> None:
         call.cut()
         assert (await script.all("connected"))[0]["serverTime"] == now
         assert len(await script.all("asset_processed")) == 1
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_polls_leave_no_listeners_behind() -> None:
+    """A connection that polls for days does not gather one for each wait, and Node warns of nothing."""
+    page = {"items": [], "nextCursor": None, "serverTime": to_timestamp(utc_now())}
+    async with FarEnd() as far, far.script("node") as script:
+        await script.run("process.on('warning', ({ message }) => say('warning', message));" + HURRIED)
+        await script.run(refused_sockets(far.url, times=STAYS | {"connectMs": 20_000}))
+        (await far.stream()).end()
+        for _ in range(20):
+            (await far.call()).reply(page)
+        assert await script.all("warning") == []
 
 
 @pytest.mark.gen_test(timeout=60)
