@@ -217,6 +217,19 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline.client.feed, "BACKOFF_SECONDS", (0.01, 0.01))
 
 
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
+    """From what to what each random wait is drawn; none takes any time."""
+    ranges: list[tuple[float, float]] = []
+
+    def draw(low: float, high: float) -> float:
+        ranges.append((low, high))
+        return 0
+
+    monkeypatch.setattr(random, "uniform", draw)
+    return ranges
+
+
 async def hello_and_stay(peer: Peer) -> None:
     await peer.hello()
     await peer.stay()
@@ -319,15 +332,8 @@ async def test_client_renews_its_token_on_the_open_connection(tmp_path: Path, ai
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_client_waits_longer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_client_waits_longer_each_time(drawn: list[tuple[float, float]]) -> None:
     """The wait is drawn from 0 to 0.5 s, doubling up to 30 s, and back to 0.5 s once the service has let it in."""
-    drawn = []
-
-    def draw(low: float, high: float) -> float:
-        drawn.append((low, high))
-        return 0
-
-    monkeypatch.setattr(random, "uniform", draw)
 
     def refuse(code: int) -> Script:
         return lambda peer: peer.end(code)
@@ -710,15 +716,8 @@ async def test_upload_waits_for_its_token_to_become_valid(tmp_path: Path, photo:
 
 @pytest.mark.fault("R6")
 @pytest.mark.gen_test(timeout=60)
-async def test_nothing_that_heals_by_itself_is_final(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_that_heals_by_itself_is_final(drawn: list[tuple[float, float]]) -> None:
     """Too many frames: back after half a minute to a minute. Too many sockets: when the service says so."""
-    drawn = []
-
-    def draw(low: float, high: float) -> float:
-        drawn.append((low, high))
-        return 0
-
-    monkeypatch.setattr(random, "uniform", draw)
     ended_at = 0.0
 
     async def too_many_frames(peer: Peer) -> None:

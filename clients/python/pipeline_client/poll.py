@@ -22,7 +22,7 @@ EMPTY_POLL_SECONDS = 1
 
 
 class Poll(Transport):
-    """Requests that wait for what is newer, and between them plain ones for what came late."""
+    """Requests that each wait for an event from a while before the cursor on; repeats are dropped by whoever reads."""
 
     transport = "poll"
     _server_time = ""
