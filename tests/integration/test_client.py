@@ -29,7 +29,10 @@ import pipeline.client.transports
 from pipeline.assets.asset import AiMetadata, AssetStatus, ProcessedImageRef
 from pipeline.assets.events import asset_processed
 from pipeline.client import Client, ClientError, Unavailable, event_of
-from pipeline.client.cursor import shift
+from pipeline.client.access import Fault, TokenSource
+from pipeline.client.cursor import Cursor, shift
+from pipeline.client.http import Http
+from pipeline.client.transports import open_connection
 from pipeline.clock import utc_now
 from pipeline.supervision import cancel
 from tests.factories import SECRET, make_asset, make_image, make_token
@@ -871,6 +874,20 @@ async def test_client_notices_a_dead_link(monkeypatch: pytest.MonkeyPatch) -> No
             assert numbers(await take(client, 1)) == [1]
             assert transports == ["socket", "sse", "poll"] and client.transport == "poll"
             release.set()
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_list_without_the_time_of_the_service_is_no_transport() -> None:
+    """There is no cursor to begin at: that is a transport that could not be opened."""
+    async with FarEnd() as far_end:
+        http = Http(far_end.url, TokenSource("a token"))
+        http.open()
+        data = {"items": [], "nextCursor": None}
+        far_end.replies.append(web.json_response({"success": True, "data": data}, headers={"Date": ""}))
+        with pytest.raises(Unavailable, match="time") as caught:
+            await open_connection("poll", http, "a token", Cursor(None), False)
+        assert caught.value.fault is Fault.NOT_OPENED
+        await http.close()
 
 
 # slow consumers

@@ -257,6 +257,18 @@ async def test_list_is_asked_to_wait_from_before_the_cursor_on() -> None:
 
 
 @pytest.mark.gen_test(timeout=60)
+async def test_list_without_the_time_of_the_service_is_no_transport() -> None:
+    """There is no cursor to begin at: the next transport is tried, and nobody is told of a connection."""
+    async with FarEnd() as far, far.script("node") as script:
+        await script.run(refused_sockets(far.url))
+        (await far.stream()).end()
+        for _ in range(2):
+            (await far.call()).reply({"items": [], "nextCursor": None})
+        await script.heard("refused", 3)
+        assert await script.all("connected") == []
+
+
+@pytest.mark.gen_test(timeout=60)
 async def test_polls_leave_no_listeners_behind() -> None:
     """A connection that polls for days does not gather one for each wait, and Node warns of nothing."""
     page = {"items": [], "nextCursor": None, "serverTime": to_timestamp(utc_now())}

@@ -82,4 +82,6 @@ class Poll(Transport):
         except ClientError as error:  # a proxy's page
             raise Unavailable(str(error), fault=Fault.NOT_OPENED) from error
         self._server_time = page.get("serverTime") or reply.server_time
+        if not self._server_time:
+            raise Unavailable("The list does not tell the service's time", fault=Fault.NOT_OPENED)
         return page
