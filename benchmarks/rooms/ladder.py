@@ -26,6 +26,7 @@ from typing import Any
 
 import aiohttp
 
+from pipeline.client import Client
 from pipeline.supervision import cancel
 from tests.factories import make_image, make_token
 from tests.hostile_proxy import HostileProxy
@@ -125,8 +126,6 @@ async def listen_in_js(listener: Listener, url: str, token: str) -> None:
 
 async def listen_in_python(listener: Listener, url: str, token: str) -> None:
     """Run the Python client until cancelled."""
-    from pipeline.client import Client
-
     async with Client(url, token, on_transport=listener.tell_transport) as client:
         async for event in client.events():
             listener.tell_event(event)

@@ -33,6 +33,7 @@ export class Ladder {
   #times;
   #probe;
   #climbMs;
+  /** @type {number | undefined} when the rung above is tried; undefined until that is planned */ #climbAt;
   #enteredAt = 0;
 
   /** @param {Times} times @param {() => Promise<"here" | "gone" | "foreign">} probe does plain HTTP work */
@@ -54,7 +55,7 @@ export class Ladder {
   /** Begin at the top. */
   restart() {
     this.#rung = this.#misses = 0;
-    this.#settled = undefined;
+    this.#settled = this.#climbAt = undefined;
     this.#climbMs = this.#times.climbMs;
   }
 
@@ -87,15 +88,23 @@ export class Ladder {
     this.#misses = 0;
     // Each of them failed: they are tried in turn.
     this.#rung = (this.#rung + 1) % RUNGS.length;
+    this.#climbAt = undefined;
     if (performance.now() - this.#enteredAt > this.#times.longestClimbMs) this.#climbMs = this.#times.climbMs;
     return found;
   }
 
-  /** How long to wait with the next try of the rung above. */
+  /** How long to wait with the next try of the rung above; a reconnection meanwhile does not put it off. */
   nextClimbMs() {
-    const waitMs = this.#climbMs;
-    this.#climbMs = Math.min(2 * waitMs, this.#times.longestClimbMs);
-    return waitMs;
+    if (this.#climbAt === undefined) {
+      this.#climbAt = performance.now() + this.#climbMs;
+      this.#climbMs = Math.min(2 * this.#climbMs, this.#times.longestClimbMs);
+    }
+    return Math.max(0, this.#climbAt - performance.now());
+  }
+
+  /** The rung above is tried now. */
+  tried() {
+    this.#climbAt = undefined;
   }
 }
 

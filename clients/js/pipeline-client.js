@@ -307,6 +307,7 @@ export class PipelineClient {
     const { above } = this.#ladder;
     if (!above) return;
     this.#setTimer(this.#ladder.nextClimbMs(), () => {
+      this.#ladder.tried();
       this.#trial = this.#connection(above);
       this.#trial.open();
     });

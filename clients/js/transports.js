@@ -122,6 +122,7 @@ function eventReader(line) {
 export function openPoll({ token, list, catchUp }, line) {
   return runUntilClosed(line, async (signal) => {
     const { serverTime } = await list({ limit: 1 }, { signal, tries: 1 });
+    if (!serverTime) throw new TypeError("The list does not tell the service's time");
     line.frame({ event: "connected", room: `user:${claimsOf(token).sub}`, serverTime });
     for (;;) {
       const asked = performance.now();

@@ -29,7 +29,10 @@ import pipeline.client.transports
 from pipeline.assets.asset import AiMetadata, AssetStatus, ProcessedImageRef
 from pipeline.assets.events import asset_processed
 from pipeline.client import Client, ClientError, Unavailable, event_of
-from pipeline.client.cursor import shift
+from pipeline.client.access import Fault, TokenSource
+from pipeline.client.cursor import Cursor, shift
+from pipeline.client.http import Http
+from pipeline.client.transports import open_connection
 from pipeline.clock import utc_now
 from pipeline.supervision import cancel
 from tests.factories import SECRET, make_asset, make_image, make_token
@@ -217,6 +220,19 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline.client.feed, "BACKOFF_SECONDS", (0.01, 0.01))
 
 
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
+    """From what to what each random wait is drawn; none takes any time."""
+    ranges: list[tuple[float, float]] = []
+
+    def draw(low: float, high: float) -> float:
+        ranges.append((low, high))
+        return 0
+
+    monkeypatch.setattr(random, "uniform", draw)
+    return ranges
+
+
 async def hello_and_stay(peer: Peer) -> None:
     await peer.hello()
     await peer.stay()
@@ -319,15 +335,8 @@ async def test_client_renews_its_token_on_the_open_connection(tmp_path: Path, ai
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_client_waits_longer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_client_waits_longer_each_time(drawn: list[tuple[float, float]]) -> None:
     """The wait is drawn from 0 to 0.5 s, doubling up to 30 s, and back to 0.5 s once the service has let it in."""
-    drawn = []
-
-    def draw(low: float, high: float) -> float:
-        drawn.append((low, high))
-        return 0
-
-    monkeypatch.setattr(random, "uniform", draw)
 
     def refuse(code: int) -> Script:
         return lambda peer: peer.end(code)
@@ -710,15 +719,8 @@ async def test_upload_waits_for_its_token_to_become_valid(tmp_path: Path, photo:
 
 @pytest.mark.fault("R6")
 @pytest.mark.gen_test(timeout=60)
-async def test_nothing_that_heals_by_itself_is_final(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_that_heals_by_itself_is_final(drawn: list[tuple[float, float]]) -> None:
     """Too many frames: back after half a minute to a minute. Too many sockets: when the service says so."""
-    drawn = []
-
-    def draw(low: float, high: float) -> float:
-        drawn.append((low, high))
-        return 0
-
-    monkeypatch.setattr(random, "uniform", draw)
     ended_at = 0.0
 
     async def too_many_frames(peer: Peer) -> None:
@@ -872,6 +874,20 @@ async def test_client_notices_a_dead_link(monkeypatch: pytest.MonkeyPatch) -> No
             assert numbers(await take(client, 1)) == [1]
             assert transports == ["socket", "sse", "poll"] and client.transport == "poll"
             release.set()
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_list_without_the_time_of_the_service_is_no_transport() -> None:
+    """There is no cursor to begin at: that is a transport that could not be opened."""
+    async with FarEnd() as far_end:
+        http = Http(far_end.url, TokenSource("a token"))
+        http.open()
+        data = {"items": [], "nextCursor": None}
+        far_end.replies.append(web.json_response({"success": True, "data": data}, headers={"Date": ""}))
+        with pytest.raises(Unavailable, match="time") as caught:
+            await open_connection("poll", http, "a token", Cursor(None), False)
+        assert caught.value.fault is Fault.NOT_OPENED
+        await http.close()
 
 
 # slow consumers

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,6 @@ from tests.service import AiService, Service
 
 MODES = {"honest": "socket", "refuses-upgrade": "sse"}
 every_way = pytest.mark.parametrize("mode", MODES)
-
-
-async def in_a_thread(call: Callable[[], object]) -> None:
-    await asyncio.to_thread(call)
 
 
 @every_way
@@ -39,7 +34,7 @@ async def test_python_client_sees_progress_and_cancels(mode: str, tmp_path: Path
                     assert (await client.cancel(second))["status"] == "failed"
                 if event["event"] == "asset_processed" and event["assetId"] == second:
                     assert event["error"] == "Cancelled"
-                    await in_a_thread(lambda: ai_service.order(held=False))
+                    await asyncio.to_thread(ai_service.order, held=False)
                 if event["event"] == "asset_processed" and event["assetId"] == first:
                     break
             assert seen[first][0] == "asset_queued" and seen[first][-2:] == ["asset_started", "asset_processed"]
@@ -65,6 +60,6 @@ async def test_js_client_sees_progress_and_cancels(mode: str, tmp_path: Path, ai
             assert (await script.run(f"return client.cancel({second!r})"))["status"] == "failed"
             event = await script.heard("asset_processed")
             assert (event["assetId"], event["error"]) == (second, "Cancelled")
-            await in_a_thread(lambda: ai_service.order(held=False))
+            await asyncio.to_thread(ai_service.order, held=False)
             assert (await script.heard("asset_processed", 2))["assetId"] == first
             assert [each["assetId"] for each in await script.all("started")] == [first]

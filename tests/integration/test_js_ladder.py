@@ -19,7 +19,7 @@ from pipeline.clock import utc_now
 from tests.factories import make_asset, make_image, make_token
 from tests.far_end import FarEnd
 from tests.hostile_proxy import HostileProxy
-from tests.scripts import CLIENT, Script, chromium, photo
+from tests.scripts import CLIENT, HURRIED, Script, chromium, photo
 from tests.service import AiService, Service
 from tests.toxiproxy import Toxiproxy
 
@@ -155,8 +155,8 @@ async def test_slow_phone_keeps_its_rung(rung: str, tmp_path: Path, ai_service: 
 
 
 def refused_sockets(url: str, **options: Any) -> str:
-    """Return a script that starts a client whose WebSockets all fail."""
-    broken = "class { constructor() { setTimeout(() => this.onclose?.({ code: 1006 })); } close() {} }"
+    """Return a script that starts a client whose WebSockets all fail; it says "refused" each time."""
+    broken = "class { constructor() { say('refused'); setTimeout(() => this.onclose?.({ code: 1006 })); } close() {} }"
     given = json.dumps({"url": url, "token": "a-token", "times": STAYS} | options)
     return f"Math.random = () => 0; start({{ ...{given}, WebSocket: {broken} }});"
 
@@ -211,6 +211,20 @@ async def test_stream_ends_as_a_socket_does() -> None:
 
 
 @pytest.mark.gen_test(timeout=60)
+async def test_reconnections_do_not_put_off_the_climb() -> None:
+    """Streams that each end before the climb is due: the socket is tried all the same."""
+    async with FarEnd() as far, far.script("node") as script:
+        await script.run(refused_sockets(far.url, times=STAYS | {"climbMs": 600}))
+        for _ in range(20):
+            stream = await far.stream()
+            await stream.connected()
+            await asyncio.sleep(0.2)
+            stream.end()
+        # Twice on the way down, then after 0.6 s and after 1.2 s more.
+        assert len(await script.all("refused")) >= 4
+
+
+@pytest.mark.gen_test(timeout=60)
 async def test_list_is_asked_to_wait_from_before_the_cursor_on() -> None:
     """Each request waits for the first event from before the cursor on, and the rest is read page by page. A token that
     is not valid yet, and a service that is too busy, are waited for.
@@ -240,6 +254,31 @@ async def test_list_is_asked_to_wait_from_before_the_cursor_on() -> None:
         call.cut()
         assert (await script.all("connected"))[0]["serverTime"] == now
         assert len(await script.all("asset_processed")) == 1
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_list_without_the_time_of_the_service_is_no_transport() -> None:
+    """There is no cursor to begin at: the next transport is tried, and nobody is told of a connection."""
+    async with FarEnd() as far, far.script("node") as script:
+        await script.run(refused_sockets(far.url))
+        (await far.stream()).end()
+        for _ in range(2):
+            (await far.call()).reply({"items": [], "nextCursor": None})
+        await script.heard("refused", 3)
+        assert await script.all("connected") == []
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_polls_leave_no_listeners_behind() -> None:
+    """A connection that polls for days does not gather one for each wait, and Node warns of nothing."""
+    page = {"items": [], "nextCursor": None, "serverTime": to_timestamp(utc_now())}
+    async with FarEnd() as far, far.script("node") as script:
+        await script.run("process.on('warning', ({ message }) => say('warning', message));" + HURRIED)
+        await script.run(refused_sockets(far.url, times=STAYS | {"connectMs": 20_000}))
+        (await far.stream()).end()
+        for _ in range(20):
+            (await far.call()).reply(page)
+        assert await script.all("warning") == []
 
 
 @pytest.mark.gen_test(timeout=60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pytest
 
@@ -60,6 +61,24 @@ def test_ladder_climbs_to_the_highest_that_opens(monkeypatch: pytest.MonkeyPatch
         async with asyncio.timeout(30):
             assert str(await ladder.climb()) == "sse"
         assert (ladder.transport, tried) == ("sse", ["socket", "sse"])
+
+    asyncio.run(climb())
+
+
+def test_reconnections_do_not_put_off_the_climb(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections of the lower transport that each end before the climb is due: it comes all the same."""
+    monkeypatch.setattr("pipeline.client.ladder.CLIMB_SECONDS", (0.4, 3600.0))
+
+    async def open_(transport: str) -> str:
+        return transport
+
+    async def climb() -> None:
+        ladder = Ladder(open_)  # type: ignore[arg-type]
+        ladder.count(Unavailable("", fault=MUTE))
+        async with asyncio.timeout(30):
+            while not ladder.is_at_top:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(ladder.climb(), 0.15)
 
     asyncio.run(climb())
 

@@ -31,6 +31,7 @@ class Ladder:
         self._was_away = False
         self._delays = climb_delays()
         self._climbed_at = -CLIMB_SECONDS[1]
+        self._climb_at: float | None = None  # None until the next climb is planned
 
     @property
     def transport(self) -> str:
@@ -63,14 +64,18 @@ class Ladder:
         if time.monotonic() - self._climbed_at >= CLIMB_SECONDS[1]:
             self._delays = climb_delays()
         self._rung = (self._rung + 1) % len(TRANSPORTS)
+        self._climb_at = None
         # Nothing works: the service is away.
         self._was_away = self._was_away or self.is_at_top
 
     async def climb(self) -> Connection:
-        """Return a connection of a higher transport, as soon as one can be opened."""
+        """Return a connection of a higher transport, as soon as one can be opened.
+
+        May be cancelled and called again: a reconnection meanwhile does not put off the next try.
+        """
         while True:
-            await asyncio.sleep(QUICK_CLIMB_SECONDS if self._was_away else next(self._delays))
-            self._was_away = False
+            await asyncio.sleep(self._seconds_to_climb())
+            self._was_away, self._climb_at = False, None
             for rung, transport in enumerate(TRANSPORTS[: self._rung]):
                 try:
                     connection = await self._open(transport)
@@ -78,6 +83,13 @@ class Ladder:
                     continue
                 self._rung, self._faults, self._climbed_at = rung, 0, time.monotonic()
                 return connection
+
+    def _seconds_to_climb(self) -> float:
+        if self._was_away:
+            return QUICK_CLIMB_SECONDS
+        if self._climb_at is None:
+            self._climb_at = time.monotonic() + next(self._delays)
+        return self._climb_at - time.monotonic()
 
 
 def climb_delays() -> Iterator[float]:

@@ -22,7 +22,7 @@ EMPTY_POLL_SECONDS = 1
 
 
 class Poll(Transport):
-    """Requests that wait for what is newer, and between them plain ones for what came late."""
+    """Requests that each wait for an event from a while before the cursor on; repeats are dropped by whoever reads."""
 
     transport = "poll"
     _server_time = ""
@@ -82,4 +82,6 @@ class Poll(Transport):
         except ClientError as error:  # a proxy's page
             raise Unavailable(str(error), fault=Fault.NOT_OPENED) from error
         self._server_time = page.get("serverTime") or reply.server_time
+        if not self._server_time:
+            raise Unavailable("The list does not tell the service's time", fault=Fault.NOT_OPENED)
         return page
