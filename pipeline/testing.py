@@ -106,10 +106,11 @@ class PluginSuite:
         return lambda *calls: loop.run_until_complete(together(list(calls)))
 
     async def _call(self, method: Callable[..., Any], *args: Any) -> Any:
+        is_async = iscoroutinefunction(method)
         if takes_progress(method):
-            args = (*args, Reporting())
+            method = partial(method, progress=Reporting())
         async with asyncio.timeout(self.call_seconds):
-            if iscoroutinefunction(method):
+            if is_async:
                 return await method(*args)
             # A daemon thread: one that hangs fails its test and must not keep pytest from ending.
             thread = DaemonThreads(1, "suite")

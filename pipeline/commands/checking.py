@@ -442,8 +442,8 @@ class Checks:
                 timeout_seconds=seconds,
                 image=_picture() if getattr(provider.plugin, "needs_image", False) else None,
             )
-            reporting = [Reporting()] if takes_progress(provider.function("analyze")) else []
-            result = await provider.call("analyze", seconds, request, *reporting)
+            keywords = {"progress": Reporting()} if takes_progress(provider.function("analyze")) else {}
+            result = await provider.call("analyze", seconds, request, keywords=keywords)
         if fault := find_fault(result):
             raise ValueError(f"it sent an invalid result: {fault}")
         return f"says of {path.name}: {_described(cast(Analysis, result))}"

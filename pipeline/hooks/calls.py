@@ -147,6 +147,7 @@ class BoundPlugin:
         *args: Any,
         wait_seconds: float | None = None,
         on_late_end: Callable[[], None] | None = None,
+        keywords: Mapping[str, Any] = {},
     ) -> Any:
         """Return what the method returns; PluginOverrun when it takes longer, else whatever Exception it raised.
 
@@ -154,9 +155,10 @@ class BoundPlugin:
         is part of its time.
         on_late_end: called on the loop when a call has ended that was given up before, because its time was over or its
         caller was cancelled. A thread cannot be cancelled, so what the call does may be done all the same.
+        keywords: arguments that are passed by name.
         """
         known = self._methods[method]
-        call = TimedCall(known.function, known.is_async)
+        call = TimedCall(partial(known.function, **keywords) if keywords else known.function, known.is_async)
         return await self._timed(method, call, seconds, args, wait_seconds, on_late_end)
 
     async def run_in_thread(self, method: str, function: Callable[..., Any], seconds: float, *args: Any) -> Any:

@@ -40,9 +40,11 @@ class Reporting:
     def __call__(self, share: float | None = None, **partial: Attribute) -> Awaitable[None]:
         """Take a report: see Progress in protocols.py."""
         if share is not None:
-            if isinstance(share, bool) or not isinstance(share, (int, float)) or not math.isfinite(share):
+            # An int may be too large for a float.
+            is_number = isinstance(share, int) or (isinstance(share, float) and math.isfinite(share))
+            if isinstance(share, bool) or not is_number:
                 raise ValueError(f"progress got a share of {share!r}, which is no number")
-            share = min(max(float(share), 0.0), 1.0)
+            share = float(min(max(share, 0), 1))
         for name, attribute in partial.items():
             if name not in FIELDS:
                 raise TypeError(f"progress got {name!r}, which is none of {', '.join(FIELDS)}")

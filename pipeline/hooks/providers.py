@@ -128,8 +128,10 @@ class Providers:
             with self._tracing.call(provider.kind, provider.name, "analyze") as span:
                 context = span.trace_context or request.trace_context
                 asked = replace(request, timeout_seconds=seconds, trace_context=context)
-                args = (asked, reporting) if provider.name in self._reporting else (asked,)
-                result = await provider.call("analyze", seconds, *args, wait_seconds=left - seconds)
+                keywords = {"progress": reporting} if provider.name in self._reporting else {}
+                result = await provider.call(
+                    "analyze", seconds, asked, wait_seconds=left - seconds, keywords=keywords
+                )
                 if fault := find_fault(result):
                     raise RetryableJobError("AI service sent an invalid result", max_attempts=2) from ValueError(fault)
         except Exception as raised:

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from pipeline.hooks import Attribute
+from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.progress import Reporting, takes_progress
+from pipeline.metrics import Metrics
 
 NIKE = Attribute("Nike", 0.5)
 Told = list[tuple[float | None, Mapping[str, Attribute]]]
@@ -28,10 +30,11 @@ async def test_reports_come_from_the_loop_and_from_threads_until_the_call_is_ove
     await reporting(share=0.5, brand=NIKE)
     await asyncio.to_thread(reporting, 7)
     reporting(-1)
+    reporting(10**400)
     await asyncio.sleep(0)
     reporting.end()
     await reporting(share=0.9)
-    assert told == [(0.5, {"brand": NIKE}), (1.0, {}), (0.0, {})]
+    assert told == [(0.5, {"brand": NIKE}), (1.0, {}), (0.0, {}), (1.0, {})]
 
 
 @pytest.mark.gen_test
@@ -85,3 +88,26 @@ def test_analyze_says_by_a_parameter_that_it_reports() -> None:
 
     assert [takes_progress(each.analyze) for each in (Silent(), Reports())] == [False, True]
     assert not takes_progress(dict.__init__)
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+@pytest.mark.gen_test
+async def test_progress_is_handed_by_its_name(is_async: bool) -> None:
+    """Wherever it stands among the parameters: an author may well make it one that has to be named."""
+
+    class Provider:
+        def analyze(self, request: Any, more: int = 0, *, progress: Any) -> Any:
+            return self.told(request, progress) if is_async else progress(request / 4)
+
+        async def told(self, request: Any, progress: Any) -> None:
+            await progress(request / 4)
+
+    reporting, told = make_reporting()
+    provider = Provider()
+    plugin = BoundPlugin("provider", "named", provider, {"analyze": provider.analyze}, threads=1, metrics=Metrics())
+    try:
+        await plugin.call("analyze", 5, 2, keywords={"progress": reporting})
+        await asyncio.sleep(0)
+    finally:
+        await plugin.close()
+    assert told == [(0.5, {})]
