@@ -27,11 +27,11 @@ from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, RateLimited, Unauthorized, ValidationError
 from pipeline.handlers.base import BaseHandler, log_request
 from pipeline.handlers.member import Member
-from pipeline.handlers.query import parse_instant
-from pipeline.rooms.codes import TOO_MANY_CONNECTIONS, CloseCode
+from pipeline.handlers.query import NO_INSTANT, parse_instant
+from pipeline.rooms.codes import GONE, TOO_MANY_CONNECTIONS, CloseCode
 from pipeline.rooms.frames import event_frame, payloads
 from pipeline.rooms.tickets import TICKET_SECONDS, Tickets
-from pipeline.usecases.admission import PROBE_SECONDS
+from pipeline.usecases.admission import CROWDED_RETRY_SECONDS, PROBE_SECONDS
 
 log = structlog.get_logger(__name__)
 
@@ -41,12 +41,9 @@ HEARTBEAT = b""  # as a frame: no event at all
 UNACKNOWLEDGED_MS = 40_000
 # How long a client may take to read what is left after the end.
 CLOSE_SECONDS = 5.0
-RETRY_AFTER_SECONDS = 30
-GONE = 1006  # how a connection is counted that its client has ended
 # What a cursor looks like, as the service writes it.
 CURSOR = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 EVENT_NAME = re.compile(r"[^\r\n\0]+")
-MALFORMED = "Must be a timestamp like 2026-01-31T12:00:00.000Z"
 
 
 class TicketHandler(BaseHandler):
@@ -110,7 +107,7 @@ class EventsHandler(Member):
         try:
             return parse_instant(text) if text is not None else None
         except ValueError:
-            raise ValidationError.of(field, MALFORMED) from None
+            raise ValidationError.of(field, NO_INSTANT) from None
 
     async def _enter(self, principal: Principal, since: datetime | None) -> list[bytes]:
         """Join the user's room and return the first frames."""
@@ -126,7 +123,7 @@ class EventsHandler(Member):
         connected = event_frame({"event": "connected", "room": room, "serverTime": now})
         missed = await self._missed(since)
         if self._code == CloseCode.TRY_LATER:
-            raise RateLimited(TOO_MANY_CONNECTIONS, retry_after_seconds=RETRY_AFTER_SECONDS)
+            raise RateLimited(TOO_MANY_CONNECTIONS, retry_after_seconds=CROWDED_RETRY_SECONDS)
         if self._code not in (None, GONE):
             raise DependencyUnavailable("The stream cannot begin just now")
         self._cursor = to_timestamp(since) or ""
@@ -175,7 +172,7 @@ class EventsHandler(Member):
         lines = [*self._id_lines(event), f"data: {payload.decode()}"]
         if isinstance(name, str) and EVENT_NAME.fullmatch(name):
             lines.insert(0, f"event: {name}")
-        if name == "goodbye":
+        if name == "goodbye" and isinstance(event.get("retryInMs"), int):  # a plugin's own may be of another kind
             lines.insert(0, f"retry: {event['retryInMs']}")
         return "\n".join([*lines, "", ""])
 

@@ -12,12 +12,11 @@ from typing import TypeVar
 
 from pipeline.errors import DependencyUnavailable, RateLimited
 from pipeline.rooms.codes import TOO_MANY_CONNECTIONS, CloseCode
-from pipeline.usecases.admission import Admission
+from pipeline.usecases.admission import CROWDED_RETRY_SECONDS, Admission
 from pipeline.usecases.replay import RESYNC
 
 T = TypeVar("T")
 MAX_WAIT_SECONDS = 60
-RETRY_AFTER_SECONDS = 30
 # One preference of the header; a value may stand in quotes, parameters after it are not ours. RFC 7240, section 2.
 PREFERENCE = re.compile(r'\s*([^=;,\s"]+)\s*(?:=\s*(?:"([^"]*)"|([^;,\s"]*)))?\s*(?:;[^,]*)?', re.ASCII)
 
@@ -65,7 +64,7 @@ class Polling:
             while not is_enough(found := await read()) and await self._has_news(deadline):
                 pass
             if self._code == CloseCode.TRY_LATER and not is_enough(found):
-                raise RateLimited(TOO_MANY_CONNECTIONS, retry_after_seconds=RETRY_AFTER_SECONDS)
+                raise RateLimited(TOO_MANY_CONNECTIONS, retry_after_seconds=CROWDED_RETRY_SECONDS)
             return found
         finally:
             rooms.forget(connection)

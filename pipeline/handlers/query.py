@@ -14,6 +14,7 @@ from pipeline.instants import instant_of, milliseconds_of
 CURSOR = re.compile(r"(\d{1,15})\.(.+)", re.ASCII | re.DOTALL)
 # After a time of day, so that the blank between date and time of a timestamp without a zone stays one.
 BLANK_BEFORE_ZONE = re.compile(r"(\d.*[Tt ]\d\d[\d:.,]*) (\d\d(?::?\d\d)*)", re.ASCII)
+NO_INSTANT = "Must be a timestamp like 2026-01-31T12:00:00.000Z"
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
 Position = tuple[datetime, str]
@@ -73,7 +74,7 @@ class Query:
         try:
             return parse_instant(text) if text is not None else None
         except ValueError:
-            self.fault(name, "Must be a timestamp like 2026-01-31T12:00:00.000Z")
+            self.fault(name, NO_INSTANT)
             return None
 
 

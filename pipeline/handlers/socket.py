@@ -46,7 +46,7 @@ from pipeline.errors import DependencyUnavailable, Unauthorized, ValidationError
 from pipeline.handlers.member import PROGRESS, Member
 from pipeline.handlers.protocol import StrictProtocol, is_handshake
 from pipeline.handlers.query import parse_instant
-from pipeline.rooms.codes import MALFORMED_SINCE, NOT_YET_VALID
+from pipeline.rooms.codes import GONE, MALFORMED_SINCE, NOT_YET_VALID
 from pipeline.rooms.codes import CloseCode as CloseCode
 from pipeline.rooms.frames import event_frame
 from pipeline.texts import cause_of
@@ -265,7 +265,7 @@ class SocketHandler(Member, WebSocketHandler):
         """Called once for each socket however it ended, also when the client vanished before the upgrade."""
         if self._connection is None:
             return
-        self._forget(self._code or self.close_code or 1006)
+        self._forget(self._code or self.close_code or GONE)
         log.info("socket_closed", userId=self._user_id, code=self._code)
 
 

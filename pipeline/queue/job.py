@@ -43,6 +43,10 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
+# After these a job is not run again.
+ENDS = (Outcome.COMPLETED, Outcome.FAILED, Outcome.CANCELLED)
+
+
 @dataclass(frozen=True, slots=True)
 class NewJob:
     """A job to be enqueued; JobQueue.enqueue says what the fields mean."""

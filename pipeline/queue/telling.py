@@ -13,14 +13,13 @@ from functools import partial
 import structlog
 
 from pipeline.queue.claim import Claim
-from pipeline.queue.job import Finish, Job, Outcome
+from pipeline.queue.job import ENDS, Finish, Job, Outcome
 
 log = structlog.get_logger(__name__)
 
 # Where events cannot be published for hours, jobs must go on all the same: the oldest is acknowledged then. Its event
 # stays owed, and is lost only if this process ends before Redis takes it.
 TELLING_AT_MOST = 1000
-ENDS = (Outcome.COMPLETED, Outcome.FAILED, Outcome.CANCELLED)
 
 
 class Telling:

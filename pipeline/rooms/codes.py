@@ -34,6 +34,8 @@ MESSAGES = {
     CloseCode.TOKEN_EXPIRED: "Token expired",
     CloseCode.TOO_MANY: "Too many frames",
 }
+# How a connection is counted that ended without a code.
+GONE = 1006
 MALFORMED_SINCE = "Malformed since"
 NOT_YET_VALID = "Token not valid yet"
 TOO_MANY_CONNECTIONS = "Too many connections"

@@ -25,7 +25,8 @@ RETRY_MS = (500, 5000)
 LONGEST_RETRY_MS = 60_000
 RETRIES_PER_MS = 0.5
 # A client of whose user there are too many comes back as the newest and replaces another one: not too often.
-CROWDED_RETRY_MS = (30_000, 60_000)
+CROWDED_RETRY_SECONDS = 30
+CROWDED_RETRY_MS = (1000 * CROWDED_RETRY_SECONDS, 60_000)
 
 
 class Admission:

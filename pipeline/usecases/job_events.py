@@ -5,13 +5,13 @@ from __future__ import annotations
 from pipeline.assets.asset import CANCELLED, Asset
 from pipeline.clock import utc_now
 from pipeline.hooks import JobEvent
-from pipeline.queue.job import Finish, Job, Outcome
+from pipeline.queue.job import ENDS, Finish, Job, Outcome
 
 
 def job_event(job: Job, finish: Finish | None = None, seconds: float = 0) -> JobEvent:
     """Return what observers are told of an attempt that began (no finish) or ended."""
     data = {name: str(job.data.get(name, "")) for name in ("assetId", "userId", "category")}
-    is_last = finish is not None and finish.outcome in (Outcome.COMPLETED, Outcome.FAILED, Outcome.CANCELLED)
+    is_last = finish is not None and finish.outcome in ENDS
     return JobEvent(
         job_id=job.id,
         asset_id=data["assetId"],

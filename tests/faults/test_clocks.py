@@ -120,6 +120,15 @@ def is_now(timestamp: str | datetime, within: float = 20) -> bool:
     return abs(datetime.now(UTC) - instant) < timedelta(seconds=within)
 
 
+async def assert_replayed(web: Service, server_time: str, timestamp: str, date: str) -> None:
+    """What is finished while nobody listens is replayed from each instant a client may have kept."""
+    missed, _ = await upload(web)
+    await finished(web, missed)
+    for since in (server_time, timestamp, parsedate_to_datetime(date).isoformat()):
+        async with listening(web, since) as (socket, _):
+            await socket.event_of(missed)
+
+
 async def assert_not_ready(service: Service, side: str) -> None:
     """The process is not ready, by its clock alone, and says so in its numbers and its log."""
     async with asyncio.timeout(WAIT_SECONDS):
@@ -153,12 +162,7 @@ async def test_worker_with_a_wrong_clock_loses_no_event(
         asset = await asyncio.to_thread(web.asset, first)
         assert event["timestamp"] == asset["finishedAt"] > asset["createdAt"] > server_time
         assert is_now(asset["updatedAt"]) and is_now(asset["aiMetadata"]["processedAt"])
-        # What is finished while nobody listens is replayed from each instant a client may have kept.
-        missed, _ = await upload(web)
-        await finished(web, missed)
-        for since in (server_time, event["timestamp"], parsedate_to_datetime(date).isoformat()):
-            async with listening(web, since) as (socket, _):
-                await socket.event_of(missed)
+        await assert_replayed(web, server_time, event["timestamp"], date)
         await assert_not_ready(worker, "ahead of" if (seconds if jump is None else jump) > 0 else "behind")
         await ready(web, 200)
         clock.jump(0)
@@ -191,11 +195,7 @@ async def test_web_process_with_a_wrong_clock_tells_the_right_time(
         for claims in ({"expires_in": -30}, {"nbf": int(now) + 30}):
             refused = httpx.get(f"{web.url}/api/assets", headers=web.headers(**claims))
             assert refused.status_code == 401
-        missed, _ = await upload(web)
-        await finished(web, missed)
-        for since in (server_time, event["timestamp"], parsedate_to_datetime(date).isoformat()):
-            async with listening(web, since) as (socket, _):
-                await socket.event_of(missed)
+        await assert_replayed(web, server_time, event["timestamp"], date)
         await assert_not_ready(web, "ahead of" if (seconds if jump is None else jump) > 0 else "behind")
         await ready(worker, 200)
 
