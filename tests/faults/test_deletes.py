@@ -13,7 +13,7 @@ import httpx
 import pytest
 from tornado.ioloop import IOLoop
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, processed_public_id
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef, processed_public_id
 from pipeline.assets.image import ImageInfo
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.clock import utc_now
@@ -65,7 +65,7 @@ class House:
         asset = make_asset(status=status, fence=fence)
         if processed:
             public_id = processed_public_id(asset.id, processed)
-            asset = replace(asset, processed=ProcessedImageRef("https://images.example/p", public_id))
+            asset = replace(asset, processed=ImageRef("memory", public_id, "https://images.example/p", "0" * 64))
         self.storage.put(*asset.image_ids)
         assert await self.store.create(asset)
         return asset
@@ -127,7 +127,7 @@ async def test_delete_that_missed_the_document_is_repeated(house: House) -> None
             *(asset.id, asset.processing_job_id, 1),
             status=AssetStatus.ACTIVE,
             ai_metadata=AiMetadata(),
-            processed=ProcessedImageRef("https://images.example/p", processed),
+            processed=ImageRef("memory", processed, "https://images.example/p", "0" * 64),
             finished_at=utc_now(),
         )
 
@@ -207,7 +207,7 @@ async def test_removal_that_comes_late_spares_an_upload_that_took_the_id_again(h
             *(asset_id, asset.processing_job_id, 1),
             status=AssetStatus.ACTIVE,
             ai_metadata=AiMetadata(),
-            processed=ProcessedImageRef("https://images.example/p", old),
+            processed=ImageRef("memory", old, "https://images.example/p", "0" * 64),
             finished_at=utc_now(),
         )
         if not house.leftovers.tasks:

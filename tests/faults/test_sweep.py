@@ -18,7 +18,7 @@ import pytest
 from redis import Redis
 from tornado.ioloop import IOLoop
 
-from pipeline.assets.asset import Asset, AssetStatus, ProcessedImageRef, processed_public_id
+from pipeline.assets.asset import Asset, AssetStatus, ImageRef, processed_public_id
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
@@ -64,7 +64,7 @@ class Yard:
         asset = make_asset(status=status, fence=fence)
         if processed:
             public_id = processed_public_id(asset.id, processed)
-            asset = replace(asset, processed=ProcessedImageRef("https://images.example/p", public_id))
+            asset = replace(asset, processed=ImageRef("memory", public_id, "https://images.example/p", "0" * 64))
         for public_id in asset.image_ids:
             await self.save(public_id)
         assert await self.store.create(asset)
@@ -276,7 +276,7 @@ async def live(yard: Yard, chance: random.Random) -> None:
         public_id = await yard.save(processed_public_id(asset.id, begun.fence))
         if chance.random() < 0.3:
             continue  # and here after that
-        ref = ProcessedImageRef("https://images.example/p", public_id)
+        ref = ImageRef("memory", public_id, "https://images.example/p", "0" * 64)
         keep = dict(status=AssetStatus.PARTIAL, ai_metadata=asset.ai_metadata, finished_at=utc_now())
         finished = await yard.store.finish(
             asset.id, asset.processing_job_id, begun.fence, processed=ref, **keep  # type: ignore[arg-type]
