@@ -73,6 +73,8 @@ class App:
         self._watch("clock", lambda: CLOCK.follow(parts.queue.time))
         self._watch("reconciler", parts.reconciler.run)
         self._watch("sweeper", parts.sweeper.run)
+        self._watch("expiry", parts.expiry.run)
+        self._watch("erasing", parts.erasing.run)
         self._watch("notification reconciler", parts.notification_reconciler.run, "reconciler")
         if settings.role is not Role.WEB:
             for worker in parts.workers:
@@ -103,7 +105,7 @@ class App:
         if self.settings.role is not Role.WEB:
             drains += [worker.drain(seconds) for worker in parts.workers]
         await _settled(asyncio.gather(*drains))
-        await _settled(cancel([*parts.submission.unsettled, *parts.leftovers.tasks]))
+        await _settled(cancel([*parts.submission.unsettled, *parts.leftovers.tasks, *parts.erasing.tasks]))
         await _settled(parts.supervisor.stop(self._watched))
         await _settled(parts.admission.drain(GOODBYE_SECONDS))
         await _settled(self._server.close_all_connections(), close_seconds())

@@ -32,6 +32,8 @@ from pipeline.usecases.admission import Admission
 from pipeline.usecases.cancelling import Cancelling
 from pipeline.usecases.dead_letters import DeadLetters
 from pipeline.usecases.job_events import cancel_event, job_event
+from pipeline.usecases.erasing import Erasing
+from pipeline.usecases.expiry import Expiry
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
 from pipeline.usecases.leftovers import Leftovers
@@ -40,9 +42,11 @@ from pipeline.usecases.progress import Progress
 from pipeline.usecases.progress_frames import ProgressFrames
 from pipeline.usecases.progress_reports import Reports
 from pipeline.usecases.reconciler import Reconciler, Source
+from pipeline.usecases.removing import Jobs, Removing
 from pipeline.usecases.replay import Replay
 from pipeline.usecases.retention import Sweeper
 from pipeline.usecases.submission import Submission, SubmissionPolicy
+from pipeline.usecases.users import Users
 from pipeline.watchdog import Watchdog
 
 QUEUE_NAME = "ai-processing"
@@ -71,7 +75,7 @@ class Parts:
             self.rooms, redis_url, metrics=self.metrics, prefix=settings.queue_prefix, supervisor=self.supervisor
         )
         self.plugins = build_plugins(settings, self.metrics, self.fanout, CATEGORIES, self.tracing)
-        self.store = build_store(settings, self.supervisor)
+        self.store = build_store(settings, self.supervisor, self.metrics.damaged_assets.inc)
         self.metrics.of_queue(QUEUE_NAME, settings.all_providers)
         self.metrics.of_queue(notifying.QUEUE_NAME, self.plugins.durable)
         self.image_urls = ImageUrls(self.plugins, settings.media_url_seconds)
@@ -104,6 +108,20 @@ class Parts:
         self.cancelling = self._make_cancelling()
         if self.plugins.durable:
             self.workers.append(self._make_notifier_worker())
+        self.removing = self._make_removing()
+        self.erasing = Erasing(
+            self.store, self.removing, [self.queue, self.notifications], forget_history=self._forget_history
+        )
+        self.users = Users(self.store, self.progress, self.erasing)
+        self.expiry = Expiry(
+            self.store,
+            self.queue,
+            self.removing,
+            self.leftovers,
+            self.metrics,
+            keep_assets_days=settings.keep_assets_days,
+            keep_originals_days=settings.keep_originals_days,
+        )
         self.watchdog = Watchdog(self.metrics, block_seconds=settings.loop_block_ms / 1000)
 
     def _make_submission(self) -> Submission:
@@ -121,7 +139,6 @@ class Parts:
             pool=self.pool,
             on_deferred=self.reconciler.request,
             on_enqueued=self._observe_enqueued,
-            on_deleted=self.progress_frames.deleted,
             tracing=self.tracing,
         )
 
@@ -137,6 +154,20 @@ class Parts:
             end_running=self.worker.cancel,
             on_ended=lambda asset, request_id: self.plugins.observe("job_finished", cancel_event(asset, request_id)),
         )
+
+    def _make_removing(self) -> Removing:
+        end_delivery = self.workers[-1].cancel if self.plugins.durable else lambda job_id: None
+        return Removing(
+            self.store,
+            self.leftovers,
+            Jobs(self.queue, self._kept_jobs, self.worker.cancel),
+            Jobs(self.notifications, self._kept_notifications, end_delivery),
+            on_deleted=self.progress_frames.deleted,
+        )
+
+    async def _forget_history(self) -> None:
+        if self._owns_redis:
+            await self.queue.forget_history()
 
     def _make_photo_worker(self) -> Worker:
         settings = self.settings
@@ -280,10 +311,12 @@ class Parts:
         self.plugins.observe("job_finished" if event.outcome else "job_retrying", event)
 
 
-def build_store(settings: Settings, supervisor: Supervisor | None = None) -> AssetStore:
-    """Return the store of assets that the settings name, not open yet."""
+def build_store(
+    settings: Settings, supervisor: Supervisor | None = None, on_damaged: Callable[[], None] = lambda: None
+) -> AssetStore:
+    """Return the store of assets that the settings name, not open yet. on_damaged: see pipeline/assets/reading.py."""
     if uri := settings.mongodb_uri.get_secret_value():
         from pipeline.assets.mongo import MongoAssetStore
 
-        return MongoAssetStore(uri)
-    return SqliteAssetStore(settings.data_dir / "assets.sqlite", supervisor)
+        return MongoAssetStore(uri, on_damaged=on_damaged)
+    return SqliteAssetStore(settings.data_dir / "assets.sqlite", supervisor, on_damaged)

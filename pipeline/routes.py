@@ -10,7 +10,7 @@ import tornado.web
 from pipeline.auth import TokenVerifier
 from pipeline.clock import CLOCK
 from pipeline.disk import Disk
-from pipeline.handlers import assets, base, events, ops, queue, upload
+from pipeline.handlers import assets, base, events, ops, queue, upload, users
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.socket import SocketHandler
 from pipeline.parts import QUEUE_NAME, Parts
@@ -69,10 +69,15 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ),
         ("/api/assets/queue-status", queue.QueueStatusHandler, common | {"queue": parts.queue}),
         ("/api/assets", assets.AssetsHandler, with_progress),
-        ("/api/assets/([^/]+)", assets.AssetHandler, with_progress),
+        ("/api/assets/([^/]+)", assets.AssetHandler, with_progress | {"removing": parts.removing}),
         ("/api/assets/([^/]+)/retry", assets.RetryHandler, with_progress),
         ("/api/assets/([^/]+)/cancel", assets.CancelHandler, with_progress | {"cancelling": parts.cancelling}),
         *_operators_routes(parts, common),
+        (
+            "/api/users/([^/]+)",
+            users.UserHandler,
+            common | {"users": parts.users, "erasing": parts.erasing, "rooms": parts.rooms},
+        ),
         ("/ws", SocketHandler, of_members),
         ("/api/events", events.EventsHandler, of_members | {"tickets": parts.tickets}),
         ("/api/events/ticket", events.TicketHandler, common | {"tickets": parts.tickets}),

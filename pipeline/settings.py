@@ -247,6 +247,14 @@ class Settings(BaseSettings):
     )
     keep_completed_seconds: int = _f(86_400, "Completed jobs stay visible this long: the specification's 24 h.", ge=0)
     keep_failed_seconds: int = _f(604_800, "Failed jobs stay listed this long: the specification's 7 days.", ge=0)
+    keep_assets_days: float = _f(
+        0, "Assets go so long after their end, as if they were deleted; 0: they are kept for ever.", ge=0
+    )
+    keep_originals_days: float = _f(
+        0,
+        "Originals go so long after the end of their assets, which then cannot be run again; 0: never before the asset.",
+        ge=0,
+    )
     reconcile_seconds: float = _f(30, "How often assets are searched whose job got lost.", gt=0)
     reconcile_age_seconds: float = _f(
         60, "Assets younger than this are left alone by that search: their enqueue may be under way.", ge=0

@@ -221,26 +221,31 @@ class Asset:
             "finishedAt": self.finished_at,
             "createdAt": self.created_at,
             "updatedAt": self.updated_at,
+            # Beside the image's own name, because an index has it. Absent in documents of before, which had one.
+            "originalGone": None if self.has_original else True,
             "schema": SCHEMA,
         }
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Asset:
-        """Return the asset of a stored document, also of one that version 0.1 wrote; the counterpart of to_document."""
+        """Return the asset of a stored document, also of one that version 0.1 wrote; the counterpart of to_document.
+
+        LookupError, TypeError, ValueError or AttributeError for one that is damaged.
+        """
         images = document["images"]
         previews = images.get("previews") or {}
         processed = images.get("processed")
         meta = document.get("aiMetadata") or {}
         return cls(
             id=str(document["_id"]),
-            user_id=document["userId"],
-            category=document["category"],
+            user_id=_checked(document["userId"], str),
+            category=_checked(document["category"], str),
             status=AssetStatus(document["status"]),
             original=image_of(images["original"]),
             processed=image_of(processed) if processed else None,
             previews={side: image_of(image) for side, image in previews.items()},
-            processing_job_id=document["processingJobId"],
-            fence=document["fence"],
+            processing_job_id=_checked(document["processingJobId"], str),
+            fence=_checked(document["fence"], int),
             excused=document.get("excused", 0),
             ai_metadata=AiMetadata(
                 brand=meta.get("brand"),
@@ -253,10 +258,16 @@ class Asset:
             provenance=document.get("provenance"),
             corrections=document.get("corrections") or {},
             history=tuple(document.get("history") or ()),
-            finished_at=document.get("finishedAt"),
-            created_at=document["createdAt"],
-            updated_at=document["updatedAt"],
+            finished_at=_checked(document.get("finishedAt"), datetime, type(None)),
+            created_at=_checked(document["createdAt"], datetime),
+            updated_at=_checked(document["updatedAt"], datetime),
         )
+
+
+def _checked(value: Any, *kinds: type) -> Any:
+    if not isinstance(value, kinds):
+        raise TypeError(f"a {type(value).__name__} where a {kinds[0].__name__} should be")
+    return value
 
 
 def ai_metadata_document(meta: AiMetadata) -> dict[str, Any]:

@@ -8,7 +8,7 @@ own.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,17 +32,22 @@ from pipeline.assets.asset import (
 )
 from pipeline.assets.mongo_calls import TRIES, Calls, refused_options
 from pipeline.assets.mongo_kept import KeptDocuments
+from pipeline.assets.mongo_retained import RetainedDocuments
+from pipeline.assets.reading import Reader
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, OutcomeUnknown
 
 DATABASE = "ai_queue_pipeline"
 
 
-class MongoAssetStore(KeptDocuments):
+class MongoAssetStore(KeptDocuments, RetainedDocuments):
     """An AssetStore in the collections `assets`, `idempotency_keys` and `kept` of the URI's database."""
 
-    def __init__(self, uri: str, timeout_seconds: float = 5) -> None:
-        """timeout_seconds: no call of the driver takes longer, whatever is away."""
+    def __init__(
+        self, uri: str, timeout_seconds: float = 5, on_damaged: Callable[[], None] = lambda: None
+    ) -> None:
+        """timeout_seconds: no call of the driver takes longer, whatever is away. on_damaged: see Reader."""
+        self._reading = Reader(Asset.from_document, "_id", on_damaged)
         self._calls = Calls(timeout_seconds)
         self._reach = self._calls.reach
         # A little less for the driver, so that its own error, which says what is wrong, comes before ours.
@@ -188,6 +193,7 @@ class MongoAssetStore(KeptDocuments):
                 "userId": user_id,
                 "status": {"$in": [AssetStatus.FAILED.value, AssetStatus.PARTIAL.value]},
                 "fence": current.fence,
+                "originalGone": None,
             },
             {
                 "$set": {
@@ -203,12 +209,17 @@ class MongoAssetStore(KeptDocuments):
 
     async def get(self, asset_id: str) -> Asset | None:
         key = _object_id(asset_id)
-        return _asset(await self._reach(self._assets.find_one({"_id": key}))) if key else None
+        return self._reading.one(await self._reach(self._assets.find_one({"_id": key}))) if key else None
 
     async def get_many(self, asset_ids: Collection[str]) -> Sequence[Asset]:
         keys = [key for asset_id in asset_ids if (key := _object_id(asset_id))]
         found = await self._reach(self._assets.find({"_id": {"$in": keys}}).to_list(len(keys))) if keys else []
-        return [Asset.from_document(document) for document in found]
+        return self._reading.all(found)
+
+    async def known(self, asset_ids: Collection[str]) -> Collection[str]:
+        keys = [key for asset_id in asset_ids if (key := _object_id(asset_id))]
+        found = await self._reach(self._assets.find({"_id": {"$in": keys}}, {"_id": 1}).to_list(None)) if keys else []
+        return {str(each["_id"]) for each in found}
 
     async def page(
         self,
@@ -238,16 +249,19 @@ class MongoAssetStore(KeptDocuments):
             {"status": AssetStatus.PROCESSING.value, "createdAt": {"$lt": before}}, "createdAt", ASCENDING, limit, after
         )
 
-    async def delete(self, asset_id: str, user_id: str) -> Asset | None:
+    async def delete(
+        self, asset_id: str, user_id: str, *, finished_before: datetime | None = None
+    ) -> Asset | None:
         key = _object_id(asset_id)
         if key is None:
             return None
-        wanted = {"_id": key, "userId": user_id}
+        wanted: dict[str, Any] = {"_id": key, "userId": user_id}
+        wanted |= {"finishedAt": {"$lt": finished_before}} if finished_before else {}
         for _ in range(TRIES):
             deleted = await self._reach(self._assets.find_one_and_delete(wanted))
             # DocumentDB can miss a document that is being updated: nothing was deleted, and it is still there.
             if deleted is not None or await self._reach(self._assets.find_one(wanted, {"_id": 1})) is None:
-                return _asset(deleted)
+                return self._reading.one(deleted)
         raise DependencyUnavailable("The asset is being changed all the time")
 
     async def _update(self, asset_id: str, wanted: Mapping[str, Any], change: Mapping[str, Any]) -> Asset | None:
@@ -265,14 +279,24 @@ class MongoAssetStore(KeptDocuments):
     async def _find(
         self, wanted: dict[str, Any], instant: str, order: int, limit: int, after: tuple[datetime, str] | None
     ) -> list[Asset]:
-        if after is not None:
-            beyond = "$lt" if order == DESCENDING else "$gt"
-            # The bound that is not part of $or lets the server start in the index where the last page ended.
-            bound = {instant: {f"{beyond}e": after[0]}}
-            further = {"$or": [{instant: {beyond: after[0]}}, {"_id": {beyond: ObjectId(after[1])}}]}
-            wanted = {"$and": [wanted, bound, further]}
-        cursor = self._assets.find(wanted).sort([(instant, order), ("_id", order)]).limit(limit)
-        return [Asset.from_document(document) for document in await self._reach(cursor.to_list(limit))]
+        """Return up to so many assets in that order. A document that is damaged takes no other one's place."""
+        beyond = "$lt" if order == DESCENDING else "$gt"
+        place = (after[0], ObjectId(after[1])) if after else None
+        found: list[Asset] = []
+        while True:
+            query = wanted
+            if place is not None:
+                # The bound that is not part of $or lets the server start in the index where the last page ended.
+                bound = {instant: {f"{beyond}e": place[0]}}
+                further = {"$or": [{instant: {beyond: place[0]}}, {"_id": {beyond: place[1]}}]}
+                query = {"$and": [wanted, bound, further]}
+            left = limit - len(found)
+            cursor = self._assets.find(query).sort([(instant, order), ("_id", order)]).limit(left)
+            documents = await self._reach(cursor.to_list(left))
+            found += self._reading.all(documents)
+            if len(documents) < left or len(found) >= limit or not isinstance(documents[-1].get(instant), datetime):
+                return found
+            place = documents[-1][instant], documents[-1]["_id"]
 
 
 def _result(

@@ -26,9 +26,16 @@ ASSETS = (
     IndexModel([("userId", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)], name="newest_of_user"),
     IndexModel([("userId", ASCENDING), ("finishedAt", ASCENDING), ("_id", ASCENDING)], name="finished_of_user"),
     IndexModel([("status", ASCENDING), ("createdAt", ASCENDING), ("_id", ASCENDING)], name="unfinished"),
+    IndexModel([("originalGone", ASCENDING), ("finishedAt", ASCENDING), ("_id", ASCENDING)], name="finished"),
 )
-KEYS = (IndexModel([("createdAt", ASCENDING)], name="oldest_key"),)
-KEPT = (IndexModel([("kind", ASCENDING), ("at", ASCENDING), ("_id", ASCENDING)], name="oldest_kept"),)
+KEYS = (
+    IndexModel([("createdAt", ASCENDING)], name="oldest_key"),
+    IndexModel([("assetId", ASCENDING)], name="key_of_asset"),
+)
+KEPT = (
+    IndexModel([("kind", ASCENDING), ("at", ASCENDING), ("_id", ASCENDING)], name="oldest_kept"),
+    IndexModel([("userId", ASCENDING), ("assetId", ASCENDING)], name="kept_of_user"),
+)
 # The first and the longest wait after a build that failed.
 AGAIN_SECONDS = (1.0, 60.0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -18,6 +18,7 @@ from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 
 PURGE_PAGE = 1000
+KEPT_AT_ONCE = 1000
 
 
 class KeptDocuments:
@@ -49,6 +50,9 @@ class KeptDocuments:
                     return found
         raise DependencyUnavailable("The asset store does not show a key that it holds")
 
+    async def discard_keys(self, asset_id: str) -> None:
+        await self._purge(self._keys, {"assetId": asset_id})
+
     async def purge_keys(self, before: datetime) -> int:
         return await self._purge(self._keys, {"createdAt": {"$lt": before}})
 
@@ -75,8 +79,13 @@ class KeptDocuments:
             wanted = {"kind": kind, "at": {"$gte": after[0]}, "$or": further}
         cursor = self._kept.find(wanted).sort([("at", ASCENDING), ("_id", ASCENDING)]).limit(limit)
         found = await self._reach(cursor.to_list(limit))
-        start = _kept_id(kind, "")
-        return [Kept(kind, each["_id"].removeprefix(start), each["at"], json.loads(each["data"])) for each in found]
+        return [*map(_kept, found)]
+
+    async def kept_of(self, user_id: str, asset_id: str | None = None) -> Sequence[Kept]:
+        if not user_id:
+            return []
+        wanted = {"userId": user_id} | ({"assetId": asset_id} if asset_id is not None else {})
+        return [*map(_kept, await self._reach(self._kept.find(wanted).limit(KEPT_AT_ONCE).to_list(KEPT_AT_ONCE)))]
 
     async def purge_kept(self, kind: str, before: datetime) -> int:
         return await self._purge(self._kept, {"kind": kind, "at": {"$lt": before}})
@@ -96,6 +105,14 @@ def _kept_id(kind: str, each: str) -> str:
     return f"{kind} {each}"
 
 
+def _kept(document: Mapping[str, Any]) -> Kept:
+    kind, data = document["kind"], json.loads(document["data"])
+    kept_id = document["_id"].removeprefix(_kept_id(kind, ""))
+    # Those of version 0.1 say only in their data whom they are about.
+    return Kept(kind, kept_id, document["at"], data, document.get("userId", ""), document.get("assetId", ""))
+
+
 def _kept_document(kept: Kept) -> dict[str, Any]:
     # As text, so that keys and numbers may be whatever JSON lets them be.
-    return {"_id": _kept_id(kept.kind, kept.id), "kind": kept.kind, "at": kept.at, "data": json.dumps(kept.data)}
+    about = {"userId": kept.user_id, "assetId": kept.asset_id}
+    return {"_id": _kept_id(kept.kind, kept.id), "kind": kept.kind, "at": kept.at, "data": json.dumps(kept.data)} | about

@@ -30,7 +30,9 @@ from pipeline.assets.asset import (
     image_document,
     previews_document,
 )
+from pipeline.assets.reading import Reader
 from pipeline.assets.sqlite_kept import KeptRows
+from pipeline.assets.sqlite_retained import RetainedRows
 from pipeline.assets.store import KeyRecord
 from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable, OutcomeUnknown, PipelineError
@@ -74,6 +76,16 @@ ALTER TABLE assets ADD COLUMN corrections TEXT;
 ALTER TABLE assets ADD COLUMN history TEXT;
 ALTER TABLE assets ADD COLUMN schema INTEGER;
 """,
+    """
+ALTER TABLE assets ADD COLUMN originalGone INTEGER;
+CREATE INDEX finished ON assets (originalGone, finishedAt, id) WHERE finishedAt IS NOT NULL;
+CREATE INDEX key_of_asset ON idempotency_keys (assetId);
+ALTER TABLE kept ADD COLUMN userId TEXT NOT NULL DEFAULT '';
+ALTER TABLE kept ADD COLUMN assetId TEXT NOT NULL DEFAULT '';
+UPDATE kept SET userId = coalesce(json_extract(data, '$.data.userId'), ''),
+    assetId = coalesce(json_extract(data, '$.data.assetId'), '') WHERE kind LIKE 'job of %' AND json_valid(data);
+CREATE INDEX kept_of_user ON kept (userId, assetId) WHERE userId != '';
+""",
 )
 # What a statement raises that SQLite, or the binding of its values, refuses.
 REFUSALS = (sqlite3.Error, ValueError, OverflowError)
@@ -115,12 +127,15 @@ class _Connection:
         self._thread.shutdown(wait=False)
 
 
-class SqliteAssetStore(KeptRows):
+class SqliteAssetStore(KeptRows, RetainedRows):
     """An AssetStore in one SQLite file (WAL, synchronous=FULL). Instants are kept as milliseconds since 1970."""
 
-    def __init__(self, path: Path, supervisor: Supervisor | None = None) -> None:
-        """supervisor: keeps the writer running; default: one of its own."""
+    def __init__(
+        self, path: Path, supervisor: Supervisor | None = None, on_damaged: Callable[[], None] = lambda: None
+    ) -> None:
+        """supervisor: keeps the writer running; default: one of its own. on_damaged: see Reader."""
         self._path = path
+        self._reading = Reader(_asset, "id", on_damaged)
         self._supervisor = supervisor or Supervisor()
         self._writer: _Connection | None = None
         self._reader: _Connection | None = None
@@ -164,8 +179,9 @@ class SqliteAssetStore(KeptRows):
         rows = await self._write(
             "INSERT INTO assets (id, userId, category, status, original, processed, previews, processingJobId, "
             "fence, excused, aiMetadata, attempts, provenance, corrections, history, finishedAt, createdAt, "
-            "updatedAt, schema) VALUES (:id, :user, :category, :status, :original, :processed, :previews, :job, :fence, :excused, :meta, "
-            ":attempts, :provenance, :corrections, :history, :finished, :created, :updated, :schema) "
+            "updatedAt, originalGone, schema) VALUES (:id, :user, :category, :status, :original, :processed, :previews, "
+            ":job, :fence, :excused, :meta, :attempts, :provenance, :corrections, :history, :finished, :created, "
+            ":updated, :gone, :schema) "
             "ON CONFLICT (id) DO NOTHING RETURNING *",
             {
                 "id": asset.id,
@@ -176,6 +192,7 @@ class SqliteAssetStore(KeptRows):
                 "processed": _json(document["images"]["processed"]),
                 "previews": _json(document["images"]["previews"]),
                 **{name: _json(document[name]) for name in ("attempts", "provenance", "corrections", "history")},
+                "gone": document["originalGone"],
                 "schema": document["schema"],
                 "job": asset.processing_job_id,
                 "fence": asset.fence,
@@ -267,18 +284,23 @@ class SqliteAssetStore(KeptRows):
         return await self._update(
             "UPDATE assets SET status = 'processing', processingJobId = :job, aiMetadata = :meta, processed = NULL, "
             "finishedAt = NULL, excused = fence, updatedAt = :now "
-            "WHERE id = :id AND userId = :user AND status IN ('failed', 'partial') RETURNING *",
+            "WHERE id = :id AND userId = :user AND status IN ('failed', 'partial') AND originalGone IS NULL "
+            "RETURNING *",
             {"id": asset_id, "user": user_id, "job": job_id, "meta": _meta_json(AiMetadata())},
         )
 
     async def get(self, asset_id: str) -> Asset | None:
         rows = await self._read("SELECT * FROM assets WHERE id = :id", {"id": asset_id})
-        return _asset(rows[0]) if rows else None
+        return self._reading.one(rows[0]) if rows else None
 
     async def get_many(self, asset_ids: Collection[str]) -> Sequence[Asset]:
         # As one value: SQLite limits how many a statement may have.
         sql = "SELECT * FROM assets WHERE id IN (SELECT value FROM json_each(:ids))"
-        return [_asset(row) for row in await self._read(sql, {"ids": json.dumps([*asset_ids])})]
+        return self._reading.all(await self._read(sql, {"ids": json.dumps([*asset_ids])}))
+
+    async def known(self, asset_ids: Collection[str]) -> Collection[str]:
+        sql = "SELECT id FROM assets WHERE id IN (SELECT value FROM json_each(:ids))"
+        return {row["id"] for row in await self._read(sql, {"ids": json.dumps([*asset_ids])})}
 
     async def page(
         self,
@@ -292,42 +314,37 @@ class SqliteAssetStore(KeptRows):
         conditions = ["userId = :user"]
         conditions += ["status = :status"] if status else []
         conditions += ["category = :category"] if category else []
-        conditions += ["(createdAt, id) < (:instant, :id)"] if after else []
-        return await self._assets(
-            f"WHERE {' AND '.join(conditions)} ORDER BY createdAt DESC, id DESC",
-            {"user": user_id, "status": status and status.value, "category": category},
-            limit,
-            after,
-        )
+        values = {"user": user_id, "status": status and status.value, "category": category}
+        return await self._assets(" AND ".join(conditions), "createdAt", values, limit, after, newest_first=True)
 
     async def finished_since(
         self, user_id: str, since: datetime, *, limit: int, after: tuple[datetime, str] | None = None
     ) -> Sequence[Asset]:
         # One lower bound, not both: SQLite would search by the first and walk again over all pages seen before.
-        is_further = after is not None and after[0] >= since
-        start = "(finishedAt, id) > (:instant, :id)" if is_further else "finishedAt >= :since"
         return await self._assets(
-            f"WHERE userId = :user AND {start} ORDER BY finishedAt, id",
+            "userId = :user",
+            "finishedAt",
             {"user": user_id, "since": milliseconds_of(since)},
             limit,
-            after,
+            after if after is not None and after[0] >= since else None,
+            start="finishedAt >= :since",
         )
 
     async def unfinished_before(
         self, before: datetime, *, limit: int, after: tuple[datetime, str] | None = None
     ) -> Sequence[Asset]:
-        further = "AND (createdAt, id) > (:instant, :id)" if after else ""
-        return await self._assets(
-            f"WHERE status = 'processing' AND createdAt < :before {further} ORDER BY createdAt, id",
-            {"before": milliseconds_of(before)},
-            limit,
-            after,
-        )
+        where = "status = 'processing' AND createdAt < :before"
+        return await self._assets(where, "createdAt", {"before": milliseconds_of(before)}, limit, after)
 
-    async def delete(self, asset_id: str, user_id: str) -> Asset | None:
-        return await self._update(
-            "DELETE FROM assets WHERE id = :id AND userId = :user RETURNING *", {"id": asset_id, "user": user_id}
+    async def delete(
+        self, asset_id: str, user_id: str, *, finished_before: datetime | None = None
+    ) -> Asset | None:
+        rows = await self._write(
+            "DELETE FROM assets WHERE id = :id AND userId = :user AND (:before IS NULL OR finishedAt < :before) "
+            "RETURNING *",
+            {"id": asset_id, "user": user_id, "before": _milliseconds(finished_before)},
         )
+        return self._reading.one(rows[0]) if rows else None
 
     async def find_key(self, key: str) -> KeyRecord | None:
         rows = await self._read("SELECT * FROM idempotency_keys WHERE key = :key", {"key": key})
@@ -354,6 +371,9 @@ class SqliteAssetStore(KeptRows):
         )
         return KeyRecord(row["assetId"], row["fingerprint"])
 
+    async def discard_keys(self, asset_id: str) -> None:
+        await self._write("DELETE FROM idempotency_keys WHERE assetId = :asset", {"asset": asset_id})
+
     async def purge_keys(self, before: datetime) -> int:
         rows = await self._write(
             "DELETE FROM idempotency_keys WHERE createdAt < :before RETURNING key", {"before": milliseconds_of(before)}
@@ -374,6 +394,8 @@ class SqliteAssetStore(KeptRows):
             _use_wal(connection)
             # An accepted upload must survive a power cut, not only the end of the process.
             connection.execute("PRAGMA synchronous = FULL")
+            # What is deleted is overwritten: it must not stay readable in the file.
+            connection.execute("PRAGMA secure_delete = ON").fetchall()
             self._migrate(connection)
         except BaseException:
             connection.close()
@@ -403,11 +425,34 @@ class SqliteAssetStore(KeptRows):
             raise _refusal(error, "The asset store cannot be read") from error
 
     async def _assets(
-        self, clauses: str, values: dict[str, Any], limit: int, after: tuple[datetime, str] | None
+        self,
+        where: str,
+        instant: str,
+        values: Mapping[str, Any],
+        limit: int,
+        after: tuple[datetime, str] | None,
+        *,
+        start: str = "",
+        newest_first: bool = False,
     ) -> list[Asset]:
-        seen = {"instant": milliseconds_of(after[0]), "id": after[1]} if after else {}
-        rows = await self._read(f"SELECT * FROM assets {clauses} LIMIT :limit", values | seen | {"limit": limit})
-        return [_asset(row) for row in rows]
+        """Return up to so many assets in the order of that instant and the id.
+
+        start: where the list begins, when not after `after`. A document that is damaged takes no other one's place.
+        """
+        beyond, direction = ("<", " DESC") if newest_first else (">", "")
+        order = f"ORDER BY {instant}{direction}, id{direction} LIMIT :limit"
+        seen = (milliseconds_of(after[0]), after[1]) if after else None
+        found: list[Asset] = []
+        while True:
+            bound = f"({instant}, id) {beyond} (:instant, :id)" if seen else start
+            sql = f"SELECT * FROM assets WHERE {where}{' AND ' if bound else ''}{bound} {order}"
+            wanted = limit - len(found)
+            place = {"instant": seen[0], "id": seen[1]} if seen else {}
+            rows = await self._read(sql, {**values, **place, "limit": wanted})
+            found += self._reading.all(rows)
+            if len(rows) < wanted or len(found) >= limit:
+                return found
+            seen = rows[-1][instant], rows[-1]["id"]
 
     async def _update(self, sql: str, values: dict[str, Any]) -> Asset | None:
         rows = await self._write(sql, {"now": milliseconds_of(utc_now())} | values)
@@ -421,6 +466,15 @@ class SqliteAssetStore(KeptRows):
         self._waiting.append(write)
         self._added.set()
         return await write.done
+
+    async def _on_writer(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Return what the work returns, done between two commits."""
+        if self._writer is None:
+            raise DependencyUnavailable(UNWRITTEN)
+        try:
+            return await self._writer.run(work)
+        except REFUSALS as error:
+            raise _refusal(error, UNWRITTEN) from error
 
     async def _write_forever(self) -> None:
         """Commit what waits, all of it at a time. Called again after a failure, it opens the file anew."""

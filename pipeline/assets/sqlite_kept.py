@@ -12,7 +12,11 @@ from pipeline.assets.store import IDENTITY, Kept
 from pipeline.clock import utc_now
 from pipeline.instants import instant_of, milliseconds_of
 
-KEEP = "INSERT INTO kept VALUES (:kind, :id, :at, :data) ON CONFLICT (kind, id) DO UPDATE SET "
+KEEP = (
+    "INSERT INTO kept (kind, id, at, data, userId, assetId) VALUES (:kind, :id, :at, :data, :user, :asset) "
+    "ON CONFLICT (kind, id) DO UPDATE SET "
+)
+KEPT_AT_ONCE = 1000
 Run = Callable[[str, Mapping[str, Any]], Awaitable[list[Any]]]
 
 
@@ -29,7 +33,10 @@ class KeptRows:
         return str(json.loads(row["data"])["id"])
 
     async def keep(self, kept: Kept) -> None:
-        await self._write(KEEP + "at = excluded.at, data = excluded.data", _values(kept))
+        await self._write(
+            KEEP + "at = excluded.at, data = excluded.data, userId = excluded.userId, assetId = excluded.assetId",
+            _values(kept),
+        )
 
     async def discard(self, kind: str, *ids: str) -> None:
         await self._write(
@@ -44,7 +51,15 @@ class KeptRows:
             f"SELECT * FROM kept WHERE kind = :kind {further} ORDER BY at, id LIMIT :limit",
             {"kind": kind, "limit": limit} | seen,
         )
-        return [Kept(row["kind"], row["id"], instant_of(row["at"]), json.loads(row["data"])) for row in rows]
+        return [*map(_kept, rows)]
+
+    async def kept_of(self, user_id: str, asset_id: str | None = None) -> Sequence[Kept]:
+        which = "AND assetId = :asset" if asset_id is not None else ""
+        rows = await self._read(
+            f"SELECT * FROM kept WHERE userId = :user AND userId != '' {which} LIMIT :limit",
+            {"user": user_id, "asset": asset_id, "limit": KEPT_AT_ONCE},
+        )
+        return [*map(_kept, rows)]
 
     async def purge_kept(self, kind: str, before: datetime) -> int:
         rows = await self._write(
@@ -54,5 +69,17 @@ class KeptRows:
         return len(rows)
 
 
+def _kept(row: Any) -> Kept:
+    at, data = instant_of(row["at"]), json.loads(row["data"])
+    return Kept(row["kind"], row["id"], at, data, row["userId"], row["assetId"])
+
+
 def _values(kept: Kept) -> dict[str, Any]:
-    return {"kind": kept.kind, "id": kept.id, "at": milliseconds_of(kept.at), "data": json.dumps(kept.data)}
+    return {
+        "kind": kept.kind,
+        "id": kept.id,
+        "at": milliseconds_of(kept.at),
+        "data": json.dumps(kept.data),
+        "user": kept.user_id,
+        "asset": kept.asset_id,
+    }

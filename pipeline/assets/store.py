@@ -1,7 +1,8 @@
 """AssetStore: where the truth about every photo is kept, and what each method promises.
 
 Two implementations pass one conformance suite (tests/integration/test_asset_store.py): mongo.py and sqlite.py. All
-methods run on the event loop. Any failure to reach the database is raised as DependencyUnavailable with the driver's
+methods run on the event loop. A document that is damaged is passed over, logged and counted, and stops no list and no
+search. Any failure to reach the database is raised as DependencyUnavailable with the driver's
 error chained. What no document can hold (more than 16 MiB, an integer of more than 64 bits, half a surrogate pair) is
 raised as NotStorable by whatever method is given it.
 """
@@ -35,13 +36,16 @@ class Kept:
     """Something beside the assets that must outlive Redis: that a queue is paused, a dead letter, an event that has yet
     to be delivered.
 
-    kind, id: together its name. data: whatever JSON can hold.
+    kind, id: together its name. data: whatever JSON can hold. user_id, asset_id: whom and what it is about, "" when
+    nobody and nothing.
     """
 
     kind: str
     id: str
     at: datetime
     data: Mapping[str, Any]
+    user_id: str = ""
+    asset_id: str = ""
 
 
 class AssetStore(Protocol):
@@ -114,14 +118,17 @@ class AssetStore(Protocol):
         """Make a failed or partial asset `processing` again under a new job id; clear result, error and finishedAt;
         keep the fence, excuse all starts so far.
 
-        None when it is not that user's or in no such status.
+        None when it is not that user's, in no such status, or its original is no longer kept.
         """
 
     async def get(self, asset_id: str) -> Asset | None:
-        """Return the asset, whosever it is."""
+        """Return the asset, whosever it is; None also for one that is damaged."""
 
     async def get_many(self, asset_ids: Collection[str]) -> Sequence[Asset]:
         """Return those of the assets that there are, in any order."""
+
+    async def known(self, asset_ids: Collection[str]) -> Collection[str]:
+        """Return those of the ids that some document has, be it damaged or not."""
 
     async def page(
         self,
@@ -153,8 +160,40 @@ class AssetStore(Protocol):
         after: (created_at, id) of the last one seen. Read by the reconciler.
         """
 
-    async def delete(self, asset_id: str, user_id: str) -> Asset | None:
-        """Remove the user's asset and return what it was; None when there is none of that user's."""
+    async def delete(
+        self, asset_id: str, user_id: str, *, finished_before: datetime | None = None
+    ) -> Asset | None:
+        """Remove the user's asset and return what it was; None when there is none of that user's. One that is damaged
+        is removed too, and None returned.
+
+        finished_before: only one that was finished before that instant and has not been run again since.
+        """
+
+    async def damaged_of(self, user_id: str) -> Sequence[str]:
+        """Return the ids of those of the user's documents that cannot be read. Reads a thousand of them at most: for
+        a user who has nothing else any more.
+        """
+
+    async def expired(
+        self, before: datetime, *, limit: int, after: tuple[datetime, str] | None = None
+    ) -> Sequence[Asset]:
+        """Return finished assets of all users with finishedAt < before, oldest first (finishedAt, then id); archived
+        ones are not among them. after: (finished_at, id) of the last one seen.
+        """
+
+    async def originals_before(
+        self, before: datetime, *, limit: int, after: tuple[datetime, str] | None = None
+    ) -> Sequence[Asset]:
+        """Return those of `expired` whose original is still kept."""
+
+    async def drop_original(self, asset_id: str, job_id: str) -> Asset | None:
+        """Let the asset have an original no longer, only its size and what it was; return the asset as it is then.
+
+        None when it is not finished by that job, or its original is gone already.
+        """
+
+    async def scrub(self) -> None:
+        """Make the database's files forget what was deleted, as far as that is in our hands."""
 
     async def find_key(self, key: str) -> KeyRecord | None:
         """Return what the idempotency key stands for, None when nobody has claimed it. key: see claim_key."""
@@ -166,6 +205,9 @@ class AssetStore(Protocol):
 
         key: hash of (user, route, Idempotency-Key). instead_of: a record with this asset id is replaced.
         """
+
+    async def discard_keys(self, asset_id: str) -> None:
+        """Remove the idempotency keys that stand for the asset."""
 
     async def purge_keys(self, before: datetime) -> int:
         """Remove idempotency keys created before that instant; return how many."""
@@ -182,5 +224,13 @@ class AssetStore(Protocol):
     async def kept(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Kept]:
         """Return what is kept of a kind, oldest first (at, then id). after: (at, id) of the last one seen."""
 
+    async def kept_of(self, user_id: str, asset_id: str | None = None) -> Sequence[Kept]:
+        """Return up to a thousand of what is kept about the user, or about one asset of the user, of all kinds."""
+
     async def purge_kept(self, kind: str, before: datetime) -> int:
         """Remove what is kept of a kind since before that instant; return how many."""
+
+
+def when_finished(asset: Asset) -> tuple[datetime, str]:
+    """Return the place of a finished asset among all of them."""
+    return asset.finished_at or asset.updated_at, asset.id

@@ -1,4 +1,6 @@
-"""A user's assets: list, get, delete, run again, cancel. To others an asset of that user does not exist."""
+"""A user's assets: list, get, delete, run again, cancel. To other users an asset of that user does not exist; admins may
+do all of that with any asset.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +8,20 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
+import structlog
+
 from pipeline.assets.asset import ASSET_ID, CATEGORIES, Asset, AssetStatus, to_timestamp
 from pipeline.assets.store import AssetStore
+from pipeline.auth import USER_ID
 from pipeline.clock import utc_now
-from pipeline.errors import NotFound, ValidationError
+from pipeline.errors import Forbidden, NotFound, ValidationError
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.polling import MAX_WAIT_SECONDS, Polling
 from pipeline.handlers.query import Query, encode_cursor
 from pipeline.usecases.admission import Admission
 from pipeline.usecases.cancelling import Cancelling
 from pipeline.usecases.progress import Progress
+from pipeline.usecases.removing import Removing
 from pipeline.usecases.submission import Submission
 from pipeline.tracing import OFF, Tracing
 
@@ -42,6 +48,15 @@ class _Handler(BaseHandler):
         self.submission = submission
         self.tracing = tracing
 
+    async def subject(self) -> str | None:
+        """Return the user whose assets the caller may see, None for all."""
+        caller = await self.authenticate()
+        if caller.is_admin:
+            # Every line about what an operator did says who it was.
+            structlog.contextvars.bind_contextvars(operator=caller.user_id)
+            return None
+        return caller.user_id
+
     def _query(self) -> Query:
         return Query({name: self.get_query_argument(name) for name in self.request.query_arguments})
 
@@ -58,13 +73,17 @@ class _Handler(BaseHandler):
 
 
 class AssetsHandler(_Handler):
-    """GET /api/assets: the caller's, newest first; with finishedSince those finished since then, oldest first."""
+    """GET /api/assets: the caller's, newest first; with finishedSince those finished since then, oldest first. Admins
+    may name another user.
+    """
 
     route = "/api/assets"
 
     async def get(self) -> None:
-        user_id = (await self.authenticate()).user_id
-        query = self._query()
+        caller, query = await self.authenticate(), self._query()
+        user_id = query.text("user", USER_ID, "Must be a user's id") or caller.user_id
+        if user_id != caller.user_id and not caller.is_admin:
+            raise Forbidden("Only for admins")
         status, category = query.choice("status", tuple(AssetStatus)), query.choice("category", CATEGORIES)
         limit, after, since = query.limit(), query.cursor(STORED_ID), query.instant("finishedSince")
         if since is not None and (status or category):
@@ -101,23 +120,29 @@ class AssetHandler(_Handler):
     route = "/api/assets/{id}"
 
     async def get(self, asset_id: str) -> None:
-        user_id = (await self.authenticate()).user_id
+        subject = await self.subject()
         asset_id, query = _asset_id(asset_id), self._query()
         wait = query.wait(MAX_WAIT_SECONDS)
         query.check()
 
         async def read() -> Asset:
             asset = await self.store.get(asset_id)
-            if asset is None or asset.user_id != user_id:
+            if asset is None or subject not in (None, asset.user_id):
                 raise NotFound("Asset not found")
             return asset
 
-        asset = await self._polled(read, is_done, user_id=user_id, seconds=wait, about=asset_id)
+        # Its events come to its owner's room.
+        owner = (await read()).user_id if wait else self.principal.user_id
+        asset = await self._polled(read, is_done, user_id=owner, seconds=wait, about=asset_id)
         self.reply((await self.progress.shown([asset]))[0])
 
+    def initialize(self, *, removing: Removing, **common: Any) -> None:  # type: ignore[override]
+        super().initialize(**common)
+        self.removing = removing
+
     async def delete(self, asset_id: str) -> None:
-        user_id = (await self.authenticate()).user_id
-        await self.submission.delete(_asset_id(asset_id), user_id)
+        subject = await self.subject()
+        await self.removing.delete(_asset_id(asset_id), subject)
         self.set_status(204)
 
 
@@ -127,15 +152,15 @@ class RetryHandler(_Handler):
     route = "/api/assets/{id}/retry"
 
     async def post(self, asset_id: str) -> None:
-        user_id = (await self.authenticate()).user_id
+        subject = await self.subject()
         with self.tracing.request(self):
-            receipt = await self.submission.retry(_asset_id(asset_id), user_id, self.request_id)
+            receipt = await self.submission.retry(_asset_id(asset_id), subject, self.request_id)
             answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
             self.reply(answer | {"status": "processing", "message": "Asset queued for AI analysis"}, status=202)
 
 
 class CancelHandler(_Handler):
-    """POST /api/assets/{id}/cancel: one that is processing becomes failed; 409 for any other. Admins may cancel all."""
+    """POST /api/assets/{id}/cancel: one that is processing becomes failed; 409 for any other."""
 
     route = "/api/assets/{id}/cancel"
 
@@ -144,10 +169,8 @@ class CancelHandler(_Handler):
         self.cancelling = cancelling
 
     async def post(self, asset_id: str) -> None:
-        caller = await self.authenticate()
-        asset = await self.cancelling.cancel(
-            _asset_id(asset_id), caller.user_id, self.request_id, is_admin=caller.is_admin
-        )
+        subject = await self.subject()
+        asset = await self.cancelling.cancel(_asset_id(asset_id), subject, self.request_id)
         self.reply((await self.progress.shown([asset]))[0])
 
 

@@ -23,7 +23,7 @@ from tornado.ioloop import IOLoop
 
 from pipeline.auth import NotYetValid, Principal, TokenVerifier, bearer_token
 from pipeline.clock import utc_now
-from pipeline.errors import DependencyUnavailable, NotFound, PipelineError, RateLimited, Unauthorized, ValidationError
+from pipeline.errors import DependencyUnavailable, Forbidden, NotFound, PipelineError, RateLimited, Unauthorized, ValidationError
 from pipeline.metrics import Metrics
 from pipeline.origins import is_same_place, normal_origin
 from pipeline.texts import cause_of, clean
@@ -232,6 +232,18 @@ class BaseHandler(tornado.web.RequestHandler):
             for name in self.SUPPORTED_METHODS
             if getattr(type(self), name.lower()) is not getattr(tornado.web.RequestHandler, name.lower())
         )
+
+
+class AdminHandler(BaseHandler):
+    """A handler whose callers must be admins."""
+
+    async def authenticate(self) -> Principal:
+        principal = await super().authenticate()
+        if not principal.is_admin:
+            raise Forbidden("Only for admins")
+        # Every line about what an operator did says who it was.
+        structlog.contextvars.bind_contextvars(operator=principal.user_id)
+        return principal
 
 
 class NotFoundHandler(BaseHandler):

@@ -43,6 +43,14 @@ class Query:
             self.fault(name, f"Must be one of: {', '.join(choices)}")
         return value
 
+    def text(self, name: str, pattern: re.Pattern[str], message: str) -> str | None:
+        """Return the parameter if it looks like that, or None."""
+        value = self._values.get(name)
+        if value is not None and not pattern.fullmatch(value):
+            self.fault(name, message)
+            return None
+        return value
+
     def limit(self) -> int:
         """Return the most items that a page may have."""
         text = self._values.get("limit", str(DEFAULT_LIMIT))

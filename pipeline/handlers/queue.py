@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import structlog
 
 from pipeline.assets.asset import ASSET_ID, CATEGORIES, to_timestamp
-from pipeline.auth import USER_ID, Principal
-from pipeline.errors import Forbidden, NotFound, ValidationError
-from pipeline.handlers.base import BaseHandler
+from pipeline.auth import USER_ID
+from pipeline.errors import NotFound, ValidationError
+from pipeline.handlers.base import AdminHandler, BaseHandler
 from pipeline.handlers.query import Position, Query, encode_cursor
 from pipeline.queue.job import FailedJob
 from pipeline.queue.queue import JobQueue, QueueStats
@@ -86,7 +86,7 @@ class QueueStatusHandler(BaseHandler):
         )
 
 
-class _AdminHandler(BaseHandler):
+class _QueueHandler(AdminHandler):
     def initialize(  # type: ignore[override]
         self, *, queues: Mapping[str, Administered], tracing: Tracing = OFF, **common: Any
     ) -> None:
@@ -94,14 +94,6 @@ class _AdminHandler(BaseHandler):
         super().initialize(**common)
         self.queues = queues
         self.tracing = tracing
-
-    async def authenticate(self) -> Principal:
-        principal = await super().authenticate()
-        if not principal.is_admin:
-            raise Forbidden("Only for admins")
-        # Every line about what an operator did says who it was.
-        structlog.contextvars.bind_contextvars(operator=principal.user_id)
-        return principal
 
     def query(self) -> Query:
         return Query({name: self.get_query_argument(name) for name in self.request.query_arguments})
@@ -120,7 +112,7 @@ class _AdminHandler(BaseHandler):
         return self.queues[found[1]], job_id.lower()
 
 
-class FailedJobsHandler(_AdminHandler):
+class FailedJobsHandler(_QueueHandler):
     """GET and DELETE /api/queue/failed: the dead letters, newest first."""
 
     route = "/api/queue/failed"
@@ -141,7 +133,7 @@ class FailedJobsHandler(_AdminHandler):
         self.reply({"removed": removed, "remaining": page.older})
 
 
-class RetryAllFailedHandler(_AdminHandler):
+class RetryAllFailedHandler(_QueueHandler):
     """POST /api/queue/failed/retry: every dead letter runs again, so many per call."""
 
     route = "/api/queue/failed/retry"
@@ -157,7 +149,7 @@ class RetryAllFailedHandler(_AdminHandler):
             self.reply(counts | {"nextCursor": _cursor(page.next_after)}, status=202)
 
 
-class FailedJobHandler(_AdminHandler):
+class FailedJobHandler(_QueueHandler):
     """DELETE /api/queue/failed/{jobId}."""
 
     route = "/api/queue/failed/{jobId}"
@@ -171,7 +163,7 @@ class FailedJobHandler(_AdminHandler):
         self.set_status(204)
 
 
-class RetryFailedHandler(_AdminHandler):
+class RetryFailedHandler(_QueueHandler):
     """POST /api/queue/failed/{jobId}/retry: the dead letter's asset gets a new job."""
 
     route = "/api/queue/failed/{jobId}/retry"
@@ -185,7 +177,7 @@ class RetryFailedHandler(_AdminHandler):
             self.reply(answer | {"status": "processing", "message": holder.message}, status=202)
 
 
-class PauseHandler(_AdminHandler):
+class PauseHandler(_QueueHandler):
     """POST /api/queue/pause: no process claims jobs any more; running ones finish."""
 
     route = "/api/queue/pause"
@@ -198,7 +190,7 @@ class PauseHandler(_AdminHandler):
         self.reply({"paused": True})
 
 
-class ResumeHandler(_AdminHandler):
+class ResumeHandler(_QueueHandler):
     """POST /api/queue/resume: jobs are claimed again."""
 
     route = "/api/queue/resume"

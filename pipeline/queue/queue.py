@@ -11,6 +11,7 @@ holds are in lua/lanes.lua, whose the queue is in lua/owner.lua.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from datetime import datetime
 from importlib import resources
 from typing import Any, NamedTuple, TypeVar, cast
 
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
 
 from pipeline.clock import Reading, boot_seconds
 from pipeline.errors import DependencyUnavailable
@@ -58,6 +59,9 @@ OTHERS_AT_MOST = 1000
 WATCHED_SECONDS = 30
 # What a worker has told of a job is repeated in time, or forgotten.
 REPORT_SECONDS = 90
+# A rewrite of the append-only file takes seconds.
+REWRITE_TRIES = 60
+REWRITE_AGAIN_SECONDS = 0.5
 # Outcomes after which a job is done with.
 OVER = (Outcome.COMPLETED, Outcome.CANCELLED)
 
@@ -436,6 +440,18 @@ class JobQueue:
         if await self._call(lambda link: link.ask("GET", key)) != owner:
             return False
         return bool(await self._call(lambda link: link.ask("PEXPIRE", key, milliseconds)))
+
+    async def forget_history(self) -> None:
+        """Have Redis write its append-only file anew, without what is gone: for a Redis that nobody else uses."""
+        for _ in range(REWRITE_TRIES):
+            try:
+                await self._master.call(lambda link: link.ask("BGREWRITEAOF"))
+                return
+            except ResponseError:
+                # One is under way, and it may have begun before the last change.
+                await asyncio.sleep(REWRITE_AGAIN_SECONDS)
+            except (RedisError, OSError, TimeoutError) as error:
+                raise DependencyUnavailable("The queue cannot be reached") from error
 
     async def ping(self) -> None:
         """Return when Redis answers."""

@@ -66,14 +66,14 @@ class Cancelling:
         self._end_running = end_running
         self._on_ended = on_ended
 
-    async def cancel(self, asset_id: str, user_id: str, request_id: str, *, is_admin: bool = False) -> Asset:
-        """Return the asset, failed with the error "Cancelled".
+    async def cancel(self, asset_id: str, user_id: str | None, request_id: str) -> Asset:
+        """Return the asset, failed with the error "Cancelled". user_id: None: whosever it is.
 
-        NotFound: there is none of that user's, an admin may cancel everybody's. Conflict: it is not processing.
+        NotFound: there is none of that user's. Conflict: it is not processing.
         DependencyUnavailable: nobody knows whether it was cancelled.
         """
         with self._submission.taken():
-            asset = await self._commit(asset_id, None if is_admin else user_id, request_id)
+            asset = await self._commit(asset_id, user_id, request_id)
             log.info("asset_cancelled", assetId=asset.id, jobId=asset.processing_job_id)
             self._metrics.assets_finished.labels(asset.status.value).inc()
             try:

@@ -15,7 +15,7 @@ from pipeline.errors import Conflict, NotFound
 from pipeline.queue.job import FailedJob
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases.kept_jobs import KeptJobs
-from pipeline.usecases.submission import Receipt, Submission
+from pipeline.usecases.submission import ORIGINAL_GONE, Receipt, Submission
 
 log = structlog.get_logger(__name__)
 
@@ -96,6 +96,8 @@ class DeadLetters:
             log.info("dead_letter_retried", assetId=asset.id, jobId=dead.id, newJobId=dead.id)
             return Receipt(asset.id, dead.id)
         requeued = None
+        if asset.status is AssetStatus.FAILED and not asset.has_original:
+            raise Conflict(f"{ORIGINAL_GONE}, this dead letter can only be removed")
         if asset.status is AssetStatus.FAILED:
             requeued = await self._store.requeue(asset.id, asset.user_id, self._queue.job_id(new_asset_id()))
         if requeued is None:

@@ -6,7 +6,7 @@ no record: its asset says so. Runs on the event loop.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -36,13 +36,17 @@ class KeptJobs:
     async def keep(self, job: NewJob) -> None:
         """Keep a job that is about to be enqueued."""
         fields = {"data": job.data, "requestId": job.request_id, "lane": job.lane}
-        await self._store.keep(Kept(self._kind, job.id, utc_now(), fields))
+        await self._store.keep(self._about(job.id, job.data, fields))
 
     async def bury(self, job: Job, error: str) -> None:
         """Keep a job that is about to become a dead letter, instead of what was kept of it before."""
         failed = {"error": error, "attempts": job.attempt, "stalls": job.stalls, "enqueuedAtMs": job.enqueued_at_ms}
         fields = {"data": job.data, "requestId": job.request_id, "failed": failed}
-        await self._store.keep(Kept(self._kind, job.id, utc_now(), fields))
+        await self._store.keep(self._about(job.id, job.data, fields))
+
+    def among(self, kept: Sequence[Kept]) -> list[str]:
+        """Return the ids of those that are jobs of this queue."""
+        return [each.id for each in kept if each.kind == self._kind]
 
     async def forget(self, *job_ids: str) -> None:
         """Keep these jobs no longer: they are done, or nobody wants them."""
@@ -70,6 +74,10 @@ class KeptJobs:
             restored += put_back
         is_last = len(page) < limit or len(ready) < len(page)
         return restored, None if is_last else (page[-1].at, page[-1].id)
+
+    def _about(self, job_id: str, data: Mapping[str, Any], fields: Mapping[str, Any]) -> Kept:
+        user_id, asset_id = (str(data.get(name) or "") for name in ("userId", "assetId"))
+        return Kept(self._kind, job_id, utc_now(), fields, user_id, asset_id)
 
     async def purge(self) -> None:
         """Remove what is older than any job that is still of use."""

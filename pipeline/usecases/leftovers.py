@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import structlog
 
-from pipeline.assets.asset import Asset
-from pipeline.assets.store import AssetStore
+from pipeline.assets.store import AssetStore, Kept
+from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, PipelineError
 from pipeline.images import ImageName
 from pipeline.texts import cause_of
@@ -26,18 +26,33 @@ AGAIN_SECONDS = (1.0, 10.0, 60.0, 600.0)
 # How many removals may wait for that at once.
 WAITING_AT_MOST = 1000
 LISTED_AT_ONCE = 100
+# Under which the asset store keeps the names of the storages that are or were in use.
+STORAGES = "storage in use"
+STORAGES_AT_MOST = 20
 # Only what is named like this is ours: an asset's id, and what its image is.
 OUR_IMAGE = re.compile(r"([0-9a-f]{24})/[a-z0-9-]+")
+
+
+async def storages_in_use(store: AssetStore, storage: StoredImages) -> Sequence[str]:
+    """Return the storages that are in use, and those that ever were; the current one first."""
+    known = [kept.id for kept in await store.kept(STORAGES, limit=STORAGES_AT_MOST)]
+    for backend in storage.backends:
+        if backend not in known:
+            await store.keep(Kept(STORAGES, backend, utc_now(), {}))
+    return [*storage.backends, *(backend for backend in known if backend not in storage.backends)]
 
 
 async def find_unnamed(store: AssetStore, names: Iterable[ImageName]) -> list[ImageName]:
     """Return those of the images that no asset names. What is not named like an image of ours is never among them."""
     ours = {name: found[1] for name in names if (found := OUR_IMAGE.fullmatch(name.public_id))}
     assets = {asset.id: asset for asset in await store.get_many(set(ours.values()))} if ours else {}
+    missing = set(ours.values()) - assets.keys()
+    # Nobody knows which images a damaged document names.
+    damaged = await store.known(missing) if missing else ()
     return [
         name
         for name, asset_id in ours.items()
-        if asset_id not in assets or not assets[asset_id].names(name)
+        if asset_id not in damaged and (asset_id not in assets or not assets[asset_id].names(name))
     ]
 
 
@@ -50,11 +65,17 @@ class Leftovers:
         # Those that try again later; to be cancelled at the end.
         self.tasks: set[asyncio.Task[None]] = set()
 
-    async def images_of(self, asset: Asset) -> set[ImageName]:
-        """Return the names of what is stored of the asset in the storages in use, and of what it names itself."""
-        found = set(asset.image_names)
-        prefix = f"{asset.id}/"
-        for backend in {*self._storage.backends, *(name.backend for name in found)}:
+    async def images_of(
+        self, asset_id: str, named: Collection[ImageName] = (), *, insists: bool = False
+    ) -> set[ImageName]:
+        """Return the names of what is stored of the asset in the storages in use, and of what it names itself.
+
+        insists: raise DependencyUnavailable when a storage that lists its images cannot be asked.
+        """
+        found = set(named)
+        prefix = f"{asset_id}/"
+        in_use = await storages_in_use(self._store, self._storage) if insists else self._storage.backends
+        for backend in {*in_use, *(name.backend for name in found)}:
             try:
                 if not await self._storage.can_list(backend):
                     continue
@@ -62,8 +83,15 @@ class Leftovers:
                     ours = (image.public_id for image in images if image.public_id.startswith(prefix))
                     found |= {ImageName(backend, public_id) for public_id in ours}
             except DependencyUnavailable as error:
-                log.warning("images_not_listed", assetId=asset.id, backend=backend, cause=cause_of(error))
+                if insists:
+                    raise
+                log.warning("images_not_listed", assetId=asset_id, backend=backend, cause=cause_of(error))
         return found
+
+    async def remove(self, names: Collection[ImageName]) -> None:
+        """Remove the images; DependencyUnavailable when one could not be."""
+        for name in names:
+            await self._storage.delete(name)
 
     async def discard(self, names: Collection[ImageName]) -> None:
         """Remove the images, which no asset names; what cannot be removed now is tried again later."""

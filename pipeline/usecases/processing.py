@@ -206,6 +206,10 @@ class Processing:
             return
         await self._announce(failed)
         await self._kept.bury(job, message)
+        if not await self._store.known([asset.id]):
+            # Deleted meanwhile: nobody else would look for this dead letter.
+            await self._kept.forget(job.id)
+            raise AlreadyOver
 
     async def excuse(self, job: Job) -> None:
         """Do not count the job's last start against its asset."""
@@ -221,6 +225,10 @@ class Processing:
         current = await self._store.get(asset_id)
         if current is None or current.user_id != user_id:
             log.warning("asset_missing")
+            if gives_up:
+                # What is deleted leaves no dead letter.
+                await self._kept.forget(job.id)
+                raise AlreadyOver
         elif current.processing_job_id == job.id and current.is_finished:
             is_dead = current.status is AssetStatus.FAILED and not current.is_cancelled
             if is_dead and not gives_up:

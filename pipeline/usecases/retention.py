@@ -2,8 +2,9 @@
 
 Such an image is left when a process dies between saving an image and naming it in the asset store, when a storage call
 ends after it was given up, when an image could not be removed with its asset, or when a newer result has replaced it.
-The sweeper looks through the whole storage, part by part, and asks the asset store for each image that is old enough.
-One process at a time does it, by a lease in Redis. Runs on the event loop.
+The sweeper looks through every storage in use, part by part, and asks the asset store for each image that is old
+enough. The asset store keeps the names of those that were ever in use, so that one that is no longer the current one is
+swept as well. One process at a time does it, by a lease in Redis. Runs on the event loop.
 
 Two installations may keep their images in one bucket or account, and each would take the other's for its own leftovers.
 So each leaves a mark in the storage, an image `owner/<id of the asset store>`, and none sweeps where it finds the mark
@@ -28,7 +29,7 @@ from pipeline.images import ImageName
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
-from pipeline.usecases.leftovers import find_unnamed
+from pipeline.usecases.leftovers import find_unnamed, storages_in_use
 from pipeline.usecases.storage import StoredImages
 
 log = structlog.get_logger(__name__)
@@ -74,12 +75,7 @@ class Sweeper:
         self._now = now
 
     async def run(self) -> None:
-        """Sweep for ever, whenever the last sweep of any process is long enough ago.
-
-        Waits for ever where the storage cannot list its images.
-        """
-        if not await self._storage.can_list(self._backend):
-            await asyncio.Event().wait()
+        """Sweep for ever, whenever the last sweep of any process is long enough ago."""
         await asyncio.sleep(random.uniform(*FIRST_SECONDS))
         while True:
             try:
@@ -89,49 +85,60 @@ class Sweeper:
             await asyncio.sleep(random.uniform(*LOOK_SECONDS))
 
     async def sweep(self) -> None:
-        """Sweep, if it is due and no other process does it.
+        """Sweep all storages in use, if it is due and no other process does it.
 
-        DependencyUnavailable when Redis, the asset store or the storage is away; the rest is then swept later.
+        DependencyUnavailable when Redis, the asset store or a storage is away; the rest is then swept later.
         """
         # Another name each time, so that our own last turn, too, keeps us from sweeping again too soon.
         owner = secrets.token_hex(8)
         if not await self._queue.take_turn(TURN, owner, TURN_SECONDS):
             return
         before = self._now() - LEAST_AGE
-        if await self._owns_all_since(before):
-            await self._sweep(before, owner)
+        failure: DependencyUnavailable | None = None
+        for backend in await storages_in_use(self._store, self._storage):
+            try:
+                if not await self._storage.can_list(backend):
+                    continue
+                if await self._owns_all_since(backend, before) and not await self._sweep(backend, before, owner):
+                    return
+            except DependencyUnavailable as error:
+                # One that is away keeps no other one from being swept.
+                failure = error
+                log.warning("sweep_failed", backend=backend, cause=cause_of(error))
+        if failure is not None:
+            raise failure
         await self._queue.take_turn(TURN, owner, EVERY_SECONDS)
 
-    async def _owns_all_since(self, before: datetime) -> bool:
+    async def _owns_all_since(self, backend: str, before: datetime) -> bool:
         """Return whether the storage is this installation's alone, and has been marked so since then."""
         installation = await self._store.identity()
-        parts = self._storage.list_images(self._backend, OWNERS, AT_ONCE)
+        parts = self._storage.list_images(backend, OWNERS, AT_ONCE)
         marks = {image.public_id: image.stored_at async for images in parts for image in images}
         own = f"{OWNERS}{installation}"
-        if own not in marks:
+        if own not in marks and backend == self._storage.backends[0]:
             await self._storage.save(own, io.BytesIO(MARK), "image/gif")
-            log.info("storage_marked", mark=own)
+            log.info("storage_marked", mark=own, backend=backend)
         if others := sorted(marks.keys() - {own}):
-            log.warning("sweep_refused", reason="Other installations keep images in this storage", marks=others)
+            reason = "Other installations keep images in this storage"
+            log.warning("sweep_refused", backend=backend, reason=reason, marks=others)
             return False
+        # One that has no mark of ours was never the current one while we swept: whose images these are nobody knows.
         return own in marks and marks[own] < before
 
-    async def _sweep(self, before: datetime, owner: str) -> None:
+    async def _sweep(self, backend: str, before: datetime, owner: str) -> bool:
+        """Sweep one storage; return False when another process has the turn."""
         seen = removed = 0
         try:
-            async for images in self._storage.list_images(self._backend, "", AT_ONCE):
+            async for images in self._storage.list_images(backend, "", AT_ONCE):
                 if not await self._queue.take_turn(TURN, owner, TURN_SECONDS):
-                    return
+                    return False
                 seen += len(images)
-                old = [ImageName(self._backend, image.public_id) for image in images if image.stored_at < before]
+                old = [ImageName(backend, image.public_id) for image in images if image.stored_at < before]
                 removed += await self._remove(await find_unnamed(self._store, old))
                 await asyncio.sleep(REST_SECONDS)
+            return True
         finally:
-            log.info("images_swept", count=removed, seen=seen)
-
-    @property
-    def _backend(self) -> str:
-        return self._storage.backends[0]
+            log.info("images_swept", backend=backend, count=removed, seen=seen)
 
     async def _remove(self, names: Sequence[ImageName]) -> int:
         """Remove the images and return how many; DependencyUnavailable when the storage refuses again and again."""

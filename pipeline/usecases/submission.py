@@ -39,9 +39,7 @@ ENQUEUE_SECONDS = 1.3
 # How many uploads of unknown outcome are looked after at once, and how often each is asked for.
 UNSETTLED_AT_MOST = 1000
 SETTLE_SECONDS = (1.0, 30.0)
-# A delete that removed nothing although the asset is there is repeated so often, after pauses that grow by this.
-DELETE_AT_MOST = 5
-DELETE_AGAIN_SECONDS = 0.05
+ORIGINAL_GONE = "Its original is no longer kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ class Receipt:
 
 
 class Submission:
-    """Takes uploads in, runs finished assets again, removes assets."""
+    """Takes uploads in, runs finished assets again."""
 
     def __init__(
         self,
@@ -78,11 +76,10 @@ class Submission:
         pool: Executor,
         on_deferred: Callable[[], None] = lambda: None,
         on_enqueued: Callable[[Asset, str], None] = lambda asset, request_id: None,
-        on_deleted: Callable[[Asset], None] = lambda asset: None,
         tracing: Tracing = OFF,
     ) -> None:
         """pool: threads of ours, in which no plugin runs. on_deferred: called when a job could not be enqueued and the
-        reconciler has to. on_enqueued: otherwise. on_deleted: called when an asset is gone.
+        reconciler has to. on_enqueued: otherwise.
         """
         self._store = store
         self._storage = storage
@@ -96,7 +93,6 @@ class Submission:
         self._backlog = Backlog(queue, most=policy.max_backlog, most_of_group=policy.max_backlog_per_user)
         self._on_deferred = on_deferred
         self._on_enqueued = on_enqueued
-        self._on_deleted = on_deleted
         self._tracing = tracing
         # Who look after uploads of unknown outcome; to be cancelled at the end.
         self.unsettled: set[asyncio.Task[None]] = set()
@@ -194,54 +190,30 @@ class Submission:
         log.info("asset_submitted", assetId=asset.id, jobId=asset.processing_job_id, bytes=asset.original.bytes)
         return Receipt(asset.id, asset.processing_job_id)
 
-    async def retry(self, asset_id: str, user_id: str, request_id: str) -> Receipt:
-        """Give a failed or partial asset a new job; NotFound or Conflict otherwise."""
+    async def retry(self, asset_id: str, user_id: str | None, request_id: str) -> Receipt:
+        """Give a failed or partial asset a new job; NotFound or Conflict otherwise. user_id: None: whosever it is."""
         with self.taken():
             job_id = self._queue.job_id(new_asset_id())
             before = await self._store.get(asset_id)
-            asset = await self._store.requeue(asset_id, user_id, job_id)
+            if before is None or user_id not in (None, before.user_id):
+                raise NotFound("Asset not found")
+            asset = await self._store.requeue(asset_id, before.user_id, job_id)
             if asset is None:
-                current = await self._store.get(asset_id)
-                if current is None or current.user_id != user_id:
-                    raise NotFound("Asset not found")
-                raise Conflict(f"Only failed or partial assets can be retried, this one is {current.status.value}")
+                raise await self._why_not(asset_id)
             await self.enqueue(asset, request_id)
             log.info("asset_requeued", assetId=asset.id, jobId=job_id)
-            if before is not None and before.processed is not None:
+            if before.processed is not None:
                 self._leftovers.discard_later(set(before.image_names) - set(asset.image_names))
             return Receipt(asset.id, job_id)
 
-    async def delete(self, asset_id: str, user_id: str) -> None:
-        """Remove the asset and its images; NotFound when there is none of that user's. A running job finds it gone.
-
-        DependencyUnavailable: the asset may still be there. An image that cannot be removed is tried again later.
-        """
-        asset = await self._store.get(asset_id)
-        if asset is None or asset.user_id != user_id:
-            raise NotFound("Asset not found")
-        # Before the asset goes: after that an upload with its Idempotency-Key may use its id again.
-        stored = await self._leftovers.images_of(asset)
-        try:
-            removed = await self._remove(asset)
-        except DependencyUnavailable:
-            # Perhaps it is gone and only the answer was lost.
-            self._leftovers.discard_later(stored)
-            raise
-        self._on_deleted(removed)
-        await self._leftovers.discard(stored.union(removed.image_names))
-        log.info("asset_deleted", assetId=asset_id)
-
-    async def _remove(self, asset: Asset) -> Asset:
-        """Return the asset as it was at its end, once it is surely gone."""
-        for attempt in range(DELETE_AT_MOST):
-            await asyncio.sleep(DELETE_AGAIN_SECONDS * attempt)
-            removed = await self._store.delete(asset.id, asset.user_id)
-            # DocumentDB misses a document that is changed at the same moment, so its word alone is no proof.
-            current = None if removed else await self._store.get(asset.id)
-            if current is None or current.user_id != asset.user_id:
-                return removed or asset
-            asset = current
-        raise DependencyUnavailable("The asset could not be removed", retry_after_seconds=1)
+    async def _why_not(self, asset_id: str) -> NotFound | Conflict:
+        """Return why the asset cannot be run again."""
+        current = await self._store.get(asset_id)
+        if current is None:
+            return NotFound("Asset not found")
+        if not current.has_original:
+            return Conflict(ORIGINAL_GONE)
+        return Conflict(f"Only failed or partial assets can be retried, this one is {current.status.value}")
 
     @contextmanager
     def taken(self) -> Iterator[None]:

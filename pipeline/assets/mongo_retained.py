@@ -1,0 +1,68 @@
+"""What MongoAssetStore lets go: a part of it, see mongo.py."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from heapq import merge
+from itertools import islice
+from typing import Any
+
+from pymongo import ASCENDING
+
+from pipeline.assets.asset import FINISHED, Asset
+from pipeline.assets.reading import Reader
+from pipeline.assets.store import when_finished
+
+DAMAGED_AT_ONCE = 1000
+IS_FINISHED = {"status": {"$in": sorted(status.value for status in FINISHED)}}
+
+
+class RetainedDocuments:
+    """What goes from the collection `assets`. Methods: see AssetStore."""
+
+    _assets: Any
+    _reach: Callable[[Awaitable[Any]], Awaitable[Any]]
+    _reading: Reader
+    _find: Callable[..., Awaitable[list[Asset]]]
+    _update: Callable[[str, Mapping[str, Any], Mapping[str, Any]], Awaitable[Asset | None]]
+
+    async def expired(
+        self, before: datetime, *, limit: int, after: tuple[datetime, str] | None = None
+    ) -> Sequence[Asset]:
+        parts = [await self._finished(gone, before, limit, after) for gone in (None, True)]
+        return list(islice(merge(*parts, key=when_finished), limit))
+
+    async def originals_before(
+        self, before: datetime, *, limit: int, after: tuple[datetime, str] | None = None
+    ) -> Sequence[Asset]:
+        return await self._finished(None, before, limit, after)
+
+    async def _finished(
+        self, gone: bool | None, before: datetime, limit: int, after: tuple[datetime, str] | None
+    ) -> list[Asset]:
+        # None is also what documents of before have, which lack the field.
+        wanted = {"originalGone": gone, "finishedAt": {"$lt": before}} | IS_FINISHED
+        return await self._find(wanted, "finishedAt", ASCENDING, limit, after)
+
+    async def drop_original(self, asset_id: str, job_id: str) -> Asset | None:
+        return await self._update(
+            asset_id,
+            {"processingJobId": job_id, "originalGone": None} | IS_FINISHED,
+            {
+                "$set": {
+                    "originalGone": True,
+                    "images.original.backend": "",
+                    "images.original.publicId": None,
+                    "images.original.url": "",
+                }
+            },
+        )
+
+    async def damaged_of(self, user_id: str) -> Sequence[str]:
+        found = self._assets.find({"userId": user_id}).limit(DAMAGED_AT_ONCE)
+        documents = await self._reach(found.to_list(DAMAGED_AT_ONCE))
+        return [str(each["_id"]) for each in documents if self._reading.one(each) is None]
+
+    async def scrub(self) -> None:
+        """Nothing: the server writes over the room of what was deleted when it needs it."""

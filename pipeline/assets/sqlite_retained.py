@@ -1,0 +1,79 @@
+"""What SqliteAssetStore lets go: a part of it, see sqlite.py."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from heapq import merge
+from itertools import islice
+from typing import Any
+
+import structlog
+
+from pipeline.assets.asset import Asset
+from pipeline.assets.reading import Reader
+from pipeline.assets.store import when_finished
+from pipeline.instants import milliseconds_of
+
+log = structlog.get_logger(__name__)
+
+DAMAGED_AT_ONCE = 1000
+# A reader keeps the log from being emptied for as long as one read takes.
+SCRUB_TRIES = 50
+SCRUB_AGAIN_SECONDS = 0.1
+FINISHED = "status IN ('active', 'partial', 'failed')"
+
+
+class RetainedRows:
+    """What goes from the table `assets`. Methods: see AssetStore."""
+
+    _read: Callable[[str, Mapping[str, Any]], Awaitable[list[Any]]]
+    _update: Callable[[str, dict[str, Any]], Awaitable[Asset | None]]
+    _assets: Callable[..., Awaitable[list[Asset]]]
+    _on_writer: Callable[[Callable[[sqlite3.Connection], Any]], Awaitable[Any]]
+    _reading: Reader
+
+    async def expired(
+        self, before: datetime, *, limit: int, after: tuple[datetime, str] | None = None
+    ) -> Sequence[Asset]:
+        parts = [await self._finished(gone, before, limit, after) for gone in ("IS NULL", "= 1")]
+        return list(islice(merge(*parts, key=when_finished), limit))
+
+    async def originals_before(
+        self, before: datetime, *, limit: int, after: tuple[datetime, str] | None = None
+    ) -> Sequence[Asset]:
+        return await self._finished("IS NULL", before, limit, after)
+
+    async def _finished(
+        self, gone: str, before: datetime, limit: int, after: tuple[datetime, str] | None
+    ) -> list[Asset]:
+        where = f"originalGone {gone} AND finishedAt < :before AND {FINISHED}"
+        return await self._assets(where, "finishedAt", {"before": milliseconds_of(before)}, limit, after)
+
+    async def drop_original(self, asset_id: str, job_id: str) -> Asset | None:
+        return await self._update(
+            "UPDATE assets SET original = json_set(original, '$.backend', '', '$.publicId', NULL, '$.url', ''), "
+            "originalGone = 1, updatedAt = :now "
+            f"WHERE id = :id AND processingJobId = :job AND originalGone IS NULL AND {FINISHED} RETURNING *",
+            {"id": asset_id, "job": job_id},
+        )
+
+    async def damaged_of(self, user_id: str) -> Sequence[str]:
+        sql = "SELECT * FROM assets WHERE userId = :user LIMIT :limit"
+        rows = await self._read(sql, {"user": user_id, "limit": DAMAGED_AT_ONCE})
+        return [row["id"] for row in rows if self._reading.one(row) is None]
+
+    async def scrub(self) -> None:
+        for _ in range(SCRUB_TRIES):
+            if await self._on_writer(_empty_log):
+                return
+            await asyncio.sleep(SCRUB_AGAIN_SECONDS)
+        log.warning("scrub_postponed", reason="another process reads the file all the time")
+
+
+def _empty_log(connection: sqlite3.Connection) -> bool:
+    """Move what the write-ahead log holds into the file and empty the log; False while a reader needs it."""
+    ((is_busy, _, _),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return not is_busy

@@ -1,0 +1,268 @@
+"""Use case: all that there is of one user goes.
+
+An erase covers what was there when it began and what arrives while it runs; what the user uploads after its end is a
+new life. Its record in the asset store, which names the user, is its durable promise: whatever ends the process, the
+erase is taken up again by the next one that looks, and the record goes last. One process at a time works at an erase,
+by a lease in Redis. The record is written once, at the beginning, so that no process that lags behind brings it back; what
+has gone so far is kept beside it, without the user. The images of an asset go before its document, so that nothing is
+forgotten while a storage is away. Log lines name the erase, not the user. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+
+from pipeline.assets.asset import to_timestamp
+from pipeline.assets.store import AssetStore, Kept
+from pipeline.clock import utc_now
+from pipeline.errors import DependencyUnavailable, PipelineError
+from pipeline.queue.job import JobState
+from pipeline.queue.queue import JobQueue
+from pipeline.texts import cause_of
+from pipeline.usecases.removing import Removing
+
+log = structlog.get_logger(__name__)
+
+KIND = "erase"
+PROGRESS = "erase progress"
+# An erase that another process ended while this one noted how far it was has left that behind.
+PROGRESS_AGE = timedelta(days=30)
+PAGE = 50
+# How many assets of a user go at the same time.
+AT_ONCE = 8
+RECORDS_AT_MOST = 1000
+DEAD_LETTERS_AT_ONCE = 500
+LOOK_SECONDS = (20.0, 40.0)
+# Longer than a page takes. If the process dies, another one goes on after that.
+TURN_SECONDS = 60.0
+# A job that was cancelled ends with the next renewal of its lease, or with its lease.
+RUNNING_SECONDS = 30.0
+POLL_SECONDS = 0.2
+
+
+@dataclass(slots=True)
+class Erasure:
+    """One erase and what has gone so far. running: ids of jobs that have yet to end. reason: why it waits, or None."""
+
+    user_id: str
+    id: str
+    began_at: datetime
+    assets: int = 0
+    images: int = 0
+    jobs: int = 0
+    running: set[str] = field(default_factory=set)
+    reason: str | None = None
+    is_done: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as an operator sees it: schema Erasure in contracts/analyze-queue.openapi.json."""
+        return {
+            "userId": self.user_id,
+            "state": "done" if self.is_done else "running",
+            "beganAt": to_timestamp(self.began_at),
+            "assets": self.assets,
+            "images": self.images,
+            "jobs": self.jobs,
+            "reason": self.reason,
+        }
+
+    @property
+    def progress(self) -> Kept:
+        """What has gone so far, as the store keeps it."""
+        data = {"assets": self.assets, "images": self.images, "jobs": self.jobs, "reason": self.reason}
+        return Kept(PROGRESS, self.id, utc_now(), data | {"running": sorted(self.running)})
+
+    @classmethod
+    def of(cls, record: Kept, progress: Mapping[str, Any]) -> Erasure:
+        """Return that of a record and of what has gone so far."""
+        return cls(
+            record.id,
+            record.data["id"],
+            record.at,
+            progress.get("assets", 0),
+            progress.get("images", 0),
+            progress.get("jobs", 0),
+            set(progress.get("running", ())),
+            progress.get("reason"),
+        )
+
+
+class Erasing:
+    """Erases users."""
+
+    def __init__(
+        self,
+        store: AssetStore,
+        removing: Removing,
+        queues: Sequence[JobQueue],
+        *,
+        forget_history: Callable[[], Awaitable[None]],
+    ) -> None:
+        """queues: the first one has the leases. forget_history: makes Redis write its file anew, where it is ours."""
+        self._store = store
+        self._removing = removing
+        self._queues = queues
+        self._forget_history = forget_history
+        self._id = secrets.token_hex(8)
+        self._working: dict[str, asyncio.Task[Erasure]] = {}
+
+    @property
+    def tasks(self) -> Sequence[asyncio.Task[Erasure]]:
+        """What is under way here; to be cancelled at the end."""
+        return tuple(self._working.values())
+
+    async def find(self, user_id: str) -> Erasure | None:
+        """Return the erase of that user that is under way, None when there is none."""
+        return next((erasure for erasure in await self._all() if erasure.user_id == user_id), None)
+
+    async def erase(self, user_id: str, seconds: float) -> Erasure:
+        """Begin to erase the user, or go on; return how far it is when it is done, or after so many seconds.
+
+        DependencyUnavailable: nobody knows whether it has begun.
+        """
+        erasure = await self.find(user_id)
+        if erasure is None:
+            erasure = Erasure(user_id, secrets.token_hex(8), utc_now())
+            await self._store.keep(Kept(KIND, user_id, erasure.began_at, {"id": erasure.id}))
+            log.info("erase_begun", eraseId=erasure.id)
+        work = self._start(erasure)
+        await asyncio.wait([work], timeout=seconds)
+        if work.done() and not work.cancelled() and work.result().is_done:
+            return work.result()
+        if (found := await self.find(user_id)) is not None:
+            return found
+        erasure.is_done = True
+        return erasure
+
+    async def run(self) -> None:
+        """Take up again what another process, or an earlier run of this one, has left, for ever."""
+        is_scrubbed = False
+        while True:
+            try:
+                if not is_scrubbed:
+                    # A process that was killed may have left its last deletions in a file.
+                    await self._store.scrub()
+                    is_scrubbed = True
+                for erasure in await self._all():
+                    self._start(erasure)
+                await self._removing.retry()
+                await self._store.purge_kept(PROGRESS, utc_now() - PROGRESS_AGE)
+            except DependencyUnavailable as error:
+                log.warning("erase_postponed", cause=cause_of(error))
+            await asyncio.sleep(random.uniform(*LOOK_SECONDS))
+
+    async def _all(self) -> list[Erasure]:
+        records = await self._store.kept(KIND, limit=RECORDS_AT_MOST)
+        if not records:
+            return []
+        progress = {kept.id: kept.data for kept in await self._store.kept(PROGRESS, limit=RECORDS_AT_MOST)}
+        return [Erasure.of(record, progress.get(record.data["id"], {})) for record in records]
+
+    def _start(self, erasure: Erasure) -> asyncio.Task[Erasure]:
+        work = self._working.get(erasure.user_id)
+        if work is None:
+            work = asyncio.create_task(self._work(erasure), name=f"erase {erasure.id}")
+            self._working[erasure.user_id] = work
+            work.add_done_callback(lambda _: self._working.pop(erasure.user_id, None))
+        return work
+
+    async def _work(self, erasure: Erasure) -> Erasure:
+        """Erase the user if no other process does; what is away now is waited for by `run`."""
+        try:
+            if await self._has_turn(erasure) and await self._erase(erasure):
+                erasure.is_done = True
+                counts = {"assets": erasure.assets, "images": erasure.images, "jobs": erasure.jobs}
+                log.info("user_erased", eraseId=erasure.id, **counts)
+        except PipelineError as error:
+            erasure.reason = error.message
+            log.warning("erase_postponed", eraseId=erasure.id, cause=cause_of(error))
+            with suppress(DependencyUnavailable):
+                await self._store.keep(erasure.progress)
+        except Exception:  # the border of one erase: others go on, and this one is tried again
+            log.exception("erase_failed", eraseId=erasure.id)
+        return erasure
+
+    async def _has_turn(self, erasure: Erasure) -> bool:
+        """Return whether this process is to go on: no other one does, and none has come to the end."""
+        if not any(each.id == erasure.id for each in await self._all()):
+            return False
+        return await self._queues[0].take_turn(f"erase-{erasure.id}", self._id, TURN_SECONDS)
+
+    async def _erase(self, erasure: Erasure) -> bool:
+        """Return True when nothing is left, False when another process has taken over."""
+        erasure.reason = None
+        while await self._pass(erasure):
+            await self._store.keep(erasure.progress)
+            if not await self._has_turn(erasure):
+                return False
+        await self._store.scrub()
+        await self._forget_history()
+        await self._store.discard(KIND, erasure.user_id)
+        await self._store.discard(PROGRESS, erasure.id)
+        # Once more for the record itself.
+        await self._store.scrub()
+        return True
+
+    async def _pass(self, erasure: Erasure) -> bool:
+        """Remove one page of each kind; return False when there was nothing and nothing is under way any more."""
+        page = await self._store.page(erasure.user_id, limit=PAGE)
+        for first in range(0, len(page), AT_ONCE):
+            part = page[first : first + AT_ONCE]
+            for images, running in await asyncio.gather(*map(self._removing.erase, part)):
+                erasure.assets += 1
+                erasure.images += images
+                erasure.running |= set(running)
+        # Only what cannot be read is still there, or has just arrived.
+        damaged = [] if page else await self._store.damaged_of(erasure.user_id)
+        for asset_id in damaged:
+            erasure.images += await self._removing.erase_damaged(asset_id, erasure.user_id)
+            erasure.assets += 1
+        jobs = 0 if page else await self._forget_jobs(erasure)
+        erasure.jobs += jobs
+        if page or damaged or jobs:
+            return True
+        was_running = bool(erasure.running)
+        await self._wait_for_running(erasure)
+        # What ran may have left something at its end.
+        return was_running
+
+    async def _forget_jobs(self, erasure: Erasure) -> int:
+        """Remove jobs, dead letters and undelivered events that no asset led to; return how many."""
+        kept = await self._store.kept_of(erasure.user_id)
+        erasure.running |= set(await self._removing.forget_jobs(kept))
+        for each in kept:
+            await self._store.discard(each.kind, each.id)
+        found = len(kept)
+        for queue in self._queues:
+            after = None
+            while True:
+                page = await queue.failed_jobs(DEAD_LETTERS_AT_ONCE, after)
+                ids = [job.id for job in page.jobs if job.data.get("userId") == erasure.user_id]
+                found += await queue.remove_failed(*ids) if ids else 0
+                if (after := page.next_after) is None:
+                    break
+        return found
+
+    async def _wait_for_running(self, erasure: Erasure) -> None:
+        """Return when the cancelled jobs have ended: until then Redis has their payload."""
+        deadline = asyncio.get_running_loop().time() + RUNNING_SECONDS
+        while erasure.running:
+            for job_id in sorted(erasure.running):
+                queue = next(each for each in self._queues if job_id.startswith(f"{each.name}:"))
+                if (await queue.fields(job_id)).get("state") != JobState.ACTIVE:
+                    erasure.running.discard(job_id)
+            if not erasure.running:
+                return
+            if asyncio.get_running_loop().time() > deadline:
+                raise DependencyUnavailable("Jobs of the user still run")
+            await self._has_turn(erasure)
+            await asyncio.sleep(POLL_SECONDS)

@@ -1,0 +1,122 @@
+"""Use case: assets and originals go when they have been kept for as long as wanted.
+
+KEEP_ASSETS_DAYS after its end an asset goes whole, as if it were deleted. KEEP_ORIGINALS_DAYS after its end only its
+original goes: what was found and the smaller pictures stay, but it cannot be run again. Archived assets stay. One
+process at a time does it, by a lease in Redis, and reads only what is due. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import structlog
+
+from pipeline.assets.asset import Asset
+from pipeline.assets.store import AssetStore, when_finished
+from pipeline.clock import utc_now
+from pipeline.errors import DependencyUnavailable
+from pipeline.metrics import Metrics
+from pipeline.queue.queue import JobQueue
+from pipeline.texts import cause_of
+from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.removing import Removing
+
+log = structlog.get_logger(__name__)
+
+PAGE = 100
+# A round removes so many at most; what is left is due in the next one.
+PAGES_PER_ROUND = 20
+LOOK_SECONDS = (25.0, 35.0)
+REST_SECONDS = 0.05
+# Longer than a page takes. If the process dies, another one goes on after that.
+TURN_SECONDS = 120.0
+TURN = "expiry"
+Place = tuple[datetime, str]
+
+
+class Due(Protocol):
+    """AssetStore.expired or originals_before."""
+
+    async def __call__(self, before: datetime, *, limit: int, after: Place | None = None) -> Sequence[Asset]:
+        """Return one page of what is due."""
+
+
+class Expiry:
+    """Removes what is over."""
+
+    def __init__(
+        self,
+        store: AssetStore,
+        queue: JobQueue,
+        removing: Removing,
+        leftovers: Leftovers,
+        metrics: Metrics,
+        *,
+        keep_assets_days: float,
+        keep_originals_days: float,
+    ) -> None:
+        """keep_assets_days, keep_originals_days: 0: for ever."""
+        self._store = store
+        self._queue = queue
+        self._removing = removing
+        self._leftovers = leftovers
+        self._metrics = metrics
+        self._keep_assets = timedelta(days=keep_assets_days)
+        self._keep_originals = timedelta(days=keep_originals_days)
+        self._id = secrets.token_hex(8)
+
+    async def run(self) -> None:
+        """Look for ever; wait for ever where everything is kept."""
+        if not (self._keep_assets or self._keep_originals):
+            await asyncio.Event().wait()
+        while True:
+            await asyncio.sleep(random.uniform(*LOOK_SECONDS))
+            try:
+                await self.round()
+            except DependencyUnavailable as error:
+                log.warning("expiry_postponed", cause=cause_of(error))
+
+    async def round(self) -> None:
+        """Remove what is due, if no other process does; DependencyUnavailable when store or Redis is away."""
+        if not await self._queue.take_turn(TURN, self._id, TURN_SECONDS):
+            return
+        if self._keep_assets:
+            before = utc_now() - self._keep_assets
+            await self._work_off(self._store.expired, before, self._expire, "assets")
+        if self._keep_originals:
+            before = utc_now() - self._keep_originals
+            await self._work_off(self._store.originals_before, before, self._drop_original, "originals")
+
+    async def _work_off(
+        self, due: Due, before: datetime, remove: Callable[[Asset, datetime], Awaitable[bool]], what: str
+    ) -> None:
+        removed, after = 0, None
+        try:
+            for _ in range(PAGES_PER_ROUND):
+                page = await due(before, limit=PAGE, after=after)
+                for asset in page:
+                    removed += await remove(asset, before)
+                if len(page) < PAGE or not await self._queue.take_turn(TURN, self._id, TURN_SECONDS):
+                    return
+                # After what did not go, because it was changed meanwhile.
+                after = when_finished(page[-1])
+                await asyncio.sleep(REST_SECONDS)
+        finally:
+            self._metrics.expired.labels(what).inc(removed)
+            if removed:
+                log.info("assets_expired", what=what, count=removed)
+
+    async def _expire(self, asset: Asset, before: datetime) -> bool:
+        return await self._removing.expire(asset, before)
+
+    async def _drop_original(self, asset: Asset, before: datetime) -> bool:
+        dropped = await self._store.drop_original(asset.id, asset.processing_job_id)
+        if dropped is None:
+            return False
+        await self._leftovers.discard([name for name in [asset.original.name] if name])
+        return True

@@ -1,0 +1,184 @@
+"""Use case: an asset goes, and with it all that is kept of it.
+
+That is its document, its images wherever they are stored, its Idempotency-Keys, its jobs and dead letters of both
+queues in Redis and in the asset store, and events of it that have yet to be delivered. The document goes first where
+the owner deletes: without it nothing of the asset is shown. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from pipeline.assets.asset import Asset
+from pipeline.assets.store import AssetStore, Kept
+from pipeline.clock import utc_now
+from pipeline.errors import DependencyUnavailable, NotFound
+from pipeline.queue.job import JobState
+from pipeline.queue.queue import JobQueue
+from pipeline.texts import cause_of
+from pipeline.usecases.kept_jobs import KeptJobs
+from pipeline.usecases.leftovers import Leftovers
+
+log = structlog.get_logger(__name__)
+
+# A delete that removed nothing although the asset is there is repeated so often, after pauses that grow by this.
+DELETE_AT_MOST = 5
+DELETE_AGAIN_SECONDS = 0.05
+# A delete is answered within two seconds also while Redis hangs.
+QUEUE_SECONDS = 1.0
+# Jobs that could not be removed from Redis, because it was away. The name is the asset's id.
+KIND = "jobs of a deleted asset"
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """A queue, what is kept of its jobs, and what ends a job that runs on this process."""
+
+    queue: JobQueue
+    kept: KeptJobs
+    end_running: Callable[[str], None] = lambda job_id: None
+
+
+class Removing:
+    """Removes assets."""
+
+    def __init__(
+        self,
+        store: AssetStore,
+        leftovers: Leftovers,
+        photos: Jobs,
+        notifications: Jobs,
+        on_deleted: Callable[[Asset], None] = lambda asset: None,
+    ) -> None:
+        """on_deleted: called when an asset is gone."""
+        self._store = store
+        self._leftovers = leftovers
+        self._photos = photos
+        self._queues = (photos, notifications)
+        self._on_deleted = on_deleted
+
+    async def delete(self, asset_id: str, user_id: str | None) -> None:
+        """Remove the asset; NotFound when there is none of that user's. A running job ends. user_id: None: any user's.
+
+        DependencyUnavailable: the asset may still be there. What cannot be removed now besides is removed later.
+        """
+        asset = await self._store.get(asset_id)
+        if asset is None or user_id not in (None, asset.user_id):
+            raise NotFound("Asset not found")
+        # Before the asset goes: after that an upload that has begun may use its id again.
+        stored = await self._leftovers.images_of(asset.id, asset.image_names)
+        kept = await self._store.kept_of(asset.user_id, asset.id)
+        try:
+            removed = await self._remove(asset)
+        except DependencyUnavailable:
+            # Perhaps it is gone and only the answer was lost.
+            self._leftovers.discard_later(stored)
+            raise
+        await self._forget(removed, kept)
+        await self._leftovers.discard(stored.union(removed.image_names))
+        log.info("asset_deleted", assetId=asset_id)
+
+    async def expire(self, asset: Asset, before: datetime) -> bool:
+        """Remove the asset if it was finished before that instant and has not been run again; return whether it was.
+
+        DependencyUnavailable when its document could not be removed.
+        """
+        stored = await self._leftovers.images_of(asset.id, asset.image_names)
+        kept = await self._store.kept_of(asset.user_id, asset.id)
+        removed = await self._store.delete(asset.id, asset.user_id, finished_before=before)
+        if removed is None:
+            return False
+        await self._forget(removed, kept)
+        await self._leftovers.discard(stored.union(removed.image_names))
+        return True
+
+    async def erase(self, asset: Asset) -> tuple[int, Collection[str]]:
+        """Remove the asset, its images first; return how many images, and which of its jobs still run.
+
+        DependencyUnavailable when anything could not be removed: who asks again finds what is left by the document.
+        """
+        stored = await self._leftovers.images_of(asset.id, asset.image_names, insists=True)
+        await self._leftovers.remove(stored)
+        kept = await self._store.kept_of(asset.user_id, asset.id)
+        running = await self.forget_jobs(kept, self._first_jobs(asset.id, asset.processing_job_id))
+        removed = await self._remove(asset)
+        await self._store.discard_keys(asset.id)
+        self._on_deleted(removed)
+        # A run may have added one meanwhile.
+        await self._leftovers.discard(set(removed.image_names) - stored)
+        return len(stored), running
+
+    async def erase_damaged(self, asset_id: str, user_id: str) -> int:
+        """Remove an asset whose document cannot be read, and what may be left of it; return how many images."""
+        stored = await self._leftovers.images_of(asset_id, insists=True)
+        await self._leftovers.remove(stored)
+        await self.forget_jobs([], self._first_jobs(asset_id))
+        await self._store.delete(asset_id, user_id)
+        await self._store.discard_keys(asset_id)
+        return len(stored)
+
+    async def forget_jobs(self, kept: Sequence[Kept], job_ids: Iterable[str] = ()) -> Collection[str]:
+        """Remove jobs and dead letters, those that are kept and those of the queue of photos with these ids.
+
+        Returns the ids of those that run: their workers end them within seconds.
+        """
+        running = set()
+        for jobs in self._queues:
+            ids = {*jobs.kept.among(kept), *(job_ids if jobs is self._photos else ())}
+            if not ids:
+                continue
+            # The store first: what it still knew it would put back.
+            await jobs.kept.forget(*ids)
+            await jobs.queue.remove_failed(*ids)
+            for job_id in ids:
+                if await jobs.queue.cancel(job_id) is JobState.ACTIVE:
+                    jobs.end_running(job_id)
+                    running.add(job_id)
+        return running
+
+    async def retry(self) -> None:
+        """Remove the jobs of deleted assets that could not be removed from Redis when it was away."""
+        for left in await self._store.kept(KIND, limit=1000):
+            await self.forget_jobs([], left.data["photos"])
+            await self._queues[1].queue.remove_failed(*left.data["notifications"])
+            for job_id in left.data["notifications"]:
+                await self._queues[1].queue.cancel(job_id)
+            await self._store.discard(KIND, left.id)
+
+    async def _remove(self, asset: Asset) -> Asset:
+        """Return the asset as it was at its end, once it is surely gone."""
+        for attempt in range(DELETE_AT_MOST):
+            await asyncio.sleep(DELETE_AGAIN_SECONDS * attempt)
+            removed = await self._store.delete(asset.id, asset.user_id)
+            # DocumentDB misses a document that is changed at the same moment, so its word alone is no proof.
+            current = None if removed else await self._store.get(asset.id)
+            if current is None or current.user_id != asset.user_id:
+                return removed or asset
+            asset = current
+        raise DependencyUnavailable("The asset could not be removed", retry_after_seconds=1)
+
+    async def _forget(self, asset: Asset, kept: Sequence[Kept]) -> None:
+        """Remove keys and jobs of an asset that is gone; what cannot be removed now is removed later."""
+        self._on_deleted(asset)
+        photos = self._first_jobs(asset.id, asset.processing_job_id)
+        try:
+            await self._store.discard_keys(asset.id)
+            async with asyncio.timeout(QUEUE_SECONDS):
+                await self.forget_jobs(kept, photos)
+        except (DependencyUnavailable, TimeoutError) as error:
+            log.warning("jobs_left_behind", assetId=asset.id, cause=cause_of(error))
+            photos |= {*self._photos.kept.among(kept)}
+            data = {"photos": sorted(photos), "notifications": self._queues[1].kept.among(kept)}
+            try:
+                await self._store.keep(Kept(KIND, asset.id, utc_now(), data))
+            except DependencyUnavailable:
+                log.warning("jobs_not_noted", assetId=asset.id)
+
+    def _first_jobs(self, asset_id: str, *others: str) -> set[str]:
+        # An upload's first job is called after its asset.
+        return {self._photos.queue.job_id(asset_id), *others}
