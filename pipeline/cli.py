@@ -33,7 +33,7 @@ from pipeline.app import App
 from pipeline.assets.asset import CATEGORIES
 from pipeline.auth import make_token
 from pipeline.client import Client, ClientError, Operator
-from pipeline.commands import authoring, checking, operating, plugin_settings, running
+from pipeline.commands import assets, authoring, checking, operating, plugin_settings, running
 from pipeline.commands.shown import cleaned, shown
 from pipeline.errors import ConfigurationError
 from pipeline.exit import Exit
@@ -80,6 +80,8 @@ def main(ctx: click.Context) -> None:
 
 main.add_command(operating.failed)
 main.add_command(operating.queue)
+main.add_command(assets.assets)
+main.add_command(assets.users)
 main.add_command(checking.check)
 main.add_command(authoring.plugins)
 

@@ -252,7 +252,7 @@ class Settings(BaseSettings):
     )
     keep_originals_days: float = _f(
         0,
-        "Originals go so long after the end of their assets, which then cannot be run again; 0: never before the asset.",
+        "Originals go so long after the end of their assets, which then cannot be run again; 0: with the asset.",
         ge=0,
     )
     reconcile_seconds: float = _f(30, "How often assets are searched whose job got lost.", gt=0)

@@ -114,5 +114,11 @@ def _kept(document: Mapping[str, Any]) -> Kept:
 
 def _kept_document(kept: Kept) -> dict[str, Any]:
     # As text, so that keys and numbers may be whatever JSON lets them be.
-    about = {"userId": kept.user_id, "assetId": kept.asset_id}
-    return {"_id": _kept_id(kept.kind, kept.id), "kind": kept.kind, "at": kept.at, "data": json.dumps(kept.data)} | about
+    return {
+        "_id": _kept_id(kept.kind, kept.id),
+        "kind": kept.kind,
+        "at": kept.at,
+        "data": json.dumps(kept.data),
+        "userId": kept.user_id,
+        "assetId": kept.asset_id,
+    }

@@ -179,9 +179,9 @@ class SqliteAssetStore(KeptRows, RetainedRows):
         rows = await self._write(
             "INSERT INTO assets (id, userId, category, status, original, processed, previews, processingJobId, "
             "fence, excused, aiMetadata, attempts, provenance, corrections, history, finishedAt, createdAt, "
-            "updatedAt, originalGone, schema) VALUES (:id, :user, :category, :status, :original, :processed, :previews, "
-            ":job, :fence, :excused, :meta, :attempts, :provenance, :corrections, :history, :finished, :created, "
-            ":updated, :gone, :schema) "
+            "updatedAt, originalGone, schema) "
+            "VALUES (:id, :user, :category, :status, :original, :processed, :previews, :job, :fence, :excused, :meta, "
+            ":attempts, :provenance, :corrections, :history, :finished, :created, :updated, :gone, :schema) "
             "ON CONFLICT (id) DO NOTHING RETURNING *",
             {
                 "id": asset.id,

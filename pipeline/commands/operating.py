@@ -74,7 +74,7 @@ def list_failed(
         if not all_ and len(table.rows) == limit:
             stderr.print("There may be more; --all shows all", highlight=False)
 
-    _run(work, url, token)
+    run(work, url, token)
 
 
 @failed.command("retry")
@@ -94,7 +94,7 @@ def retry_failed(job_ids: Sequence[str], all_: bool, queue_name: str, url: str |
         counts = await client.retry_all_failed(queue=queue_name)
         stdout.print(f"{counts['retried']} run again, {counts['skipped']} skipped", highlight=False)
 
-    _run(retry_all if all_ else lambda client: _each(client, job_ids, retry), url, token)
+    run(retry_all if all_ else lambda client: each(client, job_ids, retry), url, token)
 
 
 @failed.command("rm")
@@ -119,7 +119,7 @@ def remove_failed(
     async def remove_all(client: Operator) -> None:
         stdout.print(f"{await client.remove_all_failed(queue=queue_name)} removed", highlight=False)
 
-    _run(remove_all if all_ else lambda client: _each(client, job_ids, remove), url, token)
+    run(remove_all if all_ else lambda client: each(client, job_ids, remove), url, token)
 
 
 @click.group()
@@ -133,7 +133,7 @@ def queue() -> None:
 @with_token
 def pause(queue_name: str, url: str | None, token: str | None) -> None:
     """Start no more jobs; running ones finish, uploads are still accepted."""
-    _run(lambda client: client.pause(queue=queue_name), url, token)
+    run(lambda client: client.pause(queue=queue_name), url, token)
     stdout.print("The queue is paused.")
 
 
@@ -143,7 +143,7 @@ def pause(queue_name: str, url: str | None, token: str | None) -> None:
 @with_token
 def resume(queue_name: str, url: str | None, token: str | None) -> None:
     """Start jobs again."""
-    _run(lambda client: client.resume(queue=queue_name), url, token)
+    run(lambda client: client.resume(queue=queue_name), url, token)
     stdout.print("The queue is running.")
 
 
@@ -156,7 +156,7 @@ def status(url: str | None, token: str | None) -> None:
     async def work(client: Operator) -> None:
         print(json.dumps(await client.queue_status()))
 
-    _run(work, url, token)
+    run(work, url, token)
 
 
 def _check_choice(job_ids: Sequence[str], all_: bool) -> None:
@@ -164,15 +164,16 @@ def _check_choice(job_ids: Sequence[str], all_: bool) -> None:
         raise click.UsageError("Name dead letters by their job id, or use --all")
 
 
-def _run(work: Work, url: str | None, token: str | None) -> None:
-    async def run() -> None:
+def run(work: Work, url: str | None, token: str | None) -> None:
+    """Do it with a client of the service; without a token with one of an admin, made here."""
+    async def work_on() -> None:
         async with Operator(*target(url, token, OPERATOR, role=ADMIN_ROLE, expires_in=TOKEN_SECONDS)) as client:
             await work(client)
 
-    asyncio.run(run())
+    asyncio.run(work_on())
 
 
-async def _each(client: Operator, job_ids: Sequence[str], work: Callable[[Operator, str], Awaitable[str]]) -> None:
+async def each(client: Operator, job_ids: Sequence[str], work: Callable[[Operator, str], Awaitable[str]]) -> None:
     """Do it to each job and print what became of it; ClientError at the end when any was refused."""
     refused = 0
     for job_id in job_ids:

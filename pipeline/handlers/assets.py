@@ -1,5 +1,5 @@
-"""A user's assets: list, get, delete, run again, cancel. To other users an asset of that user does not exist; admins may
-do all of that with any asset.
+"""A user's assets: list, get, delete, run again, cancel. To other users an asset of that user does not exist; admins
+may do all of that with any asset.
 """
 
 from __future__ import annotations

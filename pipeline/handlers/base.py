@@ -23,7 +23,15 @@ from tornado.ioloop import IOLoop
 
 from pipeline.auth import NotYetValid, Principal, TokenVerifier, bearer_token
 from pipeline.clock import utc_now
-from pipeline.errors import DependencyUnavailable, Forbidden, NotFound, PipelineError, RateLimited, Unauthorized, ValidationError
+from pipeline.errors import (
+    DependencyUnavailable,
+    Forbidden,
+    NotFound,
+    PipelineError,
+    RateLimited,
+    Unauthorized,
+    ValidationError,
+)
 from pipeline.metrics import Metrics
 from pipeline.origins import is_same_place, normal_origin
 from pipeline.texts import cause_of, clean

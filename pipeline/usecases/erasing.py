@@ -2,9 +2,9 @@
 
 An erase covers what was there when it began and what arrives while it runs; what the user uploads after its end is a
 new life. Its record in the asset store, which names the user, is its durable promise: whatever ends the process, the
-erase is taken up again by the next one that looks, and the record goes last. One process at a time works at an erase,
-by a lease in Redis. The record is written once, at the beginning, so that no process that lags behind brings it back; what
-has gone so far is kept beside it, without the user. The images of an asset go before its document, so that nothing is
+erase is taken up again by the next one that looks, and the record goes last. It is written once, at the beginning, so
+that no process that lags behind brings it back; what has gone so far is kept beside it, without the user. One process
+at a time works at an erase, by a lease in Redis. The images of an asset go before its document, so that nothing is
 forgotten while a storage is away. Log lines name the erase, not the user. Runs on the event loop.
 """
 

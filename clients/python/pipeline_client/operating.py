@@ -1,4 +1,4 @@
-"""What an operator may do, most of it with an admin's token: dead letters, pause and resume."""
+"""What an operator may do, most of it with an admin's token: dead letters, pause and resume, any asset, users."""
 
 from __future__ import annotations
 
@@ -72,3 +72,34 @@ class Operator(Client):
     async def resume(self, *, queue: str = QUEUE) -> None:
         """Let jobs be claimed again."""
         await self._http.request("POST", "/api/queue/resume", params={"queue": queue})
+
+    async def assets_of(
+        self,
+        user_id: str | None = None,
+        *,
+        status: str | None = None,
+        category: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Yield a user's assets, newest first: so many, or all. user_id: None: those of the token's user."""
+        left, cursor = limit, None
+        while left is None or left > 0:
+            wanted = {"user": user_id, "status": status, "category": category, "cursor": cursor}
+            params = {name: value for name, value in wanted.items() if value} | {"limit": str(min(left or PAGE, PAGE))}
+            page = await self._http.request("GET", "/api/assets", params=params)
+            for asset in page["items"]:
+                yield asset
+            if (cursor := page["nextCursor"]) is None:
+                return
+            left = None if left is None else left - len(page["items"])
+
+    async def user(self, user_id: str) -> dict[str, Any]:
+        """Return what a user has."""
+        return await self._http.request("GET", f"/api/users/{quote(user_id, safe='')}")
+
+    async def erase_user(self, user_id: str) -> dict[str, Any]:
+        """Begin to erase a user, or go on; return what has gone, after half a minute at most.
+
+        Its `state` is "done" at the end; while it is "running" ask again to hear how it goes.
+        """
+        return await self._http.request("DELETE", f"/api/users/{quote(user_id, safe='')}")

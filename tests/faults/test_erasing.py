@@ -1,0 +1,219 @@
+"""Deleted is gone: an asset with all that is kept of it, and a user altogether, wherever it was kept."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis import Redis
+
+from tests.factories import make_image
+from tests.faults.test_process import wait_until
+from tests.service import AiService, Service
+
+REFUSED = {"status": 400, "body": {"error": {"message": "No photo", "code": "X"}}}
+GONE = "gone:7d41c0.person@example"
+STAYS = "stays-5"
+# A receiver that nobody runs: its events stay undelivered.
+WEBHOOK = {
+    "NOTIFIERS": "websocket,webhook",
+    "PLUGIN_WEBHOOK_URL": "http://127.0.0.1:9/hook",
+    "PLUGIN_WEBHOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+    "PLUGIN_WEBHOOK_ALLOW_PRIVATE": "true",
+}
+
+
+def call(service: Service, method: str, path: str, sub: str = "ops-1", **params: Any) -> httpx.Response:
+    """Call a route as an admin."""
+    headers = service.headers(sub, role="admin")
+    return httpx.request(method, service.url + path, headers=headers, params=params, timeout=60)
+
+
+def erase(service: Service, sub: str) -> dict[str, Any]:
+    """Erase the user and return what has gone, once all has."""
+    while (answer := call(service, "DELETE", f"/api/users/{sub}")).status_code == 202:
+        pass
+    assert answer.status_code == 200, answer.text
+    data: dict[str, Any] = answer.json()["data"]
+    return data
+
+
+def upload(service: Service, sub: str, **options: Any) -> str:
+    asset_id: str = service.upload(sub, **options).json()["data"]["assetId"]
+    return asset_id
+
+
+def fail(service: Service, ai_service: AiService, sub: str) -> str:
+    """Upload a photo that the AI service refuses; return its id once its dead letter is there."""
+    before = service.wait_status()["failed"]
+    ai_service.order(replies=[REFUSED])
+    asset_id = upload(service, sub)
+    service.wait_status(failed=before + 1)
+    return asset_id
+
+
+def files_with(folder: Path, text: str) -> list[str]:
+    """Return the files below the folder whose name or content has the text."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [str(path) for path in files if text in str(path) or text.encode() in path.read_bytes()]
+
+
+def redis_with(redis: Redis, text: str) -> list[str]:
+    """Return the keys that have the text in their name or in what they hold."""
+    read: dict[str, Callable[[str], Any]] = {
+        "string": redis.get,
+        "list": lambda name: redis.lrange(name, 0, -1),
+        "zset": lambda name: redis.zrange(name, 0, -1),
+    }
+    return [name for name in redis.scan_iter() if text in name or text in str(read[str(redis.type(name))](name))]
+
+
+@pytest.fixture
+def service(tmp_path: Path, ai_service: AiService, redis_url: str) -> Iterator[Service]:
+    settings = WEBHOOK | {"REDIS_URL": redis_url, "QUEUE_FAIRNESS": "user", "BREAKER_PROBE_SECONDS": "60"}
+    with Service(tmp_path, ai_service.url, **settings) as service:
+        yield service
+
+
+@pytest.mark.fault("U14")
+def test_deleted_asset_takes_its_dead_letters_and_events_along(
+    service: Service, ai_service: AiService, redis: Redis
+) -> None:
+    """Its document, images, keys, dead letter and undelivered event go; those of others stay."""
+    asset_id, other = fail(service, ai_service, GONE), fail(service, ai_service, STAYS)
+    assert len(call(service, "GET", "/api/queue/failed").json()["data"]["items"]) == 2
+    answer = httpx.delete(f"{service.url}/api/assets/{asset_id}", headers=service.headers(GONE))
+    assert answer.status_code == 204
+    (left,) = call(service, "GET", "/api/queue/failed").json()["data"]["items"]
+    assert left["assetId"] == other
+    assert redis_with(redis, GONE) == []
+    with closing(sqlite3.connect(service.data_dir / "assets.sqlite")) as connection:
+        text = "\n".join(connection.iterdump())
+    assert GONE not in text and STAYS in text
+    assert not (service.data_dir / "media" / asset_id).exists()
+    assert service.wait_log("asset_deleted", assetId=asset_id)
+
+
+@pytest.mark.fault("U14")
+def test_dead_letter_of_a_deleted_asset_that_was_run_again_goes_too(
+    service: Service, ai_service: AiService, redis: Redis
+) -> None:
+    """Two dead letters of two jobs, and one asset: both are found by what the store keeps."""
+    asset_id = fail(service, ai_service, GONE)
+    ai_service.order(replies=[REFUSED])
+    assert call(service, "POST", f"/api/assets/{asset_id}/retry").status_code == 202
+    service.wait_status(failed=2)
+    assert call(service, "DELETE", f"/api/assets/{asset_id}").status_code == 204
+    assert call(service, "GET", "/api/queue/failed").json()["data"]["items"] == []
+    assert redis_with(redis, GONE) == []
+
+
+@pytest.mark.fault("U14")
+def test_running_job_of_a_deleted_asset_leaves_nothing(service: Service, ai_service: AiService, redis: Redis) -> None:
+    """It is ended with its asset, and is no dead letter."""
+    ai_service.order(held=True)
+    asset_id = upload(service, GONE)
+    service.wait_log("job_claimed")
+    assert call(service, "DELETE", f"/api/assets/{asset_id}").status_code == 204
+    service.wait_log("job_cancelled", assetId=asset_id)
+    service.wait_status(active=0, completed=1, failed=0)
+    assert redis_with(redis, GONE) == []
+
+
+@pytest.mark.fault("U14")
+def test_same_key_after_a_delete_is_a_new_upload(service: Service) -> None:
+    """The key of a deleted asset stands for nothing any more: it neither brings the asset back nor fails."""
+    key = {"Idempotency-Key": "k-1"}
+    first = upload(service, STAYS, headers=key)
+    assert upload(service, STAYS, headers=key) == first
+    assert httpx.delete(f"{service.url}/api/assets/{first}", headers=service.headers(STAYS)).status_code == 204
+    second = upload(service, STAYS, headers=key, category="lego")
+    assert second != first
+    assert upload(service, STAYS, headers=key, category="lego") == second
+
+
+@pytest.mark.fault("U15")
+def test_admin_reads_retries_cancels_and_removes_any_asset(service: Service, ai_service: AiService) -> None:
+    """What its owner may do an admin may; another user still finds nothing, and may not ask for others' lists."""
+    failed = fail(service, ai_service, GONE)
+    ai_service.order(held=True)
+    running = upload(service, GONE)
+    listed = call(service, "GET", "/api/assets", user=GONE).json()["data"]["items"]
+    assert [each["id"] for each in listed] == [running, failed]
+    assert call(service, "GET", "/api/assets", user=GONE, status="failed").json()["data"]["items"][0]["id"] == failed
+    assert service.get("/api/assets", STAYS, user=GONE).status_code == 403
+    assert service.get("/api/assets", GONE, user=GONE).status_code == 200
+    assert call(service, "GET", "/api/assets", user="no spaces").status_code == 400
+    assert call(service, "GET", f"/api/assets/{failed}").json()["data"]["userId"] == GONE
+    assert call(service, "GET", f"/api/assets/{failed}", wait=1).status_code == 200
+    assert service.get(f"/api/assets/{failed}", STAYS).status_code == 404
+    for method, path in (("POST", "/retry"), ("POST", "/cancel"), ("DELETE", "")):
+        answer = httpx.request(method, f"{service.url}/api/assets/{failed}{path}", headers=service.headers(STAYS))
+        assert answer.status_code == 404
+    assert call(service, "POST", f"/api/assets/{running}/cancel").json()["data"]["status"] == "failed"
+    assert call(service, "POST", f"/api/assets/{failed}/retry").status_code == 202
+    assert call(service, "DELETE", f"/api/assets/{failed}").status_code == 204
+    assert service.find("asset_deleted", assetId=failed, operator="ops-1")
+
+
+@pytest.mark.fault("U15")
+def test_admin_sees_what_a_user_has(service: Service, ai_service: AiService) -> None:
+    """Counts by status, bytes, oldest and newest, waiting jobs and dead letters; for admins only."""
+    oldest = fail(service, ai_service, GONE)
+    ai_service.order(held=True)
+    waiting = [upload(service, GONE) for _ in range(7)]
+    service.wait_log("job_claimed", count=6)
+    user = call(service, "GET", f"/api/users/{GONE}").json()["data"]
+    counts = dict.fromkeys(("draft", "partial", "active", "archived"), 0)
+    assert user["assets"] == {"total": 8, "processing": 7, "failed": 1, **counts}
+    assert user["bytes"] == 8 * len(make_image())
+    assert user["oldest"] == service.asset(oldest, GONE)["createdAt"]
+    assert user["newest"] == service.asset(waiting[-1], GONE)["createdAt"]
+    assert (user["waitingJobs"], user["deadLetters"], user["isComplete"], user["erase"]) == (2, 1, True, None)
+    assert service.get(f"/api/users/{GONE}", GONE).status_code == 403
+    assert call(service, "GET", "/api/users/not%20a%20user").status_code == 400
+    nobody = call(service, "GET", "/api/users/nobody").json()["data"]
+    assert (nobody["assets"]["total"], nobody["oldest"]) == (0, None)
+
+
+@pytest.mark.fault("U15")
+def test_erased_user_is_nowhere(tmp_path: Path, ai_service: AiService) -> None:
+    """Finished, failed, running and waiting photos, undelivered events and a damaged document: nothing of the user is
+    in the data folder, with the SQLite file and the files of the embedded Redis, nor in log lines since. Others keep
+    all of theirs, and the user may come back.
+    """
+    settings = WEBHOOK | {"QUEUE_FAIRNESS": "user", "BREAKER_PROBE_SECONDS": "60"}
+    with Service(tmp_path, ai_service.url, **settings) as service:
+        kept = [upload(service, STAYS), fail(service, ai_service, STAYS)]
+        upload(service, GONE, headers={"Idempotency-Key": "k-1"})
+        fail(service, ai_service, GONE)
+        damaged = upload(service, GONE)
+        service.wait_status(completed=3)
+        ai_service.order(held=True)
+        for _ in range(9):
+            upload(service, GONE)
+        service.wait_log("job_claimed", count=10)
+        with closing(sqlite3.connect(tmp_path / "assets.sqlite")) as connection, connection:
+            connection.execute("UPDATE assets SET aiMetadata = 'damaged' WHERE id = ?", (damaged,))
+        assert files_with(tmp_path, GONE)
+        service.forget_lines()
+        gone = erase(service, GONE)
+        assert (gone["assets"], gone["state"]) == (12, "done")
+        assert gone["images"] >= 12
+        wait_until(lambda: files_with(tmp_path, GONE) == [])
+        assert call(service, "GET", f"/api/users/{GONE}").json()["data"]["assets"]["total"] == 0
+        assert [line for line in service.lines if GONE in str(line)] == []
+        assert service.find("user_erased")
+        damage = service.wait_log("asset_damaged", assetId=damaged)
+        service.forget_lines(damage)
+        assert {service.asset(asset_id, STAYS)["id"] for asset_id in kept} == set(kept)
+        ai_service.order(held=False)
+        back = upload(service, GONE)
+        service.wait_log("job_completed", assetId=back)
+        assert call(service, "GET", f"/api/users/{GONE}").json()["data"]["assets"]["active"] == 1
+        assert erase(service, GONE)["assets"] == 1
