@@ -86,7 +86,9 @@ def house(
     leftovers, queue = Leftovers(store, storage), JobQueue(redis_url)
     pool = DaemonThreads(1, "tested")
     io_loop.run_sync(store.open)
-    yield House(store, storage, leftovers, Submission(store, storage, queue, Metrics(), leftovers=leftovers, pool=pool))
+    urls = ImageUrls(storage)
+    submission = Submission(store, storage, queue, Metrics(), leftovers=leftovers, urls=urls, pool=pool)
+    yield House(store, storage, leftovers, submission)
     io_loop.run_sync(queue.close)
     io_loop.run_sync(store.close)
 
@@ -234,6 +236,7 @@ async def test_image_of_a_partial_asset_goes_when_it_is_run_again(house: House) 
 REFUSES = """
 from pipeline.errors import DependencyUnavailable
 from pipeline.hooks import hookimpl
+from pipeline.usecases.image_urls import ImageUrls
 from plugins.storage_local import LocalStorage
 
 class Refuses(LocalStorage):
