@@ -780,8 +780,7 @@ def test_a_stuck_thread_does_not_keep_the_process_alive() -> None:
     script = """
         import asyncio, threading
         from pipeline.hooks.calls import BoundPlugin
-        from pipeline.images import ImageName
-from pipeline.metrics import Metrics
+        from pipeline.metrics import Metrics
 
         class Stuck:
             def check(self):
