@@ -30,6 +30,7 @@ from pipeline.tracing import build_tracing
 from pipeline.usecases import notifying
 from pipeline.usecases.admission import Admission
 from pipeline.usecases.cancelling import Cancelling
+from pipeline.usecases.correcting import Correcting
 from pipeline.usecases.dead_letters import DeadLetters
 from pipeline.usecases.job_events import cancel_event, job_event
 from pipeline.usecases.erasing import Erasing
@@ -109,6 +110,7 @@ class Parts:
         if self.plugins.durable:
             self.workers.append(self._make_notifier_worker())
         self.removing = self._make_removing()
+        self.correcting = Correcting(self.store, self.progress_frames.corrected)
         self.erasing = Erasing(
             self.store, self.removing, [self.queue, self.notifications], forget_history=self._forget_history
         )

@@ -69,7 +69,11 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ),
         ("/api/assets/queue-status", queue.QueueStatusHandler, common | {"queue": parts.queue}),
         ("/api/assets", assets.AssetsHandler, with_progress),
-        ("/api/assets/([^/]+)", assets.AssetHandler, with_progress | {"removing": parts.removing}),
+        (
+            "/api/assets/([^/]+)",
+            assets.AssetHandler,
+            with_progress | {"removing": parts.removing, "correcting": parts.correcting},
+        ),
         ("/api/assets/([^/]+)/retry", assets.RetryHandler, with_progress),
         ("/api/assets/([^/]+)/cancel", assets.CancelHandler, with_progress | {"cancelling": parts.cancelling}),
         *_operators_routes(parts, common),

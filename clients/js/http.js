@@ -11,7 +11,7 @@ import { backoffMs, sleep } from "./delays.js";
 
 const TRIES = 5;
 const LONGEST_RETRY_AFTER_MS = 60_000;
-const TIMEOUT_MS = { GET: 30_000, POST: 300_000 }; // 300 s: as long as the server lets an upload take
+const TIMEOUT_MS = { GET: 30_000, PATCH: 30_000, POST: 300_000 }; // 300 s: as long as the server lets an upload take
 const CHUNK_BYTES = 64 * 1024;
 
 /** What the service refused, in the words of its envelope, or what kept us from reaching it. */

@@ -359,6 +359,18 @@ export class PipelineClient {
     return this.#http.request("GET", `/api/assets/${encodeURIComponent(id)}`);
   }
 
+  /**
+   * Say what is in the photo, like { brand: "Adidas", model: null }: a text counts for good, null gives the field back
+   * to the AI.
+   * @param {string} id
+   * @param {{ brand?: string | null, model?: string | null, colorway?: string | null }} said
+   * @returns {Promise<Asset>}
+   */
+  correct(id, said) {
+    const headers = { "Content-Type": "application/json" };
+    return this.#http.request("PATCH", `/api/assets/${encodeURIComponent(id)}`, { headers, body: JSON.stringify(said) });
+  }
+
   /** End the work on an asset; 409 when it has ended. @param {string} id @returns {Promise<Asset>} */
   cancel(id) {
     return this.#http.request("POST", `/api/assets/${encodeURIComponent(id)}/cancel`);

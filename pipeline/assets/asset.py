@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -38,6 +38,10 @@ CANCELLED = "Cancelled"
 CATEGORIES = ("sneaker", "lego", "camera", "other")
 # Long sides of previews, in pixels.
 PREVIEW_SIDES = (320, 1280)
+# What a person may correct.
+CORRECTABLE = ("brand", "model", "colorway")
+# So many of the last attempts and corrections are kept of each asset.
+ATTEMPTS_AT_MOST, HISTORY_AT_MOST = 10, 20
 # Of stored documents; those of version 0.1 have none.
 SCHEMA = 2
 
@@ -126,6 +130,26 @@ class Asset:
         return self.status is AssetStatus.FAILED and self.ai_metadata.error == CANCELLED
 
     @property
+    def known(self) -> AiMetadata:
+        """What is known of the photo: what the AI said, and over it what a person said."""
+        said: dict[str, Any] = {
+            name: {"value": each["value"], "confidence": 1} for name, each in self.corrections.items()
+        }
+        if not said:
+            return self.ai_metadata
+        # What a person has put right is no failure any more.
+        error = self.ai_metadata.error if self.status is AssetStatus.FAILED else None
+        return replace(self.ai_metadata, **said, error=error)
+
+    def status_when_known(self) -> AssetStatus:
+        """Return which status it has by what is known of it, once its work has ended."""
+        known = self.known
+        if known.brand and known.model:
+            return AssetStatus.ACTIVE
+        is_failed = self.ai_metadata.error is not None and not self.corrections
+        return AssetStatus.FAILED if is_failed else AssetStatus.PARTIAL
+
+    @property
     def starts(self) -> int:
         """How often its job has started and is to blame if nothing came of it."""
         return self.fence - self.excused
@@ -160,7 +184,7 @@ class Asset:
 
         urls: of its images, where our storages hold them; image_urls.py makes them.
         """
-        meta = self.ai_metadata
+        meta = self.known
         return {
             "id": self.id,
             "userId": self.user_id,
@@ -188,6 +212,9 @@ class Asset:
                 "processedAt": to_timestamp(meta.processed_at),
                 "error": meta.error,
             },
+            "corrections": {name: dict(each) for name, each in self.corrections.items()},
+            "attempts": [*map(dict, self.attempts)],
+            "provenance": dict(self.provenance) if self.provenance else None,
             "progress": progress,
             "processingJobId": self.processing_job_id,
             "createdAt": to_timestamp(self.created_at),

@@ -21,6 +21,7 @@ from pymongo.errors import DuplicateKeyError, ServerSelectionTimeoutError
 
 from pipeline.assets import mongo_indexes
 from pipeline.assets.asset import (
+    ATTEMPTS_AT_MOST,
     CANCELLED,
     AiMetadata,
     Asset,
@@ -130,11 +131,32 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments):
         processed: ImageRef | None,
         finished_at: datetime,
         previews: Mapping[str, ImageRef] | None = None,
+        attempt: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> Asset | None:
+        result = _result(status, ai_metadata, processed, finished_at, previews)
+        change = {"$set": result | {"provenance": dict(provenance) if provenance else None}}
         return await self._update(
             asset_id,
             {"processingJobId": job_id, "fence": fence, "status": AssetStatus.PROCESSING.value},
-            {"$set": _result(status, ai_metadata, processed, finished_at, previews)},
+            change | (_with_attempt(attempt) if attempt else {}),
+        )
+
+    async def add_attempt(self, asset_id: str, job_id: str, fence: int, attempt: Mapping[str, Any]) -> None:
+        await self._update(
+            asset_id,
+            {"processingJobId": job_id, "fence": fence, "status": AssetStatus.PROCESSING.value},
+            _with_attempt(attempt),
+        )
+
+    async def correct(self, seen: Asset, corrected: Asset) -> Asset | None:
+        before, after = seen.to_document(), corrected.to_document()
+        # None: documents of before have no such field.
+        same = before["corrections"] if seen.corrections else {"$in": [{}, None]}
+        return await self._update(
+            seen.id,
+            {"status": seen.status.value, "fence": seen.fence, "corrections": same},
+            {"$set": {name: after[name] for name in ("corrections", "history", "status")}},
         )
 
     async def fail(
@@ -202,6 +224,7 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments):
                     "processingJobId": job_id,
                     "aiMetadata": ai_metadata_document(AiMetadata()),
                     "images.processed": None,
+                    "provenance": None,
                     "finishedAt": None,
                 }
             },
@@ -313,6 +336,10 @@ def _result(
         "finishedAt": finished_at,
     }
     return result if previews is None else result | {"images.previews": previews_document(previews)}
+
+
+def _with_attempt(attempt: Mapping[str, Any]) -> dict[str, Any]:
+    return {"$push": {"attempts": {"$each": [dict(attempt)], "$slice": -ATTEMPTS_AT_MOST}}}
 
 
 def _object_id(asset_id: str) -> ObjectId | None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.assets.asset import (
+    ATTEMPTS_AT_MOST,
     CANCELLED,
     AiMetadata,
     Asset,
@@ -94,6 +95,11 @@ MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 MAX_INTEGER_BITS = 63
 # What SQLite says of a file that waiting does not mend.
 DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+# The asset's attempts and one more, without the oldest when there would be too many.
+WITH_ATTEMPT = (
+    f"json_insert(CASE WHEN json_array_length(COALESCE(attempts, '[]')) >= {ATTEMPTS_AT_MOST} "
+    "THEN json_remove(attempts, '$[0]') ELSE COALESCE(attempts, '[]') END, '$[#]', json(:attempt))"
+)
 CURRENT_RUN = "id = :id AND processingJobId = :job AND fence = :fence AND status = 'processing'"
 
 
@@ -223,11 +229,17 @@ class SqliteAssetStore(KeptRows, RetainedRows):
         processed: ImageRef | None,
         finished_at: datetime,
         previews: Mapping[str, ImageRef] | None = None,
+        attempt: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> Asset | None:
+        added = f", attempts = {WITH_ATTEMPT}" if attempt else ""
         return await self._update(
             "UPDATE assets SET status = :status, aiMetadata = :meta, processed = :processed, finishedAt = :finished, "
-            f"previews = COALESCE(:previews, previews), updatedAt = :now WHERE {CURRENT_RUN} RETURNING *",
+            f"previews = COALESCE(:previews, previews), provenance = :provenance{added}, updatedAt = :now "
+            f"WHERE {CURRENT_RUN} RETURNING *",
             {
+                "attempt": _json(attempt),
+                "provenance": _json(provenance),
                 "id": asset_id,
                 "job": job_id,
                 "fence": fence,
@@ -260,6 +272,27 @@ class SqliteAssetStore(KeptRows, RetainedRows):
             previews=previews,
         )
 
+    async def add_attempt(self, asset_id: str, job_id: str, fence: int, attempt: Mapping[str, Any]) -> None:
+        await self._update(
+            f"UPDATE assets SET attempts = {WITH_ATTEMPT}, updatedAt = :now WHERE {CURRENT_RUN} RETURNING *",
+            {"id": asset_id, "job": job_id, "fence": fence, "attempt": _json(attempt)},
+        )
+
+    async def correct(self, seen: Asset, corrected: Asset) -> Asset | None:
+        before, after = seen.to_document(), corrected.to_document()
+        return await self._update(
+            "UPDATE assets SET corrections = :corrections, history = :history, status = :status, updatedAt = :now "
+            "WHERE id = :id AND status = :seen AND fence = :fence AND COALESCE(corrections, '{}') = :same RETURNING *",
+            {
+                "id": seen.id,
+                "seen": seen.status.value,
+                "fence": seen.fence,
+                "same": _json(before["corrections"]),
+                "status": after["status"],
+                **{name: _json(after[name]) for name in ("corrections", "history")},
+            },
+        )
+
     async def cancel(self, asset_id: str, job_id: str, *, finished_at: datetime) -> Asset | None:
         return await self._update(
             "UPDATE assets SET status = 'failed', aiMetadata = :meta, processed = NULL, finishedAt = :finished, "
@@ -283,7 +316,7 @@ class SqliteAssetStore(KeptRows, RetainedRows):
     async def requeue(self, asset_id: str, user_id: str, job_id: str) -> Asset | None:
         return await self._update(
             "UPDATE assets SET status = 'processing', processingJobId = :job, aiMetadata = :meta, processed = NULL, "
-            "finishedAt = NULL, excused = fence, updatedAt = :now "
+            "provenance = NULL, finishedAt = NULL, excused = fence, updatedAt = :now "
             "WHERE id = :id AND userId = :user AND status IN ('failed', 'partial') AND originalGone IS NULL "
             "RETURNING *",
             {"id": asset_id, "user": user_id, "job": job_id, "meta": _meta_json(AiMetadata())},

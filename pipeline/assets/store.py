@@ -87,9 +87,11 @@ class AssetStore(Protocol):
         processed: ImageRef | None,
         finished_at: datetime,
         previews: Mapping[str, ImageRef] | None = None,
+        attempt: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> Asset | None:
         """Commit a result (active or partial) under the fence; return the asset as committed. previews: None leaves
-        those there are.
+        those there are. attempt: added to the asset's attempts, as add_attempt does.
 
         None when the asset is not `processing` by job_id with exactly this fence: a newer run exists, or it is gone.
         """
@@ -105,6 +107,15 @@ class AssetStore(Protocol):
         previews: Mapping[str, ImageRef] | None = None,
     ) -> Asset | None:
         """Commit `failed` with the error, under the same rule as finish."""
+
+    async def add_attempt(self, asset_id: str, job_id: str, fence: int, attempt: Mapping[str, Any]) -> None:
+        """Add an attempt that came to nothing, under the same rule as finish; the last ATTEMPTS_AT_MOST are kept."""
+
+    async def correct(self, seen: Asset, corrected: Asset) -> Asset | None:
+        """Commit corrections, history and status of `corrected`, a changed copy of `seen`.
+
+        None when the asset's corrections, status or fence are not those of `seen` any more, or it is gone.
+        """
 
     async def cancel(self, asset_id: str, job_id: str, *, finished_at: datetime) -> Asset | None:
         """Commit `failed` with the error CANCELLED, whichever run of the job is under way, and take the fence: what

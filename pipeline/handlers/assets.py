@@ -4,13 +4,14 @@ may do all of that with any asset.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import structlog
 
-from pipeline.assets.asset import ASSET_ID, CATEGORIES, Asset, AssetStatus, to_timestamp
+from pipeline.assets.asset import ASSET_ID, CATEGORIES, CORRECTABLE, Asset, AssetStatus, to_timestamp
 from pipeline.assets.store import AssetStore
 from pipeline.auth import USER_ID
 from pipeline.clock import utc_now
@@ -18,8 +19,10 @@ from pipeline.errors import Forbidden, NotFound, ValidationError
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.polling import MAX_WAIT_SECONDS, Polling
 from pipeline.handlers.query import Query, encode_cursor
+from pipeline.texts import clean
 from pipeline.usecases.admission import Admission
 from pipeline.usecases.cancelling import Cancelling
+from pipeline.usecases.correcting import Correcting
 from pipeline.usecases.progress import Progress
 from pipeline.usecases.removing import Removing
 from pipeline.usecases.submission import Submission
@@ -27,6 +30,9 @@ from pipeline.tracing import OFF, Tracing
 
 T = TypeVar("T")
 Read = Callable[[], Awaitable[T]]
+MAX_CORRECTION_BYTES = 16 * 1024
+MAX_VALUE_LENGTH = 200
+UNKNOWN_FIELD = f"Must be one of: {', '.join(CORRECTABLE)}"
 STORED_ID = re.compile(r"[0-9a-f]{24}")
 
 
@@ -115,7 +121,7 @@ class AssetsHandler(_Handler):
 
 
 class AssetHandler(_Handler):
-    """GET and DELETE /api/assets/{id}."""
+    """GET, PATCH and DELETE /api/assets/{id}."""
 
     route = "/api/assets/{id}"
 
@@ -136,9 +142,24 @@ class AssetHandler(_Handler):
         asset = await self._polled(read, is_done, user_id=owner, seconds=wait, about=asset_id)
         self.reply((await self.progress.shown([asset]))[0])
 
-    def initialize(self, *, removing: Removing, **common: Any) -> None:  # type: ignore[override]
+    def initialize(  # type: ignore[override]
+        self, *, removing: Removing, correcting: Correcting, **common: Any
+    ) -> None:
         super().initialize(**common)
         self.removing = removing
+        self.correcting = correcting
+        self._body = b""
+
+    def data_received(self, chunk: bytes) -> None:
+        super().data_received(chunk)
+        # One byte more than is taken tells that there were too many.
+        self._body += chunk[: MAX_CORRECTION_BYTES + 1 - len(self._body)]
+
+    async def patch(self, asset_id: str) -> None:
+        """Correct what the AI said, or give it back."""
+        caller, asset_id = await self.authenticate(), _asset_id(asset_id)
+        asset = await self.correcting.correct(asset_id, caller.user_id, read_corrections(self._body))
+        self.reply((await self.progress.shown([asset]))[0])
 
     async def delete(self, asset_id: str) -> None:
         subject = await self.subject()
@@ -172,6 +193,33 @@ class CancelHandler(_Handler):
         subject = await self.subject()
         asset = await self.cancelling.cancel(_asset_id(asset_id), subject, self.request_id)
         self.reply((await self.progress.shown([asset]))[0])
+
+
+def read_corrections(body: bytes) -> dict[str, str | None]:
+    """Return what the body of a PATCH says, field -> text or None; ValidationError names every fault."""
+    if len(body) > MAX_CORRECTION_BYTES:
+        raise ValidationError.of("body", f"Must have at most {MAX_CORRECTION_BYTES} bytes")
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        said = None
+    if not isinstance(said, dict) or not said:
+        example = '{"brand": "Adidas", "model": null}'
+        raise ValidationError.of("body", f"Must be a JSON object with some of {', '.join(CORRECTABLE)}, like {example}")
+    faults = []
+    corrections: dict[str, str | None] = {}
+    for name, value in said.items():
+        if name not in CORRECTABLE:
+            faults.append({"field": clean(str(name))[:MAX_VALUE_LENGTH], "message": UNKNOWN_FIELD})
+            continue
+        text = clean(value).strip() if isinstance(value, str) else value
+        if text is not None and not (isinstance(text, str) and 0 < len(text) <= MAX_VALUE_LENGTH):
+            faults.append({"field": name, "message": f"Must be a text of 1 to {MAX_VALUE_LENGTH} characters, or null"})
+        else:
+            corrections[name] = text
+    if faults:
+        raise ValidationError("Invalid correction", details=faults)
+    return corrections
 
 
 def is_done(asset: Asset) -> bool:

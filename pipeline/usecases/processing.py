@@ -7,11 +7,12 @@ overtaken matches nothing, however late it comes.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
@@ -22,15 +23,17 @@ from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef, proc
 from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
-from pipeline.errors import DependencyUnavailable, PermanentJobError
+from pipeline.errors import DependencyUnavailable, PermanentJobError, PipelineError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
 from pipeline.hooks.providers import Witness
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import AlreadyOver
 from pipeline.queue.job import Job, NewJob
-from pipeline.texts import HALVES
+from pipeline.texts import HALVES, cause_of
 from pipeline.tracing import OFF, Tracing
+from pipeline.usecases.attempts import Attempt
 from pipeline.usecases.committing import until_stored
+from pipeline.usecases.correcting import settle_status
 from pipeline.usecases.endings import Endings
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs
@@ -38,6 +41,8 @@ from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.storage import ImageStorage
 
 log = structlog.get_logger(__name__)
+
+NOTE_SECONDS = 1.0
 
 
 class Plugins(ImageStorage, Protocol):
@@ -70,6 +75,7 @@ class Announcer(Protocol):
 class _Result:
     asset: Asset
     analysis: Analysis
+    attempt: Attempt
 
 
 class Processing:
@@ -134,9 +140,26 @@ class Processing:
             timeout_seconds=self._provider_timeout_seconds,
             trace_context=job.trace_context,
         )
-        with self._witness(job) as witness:
-            analysis = await self._plugins.analyze(request, partial(self._read, asset), job.tries, witness)
-        return _Result(asset, analysis)
+        attempt = Attempt(job)
+        try:
+            with self._witness(job) as witness:
+                read = partial(self._read, asset)
+                analysis = await self._plugins.analyze(request, read, job.tries, attempt.before(witness))
+        except Exception as error:
+            await self._note(asset, attempt, error)
+            raise
+        return _Result(asset, analysis, attempt)
+
+    async def _note(self, asset: Asset, attempt: Attempt, error: Exception) -> None:
+        """Keep an attempt that failed, if the store takes it soon: the error is worth more than its record."""
+        reason = error.message if isinstance(error, PipelineError) else "Processing failed"
+        try:
+            async with asyncio.timeout(NOTE_SECONDS):
+                await self._store.add_attempt(
+                    asset.id, asset.processing_job_id, asset.fence, attempt.ended("failed", reason)
+                )
+        except (PipelineError, TimeoutError) as fault:
+            log.warning("attempt_not_kept", cause=cause_of(fault))
 
     async def commit(self, job: Job, result: _Result) -> None:
         """Save the processed image, commit the result under its run's fence and send the event.
@@ -144,45 +167,45 @@ class Processing:
         NotStorable when the store will never take the result.
         """
         processed = await self._keep_processed(result.asset, result.analysis)
-        await self._endings.reach(self._commit_and_tell(job, result.asset, result.analysis, processed))
+        await self._endings.reach(self._commit_and_tell(job, result, processed))
 
-    async def _commit_and_tell(
-        self, job: Job, asset: Asset, analysis: Analysis, processed: ImageRef | None
-    ) -> None:
+    async def _commit_and_tell(self, job: Job, result: _Result, processed: ImageRef | None) -> None:
         saved = [processed.name] if processed and processed.name else []
         try:
             with self._tracing.step("commit"):
-                finished = await self._commit_result(job, asset, analysis, processed)
+                finished = await self._commit_result(job, result, processed)
         except BaseException:
             # Refused, or cancelled long after the lease was lost: the store knows whether the result stands.
             self._leftovers.discard_later(saved)
             raise
         if finished is None:
             await self._leftovers.discard(saved)
-            await self._drop(asset)
+            await self._drop(result.asset)
             return
         await self._announce(finished)
         if self._announcer.is_durable:
             await self._kept.forget(job.id)
 
-    async def _commit_result(
-        self, job: Job, asset: Asset, analysis: Analysis, processed: ImageRef | None
-    ) -> Asset | None:
-        is_complete = bool(analysis.brand.value and analysis.model.value)
-        return await self._commit(
+    async def _commit_result(self, job: Job, result: _Result, processed: ImageRef | None) -> Asset | None:
+        asset, found = result.asset, _metadata(result.analysis, None)
+        attempt, provenance = result.attempt.ended("completed"), result.attempt.provenance()
+        finished = await self._commit(
             job,
             asset,
             lambda now: self._store.finish(
                 asset.id,
                 job.id,
                 asset.fence,
-                status=AssetStatus.ACTIVE if is_complete else AssetStatus.PARTIAL,
-                ai_metadata=_metadata(analysis, now),
+                status=replace(asset, ai_metadata=found).status_when_known(),
+                ai_metadata=replace(found, processed_at=now),
                 processed=processed,
                 finished_at=now,
+                attempt=attempt,
+                provenance=provenance,
             ),
             is_kept=self._announcer.is_durable,
         )
+        return await until_stored(lambda: settle_status(self._store, finished)) if finished else None
 
     async def give_up(self, job: Job, message: str) -> None:
         """Mark the asset failed with that message, keep the dead letter and send the failure event."""

@@ -85,6 +85,19 @@ class ProgressFrames:
         """Tell that the asset is gone."""
         self._tell(asset.user_id, Subject.of(asset), {"event": "asset_deleted", "assetId": asset.id}, True)
 
+    def corrected(self, asset: Asset) -> None:
+        """Tell that a person corrected the asset."""
+        known = asset.known
+        found = {"brand": known.brand, "model": known.model, "colorway": known.colorway}
+        event = {
+            "event": "asset_corrected",
+            "assetId": asset.id,
+            "status": asset.status.value,
+            "aiMetadata": found,
+            "fields": sorted(asset.corrections),
+        }
+        self._tell(asset.user_id, Subject.of(asset), event, True)
+
     def tell(self, job: Job, event: Mapping[str, Any], elsewhere: bool) -> None:
         """Tell what a job does, as `elsewhere` says in `queued`."""
         data = {name: str(job.data.get(name, "")) for name in ("assetId", "userId", "category")}

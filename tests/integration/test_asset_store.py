@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import asyncio
 import re
 import secrets
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 from tornado.ioloop import IOLoop
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef
+from pipeline.assets.asset import ATTEMPTS_AT_MOST, AiMetadata, Asset, AssetStatus, ImageRef
 from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore, Kept, KeyRecord
@@ -668,3 +669,33 @@ async def test_sqlite_reads_are_served_by_indexes(tmp_path: Path, monkeypatch: p
             plan = "; ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values))
             assert re.fullmatch(r"SEARCH assets USING (PRIMARY KEY|INDEX \w+) \(.*\)", plan), f"{sql}: {plan}"
     await store.close()
+
+
+@pytest.mark.gen_test
+async def test_attempts_and_provenance_are_kept(store: AssetStore) -> None:
+    """Those of the run that finishes and of those before it; a stale run adds none; requeue keeps the attempts."""
+    asset = await create(store)
+    begun = await begin(store, asset)
+    for number in range(ATTEMPTS_AT_MOST + 1):
+        await store.add_attempt(asset.id, asset.processing_job_id, begun.fence, {"attempt": number, "reason": "é"})
+    await store.add_attempt(asset.id, asset.processing_job_id, begun.fence + 1, {"attempt": 99})
+    done = await finish(store, begun, begun.fence, attempt={"attempt": 20}, provenance={"provider": "x"}, previews={})
+    assert done is not None and done.provenance == {"provider": "x"}
+    assert [each["attempt"] for each in done.attempts] == [*range(2, ATTEMPTS_AT_MOST + 1), 20]
+    assert await store.get(asset.id) == done
+
+
+@pytest.mark.gen_test
+async def test_correction_is_committed_only_over_what_was_seen(store: AssetStore) -> None:
+    """Not over another correction, a newer run or another status; also on a document that never had one."""
+    asset = await create_finished(store, AssetStatus.PARTIAL)
+    first = dataclasses.replace(asset, corrections={"brand": {"value": "A", "by": "u", "at": "t"}})
+    corrected = await store.correct(asset, first)
+    assert corrected is not None and corrected.corrections == first.corrections
+    assert await store.correct(asset, first) is None
+    active = dataclasses.replace(corrected, status=AssetStatus.ACTIVE, history=({"field": "brand", "value": "A"},))
+    stored = await store.correct(corrected, active)
+    assert stored is not None and (stored.status, stored.history) == (AssetStatus.ACTIVE, active.history)
+    assert await store.correct(corrected, first) is None
+    assert await store.delete(asset.id, asset.user_id) is not None
+    assert await store.correct(stored, active) is None

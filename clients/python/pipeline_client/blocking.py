@@ -86,6 +86,10 @@ class BlockingClient:
         """End the work on an asset: it fails with the error "Cancelled", and its event comes."""
         return self._wait_for(self._client.cancel(asset_id))
 
+    def correct(self, asset_id: str, **said: str | None) -> dict[str, Any]:
+        """Say what is in the photo, as brand="Adidas", model=None: a text counts for good, None asks the AI again."""
+        return self._wait_for(self._client.correct(asset_id, **said))
+
     def delete(self, asset_id: str) -> None:
         """Remove the asset with its images."""
         self._wait_for(self._client.delete(asset_id))

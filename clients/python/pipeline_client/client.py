@@ -120,6 +120,10 @@ class Client:
         """End the work on an asset: it fails with the error "Cancelled", and its event comes."""
         return await self._http.request("POST", f"/api/assets/{asset_id}/cancel")
 
+    async def correct(self, asset_id: str, **said: str | None) -> dict[str, Any]:
+        """Say what is in the photo, as brand="Adidas", model=None: a text counts for good, None asks the AI again."""
+        return await self._http.request("PATCH", f"/api/assets/{asset_id}", json=said)
+
     async def delete(self, asset_id: str) -> None:
         """Remove the asset with its images."""
         await self._http.request("DELETE", f"/api/assets/{asset_id}")
