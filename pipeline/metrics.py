@@ -181,6 +181,10 @@ class Metrics:
         self.expired = self._counter("expired", "Assets and originals that were kept for long enough.", "what")
         _start(self.expired, ("assets", "originals"))
         self.damaged_assets = self._counter("damaged_assets", "Documents of assets that could not be read, each once.")
+        self.previews = self._counter(
+            "previews", "Photos whose previews were made, or could not be, or not in time.", "outcome"
+        )
+        _start(self.previews, ("made", "failed", "late"))
         self.images_swept = self._counter("images_swept", "Stored images removed because no asset names them.")
         self.event_seconds = self._histogram(
             "event_seconds", "From a result's commit to its event being sent, here and by Redis.", EVENT_SECONDS

@@ -38,6 +38,7 @@ from pipeline.usecases.expiry import Expiry
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
 from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.previews import Previews
 from pipeline.usecases.processing import Processing
 from pipeline.usecases.progress import Progress
 from pipeline.usecases.progress_frames import ProgressFrames
@@ -181,6 +182,9 @@ class Parts:
             self.metrics,
             leftovers=self.leftovers,
             urls=self.image_urls,
+            previews=Previews(
+                self.plugins, self.plugins.sandbox if settings.preview_processes else None, self.metrics
+            ),
             provider_timeout_seconds=settings.provider_timeout_seconds,
             max_starts=settings.job_attempts + settings.max_stalls,
             witness=self.reports.analysis,

@@ -189,6 +189,12 @@ class Settings(BaseSettings):
         ge=0,
         le=7 * 24 * 3600,
     )
+    preview_processes: int = _f(
+        1,
+        "Child processes that make previews of photos, each one photo at a time, behind everything else; 0 makes none.",
+        ge=0,
+        le=64,
+    )
     upload_timeout_seconds: float = _f(300, "Longest a body may take to arrive: 10 MB at 35 kB/s.", gt=0)
     idempotency_seconds: int = _f(
         86_400, "How long an Idempotency-Key stands for its first answer: a day of client retries.", ge=60

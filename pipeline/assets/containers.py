@@ -17,10 +17,14 @@ from pipeline.sandbox.header import Header
 
 HEAD_BYTES = 30
 MAX_PIECES = 10_000  # a photo of 200 megapixels in tiles has a thousand
-WEBP_EXIF, WEBP_ALPHA = 0x08, 0x10
+WEBP_ALPHA = 0x10
 # The major brands that Pillow's openers take.
 BRANDS = {b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 ALPHA = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1")
+
+
+class CutOff(ValueError):
+    """The file is shorter than it says."""
 
 
 def is_webp(head: bytes) -> bool:
@@ -33,39 +37,23 @@ def is_heif(head: bytes) -> bool:
     return head[4:8] == b"ftyp" and head[8:12] in BRANDS
 
 
-def read_webp(file: BinaryIO) -> tuple[Header, bytes]:
-    """Return the header of a WebP, and its EXIF, b"" when it has none."""
+def read_webp(file: BinaryIO) -> Header:
+    """Return the header of a WebP."""
     file.seek(0)
     head = file.read(HEAD_BYTES)
     if int.from_bytes(head[4:8], "little") + 8 > file.seek(0, os.SEEK_END):
-        raise ValueError("cut off")
+        raise CutOff
     kind, content = head[12:16], head[20:]
     if kind == b"VP8X":
         width, height = (1 + int.from_bytes(content[at : at + 3], "little") for at in (4, 7))
-        exif = _webp_chunk(file, b"EXIF") if content[0] & WEBP_EXIF else b""
-        return Header("WEBP", "RGBA" if content[0] & WEBP_ALPHA else "RGB", width, height), exif
+        return Header("WEBP", "RGBA" if content[0] & WEBP_ALPHA else "RGB", width, height)
     if kind == b"VP8L" and content[0] == 0x2F:
         bits = int.from_bytes(content[1:5], "little")
-        return Header("WEBP", "RGBA", 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)), b""
+        return Header("WEBP", "RGBA", 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF))
     if kind == b"VP8 " and content[3:6] == b"\x9d\x01\x2a":
         width, height = struct.unpack_from("<HH", content, 6)
-        return Header("WEBP", "RGB", width & 0x3FFF, height & 0x3FFF), b""
+        return Header("WEBP", "RGB", width & 0x3FFF, height & 0x3FFF)
     raise ValueError("no WebP")
-
-
-def _webp_chunk(file: BinaryIO, wanted: bytes) -> bytes:
-    """Return the first chunk of that name, b"" when there is none."""
-    at = 12
-    for _ in range(MAX_PIECES):
-        file.seek(at)
-        head = file.read(8)
-        if len(head) < 8:
-            return b""
-        size = int.from_bytes(head[4:], "little")
-        if head[:4] == wanted:
-            return file.read(size)
-        at += 8 + size + size % 2
-    raise ValueError("more pieces than any photo has")
 
 
 def read_heif(file: BinaryIO) -> tuple[Header, tuple[int, int]]:
@@ -101,7 +89,7 @@ def _meta(file: BinaryIO) -> bytes:
             size, start = int.from_bytes(head[8:]), 16
         size = size or end - at
         if len(head) < start or size < start or at + size > end:
-            raise ValueError("cut off")
+            raise CutOff
         if head[4:8] == b"meta" and not meta:
             file.seek(at + start)
             meta = file.read(size - start)

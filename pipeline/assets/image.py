@@ -12,12 +12,14 @@ import warnings
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
-from PIL import ExifTags, Image
+from PIL import Image
 
 from pipeline.assets import containers
+from pipeline.assets.beginnings import begins
 from pipeline.errors import ValidationError
 from pipeline.sandbox import cost
 from pipeline.sandbox.header import Header, header_of
+from pipeline.sandbox.orientation import SIDEWAYS, orientation_of, png_exif
 
 # What Pillow has to say about a damaged file is the client's doing; each new text would also be remembered for ever.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -34,7 +36,8 @@ CONTENT_TYPES = {
 # Photos need a few hundred reads. A file of a million tiny segments takes Pillow over a minute (it joins EXIF parts one
 # by one) and holds up every other thread meanwhile.
 MAX_READS = 10_000
-SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+NOT_WHOLE = "Must be a whole image: the file is shorter than it says"
+CUT_OFF = "Must be a whole image: the file ends before its picture begins"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +61,12 @@ def inspect(file: BinaryIO, max_pixels: int, decode_memory_mb: int) -> ImageInfo
     size = file.seek(0, os.SEEK_END)
     try:
         header, (width, height) = _read_header(file)
-        fault = cost.find_fault(header, file, max_pixels, decode_memory_mb)
+        fault = "" if begins(header, file) else CUT_OFF
+        fault = fault or cost.find_fault(header, file, max_pixels, decode_memory_mb)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _invalid(cost.too_many_pixels(max_pixels)) from error
+    except containers.CutOff as error:
+        raise _invalid(NOT_WHOLE) from error
     # The parsers raise nearly anything on damaged bytes: SyntaxError, struct.error, OverflowError, MemoryError, ...
     except Exception as error:
         raise _invalid("Must be an image: JPEG, PNG, WebP, GIF, AVIF or HEIC") from error
@@ -79,13 +85,15 @@ def _read_header(file: BinaryIO) -> tuple[Header, tuple[int, int]]:
     if containers.is_heif(head):
         return containers.read_heif(file)
     if containers.is_webp(head):
-        header, exif = containers.read_webp(file)
+        header, exif = containers.read_webp(file), b""
     else:
         with Image.open(cast(BinaryIO, _Rationed(file)), formats=FORMATS) as image:
-            # Not image.getexif(): for a PNG it decodes the picture to look for EXIF behind it.
             header, exif = header_of(image), image.info.get("exif", b"")
+        if header.format == "PNG":
+            # Not image.getexif(): it decodes the picture to look for EXIF behind it.
+            exif = png_exif(file)
     size = header.width, header.height
-    return header, (size[::-1] if _orientation(exif) in SIDEWAYS else size)
+    return header, (size[::-1] if orientation_of(header.format, exif) in SIDEWAYS else size)
 
 
 class _Rationed:
@@ -101,18 +109,6 @@ class _Rationed:
         if self._reads_left < 0:
             raise ValueError("more pieces than any photo has")
         return self._read(size)
-
-
-def _orientation(raw: bytes) -> int | None:
-    if not raw:
-        return None
-    exif = Image.Exif()
-    try:
-        exif.load(raw)
-        orientation = exif.get(ExifTags.Base.Orientation)
-    except Exception:  # broken EXIF in an otherwise good photo is common, and no reason to refuse it
-        return None
-    return orientation if isinstance(orientation, int) else None
 
 
 def _invalid(detail: str) -> ValidationError:

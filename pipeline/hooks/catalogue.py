@@ -127,7 +127,9 @@ class Catalogue:
             NOTIFIER: tuple(dict.fromkeys(settings.notifiers)),
         }
         # Starts no process before a plugin calls it. Whoever builds plugins closes it.
-        self.sandbox = Sandbox(settings.decode_memory_mb, settings.max_image_pixels)
+        self.sandbox = Sandbox(
+            settings.decode_memory_mb, settings.max_image_pixels, settings.preview_processes or 1
+        )
         self._settings = settings
         self._offers: dict[tuple[Kind, str], Offer] = {}
         self._own: dict[str, type[PluginSettings]] = {}

@@ -72,7 +72,7 @@ class PluginManager:
         self.notifier_holds = SharedBreakers(durable, {name: (name,) for name in durable})
         self._hooked = Hooked(hooks, settings)
         self._tracing = tracing
-        self._sandbox = sandbox
+        self.sandbox = sandbox
 
     @property
     def all(self) -> tuple[BoundPlugin, ...]:
@@ -139,8 +139,8 @@ class PluginManager:
 
     async def check_sandbox(self) -> None:
         """Return unless the child processes that read photos do not start; DependencyUnavailable then."""
-        if self._sandbox is not None:
-            await self._sandbox.check()
+        if self.sandbox is not None:
+            await self.sandbox.check()
 
     @property
     def durable(self) -> tuple[str, ...]:
@@ -210,8 +210,8 @@ class PluginManager:
         called = (*self._asked, *self._notifiers.values())
         closing = (self._hooked.close(), self.storages.close(), *(plugin.close() for plugin in called))
         await asyncio.gather(*closing)
-        if self._sandbox is not None:
-            await self._sandbox.close()
+        if self.sandbox is not None:
+            await self.sandbox.close()
 
     async def _notify(self, notifier: BoundPlugin, event: Mapping[str, Any], user_id: str) -> None:
         breaker = notifier.breaker("notify")

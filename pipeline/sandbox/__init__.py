@@ -6,6 +6,18 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Preview:
+    """A small picture of a photo. side: the most it was to be wide and high. width, height: what it is, in pixels.
+    content: WebP.
+    """
+
+    side: int
+    width: int
+    height: int
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
     """Decoded pixels. width, height: in pixels. rgb: three bytes for each pixel, row by row from the top left."""
 

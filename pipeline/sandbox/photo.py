@@ -3,31 +3,52 @@
 from __future__ import annotations
 
 import io
+import os
 from typing import Any
 
 import pillow_heif
-from PIL import AvifImagePlugin, ExifTags, Image, ImageOps
+from PIL import AvifImagePlugin, Image, ImageCms, ImageFile
 
 from pipeline.errors import PermanentJobError
 from pipeline.sandbox import limits
 from pipeline.sandbox.cost import LONG_SIDE_PIXELS, find_fault, reduce_factor
 from pipeline.sandbox.header import header_of
+from pipeline.sandbox.orientation import orientation_of, png_exif
 
 pillow_heif.register_heif_opener()
 # What they need must not depend on how many cores there are; the cores are for OCR.
 pillow_heif.options.DECODE_THREADS = AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
+SHOWN_IN_PART = ("JPEG", "MPO", "PNG", "GIF")
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "HEIF")
 STRIP_ROWS = 64
 # What a photo may take of the processor, lest one that hangs keep all others waiting for as long as the largest one
 # may take: five to ten times what it takes on a machine of today.
 OPEN_CPU_SECONDS, PIXEL_CPU_SECONDS = 3.0, 0.25e-6
+NICE = 10
+# Half the time of Pillow's default method for 2 % more bytes.
+WEBP_QUALITY, WEBP_METHOD = 80, 2
+SRGB = ImageCms.createProfile("sRGB")
 BEHIND_TRANSPARENCY = (255, 255, 255)
 Image.MAX_IMAGE_PIXELS = None  # find_fault knows better
 
 
 def prepare() -> None:
     """Called by a child before its first photo, which would else pay with its time for the imports above."""
+
+
+def prepare_previews() -> None:
+    """Called by a child that makes previews: they may wait for whatever else the machine has to do."""
+    os.nice(NICE)
 
 
 def reduce(content: bytes, long_side: int, max_pixels: int, max_mb: int) -> list[Any]:
@@ -43,13 +64,48 @@ def reduce_to_jpeg(content: bytes, long_side: int, quality: int, max_pixels: int
     return file.getvalue()
 
 
-def read_photo(content: bytes, long_side: int, max_pixels: int, max_mb: int) -> Image.Image:
-    """Return the picture in RGB, turned as its EXIF says, at most long_side wide and high.
+def previews(content: bytes, sides: list[int], max_pixels: int, max_mb: int) -> list[Any]:
+    """Return [side, width, height, WebP] for each side: the photo upright, in sRGB, at most that wide and high.
+
+    Decoded once; never enlarged; with its transparency; with nothing of what its file tells. Other arguments and errors
+    as read_photo has them.
+    """
+    photo = _in_srgb(read_photo(content, max(sides), max_pixels, max_mb, keeps_alpha=True))
+    made = []
+    for side in sorted(sides, reverse=True):
+        photo.thumbnail((side, side), Image.Resampling.LANCZOS)
+        file = io.BytesIO()
+        photo.save(file, "WEBP", quality=WEBP_QUALITY, method=WEBP_METHOD, icc_profile=b"", exif=b"")
+        made.append([side, *photo.size, file.getvalue()])
+    return made
+
+
+def _in_srgb(photo: Image.Image) -> Image.Image:
+    """Return the picture with the colours that its profile means; one without, or with a broken one, as it is."""
+    profile = photo.info.get("icc_profile")
+    if not profile:
+        return photo
+    try:
+        embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if embedded.profile.xcolor_space.strip() != "RGB":
+            return photo  # of the grey or CMYK that decoding has already made RGB of
+        converted = ImageCms.profileToProfile(photo, embedded, SRGB, ImageCms.Intent.PERCEPTUAL, outputMode=photo.mode)
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return photo
+    return converted or photo
+
+
+def read_photo(
+    content: bytes, long_side: int, max_pixels: int, max_mb: int, *, keeps_alpha: bool = False
+) -> Image.Image:
+    """Return the picture in RGB, upright, at most long_side wide and high.
 
     long_side: at most LONG_SIDE_PIXELS. max_pixels, max_mb: what it may have and need, see cost.find_fault.
-    Of a picture with several frames the first counts. Raises PermanentJobError for bytes that are no picture, a damaged
-    one, or one that has or needs more. A JPEG is decoded at reduced size; of other formats no second full-size copy is
-    ever made, so 100 megapixels cost what their own pixels need.
+    keeps_alpha: a picture with transparency comes in RGBA, otherwise on white.
+    Of a picture with several frames the first counts, of one that was cut off what there is.
+    Raises PermanentJobError for bytes that are no picture, a damaged one, or one that has or needs more. A JPEG is
+    decoded at reduced size; of other formats no second full-size copy is ever made, so 100 megapixels cost what their
+    own pixels need.
     """
     limits.allow(OPEN_CPU_SECONDS)
     try:
@@ -58,9 +114,12 @@ def read_photo(content: bytes, long_side: int, max_pixels: int, max_mb: int) -> 
                 raise PermanentJobError(f"The photo cannot be read: {fault[0].lower()}{fault[1:]}")
             limits.allow(OPEN_CPU_SECONDS + image.width * image.height * PIXEL_CPU_SECONDS)
             image.draft("RGB", (LONG_SIDE_PIXELS, LONG_SIDE_PIXELS))
+            # What was cut off is shown as far as it goes, as every viewer does; pillow_heif would show nothing at all.
+            ImageFile.LOAD_TRUNCATED_IMAGES = image.format in SHOWN_IN_PART
             image.load()
-            small = _reduce(image)
-            small.getexif()[ExifTags.Base.Orientation] = _orientation(image)
+            small = _reduce(image, keeps_alpha)
+            small.info = {"icc_profile": image.info.get("icc_profile")}
+            small = _turned(small, image, content)
     except (MemoryError, PermanentJobError):
         raise
     # The parsers raise nearly anything on damaged bytes: SyntaxError, struct.error, OverflowError, ...
@@ -68,28 +127,42 @@ def read_photo(content: bytes, long_side: int, max_pixels: int, max_mb: int) -> 
         raise PermanentJobError("The photo cannot be read: the file is damaged or not an image") from error
     for side in (LONG_SIDE_PIXELS, long_side):
         small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return ImageOps.exif_transpose(small)
-
-
-def _reduce(image: Image.Image) -> Image.Image:
-    """Return the picture in RGB at 1/n of its size, n as large as still leaves twice what is needed."""
-    factor = reduce_factor(image.size)
-    small = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)), BEHIND_TRANSPARENCY)
-    step = factor * STRIP_ROWS
-    # In strips: converting or reducing in one piece would hold the full-size pixels two or three times.
-    for top in range(0, image.height, step):
-        strip = image.crop((0, top, image.width, min(top + step, image.height)))
-        if strip.has_transparency_data:
-            strip = strip.convert("RGBA").reduce(factor)
-            small.paste(strip, (0, top // factor), mask=strip)
-        else:
-            small.paste(strip.convert("RGB").reduce(factor), (0, top // factor))
     return small
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # broken EXIF in an otherwise good photo is common, and no reason to refuse it
-        return 1
-    return orientation if isinstance(orientation, int) else 1
+def _reduce(image: Image.Image, keeps_alpha: bool) -> Image.Image:
+    """Return the picture at 1/n of its size, n as large as still leaves twice what is needed."""
+    factor = reduce_factor(image.size)
+    size = -(-image.width // factor), -(-image.height // factor)
+    is_transparent = keeps_alpha and image.has_transparency_data
+    small = Image.new("RGBA", size) if is_transparent else Image.new("RGB", size, BEHIND_TRANSPARENCY)
+    step = factor * STRIP_ROWS
+    # In strips: converting or reducing in one piece would hold the full-size pixels two or three times.
+    for top in range(0, image.height, step):
+        strip = _in_eight_bits(image.crop((0, top, image.width, min(top + step, image.height))))
+        at = (0, top // factor)
+        if strip.has_transparency_data:
+            strip = strip.convert("RGBA").reduce(factor)
+            small.paste(strip, at, mask=None if is_transparent else strip)
+        else:
+            small.paste(strip.convert(small.mode).reduce(factor), at)
+    return small
+
+
+def _in_eight_bits(strip: Image.Image) -> Image.Image:
+    """Return the strip with samples of eight bits: Pillow would cut off what is brighter."""
+    if not strip.mode.startswith("I;16"):
+        return strip
+    transparent = strip.info.pop("transparency", None)
+    grey = strip.point(lambda value: value * (1 / 256)).convert("L")
+    if isinstance(transparent, int):
+        grey.info["transparency"] = transparent >> 8
+    return grey
+
+
+def _turned(small: Image.Image, image: Image.Image, content: bytes) -> Image.Image:
+    """Return the reduced picture upright. image: what it was reduced from; content: the file."""
+    exif = png_exif(io.BytesIO(content)) if image.format == "PNG" else image.info.get("exif", b"")
+    kind = "JPEG" if image.format == "MPO" else str(image.format)
+    turn = TURNS.get(orientation_of(kind, exif))
+    return small.transpose(turn) if turn is not None else small

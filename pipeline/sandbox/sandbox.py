@@ -6,11 +6,11 @@ None is started before its first call. hooks/protocols.py says what each method 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline.errors import DependencyUnavailable, RetryableJobError
-from pipeline.sandbox import Picture, photo
+from pipeline.sandbox import Picture, Preview, photo
 from pipeline.sandbox.cost import LONG_SIDE_PIXELS
 from pipeline.sandbox.pool import FAILED, Pool
 
@@ -24,11 +24,21 @@ DECODE_CPU_SECONDS = 20.0
 class Sandbox:
     """Calls functions in children that are ended when they take too much. Built from Settings by the catalogue."""
 
-    def __init__(self, decode_memory_mb: int = 1024, max_image_pixels: int = 200_000_000) -> None:
-        """decode_memory_mb, max_image_pixels: what a photo may need and have, as the border knows it."""
+    def __init__(
+        self, decode_memory_mb: int = 1024, max_image_pixels: int = 200_000_000, preview_processes: int = 1
+    ) -> None:
+        """decode_memory_mb, max_image_pixels: what a photo may need and have, as the border knows it.
+        preview_processes: in how many children previews are made.
+        """
         self._limits = (max_image_pixels, decode_memory_mb)
         self._light = Pool("light", setup=photo.prepare, memory_mb=decode_memory_mb + ROOM_MB)
-        self._pools = [self._light]
+        self._previews = Pool(
+            "previews",
+            setup=photo.prepare_previews,
+            processes=preview_processes,
+            memory_mb=decode_memory_mb + ROOM_MB,
+        )
+        self._pools = [self._light, self._previews]
 
     async def run(
         self,
@@ -76,6 +86,17 @@ class Sandbox:
             photo.reduce_to_jpeg, *args, seconds=seconds, cpu_seconds=DECODE_CPU_SECONDS, wait_seconds=wait_seconds
         )
         return found
+
+    async def previews(self, content: bytes, sides: Sequence[int]) -> Sequence[Preview]:
+        """Return the photo upright, in sRGB, as WebP, in those sizes."""
+        args = (content, list(sides), *self._limits)
+        found = await self._previews.run(
+            photo.previews, *args, seconds=DECODE_SECONDS, cpu_seconds=DECODE_CPU_SECONDS
+        )
+        made = [Preview(*each) for each in found]
+        if [each.side for each in made] != sorted(sides, reverse=True) or not all(each.content for each in made):
+            raise RetryableJobError(FAILED)
+        return made
 
     def pool(
         self, name: str, *, setup: Callable[[], Any] | None = None, processes: int = 1, memory_mb: int = 1024

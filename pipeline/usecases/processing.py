@@ -26,9 +26,11 @@ from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, PermanentJobError, PipelineError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
 from pipeline.hooks.providers import Witness
+from pipeline.images import ImageName
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import AlreadyOver
 from pipeline.queue.job import Job, NewJob
+from pipeline.supervision import cancel
 from pipeline.texts import HALVES, cause_of
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.attempts import Attempt
@@ -38,6 +40,7 @@ from pipeline.usecases.endings import Endings
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.previews import Previews
 from pipeline.usecases.storage import ImageStorage
 
 log = structlog.get_logger(__name__)
@@ -76,6 +79,7 @@ class _Result:
     asset: Asset
     analysis: Analysis
     attempt: Attempt
+    previews: Mapping[str, ImageRef] | None
 
 
 class Processing:
@@ -91,6 +95,7 @@ class Processing:
         *,
         leftovers: Leftovers,
         urls: ImageUrls,
+        previews: Previews,
         provider_timeout_seconds: float = 90,
         max_starts: int = 6,
         witness: Callable[[Job], AbstractContextManager[Witness | None]] = lambda job: nullcontext(),
@@ -108,6 +113,7 @@ class Processing:
         self._metrics = metrics
         self._leftovers = leftovers
         self._urls = urls
+        self._previews = previews
         self._provider_timeout_seconds = provider_timeout_seconds
         self._max_starts = max_starts
         self._witness = witness
@@ -140,15 +146,17 @@ class Processing:
             timeout_seconds=self._provider_timeout_seconds,
             trace_context=job.trace_context,
         )
-        attempt = Attempt(job)
+        attempt, read = Attempt(job), once(partial(self._read, asset))
+        previews = asyncio.create_task(self._previews.of(asset, read), name=f"previews of {asset.id}")
         try:
             with self._witness(job) as witness:
-                read = partial(self._read, asset)
                 analysis = await self._plugins.analyze(request, read, job.tries, attempt.before(witness))
+            return _Result(asset, analysis, attempt, await previews)
         except Exception as error:
             await self._note(asset, attempt, error)
             raise
-        return _Result(asset, analysis, attempt)
+        finally:
+            await cancel([previews])
 
     async def _note(self, asset: Asset, attempt: Attempt, error: Exception) -> None:
         """Keep an attempt that failed, if the store takes it soon: the error is worth more than its record."""
@@ -170,7 +178,7 @@ class Processing:
         await self._endings.reach(self._commit_and_tell(job, result, processed))
 
     async def _commit_and_tell(self, job: Job, result: _Result, processed: ImageRef | None) -> None:
-        saved = [processed.name] if processed and processed.name else []
+        saved = _names(processed, *(result.previews or {}).values())
         try:
             with self._tracing.step("commit"):
                 finished = await self._commit_result(job, result, processed)
@@ -179,7 +187,9 @@ class Processing:
             self._leftovers.discard_later(saved)
             raise
         if finished is None:
-            await self._leftovers.discard(saved)
+            await self._leftovers.discard(_names(processed))
+            # Previews are the same for every run: the newer one may have named them.
+            self._leftovers.discard_later(saved)
             await self._drop(result.asset)
             return
         await self._announce(finished)
@@ -200,6 +210,7 @@ class Processing:
                 ai_metadata=replace(found, processed_at=now),
                 processed=processed,
                 finished_at=now,
+                previews=result.previews,
                 attempt=attempt,
                 provenance=provenance,
             ),
@@ -213,17 +224,23 @@ class Processing:
         if asset is None:
             await self._kept.bury(job, message)
         else:
-            await self._endings.reach(self._fail(job, asset, message))
+            previews = await self._previews.of(asset, partial(self._read, asset))
+            await self._endings.reach(self._fail(job, asset, message, previews))
 
-    async def _fail(self, job: Job, asset: Asset, message: str) -> None:
+    async def _fail(
+        self, job: Job, asset: Asset, message: str, previews: Mapping[str, ImageRef] | None
+    ) -> None:
         with self._tracing.step("commit"):
             failed = await self._commit(
                 job,
                 asset,
-                lambda now: self._store.fail(asset.id, job.id, asset.fence, error=message, finished_at=now),
+                lambda now: self._store.fail(
+                    asset.id, job.id, asset.fence, error=message, finished_at=now, previews=previews
+                ),
                 is_kept=True,
             )
         if failed is None:
+            self._leftovers.discard_later(_names(*(previews or {}).values()))
             if await self._drop(asset):
                 raise AlreadyOver
             return
@@ -337,6 +354,23 @@ class Processing:
         await self._tell(asset)
         self._metrics.asset_seconds.observe((utc_now() - asset.created_at).total_seconds())
         log.info("asset_finished", status=asset.status.value, fence=asset.fence, error=asset.ai_metadata.error)
+
+
+def _names(*images: ImageRef | None) -> list[ImageName]:
+    return [image.name for image in images if image is not None and image.name]
+
+
+def once(read: Callable[[], Awaitable[bytes]]) -> Callable[[], Awaitable[bytes]]:
+    """Return a function that reads when it is first called, for all its callers."""
+    reading: list[asyncio.Future[bytes]] = []
+
+    async def read_once() -> bytes:
+        if not reading:
+            reading.append(asyncio.ensure_future(read()))
+        # Who goes away does not take it from the others.
+        return await asyncio.shield(reading[0])
+
+    return read_once
 
 
 def _is_ours(job: Job) -> bool:
