@@ -1,0 +1,74 @@
+"""From the image part of an upload to the file that is stored: checked, and without metadata.
+
+Blocking (parsing, disk): runs in the thread pool. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.assets.hygiene import clean
+from pipeline.assets.image import ImageInfo, inspect
+from pipeline.errors import DependencyUnavailable, ValidationError
+from pipeline.handlers.multipart import NO_ROOM, nameless_file
+
+UNKNOWN_PARTS = "Its metadata cannot be removed, because the file is not built as its format says"
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What the border asks of an image.
+
+    max_pixels, decode_memory_mb: see assets/image.py.
+    keeps_metadata: the image is stored as it was sent.
+    folder: where a large clean image lies until it is stored.
+    """
+
+    max_pixels: int
+    decode_memory_mb: int
+    keeps_metadata: bool
+    folder: Path
+
+    def take(self, sent: BinaryIO) -> tuple[BinaryIO, ImageInfo]:
+        """Return the file that is stored, and what it holds: the one that was sent when nothing had to be removed.
+
+        The caller closes the file. ValidationError: the image is refused. DependencyUnavailable: no room on the disk.
+        """
+        image = inspect(sent, self.max_pixels, self.decode_memory_mb)
+        if self.keeps_metadata:
+            return sent, image
+        file = self._clean(sent, image.content_type)
+        if file is None:
+            return sent, image
+        try:
+            # Once more, of what is stored: its size, and its sides, which the metadata may have told otherwise.
+            return file, inspect(file, self.max_pixels, self.decode_memory_mb)
+        except BaseException:
+            close(file)
+            raise
+
+    def _clean(self, sent: BinaryIO, content_type: str) -> BinaryIO | None:
+        """Return the clean file at its start; None when the sent one is clean."""
+        with ExitStack() as left:
+            try:
+                # A large one has no name, like the upload's own, so that a storage can give it one instead of copying.
+                file = BytesIO() if isinstance(sent, BytesIO) else nameless_file(self.folder)
+                left.callback(close, file)
+                if not clean(sent, file, content_type):
+                    return None
+            except ValueError as error:
+                raise ValidationError.of("image", UNKNOWN_PARTS, "Invalid image") from error
+            except OSError as error:
+                raise DependencyUnavailable(NO_ROOM) from error
+            left.pop_all()
+            return file
+
+
+def close(file: BinaryIO) -> None:
+    """Let go of a temporary file; may be called twice."""
+    with suppress(OSError):  # a full disk: closing writes what is left in the file's buffer
+        file.close()
