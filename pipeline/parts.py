@@ -30,6 +30,7 @@ from pipeline.tracing import build_tracing
 from pipeline.usecases import notifying
 from pipeline.usecases.admission import Admission
 from pipeline.usecases.cancelling import Cancelling
+from pipeline.usecases.cleaning import Cleaning
 from pipeline.usecases.dead_letters import DeadLetters
 from pipeline.usecases.job_events import cancel_event, job_event
 from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
@@ -143,6 +144,7 @@ class Parts:
             self._kept_jobs,
             self.metrics,
             leftovers=self.leftovers,
+            cleaning=Cleaning(self.pool, keeps_metadata=settings.keep_metadata),
             provider_timeout_seconds=settings.provider_timeout_seconds,
             max_starts=settings.job_attempts + settings.max_stalls,
             witness=self.reports.analysis,

@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.assets.hygiene import clean
+from pipeline.assets.hygiene import HEAD_BYTES, clean, content_type_of
 from pipeline.assets.image import ImageInfo, inspect
 from pipeline.errors import DependencyUnavailable, ValidationError
 from pipeline.handlers.multipart import NO_ROOM, nameless_file
@@ -38,29 +38,33 @@ class Intake:
 
         The caller closes the file. ValidationError: the image is refused. DependencyUnavailable: no room on the disk.
         """
-        image = inspect(sent, self.max_pixels, self.decode_memory_mb)
-        if self.keeps_metadata:
-            return sent, image
-        file = self._clean(sent, image.content_type)
-        if file is None:
-            return sent, image
+        stored = sent if self.keeps_metadata else self._clean(sent)
         try:
-            # Once more, of what is stored: its size, and its sides, which the metadata may have told otherwise.
-            return file, inspect(file, self.max_pixels, self.decode_memory_mb)
+            # Of what is stored: metadata may have told its sides otherwise.
+            return stored, self._inspect(stored)
         except BaseException:
-            close(file)
+            if stored is not sent:
+                close(stored)
             raise
 
-    def _clean(self, sent: BinaryIO, content_type: str) -> BinaryIO | None:
-        """Return the clean file at its start; None when the sent one is clean."""
+    def _inspect(self, file: BinaryIO) -> ImageInfo:
+        return inspect(file, self.max_pixels, self.decode_memory_mb)
+
+    def _clean(self, sent: BinaryIO) -> BinaryIO:
+        """Return the clean file at its start; the sent one when it is clean, or no image at all."""
+        sent.seek(0)
+        content_type = content_type_of(sent.read(HEAD_BYTES))
+        if not content_type:
+            return sent
         with ExitStack() as left:
             try:
                 # A large one has no name, like the upload's own, so that a storage can give it one instead of copying.
                 file = BytesIO() if isinstance(sent, BytesIO) else nameless_file(self.folder)
                 left.callback(close, file)
                 if not clean(sent, file, content_type):
-                    return None
+                    return sent
             except ValueError as error:
+                self._inspect(sent)  # which may know a better reason
                 raise ValidationError.of("image", UNKNOWN_PARTS, "Invalid image") from error
             except OSError as error:
                 raise DependencyUnavailable(NO_ROOM) from error

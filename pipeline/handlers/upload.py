@@ -196,11 +196,12 @@ class UploadHandler(BaseHandler):
         if faults or form.image is None:
             raise ValidationError(faults[0].message, details=[d for fault in faults for d in fault.details or ()])
         loop = asyncio.get_running_loop()
-        self._stored, image = await loop.run_in_executor(self.pool, self.intake.take, form.image)
+        stored, image = await loop.run_in_executor(self.pool, self.intake.take, form.image)
+        self._stored = stored
         return Upload(
             user_id=self.principal.user_id,
             category=category,
-            file=self._stored,
+            file=stored,
             sent=form.image,
             image=image,
             request_id=self.request_id,

@@ -29,6 +29,7 @@ from pipeline.queue.attempt import AlreadyOver
 from pipeline.queue.job import Job, NewJob
 from pipeline.texts import HALVES
 from pipeline.tracing import OFF, Tracing
+from pipeline.usecases.cleaning import Cleaning
 from pipeline.usecases.committing import until_stored
 from pipeline.usecases.endings import Endings
 from pipeline.usecases.kept_jobs import KeptJobs
@@ -85,6 +86,7 @@ class Processing:
         metrics: Metrics,
         *,
         leftovers: Leftovers,
+        cleaning: Cleaning,
         provider_timeout_seconds: float = 90,
         max_starts: int = 6,
         witness: Callable[[Job], AbstractContextManager[Witness | None]] = lambda job: nullcontext(),
@@ -101,6 +103,7 @@ class Processing:
         self._kept = kept
         self._metrics = metrics
         self._leftovers = leftovers
+        self._cleaning = cleaning
         self._provider_timeout_seconds = provider_timeout_seconds
         self._max_starts = max_starts
         self._witness = witness
@@ -232,9 +235,10 @@ class Processing:
 
     async def _read(self, asset: Asset) -> bytes:
         try:
-            return await self._plugins.read(asset.original.public_id)
+            content = await self._plugins.read(asset.original.public_id)
         except FileNotFoundError:
             raise PermanentJobError("The uploaded image is no longer there") from None
+        return await self._cleaning.for_provider(content, asset.original.content_type)
 
     async def _keep_processed(self, asset: Asset, analysis: Analysis) -> ProcessedImageRef | None:
         if analysis.processed_image_url:
@@ -243,7 +247,10 @@ class Processing:
             return None
         public_id = processed_public_id(asset.id, asset.fence)
         image = analysis.processed_image
-        url = await self._plugins.save(public_id, io.BytesIO(image.content), image.content_type)
+        content = await self._cleaning.for_storing(image.content, image.content_type)
+        if content is None:
+            return None
+        url = await self._plugins.save(public_id, io.BytesIO(content), image.content_type)
         return ProcessedImageRef(url, public_id)
 
     async def _commit(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from pipeline.assets.containers import ALPHA
@@ -57,8 +57,8 @@ def clean(meta: bytes, count: Count) -> tuple[bytes, list[tuple[int, int]]]:
         if location.where not in (IN_FILE, IN_TABLE):
             raise ValueError("a picture in a place that nobody uses")
         (places if location.where == IN_FILE else in_table).extend(location.extents)
-    cleaned = {
-        b"hdlr": lambda content: boxes.nameless(content),
+    cleaned: dict[bytes, Callable[[bytes], bytes | None]] = {
+        b"hdlr": boxes.nameless,
         b"pitm": lambda content: content,
         b"iinf": lambda content: _clean_infos(content, kept, count),
         b"iloc": lambda content: _clean_locations(content, kept, count),
@@ -68,12 +68,11 @@ def clean(meta: bytes, count: Count) -> tuple[bytes, list[tuple[int, int]]]:
         b"free": lambda content: bytes(len(content)),
         b"dinf": lambda content: content if len(content) == OWN_FILE else None,
     }
-    left = [(kind, found_) for kind, content in children if (found_ := cleaned.get(kind, _gone)(content)) is not None]
+    left = []
+    for kind, content in children:
+        if kind in cleaned and (what_stays := cleaned[kind](content)) is not None:
+            left.append((kind, what_stays))
     return _filled(meta[:4], left, len(meta)), places
-
-
-def _gone(content: bytes) -> bytes | None:
-    return None
 
 
 def _filled(head: bytes, children: list[tuple[bytes, bytes]], size: int) -> bytes:
