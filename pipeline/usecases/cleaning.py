@@ -24,7 +24,8 @@ class Cleaning:
     def __init__(self, pool: Executor | None = None, *, keeps_metadata: bool = False) -> None:
         """pool: threads in which no plugin runs; None takes the event loop's own.
 
-        keeps_metadata: what is stored is left as it is. What a provider gets is clean all the same.
+        keeps_metadata: what is stored is left as it is. What a provider gets is clean all the same, where it can be
+        cleaned.
         """
         self._pool = pool
         self._keeps_metadata = keeps_metadata
@@ -34,6 +35,8 @@ class Cleaning:
         try:
             return await self._clean(content, content_type)
         except ValueError as error:
+            if self._keeps_metadata:
+                return content
             raise PermanentJobError("The photo cannot be read: the file is damaged or not an image") from error
 
     async def for_storing(self, content: bytes, content_type: str) -> bytes | None:

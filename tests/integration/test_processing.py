@@ -171,6 +171,15 @@ async def test_processed_image_is_kept_under_the_runs_own_name(
     assert plugins.events[0][0]["processedImageUrl"] == f"https://images.example/{name}"
 
 
+@pytest.mark.gen_test
+async def test_cleaning_may_be_switched_off() -> None:
+    """With KEEP_METADATA all is stored as it is; a provider gets clean what can be cleaned."""
+    private, cleaning = with_chunks(PNG, [chunk(b"tEXt", b"Author\0me")]), Cleaning(keeps_metadata=True)
+    assert await cleaning.for_storing(private, "image/png") is private
+    assert await cleaning.for_provider(private, "image/png") == PNG
+    assert await cleaning.for_provider(private, "image/gif") is private
+
+
 @pytest.mark.fault("U1")
 @pytest.mark.gen_test
 async def test_processed_image_is_stored_without_metadata(
