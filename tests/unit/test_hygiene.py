@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageFile, ImageSequence
 
-from pipeline.assets.hygiene import clean, exif
+from pipeline.assets.hygiene import boxes, clean, exif
 from pipeline.assets.image import inspect
 from tests import pictures, private_pictures
 from tests.pictures import box, encode, gradient, riff
@@ -241,6 +241,61 @@ def _heeded(content: bytes) -> int:
         return exif.orientation((image.info.get("exif") or b"").removeprefix(EXIF))
 
 
+@pytest.mark.fault("U1")
+def test_photo_in_tiles_keeps_its_tiles() -> None:
+    """As iPhones write HEIC: the picture is a grid of others, and beside it are a thumbnail, a gain map and EXIF."""
+    content = tiled_heic()
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.size == (128, 64) and image.info["thumbnails"] and image.info["exif"]
+    copy = cleaned(content, "image/heic")
+    assert frames(copy) == frames(content)
+    assert SECRET not in copy and b"thmb" not in copy and b"Exif" not in copy and b"gainmap" not in copy
+    with Image.open(io.BytesIO(copy)) as image:
+        assert not image.info["thumbnails"] and not image.info["exif"]
+
+
+def tiled_heic() -> bytes:
+    """Return a HEIC of two tiles (items 1 and 2) in a grid (3), with EXIF (4), a thumbnail (5) and a gain map (6)."""
+    plain = encode(gradient((64, 64)), "HEIF")
+    whole = dict(boxes.read(plain, 0, int))
+    tables, tile = dict(boxes.read(whole[b"meta"], 4, int)), whole[b"mdat"]
+    coding = dict(boxes.read(dict(boxes.read(tables[b"iprp"], 0, int))[b"ipco"], 0, int))[b"hvcC"]
+    gain = b"\0\0\0\0urn:com:apple:photo:2020:aux:hdrgainmap\0"
+    size = [box(b"ispe", bytes(4) + struct.pack(">II", width, 64)) for width in (64, 128)]
+    properties = box(b"ipco", box(b"hvcC", coding) + b"".join(size) + box(b"auxC", gain))
+    of_items = {1: b"\x81\2", 2: b"\x81\2", 3: b"\3", 5: b"\x81\2", 6: b"\x81\2\4"}
+    associations = b"".join(struct.pack(">HB", item, len(its)) + its for item, its in of_items.items())
+    exif_item = bytes(4) + private_pictures.exif().removeprefix(EXIF)
+    grid = b"\0\0\0\1" + struct.pack(">HH", 128, 64)
+
+    def meta(at: int) -> bytes:
+        """at: where the data begins."""
+        places = {1: (0, at, len(tile)), 2: (0, at, len(tile)), 3: (1, 0, len(grid)), 5: (0, at, len(tile))}
+        places |= {4: (0, at + len(tile), len(exif_item)), 6: (0, at + len(tile) + len(exif_item), len(tile))}
+        entries = [struct.pack(">HHHHII", item, where, 0, 1, *rest) for item, (where, *rest) in places.items()]
+        kinds = {1: b"hvc1", 2: b"hvc1", 3: b"grid", 4: b"Exif", 5: b"hvc1", 6: b"hvc1"}
+        infos = [
+            box(b"infe", b"\2\0\0\0" + struct.pack(">HH", item, 0) + kind + SECRET + b"\0")
+            for item, kind in kinds.items()
+        ]
+        references = [(b"dimg", 3, 1, 2), (b"cdsc", 4, 3), (b"thmb", 5, 3), (b"auxl", 6, 3)]
+        iref = [box(kind, struct.pack(f">HH{len(to)}H", item, len(to), *to)) for kind, item, *to in references]
+        children = [
+            box(b"hdlr", tables[b"hdlr"]),
+            box(b"pitm", bytes(4) + b"\0\3"),
+            box(b"iloc", b"\1\0\0\0\x44\0" + struct.pack(">H", len(entries)) + b"".join(entries)),
+            box(b"iinf", bytes(4) + struct.pack(">H", len(infos)) + b"".join(infos)),
+            box(b"iref", bytes(4) + b"".join(iref)),
+            box(b"iprp", properties + box(b"ipma", bytes(4) + struct.pack(">I", len(of_items)) + associations)),
+            box(b"idat", grid),
+        ]
+        return box(b"meta", bytes(4) + b"".join(children))
+
+    head = box(b"ftyp", b"heic" + bytes(4) + b"mif1heic")
+    at = len(head) + len(meta(0)) + 8
+    return head + meta(at) + box(b"mdat", tile + exif_item + tile)
+
+
 @pytest.mark.parametrize("name", PRIVATE)
 def test_file_that_is_cut_off_is_cleaned_as_far_as_it_goes(name: str) -> None:
     """Cut anywhere, a file is cleaned or refused, and nothing private is left; most of the picture stays."""
@@ -321,8 +376,28 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str, bool]] = {
         "image/heic",
         True,
     ),
+    "heic of a million associations": (lambda: _heic_of_associations(1_000_000), "image/heic", True),
+    "heic of boxes in boxes": (
+        lambda: private_pictures.heif("HEIF") + _nested(b"trak", 100_000) + box(b"mdat", b""),
+        "image/heic",
+        True,
+    ),
     "avif of 2.5 million samples": (lambda: pictures.many_samples(2_500_000), "image/avif", True),
 }
+
+
+def _heic_of_associations(items: int) -> bytes:
+    entries = bytes(4) + struct.pack(">I", items) + b"\0\2\1\1" * items
+    size = box(b"ipco", box(b"ispe", bytes(4) + struct.pack(">II", 64, 48)))
+    tables = [box(b"pitm", bytes(4) + b"\0\1"), box(b"iinf", bytes(6)), box(b"iloc", b"\0\0\0\0\x44" + bytes(3))]
+    meta = box(b"meta", bytes(4) + b"".join(tables) + box(b"iprp", size + box(b"ipma", entries)))
+    return box(b"ftyp", b"heic" + bytes(4)) + meta
+
+
+def _nested(kind: bytes, depth: int) -> bytes:
+    """Return a `moov` of boxes in boxes."""
+    sizes = range(8 * depth, 0, -8)
+    return box(b"moov", b"".join(struct.pack(">I", size) + kind for size in sizes))
 
 
 def _gif(extensions: bytes) -> bytes:

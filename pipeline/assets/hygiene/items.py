@@ -200,8 +200,9 @@ def _associations(ipma: bytes, count: Count) -> Iterator[tuple[int, bytes, list[
         head, at = ipma[at : at + id_bytes + 1], at + id_bytes + 1
         count(1 + head[id_bytes])
         # The highest bit says that a reader must know the property.
-        written = [ipma[at + n * index_bytes :][:index_bytes] for n in range(head[id_bytes])]
-        at += head[id_bytes] * index_bytes
+        end = at + head[id_bytes] * index_bytes
+        written = [ipma[place : place + index_bytes] for place in range(at, end, index_bytes)]
+        at = end
         mask = 0x7FFF if index_bytes == 2 else 0x7F
         yield int.from_bytes(head[:id_bytes]), head, [(int.from_bytes(each) & mask, each) for each in written]
 

@@ -13,7 +13,8 @@ from itertools import accumulate
 from pipeline.assets.hygiene import boxes
 from pipeline.assets.hygiene.boxes import Count
 
-HOLDERS = {b"trak", b"mdia", b"minf", b"stbl", b"edts"}
+# Which boxes hold others, and in which box each is: no other nesting is followed.
+HOLDERS = {b"trak": b"moov", b"mdia": b"trak", b"edts": b"trak", b"minf": b"mdia", b"stbl": b"minf"}
 KEPT = {
     *(b"elst", b"tref", b"vmhd", b"nmhd", b"stsd", b"stts", b"ctts", b"cslg", b"stsc", b"stsz", b"stz2"),
     *(b"stco", b"co64", b"stss", b"stsh", b"sdtp", b"sgpd", b"sbgp"),
@@ -32,13 +33,13 @@ def clean(moov: bytes, count: Count) -> tuple[bytes, list[tuple[int, int]]]:
             places += _places(_table(content, count), count)
         elif kind != b"mvhd":
             kind, content = boxes.blank(len(content))
-        out.append(_cleaned(kind, content, count))
+        out.append(_cleaned(kind, content, b"moov", count))
     return b"".join(out), places
 
 
-def _cleaned(kind: bytes, content: bytes, count: Count) -> bytes:
-    if kind in HOLDERS:
-        inner = (_cleaned(*each, count) for each in boxes.read(content, 0, count))
+def _cleaned(kind: bytes, content: bytes, holder: bytes, count: Count) -> bytes:
+    if HOLDERS.get(kind) == holder:
+        inner = (_cleaned(*each, kind, count) for each in boxes.read(content, 0, count))
         return boxes.write(kind, b"".join(inner))
     if kind in TIMED:
         # When it was made and changed.
