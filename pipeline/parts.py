@@ -31,6 +31,7 @@ from pipeline.usecases import notifying
 from pipeline.usecases.admission import Admission
 from pipeline.usecases.cancelling import Cancelling
 from pipeline.usecases.correcting import Correcting
+from pipeline.usecases.cleaning import Cleaning
 from pipeline.usecases.dead_letters import DeadLetters
 from pipeline.usecases.job_events import cancel_event, job_event
 from pipeline.usecases.erasing import Erasing
@@ -185,6 +186,7 @@ class Parts:
             previews=Previews(
                 self.plugins, self.plugins.sandbox if settings.preview_processes else None, self.metrics
             ),
+            cleaning=Cleaning(self.pool, keeps_metadata=settings.keep_metadata),
             provider_timeout_seconds=settings.provider_timeout_seconds,
             max_starts=settings.job_attempts + settings.max_stalls,
             witness=self.reports.analysis,

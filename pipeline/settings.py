@@ -199,7 +199,11 @@ class Settings(BaseSettings):
     idempotency_seconds: int = _f(
         86_400, "How long an Idempotency-Key stands for its first answer: a day of client retries.", ge=60
     )
-
+    keep_metadata: bool = _f(
+        False,
+        "Stores photos as they were sent, with the position, owner and serial number that cameras write into them; see "
+        "docs/privacy.md.",
+    )
     dedupe_uploads: bool = _f(
         False,
         "Without an Idempotency-Key, the same user, category and image bytes while the earlier upload is still "

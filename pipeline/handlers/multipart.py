@@ -170,7 +170,7 @@ class MultipartReader:
             raise too_large(self._max_image_bytes)
         if self._image_bytes > SPOOL_BYTES and isinstance(self._file, BytesIO):
             begun = self._file.getvalue()
-            self._file = _nameless_file(self._folder)
+            self._file = nameless_file(self._folder)
             self._file.write(begun)
         self._file.write(memoryview(data)[start:end])
 
@@ -181,7 +181,7 @@ class MultipartReader:
         self._is_complete = True
 
 
-def _nameless_file(folder: Path) -> BinaryIO:
+def nameless_file(folder: Path) -> BinaryIO:
     """Return a new file that goes with the process; a storage on the same filesystem can give it a name."""
     if hasattr(os, "O_TMPFILE"):
         try:

@@ -12,15 +12,15 @@ import re
 from collections import deque
 from collections.abc import Awaitable
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, BinaryIO
 from weakref import WeakSet
 
 from pipeline.assets.asset import CATEGORIES, Asset
-from pipeline.assets.image import inspect
 from pipeline.assets.store import AssetStore
 from pipeline.errors import PipelineError, ValidationError
 from pipeline.handlers.assets import is_done
 from pipeline.handlers.base import BaseHandler
+from pipeline.handlers.intake import Intake, close
 from pipeline.handlers.multipart import OVERHEAD_BYTES, Form, MultipartReader, image_required, too_large
 from pipeline.handlers.polling import Polling, preferred_wait
 from pipeline.settings import Settings
@@ -100,13 +100,16 @@ class UploadHandler(BaseHandler):
         self.store = store
         self.submission = submission
         self.max_upload_bytes = settings.max_upload_bytes
-        self.image_limits = (settings.max_image_pixels, settings.decode_memory_mb)
         self.data_dir = settings.data_dir
         self.urls = urls
+        self.intake = Intake(
+            settings.max_image_pixels, settings.decode_memory_mb, settings.keep_metadata, settings.data_dir
+        )
         self.pool = pool
         self.turns = turns
         self.tracing = tracing
         self._reader: MultipartReader | None = None
+        self._stored: BinaryIO | None = None  # the file that is stored, once the image has been taken
         self._early_error: PipelineError | None = None
         self._is_body_taken = False
         self.connection.set_body_timeout(settings.upload_timeout_seconds)
@@ -161,9 +164,9 @@ class UploadHandler(BaseHandler):
             finally:
                 if self._reader.is_spooled:
                     # In a thread: to let go of ten megabytes of file takes milliseconds.
-                    await asyncio.get_running_loop().run_in_executor(self.pool, self._reader.close)
+                    await asyncio.get_running_loop().run_in_executor(self.pool, self._let_go)
                 else:
-                    self._reader.close()
+                    self._let_go()
             if seconds:
                 self.set_header("Preference-Applied", f"wait={seconds}")
                 self.reply(answer | await self._asset_if_done(receipt.asset_id, seconds), status=202)
@@ -198,15 +201,24 @@ class UploadHandler(BaseHandler):
         if faults or form.image is None:
             raise ValidationError(faults[0].message, details=[d for fault in faults for d in fault.details or ()])
         loop = asyncio.get_running_loop()
-        image = await loop.run_in_executor(self.pool, inspect, form.image, *self.image_limits)
+        stored, image = await loop.run_in_executor(self.pool, self.intake.take, form.image)
+        self._stored = stored
         return Upload(
             user_id=self.principal.user_id,
             category=category,
-            file=form.image,
+            file=stored,
+            sent=form.image,
             image=image,
             request_id=self.request_id,
             idempotency_key=self.request.headers.get("Idempotency-Key"),
         )
+
+    def _let_go(self) -> None:
+        """Close the files of the image."""
+        if self._reader is not None:
+            self._reader.close()
+        if self._stored is not None:
+            close(self._stored)
 
     def _check_headers(self) -> None:
         key = self.request.headers.get("Idempotency-Key")

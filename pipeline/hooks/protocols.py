@@ -282,6 +282,7 @@ class UploadFacts:
 
     category: sneaker | lego | camera | other. size_bytes, width, height: of the image, the latter in pixels. read:
     returns the image's bytes, up to MAX_UPLOAD_BYTES of them; it reads a file, so only a plain `def` should call it.
+    The image is as it is stored: without metadata.
     """
 
     user_id: str

@@ -37,10 +37,10 @@ class Identities:
     async def identify(self, upload: Upload) -> Identity | None:
         """Return by what the upload is known when it comes again; None: each time it is another one."""
         if upload.idempotency_key is not None:
-            fingerprint = _hash(upload.category, await upload.sha256(self._pool))
+            fingerprint = _hash(upload.category, await upload.sent_sha256(self._pool))
             return Identity(_hash(upload.user_id, "analyze-queue", upload.idempotency_key), fingerprint)
         if self._dedupes:
-            sha256 = await upload.sha256(self._pool)
+            sha256 = await upload.sent_sha256(self._pool)
             return Identity(_hash(upload.user_id, "same-bytes", upload.category, sha256), sha256, is_twin=True)
         return None
 

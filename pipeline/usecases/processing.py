@@ -34,6 +34,7 @@ from pipeline.supervision import cancel
 from pipeline.texts import HALVES, cause_of
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.attempts import Attempt
+from pipeline.usecases.cleaning import Cleaning
 from pipeline.usecases.committing import until_stored
 from pipeline.usecases.correcting import settle_status
 from pipeline.usecases.endings import Endings
@@ -96,6 +97,7 @@ class Processing:
         leftovers: Leftovers,
         urls: ImageUrls,
         previews: Previews,
+        cleaning: Cleaning,
         provider_timeout_seconds: float = 90,
         max_starts: int = 6,
         witness: Callable[[Job], AbstractContextManager[Witness | None]] = lambda job: nullcontext(),
@@ -114,6 +116,7 @@ class Processing:
         self._leftovers = leftovers
         self._urls = urls
         self._previews = previews
+        self._cleaning = cleaning
         self._provider_timeout_seconds = provider_timeout_seconds
         self._max_starts = max_starts
         self._witness = witness
@@ -286,9 +289,10 @@ class Processing:
         try:
             if asset.original.name is None:
                 raise FileNotFoundError
-            return await self._plugins.read(asset.original.name)
+            content = await self._plugins.read(asset.original.name)
         except FileNotFoundError:
             raise PermanentJobError("The uploaded image is no longer there") from None
+        return await self._cleaning.for_provider(content, asset.original.content_type)
 
     async def _keep_processed(self, asset: Asset, analysis: Analysis) -> ImageRef | None:
         if analysis.processed_image_url:
@@ -297,13 +301,16 @@ class Processing:
             return None
         public_id = processed_public_id(asset.id, asset.fence)
         image = analysis.processed_image
-        saved = await self._plugins.save(public_id, io.BytesIO(image.content), image.content_type)
+        content = await self._cleaning.for_storing(image.content, image.content_type)
+        if content is None:
+            return None
+        saved = await self._plugins.save(public_id, io.BytesIO(content), image.content_type)
         return ImageRef(
             backend=saved.backend,
             public_id=public_id,
             url=saved.url,
-            sha256=hashlib.sha256(image.content).hexdigest(),
-            bytes=len(image.content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            bytes=len(content),
             content_type=image.content_type,
         )
 

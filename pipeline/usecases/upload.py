@@ -21,7 +21,12 @@ HASHED_AT_ONCE = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A checked upload. file: the image."""
+    """A checked upload.
+
+    file: the image as it is stored.
+    image: what that file holds.
+    sent: the image as the client sent it, where that is another file.
+    """
 
     user_id: str
     category: str
@@ -29,17 +34,15 @@ class Upload:
     image: ImageInfo
     request_id: str
     idempotency_key: str | None = None
+    sent: BinaryIO | None = None
 
     async def sha256(self, pool: Executor) -> str:
-        """Return the hash of the image, hex. In a thread: of ten megabytes it takes longer than the loop may wait."""
-        return await asyncio.get_running_loop().run_in_executor(pool, self._sha256)
+        """Return the hash of the stored image, hex."""
+        return await _sha256(self.file, pool)
 
-    def _sha256(self) -> str:
-        self.file.seek(0)
-        digest = hashlib.sha256()
-        while piece := self.file.read(HASHED_AT_ONCE):
-            digest.update(piece)
-        return digest.hexdigest()
+    async def sent_sha256(self, pool: Executor) -> str:
+        """Return the hash of what the client sent, hex: by this an upload is known when it comes again."""
+        return await _sha256(self.sent or self.file, pool)
 
     @contextmanager
     def facts(self) -> Iterator[UploadFacts]:
@@ -56,6 +59,19 @@ class Upload:
                 height=self.image.height,
                 read=partial(_whole, image, self.image.bytes),
             )
+
+
+async def _sha256(file: BinaryIO, pool: Executor) -> str:
+    """In a thread: of ten megabytes it takes longer than the loop may wait."""
+    return await asyncio.get_running_loop().run_in_executor(pool, _hash, file)
+
+
+def _hash(file: BinaryIO) -> str:
+    file.seek(0)
+    digest = hashlib.sha256()
+    while piece := file.read(HASHED_AT_ONCE):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _again(file: BinaryIO) -> BinaryIO:

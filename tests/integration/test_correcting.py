@@ -18,16 +18,11 @@ from pipeline.client import Client
 from pipeline.clock import utc_now
 from pipeline.errors import RetryableJobError
 from pipeline.hooks import UNKNOWN, Analysis, Attribute
-from pipeline.metrics import Metrics
-from pipeline.queue.queue import JobQueue
 from pipeline.usecases.correcting import Correcting
-from pipeline.usecases.image_urls import ImageUrls
-from pipeline.usecases.kept_jobs import KeptJobs
-from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.processing import Processing
 from tests.contract.contracts import check_reply
 from tests.factories import make_asset, make_token
-from tests.integration.test_processing import Plugins, make_job, run, submit
+from tests.integration.test_processing import Plugins, make_job, make_processing, run, submit
 from tests.service import AiService, Service
 
 FOUND = AiMetadata(brand={"value": "Nike", "confidence": 0.9}, model=None, processed_at=utc_now())
@@ -46,9 +41,7 @@ def plugins() -> Plugins:
 
 @pytest.fixture
 def processing(store: SqliteAssetStore, plugins: Plugins) -> Processing:
-    kept = KeptJobs(store, JobQueue("redis://none"), keep_failed_seconds=60, max_age_seconds=60)
-    leftovers, urls = Leftovers(store, plugins), ImageUrls(plugins)
-    return Processing(store, plugins, plugins, kept, Metrics(), leftovers=leftovers, urls=urls)
+    return make_processing(store, plugins)
 
 
 def patch(service: Service, asset_id: str, body: Any, sub: str = "user-1") -> httpx.Response:

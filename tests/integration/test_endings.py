@@ -15,15 +15,12 @@ from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.metrics import Metrics
 from pipeline.queue.job import FailedJob, Finish, NewJob, Outcome
-from pipeline.queue.queue import JobQueue
 from pipeline.supervision import cancel
-from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs
-from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.processing import Processing
 from pipeline.usecases.reconciler import CLOCKS_APART, Reconciler
 from tests.factories import make_asset
-from tests.integration.test_processing import Plugins, make_job, run, submit
+from tests.integration.test_processing import Plugins, make_job, make_processing, run, submit
 from tests.workers import Bench
 
 KIND = "job of ai-processing"
@@ -36,9 +33,7 @@ def plugins() -> Plugins:
 
 @pytest.fixture
 def processing(store: SqliteAssetStore, plugins: Plugins) -> Processing:
-    kept = KeptJobs(store, JobQueue("redis://none"), keep_failed_seconds=60, max_age_seconds=60)
-    leftovers, urls = Leftovers(store, plugins), ImageUrls(plugins)
-    return Processing(store, plugins, plugins, kept, Metrics(), leftovers=leftovers, urls=urls)
+    return make_processing(store, plugins)
 
 
 @pytest.mark.fault("E21")

@@ -18,16 +18,20 @@ from pipeline.hooks.providers import Witness
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import AlreadyOver
 from pipeline.queue.queue import JobQueue
+from pipeline.usecases.cleaning import Cleaning
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.previews import PreviewMaker, Previews
 from pipeline.usecases.processing import Processing, _Result
 from pipeline.queue.job import Job
 from pipeline.usecases.image_urls import ImageUrls
 from tests.contract.contracts import check_event
-from tests.factories import make_asset
+from tests.factories import make_asset, make_image
 from tests.memory_storage import MemoryStorage
+from tests.private_pictures import chunk, segment, with_chunks, with_segments
 from tests.workers import Bench
 
+WEBP, PNG = make_image("WEBP"), make_image("PNG")
 FOUND = Analysis(Attribute("Nike", 0.9), Attribute("Air Max 90", 0.8), Attribute("Red", 0.5))
 
 
@@ -82,15 +86,31 @@ def leftovers(store: SqliteAssetStore, plugins: Plugins) -> Leftovers:
     return Leftovers(store, plugins)
 
 
+def make_processing(
+    store: SqliteAssetStore,
+    plugins: Plugins,
+    metrics: Metrics | None = None,
+    leftovers: Leftovers | None = None,
+    maker: PreviewMaker | None = None,
+) -> Processing:
+    """Return the use case; without a maker it makes no previews."""
+    metrics = metrics or Metrics()
+    kept = KeptJobs(store, JobQueue("redis://none"), keep_failed_seconds=60, max_age_seconds=60)
+    return Processing(
+        *(store, plugins, plugins, kept, metrics),
+        leftovers=leftovers or Leftovers(store, plugins),
+        urls=ImageUrls(plugins),
+        previews=Previews(plugins, maker, metrics),
+        cleaning=Cleaning(),
+        provider_timeout_seconds=90,
+    )
+
+
 @pytest.fixture
 def processing(
     store: SqliteAssetStore, plugins: Plugins, metrics: Metrics, leftovers: Leftovers
 ) -> Processing:
-    kept = KeptJobs(store, JobQueue("redis://none"), keep_failed_seconds=60, max_age_seconds=60)
-    urls = ImageUrls(plugins)
-    return Processing(
-        *(store, plugins, plugins, kept, metrics), leftovers=leftovers, urls=urls, provider_timeout_seconds=90
-    )
+    return make_processing(store, plugins, metrics, leftovers)
 
 
 async def submit(store: SqliteAssetStore) -> tuple[Asset, Job]:
@@ -143,14 +163,21 @@ async def test_job_that_tries_a_held_provider_says_so(
 async def test_provider_that_wants_the_image_gets_it(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins
 ) -> None:
-    """The bytes come from the storage; an image that is gone ends the job for good."""
+    """The bytes come from the storage, without metadata that an earlier version left there; an image that is gone ends
+    the job for good.
+    """
     plugins.needs_image = True
     asset, job = await submit(store)
     with pytest.raises(PermanentJobError, match="no longer there"):
         await run(processing, job)
-    plugins.images[asset.original.public_id] = b"bytes"
+    photo = make_image()
+    plugins.images[asset.original.public_id] = with_segments(photo, segment(0xFE, b"whose it is"))
     await run(processing, job)
-    assert [request.image for request in plugins.requests] == [b"bytes"]
+    assert [request.image for request in plugins.requests] == [photo]
+    asset, job = await submit(store)
+    plugins.images[asset.original.public_id] = b"no photo"
+    with pytest.raises(PermanentJobError, match="cannot be read"):
+        await run(processing, job)
 
 
 @pytest.mark.gen_test
@@ -158,12 +185,38 @@ async def test_processed_image_is_kept_under_the_runs_own_name(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins
 ) -> None:
     """Bytes that the provider made are saved, named by the fence, and linked in asset and event."""
-    plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(b"webp", "image/webp"))
+    plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(WEBP, "image/webp"))
     asset, job = await submit(store)
     await run(processing, job)
     name = f"{asset.id}/processed-1"
-    assert plugins.images == {name: b"webp"}
+    assert plugins.images == {name: WEBP}
     assert plugins.events[0][0]["processedImageUrl"] == f"https://images.example/{name}"
+
+
+@pytest.mark.gen_test
+async def test_cleaning_may_be_switched_off() -> None:
+    """With KEEP_METADATA all is stored as it is; a provider gets clean what can be cleaned."""
+    private, cleaning = with_chunks(PNG, [chunk(b"tEXt", b"Author\0me")]), Cleaning(keeps_metadata=True)
+    assert await cleaning.for_storing(private, "image/png") is private
+    assert await cleaning.for_provider(private, "image/png") == PNG
+    assert await cleaning.for_provider(private, "image/gif") is private
+
+
+@pytest.mark.fault("U1")
+@pytest.mark.gen_test
+async def test_processed_image_is_stored_without_metadata(
+    processing: Processing, store: SqliteAssetStore, plugins: Plugins, logs: list[Any]
+) -> None:
+    """What a provider wrote beside its picture goes; without a structure to follow there is no processed image."""
+    for content, stored in ((with_chunks(PNG, [chunk(b"tEXt", b"prompt\0words")]), [PNG]), (PNG[:40], [])):
+        plugins.images.clear()
+        plugins.analysis = replace(FOUND, processed_image=ProcessedImage(content, "image/png"))
+        asset, job = await submit(store)
+        await run(processing, job)
+        done = await store.get(asset.id)
+        assert done is not None and done.status is AssetStatus.ACTIVE and bool(done.processed) == bool(stored)
+        assert list(plugins.images.values()) == stored
+    assert [line["event"] for line in logs].count("processed_image_refused") == 1
 
 
 @pytest.mark.gen_test
@@ -187,7 +240,7 @@ async def test_overtaken_run_is_dropped_with_what_it_made(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins, metrics: Metrics
 ) -> None:
     """A newer run has begun meanwhile: the older result matches nothing, is counted, and its image goes."""
-    plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(b"old", "image/webp"))
+    plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(WEBP, "image/webp"))
     asset, job = await submit(store)
 
     async def newer_run() -> None:
@@ -213,7 +266,7 @@ async def test_image_of_a_run_that_was_not_committed_goes(
 ) -> None:
     """The store refuses the result for good, the lease is lost in the middle, or the asset is deleted meanwhile."""
     monkeypatch.setattr("pipeline.usecases.leftovers.AGAIN_SECONDS", (0.01, 0.01))
-    plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(b"old", "image/webp"))
+    plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(WEBP, "image/webp"))
     asset, job = await submit(store)
 
     async def ends(*arguments: Any, **values: Any) -> Asset | None:
@@ -248,7 +301,7 @@ async def test_image_of_a_result_that_stands_after_all_stays(
 ) -> None:
     """The run is cancelled while its result is being committed: the store has the result, which names the image."""
     monkeypatch.setattr("pipeline.usecases.leftovers.AGAIN_SECONDS", (0.01, 0.01))
-    plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(b"webp", "image/webp"))
+    plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(WEBP, "image/webp"))
     asset, job = await submit(store)
     finish = store.finish
 
@@ -356,7 +409,7 @@ async def test_commit_whose_answer_was_lost_is_still_ours(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins, metrics: Metrics
 ) -> None:
     """The write went through and the connection broke: one event, the image stays, nothing counts as stale."""
-    plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(b"webp", "image/webp"))
+    plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(WEBP, "image/webp"))
     asset, job = await submit(store)
     finish, answers_to_lose = store.finish, [1]
 
@@ -385,7 +438,7 @@ async def test_result_that_cannot_be_stored_fails_its_job_alone(
     """Through a worker: one attempt, a small text for the owner, no image left; the next job is done."""
     monkeypatch.setattr("pipeline.usecases.leftovers.AGAIN_SECONDS", (0.01, 0.01))
     plugins.analysis = Analysis(
-        Attribute("x" * 17_000_000, 1), Attribute("y", 1), processed_image=ProcessedImage(b"p", "image/png")
+        Attribute("x" * 17_000_000, 1), Attribute("y", 1), processed_image=ProcessedImage(PNG, "image/png")
     )
     bad, good = make_asset(), make_asset()
     for asset in (bad, good):
@@ -433,7 +486,7 @@ async def test_result_that_comes_after_a_cancel_is_dropped(
 ) -> None:
     """What stands is told; the result's image is removed."""
     asset, job = await submit(store)
-    plugins.analysis = replace(FOUND, processed_image=ProcessedImage(b"x", "image/png"))
+    plugins.analysis = replace(FOUND, processed_image=ProcessedImage(PNG, "image/png"))
     plugins.before_answer = lambda: cancel(store, asset)
     await run(processing, job)
     assert (errors(plugins), stale_results(metrics), plugins.images) == (["Cancelled"], 1, {})

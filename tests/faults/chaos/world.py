@@ -40,6 +40,8 @@ SETTINGS = {
     "BACKOFF_MS": "100",
     "JOB_TIMEOUT_SECONDS": "10",
     "PROVIDER_TIMEOUT_SECONDS": "4",
+    # What would be left of the endless photos that users send is decoded in no time.
+    "KEEP_METADATA": "true",
     "STORAGE_TIMEOUT_SECONDS": "5",
     "SHUTDOWN_SECONDS": "2",
     "BREAKER_PROBE_SECONDS": "2",

@@ -1,0 +1,66 @@
+"""Removes from a picture's file what is not the picture: where and when it was taken, by whom, with which device.
+
+The parts of the file are copied or left out; pixels are never decoded, so they stay as they are, bit for bit. What
+stays is on a list in each module, one for each family of formats: a part that is on no list goes. Pure; blocking: runs
+in the thread pool. docs/privacy.md says what is removed.
+
+Hostile files: at most one block of the file and a few megabytes of tables are in memory, and the number of parts is
+bounded (source.py).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import BinaryIO
+
+from pipeline.assets.hygiene import gif, isobmff, jpeg, png, webp
+from pipeline.assets.hygiene.source import Copy, Source
+
+FAMILIES: dict[str, Callable[[Source], Copy]] = {
+    "image/jpeg": jpeg.clean,
+    "image/png": png.clean,
+    "image/webp": webp.clean,
+    "image/gif": gif.clean,
+    "image/avif": isobmff.clean,
+    "image/heic": isobmff.clean,
+    "image/heif": isobmff.clean,
+}
+
+
+HEAD_BYTES = 12
+
+
+def content_type_of(head: bytes) -> str:
+    """Return what a file that begins with these HEAD_BYTES is, as `clean` takes it; "" when nothing of that kind.
+
+    AVIF and HEIC are one kind here.
+    """
+    if head[4:8] == b"ftyp":
+        return "image/heic"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "image/webp"
+    begins = {b"\xff\xd8\xff": "image/jpeg", png.SIGNATURE: "image/png", b"GIF8": "image/gif"}
+    return next((content_type for start, content_type in begins.items() if head.startswith(start)), "")
+
+
+def clean(source: BinaryIO, target: BinaryIO, content_type: str) -> bool:
+    """Write the picture without metadata into target and return True; False when it has none, and nothing is written.
+
+    Both files are left at their start. ValueError: the file is not built as its format says, so that nobody knows what
+    else it holds. A file that is cut off is no such file: what is there is cleaned.
+    """
+    family = FAMILIES.get(content_type)
+    if family is None:
+        raise ValueError(f"not a picture that can be cleaned: {content_type}")
+    try:
+        copy = family(Source(source))
+        if not copy.is_changed:
+            return False
+        copy.write(target)
+        target.seek(0)  # writes what is left in the file's buffer
+        return True
+    except (LookupError, struct.error, OverflowError) as error:
+        raise ValueError("not built as its format says") from error
+    finally:
+        source.seek(0)

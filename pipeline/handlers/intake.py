@@ -1,0 +1,78 @@
+"""From the image part of an upload to the file that is stored: checked, and without metadata.
+
+Blocking (parsing, disk): runs in the thread pool. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.assets.hygiene import HEAD_BYTES, clean, content_type_of
+from pipeline.assets.image import ImageInfo, inspect
+from pipeline.errors import DependencyUnavailable, ValidationError
+from pipeline.handlers.multipart import NO_ROOM, nameless_file
+
+UNKNOWN_PARTS = "Its metadata cannot be removed, because the file is not built as its format says"
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What the border asks of an image.
+
+    max_pixels, decode_memory_mb: see assets/image.py.
+    keeps_metadata: the image is stored as it was sent.
+    folder: where a large clean image lies until it is stored.
+    """
+
+    max_pixels: int
+    decode_memory_mb: int
+    keeps_metadata: bool
+    folder: Path
+
+    def take(self, sent: BinaryIO) -> tuple[BinaryIO, ImageInfo]:
+        """Return the file that is stored, and what it holds: the one that was sent when nothing had to be removed.
+
+        The caller closes the file. ValidationError: the image is refused. DependencyUnavailable: no room on the disk.
+        """
+        stored = sent if self.keeps_metadata else self._clean(sent)
+        try:
+            # Of what is stored: metadata may have told its sides otherwise.
+            return stored, self._inspect(stored)
+        except BaseException:
+            if stored is not sent:
+                close(stored)
+            raise
+
+    def _inspect(self, file: BinaryIO) -> ImageInfo:
+        return inspect(file, self.max_pixels, self.decode_memory_mb)
+
+    def _clean(self, sent: BinaryIO) -> BinaryIO:
+        """Return the clean file at its start; the sent one when it is clean, or no image at all."""
+        sent.seek(0)
+        content_type = content_type_of(sent.read(HEAD_BYTES))
+        if not content_type:
+            return sent
+        with ExitStack() as left:
+            try:
+                # A large one has no name, like the upload's own, so that a storage can give it one instead of copying.
+                file = BytesIO() if isinstance(sent, BytesIO) else nameless_file(self.folder)
+                left.callback(close, file)
+                if not clean(sent, file, content_type):
+                    return sent
+            except ValueError as error:
+                self._inspect(sent)  # which may know a better reason
+                raise ValidationError.of("image", UNKNOWN_PARTS, "Invalid image") from error
+            except OSError as error:
+                raise DependencyUnavailable(NO_ROOM) from error
+            left.pop_all()
+            return file
+
+
+def close(file: BinaryIO) -> None:
+    """Let go of a temporary file; may be called twice."""
+    with suppress(OSError):  # a full disk: closing writes what is left in the file's buffer
+        file.close()
