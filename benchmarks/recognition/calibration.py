@@ -12,7 +12,7 @@ from benchmarks.recognition.pictures import Picture
 from plugins.ai_local import work
 from plugins.ai_local.colors import name_colorway
 from plugins.ai_local.lexicon import plain
-from plugins.ai_local.subject import find_subject
+from plugins.ai_local.subject import find_on_white, find_subject
 
 BANDS = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
 MIN_OVERLAP = 0.85  # of a mask and the product, as a share of both together; less is a product cut to pieces
@@ -55,7 +55,7 @@ def ask(picture: Picture) -> Answer:
     stands = picture.turn_back if read["turn"] is None else read["turn"]
     pixels = np.asarray(photo)
     subject = find_subject(pixels, [np.array(box, dtype=np.float32) for box in read["boxes"]])
-    colorway = name_colorway(pixels, subject)
+    colorway = name_colorway(pixels, find_on_white(pixels) if subject is None else subject)
     overlap = None
     if subject is not None and not (read["turn"] is not None and stands != picture.turn_back):
         truth = product if read["turn"] is None else np.rot90(product, {2: 1, 3: 2, 4: 3}[int(read["turn"])])
