@@ -75,7 +75,8 @@ def report(answers: Iterable[Answer]) -> list[str]:
     for low, high in zip(BANDS, BANDS[1:], strict=False):
         cells = []
         for name in ("brand", "model", "colorway"):
-            rights = [right for each, sure, right in claims if each == name and low <= sure and (sure < high or high == 1)]
+            of_band = ((sure, right) for each, sure, right in claims if each == name and low <= sure)
+            rights = [right for sure, right in of_band if sure < high or high == 1]
             cells.append(f"{sum(rights)} of {len(rights)} ({sum(rights) / len(rights):.0%})" if rights else "-")
         lines.append(f"| {low:.2f} - {high:.2f} | {' | '.join(cells)} |")
     known = [answer for answer in answers if answer.picture.brand]

@@ -149,7 +149,8 @@ def screen(lines: Sequence[tuple[str, int]], *, name: str = "", phone: bool = Fa
     pen.rounded_rectangle((0, 0, width - 1, height - 1), 40 if phone else 18, fill=(22, 22, 24))
     pen.rectangle((22, 40, width - 22, height - 70), fill=(252, 252, 254))
     pen.rectangle((22, 40, width - 22, 92), fill=(222, 226, 234))
-    write(image, (width / 2, 66), "www.example.com" if phone else "https://www.example.com/search?q=news", 26, (90, 90, 96))
+    address = "www.example.com" if phone else "https://www.example.com/search?q=news"
+    write(image, (width / 2, 66), address, 26, (90, 90, 96))
     y = 120.0
     for text, size in lines:
         y += size * 0.7

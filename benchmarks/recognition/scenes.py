@@ -98,9 +98,9 @@ def room(rng: np.random.Generator) -> Image.Image:
         bottom, x = 230 + shelf * 240, -20
         while x < SIZE[0]:
             width, height = int(rng.integers(18, 90)), int(rng.integers(80, 210))
-            color = tuple(int(level) for level in rng.integers(20, 240, 3))
-            pen.rectangle((x, bottom - height, x + width, bottom), fill=color)  # type: ignore[arg-type]
-            pen.rectangle((x, bottom - height // 2, x + width, bottom - height // 2 + 8), fill=shade(color, 0.6))  # type: ignore[arg-type]
+            color = _any_color(rng, 20, 240)
+            pen.rectangle((x, bottom - height, x + width, bottom), fill=color)
+            pen.rectangle((x, bottom - height // 2, x + width, bottom - height // 2 + 8), fill=shade(color, 0.6))
             x += width + int(rng.integers(0, 12))
         pen.rectangle((0, bottom, SIZE[0], bottom + 14), fill=(92, 66, 46))
     return scene.filter(ImageFilter.GaussianBlur(float(rng.uniform(1, 4))))
@@ -115,8 +115,13 @@ def outside(rng: np.random.Generator) -> Image.Image:
         pen.polygon([*points, (SIZE[0], SIZE[1]), (0, SIZE[1])], fill=color)
     pen.polygon([(0, 750), (0, 640), (1000, 600), (1000, 750)], fill=(96, 94, 92))
     for x in range(60, 1000, 170):
-        pen.rectangle((x, 330, x + int(rng.integers(30, 120)), 640), fill=tuple(map(int, rng.integers(60, 200, 3))))  # type: ignore[arg-type]
+        pen.rectangle((x, 330, x + int(rng.integers(30, 120)), 640), fill=_any_color(rng, 60, 200))
     return scene.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.5, 3))))
+
+
+def _any_color(rng: np.random.Generator, low: int, high: int) -> Color:
+    red, green, blue = map(int, rng.integers(low, high, 3))
+    return red, green, blue
 
 
 BACKGROUNDS = {each.__name__: each for each in (white, grey, wood, cloth, room, outside)}

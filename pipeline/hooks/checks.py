@@ -37,7 +37,7 @@ def find_fault(analysis: object) -> str | None:
 
 
 def cleaned(analysis: Analysis) -> Analysis:
-    """Return the analysis, which has no fault, without terminal escapes and control characters in its values and texts."""
+    """Return the analysis, which has no fault, without terminal escapes and control characters in its texts."""
     brand, model, colorway = (
         attribute and replace(attribute, value=clean(attribute.value).strip())
         for attribute in (analysis.brand, analysis.model, analysis.colorway)

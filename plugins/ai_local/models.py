@@ -49,7 +49,8 @@ DESIGNATED = re.compile(r"(?=.*\d)(?=.*[A-Za-z])(?!.*\d{5})[A-Za-z0-9]+(?:[.+-][
 MAX_DESIGNATION, MIN_DESIGNATION_HEIGHT = 14, 0.4  # characters; of the brand's height: what is smaller is small print
 NUMBERED = frozenset("no nr sn n id fcc lot ean ref ser serial pat part item".split())  # what comes before a part number
 OPTICS = re.compile(
-    r"1:\d|\bf/? ?\d|\d ?mm\b|\blens\b|asph|summi|elmar|vario|tessar|sonnar|planar|distagon|nokton|T\*", re.IGNORECASE
+    r"1:\d|\bf/? ?\d|\d ?mm\b|\blens\b|asph|summi|elmar|vario|tessar|sonnar|planar|distagon|nokton|T\*",
+    re.IGNORECASE,
 )
 MEASURE = re.compile(
     r"[\d.,x]+(?:mm|cm|m|in|ft|pcs|gb|tb|mb|mp|ml|l|cl|kg|g|oz|v|w|a|ma|mah|ah|hz|khz|mhz|ghz|k|fps|st|nd|rd|th|\+)?"
@@ -73,11 +74,11 @@ def name_product(lines: list[Line], category: str, lexicon: Lexicon) -> tuple[At
     if category not in CATEGORIES:
         category = OTHER
     words = lexicon.words(lines)
-    brand, model, weight = _written(words, lines, category, lexicon) or _inferred(words, lines, category, lexicon)
-    if brand is None:
+    match, model, weight = _written(words, lines, category, lexicon) or _inferred(words, lines, category, lexicon)
+    if match is None:
         return _largest_word(lines, lexicon) if category == OTHER else UNKNOWN, UNKNOWN
-    named = Attribute(brand.name, _confidence(brand.confidence * weight))
-    return named, model if model.confidence >= MIN_MODEL else UNKNOWN
+    brand = Attribute(match.brand.name, _confidence(match.confidence * weight))
+    return brand, model if model.confidence >= MIN_MODEL else UNKNOWN
 
 
 def legible_texts(lines: list[Line]) -> list[str]:

@@ -87,7 +87,7 @@ def find_on_white(pixels: Pixels) -> Mask | None:
     _, pieces, _, _ = cv2.connectedComponentsWithStats((small.min(axis=2) >= WHITE).astype(np.uint8))
     outer = np.unique(np.concatenate((pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1])))
     product = (~np.isin(pieces, outer[outer > 0])).astype(np.uint8)
-    product = cv2.morphologyEx(product, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    product = cv2.morphologyEx(product, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)).astype(np.uint8)
     full = cv2.resize(product.astype(np.float32), (pixels.shape[1], pixels.shape[0]))
     return full.astype(np.float32) if product.any() else None
 

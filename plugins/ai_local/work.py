@@ -41,9 +41,12 @@ def is_loaded() -> bool:
 
 
 def read(width: int, height: int, rgb: bytes, category: str, seconds: float) -> dict[str, Any]:
-    """Return `brand` and `model`, each (value, confidence); `turn`, by which the picture comes upright, a number of
-    PIL.Image.Transpose or None; `boxes`, where lettering stands then, four corners each; `text`, what can be read beyond
-    doubt, the largest first.
+    """Return what the lettering tells.
+
+    `brand` and `model`: each (value, confidence).
+    `turn`: by which the picture comes upright, a number of PIL.Image.Transpose or None.
+    `boxes`: where lettering stands then, four corners each.
+    `text`: what can be read beyond doubt, the largest first.
 
     seconds: after which no further turn is tried.
     """
@@ -73,8 +76,9 @@ def read(width: int, height: int, rgb: bytes, category: str, seconds: float) -> 
 def finish(
     width: int, height: int, rgb: bytes, turn: int | None, boxes: list[Any], cuts_out: bool
 ) -> tuple[tuple[str, float], bytes | None]:
-    """Return the colorway (value, confidence) and the processed image, a WebP; None when there is nothing to make better:
-    the picture stands upright, and its product is not cut out.
+    """Return the colorway (value, confidence) and the processed image, a WebP, or None.
+
+    None when nothing is made better: the picture stands upright, and its product is not cut out.
 
     turn, boxes: as `read` gives them. cuts_out: False leaves the background as it is.
     """
