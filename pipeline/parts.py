@@ -32,6 +32,7 @@ from pipeline.usecases.admission import Admission
 from pipeline.usecases.cancelling import Cancelling
 from pipeline.usecases.dead_letters import DeadLetters
 from pipeline.usecases.job_events import cancel_event, job_event
+from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.processing import Processing
@@ -73,10 +74,12 @@ class Parts:
         self.store = build_store(settings, self.supervisor)
         self.metrics.of_queue(QUEUE_NAME, settings.all_providers)
         self.metrics.of_queue(notifying.QUEUE_NAME, self.plugins.durable)
+        self.image_urls = ImageUrls(self.plugins, settings.media_url_seconds)
         self.replay = Replay(
             self.store,
             self.rooms,
             self.metrics,
+            urls=self.image_urls,
             max_events=settings.max_replay_events,
             max_bytes=settings.outbox_bytes,
             lease_seconds=settings.lease_seconds,
@@ -87,7 +90,7 @@ class Parts:
         self._build_queues()
         self.sweeper = Sweeper(self.store, self.plugins, self.queue, self.metrics)
         self.leftovers = Leftovers(self.store, self.plugins)
-        self.progress = Progress(self.queue, self.plugins.provider_holds.lanes, self._running)
+        self.progress = Progress(self.queue, self.plugins.provider_holds.lanes, self.image_urls, self._running)
         self.progress_frames = ProgressFrames(self.store, self.rooms, self.fanout, self.progress)
         self.reports = Reports(self.queue, self.progress_frames.tell, LONGEST_DELAY_SECONDS)
         self.pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="image")
@@ -114,6 +117,7 @@ class Parts:
                 self._is_fair, settings.max_backlog, settings.max_backlog_per_user, settings.dedupe_uploads
             ),
             leftovers=self.leftovers,
+            urls=self.image_urls,
             pool=self.pool,
             on_deferred=self.reconciler.request,
             on_enqueued=self._observe_enqueued,
@@ -143,6 +147,7 @@ class Parts:
             self._kept_jobs,
             self.metrics,
             leftovers=self.leftovers,
+            urls=self.image_urls,
             provider_timeout_seconds=settings.provider_timeout_seconds,
             max_starts=settings.job_attempts + settings.max_stalls,
             witness=self.reports.analysis,
@@ -188,7 +193,7 @@ class Parts:
         )
         self._kept_jobs, self._kept_notifications = map(self._make_kept, (self.queue, self.notifications))
         unfinished = UnfinishedAssets(
-            self.store, self.queue, age_seconds=settings.reconcile_age_seconds, is_fair=self._is_fair
+            self.store, self.queue, self.image_urls, age_seconds=settings.reconcile_age_seconds, is_fair=self._is_fair
         )
         self.reconciler = self._make_reconciler(self.queue, [unfinished, self._kept_jobs], self._purge)
         self.notification_reconciler = self._make_reconciler(

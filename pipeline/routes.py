@@ -64,6 +64,7 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
                 "settings": settings,
                 "pool": parts.pool,
                 "turns": upload.Turns(),
+                "urls": parts.image_urls,
             },
         ),
         ("/api/assets/queue-status", queue.QueueStatusHandler, common | {"queue": parts.queue}),

@@ -182,6 +182,13 @@ class Settings(BaseSettings):
         ge=1,
         le=64,
     )
+    media_url_seconds: int = _f(
+        0,
+        "How long the URL of an image works: then local ones are signed, too. 0: local ones work for ever, those of "
+        "storages that sign for a day.",
+        ge=0,
+        le=7 * 24 * 3600,
+    )
     upload_timeout_seconds: float = _f(300, "Longest a body may take to arrive: 10 MB at 35 kB/s.", gt=0)
     idempotency_seconds: int = _f(
         86_400, "How long an Idempotency-Key stands for its first answer: a day of client retries.", ge=60

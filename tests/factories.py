@@ -14,7 +14,7 @@ import jwt
 from PIL import Image
 from pillow_heif import register_heif_opener
 
-from pipeline.assets.asset import Asset, AssetStatus, OriginalImage, new_asset_id
+from pipeline.assets.asset import Asset, AssetStatus, ImageRef, new_asset_id
 from pipeline.clock import utc_now
 
 register_heif_opener()
@@ -60,9 +60,11 @@ def make_asset(user_id: str = "user-1", *, created_at: datetime | None = None, *
             user_id=user_id,
             category="sneaker",
             status=AssetStatus.PROCESSING,
-            original=OriginalImage(
-                url=f"https://images.example/{asset_id}.jpg",
+            original=ImageRef(
+                backend="memory",
                 public_id=f"{asset_id}/original-0",
+                url=f"https://images.example/{asset_id}.jpg",
+                sha256="0" * 64,
                 bytes=1234,
                 width=64,
                 height=48,

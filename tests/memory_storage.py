@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import BinaryIO
 
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.hooks import StoredImage, UploadFacts
+from pipeline.images import ImageName, SavedImage
 
 
 class MemoryStorage:
@@ -16,8 +17,10 @@ class MemoryStorage:
 
     has_upload_filters = False
 
+    backends = ("memory",)
+
     def __init__(self, *, can_list: bool = True) -> None:
-        self.can_list = can_list
+        self.is_listable = can_list
         self.images: dict[str, bytes] = {}
         self.saved_at: dict[str, datetime] = {}
         self.deleted: list[str] = []
@@ -34,26 +37,37 @@ class MemoryStorage:
     async def validate_upload(self, upload: UploadFacts) -> None:
         raise AssertionError("there is no filter")
 
-    async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
+    async def can_list(self, backend: str) -> bool:
+        return self.is_listable
+
+    async def makes_urls(self, backend: str) -> bool:
+        return True
+
+    async def urls(self, names: Collection[ImageName], seconds: int) -> Mapping[ImageName, str]:
+        return {name: f"https://{self.host}/{name.public_id}" for name in names}
+
+    async def save(self, public_id: str, file: BinaryIO, content_type: str) -> SavedImage:
         self._answer()
         self.put(public_id)
         self.images[public_id] = file.read()
-        return f"https://{self.host}/{public_id}"
+        return SavedImage("memory", f"https://{self.host}/{public_id}")
 
-    async def read(self, public_id: str) -> bytes:
+    async def read(self, name: ImageName) -> bytes:
+        public_id = name.public_id
         if public_id not in self.images:
             raise FileNotFoundError(public_id)
         return self.images[public_id]
 
-    async def delete(self, public_id: str) -> None:
+    async def delete(self, name: ImageName) -> None:
+        public_id = name.public_id
         self.deleted.append(public_id)
         self._answer()
         if public_id in self.refused:
             raise DependencyUnavailable("Image storage unavailable")
         self.images.pop(public_id, None)
 
-    async def list_images(self, prefix: str, at_once: int) -> AsyncIterator[Sequence[StoredImage]]:
-        assert self.can_list
+    async def list_images(self, backend: str, prefix: str, at_once: int) -> AsyncIterator[Sequence[StoredImage]]:
+        assert self.is_listable
         self._answer()
         names = [name for name in self.images if name.startswith(prefix)]
         for start in range(0, len(names), at_once):

@@ -107,6 +107,6 @@ function toEvent({ id, status, aiMetadata: { brand, model, colorway, error }, im
   const event = { event: "asset_processed", assetId: id, status, timestamp: finishedAt };
   if (status === "failed") return { ...event, error: error || "Processing failed" };
   event.aiMetadata = { brand: brand ?? missing, model: model ?? missing, ...(colorway && { colorway }) };
-  if (images.processed) event.processedImageUrl = images.processed.url;
+  if (images.processed?.url) event.processedImageUrl = images.processed.url;
   return event;
 }

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
+from urllib.parse import urlsplit
 
 from pipeline.clock import utc_now
+from pipeline.images import ImageName
 from pipeline.instants import milliseconds_of
 
 
@@ -34,26 +36,42 @@ ASSET_ID = re.compile(r"[0-9a-fA-F]{24}")
 # The error of an asset whose owner did not want to wait for it.
 CANCELLED = "Cancelled"
 CATEGORIES = ("sneaker", "lego", "camera", "other")
+# Long sides of previews, in pixels.
+PREVIEW_SIDES = (320, 1280)
+# Of stored documents; those of version 0.1 have none.
+SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True)
-class OriginalImage:
-    """The photo as it was uploaded; size is what its bytes say, not what the client said."""
+class ImageRef:
+    """An image: where it is and what it is.
 
-    url: str
+    backend: name of the storage that holds it, "" when somebody else keeps it and only its url is known. url: the
+    address it had when it was stored, for storages that make none when asked, and for processes of version 0.1.
+    sha256: hex, "" when not known. size and content type are what its bytes say; 0 and "" when not known.
+    """
+
+    backend: str
     public_id: str
-    bytes: int
-    width: int
-    height: int
-    content_type: str
+    url: str = ""
+    sha256: str = ""
+    bytes: int = 0
+    width: int = 0
+    height: int = 0
+    content_type: str = ""
 
+    @property
+    def name(self) -> ImageName | None:
+        """Under which name a storage of ours holds it, None when none does."""
+        return ImageName(self.backend, self.public_id) if self.public_id else None
 
-@dataclass(frozen=True, slots=True)
-class ProcessedImageRef:
-    """The processed image; public_id is None where the AI service keeps it, not we."""
+    def url_among(self, urls: Mapping[ImageName, str]) -> str | None:
+        """Return its URL, None when there is none now. urls: of the images that our storages hold."""
+        return urls.get(self.name) if self.name else self.url or None
 
-    url: str
-    public_id: str | None = None
+    def is_held_as(self, name: ImageName) -> bool:
+        """Return whether that is this image. The storage of one without a hash was only guessed (upgrade.py)."""
+        return name == self.name or (not self.sha256 and bool(self.public_id) and name.public_id == self.public_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +91,29 @@ class AiMetadata:
 class Asset:
     """One uploaded photo and what became of it. Instants are UTC with whole milliseconds.
 
-    fence: how often a job has started on it; a result is committed only under the newest. excused: how many of these
-    starts are not held against the job.
+    previews: by their long side in pixels, as text. fence: how often a job has started on it; a result is committed
+    only under the newest. excused: how many of these starts are not held against the job. attempts, history: the last
+    ones of each, oldest first. corrections: what a person set, by field. All of these hold JSON values.
     """
 
     id: str
     user_id: str
     category: str
     status: AssetStatus
-    original: OriginalImage
+    original: ImageRef
     processing_job_id: str
     created_at: datetime
     updated_at: datetime
-    processed: ProcessedImageRef | None = None
+    processed: ImageRef | None = None
+    previews: Mapping[str, ImageRef] = field(default_factory=dict)
     fence: int = 0
     excused: int = 0
     ai_metadata: AiMetadata = field(default_factory=AiMetadata)
     finished_at: datetime | None = None
+    attempts: Sequence[Mapping[str, Any]] = ()
+    provenance: Mapping[str, Any] | None = None
+    corrections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    history: Sequence[Mapping[str, Any]] = ()
 
     @property
     def is_finished(self) -> bool:
@@ -107,18 +131,35 @@ class Asset:
         return self.fence - self.excused
 
     @property
-    def image_ids(self) -> tuple[str, ...]:
-        """The public ids of the images it has, in our storage."""
-        processed = self.processed.public_id if self.processed else None
-        return (self.original.public_id, *([processed] if processed else []))
+    def images(self) -> tuple[ImageRef, ...]:
+        """Its images, those that others keep among them."""
+        return (self.original, *([self.processed] if self.processed else []), *self.previews.values())
 
-    def names(self, public_id: str) -> bool:
-        """Return whether the image is one it has, or the one that its current run may have saved and not yet named."""
-        is_of_run = self.status is AssetStatus.PROCESSING and public_id == processed_public_id(self.id, self.fence)
-        return is_of_run or public_id in self.image_ids
+    @property
+    def image_names(self) -> tuple[ImageName, ...]:
+        """The names of its images in our storages."""
+        return tuple(image.name for image in self.images if image.name)
 
-    def to_json(self, progress: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return the asset as clients see it (schema Asset in contracts/analyze-queue.openapi.json)."""
+    @property
+    def has_original(self) -> bool:
+        """False once the original is no longer kept."""
+        return bool(self.original.public_id)
+
+    def names(self, name: ImageName) -> bool:
+        """Return whether the image is one it has, or one that its current run may have saved and not yet named."""
+        return self._is_of_run(name.public_id) or any(image.is_held_as(name) for image in self.images)
+
+    def _is_of_run(self, public_id: str) -> bool:
+        made = (processed_public_id(self.id, self.fence), *(preview_public_id(self.id, side) for side in PREVIEW_SIDES))
+        return self.status is AssetStatus.PROCESSING and public_id in made
+
+    def to_json(
+        self, urls: Mapping[ImageName, str], progress: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Return the asset as clients see it (schema Asset in contracts/analyze-queue.openapi.json).
+
+        urls: of its images, where our storages hold them; image_urls.py makes them.
+        """
         meta = self.ai_metadata
         return {
             "id": self.id,
@@ -127,13 +168,18 @@ class Asset:
             "status": self.status.value,
             "images": {
                 "original": {
-                    "url": self.original.url,
+                    "url": self.original.url_among(urls),
                     "bytes": self.original.bytes,
                     "width": self.original.width,
                     "height": self.original.height,
                     "contentType": self.original.content_type,
                 },
-                "processed": {"url": self.processed.url} if self.processed else None,
+                "processed": {"url": self.processed.url_among(urls)} if self.processed else None,
+                "previews": {
+                    side: {"url": image.url_among(urls), "width": image.width, "height": image.height}
+                    for side, image in self.previews.items()
+                }
+                or None,
             },
             "aiMetadata": {
                 "brand": meta.brand,
@@ -160,45 +206,39 @@ class Asset:
             "category": self.category,
             "status": self.status.value,
             "images": {
-                "original": {
-                    "url": self.original.url,
-                    "publicId": self.original.public_id,
-                    "bytes": self.original.bytes,
-                    "width": self.original.width,
-                    "height": self.original.height,
-                    "contentType": self.original.content_type,
-                },
-                "processed": processed_document(self.processed),
+                "original": image_document(self.original),
+                "processed": image_document(self.processed),
+                "previews": previews_document(self.previews),
             },
             "processingJobId": self.processing_job_id,
             "fence": self.fence,
             "excused": self.excused,
             "aiMetadata": ai_metadata_document(meta),
+            "attempts": [*map(dict, self.attempts)],
+            "provenance": dict(self.provenance) if self.provenance else None,
+            "corrections": {name: dict(each) for name, each in self.corrections.items()},
+            "history": [*map(dict, self.history)],
             "finishedAt": self.finished_at,
             "createdAt": self.created_at,
             "updatedAt": self.updated_at,
+            "schema": SCHEMA,
         }
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Asset:
-        """Return the asset of a stored document; the counterpart of to_document."""
-        original = document["images"]["original"]
-        processed = document["images"].get("processed")
+        """Return the asset of a stored document, also of one that version 0.1 wrote; the counterpart of to_document."""
+        images = document["images"]
+        previews = images.get("previews") or {}
+        processed = images.get("processed")
         meta = document.get("aiMetadata") or {}
         return cls(
             id=str(document["_id"]),
             user_id=document["userId"],
             category=document["category"],
             status=AssetStatus(document["status"]),
-            original=OriginalImage(
-                url=original["url"],
-                public_id=original["publicId"],
-                bytes=original["bytes"],
-                width=original["width"],
-                height=original["height"],
-                content_type=original["contentType"],
-            ),
-            processed=ProcessedImageRef(processed["url"], processed.get("publicId")) if processed else None,
+            original=image_of(images["original"]),
+            processed=image_of(processed) if processed else None,
+            previews={side: image_of(image) for side, image in previews.items()},
             processing_job_id=document["processingJobId"],
             fence=document["fence"],
             excused=document.get("excused", 0),
@@ -209,6 +249,10 @@ class Asset:
                 processed_at=meta.get("processedAt"),
                 error=meta.get("error"),
             ),
+            attempts=tuple(document.get("attempts") or ()),
+            provenance=document.get("provenance"),
+            corrections=document.get("corrections") or {},
+            history=tuple(document.get("history") or ()),
             finished_at=document.get("finishedAt"),
             created_at=document["createdAt"],
             updated_at=document["updatedAt"],
@@ -226,9 +270,52 @@ def ai_metadata_document(meta: AiMetadata) -> dict[str, Any]:
     }
 
 
-def processed_document(processed: ProcessedImageRef | None) -> dict[str, Any] | None:
-    """Return the stored form of images.processed."""
-    return {"url": processed.url, "publicId": processed.public_id} if processed else None
+def image_document(image: ImageRef | None) -> dict[str, Any] | None:
+    """Return the stored form of an image."""
+    if image is None:
+        return None
+    return {
+        "backend": image.backend,
+        # Version 0.1 knows an image that others keep by this being null.
+        "publicId": image.public_id or None,
+        "url": image.url,
+        "sha256": image.sha256,
+        "bytes": image.bytes,
+        "width": image.width,
+        "height": image.height,
+        "contentType": image.content_type,
+    }
+
+
+def previews_document(previews: Mapping[str, ImageRef]) -> dict[str, Any]:
+    """Return the stored form of images.previews."""
+    return {side: image_document(image) for side, image in previews.items()}
+
+
+def image_of(document: Mapping[str, Any]) -> ImageRef:
+    """Return the image of a stored document; the counterpart of image_document."""
+    public_id, url = document.get("publicId") or "", document.get("url") or ""
+    backend = document.get("backend")
+    return ImageRef(
+        backend=guess_backend(public_id, url) if backend is None else backend,
+        public_id=public_id,
+        url=url,
+        sha256=document.get("sha256") or "",
+        bytes=document.get("bytes") or 0,
+        width=document.get("width") or 0,
+        height=document.get("height") or 0,
+        content_type=document.get("contentType") or "",
+    )
+
+
+def guess_backend(public_id: str, url: str) -> str:
+    """Return which storage holds an image of which version 0.1 wrote only name and address."""
+    if not public_id:
+        return ""
+    parts = urlsplit(url)
+    if (parts.hostname or "").endswith("cloudinary.com"):
+        return "cloudinary"
+    return "local" if f"/media/{public_id}." in parts.path else "object"
 
 
 def to_timestamp(instant: datetime | None) -> str | None:
@@ -260,12 +347,15 @@ def made_at_ms(name: str) -> int:
     return int(digits[:8], 16) * 1000 + (int(digits[8:11], 16) >> 2) if ASSET_ID.fullmatch(digits) else 0
 
 
-def job_data(asset: Asset) -> dict[str, Any]:
-    """Return the job's payload, exactly as contracts/ai-job.schema.json has it."""
+def job_data(asset: Asset, image_url: str | None = None) -> dict[str, Any]:
+    """Return the job's payload, exactly as contracts/ai-job.schema.json has it.
+
+    image_url: of the original; None: the one it had when it was stored. Who runs the job asks for a fresh one.
+    """
     return {
         "assetId": asset.id,
         "userId": asset.user_id,
-        "imageUrl": asset.original.url,
+        "imageUrl": image_url or asset.original.url,
         "category": asset.category,
         "createdAt": to_timestamp(asset.created_at),
     }
@@ -274,3 +364,8 @@ def job_data(asset: Asset) -> dict[str, Any]:
 def processed_public_id(asset_id: str, fence: int) -> str:
     """Return where a run keeps its processed image; each fence has its own, so a stale run overwrites nothing."""
     return f"{asset_id}/processed-{fence}"
+
+
+def preview_public_id(asset_id: str, side: int) -> str:
+    """Return where the preview of that long side is kept. Each run makes the same of the same original."""
+    return f"{asset_id}/preview-{side}"

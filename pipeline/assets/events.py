@@ -9,9 +9,9 @@ from pipeline.assets.asset import Asset, AssetStatus, to_timestamp
 MISSING = {"value": "", "confidence": 0}
 
 
-def asset_processed(asset: Asset) -> dict[str, Any]:
+def asset_processed(asset: Asset, processed_url: str | None = None) -> dict[str, Any]:
     """Return the event for a finished asset; its timestamp is finishedAt, so the same run always gives the same
-    event.
+    event but for processed_url, the address of its processed image.
     """
     if not asset.is_finished:
         raise ValueError(f"asset {asset.id} is {asset.status.value}, not finished")
@@ -23,6 +23,6 @@ def asset_processed(asset: Asset) -> dict[str, Any]:
     if meta.colorway:
         found["colorway"] = meta.colorway
     event = common | {"aiMetadata": found, "timestamp": to_timestamp(asset.finished_at)}
-    if asset.processed:
-        event["processedImageUrl"] = asset.processed.url
+    if processed_url:
+        event["processedImageUrl"] = processed_url
     return event

@@ -25,9 +25,10 @@ from pipeline.assets.asset import (
     AiMetadata,
     Asset,
     AssetStatus,
-    ProcessedImageRef,
+    ImageRef,
     ai_metadata_document,
-    processed_document,
+    image_document,
+    previews_document,
 )
 from pipeline.assets.mongo_calls import TRIES, Calls, refused_options
 from pipeline.assets.mongo_kept import KeptDocuments
@@ -121,16 +122,26 @@ class MongoAssetStore(KeptDocuments):
         *,
         status: AssetStatus,
         ai_metadata: AiMetadata,
-        processed: ProcessedImageRef | None,
+        processed: ImageRef | None,
         finished_at: datetime,
+        previews: Mapping[str, ImageRef] | None = None,
     ) -> Asset | None:
         return await self._update(
             asset_id,
             {"processingJobId": job_id, "fence": fence, "status": AssetStatus.PROCESSING.value},
-            {"$set": _result(status, ai_metadata, processed, finished_at)},
+            {"$set": _result(status, ai_metadata, processed, finished_at, previews)},
         )
 
-    async def fail(self, asset_id: str, job_id: str, fence: int, *, error: str, finished_at: datetime) -> Asset | None:
+    async def fail(
+        self,
+        asset_id: str,
+        job_id: str,
+        fence: int,
+        *,
+        error: str,
+        finished_at: datetime,
+        previews: Mapping[str, ImageRef] | None = None,
+    ) -> Asset | None:
         return await self.finish(
             asset_id,
             job_id,
@@ -139,6 +150,7 @@ class MongoAssetStore(KeptDocuments):
             ai_metadata=AiMetadata(error=error),
             processed=None,
             finished_at=finished_at,
+            previews=previews,
         )
 
     async def cancel(self, asset_id: str, job_id: str, *, finished_at: datetime) -> Asset | None:
@@ -264,14 +276,19 @@ class MongoAssetStore(KeptDocuments):
 
 
 def _result(
-    status: AssetStatus, ai_metadata: AiMetadata, processed: ProcessedImageRef | None, finished_at: datetime
+    status: AssetStatus,
+    ai_metadata: AiMetadata,
+    processed: ImageRef | None,
+    finished_at: datetime,
+    previews: Mapping[str, ImageRef] | None = None,
 ) -> dict[str, Any]:
-    return {
+    result = {
         "status": status.value,
         "aiMetadata": ai_metadata_document(ai_metadata),
-        "images.processed": processed_document(processed),
+        "images.processed": image_document(processed),
         "finishedAt": finished_at,
     }
+    return result if previews is None else result | {"images.previews": previews_document(previews)}
 
 
 def _object_id(asset_id: str) -> ObjectId | None:

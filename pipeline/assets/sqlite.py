@@ -25,9 +25,10 @@ from pipeline.assets.asset import (
     AiMetadata,
     Asset,
     AssetStatus,
-    ProcessedImageRef,
+    ImageRef,
     ai_metadata_document,
-    processed_document,
+    image_document,
+    previews_document,
 )
 from pipeline.assets.sqlite_kept import KeptRows
 from pipeline.assets.store import KeyRecord
@@ -64,6 +65,14 @@ CREATE TABLE kept (
     kind TEXT NOT NULL, id TEXT NOT NULL, at INTEGER NOT NULL, data TEXT NOT NULL, PRIMARY KEY (kind, id)
 ) WITHOUT ROWID;
 CREATE INDEX oldest_kept ON kept (kind, at, id);
+""",
+    """
+ALTER TABLE assets ADD COLUMN previews TEXT;
+ALTER TABLE assets ADD COLUMN attempts TEXT;
+ALTER TABLE assets ADD COLUMN provenance TEXT;
+ALTER TABLE assets ADD COLUMN corrections TEXT;
+ALTER TABLE assets ADD COLUMN history TEXT;
+ALTER TABLE assets ADD COLUMN schema INTEGER;
 """,
 )
 # What a statement raises that SQLite, or the binding of its values, refuses.
@@ -153,8 +162,12 @@ class SqliteAssetStore(KeptRows):
     async def create(self, asset: Asset) -> bool:
         document = asset.to_document()
         rows = await self._write(
-            "INSERT INTO assets VALUES (:id, :user, :category, :status, :original, :processed, :job, :fence, :meta, "
-            ":finished, :created, :updated, :excused) ON CONFLICT (id) DO NOTHING RETURNING *",
+            "INSERT INTO assets (id, userId, category, status, original, processed, previews, processingJobId, "
+            "fence, excused, aiMetadata, attempts, provenance, corrections, history, finishedAt, createdAt, "
+            "updatedAt, schema) "
+            "VALUES (:id, :user, :category, :status, :original, :processed, :previews, :job, :fence, :excused, :meta, "
+            ":attempts, :provenance, :corrections, :history, :finished, :created, :updated, :schema) "
+            "ON CONFLICT (id) DO NOTHING RETURNING *",
             {
                 "id": asset.id,
                 "user": asset.user_id,
@@ -162,6 +175,9 @@ class SqliteAssetStore(KeptRows):
                 "status": asset.status.value,
                 "original": _json(document["images"]["original"]),
                 "processed": _json(document["images"]["processed"]),
+                "previews": _json(document["images"]["previews"]),
+                **{name: _json(document[name]) for name in ("attempts", "provenance", "corrections", "history")},
+                "schema": document["schema"],
                 "job": asset.processing_job_id,
                 "fence": asset.fence,
                 "meta": _meta_json(asset.ai_metadata),
@@ -188,24 +204,35 @@ class SqliteAssetStore(KeptRows):
         *,
         status: AssetStatus,
         ai_metadata: AiMetadata,
-        processed: ProcessedImageRef | None,
+        processed: ImageRef | None,
         finished_at: datetime,
+        previews: Mapping[str, ImageRef] | None = None,
     ) -> Asset | None:
         return await self._update(
             "UPDATE assets SET status = :status, aiMetadata = :meta, processed = :processed, finishedAt = :finished, "
-            f"updatedAt = :now WHERE {CURRENT_RUN} RETURNING *",
+            f"previews = COALESCE(:previews, previews), updatedAt = :now WHERE {CURRENT_RUN} RETURNING *",
             {
                 "id": asset_id,
                 "job": job_id,
                 "fence": fence,
                 "status": status.value,
                 "meta": _meta_json(ai_metadata),
-                "processed": _json(processed_document(processed)),
+                "processed": _json(image_document(processed)),
+                "previews": _json(None if previews is None else previews_document(previews)),
                 "finished": milliseconds_of(finished_at),
             },
         )
 
-    async def fail(self, asset_id: str, job_id: str, fence: int, *, error: str, finished_at: datetime) -> Asset | None:
+    async def fail(
+        self,
+        asset_id: str,
+        job_id: str,
+        fence: int,
+        *,
+        error: str,
+        finished_at: datetime,
+        previews: Mapping[str, ImageRef] | None = None,
+    ) -> Asset | None:
         return await self.finish(
             asset_id,
             job_id,
@@ -214,6 +241,7 @@ class SqliteAssetStore(KeptRows):
             ai_metadata=AiMetadata(error=error),
             processed=None,
             finished_at=finished_at,
+            previews=previews,
         )
 
     async def cancel(self, asset_id: str, job_id: str, *, finished_at: datetime) -> Asset | None:
@@ -498,8 +526,9 @@ def _asset(row: sqlite3.Row) -> Asset:
         "_id": row["id"],
         "images": {
             "original": json.loads(row["original"]),
-            "processed": json.loads(row["processed"]) if row["processed"] else None,
+            **{name: _loaded(row[name]) for name in ("processed", "previews")},
         },
+        **{name: _loaded(row[name]) for name in ("attempts", "provenance", "corrections", "history")},
         "aiMetadata": meta | {"processedAt": _instant(meta["processedAt"])},
         "finishedAt": _instant(row["finishedAt"]),
         "createdAt": _instant(row["createdAt"]),
@@ -508,11 +537,15 @@ def _asset(row: sqlite3.Row) -> Asset:
     return Asset.from_document(document)
 
 
+def _loaded(text: str | None) -> Any:
+    return json.loads(text) if text else None
+
+
 def _meta_json(meta: AiMetadata) -> str | None:
     return _json(ai_metadata_document(meta) | {"processedAt": _milliseconds(meta.processed_at)})
 
 
-def _json(value: Mapping[str, Any] | None) -> str | None:
+def _json(value: Mapping[str, Any] | Sequence[Any] | None) -> str | None:
     if value is None:
         return None
     try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef
 
 # Under which name a database keeps its own id.
 IDENTITY = "identity"
@@ -80,15 +80,26 @@ class AssetStore(Protocol):
         *,
         status: AssetStatus,
         ai_metadata: AiMetadata,
-        processed: ProcessedImageRef | None,
+        processed: ImageRef | None,
         finished_at: datetime,
+        previews: Mapping[str, ImageRef] | None = None,
     ) -> Asset | None:
-        """Commit a result (active or partial) under the fence; return the asset as committed.
+        """Commit a result (active or partial) under the fence; return the asset as committed. previews: None leaves
+        those there are.
 
         None when the asset is not `processing` by job_id with exactly this fence: a newer run exists, or it is gone.
         """
 
-    async def fail(self, asset_id: str, job_id: str, fence: int, *, error: str, finished_at: datetime) -> Asset | None:
+    async def fail(
+        self,
+        asset_id: str,
+        job_id: str,
+        fence: int,
+        *,
+        error: str,
+        finished_at: datetime,
+        previews: Mapping[str, ImageRef] | None = None,
+    ) -> Asset | None:
         """Commit `failed` with the error, under the same rule as finish."""
 
     async def cancel(self, asset_id: str, job_id: str, *, finished_at: datetime) -> Asset | None:

@@ -30,7 +30,7 @@ from rich.console import Console
 
 from pipeline import data_dir, demo, embedded, logs
 from pipeline import settings as settings_module
-from pipeline.assets.asset import CATEGORIES, Asset, AssetStatus, OriginalImage
+from pipeline.assets.asset import CATEGORIES, Asset, AssetStatus, ImageRef
 from pipeline.assets.store import AssetStore
 from pipeline.auth import TokenVerifier
 from pipeline.clock import Clock, utc_now
@@ -480,7 +480,7 @@ def _check_redis_version(version: str) -> None:
 async def _probe_store(store: AssetStore) -> None:
     """Write a draft, which no worker and no reconciler looks at, read it and remove it."""
     now, asset_id = utc_now(), secrets.token_hex(12)
-    original = OriginalImage("https://check.invalid/", "check", 1, 1, 1, "image/jpeg")
+    original = ImageRef("check", "check", "https://check.invalid/", "", 1, 1, 1, "image/jpeg")
     asset = Asset(asset_id, f"check-{asset_id}", "other", AssetStatus.DRAFT, original, "check", now, now)
     await store.create(asset)
     try:

@@ -148,7 +148,7 @@ class CancelHandler(_Handler):
         asset = await self.cancelling.cancel(
             _asset_id(asset_id), caller.user_id, self.request_id, is_admin=caller.is_admin
         )
-        self.reply(asset.to_json())
+        self.reply((await self.progress.shown([asset]))[0])
 
 
 def is_done(asset: Asset) -> bool:

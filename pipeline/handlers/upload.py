@@ -25,6 +25,7 @@ from pipeline.handlers.multipart import OVERHEAD_BYTES, Form, MultipartReader, i
 from pipeline.handlers.polling import Polling, preferred_wait
 from pipeline.settings import Settings
 from pipeline.usecases.admission import Admission
+from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.submission import Submission
 from pipeline.usecases.upload import Upload
 from pipeline.tracing import OFF, Tracing
@@ -88,6 +89,7 @@ class UploadHandler(BaseHandler):
         submission: Submission,
         admission: Admission,
         settings: Settings,
+        urls: ImageUrls,
         pool: Executor,
         turns: Turns,
         tracing: Tracing = OFF,
@@ -100,6 +102,7 @@ class UploadHandler(BaseHandler):
         self.max_upload_bytes = settings.max_upload_bytes
         self.image_limits = (settings.max_image_pixels, settings.decode_memory_mb)
         self.data_dir = settings.data_dir
+        self.urls = urls
         self.pool = pool
         self.turns = turns
         self.tracing = tracing
@@ -179,7 +182,9 @@ class UploadHandler(BaseHandler):
             asset = await self.polling.until(read, is_enough, user_id=user_id, seconds=seconds, about=asset_id)
         except PipelineError:
             return {}  # the upload is accepted all the same; its client asks again
-        return {"asset": asset.to_json()} if asset is not None and is_done(asset) else {}
+        if asset is None or not is_done(asset):
+            return {}
+        return {"asset": asset.to_json(await self.urls.of([asset]))}
 
     async def _check(self, form: Form) -> Upload:
         """Return the upload the form describes; ValidationError names every fault seen before the image is opened."""

@@ -66,7 +66,11 @@ class Kind:
 
 PROVIDER = Kind("provider", "register_ai_providers", "AI_PROVIDER", ("analyze",))
 STORAGE = Kind(
-    "storage", "register_storage_backends", "STORAGE_BACKEND", ("save", "open", "delete", "check"), optional=("list",)
+    "storage",
+    "register_storage_backends",
+    "STORAGE_BACKEND",
+    ("save", "open", "delete", "check"),
+    optional=("list", "url"),
 )
 NOTIFIER = Kind("notifier", "register_notifiers", "NOTIFIERS", ("notify",))
 KINDS = (PROVIDER, STORAGE, NOTIFIER)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -31,7 +31,9 @@ from pipeline.hooks.protocols import (
     UploadFacts,
 )
 from pipeline.hooks.providers import Providers, ReadImage, Witness
+from pipeline.hooks.storages import Storages
 from pipeline.hooks.storing import Storing
+from pipeline.images import ImageName, SavedImage
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
 
@@ -52,18 +54,19 @@ class PluginManager:
         rooms: RoomPublisher,
         *,
         providers: Mapping[str, BoundPlugin],
-        storage: BoundPlugin,
+        storages: Storages,
         notifiers: Sequence[BoundPlugin],
         hooks: Sequence[BoundPlugin] = (),
         tracing: Tracing = OFF,
         sandbox: Sandbox | None = None,
     ) -> None:
-        """providers: by name, all that settings.all_providers names. sandbox: where plugins work, closed with them."""
+        """providers: by name, all that settings.all_providers names. storages: the current one, and how to have others.
+        sandbox: where plugins work, closed with them."""
         self._settings = settings
         self._rooms = rooms
         self._providers = Providers(settings, providers, tracing)
         self._asked = tuple(providers.values())
-        self._storing = Storing(storage, settings.storage_timeout_seconds, tracing)
+        self.storages = storages
         self._notifiers = {notifier.name: notifier for notifier in notifiers}
         durable = {name: self._notifiers[name].breaker("notify") for name in self.durable}
         self.notifier_holds = SharedBreakers(durable, {name: (name,) for name in durable})
@@ -74,12 +77,13 @@ class PluginManager:
     @property
     def all(self) -> tuple[BoundPlugin, ...]:
         """Every plugin in use."""
-        return (*self._asked, self._storing.storage, *self._notifiers.values(), *self._hooked.plugins)
+        storages = (storing.storage for storing in self.storages.all)
+        return (*self._asked, *storages, *self._notifiers.values(), *self._hooked.plugins)
 
     @property
     def media_root(self) -> Path | None:
         """The folder to serve under /media, or None."""
-        return protocols.media_root(cast(StorageBackend, self._storing.storage.plugin))
+        return protocols.media_root(cast(StorageBackend, self.storages.current.storage.plugin))
 
     @property
     def provider_holds(self) -> SharedBreakers:
@@ -96,30 +100,42 @@ class PluginManager:
         analysis = await self._providers.analyze(request, read_image, tries, witness)
         return await self._hooked.transform_analysis(analysis, request)
 
-    async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
-        """Store the image and return its URL; DependencyUnavailable, or the storage's own PipelineError."""
-        return await self._storing.save(public_id, file, content_type)
-
-    async def read(self, public_id: str) -> bytes:
-        """Return the bytes of the stored image; FileNotFoundError when there is none."""
-        return await self._storing.read(public_id)
-
-    async def delete(self, public_id: str) -> None:
-        """Remove the image if it is there."""
-        await self._storing.delete(public_id)
-
     @property
-    def can_list(self) -> bool:
-        """True when list_images may be called: it is optional for a storage."""
-        return self._storing.can_list
+    def backends(self) -> Sequence[str]:
+        """The names of the storages in use, the current one first."""
+        return self.storages.backends
 
-    def list_images(self, prefix: str, at_once: int) -> AsyncIterator[Sequence[StoredImage]]:
+    async def save(self, public_id: str, file: BinaryIO, content_type: str) -> SavedImage:
+        """Store the image in the current storage; DependencyUnavailable, or the storage's own PipelineError."""
+        return await self.storages.save(public_id, file, content_type)
+
+    async def read(self, name: ImageName) -> bytes:
+        """Return the bytes of the stored image; FileNotFoundError when there is none."""
+        return await self.storages.read(name)
+
+    async def delete(self, name: ImageName) -> None:
+        """Remove the image if it is there."""
+        await self.storages.delete(name)
+
+    async def urls(self, names: Collection[ImageName], seconds: int) -> Mapping[ImageName, str]:
+        """Return the URLs of those images whose storage makes any and answers."""
+        return await self.storages.urls(names, seconds)
+
+    async def makes_urls(self, backend: str) -> bool:
+        """Return whether that storage makes URLs when asked."""
+        return await self.storages.makes_urls(backend)
+
+    async def can_list(self, backend: str) -> bool:
+        """Return whether list_images may be called: it is optional for a storage."""
+        return await self.storages.can_list(backend)
+
+    def list_images(self, backend: str, prefix: str, at_once: int) -> AsyncIterator[Sequence[StoredImage]]:
         """Return the stored images whose public_id begins with the prefix, in parts of at most so many."""
-        return self._storing.list_images(prefix, at_once)
+        return self.storages.list_images(backend, prefix, at_once)
 
     async def check_storage(self) -> None:
         """Return when the storage is usable; DependencyUnavailable otherwise."""
-        await self._storing.check()
+        await self.storages.current.check()
 
     async def check_sandbox(self) -> None:
         """Return unless the child processes that read photos do not start; DependencyUnavailable then."""
@@ -192,7 +208,7 @@ class PluginManager:
     async def close(self) -> None:
         """Close the plugins and leave their threads, also the stuck ones, behind."""
         called = (*self._asked, *self._notifiers.values())
-        closing = (self._hooked.close(), self._storing.close(), *(plugin.close() for plugin in called))
+        closing = (self._hooked.close(), self.storages.close(), *(plugin.close() for plugin in called))
         await asyncio.gather(*closing)
         if self._sandbox is not None:
             await self._sandbox.close()
@@ -236,11 +252,15 @@ def assemble(
     catalogue: Catalogue, settings: Settings, metrics: Metrics, rooms: RoomPublisher, tracing: Tracing = OFF
 ) -> PluginManager:
     """Return those plugins of the catalogue that the settings select, ready to use."""
+
+    def stored_in(name: str) -> Storing:
+        return Storing(catalogue.build(STORAGE, name, metrics), settings.storage_timeout_seconds, tracing)
+
     return PluginManager(
         settings,
         rooms,
         providers={name: catalogue.build(PROVIDER, name, metrics) for name in catalogue.selected[PROVIDER]},
-        storage=catalogue.build(STORAGE, settings.storage_name, metrics),
+        storages=Storages(stored_in(settings.storage_name), stored_in),
         notifiers=[catalogue.build(NOTIFIER, name, metrics) for name in catalogue.selected[NOTIFIER]],
         hooks=catalogue.build_hooks(metrics),
         tracing=tracing,

@@ -5,7 +5,8 @@ event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -69,6 +70,24 @@ class Storing:
         """True when the storage has `list`."""
         return "list" in self.storage.methods
 
+    @property
+    def makes_urls(self) -> bool:
+        """True when the storage has `url`."""
+        return "url" in self.storage.methods
+
+    async def urls(self, public_ids: Sequence[str], seconds: int) -> Mapping[str, str]:
+        """Return the URLs of the images, good for so many seconds. Only where makes_urls is true.
+
+        All of them in the time of one call; DependencyUnavailable when it fails.
+        """
+        url = self.storage.function("url")
+        if inspect.iscoroutinefunction(url):
+            making = self.storage.run_on_loop("url", _make_urls_async, self._seconds, url, public_ids, seconds)
+        else:
+            making = self.storage.run_in_thread("url", _make_urls, self._seconds, url, public_ids, seconds)
+        made = await _guarded(making)
+        return {public_id: each for public_id, each in zip(public_ids, made, strict=True) if is_web_url(each)}
+
     async def list_images(self, prefix: str, at_once: int) -> AsyncIterator[Sequence[StoredImage]]:
         """Yield the stored images whose public_id begins with the prefix, at most so many at once.
 
@@ -123,6 +142,16 @@ async def _guarded(call: Awaitable[Any], *meant: type[Exception]) -> Any:
 def _read(file: BinaryIO) -> bytes:
     with file:
         return file.read()
+
+
+def _make_urls(url: Callable[..., str], public_ids: Sequence[str], seconds: int) -> Sequence[str]:
+    return [url(public_id, seconds) for public_id in public_ids]
+
+
+async def _make_urls_async(
+    url: Callable[..., Awaitable[str]], public_ids: Sequence[str], seconds: int
+) -> Sequence[str]:
+    return [await url(public_id, seconds) for public_id in public_ids]
 
 
 def _take(listing: Iterator[StoredImage], at_once: int) -> Sequence[StoredImage]:

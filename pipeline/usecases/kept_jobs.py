@@ -17,6 +17,7 @@ from pipeline.instants import milliseconds_of
 from pipeline.queue.job import FailedJob, Job, NewJob
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.records import as_instant
+from pipeline.usecases.image_urls import ImageUrls
 
 Place = tuple[datetime, str]
 
@@ -101,10 +102,13 @@ def _failed(kept: Kept, failed: Mapping[str, Any]) -> FailedJob:
 class UnfinishedAssets:
     """The jobs that assets in `processing` need."""
 
-    def __init__(self, store: AssetStore, queue: JobQueue, *, age_seconds: float, is_fair: bool) -> None:
+    def __init__(
+        self, store: AssetStore, queue: JobQueue, urls: ImageUrls, *, age_seconds: float, is_fair: bool
+    ) -> None:
         """age_seconds: a job that ended before its asset did so long ago starts over. is_fair: users take turns."""
         self._store = store
         self._queue = queue
+        self._urls = urls
         self._age = timedelta(seconds=age_seconds)
         self._is_fair = is_fair
 
@@ -113,11 +117,12 @@ class UnfinishedAssets:
         page = await self._store.unfinished_before(before, limit=limit, after=after)
         # A job that ended while its asset did not is either being acknowledged just now or was not about this owner.
         ended_before = utc_now() - self._age
+        urls = await self._urls.of_images(asset.original for asset in page)
         restored = await self._queue.restore(
             [
                 NewJob(
                     asset.processing_job_id,
-                    job_data(asset),
+                    job_data(asset, asset.original.url_among(urls)),
                     group=asset.user_id if self._is_fair else "",
                     lane=asset.category,
                     revive=asset.updated_at < ended_before,

@@ -15,6 +15,7 @@ import structlog
 from pipeline.assets.asset import Asset
 from pipeline.assets.store import AssetStore
 from pipeline.errors import DependencyUnavailable, PipelineError
+from pipeline.images import ImageName
 from pipeline.texts import cause_of
 from pipeline.usecases.storage import StoredImages
 
@@ -29,14 +30,14 @@ LISTED_AT_ONCE = 100
 OUR_IMAGE = re.compile(r"([0-9a-f]{24})/[a-z0-9-]+")
 
 
-async def find_unnamed(store: AssetStore, public_ids: Iterable[str]) -> list[str]:
+async def find_unnamed(store: AssetStore, names: Iterable[ImageName]) -> list[ImageName]:
     """Return those of the images that no asset names. What is not named like an image of ours is never among them."""
-    ours = {public_id: found[1] for public_id in public_ids if (found := OUR_IMAGE.fullmatch(public_id))}
+    ours = {name: found[1] for name in names if (found := OUR_IMAGE.fullmatch(name.public_id))}
     assets = {asset.id: asset for asset in await store.get_many(set(ours.values()))} if ours else {}
     return [
-        public_id
-        for public_id, asset_id in ours.items()
-        if asset_id not in assets or not assets[asset_id].names(public_id)
+        name
+        for name, asset_id in ours.items()
+        if asset_id not in assets or not assets[asset_id].names(name)
     ]
 
 
@@ -49,36 +50,39 @@ class Leftovers:
         # Those that try again later; to be cancelled at the end.
         self.tasks: set[asyncio.Task[None]] = set()
 
-    async def images_of(self, asset: Asset) -> set[str]:
-        """Return the public ids of what is stored of the asset; where the storage cannot tell, what the asset names."""
-        if self._storage.can_list:
-            prefix = f"{asset.id}/"
+    async def images_of(self, asset: Asset) -> set[ImageName]:
+        """Return the names of what is stored of the asset in the storages in use, and of what it names itself."""
+        found = set(asset.image_names)
+        prefix = f"{asset.id}/"
+        for backend in {*self._storage.backends, *(name.backend for name in found)}:
             try:
-                parts = self._storage.list_images(prefix, LISTED_AT_ONCE)
-                found = {image.public_id async for images in parts for image in images}
-                return {public_id for public_id in found if public_id.startswith(prefix)}
+                if not await self._storage.can_list(backend):
+                    continue
+                async for images in self._storage.list_images(backend, prefix, LISTED_AT_ONCE):
+                    ours = (image.public_id for image in images if image.public_id.startswith(prefix))
+                    found |= {ImageName(backend, public_id) for public_id in ours}
             except DependencyUnavailable as error:
-                log.warning("images_not_listed", assetId=asset.id, cause=cause_of(error))
-        return set(asset.image_ids)
+                log.warning("images_not_listed", assetId=asset.id, backend=backend, cause=cause_of(error))
+        return found
 
-    async def discard(self, public_ids: Collection[str]) -> None:
+    async def discard(self, names: Collection[ImageName]) -> None:
         """Remove the images, which no asset names; what cannot be removed now is tried again later."""
-        if left := await self._remove(public_ids):
+        if left := await self._remove(names):
             self.discard_later(left)
 
-    def discard_later(self, public_ids: Collection[str]) -> None:
+    def discard_later(self, names: Collection[ImageName]) -> None:
         """Remove the images a little later, in the background: those that no asset names by then."""
-        if not public_ids:
+        if not names:
             return
         if len(self.tasks) >= WAITING_AT_MOST:
-            log.warning("images_left_behind", count=len(public_ids), cause="too many removals wait")
+            log.warning("images_left_behind", count=len(names), cause="too many removals wait")
             return
-        task = asyncio.create_task(self._discard_later(public_ids), name="discard images")
+        task = asyncio.create_task(self._discard_later(names), name="discard images")
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def _discard_later(self, public_ids: Collection[str]) -> None:
-        left = set(public_ids)
+    async def _discard_later(self, names: Collection[ImageName]) -> None:
+        left = set(names)
         for seconds in AGAIN_SECONDS:
             await asyncio.sleep(seconds)
             try:
@@ -90,13 +94,13 @@ class Leftovers:
             if not left:
                 return
 
-    async def _remove(self, public_ids: Collection[str]) -> set[str]:
+    async def _remove(self, names: Collection[ImageName]) -> set[ImageName]:
         """Remove the images and return those that could not be."""
         left = set()
-        for public_id in public_ids:
+        for name in names:
             try:
-                await self._storage.delete(public_id)
+                await self._storage.delete(name)
             except PipelineError as error:
-                left.add(public_id)
-                log.warning("image_left_behind", publicId=public_id, cause=cause_of(error))
+                left.add(name)
+                log.warning("image_left_behind", publicId=name.public_id, backend=name.backend, cause=cause_of(error))
         return left

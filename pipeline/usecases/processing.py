@@ -7,6 +7,7 @@ overtaken matches nothing, however late it comes.
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -17,11 +18,11 @@ from typing import Any, Protocol
 
 import structlog
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, processed_public_id
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef, processed_public_id
 from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
-from pipeline.errors import PermanentJobError
+from pipeline.errors import DependencyUnavailable, PermanentJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
 from pipeline.hooks.providers import Witness
 from pipeline.metrics import Metrics
@@ -31,6 +32,7 @@ from pipeline.texts import HALVES
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.committing import until_stored
 from pipeline.usecases.endings import Endings
+from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.storage import ImageStorage
@@ -40,9 +42,6 @@ log = structlog.get_logger(__name__)
 
 class Plugins(ImageStorage, Protocol):
     """What processing needs of the plugins; hooks/manager.py has it."""
-
-    async def read(self, public_id: str) -> bytes:
-        """Return the bytes of the stored image."""
 
     async def analyze(
         self,
@@ -85,6 +84,7 @@ class Processing:
         metrics: Metrics,
         *,
         leftovers: Leftovers,
+        urls: ImageUrls,
         provider_timeout_seconds: float = 90,
         max_starts: int = 6,
         witness: Callable[[Job], AbstractContextManager[Witness | None]] = lambda job: nullcontext(),
@@ -101,6 +101,7 @@ class Processing:
         self._kept = kept
         self._metrics = metrics
         self._leftovers = leftovers
+        self._urls = urls
         self._provider_timeout_seconds = provider_timeout_seconds
         self._max_starts = max_starts
         self._witness = witness
@@ -120,8 +121,11 @@ class Processing:
             return None
         if asset.starts > self._max_starts:
             raise PermanentJobError(f"Processing stalled, it was started {self._max_starts} times in vain")
+        image_url = await self._urls.of_image(asset.original)
+        if image_url is None:
+            raise DependencyUnavailable("Image storage unavailable")
         request = AnalyzeRequest(
-            image_url=asset.original.url,
+            image_url=image_url,
             category=asset.category,
             asset_id=asset.id,
             job_id=job.id,
@@ -143,18 +147,18 @@ class Processing:
         await self._endings.reach(self._commit_and_tell(job, result.asset, result.analysis, processed))
 
     async def _commit_and_tell(
-        self, job: Job, asset: Asset, analysis: Analysis, processed: ProcessedImageRef | None
+        self, job: Job, asset: Asset, analysis: Analysis, processed: ImageRef | None
     ) -> None:
-        image_ids = [processed.public_id] if processed and processed.public_id else []
+        saved = [processed.name] if processed and processed.name else []
         try:
             with self._tracing.step("commit"):
                 finished = await self._commit_result(job, asset, analysis, processed)
         except BaseException:
             # Refused, or cancelled long after the lease was lost: the store knows whether the result stands.
-            self._leftovers.discard_later(image_ids)
+            self._leftovers.discard_later(saved)
             raise
         if finished is None:
-            await self._leftovers.discard(image_ids)
+            await self._leftovers.discard(saved)
             await self._drop(asset)
             return
         await self._announce(finished)
@@ -162,7 +166,7 @@ class Processing:
             await self._kept.forget(job.id)
 
     async def _commit_result(
-        self, job: Job, asset: Asset, analysis: Analysis, processed: ProcessedImageRef | None
+        self, job: Job, asset: Asset, analysis: Analysis, processed: ImageRef | None
     ) -> Asset | None:
         is_complete = bool(analysis.brand.value and analysis.model.value)
         return await self._commit(
@@ -223,7 +227,7 @@ class Processing:
                 # So that it becomes the dead letter it would have been.
                 raise PermanentJobError(current.ai_metadata.error or "Processing failed")
             # The process died between commit and acknowledgement; the event may not have been sent.
-            await self._announcer.announce(asset_processed(current), current.user_id)
+            await self._tell(current)
             if gives_up and not is_dead:
                 raise AlreadyOver
         else:
@@ -232,19 +236,28 @@ class Processing:
 
     async def _read(self, asset: Asset) -> bytes:
         try:
-            return await self._plugins.read(asset.original.public_id)
+            if asset.original.name is None:
+                raise FileNotFoundError
+            return await self._plugins.read(asset.original.name)
         except FileNotFoundError:
             raise PermanentJobError("The uploaded image is no longer there") from None
 
-    async def _keep_processed(self, asset: Asset, analysis: Analysis) -> ProcessedImageRef | None:
+    async def _keep_processed(self, asset: Asset, analysis: Analysis) -> ImageRef | None:
         if analysis.processed_image_url:
-            return ProcessedImageRef(analysis.processed_image_url)
+            return ImageRef("", "", analysis.processed_image_url)
         if analysis.processed_image is None:
             return None
         public_id = processed_public_id(asset.id, asset.fence)
         image = analysis.processed_image
-        url = await self._plugins.save(public_id, io.BytesIO(image.content), image.content_type)
-        return ProcessedImageRef(url, public_id)
+        saved = await self._plugins.save(public_id, io.BytesIO(image.content), image.content_type)
+        return ImageRef(
+            backend=saved.backend,
+            public_id=public_id,
+            url=saved.url,
+            sha256=hashlib.sha256(image.content).hexdigest(),
+            bytes=len(image.content),
+            content_type=image.content_type,
+        )
 
     async def _commit(
         self, job: Job, asset: Asset, write: Callable[[datetime], Awaitable[Asset | None]], *, is_kept: bool
@@ -281,12 +294,16 @@ class Processing:
         current = await self._store.get(asset.id)
         if current is None or not current.is_cancelled or current.processing_job_id != asset.processing_job_id:
             return False
-        await self._announcer.announce(asset_processed(current), current.user_id)
+        await self._tell(current)
         return True
+
+    async def _tell(self, asset: Asset) -> None:
+        url = await self._urls.of_image(asset.processed)
+        await self._announcer.announce(asset_processed(asset, url), asset.user_id)
 
     async def _announce(self, asset: Asset) -> None:
         self._metrics.assets_finished.labels(asset.status.value).inc()
-        await self._announcer.announce(asset_processed(asset), asset.user_id)
+        await self._tell(asset)
         self._metrics.asset_seconds.observe((utc_now() - asset.created_at).total_seconds())
         log.info("asset_finished", status=asset.status.value, fence=asset.fence, error=asset.ai_metadata.error)
 

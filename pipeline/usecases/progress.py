@@ -23,6 +23,7 @@ from pipeline.queue.job import JobState, Mode
 from pipeline.queue.queue import OTHERS_AT_MOST, JobQueue
 from pipeline.queue.snapshot import UNKNOWN, Place, Snapshot
 from pipeline.texts import cause_of
+from pipeline.usecases.image_urls import ImageUrls
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +59,7 @@ class Progress:
         self,
         queue: JobQueue,
         lanes: Mapping[str, Sequence[str]],
+        urls: ImageUrls,
         running: Callable[[str], Mapping[str, Any] | None] = lambda job_id: None,
     ) -> None:
         """lanes: the providers of each category, any of which will do; those of "" are for all others.
@@ -66,6 +68,7 @@ class Progress:
         """
         self._queue = queue
         self._lanes = lanes
+        self._urls = urls
         self._running = running
         # The last snapshot, None when it failed, and when it was asked for, in loop time.
         self._last: Snapshot | None = None
@@ -83,7 +86,8 @@ class Progress:
         elsewhere = [each.job_id for each in subjects.values() if self._running(each.job_id) is None]
         snapshot = await self.snapshot(elsewhere) if elsewhere else None
         told = {asset_id: self.describe(each, snapshot) for asset_id, each in subjects.items()}
-        return [asset.to_json(told.get(asset.id)) for asset in assets]
+        urls = await self._urls.of(assets)
+        return [asset.to_json(urls, told.get(asset.id)) for asset in assets]
 
     async def snapshot(self, job_ids: Sequence[str] = (), *, insists: bool = True) -> Snapshot | None:
         """Return a snapshot that is a second old at most and tells of these jobs; None while Redis is away.

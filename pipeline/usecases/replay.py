@@ -21,6 +21,7 @@ from pipeline.metrics import Metrics
 from pipeline.rooms.frames import event_frame, join_frames
 from pipeline.rooms.rooms import Connection, Rooms
 from pipeline.texts import cause_of
+from pipeline.usecases.image_urls import ImageUrls
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +47,7 @@ class Replay:
         rooms: Rooms,
         metrics: Metrics,
         *,
+        urls: ImageUrls,
         max_events: int,
         max_bytes: int,
         lease_seconds: float,
@@ -54,6 +56,7 @@ class Replay:
         self._store = store
         self._rooms = rooms
         self._metrics = metrics
+        self._urls = urls
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._overlap = timedelta(seconds=TOLD_LATE_SECONDS + lease_seconds)
@@ -79,7 +82,12 @@ class Replay:
                 self._metrics.replays.labels("unavailable").inc()
                 raise
             # An asset that was archived since has no event any more.
-            frames = [event_frame(asset_processed(asset)) for asset in assets or () if asset.is_finished]
+            finished = [asset for asset in assets or () if asset.is_finished]
+            urls = await self._urls.of_images(asset.processed for asset in finished if asset.processed)
+            frames = [
+                event_frame(asset_processed(each, each.processed.url_among(urls) if each.processed else None))
+                for each in finished
+            ]
         if assets is None or sum(map(len, frames)) > self._max_bytes:
             self._metrics.replays.labels("resync").inc()
             return [RESYNC]

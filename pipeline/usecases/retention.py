@@ -24,6 +24,7 @@ import structlog
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
+from pipeline.images import ImageName
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
@@ -77,7 +78,7 @@ class Sweeper:
 
         Waits for ever where the storage cannot list its images.
         """
-        if not self._storage.can_list:
+        if not await self._storage.can_list(self._backend):
             await asyncio.Event().wait()
         await asyncio.sleep(random.uniform(*FIRST_SECONDS))
         while True:
@@ -104,7 +105,7 @@ class Sweeper:
     async def _owns_all_since(self, before: datetime) -> bool:
         """Return whether the storage is this installation's alone, and has been marked so since then."""
         installation = await self._store.identity()
-        parts = self._storage.list_images(OWNERS, AT_ONCE)
+        parts = self._storage.list_images(self._backend, OWNERS, AT_ONCE)
         marks = {image.public_id: image.stored_at async for images in parts for image in images}
         own = f"{OWNERS}{installation}"
         if own not in marks:
@@ -118,25 +119,29 @@ class Sweeper:
     async def _sweep(self, before: datetime, owner: str) -> None:
         seen = removed = 0
         try:
-            async for images in self._storage.list_images("", AT_ONCE):
+            async for images in self._storage.list_images(self._backend, "", AT_ONCE):
                 if not await self._queue.take_turn(TURN, owner, TURN_SECONDS):
                     return
                 seen += len(images)
-                old = [image.public_id for image in images if image.stored_at < before]
+                old = [ImageName(self._backend, image.public_id) for image in images if image.stored_at < before]
                 removed += await self._remove(await find_unnamed(self._store, old))
                 await asyncio.sleep(REST_SECONDS)
         finally:
             log.info("images_swept", count=removed, seen=seen)
 
-    async def _remove(self, public_ids: Sequence[str]) -> int:
+    @property
+    def _backend(self) -> str:
+        return self._storage.backends[0]
+
+    async def _remove(self, names: Sequence[ImageName]) -> int:
         """Remove the images and return how many; DependencyUnavailable when the storage refuses again and again."""
         removed = failures = 0
-        for public_id in public_ids:
+        for name in names:
             try:
-                await self._storage.delete(public_id)
+                await self._storage.delete(name)
             except DependencyUnavailable as error:
                 failures += 1
-                log.warning("image_left_behind", publicId=public_id, cause=cause_of(error))
+                log.warning("image_left_behind", publicId=name.public_id, cause=cause_of(error))
                 if failures >= FAILURES_AT_MOST:
                     raise
             else:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from pipeline.assets.asset import Asset, AssetStatus, OriginalImage, job_data, new_asset_id
+from pipeline.assets.asset import Asset, AssetStatus, ImageRef, job_data, new_asset_id
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.delays import retry_delays
@@ -27,6 +27,7 @@ from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.backlog import Backlog
 from pipeline.usecases.identity import Identities
+from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.storage import ImageStorage
 from pipeline.usecases.upload import Upload
@@ -73,6 +74,7 @@ class Submission:
         policy: SubmissionPolicy = SubmissionPolicy(),
         *,
         leftovers: Leftovers,
+        urls: ImageUrls,
         pool: Executor,
         on_deferred: Callable[[], None] = lambda: None,
         on_enqueued: Callable[[Asset, str], None] = lambda asset, request_id: None,
@@ -88,6 +90,8 @@ class Submission:
         self._metrics = metrics
         self._policy = policy
         self._leftovers = leftovers
+        self._urls = urls
+        self._pool = pool
         self._identities = Identities(store, pool, dedupes=policy.dedupes)
         self._backlog = Backlog(queue, most=policy.max_backlog, most_of_group=policy.max_backlog_per_user)
         self._on_deferred = on_deferred
@@ -132,12 +136,12 @@ class Submission:
                 # Only now, so that a key stands for nothing that was refused; the client may mend it and use it again.
                 claimed_id = await self._identities.claim(identity, asset.id)
             except Exception:
-                await self._leftovers.discard([asset.original.public_id])
+                await self._leftovers.discard(asset.image_names)
                 raise
             if claimed_id == asset.id:
                 return await self._insert(asset, upload.request_id)
             # The same upload came a second time and was faster.
-            await self._leftovers.discard([asset.original.public_id])
+            await self._leftovers.discard(asset.image_names)
 
     async def _store_image(self, upload: Upload, asset_id: str) -> Asset:
         """Return the asset that the upload becomes, its image stored; what is refused raises and leaves nothing."""
@@ -147,16 +151,19 @@ class Submission:
                 await self._storage.validate_upload(facts)
         # Random, so that two requests with one key never share, and so never remove, an image.
         public_id = f"{asset_id}/original-{secrets.token_hex(4)}"
-        url = await self._storage.save(public_id, upload.file, upload.image.content_type)
+        digest = await upload.sha256(self._pool)
+        saved = await self._storage.save(public_id, upload.file, upload.image.content_type)
         now = utc_now()
         return Asset(
             id=asset_id,
             user_id=upload.user_id,
             category=upload.category,
             status=AssetStatus.PROCESSING,
-            original=OriginalImage(
-                url=url,
+            original=ImageRef(
+                backend=saved.backend,
                 public_id=public_id,
+                url=saved.url,
+                sha256=digest,
                 bytes=upload.image.bytes,
                 width=upload.image.width,
                 height=upload.image.height,
@@ -175,13 +182,13 @@ class Submission:
             self._settle_later(asset)
             raise
         except Exception:
-            await self._leftovers.discard([asset.original.public_id])
+            await self._leftovers.discard(asset.image_names)
             raise
         if is_new:
             # Its id may have been that of an asset deleted since, whose job Redis remembers as completed.
             await self.enqueue(asset, request_id, revive=True)
         else:
-            await self._leftovers.discard([asset.original.public_id])
+            await self._leftovers.discard(asset.image_names)
         self._metrics.uploads.labels("accepted" if is_new else "replayed").inc()
         self._metrics.upload_bytes.inc(asset.original.bytes if is_new else 0)
         log.info("asset_submitted", assetId=asset.id, jobId=asset.processing_job_id, bytes=asset.original.bytes)
@@ -201,7 +208,7 @@ class Submission:
             await self.enqueue(asset, request_id)
             log.info("asset_requeued", assetId=asset.id, jobId=job_id)
             if before is not None and before.processed is not None:
-                self._leftovers.discard_later(set(before.image_ids) - set(asset.image_ids))
+                self._leftovers.discard_later(set(before.image_names) - set(asset.image_names))
             return Receipt(asset.id, job_id)
 
     async def delete(self, asset_id: str, user_id: str) -> None:
@@ -221,7 +228,7 @@ class Submission:
             self._leftovers.discard_later(stored)
             raise
         self._on_deleted(removed)
-        await self._leftovers.discard(stored.union(removed.image_ids))
+        await self._leftovers.discard(stored.union(removed.image_names))
         log.info("asset_deleted", assetId=asset_id)
 
     async def _remove(self, asset: Asset) -> Asset:
@@ -255,7 +262,7 @@ class Submission:
 
     async def enqueue(self, asset: Asset, request_id: str, *, revive: bool = False) -> None:
         """Give the asset's job to the queue, or leave that to the reconciler. revive: as JobQueue.enqueue has it."""
-        job_id, data = asset.processing_job_id, job_data(asset)
+        job_id, data = asset.processing_job_id, job_data(asset, await self._urls.of_image(asset.original))
         try:
             with self._tracing.enqueue(self._queue.name, job_id, data) as span:
                 async with asyncio.timeout(ENQUEUE_SECONDS):
@@ -296,7 +303,7 @@ class Submission:
             with suppress(DependencyUnavailable):
                 current = await self._store.get(asset.id)
                 break
-        if current is None or current.original.public_id != asset.original.public_id:
-            await self._leftovers.discard([asset.original.public_id])
+        if current is None or current.original.name != asset.original.name:
+            await self._leftovers.discard(asset.image_names)
         else:
             self._on_deferred()

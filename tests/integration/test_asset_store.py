@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from tornado.ioloop import IOLoop
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef
 from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore, Kept, KeyRecord
@@ -37,7 +37,7 @@ FOUND = AiMetadata(
     colorway=None,
     processed_at=NOON,
 )
-PROCESSED = ProcessedImageRef("https://images.example/p.webp", "x/processed-1")
+PROCESSED = ImageRef("memory", "x/processed-1", "https://images.example/p.webp", "0" * 64)
 MakeStore = Callable[[], AssetStore]
 
 

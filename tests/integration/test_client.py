@@ -26,7 +26,7 @@ from aiohttp import web
 import pipeline.client.client
 import pipeline.client.feed
 import pipeline.client.transports
-from pipeline.assets.asset import AiMetadata, AssetStatus, ProcessedImageRef
+from pipeline.assets.asset import AiMetadata, AssetStatus, ImageRef
 from pipeline.assets.events import asset_processed
 from pipeline.client import Client, ClientError, Unavailable, event_of
 from pipeline.client.access import Fault, TokenSource
@@ -57,7 +57,7 @@ def make_event(number: int, padding: str = "") -> dict[str, Any]:
 def make_asset_json(number: int) -> dict[str, Any]:
     """Return the asset of that event as the list has it."""
     asset = make_asset(status=AssetStatus.FAILED, ai_metadata=AiMetadata(error=f"number {number}"))
-    return asset.to_json() | {"id": f"{number:024x}", "finishedAt": at(number)}
+    return asset.to_json({}) | {"id": f"{number:024x}", "finishedAt": at(number)}
 
 
 def make_accepted() -> web.Response:
@@ -547,21 +547,24 @@ FOUND = {"value": "Nike", "confidence": 0.9}
 @pytest.mark.parametrize(
     ("meta", "processed"),
     [
-        (AiMetadata(FOUND, FOUND, FOUND, utc_now()), ProcessedImageRef("https://images.example/p.webp", "secret")),
+        (
+            AiMetadata(FOUND, FOUND, FOUND, utc_now()),
+            ImageRef("", "", "https://images.example/p.webp"),
+        ),
         (AiMetadata(brand=FOUND), None),
         (AiMetadata(error="AI service unavailable"), None),
         (AiMetadata(), None),
     ],
 )
 def test_event_of_an_asset_is_the_services(
-    status: AssetStatus, meta: AiMetadata, processed: ProcessedImageRef | None
+    status: AssetStatus, meta: AiMetadata, processed: ImageRef | None
 ) -> None:
     """What the client makes of a listed asset is what the service would have sent; of an unfinished one, nothing."""
     asset = dataclasses.replace(
         make_asset(), status=status, ai_metadata=meta, processed=processed, finished_at=utc_now()
     )
-    event = event_of(json.loads(json.dumps(asset.to_json())))
-    assert event == (asset_processed(asset) if asset.is_finished else None)
+    event = event_of(json.loads(json.dumps(asset.to_json({}))))
+    assert event == (asset_processed(asset, processed and processed.url) if asset.is_finished else None)
 
 
 # tokens

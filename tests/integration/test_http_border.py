@@ -35,16 +35,18 @@ import tornado.httpserver
 import tornado.netutil
 import tornado.web
 
-from pipeline.assets.asset import Asset, AssetStatus, OriginalImage
+from pipeline.assets.asset import Asset, AssetStatus, ImageRef
 from pipeline.auth import TokenVerifier
 from pipeline.errors import Conflict, DependencyUnavailable, NotFound
 from pipeline.handlers import assets, base, multipart
 from pipeline.handlers.upload import Turns, UploadHandler
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
+from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.submission import Receipt
 from pipeline.usecases.upload import Upload
 from tests.factories import SECRET, make_image, make_multipart, make_noise_image, make_token, make_upload
+from tests.memory_storage import MemoryStorage
 from tests.parts import require
 
 UPLOAD = "/api/assets/analyze-queue"
@@ -58,7 +60,7 @@ class StandInProgress:
     """Knows of no asset how it goes."""
 
     async def shown(self, assets: Sequence[Asset]) -> list[dict[str, Any]]:
-        return [asset.to_json() for asset in assets]
+        return [asset.to_json({}) for asset in assets]
 
 
 class StandInSubmission:
@@ -281,7 +283,7 @@ def application(border: Border, settings: Settings, pool: ThreadPoolExecutor) ->
     }
     admission = SimpleNamespace(is_draining=False)
     upload = common | {"submission": border.submission, "settings": settings, "pool": pool, "turns": Turns()}
-    upload |= {"store": border.store, "admission": admission}
+    upload |= {"store": border.store, "admission": admission, "urls": ImageUrls(MemoryStorage())}
     with_assets = common | {"store": border.store, "submission": border.submission} | {
         "progress": StandInProgress(),
         "admission": admission,
@@ -874,7 +876,7 @@ def test_cors_other_origins_get_nothing(border: Border, origin: str) -> None:
 
 def make_asset(number: int, **changes: Any) -> Asset:
     instant = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=number // 2)
-    original = OriginalImage("https://img.example/1", "1/original", 10, 4, 3, "image/png")
+    original = ImageRef("memory", "1/original", "https://img.example/1", "0" * 64, 10, 4, 3, "image/png")
     values: dict[str, Any] = {
         "id": f"{number:024x}",
         "user_id": "user-1",
@@ -955,7 +957,7 @@ def test_asset_is_shown_to_its_owner_only(border: Border) -> None:
     """The owner gets the asset; for anybody else it is not there."""
     border.store.assets = [make_asset(1), make_asset(2, user_id="user-2")]
     own, other = (border.call("GET", f"/api/assets/{number:024x}") for number in (1, 2))
-    assert (own.status, own.json["data"]) == (200, make_asset(1).to_json())
+    assert (own.status, own.json["data"]) == (200, make_asset(1).to_json({}))
     assert (other.status, other.json) == (404, error("NOT_FOUND", "Asset not found"))
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, to_timestamp
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef, to_timestamp
 from pipeline.assets.events import asset_processed
 from pipeline.clock import utc_now
 from tests.contract.contracts import check_event
@@ -163,7 +163,7 @@ async def test_repeats_are_dropped() -> None:
 def finished_assets() -> list[Asset]:
     """Return one asset of each shape an event can have, a second apart."""
     brand, model = {"value": "Nike", "confidence": 0.9}, {"value": "Air Max 90", "confidence": 0.8}
-    processed = ProcessedImageRef("https://images.example/p.webp")
+    processed = ImageRef("", "", "https://images.example/p.webp")
     shapes: list[dict[str, Any]] = [
         {"status": AssetStatus.ACTIVE, "ai_metadata": AiMetadata(brand, model, brand), "processed": processed},
         {"status": AssetStatus.ACTIVE, "ai_metadata": AiMetadata(brand, model)},
@@ -195,7 +195,7 @@ async def test_resync_is_read_page_by_page(kind: str) -> None:
         await link.send(live)
         await script.heard("asset_processed")
         assert await script.run("return client.since") == SINCE
-        call.reply({"items": [asset.to_json() for asset in assets[:3]], "nextCursor": "page-2"})
+        call.reply({"items": [asset.to_json({}) for asset in assets[:3]], "nextCursor": "page-2"})
         await script.heard("asset_processed", 4)
         assert await script.run("return client.since") == to_timestamp(assets[2].finished_at)
         call = await far.call()
@@ -204,9 +204,12 @@ async def test_resync_is_read_page_by_page(kind: str) -> None:
         call = await far.call()
         # One that got a new job after it was listed has no event yet.
         items = [assets[2], make_asset(), *assets[3:]]
-        call.reply({"items": [asset.to_json() for asset in items], "nextCursor": None})
+        call.reply({"items": [asset.to_json({}) for asset in items], "nextCursor": None})
         await script.heard("asset_processed", 7)
-        assert await script.all("asset_processed") == [live, *map(asset_processed, assets)]
+        assert await script.all("asset_processed") == [
+            live,
+            *(asset_processed(asset, asset.processed and asset.processed.url) for asset in assets),
+        ]
         assert await script.run("return client.since") == live["timestamp"]
 
 
@@ -222,7 +225,7 @@ async def test_resync_survives_a_broken_connection() -> None:
         await link.connected()
         await link.send({"event": "resync"}, make_event(1, 600))
         call = await far.call()
-        call.reply({"items": [assets[1].to_json()], "nextCursor": "page-2"})
+        call.reply({"items": [assets[1].to_json({})], "nextCursor": "page-2"})
         (await far.call()).refuse(503, "UNAVAILABLE", Retry_After="3600")
         await link.send(make_event(2, 601))
         await script.heard("asset_processed", 3)
@@ -262,7 +265,7 @@ async def test_resync_ends_with_the_client() -> None:
         link = await far.accept()
         await link.connected()
         await link.send({"event": "resync"})
-        (await far.call()).reply({"items": [asset.to_json() for asset in finished_assets()], "nextCursor": None})
+        (await far.call()).reply({"items": [asset.to_json({}) for asset in finished_assets()], "nextCursor": None})
         await link.wait_ended()
         assert len(await script.all("asset_processed")) == 1
 
@@ -270,7 +273,7 @@ async def test_resync_ends_with_the_client() -> None:
 def asset_json(event: dict[str, Any]) -> dict[str, Any]:
     """Return the asset whose event this is."""
     finished_at = datetime.fromisoformat(event["timestamp"])
-    return make_asset(id=event["assetId"], status=AssetStatus.FAILED, finished_at=finished_at).to_json()
+    return make_asset(id=event["assetId"], status=AssetStatus.FAILED, finished_at=finished_at).to_json({})
 
 
 # how a connection ends and comes back

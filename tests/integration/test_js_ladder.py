@@ -230,7 +230,7 @@ async def test_list_is_asked_to_wait_from_before_the_cursor_on() -> None:
     is not valid yet, and a service that is too busy, are waited for.
     """
     now = to_timestamp(utc_now())
-    finished = make_asset(status=AssetStatus.FAILED, finished_at=datetime.fromisoformat(now)).to_json()
+    finished = make_asset(status=AssetStatus.FAILED, finished_at=datetime.fromisoformat(now)).to_json({})
     async with FarEnd() as far, far.script("node") as script:
         await script.run(refused_sockets(far.url, times=STAYS | {"connectMs": 300}, since=now))
         (await far.stream()).end()
@@ -294,7 +294,7 @@ async def test_silent_socket_of_a_page_is_checked_by_the_list() -> None:
         call = await far.call()
         assert await script.all("disconnected") == []
         missed = make_asset(status=AssetStatus.FAILED, finished_at=utc_now() - timedelta(seconds=20))
-        call.reply({"items": [missed.to_json()], "nextCursor": None})
+        call.reply({"items": [missed.to_json({})], "nextCursor": None})
         await (await far.stream()).connected()
         await on_rung(script, "sse")
         assert await heard_ids(script, 1) == [missed.id]
@@ -332,7 +332,7 @@ async def test_event_of_an_upload_before_the_first_connection_is_not_lost() -> N
         call = await far.call()
         assert (call.path, call.query["limit"]) == ("/api/assets", "100")
         finished = make_asset(status=AssetStatus.FAILED, finished_at=utc_now())
-        call.reply({"items": [finished.to_json()], "nextCursor": None})
+        call.reply({"items": [finished.to_json({})], "nextCursor": None})
         assert (await script.heard("asset_processed"))["assetId"] == finished.id
 
 
@@ -403,7 +403,7 @@ async def test_cursor_never_passes_the_time_of_the_service() -> None:
         assert abs(behind) < timedelta(seconds=5)
         assert await script.run("return client.since") == ahead
         missed = make_asset(status=AssetStatus.FAILED, finished_at=now - timedelta(minutes=5))
-        call.reply({"items": [missed.to_json()], "nextCursor": None})
+        call.reply({"items": [missed.to_json({})], "nextCursor": None})
         await script.heard("asset_processed")
         is_ahead = "Date.parse(client.since) > Date.now() + 60_000"
         await script.run(f"while ({is_ahead}) await new Promise((done) => setTimeout(done, 10))")

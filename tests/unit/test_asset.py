@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, new_asset_id, to_timestamp
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef, new_asset_id, to_timestamp
 from pipeline.clock import utc_now
 from tests.contract.contracts import check_reply
 from tests.factories import make_asset
@@ -20,7 +20,7 @@ def test_document_and_back_is_the_same_asset() -> None:
         make_asset(),
         status=AssetStatus.PARTIAL,
         fence=3,
-        processed=ProcessedImageRef("https://x/p.webp", "a/processed-3"),
+        processed=ImageRef("memory", "a/processed-3", "https://x/p.webp", "0" * 64),
         ai_metadata=found,
         finished_at=utc_now(),
     )
@@ -29,7 +29,7 @@ def test_document_and_back_is_the_same_asset() -> None:
 
 def test_json_is_what_the_contract_says() -> None:
     """Clients see camelCase, timestamps in milliseconds and no ids of the storage."""
-    body = make_asset().to_json()
+    body = make_asset().to_json({})
     check_reply("GET", "/api/assets/{id}", 200, {"success": True, "data": body})
     assert "publicId" not in body["images"]["original"] and "fence" not in body
 

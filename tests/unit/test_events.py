@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ProcessedImageRef, to_timestamp
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef, to_timestamp
 from pipeline.assets.events import asset_processed
 from pipeline.clock import utc_now
 from tests.contract.contracts import check_event
@@ -28,9 +28,9 @@ def test_success_event_is_the_contracts() -> None:
     asset = finished(
         AssetStatus.ACTIVE,
         ai_metadata=AiMetadata(BRAND, MODEL, COLORWAY, utc_now()),
-        processed=ProcessedImageRef("https://images.example/p.webp", "secret/path"),
+        processed=ImageRef("memory", "secret/path", "https://images.example/p.webp", "0" * 64),
     )
-    event = asset_processed(asset)
+    event = asset_processed(asset, "https://images.example/p.webp")
     check_event(event)
     assert event == {
         "event": "asset_processed",

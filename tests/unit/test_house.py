@@ -29,7 +29,7 @@ ROWS = [
     {"settings"},
     {"sandbox", "link", "disk", "environment", "keys", "origins", "clock"},
     {"errors"},
-    {"texts", "hold", "delays", "instants", "addresses"},
+    {"texts", "hold", "delays", "instants", "addresses", "images"},
 ]
 PLAIN_WORDS = ROWS[-5:]
 BESIDE = {"metrics", "logs", "tracing", "supervision"}
@@ -45,7 +45,7 @@ MENDED_FAULTS = {
 }
 PURE = [
     *("pipeline.assets.asset", "pipeline.assets.events", "pipeline.assets.store", "pipeline.queue.job"),
-    *("pipeline.errors", "pipeline.hold", "pipeline.texts", "pipeline.delays", "pipeline.instants"),
+    *("pipeline.errors", "pipeline.images", "pipeline.hold", "pipeline.texts", "pipeline.delays", "pipeline.instants"),
     *("pipeline.clock", "pipeline.assets.containers", "pipeline.sandbox.cost", "pipeline.sandbox.wire"),
 ]
 

@@ -28,6 +28,6 @@ def event_of(asset: dict[str, Any]) -> Frame | None:
     if meta["colorway"]:
         found["colorway"] = meta["colorway"]
     event |= {"aiMetadata": found, "timestamp": asset["finishedAt"]}
-    if asset["images"]["processed"]:
-        event["processedImageUrl"] = asset["images"]["processed"]["url"]
+    if url := (asset["images"]["processed"] or {}).get("url"):
+        event["processedImageUrl"] = url
     return event

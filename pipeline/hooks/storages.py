@@ -1,0 +1,112 @@
+"""The storages in use: the current one, where new images go, and those that hold images of before.
+
+The others are built when an image in them is first asked for, from the same settings: who changes STORAGE_BACKEND keeps
+the old one's settings for as long as it holds images. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from typing import BinaryIO
+
+import structlog
+
+from pipeline.errors import ConfigurationError, DependencyUnavailable
+from pipeline.hooks.protocols import StoredImage
+from pipeline.hooks.storing import UNAVAILABLE, Storing
+from pipeline.images import ImageName, SavedImage
+from pipeline.texts import cause_of
+
+log = structlog.get_logger(__name__)
+
+# One that cannot be built is tried again after this: somebody may have mounted its folder.
+AGAIN_SECONDS = 30.0
+
+
+class Storages:
+    """Every storage that holds images of ours. Methods: see usecases/storage.py."""
+
+    def __init__(self, current: Storing, build: Callable[[str], Storing]) -> None:
+        """build: returns the storage of that name; ConfigurationError when there is none, or it is not set up."""
+        self.current = current
+        self._build = build
+        self._built: dict[str, Storing] = {current.storage.name: current}
+        self._missing: dict[str, tuple[float, ConfigurationError]] = {}
+        self._building = asyncio.Lock()
+
+    @property
+    def backends(self) -> Sequence[str]:
+        return tuple(self._built)
+
+    @property
+    def all(self) -> Sequence[Storing]:
+        """Those that were built."""
+        return tuple(self._built.values())
+
+    async def save(self, public_id: str, file: BinaryIO, content_type: str) -> SavedImage:
+        storing = self.current
+        return SavedImage(storing.storage.name, await storing.save(public_id, file, content_type))
+
+    async def read(self, name: ImageName) -> bytes:
+        return await (await self.get(name.backend)).read(name.public_id)
+
+    async def delete(self, name: ImageName) -> None:
+        await (await self.get(name.backend)).delete(name.public_id)
+
+    async def urls(self, names: Collection[ImageName], seconds: int) -> Mapping[ImageName, str]:
+        by_backend: dict[str, list[str]] = {}
+        for name in names:
+            by_backend.setdefault(name.backend, []).append(name.public_id)
+        urls: dict[ImageName, str] = {}
+        for backend, public_ids in by_backend.items():
+            try:
+                storing = await self.get(backend)
+                made = await storing.urls(public_ids, seconds) if storing.makes_urls else {}
+            except DependencyUnavailable as error:
+                log.warning("urls_not_made", backend=backend, count=len(public_ids), cause=cause_of(error))
+                continue
+            urls |= {ImageName(backend, public_id): url for public_id, url in made.items()}
+        return urls
+
+    async def makes_urls(self, backend: str) -> bool:
+        try:
+            return (await self.get(backend)).makes_urls
+        except DependencyUnavailable:
+            return False
+
+    async def can_list(self, backend: str) -> bool:
+        try:
+            return (await self.get(backend)).can_list
+        except DependencyUnavailable:
+            return False
+
+    async def list_images(self, backend: str, prefix: str, at_once: int) -> AsyncIterator[Sequence[StoredImage]]:
+        async for images in (await self.get(backend)).list_images(prefix, at_once):
+            yield images
+
+    async def get(self, backend: str) -> Storing:
+        """Return the storage of that name, built now if need be; DependencyUnavailable when it cannot be."""
+        if (found := self._built.get(backend)) is not None:
+            return found
+        async with self._building:
+            if (found := self._built.get(backend)) is not None:
+                return found
+            now = asyncio.get_running_loop().time()
+            until, fault = self._missing.get(backend, (0.0, None))
+            if fault is None or until <= now:
+                try:
+                    # In a thread: it may import a large package, and look at a disk that hangs.
+                    built = await asyncio.to_thread(self._build, backend)
+                except ConfigurationError as error:
+                    log.error("storage_missing", backend=backend, error=error.message)
+                    self._missing[backend], fault = (now + AGAIN_SECONDS, error), error
+                else:
+                    self._built[backend] = built
+                    log.info("storage_opened", backend=backend)
+                    return built
+        raise DependencyUnavailable(UNAVAILABLE) from fault
+
+    async def close(self) -> None:
+        """Close all of them."""
+        await asyncio.gather(*(storing.close() for storing in self.all))
