@@ -47,7 +47,7 @@ PIECES = re.compile(r"\b\d{2,5}\s*(?:pcs?|pzs?|pieces|piezas|pièces|pièzas|tei
 YEAR = re.compile(r"(?:19[5-9]|20[0-3])\d")
 DESIGNATED = re.compile(r"(?=.*\d)(?=.*[A-Za-z])(?!.*\d{5})[A-Za-z0-9]+(?:[.+-][A-Za-z0-9]+)?\+?")
 MAX_DESIGNATION, MIN_DESIGNATION_HEIGHT = 14, 0.4  # characters; of the brand's height: what is smaller is small print
-NUMBERED = frozenset("no nr sn n id fcc lot ean ref ser serial pat part item".split())  # what comes before a part number
+NUMBERED = frozenset("no nr sn n id fcc lot ean ref ser serial pat part item".split())  # before a part number
 OPTICS = re.compile(
     r"1:\d|\bf/? ?\d|\d ?mm\b|\blens\b|asph|summi|elmar|vario|tessar|sonnar|planar|distagon|nokton|T\*",
     re.IGNORECASE,
