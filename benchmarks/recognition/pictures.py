@@ -79,7 +79,7 @@ def few() -> list[Picture]:
     found: list[Picture] = []
     for kind in dict.fromkeys(picture.kind for picture in pictures()):
         of_kind = [picture for picture in pictures() if picture.kind == kind]
-        found += of_kind[:: max(1, len(of_kind) // 3)][:3]
+        found += of_kind[:: max(1, len(of_kind) // 2)][:2]
     return found
 
 
