@@ -87,6 +87,7 @@ class App:
             providers=settings.all_providers,
             storage=settings.storage_name,
             store="mongodb" if settings.mongodb_uri.get_secret_value() else "sqlite",
+            **_reading(settings),
         )
 
     async def stop(self) -> None:
@@ -158,6 +159,13 @@ async def _settled(step: Awaitable[Any], seconds: float | None = None) -> None:
     await asyncio.wait([task], timeout=seconds)
     if task.done() and (error := task.exception()):
         log.error("stopping_failed", exc_info=error)
+
+
+def _reading(settings: Settings) -> dict[str, str]:
+    """Return what the start line says of the offline AI, which is slower than its slots suggest."""
+    if "local" not in settings.all_providers or settings.role is Role.WEB:
+        return {}
+    return {"reading": f"{settings.sandbox_processes} at a time, 1 to 2 s a photo; SANDBOX_PROCESSES adds children"}
 
 
 def _bind(settings: Settings) -> list[socket.socket]:

@@ -80,8 +80,11 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class AiMetadata:
-    """What the AI said. brand, model, colorway: {"value": str, "confidence": 0..1}; error: why it failed, for
-    people.
+    """What the AI said.
+
+    brand, model, colorway: {"value": str, "confidence": 0..1}.
+    error: why it failed, for people.
+    extra: what else the provider has to say, JSON values by name.
     """
 
     brand: Mapping[str, Any] | None = None
@@ -89,6 +92,7 @@ class AiMetadata:
     colorway: Mapping[str, Any] | None = None
     processed_at: datetime | None = None
     error: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +215,7 @@ class Asset:
                 "colorway": meta.colorway,
                 "processedAt": to_timestamp(meta.processed_at),
                 "error": meta.error,
+                "extra": dict(meta.extra),
             },
             "corrections": {name: dict(each) for name, each in self.corrections.items()},
             "attempts": [*map(dict, self.attempts)],
@@ -280,6 +285,7 @@ class Asset:
                 colorway=meta.get("colorway"),
                 processed_at=meta.get("processedAt"),
                 error=meta.get("error"),
+                extra=meta.get("extra") or {},
             ),
             attempts=tuple(document.get("attempts") or ()),
             provenance=document.get("provenance"),
@@ -305,6 +311,7 @@ def ai_metadata_document(meta: AiMetadata) -> dict[str, Any]:
         "colorway": dict(meta.colorway) if meta.colorway else None,
         "processedAt": meta.processed_at,
         "error": meta.error,
+        "extra": dict(meta.extra),
     }
 
 

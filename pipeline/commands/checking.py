@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 import os
 import re
 import secrets
@@ -58,6 +59,8 @@ LIMIT_SECONDS = 10.0
 FETCH_SECONDS = 5.0
 OLDEST_REDIS = (6, 2)
 FULL_PERCENT = 80
+# How long the local provider reads one photo.
+READ_SECONDS, MOST_READ_SECONDS = "1 to 2 s", 2
 # What a child of the sandbox takes: with the local provider's OpenCV; with its models, while it reads.
 LIGHT_MB, READER_MB = 100, 360
 REASON_LENGTH = 300
@@ -359,7 +362,9 @@ class Checks:
         settings = self._settings
         detail = f"1 child process decodes photos ({LIGHT_MB} MB, and up to {settings.decode_memory_mb} MB for a photo)"
         if "local" in settings.all_providers:
-            detail += f", {settings.sandbox_processes} read them ({READER_MB} MB each)"
+            count = settings.sandbox_processes
+            detail += f", {count} read them ({READER_MB} MB each), each one photo at a time, in {READ_SECONDS}: "
+            detail += f"30 at once take up to {math.ceil(30 / count) * MOST_READ_SECONDS} s (SANDBOX_PROCESSES)"
         yield Finding(Mark.OK, "sandbox", detail)
 
     async def _try_storage(self) -> AsyncIterator[Finding]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.hooks.protocols import Analysis, Attribute, ProcessedImage
@@ -11,6 +14,7 @@ from pipeline.texts import clean
 
 MAX_VALUE_LENGTH = 1000
 MAX_URL_LENGTH = 4096
+MAX_EXTRA_BYTES = 8192  # as JSON; it is kept in each asset
 
 
 def find_fault(analysis: object) -> str | None:
@@ -29,17 +33,45 @@ def find_fault(analysis: object) -> str | None:
         return "processed_image_url is not an http(s) URL"
     if analysis.processed_image is not None and not _is_image(analysis.processed_image):
         return "processed_image is not a ProcessedImage with bytes and an image content type"
-    return None
+    return _extra_fault(analysis.extra)
 
 
 def cleaned(analysis: Analysis) -> Analysis:
-    """Return the analysis, which has no fault, without terminal escapes and control characters in its values."""
+    """Return the analysis, which has no fault, without terminal escapes and control characters in its texts."""
     brand, model, colorway = (
         attribute and replace(attribute, value=clean(attribute.value).strip())
         for attribute in (analysis.brand, analysis.model, analysis.colorway)
     )
     assert brand is not None and model is not None
-    return replace(analysis, brand=brand, model=model, colorway=colorway)
+    return replace(analysis, brand=brand, model=model, colorway=colorway, extra=_cleaned(analysis.extra))
+
+
+def _extra_fault(extra: object) -> str | None:
+    if not isinstance(extra, Mapping):
+        return f"extra is {type(extra).__name__}, not a mapping"
+    try:
+        size = len(json.dumps(dict(extra), allow_nan=False, ensure_ascii=False).encode()) if _has_names(extra) else 0
+    except (TypeError, ValueError, RecursionError):  # UnicodeEncodeError is a ValueError
+        return "extra holds what JSON cannot"
+    if not size:
+        return "extra has a name that is no text"
+    return f"extra has more than {MAX_EXTRA_BYTES} bytes" if size > MAX_EXTRA_BYTES else None
+
+
+def _has_names(value: Any) -> bool:
+    """Return True when all names are texts: JSON would make texts of numbers, and two of them one name."""
+    if isinstance(value, Mapping):
+        return all(isinstance(name, str) and _has_names(each) for name, each in value.items())
+    return all(map(_has_names, value)) if isinstance(value, (list, tuple)) else True
+
+
+def _cleaned(value: Any) -> Any:
+    """Return a JSON value with its texts cleaned, as lists and dicts of its own."""
+    if isinstance(value, str):
+        return clean(value).strip()
+    if isinstance(value, Mapping):
+        return {clean(name).strip(): _cleaned(each) for name, each in value.items()}
+    return [_cleaned(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def is_web_url(url: object) -> bool:

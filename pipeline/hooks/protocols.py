@@ -8,7 +8,7 @@ decided once, when the plugin is loaded. Pure: needs nothing outside the standar
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -63,6 +63,7 @@ class Analysis:
     """What a provider found. UNKNOWN brand or model makes the asset `partial`; colorway None means not looked for.
 
     A processed image comes either as the URL the AI service keeps it under or as bytes, never both.
+    extra: what else the provider has to say, by name: JSON values of at most 8 KB together. It is kept and shown.
     """
 
     brand: Attribute = UNKNOWN
@@ -70,6 +71,7 @@ class Analysis:
     colorway: Attribute | None = None
     processed_image_url: str | None = None
     processed_image: ProcessedImage | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 class SandboxPool(Protocol):

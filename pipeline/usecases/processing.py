@@ -395,4 +395,5 @@ def _metadata(analysis: Analysis, processed_at: Any) -> AiMetadata:
         model=field(analysis.model),
         colorway=field(analysis.colorway),
         processed_at=processed_at,
+        extra=analysis.extra,
     )

@@ -2,7 +2,7 @@
 
 Pixels are compared in CIE Lab, where distances are near to what the eye sees, after the picture's white has been
 brought up, since a phone's photo of a white shoe in a dim room is grey. confidence = share of the subject that the
-named colours cover x how far the mask can be trusted.
+named colours cover x how near its pixels are to what has these names x how far the mask can be trusted.
 """
 
 from __future__ import annotations
@@ -28,21 +28,29 @@ PALETTE = {
     "Orange": [(235, 110, 30), (215, 80, 30)],
     "Brown": [(110, 65, 35), (75, 45, 25), (150, 95, 55)],
     "Beige": [(215, 195, 160), (190, 165, 125)],
-    "Yellow": [(245, 210, 40), (225, 185, 30)],
+    "Cream": [(240, 226, 188)],
+    "Peach": [(250, 205, 175)],
+    "Yellow": [(245, 210, 40), (225, 185, 30), (248, 236, 165)],
     "Olive": [(105, 105, 45)],
     "Green": [(40, 140, 55), (90, 170, 60), (20, 90, 45)],
+    "Sage": [(172, 188, 160)],
+    "Mint": [(150, 185, 180), (165, 220, 200), (190, 230, 215)],
     "Teal": [(0, 130, 130)],
-    "Light Blue": [(150, 200, 235), (110, 185, 232)],
+    "Turquoise": [(70, 200, 190)],
+    "Light Blue": [(150, 200, 235), (110, 185, 232), (180, 208, 234)],
     "Blue": [(15, 60, 120), (30, 80, 190), (35, 120, 205), (60, 140, 215)],
     "Navy": [(20, 28, 70)],
     "Purple": [(110, 50, 150), (75, 30, 105)],
-    "Pink": [(240, 150, 185), (225, 60, 135)],
+    "Lavender": [(200, 180, 220), (218, 205, 236), (165, 140, 195)],
+    "Pink": [(240, 150, 185), (225, 60, 135), (240, 190, 195), (246, 210, 216)],
 }
 SAMPLE_PIXELS = 160  # long side at which colours are counted
 MIN_SHARE = 0.12  # of the subject; less is a detail, not its colour
 MAX_COLORS = 3
 WHITE_LEVEL = 235.0
 MAX_GAIN = 1.5  # a picture darker than this may well be of something dark
+NEAR, FAR = 8.0, 32.0  # Lab units: a colour as near as the first has its name for sure, one beyond the second hardly
+HARDLY = 0.3
 TRUST_IN_MASK = 0.9
 TRUST_IN_CENTER = 0.4  # without a mask the middle of the picture stands for the subject
 
@@ -62,20 +70,24 @@ def name_colorway(pixels: Pixels, subject: Mask | None) -> Attribute:
         return UNKNOWN
     gain = min(MAX_GAIN, max(1.0, WHITE_LEVEL / max(1.0, float(np.percentile(small.max(axis=2), 99)))))
     shares = _shares(np.clip(small[inside] * gain, 0, 255).astype(np.uint8))
-    named = [(name, share) for name, share in shares if share >= MIN_SHARE][:MAX_COLORS]
+    named = [each for each in shares if each[1] >= MIN_SHARE][:MAX_COLORS]
     if not named:
         return UNKNOWN
     trust = TRUST_IN_CENTER if subject is None else TRUST_IN_MASK
-    return Attribute("/".join(name for name, _ in named), round(trust * sum(share for _, share in named), 3))
+    return Attribute("/".join(name for name, _, _ in named), round(trust * sum(sure for _, _, sure in named), 3))
 
 
-def _shares(colors: Pixels) -> list[tuple[str, float]]:
-    """Return (name, share) of each colour, the largest first."""
+def _shares(colors: Pixels) -> list[tuple[str, float, float]]:
+    """Return (name, share, share weighed by how near its pixels are to the name) of each colour, the largest first."""
     distances = np.linalg.norm(_lab(colors)[:, None, :] - _lab(_SAMPLES)[None, :, :], axis=2)
-    counts: dict[str, int] = {}
-    for index, count in zip(*np.unique(distances.argmin(axis=1), return_counts=True), strict=True):
-        counts[_NAMES[index]] = counts.get(_NAMES[index], 0) + int(count)
-    return sorted(((name, count / len(colors)) for name, count in counts.items()), key=lambda each: -each[1])
+    nearest = distances.argmin(axis=1)
+    sure = np.clip(1 - (distances.min(axis=1) - NEAR) / (FAR - NEAR), HARDLY, 1)
+    found: dict[str, tuple[float, float]] = {}
+    for index in np.unique(nearest):
+        chosen = nearest == index
+        share, weight = found.get(_NAMES[index], (0.0, 0.0))
+        found[_NAMES[index]] = share + float(chosen.mean()), weight + float(sure[chosen].sum()) / len(colors)
+    return sorted(((name, *each) for name, each in found.items()), key=lambda each: -each[1])
 
 
 def _lab(colors: Pixels) -> NDArray[np.float32]:

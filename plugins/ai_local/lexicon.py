@@ -32,7 +32,7 @@ LONG_NAME = 8
 OTHER_CATEGORY = 0.7  # a brand of another category is less likely, but cameras do get uploaded as "other"
 COMMON_WORD = 0.8  # "On" or "Globe" alone on a line is probably the brand, in a sentence it is not
 MAX_WORDS = 400  # a photographed page of text must not cost seconds
-CATEGORIES = ("sneaker", "lego", "camera", "other")
+CATEGORIES = ("sneaker", "lego", "camera", "other")  # whose names it has; any other category is taken as the last
 
 FOLDED = str.maketrans("012345678lqu", "oizeasgtbiov")
 BETWEEN_WORDS = re.compile(r"[\s/,;:|()\[\]{}\"“”«»•·®™©]+")
@@ -55,14 +55,19 @@ class Word:
 class Brand:
     """A brand as one category of the lexicon has it.
 
-    is_common: its name is an everyday word. patterns: what its model designations look like.
+    lines: families of products, such as Lumix; they tell the brand, and are no models.
+    patterns: what its model designations look like.
+    is_common: its name is an everyday word.
+    is_part: its name stands on products of others too: makers of lenses and chips, names on screens.
     """
 
     name: str
     spellings: tuple[str, ...]
     models: tuple[str, ...]
+    lines: tuple[str, ...]
     patterns: tuple[re.Pattern[str], ...]
     is_common: bool
+    is_part: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,10 +159,11 @@ def _digits(text: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Lexicon:
-    """Brands and models of the four categories, and the words on packages that name nothing."""
+    """Brands, models and product lines of each category it knows, and the words on packages that name nothing."""
 
     brands: dict[str, Names]
     models: dict[str, Names]
+    lines: dict[str, Names]
     noise: frozenset[str]
     _models_of: dict[int, Names] = field(default_factory=dict)
 
@@ -172,6 +178,7 @@ class Lexicon:
         return cls(
             {category: Names((b.name, s, b) for b in brands[category] for s in b.spellings) for category in CATEGORIES},
             {category: Names((m, m, b) for b in brands[category] for m in b.models) for category in CATEGORIES},
+            {category: Names((m, m, b) for b in brands[category] for m in b.lines) for category in CATEGORIES},
             frozenset(map(plain, content["noise"])),
         )
 
@@ -211,4 +218,5 @@ def _stands_alone(match: Match, words: list[Word]) -> bool:
 def _brand(name: str, entry: dict[str, Any]) -> Brand:
     patterns = tuple(re.compile(pattern, re.IGNORECASE) for pattern in entry.get("patterns", ()))
     spellings = (name, *entry.get("aliases", ()))
-    return Brand(name, spellings, tuple(entry.get("models", ())), patterns, entry.get("common", False))
+    models, lines = tuple(entry.get("models", ())), tuple(entry.get("lines", ()))
+    return Brand(name, spellings, models, lines, patterns, entry.get("common", False), entry.get("part", False))

@@ -1,26 +1,34 @@
 """Decides from the lettering which brand and model it is. Pure.
 
 A confidence is the OCR's certainty x how well the spelling matches (lexicon.py) x what the rule is worth:
-- a model the lexicon lists, or one written as that brand writes its models: 1 and 0.9; a LEGO set number: 0.95 with
-  five digits, 0.8 with four, 0.7 with six;
-- otherwise a word of letters and digits beside the brand: 0.6; otherwise the largest other words: 0.35;
-- a brand that is not written anywhere but known from its model: 0.6.
+- a model the lexicon lists, or one written as that brand writes its models: 1 and 0.9, and 0.75 when it is no longer
+  than two characters; a LEGO set number: 0.95 with five digits, 0.8 with four, 0.7 with six;
+- otherwise a word of letters and digits beside the brand, nearly as large: 0.6;
+- a model below 0.5 is no answer, and a product line ("Lumix", a LEGO theme) is no model;
+- a brand that is not written anywhere but known from its model: 0.6;
+- the name of a maker of lenses, chips or pages (`is_part`) without a model of its own: never when another brand is
+  there; else 0.6 on a camera, 0.35 beside what is written on lenses and on anything else;
+- two brands of about the same size: 0.75;
+- nothing of all this, of category `other`: the largest word, 0.35.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from pipeline.hooks import UNKNOWN, Attribute
-from plugins.ai_local.lexicon import Brand, Lexicon, Match, Word, plain
+from plugins.ai_local.lexicon import CATEGORIES, Brand, Lexicon, Match, Word, plain
 from plugins.ai_local.line import Line
 
 PATTERN = 0.9
 DESIGNATION = 0.6
-LETTERING = 0.35
-THEME_ALONE = 0.6
+SHORT_MODEL = 0.75
+MIN_MODEL = 0.5
+LARGEST_WORD = 0.35
+PART_OF_CAMERA, PART = 0.6, 0.35
+RIVAL, NEAR_RANK = 0.75, 0.6
 INFERRED_BRAND = 0.6
 SET_NUMBER = {4: 0.8, 5: 0.95, 6: 0.7}
 MISREAD_DIGIT = 0.85
@@ -28,14 +36,24 @@ MIN_TELLING_LETTERS = 5  # a shorter model name says nothing about the brand
 
 MOST = 0.99  # nothing read off a photo is certain
 
-LEGO = "lego"
+MIN_LEGIBLE = 0.9
+MAX_TEXTS, MAX_TEXT_LENGTH = 20, 80
+STANDS_OUT = 1.2  # times the height of the next line
+
+LEGO, CAMERA, OTHER = "lego", "camera", "other"
 AS_DIGITS = str.maketrans("OoIlSBZ", "0011582")
 NUMBER = re.compile(r"(?<![\w.,])[\dOoIlSBZ]{4,6}(?![\w]|[.,]\d)")
 PIECES = re.compile(r"\b\d{2,5}\s*(?:pcs?|pzs?|pieces|piezas|pièces|pièzas|teile|elements?|stk)\b.*", re.IGNORECASE)
 YEAR = re.compile(r"(?:19[5-9]|20[0-3])\d")
-DESIGNATED = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9.+-]{2,19}")
+DESIGNATED = re.compile(r"(?=.*\d)(?=.*[A-Za-z])(?!.*\d{5})[A-Za-z0-9]+(?:[.+-][A-Za-z0-9]+)?\+?")
+MAX_DESIGNATION, MIN_DESIGNATION_HEIGHT = 14, 0.4  # characters; of the brand's height: what is smaller is small print
+NUMBERED = frozenset("no nr sn n id fcc lot ean ref ser serial pat part item".split())  # before a part number
+OPTICS = re.compile(
+    r"1:\d|\bf/? ?\d|\d ?mm\b|\blens\b|asph|summi|elmar|vario|tessar|sonnar|planar|distagon|nokton|T\*",
+    re.IGNORECASE,
+)
 MEASURE = re.compile(
-    r"[\d.,x]+(?:mm|cm|m|in|ft|pcs|gb|tb|mb|mp|ml|l|cl|kg|g|oz|v|w|a|ma|mah|hz|khz|mhz|ghz|k|fps|st|nd|rd|th|\+)?"
+    r"[\d.,x]+(?:mm|cm|m|in|ft|pcs|gb|tb|mb|mp|ml|l|cl|kg|g|oz|v|w|a|ma|mah|ah|hz|khz|mhz|ghz|k|fps|st|nd|rd|th|\+)?"
     r"|(?:us|uk|eu|eur|f|iso|no|usb|mp|ip)[\d.,]+",
     re.IGNORECASE,
 )
@@ -49,30 +67,82 @@ class _Candidate:
 
 
 def name_product(lines: list[Line], category: str, lexicon: Lexicon) -> tuple[Attribute, Attribute]:
-    """Return (brand, model), each UNKNOWN when the lettering does not tell. lines: what can be read, top to bottom."""
+    """Return (brand, model), each UNKNOWN when the lettering does not tell. lines: what can be read, top to bottom.
+
+    category: one that the lexicon does not know is taken as `other`.
+    """
+    if category not in CATEGORIES:
+        category = OTHER
     words = lexicon.words(lines)
-    tallest = max((line.height for line in lines), default=1.0)
-    seen = max(
-        lexicon.find_brands(words, category),
-        key=lambda match: match.confidence * (0.5 + 0.5 * match.height / tallest),
-        default=None,
+    match, model, weight = _written(words, lines, category, lexicon) or _inferred(words, lines, category, lexicon)
+    if match is None:
+        return _largest_word(lines, lexicon) if category == OTHER else UNKNOWN, UNKNOWN
+    brand = Attribute(match.brand.name, _confidence(match.confidence * weight))
+    return brand, model if model.confidence >= MIN_MODEL else UNKNOWN
+
+
+def legible_texts(lines: list[Line]) -> list[str]:
+    """Return what is written on the product beyond doubt, the largest first, each once."""
+    sure = [line for line in lines if line.score >= MIN_LEGIBLE and sum(map(str.isalpha, line.text)) >= 3]
+    texts = (line.text.strip()[:MAX_TEXT_LENGTH] for line in sorted(sure, key=lambda line: -line.height))
+    return list(dict.fromkeys(texts))[:MAX_TEXTS]
+
+
+_Named = tuple[Match | None, Attribute, float]  # the brand, its model, and what the rule is worth
+
+
+def _written(words: list[Word], lines: list[Line], category: str, lexicon: Lexicon) -> _Named | None:
+    """Return the brand that is written on the product, None when there is none."""
+    found = lexicon.find_brands(words, category)
+    if not found:
+        return None
+    tallest = max(line.height for line in lines)
+
+    def rank(match: Match) -> float:
+        return match.confidence * (0.5 + 0.5 * match.height / tallest)
+
+    models = {id(match): _best(_models(match.brand, match, words, lines, lexicon)) for match in found}
+    own = [match for match in found if not match.brand.is_part or models[id(match)].confidence >= MIN_MODEL]
+    best = max(own or found, key=rank)
+    if not own:
+        return best, UNKNOWN, PART if category != CAMERA or _is_on_lens(best, lines) else PART_OF_CAMERA
+    return best, models[id(best)], RIVAL if _has_rival(best, own, rank) else 1.0
+
+
+def _is_on_lens(match: Match, lines: list[Line]) -> bool:
+    """Return True when what is written on lenses stands in letters of about the same height."""
+    return any(OPTICS.search(line.text) and line.height >= 0.6 * match.height for line in lines)
+
+
+def _has_rival(best: Match, found: list[Match], rank: Callable[[Match], float]) -> bool:
+    used = set(map(id, best.words))
+    return any(
+        match.name != best.name and used.isdisjoint(map(id, match.words)) and rank(match) >= NEAR_RANK * rank(best)
+        for match in found
     )
-    if seen is None:
-        return _infer(words, lines, category, lexicon)
-    brand = Attribute(seen.name, _confidence(seen.confidence))
-    return brand, _best(_models(seen.brand, seen, words, lines, lexicon))
 
 
-def _infer(words: list[Word], lines: list[Line], category: str, lexicon: Lexicon) -> tuple[Attribute, Attribute]:
-    """Return the brand whose model is written on a product that does not show the brand."""
-    telling = [match for match in lexicon.models[category].find(words) if _is_telling(match, category)]
-    if not telling:
-        return UNKNOWN, UNKNOWN
+def _inferred(words: list[Word], lines: list[Line], category: str, lexicon: Lexicon) -> _Named:
+    """Return the brand whose model or line is written on a product that does not show the brand."""
+    listed = [*lexicon.models[category].find(words), *lexicon.lines[category].find(words)]
+    telling = [match for match in listed if _is_telling(match, category)]
+    # "City" or "Friends" alone stands on many things.
+    if not telling or category == LEGO and not _set_numbers(lines):
+        return None, UNKNOWN, 0.0
     match = max(telling, key=_model_rank)
-    if category == LEGO and not _set_numbers(lines):
-        return UNKNOWN, UNKNOWN  # "City" or "Friends" alone stands on many things
-    model = _best(_models(match.brand, match, words, lines, lexicon))
-    return Attribute(match.brand.name, _confidence(match.confidence * INFERRED_BRAND)), model
+    return match, _best(_models(match.brand, match, words, lines, lexicon)), INFERRED_BRAND
+
+
+def _largest_word(lines: list[Line], lexicon: Lexicon) -> Attribute:
+    """Return the word that stands out by its size as a brand nobody has listed."""
+    by_height = sorted((line for line in lines if line.score >= MIN_LEGIBLE), key=lambda line: -line.height)
+    if not by_height or len(by_height) > 1 and by_height[0].height < STANDS_OUT * by_height[1].height:
+        return UNKNOWN
+    words = by_height[0].text.split()
+    telling = [word for word in words if sum(map(str.isalpha, word)) >= 3 and plain(word) not in lexicon.noise]
+    if not telling or len(words) > 3:
+        return UNKNOWN
+    return Attribute(max(telling, key=len), round(by_height[0].score * LARGEST_WORD, 3))
 
 
 def _is_telling(match: Match, category: str) -> bool:
@@ -87,11 +157,12 @@ def _models(brand: Brand, seen: Match, words: list[Word], lines: list[Line], lex
     listed = list(lexicon.models_of(brand).find(words))
     if brand.name.casefold() == LEGO:
         return _sets(listed, lines)
-    known = [_Candidate(match.name, match.confidence, _model_rank(match)) for match in listed]
-    known += _by_pattern(brand, words)
-    used = {id(word) for word in seen.words}
-    free = [word for word in words if id(word) not in used]
-    return known or _designations(free) or _lettering(free, seen, lexicon)
+    known = [_Candidate(match.name, match.confidence * _worth(match.name), _model_rank(match)) for match in listed]
+    return known + _by_pattern(brand, words) or _designations(seen, words)
+
+
+def _worth(model: str) -> float:
+    return SHORT_MODEL if len(plain(model)) <= 2 else 1.0
 
 
 def _sets(themes: list[Match], lines: list[Line]) -> list[_Candidate]:
@@ -99,8 +170,6 @@ def _sets(themes: list[Match], lines: list[Line]) -> list[_Candidate]:
     numbers = _set_numbers(lines)
     if theme is None:
         return numbers
-    if not numbers:
-        return [_Candidate(theme.name, theme.confidence * THEME_ALONE, 1)]
     return [_Candidate(f"{theme.name} {n.value}", n.confidence * theme.confidence, n.rank) for n in numbers]
 
 
@@ -128,29 +197,25 @@ def _by_pattern(brand: Brand, words: list[Word]) -> list[_Candidate]:
             for match in pattern.finditer(" ".join(word.text for word in group)):
                 value = " ".join(match[0].split())
                 if not YEAR.fullmatch(value):
-                    confidence = line.score * PATTERN
+                    confidence = line.score * PATTERN * _worth(value)
                     found.append(_Candidate(value, confidence, confidence * len(plain(value))))
     return found
 
 
-def _designations(words: list[Word]) -> list[_Candidate]:
-    return [
-        _Candidate(word.text, word.line.score * DESIGNATION, word.line.score * word.line.height)
-        for word in words
-        if DESIGNATED.fullmatch(word.text) and not MEASURE.fullmatch(word.text)
-    ]
-
-
-def _lettering(words: list[Word], brand: Match, lexicon: Lexicon) -> list[_Candidate]:
-    phrases: dict[int, list[Word]] = {}
+def _designations(brand: Match, words: list[Word]) -> list[_Candidate]:
+    """Return the words of letters and digits that are no measure, no part number and no small print."""
+    found, before = [], None
     for word in words:
-        phrases.setdefault(id(word.line), []).append(word)
-    found = []
-    for phrase in phrases.values():
-        line, value = phrase[0].line, " ".join(word.text for word in phrase)
-        is_telling = sum(map(str.isalpha, value)) >= 3 and not all(plain(word.text) in lexicon.noise for word in phrase)
-        if is_telling and len(phrase) <= 4 and line.height >= 0.5 * brand.height and line.score >= 0.8:
-            found.append(_Candidate(value, line.score * LETTERING, line.height))
+        is_numbered = before is not None and before.line is word.line and plain(before.text) in NUMBERED
+        before, line = word, word.line
+        if (
+            not (is_numbered or any(word is used for used in brand.words))
+            and 3 <= len(word.text) <= MAX_DESIGNATION
+            and DESIGNATED.fullmatch(word.text)
+            and not MEASURE.fullmatch(word.text)
+            and line.height >= MIN_DESIGNATION_HEIGHT * brand.height
+        ):
+            found.append(_Candidate(word.text, line.score * DESIGNATION, line.score * line.height))
     return found
 
 

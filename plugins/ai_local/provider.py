@@ -22,7 +22,10 @@ READER_MEMORY_MB = 1024
 
 
 class LocalProvider:
-    """Names brand, model and colorway from lettering and pixels; hands back an upright WebP on a clean background.
+    """Names brand, model and colorway from lettering and pixels, and hands on what else it can read as `extra.text`.
+
+    Where the product can surely be told from its background, or lies on its side, there is a processed image too: an
+    upright WebP. In doubt there is none.
 
     Each confidence is a product of what was measured: how sure the OCR is of the letters, how well they match the
     lexicon, and how much the rule that picked them is worth (lexicon.py, models.py); for the colorway the share of the
@@ -51,7 +54,8 @@ class LocalProvider:
             brand=Attribute(*read["brand"]),
             model=Attribute(*read["model"]),
             colorway=Attribute(*colorway),
-            processed_image=ProcessedImage(webp, "image/webp"),
+            processed_image=ProcessedImage(webp, "image/webp") if webp else None,
+            extra={"text": read["text"]} if read["text"] else {},
         )
 
     async def check(self) -> None:

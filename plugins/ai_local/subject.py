@@ -1,8 +1,8 @@
 """Tells the product from what it stands on, and puts it on a clean background.
 
 GrabCut (Rother et al. 2004, OpenCV) on a small copy of the picture; lettering counts as subject, the picture's edge as
-background. It is a guess, and a picture with half the product cut off is worse than one with a table in it, so an
-implausible mask is thrown away. Runs in a child.
+background. It is a guess, and a picture with half the product cut off is worse than one with a table in it, so a mask
+that is doubtful in any way is thrown away. A picture that was taken on white needs none. Runs in a child.
 """
 
 from __future__ import annotations
@@ -33,7 +33,15 @@ SOFT_EDGE = 6.0  # Lab units per pixel of the small picture
 MIN_AREA, MAX_AREA = 0.06, 0.8  # of the picture; outside this it is a detail or everything
 MIN_FILL = 0.65  # of its own convex hull; a torn mask has less
 MIN_TEXT_INSIDE = 0.85
-MOST_UNEVENNESS = (35, 12, 12)  # Lab units; in a background with more there are other things, or half the product
+MOST_UNEVENNESS = (24, 12, 12)  # Lab units; in a background with more there are other things, or half the product
+MIN_LARGEST = 0.9  # of all that was found: a product in two pieces has lost what joins them
+MIN_COMPACTNESS = 0.12  # 4 pi area / outline^2: 1 for a disc, 0.3 for a chair, less for what is torn
+MAX_BORDER = 0.04  # of the outline runs along the picture's edge; more is a product that goes on outside, or a wall
+MIN_CONTRAST = 9.0  # Lab units between the two sides of the outline
+MIN_CLEAR_OUTLINE = 0.85  # of it has that contrast
+ACROSS = 4  # pixels to each side of the outline
+WHITE = 232  # the darkest of a pixel's channels; a border of such pixels is a studio's
+MIN_WHITE_BORDER = 0.9
 OUTLINE_SMOOTHNESS = 2.0  # pixels of the small mask, whose steps would show otherwise
 MARGIN_SHARE = 0.06  # of the subject's long side is left around it
 BACKGROUND = 247  # nearly white, so that a white product still has an outline
@@ -49,6 +57,8 @@ def find_subject(pixels: Pixels, text_boxes: Sequence[NDArray[np.float32]]) -> M
     if min(pixels.shape[:2]) * scale < MIN_WORK_PIXELS:
         return None
     small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    if _is_on_white(small):
+        return None
     text = np.zeros(small.shape[:2], dtype=np.uint8)
     for box in text_boxes:
         cv2.fillPoly(text, [(box * scale).astype(np.int32)], 1)
@@ -59,9 +69,32 @@ def find_subject(pixels: Pixels, text_boxes: Sequence[NDArray[np.float32]]) -> M
     if flat.std(axis=(0, 1)).max() < LEAST_UNEVENNESS:  # one colour all over: GrabCut never ends on some of these
         return None
     mask = _solid(_without_shadow(_cut(flat, distance, text, edge), shadow, flat[..., 0]))
-    if mask is None or not _is_plausible(mask, text, flat):
+    if mask is None or not (_is_plausible(mask, text, flat) and _is_sharp(mask, flat, edge)):
         return None
     return _soften(mask, (pixels.shape[1], pixels.shape[0]))
+
+
+def find_on_white(pixels: Pixels) -> Mask | None:
+    """Return where a product stands that was taken on white, 0 or 1; None when the border is not white. Good enough to
+    name its colours: what is as white as the paper may be missing.
+    """
+    if min(pixels.shape[:2]) < MIN_WORK_PIXELS:
+        return None
+    scale = WORK_PIXELS / max(pixels.shape[:2])
+    small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    if not _is_on_white(small):
+        return None
+    _, pieces, _, _ = cv2.connectedComponentsWithStats((small.min(axis=2) >= WHITE).astype(np.uint8))
+    outer = np.unique(np.concatenate((pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1])))
+    product = (~np.isin(pieces, outer[outer > 0])).astype(np.uint8)
+    product = cv2.morphologyEx(product, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)).astype(np.uint8)
+    full = cv2.resize(product.astype(np.float32), (pixels.shape[1], pixels.shape[0]))
+    return full.astype(np.float32) if product.any() else None
+
+
+def _is_on_white(small: Pixels) -> bool:
+    border = small[_ring(small, 4)].min(axis=1)
+    return bool((border >= WHITE).mean() >= MIN_WHITE_BORDER)
 
 
 def clean_background(pixels: Pixels, subject: Mask | None) -> bytes:
@@ -129,10 +162,10 @@ def _without_shadow(mask: Pixels, shadow: Pixels, lightness: Pixels) -> Pixels:
 
 
 def _solid(mask: Pixels) -> Pixels | None:
-    """Return the largest piece of the mask without holes, None when nothing is left."""
+    """Return the mask without holes and crumbs, None when it has more than one piece or none."""
     opened = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
     count, pieces, stats, _ = cv2.connectedComponentsWithStats(opened)
-    if count < 2:
+    if count < 2 or stats[1:, cv2.CC_STAT_AREA].max() < MIN_LARGEST * opened.sum():
         return None
     largest = (pieces == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()).astype(np.uint8)
     closed = cv2.morphologyEx(largest, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
@@ -149,6 +182,33 @@ def _is_plausible(mask: Pixels, text: Pixels, flat: Pixels) -> bool:
         and _is_even(flat[cv2.dilate(mask, np.ones((9, 9), np.uint8)) == 0])
         and (not text.any() or mask[text > 0].mean() >= MIN_TEXT_INSIDE)
     )
+
+
+def _is_sharp(mask: Pixels, flat: Pixels, edge: int) -> bool:
+    """Return True when the outline is compact, inside the picture, and has another colour on each side."""
+    outline = max(cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0], key=len)
+    compactness = 4 * np.pi * cv2.contourArea(outline) / max(1.0, cv2.arcLength(outline, True)) ** 2
+    height, width = mask.shape
+    x, y = outline[:, 0, 0], outline[:, 0, 1]
+    near = edge + 2
+    is_border = (x < near) | (y < near) | (x >= width - near) | (y >= height - near)
+    kernel = np.ones((2 * ACROSS + 1,) * 2, np.uint8)
+    lab = flat.astype(np.float32)
+    inside, outside = (_mean_within(lab, part) for part in (cv2.erode(mask, kernel), 1 - cv2.dilate(mask, kernel)))
+    contrast = np.linalg.norm(inside[y, x] - outside[y, x], axis=-1)
+    return bool(
+        compactness >= MIN_COMPACTNESS
+        and is_border.mean() <= MAX_BORDER
+        and (contrast >= MIN_CONTRAST).mean() >= MIN_CLEAR_OUTLINE
+    )
+
+
+def _mean_within(lab: Mask, part: Pixels) -> Mask:
+    """Return the mean colour of the pixels of that part around each pixel."""
+    size = (4 * ACROSS + 1,) * 2
+    weight = cv2.boxFilter(part.astype(np.float32), -1, size)
+    total = cv2.boxFilter(lab * part[..., None].astype(np.float32), -1, size)
+    return np.asarray(total / np.maximum(1e-6, weight)[..., None], dtype=np.float32)
 
 
 def _ring(small: Pixels, edge: int) -> NDArray[np.bool_]:

@@ -21,8 +21,9 @@ from plugins.ai_local.line import Line
 
 FIND_AT_PIXELS = 960  # text is searched at this size and read at full size: a third of the time, the same words
 MIN_SCORE = 0.5  # below this the letters are guesses
-MIN_UPENDED_SCORE = 0.9  # half of these are read upside down, and look like words all the same
 IS_LEGIBLE = 0.9  # upright lettering scores 0.95 and more, upside down 0.6 to 0.85
+# What a turn must make legible: so many ASCII letters in lines that long, and so many times what is legible upright.
+MIN_LETTERS, MIN_LENGTH, TIMES_UPRIGHT = 6, 3, 2
 
 
 class TextReader:
@@ -55,28 +56,34 @@ class TextReader:
 def read_upright(photo: Image.Image, reader: TextReader, deadline: float) -> tuple[Transpose | None, list[Line]]:
     """Return the turn by which most of the lettering comes upright, if any, and the lines that can be read then.
 
-    Turns only when that makes the lettering legible; a picture without any stays as it is. deadline: on the monotonic
-    clock, in seconds; no further turn is tried after it.
+    A picture is turned only when that makes a word or two surely legible: many a texture looks like one glyph when it
+    is turned. deadline: on the monotonic clock, in seconds; no further turn is tried after it.
     """
     best, lines = None, reader.read(photo)
+    legible = _legible_letters(lines)
     is_sideways = 2 * _letters(lines, upended=True) > _letters(lines)
     turns = (Transpose.ROTATE_90, Transpose.ROTATE_270) if is_sideways else (Transpose.ROTATE_180,)
-    for turn in turns:
-        if not lines or _is_upright(lines) or monotonic() > deadline:
+    needed = max(MIN_LETTERS, TIMES_UPRIGHT * legible)
+    for turn in turns if lines and not _is_upright(lines) else ():
+        if monotonic() > deadline:
             break
-        if _legible_letters(turned_lines := reader.read(photo.transpose(turn))) > _legible_letters(lines):
-            best, lines = turn, turned_lines
-    return best, [line for line in lines if line.score >= (MIN_UPENDED_SCORE if line.is_upended else MIN_SCORE)]
+        turned_lines = reader.read(photo.transpose(turn))
+        if (found := _legible_letters(turned_lines)) >= needed:
+            best, lines, needed = turn, turned_lines, found + 1
+    return best, [line for line in lines if line.score >= (IS_LEGIBLE if line.is_upended else MIN_SCORE)]
 
 
 def _is_upright(lines: list[Line]) -> bool:
-    upright = _letters(lines) - _letters(lines, upended=True)
-    return 2 * upright >= _letters(lines) and _legible_letters(lines) >= IS_LEGIBLE * upright
+    """Return True when so much can be read that no turn needs to be tried."""
+    upright = [line for line in lines if not line.is_upended]
+    read = sum(line.score * len(line.text) for line in upright)
+    return 2 * _letters(upright) >= _letters(lines) and read >= IS_LEGIBLE * _letters(upright)
 
 
-def _legible_letters(lines: list[Line]) -> float:
-    """Return how many letters of upright lines can be taken as read."""
-    return sum(line.score * len(line.text) for line in lines if not line.is_upended)
+def _legible_letters(lines: list[Line]) -> int:
+    """Return how many letters of upright lines are read beyond doubt."""
+    sure = (line for line in lines if not line.is_upended and line.score >= IS_LEGIBLE and len(line.text) >= MIN_LENGTH)
+    return sum(char.isascii() and char.isalpha() for line in sure for char in line.text)
 
 
 def _letters(lines: list[Line], *, upended: bool = False) -> int:

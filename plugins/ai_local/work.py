@@ -41,32 +41,44 @@ def is_loaded() -> bool:
 
 
 def read(width: int, height: int, rgb: bytes, category: str, seconds: float) -> dict[str, Any]:
-    """Return `brand` and `model`, each (value, confidence); `turn`, by which the picture comes upright, a number of
-    PIL.Image.Transpose or None; `boxes`, where lettering stands then, four corners each.
+    """Return what the lettering tells.
+
+    `brand` and `model`: each (value, confidence).
+    `turn`: by which the picture comes upright, a number of PIL.Image.Transpose or None.
+    `boxes`: where lettering stands then, four corners each.
+    `text`: what can be read beyond doubt, the largest first.
 
     seconds: after which no further turn is tried.
     """
-    from plugins.ai_local.models import name_product
+    import numpy as np
+
+    from plugins.ai_local.models import legible_texts, name_product
+    from plugins.ai_local.screens import weigh_down
     from plugins.ai_local.text import read_upright
 
     if min(width, height) < LEAST_SIDE_PIXELS:
-        return {"brand": ("", 0.0), "model": ("", 0.0), "turn": None, "boxes": []}
+        return {"brand": ("", 0.0), "model": ("", 0.0), "turn": None, "boxes": [], "text": []}
     deadline = monotonic() + seconds
     reader, lexicon = load()
-    turn, lines = read_upright(_photo(width, height, rgb), reader, deadline)
-    brand, model = name_product(lines, category, lexicon)
+    photo = _photo(width, height, rgb)
+    turn, lines = read_upright(photo, reader, deadline)
+    upright = np.asarray(photo if turn is None else photo.transpose(turn))
+    brand, model = name_product(weigh_down(lines, upright), category, lexicon)
     return {
         "brand": (brand.value, brand.confidence),
         "model": (model.value, model.confidence),
         "turn": turn,
         "boxes": [line.box.tolist() for line in lines],
+        "text": legible_texts(lines),
     }
 
 
 def finish(
     width: int, height: int, rgb: bytes, turn: int | None, boxes: list[Any], cuts_out: bool
-) -> tuple[tuple[str, float], bytes]:
-    """Return the colorway (value, confidence) and the processed image, a WebP.
+) -> tuple[tuple[str, float], bytes | None]:
+    """Return the colorway (value, confidence) and the processed image, a WebP, or None.
+
+    None when nothing is made better: the picture stands upright, and its product is not cut out.
 
     turn, boxes: as `read` gives them. cuts_out: False leaves the background as it is.
     """
@@ -75,14 +87,15 @@ def finish(
     from PIL.Image import Transpose
 
     from plugins.ai_local.colors import name_colorway
-    from plugins.ai_local.subject import clean_background, find_subject
+    from plugins.ai_local.subject import clean_background, find_on_white, find_subject
 
     cv2.setNumThreads(1)
     photo = _photo(width, height, rgb)
     pixels = np.asarray(photo if turn is None else photo.transpose(Transpose(turn)))
     subject = find_subject(pixels, [np.array(box, dtype=np.float32) for box in boxes]) if cuts_out else None
-    colorway = name_colorway(pixels, subject)
-    return (colorway.value, colorway.confidence), clean_background(pixels, subject)
+    colorway = name_colorway(pixels, find_on_white(pixels) if subject is None else subject)
+    is_better = subject is not None or turn is not None
+    return (colorway.value, colorway.confidence), clean_background(pixels, subject) if is_better else None
 
 
 def _photo(width: int, height: int, rgb: bytes) -> Image:
