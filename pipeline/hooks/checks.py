@@ -14,7 +14,7 @@ from pipeline.texts import clean
 
 MAX_VALUE_LENGTH = 1000
 MAX_URL_LENGTH = 4096
-MAX_EXTRA_BYTES = 8192  # as JSON; it is kept in each asset
+MAX_EXTRA_BYTES, MAX_EXTRA_DEPTH = 8192, 10  # as JSON; it is kept in each asset
 
 
 def find_fault(analysis: object) -> str | None:
@@ -49,20 +49,22 @@ def cleaned(analysis: Analysis) -> Analysis:
 def _extra_fault(extra: object) -> str | None:
     if not isinstance(extra, Mapping):
         return f"extra is {type(extra).__name__}, not a mapping"
+    if not _can_be_kept(extra, MAX_EXTRA_DEPTH):
+        return "extra holds a name that is no text, an integer of more than 64 bits, or too many levels"
     try:
-        size = len(json.dumps(dict(extra), allow_nan=False, ensure_ascii=False).encode()) if _has_names(extra) else 0
-    except (TypeError, ValueError, RecursionError):  # UnicodeEncodeError is a ValueError
+        size = len(json.dumps(dict(extra), allow_nan=False, ensure_ascii=False).encode())
+    except (TypeError, ValueError):  # UnicodeEncodeError is a ValueError
         return "extra holds what JSON cannot"
-    if not size:
-        return "extra has a name that is no text"
     return f"extra has more than {MAX_EXTRA_BYTES} bytes" if size > MAX_EXTRA_BYTES else None
 
 
-def _has_names(value: Any) -> bool:
-    """Return True when all names are texts: JSON would make texts of numbers, and two of them one name."""
+def _can_be_kept(value: Any, levels: int) -> bool:
+    """Return False for what JSON takes and a store does not."""
     if isinstance(value, Mapping):
-        return all(isinstance(name, str) and _has_names(each) for name, each in value.items())
-    return all(map(_has_names, value)) if isinstance(value, (list, tuple)) else True
+        return levels > 0 and all(isinstance(name, str) and _can_be_kept(value[name], levels - 1) for name in value)
+    if isinstance(value, (list, tuple)):
+        return levels > 0 and all(_can_be_kept(each, levels - 1) for each in value)
+    return not isinstance(value, int) or -(2**63) <= value < 2**63
 
 
 def _cleaned(value: Any) -> Any:
