@@ -92,6 +92,7 @@ def serve() -> None:
     for unknown in settings.unknown_variables:
         log.warning("setting_unknown", variable=unknown.variable, meant=unknown.meant or None)
     data_dir.try_data_dir(settings.data_dir)
+    data_dir.tighten(settings.data_dir)
     raise_file_limit()
     # Not asyncio.run: at its end that waits for every task, and a plugin that ignores cancellation would keep us for
     # ever.

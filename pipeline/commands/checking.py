@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import cast
 from urllib.parse import unquote, urlsplit
@@ -58,6 +59,8 @@ LIMIT_SECONDS = 10.0
 FETCH_SECONDS = 5.0
 OLDEST_REDIS = (6, 2)
 FULL_PERCENT = 80
+# More of the files that are too open are not counted.
+OPEN_LIMIT = 1000
 # What a child of the sandbox takes: with the local provider's OpenCV; with its models, while it reads.
 LIGHT_MB, READER_MB = 100, 360
 REASON_LENGTH = 300
@@ -212,6 +215,11 @@ class Checks:
         folder = self._settings.data_dir
         await Disk(folder, self._settings.max_upload_bytes).check()
         yield Finding(Mark.OK, "data folder", f"{folder.absolute()} is writable and has room for the largest upload")
+        if found := await asyncio.to_thread(lambda: list(islice(data_dir.too_open(folder), OPEN_LIMIT))):
+            more = " or more" if len(found) == OPEN_LIMIT else ""
+            detail = f"other accounts may read {len(found)}{more} files and folders there, {found[0]} among them"
+            mend = f"start the service, which closes them, or chmod -R go-rwx {folder.absolute()}"
+            yield Finding(Mark.WARNING, "data folder", detail, mend)
 
     async def _address(self) -> AsyncIterator[Finding]:
         settings = self._settings
