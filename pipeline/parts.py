@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
-from pipeline.assets.asset import CATEGORIES, Asset
+from pipeline.assets.asset import Asset
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore
 from pipeline.clock import CLOCK, utc_now
@@ -69,7 +69,7 @@ class Parts:
         self.fanout = RoomFanout(
             self.rooms, redis_url, metrics=self.metrics, prefix=settings.queue_prefix, supervisor=self.supervisor
         )
-        self.plugins = build_plugins(settings, self.metrics, self.fanout, CATEGORIES, self.tracing)
+        self.plugins = build_plugins(settings, self.metrics, self.fanout, self.tracing)
         self.store = build_store(settings, self.supervisor)
         self.metrics.of_queue(QUEUE_NAME, settings.all_providers)
         self.metrics.of_queue(notifying.QUEUE_NAME, self.plugins.durable)

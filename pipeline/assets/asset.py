@@ -33,7 +33,6 @@ FINISHED = frozenset({AssetStatus.PARTIAL, AssetStatus.ACTIVE, AssetStatus.FAILE
 ASSET_ID = re.compile(r"[0-9a-fA-F]{24}")
 # The error of an asset whose owner did not want to wait for it.
 CANCELLED = "Cancelled"
-CATEGORIES = ("sneaker", "lego", "camera", "other")
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from rich.console import Console
 
 from pipeline import data_dir, demo, embedded, logs
 from pipeline import settings as settings_module
-from pipeline.assets.asset import CATEGORIES, Asset, AssetStatus, OriginalImage
+from pipeline.assets.asset import Asset, AssetStatus, OriginalImage
 from pipeline.assets.store import AssetStore
 from pipeline.auth import TokenVerifier
 from pipeline.clock import Clock, utc_now
@@ -354,7 +354,6 @@ class Checks:
         for name, kind in catalogue.own_settings().items():
             with suppress(ConfigurationError):  # told where the plugin is built, if it is
                 self._masker.learn(self._settings.plugin(name, kind))
-        catalogue.check_categories(CATEGORIES)
         catalogue.check_variables()
         hooks = catalogue.build_hooks(self._metrics)
         names = ", ".join(each.name for each in hooks) or "none"
@@ -437,7 +436,7 @@ class Checks:
         """Return in words what the provider sees in a demo picture."""
         if self._storage is None:
             raise DependencyUnavailable("There is no storage to take the picture from")
-        path, category = demo.pictures()[0]
+        path, category = demo.pictures(self._settings.categories)[0]
         seconds = self._settings.provider_timeout_seconds
         async with _saved_picture(self._storage) as (_, url):
             request = AnalyzeRequest(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from pipeline.assets.asset import ASSET_ID, CATEGORIES, Asset, AssetStatus, to_timestamp
+from pipeline.assets.asset import ASSET_ID, Asset, AssetStatus, to_timestamp
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import NotFound, ValidationError
@@ -62,10 +62,14 @@ class AssetsHandler(_Handler):
 
     route = "/api/assets"
 
+    def initialize(self, *, categories: tuple[str, ...], **common: Any) -> None:  # type: ignore[override]
+        super().initialize(**common)
+        self.categories = categories
+
     async def get(self) -> None:
         user_id = (await self.authenticate()).user_id
         query = self._query()
-        status, category = query.choice("status", tuple(AssetStatus)), query.choice("category", CATEGORIES)
+        status, category = query.choice("status", tuple(AssetStatus)), query.choice("category", self.categories)
         limit, after, since = query.limit(), query.cursor(STORED_ID), query.instant("finishedSince")
         if since is not None and (status or category):
             query.fault("finishedSince", "Cannot be combined with status or category")

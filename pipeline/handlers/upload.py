@@ -15,7 +15,7 @@ from concurrent.futures import Executor
 from typing import Any
 from weakref import WeakSet
 
-from pipeline.assets.asset import CATEGORIES, Asset
+from pipeline.assets.asset import Asset
 from pipeline.assets.image import inspect
 from pipeline.assets.store import AssetStore
 from pipeline.errors import PipelineError, ValidationError
@@ -100,6 +100,7 @@ class UploadHandler(BaseHandler):
         self.max_upload_bytes = settings.max_upload_bytes
         self.image_limits = (settings.max_image_pixels, settings.decode_memory_mb)
         self.data_dir = settings.data_dir
+        self.categories = settings.categories
         self.pool = pool
         self.turns = turns
         self.tracing = tracing
@@ -187,8 +188,8 @@ class UploadHandler(BaseHandler):
         if form.image is None:
             faults.append(image_required())
         category = form.fields.get("category", "")
-        if category not in CATEGORIES:
-            detail = f"Must be one of: {', '.join(CATEGORIES)}"
+        if category not in self.categories:
+            detail = f"Must be one of: {', '.join(self.categories)}"
             faults.append(ValidationError.of("category", detail, "Invalid category"))
         if faults or form.image is None:
             raise ValidationError(faults[0].message, details=[d for fault in faults for d in fault.details or ()])

@@ -219,15 +219,10 @@ def build_plugins(
     settings: Settings,
     metrics: Metrics,
     rooms: RoomPublisher,
-    categories: Sequence[str] = (),
     tracing: Tracing = OFF,
 ) -> PluginManager:
-    """Return the plugins the settings select, ready to use; ConfigurationError when one is missing or cannot start.
-
-    categories: those that AI_PROVIDER_BY_CATEGORY may name.
-    """
+    """Return the plugins the settings select, ready to use; ConfigurationError when one is missing or cannot start."""
     catalogue = Catalogue(settings)
-    catalogue.check_categories(categories)
     catalogue.check_variables()
     return assemble(catalogue, settings, metrics, rooms, tracing)
 

@@ -84,7 +84,7 @@ def test_what_an_earlier_version_left_open_is_closed_at_the_start(tmp_path: Path
 
 
 def test_a_folder_with_the_set_group_id_bit_stays_open_to_its_group(tmp_path: Path, ai_service: AiService) -> None:
-    """The operator made it so, for a backup account: the group may read what is there, new files too; others nothing."""
+    """The operator made it so, for a backup account: the group may read what is there, also new files."""
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "earlier").write_text("of before")
