@@ -34,6 +34,7 @@ from pipeline.usecases.dead_letters import DeadLetters
 from pipeline.usecases.job_events import cancel_event, job_event
 from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
 from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.pictures import PictureCheck
 from pipeline.usecases.processing import Processing
 from pipeline.usecases.progress import Progress
 from pipeline.usecases.progress_frames import ProgressFrames
@@ -69,7 +70,9 @@ class Parts:
         self.fanout = RoomFanout(
             self.rooms, redis_url, metrics=self.metrics, prefix=settings.queue_prefix, supervisor=self.supervisor
         )
-        self.plugins = build_plugins(settings, self.metrics, self.fanout, self.tracing)
+        self.pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="image")
+        inspect = PictureCheck(settings, self.pool)
+        self.plugins = build_plugins(settings, self.metrics, self.fanout, self.tracing, inspect)
         self.store = build_store(settings, self.supervisor)
         self.metrics.of_queue(QUEUE_NAME, settings.all_providers)
         self.metrics.of_queue(notifying.QUEUE_NAME, self.plugins.durable)
@@ -90,7 +93,6 @@ class Parts:
         self.progress = Progress(self.queue, self.plugins.provider_holds.lanes, self._running)
         self.progress_frames = ProgressFrames(self.store, self.rooms, self.fanout, self.progress)
         self.reports = Reports(self.queue, self.progress_frames.tell, LONGEST_DELAY_SECONDS)
-        self.pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="image")
         self.submission = self._make_submission()
         self.dead_letters = DeadLetters(self.store, self.queue, self._kept_jobs, self.submission)
         self.notifying = notifying.Notifying(

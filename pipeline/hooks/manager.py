@@ -20,6 +20,7 @@ from pipeline.hooks.breaker import SharedBreakers
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue
 from pipeline.hooks.hooked import Hooked
+from pipeline.hooks.pictures import Inspect, Pictures
 from pipeline.hooks.protocols import (
     Analysis,
     AnalyzeRequest,
@@ -57,17 +58,21 @@ class PluginManager:
         hooks: Sequence[BoundPlugin] = (),
         tracing: Tracing = OFF,
         sandbox: Sandbox | None = None,
+        inspect: Inspect | None = None,
     ) -> None:
-        """providers: by name, all that settings.all_providers names. sandbox: where plugins work, closed with them."""
+        """providers: by name, all that settings.all_providers names. sandbox: where plugins work, closed with them.
+        inspect: looks at the bytes of the images that plugins made.
+        """
+        pictures = Pictures(settings, inspect)
         self._settings = settings
         self._rooms = rooms
-        self._providers = Providers(settings, providers, tracing)
+        self._providers = Providers(settings, providers, tracing, pictures)
         self._asked = tuple(providers.values())
         self._storing = Storing(storage, settings.storage_timeout_seconds, tracing)
         self._notifiers = {notifier.name: notifier for notifier in notifiers}
         durable = {name: self._notifiers[name].breaker("notify") for name in self.durable}
         self.notifier_holds = SharedBreakers(durable, {name: (name,) for name in durable})
-        self._hooked = Hooked(hooks, settings)
+        self._hooked = Hooked(hooks, settings, pictures)
         self._tracing = tracing
         self._sandbox = sandbox
 
@@ -220,15 +225,21 @@ def build_plugins(
     metrics: Metrics,
     rooms: RoomPublisher,
     tracing: Tracing = OFF,
+    inspect: Inspect | None = None,
 ) -> PluginManager:
     """Return the plugins the settings select, ready to use; ConfigurationError when one is missing or cannot start."""
     catalogue = Catalogue(settings)
     catalogue.check_variables()
-    return assemble(catalogue, settings, metrics, rooms, tracing)
+    return assemble(catalogue, settings, metrics, rooms, tracing, inspect)
 
 
 def assemble(
-    catalogue: Catalogue, settings: Settings, metrics: Metrics, rooms: RoomPublisher, tracing: Tracing = OFF
+    catalogue: Catalogue,
+    settings: Settings,
+    metrics: Metrics,
+    rooms: RoomPublisher,
+    tracing: Tracing = OFF,
+    inspect: Inspect | None = None,
 ) -> PluginManager:
     """Return those plugins of the catalogue that the settings select, ready to use."""
     return PluginManager(
@@ -240,4 +251,5 @@ def assemble(
         hooks=catalogue.build_hooks(metrics),
         tracing=tracing,
         sandbox=catalogue.sandbox,
+        inspect=inspect,
     )
