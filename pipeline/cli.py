@@ -30,7 +30,6 @@ from pipeline import demo as demo_pictures
 from pipeline import data_dir, embedded, logs
 from pipeline import settings as settings_module
 from pipeline.app import App
-from pipeline.assets.asset import CATEGORIES
 from pipeline.auth import make_token
 from pipeline.client import Client, ClientError, Operator
 from pipeline.commands import assets, authoring, checking, operating, plugin_settings, running
@@ -94,6 +93,7 @@ def serve() -> None:
     for unknown in settings.unknown_variables:
         log.warning("setting_unknown", variable=unknown.variable, meant=unknown.meant or None)
     data_dir.try_data_dir(settings.data_dir)
+    data_dir.tighten(settings.data_dir)
     raise_file_limit()
     # Not asyncio.run: at its end that waits for every task, and a plugin that ignores cancellation would keep us for
     # ever.
@@ -168,7 +168,8 @@ def demo(exit_: bool) -> None:
     service = found or _start_service(settings)
     token = make_token(settings, DEMO_USER, None, running.TOKEN_SECONDS)
     try:
-        is_good = asyncio.run(_submit(service["address"], token, demo_pictures.pictures()[:3], watch=True))
+        pictures = demo_pictures.pictures(settings.categories)[:3]
+        is_good = asyncio.run(_submit(service["address"], token, pictures, watch=True))
     finally:
         if exit_:
             _stop(service["pid"])
@@ -180,14 +181,30 @@ def demo(exit_: bool) -> None:
     sys.exit(0 if is_good else 1)
 
 
+def _categories(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Return what the shell offers: the categories of the settings in force here."""
+    try:
+        return [name for name in settings_module.load().categories if name.startswith(incomplete)]
+    except ConfigurationError:
+        return []
+
+
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--category", required=True, type=click.Choice(CATEGORIES))
+@click.option(
+    "--category",
+    required=True,
+    shell_complete=_categories,
+    help="What to file them under; the service says which categories it takes.",
+)
 @click.option("--watch", is_flag=True, help="Wait for the results and print them.")
 @click.option("--url", envvar="PIPELINE_URL", help="Address of the service; default: the one running here.")
 @click.option("--token", envvar="PIPELINE_TOKEN", help="Token of the user; default: one for the demo user.")
 def submit(files: tuple[Path, ...], category: str, watch: bool, url: str | None, token: str | None) -> None:
     """Upload photos; exit code 1 when one is refused or, with --watch, fails."""
+    # A service elsewhere may have other categories; it says so itself.
+    if url is None and category not in (known := settings_module.load().categories):
+        raise click.BadParameter(f"{category!r}: must be one of: {', '.join(known)}", param_hint="--category")
     pictures = [(path, category) for path in files]
     sys.exit(0 if asyncio.run(_submit(*running.target(url, token, DEMO_USER), pictures, watch=watch)) else 1)
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
-from pipeline.assets.asset import CATEGORIES, Asset
+from pipeline.assets.asset import Asset
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore
 from pipeline.clock import CLOCK, utc_now
@@ -39,6 +39,7 @@ from pipeline.usecases.expiry import Expiry
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
 from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.pictures import PictureCheck
 from pipeline.usecases.previews import Previews
 from pipeline.usecases.processing import Processing
 from pipeline.usecases.progress import Progress
@@ -77,7 +78,9 @@ class Parts:
         self.fanout = RoomFanout(
             self.rooms, redis_url, metrics=self.metrics, prefix=settings.queue_prefix, supervisor=self.supervisor
         )
-        self.plugins = build_plugins(settings, self.metrics, self.fanout, CATEGORIES, self.tracing)
+        self.pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="image")
+        inspect = PictureCheck(settings, self.pool)
+        self.plugins = build_plugins(settings, self.metrics, self.fanout, self.tracing, inspect)
         self.store = build_store(settings, self.supervisor, self.metrics.damaged_assets.inc)
         self.metrics.of_queue(QUEUE_NAME, settings.all_providers)
         self.metrics.of_queue(notifying.QUEUE_NAME, self.plugins.durable)
@@ -100,7 +103,6 @@ class Parts:
         self.progress = Progress(self.queue, self.plugins.provider_holds.lanes, self.image_urls, self._running)
         self.progress_frames = ProgressFrames(self.store, self.rooms, self.fanout, self.progress)
         self.reports = Reports(self.queue, self.progress_frames.tell, LONGEST_DELAY_SECONDS)
-        self.pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="image")
         self.submission = self._make_submission()
         self.dead_letters = DeadLetters(self.store, self.queue, self._kept_jobs, self.submission)
         self.notifying = notifying.Notifying(

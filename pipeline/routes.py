@@ -54,6 +54,7 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         "tracing": parts.tracing,
     }
     with_progress = with_assets | {"progress": parts.progress}
+    filed = {"categories": settings.categories}
     of_members = common | {"admission": parts.admission, "settings": settings}
     served += [
         (
@@ -68,7 +69,7 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
             },
         ),
         ("/api/assets/queue-status", queue.QueueStatusHandler, common | {"queue": parts.queue}),
-        ("/api/assets", assets.AssetsHandler, with_progress),
+        ("/api/assets", assets.AssetsHandler, with_progress | filed),
         (
             "/api/assets/([^/]+)",
             assets.AssetHandler,
@@ -85,8 +86,8 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/ws", SocketHandler, of_members),
         ("/api/events", events.EventsHandler, of_members | {"tickets": parts.tickets}),
         ("/api/events/ticket", events.TicketHandler, common | {"tickets": parts.tickets}),
-        ("/openapi.json", ops.OpenApiHandler, common),
-        ("/asyncapi.json", ops.AsyncApiHandler, common),
+        ("/openapi.json", ops.OpenApiHandler, common | filed),
+        ("/asyncapi.json", ops.AsyncApiHandler, common | filed),
         ("/", ops.IndexHandler, common | {"settings": settings}),
     ]
     if media_root := parts.plugins.media_root:

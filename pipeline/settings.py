@@ -52,6 +52,10 @@ class LogFormat(StrEnum):
 CommaList = Annotated[tuple[str, ...], NoDecode]
 CategoryMap = Annotated[Mapping[str, tuple[str, ...]], NoDecode]
 PLUGIN_PREFIX = "PLUGIN_"
+# The specification's four. Only the default of CATEGORIES: everything else asks the settings.
+DEFAULT_CATEGORIES = ("sneaker", "lego", "camera", "other")
+CATEGORY = re.compile(r"[a-z0-9_-]{1,40}")
+MAX_CATEGORIES = 50
 # The largest number a setting may have, by the unit its name ends in: a century, and what every database counts to.
 LARGEST_BY_UNIT = {"_seconds": 3_155_760_000, "_ms": 3_155_760_000_000}
 LARGEST = 10**12
@@ -210,6 +214,12 @@ class Settings(BaseSettings):
         "processing are the same upload.",
     )
 
+    categories: CommaList = _f(
+        DEFAULT_CATEGORIES,
+        "What a photo may be filed under, comma-separated: 1 to 50 names of 1 to 40 characters a-z, 0-9, _ and -. "
+        "Assets of one that is taken out stay as they are. Default: the specification's four.",
+    )
+
     # jobs
     concurrency: int = _f(5, "Job slots of this process: the specification's five.", ge=1, le=1000)
     job_attempts: int = _f(3, "Starts of a job before it fails for good: the specification's three.", ge=1)
@@ -326,7 +336,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
-        for name in ("ai_provider", "notifiers", "plugins_disabled", "allowed_origins"):
+        for name in ("ai_provider", "categories", "notifiers", "plugins_disabled", "allowed_origins"):
             if isinstance(values.get(name), str):
                 values[name] = _split(values[name])
         if isinstance(origins := values.get("allowed_origins"), (tuple, list)):
@@ -342,7 +352,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_relations(self) -> Settings:
-        faults = [*self._number_faults(), *self._text_faults(), *self._address_faults()]
+        faults = [
+            *(*self._number_faults(), *self._text_faults()),
+            *(*self._address_faults(), *self._category_faults()),
+        ]
         if self.provider_timeout_seconds >= self.job_timeout_seconds:
             faults.append("PROVIDER_TIMEOUT_SECONDS must be less than JOB_TIMEOUT_SECONDS")
         if self.renew_seconds * 2 > self.lease_seconds:
@@ -382,6 +395,18 @@ class Settings(BaseSettings):
             # Python keeps a byte of the environment that is no UTF-8 as half of a surrogate pair.
             if isinstance(text, str) and not text.isascii() and re.search("[\ud800-\udfff]", text):
                 yield f"{name.upper()} is not UTF-8"
+
+    def _category_faults(self) -> Iterator[str]:
+        names = self.categories
+        if not 1 <= len(names) <= MAX_CATEGORIES:
+            yield f"CATEGORIES must have 1 to {MAX_CATEGORIES} names, not {len(names)}"
+        if bad := [name for name in names if not CATEGORY.fullmatch(name)]:
+            yield f"CATEGORIES: {bad[0]!r} must be 1 to 40 characters a-z, 0-9, _ and -"
+        if twice := [name for at, name in enumerate(names) if name in names[:at]]:
+            yield f"CATEGORIES has {twice[0]!r} twice"
+        for name in self.ai_provider_by_category:
+            if name not in names:
+                yield f"AI_PROVIDER_BY_CATEGORY: there is no category {name!r}; there are {', '.join(names)}"
 
     def _address_faults(self) -> Iterator[str]:
         given = {

@@ -7,9 +7,13 @@ account and timeouts, and is repeated within its time budget.
 from __future__ import annotations
 
 import io
+import json
+import math
 import random
+import re
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -19,6 +23,7 @@ import urllib3
 
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError, ValidationError
 from pipeline.hooks import StorageBackend, StoredImage, hookimpl
+from plugins.ai_http import retry_after_of
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -33,6 +38,17 @@ CHECK_SECONDS = 60.0
 # The most that one call of the Admin API gives.
 LISTED_AT_ONCE = 500
 UNAVAILABLE = "Image storage unavailable"
+# What Cloudinary says of an image it does not take. Every other 400 is about our request: a signature, an upload
+# preset, the account, the clock. None of those is the doing of the person who sent the image.
+IMAGE_FAULT = re.compile(
+    r"invalid image file|file size too large|megapixels|image dimensions|unsupported (image|file)|empty file|corrupt"
+    r"|format \w+ (is )?not (allowed|supported)",
+    re.IGNORECASE,
+)
+STALE = re.compile("stale request", re.IGNORECASE)
+CLOCK_IS_WRONG = "the clock of this machine differs from Cloudinary's"
+# Where it says that we ask too much and not until when; and the longest that is believed.
+BUSY_SECONDS, LONGEST_BUSY_SECONDS = 5.0, 86_400.0
 Answer = TypeVar("Answer")
 
 
@@ -64,9 +80,13 @@ class CloudinaryStorage:
         # The SDK's own pools keep one connection and repeat a failed connect at once, without counting the time.
         for module in (cloudinary.uploader, cloudinary.api_client.call_api):
             module._http.connection_pool_kw.update(maxsize=connections, retries=False)
+            if not isinstance(module._http, _Connections):
+                module._http = _Connections(module._http)
         redirects_only = urllib3.Retry(total=None, connect=0, read=0, redirect=2, status=0, other=0)
         self._downloads = urllib3.PoolManager(maxsize=connections, retries=redirects_only)
         self._checked_until = 0.0
+        # Until when Cloudinary wants no calls; the Admin API has a limit of its own, and a ping bears it.
+        self._busy_until = {"upload": 0.0, "admin": 0.0, "ping": 0.0}
 
     def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
         """Upload the file and return its https URL; ValidationError when Cloudinary refuses it as an image."""
@@ -77,6 +97,8 @@ class CloudinaryStorage:
             try:
                 reply = self._sdk.uploader.upload(file, **options, **self._options(timeout))
             except self._sdk.exceptions.BadRequest as error:
+                if not IMAGE_FAULT.search(str(error)):
+                    raise
                 raise ValidationError.of("image", "The image storage refused this image") from error
             return str(reply["secure_url"])
 
@@ -91,7 +113,9 @@ class CloudinaryStorage:
             if response.status == 404:
                 raise FileNotFoundError(public_id)
             if response.status != 200:
-                raise self._sdk.exceptions.GeneralError(f"download answered {response.status}")
+                HEARD.headers = response.headers
+                kind = self._sdk.uploader.EXCEPTION_CODES.get(response.status, self._sdk.exceptions.GeneralError)
+                raise kind(f"download answered {response.status}{_told(response.data)}")
             return io.BytesIO(response.data)
 
         return self._repeat(download)
@@ -104,7 +128,7 @@ class CloudinaryStorage:
         """Yield the images whose public_id begins with the prefix: a call of the Admin API for every 500."""
         options = {"type": "upload", "max_results": LISTED_AT_ONCE} | ({"prefix": prefix} if prefix else {})
         while True:
-            page = self._repeat(lambda timeout: self._sdk.api.resources(**options, **self._options(timeout)))
+            page = self._repeat(lambda timeout: self._sdk.api.resources(**options, **self._options(timeout)), "admin")
             for found in page["resources"]:
                 yield StoredImage(found["public_id"], datetime.fromisoformat(found["created_at"]))
             if not (cursor := page.get("next_cursor")):
@@ -120,7 +144,7 @@ class CloudinaryStorage:
                 self._sdk.api.ping(**self._options(timeout))
 
         if time.monotonic() >= self._checked_until:
-            self._repeat(ping)
+            self._repeat(ping, "ping")
             self._checked_until = time.monotonic() + CHECK_SECONDS
 
     def close(self) -> None:
@@ -130,9 +154,15 @@ class CloudinaryStorage:
     def _options(self, timeout: urllib3.Timeout) -> dict[str, Any]:
         return {**self._account, "resource_type": "image", "timeout": timeout}
 
-    def _repeat(self, call: Callable[[urllib3.Timeout], Answer]) -> Answer:
-        """Return the call's answer, trying again after errors that may pass while there is time."""
+    def _repeat(self, call: Callable[[urllib3.Timeout], Answer], api: str = "upload") -> Answer:
+        """Return the call's answer, trying again after errors that may pass while there is time.
+
+        api: whose limit counts. While that is used up nothing is asked.
+        """
         errors = self._sdk.exceptions
+        if (busy := self._busy_until[api] - time.monotonic()) > 0:
+            cause = OSError("Cloudinary's limit of calls is used up")
+            raise DependencyUnavailable(UNAVAILABLE, retry_after_seconds=math.ceil(busy)) from cause
         deadline = time.monotonic() + self._budget_seconds
         for attempt in range(1, ATTEMPTS + 1):
             left = deadline - time.monotonic()
@@ -140,8 +170,13 @@ class CloudinaryStorage:
                 return call(urllib3.Timeout(connect=min(CONNECT_SECONDS, left), total=left))
             except (FileNotFoundError, PipelineError):
                 raise
+            except errors.RateLimited as error:
+                seconds = _busy_seconds(HEARD.headers)
+                self._busy_until[api] = time.monotonic() + seconds
+                raise DependencyUnavailable(UNAVAILABLE, retry_after_seconds=math.ceil(seconds)) from error
             except (errors.BadRequest, errors.AuthorizationRequired, errors.NotAllowed, errors.NotFound) as error:
-                raise DependencyUnavailable(UNAVAILABLE) from error
+                cause = OSError(f"{CLOCK_IS_WRONG}: {error}") if STALE.search(str(error)) else error
+                raise DependencyUnavailable(UNAVAILABLE) from cause
             # The SDK raises a bare Exception for statuses it does not know.
             except Exception as error:
                 wait = BACKOFF_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
@@ -149,6 +184,44 @@ class CloudinaryStorage:
                     raise DependencyUnavailable(UNAVAILABLE) from error
             time.sleep(wait)
         raise AssertionError("unreachable")
+
+
+class _Connections:
+    """The connections of the SDK. Its errors leave out the headers of the answer; the thread's last are in HEARD."""
+
+    def __init__(self, connections: urllib3.PoolManager) -> None:
+        self._connections = connections
+        self.connection_pool_kw = connections.connection_pool_kw
+
+    def request(self, *args: Any, **options: Any) -> urllib3.BaseHTTPResponse:
+        """Send a request as the SDK's own connections do."""
+        HEARD.headers = {}
+        response = self._connections.request(*args, **options)
+        HEARD.headers = response.headers
+        return response
+
+
+class _Heard(threading.local):
+    headers: Mapping[str, str] = {}
+
+
+HEARD = _Heard()
+
+
+def _busy_seconds(headers: Mapping[str, str]) -> float:
+    """Return how long Cloudinary wants no calls: Retry-After, else when it begins to count anew."""
+    reset = {"Date": headers.get("Date", ""), "Retry-After": headers.get("X-FeatureRateLimit-Reset", "")}
+    waits = (retry_after_of(headers), retry_after_of(reset))
+    seconds = next((each for each in waits if each is not None), BUSY_SECONDS)
+    return min(max(seconds, 1.0), LONGEST_BUSY_SECONDS)
+
+
+def _told(body: bytes) -> str:
+    """Return the message of an error's body, "" when there is none."""
+    try:
+        return f": {json.loads(body)['error']['message']}"
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _parse_account(url: str) -> dict[str, Any]:

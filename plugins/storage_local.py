@@ -150,7 +150,7 @@ class LocalStorage:
             if _give_name(file, written):
                 os.fsync(file.fileno())
             else:
-                with open(os.open(written, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as copy:
+                with open(written, "xb") as copy:
                     _copy(file, copy)
                     copy.flush()
                     os.fsync(copy.fileno())

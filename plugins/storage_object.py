@@ -46,6 +46,14 @@ UNAVAILABLE = "Image storage unavailable"
 # In a 404: the image, and not its bucket, is what is missing. S3 and GCS say the first; Azure the others, the last of
 # them to a delete.
 GONE = re.compile(r"<Code>(NoSuchKey|BlobNotFound)</Code>|The specified blob does not exist")
+# What the clouds say when asked too much, and when the time in a signature is not theirs.
+BUSY = re.compile(r"\b429\b|SlowDown|TooManyRequests|ServerBusy|RequestLimitExceeded|Throttling")
+SKEWED = re.compile(r"<Code>(RequestTimeTooSkewed|RequestExpired)</Code>|Request date header too old")
+CLOCK_IS_WRONG = "the clock of this machine differs from the storage's"
+# What clients are told to wait then, and otherwise.
+BUSY_SECONDS, AWAY_SECONDS = 30, 5
+# Between two attempts: a storage that is asked too much would count them as well.
+BACKOFF = {"init_backoff": timedelta(seconds=0.6), "max_backoff": timedelta(seconds=5), "base": 2}
 Answer = TypeVar("Answer")
 
 
@@ -231,7 +239,8 @@ class ObjectStorage:
             reason = _reason(error)
         if is_gone:
             raise FileNotFoundError(reason)
-        raise DependencyUnavailable(UNAVAILABLE) from OSError(reason)
+        seconds = BUSY_SECONDS if BUSY.search(reason) else AWAY_SECONDS
+        raise DependencyUnavailable(UNAVAILABLE, retry_after_seconds=seconds) from OSError(reason)
 
 
 def _build_store(own: ObjectSettings, budget_seconds: float) -> S3Store | GCSStore | AzureStore:
@@ -244,7 +253,7 @@ def _build_store(own: ObjectSettings, budget_seconds: float) -> S3Store | GCSSto
             "timeout": budget,
             "connect_timeout": min(timedelta(seconds=CONNECT_SECONDS), budget),
         },
-        "retry_config": {"max_retries": ATTEMPTS - 1, "retry_timeout": budget},
+        "retry_config": {"max_retries": ATTEMPTS - 1, "retry_timeout": budget, "backoff": BACKOFF},
     }
     if own.endpoint.startswith("http://"):
         options["client_options"]["allow_http"] = True
@@ -283,8 +292,9 @@ def _is_base64(text: str) -> bool:
 def _reason(error: Exception) -> str:
     """Return what happened, without reply bodies, queries of URLs and quoted values: they may hold secrets."""
     text, _, details = str(error).partition("\n\nDebug source:")
-    code = re.search(r"<Code>(\w+)</Code>", text)
+    code, clock = re.search(r"<Code>(\w+)</Code>", text), CLOCK_IS_WRONG if SKEWED.search(text) else ""
     text = re.sub(r"(status code: \d{3}[ \w]*).*", r"\1", text, flags=re.DOTALL)
     text = re.sub(r"\?\S+", "", re.sub(r'"[^"]*"', '"..."', text))
     hint = code[1] if code else ", ".join(re.findall("dns error|tcp connect error|InvalidCertificate", details))
-    return " ".join(filter(None, (f"{type(error).__name__}:", text or "no answer in time", hint and f"({hint})")))
+    text = f"{clock}: {text}" if clock else text or "no answer in time"
+    return " ".join(filter(None, (f"{type(error).__name__}:", text, hint and f"({hint})")))

@@ -39,7 +39,7 @@ class FakeCloudinary:
         self.calls: list[str] = []
         self.delay_ms: float = 0
         self.url = ""
-        self.script: deque[tuple[int, str]] = deque()
+        self.script: deque[tuple[int, str, Mapping[str, str]]] = deque()
         routes = [
             (f"/v1_1/{CLOUD}/image/(upload|destroy|download)", _Action, {"fake": self}),
             (f"/v1_1/{CLOUD}/(ping)", _Action, {"fake": self}),
@@ -61,9 +61,9 @@ class FakeCloudinary:
         self.url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
         return self.url
 
-    def fail(self, status: int, message: str = "scripted", times: int = 1) -> None:
+    def fail(self, status: int, message: str = "scripted", times: int = 1, headers: Mapping[str, str] = {}) -> None:
         """Answer the next calls with this error."""
-        self.script.extend([(status, message)] * times)
+        self.script.extend([(status, message, headers)] * times)
 
     async def stop(self) -> None:
         """Stop listening and drop every connection."""
@@ -162,8 +162,10 @@ class _Action(RequestHandler):
         page = {"resources": [{"public_id": name, "created_at": at} for name, at in times.items()]}
         return page | ({"next_cursor": names[most - 1]} if len(names) > most else {})
 
-    def _error(self, status: int, message: str) -> None:
+    def _error(self, status: int, message: str, headers: Mapping[str, str] = {}) -> None:
         self.set_status(status)
+        for name, value in headers.items():
+            self.set_header(name, value)
         self.finish({"error": {"message": message}})
 
 

@@ -339,7 +339,7 @@ export class PipelineClient {
    * is accepted once. PipelineError when the service refuses it or stays out of reach.
    * @param {Blob} file
    * @param {object} options
-   * @param {"sneaker" | "lego" | "camera" | "other"} options.category
+   * @param {string} options.category one of those the service takes (its setting CATEGORIES)
    * @param {string} [options.idempotencyKey] one of your own makes a repeat in another life of the app safe too
    * @param {import("./http.js").OnProgress} [options.onProgress] of the whole body; starts anew when it is sent again
    * @param {AbortSignal} [options.signal]

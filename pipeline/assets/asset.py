@@ -35,7 +35,6 @@ FINISHED = frozenset({AssetStatus.PARTIAL, AssetStatus.ACTIVE, AssetStatus.FAILE
 ASSET_ID = re.compile(r"[0-9a-fA-F]{24}")
 # The error of an asset whose owner did not want to wait for it.
 CANCELLED = "Cancelled"
-CATEGORIES = ("sneaker", "lego", "camera", "other")
 # Long sides of previews, in pixels.
 PREVIEW_SIDES = (320, 1280)
 # What a person may correct.

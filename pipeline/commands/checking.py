@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import cast
 from urllib.parse import unquote, urlsplit
@@ -31,7 +32,7 @@ from rich.console import Console
 
 from pipeline import data_dir, demo, embedded, logs
 from pipeline import settings as settings_module
-from pipeline.assets.asset import CATEGORIES, Asset, AssetStatus, ImageRef
+from pipeline.assets.asset import Asset, AssetStatus, ImageRef
 from pipeline.assets.store import AssetStore
 from pipeline.auth import TokenVerifier
 from pipeline.clock import Clock, utc_now
@@ -61,6 +62,8 @@ OLDEST_REDIS = (6, 2)
 FULL_PERCENT = 80
 # How long the local provider reads one photo.
 READ_SECONDS, MOST_READ_SECONDS = "1 to 2 s", 2
+# More of the files that are too open are not counted.
+OPEN_LIMIT = 1000
 # What a child of the sandbox takes: with the local provider's OpenCV; with its models, while it reads.
 LIGHT_MB, READER_MB = 100, 360
 REASON_LENGTH = 300
@@ -215,6 +218,11 @@ class Checks:
         folder = self._settings.data_dir
         await Disk(folder, self._settings.max_upload_bytes).check()
         yield Finding(Mark.OK, "data folder", f"{folder.absolute()} is writable and has room for the largest upload")
+        if found := await asyncio.to_thread(lambda: list(islice(data_dir.too_open(folder), OPEN_LIMIT))):
+            more = " or more" if len(found) == OPEN_LIMIT else ""
+            detail = f"other accounts may read {len(found)}{more} files and folders there, {found[0]} among them"
+            mend = f"start the service, which closes them, or chmod -R go-rwx {folder.absolute()}"
+            yield Finding(Mark.WARNING, "data folder", detail, mend)
 
     async def _address(self) -> AsyncIterator[Finding]:
         settings = self._settings
@@ -349,7 +357,6 @@ class Checks:
         for name, kind in catalogue.own_settings().items():
             with suppress(ConfigurationError):  # told where the plugin is built, if it is
                 self._masker.learn(self._settings.plugin(name, kind))
-        catalogue.check_categories(CATEGORIES)
         catalogue.check_variables()
         hooks = catalogue.build_hooks(self._metrics)
         names = ", ".join(each.name for each in hooks) or "none"
@@ -434,7 +441,7 @@ class Checks:
         """Return in words what the provider sees in a demo picture."""
         if self._storage is None:
             raise DependencyUnavailable("There is no storage to take the picture from")
-        path, category = demo.pictures()[0]
+        path, category = demo.pictures(self._settings.categories)[0]
         seconds = self._settings.provider_timeout_seconds
         async with _saved_picture(self._storage) as (_, url):
             request = AnalyzeRequest(

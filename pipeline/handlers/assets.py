@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from pipeline.assets.asset import ASSET_ID, CATEGORIES, CORRECTABLE, Asset, AssetStatus, to_timestamp
+from pipeline.assets.asset import ASSET_ID, CORRECTABLE, Asset, AssetStatus, to_timestamp
 from pipeline.assets.store import AssetStore
 from pipeline.auth import USER_ID
 from pipeline.clock import utc_now
@@ -85,12 +85,16 @@ class AssetsHandler(_Handler):
 
     route = "/api/assets"
 
+    def initialize(self, *, categories: tuple[str, ...], **common: Any) -> None:  # type: ignore[override]
+        super().initialize(**common)
+        self.categories = categories
+
     async def get(self) -> None:
         caller, query = await self.authenticate(), self._query()
         user_id = query.text("user", USER_ID, "Must be a user's id") or caller.user_id
         if user_id != caller.user_id and not caller.is_admin:
             raise Forbidden("Only for admins")
-        status, category = query.choice("status", tuple(AssetStatus)), query.choice("category", CATEGORIES)
+        status, category = query.choice("status", tuple(AssetStatus)), query.choice("category", self.categories)
         limit, after, since = query.limit(), query.cursor(STORED_ID), query.instant("finishedSince")
         if since is not None and (status or category):
             query.fault("finishedSince", "Cannot be combined with status or category")

@@ -185,8 +185,9 @@ def nameless_file(folder: Path) -> BinaryIO:
     """Return a new file that goes with the process; a storage on the same filesystem can give it a name."""
     if hasattr(os, "O_TMPFILE"):
         try:
-            # As tempfile does it, less O_EXCL, with which it could never have a name.
-            return open(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o600), "w+b")
+            # As tempfile does it, less O_EXCL, with which it could never have a name. The umask of the process says
+            # who may read it: see data_dir.py.
+            return open(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666), "w+b")
         except OSError:
             pass  # not every filesystem knows this
     return TemporaryFile(dir=folder)

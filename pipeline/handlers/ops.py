@@ -20,6 +20,7 @@ from tornado.template import Template
 
 from pipeline import __version__
 from pipeline.errors import DependencyUnavailable, NotFound, PipelineError
+from pipeline.handlers import contracts
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.queue import StatsSource
 from pipeline.hooks.calls import BoundPlugin
@@ -32,7 +33,6 @@ log = structlog.get_logger(__name__)
 SCRAPE_SECONDS = 1.0  # Prometheus gives up after 10; what we know without Redis must arrive anyway
 CHECK_SECONDS = 2.0
 YEAR_SECONDS = 31_536_000
-EVENT_SCHEMA = b'{ "$ref": "./asset-processed-event.schema.json" }'
 MEDIA_PATH = re.compile(r"[a-z0-9-]+(/[a-z0-9-]+)*(\.[a-z0-9]{1,5})?")
 SNIFF_BYTES = 12
 
@@ -131,25 +131,30 @@ class ReadyHandler(BaseHandler):
     head = get
 
 
-class OpenApiHandler(BaseHandler):
+class _ContractHandler(BaseHandler):
+    def initialize(self, *, categories: tuple[str, ...], **common: Any) -> None:  # type: ignore[override]
+        super().initialize(**common)
+        self.categories = categories
+
+
+class OpenApiHandler(_ContractHandler):
     """GET /openapi.json: the contract itself, outside the envelope."""
 
     route = "/openapi.json"
 
     def get(self) -> None:
         self.set_header("Content-Type", "application/json; charset=UTF-8")
-        self.finish(_contract("analyze-queue.openapi.json"))
+        self.finish(contracts.openapi(self.categories))
 
 
-class AsyncApiHandler(BaseHandler):
+class AsyncApiHandler(_ContractHandler):
     """GET /asyncapi.json: what sockets and streams carry, outside the envelope, the event's schema within it."""
 
     route = "/asyncapi.json"
 
     def get(self) -> None:
         self.set_header("Content-Type", "application/json; charset=UTF-8")
-        event = _contract("asset-processed-event.schema.json")
-        self.finish(_contract("rooms.asyncapi.json").replace(EVENT_SCHEMA, event))
+        self.finish(contracts.asyncapi(self.categories))
 
 
 class IndexHandler(BaseHandler):
@@ -275,11 +280,6 @@ async def _fault(name: str, check: Callable[[], Awaitable[None]]) -> str | None:
         log.warning("check_failed", dependency=name, error=cause_of(error))
         return f"Check failed ({cause_of(error)})"
     return None
-
-
-@cache
-def _contract(name: str) -> bytes:
-    return resources.files("contracts").joinpath(name).read_bytes()
 
 
 @cache

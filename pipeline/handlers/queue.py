@@ -10,13 +10,14 @@ from typing import Any, Protocol
 
 import structlog
 
-from pipeline.assets.asset import ASSET_ID, CATEGORIES, to_timestamp
+from pipeline.assets.asset import ASSET_ID, to_timestamp
 from pipeline.auth import USER_ID
 from pipeline.errors import NotFound, ValidationError
 from pipeline.handlers.base import AdminHandler, BaseHandler
 from pipeline.handlers.query import Position, Query, encode_cursor
 from pipeline.queue.job import FailedJob
 from pipeline.queue.queue import JobQueue, QueueStats
+from pipeline.settings import CATEGORY
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.dead_letters import RetriedPage
 from pipeline.usecases.pause import Pause
@@ -210,7 +211,7 @@ def _shown(job: FailedJob) -> dict[str, Any]:
         "jobId": job.id,
         "assetId": asset_id if isinstance(asset_id, str) and ASSET_ID.fullmatch(asset_id) else None,
         "userId": user_id if isinstance(user_id, str) and USER_ID.fullmatch(user_id) else None,
-        "category": category if category in CATEGORIES else None,
+        "category": category if isinstance(category, str) and CATEGORY.fullmatch(category) else None,
         "notifier": notifier if isinstance(notifier, str) else None,
         "reason": job.error or "Unknown",
         "attempts": job.attempts,

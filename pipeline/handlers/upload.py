@@ -15,7 +15,7 @@ from concurrent.futures import Executor
 from typing import Any, BinaryIO
 from weakref import WeakSet
 
-from pipeline.assets.asset import CATEGORIES, Asset
+from pipeline.assets.asset import Asset
 from pipeline.assets.store import AssetStore
 from pipeline.errors import PipelineError, ValidationError
 from pipeline.handlers.assets import is_done
@@ -105,6 +105,7 @@ class UploadHandler(BaseHandler):
         self.intake = Intake(
             settings.max_image_pixels, settings.decode_memory_mb, settings.keep_metadata, settings.data_dir
         )
+        self.categories = settings.categories
         self.pool = pool
         self.turns = turns
         self.tracing = tracing
@@ -195,8 +196,8 @@ class UploadHandler(BaseHandler):
         if form.image is None:
             faults.append(image_required())
         category = form.fields.get("category", "")
-        if category not in CATEGORIES:
-            detail = f"Must be one of: {', '.join(CATEGORIES)}"
+        if category not in self.categories:
+            detail = f"Must be one of: {', '.join(self.categories)}"
             faults.append(ValidationError.of("category", detail, "Invalid category"))
         if faults or form.image is None:
             raise ValidationError(faults[0].message, details=[d for fault in faults for d in fault.details or ()])

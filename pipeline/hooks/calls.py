@@ -136,6 +136,10 @@ class BoundPlugin:
         self.skip(method)
         return False
 
+    def count_error(self, method: str) -> None:
+        """Count what the method returned as an error."""
+        self._methods[method].errors.inc()
+
     def skip(self, method: str) -> None:
         """Count a call that is not made."""
         self._methods[method].skipped.inc()

@@ -165,14 +165,6 @@ class Catalogue:
         """Return the settings of plugins, by the plugin's name."""
         return self._own
 
-    def check_categories(self, categories: Sequence[str]) -> None:
-        """Raise ConfigurationError when AI_PROVIDER_BY_CATEGORY names a category there is not."""
-        for category in self._settings.ai_provider_by_category:
-            if category not in categories:
-                raise ConfigurationError(
-                    f"AI_PROVIDER_BY_CATEGORY: there is no category {category!r}; there are {', '.join(categories)}"
-                )
-
     def check_variables(self) -> None:
         """Raise ConfigurationError for every PLUGIN_ variable that is nobody's, with the nearest there is."""
         own = {plugin_variable(name, ""): [*map(str.upper, kind.model_fields)] for name, kind in self._own.items()}

@@ -19,6 +19,12 @@ MAX_EXTRA_BYTES, MAX_EXTRA_DEPTH = 8192, 10  # as JSON; it is kept in each asset
 
 def find_fault(analysis: object) -> str | None:
     """Return what is wrong with a provider's result, in words for its author, or None when it is as promised."""
+    fault = result_fault(analysis)
+    return picture_fault(analysis) if fault is None and isinstance(analysis, Analysis) else fault
+
+
+def result_fault(analysis: object) -> str | None:
+    """Return what is wrong with a provider's result apart from its picture."""
     if not isinstance(analysis, Analysis):
         return f"analyze returned {type(analysis).__name__}, not Analysis"
     for name in ("brand", "model", "colorway"):
@@ -27,6 +33,11 @@ def find_fault(analysis: object) -> str | None:
             continue
         if fault := attribute_fault(attribute):
             return f"{name} {fault}"
+    return None
+
+
+def picture_fault(analysis: Analysis) -> str | None:
+    """Return what is wrong with the picture of a result, as far as can be told without looking at its bytes."""
     if analysis.processed_image_url is not None and analysis.processed_image is not None:
         return "processed_image_url and processed_image are both set"
     if analysis.processed_image_url is not None and not is_web_url(analysis.processed_image_url):

@@ -19,7 +19,8 @@ import structlog
 from pipeline.errors import ValidationError
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.catalogue import FILTERS, OBSERVERS
-from pipeline.hooks.checks import cleaned, find_fault
+from pipeline.hooks.checks import cleaned, result_fault
+from pipeline.hooks.pictures import Pictures
 from pipeline.hooks.protocols import Analysis, AnalyzeRequest, JobEvent, UploadFacts
 from pipeline.texts import cause_of
 
@@ -37,8 +38,12 @@ CLOSE_SECONDS = 2.0
 class Hooked:
     """The plugins that observe or filter."""
 
-    def __init__(self, plugins: Sequence[BoundPlugin], settings: Settings) -> None:
+    def __init__(
+        self, plugins: Sequence[BoundPlugin], settings: Settings, pictures: Pictures | None = None
+    ) -> None:
+        """pictures: judges the images that filters hand back."""
         self._settings = settings
+        self._pictures = pictures or Pictures(settings)
         self._seconds = settings.hook_timeout_seconds
         self.plugins = tuple(plugins)
         self._filters = {hook: [each for each in plugins if hook in each.methods] for hook in FILTERS}
@@ -73,8 +78,10 @@ class Hooked:
                 continue
             try:
                 changed = await plugin.call("transform_analysis", self._seconds, analysis, request, self._settings)
-                if changed is not None and (fault := find_fault(changed)):
-                    raise ValueError(fault)
+                if changed is not None:
+                    if fault := result_fault(changed):
+                        raise ValueError(fault)
+                    changed = await self._pictures.checked(changed)
             except Exception as error:
                 _failed(plugin, "transform_analysis", error)
             else:

@@ -20,6 +20,7 @@ from pipeline.hooks.breaker import SharedBreakers
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue
 from pipeline.hooks.hooked import Hooked
+from pipeline.hooks.pictures import Inspect, Pictures
 from pipeline.hooks.protocols import (
     Analysis,
     AnalyzeRequest,
@@ -59,18 +60,21 @@ class PluginManager:
         hooks: Sequence[BoundPlugin] = (),
         tracing: Tracing = OFF,
         sandbox: Sandbox | None = None,
+        inspect: Inspect | None = None,
     ) -> None:
         """providers: by name, all that settings.all_providers names. storages: the current one, and how to have others.
-        sandbox: where plugins work, closed with them."""
+        sandbox: where plugins work, closed with them. inspect: looks at the bytes of the images that plugins made.
+        """
+        pictures = Pictures(settings, inspect)
         self._settings = settings
         self._rooms = rooms
-        self._providers = Providers(settings, providers, tracing)
+        self._providers = Providers(settings, providers, tracing, pictures)
         self._asked = tuple(providers.values())
         self.storages = storages
         self._notifiers = {notifier.name: notifier for notifier in notifiers}
         durable = {name: self._notifiers[name].breaker("notify") for name in self.durable}
         self.notifier_holds = SharedBreakers(durable, {name: (name,) for name in durable})
-        self._hooked = Hooked(hooks, settings)
+        self._hooked = Hooked(hooks, settings, pictures)
         self._tracing = tracing
         self.sandbox = sandbox
 
@@ -235,21 +239,22 @@ def build_plugins(
     settings: Settings,
     metrics: Metrics,
     rooms: RoomPublisher,
-    categories: Sequence[str] = (),
     tracing: Tracing = OFF,
+    inspect: Inspect | None = None,
 ) -> PluginManager:
-    """Return the plugins the settings select, ready to use; ConfigurationError when one is missing or cannot start.
-
-    categories: those that AI_PROVIDER_BY_CATEGORY may name.
-    """
+    """Return the plugins the settings select, ready to use; ConfigurationError when one is missing or cannot start."""
     catalogue = Catalogue(settings)
-    catalogue.check_categories(categories)
     catalogue.check_variables()
-    return assemble(catalogue, settings, metrics, rooms, tracing)
+    return assemble(catalogue, settings, metrics, rooms, tracing, inspect)
 
 
 def assemble(
-    catalogue: Catalogue, settings: Settings, metrics: Metrics, rooms: RoomPublisher, tracing: Tracing = OFF
+    catalogue: Catalogue,
+    settings: Settings,
+    metrics: Metrics,
+    rooms: RoomPublisher,
+    tracing: Tracing = OFF,
+    inspect: Inspect | None = None,
 ) -> PluginManager:
     """Return those plugins of the catalogue that the settings select, ready to use."""
 
@@ -265,4 +270,5 @@ def assemble(
         hooks=catalogue.build_hooks(metrics),
         tracing=tracing,
         sandbox=catalogue.sandbox,
+        inspect=inspect,
     )

@@ -43,7 +43,7 @@ class AnalyzeRequest:
     """One photo to analyze.
 
     image_url: where the original can be fetched. image: its bytes, only for providers that say `needs_image = True`.
-    category: sneaker | lego | camera | other. attempt: from 1. timeout_seconds: the time budget of this call.
+    category: one of CATEGORIES, or of what it once was. attempt: from 1. timeout_seconds: the time budget of this call.
     trace_context: what to send on as the W3C `traceparent` header, "" when nothing is traced.
     """
 
@@ -282,7 +282,7 @@ class Notifier(Protocol):
 class UploadFacts:
     """What is known of an upload before it is taken.
 
-    category: sneaker | lego | camera | other. size_bytes, width, height: of the image, the latter in pixels. read:
+    category: one of CATEGORIES. size_bytes, width, height: of the image, the latter in pixels. read:
     returns the image's bytes, up to MAX_UPLOAD_BYTES of them; it reads a file, so only a plain `def` should call it.
     The image is as it is stored: without metadata.
     """

@@ -17,7 +17,8 @@ from pipeline.errors import JobError, PermanentJobError, RetryableJobError
 from pipeline.hooks import faults
 from pipeline.hooks.breaker import SharedBreakers
 from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.checks import cleaned, find_fault
+from pipeline.hooks.checks import cleaned, result_fault
+from pipeline.hooks.pictures import Pictures
 from pipeline.hooks.progress import Reporting, takes_progress
 from pipeline.hooks.protocols import Analysis, AnalyzeRequest, Attribute
 from pipeline.texts import cause_of
@@ -49,11 +50,18 @@ SERVICE = "AI service"
 class Providers:
     """All AI providers that some category uses. holds: those that are not asked for now, to be shared."""
 
-    def __init__(self, settings: Settings, providers: Mapping[str, BoundPlugin], tracing: Tracing = OFF) -> None:
-        """providers: by name, all that settings.all_providers names."""
+    def __init__(
+        self,
+        settings: Settings,
+        providers: Mapping[str, BoundPlugin],
+        tracing: Tracing = OFF,
+        pictures: Pictures | None = None,
+    ) -> None:
+        """providers: by name, all that settings.all_providers names. pictures: judges the images they made."""
         self._settings = settings
         self._providers = providers
         self._tracing = tracing
+        self._pictures = pictures or Pictures(settings)
         by_category = settings.ai_provider_by_category
         chains = {category: tuple(dict.fromkeys(names)) for category, names in by_category.items()}
         self._reporting = {name for name, each in providers.items() if takes_progress(each.function("analyze"))}
@@ -132,7 +140,7 @@ class Providers:
                 result = await provider.call(
                     "analyze", seconds, asked, wait_seconds=left - seconds, keywords=keywords
                 )
-                if fault := find_fault(result):
+                if fault := result_fault(result):
                     raise RetryableJobError("AI service sent an invalid result", max_attempts=2) from ValueError(fault)
         except Exception as raised:
             error = faults.job_error(raised, provider.name, SERVICE)
@@ -147,7 +155,7 @@ class Providers:
         finally:
             reporting.end()
         provider.breaker("analyze").answered()
-        return cleaned(cast(Analysis, result))
+        return cleaned(await self._pictures.kept(provider, "analyze", cast(Analysis, result)))
 
 
 def _of_all(fault: JobError | None, held: RetryableJobError | None) -> JobError:

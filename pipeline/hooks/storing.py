@@ -24,6 +24,10 @@ from pipeline.tracing import Tracing
 log = structlog.get_logger(__name__)
 
 UNAVAILABLE = "Image storage unavailable"
+# More than any photo has. A file that goes on for ever must not fill the memory; MAX_UPLOAD_BYTES may have been larger
+# when the image was stored.
+READ_AT_MOST_BYTES = 256 * 1024 * 1024
+PIECE_BYTES = 16 * 1024 * 1024
 
 
 class Storing:
@@ -140,8 +144,18 @@ async def _guarded(call: Awaitable[Any], *meant: type[Exception]) -> Any:
 
 
 def _read(file: BinaryIO) -> bytes:
+    """Return what the file holds; TypeError and ValueError for what is no file, gives no bytes or does not end."""
+    if not hasattr(file, "read"):
+        raise TypeError(f"open returned {type(file).__name__}, not a file")
+    content = bytearray()
     with file:
-        return file.read()
+        while piece := file.read(PIECE_BYTES):
+            if not isinstance(piece, bytes):
+                raise TypeError(f"the file that open returned gives {type(piece).__name__}, not bytes")
+            content += piece
+            if len(content) > READ_AT_MOST_BYTES:
+                raise ValueError(f"the file that open returned has more than {READ_AT_MOST_BYTES} bytes")
+    return bytes(content)
 
 
 def _make_urls(url: Callable[..., str], public_ids: Sequence[str], seconds: int) -> Sequence[str]:

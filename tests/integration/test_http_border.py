@@ -291,7 +291,7 @@ def application(border: Border, settings: Settings, pool: ThreadPoolExecutor) ->
     return tornado.web.Application(
         [
             (UPLOAD, WatchedUpload, upload),
-            ("/api/assets", assets.AssetsHandler, with_assets),
+            ("/api/assets", assets.AssetsHandler, with_assets | {"categories": settings.categories}),
             ("/api/assets/([^/]+)", assets.AssetHandler, with_assets),
             ("/api/assets/([^/]+)/retry", assets.RetryHandler, with_assets),
         ],

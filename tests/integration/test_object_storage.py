@@ -314,6 +314,27 @@ def test_a_broken_storage_is_asked_three_times_and_not_quoted(own: ObjectSetting
             asked.clear()
 
 
+@pytest.mark.fault("U11")
+@pytest.mark.parametrize(
+    ("status", "body", "told", "seconds", "tries"),
+    [
+        (403, "<Error><Code>RequestTimeTooSkewed</Code></Error>", "the clock of this machine", 5, 1),
+        (503, "<Error><Code>SlowDown</Code></Error>", "SlowDown", 30, 3),
+        (429, "", "429", 30, 3),
+    ],
+    ids=["clock", "slow down", "too many"],
+)
+def test_clock_and_pace_are_told_apart_from_an_outage(
+    own: ObjectSettings, status: int, body: str, told: str, seconds: int, tries: int
+) -> None:
+    """The log names the clock; a storage that is asked too much is asked slowly, and clients come back later."""
+    with answering(status, body) as (endpoint, asked):
+        storage = ObjectStorage(changed(own, endpoint=endpoint), budget_seconds=20)
+        fault = fault_of(calls(storage)[0])
+        assert told in str(fault.__cause__)
+        assert (fault.retry_after_seconds, len(asked)) == (seconds, tries)
+
+
 @pytest.mark.parametrize("body", ["404 page not found", "", "<Error><Code>ContainerNotFound</Code></Error>"])
 def test_only_a_reply_that_names_the_image_means_it_is_gone(own: ObjectSettings, body: str) -> None:
     """Any server answers 404 to what it does not know."""

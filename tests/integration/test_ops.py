@@ -57,6 +57,7 @@ class Server:
             "metrics": self.metrics,
             "allowed_origins": (),
         }
+        filed = {"categories": settings.categories}
         app = tornado.web.Application(
             [
                 ("/metrics", ops.MetricsHandler, common | {"queues": [self.queue]}),
@@ -66,8 +67,8 @@ class Server:
                     ops.ReadyHandler,
                     common | {"checks": self.checks, "plugins": self.plugins, "queues": [self.queue]},
                 ),
-                ("/openapi.json", ops.OpenApiHandler, common),
-                ("/asyncapi.json", ops.AsyncApiHandler, common),
+                ("/openapi.json", ops.OpenApiHandler, common | filed),
+                ("/asyncapi.json", ops.AsyncApiHandler, common | filed),
                 ("/", ops.IndexHandler, common | {"settings": settings}),
                 ("/media/(.*)", ops.MediaHandler, common | {"path": str(media)}),
                 ("/api/assets/queue-status", QueueStatusHandler, common | {"queue": self.queue}),

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from pipeline.errors import ConfigurationError, DependencyUnavailable, Validatio
 from pipeline.handlers.multipart import MultipartReader
 from pipeline.hooks import AIProvider, Notification, Notifier, StorageBackend
 from pipeline.testing import AIProviderSuite, NotifierSuite, StorageBackendSuite
+from pipeline.texts import cause_of
 from plugins.ai_http import HttpProvider
 from plugins.storage_cloudinary import CloudinaryStorage
 from plugins.storage_local import LocalStorage
@@ -268,7 +271,7 @@ def test_cloudinary_save_keeps_the_public_id_and_returns_its_url(
     assert url == f"{cloudinary.url}/testcloud/image/upload/v1/assets/65f0/original.jpg"
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 429], ids=str)
+@pytest.mark.parametrize("status", [500, 502, 503], ids=str)
 def test_cloudinary_repeats_after_an_error_that_may_pass(
     cloudinary: FakeCloudinary, cloudinary_storage: CloudinaryStorage, status: int
 ) -> None:
@@ -325,6 +328,119 @@ def test_cloudinary_refusing_the_image_is_the_clients_error_and_not_repeated(
         cloudinary_storage.save("assets/65f0/original", io.BytesIO(b"not an image"), "image/jpeg")
     assert caught.value.details == [{"field": "image", "message": "The image storage refused this image"}]
     assert cloudinary.calls == ["upload"]
+
+
+@pytest.mark.fault("U11")
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("Stale request - reported time is 2026-01-01 10:00:00 +0000 which is more than 1 hour ago", "clock"),
+        ("Invalid Signature abc. String to sign - 'public_id=x&timestamp=1'", "Invalid Signature"),
+        ("Upload preset must be whitelisted for unsigned uploads", "Upload preset"),
+        ("Unknown API key 1234", "Unknown API key"),
+        ("Account is disabled", "disabled"),
+        ("Invalid transformation parameter - x", "transformation"),
+    ],
+    ids=["clock", "signature", "preset", "key", "account", "other"],
+)
+def test_cloudinary_refusing_our_request_is_not_the_clients_error(
+    cloudinary: FakeCloudinary, cloudinary_storage: CloudinaryStorage, message: str, told: str
+) -> None:
+    """A 400 that is not about the image is an outage; what the log shows names the reason. It is asked once."""
+    cloudinary.fail(400, message)
+    with pytest.raises(DependencyUnavailable) as caught:
+        cloudinary_storage.save("assets/65f0/original", io.BytesIO(make_image()), "image/jpeg")
+    assert told in cause_of(caught.value)
+    assert cloudinary.calls == ["upload"]
+
+
+@pytest.mark.fault("U11")
+def test_cloudinary_tells_of_the_clock_also_when_it_gives_no_image(
+    cloudinary: FakeCloudinary, cloudinary_storage: CloudinaryStorage
+) -> None:
+    """The address of a download is signed with the time as well."""
+    cloudinary.fail(400, "Stale request - reported time is 2026-01-01 10:00:00 +0000")
+    with pytest.raises(DependencyUnavailable) as caught:
+        cloudinary_storage.open("assets/65f0/original")
+    assert "the clock of this machine" in cause_of(caught.value)
+    assert cloudinary.calls == ["download"]
+
+
+@pytest.mark.fault("U11")
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Invalid image file",
+        "File size too large. Got 11000000. Maximum is 10485760. Upgrade your plan to enjoy higher limits",
+        "Maximum image size is 25 Megapixels. Requested 40 Megapixels",
+        "Image file format ico not allowed",
+    ],
+    ids=["damaged", "bytes", "pixels", "format"],
+)
+def test_cloudinary_refusing_the_image_says_so(
+    cloudinary: FakeCloudinary, cloudinary_storage: CloudinaryStorage, message: str
+) -> None:
+    """These are about the image: the person who sent it can send another one."""
+    cloudinary.fail(400, message)
+    with pytest.raises(ValidationError):
+        cloudinary_storage.save("assets/65f0/original", io.BytesIO(make_image()), "image/jpeg")
+
+
+def in_an_hour() -> str:
+    """Return that instant as an HTTP date."""
+    return format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+
+
+@pytest.mark.fault("U11")
+@pytest.mark.parametrize(
+    ("status", "headers", "least", "most"),
+    [
+        (420, {"X-FeatureRateLimit-Reset": "hour"}, 3500, 3601),
+        (429, {"X-FeatureRateLimit-Reset": "hour"}, 3500, 3601),
+        (429, {"Retry-After": "120"}, 120, 120),
+        (429, {"Retry-After": "hour"}, 3500, 3601),
+        (420, {}, 5, 5),
+        (429, {"Retry-After": "nonsense"}, 5, 5),
+        (429, {"Retry-After": "0"}, 1, 1),
+    ],
+    ids=["420 reset", "429 reset", "seconds", "date", "nothing told", "nonsense", "at once"],
+)
+def test_cloudinary_is_left_alone_for_as_long_as_it_says(
+    cloudinary: FakeCloudinary,
+    cloudinary_storage: CloudinaryStorage,
+    status: int,
+    headers: dict[str, str],
+    least: int,
+    most: int,
+) -> None:
+    """Neither tried three times in a second nor asked by the next call; who is turned away is told how long."""
+    cloudinary.fail(status, "Rate limited", headers={n: in_an_hour() if v == "hour" else v for n, v in headers.items()})
+    calls = (
+        lambda: cloudinary_storage.save("a/original", io.BytesIO(make_image()), "image/jpeg"),
+        lambda: cloudinary_storage.open("a/original"),
+    )
+    for call in calls if most > 1 else calls[:1]:
+        with pytest.raises(DependencyUnavailable) as caught:
+            call()
+        assert least - 2 <= caught.value.retry_after_seconds <= most
+    assert cloudinary.calls == ["upload"]
+    # The Admin API has another limit.
+    cloudinary_storage.check()
+    assert list(cloudinary_storage.list("")) == []
+
+
+@pytest.mark.fault("U11")
+def test_cloudinary_without_calls_left_for_lists_is_ready_and_takes_uploads(
+    cloudinary: FakeCloudinary, cloudinary_storage: CloudinaryStorage
+) -> None:
+    """The Admin API's limit ends lists until its reset; uploads and readiness go on."""
+    cloudinary.fail(420, "Rate limited", headers={"X-FeatureRateLimit-Reset": in_an_hour()})
+    for _ in range(2):
+        with pytest.raises(DependencyUnavailable):
+            next(cloudinary_storage.list(""))
+    assert cloudinary.calls == ["resources"]
+    cloudinary_storage.check()
+    cloudinary_storage.save("a/original", io.BytesIO(make_image()), "image/jpeg")
 
 
 def test_cloudinary_with_a_wrong_secret_is_unavailable_and_tells_no_secret(

@@ -10,7 +10,6 @@ import pytest
 from structlog.testing import capture_logs
 from tornado.ioloop import IOLoop
 
-from pipeline.assets.asset import CATEGORIES
 from pipeline.errors import (
     ConfigurationError,
     DependencyUnavailable,
@@ -21,7 +20,7 @@ from pipeline.errors import (
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
 from pipeline.hooks.manager import PluginManager, build_plugins
 from pipeline.metrics import Metrics
-from pipeline.settings import Settings
+from pipeline.settings import DEFAULT_CATEGORIES, Settings
 from pipeline.testing import RecordingRooms
 from tests.clock import Clock
 from tests.fake_plugins import Analyze, House, make_analysis, make_request
@@ -515,7 +514,7 @@ async def test_category_has_its_own_chain(chain: Chain) -> None:
     manager = chain.open(
         "general", "bricks", "shoes", ai_provider="general", ai_provider_by_category="lego=bricks+general,sneaker=shoes"
     )
-    asked = {category: await ask(manager, category) for category in CATEGORIES}
+    asked = {category: await ask(manager, category) for category in DEFAULT_CATEGORIES}
     assert asked == {"sneaker": "shoes", "lego": "bricks", "camera": "general", "other": "general"}
     chain.answers |= {"bricks": REFUSED, "shoes": REFUSED}
     assert await ask(manager, "lego") == "general"
@@ -563,10 +562,6 @@ def test_chain_that_cannot_be_read_stops_the_start(text: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (
-            {"ai_provider_by_category": "legos=http"},
-            "AI_PROVIDER_BY_CATEGORY: there is no category 'legos'; there are sneaker, lego, camera, other",
-        ),
         ({"ai_provider": "htpp"}, "AI_PROVIDER: there is no provider 'htpp'; there are: .*http.* .did you mean http"),
         ({"ai_provider": "http,opnai"}, "there is no provider 'opnai'; .*did you mean openai"),
         ({"ai_provider_by_category": "lego=http+htpp"}, "there is no provider 'htpp'; .*did you mean http"),
@@ -580,4 +575,4 @@ def test_name_that_is_none_stops_the_start_with_the_nearest(settings: dict[str, 
     """Who mistyped reads what there is; each member of every chain is looked at."""
     chosen = Settings(**{"ai_service_url": "http://127.0.0.1:9"} | settings)
     with pytest.raises(ConfigurationError, match=message):
-        build_plugins(chosen, Metrics(), RecordingRooms(), CATEGORIES)
+        build_plugins(chosen, Metrics(), RecordingRooms())

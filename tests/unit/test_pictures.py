@@ -1,0 +1,187 @@
+"""What becomes of the processed images that plugins hand back."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+from structlog.testing import capture_logs
+
+from pipeline.errors import DependencyUnavailable
+from pipeline.hooks import Analysis, ProcessedImage
+from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.pictures import Pictures, is_internal
+from pipeline.hooks.storing import READ_AT_MOST_BYTES, Storing
+from pipeline.metrics import Metrics
+from pipeline.settings import Settings
+from pipeline.tracing import OFF
+from pipeline.usecases.pictures import PictureCheck
+from tests.factories import make_image
+from tests.fake_plugins import make_analysis
+
+pytestmark = pytest.mark.fault("U19")
+
+SETTINGS = Settings(public_url="https://photos.example", ai_service_url="http://10.0.0.7", max_upload_bytes=1_000_000)
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
+
+
+def png(width: int, height: int, rows: int) -> bytes:
+    """Return a PNG of so many pixels, in its header at least, whose data unfolds to that many rows."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = zlib.compress(bytes((3 * width + 1) * rows), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    """The counts of one test."""
+    return Metrics()
+
+
+@pytest.fixture
+def plugin(metrics: Metrics) -> BoundPlugin:
+    """A provider whose results are judged."""
+    return BoundPlugin("provider", "acme", object(), {"analyze": lambda: None}, threads=1, metrics=metrics)
+
+
+@pytest.fixture
+def pictures() -> Iterator[Pictures]:
+    """They look at bytes as the service does."""
+    with ThreadPoolExecutor(1) as pool:
+        yield Pictures(SETTINGS, PictureCheck(SETTINGS, pool))
+
+
+def errors(metrics: Metrics) -> float:
+    """Return how many errors of the plugin were counted."""
+    labels = {"kind": "provider", "plugin": "acme", "method": "analyze"}
+    return metrics.registry.get_sample_value("pipeline_plugin_errors_total", labels) or 0
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no image": ({"processed_image": ProcessedImage(b"hello", "image/png")}, "Must be an image"),
+    "nothing": ({"processed_image": ProcessedImage(b"", "image/png")}, "Must be an image"),
+    "SVG": ({"processed_image": ProcessedImage(SVG, "image/svg+xml")}, "Must be an image"),
+    "TIFF": ({"processed_image": ProcessedImage(make_image("TIFF"), "image/png")}, "Must be an image"),
+    "too large": ({"processed_image": ProcessedImage(bytes(1_000_001), "image/png")}, "1000001 bytes, more than"),
+    "huge sides": ({"processed_image": ProcessedImage(png(60_000, 60_000, 1), "image/png")}, "processed_image: "),
+    "bomb": ({"processed_image": ProcessedImage(png(20_000, 15_000, 10), "image/png")}, "processed_image: "),
+    "no bytes": ({"processed_image": ProcessedImage(cast(bytes, "hello"), "image/png")}, "not a ProcessedImage with"),
+    "no type": ({"processed_image": ProcessedImage(make_image(), "text/html")}, "an image content type"),
+    "another thing": ({"processed_image": b"hello"}, "not a ProcessedImage"),
+    "script": ({"processed_image_url": "javascript:alert(1)"}, "not an http"),
+    "path": ({"processed_image_url": "/etc/passwd"}, "not an http"),
+    "file": ({"processed_image_url": "file:///etc/passwd"}, "not an http"),
+    "data": ({"processed_image_url": "data:image/png;base64,AAAA"}, "not an http"),
+    "no text": ({"processed_image_url": 7}, "not an http"),
+    "metadata service": ({"processed_image_url": "http://169.254.169.254/latest"}, "internal address"),
+    "loopback": ({"processed_image_url": "http://localhost:6379/x"}, "internal address"),
+    "neighbour": ({"processed_image_url": "http://10.0.0.8/x"}, "internal address"),
+    "both": (
+        {"processed_image_url": "https://a.example/x", "processed_image": ProcessedImage(make_image(), "image/jpeg")},
+        "both set",
+    ),
+}
+
+
+@pytest.mark.parametrize(("fields", "reason"), REFUSED.values(), ids=list(REFUSED))
+@pytest.mark.gen_test
+async def test_picture_that_is_none_is_left_out(
+    pictures: Pictures, plugin: BoundPlugin, metrics: Metrics, fields: dict[str, Any], reason: str
+) -> None:
+    """The result stands without it; log and metric name the plugin, the log the reason."""
+    analysis = replace(make_analysis("Nike"), **fields)
+    with capture_logs() as logs:
+        kept = await pictures.kept(plugin, "analyze", analysis)
+    assert kept == replace(analysis, processed_image=None, processed_image_url=None)
+    (line,) = [each for each in logs if each["event"] == "processed_image_refused"]
+    assert line["plugin"] == "acme" and reason in line["reason"]
+    assert errors(metrics) == 1
+
+
+@pytest.mark.parametrize(
+    ("format", "content_type"),
+    [
+        ("JPEG", "image/jpeg"),
+        ("PNG", "image/png"),
+        ("WEBP", "image/webp"),
+        ("GIF", "image/gif"),
+        ("AVIF", "image/avif"),
+        ("HEIF", "image/heic"),
+    ],
+)
+@pytest.mark.gen_test
+async def test_content_type_is_what_the_bytes_say(
+    pictures: Pictures, plugin: BoundPlugin, metrics: Metrics, format: str, content_type: str
+) -> None:
+    """Whatever the plugin calls it."""
+    image = make_image(format)
+    kept = await pictures.kept(plugin, "analyze", Analysis(processed_image=ProcessedImage(image, "image/x-lie")))
+    assert kept.processed_image == ProcessedImage(image, content_type)
+    assert errors(metrics) == 0
+
+
+@pytest.mark.parametrize("url", ["https://cdn.example/x.png", "http://10.0.0.7/x.png", "https://photos.example/x"])
+@pytest.mark.gen_test
+async def test_url_that_others_reach_is_kept(pictures: Pictures, plugin: BoundPlugin, url: str) -> None:
+    """Also one of the AI service's own host, wherever that is."""
+    assert (await pictures.kept(plugin, "analyze", Analysis(processed_image_url=url))).processed_image_url == url
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "a.localhost", "LOCALHOST.", "printer.local", "db.internal"),
+        *("127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "①②⑦.0.0.1"),
+        *("10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0"),
+        *("::1", "fe80::1%eth0", "fd00::1", "::ffff:127.0.0.1", "::ffff:a00:1"),
+    ],
+)
+def test_internal_hosts_are_recognized(host: str) -> None:
+    """In each spelling that browsers follow."""
+    assert is_internal(host)
+
+
+@pytest.mark.parametrize("host", ["example.com", "8.8.8.8", "2606:4700::1111", "local.example", "10.example.com", ""])
+def test_public_hosts_are_not_internal(host: str) -> None:
+    """A name is not looked up."""
+    assert not is_internal(host)
+
+
+class Endless(io.RawIOBase):
+    """A file that goes on for ever."""
+
+    def read(self, size: int = -1) -> bytes:
+        return bytes(size)
+
+
+@pytest.mark.parametrize(
+    ("opened", "cause"),
+    [
+        (b"bytes", "open returned bytes, not a file"),
+        (None, "open returned NoneType, not a file"),
+        (io.StringIO("text"), "gives str, not bytes"),
+        (Endless(), f"more than {READ_AT_MOST_BYTES} bytes"),
+    ],
+    ids=["bytes", "nothing", "text", "endless"],
+)
+@pytest.mark.gen_test
+async def test_file_of_a_storage_is_read_with_care(metrics: Metrics, opened: object, cause: str) -> None:
+    """What `open` returns is the plugin's; what is no file of bytes, or has no end, is the storage being unusable."""
+    bound = BoundPlugin("storage", "odd", object(), {"open": lambda public_id: opened}, threads=1, metrics=metrics)
+    storing = Storing(bound, 30, OFF)
+    with pytest.raises(DependencyUnavailable) as caught:
+        await asyncio.wait_for(storing.read("a/original"), 60)
+    assert cause in str(caught.value.__cause__)
+    labels = {"kind": "storage", "plugin": "odd", "method": "open"}
+    assert metrics.registry.get_sample_value("pipeline_plugin_errors_total", labels) == 1
