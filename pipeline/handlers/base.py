@@ -23,7 +23,8 @@ from tornado.ioloop import IOLoop
 
 from pipeline.auth import NotYetValid, Principal, TokenVerifier, bearer_token
 from pipeline.clock import utc_now
-from pipeline.errors import DependencyUnavailable, NotFound, PipelineError, RateLimited, Unauthorized, ValidationError
+from pipeline.errors import DependencyUnavailable, ExpectationFailed, NotFound, PipelineError, RateLimited
+from pipeline.errors import Unauthorized, ValidationError
 from pipeline.metrics import Metrics
 from pipeline.origins import is_same_place, normal_origin
 from pipeline.texts import cause_of, clean
@@ -31,6 +32,7 @@ from pipeline.texts import cause_of, clean
 log = structlog.get_logger(__name__)
 
 PROBED = ("/livez", "/readyz", "/metrics")
+CONTINUE = "100-continue"  # the one expectation there is; http_head.py writes it so, however it came
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Closing a connection with unread bytes resets it, and a client still busy sending never sees the reply. So after an
 # early refusal we go on reading, but not for ever: enough for an oversized video, nothing for an endless stream.
@@ -73,6 +75,8 @@ class BaseHandler(tornado.web.RequestHandler):
     def prepare(self) -> Awaitable[None] | None:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(requestId=self.request_id)
+        if self.request.headers.get("Expect", CONTINUE) != CONTINUE:
+            raise ExpectationFailed("Expect: only 100-continue is known")
         return None
 
     async def authenticate(self) -> Principal:
@@ -96,7 +100,7 @@ class BaseHandler(tornado.web.RequestHandler):
         self.clear()
         body = self._compose_error(error)
         self.set_header("Connection", "close")
-        if not is_body_begun and self.request.headers.get("Expect", "").lower() == "100-continue":
+        if not is_body_begun and self.request.headers.get("Expect") == CONTINUE:
             self.finish(body)
             return
         self.set_header("Content-Length", str(len(body)))
