@@ -19,7 +19,7 @@ from http.client import responses
 from urllib.parse import urlsplit
 
 import structlog
-from tornado import gen, httputil
+from tornado import httputil
 from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httputil import HTTPHeaders, HTTPInputError, RequestStartLine, format_timestamp
 from tornado.iostream import StreamClosedError, UnsatisfiableReadError
@@ -143,7 +143,7 @@ class Connection(HTTP1Connection):
             "Connection: close",
         )
         await self.stream.write("\r\n".join(head).encode() + b"\r\n\r\n" + body)
-        with suppress(OSError, TimeoutError, gen.TimeoutError):
+        with suppress(OSError, TimeoutError):
             self.stream.socket.shutdown(socket.SHUT_WR)
             async with asyncio.timeout(DRAIN_SECONDS):
                 left = DRAIN_BYTES

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import quopri
 import socket
 from typing import Any
 
@@ -82,7 +81,7 @@ TAKEN: dict[str, tuple[bytes, bytes]] = {
     ),
     "quoted-printable": (
         b"",
-        form((CATEGORY + b"\r\nContent-Transfer-Encoding: quoted-printable", quopri.encodestring(b"lego")), (IMAGE, PNG)),
+        form((CATEGORY + b"\r\nContent-Transfer-Encoding: quoted-printable", b"=6Ceg=\r\no"), (IMAGE, PNG)),
     ),
     # U3: an expectation in any case
     "expectation": (b"Expect: 100-Continue\r\n", GOOD),
