@@ -32,6 +32,7 @@ from pipeline.texts import cause_of, clean
 log = structlog.get_logger(__name__)
 
 PROBED = ("/livez", "/readyz", "/metrics")
+WEBSOCKET_VERSION = "13"  # the one that RFC 6455 made
 CONTINUE = "100-continue"  # the one expectation there is; http_head.py writes it so, however it came
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Closing a connection with unread bytes resets it, and a client still busy sending never sees the reply. So after an
@@ -161,6 +162,8 @@ class BaseHandler(tornado.web.RequestHandler):
             self.set_header("WWW-Authenticate", "Bearer")
         if status == 405:
             self.set_header("Allow", self._allowed_methods())
+        if status == 426:
+            self.set_header("Sec-WebSocket-Version", WEBSOCKET_VERSION)
         self.set_status(status)
         self.set_header("Content-Type", "application/json; charset=UTF-8")
         shown = {"code": code, "message": message} | ({"details": details} if details else {})

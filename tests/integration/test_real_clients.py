@@ -270,3 +270,12 @@ def test_table_of_clients_is_that_of_these_tests() -> None:
         client: [str(case.status) if name in cases_of(client) else "hangs" for name, case in CASES.items()]
         for client in CLIENTS
     }
+
+
+@pytest.mark.fault("U10")
+def test_socket_of_an_old_version_is_told_so_in_the_envelope(service: Service) -> None:
+    """A WebSocket of a draft gets a 426 with the version that is spoken."""
+    headers = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "MDEyMzQ1Njc4OWFiY2RlZg=="}
+    reply = httpx.get(service.url + "/ws", headers=headers | {"Sec-WebSocket-Version": "8"})
+    assert (reply.status_code, reply.headers["Sec-WebSocket-Version"]) == (426, "13")
+    assert reply.json() == {"success": False, "error": {"code": "VALIDATION_ERROR", "message": "Upgrade Required"}}
