@@ -59,6 +59,24 @@ class ValidationError(PipelineError):
         """Return the error for one field; without `message` the detail is the message too."""
         return cls(message or detail, details=[{"field": field, "message": detail}])
 
+    def also(self, field: str, detail: str) -> "ValidationError":
+        """Add what else is wrong, if there is a detail, and return the error."""
+        if detail:
+            self.details = [*(self.details or ()), {"field": field, "message": detail}]
+        return self
+
+
+class UnsupportedEncoding(ValidationError):
+    """The body comes in a Content-Encoding that is not taken."""
+
+    http_status = 415
+
+
+class ExpectationFailed(ValidationError):
+    """An Expect header asks for something that is not known."""
+
+    http_status = 417
+
 
 class IdempotencyKeyReused(ValidationError):
     """The same Idempotency-Key came with another payload."""

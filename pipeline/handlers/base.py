@@ -25,6 +25,7 @@ from pipeline.auth import NotYetValid, Principal, TokenVerifier, bearer_token
 from pipeline.clock import utc_now
 from pipeline.errors import (
     DependencyUnavailable,
+    ExpectationFailed,
     Forbidden,
     NotFound,
     PipelineError,
@@ -39,6 +40,8 @@ from pipeline.texts import cause_of, clean
 log = structlog.get_logger(__name__)
 
 PROBED = ("/livez", "/readyz", "/metrics")
+WEBSOCKET_VERSION = "13"  # the one that RFC 6455 made
+CONTINUE = "100-continue"  # the one expectation there is; http_head.py writes it so, however it came
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Closing a connection with unread bytes resets it, and a client still busy sending never sees the reply. So after an
 # early refusal we go on reading, but not for ever: enough for an oversized video, nothing for an endless stream.
@@ -81,6 +84,8 @@ class BaseHandler(tornado.web.RequestHandler):
     def prepare(self) -> Awaitable[None] | None:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(requestId=self.request_id)
+        if self.request.headers.get("Expect", CONTINUE) != CONTINUE:
+            raise ExpectationFailed("Expect: only 100-continue is known")
         return None
 
     async def authenticate(self) -> Principal:
@@ -104,7 +109,7 @@ class BaseHandler(tornado.web.RequestHandler):
         self.clear()
         body = self._compose_error(error)
         self.set_header("Connection", "close")
-        if not is_body_begun and self.request.headers.get("Expect", "").lower() == "100-continue":
+        if not is_body_begun and self.request.headers.get("Expect") == CONTINUE:
             self.finish(body)
             return
         self.set_header("Content-Length", str(len(body)))
@@ -165,6 +170,8 @@ class BaseHandler(tornado.web.RequestHandler):
             self.set_header("WWW-Authenticate", "Bearer")
         if status == 405:
             self.set_header("Allow", self._allowed_methods())
+        if status == 426:
+            self.set_header("Sec-WebSocket-Version", WEBSOCKET_VERSION)
         self.set_status(status)
         self.set_header("Content-Type", "application/json; charset=UTF-8")
         shown = {"code": code, "message": message} | ({"details": details} if details else {})

@@ -1,46 +1,58 @@
 """Reads a multipart/form-data body piece by piece: one image to a spooled file, a few short text fields to memory.
 
 A body of any size costs at most SPOOL_BYTES of memory. Pure apart from the temporary file: knows no HTTP server.
-Parsing is python-multipart's; this file says what is too much, too little or twice.
+form_parts.py splits the body, part_headers.py reads what a part says about itself; this file says which parts are
+wanted, and what is too much, too little or twice.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
-
+from pipeline.assets import containers
 from pipeline.errors import DependencyUnavailable, ValidationError
+from pipeline.handlers.form_parts import Splitter, malformed
+from pipeline.handlers.part_headers import Coding, Plain, coding_of, decode_text, looks_like_image, parse_options
+from pipeline.texts import clean
 
 # A small photo needs no file; a hundred at once are 13 MB.
 SPOOL_BYTES = 128 * 1024
-MAX_PARTS = 20
-MAX_HEADERS = 16
-MAX_HEADER_BYTES = 4096
 MAX_FIELD_BYTES = 8 * 1024
 MAX_BOUNDARY_BYTES = 70  # RFC 2046, section 5.1.1
+MAX_SHOWN_NAME = 40
 OVERHEAD_BYTES = 1024 * 1024  # what a body may carry beside the image: headers, fields, parts nobody asked for
+FORM_WANTED = "Must be multipart/form-data with a boundary"
 NO_ROOM = "Uploads cannot be kept at the moment"
-
-# It warns about every malformed body; those are the client's, and the client is told.
-logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A whole body. image: the file at its start, or None; size: in bytes; fields: name -> text."""
+    """A whole body. image: the file at its start, or None; size: in bytes; fields: name -> text.
+
+    came: the names of all parts, in order. as_files: wanted text fields that came as files. image_fault: why a part
+    named `image` is none, or "".
+    """
 
     image: BinaryIO | None
     size: int
     fields: dict[str, str]
+    came: tuple[str, ...] = ()
+    as_files: tuple[str, ...] = ()
+    image_fault: str = ""
+
+
+@dataclass(slots=True)
+class _Field:
+    """A text field that is being read."""
+
+    content_type: str
+    text: bytearray = field(default_factory=bytearray)
 
 
 class MultipartReader:
@@ -52,37 +64,20 @@ class MultipartReader:
     """
 
     def __init__(self, content_type: str, *, wanted: tuple[str, ...], max_image_bytes: int, folder: Path) -> None:
-        kind, options = parse_options_header(content_type)
-        boundary = options.get(b"boundary", b"")
-        if kind != b"multipart/form-data" or not 0 < len(boundary) <= MAX_BOUNDARY_BYTES:
-            raise image_required("Content-Type", "Must be multipart/form-data with a boundary")
+        self._splitter = Splitter(_boundary(content_type), self)
         self._wanted = wanted
         self._max_image_bytes = max_image_bytes
         self._folder = folder
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._part_begun,
-                "on_header_begin": self._header_begun,
-                "on_header_field": self._header_named,
-                "on_header_value": self._header_valued,
-                "on_header_end": self._header_ended,
-                "on_headers_finished": self._headers_finished,
-                "on_part_data": self._part_data,
-                "on_part_end": self._part_ended,
-                "on_end": self._ended,
-            },
-            max_header_count=MAX_HEADERS,
-            max_header_size=MAX_HEADER_BYTES,
-        )
         self._file: BinaryIO = BytesIO()
-        self._total = self._parts = self._image_bytes = 0
-        self._images = 0
-        self._fields: dict[str, bytearray] = {}
-        self._headers: dict[bytes, bytes] = {}
-        self._header_name = self._header_value = b""
+        self._total = self._image_bytes = 0
+        self._image_fault = ""
+        self._fields: dict[str, _Field] = {}
+        self._came: list[str] = []
+        self._as_files: list[str] = []
         self._target: str | None = None  # where the data of the current part goes: "image", a wanted field, or nowhere
-        self._is_complete = False
+        self._coding: Coding = Plain()
+        self._is_file = True  # False while an image part says that it is a text: its bytes decide
+        self._head = b""  # of such a part
 
     @property
     def is_spooled(self) -> bool:
@@ -95,15 +90,15 @@ class MultipartReader:
         if self._total > self._max_image_bytes + OVERHEAD_BYTES:
             raise too_large(self._max_image_bytes)
         try:
-            self._parser.write(chunk)
-        except FormParserError as error:
-            raise ValidationError("The multipart body is malformed") from error
+            self._splitter.feed(chunk)
         except OSError as error:
             raise DependencyUnavailable(NO_ROOM) from error
 
     def finish(self) -> Form:
         """Return the form; the body must have ended with its final boundary."""
-        if not self._is_complete or self._file.closed:
+        if not self._splitter.has_begun and self._total:
+            raise malformed("No line of it is the boundary that Content-Type names")
+        if not self._splitter.is_complete or self._file.closed:
             raise ValidationError("The multipart body is truncated")
         try:
             self._file.seek(0)  # writes what is left in the file's buffer
@@ -112,7 +107,10 @@ class MultipartReader:
         return Form(
             image=self._file if self._image_bytes else None,
             size=self._image_bytes,
-            fields={name: bytes(text).decode("utf-8", "replace") for name, text in self._fields.items()},
+            fields={name: decode_text(name, bytes(it.text), it.content_type) for name, it in self._fields.items()},
+            came=tuple(self._came),
+            as_files=tuple(self._as_files),
+            image_fault=self._image_fault,
         )
 
     def close(self) -> None:
@@ -120,65 +118,84 @@ class MultipartReader:
         with suppress(OSError):  # a full disk: closing writes what is left in the file's buffer
             self._file.close()
 
-    def _part_begun(self) -> None:
-        self._parts += 1
-        if self._parts > MAX_PARTS:
-            raise ValidationError(f"The multipart body has more than {MAX_PARTS} parts")
-        self._headers = {}
-
-    def _header_begun(self) -> None:
-        self._header_name = self._header_value = b""
-
-    def _header_named(self, data: bytes, start: int, end: int) -> None:
-        self._header_name += data[start:end]
-
-    def _header_valued(self, data: bytes, start: int, end: int) -> None:
-        self._header_value += data[start:end]
-
-    def _header_ended(self) -> None:
-        self._headers[self._header_name.lower()] = self._header_value
-
-    def _headers_finished(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
-        name = options.get(b"name", b"").decode("utf-8", "replace")
-        content_type = self._headers.get(b"content-type", b"text/plain").lower()
-        # Browsers name every file; some programs leave the name out but say what the part is.
-        is_file = b"filename" in options or not content_type.startswith(b"text/plain")
+    def begin(self, headers: dict[str, str]) -> None:
+        """A part begins: settle where its data goes."""
+        _, options = parse_options(headers.get("content-disposition", ""))
+        name, filename = options.get("name", ""), options.get("filename")
+        content_type = headers.get("content-type", "text/plain")
+        self._came.append(clean(name)[:MAX_SHOWN_NAME])
         self._target = None
-        if name == "image" and is_file:
-            self._images += 1
-            if self._images > 1:
+        if name == "image":
+            # Browsers name every file; some programs leave the name out but say what the part is, or not even that.
+            self._is_file = filename is not None or not parse_options(content_type)[0].startswith("text/plain")
+            self._head = b""
+            if self._image_bytes and self._is_file:
                 raise ValidationError.of("image", "Must be sent once")
-            self._target = name
-        elif name in self._wanted and not is_file:
+            self._target = None if self._image_bytes else name
+        elif name in self._wanted and filename:
+            self._as_files.append(name)
+        elif name in self._wanted:
             if name in self._fields:
                 raise ValidationError.of(name, "Must be sent once")
-            self._fields[name] = bytearray()
+            self._fields[name] = _Field(content_type)
             self._target = name
+        self._coding = coding_of(headers) if self._target else Plain()
 
-    def _part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._target is None:
-            return
+    def data(self, piece: bytes) -> None:
+        """The next bytes of the part."""
+        if self._target is not None:
+            self._take(self._coding.decode(piece))
+
+    def end(self) -> None:
+        """The part is whole: a text that was sent as the image is dropped."""
+        if self._target is not None:
+            self._take(self._coding.finish())
+        if self._target == "image":
+            if not self._is_file and self._head:
+                self._drop_text()
+            elif not self._image_bytes:
+                self._image_fault = "image came without a byte"
+        self._target = None
+
+    def _take(self, piece: bytes) -> None:
         if self._target != "image":
-            text = self._fields[self._target]
-            if len(text) + end - start > MAX_FIELD_BYTES:
+            assert self._target is not None
+            text = self._fields[self._target].text
+            if len(text) + len(piece) > MAX_FIELD_BYTES:
                 raise ValidationError.of(self._target, f"Must have at most {MAX_FIELD_BYTES} bytes")
-            text += data[start:end]
+            text += piece
             return
-        self._image_bytes += end - start
+        if not self._is_file:
+            self._head += piece[: containers.HEAD_BYTES - len(self._head)]
+            if len(self._head) == containers.HEAD_BYTES and looks_like_image(self._head):
+                self._is_file = True
+        self._image_bytes += len(piece)
         if self._image_bytes > self._max_image_bytes:
             raise too_large(self._max_image_bytes)
         if self._image_bytes > SPOOL_BYTES and isinstance(self._file, BytesIO):
             begun = self._file.getvalue()
             self._file = nameless_file(self._folder)
             self._file.write(begun)
-        self._file.write(memoryview(data)[start:end])
+        self._file.write(piece)
 
-    def _part_ended(self) -> None:
-        self._target = None
+    def _drop_text(self) -> None:
+        self._image_fault = "image came as a text, without a filename"
+        self._file.seek(0)
+        self._file.truncate()
+        self._image_bytes = 0
 
-    def _ended(self) -> None:
-        self._is_complete = True
+
+def _boundary(content_type: str) -> bytes:
+    """Return the boundary of a form's Content-Type; ValidationError says what was sent instead."""
+    kind, options = parse_options(content_type)
+    boundary = options.get("boundary", "").encode("latin-1", "replace")
+    if kind != "multipart/form-data":
+        raise image_required("Content-Type", f"{FORM_WANTED}, not {clean(kind)[:MAX_SHOWN_NAME] or 'empty'}")
+    if not boundary:
+        raise image_required("Content-Type", f"{FORM_WANTED}: leave this header to the library that makes the form")
+    if len(boundary) > MAX_BOUNDARY_BYTES:
+        raise image_required("Content-Type", f"{FORM_WANTED} of at most {MAX_BOUNDARY_BYTES} bytes")
+    return boundary
 
 
 def nameless_file(folder: Path) -> BinaryIO:
@@ -200,7 +217,4 @@ def too_large(max_image_bytes: int) -> ValidationError:
 
 def image_required(field: str = "", detail: str = "") -> ValidationError:
     """Return the contract's error for a missing image; field and detail: what else is known to be wrong."""
-    error = ValidationError.of("image", "Image file is required")
-    if field and error.details:
-        error.details.append({"field": field, "message": detail})
-    return error
+    return ValidationError.of("image", "Image file is required").also(field, detail)

@@ -1,4 +1,4 @@
-"""The HTTP server, which keeps some of the process's files back from the network.
+"""The HTTP server: streams that bear a half-closed client, and files kept back from the network.
 
 Every connection is an open file. A process that has none left cannot accept, and Tornado would try again without a
 pause; it could not reach its store or Redis either. So what comes too near to the limit is closed at once.
@@ -7,13 +7,16 @@ pause; it could not reach its store or Redis either. So what comes too near to t
 from __future__ import annotations
 
 import resource
+import socket
 import sys
 from typing import Any
 
 import structlog
 import tornado.httpserver
+from tornado.httpserver import _HTTPRequestContext
 from tornado.iostream import IOStream
 
+from pipeline.handlers.http_head import READ_HEAD_BYTES, ServerConnection
 from pipeline.metrics import Metrics
 from pipeline.texts import cause_of
 
@@ -25,11 +28,56 @@ FILES_KEPT_BACK = 128
 FILES_WANTED = 10_240
 
 
+class Stream(IOStream):
+    """A stream whose client may end its own sending side and still read the answer, where a handler allows it.
+
+    Tornado takes the end of what a client sends for the end of the client. Most clients that end are gone indeed, so
+    `answers_half_closed` is set only by handlers that would do their work all the same.
+    """
+
+    answers_half_closed = False
+    _has_ended = False
+
+    def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
+        count = super().read_from_fd(buf)
+        if count == 0 and self.answers_half_closed:
+            self._has_ended = True
+            # Not at once: what came before the end is still to be handed to its reader.
+            self.io_loop.add_callback(self._settle_end)
+            return None
+        return count
+
+    def _add_io_state(self, state: int) -> None:
+        if self._has_ended and state & self.io_loop.READ:
+            if self.reading():
+                self.io_loop.add_callback(self._settle_end)
+            state &= ~self.io_loop.READ
+            if not state:
+                return
+        super()._add_io_state(state)
+
+    def _handle_events(self, fd: Any, events: int) -> None:
+        super()._handle_events(fd, events)
+        if self._has_ended:
+            self._settle_end()
+
+    def _settle_end(self) -> None:
+        """Close when more is wanted than will ever come; else listen no more, for an end is read again and again."""
+        if self.closed():
+            return
+        if self.reading():
+            self.close()
+        elif self._state is not None and self._state & self.io_loop.READ:
+            self._state &= ~self.io_loop.READ
+            self.io_loop.update_handler(self.fileno(), self._state)
+
+
 class HttpServer(tornado.httpserver.HTTPServer):
     """Tornado's server with an end to how many connections it takes."""
 
     # Not __init__: Tornado's servers take their options there.
     def initialize(self, *arguments: Any, metrics: Metrics, **options: Any) -> None:  # type: ignore[override]
+        options.setdefault("max_header_size", READ_HEAD_BYTES)
         super().initialize(*arguments, **options)
         # chunk_size is for bodies; what else comes in is read as Tornado does it.
         self.read_chunk_size = None
@@ -37,6 +85,10 @@ class HttpServer(tornado.httpserver.HTTPServer):
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._last_file = sys.maxsize if soft == resource.RLIM_INFINITY else soft - FILES_KEPT_BACK
         self._is_full = False
+
+    def _handle_connection(self, connection: socket.socket, address: Any) -> None:
+        size, piece = self.max_buffer_size, self.read_chunk_size
+        self.handle_stream(Stream(connection, max_buffer_size=size, read_chunk_size=piece), address)
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         # The system hands out the lowest number that is free, so this one tells how many files there are.
@@ -48,7 +100,10 @@ class HttpServer(tornado.httpserver.HTTPServer):
             stream.close()
             return
         self._is_full = False
-        super().handle_stream(stream, address)
+        context = _HTTPRequestContext(stream, address, self.protocol, self.trusted_downstream)
+        connection = ServerConnection(stream, self.conn_params, context)
+        self._connections.add(connection)
+        connection.start_serving(self)
 
 
 def raise_file_limit() -> None:

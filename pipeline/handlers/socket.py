@@ -43,6 +43,7 @@ from pipeline.assets.asset import to_timestamp
 from pipeline.auth import NotYetValid, bearer_token
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, Unauthorized, ValidationError
+from pipeline.handlers.base import WEBSOCKET_VERSION
 from pipeline.handlers.member import PROGRESS, Member
 from pipeline.handlers.protocol import StrictProtocol, is_handshake
 from pipeline.handlers.query import parse_instant
@@ -81,6 +82,8 @@ class SocketHandler(Member, WebSocketHandler):
         self._judge_origin()
         if not is_handshake(self.request.headers):
             raise ValidationError("This address speaks WebSocket only")
+        if self.request.headers.get("Sec-WebSocket-Version") != WEBSOCKET_VERSION:
+            raise HTTPError(426)
         await super().get()
 
     def check_origin(self, origin: str) -> bool:

@@ -17,17 +17,19 @@ from weakref import WeakSet
 
 from pipeline.assets.asset import Asset
 from pipeline.assets.store import AssetStore
-from pipeline.errors import PipelineError, ValidationError
+from pipeline.errors import PipelineError, UnsupportedEncoding, ValidationError
 from pipeline.handlers.assets import is_done
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.intake import Intake, close
 from pipeline.handlers.multipart import OVERHEAD_BYTES, Form, MultipartReader, image_required, too_large
 from pipeline.handlers.polling import Polling, preferred_wait
+from pipeline.handlers.server import Stream
 from pipeline.settings import Settings
 from pipeline.usecases.admission import Admission
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.submission import Submission
 from pipeline.usecases.upload import Upload
+from pipeline.texts import clean
 from pipeline.tracing import OFF, Tracing
 
 # How much is read from a socket at once. Each read gives the interpreter's lock to the threads: with 64 KB, Tornado's
@@ -38,6 +40,7 @@ LEAST_PIECE_BYTES = 64 * 1024
 ALL_PIECES_BYTES = 4 * 1024 * 1024
 # How many bodies go on in one step of the event loop.
 TURNS_AT_ONCE = 2
+FILE_FOR_TEXT = "category came as a file: send it as a text, without a filename"
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -74,6 +77,11 @@ class Turns:
                 turn.set_result(None)
         if self._waiting:
             self._grant_soon()
+
+
+def _came(form: Form) -> str:
+    """Return which parts came, for a client that named them otherwise."""
+    return f"these parts came: {', '.join(name or '(no name)' for name in form.came)}" if form.came else "no parts came"
 
 
 class UploadHandler(BaseHandler):
@@ -116,11 +124,13 @@ class UploadHandler(BaseHandler):
         self.connection.set_body_timeout(settings.upload_timeout_seconds)
 
     async def prepare(self) -> None:
-        super().prepare()
         if self.request.method != "POST":
+            super().prepare()
             return
         try:
+            super().prepare()
             await self.authenticate()
+            self._allow_half_close(not preferred_wait(self.request.headers.get("Prefer", "")))
             self._check_headers()
             content_type = self.request.headers.get("Content-Type", "")
             self._reader = MultipartReader(
@@ -194,11 +204,12 @@ class UploadHandler(BaseHandler):
         """Return the upload the form describes; ValidationError names every fault seen before the image is opened."""
         faults = []
         if form.image is None:
-            faults.append(image_required())
+            faults.append(image_required("body", form.image_fault or _came(form)))
         category = form.fields.get("category", "")
         if category not in self.categories:
             detail = f"Must be one of: {', '.join(self.categories)}"
-            faults.append(ValidationError.of("category", detail, "Invalid category"))
+            as_file = FILE_FOR_TEXT if "category" in form.as_files else ""
+            faults.append(ValidationError.of("category", detail, "Invalid category").also("body", as_file))
         if faults or form.image is None:
             raise ValidationError(faults[0].message, details=[d for fault in faults for d in fault.details or ()])
         loop = asyncio.get_running_loop()
@@ -225,10 +236,12 @@ class UploadHandler(BaseHandler):
         key = self.request.headers.get("Idempotency-Key")
         if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
             raise ValidationError.of("Idempotency-Key", "Must be 1 to 255 visible ASCII characters")
-        length = self.request.headers.get("Content-Length", "")
-        most = self.max_upload_bytes + OVERHEAD_BYTES
-        # Python refuses to convert thousands of digits, and no length needs more than 15.
-        if length.isdecimal() and (len(length) > 15 or int(length) > most):
+        encoding = self.request.headers.get("Content-Encoding", "identity").strip()
+        if encoding.lower() not in ("identity", ""):
+            detail = f"{clean(encoding)[:40]} is not taken: send the form as it is"
+            raise UnsupportedEncoding.of("Content-Encoding", detail, "Content-Encoding is not supported")
+        length = self.request.headers.get("Content-Length", "0")
+        if int(length) > self.max_upload_bytes + OVERHEAD_BYTES:
             raise too_large(self.max_upload_bytes)
 
     def _has_body(self) -> bool:
@@ -242,7 +255,13 @@ class UploadHandler(BaseHandler):
             self._reader.close()
         super().on_connection_close()
 
+    def _allow_half_close(self, is_allowed: bool) -> None:
+        """Answer also a client that has ended its sending side; one that waits for a result is taken for gone then."""
+        if isinstance(self.connection.stream, Stream):
+            self.connection.stream.answers_half_closed = is_allowed
+
     def on_finish(self) -> None:
         super().on_finish()
+        self._allow_half_close(False)
         if self.request.method == "POST" and self.get_status() >= 400:
             self.metrics.uploads.labels("rejected" if self.get_status() < 500 else "unavailable").inc()

@@ -57,7 +57,10 @@ def test_missing_image_is_named(service: Service) -> None:
     assert body["error"] == {
         "code": "VALIDATION_ERROR",
         "message": "Image file is required",
-        "details": [{"field": "image", "message": "Image file is required"}],
+        "details": [
+            {"field": "image", "message": "Image file is required"},
+            {"field": "body", "message": "these parts came: category, other"},
+        ],
     }
 
 

@@ -31,7 +31,6 @@ from typing import Any
 
 import pytest
 import structlog
-import tornado.httpserver
 import tornado.netutil
 import tornado.web
 
@@ -39,6 +38,7 @@ from pipeline.assets.asset import Asset, AssetStatus, ImageRef
 from pipeline.auth import TokenVerifier
 from pipeline.errors import Conflict, DependencyUnavailable, NotFound
 from pipeline.handlers import assets, base, multipart
+from pipeline.handlers.server import HttpServer
 from pipeline.handlers.upload import Turns, UploadHandler
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
@@ -224,7 +224,7 @@ def border(settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture)
 
     async def serve() -> None:
         with ThreadPoolExecutor(2) as pool:
-            server = tornado.httpserver.HTTPServer(application(border, settings, pool))
+            server = HttpServer(application(border, settings, pool), metrics=border.metrics)
             server.add_sockets(sockets)
             loops.append(asyncio.get_running_loop())
             started.set()
@@ -408,7 +408,6 @@ def test_upload_is_taken_although_the_client_left(border: Border) -> None:
     with border.connect() as connection:
         connection.sendall(head(content_type, Content_Length=len(body)) + body)
         assert border.submission.entered.wait(10)
-    border.wait_for(lambda thing: thing == "closed")
     border.submission.may_go_on.set()
 
     assert border.wait_for(is_finished) == ("finished", 202)
@@ -418,19 +417,41 @@ def test_upload_is_taken_although_the_client_left(border: Border) -> None:
 JPEG = ("image", "photo.jpg", "image/jpeg", make_image())
 BAD_CATEGORY = "Must be one of: sneaker, lego, camera, other"
 REQUIRED = "Image file is required"
+UNKNOWN_CHARSET = "Its charset is not known: klingon; send UTF-8"
+
+
+def missing(body: str, **details: str) -> dict[str, Any]:
+    """Return the error for a missing image. body: what is known of the reason."""
+    return error("VALIDATION_ERROR", REQUIRED, image=REQUIRED, body=body, **details)
+
+
+def malformed(reason: str) -> dict[str, Any]:
+    return error("VALIDATION_ERROR", "The multipart body is malformed", body=reason)
+
+
+def make_part(disposition: str, content: bytes, *headers: str) -> tuple[bytes, str]:
+    """Return a body of one part, and its Content-Type."""
+    lines = "\r\n".join([f"Content-Disposition: form-data; {disposition}", *headers]).encode()
+    return b"--b\r\n" + lines + b"\r\n\r\n" + content + b"\r\n--b--\r\n", "multipart/form-data; boundary=b"
+
+
 FAULTY_FORMS: dict[str, tuple[tuple[bytes, str], dict[str, Any]]] = {
-    "no image": (make_multipart({"category": "lego"}), error("VALIDATION_ERROR", REQUIRED, image=REQUIRED)),
+    "no image": (make_multipart({"category": "lego"}), missing("these parts came: category")),
     "image is text": (
         make_multipart({"category": "lego", "image": "data:image/png;base64,AAAA"}),
-        error("VALIDATION_ERROR", REQUIRED, image=REQUIRED),
+        missing("image came as a text, without a filename"),
     ),
     "image is empty": (
         make_multipart({"category": "lego"}, [("image", "", "application/octet-stream", b"")]),
-        error("VALIDATION_ERROR", REQUIRED, image=REQUIRED),
+        missing("image came without a byte"),
     ),
     "image under another name": (
         make_multipart({"category": "lego"}, [("photo", "p.jpg", "image/jpeg", make_image())]),
-        error("VALIDATION_ERROR", REQUIRED, image=REQUIRED),
+        missing("these parts came: category, photo"),
+    ),
+    "image as a list": (
+        make_multipart({"category": "lego"}, [("image[]", "p.jpg", "image/jpeg", make_image())]),
+        missing("these parts came: category, image[]"),
     ),
     "bad category": (
         make_multipart({"category": "shoe"}, [JPEG]),
@@ -450,11 +471,11 @@ FAULTY_FORMS: dict[str, tuple[tuple[bytes, str], dict[str, Any]]] = {
     ),
     "neither": (
         make_multipart({"category": "shoe"}),
-        error("VALIDATION_ERROR", REQUIRED, image=REQUIRED, category=BAD_CATEGORY),
+        missing("these parts came: category", category=BAD_CATEGORY),
     ),
     "empty form": (
         (b"--b--\r\n", "multipart/form-data; boundary=b"),
-        error("VALIDATION_ERROR", REQUIRED, image=REQUIRED, category=BAD_CATEGORY),
+        missing("no parts came", category=BAD_CATEGORY),
     ),
     "two images": (
         make_multipart({"category": "lego"}, [JPEG, JPEG]),
@@ -478,29 +499,55 @@ FAULTY_FORMS: dict[str, tuple[tuple[bytes, str], dict[str, Any]]] = {
     ),
     "another boundary": (
         (make_upload()[0], "multipart/form-data; boundary=other"),
-        error("VALIDATION_ERROR", "The multipart body is malformed"),
+        malformed("No line of it is the boundary that Content-Type names"),
     ),
     "endless part header": (
         (b"--b\r\nX-Long: " + b"x" * 5000, "multipart/form-data; boundary=b"),
-        error("VALIDATION_ERROR", "The multipart body is malformed"),
+        malformed("A header of part 1 has more than 4096 bytes"),
     ),
     "many part headers": (
         (b"--b\r\n" + b"X-A: b\r\n" * 17 + b"\r\n", "multipart/form-data; boundary=b"),
-        error("VALIDATION_ERROR", "The multipart body is malformed"),
+        malformed("Part 1 has more than 16 headers"),
+    ),
+    "part header without a colon": (
+        (b"--b\r\nContent-Disposition\r\n\r\nlego\r\n--b--", "multipart/form-data; boundary=b"),
+        malformed("Part 1 has a header line without a name and a colon"),
+    ),
+    "coding nobody knows": (
+        make_part('name="image"; filename="a.png"', b"...", "Content-Transfer-Encoding: uuencode"),
+        malformed("A part has a Content-Transfer-Encoding that is not known: uuencode"),
+    ),
+    "base64 that is none": (
+        make_part('name="image"; filename="a.png"', b"???", "Content-Transfer-Encoding: base64"),
+        malformed("A part says that it is base64, and is not"),
+    ),
+    "category as a file": (
+        make_multipart({}, [JPEG, ("category", "category.txt", "text/plain", b"lego")]),
+        error(
+            *("VALIDATION_ERROR", "Invalid category"),
+            category=BAD_CATEGORY,
+            body="category came as a file: send it as a text, without a filename",
+        ),
+    ),
+    "category in a charset nobody knows": (
+        make_part('name="category"', b"lego", "Content-Type: text/plain; charset=klingon"),
+        error("VALIDATION_ERROR", UNKNOWN_CHARSET, category=UNKNOWN_CHARSET),
     ),
     "no image at all, only bytes": (
         make_upload(b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
         error("VALIDATION_ERROR", "Invalid image", image="Must be an image: JPEG, PNG, WebP, GIF, AVIF or HEIC"),
     ),
 }
-for _name, _content_type in {
-    "json": "application/json",
-    "no boundary": "multipart/form-data",
-    "empty boundary": "multipart/form-data; boundary=",
-    "endless boundary": f"multipart/form-data; boundary={'b' * 71}",
-    "no content type": "",
-}.items():
-    _details = {"image": REQUIRED, "Content_Type": "Must be multipart/form-data with a boundary"}
+for _name, _content_type, _detail in (
+    ("json", "application/json", ", not application/json"),
+    ("mixed", "multipart/mixed; boundary=b", ", not multipart/mixed"),
+    ("urlencoded", "application/x-www-form-urlencoded", ", not application/x-www-form-urlencoded"),
+    ("no boundary", "multipart/form-data", ": leave this header to the library that makes the form"),
+    ("empty boundary", "multipart/form-data; boundary=", ": leave this header to the library that makes the form"),
+    ("endless boundary", f"multipart/form-data; boundary={'b' * 71}", " of at most 70 bytes"),
+    ("no content type", "", ", not empty"),
+):
+    _details = {"image": REQUIRED, "Content_Type": f"Must be multipart/form-data with a boundary{_detail}"}
     FAULTY_FORMS[_name] = ((b"{}", _content_type), error("VALIDATION_ERROR", REQUIRED, **_details))
 
 
