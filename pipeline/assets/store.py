@@ -14,9 +14,12 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef
+from pipeline.assets.upgrade import BackendOf
 
 # Under which name a database keeps its own id.
 IDENTITY = "identity"
+# Of what is kept about the form of the documents: under "store" the newest version that has opened a MongoDB.
+SCHEMA_KIND = "schema"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,14 @@ class AssetStore(Protocol):
 
     async def delete(self, asset_id: str, user_id: str) -> Asset | None:
         """Remove the user's asset and return what it was; None when there is none of that user's."""
+
+    async def upgrade(self, after: str, *, limit: int, backend_of: BackendOf) -> tuple[int, str | None]:
+        """Bring the assets of one page that version 0.1 wrote to the form of today, in order of their ids.
+
+        after: the last id of the page before, "" for the first one. backend_of: tells where their images are.
+        Returns how many were changed, and the last id of a full page, None at the end. What changes at the same time,
+        or is damaged, stays as it is; no other field is touched.
+        """
 
     async def find_key(self, key: str) -> KeyRecord | None:
         """Return what the idempotency key stands for, None when nobody has claimed it. key: see claim_key."""
