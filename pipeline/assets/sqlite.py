@@ -166,7 +166,8 @@ class SqliteAssetStore(KeptRows):
         rows = await self._write(
             "INSERT INTO assets (id, userId, category, status, original, processed, previews, processingJobId, "
             "fence, excused, aiMetadata, attempts, provenance, corrections, history, finishedAt, createdAt, "
-            "updatedAt, schema) VALUES (:id, :user, :category, :status, :original, :processed, :previews, :job, :fence, :excused, :meta, "
+            "updatedAt, schema) "
+            "VALUES (:id, :user, :category, :status, :original, :processed, :previews, :job, :fence, :excused, :meta, "
             ":attempts, :provenance, :corrections, :history, :finished, :created, :updated, :schema) "
             "ON CONFLICT (id) DO NOTHING RETURNING *",
             {
