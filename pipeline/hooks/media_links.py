@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import os
 import re
 import secrets
@@ -41,7 +42,7 @@ class MediaLinks:
         """
         if not self.is_signed:
             return self._base_url + public_id
-        expires = str(int(utc_now().timestamp()) + seconds)
+        expires = str(math.ceil(utc_now().timestamp()) + seconds)
         query = urlencode({"expires": expires, "signature": self._sign(public_id, expires)})
         return f"{self._base_url}{public_id}?{query}"
 

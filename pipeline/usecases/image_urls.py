@@ -60,7 +60,9 @@ class ImageUrls:
                 urls[name] = found.url
         if missing := [name for name in wanted if name not in urls]:
             made = await self._storage.urls(missing, seconds)
-            self._remember(made, now + self._seconds / 2, now + seconds)
+            # One that a provider needs for longer is shown to nobody.
+            if seconds == self._seconds:
+                self._remember(made, now + seconds / 2, now + seconds)
             urls |= made
             lasting = {name.backend: not await self._storage.makes_urls(name.backend) for name in missing}
             urls |= {
