@@ -176,7 +176,7 @@ def test_signed_url_that_has_ended_is_followed_by_a_live_one(tmp_path: Path, ai_
         path = f"{service.url}/api/assets/{asset_id}/retry"
         assert httpx.post(path, headers=service.headers(), timeout=WAIT_SECONDS).status_code == 202
         assert wait_finished(service, asset_id)["status"] == "active"
-        first, second = (request["imageUrl"] for request in ai_service.state()["requests"])
+        first, second = (request["body"]["imageUrl"] for request in ai_service.state()["requests"])
         assert httpx.get(second).status_code == 200 and first != second
 
 
