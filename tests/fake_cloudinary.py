@@ -30,8 +30,8 @@ UNSIGNED = {"file", "api_key", "signature", "resource_type", "cloud_name"}
 
 
 class FakeCloudinary:
-    """images, private: content by public_id, of the types upload and authenticated. saved_at: when each was saved. calls: names of the actions in order of arrival.
-    delay_ms: before each answer.
+    """images, private: content by public_id, of the types upload and authenticated. saved_at: when each was saved.
+    calls: names of the actions in order of arrival. delay_ms: before each answer.
     """
 
     def __init__(self) -> None:

@@ -298,7 +298,8 @@ async def test_client_that_reads_nothing_is_cut_off(
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, server.address)
-        await asyncio.get_running_loop().sock_sendall(sock, f"GET /media/{ID}/original-4 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        request = f"GET /media/{ID}/original-4 HTTP/1.1\r\nHost: x\r\n\r\n"
+        await asyncio.get_running_loop().sock_sendall(sock, request.encode())
         writers.append(sock)
     async with asyncio.timeout(15):
         while not (held := held_open(large)):

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from math import isnan
-from pathlib import Path
 from typing import Any
 
 import httpx
