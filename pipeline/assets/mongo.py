@@ -23,6 +23,7 @@ from pipeline.assets import mongo_indexes
 from pipeline.assets.asset import (
     ATTEMPTS_AT_MOST,
     CANCELLED,
+    SCHEMA,
     AiMetadata,
     Asset,
     AssetStatus,
@@ -35,6 +36,7 @@ from pipeline.assets.mongo_calls import TRIES, Calls, refused_options
 from pipeline.assets.mongo_kept import KeptDocuments
 from pipeline.assets.mongo_retained import RetainedDocuments
 from pipeline.assets.reading import Reader
+from pipeline.assets.upgrade import BackendOf, missing_backends
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, OutcomeUnknown
 
@@ -78,6 +80,7 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments):
             self._keys: mongo_indexes.KEYS,
             self._kept: mongo_indexes.KEPT,
         }
+        await self._claim_version()
         is_new = await self._reach(self._assets.find_one({}, {"_id": 1})) is None
         missing: list[tuple[str, IndexModel]] = []
         for collection, indexes in wanted.items():
@@ -286,6 +289,25 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments):
             if deleted is not None or await self._reach(self._assets.find_one(wanted, {"_id": 1})) is None:
                 return self._reading.one(deleted)
         raise DependencyUnavailable("The asset is being changed all the time")
+
+    async def upgrade(self, after: str, *, limit: int, backend_of: BackendOf) -> tuple[int, str | None]:
+        further: dict[str, Any] = {"_id": {"$gt": ObjectId(after)}} if after else {}
+        cursor = self._assets.find(further, {"images": 1, "schema": 1}).sort([("_id", ASCENDING)]).limit(limit)
+        page = await self._reach(cursor.to_list(limit))
+        changed = 0
+        for document in page:
+            if document.get("schema") is not None:
+                continue
+            images = document.get("images")
+            if (backends := missing_backends(images, backend_of)) is None:
+                continue
+            as_it_was = {f"images.{role}.publicId": images[role].get("publicId") for role in backends}
+            if images.get("processed") is None:
+                as_it_was["images.processed"] = None
+            change = {f"images.{role}.backend": backend for role, backend in backends.items()} | {"schema": SCHEMA}
+            wanted = {"_id": document["_id"], "schema": None} | as_it_was
+            changed += (await self._reach(self._assets.update_one(wanted, {"$set": change}))).modified_count
+        return changed, str(page[-1]["_id"]) if len(page) == limit else None
 
     async def _update(self, asset_id: str, wanted: Mapping[str, Any], change: Mapping[str, Any]) -> Asset | None:
         """Change the asset if it is as wanted, in one atomic step, and return it as it is then."""

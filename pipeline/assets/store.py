@@ -15,9 +15,12 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef
+from pipeline.assets.upgrade import BackendOf
 
 # Under which name a database keeps its own id.
 IDENTITY = "identity"
+# Of what is kept about the form of the documents: under "store" the newest version that has opened a MongoDB.
+SCHEMA_KIND = "schema"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +208,14 @@ class AssetStore(Protocol):
 
     async def scrub(self) -> None:
         """Make the database's files forget what was deleted, as far as that is in our hands."""
+
+    async def upgrade(self, after: str, *, limit: int, backend_of: BackendOf) -> tuple[int, str | None]:
+        """Bring the assets of one page that version 0.1 wrote to the form of today, in order of their ids.
+
+        after: the last id of the page before, "" for the first one. backend_of: tells where their images are.
+        Returns how many were changed, and the last id of a full page, None at the end. What changes at the same time,
+        or is damaged, stays as it is; no other field is touched.
+        """
 
     async def find_key(self, key: str) -> KeyRecord | None:
         """Return what the idempotency key stands for, None when nobody has claimed it. key: see claim_key."""
