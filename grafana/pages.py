@@ -305,7 +305,7 @@ def _repairs() -> list[Panel]:
             rate("reconciler_searches", "reason", legend="{{reason}} searches"),
             rate("reconciled", legend="found"),
             rate("images_swept", legend="images swept"),
-            rate("expired", "what", legend="{{what}} expired"),
+            rate("expired", "kind", legend="{{kind}} expired"),
             rate("damaged_assets", legend="damaged documents"),
             unit="ops",
             width=6,

@@ -1,4 +1,4 @@
-"""The commands `assets`, with a user's token or an admin's, and `users`, with an admin's; they ask a running service."""
+"""The commands `assets`, with a user's token or an admin's, and `users`, with an admin's. They ask the service."""
 
 from __future__ import annotations
 
