@@ -44,6 +44,7 @@ DEAD_LETTERS_AT_ONCE = 500
 LOOK_SECONDS = (20.0, 40.0)
 # Longer than a page takes. If the process dies, another one goes on after that.
 TURN_SECONDS = 60.0
+RELEASE_SECONDS = 0.001
 # A job that was cancelled ends with the next renewal of its lease, or with its lease.
 RUNNING_SECONDS = 30.0
 POLL_SECONDS = 0.2
@@ -184,6 +185,10 @@ class Erasing:
                 await self._store.keep(erasure.progress)
         except Exception:  # the border of one erase: others go on, and this one is tried again
             log.exception("erase_failed", eraseId=erasure.id)
+        if not erasure.is_done:
+            # Whoever asks next need not wait for a lease that nobody uses.
+            with suppress(DependencyUnavailable):
+                await self._queues[0].take_turn(f"erase-{erasure.id}", self._id, RELEASE_SECONDS)
         return erasure
 
     async def _has_turn(self, erasure: Erasure) -> bool:
