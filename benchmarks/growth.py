@@ -28,9 +28,11 @@ from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.clock import utc_now
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
+from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import UnfinishedAssets
 from pipeline.usecases.reconciler import Reconciler
 from tests.factories import make_asset
+from tests.memory_storage import MemoryStorage
 from tests.redis_server import RedisCluster, RedisServer
 
 WAITING = (0, 10_000, 1_000_000)
@@ -191,7 +193,7 @@ async def reconciled(store: SqliteAssetStore, url: str) -> tuple[int, float, flo
 
     feeling = asyncio.create_task(feel())
     started_at = time.perf_counter()
-    unfinished = UnfinishedAssets(store, queue, age_seconds=60, is_fair=False)
+    unfinished = UnfinishedAssets(store, queue, ImageUrls(MemoryStorage()), age_seconds=60, is_fair=False)
     reconciler = Reconciler(store, queue, [unfinished], Metrics(), purge=nothing_old)
     searching = asyncio.create_task(reconciler.run())
     while (await queue.stats()).waiting < wanted:

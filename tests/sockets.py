@@ -34,8 +34,10 @@ from pipeline.rooms.rooms import Rooms
 from pipeline.rooms.tickets import Tickets
 from pipeline.settings import Settings
 from pipeline.supervision import cancel
+from pipeline.usecases.image_urls import ImageUrls
 from tests.contract import contracts
 from tests.factories import SECRET, make_token
+from tests.memory_storage import MemoryStorage
 
 ROOMS = contracts.load("rooms.asyncapi.json")
 WAIT_SECONDS = 10.0
@@ -168,6 +170,7 @@ class Process:
             self.store,
             self.rooms,
             self.metrics,
+            urls=ImageUrls(MemoryStorage()),
             max_events=self.settings.max_replay_events,
             max_bytes=self.settings.outbox_bytes,
             lease_seconds=self.settings.lease_seconds,

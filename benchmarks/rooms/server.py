@@ -39,7 +39,9 @@ from pipeline.rooms.frames import event_frame
 from pipeline.rooms.rooms import Rooms
 from pipeline.rooms.tickets import Tickets
 from pipeline.settings import Settings
+from pipeline.usecases.image_urls import ImageUrls
 from tests.factories import SECRET, make_asset
+from tests.memory_storage import MemoryStorage
 
 # Few, so that the other sockets do not wait for the flood itself.
 FLOOD_SLICE = 10
@@ -58,6 +60,7 @@ class Wiring:
             self.store,
             self.rooms,
             metrics,
+            urls=ImageUrls(MemoryStorage()),
             max_events=settings.max_replay_events,
             max_bytes=settings.outbox_bytes,
             lease_seconds=settings.lease_seconds,

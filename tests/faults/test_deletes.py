@@ -21,6 +21,7 @@ from pipeline.errors import DependencyUnavailable, NotFound
 from pipeline.hooks.threads import DaemonThreads
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
+from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.submission import Submission
 from pipeline.usecases.upload import Upload
@@ -66,7 +67,7 @@ class House:
         if processed:
             public_id = processed_public_id(asset.id, processed)
             asset = replace(asset, processed=ImageRef("memory", public_id, "https://images.example/p", "0" * 64))
-        self.storage.put(*asset.image_ids)
+        self.storage.put(*(name.public_id for name in asset.image_names))
         assert await self.store.create(asset)
         return asset
 
@@ -86,7 +87,9 @@ def house(
     leftovers, queue = Leftovers(store, storage), JobQueue(redis_url)
     pool = DaemonThreads(1, "tested")
     io_loop.run_sync(store.open)
-    yield House(store, storage, leftovers, Submission(store, storage, queue, Metrics(), leftovers=leftovers, pool=pool))
+    urls = ImageUrls(storage)
+    submission = Submission(store, storage, queue, Metrics(), leftovers=leftovers, urls=urls, pool=pool)
+    yield House(store, storage, leftovers, submission)
     io_loop.run_sync(queue.close)
     io_loop.run_sync(store.close)
 
@@ -98,7 +101,7 @@ async def test_delete_after_many_starts_removes_only_what_was_stored(house: Hous
     """A night without AI, 1,920 starts: two images were stored and two are removed, no call for each start."""
     asset = await house.add(status, fence=1920, processed=1920)
     await house.submission.delete(asset.id, asset.user_id)
-    assert sorted(house.storage.deleted) == sorted(asset.image_ids)
+    assert sorted(house.storage.deleted) == sorted(name.public_id for name in asset.image_names)
     assert house.storage.images == {}
 
 
@@ -110,7 +113,7 @@ async def test_delete_removes_what_stale_runs_left_where_it_can_be_listed(house:
     stale, neighbour = processed_public_id(asset.id, 4), f"{asset.id}0/original"
     house.storage.put(stale, neighbour)
     await house.submission.delete(asset.id, asset.user_id)
-    left = {neighbour} if house.storage.can_list else {neighbour, stale}
+    left = {neighbour} if house.storage.is_listable else {neighbour, stale}
     assert house.storage.images.keys() == left
 
 
@@ -147,7 +150,7 @@ async def test_delete_that_never_finds_the_document_leaves_its_images(house: Hou
         await house.submission.delete(asset.id, asset.user_id)
     await house.settle()
     assert await house.store.get(asset.id) == asset
-    assert set(house.storage.images) == set(asset.image_ids)
+    assert set(house.storage.images) == {name.public_id for name in asset.image_names}
     assert house.store.misses > 900
 
 
@@ -216,7 +219,7 @@ async def test_removal_that_comes_late_spares_an_upload_that_took_the_id_again(h
     house.storage.refused = set()
     await house.settle()
     current = await house.store.get(asset_id)
-    assert current is not None and set(house.storage.images) == set(current.image_ids)
+    assert current is not None and set(house.storage.images) == {name.public_id for name in current.image_names}
 
 
 @pytest.mark.gen_test
@@ -234,6 +237,7 @@ async def test_image_of_a_partial_asset_goes_when_it_is_run_again(house: House) 
 REFUSES = """
 from pipeline.errors import DependencyUnavailable
 from pipeline.hooks import hookimpl
+from pipeline.usecases.image_urls import ImageUrls
 from plugins.storage_local import LocalStorage
 
 class Refuses(LocalStorage):

@@ -21,6 +21,7 @@ from pipeline.errors import NotStorable, OutcomeUnknown
 from pipeline.hooks.threads import DaemonThreads
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
+from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.submission import Submission
 from pipeline.usecases.upload import Upload
@@ -222,7 +223,11 @@ async def test_insert_of_unknown_outcome_is_settled_later(
     pool = DaemonThreads(1, "tested")
     leftovers = Leftovers(store, storage)
     submission = Submission(
-        store, storage, queue, Metrics(), leftovers=leftovers, pool=pool, on_deferred=deferred.set
+        *(store, storage, queue, Metrics()),
+        leftovers=leftovers,
+        urls=ImageUrls(storage),
+        pool=pool,
+        on_deferred=deferred.set,
     )
     image = ImageInfo(3, 64, 48, "image/jpeg")
     with pytest.raises(OutcomeUnknown):
@@ -242,7 +247,8 @@ async def test_upload_that_cannot_be_stored_leaves_nothing(tmp_path: Path, redis
     store, storage, queue = SqliteAssetStore(tmp_path / "assets.sqlite"), MemoryStorage(), JobQueue(redis_url)
     await store.open()
     pool = DaemonThreads(1, "tested")
-    submission = Submission(store, storage, queue, Metrics(), leftovers=Leftovers(store, storage), pool=pool)
+    leftovers, urls = Leftovers(store, storage), ImageUrls(storage)
+    submission = Submission(store, storage, queue, Metrics(), leftovers=leftovers, urls=urls, pool=pool)
     image = ImageInfo(3, 64, 48, "image/jpeg")
     storage.host = "x" * 17_000_000
     with pytest.raises(NotStorable):

@@ -21,9 +21,11 @@ from tornado.ioloop import IOLoop
 from pipeline.assets.asset import Asset, AssetStatus, ImageRef, processed_public_id
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.clock import utc_now
-from pipeline.errors import DependencyUnavailable
+from pipeline.errors import ConfigurationError, DependencyUnavailable
 from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.storages import Storages
 from pipeline.hooks.storing import Storing
+from pipeline.images import ImageName, SavedImage
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.tracing import OFF
@@ -65,8 +67,8 @@ class Yard:
         if processed:
             public_id = processed_public_id(asset.id, processed)
             asset = replace(asset, processed=ImageRef("memory", public_id, "https://images.example/p", "0" * 64))
-        for public_id in asset.image_ids:
-            await self.save(public_id)
+        for name in asset.image_names:
+            await self.save(name.public_id)
         assert await self.store.create(asset)
         return asset
 
@@ -76,12 +78,21 @@ class Yard:
 
     async def names(self) -> set[str]:
         """Return what is stored, but for the marks of installations."""
-        stored = [image.public_id async for part in self.storage.list_images("", 100) for image in part]
+        parts = self.storage.list_images(self.storage.backends[0], "", 100)
+        stored = [image.public_id async for part in parts for image in part]
         return {name for name in stored if not name.startswith(OWNERS)}
 
     @property
     def swept(self) -> float:
         return self.metrics.registry.get_sample_value("pipeline_images_swept_total") or 0
+
+
+def names_of(asset: Asset) -> list[str]:
+    return [name.public_id for name in asset.image_names]
+
+
+def no_other(name: str) -> Storing:
+    raise ConfigurationError(f"there is no storage {name}")
 
 
 @pytest.fixture
@@ -94,10 +105,10 @@ def yard(io_loop: IOLoop, tmp_path: Path, media: Path, redis_url: str, redis: Re
     """With images in a folder, marked as ours; its clock is a day ahead, so that all that is stored is old."""
     local, metrics = LocalStorage(media, "http://127.0.0.1:8080"), Metrics()
     methods = {name: getattr(local, name) for name in ("save", "open", "delete", "check", "list")}
-    storing = Storing(BoundPlugin("storage", "local", local, methods, threads=2, metrics=metrics), 5, OFF)
+    storing = Storing(BoundPlugin("storage", "memory", local, methods, threads=2, metrics=metrics), 5, OFF)
     store, queue = SqliteAssetStore(tmp_path / "assets.sqlite"), JobQueue(redis_url)
     io_loop.run_sync(store.open)
-    yard = Yard(store, storing, queue, redis, metrics)
+    yard = Yard(store, Storages(storing, no_other), queue, redis, metrics)
     io_loop.run_sync(yard.sweep)
     yard.later = timedelta(days=1)
     yield yard
@@ -111,9 +122,9 @@ def yard(io_loop: IOLoop, tmp_path: Path, media: Path, redis_url: str, redis: Re
 async def test_sweep_removes_what_no_asset_names(yard: Yard, media: Path) -> None:
     """Images whose asset never came or is gone, and those of superseded runs; nothing that is named, or not ours."""
     kept = [
-        *(await yard.add()).image_ids,
-        *(await yard.add(fence=3, processed=3)).image_ids,
-        *(await yard.add(AssetStatus.FAILED, fence=5)).image_ids,
+        *names_of(await yard.add()),
+        *names_of(await yard.add(fence=3, processed=3)),
+        *names_of(await yard.add(AssetStatus.FAILED, fence=5)),
     ]
     running = await yard.add(AssetStatus.PROCESSING, fence=4)
     kept += [running.original.public_id, await yard.save(processed_public_id(running.id, 4))]
@@ -173,7 +184,7 @@ async def test_nothing_is_removed_while_something_is_away(
     broken = {
         "store": (yard.store, "identity"),
         "store's answer": (yard.store, "get_many"),
-        "storage": (yard.storage, "_call"),
+        "storage": (yard.storage.current, "_call"),
         "queue": (yard.queue, "_call"),
     }
     with monkeypatch.context() as patched:
@@ -222,11 +233,11 @@ async def test_storage_that_refuses_to_delete_ends_the_sweep(
     delete, refused = yard.storage.delete, {orphans[3]}
     asked = []
 
-    async def delete_some(public_id: str) -> None:
-        asked.append(public_id)
-        if public_id in refused:
+    async def delete_some(name: ImageName) -> None:
+        asked.append(name)
+        if name.public_id in refused:
             raise DependencyUnavailable("Image storage unavailable")
-        await delete(public_id)
+        await delete(name)
 
     monkeypatch.setattr(yard.storage, "delete", delete_some)
     await yard.sweep()
@@ -249,16 +260,16 @@ class Shuffled(MemoryStorage):
         for _ in range(self.chance.randrange(4)):
             await asyncio.sleep(0)
 
-    async def save(self, public_id: str, *arguments: Any) -> str:
-        url = await super().save(public_id, *arguments)
+    async def save(self, public_id: str, *arguments: Any) -> SavedImage:
+        saved = await super().save(public_id, *arguments)
         if "processed" in public_id:
             self.put(public_id, at=LONG_AGO)
         await self.pause()
-        return url
+        return saved
 
-    async def delete(self, public_id: str) -> None:
+    async def delete(self, name: ImageName) -> None:
         await self.pause()
-        await super().delete(public_id)
+        await super().delete(name)
 
 
 async def live(yard: Yard, chance: random.Random) -> None:
@@ -297,7 +308,8 @@ async def test_sweep_beside_uploads_runs_and_deletes_removes_nothing_that_is_nam
     """Whatever the order of three hundred lives and of the sweeps beside them: what is named at the end is stored."""
     monkeypatch.setattr("pipeline.usecases.retention.REST_SECONDS", 0)
     chance = random.Random(seed)
-    (mark,) = [image.public_id async for part in yard.storage.list_images(OWNERS, 2) for image in part]
+    parts = yard.storage.list_images(yard.storage.backends[0], OWNERS, 2)
+    (mark,) = [image.public_id async for part in parts for image in part]
     yard.storage, yard.later = Shuffled(chance), timedelta()
     yard.storage.put(mark, at=LONG_AGO)
 
@@ -313,11 +325,11 @@ async def test_sweep_beside_uploads_runs_and_deletes_removes_nothing_that_is_nam
     await yard.sweep()
     ids = {name.split("/")[0] for name in yard.storage.saved_at} - {"owner"}
     assets = await yard.store.get_many(ids)
-    named = {public_id for asset in assets for public_id in asset.image_ids}
+    named = {public_id for asset in assets for public_id in names_of(asset)}
     stored = await yard.names()
     assert named <= stored and len(named) > 200
     # What else is there belongs to runs that may yet be committed.
-    assert all(any(asset.names(public_id) for asset in assets) for public_id in stored)
+    assert all(any(asset.names(ImageName("memory", public_id)) for asset in assets) for public_id in stored)
     assert removed_beside > 0
 
 

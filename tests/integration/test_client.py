@@ -547,7 +547,10 @@ FOUND = {"value": "Nike", "confidence": 0.9}
 @pytest.mark.parametrize(
     ("meta", "processed"),
     [
-        (AiMetadata(FOUND, FOUND, FOUND, utc_now()), ImageRef("memory", "secret", "https://images.example/p.webp", "0" * 64)),
+        (
+            AiMetadata(FOUND, FOUND, FOUND, utc_now()),
+            ImageRef("", "", "https://images.example/p.webp"),
+        ),
         (AiMetadata(brand=FOUND), None),
         (AiMetadata(error="AI service unavailable"), None),
         (AiMetadata(), None),
@@ -561,7 +564,7 @@ def test_event_of_an_asset_is_the_services(
         make_asset(), status=status, ai_metadata=meta, processed=processed, finished_at=utc_now()
     )
     event = event_of(json.loads(json.dumps(asset.to_json({}))))
-    assert event == (asset_processed(asset) if asset.is_finished else None)
+    assert event == (asset_processed(asset, processed and processed.url) if asset.is_finished else None)
 
 
 # tokens

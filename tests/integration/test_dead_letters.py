@@ -26,10 +26,12 @@ from pipeline.queue.job import JobState
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases import dead_letters
 from pipeline.usecases.dead_letters import DeadLetters
+from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.submission import Submission
 from tests.factories import make_asset
+from tests.memory_storage import MemoryStorage
 from tests.service import AiService, Service
 
 BASE = "pipeline:{ai-processing}:"
@@ -272,11 +274,12 @@ class House(SimpleNamespace):
 def house(io_loop: IOLoop, tmp_path: Path, redis_url: str, redis: Redis) -> Iterator[House]:
     store, queue = SqliteAssetStore(tmp_path / "assets.sqlite"), FaultyQueue(redis_url)
     deferred: list[bool] = []
-    no_storage: Any = None
+    storage = MemoryStorage()
     pool = DaemonThreads(1, "tested")
     use_case = Submission(
-        *(store, no_storage, queue, Metrics()),
-        leftovers=Leftovers(store, no_storage),
+        *(store, storage, queue, Metrics()),
+        leftovers=Leftovers(store, storage),
+        urls=ImageUrls(storage),
         pool=pool,
         on_deferred=lambda: deferred.append(True),
     )

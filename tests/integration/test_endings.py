@@ -17,6 +17,7 @@ from pipeline.metrics import Metrics
 from pipeline.queue.job import FailedJob, Finish, NewJob, Outcome
 from pipeline.queue.queue import JobQueue
 from pipeline.supervision import cancel
+from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.processing import Processing
@@ -36,7 +37,8 @@ def plugins() -> Plugins:
 @pytest.fixture
 def processing(store: SqliteAssetStore, plugins: Plugins) -> Processing:
     kept = KeptJobs(store, JobQueue("redis://none"), keep_failed_seconds=60, max_age_seconds=60)
-    return Processing(store, plugins, plugins, kept, Metrics(), leftovers=Leftovers(store, plugins))
+    leftovers, urls = Leftovers(store, plugins), ImageUrls(plugins)
+    return Processing(store, plugins, plugins, kept, Metrics(), leftovers=leftovers, urls=urls)
 
 
 @pytest.mark.fault("E21")

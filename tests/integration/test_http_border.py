@@ -42,9 +42,11 @@ from pipeline.handlers import assets, base, multipart
 from pipeline.handlers.upload import Turns, UploadHandler
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
+from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.submission import Receipt
 from pipeline.usecases.upload import Upload
 from tests.factories import SECRET, make_image, make_multipart, make_noise_image, make_token, make_upload
+from tests.memory_storage import MemoryStorage
 from tests.parts import require
 
 UPLOAD = "/api/assets/analyze-queue"
@@ -281,7 +283,7 @@ def application(border: Border, settings: Settings, pool: ThreadPoolExecutor) ->
     }
     admission = SimpleNamespace(is_draining=False)
     upload = common | {"submission": border.submission, "settings": settings, "pool": pool, "turns": Turns()}
-    upload |= {"store": border.store, "admission": admission}
+    upload |= {"store": border.store, "admission": admission, "urls": ImageUrls(MemoryStorage())}
     with_assets = common | {"store": border.store, "submission": border.submission} | {
         "progress": StandInProgress(),
         "admission": admission,

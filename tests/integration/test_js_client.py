@@ -206,7 +206,10 @@ async def test_resync_is_read_page_by_page(kind: str) -> None:
         items = [assets[2], make_asset(), *assets[3:]]
         call.reply({"items": [asset.to_json({}) for asset in items], "nextCursor": None})
         await script.heard("asset_processed", 7)
-        assert await script.all("asset_processed") == [live, *map(asset_processed, assets)]
+        assert await script.all("asset_processed") == [
+            live,
+            *(asset_processed(asset, asset.processed and asset.processed.url) for asset in assets),
+        ]
         assert await script.run("return client.since") == live["timestamp"]
 
 

@@ -22,6 +22,7 @@ from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.processing import Processing, _Result
 from pipeline.queue.job import Job
+from pipeline.usecases.image_urls import ImageUrls
 from tests.contract.contracts import check_event
 from tests.factories import make_asset
 from tests.memory_storage import MemoryStorage
@@ -86,7 +87,10 @@ def processing(
     store: SqliteAssetStore, plugins: Plugins, metrics: Metrics, leftovers: Leftovers
 ) -> Processing:
     kept = KeptJobs(store, JobQueue("redis://none"), keep_failed_seconds=60, max_age_seconds=60)
-    return Processing(store, plugins, plugins, kept, metrics, leftovers=leftovers, provider_timeout_seconds=90)
+    urls = ImageUrls(plugins)
+    return Processing(
+        *(store, plugins, plugins, kept, metrics), leftovers=leftovers, urls=urls, provider_timeout_seconds=90
+    )
 
 
 async def submit(store: SqliteAssetStore) -> tuple[Asset, Job]:
@@ -118,8 +122,9 @@ async def test_job_asks_the_provider_with_all_it_needs(
     """URL, category, ids, attempt and time budget; the bytes only when it wants them."""
     asset, job = await submit(store)
     await run(processing, job)
+    url = f"https://images.example/{asset.original.public_id}"
     assert plugins.requests == [
-        AnalyzeRequest(asset.original.url, "sneaker", asset.id, job.id, "r-1", attempt=1, timeout_seconds=90)
+        AnalyzeRequest(url, "sneaker", asset.id, job.id, "r-1", attempt=1, timeout_seconds=90)
     ]
 
 

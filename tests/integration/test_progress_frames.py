@@ -16,9 +16,11 @@ from pipeline.metrics import Metrics
 from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms
 from pipeline.supervision import cancel
+from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.progress import Progress
 from pipeline.usecases.progress_frames import ProgressFrames
 from tests.factories import make_asset
+from tests.memory_storage import MemoryStorage
 from tests.workers import Bench, Claimer
 
 
@@ -27,7 +29,7 @@ class Telling:
 
     def __init__(self, bench: Bench, store: SqliteAssetStore, redis_url: str) -> None:
         self.rooms = Rooms(max_frames=100, max_bytes=100_000, metrics=Metrics())
-        self.progress = Progress(bench.queue, {"": ("acme",)})
+        self.progress = Progress(bench.queue, {"": ("acme",)}, ImageUrls(MemoryStorage()))
         fanout = RoomFanout(self.rooms, redis_url, metrics=Metrics())
         self.frames = ProgressFrames(store, self.rooms, fanout, self.progress)
         self.told: asyncio.Queue[tuple[str, str]] = asyncio.Queue()

@@ -11,8 +11,10 @@ from redis import Redis
 
 from pipeline.queue.job import Finish, JobState, Mode, NewJob, Outcome
 from pipeline.queue.queue import LINE_AT_MOST
+from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.progress import Progress
 from tests.factories import make_asset
+from tests.memory_storage import MemoryStorage
 from tests.workers import Bench, Claimer
 
 
@@ -103,7 +105,7 @@ async def test_whatever_is_asked_the_queue_is_asked_once_a_second(bench: Bench, 
         for number in range(1000)
     ]
     await bench.queue.restore([NewJob(job_id(number), {}) for number in range(1000)])
-    progress = Progress(bench.queue, {})
+    progress = Progress(bench.queue, {}, ImageUrls(MemoryStorage()))
     calls = counted_snapshots(bench)
     loop = asyncio.get_running_loop()
     ends_at, rounds = loop.time() + 2, 0
@@ -117,7 +119,7 @@ async def test_whatever_is_asked_the_queue_is_asked_once_a_second(bench: Bench, 
 @pytest.mark.gen_test(timeout=60)
 async def test_photo_that_no_snapshot_knew_is_not_shown_with_an_old_one(bench: Bench) -> None:
     """A photo uploaded right after a snapshot is shown with the next one, also when another is just under way."""
-    progress = Progress(bench.queue, {})
+    progress = Progress(bench.queue, {}, ImageUrls(MemoryStorage()))
     await bench.queue.restore([NewJob(job_id(0), {})])
     old, new, lost = (
         make_asset(processing_job_id=job_id(number))

@@ -30,7 +30,7 @@ def test_success_event_is_the_contracts() -> None:
         ai_metadata=AiMetadata(BRAND, MODEL, COLORWAY, utc_now()),
         processed=ImageRef("memory", "secret/path", "https://images.example/p.webp", "0" * 64),
     )
-    event = asset_processed(asset)
+    event = asset_processed(asset, "https://images.example/p.webp")
     check_event(event)
     assert event == {
         "event": "asset_processed",

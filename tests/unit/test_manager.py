@@ -35,6 +35,7 @@ from pipeline.hooks.catalogue import PROVIDER, Catalogue, PluginInfo, list_plugi
 from pipeline.hooks.checks import find_fault
 from pipeline.hooks.manager import PluginManager, assemble, build_plugins
 from pipeline.hooks.threads import DaemonThreads
+from pipeline.images import ImageName
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.testing import SUCCESS_EVENT, RecordingRooms
@@ -306,8 +307,8 @@ async def test_the_settings_choose_what_is_built(tmp_path: Path) -> None:
     settings = Settings(ai_service_url="http://127.0.0.1:9", data_dir=tmp_path, notifiers=())
     manager = build_plugins(settings, Metrics(), RecordingRooms())
     assert manager.media_root == tmp_path / "media"
-    url = await manager.save("a/original", io.BytesIO(b"x"), "image/png")
-    assert url == "http://127.0.0.1:8080/media/a/original.png"
+    saved = await manager.save("a/original", io.BytesIO(b"x"), "image/png")
+    assert saved == ("local", "http://127.0.0.1:8080/media/a/original.png")
     await manager.notify(SUCCESS_EVENT, "user-1")
     await manager.close()
 
@@ -588,9 +589,10 @@ async def test_storage_calls_reach_the_backend(house: House) -> None:
     """save gives the URL, read the bytes, delete removes, check passes."""
     storage = Storage()
     manager = house.open(storage=storage)
-    assert await manager.save("a/original", io.BytesIO(b"image"), "image/png") == "https://images.example/x"
-    assert await manager.read("a/original") == b"image"
-    await manager.delete("a/original")
+    saved = await manager.save("a/original", io.BytesIO(b"image"), "image/png")
+    assert saved == ("tested", "https://images.example/x")
+    assert await manager.read(ImageName("tested", "a/original")) == b"image"
+    await manager.delete(ImageName("tested", "a/original"))
     await manager.check_storage()
     assert storage.images == {}
 
@@ -602,8 +604,8 @@ async def test_a_storage_that_fails_in_any_way_is_unavailable(house: House) -> N
     manager = house.open(storage=storage, storage_timeout_seconds=0.1)
     calls: list[Callable[[], Any]] = [
         lambda: manager.save("a", io.BytesIO(b""), "image/png"),
-        lambda: manager.read("a"),
-        lambda: manager.delete("a"),
+        lambda: manager.read(ImageName("tested", "a")),
+        lambda: manager.delete(ImageName("tested", "a")),
         lambda: manager.check_storage(),
     ]
     for storage.wrong in (RuntimeError("bug"), house.hang):
@@ -623,7 +625,7 @@ async def test_storage_errors_with_a_meaning_pass_unchanged(house: House) -> Non
     manager = house.open(storage=storage)
     storage.wrong = FileNotFoundError("a")
     with pytest.raises(FileNotFoundError):
-        await manager.read("a")
+        await manager.read(ImageName("tested", "a"))
     with pytest.raises(DependencyUnavailable):
         await manager.save("a", io.BytesIO(b""), "image/png")
     storage.wrong = ValidationError.of("image", "refused")
