@@ -300,12 +300,12 @@ def _repairs() -> list[Panel]:
         graph(
             "Reconciler",
             "Searches for what Redis lost, by reason; the jobs, dead letters and events that were put back; and stored "
-            "images that were removed because no asset names them; what was kept for long enough; and documents that cannot "
-            "be read.",
+            "images that were removed because no asset names them; what was kept for long enough; and documents that "
+            "cannot be read.",
             rate("reconciler_searches", "reason", legend="{{reason}} searches"),
             rate("reconciled", legend="found"),
             rate("images_swept", legend="images swept"),
-            rate("expired", "what", legend="{{what}} expired"),
+            rate("expired", "kind", legend="{{kind}} expired"),
             rate("damaged_assets", legend="damaged documents"),
             unit="ops",
             width=6,

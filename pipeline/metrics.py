@@ -178,7 +178,7 @@ class Metrics:
         self.assets_finished = self._counter("assets_finished", "Assets by the status they ended in.", "status")
         _start(self.assets_finished, ("active", "partial", "failed"))
         self.asset_seconds = self._histogram("asset_seconds", "From accepted upload to sent event.", ASSET_SECONDS)
-        self.expired = self._counter("expired", "Assets and originals that were kept for long enough.", "what")
+        self.expired = self._counter("expired", "Assets and originals that were kept for long enough.", "kind")
         _start(self.expired, ("assets", "originals"))
         self.damaged_assets = self._counter("damaged_assets", "Documents of assets that could not be read, each once.")
         self.previews = self._counter(

@@ -20,6 +20,8 @@ from pipeline.instants import milliseconds_of
 log = structlog.get_logger(__name__)
 
 DAMAGED_AT_ONCE = 1000
+# Nothing else is written meanwhile: about a second.
+PACK_BYTES = 256 * 1024 * 1024
 # A reader keeps the log from being emptied for as long as one read takes.
 SCRUB_TRIES = 50
 SCRUB_AGAIN_SECONDS = 0.1
@@ -66,11 +68,26 @@ class RetainedRows:
         return [row["id"] for row in rows if self._reading.one(row) is None]
 
     async def scrub(self) -> None:
+        is_packed = await self._on_writer(_pack)
+        if not is_packed:
+            log.warning("scrub_incomplete", hint="the file is large: run VACUUM on it in a quiet hour")
         for _ in range(SCRUB_TRIES):
             if await self._on_writer(_empty_log):
                 return
             await asyncio.sleep(SCRUB_AGAIN_SECONDS)
-        log.warning("scrub_postponed", reason="another process reads the file all the time")
+        log.warning("scrub_incomplete", hint="another process reads the file all the time")
+
+
+def _pack(connection: sqlite3.Connection) -> bool:
+    """Write a file that is not too large anew; return whether it was done.
+
+    SQLite overwrites what is deleted (secure_delete), but not the copies that pages keep when rows move between them.
+    """
+    ((pages,),), ((page_bytes,),) = (connection.execute(f"PRAGMA {name}") for name in ("page_count", "page_size"))
+    if pages * page_bytes > PACK_BYTES:
+        return False
+    connection.execute("VACUUM")
+    return True
 
 
 def _empty_log(connection: sqlite3.Connection) -> bool:

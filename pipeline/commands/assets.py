@@ -1,4 +1,4 @@
-"""The commands `assets`, with a user's token or an admin's, and `users`, with an admin's; they ask a running service."""
+"""The commands `assets`, with a user's token or an admin's, and `users`, with an admin's. They ask the service."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def assets() -> None:
 
 @assets.command("ls")
 @click.option("--user", help="Whose; default: those of the token's user.")
-@click.option("--status", type=click.Choice([*AssetStatus]), help="Only those.")
+@click.option("--status", type=click.Choice([status.value for status in AssetStatus]), help="Only those.")
 @click.option("--category", help="Only those.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="At most so many.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line each.")

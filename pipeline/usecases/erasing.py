@@ -34,8 +34,8 @@ log = structlog.get_logger(__name__)
 
 KIND = "erase"
 PROGRESS = "erase progress"
-# An erase that another process ended while this one noted how far it was has left that behind.
-PROGRESS_AGE = timedelta(days=30)
+# The process that ends an erase makes the last step within that time, if it lives.
+PROGRESS_AGE = timedelta(minutes=2)
 PAGE = 50
 # How many assets of a user go at the same time.
 AT_ONCE = 8
@@ -44,6 +44,7 @@ DEAD_LETTERS_AT_ONCE = 500
 LOOK_SECONDS = (20.0, 40.0)
 # Longer than a page takes. If the process dies, another one goes on after that.
 TURN_SECONDS = 60.0
+RELEASE_SECONDS = 0.001
 # A job that was cancelled ends with the next renewal of its lease, or with its lease.
 RUNNING_SECONDS = 30.0
 POLL_SECONDS = 0.2
@@ -145,17 +146,12 @@ class Erasing:
 
     async def run(self) -> None:
         """Take up again what another process, or an earlier run of this one, has left, for ever."""
-        is_scrubbed = False
         while True:
             try:
-                if not is_scrubbed:
-                    # A process that was killed may have left its last deletions in a file.
-                    await self._store.scrub()
-                    is_scrubbed = True
                 for erasure in await self._all():
                     self._start(erasure)
+                await self._clean_up()
                 await self._removing.retry()
-                await self._store.purge_kept(PROGRESS, utc_now() - PROGRESS_AGE)
             except DependencyUnavailable as error:
                 log.warning("erase_postponed", cause=cause_of(error))
             await asyncio.sleep(random.uniform(*LOOK_SECONDS))
@@ -189,6 +185,10 @@ class Erasing:
                 await self._store.keep(erasure.progress)
         except Exception:  # the border of one erase: others go on, and this one is tried again
             log.exception("erase_failed", eraseId=erasure.id)
+        if not erasure.is_done:
+            # Whoever asks next need not wait for a lease that nobody uses.
+            with suppress(DependencyUnavailable):
+                await self._queues[0].take_turn(f"erase-{erasure.id}", self._id, RELEASE_SECONDS)
         return erasure
 
     async def _has_turn(self, erasure: Erasure) -> bool:
@@ -204,13 +204,24 @@ class Erasing:
             await self._store.keep(erasure.progress)
             if not await self._has_turn(erasure):
                 return False
+        await self._store.keep(erasure.progress)
+        await self._store.discard(KIND, erasure.user_id)
+        await self._forget_bytes(erasure.id)
+        return True
+
+    async def _forget_bytes(self, erase_id: str) -> None:
+        """Let no file hold what is gone; what the erase kept without the user is its record for that."""
         await self._store.scrub()
         await self._forget_history()
-        await self._store.discard(KIND, erasure.user_id)
-        await self._store.discard(PROGRESS, erasure.id)
-        # Once more for the record itself.
-        await self._store.scrub()
-        return True
+        await self._store.discard(PROGRESS, erase_id)
+
+    async def _clean_up(self) -> None:
+        """Make the last step of erases whose process died before it."""
+        progress = await self._store.kept(PROGRESS, limit=RECORDS_AT_MOST)
+        under_way = {erasure.id for erasure in await self._all()} if progress else set()
+        for kept in progress:
+            if kept.id not in under_way and kept.at < utc_now() - PROGRESS_AGE:
+                await self._forget_bytes(kept.id)
 
     async def _pass(self, erasure: Erasure) -> bool:
         """Remove one page of each kind; return False when there was nothing and nothing is under way any more."""

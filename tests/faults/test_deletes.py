@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import httpx
 import pytest
@@ -22,7 +23,9 @@ from pipeline.hooks.threads import DaemonThreads
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases.image_urls import ImageUrls
+from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.removing import Jobs, Removing
 from pipeline.usecases.submission import Submission
 from pipeline.usecases.upload import Upload
 from tests.factories import make_asset, make_image
@@ -42,13 +45,13 @@ class Store(SqliteAssetStore):
     loses_answers = False
     beside: Any = None
 
-    async def delete(self, asset_id: str, user_id: str) -> Asset | None:
+    async def delete(self, asset_id: str, user_id: str, **options: Any) -> Asset | None:
         if self.misses:
             self.misses -= 1
             if self.beside is not None:
                 await self.beside()
             return None
-        removed = await super().delete(asset_id, user_id)
+        removed = await super().delete(asset_id, user_id, **options)
         if self.loses_answers:
             raise DependencyUnavailable("The asset store cannot be reached")
         return removed
@@ -60,6 +63,7 @@ class House:
     storage: MemoryStorage
     leftovers: Leftovers
     submission: Submission
+    removing: Removing
 
     async def add(self, status: AssetStatus = AssetStatus.ACTIVE, fence: int = 1, processed: int = 0) -> Asset:
         """Insert an asset with its images. processed: of which run, 0 for none."""
@@ -82,14 +86,15 @@ def house(
     io_loop: IOLoop, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[House]:
     monkeypatch.setattr("pipeline.usecases.leftovers.AGAIN_SECONDS", (0.01, 0.01, 0.01))
-    monkeypatch.setattr("pipeline.usecases.submission.DELETE_AGAIN_SECONDS", 0.001)
+    monkeypatch.setattr("pipeline.usecases.removing.DELETE_AGAIN_SECONDS", 0.001)
     store, storage = Store(tmp_path / "assets.sqlite"), MemoryStorage(can_list=request.param)
     leftovers, queue = Leftovers(store, storage), JobQueue(redis_url)
     pool = DaemonThreads(1, "tested")
     io_loop.run_sync(store.open)
     urls = ImageUrls(storage)
     submission = Submission(store, storage, queue, Metrics(), leftovers=leftovers, urls=urls, pool=pool)
-    yield House(store, storage, leftovers, submission)
+    jobs = Jobs(queue, KeptJobs(store, queue, keep_failed_seconds=60, max_age_seconds=60))
+    yield House(store, storage, leftovers, submission, Removing(store, leftovers, jobs, jobs))
     io_loop.run_sync(queue.close)
     io_loop.run_sync(store.close)
 
@@ -100,7 +105,7 @@ def house(
 async def test_delete_after_many_starts_removes_only_what_was_stored(house: House, status: AssetStatus) -> None:
     """A night without AI, 1,920 starts: two images were stored and two are removed, no call for each start."""
     asset = await house.add(status, fence=1920, processed=1920)
-    await house.submission.delete(asset.id, asset.user_id)
+    await house.removing.delete(asset.id, asset.user_id)
     assert sorted(house.storage.deleted) == sorted(name.public_id for name in asset.image_names)
     assert house.storage.images == {}
 
@@ -112,7 +117,7 @@ async def test_delete_removes_what_stale_runs_left_where_it_can_be_listed(house:
     asset = await house.add(fence=9, processed=9)
     stale, neighbour = processed_public_id(asset.id, 4), f"{asset.id}0/original"
     house.storage.put(stale, neighbour)
-    await house.submission.delete(asset.id, asset.user_id)
+    await house.removing.delete(asset.id, asset.user_id)
     left = {neighbour} if house.storage.is_listable else {neighbour, stale}
     assert house.storage.images.keys() == left
 
@@ -135,7 +140,7 @@ async def test_delete_that_missed_the_document_is_repeated(house: House) -> None
         )
 
     house.store.misses, house.store.beside = 2, finish
-    await house.submission.delete(asset.id, asset.user_id)
+    await house.removing.delete(asset.id, asset.user_id)
     assert await house.store.get(asset.id) is None
     assert house.storage.images == {}
 
@@ -147,7 +152,7 @@ async def test_delete_that_never_finds_the_document_leaves_its_images(house: Hou
     asset = await house.add(fence=1, processed=1)
     house.store.misses = 1000
     with pytest.raises(DependencyUnavailable):
-        await house.submission.delete(asset.id, asset.user_id)
+        await house.removing.delete(asset.id, asset.user_id)
     await house.settle()
     assert await house.store.get(asset.id) == asset
     assert set(house.storage.images) == {name.public_id for name in asset.image_names}
@@ -161,9 +166,9 @@ async def test_delete_whose_answer_was_lost_removes_the_images_later(house: Hous
     asset = await house.add(fence=1, processed=1)
     house.store.loses_answers = True
     with pytest.raises(DependencyUnavailable):
-        await house.submission.delete(asset.id, asset.user_id)
+        await house.removing.delete(asset.id, asset.user_id)
     with pytest.raises(NotFound):
-        await house.submission.delete(asset.id, asset.user_id)
+        await house.removing.delete(asset.id, asset.user_id)
     await house.settle()
     assert house.storage.images == {}
 
@@ -173,7 +178,7 @@ async def test_delete_whose_answer_was_lost_removes_the_images_later(house: Hous
 async def test_two_deletes_at_once_both_succeed(house: House) -> None:
     """The slower one finds nothing to remove, which is what it wanted."""
     asset = await house.add(fence=1, processed=1)
-    await asyncio.gather(*(house.submission.delete(asset.id, asset.user_id) for _ in range(2)))
+    await asyncio.gather(*(house.removing.delete(asset.id, asset.user_id) for _ in range(2)))
     assert (await house.store.get(asset.id), house.storage.images) == (None, {})
 
 
@@ -183,7 +188,7 @@ async def test_image_that_cannot_be_removed_is_tried_again(house: House) -> None
     """The asset is deleted all the same, the other image too; the storage gets it right a little later."""
     asset = await house.add(fence=1, processed=1)
     house.storage.refused = {asset.original.public_id}
-    await house.submission.delete(asset.id, asset.user_id)
+    await house.removing.delete(asset.id, asset.user_id)
     assert await house.store.get(asset.id) is None
     assert set(house.storage.images) == house.storage.refused
     house.storage.refused = set()
@@ -193,8 +198,13 @@ async def test_image_that_cannot_be_removed_is_tried_again(house: House) -> None
 
 @pytest.mark.fault("E30")
 @pytest.mark.gen_test
-async def test_removal_that_comes_late_spares_an_upload_that_took_the_id_again(house: House) -> None:
-    """The same Idempotency-Key gives the new asset the old id, and its run an image of the old name."""
+async def test_removal_that_comes_late_spares_an_upload_that_took_the_id_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that is still there, as when its upload is under way during the delete, gives the new asset the old id, and
+    its run an image of the old name.
+    """
+    monkeypatch.setattr(house.store, "discard_keys", AsyncMock())
     image = ImageInfo(3, 64, 48, "image/jpeg")
     upload = Upload("user-1", "lego", io.BytesIO(b"abc"), image, "r-1", KEY)
     asset_id = (await house.submission.submit(upload)).asset_id
@@ -214,7 +224,7 @@ async def test_removal_that_comes_late_spares_an_upload_that_took_the_id_again(h
             finished_at=utc_now(),
         )
         if not house.leftovers.tasks:
-            await house.submission.delete(asset_id, "user-1")
+            await house.removing.delete(asset_id, "user-1")
             assert (await house.submission.submit(upload)).asset_id == asset_id
     house.storage.refused = set()
     await house.settle()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,15 +15,21 @@ import httpx
 import pytest
 from redis import Redis
 
-from tests.factories import make_image
+from tests.contract.contracts import check_reply
+from tests.factories import make_image, make_token
+from tests.faults.test_deletes import REFUSES
 from tests.faults.test_process import wait_until
-from tests.service import AiService, Service
+from tests.packages import install
+from tests.service import ROOT, AiService, Service
 
 REFUSED = {"status": 400, "body": {"error": {"message": "No photo", "code": "X"}}}
 GONE = "gone:7d41c0.person@example"
 STAYS = "stays-5"
 # A receiver that nobody runs: its events stay undelivered.
-WEBHOOK = {
+SETTINGS = {
+    "QUEUE_FAIRNESS": "user",
+    "BREAKER_PROBE_SECONDS": "60",
+    "SHUTDOWN_SECONDS": "1",
     "NOTIFIERS": "websocket,webhook",
     "PLUGIN_WEBHOOK_URL": "http://127.0.0.1:9/hook",
     "PLUGIN_WEBHOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
@@ -75,8 +84,7 @@ def redis_with(redis: Redis, text: str) -> list[str]:
 
 @pytest.fixture
 def service(tmp_path: Path, ai_service: AiService, redis_url: str) -> Iterator[Service]:
-    settings = WEBHOOK | {"REDIS_URL": redis_url, "QUEUE_FAIRNESS": "user", "BREAKER_PROBE_SECONDS": "60"}
-    with Service(tmp_path, ai_service.url, **settings) as service:
+    with Service(tmp_path, ai_service.url, **SETTINGS, REDIS_URL=redis_url) as service:
         yield service
 
 
@@ -187,8 +195,7 @@ def test_erased_user_is_nowhere(tmp_path: Path, ai_service: AiService) -> None:
     in the data folder, with the SQLite file and the files of the embedded Redis, nor in log lines since. Others keep
     all of theirs, and the user may come back.
     """
-    settings = WEBHOOK | {"QUEUE_FAIRNESS": "user", "BREAKER_PROBE_SECONDS": "60"}
-    with Service(tmp_path, ai_service.url, **settings) as service:
+    with Service(tmp_path, ai_service.url, **SETTINGS) as service:
         kept = [upload(service, STAYS), fail(service, ai_service, STAYS)]
         upload(service, GONE, headers={"Idempotency-Key": "k-1"})
         fail(service, ai_service, GONE)
@@ -217,3 +224,71 @@ def test_erased_user_is_nowhere(tmp_path: Path, ai_service: AiService) -> None:
         service.wait_log("job_completed", assetId=back)
         assert call(service, "GET", f"/api/users/{GONE}").json()["data"]["assets"]["active"] == 1
         assert erase(service, GONE)["assets"] == 1
+
+
+@pytest.mark.fault("U15")
+def test_erase_outlives_its_process_and_a_storage_that_is_away(
+    tmp_path: Path, ai_service: AiService, redis_url: str
+) -> None:
+    """A storage refuses half-way: 202 with the reason, no document is lost of sight; after a kill -9 the next process
+    takes the erase up by itself, as soon as the storage is back.
+    """
+    packages = install(tmp_path / "packages", refuses=REFUSES)
+    settings = {**packages, "STORAGE_BACKEND": "refuses", "REDIS_URL": redis_url}
+    data = tmp_path / "data"
+    with Service(data, ai_service.url, **settings) as service:
+        for _ in range(3):
+            upload(service, GONE)
+        service.wait_status(completed=3)
+        (data / "refuse").touch()
+        answer = call(service, "DELETE", f"/api/users/{GONE}")
+        assert answer.status_code == 202
+        check_reply("delete", f"/api/users/{GONE}", 202, answer.json())
+        assert answer.json()["data"]["reason"] == "no"
+        shown = call(service, "GET", f"/api/users/{GONE}")
+        check_reply("get", f"/api/users/{GONE}", 200, shown.json())
+        assert (shown.json()["data"]["assets"]["total"], shown.json()["data"]["erase"]["state"]) == (3, "running")
+        service.kill()
+        (data / "refuse").unlink()
+        service.start()
+        service.wait_log("user_erased")
+        assert call(service, "GET", f"/api/users/{GONE}").json()["data"]["assets"]["total"] == 0
+        assert files_with(data, GONE) == []
+
+
+@pytest.mark.fault("O9")
+def test_commands_show_list_and_remove(service: Service, ai_service: AiService) -> None:
+    """`assets` and `users` over HTTP: tables, JSON, one line for an error and exit code 1."""
+    failed = fail(service, ai_service, GONE)
+    done = upload(service, GONE, category="lego")
+    service.wait_log("job_completed", assetId=done)
+
+    def run(*arguments: str, code: int = 0) -> str:
+        environment = {**service.environment, "PIPELINE_URL": service.url, "COLUMNS": "200"}
+        ended = subprocess.run([sys.executable, "run.py", *arguments], cwd=ROOT, env=environment, capture_output=True)
+        assert ended.returncode == code, ended
+        return (ended.stdout if code == 0 else ended.stderr).decode()
+
+    assert "No photo" in run("assets", "ls", "--user", GONE)
+    lines = run("assets", "ls", "--user", GONE, "--category", "lego", "--json").splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [done]
+    (newest,) = run("assets", "ls", "--user", GONE, "--limit", "1", "--json").splitlines()
+    assert json.loads(newest)["id"] == done
+    assert "--user" in run("assets", "ls", code=2)
+    own = make_token(GONE)
+    assert failed in run("assets", "ls", "--token", own, "--status", "failed")
+    assert json.loads(run("assets", "show", failed))["status"] == "failed"
+    assert "runs again as ai-processing:" in run("assets", "retry", failed)
+    service.wait_log("job_completed", assetId=failed)
+    assert run("assets", "retry", done, code=1) == (
+        "Error: Only failed or partial assets can be retried, this one is active\n"
+    )
+    assert "removed" in run("assets", "rm", failed, "--yes")
+    assert run("assets", "rm", failed, "--yes", code=1).splitlines() == [
+        f"{failed}: Asset not found", "Error: 1 of 1 refused"
+    ]
+    assert "1 (1 active)" in run("users", "show", GONE)
+    assert json.loads(run("users", "show", GONE, "--json"))["assets"]["active"] == 1
+    assert run("users", "show", "no such user", code=1).startswith("Error: ")
+    assert run("users", "erase", GONE, "--yes").startswith("Erased: 1 assets")
+    assert json.loads(run("users", "show", GONE, "--json"))["assets"]["total"] == 0

@@ -833,3 +833,180 @@ async def test_store_of_a_newer_version_is_refused(
     with pytest.raises(ConfigurationError, match="written by a newer version"):
         await newer.open()
     await newer.close()
+DAMAGED: dict[str, tuple[str, dict[str, Any]]] = {
+    "no object": ("aiMetadata = 'damaged'", {"$set": {"aiMetadata": "damaged"}}),
+    "no images": ("original = 'null'", {"$set": {"images.original": None}}),
+}
+
+
+def damage(store: AssetStore, asset: Asset, mongo_uri: str, how: str = "no object") -> None:
+    """Make the asset's document one that cannot be read."""
+    sql, change = DAMAGED[how]
+    if isinstance(store, SqliteAssetStore):
+        with closing(sqlite3.connect(store._path)) as connection, connection:
+            connection.execute(f"UPDATE assets SET {sql} WHERE id = ?", (asset.id,))
+        return
+    with pymongo.MongoClient[dict[str, Any]](mongo_uri) as client:
+        client.get_default_database()["assets"].update_one({"_id": ObjectId(asset.id)}, change)
+
+
+@pytest.fixture
+def uri(request: pytest.FixtureRequest, store: AssetStore) -> str:
+    """The address of the store's database, "" for one in a file."""
+    return "" if isinstance(store, SqliteAssetStore) else str(request.getfixturevalue("mongo_uri"))
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("how", ["no object", "no images"])
+async def test_damaged_document_takes_no_other_ones_place(
+    store: AssetStore, uri: str, logs: list[Any], how: str
+) -> None:
+    """Lists, replay, the search for unfinished assets and what is due go on behind it, in full pages; it is logged once
+    and counted, and is still known to be there.
+    """
+    open_ones = [await create(store, created_at=NOON + number * MINUTE) for number in range(5)]
+    done = [await create_finished(store, AssetStatus.ACTIVE, at=NOON + number * MINUTE) for number in range(5)]
+    for each in (open_ones[0], open_ones[2], done[0], done[2]):
+        damage(store, each, uri, how)
+    later = NOON + 10 * MINUTE
+    left_open, left_done = ids([open_ones[1], open_ones[3], open_ones[4]]), ids([done[1], done[3], done[4]])
+    assert ids(await store.unfinished_before(later, limit=2)) == left_open[:2]
+    assert ids(await store.unfinished_before(later, limit=9)) == left_open
+    after = open_ones[1].created_at, open_ones[1].id
+    assert ids(await store.unfinished_before(later, limit=2, after=after)) == left_open[1:]
+    assert ids(await store.finished_since("user-1", NOON, limit=2)) == left_done[:2]
+    assert ids(await store.expired(later, limit=2)) == left_done[:2]
+    assert ids(await store.page("user-1", status=AssetStatus.PROCESSING, limit=3)) == left_open[::-1]
+    damaged = {open_ones[0].id, open_ones[2].id, done[0].id, done[2].id}
+    assert await store.get(done[0].id) is None
+    assert set(ids(await store.get_many([done[0].id, done[1].id]))) == {done[1].id}
+    assert set(await store.known([done[0].id, done[1].id, "0" * 24])) == {done[0].id, done[1].id}
+    assert set(await store.damaged_of("user-1")) == damaged
+    noted = [line["assetId"] for line in logs if line["event"] == "asset_damaged"]
+    assert sorted(noted) == sorted(damaged)
+    assert await store.delete(done[0].id, "user-1") is None
+    assert set(await store.damaged_of("user-1")) == damaged - {done[0].id}
+
+
+@pytest.mark.gen_test
+async def test_expired_are_the_finished_ones_of_all_users_oldest_first(store: AssetStore) -> None:
+    """Before that instant, page by page, with and without their original; none that is processing or archived."""
+    done = []
+    for number, status in enumerate([AssetStatus.ACTIVE, AssetStatus.PARTIAL, AssetStatus.FAILED, AssetStatus.ACTIVE]):
+        done.append(await create_finished(store, status, f"user-{number}", at=NOON + number * MINUTE))
+    await create(store, created_at=NOON)
+    await create(store, status=AssetStatus.ARCHIVED, finished_at=NOON)
+    assert await store.drop_original(done[1].id, done[1].processing_job_id) is not None
+    limit = done[3].finished_at
+    assert limit is not None
+    assert ids(await store.expired(limit, limit=10)) == ids(done[:3])
+    first = await store.expired(limit, limit=2)
+    assert ids(first) == ids(done[:2])
+    assert first[-1].finished_at is not None
+    after = first[-1].finished_at, first[-1].id
+    assert ids(await store.expired(limit, limit=2, after=after)) == ids(done[2:3])
+    assert ids(await store.originals_before(limit, limit=10)) == [done[0].id, done[2].id]
+
+
+@pytest.mark.gen_test
+async def test_asset_that_runs_again_is_not_expired(store: AssetStore) -> None:
+    """A retry between the look and the removal wins."""
+    asset = await create_finished(store, AssetStatus.FAILED)
+    assert await store.requeue(asset.id, asset.user_id, "ai-processing:again") is not None
+    assert await store.expired(NOON + MINUTE, limit=10) == []
+    assert await store.delete(asset.id, asset.user_id, finished_before=NOON + MINUTE) is None
+    assert await store.drop_original(asset.id, asset.processing_job_id) is None
+    assert await store.get(asset.id) is not None
+    other = await create_finished(store, AssetStatus.ACTIVE)
+    assert await store.delete(other.id, other.user_id, finished_before=NOON) is None
+    assert await store.delete(other.id, other.user_id, finished_before=NOON + MINUTE) is not None
+
+
+@pytest.mark.gen_test
+async def test_dropped_original_leaves_what_it_was(store: AssetStore) -> None:
+    """Its name and address go, once; size and kind stay. The asset cannot be run again, also in a copy of it."""
+    asset = await create_finished(store, AssetStatus.PARTIAL)
+    dropped = await store.drop_original(asset.id, asset.processing_job_id)
+    assert dropped is not None and not dropped.has_original
+    assert (dropped.original.bytes, dropped.original.content_type) == (1234, "image/jpeg")
+    assert dropped.to_json({})["images"]["original"]["url"] is None
+    assert dropped.processed == asset.processed
+    assert await store.drop_original(asset.id, asset.processing_job_id) is None
+    assert await store.requeue(asset.id, asset.user_id, "ai-processing:again") is None
+    copy = replace(dropped, id=make_asset().id)
+    assert await store.create(copy)
+    assert await store.requeue(copy.id, copy.user_id, "ai-processing:again") is None
+    assert await store.originals_before(NOON + MINUTE, limit=10) == []
+
+
+@pytest.mark.gen_test
+async def test_keys_of_an_asset_go(store: AssetStore) -> None:
+    """All that stand for it; those of others stay."""
+    for key, asset_id in (("a", "1" * 24), ("b", "1" * 24), ("c", "2" * 24)):
+        await store.claim_key(key, KeyRecord(asset_id, "print"), NOON)
+    await store.discard_keys("1" * 24)
+    assert [await store.find_key(key) for key in "ab"] == [None, None]
+    assert await store.find_key("c") == KeyRecord("2" * 24, "print")
+
+
+@pytest.mark.gen_test
+async def test_kept_is_found_by_whom_it_is_about(store: AssetStore) -> None:
+    """By user, and by user and asset, of all kinds; what is about nobody is found by nobody."""
+    mine = Kept("job of q", "1", NOON, {"n": 1}, "user-1", "a" * 24)
+    other = Kept("job of r", "2", NOON, {"n": 2}, "user-1", "b" * 24)
+    for each in (mine, other, Kept("job of q", "3", NOON, {}, "user-2", "a" * 24), Kept("pause", "q", NOON, {})):
+        await store.keep(each)
+    assert sorted(await store.kept_of("user-1"), key=lambda kept: kept.id) == [mine, other]
+    assert await store.kept_of("user-1", "a" * 24) == [mine]
+    assert [*await store.kept_of(""), *await store.kept_of("user-3")] == []
+    await store.keep(replace(mine, user_id="user-4"))
+    assert await store.kept_of("user-1", "a" * 24) == []
+
+
+@pytest.mark.gen_test
+async def test_what_is_due_is_found_by_an_index(io_loop: IOLoop, tmp_path: Path) -> None:
+    """No read of retention, erase or keys walks over a table, whatever it holds."""
+    store = SqliteAssetStore(tmp_path / "assets.sqlite")
+    await store.open()
+    seen: list[tuple[str, Any]] = []
+    read, write = store._read, store._write
+
+    async def reading(sql: str, values: Any) -> Any:
+        seen.append((sql, values))
+        return await read(sql, values)
+
+    async def writing(sql: str, values: Any) -> Any:
+        seen.append((sql, values))
+        return await write(sql, values)
+
+    store._read, store._write = reading, writing  # type: ignore[method-assign]
+    for after in (None, (NOON, "a" * 24)):
+        await store.expired(NOON, limit=10, after=after)
+        await store.originals_before(NOON, limit=10, after=after)
+    await store.kept_of("user-1")
+    await store.kept_of("user-1", "a" * 24)
+    await store.discard_keys("a" * 24)
+    await store.damaged_of("user-1")
+    await store.known(["a" * 24])
+    plans = [await read(f"EXPLAIN QUERY PLAN {sql}", values) for sql, values in seen]
+    steps = [row["detail"] for plan in plans for row in plan]
+    assert len(plans) == 11
+    assert [step for step in steps if "json_each" not in step and not step.startswith(("SEARCH", "LIST"))] == []
+    await store.close()
+
+
+@pytest.mark.gen_test
+async def test_deleted_bytes_leave_the_file(io_loop: IOLoop, tmp_path: Path) -> None:
+    """Half of a thousand assets are nowhere in the files after they were deleted and the store was scrubbed."""
+    store = SqliteAssetStore(tmp_path / "assets.sqlite")
+    await store.open()
+    assets = [make_asset(f"secret-person-{number % 2}") for number in range(1000)]
+    await asyncio.gather(*map(store.create, assets))
+    await asyncio.gather(*(begin(store, asset) for asset in assets))
+    await asyncio.gather(*(finish(store, asset, 1) for asset in assets))
+    await asyncio.gather(*(store.delete(asset.id, asset.user_id) for asset in assets[::2]))
+    await store.scrub()
+    held = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert held.count(b"secret-person-0") == 0
+    assert held.count(b"secret-person-1") >= 500
+    await store.close()

@@ -4,9 +4,11 @@ a fault must come between two steps, on the use case itself.
 
 from __future__ import annotations
 
+import sqlite3
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,10 +144,16 @@ def test_asset_that_did_not_stay_failed_is_left_alone(service: Service, ai_servi
     service.wait_log("dead_letter_removed", jobId=job_of(asset_id), operator="ops-1")
 
 
-def test_dead_letter_of_a_deleted_asset_cannot_run(service: Service, ai_service: AiService) -> None:
+def lose(service: Service, asset_id: str) -> None:
+    """Let the asset's document vanish, as with a store that was set back to a backup."""
+    with closing(sqlite3.connect(service.data_dir / "assets.sqlite")) as connection, connection:
+        connection.execute("DELETE FROM assets WHERE id = ?", (asset_id,))
+
+
+def test_dead_letter_of_a_lost_asset_cannot_run(service: Service, ai_service: AiService) -> None:
     """404 says that the asset is gone; the dead letter stays until it is removed."""
     (asset_id,) = fail(service, ai_service)
-    httpx.delete(f"{service.url}/api/assets/{asset_id}", headers=service.headers()).raise_for_status()
+    lose(service, asset_id)
     response = call(service, "POST", f"/api/queue/failed/{job_of(asset_id)}/retry")
     assert (response.status_code, "asset is gone" in response.json()["error"]["message"]) == (404, True)
     assert listed(service) == [job_of(asset_id)]
@@ -154,7 +162,7 @@ def test_dead_letter_of_a_deleted_asset_cannot_run(service: Service, ai_service:
 def test_all_dead_letters_run_again_except_those_that_cannot(service: Service, ai_service: AiService) -> None:
     """The oldest first; the one whose asset is gone is counted as skipped and stays."""
     asset_ids = fail(service, ai_service, 3)
-    httpx.delete(f"{service.url}/api/assets/{asset_ids[1]}", headers=service.headers()).raise_for_status()
+    lose(service, asset_ids[1])
     response = call(service, "POST", "/api/queue/failed/retry")
     assert response.status_code == 202
     assert response.json()["data"] == {"retried": 2, "skipped": 1, "remaining": 0, "nextCursor": None}
