@@ -703,6 +703,8 @@ async def test_correction_is_committed_only_over_what_was_seen(store: AssetStore
     assert await store.correct(corrected, first) is None
     assert await store.delete(asset.id, asset.user_id) is not None
     assert await store.correct(stored, active) is None
+
+
 # documents of version 0.1
 
 
