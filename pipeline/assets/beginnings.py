@@ -13,6 +13,8 @@ from pipeline.sandbox.header import Header
 
 HEAD_BYTES = 1024 * 1024
 MAX_PIECES = 10_000
+# What is unpacked of a PNG at most, whatever its width.
+ROW_BYTES = 64 * 1024
 # Less than this of a scan is not yet a block of pixels.
 LEAST_SCAN_BYTES = 64
 MARKERS_WITHOUT_LENGTH = {*range(0xD0, 0xD8), 0x01}
@@ -62,9 +64,12 @@ def _png_begins(file: BinaryIO) -> bool:
             width, depth, color, interlaced = int.from_bytes(ihdr[:4]), ihdr[8], ihdr[9], ihdr[12]
             # The first pass of an interlaced picture has every eighth pixel of a row.
             pixels = -(-width // 8) if interlaced else width
-            row = 1 + -(-pixels * depth * PNG_SAMPLES.get(color, 1) // 8)
+            row = min(1 + -(-pixels * depth * PNG_SAMPLES.get(color, 1) // 8), ROW_BYTES)
         elif kind == b"IDAT":
-            unpacked += len(unpack.decompress(file.read(min(size, HEAD_BYTES)), row - unpacked))
+            try:
+                unpacked += len(unpack.decompress(file.read(min(size, HEAD_BYTES)), row - unpacked))
+            except zlib.error:
+                return True  # damaged, not cut off: whoever decodes it will say so
             if unpacked >= row:
                 return True
         elif kind == b"IEND":

@@ -61,8 +61,9 @@ def inspect(file: BinaryIO, max_pixels: int, decode_memory_mb: int) -> ImageInfo
     size = file.seek(0, os.SEEK_END)
     try:
         header, (width, height) = _read_header(file)
-        fault = "" if begins(header, file) else CUT_OFF
-        fault = fault or cost.find_fault(header, file, max_pixels, decode_memory_mb)
+        fault = cost.find_fault(header, file, max_pixels, decode_memory_mb)
+        if not fault and not begins(header, file):
+            fault = CUT_OFF
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _invalid(cost.too_many_pixels(max_pixels)) from error
     except containers.CutOff as error:

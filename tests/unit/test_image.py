@@ -132,7 +132,7 @@ def test_inspect_refuses_shredded_metadata(content: bytes) -> None:
     assert fault(content) == NO_IMAGE
 
 
-@pytest.mark.parametrize("format", ["JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF"])
+@pytest.mark.parametrize("format", ["JPEG", "MPO", "PNG", "AVIF", "HEIF"])
 @pytest.mark.parametrize(("orientation", "size"), [(1, (64, 48)), (3, (64, 48)), (6, (48, 64)), (8, (48, 64))])
 def test_inspect_size_is_as_displayed(format: str, orientation: int, size: tuple[int, int]) -> None:
     """A photo taken with the phone upright is tall, however the sensor stored it."""

@@ -21,6 +21,10 @@ USED = {
     "redis": {"pipeline/link/connection.py": {"_writer"}},
     "tornado": {
         "pipeline/handlers/base.py": {"_finished"},
+        "pipeline/handlers/http_head.py": {
+            *("_deliver_body", "_max_body_size", "_read_message", "_response_start_line"),
+        },
+        "pipeline/handlers/server.py": {"_HTTPRequestContext", "_add_io_state", "_connections", "_handle_events"},
         "pipeline/handlers/protocol.py": {
             *("_abort", "_handle_message", "_read_bytes", "_receive_frame_loop"),
         },
@@ -35,6 +39,8 @@ HARMLESS = {
     "pipeline/commands/checking.py": {"_exit"},
     "pipeline/commands/reference.py": {"_is_protocol"},
     "pipeline/exit.py": {"_current_frames", "_exit"},
+    "pipeline/assets/hygiene/source.py": {"_parts"},
+    "pipeline/handlers/http_head.py": {"_replace"},
     "pipeline/hooks/calls.py": {"_run"},
     "pipeline/left_behind.py": {"_current_frames", "_worker"},
     "pipeline/rooms/rooms.py": {"_unsent_bytes"},
