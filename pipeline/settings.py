@@ -406,10 +406,11 @@ class Settings(BaseSettings):
         names = self.categories
         if not 1 <= len(names) <= MAX_CATEGORIES:
             yield f"CATEGORIES must have 1 to {MAX_CATEGORIES} names, not {len(names)}"
-        if bad := [name for name in names if not CATEGORY.fullmatch(name)]:
-            yield f"CATEGORIES: {bad[0][:60]!r} must be 1 to 40 characters a-z, 0-9, _ and -"
-        if twice := [name for at, name in enumerate(names) if name in names[:at]]:
-            yield f"CATEGORIES has {twice[0][:60]!r} twice"
+        # Not quoted: it may be the secret of another setting.
+        if bad := [at for at, name in enumerate(names, 1) if not CATEGORY.fullmatch(name)]:
+            yield f"CATEGORIES: name {bad[0]} must be 1 to 40 characters a-z, 0-9, _ and -"
+        elif twice := [name for at, name in enumerate(names) if name in names[:at]]:
+            yield f"CATEGORIES has {twice[0]!r} twice"
         for name in self.ai_provider_by_category:
             if name not in names:
                 yield f"AI_PROVIDER_BY_CATEGORY: there is no category {name!r}; there are {', '.join(names)}"

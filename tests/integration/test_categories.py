@@ -87,7 +87,7 @@ def test_assets_of_a_category_that_was_taken_out_stay_usable(tmp_path: Path, ai_
     [
         (",", "CATEGORIES must have 1 to 50 names, not 0"),
         (",".join(f"c{number}" for number in range(51)), "CATEGORIES must have 1 to 50 names, not 51"),
-        ("lego,Camera", "CATEGORIES: 'Camera' must be 1 to 40 characters a-z, 0-9, _ and -"),
+        ("lego,Camera", "CATEGORIES: name 2 must be 1 to 40 characters a-z, 0-9, _ and -"),
         ("lego,a b", "CATEGORIES: 'a b' must be"),
         ("schön", "CATEGORIES: 'schön' must be"),
         ("x" * 41, "must be 1 to 40 characters"),
