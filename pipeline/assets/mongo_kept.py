@@ -13,7 +13,7 @@ from pymongo import ASCENDING
 from pymongo.errors import DuplicateKeyError
 
 from pipeline.assets.mongo_calls import TRIES
-from pipeline.assets.store import IDENTITY, Kept, KeyRecord
+from pipeline.assets.store import IDENTITY, Kept, KeyRecord, StoredKey
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 
@@ -75,8 +75,23 @@ class KeptDocuments:
             wanted = {"kind": kind, "at": {"$gte": after[0]}, "$or": further}
         cursor = self._kept.find(wanted).sort([("at", ASCENDING), ("_id", ASCENDING)]).limit(limit)
         found = await self._reach(cursor.to_list(limit))
-        start = _kept_id(kind, "")
-        return [Kept(kind, each["_id"].removeprefix(start), each["at"], json.loads(each["data"])) for each in found]
+        return [_kept(each) for each in found]
+
+    async def find_kept(self, kind: str, id: str) -> Kept | None:
+        found = await self._reach(self._kept.find_one({"_id": _kept_id(kind, id)}))
+        return _kept(found) if found else None
+
+    async def all_kept(self, *, limit: int, after: tuple[str, str] = ("", "")) -> Sequence[Kept]:
+        wanted = {"_id": {"$gt": _kept_id(*after)}} if after[0] else {}
+        cursor = self._kept.find(wanted).sort([("_id", ASCENDING)]).limit(limit)
+        return [_kept(each) for each in await self._reach(cursor.to_list(limit))]
+
+    async def all_keys(self, *, limit: int, after: str = "") -> Sequence[StoredKey]:
+        cursor = self._keys.find({"_id": {"$gt": after}}).sort([("_id", ASCENDING)]).limit(limit)
+        return [
+            StoredKey(each["_id"], KeyRecord(each["assetId"], each["fingerprint"]), each["createdAt"])
+            for each in await self._reach(cursor.to_list(limit))
+        ]
 
     async def purge_kept(self, kind: str, before: datetime) -> int:
         return await self._purge(self._kept, {"kind": kind, "at": {"$lt": before}})
@@ -94,6 +109,12 @@ class KeptDocuments:
 
 def _kept_id(kind: str, each: str) -> str:
     return f"{kind} {each}"
+
+
+def _kept(document: dict[str, Any]) -> Kept:
+    kind = document["kind"]
+    each = document["_id"].removeprefix(_kept_id(kind, ""))
+    return Kept(kind, each, document["at"], json.loads(document["data"]))
 
 
 def _kept_document(kept: Kept) -> dict[str, Any]:

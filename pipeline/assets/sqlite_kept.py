@@ -44,7 +44,15 @@ class KeptRows:
             f"SELECT * FROM kept WHERE kind = :kind {further} ORDER BY at, id LIMIT :limit",
             {"kind": kind, "limit": limit} | seen,
         )
-        return [Kept(row["kind"], row["id"], instant_of(row["at"]), json.loads(row["data"])) for row in rows]
+        return [_kept(row) for row in rows]
+
+    async def find_kept(self, kind: str, id: str) -> Kept | None:
+        rows = await self._read("SELECT * FROM kept WHERE kind = :kind AND id = :id", {"kind": kind, "id": id})
+        return _kept(rows[0]) if rows else None
+
+    async def all_kept(self, *, limit: int, after: tuple[str, str] = ("", "")) -> Sequence[Kept]:
+        sql = "SELECT * FROM kept WHERE (kind, id) > (:kind, :id) ORDER BY kind, id LIMIT :limit"
+        return [_kept(row) for row in await self._read(sql, {"kind": after[0], "id": after[1], "limit": limit})]
 
     async def purge_kept(self, kind: str, before: datetime) -> int:
         rows = await self._write(
@@ -52,6 +60,10 @@ class KeptRows:
             {"kind": kind, "before": milliseconds_of(before)},
         )
         return len(rows)
+
+
+def _kept(row: Any) -> Kept:
+    return Kept(row["kind"], row["id"], instant_of(row["at"]), json.loads(row["data"]))
 
 
 def _values(kept: Kept) -> dict[str, Any]:
