@@ -43,6 +43,7 @@ class App:
         on_fatal: called with the reason when this process cannot go on and has to end.
         """
         self._owns_redis = owns_redis
+        self._on_fatal = on_fatal
         self._sockets = _bind(settings)
         port = self._sockets[0].getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -73,6 +74,8 @@ class App:
         self._watch("clock", lambda: CLOCK.follow(parts.queue.time))
         self._watch("reconciler", parts.reconciler.run)
         self._watch("sweeper", parts.sweeper.run)
+        self._watch("storages in use", parts.storages_in_use.run, "store")
+        self._watch("upgrade", parts.upgrade.run, "store")
         self._watch("notification reconciler", parts.notification_reconciler.run, "reconciler")
         if settings.role is not Role.WEB:
             for worker in parts.workers:
@@ -148,6 +151,9 @@ class App:
                 return
             except DependencyUnavailable:
                 continue
+            except ConfigurationError as error:
+                self._on_fatal(error.message)
+                return
 
 
 async def _settled(step: Awaitable[Any], seconds: float | None = None) -> None:

@@ -24,7 +24,7 @@ from pipeline.queue.worker import Worker
 from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms
 from pipeline.rooms.tickets import Tickets
-from pipeline.settings import Fairness, Role, Settings
+from pipeline.settings import CLOUDINARY, Fairness, Role, Settings
 from pipeline.supervision import Supervisor
 from pipeline.tracing import build_tracing
 from pipeline.usecases import notifying
@@ -43,6 +43,8 @@ from pipeline.usecases.reconciler import Reconciler, Source
 from pipeline.usecases.replay import Replay
 from pipeline.usecases.retention import Sweeper
 from pipeline.usecases.submission import Submission, SubmissionPolicy
+from pipeline.usecases.storages_in_use import StoragesInUse
+from pipeline.usecases.upgrade import Upgrade
 from pipeline.watchdog import Watchdog
 
 QUEUE_NAME = "ai-processing"
@@ -89,6 +91,8 @@ class Parts:
         self.tickets = Tickets(redis_url, prefix=settings.queue_prefix)
         self._build_queues()
         self.sweeper = Sweeper(self.store, self.plugins, self.queue, self.metrics)
+        self.storages_in_use = StoragesInUse(self.store, self.plugins)
+        self.upgrade = Upgrade(self.store, self.queue, self.storages_in_use, _unknown_backend(settings))
         self.leftovers = Leftovers(self.store, self.plugins)
         self.progress = Progress(self.queue, self.plugins.provider_holds.lanes, self.image_urls, self._running)
         self.progress_frames = ProgressFrames(self.store, self.rooms, self.fanout, self.progress)
@@ -97,7 +101,13 @@ class Parts:
         self.submission = self._make_submission()
         self.dead_letters = DeadLetters(self.store, self.queue, self._kept_jobs, self.submission)
         self.notifying = notifying.Notifying(
-            self.plugins, self.notifications, self._kept_notifications, self.metrics, self.tracing
+            self.plugins,
+            self.notifications,
+            self._kept_notifications,
+            self.metrics,
+            self.tracing,
+            store=self.store,
+            urls=self.image_urls,
         )
         self.worker = self._make_photo_worker()
         self.workers = [self.worker]
@@ -278,6 +288,13 @@ class Parts:
         self.reports.retrying(finish)
         event = job_event(finish.job, finish, seconds)
         self.plugins.observe("job_finished" if event.outcome else "job_retrying", event)
+
+
+def _unknown_backend(settings: Settings) -> str:
+    """Return which storage a version 0.1 kept images in whose URL tells nothing: one of the few it could have."""
+    built_in = {*CLOUDINARY, "local", "object"}
+    is_object = "PLUGIN_OBJECT_URL" in settings.plugin_variables or settings.storage_name in built_in
+    return "object" if is_object else settings.storage_name
 
 
 def build_store(settings: Settings, supervisor: Supervisor | None = None) -> AssetStore:

@@ -10,7 +10,7 @@ import tornado.web
 from pipeline.auth import TokenVerifier
 from pipeline.clock import CLOCK
 from pipeline.disk import Disk
-from pipeline.handlers import assets, base, events, ops, queue, upload
+from pipeline.handlers import assets, base, events, media, ops, queue, upload
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.socket import SocketHandler
 from pipeline.parts import QUEUE_NAME, Parts
@@ -79,9 +79,12 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/openapi.json", ops.OpenApiHandler, common),
         ("/asyncapi.json", ops.AsyncApiHandler, common),
         ("/", ops.IndexHandler, common | {"settings": settings}),
+        (
+            "/media/(.*)",
+            media.MediaHandler,
+            common | {"folders": parts.plugins.media_folders, "store": parts.store, "urls": parts.image_urls},
+        ),
     ]
-    if media_root := parts.plugins.media_root:
-        served.append(("/media/(.*)", ops.MediaHandler, common | {"path": str(media_root)}))
     return served
 
 
@@ -107,6 +110,7 @@ def _probes(parts: Parts, common: dict[str, Any]) -> list[Any]:
             | {
                 "checks": checks,
                 "plugins": parts.plugins.all,
+                "missing_storages": lambda: parts.plugins.missing_storages,
                 "queues": [parts.queue, *([parts.notifications] if parts.plugins.durable else [])],
             },
         ),

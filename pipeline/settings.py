@@ -55,6 +55,8 @@ PLUGIN_PREFIX = "PLUGIN_"
 # The largest number a setting may have, by the unit its name ends in: a century, and what every database counts to.
 LARGEST_BY_UNIT = {"_seconds": 3_155_760_000, "_ms": 3_155_760_000_000}
 LARGEST = 10**12
+# The storages that need CLOUDINARY_URL, the default one first.
+CLOUDINARY = ("cloudinary_private", "cloudinary")
 SAFE_ONLY = "must be https:// (http:// only for a loopback host)"
 
 
@@ -123,7 +125,7 @@ class Settings(BaseSettings):
         SecretStr(""), "mongodb:// of the asset store, with the database name; empty uses SQLite under DATA_DIR."
     )
     cloudinary_url: SecretStr = _f(
-        SecretStr(""), "cloudinary://KEY:SECRET@CLOUD; needed by the cloudinary storage backend."
+        SecretStr(""), "cloudinary://KEY:SECRET@CLOUD; needed by the cloudinary storage backends."
     )
     ai_service_url: str = _f("", "Base URL of the AI service; jobs POST to its /analyze. Needed by the http provider.")
     ai_service_image_field: str = _f(
@@ -139,7 +141,11 @@ class Settings(BaseSettings):
     ai_provider_by_category: CategoryMap = _f(
         {}, "AI providers of single categories, as sneaker=acme,lego=acme+local (+ as the comma of AI_PROVIDER)."
     )
-    storage_backend: str = _f("", "Storage plugin; default: cloudinary when CLOUDINARY_URL is set, else local.")
+    storage_backend: str = _f(
+        "",
+        "Storage plugin of new images; those of before stay in the one that holds them. Default: cloudinary_private "
+        "(URLs end; cloudinary: they are public for ever) when CLOUDINARY_URL is set, else local.",
+    )
     notifiers: CommaList = _f(("websocket",), "Notifier plugins, comma-separated; all are called at once.")
     plugins_disabled: CommaList = _f(
         (), "Plugins that are not even loaded, comma-separated: names of entry points, or of built-in modules."
@@ -342,8 +348,8 @@ class Settings(BaseSettings):
             faults.append("HOST is not loopback: set JWT_SECRET (or JWT_PUBLIC_KEY or JWT_JWKS_URL)")
         if "http" in self.all_providers and not self.ai_service_url:
             faults.append("AI_PROVIDER=http needs AI_SERVICE_URL")
-        if self.storage_name == "cloudinary" and not self.cloudinary_url.get_secret_value():
-            faults.append("STORAGE_BACKEND=cloudinary needs CLOUDINARY_URL")
+        if self.storage_name in CLOUDINARY and not self.cloudinary_url.get_secret_value():
+            faults.append(f"STORAGE_BACKEND={self.storage_name} needs CLOUDINARY_URL")
         faults += [f"ALLOWED_ORIGINS: {fault}" for each in self.allowed_origins if (fault := origin_fault(each))]
         if faults:
             raise ValueError("; ".join(faults))
@@ -392,7 +398,7 @@ class Settings(BaseSettings):
     @property
     def storage_name(self) -> str:
         """The storage backend in force."""
-        return self.storage_backend or ("cloudinary" if self.cloudinary_url.get_secret_value() else "local")
+        return self.storage_backend or (CLOUDINARY[0] if self.cloudinary_url.get_secret_value() else "local")
 
     @property
     def page_origins(self) -> tuple[str, ...]:

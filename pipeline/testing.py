@@ -269,6 +269,21 @@ class StorageBackendSuite(PluginSuite):
             call(storage.open, "suite/65f4/original")
         assert self._read(call, storage, "suite/65f4/original-2") == self.content
 
+    def test_url_shows_the_saved_bytes(self, storage: StorageBackend, call: Call) -> None:
+        """If it has `url`: an absolute http(s) URL that shows the image, made without looking whether there is one."""
+        if not hasattr(storage, "url"):
+            pytest.skip("the storage has no url, which is optional")
+        self._save(call, storage, "suite/65f8/original", io.BytesIO(self.content), self.content_type)
+        url = call(storage.url, "suite/65f8/original", 60)
+        assert is_web_url(url)
+        assert is_web_url(call(storage.url, "suite/missing/original", 60))
+        if (fetched := self.fetch(url)) is not None:
+            assert fetched == self.content
+
+    def fetch(self, url: str) -> bytes | None:
+        """Return what the URL shows; None, as here, leaves that out. Override it where the URL can be reached."""
+        return None
+
     def test_list_yields_the_images_under_the_prefix(self, storage: StorageBackend, call: Call) -> None:
         """If it has `list`: each image once, with when it was saved; no deleted one, none outside of the prefix."""
         if not hasattr(storage, "list"):

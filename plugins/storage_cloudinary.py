@@ -1,4 +1,10 @@
-"""The storage `cloudinary`: images at Cloudinary, through its SDK. Plain `def` methods, run in threads.
+"""The storages `cloudinary` and `cloudinary_private`: images at Cloudinary, through its SDK.
+
+The first keeps them as Cloudinary's type `upload`: whoever has the URL sees the image, for ever. The second keeps them
+as type `authenticated`, and their URLs end. To Cloudinary these are two name spaces, so they are two storages here: an
+image that was stored as one is found, shown and removed as that one, whichever is current.
+
+Plain `def` methods, run in threads, but for `url`, which only computes.
 
 The SDK blocks, tries once, waits for ever and keeps its configuration in a global. So each call here carries its own
 account and timeouts, and is repeated within its time budget.
@@ -12,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -38,11 +45,12 @@ Answer = TypeVar("Answer")
 
 @hookimpl
 def register_storage_backends(settings: Settings) -> Iterator[tuple[str, Callable[[], StorageBackend]]]:
-    """Offer `cloudinary`."""
+    """Offer `cloudinary` and `cloudinary_private`."""
     # A little under the caller's budget, so that the reason arrives rather than a timeout.
     budget_seconds = settings.storage_timeout_seconds * 0.9
     url = settings.cloudinary_url
-    yield "cloudinary", lambda: CloudinaryStorage(url.get_secret_value(), budget_seconds, settings.pool_threads)
+    for name, kind in (("cloudinary", CloudinaryStorage), ("cloudinary_private", PrivateCloudinaryStorage)):
+        yield name, partial(kind, url.get_secret_value(), budget_seconds, settings.pool_threads)
 
 
 class CloudinaryStorage:
@@ -51,6 +59,9 @@ class CloudinaryStorage:
     url: cloudinary://KEY:SECRET@CLOUD, optionally with ?upload_prefix= and &signature_algorithm=.
     budget_seconds: the longest one method may take, with all its attempts. connections: how many are kept open.
     """
+
+    # Cloudinary's type of what is kept; for `upload` the URL of the upload's reply lasts.
+    delivery = "upload"
 
     def __init__(self, url: str, budget_seconds: float, connections: int) -> None:
         self._account = _parse_account(url)
@@ -102,9 +113,9 @@ class CloudinaryStorage:
 
     def list(self, prefix: str) -> Iterator[StoredImage]:
         """Yield the images whose public_id begins with the prefix: a call of the Admin API for every 500."""
-        options = {"type": "upload", "max_results": LISTED_AT_ONCE} | ({"prefix": prefix} if prefix else {})
+        options = {"type": self.delivery, "max_results": LISTED_AT_ONCE} | ({"prefix": prefix} if prefix else {})
         while True:
-            page = self._repeat(lambda timeout: self._sdk.api.resources(**options, **self._options(timeout)))
+            page = self._repeat(lambda timeout: self._sdk.api.resources(**(self._options(timeout) | options)))
             for found in page["resources"]:
                 yield StoredImage(found["public_id"], datetime.fromisoformat(found["created_at"]))
             if not (cursor := page.get("next_cursor")):
@@ -128,7 +139,7 @@ class CloudinaryStorage:
         self._downloads.clear()
 
     def _options(self, timeout: urllib3.Timeout) -> dict[str, Any]:
-        return {**self._account, "resource_type": "image", "timeout": timeout}
+        return {**self._account, "resource_type": "image", "type": self.delivery, "timeout": timeout}
 
     def _repeat(self, call: Callable[[urllib3.Timeout], Answer]) -> Answer:
         """Return the call's answer, trying again after errors that may pass while there is time."""
@@ -149,6 +160,21 @@ class CloudinaryStorage:
                     raise DependencyUnavailable(UNAVAILABLE) from error
             time.sleep(wait)
         raise AssertionError("unreachable")
+
+
+class PrivateCloudinaryStorage(CloudinaryStorage):
+    """Keeps each image so that only a signed URL shows it."""
+
+    delivery = "authenticated"
+
+    async def url(self, public_id: str, seconds: int) -> str:
+        """Return a URL at Cloudinary's API that ends after so many seconds.
+
+        URLs of its CDN that end need a key that only its larger plans have.
+        """
+        options = {**self._account, "resource_type": "image", "type": self.delivery}
+        expires_at = int(time.time()) + seconds
+        return str(self._sdk.utils.private_download_url(public_id, None, expires_at=expires_at, **options))
 
 
 def _parse_account(url: str) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """The storage `local`: images as files under DATA_DIR/media, which the service itself serves under /media.
 
-Plain `def` methods, run in threads. A file appears under its name only when it is complete and on the disk.
+Plain `def` methods, run in threads, but for `url`, which only computes.
+
+A file appears under its name only when it is complete and on the disk.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO
 
 from pipeline.errors import DependencyUnavailable
 from pipeline.hooks import StorageBackend, StoredImage, hookimpl, utc_now
+from pipeline.hooks.media_links import MediaLinks
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -47,14 +50,16 @@ def register_storage_backends(settings: Settings) -> Iterator[tuple[str, Callabl
     """Offer `local`."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     base_url = settings.public_url or f"http://{host}:{settings.port}"
-    yield "local", lambda: LocalStorage(settings.data_dir / "media", base_url)
+    yield "local", lambda: LocalStorage(settings.data_dir / "media", base_url, settings.media_url_seconds)
 
 
 class LocalStorage:
-    """Keeps each image as <media_root>/<public_id>.<extension>. base_url: where the service is reached."""
+    """Keeps each image as <media_root>/<public_id>.<extension>."""
 
-    def __init__(self, media_root: Path, base_url: str) -> None:
+    def __init__(self, media_root: Path, base_url: str, url_seconds: int = 0) -> None:
+        """base_url: where the service is reached. url_seconds: MEDIA_URL_SECONDS; with 0 URLs are for ever."""
         self.media_root = media_root.absolute()
+        self.media_links = MediaLinks(self.media_root, base_url, url_seconds)
         self._base_url = base_url.rstrip("/") + "/media/"
         self._incoming = self.media_root / INCOMING
         self._incoming.mkdir(parents=True, exist_ok=True)
@@ -76,6 +81,11 @@ class LocalStorage:
                 if older != target:
                     older.unlink(missing_ok=True)
         return self._base_url + name
+
+    async def url(self, public_id: str, seconds: int) -> str:
+        """Return where the service serves the image now."""
+        with _unavailable():
+            return self.media_links.url(_checked(public_id), seconds)
 
     def open(self, public_id: str) -> BinaryIO:
         """Return the stored image; FileNotFoundError when there is none."""

@@ -68,14 +68,14 @@ class ObjectSettings(PluginSettings):
     public_url: str = Field(
         default="",
         description="Base URL of a CDN or public bucket: an image's URL is this, the prefix and its name, and lasts. "
-        "Default: the URL is signed once, when the image is stored, and stops working after URL_SECONDS.",
+        "Default: URLs are signed whenever an image is shown, and end.",
     )
     url_seconds: int = Field(
         default=WEEK_SECONDS,
         ge=60,
         le=WEEK_SECONDS,
-        description="How long signed URLs work: the 7 days that S3 and GCS allow at most. Those signed with a role's "
-        "credentials stop with these, often after hours.",
+        description="The longest that signed URLs work, whatever MEDIA_URL_SECONDS is: S3 and GCS allow 7 days. Those "
+        "signed with a role's credentials stop with these, often after hours.",
     )
 
     @field_validator("url")
@@ -176,6 +176,10 @@ class ObjectStorage:
         """Return the stored image; FileNotFoundError when there is none, but not when there is no bucket."""
         return io.BytesIO(await self._bounded(self._download(self._key(public_id))))
 
+    async def url(self, public_id: str, seconds: int) -> str:
+        """Return the public URL, or one signed now; with a role's credentials signing may have to ask for them."""
+        return await self._bounded(self._make_url(self._key(public_id), timedelta(seconds=seconds)))
+
     async def delete(self, public_id: str) -> None:
         """Remove the image; GCS and Azure call one that is not there an error, we do not."""
         with suppress(FileNotFoundError):
@@ -198,10 +202,7 @@ class ObjectStorage:
 
     async def _upload(self, key: str, file: BinaryIO, content_type: str) -> str:
         # The URL first: when it cannot be had, no image is left behind that nobody knows of.
-        if self._public_url:
-            url = f"{self._public_url}/{key}"
-        else:
-            url = await self._sdk.sign_async(self._store, "GET", key, self._url_lasts)
+        url = await self._make_url(key, self._url_lasts)
         await self._sdk.put_async(
             self._store,
             key,
@@ -211,6 +212,11 @@ class ObjectStorage:
             max_concurrency=PARTS_AT_ONCE,
         )
         return url
+
+    async def _make_url(self, key: str, lasts: timedelta) -> str:
+        if self._public_url:
+            return f"{self._public_url}/{key}"
+        return str(await self._sdk.sign_async(self._store, "GET", key, min(lasts, self._url_lasts)))
 
     async def _download(self, key: str) -> bytes:
         found = await self._sdk.get_async(self._store, key)

@@ -13,6 +13,7 @@ import base64
 import hashlib
 import json
 import signal
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,12 +30,13 @@ UNSIGNED = {"file", "api_key", "signature", "resource_type", "cloud_name"}
 
 
 class FakeCloudinary:
-    """images: content by public_id. saved_at: when each was saved. calls: names of the actions in order of arrival.
-    delay_ms: before each answer.
+    """images, private: content by public_id, of the types upload and authenticated. saved_at: when each was saved.
+    calls: names of the actions in order of arrival. delay_ms: before each answer.
     """
 
     def __init__(self) -> None:
         self.images: dict[str, bytes] = {}
+        self.private: dict[str, bytes] = {}
         self.saved_at: dict[str, datetime] = {}
         self.calls: list[str] = []
         self.delay_ms: float = 0
@@ -43,11 +45,15 @@ class FakeCloudinary:
         routes = [
             (f"/v1_1/{CLOUD}/image/(upload|destroy|download)", _Action, {"fake": self}),
             (f"/v1_1/{CLOUD}/(ping)", _Action, {"fake": self}),
-            (f"/v1_1/{CLOUD}/(resources)/image/upload", _Action, {"fake": self}),
+            (f"/v1_1/{CLOUD}/(resources)/image/(upload|authenticated)", _Action, {"fake": self}),
             (f"/{CLOUD}/image/upload/v1/(.+)", _Delivery, {"fake": self}),
             ("/_script", _Script, {"fake": self}),
         ]
         self._server = HTTPServer(Application(routes, log_function=lambda handler: None))
+
+    def of_type(self, kind: str) -> dict[str, bytes]:
+        """Return the images of that type; each type has names of its own."""
+        return {"upload": self.images, "authenticated": self.private}[kind]
 
     @property
     def cloudinary_url(self) -> str:
@@ -106,7 +112,8 @@ class _Action(RequestHandler):
     def initialize(self, fake: FakeCloudinary) -> None:
         self.fake = fake
 
-    async def get(self, action: str) -> None:
+    async def get(self, action: str, kind: str = "upload") -> None:
+        self.kind = kind
         await self._answer(action)
 
     async def post(self, action: str) -> None:
@@ -136,20 +143,28 @@ class _Action(RequestHandler):
         if content.startswith(b"not an image"):
             self._error(400, "Invalid image file")
             return
-        public_id = params["public_id"]
-        self.fake.images[public_id] = content
+        public_id, kind = params["public_id"], params.get("type", "upload")
+        self.fake.of_type(kind)[public_id] = content
         self.fake.saved_at[public_id] = datetime.now(UTC)
-        path = f"{CLOUD}/image/upload/v1/{public_id}.jpg"
+        path = f"{CLOUD}/image/{kind}/v1/{public_id}.jpg"
         self.finish({"public_id": public_id, "secure_url": f"{self.fake.url}/{path}", "bytes": len(content)})
 
     def _destroy(self, params: dict[str, str]) -> None:
-        found = self.fake.images.pop(params["public_id"], None)
+        found = self.fake.of_type(params.get("type", "upload")).pop(params["public_id"], None)
         self.finish({"result": "ok" if found is not None else "not found"})
 
     def _download(self, params: dict[str, str]) -> None:
-        content = self.fake.images.get(params["public_id"])
+        kind = params.get("type", "upload")
+        content = self.fake.of_type(kind).get(params["public_id"])
         if content is None:
             self._error(404, "Resource not found")
+            return
+        if int(params.get("expires_at", "99999999999")) < time.time():
+            self._error(404, "Link expired")
+            return
+        if kind == "authenticated":
+            self.set_header("Content-Type", "image/jpeg")
+            self.finish(content)
             return
         self.redirect(f"{self.fake.url}/{CLOUD}/image/upload/v1/{params['public_id']}.jpg")
 
@@ -157,7 +172,7 @@ class _Action(RequestHandler):
         """Return a page of images; its cursor is the last one's id."""
         prefix, after = self.get_argument("prefix", ""), self.get_argument("next_cursor", "")
         most = int(self.get_argument("max_results", "10"))
-        names = sorted(name for name in self.fake.images if name.startswith(prefix) and name > after)
+        names = sorted(name for name in self.fake.of_type(self.kind) if name.startswith(prefix) and name > after)
         times = {name: self.fake.saved_at[name].strftime("%Y-%m-%dT%H:%M:%SZ") for name in names[:most]}
         page = {"resources": [{"public_id": name, "created_at": at} for name, at in times.items()]}
         return page | ({"next_cursor": names[most - 1]} if len(names) > most else {})

@@ -22,6 +22,7 @@ from pymongo.errors import DuplicateKeyError, ServerSelectionTimeoutError
 from pipeline.assets import mongo_indexes
 from pipeline.assets.asset import (
     CANCELLED,
+    SCHEMA,
     AiMetadata,
     Asset,
     AssetStatus,
@@ -32,6 +33,7 @@ from pipeline.assets.asset import (
 )
 from pipeline.assets.mongo_calls import TRIES, Calls, refused_options
 from pipeline.assets.mongo_kept import KeptDocuments
+from pipeline.assets.upgrade import BackendOf, missing_backends
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, OutcomeUnknown
 from pipeline.images import ImageName
@@ -75,6 +77,7 @@ class MongoAssetStore(KeptDocuments):
             self._keys: mongo_indexes.KEYS,
             self._kept: mongo_indexes.KEPT,
         }
+        await self._claim_version()
         is_new = await self._reach(self._assets.find_one({}, {"_id": 1})) is None
         missing: list[tuple[str, IndexModel]] = []
         for collection, indexes in wanted.items():
@@ -278,6 +281,25 @@ class MongoAssetStore(KeptDocuments):
         }
         # Nothing is deleted where DocumentDB misses the document; the caller reads it again.
         return await self._reach(self._assets.find_one_and_delete(wanted)) is not None
+
+    async def upgrade(self, after: str, *, limit: int, backend_of: BackendOf) -> tuple[int, str | None]:
+        further: dict[str, Any] = {"_id": {"$gt": ObjectId(after)}} if after else {}
+        cursor = self._assets.find(further, {"images": 1, "schema": 1}).sort([("_id", ASCENDING)]).limit(limit)
+        page = await self._reach(cursor.to_list(limit))
+        changed = 0
+        for document in page:
+            if document.get("schema") is not None:
+                continue
+            images = document.get("images")
+            if (backends := missing_backends(images, backend_of)) is None:
+                continue
+            as_it_was = {f"images.{role}.publicId": images[role].get("publicId") for role in backends}
+            if images.get("processed") is None:
+                as_it_was["images.processed"] = None
+            change = {f"images.{role}.backend": backend for role, backend in backends.items()} | {"schema": SCHEMA}
+            wanted = {"_id": document["_id"], "schema": None} | as_it_was
+            changed += (await self._reach(self._assets.update_one(wanted, {"$set": change}))).modified_count
+        return changed, str(page[-1]["_id"]) if len(page) == limit else None
 
     async def _update(self, asset_id: str, wanted: Mapping[str, Any], change: Mapping[str, Any]) -> Asset | None:
         """Change the asset if it is as wanted, in one atomic step, and return it as it is then."""

@@ -12,10 +12,11 @@ from typing import Any
 from pymongo import ASCENDING
 from pymongo.errors import DuplicateKeyError
 
+from pipeline.assets.asset import SCHEMA
 from pipeline.assets.mongo_calls import TRIES
-from pipeline.assets.store import IDENTITY, Kept, KeyRecord, StoredKey
+from pipeline.assets.store import IDENTITY, SCHEMA_KIND, Kept, KeyRecord, StoredKey
 from pipeline.clock import utc_now
-from pipeline.errors import DependencyUnavailable
+from pipeline.errors import ConfigurationError, DependencyUnavailable
 
 PURGE_PAGE = 1000
 
@@ -26,6 +27,24 @@ class KeptDocuments:
     _kept: Any
     _keys: Any
     _reach: Callable[[Awaitable[Any]], Awaitable[Any]]
+
+    async def _claim_version(self) -> None:
+        """Note that this version writes here; ConfigurationError when a newer one has done so."""
+        for _ in range(TRIES):
+            found = await self._reach(self._kept.find_one({"_id": _kept_id(SCHEMA_KIND, "store")}))
+            version = json.loads(found["data"])["version"] if found else 0
+            if version > SCHEMA:
+                raise ConfigurationError("MONGODB_URI: it was written by a newer version of this service")
+            if version == SCHEMA:
+                return
+            new = _kept_document(Kept(SCHEMA_KIND, "store", utc_now(), {"version": SCHEMA}))
+            if found is None:
+                with suppress(DuplicateKeyError):
+                    await self._reach(self._kept.insert_one(new))
+            else:
+                # Not what a newer version has written meanwhile.
+                await self._reach(self._kept.replace_one({"_id": new["_id"], "data": found["data"]}, new))
+        raise DependencyUnavailable("The asset store does not keep what it is given")
 
     async def find_key(self, key: str) -> KeyRecord | None:
         found = await self._reach(self._keys.find_one({"_id": key}))

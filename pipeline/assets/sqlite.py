@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from pipeline.assets.asset import (
     CANCELLED,
+    SCHEMA,
     AiMetadata,
     Asset,
     AssetStatus,
@@ -32,6 +33,7 @@ from pipeline.assets.asset import (
 )
 from pipeline.assets.sqlite_kept import KeptRows
 from pipeline.assets.store import KeyRecord, StoredKey
+from pipeline.assets.upgrade import BackendOf, missing_backends
 from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable, OutcomeUnknown, PipelineError
 from pipeline.images import ImageName
@@ -366,6 +368,31 @@ class SqliteAssetStore(KeptRows):
             },
         )
         return bool(rows)
+
+    async def upgrade(self, after: str, *, limit: int, backend_of: BackendOf) -> tuple[int, str | None]:
+        page = await self._read(
+            "SELECT id, original, processed, schema FROM assets WHERE id > :after ORDER BY id LIMIT :limit",
+            {"after": after, "limit": limit},
+        )
+        done = await asyncio.gather(*(self._upgrade(row, backend_of) for row in page if row["schema"] is None))
+        return sum(done), page[-1]["id"] if len(page) == limit else None
+
+    async def _upgrade(self, row: sqlite3.Row, backend_of: BackendOf) -> int:
+        try:
+            images = {role: _loaded(row[role]) for role in ("original", "processed")}
+        except ValueError:
+            return 0
+        if (backends := missing_backends(images, backend_of)) is None:
+            return 0
+        texts = {role: _json(images[role] | {"backend": backend}) for role, backend in backends.items()}
+        rows = await self._write(
+            "UPDATE assets SET original = :original, processed = :processed, schema = :schema WHERE id = :id "
+            "AND schema IS NULL AND original IS :original_was AND processed IS :processed_was RETURNING id",
+            {role: texts.get(role, row[role]) for role in images}
+            | {f"{role}_was": row[role] for role in images}
+            | {"id": row["id"], "schema": SCHEMA},
+        )
+        return len(rows)
 
     async def find_key(self, key: str) -> KeyRecord | None:
         rows = await self._read("SELECT * FROM idempotency_keys WHERE key = :key", {"key": key})

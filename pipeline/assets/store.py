@@ -14,10 +14,13 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef
+from pipeline.assets.upgrade import BackendOf
 from pipeline.images import ImageName
 
 # Under which name a database keeps its own id.
 IDENTITY = "identity"
+# Of what is kept about the form of the documents: under "store" the newest version that has opened a MongoDB.
+SCHEMA_KIND = "schema"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +182,14 @@ class AssetStore(Protocol):
         """Remove the asset if it has not changed since it was read (updatedAt, status, fence, excused).
 
         False when it has changed, or is not there. Only `move --store` calls it.
+        """
+
+    async def upgrade(self, after: str, *, limit: int, backend_of: BackendOf) -> tuple[int, str | None]:
+        """Bring the assets of one page that version 0.1 wrote to the form of today, in order of their ids.
+
+        after: the last id of the page before, "" for the first one. backend_of: tells where their images are.
+        Returns how many were changed, and the last id of a full page, None at the end. What changes at the same time,
+        or is damaged, stays as it is; no other field is touched.
         """
 
     async def find_key(self, key: str) -> KeyRecord | None:

@@ -15,7 +15,7 @@ import re
 import secrets
 import sys
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
@@ -53,6 +53,7 @@ from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms
 from pipeline.settings import Settings, is_loopback, is_safe_url
 from pipeline.texts import MASK, clean, mask
+from pipeline.usecases.storages_in_use import names_in_use
 
 LIMIT_SECONDS = 10.0
 FETCH_SECONDS = 5.0
@@ -370,8 +371,31 @@ class Checks:
             with await storage.call("open", LIMIT_SECONDS, public_id) as file:
                 if await asyncio.to_thread(file.read) != _picture():
                     raise DependencyUnavailable("It gives back other bytes than it was given")
+            if "url" in storage.methods:
+                # As for an AI service: the one that save returns is shown nowhere then.
+                url = await storage.call("url", LIMIT_SECONDS, public_id, round(LIMIT_SECONDS))
             yield await self._judge_image_url(storage, url)
+        for finding in await self._missing_storages():
+            yield finding
         yield Finding(Mark.OK, "storage", f"{name}: an image can be saved, opened and removed")
+
+    async def _missing_storages(self) -> Sequence[Finding]:
+        """Return which storages hold images of before and cannot be used with these settings."""
+        found, store = [], build_store(self._settings)
+        try:
+            await store.open()
+            names = set(await names_in_use(store)) - {self._settings.storage_name}
+        except DependencyUnavailable:
+            return []  # the store's own check has said so
+        finally:
+            await store.close()
+        for name in sorted(names):
+            try:
+                await self._build(STORAGE, name).close()
+            except ConfigurationError as error:
+                mend = f"set what {name} needs again, or move its images"
+                found.append(Finding(Mark.WARNING, "storage", f"{name} holds images: {error.message}", mend))
+        return found
 
     async def _judge_image_url(self, storage: BoundPlugin, url: str) -> Finding:
         """Return whether jobs may carry such a URL and AI services can fetch the image there."""

@@ -1,4 +1,4 @@
-"""For those who run the service: numbers, health, the contract, the stored images, and a page that says what runs here.
+"""For those who run the service: numbers, health, the contract, and a page that says what runs here.
 
 No token is asked for. Nothing here may hang: whatever is asked elsewhere has a time limit. Runs on the event loop.
 """
@@ -6,7 +6,6 @@ No token is asked for. Nothing here may hang: whatever is asked elsewhere has a 
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
@@ -15,11 +14,10 @@ from time import perf_counter
 from typing import Any
 
 import structlog
-import tornado.web
 from tornado.template import Template
 
 from pipeline import __version__
-from pipeline.errors import DependencyUnavailable, NotFound, PipelineError
+from pipeline.errors import DependencyUnavailable, PipelineError
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.queue import StatsSource
 from pipeline.hooks.calls import BoundPlugin
@@ -31,10 +29,7 @@ log = structlog.get_logger(__name__)
 
 SCRAPE_SECONDS = 1.0  # Prometheus gives up after 10; what we know without Redis must arrive anyway
 CHECK_SECONDS = 2.0
-YEAR_SECONDS = 31_536_000
 EVENT_SCHEMA = b'{ "$ref": "./asset-processed-event.schema.json" }'
-MEDIA_PATH = re.compile(r"[a-z0-9-]+(/[a-z0-9-]+)*(\.[a-z0-9]{1,5})?")
-SNIFF_BYTES = 12
 
 
 class MetricsHandler(BaseHandler):
@@ -96,9 +91,11 @@ class ReadyHandler(BaseHandler):
         checks: Mapping[str, Callable[[], Awaitable[None]]],
         plugins: Sequence[BoundPlugin],
         queues: Sequence[StatsSource],
+        missing_storages: Callable[[], Mapping[str, str]] = dict,
         **common: Any,
     ) -> None:
         super().initialize(**common)
+        self.missing_storages = missing_storages
         self.checks = checks
         self.plugins = plugins
         self.queues = queues
@@ -113,6 +110,11 @@ class ReadyHandler(BaseHandler):
         broken = {found["name"]: found["error"] for found in dependencies if not found["ok"]}
         if is_verbose:
             data["plugins"] = [_plugin_state(plugin) for plugin in self.plugins]
+            # They hold images of ours, so somebody has taken their settings away too early.
+            data["plugins"] += [
+                {"name": name, "kind": "storage", "state": "missing", "reason": clean(reason)}
+                for name, reason in self.missing_storages().items()
+            ]
             data["queues"] = queues
         else:
             for found in dependencies:
@@ -179,63 +181,6 @@ class IndexHandler(BaseHandler):
             "Job slots": self.shown.concurrency,
         }
         self.finish(_page().generate(nonce=nonce, facts=facts))
-
-
-class MediaHandler(BaseHandler, tornado.web.StaticFileHandler):
-    """GET /media/{path}: an image of the local storage. A file whose bytes are no image is answered as missing.
-
-    Names are never used twice, so a client may keep what it got.
-    """
-
-    route = "/media/{path}"
-
-    def initialize(self, *, path: str, **common: Any) -> None:  # type: ignore[override]
-        BaseHandler.initialize(self, **common)
-        tornado.web.StaticFileHandler.initialize(self, path)
-
-    def parse_url_path(self, url_path: str) -> str:
-        if not MEDIA_PATH.fullmatch(url_path):
-            raise NotFound("Image not found")
-        return super().parse_url_path(url_path)
-
-    def validate_absolute_path(self, root: str, absolute_path: str) -> str | None:
-        try:
-            checked = super().validate_absolute_path(root, absolute_path) or ""
-        except tornado.web.HTTPError:
-            raise NotFound("Image not found") from None
-        with open(checked, "rb") as file:
-            self.content_type = image_type(file.read(SNIFF_BYTES))
-        if self.content_type is None:
-            raise NotFound("Image not found")
-        return checked
-
-    def get_content_type(self) -> str:
-        return self.content_type or ""
-
-    def compute_etag(self) -> str | None:
-        # The inherited one reads the whole file on the event loop; size and time tell immutable files apart as well.
-        if self.modified is None:
-            return None
-        return f'"{self.get_content_size():x}-{int(self.modified.timestamp()):x}"'
-
-    def set_extra_headers(self, path: str) -> None:
-        self.set_header("Cache-Control", f"private, max-age={YEAR_SECONDS}, immutable")
-        self.set_header("Content-Security-Policy", "default-src 'none'")
-
-
-def image_type(head: bytes) -> str | None:
-    """Return the content type of an image by its first SNIFF_BYTES bytes, or None: only what an upload may be."""
-    if head.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return "image/gif"
-    if head[:4] == b"RIFF" and head[8:] == b"WEBP":
-        return "image/webp"
-    if head[4:8] == b"ftyp":
-        return "image/avif" if head[8:] in (b"avif", b"avis") else "image/heic"
-    return None
 
 
 async def _check(name: str, check: Callable[[], Awaitable[None]]) -> dict[str, Any]:

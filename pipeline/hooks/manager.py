@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import structlog
 
-from pipeline.errors import PermanentJobError
-from pipeline.hooks import faults, protocols
+from pipeline.errors import DependencyUnavailable, PermanentJobError
+from pipeline.hooks import faults
 from pipeline.hooks.breaker import SharedBreakers
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue
@@ -26,12 +26,11 @@ from pipeline.hooks.protocols import (
     JobEvent,
     Notification,
     RoomPublisher,
-    StorageBackend,
     StoredImage,
     UploadFacts,
 )
 from pipeline.hooks.providers import Providers, ReadImage, Witness
-from pipeline.hooks.storages import Storages
+from pipeline.hooks.storages import MediaFolder, Storages
 from pipeline.hooks.storing import Storing
 from pipeline.images import ImageName, SavedImage
 from pipeline.texts import cause_of
@@ -80,10 +79,20 @@ class PluginManager:
         storages = (storing.storage for storing in self.storages.all)
         return (*self._asked, *storages, *self._notifiers.values(), *self._hooked.plugins)
 
+    async def media_folders(self) -> Sequence[MediaFolder]:
+        """Return the folders to serve under /media."""
+        return await self.storages.media_folders()
+
+    async def open_storages(self, names: Iterable[str]) -> None:
+        """Get these storages ready, beside the current one; `missing_storages` tells which cannot be had."""
+        for name in names:
+            with suppress(DependencyUnavailable):
+                await self.storages.get(name)
+
     @property
-    def media_root(self) -> Path | None:
-        """The folder to serve under /media, or None."""
-        return protocols.media_root(cast(StorageBackend, self.storages.current.storage.plugin))
+    def missing_storages(self) -> Mapping[str, str]:
+        """Why those storages cannot be had that hold images, by name."""
+        return self.storages.missing
 
     @property
     def provider_holds(self) -> SharedBreakers:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from pipeline.sandbox import Picture
@@ -201,13 +200,18 @@ class ReportingAIProvider(Protocol):
 class StorageBackend(Protocol):
     """Keeps images. A `public_id` is a path of lower-case letters, digits, "-" and "/", chosen by the pipeline.
 
-    Optional attribute: `media_root: Path`, a folder the service then serves under /media. Optional methods: `close()`,
-    and `list(prefix)`, which `StorageListing` describes. Every method raises DependencyUnavailable when the storage
+    Optional attribute: `media_root: Path`, a folder the service then serves under /media, to whoever has the URL; with
+    `media_links: MediaLinks` (pipeline.hooks.media_links) only while its signature holds. Optional methods: `close()`,
+    `list(prefix)`, which `StorageListing` describes, and `url(public_id, seconds)`, which `StorageLinking` describes.
+    Every method raises DependencyUnavailable when the storage
     cannot be reached.
     """
 
     def save(self, public_id: str, file: BinaryIO, content_type: str) -> str | Awaitable[str]:
-        """Store the file (read from its start) under public_id, replacing what was there, and return its URL."""
+        """Store the file (read from its start) under public_id, replacing what was there, and return its URL.
+
+        Of a storage without `url` this URL is shown as long as there is the image.
+        """
 
     def open(self, public_id: str) -> BinaryIO | Awaitable[BinaryIO]:
         """Return the stored image as a readable binary file; FileNotFoundError when there is none. The caller closes
@@ -238,6 +242,19 @@ class StorageListing(Protocol):
         A generator, `def` or `async def`, so that a million images never are in memory; a plain one runs in the
         plugin's threads. The service takes some hundred images at a time, and each such step has the time of one call.
         Images that are saved or deleted meanwhile may be left out.
+        """
+
+
+class StorageLinking(Protocol):
+    """An optional method of a StorageBackend, for URLs that end or depend on settings."""
+
+    def url(self, public_id: str, seconds: int) -> str | Awaitable[str]:
+        """Return the URL under which others get the image from now on and for at least so many seconds, or for as long
+        as the storage can.
+
+        Asked whenever an image is shown, told to somebody or handed to a provider, for a hundred images in a row. So it
+        does not look whether there is the image. An `async def` that only computes costs least; a plain `def` runs in
+        the plugin's threads.
         """
 
 
@@ -313,8 +330,3 @@ class JobEvent:
     error: str = ""
     delay_ms: int = 0
     seconds: float = 0.0
-
-
-def media_root(backend: StorageBackend) -> Path | None:
-    """Return the folder the backend wants served under /media, or None."""
-    return getattr(backend, "media_root", None)

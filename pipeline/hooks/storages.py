@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from typing import BinaryIO
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import structlog
 
 from pipeline.errors import ConfigurationError, DependencyUnavailable
+from pipeline.hooks.media_links import MediaLinks
 from pipeline.hooks.protocols import StoredImage
 from pipeline.hooks.storing import UNAVAILABLE, Storing
 from pipeline.images import ImageName, SavedImage
@@ -22,6 +25,25 @@ log = structlog.get_logger(__name__)
 
 # One that cannot be built is tried again after this: somebody may have mounted its folder.
 AGAIN_SECONDS = 30.0
+
+
+# It serves what it holds for as long as it holds something, whatever the current storage is.
+LOCAL = "local"
+
+
+class MediaFolder(NamedTuple):
+    """A folder that is served under /media. links: what its URLs are checked with; None: they are not signed."""
+
+    backend: str
+    root: Path
+    links: MediaLinks | None
+
+    def seconds_left(self, public_id: str, query: Mapping[str, str]) -> int | None:
+        """Return how long a URL of that image works on: see MediaLinks."""
+        try:
+            return self.links.seconds_left(public_id, query) if self.links else None
+        except OSError as error:
+            raise DependencyUnavailable(UNAVAILABLE) from error
 
 
 class Storages:
@@ -47,6 +69,22 @@ class Storages:
     async def save(self, public_id: str, file: BinaryIO, content_type: str) -> SavedImage:
         storing = self.current
         return SavedImage(storing.storage.name, await storing.save(public_id, file, content_type))
+
+    async def media_folders(self) -> Sequence[MediaFolder]:
+        """Return the folders to serve under /media."""
+        with suppress(DependencyUnavailable):
+            await self.get(LOCAL)
+        plugins: dict[str, Any] = {name: storing.storage.plugin for name, storing in self._built.items()}
+        return [
+            MediaFolder(name, plugin.media_root, getattr(plugin, "media_links", None))
+            for name, plugin in plugins.items()
+            if getattr(plugin, "media_root", None)
+        ]
+
+    @property
+    def missing(self) -> Mapping[str, str]:
+        """Why those storages cannot be had that were asked for in vain, by name."""
+        return {name: error.message for name, (_, error) in self._missing.items()}
 
     async def read(self, name: ImageName) -> bytes:
         return await (await self.get(name.backend)).read(name.public_id)
@@ -103,6 +141,7 @@ class Storages:
                     self._missing[backend], fault = (now + AGAIN_SECONDS, error), error
                 else:
                     self._built[backend] = built
+                    self._missing.pop(backend, None)
                     log.info("storage_opened", backend=backend)
                     return built
         raise DependencyUnavailable(UNAVAILABLE) from fault

@@ -8,8 +8,10 @@ remembered for half of the time it works, so that a page that is loaded again ma
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from pipeline.assets.asset import Asset, ImageRef
 from pipeline.images import ImageName
@@ -20,6 +22,12 @@ DAY_SECONDS = 86_400
 REMEMBERED_AT_MOST = 10_000
 
 
+class _Made(NamedTuple):
+    url: str
+    fresh_until: float
+    works_until: float
+
+
 class ImageUrls:
     """Makes the URLs of images that storages of ours hold."""
 
@@ -27,27 +35,34 @@ class ImageUrls:
         """seconds: how long a URL has to work; 0: a day, or for ever where the storage can do that."""
         self._storage = storage
         self._seconds = seconds or DAY_SECONDS
-        self._remembered: OrderedDict[ImageName, tuple[float, str]] = OrderedDict()
+        self._remembered: OrderedDict[ImageName, _Made] = OrderedDict()
 
     async def of(self, assets: Iterable[Asset]) -> Mapping[ImageName, str]:
         """Return the URLs of all images of the assets; without those that cannot be made now."""
         return await self.of_images(image for asset in assets for image in asset.images)
 
-    async def of_image(self, image: ImageRef | None) -> str | None:
+    async def of_image(self, image: ImageRef | None, at_least_seconds: float = 0) -> str | None:
         """Return the image's URL, None when there is none, or none that can be made now."""
-        return image.url_among(await self.of_images([image])) if image is not None else None
+        return image.url_among(await self.of_images([image], at_least_seconds)) if image is not None else None
 
-    async def of_images(self, images: Iterable[ImageRef]) -> Mapping[ImageName, str]:
-        """Return the URLs of the images; without those that cannot be made now."""
+    async def of_images(self, images: Iterable[ImageRef], at_least_seconds: float = 0) -> Mapping[ImageName, str]:
+        """Return the URLs of the images; without those that cannot be made now.
+
+        at_least_seconds: how long the URLs have to work from now on, where MEDIA_URL_SECONDS says less.
+        """
+        seconds = max(self._seconds, math.ceil(at_least_seconds))
         now = asyncio.get_running_loop().time()
         wanted = {image.name: image for image in images if image.name}
         urls = {}
         for name in wanted:
-            if (found := self._remembered.get(name)) and found[0] > now:
-                urls[name] = found[1]
+            found = self._remembered.get(name)
+            if found and found.fresh_until > now and found.works_until >= now + at_least_seconds:
+                urls[name] = found.url
         if missing := [name for name in wanted if name not in urls]:
-            made = await self._storage.urls(missing, self._seconds)
-            self._remember(made, now + self._seconds / 2)
+            made = await self._storage.urls(missing, seconds)
+            # One that a provider needs for longer is shown to nobody.
+            if seconds == self._seconds:
+                self._remember(made, now + seconds / 2, now + seconds)
             urls |= made
             lasting = {name.backend: not await self._storage.makes_urls(name.backend) for name in missing}
             urls |= {
@@ -57,9 +72,9 @@ class ImageUrls:
             }
         return urls
 
-    def _remember(self, urls: Mapping[ImageName, str], until: float) -> None:
+    def _remember(self, urls: Mapping[ImageName, str], fresh_until: float, works_until: float) -> None:
         for name, url in urls.items():
-            self._remembered[name] = until, url
+            self._remembered[name] = _Made(url, fresh_until, works_until)
             self._remembered.move_to_end(name)
         while len(self._remembered) > REMEMBERED_AT_MOST:
             self._remembered.popitem(last=False)

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 import structlog
 
+from pipeline.assets.asset import to_timestamp
+from pipeline.assets.store import AssetStore
 from pipeline.errors import Conflict, NotFound, PermanentJobError
 from pipeline.metrics import Metrics
 from pipeline.queue.job import FailedJob, Job, NewJob
@@ -24,6 +26,7 @@ from pipeline.queue.queue import JobQueue
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.committing import until_stored
 from pipeline.usecases.dead_letters import RetriedPage, rerun_page
+from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.submission import Receipt
 
@@ -59,14 +62,27 @@ class Notifying:
     """Announces events, and is the JobHandler of the `notifications` queue."""
 
     def __init__(
-        self, plugins: Notifiers, queue: JobQueue, kept: KeptJobs, metrics: Metrics, tracing: Tracing = OFF
+        self,
+        plugins: Notifiers,
+        queue: JobQueue,
+        kept: KeptJobs,
+        metrics: Metrics,
+        tracing: Tracing = OFF,
+        *,
+        store: AssetStore,
+        urls: ImageUrls,
     ) -> None:
-        """kept: where events are until they are delivered, so that a Redis that loses them loses none."""
+        """kept: where events are until they are delivered, so that a Redis that loses them loses none.
+
+        store, urls: tell where an event's image is to be had when the event is delivered.
+        """
         self._plugins = plugins
         self._queue = queue
         self._kept = kept
         self._metrics = metrics
         self._tracing = tracing
+        self._store = store
+        self._urls = urls
 
     @property
     def is_durable(self) -> bool:
@@ -108,8 +124,22 @@ class Notifying:
             name, event, user_id = (job.data[field] for field in ("notifier", "event", "userId"))
         except KeyError:
             raise PermanentJobError("The job's payload is not that of a notification") from None
+        event = await self._refreshed(event)
         await self._plugins.deliver(name, event, user_id, job.id, job.trace_context, job.tries)
         return True
+
+    async def _refreshed(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the event with the URL that its image has now: the one of hours ago may have stopped working.
+
+        An image that is not there any more has none. One that has no URL just now keeps the one it had.
+        """
+        if "processedImageUrl" not in event:
+            return event
+        asset = await self._store.get(event["assetId"])
+        if asset is None or asset.processed is None or to_timestamp(asset.finished_at) != event["timestamp"]:
+            return {name: value for name, value in event.items() if name != "processedImageUrl"}
+        url = await self._urls.of_image(asset.processed)
+        return {**event, "processedImageUrl": url or event["processedImageUrl"]}
 
     async def commit(self, job: Job, result: object) -> None:
         """Let the store know that it is delivered; while the store is away, again and again."""

@@ -121,7 +121,7 @@ class Processing:
             return None
         if asset.starts > self._max_starts:
             raise PermanentJobError(f"Processing stalled, it was started {self._max_starts} times in vain")
-        image_url = await self._urls.of_image(asset.original)
+        image_url = await self._urls.of_image(asset.original, self._provider_timeout_seconds)
         if image_url is None:
             raise DependencyUnavailable("Image storage unavailable")
         request = AnalyzeRequest(

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from math import isnan
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -29,10 +28,9 @@ from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.settings import Settings
 from tests.contract.contracts import EVENT, check_reply
-from tests.factories import SECRET, make_image, make_token
+from tests.factories import SECRET, make_token
 from tests.redis_server import RedisServer
 
-PNG = make_image("PNG")
 ID = "65b9f0a4c2d1e3f4a5b6c7d8"
 DATA = {
     "assetId": ID,
@@ -46,10 +44,11 @@ DATA = {
 class Server:
     """Our handlers on a port, with a queue on the given Redis. checks, plugins: those of /readyz."""
 
-    def __init__(self, redis_url: str, media: Path) -> None:
+    def __init__(self, redis_url: str) -> None:
         self.queue = JobQueue(redis_url)
         self.checks: dict[str, Any] = {"queue": self.queue.ping}
         self.plugins: list[BoundPlugin] = []
+        self.missing: dict[str, str] = {}
         settings = Settings(jwt_secret=SECRET, redis_url="redis://:hidden@redis/0", notifiers=("websocket", "<b>"))
         self.metrics = Metrics()
         common: dict[str, Any] = {
@@ -64,12 +63,17 @@ class Server:
                 (
                     "/readyz",
                     ops.ReadyHandler,
-                    common | {"checks": self.checks, "plugins": self.plugins, "queues": [self.queue]},
+                    common
+                    | {
+                        "checks": self.checks,
+                        "plugins": self.plugins,
+                        "queues": [self.queue],
+                        "missing_storages": lambda: self.missing,
+                    },
                 ),
                 ("/openapi.json", ops.OpenApiHandler, common),
                 ("/asyncapi.json", ops.AsyncApiHandler, common),
                 ("/", ops.IndexHandler, common | {"settings": settings}),
-                ("/media/(.*)", ops.MediaHandler, common | {"path": str(media)}),
                 ("/api/assets/queue-status", QueueStatusHandler, common | {"queue": self.queue}),
             ],
             default_handler_class=base.NotFoundHandler,
@@ -97,21 +101,9 @@ class Server:
 
 
 @pytest.fixture
-def media(tmp_path: Path) -> Path:
-    """A media folder with an image, beside a file that is none of anybody's business."""
-    (tmp_path / "secret.png").write_bytes(PNG)
-    media = tmp_path / "media"
-    (media / ID).mkdir(parents=True)
-    (media / ID / "original-1").write_bytes(PNG)
-    (media / ID / "original-2.png").write_bytes(b"<svg onload='alert(1)'/>")
-    (media / ID / "linked").symlink_to(tmp_path / "secret.png")
-    return media
-
-
-@pytest.fixture
-def server(io_loop: IOLoop, redis_url: str, media: Path) -> Iterator[Server]:
+def server(io_loop: IOLoop, redis_url: str) -> Iterator[Server]:
     async def start() -> Server:
-        return Server(redis_url, media)
+        return Server(redis_url)
 
     server = io_loop.run_sync(start)
     yield server
@@ -156,9 +148,9 @@ async def test_queue_status_needs_a_token(server: Server) -> None:
 
 
 @pytest.mark.gen_test
-async def test_queue_status_without_redis_is_unavailable(io_loop: IOLoop, media: Path) -> None:
+async def test_queue_status_without_redis_is_unavailable(io_loop: IOLoop) -> None:
     """Redis being away is a 503 that says when to come again."""
-    server = Server("redis://127.0.0.1:1/0", media)
+    server = Server("redis://127.0.0.1:1/0")
     reply = await server.get("/api/assets/queue-status", Authorization=f"Bearer {make_token()}")
     assert (reply.status_code, reply.headers["Retry-After"]) == (503, "5")
     await server.close()
@@ -330,63 +322,18 @@ async def test_index_says_what_runs(server: Server) -> None:
     assert nonce not in (await server.get("/")).text
 
 
+@pytest.mark.fault("U12")
 @pytest.mark.gen_test
-async def test_media_serves_an_image_once(server: Server) -> None:
-    """An image comes with its real type, cannot run anything, and is not sent again to a client that has it."""
-    path = f"/media/{ID}/original-1"
-    reply = await server.get(path)
-    assert (reply.status_code, reply.content, reply.headers["Content-Type"]) == (200, PNG, "image/png")
-    assert reply.headers["X-Content-Type-Options"] == "nosniff"
-    assert reply.headers["Content-Security-Policy"] == "default-src 'none'"
-    assert "immutable" in reply.headers["Cache-Control"]
-    again = await server.get(path, **{"If-None-Match": reply.headers["ETag"]})
-    assert (again.status_code, again.content) == (304, b"")
-    assert (await server.get(path, **{"If-None-Match": '"other"'})).status_code == 200
-    assert (await server.get(path, Range="bytes=0-3")).content == PNG[:4]
-    assert (await server.client.head(path)).headers["Content-Length"] == str(len(PNG))
-
-
-@pytest.mark.parametrize(
-    ("path", "remark"),
-    [
-        (f"{ID}/original-9", "no such file"),
-        (ID, "a folder is not listed"),
-        (f"{ID}/", "nor with a slash"),
-        ("", "nor the root"),
-        ("../secret.png", "outside"),
-        ("%2e%2e/secret.png", "outside, encoded"),
-        ("..%2fsecret.png", "outside, slash encoded too"),
-        ("/etc/hostname", "an absolute path"),
-        (f"{ID}/linked", "a link that leads outside"),
-        (f"{ID}/original-2.png", "named like an image, but none"),
-        (f"{ID}/original-1%00.png", "a zero byte"),
-    ],
-)
-@pytest.mark.gen_test
-async def test_media_serves_nothing_else(server: Server, path: str, remark: str) -> None:
-    """Whatever is not an image in the folder is answered as missing, in the envelope."""
-    host, port = server.url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    # By hand, because clients tidy paths up before they send them.
-    writer.write(f"GET /media/{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-    writer.close()
-    await writer.wait_closed()
-    assert head.startswith(b"HTTP/1.1 404"), remark
-    assert b'"code": "NOT_FOUND"' in body and PNG not in body, remark
-
-
-@pytest.mark.parametrize(
-    ("format", "content_type"),
-    [
-        ("JPEG", "image/jpeg"),
-        ("PNG", "image/png"),
-        ("GIF", "image/gif"),
-        ("WEBP", "image/webp"),
-        ("AVIF", "image/avif"),
-        ("HEIF", "image/heic"),
-    ],
-)
-def test_media_knows_every_format_an_upload_may_have(format: str, content_type: str) -> None:
-    """The type is read from the bytes, so stored images need no extension."""
-    assert ops.image_type(make_image(format)[: ops.SNIFF_BYTES]) == content_type
+async def test_storage_that_holds_images_but_cannot_be_had_shows_among_the_plugins(server: Server) -> None:
+    """It makes the process not unready: what is new goes elsewhere."""
+    server.missing["cloudinary"] = "STORAGE_BACKEND=cloudinary needs CLOUDINARY_URL"
+    reply = await server.get("/readyz?verbose")
+    assert reply.status_code == 200
+    assert reply.json()["data"]["plugins"] == [
+        {
+            "name": "cloudinary",
+            "kind": "storage",
+            "state": "missing",
+            "reason": "STORAGE_BACKEND=cloudinary needs CLOUDINARY_URL",
+        }
+    ]

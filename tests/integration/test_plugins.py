@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 import plugins.storage_local
@@ -20,7 +21,7 @@ from pipeline.handlers.multipart import MultipartReader
 from pipeline.hooks import AIProvider, Notification, Notifier, StorageBackend
 from pipeline.testing import AIProviderSuite, NotifierSuite, StorageBackendSuite
 from plugins.ai_http import HttpProvider
-from plugins.storage_cloudinary import CloudinaryStorage
+from plugins.storage_cloudinary import CloudinaryStorage, PrivateCloudinaryStorage
 from plugins.storage_local import LocalStorage
 from tests.factories import make_image, make_upload
 from tests.fake_cloudinary import SECRET, FakeCloudinary, running_in_thread
@@ -80,6 +81,17 @@ class TestCloudinaryStorage(StorageBackendSuite):
     @pytest.fixture
     def storage(self, cloudinary_storage: CloudinaryStorage) -> StorageBackend:
         return cloudinary_storage
+
+
+class TestPrivateCloudinaryStorage(StorageBackendSuite):
+    """The built-in storage `cloudinary_private`."""
+
+    @pytest.fixture
+    def storage(self, cloudinary: FakeCloudinary) -> StorageBackend:
+        return PrivateCloudinaryStorage(cloudinary.cloudinary_url, budget_seconds=5, connections=16)
+
+    def fetch(self, url: str) -> bytes | None:
+        return httpx.get(url).raise_for_status().content
 
 
 class Publishing:
@@ -142,6 +154,7 @@ FAULTY_PLUGINS = """
                 def delete(self, public_id): raise KeyError(public_id)
                 def check(self): return True
                 def list(self, prefix): return ["suite/65f5/original-1"]
+                def url(self, public_id, seconds): return "/media/x"
             return Forgetful()
 
     class TestNotifier(NotifierSuite):

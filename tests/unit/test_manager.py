@@ -306,7 +306,8 @@ async def test_the_settings_choose_what_is_built(tmp_path: Path) -> None:
     """With an AI service configured the provider is `http`; images are local unless Cloudinary is configured."""
     settings = Settings(ai_service_url="http://127.0.0.1:9", data_dir=tmp_path, notifiers=())
     manager = build_plugins(settings, Metrics(), RecordingRooms())
-    assert manager.media_root == tmp_path / "media"
+    (folder,) = await manager.media_folders()
+    assert (folder.backend, folder.root) == ("local", tmp_path / "media")
     saved = await manager.save("a/original", io.BytesIO(b"x"), "image/png")
     assert saved == ("local", "http://127.0.0.1:8080/media/a/original.png")
     await manager.notify(SUCCESS_EVENT, "user-1")

@@ -1,0 +1,262 @@
+"""GET /media/{path}: the images of storages that keep them in a folder, and where an image went that has moved.
+
+No token is asked for: whoever has the URL sees the image, for ever, or with MEDIA_URL_SECONDS as long as its signature
+holds. Files are read in threads. A client that reads too slowly is cut off, so that it keeps neither the file nor its
+connection. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import structlog
+from tornado.httputil import format_timestamp
+from tornado.iostream import StreamClosedError
+
+from pipeline.assets.asset import ASSET_ID
+from pipeline.assets.store import AssetStore
+from pipeline.errors import DependencyUnavailable, Forbidden, NotFound
+from pipeline.handlers.base import BaseHandler
+from pipeline.hooks.storages import MediaFolder
+from pipeline.usecases.image_urls import ImageUrls
+
+log = structlog.get_logger(__name__)
+
+YEAR_SECONDS = 31_536_000
+MEDIA_PATH = re.compile(r"([a-z0-9-]+(?:/[a-z0-9-]+)*)(\.[a-z0-9]{1,5})?")
+RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+# A digit more, and the number would be longer than any file.
+MAX_DIGITS = 18
+SNIFF_BYTES = 12
+EXTENSIONS = {
+    **{"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "image/gif": "gif"},
+    **{"image/avif": "avif", "image/heic": "heic"},
+}
+PIECE_BYTES = 64 * 1024
+# For one piece: slower than 2 kB/s is no browser.
+PIECE_SECONDS = 30.0
+# For a whole image: 10 MB at 35 kB/s, as an upload.
+SEND_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    file: BinaryIO
+    content_type: str
+    size: int
+    modified_at: datetime
+    etag: str
+
+
+class MediaHandler(BaseHandler):
+    """An image. A file whose bytes are no image is answered as missing.
+
+    Names are never used twice, so a client may keep what it got.
+    """
+
+    route = "/media/{path}"
+
+    def initialize(  # type: ignore[override]
+        self,
+        *,
+        folders: Callable[[], Awaitable[Sequence[MediaFolder]]],
+        store: AssetStore,
+        urls: ImageUrls,
+        **common: Any,
+    ) -> None:
+        """folders: returns where images are looked for. store, urls: tell where else an image is."""
+        super().initialize(**common)
+        self.folders = folders
+        self.store = store
+        self.urls = urls
+
+    async def get(self, path: str) -> None:
+        matched = MEDIA_PATH.fullmatch(path)
+        if matched is None:
+            raise NotFound("Image not found")
+        public_id, extension = matched[1], matched[2] or ""
+        is_allowed, max_age = False, YEAR_SECONDS
+        for folder in await self.folders():
+            left = folder.seconds_left(public_id, self._query())
+            if left == 0:
+                continue
+            is_allowed = True
+            max_age = min(YEAR_SECONDS, YEAR_SECONDS if left is None else left)
+            image = await _in_thread(_open, folder.root, public_id, extension)
+            if image is not None:
+                try:
+                    await self._show(image, public_id, max_age, is_lasting=left is None)
+                finally:
+                    await asyncio.to_thread(image.file.close)
+                return
+        if not is_allowed:
+            raise Forbidden("The URL of this image is not valid, or not any more")
+        await self._redirect(public_id)
+
+    head = get
+
+    def _query(self) -> Mapping[str, str]:
+        return {name: self.get_query_argument(name, "") for name in ("expires", "signature")}
+
+    async def _redirect(self, public_id: str) -> None:
+        """Answer with where the image is now, if its asset names it in a storage that has no folder here."""
+        asset_id = public_id.partition("/")[0]
+        asset = await self.store.get(asset_id) if ASSET_ID.fullmatch(asset_id) else None
+        here = {folder.backend for folder in await self.folders()}
+        moved = [
+            image
+            for image in (asset.images if asset else ())
+            if image.public_id == public_id and image.backend not in here
+        ]
+        url = await self.urls.of_image(moved[0]) if moved else None
+        if url is None:
+            raise NotFound("Image not found")
+        self.redirect(url, status=302)
+
+    async def _show(self, image: _Image, public_id: str, max_age: int, *, is_lasting: bool) -> None:
+        self.clear_header("Content-Type")
+        self.set_header("ETag", image.etag)
+        self.set_header("Last-Modified", format_timestamp(image.modified_at))
+        self.set_header("Cache-Control", f"private, max-age={max_age}{', immutable' if is_lasting else ''}")
+        self.set_header("Content-Security-Policy", "default-src 'none'")
+        if self._has_it(image):
+            self.set_status(304)
+            self.finish()
+            return
+        self.set_header("Accept-Ranges", "bytes")
+        start, end = 0, image.size
+        if (wanted := self._range(image)) is not None:
+            start, end = wanted
+            if start >= end:
+                self._refuse_range(image.size)
+                return
+            self.set_status(206)
+            self.set_header("Content-Range", f"bytes {start}-{end - 1}/{image.size}")
+        self.set_header("Content-Type", image.content_type)
+        self.set_header("Content-Length", str(end - start))
+        is_download = self.get_query_argument("download", None) is not None
+        name = f"{public_id.rpartition('/')[2]}.{EXTENSIONS[image.content_type]}"
+        self.set_header("Content-Disposition", f'{"attachment" if is_download else "inline"}; filename="{name}"')
+        if self.request.method == "HEAD":
+            self.finish()
+            return
+        await self._send(image.file, start, end)
+
+    def _has_it(self, image: _Image) -> bool:
+        """Return whether the client has this very image (RFC 9110, 13.1)."""
+        headers = self.request.headers
+        if (known := headers.get("If-None-Match")) is not None:
+            tags = [tag.strip().removeprefix("W/") for tag in known.split(",")]
+            return "*" in tags or image.etag in tags
+        since = _instant(headers.get("If-Modified-Since", ""))
+        return since is not None and image.modified_at <= since
+
+    def _range(self, image: _Image) -> tuple[int, int] | None:
+        """Return from where to where the client wants it, None for the whole; an empty range cannot be had."""
+        headers = self.request.headers
+        matched = RANGE.fullmatch(headers.get("Range", "").replace(" ", ""))
+        if self.request.method == "HEAD" or matched is None or not any(matched.groups()):
+            return None
+        if (condition := headers.get("If-Range")) is not None:
+            if condition.strip() != image.etag and _instant(condition) != image.modified_at:
+                return None
+        first, last = matched.groups()
+        if max(len(first), len(last)) > MAX_DIGITS:
+            return image.size, image.size
+        if not first:
+            return max(0, image.size - int(last)), image.size
+        if last and int(last) < int(first):
+            return None  # RFC 9110, 14.1.1: such a header says nothing
+        return int(first), min(int(last) + 1, image.size) if last else image.size
+
+    def _refuse_range(self, size: int) -> None:
+        self.clear()
+        self._set_common_headers()
+        self.set_status(416)
+        self.set_header("Content-Range", f"bytes */{size}")
+        self.finish({"success": False, "error": {"code": "VALIDATION_ERROR", "message": "There is no such range"}})
+
+    async def _send(self, file: BinaryIO, start: int, end: int) -> None:
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await asyncio.to_thread(file.seek, start)
+                while start < end:
+                    piece = await asyncio.to_thread(file.read, min(PIECE_BYTES, end - start))
+                    if not piece:
+                        raise TimeoutError("the file is shorter than it was")
+                    start += len(piece)
+                    self.write(piece)
+                    async with asyncio.timeout(PIECE_SECONDS):
+                        await self.flush()
+        except StreamClosedError:
+            return
+        except TimeoutError:
+            log.info("media_cut_off", requestId=self.request_id, leftBytes=end - start)
+            self.connection.close()
+            return
+        self.finish()
+
+
+async def _in_thread(work: Callable[..., _Image | None], *args: Any) -> _Image | None:
+    try:
+        return await asyncio.to_thread(work, *args)
+    except OSError as error:
+        raise DependencyUnavailable("Image storage unavailable") from error
+
+
+def _open(root: Path, public_id: str, extension: str) -> _Image | None:
+    """Return the image, open; None when there is none."""
+    folder, name = (root / public_id).parent, public_id.rpartition("/")[2]
+    try:
+        names = [name + extension] if extension else sorted(os.listdir(folder))
+        found = next(each for each in names if each == name + extension or each.startswith(f"{name}."))
+        path = folder / found
+        if path.resolve() != root.resolve() / folder.relative_to(root) / found:
+            return None  # a link that leads elsewhere
+        file = path.open("rb")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, StopIteration):
+        return None
+    try:
+        facts = os.fstat(file.fileno())
+        content_type = image_type(file.read(SNIFF_BYTES))
+    except BaseException:
+        file.close()
+        raise
+    if content_type is None:
+        file.close()
+        return None
+    # Whole seconds, as the header tells it.
+    modified_at = datetime.fromtimestamp(int(facts.st_mtime), UTC)
+    etag = f'"{facts.st_size:x}-{facts.st_mtime_ns:x}"'
+    return _Image(file, content_type, facts.st_size, modified_at, etag)
+
+
+def image_type(head: bytes) -> str | None:
+    """Return the content type of an image by its first SNIFF_BYTES bytes, or None: only what an upload may be."""
+    if head.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "image/gif"
+    if head[:4] == b"RIFF" and head[8:] == b"WEBP":
+        return "image/webp"
+    if head[4:8] == b"ftyp":
+        return "image/avif" if head[8:] in (b"avif", b"avis") else "image/heic"
+    return None
+
+
+def _instant(text: str) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(text)
+        return found if found.tzinfo else found.replace(tzinfo=UTC)
+    except (TypeError, ValueError, IndexError):
+        return None

@@ -1,0 +1,85 @@
+"""The addresses under which the service itself serves images of a folder, /media/<public_id>, signed where they end.
+
+What a storage with a `media_root` makes its URLs with, and what handlers/media.py checks them with. The key lies in
+that folder, beside the images: whatever process serves the same images accepts the URLs that another one made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlencode
+
+from pipeline.clock import utc_now
+
+KEY_NAME = ".key"
+KEY_BYTES = 32
+EXPIRES = re.compile(r"[0-9]{1,12}")
+
+
+class MediaLinks:
+    """Makes and checks the URLs of the images in one folder. Reads a file once; else it only computes."""
+
+    def __init__(self, media_root: Path, base_url: str, seconds: int) -> None:
+        """base_url: where others reach the service. seconds: MEDIA_URL_SECONDS; with 0 nothing is signed."""
+        self._path = media_root / KEY_NAME
+        self._base_url = base_url.rstrip("/") + "/media/"
+        self.is_signed = seconds > 0
+        self._key = b""
+
+    def url(self, public_id: str, seconds: int) -> str:
+        """Return the URL, good for so many seconds from now; for ever where nothing is signed.
+
+        Without the file's extension: to know that, the folder would have to be read for each image that is shown.
+        """
+        if not self.is_signed:
+            return self._base_url + public_id
+        expires = str(math.ceil(utc_now().timestamp()) + seconds)
+        query = urlencode({"expires": expires, "signature": self._sign(public_id, expires)})
+        return f"{self._base_url}{public_id}?{query}"
+
+    def seconds_left(self, public_id: str, query: Mapping[str, str]) -> int | None:
+        """Return how long a URL with this query works on, 0 when it is expired or not ours, None when it never ends."""
+        if not self.is_signed:
+            return None
+        expires, signature = query.get("expires", ""), query.get("signature", "")
+        if not EXPIRES.fullmatch(expires):
+            return 0
+        if not hmac.compare_digest(self._sign(public_id, expires).encode(), signature.encode(errors="replace")):
+            return 0
+        return max(0, int(expires) - int(utc_now().timestamp()))
+
+    def _sign(self, public_id: str, expires: str) -> str:
+        self._key = self._key or _read_key(self._path)
+        return hmac.new(self._key, f"{public_id}\n{expires}".encode(), hashlib.sha256).hexdigest()
+
+
+def _read_key(path: Path) -> bytes:
+    """Return the key of the file, made now if there is none, readable by its owner only."""
+    try:
+        key = path.read_bytes()
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".key-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_hex(KEY_BYTES).encode())
+                file.flush()
+                os.fsync(file.fileno())
+            # A link appears whole or not at all, also when two processes start at once.
+            with suppress(FileExistsError):
+                os.link(name, path)
+        finally:
+            os.unlink(name)
+        key = path.read_bytes()
+    if len(key) < KEY_BYTES:
+        raise OSError(f"{path} is damaged; remove it: URLs made with it stop working")
+    return key

@@ -1,0 +1,65 @@
+"""Use case: which storages hold images of ours, noted in the asset store, so that none is forgotten after a restart.
+
+Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import structlog
+
+from pipeline.assets.store import AssetStore, Kept
+from pipeline.clock import utc_now
+from pipeline.errors import DependencyUnavailable
+from pipeline.texts import cause_of
+
+log = structlog.get_logger(__name__)
+
+KIND = "storage"
+AT_MOST = 100
+AGAIN_SECONDS = 10.0
+
+
+class Openable(Protocol):
+    """What is needed of the storages; hooks/manager.py has it."""
+
+    @property
+    def backends(self) -> Sequence[str]:
+        """The names of the storages in use, the current one first."""
+
+    async def open_storages(self, names: Iterable[str]) -> None:
+        """Get these storages ready; those that cannot be had are told of elsewhere."""
+
+
+class StoragesInUse:
+    """The storages that hold images."""
+
+    def __init__(self, store: AssetStore, storages: Openable) -> None:
+        self._store = store
+        self._storages = storages
+        self._noted: set[str] = set()
+
+    async def run(self) -> None:
+        """Note the current storage, and get those of before ready; return when that is done."""
+        while True:
+            try:
+                await self.note(self._storages.backends[:1])
+                await self._storages.open_storages(await names_in_use(self._store))
+                return
+            except DependencyUnavailable as error:
+                log.info("storages_unknown", cause=cause_of(error))
+                await asyncio.sleep(AGAIN_SECONDS)
+
+    async def note(self, backends: Iterable[str]) -> None:
+        """Keep in mind that these hold images."""
+        for name in {*backends} - self._noted - {""}:
+            await self._store.keep(Kept(KIND, name, utc_now(), {}))
+            self._noted.add(name)
+
+
+async def names_in_use(store: AssetStore) -> Sequence[str]:
+    """Return the names of all storages that hold images, or did."""
+    return [kept.id for kept in await store.kept(KIND, limit=AT_MOST)]

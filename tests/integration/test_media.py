@@ -1,0 +1,324 @@
+"""GET /media on a real server: what is served of the folder, how, to whom, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import httpx
+import pytest
+import tornado.httpserver
+import tornado.netutil
+import tornado.web
+from tornado.ioloop import IOLoop
+
+from pipeline.assets.asset import ImageRef
+from pipeline.assets.sqlite import SqliteAssetStore
+from pipeline.auth import TokenVerifier
+from pipeline.handlers import base, media
+from pipeline.hooks.media_links import MediaLinks
+from pipeline.hooks.storages import MediaFolder
+from pipeline.metrics import Metrics
+from pipeline.settings import Settings
+from pipeline.usecases.image_urls import ImageUrls
+from tests.contract.contracts import check_reply
+from tests.factories import SECRET, make_asset, make_image
+from tests.memory_storage import MemoryStorage
+
+PNG = make_image("PNG")
+ID = "65b9f0a4c2d1e3f4a5b6c7d8"
+NAME = f"{ID}/original-1"
+
+
+class Server:
+    """The handler on a port, with one folder. links: what its URLs are signed with."""
+
+    def __init__(self, folder: Path, store: SqliteAssetStore, links: MediaLinks | None = None) -> None:
+        settings = Settings(jwt_secret=SECRET)
+        common = {"verifier": TokenVerifier(settings), "metrics": Metrics(), "allowed_origins": ()}
+
+        async def folders() -> list[MediaFolder]:
+            return [MediaFolder("local", folder, links)]
+
+        own = {"folders": folders, "store": store, "urls": ImageUrls(MemoryStorage())}
+        app = tornado.web.Application(
+            [("/media/(.*)", media.MediaHandler, common | own)],
+            default_handler_class=base.NotFoundHandler,
+            default_handler_args=common,
+            log_function=base.log_request,
+        )
+        (listener,) = tornado.netutil.bind_sockets(0, "127.0.0.1")
+        self.address = listener.getsockname()
+        self.url = f"http://127.0.0.1:{self.address[1]}"
+        self._server = tornado.httpserver.HTTPServer(app)
+        self._server.add_socket(listener)
+        self.client = httpx.AsyncClient(base_url=self.url, timeout=10)
+
+    async def close(self) -> None:
+        await self.client.aclose()
+        self._server.stop()
+        await self._server.close_all_connections()
+
+    async def get(self, path: str, **headers: str) -> httpx.Response:
+        """GET and check the reply against the contract."""
+        reply = await self.client.get(path, headers=headers)
+        is_json = reply.headers.get("Content-Type", "").startswith("application/json")
+        check_reply("GET", path, reply.status_code, reply.json() if is_json else None, reply.headers)
+        return reply
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A media folder with images, beside a file that is none of anybody's business."""
+    (tmp_path / "secret.png").write_bytes(PNG)
+    folder = tmp_path / "media"
+    (folder / ID).mkdir(parents=True)
+    (folder / NAME).write_bytes(PNG)
+    (folder / ID / "original-2.png").write_bytes(b"<svg onload='alert(1)'/>")
+    (folder / ID / "original-3.png").write_bytes(PNG)
+    (folder / ID / "linked").symlink_to(tmp_path / "secret.png")
+    return folder
+
+
+@pytest.fixture
+def make_server(io_loop: IOLoop, folder: Path, store: SqliteAssetStore) -> Iterator[Callable[..., Server]]:
+    """A function that starts a server with those links."""
+    servers: list[Server] = []
+
+    def make(links: MediaLinks | None = None) -> Server:
+        servers.append(Server(folder, store, links))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        io_loop.run_sync(server.close)
+
+
+@pytest.fixture
+def server(io_loop: IOLoop, make_server: Callable[..., Server]) -> Server:
+    async def start() -> Server:
+        return make_server()
+
+    return io_loop.run_sync(start)
+
+
+@pytest.mark.gen_test
+async def test_media_serves_an_image_once(server: Server) -> None:
+    """An image comes with its real type, cannot run anything, and is not sent again to a client that has it."""
+    path = f"/media/{ID}/original-1"
+    reply = await server.get(path)
+    assert (reply.status_code, reply.content, reply.headers["Content-Type"]) == (200, PNG, "image/png")
+    assert reply.headers["X-Content-Type-Options"] == "nosniff"
+    assert reply.headers["Content-Security-Policy"] == "default-src 'none'"
+    assert "immutable" in reply.headers["Cache-Control"]
+    again = await server.get(path, **{"If-None-Match": reply.headers["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert (await server.get(path, **{"If-None-Match": '"other"'})).status_code == 200
+    assert (await server.get(path, Range="bytes=0-3")).content == PNG[:4]
+    assert (await server.client.head(path)).headers["Content-Length"] == str(len(PNG))
+
+
+@pytest.mark.parametrize(
+    ("path", "remark"),
+    [
+        (f"{ID}/original-9", "no such file"),
+        (ID, "a folder is not listed"),
+        (f"{ID}/", "nor with a slash"),
+        ("", "nor the root"),
+        ("../secret.png", "outside"),
+        ("%2e%2e/secret.png", "outside, encoded"),
+        ("..%2fsecret.png", "outside, slash encoded too"),
+        ("/etc/hostname", "an absolute path"),
+        (f"{ID}/linked", "a link that leads outside"),
+        (f"{ID}/original-2.png", "named like an image, but none"),
+        (f"{ID}/original-1%00.png", "a zero byte"),
+    ],
+)
+@pytest.mark.gen_test
+async def test_media_serves_nothing_else(server: Server, path: str, remark: str) -> None:
+    """Whatever is not an image in the folder is answered as missing, in the envelope."""
+    host, port = server.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    # By hand, because clients tidy paths up before they send them.
+    writer.write(f"GET /media/{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    assert head.startswith(b"HTTP/1.1 404"), remark
+    assert b'"code": "NOT_FOUND"' in body and PNG not in body, remark
+
+
+@pytest.mark.parametrize(
+    ("format", "content_type"),
+    [
+        ("JPEG", "image/jpeg"),
+        ("PNG", "image/png"),
+        ("GIF", "image/gif"),
+        ("WEBP", "image/webp"),
+        ("AVIF", "image/avif"),
+        ("HEIF", "image/heic"),
+    ],
+)
+def test_media_knows_every_format_an_upload_may_have(format: str, content_type: str) -> None:
+    """The type is read from the bytes, so stored images need no extension."""
+    assert media.image_type(make_image(format)[: media.SNIFF_BYTES]) == content_type
+
+
+@pytest.mark.gen_test
+async def test_media_finds_an_image_with_and_without_its_extension(server: Server) -> None:
+    """URLs made today have none, so that no folder is read to make them; those of before go on working."""
+    for path in (f"/media/{ID}/original-3", f"/media/{ID}/original-3.png"):
+        assert (await server.get(path)).content == PNG
+    assert (await server.get(f"/media/{ID}/original-3.jpg")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status", "content", "remark"),
+    [
+        ("bytes=0-3", 206, PNG[:4], "from the start"),
+        ("bytes=4-", 206, PNG[4:], "to the end"),
+        ("bytes=-5", 206, PNG[-5:], "the last ones"),
+        (f"bytes=0-{len(PNG) * 2}", 206, PNG, "longer than it is"),
+        (f"bytes=-{len(PNG) * 2}", 206, PNG, "more of the last ones than there are"),
+        (f"bytes={len(PNG)}-", 416, None, "behind the end"),
+        ("bytes=-0", 416, None, "none of the last ones"),
+        ("bytes=" + "9" * 4000 + "-", 416, None, "a number without end"),
+        ("bytes=3-1", 200, PNG, "backwards: no range at all"),
+        ("bytes=0-1,3-4", 200, PNG, "several: the whole will do"),
+        ("lines=0-1", 200, PNG, "another unit"),
+        ("bytes=-", 200, PNG, "nothing"),
+    ],
+)
+@pytest.mark.gen_test
+async def test_media_answers_ranges(server: Server, wanted: str, status: int, content: bytes, remark: str) -> None:
+    """One range is answered, an impossible one refused in the envelope, and anything else ignored."""
+    reply = await server.get(f"/media/{NAME}", Range=wanted)
+    assert reply.status_code == status, remark
+    if content is None:
+        assert reply.headers["Content-Range"] == f"bytes */{len(PNG)}"
+        assert reply.json()["error"]["code"] == "VALIDATION_ERROR"
+        return
+    assert reply.content == content, remark
+    assert int(reply.headers["Content-Length"]) == len(content)
+    assert ("Content-Range" in reply.headers) == (status == 206)
+
+
+@pytest.mark.gen_test
+async def test_media_tells_a_client_that_has_the_image(server: Server, folder: Path) -> None:
+    """By tag or by time; a tag counts more; a range is only of the very image the client began with."""
+    first = await server.get(f"/media/{NAME}")
+    tag, time = first.headers["ETag"], first.headers["Last-Modified"]
+    assert tag.startswith('"')
+    for headers, status in [
+        ({"If-None-Match": f'"x", W/{tag}'}, 304),
+        ({"If-None-Match": "*"}, 304),
+        ({"If-Modified-Since": time}, 304),
+        ({"If-Modified-Since": "Thu, 01 Jan 1970 00:00:00 GMT"}, 200),
+        ({"If-Modified-Since": "yesterday"}, 200),
+        ({"If-None-Match": '"x"', "If-Modified-Since": time}, 200),
+        ({"Range": "bytes=0-0", "If-Range": tag}, 206),
+        ({"Range": "bytes=0-0", "If-Range": time}, 206),
+        ({"Range": "bytes=0-0", "If-Range": '"x"'}, 200),
+    ]:
+        assert (await server.get(f"/media/{NAME}", **headers)).status_code == status, headers
+    facts = (folder / NAME).stat()
+    os.utime(folder / NAME, ns=(facts.st_atime_ns, facts.st_mtime_ns + 1))
+    assert (await server.get(f"/media/{NAME}")).headers["ETag"] != tag
+
+
+@pytest.mark.gen_test
+async def test_media_head_has_no_body_and_download_saves(server: Server) -> None:
+    """HEAD has the headers of GET; the name a browser saves under is that of the image, with its extension."""
+    head = await server.client.head(f"/media/{NAME}", headers={"Range": "bytes=0-1"})
+    assert (head.status_code, head.content, head.headers["Content-Length"]) == (200, b"", str(len(PNG)))
+    assert head.headers["Content-Disposition"] == 'inline; filename="original-1.png"'
+    saved = await server.get(f"/media/{NAME}?download")
+    assert saved.headers["Content-Disposition"] == 'attachment; filename="original-1.png"'
+
+
+@pytest.mark.fault("U16")
+@pytest.mark.gen_test
+async def test_signed_url_works_as_long_as_it_says(make_server: Callable[..., Server], folder: Path) -> None:
+    """Expired, forged, of another image or unsigned: refused. A cache keeps the image no longer than the URL works."""
+    links = MediaLinks(folder, "http://x", 60)
+    server = make_server(MediaLinks(folder, "http://x", 60))
+
+    def path(public_id: str = NAME, seconds: int = 60, **changed: str) -> str:
+        url = httpx.URL(links.url(public_id, seconds))
+        return str(url.copy_merge_params(changed).copy_with(scheme=None, host=None))
+
+    good = await server.get(path())
+    assert good.content == PNG
+    directives = dict(part.strip().partition("=")[::2] for part in good.headers["Cache-Control"].split(","))
+    assert 0 < int(directives["max-age"]) <= 60 and "immutable" not in directives
+    query = dict(parse_qsl(urlsplit(path()).query))
+    other = str(httpx.URL(f"/media/{ID}/original-3", params=query))
+    later = path(expires=str(int(query["expires"]) + 1))
+    forged = [path(seconds=-1), path(signature="x"), path(expires="x"), path(expires="9" * 400), later, other]
+    for each in [*forged, path(signature="\xe9"), f"/media/{NAME}", f"/media/{ID}/missing"]:
+        reply = await server.get(each)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (403, "FORBIDDEN"), each
+    assert (await server.get(path(f"{ID}/missing"))).status_code == 404
+    key = folder / ".key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert (await server.get("/media/.key")).status_code == 404
+
+
+@pytest.mark.fault("U12")
+@pytest.mark.gen_test
+async def test_image_that_has_moved_is_found_where_it_is(server: Server, store: SqliteAssetStore, folder: Path) -> None:
+    """The old address leads to where the asset says the image is; one that the asset does not name is missing."""
+    moved = make_asset(original=ImageRef("memory", f"{ID}/original-9"), id=ID)
+    await store.create(moved)
+    reply = await server.get(f"/media/{ID}/original-9.jpg")
+    assert (reply.status_code, reply.headers["Cache-Control"]) == (302, "no-store")
+    assert reply.headers["Location"] == f"https://images.example/{ID}/original-9"
+    assert (await server.get(f"/media/{ID}/original-8.jpg")).status_code == 404
+
+
+@pytest.mark.fault("U28")
+@pytest.mark.gen_test
+async def test_client_that_reads_nothing_is_cut_off(
+    server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps neither its connection nor the file."""
+    monkeypatch.setattr(media, "PIECE_SECONDS", 0.2)
+    large = folder / ID / "original-4.png"
+    with large.open("wb") as file:
+        file.write(PNG)
+        file.truncate(64 * 1024 * 1024)
+    writers = []
+    for _ in range(5):
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, server.address)
+        request = f"GET /media/{ID}/original-4 HTTP/1.1\r\nHost: x\r\n\r\n"
+        await asyncio.get_running_loop().sock_sendall(sock, request.encode())
+        writers.append(sock)
+    async with asyncio.timeout(15):
+        while not (held := held_open(large)):
+            await asyncio.sleep(0.01)
+        while held_open(large):
+            await asyncio.sleep(0.01)
+    assert held
+    for sock in writers:
+        sock.close()
+    assert (await server.get(f"/media/{NAME}")).content == PNG
+
+
+def held_open(path: Path) -> int:
+    """Return how many descriptors of this process lead to the file."""
+    descriptors = Path("/proc/self/fd")
+    found: list[Any] = []
+    for each in os.listdir(descriptors):
+        try:
+            found.append(os.readlink(descriptors / each) == str(path))
+        except FileNotFoundError:
+            continue
+    return sum(found)
