@@ -172,6 +172,16 @@ class Asset:
         """False once the original is no longer kept."""
         return bool(self.original.public_id)
 
+    @property
+    def places(self) -> Mapping[tuple[str, ...], ImageRef]:
+        """Its images by where they stand in the document's `images`."""
+        processed = {("processed",): self.processed} if self.processed else {}
+        return {("original",): self.original} | processed | {("previews", side): each for side, each in self.previews.items()}
+
+    def place_of(self, name: ImageName) -> tuple[str, ...] | None:
+        """Return where the document names that image; None when it does not."""
+        return next((place for place, image in self.places.items() if image.name == name), None)
+
     def names(self, name: ImageName) -> bool:
         """Return whether the image is one it has, or one that its current run may have saved and not yet named."""
         return self._is_of_run(name.public_id) or any(image.is_held_as(name) for image in self.images)

@@ -39,6 +39,7 @@ from pipeline.assets.reading import Reader
 from pipeline.assets.upgrade import BackendOf, missing_backends
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, OutcomeUnknown
+from pipeline.images import ImageName
 
 DATABASE = "ai_queue_pipeline"
 
@@ -70,7 +71,9 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments):
         database = self._client.get_default_database(DATABASE, read_preference=ReadPreference.PRIMARY)
         aware: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
         self._assets: AsyncIOMotorCollection[dict[str, Any]] = database.get_collection("assets", codec_options=aware)
-        self._keys: AsyncIOMotorCollection[dict[str, Any]] = database.get_collection("idempotency_keys")
+        self._keys: AsyncIOMotorCollection[dict[str, Any]] = database.get_collection(
+            "idempotency_keys", codec_options=aware
+        )
         self._kept = database.get_collection("kept", codec_options=aware)
         self._builder = mongo_indexes.IndexBuilder(uri, DATABASE)
 
@@ -289,6 +292,32 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments):
             if deleted is not None or await self._reach(self._assets.find_one(wanted, {"_id": 1})) is None:
                 return self._reading.one(deleted)
         raise DependencyUnavailable("The asset is being changed all the time")
+
+    async def all_assets(self, *, limit: int, after: str = "") -> Sequence[Asset]:
+        wanted = {"_id": {"$gt": ObjectId(after)}} if after else {}
+        cursor = self._assets.find(wanted).sort([("_id", ASCENDING)]).limit(limit)
+        return [Asset.from_document(document) for document in await self._reach(cursor.to_list(limit))]
+
+    async def replace_image(self, asset_id: str, old: ImageName, new: ImageRef) -> Asset | None:
+        current = await self.get(asset_id)
+        place = current.place_of(old) if current else None
+        if place is None:
+            return None
+        field = ".".join(("images", *place))
+        # Version 0.1 wrote no backend.
+        wanted = {f"{field}.publicId": old.public_id, f"{field}.backend": {"$in": [old.backend, None]}}
+        return await self._update(asset_id, wanted, {"$set": {field: image_document(new)}})
+
+    async def take_out(self, asset: Asset) -> bool:
+        wanted = {
+            "_id": ObjectId(asset.id),
+            "updatedAt": asset.updated_at,
+            "status": asset.status.value,
+            "fence": asset.fence,
+            "excused": asset.excused or {"$in": [0, None]},
+        }
+        # Nothing is deleted where DocumentDB misses the document; the caller reads it again.
+        return await self._reach(self._assets.find_one_and_delete(wanted)) is not None
 
     async def upgrade(self, after: str, *, limit: int, backend_of: BackendOf) -> tuple[int, str | None]:
         further: dict[str, Any] = {"_id": {"$gt": ObjectId(after)}} if after else {}

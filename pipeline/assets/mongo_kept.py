@@ -14,7 +14,7 @@ from pymongo.errors import DuplicateKeyError
 
 from pipeline.assets.asset import SCHEMA
 from pipeline.assets.mongo_calls import TRIES
-from pipeline.assets.store import IDENTITY, SCHEMA_KIND, Kept, KeyRecord
+from pipeline.assets.store import IDENTITY, SCHEMA_KIND, Kept, KeyRecord, StoredKey
 from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, DependencyUnavailable
 
@@ -105,6 +105,22 @@ class KeptDocuments:
             return []
         wanted = {"userId": user_id} | ({"assetId": asset_id} if asset_id is not None else {})
         return [*map(_kept, await self._reach(self._kept.find(wanted).limit(KEPT_AT_ONCE).to_list(KEPT_AT_ONCE)))]
+
+    async def find_kept(self, kind: str, id: str) -> Kept | None:
+        found = await self._reach(self._kept.find_one({"_id": _kept_id(kind, id)}))
+        return _kept(found) if found else None
+
+    async def all_kept(self, *, limit: int, after: tuple[str, str] = ("", "")) -> Sequence[Kept]:
+        wanted = {"_id": {"$gt": _kept_id(*after)}} if after[0] else {}
+        cursor = self._kept.find(wanted).sort([("_id", ASCENDING)]).limit(limit)
+        return [_kept(each) for each in await self._reach(cursor.to_list(limit))]
+
+    async def all_keys(self, *, limit: int, after: str = "") -> Sequence[StoredKey]:
+        cursor = self._keys.find({"_id": {"$gt": after}}).sort([("_id", ASCENDING)]).limit(limit)
+        return [
+            StoredKey(each["_id"], KeyRecord(each["assetId"], each["fingerprint"]), each["createdAt"])
+            for each in await self._reach(cursor.to_list(limit))
+        ]
 
     async def purge_kept(self, kind: str, before: datetime) -> int:
         return await self._purge(self._kept, {"kind": kind, "at": {"$lt": before}})

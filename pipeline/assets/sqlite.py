@@ -35,10 +35,11 @@ from pipeline.assets.asset import (
 from pipeline.assets.reading import Reader
 from pipeline.assets.sqlite_kept import KeptRows
 from pipeline.assets.sqlite_retained import RetainedRows
-from pipeline.assets.store import KeyRecord
+from pipeline.assets.store import KeyRecord, StoredKey
 from pipeline.assets.upgrade import BackendOf, missing_backends
 from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable, OutcomeUnknown, PipelineError
+from pipeline.images import ImageName
 from pipeline.instants import instant_of, milliseconds_of
 from pipeline.supervision import Supervisor, Watched
 
@@ -381,6 +382,51 @@ class SqliteAssetStore(KeptRows, RetainedRows):
         )
         return self._reading.one(rows[0]) if rows else None
 
+    async def all_assets(self, *, limit: int, after: str = "") -> Sequence[Asset]:
+        found: list[Asset] = []
+        while len(found) < limit:
+            sql = "SELECT * FROM assets WHERE id > :after ORDER BY id LIMIT :limit"
+            wanted = limit - len(found)
+            rows = await self._read(sql, {"after": after, "limit": wanted})
+            found += self._reading.all(rows)
+            if len(rows) < wanted:
+                break
+            after = rows[-1]["id"]
+        return found
+
+    async def replace_image(self, asset_id: str, old: ImageName, new: ImageRef) -> Asset | None:
+        current = await self.get(asset_id)
+        place = current.place_of(old) if current else None
+        if place is None:
+            return None
+        column, path = place[0], "".join(f'."{step}"' for step in place[1:])
+        return await self._update(
+            f"UPDATE assets SET {column} = json_set({column}, :path, json(:new)), updatedAt = :now WHERE id = :id "
+            f"AND json_extract({column}, :path || '.publicId') = :public_id "
+            f"AND COALESCE(json_extract({column}, :path || '.backend'), :backend) = :backend RETURNING *",
+            {
+                "id": asset_id,
+                "path": f"${path}",
+                "new": _json(image_document(new)),
+                "public_id": old.public_id,
+                "backend": old.backend,
+            },
+        )
+
+    async def take_out(self, asset: Asset) -> bool:
+        rows = await self._write(
+            "DELETE FROM assets WHERE id = :id AND updatedAt = :updated AND status = :status AND fence = :fence "
+            "AND excused = :excused RETURNING id",
+            {
+                "id": asset.id,
+                "updated": milliseconds_of(asset.updated_at),
+                "status": asset.status.value,
+                "fence": asset.fence,
+                "excused": asset.excused,
+            },
+        )
+        return bool(rows)
+
     async def upgrade(self, after: str, *, limit: int, backend_of: BackendOf) -> tuple[int, str | None]:
         page = await self._read(
             "SELECT id, original, processed, schema FROM assets WHERE id > :after ORDER BY id LIMIT :limit",
@@ -439,6 +485,13 @@ class SqliteAssetStore(KeptRows, RetainedRows):
             "DELETE FROM idempotency_keys WHERE createdAt < :before RETURNING key", {"before": milliseconds_of(before)}
         )
         return len(rows)
+
+    async def all_keys(self, *, limit: int, after: str = "") -> Sequence[StoredKey]:
+        sql = "SELECT * FROM idempotency_keys WHERE key > :after ORDER BY key LIMIT :limit"
+        return [
+            StoredKey(row["key"], KeyRecord(row["assetId"], row["fingerprint"]), instant_of(row["createdAt"]))
+            for row in await self._read(sql, {"after": after, "limit": limit})
+        ]
 
     async def _open(self) -> _Connection:
         connection = _Connection()

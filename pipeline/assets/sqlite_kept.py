@@ -61,6 +61,14 @@ class KeptRows:
         )
         return [*map(_kept, rows)]
 
+    async def find_kept(self, kind: str, id: str) -> Kept | None:
+        rows = await self._read("SELECT * FROM kept WHERE kind = :kind AND id = :id", {"kind": kind, "id": id})
+        return _kept(rows[0]) if rows else None
+
+    async def all_kept(self, *, limit: int, after: tuple[str, str] = ("", "")) -> Sequence[Kept]:
+        sql = "SELECT * FROM kept WHERE (kind, id) > (:kind, :id) ORDER BY kind, id LIMIT :limit"
+        return [_kept(row) for row in await self._read(sql, {"kind": after[0], "id": after[1], "limit": limit})]
+
     async def purge_kept(self, kind: str, before: datetime) -> int:
         rows = await self._write(
             "DELETE FROM kept WHERE kind = :kind AND at < :before RETURNING id",

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef
 from pipeline.assets.upgrade import BackendOf
+from pipeline.images import ImageName
 
 # Under which name a database keeps its own id.
 IDENTITY = "identity"
@@ -32,6 +33,15 @@ class KeyRecord:
 
     asset_id: str
     fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """An Idempotency-Key with its record, as a backup holds it. key: see claim_key."""
+
+    key: str
+    record: KeyRecord
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +219,21 @@ class AssetStore(Protocol):
     async def scrub(self) -> None:
         """Make the database's files forget what was deleted, as far as that is in our hands."""
 
+    async def all_assets(self, *, limit: int, after: str = "") -> Sequence[Asset]:
+        """Return assets of all users in the order of their ids. after: the id of the last one seen.
+
+        Read by backup, move and verify.
+        """
+
+    async def replace_image(self, asset_id: str, old: ImageName, new: ImageRef) -> Asset | None:
+        """Name another image instead of the old one and return the asset; None when the asset does not name that."""
+
+    async def take_out(self, asset: Asset) -> bool:
+        """Remove the asset if it has not changed since it was read (updatedAt, status, fence, excused).
+
+        False when it has changed, or is not there. Only `move --store` calls it.
+        """
+
     async def upgrade(self, after: str, *, limit: int, backend_of: BackendOf) -> tuple[int, str | None]:
         """Bring the assets of one page that version 0.1 wrote to the form of today, in order of their ids.
 
@@ -234,6 +259,9 @@ class AssetStore(Protocol):
     async def purge_keys(self, before: datetime) -> int:
         """Remove idempotency keys created before that instant; return how many."""
 
+    async def all_keys(self, *, limit: int, after: str = "") -> Sequence[StoredKey]:
+        """Return idempotency keys in their order. after: the last one seen."""
+
     async def identity(self) -> str:
         """Return the id of this database: made at random by the first call of all, the same for ever."""
 
@@ -248,6 +276,11 @@ class AssetStore(Protocol):
 
     async def kept_of(self, user_id: str, asset_id: str | None = None) -> Sequence[Kept]:
         """Return up to a thousand of what is kept about the user, or about one asset of the user, of all kinds."""
+    async def find_kept(self, kind: str, id: str) -> Kept | None:
+        """Return what is kept under this name."""
+
+    async def all_kept(self, *, limit: int, after: tuple[str, str] = ("", "")) -> Sequence[Kept]:
+        """Return what is kept of all kinds, by kind, then id. after: (kind, id) of the last one seen."""
 
     async def purge_kept(self, kind: str, before: datetime) -> int:
         """Remove what is kept of a kind since before that instant; return how many."""
