@@ -39,6 +39,7 @@ from pipeline.usecases.expiry import Expiry
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
 from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.moves import Moves
 from pipeline.usecases.pictures import PictureCheck
 from pipeline.usecases.previews import Previews
 from pipeline.usecases.processing import Processing
@@ -86,6 +87,7 @@ class Parts:
         self.store = build_store(settings, self.supervisor, self.metrics.damaged_assets.inc)
         self.metrics.of_queue(QUEUE_NAME, settings.all_providers)
         self.metrics.of_queue(notifying.QUEUE_NAME, self.plugins.durable)
+        self.moves = Moves(self.store, self.plugins, settings.storage_name)
         self.image_urls = ImageUrls(self.plugins, settings.media_url_seconds)
         self.replay = Replay(
             self.store,

@@ -176,7 +176,8 @@ class Asset:
     def places(self) -> Mapping[tuple[str, ...], ImageRef]:
         """Its images by where they stand in the document's `images`."""
         processed = {("processed",): self.processed} if self.processed else {}
-        return {("original",): self.original} | processed | {("previews", side): each for side, each in self.previews.items()}
+        previews = {("previews", side): image for side, image in self.previews.items()}
+        return {("original",): self.original} | processed | previews
 
     def place_of(self, name: ImageName) -> tuple[str, ...] | None:
         """Return where the document names that image; None when it does not."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import structlog
 
-from pipeline.errors import DependencyUnavailable, PermanentJobError
+from pipeline.errors import PermanentJobError
 from pipeline.hooks import faults
 from pipeline.hooks.breaker import SharedBreakers
 from pipeline.hooks.calls import BoundPlugin
@@ -89,9 +88,7 @@ class PluginManager:
 
     async def open_storages(self, names: Iterable[str]) -> None:
         """Get these storages ready, beside the current one; `missing_storages` tells which cannot be had."""
-        for name in names:
-            with suppress(DependencyUnavailable):
-                await self.storages.get(name)
+        await self.storages.open_storages(names)
 
     @property
     def missing_storages(self) -> Mapping[str, str]:
@@ -121,6 +118,10 @@ class PluginManager:
     async def save(self, public_id: str, file: BinaryIO, content_type: str) -> SavedImage:
         """Store the image in the current storage; DependencyUnavailable, or the storage's own PipelineError."""
         return await self.storages.save(public_id, file, content_type)
+
+    async def choose_storage(self, name: str) -> None:
+        """Save new images there from now on; DependencyUnavailable when that storage cannot be had."""
+        await self.storages.choose(name)
 
     async def read(self, name: ImageName) -> bytes:
         """Return the bytes of the stored image; FileNotFoundError when there is none."""

@@ -7,7 +7,7 @@ the old one's settings for as long as it holds images. Runs on the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -59,7 +59,12 @@ class Storages:
 
     @property
     def backends(self) -> Sequence[str]:
-        return tuple(self._built)
+        current = self.current.storage.name
+        return (current, *(name for name in self._built if name != current))
+
+    async def choose(self, name: str) -> None:
+        """Save new images there from now on; DependencyUnavailable when that storage cannot be had."""
+        self.current = await self.get(name)
 
     @property
     def all(self) -> Sequence[Storing]:
@@ -145,6 +150,12 @@ class Storages:
                     log.info("storage_opened", backend=backend)
                     return built
         raise DependencyUnavailable(UNAVAILABLE) from fault
+
+    async def open_storages(self, names: Iterable[str]) -> None:
+        """Get these storages ready, beside the current one; `missing` tells which cannot be had."""
+        for name in names:
+            with suppress(DependencyUnavailable):
+                await self.get(name)
 
     async def close(self) -> None:
         """Close all of them."""

@@ -1,0 +1,321 @@
+"""Backup, restore, verify and moving images, beside a service that runs and takes uploads."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from pipeline.assets.asset import AssetStatus
+from pipeline.assets.sqlite import SqliteAssetStore
+from pipeline.assets.store import Kept
+from pipeline.clock import utc_now
+from pipeline.errors import Conflict, DependencyUnavailable, ValidationError
+from pipeline.images import ImageName, SavedImage
+from pipeline.usecases.backup import back_up, check_backup, restore
+from pipeline.usecases.moving import move_images
+from pipeline.usecases.verifying import verify
+from tests.factories import make_asset, make_image
+from tests.memory_storage import MemoryStorage
+from tests.integration.test_object_storage import bucket, moto  # noqa: F401
+from tests.moto_server import MotoServer
+from tests.service import ROOT, AiService, Service
+
+pytestmark = pytest.mark.fault("U17")
+
+
+def command(service: Service, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run a command with the settings of the service."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), *arguments],
+        capture_output=True,
+        text=True,
+        env=service.environment | changes,
+        timeout=120,
+    )
+
+
+def read(service: Service, asset_id: str) -> dict[str, Any]:
+    """Return the asset once it is finished."""
+    url = f"{service.url}/api/assets/{asset_id}?wait=30"
+    asset: dict[str, Any] = httpx.get(url, headers=service.headers(), timeout=40).json()["data"]
+    return asset
+
+
+def pictures(asset: dict[str, Any]) -> list[str]:
+    """Return the URLs of the asset's images that the service keeps."""
+    images = asset["images"]
+    return [images["original"]["url"], *(each["url"] for each in (images["previews"] or {}).values())]
+
+
+class Uploads:
+    """Uploads up to ten photos a second until it is left; what was refused is kept."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.accepted: list[str] = []
+        self.refused: list[str] = []
+        self.some = threading.Event()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._upload)
+
+    def __enter__(self) -> Uploads:
+        self._thread.start()
+        assert self.some.wait(60)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _upload(self) -> None:
+        number = 0
+        while not self._is_over.wait(0.1):
+            number += 1
+            response = self.service.upload(image=make_image("JPEG", seed=number))
+            if response.status_code == 202:
+                self.accepted.append(response.json()["data"]["assetId"])
+            else:
+                self.refused.append(response.text)
+            if number == 5:
+                self.some.set()
+
+
+@pytest.fixture
+def service(tmp_path: Path, ai_service: AiService) -> Iterator[Service]:
+    with Service(tmp_path, ai_service.url) as service:
+        yield service
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_backup_beside_uploads_is_whole_and_comes_back_elsewhere(
+    service: Service, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, ai_service: AiService
+) -> None:
+    """Every asset in it has its images; restored under another address all is shown, and `verify` finds no flaw."""
+    file = tmp_path / "all.backup"
+    with Uploads(service) as uploads:
+        made = command(service, "backup", str(file), "--json")
+    assert made.returncode == 0, made.stderr
+    assert uploads.refused == [] and file.stat().st_mode & 0o777 == 0o600
+    tally = json.loads(made.stdout)
+    assert tally["assets"] >= 5 and tally["flaws"] == []
+    checked = command(service, "verify", str(file), "--json")
+    assert (checked.returncode, json.loads(checked.stdout)) == (0, tally)
+    first = uploads.accepted[0]
+    elsewhere = Service(tmp_path_factory.mktemp("elsewhere"), ai_service.url)
+    restored = command(elsewhere, "restore", str(file), "--json")
+    assert restored.returncode == 0, restored.stderr
+    again = command(elsewhere, "restore", str(file))
+    assert again.returncode == 1 and "empty" in again.stderr
+    assert command(elsewhere, "restore", str(file), "--resume").returncode == 0
+    with elsewhere:
+        asset = read(elsewhere, first)
+        assert asset["images"]["original"]["url"].startswith(elsewhere.url)
+        for url in pictures(asset):
+            assert httpx.get(url).status_code == 200
+        found = command(elsewhere, "verify", "--json")
+        assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.gen_test(timeout=180)
+async def test_images_move_to_s3_and_back_while_the_service_serves(
+    tmp_path: Path, ai_service: AiService, moto: MotoServer, bucket: str  # noqa: F811
+) -> None:
+    """No upload is refused, and every picture can be had at every moment, also under the URL it had before."""
+    own = {
+        "PLUGIN_OBJECT_URL": f"s3://{bucket}/photos",
+        "PLUGIN_OBJECT_ENDPOINT": moto.url,
+        "PLUGIN_OBJECT_ACCESS_KEY_ID": moto.access_key_id,
+        "PLUGIN_OBJECT_SECRET_ACCESS_KEY": moto.secret_access_key,
+        "PLUGIN_OBJECT_REGION": "us-east-1",
+    }
+    with Service(tmp_path, ai_service.url, **own) as service, moto.unchecked():
+        first = service.upload().json()["data"]["assetId"]
+        before = pictures(read(service, first))
+        for storage in ("object", "local", "object"):
+            with Uploads(service) as uploads:
+                moved = command(service, "move", "--storage", storage, "--json")
+            assert moved.returncode == 0, moved.stderr + moved.stdout
+            assert uploads.refused == [] and json.loads(moved.stdout)["images"] > 0
+            for asset_id in (first, *uploads.accepted):
+                asset = read(service, asset_id)
+                for url in pictures(asset):
+                    assert url.startswith(moto.url) == (storage == "object"), url
+                    got = httpx.get(url)
+                    assert got.status_code == 200, got.text
+            for url in before:
+                assert httpx.get(url, follow_redirects=True).status_code == 200
+            done_again = json.loads(command(service, "move", "--storage", storage, "--json").stdout)
+            assert done_again["images"] == 0
+        found = command(service, "verify", "--json")
+        assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_verify_finds_what_is_wrong(service: Service, tmp_path: Path) -> None:
+    """A missing image, a damaged one, and one that nobody names and that is old."""
+    ids = [service.upload(image=make_image(seed=number)).json()["data"]["assetId"] for number in range(3)]
+    for asset_id in ids:
+        read(service, asset_id)
+    (media,) = tmp_path.rglob("media")
+    (gone,) = (media / ids[0]).glob("original-*")
+    gone.unlink()
+    (damaged,) = (media / ids[1]).glob("original-*")
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    stray = media / ("f" * 24) / "original-1.jpg"
+    stray.parent.mkdir()
+    stray.write_bytes(make_image())
+    os.utime(stray, (0, 0))
+    found = command(service, "verify", "--json")
+    assert found.returncode == 1
+    flaws = sorted(json.loads(found.stdout)["flaws"])
+    assert [flaw.rsplit(" ", 1)[1] for flaw in flaws] == [
+        word for _, word in sorted([(ids[0], "missing"), (ids[1], "damaged"), ("f" * 24, "unnamed")])
+    ]
+
+
+@pytest.mark.gen_test
+async def test_what_is_kept_comes_back(tmp_path: Path, store: SqliteAssetStore) -> None:
+    """Dead letters, the pause and the store's own id; and what an asset says of itself, to the millisecond."""
+    storage = MemoryStorage()
+    asset = make_asset(status=AssetStatus.FAILED, finished_at=utc_now())
+    assert await store.create(asset)
+    storage.images[asset.original.public_id] = b"photo"
+    about = ("user-1", asset.id)
+    await store.keep(Kept("job of ai-processing", "ai-processing:1", utc_now(), {"failed": {"é": 1}}, *about))
+    identity = await store.identity()
+    tally = await back_up(store, storage, tmp_path / "file")
+    # Its hash is another one than the document says.
+    assert tally.flaws == [f"{asset.original.public_id} of asset {asset.id} is damaged"]
+    other = SqliteAssetStore(tmp_path / "other.sqlite")
+    await other.open()
+    await restore(other, MemoryStorage(), tmp_path / "file")
+    assert await other.get(asset.id) == asset
+    assert await other.identity() == identity
+    kept = await other.kept("job of ai-processing", limit=10)
+    assert kept == await store.kept("job of ai-processing", limit=10) and kept[0].user_id == "user-1"
+    with pytest.raises(Conflict):
+        await restore(other, MemoryStorage(), tmp_path / "file")
+    await other.close()
+
+
+@pytest.mark.gen_test
+async def test_file_that_is_no_backup_or_not_whole_is_refused(tmp_path: Path, store: SqliteAssetStore) -> None:
+    """A picture, a tar of something else, a backup that was cut off or changed."""
+    storage, asset = MemoryStorage(), make_asset()
+    assert await store.create(asset)
+    good = tmp_path / "good"
+    await back_up(store, storage, good)
+    content = good.read_bytes()
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as other:
+        other.addfile(tarfile.TarInfo("letter.txt"))
+    cut_off = content[: content.index(b"end.json")]
+    for number, bad in enumerate([b"", make_image(), tar.getvalue(), cut_off, content[:1024]]):
+        file = tmp_path / f"bad-{number}"
+        file.write_bytes(bad)
+        with pytest.raises(ValidationError):
+            check_backup(file)
+    assert check_backup(good).assets == 1
+
+
+@pytest.mark.gen_test
+async def test_backup_that_fails_leaves_the_older_one(tmp_path: Path, store: SqliteAssetStore) -> None:
+    """Its file appears only when it is whole."""
+
+    class Away(MemoryStorage):
+        async def read(self, name: Any) -> bytes:
+            raise RuntimeError("away")
+
+    file = tmp_path / "file"
+    file.write_bytes(b"an older one")
+    assert await store.create(make_asset())
+    with pytest.raises(RuntimeError):
+        await back_up(store, Away(), file)
+    assert file.read_bytes() == b"an older one" and [each.name for each in tmp_path.glob("file*")] == ["file"]
+
+
+class Two(MemoryStorage):
+    """Two storages in one; the first of `backends` is the current one. Fails when so many images have been saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backends = ("new", "memory")  # type: ignore[assignment]
+        self.inner = {"new": MemoryStorage(), "memory": MemoryStorage()}
+        self.saves_left = 0
+
+    async def save(self, public_id: str, *arguments: Any) -> SavedImage:
+        if not self.saves_left:
+            raise DependencyUnavailable("Image storage unavailable")
+        self.saves_left -= 1
+        await self.inner["new"].save(public_id, *arguments)
+        return SavedImage("new", f"https://new.example/{public_id}")
+
+    async def read(self, name: ImageName) -> bytes:
+        return await self.inner[name.backend].read(name)
+
+    async def delete(self, name: ImageName) -> None:
+        await self.inner[name.backend].delete(name)
+
+
+@pytest.mark.gen_test
+async def test_move_that_was_interrupted_goes_on(store: SqliteAssetStore) -> None:
+    """Wherever it ended before: every image is named where it is then, none was moved twice, damaged ones stay."""
+    storage, assets = Two(), []
+    for number in range(6):
+        content = b"photo %d" % number
+        digest = hashlib.sha256(content if number else b"another one").hexdigest()
+        asset = make_asset()
+        asset = dataclasses.replace(asset, original=dataclasses.replace(asset.original, sha256=digest))
+        assert await store.create(asset)
+        storage.inner["memory"].images[asset.original.public_id] = content
+        assets.append(asset)
+    moved = 0
+    for _ in range(3):
+        storage.saves_left = 2
+        try:
+            moved += (last := await move_images(store, storage)).images
+        except DependencyUnavailable:
+            moved += 2
+    storage.saves_left = 2
+    last = await move_images(store, storage)
+    assert (moved + last.images, len(last.left)) == (5, 1) and assets[0].original.public_id in last.left[0]
+    for asset in assets[1:]:
+        current = await store.get(asset.id)
+        assert current is not None and current.original.backend == "new"
+        assert await storage.read(current.image_names[0]) == await storage.read(asset.image_names[0])
+    assert [flaw.what async for flaw in verify(store, storage)] == ["damaged"]
+
+
+@pytest.mark.gen_test
+async def test_image_that_changes_while_it_is_moved_is_not_named(store: SqliteAssetStore) -> None:
+    """Its asset was deleted meanwhile: the copy goes, too."""
+    storage, asset = Two(), make_asset()
+    content = b"photo"
+    digest = hashlib.sha256(content).hexdigest()
+    asset = dataclasses.replace(asset, original=dataclasses.replace(asset.original, sha256=digest))
+    assert await store.create(asset)
+    storage.inner["memory"].images[asset.original.public_id] = content
+    storage.saves_left = 1
+    save = storage.save
+
+    async def save_late(*arguments: Any) -> SavedImage:
+        saved = await save(*arguments)
+        await store.delete(asset.id, asset.user_id)
+        return saved
+
+    storage.save = save_late  # type: ignore[method-assign]
+    assert (await move_images(store, storage)).images == 0
+    assert storage.inner["new"].images == {}
