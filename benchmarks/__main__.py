@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from benchmarks import fault_recovery, growth, machine, report
+from benchmarks import fault_recovery, growth, machine, report, retention
 from benchmarks.comparison import Goal, Report
 from benchmarks.peers import CHECKOUT
 from benchmarks.queue import suite as queue
@@ -39,6 +39,7 @@ SUITES: dict[str, Callable[[int], Report]] = {
     "queue": queue.measure,
     "uploads": uploads.measure,
     "growth": growth.measure,
+    "retention": lambda _rounds: retention.measure(days=21, thinning=200),
     "recovery": measure_recovery,
 }
 

@@ -38,6 +38,10 @@ from tests.redis_server import RedisCluster, RedisServer
 WAITING = (0, 10_000, 1_000_000)
 ASSETS = (1_000, 1_000_000)
 USERS = 1_000
+COLUMNS = (
+    "id, userId, category, status, original, processed, processingJobId, fence, aiMetadata, finishedAt, createdAt, "
+    "updatedAt, excused"
+)
 DRAINED = 5_000
 CALLS = 200
 SHARED = 20_000
@@ -117,8 +121,9 @@ def filled(path: Path, count: int) -> SqliteAssetStore:
             yield asset_id, user, template.category, status, original, None, job_id, 1, meta, done, at, at, 0
 
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.executemany(f"INSERT INTO assets VALUES ({', '.join('?' * 13)})", rows())
-    return store
+        places = ", ".join("?" * len(COLUMNS.split(",")))
+        connection.executemany(f"INSERT INTO assets ({COLUMNS}) VALUES ({places})", rows())
+    return SqliteAssetStore(path)
 
 
 async def _open_and_close(store: SqliteAssetStore) -> None:

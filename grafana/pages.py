@@ -300,8 +300,8 @@ def _repairs() -> list[Panel]:
         graph(
             "Reconciler",
             "Searches for what Redis lost, by reason; the jobs, dead letters and events that were put back; and stored "
-            "images that were removed because no asset names them; what was kept for long enough; and documents that cannot "
-            "be read.",
+            "images that were removed because no asset names them; what was kept for long enough; and documents that "
+            "cannot be read.",
             rate("reconciler_searches", "reason", legend="{{reason}} searches"),
             rate("reconciled", legend="found"),
             rate("images_swept", legend="images swept"),
