@@ -123,7 +123,7 @@ def filled(path: Path, count: int) -> SqliteAssetStore:
     with closing(sqlite3.connect(path)) as connection, connection:
         places = ", ".join("?" * len(COLUMNS.split(",")))
         connection.executemany(f"INSERT INTO assets ({COLUMNS}) VALUES ({places})", rows())
-    return store
+    return SqliteAssetStore(path)
 
 
 async def _open_and_close(store: SqliteAssetStore) -> None:

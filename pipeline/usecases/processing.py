@@ -268,7 +268,7 @@ class Processing:
         current = await self._store.get(asset_id)
         if current is None or current.user_id != user_id:
             log.warning("asset_missing")
-            if gives_up:
+            if gives_up and current is None:
                 # What is deleted leaves no dead letter.
                 await self._kept.forget(job.id)
                 raise AlreadyOver
