@@ -84,7 +84,8 @@ class MediaHandler(BaseHandler):
             raise NotFound("Image not found")
         public_id, extension = matched[1], matched[2] or ""
         is_allowed, max_age = False, YEAR_SECONDS
-        for folder in await self.folders():
+        folders = await self.folders()
+        for folder in folders:
             left = folder.seconds_left(public_id, self._query())
             if left == 0:
                 continue
@@ -97,7 +98,7 @@ class MediaHandler(BaseHandler):
                 finally:
                     await asyncio.to_thread(image.file.close)
                 return
-        if not is_allowed:
+        if folders and not is_allowed:
             raise Forbidden("The URL of this image is not valid, or not any more")
         await self._redirect(public_id)
 

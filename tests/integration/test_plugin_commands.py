@@ -157,7 +157,7 @@ def test_verify_leaves_nothing_in_a_storage(folder: Path) -> None:
     (folder / "data/media/assets").mkdir(parents=True)
     (folder / "data/media/assets/original.jpg").write_bytes(b"kept")
     done = run(folder, "plugins", "verify", "local", "--kind", "storage")
-    assert (done.returncode, "8 passed" in done.stdout) == (0, True), done.stdout + done.stderr
+    assert (done.returncode, "9 passed" in done.stdout) == (0, True), done.stdout + done.stderr
     assert "writes and deletes images under suite/" in done.stderr
     files = [path.name for path in (folder / "data/media").rglob("*") if path.is_file()]
     assert files == ["original.jpg"]
@@ -183,7 +183,7 @@ def test_verify_without_pytest_says_how_to_get_it(folder: Path) -> None:
     [
         (["acne"], {}, ["no plugin 'acne'", "acme, apprise", "websocket (did you mean acme?)"]),
         (["webhok", "--kind", "notifier"], {}, ["apprise, webhook, websocket (did you mean webhook?)"]),
-        (["acme", "--kind", "storage"], {}, ["no storage 'acme'", "cloudinary, local, object"]),
+        (["acme", "--kind", "storage"], {}, ["no storage 'acme'", "cloudinary, cloudinary_private, local, object"]),
         (["local"], {}, ["a provider 'local' and a storage 'local'", "--kind"]),
         (["broken"], {}, ["'broken' is broken", "RuntimeError: out of order"]),
         (["looker"], {"PLUGINS_DISABLED": "acme"}, ["no plugin 'looker'"]),
