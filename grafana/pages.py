@@ -305,6 +305,7 @@ def _repairs() -> list[Panel]:
             rate("reconciler_searches", "reason", legend="{{reason}} searches"),
             rate("reconciled", legend="found"),
             rate("images_swept", legend="images swept"),
+            rate("previews", "outcome", legend="previews {{outcome}}"),
             rate("expired", "kind", legend="{{kind}} expired"),
             rate("damaged_assets", legend="damaged documents"),
             unit="ops",

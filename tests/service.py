@@ -41,7 +41,8 @@ class Service:
         self.environment = (
             inherited
             | {"PORT": "0", "DATA_DIR": str(data_dir), "JWT_SECRET": SECRET, "LOG_FORMAT": "json"}
-            | {"AI_SERVICE_URL": ai_service_url}
+            # Tests that count images, children or turns of work ask for previews themselves.
+            | {"AI_SERVICE_URL": ai_service_url, "PREVIEW_PROCESSES": "0"}
             | environment
         )
         self._lines: list[dict[str, Any]] = []

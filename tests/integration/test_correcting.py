@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +175,7 @@ async def test_attempts_that_failed_are_kept(store: SqliteAssetStore, processing
     plugins.analysis = RetryableJobError("AI service unavailable")
     for number in range(ATTEMPTS_AT_MOST + 2):
         with pytest.raises(RetryableJobError):
-            await processing.process(replace(make_job(asset), attempt=number + 1))
+            await processing.process(make_job(asset, attempt=number + 1))
         await store.excuse(asset.id, asset.processing_job_id)
     current = await store.get(asset.id)
     assert current is not None

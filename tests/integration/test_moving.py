@@ -95,7 +95,7 @@ class Uploads:
 
 @pytest.fixture
 def service(tmp_path: Path, ai_service: AiService) -> Iterator[Service]:
-    with Service(tmp_path, ai_service.url) as service:
+    with Service(tmp_path, ai_service.url, PREVIEW_PROCESSES="1") as service:
         yield service
 
 
@@ -141,7 +141,7 @@ async def test_images_move_to_s3_and_back_while_the_service_serves(
         "PLUGIN_OBJECT_SECRET_ACCESS_KEY": moto.secret_access_key,
         "PLUGIN_OBJECT_REGION": "us-east-1",
     }
-    with Service(tmp_path, ai_service.url, **own) as service, moto.unchecked():
+    with Service(tmp_path, ai_service.url, PREVIEW_PROCESSES="1", **own) as service, moto.unchecked():
         first = service.upload().json()["data"]["assetId"]
         before = pictures(read(service, first))
         for storage in ("object", "local"):

@@ -99,7 +99,7 @@ def test_file_that_ends_before_its_picture_is_refused_at_once(format: str) -> No
 @pytest.mark.gen_test(timeout=60)
 async def test_service_takes_nearly_whole_photos_and_refuses_headers(tmp_path: Path, ai_service: AiService) -> None:
     """Over HTTP: one per cent short becomes active, sixty bytes of a PNG are a 400."""
-    with Service(tmp_path, ai_service.url) as service:
+    with Service(tmp_path, ai_service.url, PREVIEW_PROCESSES="1") as service:
         content = encoded(smooth(), "JPEG")
         response = await asyncio.to_thread(service.upload, "user-1", image=content[: len(content) * 99 // 100])
         asset_id = response.json()["data"]["assetId"]
@@ -305,7 +305,7 @@ async def test_previews_are_made_in_a_child_that_gives_way() -> None:
 @pytest.mark.gen_test(timeout=60)
 async def test_heic_is_shown_by_its_previews_also_when_the_ai_fails(tmp_path: Path, ai_service: AiService) -> None:
     """The asset of a photo that no browser shows has previews, whatever the AI said."""
-    with Service(tmp_path, ai_service.url) as service:
+    with Service(tmp_path, ai_service.url, PREVIEW_PROCESSES="1") as service:
         ai_service.order(replies=[{"status": 422}])
         response = await asyncio.to_thread(service.upload, "user-1", image=make_image("HEIF", (640, 480)))
         asset_id = response.json()["data"]["assetId"]

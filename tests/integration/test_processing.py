@@ -19,6 +19,7 @@ from pipeline.hooks.providers import Witness
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import AlreadyOver
 from pipeline.queue.queue import JobQueue
+from pipeline.usecases.attempts import Attempt
 from pipeline.usecases.cleaning import Cleaning
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.leftovers import Leftovers
@@ -280,7 +281,7 @@ async def test_image_of_a_run_that_was_not_committed_goes(
         patched.setattr(store, "finish", ends)
         if end == "deleted":
             await store.delete(asset.id, asset.user_id)
-            result = _Result(replace(asset, fence=1), plugins.analysis)
+            result = _Result(replace(asset, fence=1), plugins.analysis, Attempt(job), None)
             await processing.commit(job, result)
         else:
             with pytest.raises((ValueError, asyncio.CancelledError)):
