@@ -57,7 +57,7 @@ def test_asset_gets_its_result_without_a_picture_that_is_none(tmp_path: Path, ai
             if category == "lie":
                 url = asset["images"]["processed"]["url"]
                 picture = httpx.get(url, headers=service.headers())
-                assert url.endswith(".png") and picture.headers["Content-Type"] == "image/png"
+                assert picture.headers["Content-Type"] == "image/png", url
             else:
                 assert asset["images"]["processed"] is None
         refused = [line for line in service.lines if line["event"] == "processed_image_refused"]

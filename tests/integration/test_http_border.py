@@ -292,7 +292,11 @@ def application(border: Border, settings: Settings, pool: ThreadPoolExecutor) ->
         [
             (UPLOAD, WatchedUpload, upload),
             ("/api/assets", assets.AssetsHandler, with_assets | {"categories": settings.categories}),
-            ("/api/assets/([^/]+)", assets.AssetHandler, with_assets),
+            (
+                "/api/assets/([^/]+)",
+                assets.AssetHandler,
+                with_assets | {"removing": border.submission, "correcting": None},
+            ),
             ("/api/assets/([^/]+)/retry", assets.RetryHandler, with_assets),
         ],
         default_handler_class=base.NotFoundHandler,

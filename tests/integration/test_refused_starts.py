@@ -138,7 +138,7 @@ def test_near_name_is_a_warning_and_names_of_others_are_none(tmp_path: Path) -> 
 )
 def test_folder_in_place_of_a_file_is_refused(tmp_path: Path, name: str, told: str) -> None:
     """What lies in DATA_DIR may be anything."""
-    (tmp_path / name).mkdir()
+    (tmp_path / name).mkdir(mode=0o700)
     assert told in refusal(tmp_path, ("serve",), {"JWT_SECRET": ""})
 
 
