@@ -41,7 +41,7 @@ SPECIFIED_TESTS = [*range(13, 20), *range(27, 34), *range(38, 46), 57, 58]
 MENDED_FAULTS = {
     *(f"E{number}" for number in range(1, 33)),
     *(f"R{number}" for number in range(1, 19)),
-    *(f"U{number}" for number in range(1, 29) if number != 17),
+    *(f"U{number}" for number in range(1, 29)),
     *("O9", "O11", "O16", "P11"),
 }
 PURE = [
