@@ -175,9 +175,10 @@ class Asset:
     @property
     def places(self) -> Mapping[tuple[str, ...], ImageRef]:
         """Its images by where they stand in the document's `images`."""
-        processed = {("processed",): self.processed} if self.processed else {}
-        previews = {("previews", side): image for side, image in self.previews.items()}
-        return {("original",): self.original} | processed | previews
+        places: dict[tuple[str, ...], ImageRef] = {("original",): self.original}
+        if self.processed:
+            places["processed",] = self.processed
+        return places | {("previews", side): image for side, image in self.previews.items()}
 
     def place_of(self, name: ImageName) -> tuple[str, ...] | None:
         """Return where the document names that image; None when it does not."""
