@@ -79,6 +79,8 @@ def redis_with(redis: Redis, text: str) -> list[str]:
         "list": lambda name: redis.lrange(name, 0, -1),
         "zset": lambda name: redis.zrange(name, 0, -1),
     }
+    # "none": one that has expired since it was listed.
+    read["none"] = lambda name: ""
     return [name for name in redis.scan_iter() if text in name or text in str(read[str(redis.type(name))](name))]
 
 
