@@ -735,7 +735,7 @@ async def test_too_many_owed_events_are_read_from_the_store(
         await two.fanout.check()
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_dropped_events_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many are dropped while Redis is away, only those owed now are kept; all who wait are told of the end."""
     monkeypatch.setattr(pipeline.rooms.publisher, "MAX_OWED", 10)
