@@ -294,9 +294,17 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments):
         raise DependencyUnavailable("The asset is being changed all the time")
 
     async def all_assets(self, *, limit: int, after: str = "") -> Sequence[Asset]:
-        wanted = {"_id": {"$gt": ObjectId(after)}} if after else {}
-        cursor = self._assets.find(wanted).sort([("_id", ASCENDING)]).limit(limit)
-        return [Asset.from_document(document) for document in await self._reach(cursor.to_list(limit))]
+        found: list[Asset] = []
+        while len(found) < limit:
+            further: dict[str, Any] = {"_id": {"$gt": ObjectId(after)}} if after else {}
+            wanted = limit - len(found)
+            cursor = self._assets.find(further).sort([("_id", ASCENDING)]).limit(wanted)
+            documents = await self._reach(cursor.to_list(wanted))
+            found += self._reading.all(documents)
+            if len(documents) < wanted:
+                break
+            after = str(documents[-1]["_id"])
+        return found
 
     async def replace_image(self, asset_id: str, old: ImageName, new: ImageRef) -> Asset | None:
         current = await self.get(asset_id)
