@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 import structlog
 
-from pipeline.assets.store import AssetStore, Kept
-from pipeline.clock import utc_now
+from pipeline.assets.store import AssetStore
 from pipeline.errors import DependencyUnavailable, PipelineError
 from pipeline.images import ImageName
 from pipeline.texts import cause_of
 from pipeline.usecases.storage import StoredImages
+from pipeline.usecases.storages_in_use import all_in_use
 
 log = structlog.get_logger(__name__)
 
@@ -26,20 +26,8 @@ AGAIN_SECONDS = (1.0, 10.0, 60.0, 600.0)
 # How many removals may wait for that at once.
 WAITING_AT_MOST = 1000
 LISTED_AT_ONCE = 100
-# Under which the asset store keeps the names of the storages that are or were in use.
-STORAGES = "storage in use"
-STORAGES_AT_MOST = 20
 # Only what is named like this is ours: an asset's id, and what its image is.
 OUR_IMAGE = re.compile(r"([0-9a-f]{24})/[a-z0-9-]+")
-
-
-async def storages_in_use(store: AssetStore, storage: StoredImages) -> Sequence[str]:
-    """Return the storages that are in use, and those that ever were; the current one first."""
-    known = [kept.id for kept in await store.kept(STORAGES, limit=STORAGES_AT_MOST)]
-    for backend in storage.backends:
-        if backend not in known:
-            await store.keep(Kept(STORAGES, backend, utc_now(), {}))
-    return [*storage.backends, *(backend for backend in known if backend not in storage.backends)]
 
 
 async def find_unnamed(store: AssetStore, names: Iterable[ImageName]) -> list[ImageName]:
@@ -74,7 +62,7 @@ class Leftovers:
         """
         found = set(named)
         prefix = f"{asset_id}/"
-        in_use = await storages_in_use(self._store, self._storage) if insists else self._storage.backends
+        in_use = await all_in_use(self._store, self._storage) if insists else self._storage.backends
         for backend in {*in_use, *(name.backend for name in found)}:
             try:
                 if not await self._storage.can_list(backend):

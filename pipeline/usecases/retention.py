@@ -29,8 +29,9 @@ from pipeline.images import ImageName
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
-from pipeline.usecases.leftovers import find_unnamed, storages_in_use
+from pipeline.usecases.leftovers import find_unnamed
 from pipeline.usecases.storage import StoredImages
+from pipeline.usecases.storages_in_use import all_in_use
 
 log = structlog.get_logger(__name__)
 
@@ -95,7 +96,7 @@ class Sweeper:
             return
         before = self._now() - LEAST_AGE
         failure: DependencyUnavailable | None = None
-        for backend in await storages_in_use(self._store, self._storage):
+        for backend in await all_in_use(self._store, self._storage):
             try:
                 if not await self._storage.can_list(backend):
                     continue

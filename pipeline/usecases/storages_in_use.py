@@ -23,12 +23,16 @@ AT_MOST = 100
 AGAIN_SECONDS = 10.0
 
 
-class Openable(Protocol):
-    """What is needed of the storages; hooks/manager.py has it."""
+class InUse(Protocol):
+    """What tells which storages are in use; hooks/manager.py has it."""
 
     @property
     def backends(self) -> Sequence[str]:
         """The names of the storages in use, the current one first."""
+
+
+class Openable(InUse, Protocol):
+    """What is needed of the storages; hooks/manager.py has it."""
 
     async def open_storages(self, names: Iterable[str]) -> None:
         """Get these storages ready; those that cannot be had are told of elsewhere."""
@@ -63,3 +67,8 @@ class StoragesInUse:
 async def names_in_use(store: AssetStore) -> Sequence[str]:
     """Return the names of all storages that hold images, or did."""
     return [kept.id for kept in await store.kept(KIND, limit=AT_MOST)]
+
+
+async def all_in_use(store: AssetStore, storage: InUse) -> Sequence[str]:
+    """Return the storages that are in use, and those that hold images or did; the current one first."""
+    return list(dict.fromkeys((*storage.backends, *await names_in_use(store))))
