@@ -48,6 +48,8 @@ class Storing:
         thread. As soon as it ends the image is removed.
         """
         remove = partial(self._remove_later, public_id)
+        # It has been hashed before: a storage gets it from its first byte.
+        file.seek(0)
         with self._tracing.call(self.storage.kind, self.storage.name, "save"):
             saving = self.storage.call("save", self._seconds, public_id, file, content_type, on_late_end=remove)
             url = await _guarded(saving)

@@ -22,10 +22,10 @@ class File:
     def __init__(self, file, folder):
         self.file, self.folder = file, folder
 
-    def read(self):
+    def read(self, size=-1):
         while not (self.folder / "released").exists():
             time.sleep(0.02)
-        return self.file.read()
+        return self.file.read(size)
 
     def __enter__(self):
         return self
