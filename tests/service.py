@@ -34,6 +34,7 @@ class Service:
     """One process of the service on one data directory; `with` starts it and ends it."""
 
     command: Sequence[str] = ("run.py",)
+    checkout, python = ROOT, sys.executable
 
     def __init__(self, data_dir: Path, ai_service_url: str = "", **environment: str) -> None:
         self.data_dir = data_dir
@@ -84,7 +85,7 @@ class Service:
         assert not self.is_running, "its first process would be left behind"
         self._lines, self._taken_bytes = [], 0
         self._process = subprocess.Popen(
-            [sys.executable, *self.command], cwd=ROOT, env=self.environment, stderr=subprocess.PIPE
+            [self.python, *self.command], cwd=self.checkout, env=self.environment, stderr=subprocess.PIPE
         )
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()

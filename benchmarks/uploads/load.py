@@ -1,9 +1,9 @@
 """The client of the upload benchmarks, a process of its own: python -m benchmarks.uploads.load PLAN
 
-PLAN is JSON: port, token, bytes (of the image), count, parallel, and what to do: "upload" (keep-alive connections as
-fast as they go, beside a probe of /livez each 10 ms), "events" (the same, and one WebSocket of the user until the last
-event) or "flight" (all bodies stop half-way until every one has, `count` at once). Prints JSON. Requests are prebuilt
-and replies barely parsed: the client must not be what is measured.
+PLAN is JSON: port, token, bytes (of the image) or image (its file), count, parallel, and what to do: "upload"
+(keep-alive connections as fast as they go, beside a probe of /livez each 10 ms), "events" (the same, and one WebSocket
+of the user until the last event) or "flight" (all bodies stop half-way until every one has, `count` at once). Prints
+JSON. Requests are prebuilt and replies barely parsed: the client must not be what is measured.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -29,7 +30,8 @@ class Client:
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
-        body, content_type = make_upload(make_noise_image(plan["bytes"]))
+        image = Path(plan["image"]).read_bytes() if "image" in plan else make_noise_image(plan["bytes"])
+        body, content_type = make_upload(image)
         head = (
             f"POST /api/assets/analyze-queue HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {plan['token']}\r\n"
             f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"

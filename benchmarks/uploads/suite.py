@@ -122,10 +122,10 @@ def install(report: Report) -> dict[str, Start]:
     return found
 
 
-def drive(running: Running, do: str, image_bytes: int, count: int, parallel: int = 32) -> dict[str, Any]:
-    """Let the load client do its plan; return what it says."""
-    plan = {"do": do, "port": running.port, "bytes": image_bytes, "count": count, "parallel": parallel}
-    plan["token"] = make_token(expires_in=3600)
+def drive(running: Running, do: str, count: int, parallel: int = 32, *, image: int | Path = SMALL) -> dict[str, Any]:
+    """Let the load client do its plan; return what it says. image: the size of one to be made, or a file."""
+    plan = {"do": do, "port": running.port, "count": count, "parallel": parallel, "token": make_token(expires_in=3600)}
+    plan |= {"bytes": image} if isinstance(image, int) else {"image": str(image)}
     command = [sys.executable, "-m", "benchmarks.uploads.load", json.dumps(plan)]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=CLIENT_SECONDS)
     if done.returncode:
@@ -175,12 +175,12 @@ def measure_throughput(start: Start, image_bytes: int, count: int) -> dict[str, 
     with ExitStack() as stack:
         ai_service = stack.enter_context(AiService(delay_ms=5))
         running = start(stack, ai_service.url)
-        drive(running, "events", 20_000, 32)
+        drive(running, "events", 32, image=20_000)
         is_ours = "/metrics" if httpx.get(f"http://127.0.0.1:{running.port}/metrics").status_code == 200 else ""
         before = lag_p99_ms(running.port, {})[1] if is_ours else {}
         cpu = machine.cpu_seconds(running.pids)
         with Peak(running.pid) as peak:
-            found = drive(running, "upload", image_bytes, count)
+            found = drive(running, "upload", count, image=image_bytes)
         cpu = machine.cpu_seconds(running.pids) - cpu
         figures = {"loop lag p99": lag_p99_ms(running.port, before)[0]} if is_ours else {}
     latencies, probes = (statistics.quantiles(found[name], n=100) for name in ("latencies", "probes"))
@@ -199,9 +199,9 @@ def measure_flight(start: Start) -> dict[str, float]:
     with ExitStack() as stack:
         ai_service = stack.enter_context(AiService(delay_ms=5))
         running = start(stack, ai_service.url)
-        drive(running, "events", HUGE, 1, 1)
+        drive(running, "events", 1, 1, image=HUGE)
         with Peak(running.pid) as peak:
-            drive(running, "flight", HUGE, IN_FLIGHT)
+            drive(running, "flight", IN_FLIGHT, image=HUGE)
     return {"base": peak.base, "peak": peak.mib, "difference": peak.mib - peak.base}
 
 
@@ -210,8 +210,8 @@ def measure_events(start: Start, count: int) -> dict[str, float]:
     with ExitStack() as stack:
         ai_service = stack.enter_context(AiService(delay_ms=5))
         running = start(stack, ai_service.url)
-        drive(running, "events", 20_000, 32)
-        found = drive(running, "events", SMALL, count)
+        drive(running, "events", 32, image=20_000)
+        found = drive(running, "events", count)
     waits = statistics.quantiles(found["waits"], n=100)
     return {"accepted": found["accepted"], "total": found["total"], "p50": waits[49], "p99": waits[98]}
 
