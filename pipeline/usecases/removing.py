@@ -122,6 +122,13 @@ class Removing:
         await self._store.discard_keys(asset_id)
         return len(stored)
 
+    async def kept_of(self, user_id: str) -> Sequence[Kept]:
+        """Return what is kept about the user and is not asked for by way of an asset."""
+        kept = [*await self._store.kept_of(user_id)]
+        for jobs in self._queues:
+            kept += await jobs.kept.unnamed_of(user_id)
+        return kept
+
     async def forget_jobs(self, kept: Sequence[Kept], job_ids: Iterable[str] = ()) -> Collection[str]:
         """Remove jobs and dead letters, those that are kept and those of the queue of photos with these ids.
 
