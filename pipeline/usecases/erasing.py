@@ -208,6 +208,9 @@ class Erasing:
             await self._store.keep(erasure.progress)
             if not await self._has_turn(erasure):
                 return False
+        # Another erase may have begun at the same moment, and stands in its place.
+        if not await self._has_turn(erasure):
+            return False
         await self._store.keep(erasure.progress)
         await self._store.discard(KIND, erasure.user_id)
         await self._forget_bytes(erasure.id)
