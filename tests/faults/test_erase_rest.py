@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from tornado.ioloop import IOLoop
 
 from pipeline.assets.store import Kept
 from pipeline.clock import utc_now
-from pipeline.queue.job import Job
+from pipeline.queue.job import Job, NewJob
 from pipeline.usecases.erasing import KIND, Erasing
 from pipeline.usecases.kept_jobs import KeptJobs
 from tests.faults.test_keeping import House, house  # noqa: F401
@@ -80,3 +79,45 @@ async def test_damaged_record_of_a_job_keeps_no_other_job_from_coming_back(
     assert [dead.id for dead in (await house.queue.failed_jobs(10)).jobs] == ["ai-processing:4"]
     assert [line["jobId"] for line in logs if line["event"] == "kept_job_damaged"] == ["1", "2", "3"]
 
+
+@pytest.mark.fault("U14")
+@pytest.mark.gen_test
+async def test_event_announced_while_its_asset_goes_goes_too(
+    house: House, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:
+    """The run ends between the look at what is kept and the removal of the document."""
+    asset = await house.add()
+    notifications = house.removing._queues[1]
+    owed = NewJob("notifications:1", {"userId": asset.user_id, "assetId": asset.id, "notifier": "webhook"})
+    delete = house.store.delete
+
+    async def announce_and_delete(*args: Any, **options: Any) -> Any:
+        await notifications.kept.keep(owed)
+        await notifications.queue.enqueue(owed.id, owed.data)
+        return await delete(*args, **options)
+
+    monkeypatch.setattr(house.store, "delete", announce_and_delete)
+    await house.removing.delete(asset.id, asset.user_id)
+    assert await house.store.kept_of(asset.user_id) == []
+    assert await notifications.queue.fields(owed.id) == {"state": "completed"}
+
+
+@pytest.mark.fault("U15")
+@pytest.mark.gen_test
+async def test_erase_leaves_the_record_of_one_that_took_its_place(
+    house: House, erasing: Erasing, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:
+    """Two processes begin to erase one user at the same moment: the record that stands is the later one's promise."""
+    await house.add()
+    kept_of = house.store.kept_of
+
+    async def replaced(user_id: str, asset_id: str | None = None) -> Any:
+        await house.store.keep(Kept(KIND, user_id, utc_now(), {"id": "another"}))
+        return await kept_of(user_id, asset_id)
+
+    monkeypatch.setattr(house.store, "kept_of", replaced)
+    assert not (await erasing.erase("user-1", 20)).is_done
+    monkeypatch.undo()
+    record = await house.store.find_kept(KIND, "user-1")
+    assert record is not None and record.data["id"] == "another"
+    assert (await erasing.erase("user-1", 20)).is_done
