@@ -51,6 +51,7 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments):
         self, uri: str, timeout_seconds: float = 5, on_damaged: Callable[[], None] = lambda: None
     ) -> None:
         """timeout_seconds: no call of the driver takes longer, whatever is away. on_damaged: see Reader."""
+        super().__init__()
         self._reading = Reader(Asset.from_document, "_id", on_damaged)
         self._calls = Calls(timeout_seconds)
         self._reach = self._calls.reach
@@ -294,17 +295,12 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments):
         raise DependencyUnavailable("The asset is being changed all the time")
 
     async def all_assets(self, *, limit: int, after: str = "") -> Sequence[Asset]:
-        found: list[Asset] = []
-        while len(found) < limit:
-            further: dict[str, Any] = {"_id": {"$gt": ObjectId(after)}} if after else {}
-            wanted = limit - len(found)
-            cursor = self._assets.find(further).sort([("_id", ASCENDING)]).limit(wanted)
-            documents = await self._reach(cursor.to_list(wanted))
-            found += self._reading.all(documents)
-            if len(documents) < wanted:
-                break
-            after = str(documents[-1]["_id"])
-        return found
+        async def page(last: Any, wanted: int) -> list[Any]:
+            place = last["_id"] if last else ObjectId(after) if after else None
+            cursor = self._assets.find({"_id": {"$gt": place}} if place else {}).sort([("_id", ASCENDING)])
+            return [*await self._reach(cursor.limit(wanted).to_list(wanted))]
+
+        return await self._reading.up_to(limit, page)
 
     async def replace_image(self, asset_id: str, old: ImageName, new: ImageRef) -> Asset | None:
         current = await self.get(asset_id)
@@ -361,24 +357,25 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments):
     async def _find(
         self, wanted: dict[str, Any], instant: str, order: int, limit: int, after: tuple[datetime, str] | None
     ) -> list[Asset]:
-        """Return up to so many assets in that order. A document that is damaged takes no other one's place."""
+        """Return up to so many assets in that order."""
         beyond = "$lt" if order == DESCENDING else "$gt"
-        place = (after[0], ObjectId(after[1])) if after else None
-        found: list[Asset] = []
-        while True:
+
+        async def page(last: Any, limit: int) -> list[Any]:
+            place = (after[0], ObjectId(after[1])) if after else None
+            if last is not None:
+                place = last.get(instant), last["_id"]
+                if not isinstance(place[0], datetime):
+                    return []
             query = wanted
             if place is not None:
                 # The bound that is not part of $or lets the server start in the index where the last page ended.
                 bound = {instant: {f"{beyond}e": place[0]}}
                 further = {"$or": [{instant: {beyond: place[0]}}, {"_id": {beyond: place[1]}}]}
                 query = {"$and": [wanted, bound, further]}
-            left = limit - len(found)
-            cursor = self._assets.find(query).sort([(instant, order), ("_id", order)]).limit(left)
-            documents = await self._reach(cursor.to_list(left))
-            found += self._reading.all(documents)
-            if len(documents) < left or len(found) >= limit or not isinstance(documents[-1].get(instant), datetime):
-                return found
-            place = documents[-1][instant], documents[-1]["_id"]
+            cursor = self._assets.find(query).sort([(instant, order), ("_id", order)]).limit(limit)
+            return [*await self._reach(cursor.to_list(limit))]
+
+        return await self._reading.up_to(limit, page)
 
 
 def _result(

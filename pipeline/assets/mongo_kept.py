@@ -6,13 +6,14 @@ import json
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from pymongo import ASCENDING
 from pymongo.errors import DuplicateKeyError
 
 from pipeline.assets.asset import SCHEMA
+from pipeline.assets.kept import as_data, damaged, kept_reader
 from pipeline.assets.mongo_calls import TRIES
 from pipeline.assets.store import IDENTITY, SCHEMA_KIND, Kept, KeyRecord, StoredKey
 from pipeline.clock import utc_now
@@ -20,6 +21,7 @@ from pipeline.errors import ConfigurationError, DependencyUnavailable
 
 PURGE_PAGE = 1000
 KEPT_AT_ONCE = 1000
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class KeptDocuments:
@@ -29,11 +31,15 @@ class KeptDocuments:
     _keys: Any
     _reach: Callable[[Awaitable[Any]], Awaitable[Any]]
 
+    def __init__(self) -> None:
+        self._reading_kept = kept_reader(_kept, "_id")
+
     async def _claim_version(self) -> None:
         """Note that this version writes here; ConfigurationError when a newer one has done so."""
         for _ in range(TRIES):
             found = await self._reach(self._kept.find_one({"_id": _kept_id(SCHEMA_KIND, "store")}))
-            version = json.loads(found["data"])["version"] if found else 0
+            kept = self._reading_kept.one(found)
+            version = kept.data.get("version", 0) if kept else 0
             if version > SCHEMA:
                 raise ConfigurationError("MONGODB_URI: it was written by a newer version of this service")
             if version == SCHEMA:
@@ -92,28 +98,36 @@ class KeptDocuments:
         await self._reach(self._kept.delete_many({"_id": {"$in": [_kept_id(kind, each) for each in ids]}}))
 
     async def kept(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Kept]:
-        wanted: dict[str, Any] = {"kind": kind}
-        if after is not None:
-            further = [{"at": {"$gt": after[0]}}, {"at": after[0], "_id": {"$gt": _kept_id(kind, after[1])}}]
-            wanted = {"kind": kind, "at": {"$gte": after[0]}, "$or": further}
-        cursor = self._kept.find(wanted).sort([("at", ASCENDING), ("_id", ASCENDING)]).limit(limit)
-        found = await self._reach(cursor.to_list(limit))
-        return [*map(_kept, found)]
+        async def page(last: Any, wanted: int) -> list[Any]:
+            # The bound keeps out what has no date there, so that a page always tells where the next one begins.
+            condition: dict[str, Any] = {"kind": kind, "at": {"$gte": EARLIEST}}
+            seen = (after[0], _kept_id(kind, after[1])) if after else None
+            seen = (last["at"], last["_id"]) if last else seen
+            if seen is not None:
+                further = [{"at": {"$gt": seen[0]}}, {"at": seen[0], "_id": {"$gt": seen[1]}}]
+                condition = {"kind": kind, "at": {"$gte": seen[0]}, "$or": further}
+            cursor = self._kept.find(condition).sort([("at", ASCENDING), ("_id", ASCENDING)]).limit(wanted)
+            return [*await self._reach(cursor.to_list(wanted))]
+
+        return await self._reading_kept.up_to(limit, page)
 
     async def kept_of(self, user_id: str, asset_id: str | None = None) -> Sequence[Kept]:
         if not user_id:
             return []
         wanted = {"userId": user_id} | ({"assetId": asset_id} if asset_id is not None else {})
-        return [*map(_kept, await self._reach(self._kept.find(wanted).limit(KEPT_AT_ONCE).to_list(KEPT_AT_ONCE)))]
+        found = await self._reach(self._kept.find(wanted).limit(KEPT_AT_ONCE).to_list(KEPT_AT_ONCE))
+        return [self._reading_kept.one(each) or _damaged(each) for each in found]
 
     async def find_kept(self, kind: str, id: str) -> Kept | None:
-        found = await self._reach(self._kept.find_one({"_id": _kept_id(kind, id)}))
-        return _kept(found) if found else None
+        return self._reading_kept.one(await self._reach(self._kept.find_one({"_id": _kept_id(kind, id)})))
 
     async def all_kept(self, *, limit: int, after: tuple[str, str] = ("", "")) -> Sequence[Kept]:
-        wanted = {"_id": {"$gt": _kept_id(*after)}} if after[0] else {}
-        cursor = self._kept.find(wanted).sort([("_id", ASCENDING)]).limit(limit)
-        return [_kept(each) for each in await self._reach(cursor.to_list(limit))]
+        async def page(last: Any, wanted: int) -> list[Any]:
+            place = last["_id"] if last else _kept_id(*after) if after[0] else ""
+            cursor = self._kept.find({"_id": {"$gt": place}}).sort([("_id", ASCENDING)]).limit(wanted)
+            return [*await self._reach(cursor.to_list(wanted))]
+
+        return await self._reading_kept.up_to(limit, page)
 
     async def all_keys(self, *, limit: int, after: str = "") -> Sequence[StoredKey]:
         cursor = self._keys.find({"_id": {"$gt": after}}).sort([("_id", ASCENDING)]).limit(limit)
@@ -141,10 +155,20 @@ def _kept_id(kind: str, each: str) -> str:
 
 
 def _kept(document: Mapping[str, Any]) -> Kept:
-    kind, data = document["kind"], json.loads(document["data"])
-    kept_id = document["_id"].removeprefix(_kept_id(kind, ""))
+    kind, at = document["kind"], document["at"]
+    if not isinstance(at, datetime):
+        raise TypeError("no instant")
     # Those of version 0.1 say only in their data whom they are about.
-    return Kept(kind, kept_id, document["at"], data, document.get("userId", ""), document.get("assetId", ""))
+    about = document.get("userId", ""), document.get("assetId", "")
+    return Kept(kind, _id_of(document), at, as_data(document["data"]), *about)
+
+
+def _damaged(document: Mapping[str, Any]) -> Kept:
+    return damaged(document["kind"], _id_of(document), {"userId": "", "assetId": ""} | dict(document))
+
+
+def _id_of(document: Mapping[str, Any]) -> str:
+    return str(document["_id"]).removeprefix(_kept_id(document["kind"], ""))
 
 
 def _kept_document(kept: Kept) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class RetainedDocuments:
 
     _assets: Any
     _reach: Callable[[Awaitable[Any]], Awaitable[Any]]
-    _reading: Reader
+    _reading: Reader[Asset]
     _find: Callable[..., Awaitable[list[Asset]]]
     _update: Callable[[str, Mapping[str, Any], Mapping[str, Any]], Awaitable[Asset | None]]
 

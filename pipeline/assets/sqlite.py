@@ -143,6 +143,7 @@ class SqliteAssetStore(KeptRows, RetainedRows):
         self, path: Path, supervisor: Supervisor | None = None, on_damaged: Callable[[], None] = lambda: None
     ) -> None:
         """supervisor: keeps the writer running; default: one of its own. on_damaged: see Reader."""
+        super().__init__()
         self._path = path
         self._reading = Reader(_asset, "id", on_damaged)
         self._supervisor = supervisor or Supervisor()
@@ -383,16 +384,10 @@ class SqliteAssetStore(KeptRows, RetainedRows):
         return self._reading.one(rows[0]) if rows else None
 
     async def all_assets(self, *, limit: int, after: str = "") -> Sequence[Asset]:
-        found: list[Asset] = []
-        while len(found) < limit:
-            sql = "SELECT * FROM assets WHERE id > :after ORDER BY id LIMIT :limit"
-            wanted = limit - len(found)
-            rows = await self._read(sql, {"after": after, "limit": wanted})
-            found += self._reading.all(rows)
-            if len(rows) < wanted:
-                break
-            after = rows[-1]["id"]
-        return found
+        sql = "SELECT * FROM assets WHERE id > :after ORDER BY id LIMIT :limit"
+        return await self._reading.up_to(
+            limit, lambda last, wanted: self._read(sql, {"after": last["id"] if last else after, "limit": wanted})
+        )
 
     async def replace_image(self, asset_id: str, old: ImageName, new: ImageRef) -> Asset | None:
         current = await self.get(asset_id)
@@ -550,22 +545,19 @@ class SqliteAssetStore(KeptRows, RetainedRows):
     ) -> list[Asset]:
         """Return up to so many assets in the order of that instant and the id.
 
-        start: where the list begins, when not after `after`. A document that is damaged takes no other one's place.
+        start: where the list begins, when not after `after`.
         """
         beyond, direction = ("<", " DESC") if newest_first else (">", "")
         order = f"ORDER BY {instant}{direction}, id{direction} LIMIT :limit"
-        seen = (milliseconds_of(after[0]), after[1]) if after else None
-        found: list[Asset] = []
-        while True:
+
+        async def page(last: Any, wanted: int) -> Rows:
+            seen = (last[instant], last["id"]) if last else (milliseconds_of(after[0]), after[1]) if after else None
             bound = f"({instant}, id) {beyond} (:instant, :id)" if seen else start
             sql = f"SELECT * FROM assets WHERE {where}{' AND ' if bound else ''}{bound} {order}"
-            wanted = limit - len(found)
             place = {"instant": seen[0], "id": seen[1]} if seen else {}
-            rows = await self._read(sql, {**values, **place, "limit": wanted})
-            found += self._reading.all(rows)
-            if len(rows) < wanted or len(found) >= limit:
-                return found
-            seen = rows[-1][instant], rows[-1]["id"]
+            return await self._read(sql, {**values, **place, "limit": wanted})
+
+        return await self._reading.up_to(limit, page)
 
     async def _update(self, sql: str, values: dict[str, Any]) -> Asset | None:
         rows = await self._write(sql, {"now": milliseconds_of(utc_now())} | values)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import secrets
+import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from pipeline.assets.kept import as_data, damaged, kept_reader
 from pipeline.assets.store import IDENTITY, Kept
 from pipeline.clock import utc_now
 from pipeline.instants import instant_of, milliseconds_of
@@ -17,7 +19,7 @@ KEEP = (
     "ON CONFLICT (kind, id) DO UPDATE SET "
 )
 KEPT_AT_ONCE = 1000
-Run = Callable[[str, Mapping[str, Any]], Awaitable[list[Any]]]
+Run = Callable[[str, Mapping[str, Any]], Awaitable[list[sqlite3.Row]]]
 
 
 class KeptRows:
@@ -25,6 +27,9 @@ class KeptRows:
 
     _read: Run
     _write: Run
+
+    def __init__(self) -> None:
+        self._reading_kept = kept_reader(_kept, "id")
 
     async def identity(self) -> str:
         new = Kept(IDENTITY, IDENTITY, utc_now(), {"id": secrets.token_hex(8)})
@@ -45,13 +50,14 @@ class KeptRows:
         )
 
     async def kept(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Kept]:
-        seen = {"at": milliseconds_of(after[0]), "id": after[1]} if after else {}
-        further = "AND (at, id) > (:at, :id)" if after else ""
-        rows = await self._read(
-            f"SELECT * FROM kept WHERE kind = :kind {further} ORDER BY at, id LIMIT :limit",
-            {"kind": kind, "limit": limit} | seen,
-        )
-        return [*map(_kept, rows)]
+        async def page(last: Any, wanted: int) -> list[sqlite3.Row]:
+            seen = (last["at"], last["id"]) if last else (milliseconds_of(after[0]), after[1]) if after else None
+            further = "AND (at, id) > (:at, :id)" if seen else ""
+            sql = f"SELECT * FROM kept WHERE kind = :kind {further} ORDER BY at, id LIMIT :limit"
+            place = {"at": seen[0], "id": seen[1]} if seen else {}
+            return await self._read(sql, {"kind": kind, "limit": wanted} | place)
+
+        return await self._reading_kept.up_to(limit, page)
 
     async def kept_of(self, user_id: str, asset_id: str | None = None) -> Sequence[Kept]:
         which = "AND assetId = :asset" if asset_id is not None else ""
@@ -59,15 +65,19 @@ class KeptRows:
             f"SELECT * FROM kept WHERE userId = :user AND userId != '' {which} LIMIT :limit",
             {"user": user_id, "asset": asset_id, "limit": KEPT_AT_ONCE},
         )
-        return [*map(_kept, rows)]
+        return [self._reading_kept.one(row) or damaged(row["kind"], row["id"], row) for row in rows]
 
     async def find_kept(self, kind: str, id: str) -> Kept | None:
         rows = await self._read("SELECT * FROM kept WHERE kind = :kind AND id = :id", {"kind": kind, "id": id})
-        return _kept(rows[0]) if rows else None
+        return self._reading_kept.one(rows[0]) if rows else None
 
     async def all_kept(self, *, limit: int, after: tuple[str, str] = ("", "")) -> Sequence[Kept]:
-        sql = "SELECT * FROM kept WHERE (kind, id) > (:kind, :id) ORDER BY kind, id LIMIT :limit"
-        return [_kept(row) for row in await self._read(sql, {"kind": after[0], "id": after[1], "limit": limit})]
+        async def page(last: Any, wanted: int) -> list[sqlite3.Row]:
+            kind, id = (last["kind"], last["id"]) if last else after
+            sql = "SELECT * FROM kept WHERE (kind, id) > (:kind, :id) ORDER BY kind, id LIMIT :limit"
+            return await self._read(sql, {"kind": kind, "id": id, "limit": wanted})
+
+        return await self._reading_kept.up_to(limit, page)
 
     async def purge_kept(self, kind: str, before: datetime) -> int:
         rows = await self._write(
@@ -78,8 +88,7 @@ class KeptRows:
 
 
 def _kept(row: Any) -> Kept:
-    at, data = instant_of(row["at"]), json.loads(row["data"])
-    return Kept(row["kind"], row["id"], at, data, row["userId"], row["assetId"])
+    return Kept(row["kind"], row["id"], instant_of(row["at"]), as_data(row["data"]), row["userId"], row["assetId"])
 
 
 def _values(kept: Kept) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class RetainedRows:
     _update: Callable[[str, dict[str, Any]], Awaitable[Asset | None]]
     _assets: Callable[..., Awaitable[list[Asset]]]
     _on_writer: Callable[[Callable[[sqlite3.Connection], Any]], Awaitable[Any]]
-    _reading: Reader
+    _reading: Reader[Asset]
 
     async def expired(
         self, before: datetime, *, limit: int, after: tuple[datetime, str] | None = None

@@ -275,7 +275,10 @@ class AssetStore(Protocol):
         """Return what is kept of a kind, oldest first (at, then id). after: (at, id) of the last one seen."""
 
     async def kept_of(self, user_id: str, asset_id: str | None = None) -> Sequence[Kept]:
-        """Return up to a thousand of what is kept about the user, or about one asset of the user, of all kinds."""
+        """Return up to a thousand of what is kept about the user, or about one asset of the user, of all kinds. One
+        that is damaged is among them, without its data.
+        """
+
     async def find_kept(self, kind: str, id: str) -> Kept | None:
         """Return what is kept under this name."""
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import structlog
 
-from pipeline.errors import ConfigurationError, DependencyUnavailable
+from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError
 from pipeline.hooks.media_links import MediaLinks
 from pipeline.hooks.protocols import StoredImage
 from pipeline.hooks.storing import UNAVAILABLE, Storing
@@ -106,7 +106,7 @@ class Storages:
             try:
                 storing = await self.get(backend)
                 made = await storing.urls(public_ids, seconds) if storing.makes_urls else {}
-            except DependencyUnavailable as error:
+            except PipelineError as error:
                 log.warning("urls_not_made", backend=backend, count=len(public_ids), cause=cause_of(error))
                 continue
             urls |= {ImageName(backend, public_id): url for public_id, url in made.items()}

@@ -84,15 +84,23 @@ class Storing:
     async def urls(self, public_ids: Sequence[str], seconds: int) -> Mapping[str, str]:
         """Return the URLs of the images, good for so many seconds. Only where makes_urls is true.
 
-        All of them in the time of one call; DependencyUnavailable when it fails.
+        All of them in the time of one call, those that were made by then; DependencyUnavailable when there are none.
         """
         url = self.storage.function("url")
+        made: dict[str, object] = {}
         if inspect.iscoroutinefunction(url):
-            making = self.storage.run_on_loop("url", _make_urls_async, self._seconds, url, public_ids, seconds)
+            making = self.storage.run_on_loop("url", _make_urls_async, self._seconds, url, public_ids, seconds, made)
         else:
-            making = self.storage.run_in_thread("url", _make_urls, self._seconds, url, public_ids, seconds)
-        made = await _guarded(making)
-        return {public_id: each for public_id, each in zip(public_ids, made, strict=True) if is_web_url(each)}
+            making = self.storage.run_in_thread("url", _make_urls, self._seconds, url, public_ids, seconds, made)
+        try:
+            await _guarded(making)
+        except PipelineError as error:
+            # One image whose URL cannot be made, or not in time, leaves the others theirs.
+            if not made:
+                raise
+            missing = len(public_ids) - len(made)
+            log.warning("urls_not_made", backend=self.storage.name, count=missing, cause=cause_of(error))
+        return {public_id: cast(str, each) for public_id, each in [*made.items()] if is_web_url(each)}
 
     async def list_images(self, prefix: str, at_once: int) -> AsyncIterator[Sequence[StoredImage]]:
         """Yield the stored images whose public_id begins with the prefix, at most so many at once.
@@ -160,14 +168,29 @@ def _read(file: BinaryIO) -> bytes:
     return bytes(content)
 
 
-def _make_urls(url: Callable[..., str], public_ids: Sequence[str], seconds: int) -> Sequence[str]:
-    return [url(public_id, seconds) for public_id in public_ids]
+def _make_urls(url: Callable[..., str], public_ids: Sequence[str], seconds: int, made: dict[str, object]) -> None:
+    """Add the URLs to `made`; raise, when all are done, what one of them raised."""
+    fault: Exception | None = None
+    for public_id in public_ids:
+        try:
+            made[public_id] = url(public_id, seconds)
+        except Exception as error:  # the border of one image
+            fault = error
+    if fault is not None:
+        raise fault
 
 
 async def _make_urls_async(
-    url: Callable[..., Awaitable[str]], public_ids: Sequence[str], seconds: int
-) -> Sequence[str]:
-    return [await url(public_id, seconds) for public_id in public_ids]
+    url: Callable[..., Awaitable[str]], public_ids: Sequence[str], seconds: int, made: dict[str, object]
+) -> None:
+    """As _make_urls, all at the same time."""
+
+    async def make(public_id: str) -> None:
+        made[public_id] = await url(public_id, seconds)
+
+    ended = await asyncio.gather(*map(make, public_ids), return_exceptions=True)
+    if fault := next((each for each in ended if each is not None), None):
+        raise fault
 
 
 def _take(listing: Iterator[StoredImage], at_once: int) -> Sequence[StoredImage]:

@@ -123,7 +123,10 @@ class Erasing:
 
     async def find(self, user_id: str) -> Erasure | None:
         """Return the erase of that user that is under way, None when there is none."""
-        return next((erasure for erasure in await self._all() if erasure.user_id == user_id), None)
+        if (record := await self._store.find_kept(KIND, user_id)) is None:
+            return None
+        progress = await self._store.find_kept(PROGRESS, record.data["id"])
+        return Erasure.of(record, progress.data if progress else {})
 
     async def erase(self, user_id: str, seconds: float) -> Erasure:
         """Begin to erase the user, or go on; return how far it is when it is done, or after so many seconds.
@@ -193,7 +196,8 @@ class Erasing:
 
     async def _has_turn(self, erasure: Erasure) -> bool:
         """Return whether this process is to go on: no other one does, and none has come to the end."""
-        if not any(each.id == erasure.id for each in await self._all()):
+        record = await self._store.find_kept(KIND, erasure.user_id)
+        if record is None or record.data["id"] != erasure.id:
             return False
         return await self._queues[0].take_turn(f"erase-{erasure.id}", self._id, TURN_SECONDS)
 
@@ -204,6 +208,9 @@ class Erasing:
             await self._store.keep(erasure.progress)
             if not await self._has_turn(erasure):
                 return False
+        # Another erase may have begun at the same moment, and stands in its place.
+        if not await self._has_turn(erasure):
+            return False
         await self._store.keep(erasure.progress)
         await self._store.discard(KIND, erasure.user_id)
         await self._forget_bytes(erasure.id)
@@ -248,7 +255,7 @@ class Erasing:
 
     async def _forget_jobs(self, erasure: Erasure) -> int:
         """Remove jobs, dead letters and undelivered events that no asset led to; return how many."""
-        kept = await self._store.kept_of(erasure.user_id)
+        kept = await self._removing.kept_of(erasure.user_id)
         erasure.running |= set(await self._removing.forget_jobs(kept))
         for each in kept:
             await self._store.discard(each.kind, each.id)

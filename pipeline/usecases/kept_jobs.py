@@ -6,9 +6,11 @@ no record: its asset says so. Runs on the event loop.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
+
+import structlog
 
 from pipeline.assets.asset import job_data, made_at_ms
 from pipeline.assets.store import AssetStore, Kept
@@ -19,7 +21,11 @@ from pipeline.queue.queue import JobQueue
 from pipeline.queue.records import as_instant
 from pipeline.usecases.image_urls import ImageUrls
 
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 Place = tuple[datetime, str]
+PAGE = 500
 
 
 class KeptJobs:
@@ -48,6 +54,16 @@ class KeptJobs:
         """Return the ids of those that are jobs of this queue."""
         return [each.id for each in kept if each.kind == self._kind]
 
+    async def unnamed_of(self, user_id: str) -> Sequence[Kept]:
+        """Return those that only their data say are about the user: version 0.1 writes such ones to MongoDB."""
+        found: list[Kept] = []
+        page = await self._store.kept(self._kind, limit=PAGE)
+        while page:
+            about = ((kept, kept.data.get("data")) for kept in page if not kept.user_id)
+            found += (kept for kept, data in about if isinstance(data, dict) and data.get("userId") == user_id)
+            page = await self._store.kept(self._kind, limit=PAGE, after=(page[-1].at, page[-1].id))
+        return found
+
     async def forget(self, *job_ids: str) -> None:
         """Keep these jobs no longer: they are done, or nobody wants them."""
         await self._store.discard(self._kind, *job_ids)
@@ -61,12 +77,12 @@ class KeptJobs:
         page = await self._store.kept(self._kind, limit=limit, after=after)
         ready = [kept for kept in page if kept.at < before]
         oldest = utc_now() - self._keep_failed
-        waiting = [_waiting(kept) for kept in ready if "failed" not in kept.data]
+        waiting = _readable(_waiting, [kept for kept in ready if "failed" not in kept.data])
         restored = await self._queue.restore(waiting)
         # One that was announced again after its delivery was kept again.
         if done := await self._queue.completed([job.id for job in waiting]):
             await self.forget(*done)
-        dead = [_failed(kept, kept.data["failed"]) for kept in ready if "failed" in kept.data and kept.at > oldest]
+        dead = _readable(_failed, [kept for kept in ready if "failed" in kept.data and kept.at > oldest])
         if put_back := await self._queue.restore_failed(dead):
             # One that an operator removed after we had read of it is gone from the store first.
             still = {kept.id for kept in await self._store.kept(self._kind, limit=limit, after=after)}
@@ -94,7 +110,19 @@ def _waiting(kept: Kept) -> NewJob:
     )
 
 
-def _failed(kept: Kept, failed: Mapping[str, Any]) -> FailedJob:
+def _readable(read: Callable[[Kept], T], kept: Sequence[Kept]) -> list[T]:
+    """Return the jobs, without those that lack something: one of them must not keep the others from coming back."""
+    jobs = []
+    for each in kept:
+        try:
+            jobs.append(read(each))
+        except (LookupError, TypeError):
+            log.error("kept_job_damaged", jobId=each.id)
+    return jobs
+
+
+def _failed(kept: Kept) -> FailedJob:
+    failed = kept.data["failed"]
     return FailedJob(
         id=kept.id,
         failed_at=kept.at,

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from pipeline.assets.asset import to_timestamp
+from pipeline.assets.asset import Asset, to_timestamp
 from pipeline.assets.store import AssetStore
 from pipeline.errors import Conflict, NotFound, PermanentJobError
 from pipeline.metrics import Metrics
@@ -119,23 +119,29 @@ class Notifying:
         return {name: str(job.data.get(name, "")) for name in ("assetId", "notifier")}
 
     async def process(self, job: Job) -> bool:
-        """Hand the job's event to its notifier; True when it is delivered."""
+        """Hand the job's event to its notifier; True when it is delivered, or its asset is gone and nobody may hear of
+        it any more.
+        """
         try:
             name, event, user_id = (job.data[field] for field in ("notifier", "event", "userId"))
         except KeyError:
             raise PermanentJobError("The job's payload is not that of a notification") from None
-        event = await self._refreshed(event)
+        asset = await self._store.get(event["assetId"])
+        if asset is None and not await self._store.known([event["assetId"]]):
+            # Deleted at the moment at which its event was announced.
+            log.info("event_dropped", reason="Its asset is gone")
+            return True
+        event = await self._refreshed(event, asset)
         await self._plugins.deliver(name, event, user_id, job.id, job.trace_context, job.tries)
         return True
 
-    async def _refreshed(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _refreshed(self, event: Mapping[str, Any], asset: Asset | None) -> Mapping[str, Any]:
         """Return the event with the URL that its image has now: the one of hours ago may have stopped working.
 
         An image that is not there any more has none. One that has no URL just now keeps the one it had.
         """
         if "processedImageUrl" not in event:
             return event
-        asset = await self._store.get(event["assetId"])
         if asset is None or asset.processed is None or to_timestamp(asset.finished_at) != event["timestamp"]:
             return {name: value for name, value in event.items() if name != "processedImageUrl"}
         url = await self._urls.of_image(asset.processed)

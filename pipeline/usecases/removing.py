@@ -122,6 +122,13 @@ class Removing:
         await self._store.discard_keys(asset_id)
         return len(stored)
 
+    async def kept_of(self, user_id: str) -> Sequence[Kept]:
+        """Return what is kept about the user and is not asked for by way of an asset."""
+        kept = [*await self._store.kept_of(user_id)]
+        for jobs in self._queues:
+            kept += await jobs.kept.unnamed_of(user_id)
+        return kept
+
     async def forget_jobs(self, kept: Sequence[Kept], job_ids: Iterable[str] = ()) -> Collection[str]:
         """Remove jobs and dead letters, those that are kept and those of the queue of photos with these ids.
 
@@ -144,9 +151,10 @@ class Removing:
     async def retry(self) -> None:
         """Remove the jobs of deleted assets that could not be removed from Redis when it was away."""
         for left in await self._store.kept(KIND, limit=1000):
-            await self.forget_jobs([], left.data["photos"])
-            await self._queues[1].queue.remove_failed(*left.data["notifications"])
-            for job_id in left.data["notifications"]:
+            await self.forget_jobs([], left.data.get("photos", ()))
+            notifications = left.data.get("notifications", ())
+            await self._queues[1].queue.remove_failed(*notifications)
+            for job_id in notifications:
                 await self._queues[1].queue.cancel(job_id)
             await self._store.discard(KIND, left.id)
 
@@ -168,6 +176,8 @@ class Removing:
         photos = self._first_jobs(asset.id, asset.processing_job_id)
         try:
             await self._store.discard_keys(asset.id)
+            # A run may have ended, and announced that, before the document went.
+            kept = [*kept, *await self._store.kept_of(asset.user_id, asset.id)]
             async with asyncio.timeout(QUEUE_SECONDS):
                 await self.forget_jobs(kept, photos)
         except (DependencyUnavailable, TimeoutError) as error:

@@ -835,6 +835,8 @@ async def test_store_of_a_newer_version_is_refused(
     with pytest.raises(ConfigurationError, match="written by a newer version"):
         await newer.open()
     await newer.close()
+
+
 DAMAGED: dict[str, tuple[str, dict[str, Any]]] = {
     "no object": ("aiMetadata = 'damaged'", {"$set": {"aiMetadata": "damaged"}}),
     "no images": ("original = 'null'", {"$set": {"images.original": None}}),
@@ -850,6 +852,16 @@ def damage(store: AssetStore, asset: Asset, mongo_uri: str, how: str = "no objec
         return
     with pymongo.MongoClient[dict[str, Any]](mongo_uri) as client:
         client.get_default_database()["assets"].update_one({"_id": ObjectId(asset.id)}, change)
+
+
+def damage_kept(store: AssetStore, kind: str, id: str, mongo_uri: str, text: str) -> None:
+    """Make something else of the data of what is kept under that name."""
+    if isinstance(store, SqliteAssetStore):
+        with closing(sqlite3.connect(store._path)) as connection, connection:
+            connection.execute("UPDATE kept SET data = ? WHERE kind = ? AND id = ?", (text, kind, id))
+        return
+    with pymongo.MongoClient[dict[str, Any]](mongo_uri) as client:
+        client.get_default_database()["kept"].update_one({"_id": f"{kind} {id}"}, {"$set": {"data": text}})
 
 
 @pytest.fixture
@@ -889,6 +901,29 @@ async def test_damaged_document_takes_no_other_ones_place(
     assert sorted(noted) == sorted(damaged)
     assert await store.delete(done[0].id, "user-1") is None
     assert set(await store.damaged_of("user-1")) == damaged - {done[0].id}
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("text", ["damaged", "[1]", ""])
+async def test_damaged_record_beside_the_assets_stops_no_search(
+    store: AssetStore, uri: str, logs: list[Any], text: str
+) -> None:
+    """Those behind it are found, in full pages; it is logged once, and goes with the user whom it is about."""
+    kept = [Kept("kind", str(number), NOON + number * MINUTE, {"n": number}, "user-1") for number in range(5)]
+    for each in kept:
+        await store.keep(each)
+    for number in "02":
+        damage_kept(store, "kind", number, uri, text)
+    left = [kept[1], kept[3], kept[4]]
+    assert await store.kept("kind", limit=2) == left[:2]
+    assert await store.kept("kind", limit=9) == left
+    assert await store.kept("kind", limit=2, after=(kept[1].at, "1")) == left[1:]
+    assert [each for each in await store.all_kept(limit=9) if each.kind == "kind"] == left
+    assert await store.find_kept("kind", "0") is None
+    assert sorted(each.id for each in await store.kept_of("user-1")) == [*"01234"]
+    assert len([line for line in logs if line["event"] == "kept_damaged"]) == 2
+    await store.discard("kind", *"02")
+    assert len(await store.kept_of("user-1")) == 3
 
 
 @pytest.mark.gen_test

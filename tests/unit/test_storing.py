@@ -191,3 +191,35 @@ async def test_image_whose_url_is_none_is_removed(make: Make) -> None:
     with pytest.raises(DependencyUnavailable):
         await make(save=lambda *_: "/media/x", delete=delete).save("a/1", io.BytesIO(), "image/jpeg")
     assert await deleted.get() == "a/1"
+
+
+@pytest.mark.fault("U16")
+@pytest.mark.gen_test
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_image_without_a_url_leaves_the_others_theirs(make: Make, is_async: bool) -> None:
+    """One of three raises, and one gets what is no URL; when all raise, so does the whole."""
+
+    def url(public_id: str, seconds: int) -> str:
+        if public_id == "bad":
+            raise ValueError("no")
+        return "here" if public_id == "odd" else f"{URL}/{public_id}"
+
+    async def url_later(public_id: str, seconds: int) -> str:
+        return url(public_id, seconds)
+
+    storing = make(url=url_later if is_async else url)
+    assert await storing.urls(["bad", "a", "odd", "b"], 60) == {"a": f"{URL}/a", "b": f"{URL}/b"}
+    with pytest.raises(DependencyUnavailable):
+        await storing.urls(["bad"], 60)
+
+
+@pytest.mark.fault("U16")
+@pytest.mark.gen_test
+async def test_url_that_does_not_come_takes_the_place_of_no_other(make: Make) -> None:
+    """One of three hangs until the time is over."""
+
+    async def url(public_id: str, seconds: int) -> str:
+        await (asyncio.Event().wait() if public_id == "bad" else asyncio.sleep(0))
+        return f"{URL}/{public_id}"
+
+    assert await make(0.3, url=url).urls(["bad", "a", "b"], 60) == {"a": f"{URL}/a", "b": f"{URL}/b"}

@@ -1,0 +1,29 @@
+"""What both stores do with what is kept beside the assets. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from pipeline.assets.reading import Reader
+from pipeline.assets.store import Kept
+
+
+def kept_reader(read: Callable[[Any], Kept], id_name: str) -> Reader[Kept]:
+    """Return what reads them. read, id_name: see Reader."""
+    return Reader(read, id_name, what="kept")
+
+
+def as_data(text: str) -> Mapping[str, Any]:
+    """Return what the text holds; ValueError or TypeError when it is damaged."""
+    data = json.loads(text)
+    if not isinstance(data, dict):
+        raise TypeError(f"a {type(data).__name__} where a dict should be")
+    return data
+
+
+def damaged(kind: str, id: str, row: Any) -> Kept:
+    """Return the little that is known of one that cannot be read, so that it goes with the user whom it is about."""
+    return Kept(kind, id, datetime.fromtimestamp(0, UTC), {}, row["userId"], row["assetId"])
