@@ -32,9 +32,9 @@ KINDS = {
     "hardly stands out": table.UNEASY,
 }
 FEW = (
-    *("no lettering 9", "plain 7", "lens lettering 0", "screen 4", "pastel 12", "small lettering 3", "cluttered 5"),
+    *("no lettering 9", "plain 7", "lens lettering 0", "screen 4", "pastel 12", "small lettering 3", "cluttered 1"),
     *("product line 3", "not listed 2", "part numbers 4", "hardly stands out 2", "turned 0", "turned, no lettering 2"),
-    "dark 1",
+    "dark 2",
 )
 
 

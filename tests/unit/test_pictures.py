@@ -87,6 +87,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "metadata service": ({"processed_image_url": "http://169.254.169.254/latest"}, "internal address"),
     "loopback": ({"processed_image_url": "http://localhost:6379/x"}, "internal address"),
     "neighbour": ({"processed_image_url": "http://10.0.0.8/x"}, "internal address"),
+    "container": ({"processed_image_url": "http://redis:6379/x"}, "internal address"),
+    "too long": ({"processed_image_url": f"https://a.example/{'x' * 4096}"}, "not an http"),
+    "two lines": ({"processed_image_url": "https://a.example/x\r\nHost: b"}, "not an http"),
     "both": (
         {"processed_image_url": "https://a.example/x", "processed_image": ProcessedImage(make_image(), "image/jpeg")},
         "both set",
@@ -141,10 +144,10 @@ async def test_url_that_others_reach_is_kept(pictures: Pictures, plugin: BoundPl
 @pytest.mark.parametrize(
     "host",
     [
-        *("localhost", "a.localhost", "LOCALHOST.", "printer.local", "db.internal"),
+        *("localhost", "a.localhost", "LOCALHOST.", "printer.local", "db.internal", "redis", "nas.lan", "x.home.arpa"),
         *("127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "①②⑦.0.0.1"),
         *("10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0"),
-        *("::1", "fe80::1%eth0", "fd00::1", "::ffff:127.0.0.1", "::ffff:a00:1"),
+        *("::1", "fe80::1%eth0", "fd00::1", "::ffff:127.0.0.1", "::ffff:a00:1", "2002:7f00:1::"),
     ],
 )
 def test_internal_hosts_are_recognized(host: str) -> None:
@@ -152,7 +155,7 @@ def test_internal_hosts_are_recognized(host: str) -> None:
     assert is_internal(host)
 
 
-@pytest.mark.parametrize("host", ["example.com", "8.8.8.8", "2606:4700::1111", "local.example", "10.example.com", ""])
+@pytest.mark.parametrize("host", ["example.com", "8.8.8.8", "2606:4700::1111", "local.example", "10.example.com", "lan.example", ""])
 def test_public_hosts_are_not_internal(host: str) -> None:
     """A name is not looked up."""
     assert not is_internal(host)
