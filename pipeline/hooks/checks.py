@@ -65,12 +65,16 @@ def extra_fault(extra: object) -> str | None:
 
 
 def is_web_url(url: object) -> bool:
-    """True for an absolute http or https URL of reasonable length."""
-    if not isinstance(url, str) or len(url) > MAX_URL_LENGTH or not url.isprintable() or " " in url:
+    """True for an absolute http or https URL of reasonable length, without a user or a password."""
+    if not isinstance(url, str) or len(url) > MAX_URL_LENGTH or not url.isprintable():
+        return False
+    # A browser takes a backslash for a slash, and so another part of the URL for the host.
+    if " " in url or "\\" in url:
         return False
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_complete = bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
+        return parts.scheme in ("http", "https") and is_complete
     except ValueError:
         return False
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import structlog
 
@@ -77,7 +77,7 @@ def is_internal(host: str) -> bool:
     """True for an address or name of this machine or of a private network, also in the odd spellings that browsers
     take for one. A name is not looked up.
     """
-    host = unicodedata.normalize("NFKC", host).strip("[]").rstrip(".").lower()
+    host = unicodedata.normalize("NFKC", unquote(host)).replace("\u3002", ".").strip("[]").rstrip(".").lower()
     if host.endswith(tuple(f".{name}" for name in INTERNAL_NAMES)):
         return True
     address: ipaddress.IPv4Address | ipaddress.IPv6Address | None = None

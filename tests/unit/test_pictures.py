@@ -88,6 +88,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "loopback": ({"processed_image_url": "http://localhost:6379/x"}, "internal address"),
     "neighbour": ({"processed_image_url": "http://10.0.0.8/x"}, "internal address"),
     "container": ({"processed_image_url": "http://redis:6379/x"}, "internal address"),
+    "backslash": ({"processed_image_url": "http://127.0.0.1\\@a.example/x"}, "not an http"),
+    "password": ({"processed_image_url": "https://user:word@a.example/x"}, "not an http"),
+    "no port": ({"processed_image_url": "https://a.example:99999/x"}, "not an http"),
     "too long": ({"processed_image_url": f"https://a.example/{'x' * 4096}"}, "not an http"),
     "two lines": ({"processed_image_url": "https://a.example/x\r\nHost: b"}, "not an http"),
     "both": (
@@ -145,7 +148,7 @@ async def test_url_that_others_reach_is_kept(pictures: Pictures, plugin: BoundPl
     "host",
     [
         *("localhost", "a.localhost", "LOCALHOST.", "printer.local", "db.internal", "redis", "nas.lan", "x.home.arpa"),
-        *("127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "①②⑦.0.0.1"),
+        *("127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "①②⑦.0.0.1", "127.0.0%2e1", "127。0。0。1"),
         *("10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0"),
         *("::1", "fe80::1%eth0", "fd00::1", "::ffff:127.0.0.1", "::ffff:a00:1", "2002:7f00:1::"),
     ],
