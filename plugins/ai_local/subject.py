@@ -223,8 +223,7 @@ def _ring(small: Pixels, edge: int) -> NDArray[np.bool_]:
 
 def _is_even(background: Pixels, gain: float) -> bool:
     """Return True for a background of one kind. gain: how much brighter the picture would be in daylight."""
-    uneven = background.astype(np.float32).std(axis=0) * gain if len(background) else np.inf
-    return bool(np.all(uneven <= MOST_UNEVENNESS))
+    return len(background) > 0 and bool((background.astype(np.float32).std(axis=0) * gain <= MOST_UNEVENNESS).all())
 
 
 def _soften(mask: Pixels, size: tuple[int, int]) -> Mask:
