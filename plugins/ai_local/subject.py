@@ -35,7 +35,7 @@ MIN_FILL = 0.65  # of its own convex hull; a torn mask has less
 MIN_TEXT_INSIDE = 0.85
 # Lab units in daylight; in a background with more there are other things, or half the product. Tables and carpets have
 # hardly any unevenness of hue, streets and rooms do.
-MOST_UNEVENNESS = (24, 8, 8)
+MOST_UNEVENNESS = (24, 6, 6)
 DAYLIGHT, MAX_GAIN = 235.0, 4.0  # a picture is taken to have something that bright; it is dimmed at most so many times
 MIN_LARGEST = 0.9  # of all that was found: a product in two pieces has lost what joins them
 MIN_COMPACTNESS = 0.12  # 4 pi area / outline^2: 1 for a disc, 0.3 for a chair, less for what is torn
