@@ -147,7 +147,7 @@ async def run(jobs: int, rounds: int) -> None:
         "analyze, plain def in a thread": lambda: threaded.analyze(REQUEST, no_image),
         "analyze, async plugin and one filter": lambda: hooked.analyze(REQUEST, no_image),
         "notify, called directly": lambda: direct.notify(notification),
-        "notify, one notifier": lambda: plain.notify(SUCCESS_EVENT, "user-1"),
+        "notify, one notifier": lambda: plain.notifiers.notify(SUCCESS_EVENT, "user-1"),
         "two events to one observer": observed,
         "metrics of one job": counted,
     }

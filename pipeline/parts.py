@@ -86,7 +86,7 @@ class Parts:
         self.plugins = build_plugins(settings, self.metrics, self.fanout, self.tracing, inspect)
         self.store = build_store(settings, self.supervisor, self.metrics.damaged_assets.inc)
         self.metrics.of_queue(QUEUE_NAME, settings.all_providers)
-        self.metrics.of_queue(notifying.QUEUE_NAME, self.plugins.durable)
+        self.metrics.of_queue(notifying.QUEUE_NAME, self.plugins.notifiers.durable)
         self.moves = Moves(self.store, self.plugins, settings.storage_name)
         self.image_urls = ImageUrls(self.plugins, settings.media_url_seconds)
         self.replay = Replay(
@@ -112,7 +112,7 @@ class Parts:
         self.submission = self._make_submission()
         self.dead_letters = DeadLetters(self.store, self.queue, self._kept_jobs, self.submission)
         self.notifying = notifying.Notifying(
-            self.plugins,
+            self.plugins.notifiers,
             self.notifications,
             self._kept_notifications,
             self.metrics,
@@ -123,7 +123,7 @@ class Parts:
         self.worker = self._make_photo_worker()
         self.workers = [self.worker]
         self.cancelling = self._make_cancelling()
-        if self.plugins.durable:
+        if self.plugins.notifiers.durable:
             self.workers.append(self._make_notifier_worker())
         self.removing = self._make_removing()
         self.correcting = Correcting(self.store, self.progress_frames.corrected)
@@ -174,7 +174,7 @@ class Parts:
         )
 
     def _make_removing(self) -> Removing:
-        end_delivery = self.workers[-1].cancel if self.plugins.durable else lambda job_id: None
+        end_delivery = self.workers[-1].cancel if self.plugins.notifiers.durable else lambda job_id: None
         return Removing(
             self.store,
             self.leftovers,
@@ -246,7 +246,7 @@ class Parts:
             notifying.QUEUE_NAME,
             keep_completed_seconds=KEEP_DELIVERED_SECONDS,
             longest_delay_seconds=LONGEST_NOTIFIER_DELAY_SECONDS,
-            lanes=self.plugins.notifier_holds.lanes,
+            lanes=self.plugins.notifiers.holds.lanes,
         )
         self._kept_jobs, self._kept_notifications = map(self._make_kept, (self.queue, self.notifications))
         unfinished = UnfinishedAssets(
@@ -314,7 +314,7 @@ class Parts:
             supervisor=self.supervisor,
             on_reconnect=self.notification_reconciler.request,
             on_unowned=self.notification_reconciler.request,
-            holds=self.plugins.notifier_holds,
+            holds=self.plugins.notifiers.holds,
             concurrency=settings.notifier_slots if settings.role is not Role.WEB else 0,
             lease_seconds=settings.lease_seconds,
             renew_seconds=settings.renew_seconds,

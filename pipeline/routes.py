@@ -92,7 +92,7 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         (
             "/media/(.*)",
             media.MediaHandler,
-            common | {"folders": parts.plugins.media_folders, "store": parts.store, "urls": parts.image_urls},
+            common | {"folders": parts.plugins.storages.media_folders, "store": parts.store, "urls": parts.image_urls},
         ),
     ]
     return served
@@ -103,7 +103,7 @@ def _probes(parts: Parts, common: dict[str, Any]) -> list[Any]:
     checks: dict[str, Callable[[], Awaitable[None]]] = {
         "store": parts.store.check,
         "queue": parts.queue.ping if settings.role is Role.WEB else parts.worker.check,
-        "storage": parts.plugins.check_storage,
+        "storage": parts.plugins.storages.check,
         "sandbox": parts.plugins.check_sandbox,
         "disk": Disk(settings.data_dir, settings.max_upload_bytes).check,
         "clock": CLOCK.check,
@@ -120,8 +120,8 @@ def _probes(parts: Parts, common: dict[str, Any]) -> list[Any]:
             | {
                 "checks": checks,
                 "plugins": parts.plugins.all,
-                "missing_storages": lambda: parts.plugins.missing_storages,
-                "queues": [parts.queue, *([parts.notifications] if parts.plugins.durable else [])],
+                "missing_storages": lambda: parts.plugins.storages.missing,
+                "queues": [parts.queue, *([parts.notifications] if parts.plugins.notifiers.durable else [])],
             },
         ),
     ]

@@ -23,13 +23,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import urllib3
 
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError, ValidationError
 from pipeline.hooks import StorageBackend, StoredImage, hookimpl
+from pipeline.hooks.storing import READ_AT_MOST_BYTES
 from plugins.ai_http import retry_after_of
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ LEAST_SECONDS = 0.5
 CHECK_SECONDS = 60.0
 # The most that one call of the Admin API gives.
 LISTED_AT_ONCE = 500
+PIECE_BYTES = 1024 * 1024
 UNAVAILABLE = "Image storage unavailable"
 # What Cloudinary says of an image it does not take. Every other 400 is about our request: a signature, an upload
 # preset, the account, the clock. None of those is the doing of the person who sent the image.
@@ -120,14 +122,18 @@ class CloudinaryStorage:
 
         def download(timeout: urllib3.Timeout) -> BinaryIO:
             url = self._sdk.utils.private_download_url(public_id, None, **self._options(timeout))
-            response = self._downloads.request("GET", url, timeout=timeout)
+            response = self._downloads.request("GET", url, timeout=timeout, preload_content=False)
+            try:
+                body = _read(response, cast(float, timeout.total))
+            finally:
+                response.close()
             if response.status == 404:
                 raise FileNotFoundError(public_id)
             if response.status != 200:
                 HEARD.headers = response.headers
                 kind = self._sdk.uploader.EXCEPTION_CODES.get(response.status, self._sdk.exceptions.GeneralError)
-                raise kind(f"download answered {response.status}{_told(response.data)}")
-            return io.BytesIO(response.data)
+                raise kind(f"download answered {response.status}{_told(body)}")
+            return io.BytesIO(body)
 
         return self._repeat(download)
 
@@ -225,6 +231,21 @@ def _busy_seconds(headers: Mapping[str, str]) -> float:
     waits = (retry_after_of(headers), retry_after_of(reset))
     seconds = next((each for each in waits if each is not None), BUSY_SECONDS)
     return min(max(seconds, 1.0), LONGEST_BUSY_SECONDS)
+
+
+def _read(response: urllib3.BaseHTTPResponse, seconds: float) -> bytes:
+    """Return the body of a reply; TimeoutError when it comes too slowly, DependencyUnavailable when it is too large."""
+    # The timeout is that of each single read, and a reply may come byte by byte.
+    until = time.monotonic() + seconds
+    body = bytearray()
+    while piece := response.read1(PIECE_BYTES, decode_content=False):
+        body += piece
+        if len(body) > READ_AT_MOST_BYTES:
+            cause = ValueError(f"the download has more than {READ_AT_MOST_BYTES} bytes")
+            raise DependencyUnavailable(UNAVAILABLE) from cause
+        if time.monotonic() > until:
+            raise TimeoutError("the download timed out")
+    return bytes(body)
 
 
 def _told(body: bytes) -> str:

@@ -20,6 +20,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from pipeline.errors import ConfigurationError, DependencyUnavailable
 from pipeline.hooks import PluginSettings, StorageBackend, StoredImage, hookimpl
+from pipeline.hooks.storing import READ_AT_MOST_BYTES
 
 if TYPE_CHECKING:
     from obstore.store import AzureStore, GCSStore, S3Store
@@ -228,6 +229,8 @@ class ObjectStorage:
 
     async def _download(self, key: str) -> bytes:
         found = await self._sdk.get_async(self._store, key)
+        if (size := found.meta["size"]) > READ_AT_MOST_BYTES:
+            raise OSError(f"the object has {size} bytes, more than {READ_AT_MOST_BYTES}")
         return bytes(await found.bytes_async())
 
     def _key(self, public_id: str) -> str:

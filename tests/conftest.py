@@ -1,9 +1,11 @@
-"""Fixtures every test may use: a real Redis with a clean database, and the check that no test skips in CI."""
+"""Fixtures every test may use, real servers with clean databases above all, and the check that no test skips in CI."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import signal
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,12 @@ from tornado.ioloop import IOLoop
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.sandbox.sandbox import Sandbox
 from pipeline.supervision import cancel
+from tests import fake_cloudinary
+from tests.fake_cloudinary import FakeCloudinary
 from tests.fake_receiver import FakeReceiver, running_in_thread
 from tests.mongo_server import MongoServer, own_database
+from tests.moto_server import MotoServer
+from tests.parts import require
 from tests.redis_server import RedisServer
 from tests.service import AiService
 from tests.workers import Bench
@@ -98,6 +104,40 @@ def mongo_uri(request: pytest.FixtureRequest) -> Iterator[str]:
     """The address of a database of the test's own."""
     with own_database(lambda: request.getfixturevalue("mongo_server")) as uri:
         yield uri
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[MotoServer]:
+    """An S3 server for the whole run."""
+    require(importlib.util.find_spec("obstore") is not None, "needs obstore")
+    with MotoServer() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(moto: MotoServer) -> str:
+    """A new bucket on that server."""
+    name = f"photos-{uuid.uuid4().hex}"
+    moto.s3.create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture
+def in_s3(moto: MotoServer, bucket: str) -> dict[str, str]:
+    """The settings with which the storage `object` keeps images in that bucket."""
+    return {
+        "PLUGIN_OBJECT_URL": f"s3://{bucket}/photos",
+        "PLUGIN_OBJECT_ENDPOINT": moto.url,
+        "PLUGIN_OBJECT_ACCESS_KEY_ID": moto.access_key_id,
+        "PLUGIN_OBJECT_SECRET_ACCESS_KEY": moto.secret_access_key,
+    }
+
+
+@pytest.fixture
+def cloudinary() -> Iterator[FakeCloudinary]:
+    """A fake Cloudinary on a thread of its own."""
+    with fake_cloudinary.running_in_thread() as fake:
+        yield fake
 
 
 @pytest.fixture(scope="session")

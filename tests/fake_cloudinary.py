@@ -16,12 +16,13 @@ import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from threading import Event, Thread
 from typing import Any
 
 from tornado.httpserver import HTTPServer
+from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
@@ -31,7 +32,8 @@ UNSIGNED = {"file", "api_key", "signature", "resource_type", "cloud_name"}
 
 class FakeCloudinary:
     """images, private: content by public_id, of the types upload and authenticated. saved_at: when each was saved.
-    calls: names of the actions in order of arrival. delay_ms: before each answer.
+    calls: names of the actions in order of arrival. delay_ms: before each answer. byte_ms: before each byte of a public
+    image.
     """
 
     def __init__(self) -> None:
@@ -40,6 +42,7 @@ class FakeCloudinary:
         self.saved_at: dict[str, datetime] = {}
         self.calls: list[str] = []
         self.delay_ms: float = 0
+        self.byte_ms: float = 0
         self.url = ""
         self.script: deque[tuple[int, str, Mapping[str, str]]] = deque()
         routes = [
@@ -188,12 +191,19 @@ class _Delivery(RequestHandler):
     def initialize(self, fake: FakeCloudinary) -> None:
         self.fake = fake
 
-    def get(self, path: str) -> None:
+    async def get(self, path: str) -> None:
         content = self.fake.images.get(path.rpartition(".")[0])
         if content is None:
             self.set_status(404)
             return
         self.set_header("Content-Type", "image/jpeg")
+        if self.fake.byte_ms:
+            with suppress(StreamClosedError):
+                for byte in content:
+                    self.write(bytes([byte]))
+                    await self.flush()
+                    await asyncio.sleep(self.fake.byte_ms / 1000)
+            return
         self.finish(content)
 
 

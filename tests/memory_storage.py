@@ -7,13 +7,15 @@ from datetime import datetime
 from typing import BinaryIO
 
 from pipeline.clock import utc_now
-from pipeline.errors import DependencyUnavailable
+from pipeline.errors import DependencyUnavailable, ValidationError
 from pipeline.hooks import StoredImage, UploadFacts
 from pipeline.images import ImageName, SavedImage
 
 
 class MemoryStorage:
-    """images: content by public_id. deleted: which were asked to be removed. refused: those whose delete fails."""
+    """images: content by public_id. deleted: which were asked to be removed. refused: those whose delete fails.
+    refuses_images: it takes no image.
+    """
 
     has_upload_filters = False
 
@@ -26,6 +28,7 @@ class MemoryStorage:
         self.deleted: list[str] = []
         self.refused: set[str] = set()
         self.is_away = False
+        self.refuses_images = False
         self.host = "images.example"
 
     def put(self, *public_ids: str, at: datetime | None = None) -> None:
@@ -48,6 +51,8 @@ class MemoryStorage:
 
     async def save(self, public_id: str, file: BinaryIO, content_type: str) -> SavedImage:
         self._answer()
+        if self.refuses_images:
+            raise ValidationError.of("image", "The image storage refused this image")
         self.put(public_id)
         self.images[public_id] = file.read()
         return SavedImage("memory", f"https://{self.host}/{public_id}")

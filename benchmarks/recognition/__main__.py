@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.recognition.calibration import ask_all, report
-from benchmarks.recognition.pictures import pictures
+from benchmarks.recognition.pictures import held_out, pictures
 
 
 def main() -> None:
@@ -19,10 +19,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.save:
         options.save.mkdir(parents=True, exist_ok=True)
-        for picture in pictures():
+        for picture in (*pictures(), *held_out()):
             picture.draw()[0].save(options.save / f"{picture.name.replace(' ', '-')}.jpg", quality=88)
         return
-    print("\n".join(report(ask_all(pictures(), loud=options.each))))
+    for title, asked in (("The set the rules were made with", pictures()), ("Pictures held out", held_out())):
+        print("\n".join((title, "", *report(ask_all(asked, loud=options.each)), "")))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from PIL import Image
 from PIL.Image import Transpose
 
 from benchmarks.recognition import table
+from benchmarks.recognition.held_out import ROWS as HELD_OUT
 from benchmarks.recognition.scenes import photograph
 from benchmarks.recognition.table import Product, Row
 
@@ -30,6 +31,11 @@ KINDS = {
     "part numbers": table.GARBAGE,
     "hardly stands out": table.UNEASY,
 }
+FEW = (
+    *("no lettering 9", "plain 7", "lens lettering 0", "screen 4", "pastel 12", "small lettering 3", "cluttered 1"),
+    *("product line 3", "not listed 2", "part numbers 4", "hardly stands out 2", "turned 0", "turned, no lettering 2"),
+    "dark 2",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +80,21 @@ def pictures() -> list[Picture]:
     return [*found, *_turned(), *_dark()]
 
 
-def few() -> list[Picture]:
-    """Return some of each kind: a test has no time for all."""
-    found: list[Picture] = []
-    for kind in dict.fromkeys(picture.kind for picture in pictures()):
-        of_kind = [picture for picture in pictures() if picture.kind == kind]
-        found += of_kind[:: max(1, len(of_kind) // 2)][:2]
+def held_out() -> list[Picture]:
+    """Return the pictures that no rule was made with."""
+    found = [_picture("held out", number, row) for number, row in enumerate(HELD_OUT)]
+    lettered = [row for row in HELD_OUT if row[3]]
+    for number, row in enumerate(lettered[1::6]):
+        found.append(_picture("held out, turned", number, row, turn=(180, 90, 270)[number % 3]))
+    for number, row in enumerate(lettered[::8]):
+        found.append(_picture("held out, dark", number, row, options={"light": 0.4}))
     return found
+
+
+def few() -> list[Picture]:
+    """Return one of each kind, and some more lettered ones: a test has no time for all."""
+    by_name = {picture.name: picture for picture in pictures()}
+    return [by_name[name] for name in FEW]
 
 
 def _turned() -> Iterator[Picture]:

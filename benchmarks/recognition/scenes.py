@@ -119,12 +119,67 @@ def outside(rng: np.random.Generator) -> Image.Image:
     return scene.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.5, 3))))
 
 
+def brick(rng: np.random.Generator) -> Image.Image:
+    """A wall of bricks."""
+    scene = Image.new("RGB", SIZE, (186, 180, 172))
+    pen = ImageDraw.Draw(scene)
+    for row in range(0, 14):
+        for column in range(-1, 8):
+            x, y, level = column * 150 + row % 2 * 75, row * 56, float(rng.uniform(0.75, 1.15))
+            pen.rectangle((x + 4, y + 4, x + 145, y + 51), fill=shade((158, 74, 56), level))
+    return scene.filter(ImageFilter.GaussianBlur(1.5))
+
+
+def marble(rng: np.random.Generator) -> Image.Image:
+    """A pale worktop with grey veins."""
+    scene = Image.new("RGB", SIZE, (226, 225, 222))
+    pen = ImageDraw.Draw(scene)
+    for _ in range(9):
+        x, y = float(rng.uniform(0, SIZE[0])), 0.0
+        while y < SIZE[1]:
+            end = x + float(rng.uniform(-70, 60)), y + float(rng.uniform(20, 70))
+            pen.line((x, y, *end), fill=(176, 176, 178), width=int(rng.integers(2, 9)))
+            x, y = end
+    return scene.filter(ImageFilter.GaussianBlur(5))
+
+
+def grass(rng: np.random.Generator) -> Image.Image:
+    """A lawn from above."""
+    scene = Image.new("RGB", SIZE, (58, 98, 42))
+    pen = ImageDraw.Draw(scene)
+    for _ in range(6000):
+        x, y = int(rng.integers(SIZE[0])), int(rng.integers(SIZE[1]))
+        tip = x + int(rng.integers(-9, 10)), y - int(rng.integers(10, 30))
+        pen.line((x, y, *tip), fill=shade((84, 136, 52), float(rng.uniform(0.5, 1.3))), width=2)
+    return scene.filter(ImageFilter.GaussianBlur(0.8))
+
+
+def tiles(rng: np.random.Generator) -> Image.Image:
+    """A kitchen floor, blue and white."""
+    scene = Image.new("RGB", SIZE, (214, 214, 208))
+    pen = ImageDraw.Draw(scene)
+    for row in range(6):
+        for column in range(8):
+            if (row + column) % 2:
+                pen.rectangle((column * 130, row * 130, column * 130 + 129, row * 130 + 129), fill=(104, 128, 152))
+    return scene.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.5, 2))))
+
+
+def leather(rng: np.random.Generator) -> Image.Image:
+    """A dark brown sofa."""
+    grain = Image.fromarray(rng.normal(0, 1, (SIZE[1] // 5, SIZE[0] // 5)).astype(np.float32)).resize(SIZE)
+    level = 1 + 0.12 * np.asarray(grain)
+    return Image.fromarray((level[..., None] * np.array((74, 48, 38))).clip(0, 255).astype(np.uint8))
+
+
 def _any_color(rng: np.random.Generator, low: int, high: int) -> Color:
     red, green, blue = map(int, rng.integers(low, high, 3))
     return red, green, blue
 
 
-BACKGROUNDS = {each.__name__: each for each in (white, grey, wood, cloth, room, outside)}
+BACKGROUNDS = {
+    each.__name__: each for each in (white, grey, wood, cloth, room, outside, brick, marble, grass, tiles, leather)
+}
 
 
 def photograph(

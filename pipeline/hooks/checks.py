@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 from urllib.parse import urlsplit
 
+from pipeline.hooks.extra import kept_extra
 from pipeline.hooks.protocols import Analysis, Attribute, ProcessedImage
 from pipeline.texts import clean
 
 MAX_VALUE_LENGTH = 1000
 MAX_URL_LENGTH = 4096
-MAX_EXTRA_BYTES, MAX_EXTRA_DEPTH = 8192, 10  # as JSON; it is kept in each asset
 
 
 def find_fault(analysis: object) -> str | None:
     """Return what is wrong with a provider's result, in words for its author, or None when it is as promised."""
-    fault = result_fault(analysis)
-    return picture_fault(analysis) if fault is None and isinstance(analysis, Analysis) else fault
+    if (fault := result_fault(analysis)) or not isinstance(analysis, Analysis):
+        return fault
+    return picture_fault(analysis) or extra_fault(analysis.extra)
 
 
 def result_fault(analysis: object) -> str | None:
-    """Return what is wrong with a provider's result apart from its picture."""
+    """Return what is wrong with a provider's result apart from its picture and its `extra`."""
     if not isinstance(analysis, Analysis):
         return f"analyze returned {type(analysis).__name__}, not Analysis"
     for name in ("brand", "model", "colorway"):
@@ -44,7 +42,7 @@ def picture_fault(analysis: Analysis) -> str | None:
         return "processed_image_url is not an http(s) URL"
     if analysis.processed_image is not None and not _is_image(analysis.processed_image):
         return "processed_image is not a ProcessedImage with bytes and an image content type"
-    return _extra_fault(analysis.extra)
+    return None
 
 
 def cleaned(analysis: Analysis) -> Analysis:
@@ -54,46 +52,29 @@ def cleaned(analysis: Analysis) -> Analysis:
         for attribute in (analysis.brand, analysis.model, analysis.colorway)
     )
     assert brand is not None and model is not None
-    return replace(analysis, brand=brand, model=model, colorway=colorway, extra=_cleaned(analysis.extra))
+    return replace(analysis, brand=brand, model=model, colorway=colorway, extra=kept_extra(analysis.extra))
 
 
-def _extra_fault(extra: object) -> str | None:
-    if not isinstance(extra, Mapping):
-        return f"extra is {type(extra).__name__}, not a mapping"
-    if not _can_be_kept(extra, MAX_EXTRA_DEPTH):
-        return "extra holds a name that is no text, an integer of more than 64 bits, or too many levels"
+def extra_fault(extra: object) -> str | None:
+    """Return what is wrong with what a provider has to say besides."""
     try:
-        size = len(json.dumps(dict(extra), allow_nan=False, ensure_ascii=False).encode())
-    except (TypeError, ValueError):  # UnicodeEncodeError is a ValueError
-        return "extra holds what JSON cannot"
-    return f"extra has more than {MAX_EXTRA_BYTES} bytes" if size > MAX_EXTRA_BYTES else None
-
-
-def _can_be_kept(value: Any, levels: int) -> bool:
-    """Return False for what JSON takes and a store does not."""
-    if isinstance(value, Mapping):
-        return levels > 0 and all(isinstance(name, str) and _can_be_kept(value[name], levels - 1) for name in value)
-    if isinstance(value, (list, tuple)):
-        return levels > 0 and all(_can_be_kept(each, levels - 1) for each in value)
-    return not isinstance(value, int) or -(2**63) <= value < 2**63
-
-
-def _cleaned(value: Any) -> Any:
-    """Return a JSON value with its texts cleaned, as lists and dicts of its own."""
-    if isinstance(value, str):
-        return clean(value).strip()
-    if isinstance(value, Mapping):
-        return {clean(name).strip(): _cleaned(each) for name, each in value.items()}
-    return [_cleaned(each) for each in value] if isinstance(value, (list, tuple)) else value
+        kept_extra(extra)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def is_web_url(url: object) -> bool:
-    """True for an absolute http or https URL of reasonable length."""
-    if not isinstance(url, str) or len(url) > MAX_URL_LENGTH or not url.isprintable() or " " in url:
+    """True for an absolute http or https URL of reasonable length, without a user or a password."""
+    if not isinstance(url, str) or len(url) > MAX_URL_LENGTH or not url.isprintable():
+        return False
+    # A browser takes a backslash for a slash, and so another part of the URL for the host.
+    if " " in url or "\\" in url:
         return False
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_complete = bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
+        return parts.scheme in ("http", "https") and is_complete
     except ValueError:
         return False
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import structlog
 
@@ -29,8 +29,8 @@ log = structlog.get_logger(__name__)
 
 # Returns the content type that the bytes say; ValidationError when they are no image that an upload may be.
 Inspect = Callable[[bytes], Awaitable[str]]
-# Names that only the machine itself or its own network knows.
-INTERNAL_NAMES = ("localhost", "local", "internal")
+# Names that only the machine itself or its own network knows (RFC 6761, 6762 and 8375), beside those without a dot.
+INTERNAL_NAMES = ("localhost", "local", "internal", "intranet", "private", "corp", "home", "lan", "home.arpa")
 INTERNAL_ADDRESS = "processed_image_url is an internal address, which nobody else can reach"
 
 
@@ -77,8 +77,8 @@ def is_internal(host: str) -> bool:
     """True for an address or name of this machine or of a private network, also in the odd spellings that browsers
     take for one. A name is not looked up.
     """
-    host = unicodedata.normalize("NFKC", host).strip("[]").rstrip(".").lower()
-    if host.rpartition(".")[2] in INTERNAL_NAMES:
+    host = unicodedata.normalize("NFKC", unquote(host)).replace("\u3002", ".").strip("[]").rstrip(".").lower()
+    if host.endswith(tuple(f".{name}" for name in INTERNAL_NAMES)):
         return True
     address: ipaddress.IPv4Address | ipaddress.IPv6Address | None = None
     with suppress(ValueError):
@@ -86,6 +86,8 @@ def is_internal(host: str) -> bool:
     if address is None:
         with suppress(OSError, UnicodeError):  # 127.1, 2130706433 and 0x7f000001 are addresses too
             address = ipaddress.IPv4Address(socket.inet_aton(host))
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
-    return address is not None and not address.is_global
+    if address is None:
+        return bool(host) and "." not in host
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address.sixtofour or address
+    return not address.is_global

@@ -7,10 +7,12 @@ import inspect
 import math
 import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pipeline.hooks.checks import attribute_fault
 from pipeline.hooks.protocols import Attribute
+from pipeline.texts import clean
 
 FIELDS = ("brand", "model", "colorway")
 # Called on the event loop with the share and with what has been found so far.
@@ -50,6 +52,8 @@ class Reporting:
                 raise TypeError(f"progress got {name!r}, which is none of {', '.join(FIELDS)}")
             if fault := attribute_fault(attribute):
                 raise ValueError(f"progress got a {name} that {fault}")
+        # As in a result: what steers a terminal reaches no screen.
+        partial = {name: replace(each, value=clean(each.value).strip()) for name, each in partial.items()}
         if threading.get_ident() == self._thread:
             self._report(share, partial)
         else:

@@ -62,7 +62,8 @@ class Analysis:
     """What a provider found. UNKNOWN brand or model makes the asset `partial`; colorway None means not looked for.
 
     A processed image comes either as the URL the AI service keeps it under or as bytes, never both.
-    extra: what else the provider has to say, by name: JSON values of at most 8 KB together. It is kept and shown.
+    extra: what else the provider has to say, by name: JSON values of at most 8 KB together, no name with "$" in front.
+    It is kept and shown; one that cannot be kept is left out, and the rest of the result stands.
     """
 
     brand: Attribute = UNKNOWN

@@ -17,7 +17,7 @@ from pipeline.errors import JobError, PermanentJobError, RetryableJobError
 from pipeline.hooks import faults
 from pipeline.hooks.breaker import SharedBreakers
 from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.checks import cleaned, result_fault
+from pipeline.hooks.checks import cleaned, extra_fault, result_fault
 from pipeline.hooks.pictures import Pictures
 from pipeline.hooks.progress import Reporting, takes_progress
 from pipeline.hooks.protocols import Analysis, AnalyzeRequest, Attribute
@@ -155,7 +155,17 @@ class Providers:
         finally:
             reporting.end()
         provider.breaker("analyze").answered()
-        return cleaned(await self._pictures.kept(provider, "analyze", cast(Analysis, result)))
+        analysis = _without_bad_extra(provider, cast(Analysis, result))
+        return cleaned(await self._pictures.kept(provider, "analyze", analysis))
+
+
+def _without_bad_extra(provider: BoundPlugin, analysis: Analysis) -> Analysis:
+    """Return the analysis, without an `extra` that cannot be kept: logged and counted as an error of the provider."""
+    if (fault := extra_fault(analysis.extra)) is None:
+        return analysis
+    provider.count_error("analyze")
+    log.warning("extra_refused", plugin=provider.name, reason=fault)
+    return replace(analysis, extra={})
 
 
 def _of_all(fault: JobError | None, held: RetryableJobError | None) -> JobError:

@@ -71,6 +71,10 @@ class Storages:
         """Those that were built."""
         return tuple(self._built.values())
 
+    async def check(self) -> None:
+        """Return when the current storage is usable; DependencyUnavailable otherwise."""
+        await self.current.check()
+
     async def save(self, public_id: str, file: BinaryIO, content_type: str) -> SavedImage:
         storing = self.current
         return SavedImage(storing.storage.name, await storing.save(public_id, file, content_type))

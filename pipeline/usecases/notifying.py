@@ -37,7 +37,7 @@ JOB_ID_LENGTH = 24
 
 
 class Notifiers(Protocol):
-    """What is needed of the plugins; hooks/manager.py has it."""
+    """What is needed of the plugins; hooks/notifiers.py has it."""
 
     @property
     def durable(self) -> Sequence[str]:
@@ -63,7 +63,7 @@ class Notifying:
 
     def __init__(
         self,
-        plugins: Notifiers,
+        notifiers: Notifiers,
         queue: JobQueue,
         kept: KeptJobs,
         metrics: Metrics,
@@ -76,7 +76,7 @@ class Notifying:
 
         store, urls: tell where an event's image is to be had when the event is delivered.
         """
-        self._plugins = plugins
+        self._notifiers = notifiers
         self._queue = queue
         self._kept = kept
         self._metrics = metrics
@@ -87,12 +87,12 @@ class Notifying:
     @property
     def is_durable(self) -> bool:
         """True when some notifier is to be told whatever happens."""
-        return bool(self._plugins.durable)
+        return bool(self._notifiers.durable)
 
     async def announce(self, event: Mapping[str, Any], user_id: str) -> None:
         """Tell the plain notifiers and leave a job for each durable one; DependencyUnavailable when that fails."""
-        enqueued = [self._enqueue(name, event, user_id) for name in self._plugins.durable]
-        await asyncio.gather(self._plugins.notify(event, user_id), *enqueued)
+        enqueued = [self._enqueue(name, event, user_id) for name in self._notifiers.durable]
+        await asyncio.gather(self._notifiers.notify(event, user_id), *enqueued)
 
     async def _enqueue(self, notifier: str, event: Mapping[str, Any], user_id: str) -> None:
         unique = "\0".join((notifier, event["assetId"], event["timestamp"]))
@@ -132,7 +132,7 @@ class Notifying:
             log.info("event_dropped", reason="Its asset is gone")
             return True
         event = await self._refreshed(event, asset)
-        await self._plugins.deliver(name, event, user_id, job.id, job.trace_context, job.tries)
+        await self._notifiers.deliver(name, event, user_id, job.id, job.trace_context, job.tries)
         return True
 
     async def _refreshed(self, event: Mapping[str, Any], asset: Asset | None) -> Mapping[str, Any]:
@@ -178,7 +178,7 @@ class Notifying:
     async def _run_again(self, dead: FailedJob, request_id: str) -> Receipt:
         if "notifier" not in dead.data:
             raise Conflict("Its record is damaged, this dead letter can only be removed")
-        if dead.data["notifier"] not in self._plugins.durable:
+        if dead.data["notifier"] not in self._notifiers.durable:
             raise Conflict(f"The notifier {dead.data['notifier']!r} is not in use, so nobody would deliver it")
         await self._put(dead.id, dead.data, request_id, revive=True)
         log.info("dead_letter_retried", jobId=dead.id, newJobId=dead.id)

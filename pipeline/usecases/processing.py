@@ -23,7 +23,7 @@ from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef, proc
 from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
-from pipeline.errors import DependencyUnavailable, PermanentJobError, PipelineError
+from pipeline.errors import DependencyUnavailable, PermanentJobError, PipelineError, ValidationError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
 from pipeline.hooks.providers import Witness
 from pipeline.images import ImageName
@@ -304,7 +304,12 @@ class Processing:
         content = await self._cleaning.for_storing(image.content, image.content_type)
         if content is None:
             return None
-        saved = await self._plugins.save(public_id, io.BytesIO(content), image.content_type)
+        try:
+            saved = await self._plugins.save(public_id, io.BytesIO(content), image.content_type)
+        except ValidationError as error:
+            # The storage takes no such image: no further attempt would change that, and each costs an analysis.
+            log.warning("processed_image_refused", cause=cause_of(error))
+            return None
         return ImageRef(
             backend=saved.backend,
             public_id=public_id,

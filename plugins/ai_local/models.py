@@ -1,13 +1,16 @@
 """Decides from the lettering which brand and model it is. Pure.
 
 A confidence is the OCR's certainty x how well the spelling matches (lexicon.py) x what the rule is worth:
-- a model the lexicon lists, or one written as that brand writes its models: 1 and 0.9, and 0.75 when it is no longer
-  than two characters; a LEGO set number: 0.95 with five digits, 0.8 with four, 0.7 with six;
+- a model the lexicon lists, or one written as that brand writes its models: 1 and 0.9; with the version that follows a
+  listed one ("Ghost 15", "EOS R6 Mark II"): 0.9; 0.75 when it is no longer than two characters, is one everyday word in
+  a sentence, or a number that may be a size follows it; a LEGO set number: 0.95 with five digits, 0.8 with four, 0.7
+  with six;
 - otherwise a word of letters and digits beside the brand, nearly as large: 0.6;
 - a model below 0.5 is no answer, and a product line ("Lumix", a LEGO theme) is no model;
 - a brand that is not written anywhere but known from its model: 0.6;
 - the name of a maker of lenses, chips or pages (`is_part`) without a model of its own: never when another brand is
   there; else 0.6 on a camera, 0.35 beside what is written on lenses and on anything else;
+- a brand after "for", "fits" and the like, as on chargers and cases for its products: 0.35;
 - two brands of about the same size: 0.75;
 - nothing of all this, of category `other`: the largest word, 0.35.
 """
@@ -25,6 +28,7 @@ from plugins.ai_local.line import Line
 PATTERN = 0.9
 DESIGNATION = 0.6
 SHORT_MODEL = 0.75
+IN_A_SENTENCE, BEFORE_A_SIZE, VERSION_ADDED = 0.75, 0.75, 0.9
 MIN_MODEL = 0.5
 LARGEST_WORD = 0.35
 PART_OF_CAMERA, PART = 0.6, 0.35
@@ -48,6 +52,12 @@ YEAR = re.compile(r"(?:19[5-9]|20[0-3])\d")
 DESIGNATED = re.compile(r"(?=.*\d)(?=.*[A-Za-z])(?!.*\d{5})[A-Za-z0-9]+(?:[.+-][A-Za-z0-9]+)?\+?")
 MAX_DESIGNATION, MIN_DESIGNATION_HEIGHT = 14, 0.4  # characters; of the brand's height: what is smaller is small print
 NUMBERED = frozenset("no nr sn n id fcc lot ean ref ser serial pat part item".split())  # before a part number
+FOR = frozenset("for fits compatible with works für fuer pour para per".split())  # before the brand of another product
+VERSION = re.compile(
+    r"(?:(?:mark|mk) ?)?(?:[2-9]|[12]\d|3[0-4]|i{2,3}|iv|vi{0,3}|ix)|v\d{1,2}|pro|plus|max|mini|ultra|lite|se",
+    re.IGNORECASE,
+)
+SIZE = re.compile(r"3[5-9]|4\d|5[0-2]|\d{1,2}[.,]\d")
 OPTICS = re.compile(
     r"1:\d|\bf/? ?\d|\d ?mm\b|\blens\b|asph|summi|elmar|vario|tessar|sonnar|planar|distagon|nokton|T\*",
     re.IGNORECASE,
@@ -102,11 +112,28 @@ def _written(words: list[Word], lines: list[Line], category: str, lexicon: Lexic
         return match.confidence * (0.5 + 0.5 * match.height / tallest)
 
     models = {id(match): _best(_models(match.brand, match, words, lines, lexicon)) for match in found}
-    own = [match for match in found if not match.brand.is_part or models[id(match)].confidence >= MIN_MODEL]
+    own = [
+        match
+        for match in found
+        if not _is_for(match, words) and (not match.brand.is_part or models[id(match)].confidence >= MIN_MODEL)
+    ]
     best = max(own or found, key=rank)
     if not own:
-        return best, UNKNOWN, PART if category != CAMERA or _is_on_lens(best, lines) else PART_OF_CAMERA
+        is_doubtful = category != CAMERA or _is_on_lens(best, lines) or _is_for(best, words)
+        return best, UNKNOWN, PART if is_doubtful else PART_OF_CAMERA
     return best, models[id(best)], RIVAL if _has_rival(best, own, rank) else 1.0
+
+
+def _is_for(match: Match, words: list[Word]) -> bool:
+    """Return True for "charger for Canon": it tells what the product goes with, not what it is."""
+    before = _neighbour(match.words[0], words, -1)
+    return before is not None and plain(before.text) in FOR
+
+
+def _neighbour(word: Word, words: list[Word], step: int) -> Word | None:
+    """Return the word before (-1) or after (1) that one on its line."""
+    place = next(number for number, each in enumerate(words) if each is word) + step
+    return words[place] if 0 <= place < len(words) and words[place].line is word.line else None
 
 
 def _is_on_lens(match: Match, lines: list[Line]) -> bool:
@@ -157,8 +184,42 @@ def _models(brand: Brand, seen: Match, words: list[Word], lines: list[Line], lex
     listed = list(lexicon.models_of(brand).find(words))
     if brand.name.casefold() == LEGO:
         return _sets(listed, lines)
-    known = [_Candidate(match.name, match.confidence * _worth(match.name), _model_rank(match)) for match in listed]
+    known = [_as_written(match, seen, words) for match in listed]
     return known + _by_pattern(brand, words) or _designations(seen, words)
+
+
+def _as_written(match: Match, brand: Match, words: list[Word]) -> _Candidate:
+    """Return a listed model with the version that is written after it."""
+    version = _version(match, words)
+    if version:
+        added = " ".join(word.text for word in version)
+        rank = VERSION_ADDED * (_model_rank(match) + len(plain(added)))
+        return _Candidate(f"{match.name} {added}", match.confidence * VERSION_ADDED, rank)
+    worth, after = _worth(match.name), _neighbour(match.words[-1], words, 1)
+    if after is not None and SIZE.fullmatch(after.text):
+        worth = min(worth, BEFORE_A_SIZE)
+    elif len(match.words) == 1 and match.name.isalpha() and _has_more(match, brand, words):
+        worth = min(worth, IN_A_SENTENCE)
+    return _Candidate(match.name, match.confidence * worth, _model_rank(match))
+
+
+def _version(match: Match, words: list[Word]) -> list[Word]:
+    """Return the one or two words after a model that tell its version: "15", "II", "Mark II"."""
+    after = _neighbour(match.words[-1], words, 1)
+    following = [after, _neighbour(after, words, 1)] if after is not None else []
+    for count in (2, 1):
+        version = [word for word in following[:count] if word is not None]
+        text = " ".join(word.text for word in version)
+        # After a name that ends with a number a number is something else, a size perhaps.
+        if len(version) == count and VERSION.fullmatch(text) and not (match.name[-1].isdigit() and text.isdigit()):
+            return version
+    return []
+
+
+def _has_more(match: Match, brand: Match, words: list[Word]) -> bool:
+    """Return True when there are other words on the line than the model's and the brand's."""
+    own = set(map(id, (*match.words, *brand.words)))
+    return any(word.line is match.words[0].line and id(word) not in own for word in words)
 
 
 def _worth(model: str) -> float:

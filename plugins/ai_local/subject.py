@@ -33,7 +33,10 @@ SOFT_EDGE = 6.0  # Lab units per pixel of the small picture
 MIN_AREA, MAX_AREA = 0.06, 0.8  # of the picture; outside this it is a detail or everything
 MIN_FILL = 0.65  # of its own convex hull; a torn mask has less
 MIN_TEXT_INSIDE = 0.85
-MOST_UNEVENNESS = (24, 12, 12)  # Lab units; in a background with more there are other things, or half the product
+# Lab units in daylight; in a background with more there are other things, or half the product. Tables and carpets have
+# hardly any unevenness of hue, streets and rooms do.
+MOST_UNEVENNESS = (24, 6, 6)
+DAYLIGHT, MAX_GAIN = 235.0, 4.0  # a picture is taken to have something that bright; it is dimmed at most so many times
 MIN_LARGEST = 0.9  # of all that was found: a product in two pieces has lost what joins them
 MIN_COMPACTNESS = 0.12  # 4 pi area / outline^2: 1 for a disc, 0.3 for a chair, less for what is torn
 MAX_BORDER = 0.04  # of the outline runs along the picture's edge; more is a product that goes on outside, or a wall
@@ -64,12 +67,13 @@ def find_subject(pixels: Pixels, text_boxes: Sequence[NDArray[np.float32]]) -> M
         cv2.fillPoly(text, [(box * scale).astype(np.int32)], 1)
     edge = max(2, round(EDGE_SHARE * max(small.shape[:2])))
     flat, distance, shadow = _flatten(small, 2 * edge)
-    if not _is_even(flat[_ring(small, 2 * edge)]):  # also spares GrabCut the pictures it takes ten seconds for
+    gain = min(MAX_GAIN, max(1.0, DAYLIGHT / max(1.0, float(np.percentile(small.max(axis=2), 99)))))
+    if not _is_even(flat[_ring(small, 2 * edge)], gain):  # also spares GrabCut the pictures it takes ten seconds for
         return None
     if flat.std(axis=(0, 1)).max() < LEAST_UNEVENNESS:  # one colour all over: GrabCut never ends on some of these
         return None
     mask = _solid(_without_shadow(_cut(flat, distance, text, edge), shadow, flat[..., 0]))
-    if mask is None or not (_is_plausible(mask, text, flat) and _is_sharp(mask, flat, edge)):
+    if mask is None or not (_is_plausible(mask, text, flat, gain) and _is_sharp(mask, flat, edge)):
         return None
     return _soften(mask, (pixels.shape[1], pixels.shape[0]))
 
@@ -173,13 +177,13 @@ def _solid(mask: Pixels) -> Pixels | None:
     return cv2.drawContours(np.zeros_like(mask), outlines, -1, 1, cv2.FILLED)
 
 
-def _is_plausible(mask: Pixels, text: Pixels, flat: Pixels) -> bool:
+def _is_plausible(mask: Pixels, text: Pixels, flat: Pixels, gain: float) -> bool:
     outline = max(cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0], key=cv2.contourArea)
     hull = cv2.contourArea(cv2.convexHull(outline))
     return bool(
         MIN_AREA <= mask.mean() <= MAX_AREA
         and mask.sum() >= MIN_FILL * hull
-        and _is_even(flat[cv2.dilate(mask, np.ones((9, 9), np.uint8)) == 0])
+        and _is_even(flat[cv2.dilate(mask, np.ones((9, 9), np.uint8)) == 0], gain)
         and (not text.any() or mask[text > 0].mean() >= MIN_TEXT_INSIDE)
     )
 
@@ -217,8 +221,9 @@ def _ring(small: Pixels, edge: int) -> NDArray[np.bool_]:
     return ring
 
 
-def _is_even(background: Pixels) -> bool:
-    return len(background) > 0 and bool((background.astype(np.float32).std(axis=0) <= MOST_UNEVENNESS).all())
+def _is_even(background: Pixels, gain: float) -> bool:
+    """Return True for a background of one kind. gain: how much brighter the picture would be in daylight."""
+    return len(background) > 0 and bool((background.astype(np.float32).std(axis=0) * gain <= MOST_UNEVENNESS).all())
 
 
 def _soften(mask: Pixels, size: tuple[int, int]) -> Mask:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -13,44 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from tests.fake_cloudinary import FakeCloudinary, running_in_thread
+from tests.fake_cloudinary import FakeCloudinary
 from tests.moto_server import MotoServer
-from tests.parts import require
 from tests.service import WAIT_SECONDS, AiService, Service
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[MotoServer]:
-    """An S3 server for all tests of this file."""
-    require(importlib.util.find_spec("obstore") is not None, "needs obstore")
-    with MotoServer() as server:
-        yield server
-
-
-@pytest.fixture
-def bucket(moto: MotoServer) -> str:
-    """A new bucket."""
-    name = f"photos-{uuid.uuid4().hex}"
-    moto.s3.create_bucket(Bucket=name)
-    return name
-
-
-@pytest.fixture
-def in_s3(moto: MotoServer, bucket: str) -> dict[str, str]:
-    """The settings of a service that can keep images in that bucket."""
-    return {
-        "PLUGIN_OBJECT_URL": f"s3://{bucket}",
-        "PLUGIN_OBJECT_ENDPOINT": moto.url,
-        "PLUGIN_OBJECT_ACCESS_KEY_ID": moto.access_key_id,
-        "PLUGIN_OBJECT_SECRET_ACCESS_KEY": moto.secret_access_key,
-    }
-
-
-@pytest.fixture
-def cloudinary() -> Iterator[FakeCloudinary]:
-    """A fake Cloudinary on a thread of its own."""
-    with running_in_thread() as fake:
-        yield fake
 
 
 def finished_asset(service: Service) -> dict[str, Any]:

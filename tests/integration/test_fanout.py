@@ -784,8 +784,8 @@ async def test_notifier_reaches_the_owners_sockets(redis_url: str, tmp_path: Pat
         here, there, stranger = await one.connect("ann"), await two.connect("ann"), await two.connect("bob")
         settings = Settings(jwt_secret=SECRET, data_dir=tmp_path, ai_service_url="http://127.0.0.1:1")
         plugins = build_plugins(settings, Metrics(), one.fanout)
-        await plugins.notify(make_event(1), "ann")
-        await plugins.notify(make_event(2), "bob")
+        await plugins.notifiers.notify(make_event(1), "ann")
+        await plugins.notifiers.notify(make_event(2), "bob")
         assert [await here.frame(), await there.frame()] == [make_event(1)] * 2
         assert await stranger.frame() == make_event(2)
         await plugins.close()

@@ -29,7 +29,6 @@ from pipeline.usecases.moving import move_images
 from pipeline.usecases.verifying import verify
 from tests.factories import make_asset, make_image
 from tests.memory_storage import MemoryStorage
-from tests.integration.test_object_storage import bucket, moto  # noqa: F401
 from tests.moto_server import MotoServer
 from tests.service import ROOT, AiService, Service
 
@@ -131,7 +130,7 @@ async def test_backup_beside_uploads_is_whole_and_comes_back_elsewhere(
 
 @pytest.mark.gen_test(timeout=180)
 async def test_images_move_to_s3_and_back_while_the_service_serves(
-    tmp_path: Path, ai_service: AiService, moto: MotoServer, bucket: str  # noqa: F811
+    tmp_path: Path, ai_service: AiService, moto: MotoServer, bucket: str
 ) -> None:
     """No upload is refused, and every picture can be had at every moment, also under the URL it had before."""
     own = {

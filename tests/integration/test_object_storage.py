@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 import urllib.request
-import uuid
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -30,10 +29,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from pydantic import SecretStr
 
+import plugins.storage_object
 from pipeline.errors import ConfigurationError, DependencyUnavailable
 from pipeline.hooks import StorageBackend
 from pipeline.settings import Settings
 from pipeline.testing import StorageBackendSuite
+from pipeline.texts import cause_of
 from plugins.storage_object import ObjectSettings, ObjectStorage, register_settings, register_storage_backends
 from tests.factories import make_image
 from tests.moto_server import REGION, MotoServer
@@ -52,21 +53,6 @@ def _only_own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith(("AWS_", "AZURE_", "GOOGLE_")):
             monkeypatch.delenv(name)
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[MotoServer]:
-    """An S3 server for all tests of this file."""
-    with MotoServer() as server:
-        yield server
-
-
-@pytest.fixture
-def bucket(moto: MotoServer) -> str:
-    """A new bucket."""
-    name = f"photos-{uuid.uuid4().hex}"
-    moto.s3.create_bucket(Bucket=name)
-    return name
 
 
 @pytest.fixture
@@ -256,6 +242,19 @@ def test_the_file_is_not_read_on_the_event_loop(object_storage: ObjectStorage) -
     file = Noting(make_image())
     save(object_storage, file)
     assert file.readers and threading.get_ident() not in file.readers
+
+
+@pytest.mark.fault("U19")
+def test_an_object_larger_than_any_photo_is_not_read(
+    object_storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is all in memory while it is read."""
+    monkeypatch.setattr(plugins.storage_object, "READ_AT_MOST_BYTES", 1000)
+    save(object_storage, io.BytesIO(bytes(1000)))
+    assert run(object_storage.open(PUBLIC_ID)).read() == bytes(1000)
+    save(object_storage, io.BytesIO(bytes(1001)))
+    error = fault_of(lambda: run(object_storage.open(PUBLIC_ID)))
+    assert cause_of(error) == "OSError: OSError: the object has 1001 bytes, more than 1000"
 
 
 def test_a_wrong_secret_is_unavailable_and_told_nowhere(own: ObjectSettings, caplog: pytest.LogCaptureFixture) -> None:

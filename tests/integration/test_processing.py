@@ -195,6 +195,21 @@ async def test_processed_image_is_kept_under_the_runs_own_name(
     assert plugins.events[0][0]["processedImageUrl"] == f"https://images.example/{name}"
 
 
+@pytest.mark.fault("U19")
+@pytest.mark.gen_test
+async def test_processed_image_that_the_storage_refuses_is_left_out(
+    processing: Processing, store: SqliteAssetStore, plugins: Plugins
+) -> None:
+    """The result stands without it, and the provider is asked once."""
+    plugins.analysis = replace(FOUND, processed_image=ProcessedImage(WEBP, "image/webp"))
+    plugins.refuses_images = True
+    asset, job = await submit(store)
+    await run(processing, job)
+    finished = await store.get(asset.id)
+    assert finished is not None and (finished.status, finished.processed) == (AssetStatus.ACTIVE, None)
+    assert len(plugins.requests) == 1 and "processedImageUrl" not in plugins.events[0][0]
+
+
 @pytest.mark.gen_test
 async def test_cleaning_may_be_switched_off() -> None:
     """With KEEP_METADATA all is stored as it is; a provider gets clean what can be cleaned."""

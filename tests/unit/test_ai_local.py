@@ -283,6 +283,52 @@ def test_maker_of_a_part_is_not_the_brand(category: str, texts: list[Any], brand
     assert found.confidence <= most
 
 
+@pytest.mark.fault("U21")
+@pytest.mark.parametrize(
+    ("category", "texts"),
+    [
+        ("camera", ["Battery for Canon EOS R5"]),
+        ("other", ["PATONA", "for Makita 18V"]),
+        ("other", ["fits DeWalt", "LITHIUM"]),
+        ("camera", [("VILTROX", 20), ("for Sony E", 40)]),
+    ],
+    ids=str,
+)
+def test_brand_that_a_product_is_made_for_is_not_its_own(category: str, texts: list[Any]) -> None:
+    """A charger or a case names the brand it goes with, and has no model of it."""
+    brand, model = name_product(make_lines(*texts), category, LEXICON)
+
+    assert brand.confidence <= 0.6 and model == UNKNOWN
+
+
+@pytest.mark.fault("U22")
+@pytest.mark.parametrize(
+    ("category", "texts", "model", "confidence"),
+    [
+        ("sneaker", ["MIZUNO", "WAVE RIDER 27"], "Wave Rider 27", 0.9),
+        ("sneaker", ["asics", "NOVABLAST 4"], "Novablast 4", 0.9),
+        ("sneaker", ["NIKE METCON 8"], "Metcon 8", 0.9),
+        ("camera", ["Canon", "EOS R6 II"], "EOS R6 II", 0.9),
+        ("camera", ["SONY", "Alpha 7 IV"], "Alpha 7 IV", 0.9),
+        ("camera", ["Ricoh", "GR III"], "GR III", 0.99),
+        ("other", ["SAMSUNG", "Galaxy S24 Ultra"], "Galaxy S24 Ultra", 0.9),
+        ("sneaker", ["NIKE", "AIR MAX 90 9"], "Air Max 90", 0.99),
+        ("sneaker", ["adidas", "SUPERSTAR 43"], "Superstar", 0.75),
+        ("sneaker", ["NIKE", "AIR MAX 90 42.5"], "Air Max 90", 0.75),
+        ("camera", ["Polaroid", "Buy it now and go"], "Now", 0.75),
+        ("camera", ["Polaroid", "Now"], "Now", 0.99),
+    ],
+    ids=str,
+)
+def test_listed_model_is_told_with_its_version(
+    category: str, texts: list[Any], model: str, confidence: float
+) -> None:
+    """What follows a listed name is its version, or a size, which makes the name doubtful; so does a sentence."""
+    _, found = name_product(make_lines(*texts), category, LEXICON)
+
+    assert (found.value, found.confidence) == (model, confidence)
+
+
 @pytest.mark.fault("U22")
 @pytest.mark.parametrize(
     ("category", "texts"),

@@ -306,11 +306,11 @@ async def test_the_settings_choose_what_is_built(tmp_path: Path) -> None:
     """With an AI service configured the provider is `http`; images are local unless Cloudinary is configured."""
     settings = Settings(ai_service_url="http://127.0.0.1:9", data_dir=tmp_path, notifiers=())
     manager = build_plugins(settings, Metrics(), RecordingRooms())
-    (folder,) = await manager.media_folders()
+    (folder,) = await manager.storages.media_folders()
     assert (folder.backend, folder.root) == ("local", tmp_path / "media")
     saved = await manager.save("a/original", io.BytesIO(b"x"), "image/png")
     assert saved == ("local", "http://127.0.0.1:8080/media/a/original.png")
-    await manager.notify(SUCCESS_EVENT, "user-1")
+    await manager.notifiers.notify(SUCCESS_EVENT, "user-1")
     await manager.close()
 
 
@@ -388,7 +388,7 @@ async def test_calls_are_timed_and_errors_counted_per_plugin(house: House) -> No
     manager = house.open(fail)
     with pytest.raises(RetryableJobError):
         await manager.analyze(REQUEST, no_image)
-    await manager.check_storage()
+    await manager.storages.check()
     assert house.count("pipeline_plugin_errors_total", "provider") == 1
     assert house.count("pipeline_plugin_seconds_count", "provider") == 1
     assert house.count("pipeline_plugin_errors_total", "storage") == 0
@@ -425,7 +425,7 @@ async def test_stuck_threads_fail_calls_at_once_and_only_of_their_plugin(house: 
         await manager.analyze(REQUEST, no_image)
     assert not caught.value.spends_attempt
     assert "all 2 threads hang" in str(caught.value.__cause__)
-    await manager.check_storage()
+    await manager.storages.check()
     house.released.set()
     while provider_of(manager).overdue:
         await asyncio.sleep(0.01)  # the threads end on their own time; nothing signals it
@@ -594,7 +594,7 @@ async def test_storage_calls_reach_the_backend(house: House) -> None:
     assert saved == ("tested", "https://images.example/x")
     assert await manager.read(ImageName("tested", "a/original")) == b"image"
     await manager.delete(ImageName("tested", "a/original"))
-    await manager.check_storage()
+    await manager.storages.check()
     assert storage.images == {}
 
 
@@ -607,7 +607,7 @@ async def test_a_storage_that_fails_in_any_way_is_unavailable(house: House) -> N
         lambda: manager.save("a", io.BytesIO(b""), "image/png"),
         lambda: manager.read(ImageName("tested", "a")),
         lambda: manager.delete(ImageName("tested", "a")),
-        lambda: manager.check_storage(),
+        lambda: manager.storages.check(),
     ]
     for storage.wrong in (RuntimeError("bug"), house.hang):
         for call in calls:
@@ -657,7 +657,7 @@ async def test_each_notifier_gets_the_event_whatever_the_others_do(house: House)
     notifiers = {"meddle": meddle, "fail": fail, "hang": house.hang, "tell": tell}
     manager = house.open(notifiers=notifiers, notifier_timeout_seconds=0.5)
     with capture_logs() as logs:
-        task = asyncio.ensure_future(manager.notify(copy.deepcopy(SUCCESS_EVENT), "user-1"))
+        task = asyncio.ensure_future(manager.notifiers.notify(copy.deepcopy(SUCCESS_EVENT), "user-1"))
         await told.wait()
         assert not task.done(), "the hanging notifier delayed the last one"
         await task
@@ -680,20 +680,20 @@ async def test_a_durable_notifier_that_fails_in_a_row_is_held(house: House) -> N
 
     notifiers = {"far": refuse, "near": lambda notification: None}
     manager = house.open(notifiers=notifiers, is_durable=True, breaker_failures=2)
-    assert manager.durable == ("far", "near")
+    assert manager.notifiers.durable == ("far", "near")
     spent = []
     for number in range(4):
         with pytest.raises(RetryableJobError, match="No room left") as caught:
-            await manager.deliver("far", SUCCESS_EVENT, "user-1", f"delivery-{number}")
+            await manager.notifiers.deliver("far", SUCCESS_EVENT, "user-1", f"delivery-{number}")
         spent.append((caught.value.spends_attempt, caught.value.provider))
-        await manager.deliver("near", SUCCESS_EVENT, "user-1", "delivery")
+        await manager.notifiers.deliver("near", SUCCESS_EVENT, "user-1", "delivery")
     assert calls == ["delivery-0", "delivery-1"]
     assert spent == [(True, ""), (True, ""), (False, "far"), (False, "far")]
     assert house.count("pipeline_plugin_skipped_total", "notifier", "far") == 2
     assert house.count("pipeline_plugin_held", "notifier", "far") == 1
     assert house.count("pipeline_plugin_held", "notifier", "near") == 0
     with pytest.raises(RetryableJobError):
-        await manager.deliver("far", SUCCESS_EVENT, "user-1", "chosen by Redis", tries="far")
+        await manager.notifiers.deliver("far", SUCCESS_EVENT, "user-1", "chosen by Redis", tries="far")
     assert calls[2:] == ["chosen by Redis"]
 
 
@@ -717,14 +717,14 @@ async def test_a_durable_notifier_that_did_not_take_the_event_is_held_alone(
 
     manager = house.open(notifiers={"far": refuse, "near": lambda notification: None}, is_durable=True)
     with capture_logs() as logs, pytest.raises(RetryableJobError) as caught:
-        await manager.deliver("far", SUCCESS_EVENT, "user-1", "delivery")
+        await manager.notifiers.deliver("far", SUCCESS_EVENT, "user-1", "delivery")
     assert (caught.value.message, caught.value.spends_attempt, caught.value.provider) == (message, False, "far")
     assert [line["event"] for line in logs] == ["notifier_failed", "plugin_held"]
     assert (logs[0]["plugin"], logs[0]["cause"]) == ("far", f"{type(error).__name__}: {error}")
     assert logs[0]["exc_info"]
-    assert [finding.provider for finding in manager.notifier_holds.findings()] == ["far"]
-    assert manager.notifier_holds.avoid().lanes == ["far"]
-    await manager.deliver("near", SUCCESS_EVENT, "user-1", "delivery")
+    assert [finding.provider for finding in manager.notifiers.holds.findings()] == ["far"]
+    assert manager.notifiers.holds.avoid().lanes == ["far"]
+    await manager.notifiers.deliver("near", SUCCESS_EVENT, "user-1", "delivery")
 
 
 @pytest.mark.gen_test
@@ -739,10 +739,10 @@ async def test_a_plain_notifier_that_fails_in_a_row_is_held(house: House) -> Non
     notifiers = {"far": fail, "near": lambda notification: told.append("near")}
     manager = house.open(notifiers=notifiers, breaker_failures=2)
     for _ in range(4):
-        await manager.notify(copy.deepcopy(SUCCESS_EVENT), "user-1")
+        await manager.notifiers.notify(copy.deepcopy(SUCCESS_EVENT), "user-1")
     assert (told.count("far"), told.count("near")) == (2, 4)
     assert house.count("pipeline_plugin_skipped_total", "notifier", "far") == 2
-    assert manager.notifier_holds.findings() == ()
+    assert manager.notifiers.holds.findings() == ()
 
 
 # closing

@@ -15,10 +15,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from pipeline.errors import DependencyUnavailable
-from pipeline.hooks import Analysis, ProcessedImage
+from pipeline.hooks import Analysis, ProcessedImage, storing
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.pictures import Pictures, is_internal
-from pipeline.hooks.storing import READ_AT_MOST_BYTES, Storing
+from pipeline.hooks.storing import Storing
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.tracing import OFF
@@ -87,6 +87,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "metadata service": ({"processed_image_url": "http://169.254.169.254/latest"}, "internal address"),
     "loopback": ({"processed_image_url": "http://localhost:6379/x"}, "internal address"),
     "neighbour": ({"processed_image_url": "http://10.0.0.8/x"}, "internal address"),
+    "container": ({"processed_image_url": "http://redis:6379/x"}, "internal address"),
+    "backslash": ({"processed_image_url": "http://127.0.0.1\\@a.example/x"}, "not an http"),
+    "password": ({"processed_image_url": "https://user:word@a.example/x"}, "not an http"),
+    "no port": ({"processed_image_url": "https://a.example:99999/x"}, "not an http"),
+    "too long": ({"processed_image_url": f"https://a.example/{'x' * 4096}"}, "not an http"),
+    "two lines": ({"processed_image_url": "https://a.example/x\r\nHost: b"}, "not an http"),
     "both": (
         {"processed_image_url": "https://a.example/x", "processed_image": ProcessedImage(make_image(), "image/jpeg")},
         "both set",
@@ -141,10 +147,11 @@ async def test_url_that_others_reach_is_kept(pictures: Pictures, plugin: BoundPl
 @pytest.mark.parametrize(
     "host",
     [
-        *("localhost", "a.localhost", "LOCALHOST.", "printer.local", "db.internal"),
-        *("127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "①②⑦.0.0.1"),
+        *("localhost", "a.localhost", "LOCALHOST.", "printer.local", "db.internal", "redis", "nas.lan", "x.home.arpa"),
+        *("127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1"),
+        *("①②⑦.0.0.1", "127.0.0%2e1", "127。0。0。1"),
         *("10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0"),
-        *("::1", "fe80::1%eth0", "fd00::1", "::ffff:127.0.0.1", "::ffff:a00:1"),
+        *("::1", "fe80::1%eth0", "fd00::1", "::ffff:127.0.0.1", "::ffff:a00:1", "2002:7f00:1::"),
     ],
 )
 def test_internal_hosts_are_recognized(host: str) -> None:
@@ -152,7 +159,9 @@ def test_internal_hosts_are_recognized(host: str) -> None:
     assert is_internal(host)
 
 
-@pytest.mark.parametrize("host", ["example.com", "8.8.8.8", "2606:4700::1111", "local.example", "10.example.com", ""])
+@pytest.mark.parametrize(
+    "host", ["example.com", "8.8.8.8", "2606:4700::1111", "local.example", "10.example.com", "lan.example", ""]
+)
 def test_public_hosts_are_not_internal(host: str) -> None:
     """A name is not looked up."""
     assert not is_internal(host)
@@ -171,17 +180,20 @@ class Endless(io.RawIOBase):
         (b"bytes", "open returned bytes, not a file"),
         (None, "open returned NoneType, not a file"),
         (io.StringIO("text"), "gives str, not bytes"),
-        (Endless(), f"more than {READ_AT_MOST_BYTES} bytes"),
+        (Endless(), "more than 20000000 bytes"),
     ],
     ids=["bytes", "nothing", "text", "endless"],
 )
 @pytest.mark.gen_test
-async def test_file_of_a_storage_is_read_with_care(metrics: Metrics, opened: object, cause: str) -> None:
+async def test_file_of_a_storage_is_read_with_care(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch, opened: object, cause: str
+) -> None:
     """What `open` returns is the plugin's; what is no file of bytes, or has no end, is the storage being unusable."""
+    monkeypatch.setattr(storing, "READ_AT_MOST_BYTES", 20_000_000)
     bound = BoundPlugin("storage", "odd", object(), {"open": lambda public_id: opened}, threads=1, metrics=metrics)
-    storing = Storing(bound, 30, OFF)
+    odd = Storing(bound, 30, OFF)
     with pytest.raises(DependencyUnavailable) as caught:
-        await asyncio.wait_for(storing.read("a/original"), 60)
+        await asyncio.wait_for(odd.read("a/original"), 60)
     assert cause in str(caught.value.__cause__)
     labels = {"kind": "storage", "plugin": "odd", "method": "open"}
     assert metrics.registry.get_sample_value("pipeline_plugin_errors_total", labels) == 1

@@ -37,6 +37,15 @@ async def test_reports_come_from_the_loop_and_from_threads_until_the_call_is_ove
     assert told == [(0.5, {"brand": NIKE}), (1.0, {}), (0.0, {}), (1.0, {})]
 
 
+@pytest.mark.fault("P11")
+@pytest.mark.gen_test
+async def test_what_steers_a_terminal_is_not_reported() -> None:
+    """What has been found so far is shown to people as a result is."""
+    reporting, told = make_reporting()
+    await reporting(brand=Attribute("\x1b[31mNi\u202eke\x00 ", 0.5))
+    assert told == [(None, {"brand": NIKE})]
+
+
 @pytest.mark.gen_test
 async def test_thread_that_reports_without_end_does_not_crowd_the_loop() -> None:
     """Of what it reports while the loop is busy the first and the last report are told, in that order."""
