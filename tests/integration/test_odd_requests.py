@@ -166,6 +166,10 @@ BROKEN = {
     "no colon": (b"GET / HTTP/1.1\r\nHost: a\r\nX\r\n\r\n", 400, "no colon"),
     "70 kB of headers": (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431, "more than 64 KB"),
     "length and chunks": (head(FORM, Content_Length=1, Transfer_Encoding="chunked"), 400, "both"),
+    "chunks in HTTP/1.0": (
+        head(FORM, Transfer_Encoding="chunked", Connection="keep-alive").replace(b"HTTP/1.1", b"HTTP/1.0"),
+        *(400, "HTTP/1.0 has no Transfer-Encoding"),
+    ),
     "unknown transfer": (head(FORM, Transfer_Encoding="gzip"), 400, "Unsupported Transfer-Encoding gzip"),
     "length is no number": (head(FORM, Content_Length="five"), 400, "Only integer Content-Length"),
     "chunk without a size": (head(FORM, Transfer_Encoding="chunked") + b"x\r\n", 400, "size of a chunk"),
