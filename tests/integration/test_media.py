@@ -12,7 +12,6 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import pytest
-import tornado.httpserver
 import tornado.netutil
 import tornado.web
 from tornado.ioloop import IOLoop
@@ -21,6 +20,7 @@ from pipeline.assets.asset import ImageRef
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.auth import TokenVerifier
 from pipeline.handlers import base, media
+from pipeline.handlers.server import HttpServer
 from pipeline.hooks.media_links import MediaLinks
 from pipeline.hooks.storages import MediaFolder
 from pipeline.metrics import Metrics
@@ -55,7 +55,7 @@ class Server:
         (listener,) = tornado.netutil.bind_sockets(0, "127.0.0.1")
         self.address = listener.getsockname()
         self.url = f"http://127.0.0.1:{self.address[1]}"
-        self._server = tornado.httpserver.HTTPServer(app)
+        self._server = HttpServer(app, metrics=common["metrics"])
         self._server.add_socket(listener)
         self.client = httpx.AsyncClient(base_url=self.url, timeout=10)
 
@@ -82,6 +82,7 @@ def folder(tmp_path: Path) -> Path:
     (folder / ID / "original-2.png").write_bytes(b"<svg onload='alert(1)'/>")
     (folder / ID / "original-3.png").write_bytes(PNG)
     (folder / ID / "linked").symlink_to(tmp_path / "secret.png")
+    (folder / ID / "loop").symlink_to(folder / ID / "loop")
     return folder
 
 
@@ -137,6 +138,10 @@ async def test_media_serves_an_image_once(server: Server) -> None:
         (f"{ID}/linked", "a link that leads outside"),
         (f"{ID}/original-2.png", "named like an image, but none"),
         (f"{ID}/original-1%00.png", "a zero byte"),
+        (f"{ID}/{'a' * 300}", "a name longer than a name can be"),
+        (f"{ID}/{'a' * 300}.png", "that name with an extension"),
+        ("a/" * 3000 + "a", "a path longer than a path can be"),
+        (f"{ID}/loop", "a link to itself"),
     ],
 )
 @pytest.mark.gen_test
@@ -175,6 +180,17 @@ async def test_media_finds_an_image_with_and_without_its_extension(server: Serve
     for path in (f"/media/{ID}/original-3", f"/media/{ID}/original-3.png"):
         assert (await server.get(path)).content == PNG
     assert (await server.get(f"/media/{ID}/original-3.jpg")).status_code == 404
+
+
+@pytest.mark.gen_test
+async def test_media_reads_no_folder(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one has an entry for each asset there is, and anybody may ask for a name in it."""
+    listed: list[object] = []
+    monkeypatch.setattr(os, "listdir", listed.append)
+    monkeypatch.setattr(os, "scandir", listed.append)
+    assert (await server.get("/media/original")).status_code == 404
+    assert (await server.get(f"/media/{ID}/original-3")).status_code == 200
+    assert listed == []
 
 
 @pytest.mark.parametrize(
@@ -220,6 +236,8 @@ async def test_media_tells_a_client_that_has_the_image(server: Server, folder: P
         ({"If-Modified-Since": time}, 304),
         ({"If-Modified-Since": "Thu, 01 Jan 1970 00:00:00 GMT"}, 200),
         ({"If-Modified-Since": "yesterday"}, 200),
+        ({"If-Modified-Since": f"Thu, 01 Jan {'9' * 20} 00:00:00 GMT"}, 200),
+        ({"Range": "bytes=0-0", "If-Range": f"Thu, 01 Jan 1970 00:00:00 +{'9' * 20}"}, 200),
         ({"If-None-Match": '"x"', "If-Modified-Since": time}, 200),
         ({"Range": "bytes=0-0", "If-Range": tag}, 206),
         ({"Range": "bytes=0-0", "If-Range": time}, 206),
