@@ -12,22 +12,19 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import pytest
-import tornado.netutil
-import tornado.web
 from tornado.ioloop import IOLoop
 
 from pipeline.assets.asset import ImageRef
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.auth import TokenVerifier
-from pipeline.handlers import base, media
-from pipeline.handlers.server import HttpServer
+from pipeline.handlers import media
 from pipeline.hooks.media_links import MediaLinks
 from pipeline.hooks.storages import MediaFolder
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.usecases.image_urls import ImageUrls
-from tests.contract.contracts import check_reply
 from tests.factories import SECRET, make_asset, make_image
+from tests.handler_server import HandlerServer
 from tests.memory_storage import MemoryStorage
 
 PNG = make_image("PNG")
@@ -35,41 +32,17 @@ ID = "65b9f0a4c2d1e3f4a5b6c7d8"
 NAME = f"{ID}/original-1"
 
 
-class Server:
+class Server(HandlerServer):
     """The handler on a port, with one folder. links: what its URLs are signed with."""
 
     def __init__(self, folder: Path, store: SqliteAssetStore, links: MediaLinks | None = None) -> None:
-        settings = Settings(jwt_secret=SECRET)
-        common = {"verifier": TokenVerifier(settings), "metrics": Metrics(), "allowed_origins": ()}
+        common = {"verifier": TokenVerifier(Settings(jwt_secret=SECRET)), "metrics": Metrics(), "allowed_origins": ()}
 
         async def folders() -> list[MediaFolder]:
             return [MediaFolder("local", folder, links)]
 
         own = {"folders": folders, "store": store, "urls": ImageUrls(MemoryStorage())}
-        app = tornado.web.Application(
-            [("/media/(.*)", media.MediaHandler, common | own)],
-            default_handler_class=base.NotFoundHandler,
-            default_handler_args=common,
-            log_function=base.log_request,
-        )
-        (listener,) = tornado.netutil.bind_sockets(0, "127.0.0.1")
-        self.address = listener.getsockname()
-        self.url = f"http://127.0.0.1:{self.address[1]}"
-        self._server = HttpServer(app, metrics=common["metrics"])
-        self._server.add_socket(listener)
-        self.client = httpx.AsyncClient(base_url=self.url, timeout=10)
-
-    async def close(self) -> None:
-        await self.client.aclose()
-        self._server.stop()
-        await self._server.close_all_connections()
-
-    async def get(self, path: str, **headers: str) -> httpx.Response:
-        """GET and check the reply against the contract."""
-        reply = await self.client.get(path, headers=headers)
-        is_json = reply.headers.get("Content-Type", "").startswith("application/json")
-        check_reply("GET", path, reply.status_code, reply.json() if is_json else None, reply.headers)
-        return reply
+        super().__init__([("/media/(.*)", media.MediaHandler, common | own)], common)
 
 
 @pytest.fixture
