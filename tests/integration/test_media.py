@@ -247,6 +247,9 @@ async def test_signed_url_works_as_long_as_it_says(make_server: Callable[..., Se
     assert good.content == PNG
     directives = dict(part.strip().partition("=")[::2] for part in good.headers["Cache-Control"].split(","))
     assert 0 < int(directives["max-age"]) <= 61 and "immutable" not in directives
+    assert (await server.get(path(), Range="bytes=1-3")).content == PNG[1:4]
+    assert (await server.get(path(), **{"If-None-Match": good.headers["ETag"]})).status_code == 304
+    assert [(await server.client.head(each)).status_code for each in (path(), path(seconds=-1))] == [200, 403]
     query = dict(parse_qsl(urlsplit(path()).query))
     other = str(httpx.URL(f"/media/{ID}/original-3", params=query))
     later = path(expires=str(int(query["expires"]) + 1))
