@@ -62,14 +62,14 @@ class LocalStorage:
         self.media_links = MediaLinks(self.media_root, base_url, url_seconds)
         self._base_url = base_url.rstrip("/") + "/media/"
         self._incoming = self.media_root / INCOMING
-        self._incoming.mkdir(parents=True, exist_ok=True)
-        self._remove_leftovers()
+        self._is_prepared = False
 
     def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
         """Store the file and return its URL; it outlives a power cut from here on."""
         name = f"{_checked(public_id)}.{EXTENSIONS.get(content_type, 'bin')}"
         target = self.media_root / name
         with _unavailable():
+            self._prepare()
             written = self._write(file)
             try:
                 self._publish(written, target)
@@ -114,8 +114,20 @@ class LocalStorage:
 
     def check(self) -> None:
         """Return when a file can be written; DependencyUnavailable otherwise."""
-        with _unavailable(), tempfile.TemporaryFile(dir=self._incoming) as probe:
-            probe.write(b"\0")
+        with _unavailable():
+            self._prepare()
+            with tempfile.TemporaryFile(dir=self._incoming) as probe:
+                probe.write(b"\0")
+
+    def _prepare(self) -> None:
+        """Make the folders, once: later on one that is missing means that the disk has gone.
+
+        Not earlier: a service whose storage is another one also looks for old images here, and writes nothing.
+        """
+        if not self._is_prepared:
+            self._incoming.mkdir(parents=True, exist_ok=True)
+            self._remove_leftovers()
+            self._is_prepared = True
 
     def _walk(self, folder: str, prefix: str) -> Iterator[StoredImage]:
         try:
@@ -132,7 +144,7 @@ class LocalStorage:
                     yield image
 
     def _remove_leftovers(self) -> None:
-        for leftover in self._incoming.iterdir():
+        for leftover in self._incoming.glob("*"):  # none where there is no such folder
             with suppress(FileNotFoundError):
                 if leftover.stat().st_mtime < time.time() - STALE_SECONDS:
                     leftover.unlink()

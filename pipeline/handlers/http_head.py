@@ -192,6 +192,9 @@ def _check_framing(start: RequestStartLine, headers: HTTPHeaders) -> None:
     encoding, length = headers.get("Transfer-Encoding"), headers.get("Content-Length")
     if encoding is not None and length is not None:
         raise HTTPInputError("Message with both Transfer-Encoding and Content-Length")
+    if encoding is not None and start.version == "HTTP/1.0":
+        # A proxy of that age knows no chunks, and would take them for the next request.
+        raise HTTPInputError("HTTP/1.0 has no Transfer-Encoding")
     if encoding is not None and encoding.lower() != "chunked":
         raise HTTPInputError(f"Unsupported Transfer-Encoding {encoding}")
     if length is not None:

@@ -8,9 +8,10 @@ connection. Runs on the event loop.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -40,6 +41,10 @@ EXTENSIONS = {
     **{"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "image/gif": "gif"},
     **{"image/avif": "avif", "image/heic": "heic"},
 }
+# How the file of an image may end, whose URL tells no extension.
+ENDINGS = ("", *(f".{extension}" for extension in EXTENSIONS.values()), ".heif", ".bin")
+# What the system says of a name under which there is no file, and never will be.
+MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 PIECE_BYTES = 64 * 1024
 # For one piece: slower than 2 kB/s is no browser.
 PIECE_SECONDS = 30.0
@@ -100,18 +105,17 @@ class MediaHandler(BaseHandler):
                 return
         if folders and not is_allowed:
             raise Forbidden("The URL of this image is not valid, or not any more")
-        await self._redirect(public_id)
+        await self._redirect(public_id, here={folder.backend for folder in folders})
 
     head = get
 
     def _query(self) -> Mapping[str, str]:
         return {name: self.get_query_argument(name, "") for name in ("expires", "signature")}
 
-    async def _redirect(self, public_id: str) -> None:
+    async def _redirect(self, public_id: str, *, here: Set[str]) -> None:
         """Answer with where the image is now, if its asset names it in a storage that has no folder here."""
         asset_id = public_id.partition("/")[0]
         asset = await self.store.get(asset_id) if ASSET_ID.fullmatch(asset_id) else None
-        here = {folder.backend for folder in await self.folders()}
         moved = [
             image
             for image in (asset.images if asset else ())
@@ -215,24 +219,30 @@ async def _in_thread(work: Callable[..., _Image | None], *args: Any) -> _Image |
 
 def _open(root: Path, public_id: str, extension: str) -> _Image | None:
     """Return the image, open; None when there is none."""
-    folder, name = (root / public_id).parent, public_id.rpartition("/")[2]
-    try:
-        names = [name + extension] if extension else sorted(os.listdir(folder))
-        found = next(each for each in names if each == name + extension or each.startswith(f"{name}."))
-        path = folder / found
-        if path.resolve() != root.resolve() / folder.relative_to(root) / found:
-            return None  # a link that leads elsewhere
-        file = path.open("rb")
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, StopIteration):
-        return None
-    try:
-        facts = os.fstat(file.fileno())
-        content_type = image_type(file.read(SNIFF_BYTES))
-    except BaseException:
-        file.close()
-        raise
+    # No folder is read: anybody may ask for any name, and the first folder holds one for each asset there is.
+    for ending in (extension,) if extension else ENDINGS:
+        path = root / f"{public_id}{ending}"
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            if error.errno in MISSING:
+                continue
+            raise
+        image = None
+        try:
+            if os.path.realpath(path) == os.path.join(os.path.realpath(root), path.relative_to(root)):
+                image = _described(file)
+        finally:
+            if image is None:  # a link that leads elsewhere, or no image
+                file.close()
+        return image
+    return None
+
+
+def _described(file: BinaryIO) -> _Image | None:
+    facts = os.fstat(file.fileno())
+    content_type = image_type(file.read(SNIFF_BYTES))
     if content_type is None:
-        file.close()
         return None
     # Whole seconds, as the header tells it.
     modified_at = datetime.fromtimestamp(int(facts.st_mtime), UTC)
@@ -259,5 +269,5 @@ def _instant(text: str) -> datetime | None:
     try:
         found = parsedate_to_datetime(text)
         return found if found.tzinfo else found.replace(tzinfo=UTC)
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, IndexError, OverflowError):
         return None

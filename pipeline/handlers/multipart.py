@@ -27,6 +27,7 @@ MAX_FIELD_BYTES = 8 * 1024
 MAX_BOUNDARY_BYTES = 70  # RFC 2046, section 5.1.1
 MAX_SHOWN_NAME = 40
 OVERHEAD_BYTES = 1024 * 1024  # what a body may carry beside the image: headers, fields, parts nobody asked for
+BASE64_GROWTH = 1.4  # four characters for three bytes, and a line end after each 76
 FORM_WANTED = "Must be multipart/form-data with a boundary"
 NO_ROOM = "Uploads cannot be kept at the moment"
 
@@ -87,8 +88,10 @@ class MultipartReader:
     def feed(self, chunk: bytes) -> None:
         """Take the next piece of the body, of any length."""
         self._total += len(chunk)
-        if self._total > self._max_image_bytes + OVERHEAD_BYTES:
-            raise too_large(self._max_image_bytes)
+        longest = max_body_bytes(self._max_image_bytes)
+        if self._total > longest:
+            # Not the image alone, or it would have been refused before.
+            raise ValidationError.of("body", f"Must have at most {longest / 1024 / 1024:g}MB", "Request body too large")
         try:
             self._splitter.feed(chunk)
         except OSError as error:
@@ -96,7 +99,9 @@ class MultipartReader:
 
     def finish(self) -> Form:
         """Return the form; the body must have ended with its final boundary."""
-        if not self._splitter.has_begun and self._total:
+        if not self._total:
+            raise image_required("body", "it is empty")
+        if not self._splitter.has_begun:
             raise malformed("No line of it is the boundary that Content-Type names")
         if not self._splitter.is_complete or self._file.closed:
             raise ValidationError("The multipart body is truncated")
@@ -208,6 +213,11 @@ def nameless_file(folder: Path) -> BinaryIO:
         except OSError:
             pass  # not every filesystem knows this
     return TemporaryFile(dir=folder)
+
+
+def max_body_bytes(max_image_bytes: int) -> int:
+    """Return how long a body may be: an image of that size may come as base64."""
+    return int(max_image_bytes * BASE64_GROWTH) + OVERHEAD_BYTES
 
 
 def too_large(max_image_bytes: int) -> ValidationError:

@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes
 from pipeline.assets import containers
 from pipeline.errors import ValidationError
 from pipeline.handlers.form_parts import malformed
+from pipeline.texts import clean
 
 PARAMETER = re.compile(r';\s*([^=;"\s]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)')
 # Of a text field. Those that clients use; Python's own list has some that unpack.
@@ -61,7 +62,7 @@ def decode_text(name: str, raw: bytes, content_type: str) -> str:
     charset = options.get("charset", "utf-8").strip()
     codec = CHARSETS.get(charset.lower())
     if codec is None:
-        raise ValidationError.of(name, f"Its charset is not known: {charset[:40]}; send UTF-8")
+        raise ValidationError.of(name, f"Its charset is not known: {clean(charset)[:40]}; send UTF-8")
     text = raw.decode(codec, "replace").removeprefix("\ufeff").strip()
     if kind == "application/json" and text.startswith('"'):
         try:
@@ -102,6 +103,7 @@ class Base64:
 
     def __init__(self) -> None:
         self._rest = b""
+        self._is_over = False  # the padding has come
 
     def decode(self, piece: bytes) -> bytes:
         text = self._rest + piece.translate(None, b" \t\r\n")
@@ -112,9 +114,11 @@ class Base64:
     def finish(self) -> bytes:
         return self._decoded(self._rest + b"=" * (-len(self._rest) % 4))
 
-    @staticmethod
-    def _decoded(text: bytes) -> bytes:
+    def _decoded(self, text: bytes) -> bytes:
         try:
+            if text and self._is_over:
+                raise binascii.Error("there is more after the padding")
+            self._is_over |= text.endswith(b"=")
             return binascii.a2b_base64(text, strict_mode=True)
         except binascii.Error as error:
             raise malformed("A part says that it is base64, and is not") from error
@@ -143,4 +147,4 @@ def coding_of(headers: dict[str, str]) -> Coding:
         return Base64() if given == "base64" else QuotedPrintable()
     if given in ("7bit", "8bit", "binary", ""):
         return Plain()
-    raise malformed(f"A part has a Content-Transfer-Encoding that is not known: {given[:40]}")
+    raise malformed(f"A part has a Content-Transfer-Encoding that is not known: {clean(given)[:40]}")

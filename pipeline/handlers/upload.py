@@ -21,7 +21,7 @@ from pipeline.errors import PipelineError, UnsupportedEncoding, ValidationError
 from pipeline.handlers.assets import is_done
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.intake import Intake, close
-from pipeline.handlers.multipart import OVERHEAD_BYTES, Form, MultipartReader, image_required, too_large
+from pipeline.handlers.multipart import Form, MultipartReader, image_required, max_body_bytes, too_large
 from pipeline.handlers.polling import Polling, preferred_wait
 from pipeline.handlers.server import Stream
 from pipeline.settings import Settings
@@ -241,7 +241,7 @@ class UploadHandler(BaseHandler):
             detail = f"{clean(encoding)[:40]} is not taken: send the form as it is"
             raise UnsupportedEncoding.of("Content-Encoding", detail, "Content-Encoding is not supported")
         length = self.request.headers.get("Content-Length", "0")
-        if int(length) > self.max_upload_bytes + OVERHEAD_BYTES:
+        if int(length) > max_body_bytes(self.max_upload_bytes):
             raise too_large(self.max_upload_bytes)
 
     def _has_body(self) -> bool:

@@ -51,7 +51,8 @@ class MediaLinks:
         if not self.is_signed:
             return None
         expires, signature = query.get("expires", ""), query.get("signature", "")
-        if not EXPIRES.fullmatch(expires):
+        # Without a key there are no URLs of ours yet, and no visitor makes one.
+        if not EXPIRES.fullmatch(expires) or not (self._key or self._path.exists()):
             return 0
         if not hmac.compare_digest(self._sign(public_id, expires).encode(), signature.encode(errors="replace")):
             return 0

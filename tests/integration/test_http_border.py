@@ -481,6 +481,7 @@ FAULTY_FORMS: dict[str, tuple[tuple[bytes, str], dict[str, Any]]] = {
         (b"--b--\r\n", "multipart/form-data; boundary=b"),
         missing("no parts came", category=BAD_CATEGORY),
     ),
+    "nothing at all": ((b"", "multipart/form-data; boundary=b"), missing("it is empty")),
     "two images": (
         make_multipart({"category": "lego"}, [JPEG, JPEG]),
         error("VALIDATION_ERROR", "Must be sent once", image="Must be sent once"),

@@ -12,22 +12,19 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import pytest
-import tornado.httpserver
-import tornado.netutil
-import tornado.web
 from tornado.ioloop import IOLoop
 
 from pipeline.assets.asset import ImageRef
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.auth import TokenVerifier
-from pipeline.handlers import base, media
+from pipeline.handlers import media
 from pipeline.hooks.media_links import MediaLinks
 from pipeline.hooks.storages import MediaFolder
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.usecases.image_urls import ImageUrls
-from tests.contract.contracts import check_reply
 from tests.factories import SECRET, make_asset, make_image
+from tests.handler_server import HandlerServer
 from tests.memory_storage import MemoryStorage
 
 PNG = make_image("PNG")
@@ -35,41 +32,17 @@ ID = "65b9f0a4c2d1e3f4a5b6c7d8"
 NAME = f"{ID}/original-1"
 
 
-class Server:
+class Server(HandlerServer):
     """The handler on a port, with one folder. links: what its URLs are signed with."""
 
     def __init__(self, folder: Path, store: SqliteAssetStore, links: MediaLinks | None = None) -> None:
-        settings = Settings(jwt_secret=SECRET)
-        common = {"verifier": TokenVerifier(settings), "metrics": Metrics(), "allowed_origins": ()}
+        common = {"verifier": TokenVerifier(Settings(jwt_secret=SECRET)), "metrics": Metrics(), "allowed_origins": ()}
 
         async def folders() -> list[MediaFolder]:
             return [MediaFolder("local", folder, links)]
 
         own = {"folders": folders, "store": store, "urls": ImageUrls(MemoryStorage())}
-        app = tornado.web.Application(
-            [("/media/(.*)", media.MediaHandler, common | own)],
-            default_handler_class=base.NotFoundHandler,
-            default_handler_args=common,
-            log_function=base.log_request,
-        )
-        (listener,) = tornado.netutil.bind_sockets(0, "127.0.0.1")
-        self.address = listener.getsockname()
-        self.url = f"http://127.0.0.1:{self.address[1]}"
-        self._server = tornado.httpserver.HTTPServer(app)
-        self._server.add_socket(listener)
-        self.client = httpx.AsyncClient(base_url=self.url, timeout=10)
-
-    async def close(self) -> None:
-        await self.client.aclose()
-        self._server.stop()
-        await self._server.close_all_connections()
-
-    async def get(self, path: str, **headers: str) -> httpx.Response:
-        """GET and check the reply against the contract."""
-        reply = await self.client.get(path, headers=headers)
-        is_json = reply.headers.get("Content-Type", "").startswith("application/json")
-        check_reply("GET", path, reply.status_code, reply.json() if is_json else None, reply.headers)
-        return reply
+        super().__init__([("/media/(.*)", media.MediaHandler, common | own)], common)
 
 
 @pytest.fixture
@@ -82,6 +55,7 @@ def folder(tmp_path: Path) -> Path:
     (folder / ID / "original-2.png").write_bytes(b"<svg onload='alert(1)'/>")
     (folder / ID / "original-3.png").write_bytes(PNG)
     (folder / ID / "linked").symlink_to(tmp_path / "secret.png")
+    (folder / ID / "loop").symlink_to(folder / ID / "loop")
     return folder
 
 
@@ -137,6 +111,10 @@ async def test_media_serves_an_image_once(server: Server) -> None:
         (f"{ID}/linked", "a link that leads outside"),
         (f"{ID}/original-2.png", "named like an image, but none"),
         (f"{ID}/original-1%00.png", "a zero byte"),
+        (f"{ID}/{'a' * 300}", "a name longer than a name can be"),
+        (f"{ID}/{'a' * 300}.png", "that name with an extension"),
+        ("a/" * 3000 + "a", "a path longer than a path can be"),
+        (f"{ID}/loop", "a link to itself"),
     ],
 )
 @pytest.mark.gen_test
@@ -175,6 +153,17 @@ async def test_media_finds_an_image_with_and_without_its_extension(server: Serve
     for path in (f"/media/{ID}/original-3", f"/media/{ID}/original-3.png"):
         assert (await server.get(path)).content == PNG
     assert (await server.get(f"/media/{ID}/original-3.jpg")).status_code == 404
+
+
+@pytest.mark.gen_test
+async def test_media_reads_no_folder(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one has an entry for each asset there is, and anybody may ask for a name in it."""
+    listed: list[object] = []
+    monkeypatch.setattr(os, "listdir", listed.append)
+    monkeypatch.setattr(os, "scandir", listed.append)
+    assert (await server.get("/media/original")).status_code == 404
+    assert (await server.get(f"/media/{ID}/original-3")).status_code == 200
+    assert listed == []
 
 
 @pytest.mark.parametrize(
@@ -220,6 +209,8 @@ async def test_media_tells_a_client_that_has_the_image(server: Server, folder: P
         ({"If-Modified-Since": time}, 304),
         ({"If-Modified-Since": "Thu, 01 Jan 1970 00:00:00 GMT"}, 200),
         ({"If-Modified-Since": "yesterday"}, 200),
+        ({"If-Modified-Since": f"Thu, 01 Jan {'9' * 20} 00:00:00 GMT"}, 200),
+        ({"Range": "bytes=0-0", "If-Range": f"Thu, 01 Jan 1970 00:00:00 +{'9' * 20}"}, 200),
         ({"If-None-Match": '"x"', "If-Modified-Since": time}, 200),
         ({"Range": "bytes=0-0", "If-Range": tag}, 206),
         ({"Range": "bytes=0-0", "If-Range": time}, 206),
@@ -256,6 +247,9 @@ async def test_signed_url_works_as_long_as_it_says(make_server: Callable[..., Se
     assert good.content == PNG
     directives = dict(part.strip().partition("=")[::2] for part in good.headers["Cache-Control"].split(","))
     assert 0 < int(directives["max-age"]) <= 61 and "immutable" not in directives
+    assert (await server.get(path(), Range="bytes=1-3")).content == PNG[1:4]
+    assert (await server.get(path(), **{"If-None-Match": good.headers["ETag"]})).status_code == 304
+    assert [(await server.client.head(each)).status_code for each in (path(), path(seconds=-1))] == [200, 403]
     query = dict(parse_qsl(urlsplit(path()).query))
     other = str(httpx.URL(f"/media/{ID}/original-3", params=query))
     later = path(expires=str(int(query["expires"]) + 1))

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
+import random
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.handlers.multipart import MultipartReader
 from tests.factories import make_image, make_noise_image, make_token, make_upload
 from tests.integration.test_http_border import (
+    LIMIT,
     UPLOAD,
     Border,
     border,
@@ -108,6 +113,21 @@ def test_upload_as_odd_clients_send_it_is_taken(border: Border, headers: bytes, 
 
 
 @pytest.mark.fault("U8")
+@pytest.mark.fault("U9")
+@pytest.mark.parametrize("length", [1, 7, 4096])
+def test_upload_as_odd_clients_send_it_is_read_however_it_is_cut(tmp_path: Path, length: int) -> None:
+    """The network cuts a body where it likes: within a boundary, a header, a line end or a coding."""
+    for name, (_, body) in TAKEN.items():
+        reader = MultipartReader(FORM, wanted=("category",), max_image_bytes=LIMIT, folder=tmp_path)
+        for start in range(0, len(body), length):
+            reader.feed(body[start : start + length])
+        form = reader.finish()
+        assert form.image is not None
+        assert (form.fields["category"], form.image.read()) == ("lego", PNG), name
+        reader.close()
+
+
+@pytest.mark.fault("U8")
 @pytest.mark.parametrize("boundary", ["'()+_,-./:=?", "a b", "----WebKitFormBoundary7MA4YWxk", "=_Part_1_2.3"])
 def test_upload_with_an_odd_boundary_is_taken(border: Border, boundary: str) -> None:
     """Every character that RFC 2046 allows may stand in a boundary, in quotes."""
@@ -166,6 +186,10 @@ BROKEN = {
     "no colon": (b"GET / HTTP/1.1\r\nHost: a\r\nX\r\n\r\n", 400, "no colon"),
     "70 kB of headers": (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431, "more than 64 KB"),
     "length and chunks": (head(FORM, Content_Length=1, Transfer_Encoding="chunked"), 400, "both"),
+    "chunks in HTTP/1.0": (
+        head(FORM, Transfer_Encoding="chunked", Connection="keep-alive").replace(b"HTTP/1.1", b"HTTP/1.0"),
+        *(400, "HTTP/1.0 has no Transfer-Encoding"),
+    ),
     "unknown transfer": (head(FORM, Transfer_Encoding="gzip"), 400, "Unsupported Transfer-Encoding gzip"),
     "length is no number": (head(FORM, Content_Length="five"), 400, "Only integer Content-Length"),
     "chunk without a size": (head(FORM, Transfer_Encoding="chunked") + b"x\r\n", 400, "size of a chunk"),
@@ -190,6 +214,49 @@ def test_request_that_breaks_the_protocol_is_answered(
 
 
 TOKEN = f"Authorization: Bearer {make_token()}\r\n".encode()
+ODD_BYTES = [
+    *(b"\r\n", b"\n", b"\r", b"\0", b"--b", b"--b--", b"%ff", b";", b'"', b"\\", b":", b" ", b"=", b"9" * 20, b"\xff"),
+    *(b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"Expect: 100-continue\r\n", b"Host: b\r\n"),
+    *(b"Content-Transfer-Encoding: base64\r\n", b"charset=utf-16", b"x" * 5000, b"HTTP/1.0", b"http://["),
+]
+
+
+def damage(request: bytes, source: random.Random) -> bytes:
+    """Return the request with a few bytes changed, lost, doubled or put in between."""
+    damaged = bytearray(request)
+    for _ in range(source.randint(1, 4)):
+        at = source.randrange(min(len(damaged), 700))
+        match source.randrange(4):
+            case 0:
+                damaged[at] = source.randrange(256)
+            case 1:
+                damaged[at:at] = source.choice(ODD_BYTES)
+            case 2:
+                del damaged[at : at + source.choice((1, 5, 50))]
+            case _:
+                damaged[at:at] = damaged[at : at + source.randint(1, 60)]
+    return bytes(damaged)
+
+
+@pytest.mark.fault("U9")
+@pytest.mark.fault("U10")
+@pytest.mark.parametrize("seed", range(4))
+def test_request_damaged_anywhere_ends_in_an_answer_or_an_end(border: Border, seed: int) -> None:
+    """Never a 500, a trace in the log or a connection that hangs."""
+    source = random.Random(seed)
+    requests = [
+        head(FORM, Content_Length=len(GOOD)) + GOOD,
+        head(FORM, Transfer_Encoding="chunked") + b"%x\r\n%b\r\n0\r\n\r\n" % (len(GOOD), GOOD),
+        head(FORM, Content_Length=len(GOOD), Expect="100-continue", X_Request_Id="r", Idempotency_Key="k") + GOOD,
+        b"GET /api/assets?limit=3&cursor=abc HTTP/1.1\r\nHost: a\r\n" + TOKEN + b"\r\n",
+    ]
+    for _ in range(100):
+        request = damage(source.choice(requests), source)
+        with border.connect() as connection:
+            with contextlib.suppress(OSError):
+                connection.sendall(request)
+                connection.shutdown(socket.SHUT_WR)
+            assert b"HTTP/1.1 5" not in receive_all(connection), request
 
 
 @pytest.mark.fault("U10")

@@ -11,24 +11,21 @@ from collections.abc import Callable, Iterator
 from math import isnan
 from typing import Any
 
-import httpx
 import pytest
-import tornado.httpserver
-import tornado.netutil
-import tornado.web
 from tornado.ioloop import IOLoop
 
 from pipeline import __version__
 from pipeline.auth import TokenVerifier
 from pipeline.errors import DependencyUnavailable
-from pipeline.handlers import base, ops
+from pipeline.handlers import ops
 from pipeline.handlers.queue import QueueStatusHandler
 from pipeline.hooks.calls import BoundPlugin, PluginOverrun
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.settings import Settings
-from tests.contract.contracts import EVENT, check_reply
+from tests.contract.contracts import EVENT
 from tests.factories import SECRET, make_token
+from tests.handler_server import HandlerServer
 from tests.redis_server import RedisServer
 
 ID = "65b9f0a4c2d1e3f4a5b6c7d8"
@@ -41,7 +38,7 @@ DATA = {
 }
 
 
-class Server:
+class Server(HandlerServer):
     """Our handlers on a port, with a queue on the given Redis. checks, plugins: those of /readyz."""
 
     def __init__(self, redis_url: str) -> None:
@@ -57,48 +54,30 @@ class Server:
             "allowed_origins": (),
         }
         filed = {"categories": settings.categories}
-        app = tornado.web.Application(
-            [
-                ("/metrics", ops.MetricsHandler, common | {"queues": [self.queue]}),
-                ("/livez", ops.LiveHandler, common),
-                (
-                    "/readyz",
-                    ops.ReadyHandler,
-                    common
-                    | {
-                        "checks": self.checks,
-                        "plugins": self.plugins,
-                        "queues": [self.queue],
-                        "missing_storages": lambda: self.missing,
-                    },
-                ),
-                ("/openapi.json", ops.OpenApiHandler, common | filed),
-                ("/asyncapi.json", ops.AsyncApiHandler, common | filed),
-                ("/", ops.IndexHandler, common | {"settings": settings}),
-                ("/api/assets/queue-status", QueueStatusHandler, common | {"queue": self.queue}),
-            ],
-            default_handler_class=base.NotFoundHandler,
-            default_handler_args=common,
-            log_function=base.log_request,
-        )
-        (listener,) = tornado.netutil.bind_sockets(0, "127.0.0.1")
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self._server = tornado.httpserver.HTTPServer(app)
-        self._server.add_socket(listener)
-        self.client = httpx.AsyncClient(base_url=self.url, timeout=10)
+        routes: list[Any] = [
+            ("/metrics", ops.MetricsHandler, common | {"queues": [self.queue]}),
+            ("/livez", ops.LiveHandler, common),
+            (
+                "/readyz",
+                ops.ReadyHandler,
+                common
+                | {
+                    "checks": self.checks,
+                    "plugins": self.plugins,
+                    "queues": [self.queue],
+                    "missing_storages": lambda: self.missing,
+                },
+            ),
+            ("/openapi.json", ops.OpenApiHandler, common | filed),
+            ("/asyncapi.json", ops.AsyncApiHandler, common | filed),
+            ("/", ops.IndexHandler, common | {"settings": settings}),
+            ("/api/assets/queue-status", QueueStatusHandler, common | {"queue": self.queue}),
+        ]
+        super().__init__(routes, common)
 
     async def close(self) -> None:
-        await self.client.aclose()
-        self._server.stop()
-        await self._server.close_all_connections()
+        await super().close()
         await self.queue.close()
-
-    async def get(self, path: str, **headers: str) -> httpx.Response:
-        """GET and check the reply against the contract."""
-        reply = await self.client.get(path, headers=headers)
-        is_json = reply.headers.get("Content-Type", "").startswith("application/json")
-        check_reply("GET", path, reply.status_code, reply.json() if is_json else None, reply.headers)
-        return reply
 
 
 @pytest.fixture

@@ -259,16 +259,29 @@ def test_local_save_on_a_full_disk_is_unavailable_and_leaves_nothing(local_stora
 
 def test_local_removes_what_a_dead_process_left_but_not_what_another_is_writing(tmp_path: Path) -> None:
     """Half-written files are swept at start once they are too old to be anybody's."""
-    incoming = LocalStorage(tmp_path, "http://127.0.0.1").media_root / ".incoming"
+    incoming = tmp_path / ".incoming"
+    incoming.mkdir()
     (incoming / "old").write_bytes(b"x")
     os.utime(incoming / "old", (0, 0))
     (incoming / "new").write_bytes(b"x")
-    LocalStorage(tmp_path, "http://127.0.0.1")
+    LocalStorage(tmp_path, "http://127.0.0.1").check()
     assert [path.name for path in incoming.iterdir()] == ["new"]
+
+
+def test_local_makes_no_folder_before_something_is_saved(tmp_path: Path) -> None:
+    """A service whose storage is another one looks for old images here, checks signatures, and writes nothing."""
+    storage = LocalStorage(tmp_path / "media", "http://127.0.0.1", 60)
+    with pytest.raises(FileNotFoundError):
+        storage.open("a/original")
+    assert list(storage.list("")) == []
+    storage.delete("a/original")
+    assert storage.media_links.seconds_left("a/original", {"expires": "9" * 10, "signature": "x"}) == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_local_check_fails_when_nothing_can_be_written(local_storage: LocalStorage) -> None:
     """Readiness notices that the folder is gone."""
+    local_storage.check()
     (local_storage.media_root / plugins.storage_local.INCOMING).rmdir()
     with pytest.raises(DependencyUnavailable):
         local_storage.check()

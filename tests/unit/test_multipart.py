@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.message import EmailMessage
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
@@ -112,12 +114,40 @@ def test_reader_stops_at_the_first_byte_too_many() -> None:
 
 
 def test_reader_counts_parts_nobody_asked_for() -> None:
-    """Ignored files cannot make a body endless: the whole body has a limit too."""
-    files = [("other", "o.bin", "application/zip", bytes(LIMIT)), ("more", "m.bin", "application/zip", bytes(LIMIT))]
-    body, content_type = make_multipart({}, files)
+    """Ignored files cannot make a body endless: the whole body has a limit too, and the image is not blamed for it."""
+    body, content_type = make_multipart({}, [("other", "o.bin", "application/zip", bytes(LIMIT))] * 3)
     with pytest.raises(ValidationError) as caught:
         read(body, content_type, iter(lambda: 65536, 0))
-    assert caught.value.details == [{"field": "image", "message": "Maximum file size is 1MB"}]
+    assert caught.value.details == [{"field": "body", "message": "Must have at most 2.4MB"}]
+
+
+def make_base64(text: bytes) -> bytes:
+    """Return a body whose image is that text, said to be base64."""
+    headers = b'Content-Disposition: form-data; name="image"; filename="a"\r\nContent-Transfer-Encoding: base64'
+    return b"--b\r\n" + headers + b"\r\n\r\n" + text + b"\r\n--b--"
+
+
+@pytest.mark.fault("U9")
+@pytest.mark.parametrize("encode", [base64.encodebytes, base64.b64encode], ids=["in lines", "in one line"])
+def test_reader_takes_an_image_of_the_limit_in_base64(encode: Callable[[bytes], bytes]) -> None:
+    """What counts is the image, not how many characters it comes in; one byte more is too many."""
+    image = random.Random(1).randbytes(LIMIT)
+    form, content = read(make_base64(encode(image)), "multipart/form-data; boundary=b", repeat(65536))
+    assert (form.size, content) == (LIMIT, image)
+    with pytest.raises(ValidationError, match="^File too large$"):
+        read(make_base64(encode(image + b"x")), "multipart/form-data; boundary=b", repeat(65536))
+
+
+@pytest.mark.parametrize("text", [b"QQ==QUJD", b"QQ==QQ==", b"QUI=\r\n\r\nQ", b"QQ==QQ", b"QQ=="])
+def test_reader_refuses_base64_behind_its_padding_however_it_is_cut(text: bytes) -> None:
+    """Padding ends the image; whether more comes after it does not depend on the pieces."""
+    body, content_type = make_base64(text), "multipart/form-data; boundary=b"
+    for length in range(1, len(body)):
+        if text == b"QQ==":
+            assert read(body, content_type, chain([length], repeat(len(body))))[1] == b"A"
+            continue
+        with pytest.raises(ValidationError, match="malformed"):
+            read(body, content_type, chain([length], repeat(len(body))))
 
 
 @pytest.mark.parametrize("length", range(0, 400, 7))

@@ -1,0 +1,48 @@
+"""Handlers of ours on a port, on the test's own event loop and without the rest of the service."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import tornado.netutil
+import tornado.web
+
+from pipeline.handlers import base
+from pipeline.handlers.server import HttpServer
+from tests.contract.contracts import check_reply
+
+
+class HandlerServer:
+    """A server with those routes, and its client.
+
+    routes: as tornado.web.Application takes them.
+    common: what every handler is given, see BaseHandler.initialize.
+    """
+
+    def __init__(self, routes: Sequence[Any], common: dict[str, Any]) -> None:
+        app = tornado.web.Application(
+            list(routes),
+            default_handler_class=base.NotFoundHandler,
+            default_handler_args=common,
+            log_function=base.log_request,
+        )
+        (listener,) = tornado.netutil.bind_sockets(0, "127.0.0.1")
+        self.address = listener.getsockname()
+        self.url = f"http://127.0.0.1:{self.address[1]}"
+        self._server = HttpServer(app, metrics=common["metrics"])
+        self._server.add_socket(listener)
+        self.client = httpx.AsyncClient(base_url=self.url, timeout=10)
+
+    async def close(self) -> None:
+        await self.client.aclose()
+        self._server.stop()
+        await self._server.close_all_connections()
+
+    async def get(self, path: str, **headers: str) -> httpx.Response:
+        """GET and check the reply against the contract."""
+        reply = await self.client.get(path, headers=headers)
+        is_json = reply.headers.get("Content-Type", "").startswith("application/json")
+        check_reply("GET", path, reply.status_code, reply.json() if is_json else None, reply.headers)
+        return reply
