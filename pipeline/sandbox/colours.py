@@ -1,4 +1,4 @@
-"""Which colours a picture's numbers mean: sRGB, as the web has it, of whatever profile the file brings. Runs in a child.
+"""Which colours a picture's numbers mean: sRGB, as the web has it, whatever profile the file brings. Runs in a child.
 
 A profile that is damaged, or of another kind of numbers than the picture has, counts for nothing, as in browsers.
 """
