@@ -35,7 +35,8 @@ STRIP_ROWS = 64
 # What a photo may take of the processor, lest one that hangs keep all others waiting for as long as the largest one
 # may take: five to ten times what it takes on a machine of today.
 OPEN_CPU_SECONDS, PIXEL_CPU_SECONDS = 3.0, 0.25e-6
-NICE = 10
+# Less than that would starve them on a busy machine, and results wait for them.
+NICE = 5
 # Half the time of Pillow's default method for 2 % more bytes.
 WEBP_QUALITY, WEBP_METHOD = 80, 2
 BEHIND_TRANSPARENCY = {"RGB": (255, 255, 255), "CMYK": (0, 0, 0, 0)}

@@ -26,7 +26,7 @@ class Sandbox:
     """Calls functions in children that are ended when they take too much. Built from Settings by the catalogue."""
 
     def __init__(
-        self, decode_memory_mb: int = 1024, max_image_pixels: int = 200_000_000, preview_processes: int = 1
+        self, decode_memory_mb: int = 1024, max_image_pixels: int = 200_000_000, preview_processes: int = 2
     ) -> None:
         """decode_memory_mb, max_image_pixels: what a photo may need and have, as the border knows it.
         preview_processes: in how many children previews are made.

@@ -27,7 +27,8 @@ log = structlog.get_logger(__name__)
 CONTENT_TYPE = "image/webp"
 # All of it: reading the photo, waiting for a child, decoding, storing. A large photo needs a second or two.
 LONGEST_SECONDS = 20.0
-# What a result waits for them when there is nothing else to wait for.
+# What a result waits for them when there is nothing else to wait for. Half of it after each that were late, all of it
+# after some that were not: a machine that cannot keep up delays a burst of results by seconds, not each of them.
 PATIENCE_SECONDS = 5.0
 # How many jobs may have previews that nobody has taken: another process may make a failed job's next attempt.
 KEPT_AT_MOST = 1000
@@ -63,7 +64,7 @@ class Previews:
         self._maker = maker
         self._metrics = metrics
         self._seconds = seconds
-        self._patience_seconds = patience_seconds
+        self._patience_seconds = self._left_seconds = patience_seconds
         self._making: dict[str, Making] = {}
 
     def begin(self, asset: Asset, read_image: ReadImage) -> None:
@@ -84,11 +85,13 @@ class Previews:
         making = self._making.get(asset.id)
         if making is None:
             return None
-        await asyncio.wait([making], timeout=self._patience_seconds)
+        await asyncio.wait([making], timeout=self._left_seconds)
         if self._making.get(asset.id) is making:
             del self._making[asset.id]
         if making.done():
+            self._left_seconds = self._patience_seconds
             return _result(making)
+        self._left_seconds /= 2
         await cancel([making])
         self._note("late", asset, TimeoutError())
         return None

@@ -318,6 +318,27 @@ async def test_failed_or_late_previews_fail_no_job(store: SqliteAssetStore, resu
 
 
 @pytest.mark.gen_test
+async def test_previews_that_are_late_let_the_next_results_wait_less() -> None:
+    """Each late one halves the patience; one that is ready gives all of it back."""
+    maker, asset = Maker(None), make_asset()
+    previews = Previews(MemoryStorage(), maker, Metrics(), patience_seconds=0.04)
+
+    async def read() -> bytes:
+        return b"photo"
+
+    for left in (0.02, 0.01):
+        previews.begin(asset, read)
+        assert await previews.take(asset) is None
+        assert previews._left_seconds == left
+    maker.result = MADE
+    previews.begin(asset, read)
+    while not previews._making[asset.id].done():
+        await asyncio.sleep(0)
+    assert await previews.take(asset) is not None
+    assert previews._left_seconds == 0.04
+
+
+@pytest.mark.gen_test
 async def test_storage_that_is_away_fails_no_previews_job(store: SqliteAssetStore) -> None:
     """A preview that cannot be stored is none."""
     storage = MemoryStorage()
