@@ -41,7 +41,7 @@ from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.moves import Moves
 from pipeline.usecases.pictures import PictureCheck
-from pipeline.usecases.previews import LONGEST_SECONDS, Previews
+from pipeline.usecases.previews import LONGEST_SECONDS, PATIENCE_SECONDS, Previews
 from pipeline.usecases.processing import Processing
 from pipeline.usecases.progress import Progress
 from pipeline.usecases.progress_frames import ProgressFrames
@@ -203,6 +203,7 @@ class Parts:
                 self.metrics,
                 # A part of the job's time: a job must not fail over its previews.
                 seconds=min(LONGEST_SECONDS, settings.job_timeout_seconds / 6),
+                patience_seconds=min(PATIENCE_SECONDS, settings.job_timeout_seconds / 24),
             ),
             cleaning=Cleaning(self.pool, keeps_metadata=settings.keep_metadata),
             provider_timeout_seconds=settings.provider_timeout_seconds,

@@ -200,7 +200,7 @@ class Settings(BaseSettings):
         le=7 * 24 * 3600,
     )
     preview_processes: int = _f(
-        1,
+        2,
         "Child processes that make previews of photos, each one photo at a time, behind everything else; 0 makes none.",
         ge=0,
         le=64,

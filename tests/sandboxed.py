@@ -53,7 +53,7 @@ def take(megabytes: int) -> int:
     return len(bytes(megabytes * 1024 * 1024))
 
 
-def crash() -> None:
+def crash(*args: Any) -> None:
     """Die as broken C code does."""
     os.abort()
 

@@ -18,23 +18,11 @@ from pipeline.sandbox.header import Header
 HEAD_BYTES = 30
 MAX_PIECES = 10_000  # a photo of 200 megapixels in tiles has a thousand
 WEBP_ALPHA = 0x10
-# The major brands that Pillow's openers take.
-BRANDS = {b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 ALPHA = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1")
 
 
 class CutOff(ValueError):
     """The file is shorter than it says."""
-
-
-def is_webp(head: bytes) -> bool:
-    """True when a file that begins with these HEAD_BYTES says that it is a WebP."""
-    return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
-
-
-def is_heif(head: bytes) -> bool:
-    """True when a file that begins with these HEAD_BYTES says that it is an AVIF or HEIC."""
-    return head[4:8] == b"ftyp" and head[8:12] in BRANDS
 
 
 def read_webp(file: BinaryIO) -> Header:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from pipeline.assets import containers
 from pipeline.assets.beginnings import begins
+from pipeline.assets.kinds import AVIF, HEAD_BYTES, HEIC, image_type
 from pipeline.errors import ValidationError
 from pipeline.sandbox import cost
 from pipeline.sandbox.header import Header, header_of
@@ -81,11 +82,13 @@ def inspect(file: BinaryIO, max_pixels: int, decode_memory_mb: int) -> ImageInfo
 def _read_header(file: BinaryIO) -> tuple[Header, tuple[int, int]]:
     """Return the header, and width and height as a viewer shows the picture. Runs no C code but zlib's."""
     file.seek(0)
-    head = file.read(containers.HEAD_BYTES)
+    kind = image_type(file.read(HEAD_BYTES))
     file.seek(0)
-    if containers.is_heif(head):
+    if kind is None:
+        raise ValueError("none of the formats that are taken")
+    if kind in (AVIF, HEIC):
         return containers.read_heif(file)
-    if containers.is_webp(head):
+    if kind == "image/webp":
         header, exif = containers.read_webp(file), b""
     else:
         with Image.open(cast(BinaryIO, _Rationed(file)), formats=FORMATS) as image:

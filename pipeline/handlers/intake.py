@@ -11,8 +11,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.assets.hygiene import HEAD_BYTES, clean, content_type_of
+from pipeline.assets.hygiene import clean
 from pipeline.assets.image import ImageInfo, inspect
+from pipeline.assets.kinds import HEAD_BYTES, image_type
 from pipeline.errors import DependencyUnavailable, ValidationError
 from pipeline.handlers.multipart import NO_ROOM, nameless_file
 
@@ -53,7 +54,7 @@ class Intake:
     def _clean(self, sent: BinaryIO) -> BinaryIO:
         """Return the clean file at its start; the sent one when it is clean, or no image at all."""
         sent.seek(0)
-        content_type = content_type_of(sent.read(HEAD_BYTES))
+        content_type = image_type(sent.read(HEAD_BYTES))
         if not content_type:
             return sent
         with ExitStack() as left:

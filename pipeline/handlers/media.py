@@ -23,6 +23,7 @@ from tornado.httputil import format_timestamp
 from tornado.iostream import StreamClosedError
 
 from pipeline.assets.asset import ASSET_ID
+from pipeline.assets.kinds import HEAD_BYTES, image_type
 from pipeline.assets.store import AssetStore
 from pipeline.errors import DependencyUnavailable, Forbidden, NotFound
 from pipeline.handlers.base import BaseHandler
@@ -36,7 +37,6 @@ MEDIA_PATH = re.compile(r"([a-z0-9-]+(?:/[a-z0-9-]+)*)(\.[a-z0-9]{1,5})?")
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 # A digit more, and the number would be longer than any file.
 MAX_DIGITS = 18
-SNIFF_BYTES = 12
 EXTENSIONS = {
     **{"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "image/gif": "gif"},
     **{"image/avif": "avif", "image/heic": "heic"},
@@ -241,28 +241,13 @@ def _open(root: Path, public_id: str, extension: str) -> _Image | None:
 
 def _described(file: BinaryIO) -> _Image | None:
     facts = os.fstat(file.fileno())
-    content_type = image_type(file.read(SNIFF_BYTES))
+    content_type = image_type(file.read(HEAD_BYTES))
     if content_type is None:
         return None
     # Whole seconds, as the header tells it.
     modified_at = datetime.fromtimestamp(int(facts.st_mtime), UTC)
     etag = f'"{facts.st_size:x}-{facts.st_mtime_ns:x}"'
     return _Image(file, content_type, facts.st_size, modified_at, etag)
-
-
-def image_type(head: bytes) -> str | None:
-    """Return the content type of an image by its first SNIFF_BYTES bytes, or None: only what an upload may be."""
-    if head.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return "image/gif"
-    if head[:4] == b"RIFF" and head[8:] == b"WEBP":
-        return "image/webp"
-    if head[4:8] == b"ftyp":
-        return "image/avif" if head[8:] in (b"avif", b"avis") else "image/heic"
-    return None
 
 
 def _instant(text: str) -> datetime | None:

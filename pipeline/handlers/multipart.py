@@ -15,10 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO
 
-from pipeline.assets import containers
+from pipeline.assets.kinds import HEAD_BYTES, image_type
 from pipeline.errors import DependencyUnavailable, ValidationError
 from pipeline.handlers.form_parts import Splitter, malformed
-from pipeline.handlers.part_headers import Coding, Plain, coding_of, decode_text, looks_like_image, parse_options
+from pipeline.handlers.part_headers import Coding, Plain, coding_of, decode_text, parse_options
 from pipeline.texts import clean
 
 # A small photo needs no file; a hundred at once are 13 MB.
@@ -171,8 +171,8 @@ class MultipartReader:
             text += piece
             return
         if not self._is_file:
-            self._head += piece[: containers.HEAD_BYTES - len(self._head)]
-            if len(self._head) == containers.HEAD_BYTES and looks_like_image(self._head):
+            self._head += piece[: HEAD_BYTES - len(self._head)]
+            if image_type(self._head):
                 self._is_file = True
         self._image_bytes += len(piece)
         if self._image_bytes > self._max_image_bytes:

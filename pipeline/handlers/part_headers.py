@@ -12,7 +12,6 @@ import re
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
-from pipeline.assets import containers
 from pipeline.errors import ValidationError
 from pipeline.handlers.form_parts import malformed
 from pipeline.texts import clean
@@ -25,7 +24,6 @@ CHARSETS = {
     **{"latin-1": "latin-1", "iso-8859-15": "iso8859-15", "windows-1252": "cp1252", "cp1252": "cp1252"},
 }
 MAX_CODED_LINE_BYTES = 64 * 1024  # RFC 2045 allows 76; a line has to be whole to be decoded
-IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8")
 
 
 def parse_options(value: str) -> tuple[str, dict[str, str]]:
@@ -71,11 +69,6 @@ def decode_text(name: str, raw: bytes, content_type: str) -> str:
             return text
         return value if isinstance(value, str) else text
     return text
-
-
-def looks_like_image(head: bytes) -> bool:
-    """True when the bytes begin as one of the formats does that are taken."""
-    return head.startswith(IMAGE_STARTS) or containers.is_webp(head) or containers.is_heif(head)
 
 
 class Coding(Protocol):

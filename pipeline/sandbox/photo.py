@@ -7,10 +7,11 @@ import os
 from typing import Any
 
 import pillow_heif
-from PIL import AvifImagePlugin, Image, ImageCms, ImageFile
+from PIL import AvifImagePlugin, Image, ImageFile
 
 from pipeline.errors import PermanentJobError
 from pipeline.sandbox import limits
+from pipeline.sandbox.colours import in_srgb, mode_of, profile_of
 from pipeline.sandbox.cost import LONG_SIDE_PIXELS, find_fault, reduce_factor
 from pipeline.sandbox.header import header_of
 from pipeline.sandbox.orientation import orientation_of, png_exif
@@ -34,11 +35,12 @@ STRIP_ROWS = 64
 # What a photo may take of the processor, lest one that hangs keep all others waiting for as long as the largest one
 # may take: five to ten times what it takes on a machine of today.
 OPEN_CPU_SECONDS, PIXEL_CPU_SECONDS = 3.0, 0.25e-6
-NICE = 10
+# Less than that would starve them on a busy machine, and results wait for them.
+NICE = 5
 # Half the time of Pillow's default method for 2 % more bytes.
 WEBP_QUALITY, WEBP_METHOD = 80, 2
-SRGB = ImageCms.createProfile("sRGB")
-BEHIND_TRANSPARENCY = (255, 255, 255)
+BEHIND_TRANSPARENCY = {"RGB": (255, 255, 255), "CMYK": (0, 0, 0, 0)}
+GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 Image.MAX_IMAGE_PIXELS = None  # find_fault knows better
 
 
@@ -67,41 +69,27 @@ def reduce_to_jpeg(content: bytes, long_side: int, quality: int, max_pixels: int
 def previews(content: bytes, sides: list[int], max_pixels: int, max_mb: int) -> list[Any]:
     """Return [side, width, height, WebP] for each side: the photo upright, in sRGB, at most that wide and high.
 
-    Decoded once; never enlarged; with its transparency; with nothing of what its file tells. Other arguments and errors
-    as read_photo has them.
+    Decoded once, no larger than it must be; never enlarged; with its transparency; with nothing of what its file tells.
+    Other arguments and errors as read_photo has them.
     """
-    photo = _in_srgb(read_photo(content, max(sides), max_pixels, max_mb, keeps_alpha=True))
+    photo = read_photo(content, max(sides), max_pixels, max_mb, is_preview=True)
     made = []
     for side in sorted(sides, reverse=True):
-        photo.thumbnail((side, side), Image.Resampling.LANCZOS)
+        photo.thumbnail((side, side), Image.Resampling.BICUBIC)
         file = io.BytesIO()
         photo.save(file, "WEBP", quality=WEBP_QUALITY, method=WEBP_METHOD, icc_profile=b"", exif=b"")
         made.append([side, *photo.size, file.getvalue()])
     return made
 
 
-def _in_srgb(photo: Image.Image) -> Image.Image:
-    """Return the picture with the colours that its profile means; one without, or with a broken one, as it is."""
-    profile = photo.info.get("icc_profile")
-    if not profile:
-        return photo
-    try:
-        embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if embedded.profile.xcolor_space.strip() != "RGB":
-            return photo  # of the grey or CMYK that decoding has already made RGB of
-        converted = ImageCms.profileToProfile(photo, embedded, SRGB, ImageCms.Intent.PERCEPTUAL, outputMode=photo.mode)
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return photo
-    return converted or photo
-
-
 def read_photo(
-    content: bytes, long_side: int, max_pixels: int, max_mb: int, *, keeps_alpha: bool = False
+    content: bytes, long_side: int, max_pixels: int, max_mb: int, *, is_preview: bool = False
 ) -> Image.Image:
-    """Return the picture in RGB, upright, at most long_side wide and high.
+    """Return the picture in sRGB, upright, at most long_side wide and high.
 
     long_side: at most LONG_SIDE_PIXELS. max_pixels, max_mb: what it may have and need, see cost.find_fault.
-    keeps_alpha: a picture with transparency comes in RGBA, otherwise on white.
+    is_preview: a picture with transparency comes in RGBA, otherwise on white; and a JPEG is decoded at as little as
+    long_side needs, otherwise at what LONG_SIDE_PIXELS needs, so that AI providers always see the same picture.
     Of a picture with several frames the first counts, of one that was cut off what there is.
     Raises PermanentJobError for bytes that are no picture, a damaged one, or one that has or needs more. A JPEG is
     decoded at reduced size; of other formats no second full-size copy is ever made, so 100 megapixels cost what their
@@ -113,29 +101,38 @@ def read_photo(
             if fault := find_fault(header_of(image), io.BytesIO(content), max_pixels, max_mb):
                 raise PermanentJobError(f"The photo cannot be read: {fault[0].lower()}{fault[1:]}")
             limits.allow(OPEN_CPU_SECONDS + image.width * image.height * PIXEL_CPU_SECONDS)
-            image.draft("RGB", (LONG_SIDE_PIXELS, LONG_SIDE_PIXELS))
+            image.draft("RGB", _least(image.size, long_side) if is_preview else (LONG_SIDE_PIXELS, LONG_SIDE_PIXELS))
             # What was cut off is shown as far as it goes, as every viewer does; pillow_heif would show nothing at all.
             ImageFile.LOAD_TRUNCATED_IMAGES = image.format in SHOWN_IN_PART
             image.load()
-            small = _reduce(image, keeps_alpha)
-            small.info = {"icc_profile": image.info.get("icc_profile")}
-            small = _turned(small, image, content)
+            profile, is_grey = profile_of(image, content), image.mode in GREY
+            small = _turned(_reduce(image, mode_of(image, profile), is_preview), image, content)
     except (MemoryError, PermanentJobError):
         raise
     # The parsers raise nearly anything on damaged bytes: SyntaxError, struct.error, OverflowError, ...
     except Exception as error:
         raise PermanentJobError("The photo cannot be read: the file is damaged or not an image") from error
-    for side in (LONG_SIDE_PIXELS, long_side):
-        small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return small
+    if is_preview:
+        small.thumbnail((long_side, long_side), Image.Resampling.BICUBIC)
+    else:
+        for side in (LONG_SIDE_PIXELS, long_side):
+            small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return in_srgb(small, profile, is_grey=is_grey)
 
 
-def _reduce(image: Image.Image, keeps_alpha: bool) -> Image.Image:
-    """Return the picture at 1/n of its size, n as large as still leaves twice what is needed."""
+def _least(size: tuple[int, int], long_side: int) -> tuple[int, int]:
+    """Return the least size that may be made smaller to long_side, for Pillow's `draft`, which looks at both sides."""
+    return max(1, size[0] * long_side // max(size)), max(1, size[1] * long_side // max(size))
+
+
+def _reduce(image: Image.Image, mode: str, keeps_alpha: bool) -> Image.Image:
+    """Return the picture at 1/n of its size, n as large as still leaves twice what is needed; with transparency in
+    RGBA, or on white.
+    """
     factor = reduce_factor(image.size)
     size = -(-image.width // factor), -(-image.height // factor)
     is_transparent = keeps_alpha and image.has_transparency_data
-    small = Image.new("RGBA", size) if is_transparent else Image.new("RGB", size, BEHIND_TRANSPARENCY)
+    small = Image.new("RGBA", size) if is_transparent else Image.new(mode, size, BEHIND_TRANSPARENCY[mode])
     step = factor * STRIP_ROWS
     # In strips: converting or reducing in one piece would hold the full-size pixels two or three times.
     for top in range(0, image.height, step):

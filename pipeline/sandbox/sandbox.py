@@ -19,13 +19,14 @@ ROOM_MB = 256
 # The dearest picture the border takes needs about five on a machine of today.
 DECODE_SECONDS = 30.0
 DECODE_CPU_SECONDS = 20.0
+JPEG_START = b"\xff\xd8\xff"
 
 
 class Sandbox:
     """Calls functions in children that are ended when they take too much. Built from Settings by the catalogue."""
 
     def __init__(
-        self, decode_memory_mb: int = 1024, max_image_pixels: int = 200_000_000, preview_processes: int = 1
+        self, decode_memory_mb: int = 1024, max_image_pixels: int = 200_000_000, preview_processes: int = 2
     ) -> None:
         """decode_memory_mb, max_image_pixels: what a photo may need and have, as the border knows it.
         preview_processes: in how many children previews are made.
@@ -66,10 +67,11 @@ class Sandbox:
         found = await self.run(
             photo.reduce, *args, seconds=seconds, cpu_seconds=DECODE_CPU_SECONDS, wait_seconds=wait_seconds
         )
-        picture = Picture(*found)
-        if len(picture.rgb) != picture.width * picture.height * 3:
-            raise RetryableJobError(FAILED)
-        return picture
+        match found:
+            case [int(width), int(height), bytes(rgb)] if 0 < width <= long_side and 0 < height <= long_side:
+                if len(rgb) == width * height * 3:
+                    return Picture(width, height, rgb)
+        raise RetryableJobError(FAILED)
 
     async def reduce_to_jpeg(
         self,
@@ -82,9 +84,11 @@ class Sandbox:
     ) -> bytes:
         """Return the photo as a small upright JPEG."""
         args = (content, long_side, quality, *self._limits)
-        found: bytes = await self.run(
+        found = await self.run(
             photo.reduce_to_jpeg, *args, seconds=seconds, cpu_seconds=DECODE_CPU_SECONDS, wait_seconds=wait_seconds
         )
+        if not isinstance(found, bytes) or not found.startswith(JPEG_START):
+            raise RetryableJobError(FAILED)
         return found
 
     async def previews(self, content: bytes, sides: Sequence[int]) -> Sequence[Preview]:
@@ -93,8 +97,8 @@ class Sandbox:
         found = await self._previews.run(
             photo.previews, *args, seconds=DECODE_SECONDS, cpu_seconds=DECODE_CPU_SECONDS
         )
-        made = [Preview(*each) for each in found]
-        if [each.side for each in made] != sorted(sides, reverse=True) or not all(each.content for each in made):
+        made = [_preview(each) for each in (found if isinstance(found, list) else [])]
+        if [each.side for each in made] != sorted(sides, reverse=True):
             raise RetryableJobError(FAILED)
         return made
 
@@ -117,3 +121,13 @@ class Sandbox:
     async def close(self) -> None:
         """End all children, also those of plugins."""
         await asyncio.gather(*(pool.close() for pool in self._pools))
+
+
+def _preview(reply: Any) -> Preview:
+    """Return the preview that a child sent; RetryableJobError for anything else, which a hostile photo may send."""
+    match reply:
+        case [int(side), int(width), int(height), bytes(content)] if 0 < width <= side and 0 < height <= side:
+            # WebP of noise has less than three bytes a pixel.
+            if content[:4] == b"RIFF" and content[8:12] == b"WEBP" and len(content) <= 4 * side * side:
+                return Preview(side, width, height, content)
+    raise RetryableJobError(FAILED)

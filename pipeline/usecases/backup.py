@@ -20,6 +20,7 @@ from typing import Any, cast
 
 from pipeline import __version__
 from pipeline.assets.asset import Asset, ImageRef, to_timestamp
+from pipeline.assets.kinds import HEIC, image_type
 from pipeline.assets.store import IDENTITY, AssetStore, Kept
 from pipeline.clock import utc_now
 from pipeline.errors import Conflict, ValidationError
@@ -156,7 +157,7 @@ async def restore(
 
 async def _save(storage: StoredImages, saved: dict[str, ImageRef], public_id: str, content: bytes) -> None:
     # Its true content type is in the document, which follows; storages go by the bytes when they serve it.
-    where = await storage.save(public_id, io.BytesIO(content), _content_type(content))
+    where = await storage.save(public_id, io.BytesIO(content), image_type(content) or HEIC)
     saved[public_id] = replace(saved[public_id], backend=where.backend, url=where.url)
 
 
@@ -254,15 +255,3 @@ def _add_json(tar: tarfile.TarFile, name: str, value: Mapping[str, Any]) -> None
 
 def _instant(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
-
-
-def _content_type(content: bytes) -> str:
-    for head, content_type in (
-        (b"\xff\xd8", "image/jpeg"),
-        (b"\x89PNG", "image/png"),
-        (b"GIF8", "image/gif"),
-        (b"RIFF", "image/webp"),
-    ):
-        if content.startswith(head):
-            return content_type
-    return "image/avif" if content[8:12] in (b"avif", b"avis") else "image/heic"

@@ -30,7 +30,6 @@ from pipeline.images import ImageName
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import AlreadyOver
 from pipeline.queue.job import Job, NewJob
-from pipeline.supervision import cancel
 from pipeline.texts import HALVES, cause_of
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.attempts import Attempt
@@ -150,16 +149,17 @@ class Processing:
             trace_context=job.trace_context,
         )
         attempt, read = Attempt(job), once(partial(self._read, asset))
-        previews = asyncio.create_task(self._previews.of(asset, read), name=f"previews of {asset.id}")
+        self._previews.begin(asset, read)
         try:
             with self._witness(job) as witness:
                 analysis = await self._plugins.analyze(request, read, job.tries, attempt.before(witness))
-            return _Result(asset, analysis, attempt, await previews)
+            return _Result(asset, analysis, attempt, await self._previews.take(asset))
+        except asyncio.CancelledError:
+            await self._previews.drop(asset)
+            raise
         except Exception as error:
             await self._note(asset, attempt, error)
             raise
-        finally:
-            await cancel([previews])
 
     async def _note(self, asset: Asset, attempt: Attempt, error: Exception) -> None:
         """Keep an attempt that failed, if the store takes it soon: the error is worth more than its record."""
@@ -227,8 +227,8 @@ class Processing:
         if asset is None:
             await self._kept.bury(job, message)
         else:
-            previews = await self._previews.of(asset, partial(self._read, asset))
-            await self._endings.reach(self._fail(job, asset, message, previews))
+            self._previews.begin(asset, partial(self._read, asset))
+            await self._endings.reach(self._fail(job, asset, message, await self._previews.take(asset)))
 
     async def _fail(
         self, job: Job, asset: Asset, message: str, previews: Mapping[str, ImageRef] | None

@@ -15,6 +15,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from pipeline.assets.asset import ImageRef
+from pipeline.assets.kinds import HEAD_BYTES, image_type
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.auth import TokenVerifier
 from pipeline.handlers import media
@@ -144,7 +145,7 @@ async def test_media_serves_nothing_else(server: Server, path: str, remark: str)
 )
 def test_media_knows_every_format_an_upload_may_have(format: str, content_type: str) -> None:
     """The type is read from the bytes, so stored images need no extension."""
-    assert media.image_type(make_image(format)[: media.SNIFF_BYTES]) == content_type
+    assert image_type(make_image(format)[:HEAD_BYTES]) == content_type
 
 
 @pytest.mark.gen_test

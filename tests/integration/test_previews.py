@@ -18,11 +18,12 @@ from PIL import ExifTags, Image, ImageCms
 from pipeline.assets.asset import AssetStatus
 from pipeline.assets.image import inspect
 from pipeline.assets.sqlite import SqliteAssetStore
-from pipeline.errors import PermanentJobError, ValidationError
+from pipeline.errors import PermanentJobError, RetryableJobError, ValidationError
 from pipeline.metrics import Metrics
 from pipeline.sandbox import Preview, photo
 from pipeline.sandbox.sandbox import Sandbox
 from pipeline.usecases.previews import Previews
+from tests import sandboxed
 from tests.factories import make_asset, make_image, make_noise_image
 from tests.integration.test_processing import Plugins, make_processing, run, submit
 from tests.memory_storage import MemoryStorage
@@ -253,24 +254,88 @@ async def test_result_names_its_previews(store: SqliteAssetStore) -> None:
     assert plugins.images[f"{asset.id}/preview-320"] == b"small"
     urls = await processing._urls.of([current])
     assert current.to_json(urls)["images"]["previews"]["320"]["url"].endswith("/preview-320")
-    assert await Previews(plugins, maker, Metrics()).of(current, lambda: plugins.read(current.image_names[0])) is None
+    again = Previews(plugins, maker, Metrics())
+    again.begin(current, lambda: plugins.read(current.image_names[0]))
+    assert await again.take(current) is None
     assert maker.calls == 1
 
 
 @pytest.mark.gen_test
-@pytest.mark.parametrize("result", [PermanentJobError("no picture"), None], ids=["failed", "late"])
-async def test_failed_or_late_previews_fail_no_job(store: SqliteAssetStore, result: Any) -> None:
+async def test_previews_of_a_failed_attempt_are_those_of_the_next(store: SqliteAssetStore) -> None:
+    """They are made once, also when the last attempt fails."""
+    plugins, maker = Plugins(), Maker(MADE)
+    asset, job = await submit(store)
+    plugins.images[asset.original.public_id] = make_image()
+    processing = make_processing(store, plugins, maker=maker)
+    for _ in range(2):
+        plugins.analysis = RetryableJobError("not now")
+        with pytest.raises(RetryableJobError):
+            await processing.process(job)
+    await processing.give_up(job, "not now")
+    current = await store.get(asset.id)
+    assert current is not None and (current.status, set(current.previews)) == (AssetStatus.FAILED, {"320", "1280"})
+    assert maker.calls == 1
+
+
+@pytest.mark.gen_test
+async def test_run_that_was_ended_leaves_no_previews_behind(store: SqliteAssetStore) -> None:
+    """What is cancelled ends its previews, and a second run of the same job goes on without them."""
+    plugins, maker = Plugins(), Maker(None)
+    asset, _ = await submit(store)
+    plugins.images[asset.original.public_id] = make_image()
+    previews = Previews(plugins, maker, Metrics())
+    previews.begin(asset, lambda: plugins.read(asset.image_names[0]))
+    second = asyncio.create_task(previews.take(asset))
+    while not maker.calls:
+        await asyncio.sleep(0)
+    await previews.drop(asset)
+    assert await second is None
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("result", "limit"),
+    [
+        (PermanentJobError("no picture"), "seconds"),
+        (OSError("a plugin's mistake"), "seconds"),
+        (None, "seconds"),
+        (None, "patience_seconds"),
+    ],
+    ids=["failed", "mistaken", "too long", "late"],
+)
+async def test_failed_or_late_previews_fail_no_job(store: SqliteAssetStore, result: Any, limit: str) -> None:
     """The result comes without them, and that is counted."""
     plugins, metrics = Plugins(), Metrics()
     asset, job = await submit(store)
     plugins.images[asset.original.public_id] = make_image()
     processing = make_processing(store, plugins, metrics, maker=Maker(result))
-    processing._previews = Previews(plugins, Maker(result), metrics, seconds=0.05)
+    processing._previews = Previews(plugins, Maker(result), metrics, **{limit: 0.05})
     await run(processing, job)
     current = await store.get(asset.id)
     assert current is not None and (current.status, current.previews) == (AssetStatus.ACTIVE, {})
     outcome = {"outcome": "failed" if result else "late"}
     assert metrics.registry.get_sample_value("pipeline_previews_total", outcome) == 1
+
+
+@pytest.mark.gen_test
+async def test_previews_that_are_late_let_the_next_results_wait_less() -> None:
+    """Each late one halves the patience; one that is ready gives all of it back."""
+    maker, asset = Maker(None), make_asset()
+    previews = Previews(MemoryStorage(), maker, Metrics(), patience_seconds=0.04)
+
+    async def read() -> bytes:
+        return b"photo"
+
+    for left in (0.02, 0.01):
+        previews.begin(asset, read)
+        assert await previews.take(asset) is None
+        assert previews._left_seconds == left
+    maker.result = MADE
+    previews.begin(asset, read)
+    while not previews._making[asset.id].done():
+        await asyncio.sleep(0)
+    assert await previews.take(asset) is not None
+    assert previews._left_seconds == 0.04
 
 
 @pytest.mark.gen_test
@@ -284,7 +349,56 @@ async def test_storage_that_is_away_fails_no_previews_job(store: SqliteAssetStor
         storage.is_away = True
         return b"photo"
 
-    assert await Previews(storage, Maker(MADE), Metrics()).of(asset, read) is None
+    previews = Previews(storage, Maker(MADE), Metrics())
+    previews.begin(asset, read)
+    assert await previews.take(asset) is None
+
+
+WEBP = make_image("WEBP")
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    "reply",
+    [
+        *(None, 7, "text", b"bytes", {"a": 1}, [], [None], [7], [[]], [[320, 320, 240]], [[320, 320, 240, "text"]]),
+        *([[320, 320, 240, WEBP, 1]], [["320", 320, 240, WEBP]], [[320, 320.5, 240, WEBP]], [[320, -1, 240, WEBP]]),
+        *([[320, 320, 9999, WEBP]], [[1280, 320, 240, WEBP]], [[320, 320, 240, b"<svg/>"]]),
+        *([[320, 320, 240, WEBP]] * 2, [[320, 320, 240, WEBP + bytes(4 * 320 * 320)]]),
+    ],
+)
+async def test_reply_that_is_no_preview_is_a_failure_of_ours(reply: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that a photo has taken over may say anything; it costs that photo's picture only."""
+    sandbox = Sandbox()
+
+    async def run(*args: Any, **limits: Any) -> Any:
+        return reply
+
+    for pool in (sandbox._previews, sandbox._light):
+        monkeypatch.setattr(pool, "run", run)
+    for call in (sandbox.previews(b"", [320]), sandbox.reduce(b"", 320), sandbox.reduce_to_jpeg(b"")):
+        with pytest.raises(RetryableJobError):
+            await call
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_child_that_dies_costs_only_previews(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the next photo has some."""
+    sandbox, storage, asset = Sandbox(), MemoryStorage(), make_asset()
+    previews = Previews(storage, sandbox, Metrics(), patience_seconds=30)
+
+    async def read() -> bytes:
+        return WEBP
+
+    try:
+        with monkeypatch.context() as broken:
+            broken.setattr(photo, "previews", sandboxed.crash)
+            previews.begin(asset, read)
+            assert await previews.take(asset) is None
+        previews.begin(asset, read)
+        assert set(await previews.take(asset) or ()) == {"320", "1280"}
+    finally:
+        await sandbox.close()
 
 
 @pytest.mark.gen_test(timeout=60)

@@ -14,6 +14,8 @@ from PIL import Image, ImageFile, ImageSequence
 
 from pipeline.assets.hygiene import boxes, clean, exif
 from pipeline.assets.image import inspect
+from pipeline.sandbox import photo
+from pipeline.sandbox.orientation import orientation_in
 from tests import pictures, private_pictures
 from tests.pictures import box, encode, gradient, riff
 from tests.private_pictures import PRIVATE, PROFILE, SECRET, chunk, segment, tiff, with_chunks, with_segments, xmp
@@ -155,22 +157,26 @@ def test_copy_is_turned_as_a_browser_shows_the_original(name: str) -> None:
     copy = cleaned(content, type_of(content))
     assert (orientation(copy) or 1) == expected
     is_sideways = expected > 4
-    info = inspect(io.BytesIO(copy), 10**6, 100)
-    assert (info.width > info.height) != is_sideways
+    # Also of a file that keeps its metadata.
+    for each in (content, copy) if name != "jpeg with a head of its own" else (copy,):
+        info = inspect(io.BytesIO(each), 10**6, 100)
+        (preview,) = photo.previews(each, [320], 10**6, 100)
+        assert (info.width > info.height) != is_sideways
+        assert preview[1:3] == [info.width, info.height]
 
 
 def test_orientation_is_read_as_browsers_do() -> None:
     """Tables that end early or lie far away, and what is no EXIF."""
     other = struct.pack("<HHII", 0x0132, 4, 1, 5)
     entry = tiff(6)[10:22]
-    assert exif.orientation(tiff(6)[:-4]) == 6  # nothing behind the table
-    assert exif.orientation(b"II*\0\x08\0\0\0\x09\0" + entry) == 6  # says it has nine
-    assert exif.orientation(b"II*\0\x08\0\0\0\x02\0" + other + entry) == 6
-    assert exif.orientation(b"II*\0" + struct.pack("<I", 40) + bytes(32) + tiff(6)[8:]) == 6
+    assert orientation_in(tiff(6)[:-4]) == 6  # nothing behind the table
+    assert orientation_in(b"II*\0\x08\0\0\0\x09\0" + entry) == 6  # says it has nine
+    assert orientation_in(b"II*\0\x08\0\0\0\x02\0" + other + entry) == 6
+    assert orientation_in(b"II*\0" + struct.pack("<I", 40) + bytes(32) + tiff(6)[8:]) == 6
     for broken in (b"", b"II*\0", b"II+\0" + tiff(6)[4:], tiff(6)[:20], b"II*\0\xff\xff\xff\xff", b"XX" * 20):
-        assert exif.orientation(broken) == 1
+        assert orientation_in(broken) == 1
     for number in range(1, 9):
-        assert exif.orientation(exif.minimal(number)) == number
+        assert orientation_in(exif.minimal(number)) == number
 
 
 MODES = {
@@ -238,7 +244,7 @@ def test_pixels_stay_as_they_are(format: str) -> None:
 def _heeded(content: bytes) -> int:
     """Return the orientation in EXIF, or that of the properties of an AVIF; Pillow would take XMP's as well."""
     with Image.open(io.BytesIO(content)) as image:
-        return exif.orientation((image.info.get("exif") or b"").removeprefix(EXIF))
+        return orientation_in((image.info.get("exif") or b"").removeprefix(EXIF))
 
 
 @pytest.mark.fault("U1")

@@ -28,22 +28,6 @@ FAMILIES: dict[str, Callable[[Source], Copy]] = {
 }
 
 
-HEAD_BYTES = 12
-
-
-def content_type_of(head: bytes) -> str:
-    """Return what a file that begins with these HEAD_BYTES is, as `clean` takes it; "" when nothing of that kind.
-
-    AVIF and HEIC are one kind here.
-    """
-    if head[4:8] == b"ftyp":
-        return "image/heic"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "image/webp"
-    begins = {b"\xff\xd8\xff": "image/jpeg", png.SIGNATURE: "image/png", b"GIF8": "image/gif"}
-    return next((content_type for start, content_type in begins.items() if head.startswith(start)), "")
-
-
 def clean(source: BinaryIO, target: BinaryIO, content_type: str) -> bool:
     """Write the picture without metadata into target and return True; False when it has none, and nothing is written.
 

@@ -12,6 +12,7 @@ import struct
 
 from pipeline.assets.hygiene import exif
 from pipeline.assets.hygiene.source import Copy, Source
+from pipeline.sandbox.orientation import UPRIGHT, orientation_in
 
 # A marker that is none of those within a coded picture: FF 00 and the restart markers.
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -81,7 +82,7 @@ class _Segments:
             # Browsers look at the first only, and for no orientation in XMP.
             self._has_exif = True
             tiff = self._source.take(start + 10, min(exif.LOOKED_AT_BYTES, max(0, end - start - 10)))
-            if (orientation := exif.orientation(tiff)) != exif.UPRIGHT:
+            if (orientation := orientation_in(tiff)) != UPRIGHT:
                 self.copy.put(_segment(APP1, b"Exif\0\0" + exif.minimal(orientation)), start, end)
 
 

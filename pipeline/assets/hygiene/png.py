@@ -12,6 +12,7 @@ import zlib
 
 from pipeline.assets.hygiene import exif
 from pipeline.assets.hygiene.source import Copy, Source
+from pipeline.sandbox.orientation import UPRIGHT, orientation_in
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ANY = 2**31 - 1
@@ -71,7 +72,7 @@ def clean(source: Source) -> Copy:
 
 def _keep_orientation(source: Source, copy: Copy, start: int, end: int) -> None:
     tiff = source.take(start + 8, min(exif.LOOKED_AT_BYTES, end - start - 12))
-    if end <= source.size and (orientation := exif.orientation(tiff)) != exif.UPRIGHT:
+    if end <= source.size and (orientation := orientation_in(tiff)) != UPRIGHT:
         copy.put(_chunk(b"eXIf", exif.minimal(orientation)), start, end)
 
 
