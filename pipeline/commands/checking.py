@@ -371,7 +371,8 @@ class Checks:
         settings = self._settings
         detail = f"1 child process decodes photos ({LIGHT_MB} MB, and up to {settings.decode_memory_mb} MB for a photo)"
         if makers := settings.preview_processes:
-            detail += f", {makers} {'makes' if makers == 1 else 'make'} previews ({PREVIEW_MB} MB, and as much for a photo)"
+            make = "makes" if makers == 1 else "make"
+            detail += f", {makers} {make} previews ({PREVIEW_MB} MB, and as much for a photo)"
         if "local" in settings.all_providers:
             count = settings.sandbox_processes
             detail += f", {count} read them ({READER_MB} MB each), each one photo at a time, in {READ_SECONDS}: "
