@@ -423,5 +423,9 @@ def processed_public_id(asset_id: str, fence: int) -> str:
 
 
 def preview_public_id(asset_id: str, side: int) -> str:
-    """Return where the preview of that long side is kept. Each run makes the same of the same original."""
-    return f"{asset_id}/preview-{side}"
+    """Return where the preview of that long side is kept. Each run makes the same of the same original.
+
+    In a folder of its own: the sweeper of version 0.1, beside us or after a return to it, takes what is named
+    `<asset_id>/<name>` for an image that no asset names, but looks at nothing deeper.
+    """
+    return f"{asset_id}/preview/{side}"

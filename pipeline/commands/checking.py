@@ -65,8 +65,9 @@ FULL_PERCENT = 80
 READ_SECONDS, MOST_READ_SECONDS = "1 to 2 s", 2
 # More of the files that are too open are not counted.
 OPEN_LIMIT = 1000
-# What a child of the sandbox takes: with the local provider's OpenCV; with its models, while it reads.
-LIGHT_MB, READER_MB = 100, 360
+# What a child of the sandbox takes: with the local provider's OpenCV; one that makes previews; with the provider's
+# models, while it reads.
+LIGHT_MB, PREVIEW_MB, READER_MB = 100, 40, 360
 REASON_LENGTH = 300
 COLORS = {"ok": "green", "warning": "yellow", "failed": "red"}
 stdout = Console()
@@ -369,6 +370,9 @@ class Checks:
         await self._catalogue.sandbox.reduce(_picture(), seconds=LIMIT_SECONDS, wait_seconds=LIMIT_SECONDS)
         settings = self._settings
         detail = f"1 child process decodes photos ({LIGHT_MB} MB, and up to {settings.decode_memory_mb} MB for a photo)"
+        if makers := settings.preview_processes:
+            make = "makes" if makers == 1 else "make"
+            detail += f", {makers} {make} previews ({PREVIEW_MB} MB, and as much for a photo)"
         if "local" in settings.all_providers:
             count = settings.sandbox_processes
             detail += f", {count} read them ({READER_MB} MB each), each one photo at a time, in {READ_SECONDS}: "

@@ -27,7 +27,7 @@ AGAIN_SECONDS = (1.0, 10.0, 60.0, 600.0)
 WAITING_AT_MOST = 1000
 LISTED_AT_ONCE = 100
 # Only what is named like this is ours: an asset's id, and what its image is.
-OUR_IMAGE = re.compile(r"([0-9a-f]{24})/[a-z0-9-]+")
+OUR_IMAGE = re.compile(r"([0-9a-f]{24})(?:/[a-z0-9-]+){1,2}")
 
 
 async def find_unnamed(store: AssetStore, names: Iterable[ImageName]) -> list[ImageName]:

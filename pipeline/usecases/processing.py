@@ -46,6 +46,7 @@ from pipeline.usecases.storage import ImageStorage
 log = structlog.get_logger(__name__)
 
 NOTE_SECONDS = 1.0
+NO_ORIGINAL = "The uploaded image is no longer there"
 
 
 class Plugins(ImageStorage, Protocol):
@@ -135,6 +136,9 @@ class Processing:
             return None
         if asset.starts > self._max_starts:
             raise PermanentJobError(f"Processing stalled, it was started {self._max_starts} times in vain")
+        if not asset.has_original:
+            # A process of version 0.1 lets such an asset run again.
+            raise PermanentJobError(NO_ORIGINAL)
         image_url = await self._urls.of_image(asset.original, self._provider_timeout_seconds)
         if image_url is None:
             raise DependencyUnavailable("Image storage unavailable")
@@ -291,7 +295,7 @@ class Processing:
                 raise FileNotFoundError
             content = await self._plugins.read(asset.original.name)
         except FileNotFoundError:
-            raise PermanentJobError("The uploaded image is no longer there") from None
+            raise PermanentJobError(NO_ORIGINAL) from None
         return await self._cleaning.for_provider(content, asset.original.content_type)
 
     async def _keep_processed(self, asset: Asset, analysis: Analysis) -> ImageRef | None:

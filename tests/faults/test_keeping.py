@@ -81,7 +81,7 @@ class House:
         """Insert an asset that was finished so long ago, with an original and a smaller picture."""
         at = utc_now() - days_ago * DAY
         asset = make_asset(status=status, created_at=at, finished_at=at if status.value != "processing" else None)
-        preview = ImageRef(backend, f"{asset.id}/preview-320", sha256="0" * 64)
+        preview = ImageRef(backend, f"{asset.id}/preview/320", sha256="0" * 64)
         asset = replace(asset, original=replace(asset.original, backend=backend), previews={"320": preview})
         self.storage.of(backend).put(*(name.public_id for name in asset.image_names), at=at)
         assert await self.store.create(asset)
@@ -130,7 +130,7 @@ async def test_originals_go_alone_and_cannot_be_run_again(house: House) -> None:
     await house.expiry(originals=7).round()
     current = await house.store.get(old.id)
     assert current is not None and not current.has_original and current.previews == old.previews
-    assert house.stored() == {f"{old.id}/preview-320", *(name.public_id for name in young.image_names)}
+    assert house.stored() == {f"{old.id}/preview/320", *(name.public_id for name in young.image_names)}
     submission = Submission(
         *(house.store, house.storage, house.queue, house.metrics),
         leftovers=house.leftovers,
@@ -173,7 +173,7 @@ async def test_every_storage_in_use_is_swept(house: House) -> None:
     here, there = await house.add(), await house.add(backend="old")
     gone = make_asset().id
     for backend in ("memory", "old"):
-        house.storage.of(backend).put(f"{gone}/original-1", f"{gone}/preview-320", f"{here.id}/processed-1")
+        house.storage.of(backend).put(f"{gone}/original-1", f"{gone}/preview/320", f"{here.id}/processed-1")
     await house.sweep()
     house.storage.saved_at[mark] = utc_now() - LEAST_AGE
     house.storage.backends = ("memory",)

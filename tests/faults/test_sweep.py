@@ -130,7 +130,7 @@ async def test_sweep_removes_what_no_asset_names(yard: Yard, media: Path) -> Non
     kept += [running.original.public_id, await yard.save(processed_public_id(running.id, 4))]
     for number in (1, 3, 5, 44):
         await yard.save(processed_public_id(running.id, number))
-    for name in ("original-1a2b3c4d", "processed-1", "preview-320"):
+    for name in ("original-1a2b3c4d", "processed-1", "preview/320"):
         await yard.save(f"{make_asset().id}/{name}")
     foreign = ["beach", "holidays/beach", "65f0/original", f"backup/{make_asset().id}/original", f"{make_asset().id}"]
     kept += [await yard.save(name) for name in foreign]

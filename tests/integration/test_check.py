@@ -74,9 +74,10 @@ def test_check_says_what_the_sandbox_takes(run: Run) -> None:
     tried.
     """
     require(find_spec("rapidocr") is not None, "the extra [local] is not installed")
-    done = run(AI_PROVIDER="local", SANDBOX_PROCESSES="3", DECODE_MEMORY_MB="512")
+    done = run(AI_PROVIDER="local", SANDBOX_PROCESSES="3", PREVIEW_PROCESSES="1", DECODE_MEMORY_MB="512")
     assert done.returncode == 0, done.stdout
-    assert "sandbox: 1 child process decodes photos (100 MB, and up to 512 MB for a photo), 3 read them" in done.stdout
+    assert "sandbox: 1 child process decodes photos (100 MB, and up to 512 MB for a photo), " in done.stdout
+    assert "1 makes previews (40 MB, and as much for a photo), 3 read them" in done.stdout
     assert "each one photo at a time, in 1 to 2 s: 30 at once take up to 20 s (SANDBOX_PROCESSES)" in done.stdout
     assert "provider local: starts and can be reached" in done.stdout
 

@@ -251,9 +251,9 @@ async def test_result_names_its_previews(store: SqliteAssetStore) -> None:
         "320": (320, 240),
         "1280": (640, 480),
     }
-    assert plugins.images[f"{asset.id}/preview-320"] == b"small"
+    assert plugins.images[f"{asset.id}/preview/320"] == b"small"
     urls = await processing._urls.of([current])
-    assert current.to_json(urls)["images"]["previews"]["320"]["url"].endswith("/preview-320")
+    assert current.to_json(urls)["images"]["previews"]["320"]["url"].endswith("/preview/320")
     again = Previews(plugins, maker, Metrics())
     again.begin(current, lambda: plugins.read(current.image_names[0]))
     assert await again.take(current) is None

@@ -183,6 +183,22 @@ async def test_provider_that_wants_the_image_gets_it(
 
 
 @pytest.mark.gen_test
+async def test_asset_without_its_original_fails_at_once(
+    store: SqliteAssetStore, processing: Processing, plugins: Plugins
+) -> None:
+    """A process of version 0.1 lets an asset run again whose original is gone: it does not wait for a storage."""
+    asset, job = await submit(store)
+    await store._write(
+        "UPDATE assets SET original = json_set(original, '$.backend', '', '$.publicId', NULL, '$.url', ''), "
+        "originalGone = 1 WHERE id = :id RETURNING id",
+        {"id": asset.id},
+    )
+    with pytest.raises(PermanentJobError, match="no longer there"):
+        await processing.process(job)
+    assert plugins.requests == []
+
+
+@pytest.mark.gen_test
 async def test_processed_image_is_kept_under_the_runs_own_name(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins
 ) -> None:

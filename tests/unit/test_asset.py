@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef, new_asset_id, to_timestamp
+from pipeline.assets.asset import (
+    AiMetadata,
+    Asset,
+    AssetStatus,
+    ImageRef,
+    new_asset_id,
+    preview_public_id,
+    to_timestamp,
+)
 from pipeline.clock import utc_now
 from tests.contract.contracts import check_reply
 from tests.factories import make_asset
@@ -32,6 +41,12 @@ def test_json_is_what_the_contract_says() -> None:
     body = make_asset().to_json({})
     check_reply("GET", "/api/assets/{id}", 200, {"success": True, "data": body})
     assert "publicId" not in body["images"]["original"] and "fence" not in body
+
+
+def test_sweeper_of_version_0_1_leaves_previews_alone() -> None:
+    """It takes images that its documents do not name, but only those that are named as its own were."""
+    taken_by_0_1 = re.compile(r"([0-9a-f]{24})/[a-z0-9-]+")
+    assert not taken_by_0_1.fullmatch(preview_public_id(make_asset().id, 320))
 
 
 @pytest.mark.spec("T005")
