@@ -1,5 +1,5 @@
-"""The commands `backup`, `restore`, `verify` and `move`. They open the asset store and the storages themselves, from
-the same settings as the service, which may run meanwhile.
+"""The command `move`, and what it shares with those of saving.py: they open the asset store and the storages
+themselves, from the same settings as the service, which may run meanwhile.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import click
@@ -27,8 +26,7 @@ from pipeline.metrics import Metrics
 from pipeline.parts import build_store
 from pipeline.settings import Settings
 from pipeline.tracing import OFF
-from pipeline.usecases import backup as backups
-from pipeline.usecases import moving, verifying
+from pipeline.usecases import moving
 from pipeline.usecases.storages_in_use import names_in_use
 
 stdout, stderr = Console(), Console(stderr=True)
@@ -65,7 +63,7 @@ async def places(settings: Settings, storage_name: str = "") -> AsyncIterator[Pl
         await catalogue.sandbox.close()
 
 
-def _run(work: Callable[[Settings, Callable[[], None]], Awaitable[T]], what: str) -> T:
+def run(work: Callable[[Settings, Callable[[], None]], Awaitable[T]], what: str) -> T:
     """Return what the work returns, with a bar that counts assets; its errors end the command."""
     settings = running.load()
     logs.configure(settings.log_format, "WARNING")
@@ -85,7 +83,7 @@ async def _awaited(work: Awaitable[T]) -> T:
     return await work
 
 
-def _tell(tally: dict[str, Any], flaws: list[str], as_json: bool) -> None:
+def tell(tally: dict[str, Any], flaws: list[str], as_json: bool) -> None:
     """Print what there was; exit code 1 when something is wrong."""
     if as_json:
         click.echo(json.dumps(tally | {"flaws": flaws}))
@@ -98,71 +96,6 @@ def _tell(tally: dict[str, Any], flaws: list[str], as_json: bool) -> None:
 
 
 with_json = click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
-
-
-@click.command()
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@with_json
-def backup(file: Path, as_json: bool) -> None:
-    """Write all assets, their images and what the store keeps beside them (dead letters, pauses) to FILE.
-
-    The service may run meanwhile. FILE is readable for its owner only. Exit code 1: some images could not be had; they
-    are listed, and everything else is in FILE.
-    """
-
-    async def work(settings: Settings, on_asset: Callable[[], None]) -> backups.Tally:
-        async with places(settings) as (store, storages):
-            return await backups.back_up(store, storages, file, on_asset)
-
-    tally = _run(work, "Saving")
-    _tell(tally.shown(), tally.flaws, as_json)
-
-
-@click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--resume", is_flag=True, help="Go on after an interruption: the store holds assets already.")
-@with_json
-def restore(file: Path, resume: bool, as_json: bool) -> None:
-    """Put a backup into the asset store and the storage that the settings name, which must be empty.
-
-    Photos that were being processed are processed once the service runs.
-    """
-
-    async def work(settings: Settings, on_asset: Callable[[], None]) -> backups.Tally:
-        async with places(settings) as (store, storages):
-            return await backups.restore(store, storages, file, resumes=resume, on_asset=on_asset)
-
-    tally = _run(work, "Restoring")
-    _tell(tally.shown(), tally.flaws, as_json)
-
-
-@click.command()
-@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@with_json
-def verify(file: Path | None, as_json: bool) -> None:
-    """Read every image and compare it with what its asset says; or check a backup FILE.
-
-    Exit code 1: an image is missing, damaged or unreadable, or no asset names it.
-    """
-
-    async def work(settings: Settings, on_asset: Callable[[], None]) -> backups.Tally:
-        if file is not None:
-            return await asyncio.to_thread(backups.check_backup, file, on_asset)
-        tally = backups.Tally()
-
-        def checked() -> None:
-            tally.assets += 1
-            on_asset()
-
-        async with places(settings) as (store, storages):
-            async for flaw in verifying.verify(store, storages, checked):
-                of = f" of asset {flaw.asset_id}" if flaw.asset_id else ""
-                tally.flaws.append(f"{flaw.public_id}{of} in {flaw.backend} is {flaw.what}")
-        return tally
-
-    tally = _run(work, "Checking")
-    numbers = tally.shown() if file is not None else {"assets": tally.assets}
-    _tell(numbers, tally.flaws, as_json)
 
 
 @click.command()
@@ -181,5 +114,5 @@ def move(name: str, as_json: bool) -> None:
             await asyncio.sleep(CHOSEN_SECONDS)
             return await moving.move_images(store, storages, on_asset)
 
-    moved = _run(work, "Moving")
-    _tell({"assets": moved.assets, "images": moved.images}, moved.left, as_json)
+    moved = run(work, "Moving")
+    tell({"assets": moved.assets, "images": moved.images}, moved.left, as_json)
