@@ -142,6 +142,8 @@ class App:
         """Open the asset store; while it is away the service runs, says so in /readyz and refuses uploads with 503."""
         try:
             await self.parts.store.open()
+            # Before the first upload: it belongs where the images were moved to.
+            await self.parts.moves.look()
         except DependencyUnavailable as error:
             log.warning("store_unreachable", error=cause_of(error))
             self._watch("store opening", self._open_store_later, "store")

@@ -306,6 +306,12 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments):
             after = str(documents[-1]["_id"])
         return found
 
+    async def all_ids(self, *, limit: int, after: str = "") -> Sequence[str]:
+        # An _id of another kind is none of ours, and no page would ever come past it.
+        further = {"$gt": ObjectId(after)} if after else {"$gte": ObjectId("0" * 24)}
+        cursor = self._assets.find({"_id": further}, {"_id": 1}).sort([("_id", ASCENDING)]).limit(limit)
+        return [str(document["_id"]) for document in await self._reach(cursor.to_list(limit))]
+
     async def replace_image(self, asset_id: str, old: ImageName, new: ImageRef) -> Asset | None:
         current = await self.get(asset_id)
         place = current.place_of(old) if current else None

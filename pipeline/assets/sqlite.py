@@ -394,6 +394,10 @@ class SqliteAssetStore(KeptRows, RetainedRows):
             after = rows[-1]["id"]
         return found
 
+    async def all_ids(self, *, limit: int, after: str = "") -> Sequence[str]:
+        sql = "SELECT id FROM assets WHERE id > :after ORDER BY id LIMIT :limit"
+        return [row["id"] for row in await self._read(sql, {"after": after, "limit": limit})]
+
     async def replace_image(self, asset_id: str, old: ImageName, new: ImageRef) -> Asset | None:
         current = await self.get(asset_id)
         place = current.place_of(old) if current else None

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
 import click
@@ -25,8 +26,10 @@ from pipeline.hooks.storing import Storing
 from pipeline.metrics import Metrics
 from pipeline.parts import build_store
 from pipeline.settings import Settings
+from pipeline.texts import cause_of
 from pipeline.tracing import OFF
 from pipeline.usecases import moving
+from pipeline.usecases.patience import Patience
 from pipeline.usecases.storages_in_use import names_in_use
 
 stdout, stderr = Console(), Console(stderr=True)
@@ -51,6 +54,7 @@ async def places(settings: Settings, storage_name: str = "") -> AsyncIterator[Pl
     def stored_in(name: str) -> Storing:
         return Storing(catalogue.build(STORAGE, name, metrics), settings.storage_timeout_seconds, OFF)
 
+    _check_user(settings)
     store = build_store(settings)
     storages = Storages(stored_in(storage_name or settings.storage_name), stored_in)
     try:
@@ -63,19 +67,43 @@ async def places(settings: Settings, storage_name: str = "") -> AsyncIterator[Pl
         await catalogue.sandbox.close()
 
 
-def run(work: Callable[[Settings, Callable[[], None]], Awaitable[T]], what: str) -> T:
+def _check_user(settings: Settings) -> None:
+    """ConfigurationError when the embedded asset store is another user's: files made beside it would shut that out."""
+    file = settings.data_dir / "assets.sqlite"
+    with suppress(OSError):
+        if not settings.mongodb_uri.get_secret_value() and (owner := file.stat().st_uid) != os.geteuid():
+            raise ConfigurationError(f"{file} belongs to the user {owner}: run this command as that user")
+
+
+class Bar:
+    """The bar that shows how far a command is; to call it is to count an asset."""
+
+    def __init__(self, progress: Progress, what: str) -> None:
+        self._progress = progress
+        self._what = what
+        self._task = progress.add_task(what, total=None)
+
+    def __call__(self) -> None:
+        self._progress.update(self._task, advance=1, description=self._what)
+
+    def wait(self, cause: str) -> None:
+        """Say that something is away, for as long as no asset is counted."""
+        self._progress.update(self._task, description=f"{self._what} (waiting: {shown(cause)})")
+
+
+def run(work: Callable[[Settings, Bar], Awaitable[T]], what: str) -> T:
     """Return what the work returns, with a bar that counts assets; its errors end the command."""
     settings = running.load()
     logs.configure(settings.log_format, "WARNING")
-    columns = (SpinnerColumn(), TextColumn(what), MofNCompleteColumn(), TextColumn("assets"), TimeElapsedColumn())
-    with Progress(*columns, console=stderr) as progress:
-        task = progress.add_task(what, total=None)
+    columns = ("{task.description}", MofNCompleteColumn(), TextColumn("assets"), TimeElapsedColumn())
+    with Progress(SpinnerColumn(), *columns, console=stderr) as progress:
         try:
-            return asyncio.run(_awaited(work(settings, lambda: progress.advance(task))))
+            return asyncio.run(_awaited(work(settings, Bar(progress, what))))
         except ConfigurationError:
             raise
         except PipelineError as error:
-            stderr.print(f"[red]Error:[/] {shown(error.message)}", highlight=False, soft_wrap=True)
+            cause = f": {shown(cause_of(error))}" if error.__cause__ is not None else ""
+            stderr.print(f"[red]Error:[/] {shown(error.message)}{cause}", highlight=False, soft_wrap=True)
             raise SystemExit(FAILED) from None
 
 
@@ -108,11 +136,14 @@ def move(name: str, as_json: bool) -> None:
     it goes on. Exit code 1: some images are missing or damaged; they are listed and stay where they are.
     """
 
-    async def work(settings: Settings, on_asset: Callable[[], None]) -> moving.Moved:
+    async def work(settings: Settings, bar: Bar) -> moving.Moved:
         async with places(settings, name) as (store, storages):
+            # Before any process saves an upload there.
+            await moving.probe(storages)
             await moving.choose_storage(store, name, instead_of=settings.storage_name)
             await asyncio.sleep(CHOSEN_SECONDS)
-            return await moving.move_images(store, storages, on_asset)
+            patience, seconds = Patience(bar.wait), settings.media_url_seconds
+            return await moving.move_images(store, storages, bar, patience=patience, url_seconds=seconds)
 
     moved = run(work, "Moving")
     tell({"assets": moved.assets, "images": moved.images}, moved.left, as_json)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from pipeline.commands.moving import places, run, tell, with_json
+from pipeline.commands.moving import Bar, places, run, tell, with_json
 from pipeline.settings import Settings
 from pipeline.usecases import backup as backups
-from pipeline.usecases import verifying
+from pipeline.usecases import restoring
+from pipeline.usecases.backup_file import Tally
+from pipeline.usecases.patience import Patience
+from pipeline.usecases.verifying import LEAVING, Verification
 
 
 @click.command()
@@ -20,34 +22,40 @@ from pipeline.usecases import verifying
 def backup(file: Path, as_json: bool) -> None:
     """Write all assets, their images and what the store keeps beside them (dead letters, pauses) to FILE.
 
-    The service may run meanwhile. FILE is readable for its owner only. Exit code 1: some images could not be had; they
-    are listed, and everything else is in FILE.
+    The service may run meanwhile. FILE is readable for its owner only. Exit code 1: some images or documents could not
+    be had; they are listed, and everything else is in FILE.
     """
 
-    async def work(settings: Settings, on_asset: Callable[[], None]) -> backups.Tally:
+    async def work(settings: Settings, bar: Bar) -> Tally:
         async with places(settings) as (store, storages):
-            return await backups.back_up(store, storages, file, on_asset)
+            return await backups.back_up(store, storages, file, bar, patience=Patience(bar.wait))
 
     tally = run(work, "Saving")
-    tell(tally.shown(), tally.flaws, as_json)
+    tell(tally.shown(), tally.told, as_json)
 
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--resume", is_flag=True, help="Go on after an interruption: the store holds assets already.")
+@click.option("--partial", is_flag=True, help="Of a damaged FILE, restore what is whole.")
 @with_json
-def restore(file: Path, resume: bool, as_json: bool) -> None:
+def restore(file: Path, resume: bool, partial: bool, as_json: bool) -> None:
     """Put a backup into the asset store and the storage that the settings name, which must be empty.
 
-    Photos that were being processed are processed once the service runs.
+    FILE is checked first; of a damaged one nothing is restored without --partial. Photos that were being processed are
+    processed once the service runs. Exit code 1: something is damaged, or could not be had when FILE was written; it is
+    listed, and everything else is restored.
     """
 
-    async def work(settings: Settings, on_asset: Callable[[], None]) -> backups.Tally:
+    async def work(settings: Settings, bar: Bar) -> Tally:
         async with places(settings) as (store, storages):
-            return await backups.restore(store, storages, file, resumes=resume, on_asset=on_asset)
+            patience = Patience(bar.wait)
+            return await restoring.restore(
+                store, storages, file, resumes=resume, is_partial=partial, on_asset=bar, patience=patience
+            )
 
     tally = run(work, "Restoring")
-    tell(tally.shown(), tally.flaws, as_json)
+    tell(tally.shown(), tally.told, as_json)
 
 
 @click.command()
@@ -56,24 +64,31 @@ def restore(file: Path, resume: bool, as_json: bool) -> None:
 def verify(file: Path | None, as_json: bool) -> None:
     """Read every image and compare it with what its asset says; or check a backup FILE.
 
-    Exit code 1: an image is missing, damaged or unreadable, or no asset names it.
+    Exit code 1: an image is missing, damaged or unreadable, no asset names it, or a document is damaged. Images that
+    have been moved away from a storage stay there as long as their URLs work, and are only counted.
     """
 
-    async def work(settings: Settings, on_asset: Callable[[], None]) -> backups.Tally:
-        if file is not None:
-            return await asyncio.to_thread(backups.check_backup, file, on_asset)
-        tally = backups.Tally()
+    async def work_file(settings: Settings, bar: Bar) -> Tally:
+        assert file is not None
+        return await asyncio.to_thread(restoring.check_backup, file, bar)
+
+    async def work(settings: Settings, bar: Bar) -> tuple[dict[str, int], list[str]]:
+        numbers, flaws = {"assets": 0, LEAVING: 0}, []
 
         def checked() -> None:
-            tally.assets += 1
-            on_asset()
+            numbers["assets"] += 1
+            bar()
 
         async with places(settings) as (store, storages):
-            async for flaw in verifying.verify(store, storages, checked):
-                of = f" of asset {flaw.asset_id}" if flaw.asset_id else ""
-                tally.flaws.append(f"{flaw.public_id}{of} in {flaw.backend} is {flaw.what}")
-        return tally
+            async for flaw in Verification(store, storages, Patience(bar.wait)).flaws(checked):
+                if flaw.what == LEAVING:
+                    numbers[LEAVING] += 1
+                else:
+                    flaws.append(flaw.text)
+        return numbers, flaws
 
-    tally = run(work, "Checking")
-    numbers = tally.shown() if file is not None else {"assets": tally.assets}
-    tell(numbers, tally.flaws, as_json)
+    if file is None:
+        tell(*run(work, "Checking"), as_json)
+    else:
+        tally = run(work_file, "Checking")
+        tell(tally.shown(), tally.told, as_json)

@@ -31,7 +31,7 @@ from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
 from pipeline.usecases.leftovers import find_unnamed
 from pipeline.usecases.storage import StoredImages
-from pipeline.usecases.storages_in_use import all_in_use
+from pipeline.usecases.storages_in_use import all_in_use, left_lately
 
 log = structlog.get_logger(__name__)
 
@@ -96,7 +96,10 @@ class Sweeper:
             return
         before = self._now() - LEAST_AGE
         failure: DependencyUnavailable | None = None
+        resting = await left_lately(self._store, self._now())
         for backend in await all_in_use(self._store, self._storage):
+            if backend in resting:
+                continue
             try:
                 if not await self._storage.can_list(backend):
                     continue

@@ -881,6 +881,9 @@ async def test_damaged_document_takes_no_other_ones_place(
     assert ids(await store.page("user-1", status=AssetStatus.PROCESSING, limit=3)) == left_open[::-1]
     damaged = {open_ones[0].id, open_ones[2].id, done[0].id, done[2].id}
     assert not damaged & set(ids(await store.all_assets(limit=3))) and len(await store.all_assets(limit=6)) == 6
+    everything = sorted(ids([*open_ones, *done]))
+    first = await store.all_ids(limit=3)
+    assert [*first, *await store.all_ids(limit=20, after=first[-1])] == everything
     assert await store.get(done[0].id) is None
     assert set(ids(await store.get_many([done[0].id, done[1].id]))) == {done[1].id}
     assert set(await store.known([done[0].id, done[1].id, "0" * 24])) == {done[0].id, done[1].id}

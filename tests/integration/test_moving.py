@@ -24,9 +24,11 @@ from pipeline.assets.store import Kept
 from pipeline.clock import utc_now
 from pipeline.errors import Conflict, DependencyUnavailable, ValidationError
 from pipeline.images import ImageName, SavedImage
-from pipeline.usecases.backup import back_up, check_backup, restore
+from pipeline.usecases.backup import back_up
 from pipeline.usecases.moving import move_images
-from pipeline.usecases.verifying import verify
+from pipeline.usecases.patience import Patience
+from pipeline.usecases.restoring import check_backup, restore
+from pipeline.usecases.verifying import Verification
 from tests.factories import make_asset, make_image
 from tests.memory_storage import MemoryStorage
 from tests.integration.test_object_storage import bucket, moto  # noqa: F401
@@ -34,6 +36,8 @@ from tests.moto_server import MotoServer
 from tests.service import ROOT, AiService, Service
 
 pytestmark = pytest.mark.fault("U17")
+# Waits for nothing.
+AT_ONCE = Patience(longest_seconds=0)
 
 
 def command(service: Service, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
@@ -286,17 +290,17 @@ async def test_move_that_was_interrupted_goes_on(store: SqliteAssetStore) -> Non
     for _ in range(3):
         storage.saves_left = 2
         try:
-            moved += (last := await move_images(store, storage)).images
+            moved += (last := await move_images(store, storage, patience=AT_ONCE)).images
         except DependencyUnavailable:
             moved += 2
     storage.saves_left = 2
-    last = await move_images(store, storage)
+    last = await move_images(store, storage, patience=AT_ONCE)
     assert (moved + last.images, len(last.left)) == (5, 1) and assets[0].original.public_id in last.left[0]
     for asset in assets[1:]:
         current = await store.get(asset.id)
         assert current is not None and current.original.backend == "new"
         assert await storage.read(current.image_names[0]) == await storage.read(asset.image_names[0])
-    assert [flaw.what async for flaw in verify(store, storage)] == ["damaged"]
+    assert [flaw.what async for flaw in Verification(store, storage, again_seconds=0).flaws()] == ["damaged"]
 
 
 @pytest.mark.gen_test
