@@ -8,10 +8,11 @@ then removed by the sweeper. Interrupted and begun again it goes on; what is don
 
 from __future__ import annotations
 
+import asyncio
 import io
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -32,6 +33,8 @@ KIND, STORAGE = "move", "storage"
 LEADS_ON = ("local",)
 # A job may save an image in the old storage shortly before it learns of the move, and name it after its asset's turn.
 ROUNDS = 3
+# So many assets at a time: most of it is waiting for the storages. An image of each, and its copy, is in memory.
+AT_ONCE = 4
 # How often it is noted that images have just left a storage.
 NOTED_SECONDS = 30.0
 DAY_SECONDS = 86_400
@@ -102,11 +105,16 @@ class _Move:
         for number in range(ROUNDS):
             before = moved.images
             moved.assets, moved.left = 0, []
+            batch: list[Asset] = []
             async for asset in every_asset(self._store, lambda each: moved.left.append(damaged_document(each))):
-                await self._move_asset(asset, moved)
+                batch.append(asset)
                 moved.assets += 1
                 if number == 0:
                     on_asset()
+                if len(batch) == AT_ONCE:
+                    await self._move_assets(batch, moved)
+                    batch = []
+            await self._move_assets(batch, moved)
             # An asset that is being erased has lost its images shortly before its document goes.
             if moved.images == before and (number or not moved.left):
                 break
@@ -114,13 +122,20 @@ class _Move:
             await self._note_left(backend, now=True)
         return moved
 
+    async def _move_assets(self, assets: Sequence[Asset], moved: Moved) -> None:
+        # Each ends what it has begun, whatever becomes of the others: half a copy is left by none.
+        ends = await asyncio.gather(*(self._move_asset(asset, moved) for asset in assets), return_exceptions=True)
+        for error in ends:
+            if error is not None:
+                raise error
+
     async def _move_asset(self, asset: Asset, moved: Moved) -> None:
         for image in asset.images:
             if image.name is None or image.backend == self._target:
                 continue
             await self._patience.bear(self._check_alone)
             try:
-                moved.images += await self._move(asset, image)
+                count = await self._move(asset, image)
             except (FileNotFoundError, ValueError, Unreadable) as error:
                 wrong = what_is_wrong(error)
             except DependencyUnavailable:
@@ -128,6 +143,7 @@ class _Move:
             except PipelineError as error:
                 wrong = f"refused by {self._target}: {error.message}"
             else:
+                moved.images += count
                 continue
             current = await self._store.get(asset.id)
             if current is not None and image.name in current.image_names:
