@@ -30,6 +30,7 @@ from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.tracing import OFF
 from pipeline.usecases.retention import LEAST_AGE, OWNERS, Sweeper
+from pipeline.usecases.storages_in_use import note_left
 from plugins.storage_local import LocalStorage
 from tests.factories import make_asset, make_image
 from tests.memory_storage import MemoryStorage
@@ -220,6 +221,19 @@ async def test_new_mark_must_grow_old_before_anything_goes(yard: Yard, media: Pa
         await yard.sweep()
     assert await yard.names() == {orphan}
     os.utime(mark, (0, 0))
+    await yard.sweep()
+    assert await yard.names() == set()
+
+
+@pytest.mark.gen_test
+@pytest.mark.fault("U16")
+async def test_storage_that_images_were_moved_away_from_is_swept_when_their_urls_have_ended(yard: Yard) -> None:
+    """Until then no asset names them, and pages that were loaded before still show them."""
+    orphan = await yard.save(f"{make_asset().id}/original-1")
+    await note_left(yard.store, "memory", int(yard.later.total_seconds()) + 3600)
+    await yard.sweep()
+    assert await yard.names() == {orphan}
+    yard.later += timedelta(hours=2)
     await yard.sweep()
     assert await yard.names() == set()
 

@@ -1016,3 +1016,41 @@ async def test_deleted_bytes_leave_the_file(io_loop: IOLoop, tmp_path: Path) -> 
     assert held.count(b"secret-person-0") == 0
     assert held.count(b"secret-person-1") >= 500
     await store.close()
+
+
+@pytest.mark.gen_test
+async def test_image_is_replaced_without_losing_what_changes_beside_it(store: AssetStore) -> None:
+    """Attempts, corrections, excuses and a result that come between reading and replacing, or after it, all stand; and
+    an image that another has taken the place of is not named again.
+    """
+    asset = await create(store)
+    begun = await begin(store, asset)
+    old = asset.image_names[0]
+
+    def moved(image: ImageRef, number: int) -> ImageRef:
+        return replace(image, backend=f"new-{number}")
+
+    attempt = {"attempt": 1, "outcome": "retry"}
+    changed = await asyncio.gather(
+        store.add_attempt(asset.id, asset.processing_job_id, begun.fence, attempt),
+        store.excuse(asset.id, asset.processing_job_id),
+        *(store.replace_image(asset.id, old, moved(asset.original, number)) for number in range(4)),
+    )
+    assert len([each for each in changed if each]) == 1
+    preview = ImageRef("memory", f"{asset.id}/preview-320", sha256="1" * 64)
+    processed = ImageRef("memory", f"{asset.id}/processed-1", sha256="2" * 64)
+    done = await finish(store, asset, begun.fence, previews={"320": preview}, processed=processed)
+    assert done is not None
+    corrected = replace(done, corrections={"brand": {"value": "Adidas"}})
+    replaced, *_ = await asyncio.gather(
+        store.replace_image(asset.id, preview.name or old, moved(preview, 5)),
+        store.replace_image(asset.id, processed.name or old, moved(processed, 6)),
+        store.correct(done, corrected),
+    )
+    current = await store.get(asset.id)
+    assert replaced is not None and current is not None
+    assert current.original.backend.startswith("new-") and (current.fence, current.excused) == (1, 1)
+    assert current.processed == moved(processed, 6) and current.previews == {"320": moved(preview, 5)}
+    assert current.corrections == corrected.corrections and attempt in current.attempts
+    dropped = await store.drop_original(asset.id, asset.processing_job_id)
+    assert dropped is not None and await store.replace_image(asset.id, old, moved(asset.original, 7)) is None
