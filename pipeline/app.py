@@ -78,6 +78,7 @@ class App:
         self._watch("erasing", parts.erasing.run)
         self._watch("storages in use", parts.storages_in_use.run, "store")
         self._watch("moves", parts.moves.run, "store")
+        self._watch("store move", parts.movable_store.run, "store")
         self._watch("upgrade", parts.upgrade.run, "store")
         self._watch("notification reconciler", parts.notification_reconciler.run, "reconciler")
         if settings.role is not Role.WEB:

@@ -24,11 +24,11 @@ from pipeline.hooks.catalogue import STORAGE, Catalogue
 from pipeline.hooks.storages import Storages
 from pipeline.hooks.storing import Storing
 from pipeline.metrics import Metrics
-from pipeline.parts import build_store
+from pipeline.parts import build_store, embedded_store, open_store
 from pipeline.settings import Settings
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF
-from pipeline.usecases import moving
+from pipeline.usecases import moving, store_moving
 from pipeline.usecases.patience import Patience
 from pipeline.usecases.storages_in_use import names_in_use
 
@@ -37,6 +37,7 @@ T = TypeVar("T")
 # Every process has looked where new images go by then.
 CHOSEN_SECONDS = 2 * 1.0
 FAILED = 1
+EMBEDDED = "sqlite"
 
 
 class Places(NamedTuple):
@@ -55,7 +56,7 @@ async def places(settings: Settings, storage_name: str = "") -> AsyncIterator[Pl
         return Storing(catalogue.build(STORAGE, name, metrics), settings.storage_timeout_seconds, OFF)
 
     _check_user(settings)
-    store = build_store(settings)
+    store = build_store(settings).as_asset_store()
     storages = Storages(stored_in(storage_name or settings.storage_name), stored_in)
     try:
         await store.open()
@@ -85,6 +86,11 @@ class Bar:
 
     def __call__(self) -> None:
         self._progress.update(self._task, advance=1, description=self._what)
+
+    def rename(self, what: str) -> None:
+        """Say what it does now."""
+        self._what = what
+        self._progress.update(self._task, description=what)
 
     def wait(self, cause: str) -> None:
         """Say that something is away, for as long as no asset is counted."""
@@ -127,15 +133,32 @@ with_json = click.option("--json", "as_json", is_flag=True, help="One line of JS
 
 
 @click.command()
-@click.option("--storage", "name", required=True, help="Where all images go: a storage that the settings set up.")
+@click.option("--storage", "name", help="Where all images go: a storage that the settings set up.")
+@click.option("--store", "address", help="Where all assets go: mongodb://... or sqlite, the embedded one.")
+@click.option("--abandon", is_flag=True, help="Give up a move to another store that was interrupted.")
 @with_json
-def move(name: str, as_json: bool) -> None:
-    """Move all images to another storage while the service runs.
+def move(name: str | None, address: str | None, abandon: bool, as_json: bool) -> None:
+    """Move all images to another storage, or all assets to another store, while the service runs.
 
-    New images go there from now on, whatever STORAGE_BACKEND says until it is changed. Run again after an interruption,
-    it goes on. Exit code 1: some images are missing or damaged; they are listed and stay where they are.
+    --storage: new images go there from now on, whatever STORAGE_BACKEND says until it is changed. Exit code 1: some
+    images are missing or damaged; they are listed and stay where they are.
+
+    --store: every process uses the other store as soon as it has everything; set MONGODB_URI, or unset it, before the
+    next start. All processes must be of this version. The old store stays as it was.
+
+    Run again after an interruption, each goes on.
     """
+    if (name is not None) + (address is not None) + abandon != 1:
+        raise click.UsageError("Say either --storage NAME, --store ADDRESS or --abandon.")
+    if name is not None:
+        _move_images(name, as_json)
+    elif address is not None:
+        _move_assets(address, as_json)
+    else:
+        _abandon()
 
+
+def _move_images(name: str, as_json: bool) -> None:
     async def work(settings: Settings, bar: Bar) -> moving.Moved:
         async with places(settings, name) as (store, storages):
             # Before any process saves an upload there.
@@ -147,3 +170,63 @@ def move(name: str, as_json: bool) -> None:
 
     moved = run(work, "Moving")
     tell({"assets": moved.assets, "images": moved.images}, moved.left, as_json)
+
+
+def _move_assets(address: str, as_json: bool) -> None:
+    async def work(settings: Settings, bar: Bar) -> store_moving.Copied | None:
+        to = _address(address, settings)
+        if (uri := await _current_uri(settings)) == to:
+            return None
+        old, new = open_store(uri), open_store(to)
+        try:
+            await old.open()
+            await new.open()
+            patience = Patience(bar.wait)
+            return await store_moving.StoreMove(old, new, to, patience, on_asset=bar, on_phase=bar.rename).run()
+        finally:
+            await new.close()
+            await old.close()
+
+    try:
+        copied = run(work, "Moving")
+    except KeyboardInterrupt:
+        stderr.print("Interrupted: the old store is still the store. Run it again to go on, or move --abandon.")
+        raise SystemExit(FAILED) from None
+    if copied is None:
+        stdout.print("The asset store is there already.")
+        return
+    if not as_json:
+        change = "Unset MONGODB_URI" if address == EMBEDDED else "Set MONGODB_URI to the new address"
+        stdout.print(f"{change} before the next start. The old store still holds everything as it was: remove it.")
+    tell({"assets": copied.assets, "kept": copied.kept, "keys": copied.keys}, copied.late, as_json)
+
+
+def _abandon() -> None:
+    async def work(settings: Settings, bar: Bar) -> bool:
+        old = open_store(await _current_uri(settings))
+        try:
+            await old.open()
+            return await store_moving.abandon(old)
+        finally:
+            await old.close()
+
+    stdout.print("Abandoned." if run(work, "Abandoning") else "No move is under way.")
+
+
+async def _current_uri(settings: Settings) -> str:
+    """Return the address of the store that holds the truth."""
+    _check_user(settings)
+    store = build_store(settings)
+    try:
+        await store.open()
+        return store.uri
+    finally:
+        await store.close()
+
+
+def _address(given: str, settings: Settings) -> str:
+    if given == EMBEDDED:
+        return embedded_store(settings)
+    if not given.startswith(("mongodb://", "mongodb+srv://")):
+        raise click.BadParameter("An address is mongodb://..., mongodb+srv://... or sqlite", param_hint="--store")
+    return given
