@@ -25,6 +25,7 @@ from tornado.ioloop import IOLoop
 
 from pipeline.assets.asset import ATTEMPTS_AT_MOST, SCHEMA, AiMetadata, Asset, AssetStatus, ImageRef, guess_backend
 from pipeline.assets.mongo import MongoAssetStore
+from pipeline.assets.movable import MovableStore, Move, Phase
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import SCHEMA_KIND, AssetStore, Kept, KeyRecord
 from pipeline.clock import utc_now
@@ -45,13 +46,30 @@ PROCESSED = ImageRef("memory", "x/processed-1", "https://images.example/p.webp",
 MakeStore = Callable[[], AssetStore]
 
 
-@pytest.fixture(params=["sqlite", "mongo"])
-def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
+@pytest.fixture(params=["sqlite", "mongo", "moved"])
+def make_store(request: pytest.FixtureRequest, tmp_path: Path, io_loop: IOLoop) -> MakeStore:
     """A function that returns further stores on one and the same database."""
+    path = tmp_path / "new" / "assets.sqlite"
     if request.param == "sqlite":
-        return lambda: SqliteAssetStore(tmp_path / "new" / "assets.sqlite")
+        return lambda: SqliteAssetStore(path)
+    if request.param == "moved":
+        io_loop.run_sync(lambda: begin_moved(tmp_path / "old.sqlite", path))
+        return lambda: movable(tmp_path / "old.sqlite").as_asset_store()
     uri: str = request.getfixturevalue("mongo_uri")
     return lambda: MongoAssetStore(uri)
+
+
+def movable(path: Path) -> MovableStore:
+    """Return a store that follows moves, in a file."""
+    return MovableStore(SqliteAssetStore(path), str(path), lambda uri: SqliteAssetStore(Path(uri)))
+
+
+async def begin_moved(old: Path, new: Path) -> None:
+    """Let the old store be one that was moved to the new one."""
+    store = SqliteAssetStore(old)
+    await store.open()
+    await store.keep(Move("token", Phase.MOVED, str(new), "owner").kept())
+    await store.close()
 
 
 @pytest.fixture
@@ -631,6 +649,7 @@ async def test_sqlite_takes_writes_of_two_processes(tmp_path: Path) -> None:
 import asyncio
 import json
 from pathlib import Path
+from pipeline.assets.movable import MovableStore, Move, Phase
 from pipeline.assets.sqlite import SqliteAssetStore
 from tests.factories import make_asset
 async def main():
@@ -844,6 +863,7 @@ DAMAGED: dict[str, tuple[str, dict[str, Any]]] = {
 def damage(store: AssetStore, asset: Asset, mongo_uri: str, how: str = "no object") -> None:
     """Make the asset's document one that cannot be read."""
     sql, change = DAMAGED[how]
+    store = getattr(store, "current", store)
     if isinstance(store, SqliteAssetStore):
         with closing(sqlite3.connect(store._path)) as connection, connection:
             connection.execute(f"UPDATE assets SET {sql} WHERE id = ?", (asset.id,))
@@ -855,7 +875,7 @@ def damage(store: AssetStore, asset: Asset, mongo_uri: str, how: str = "no objec
 @pytest.fixture
 def uri(request: pytest.FixtureRequest, store: AssetStore) -> str:
     """The address of the store's database, "" for one in a file."""
-    return "" if isinstance(store, SqliteAssetStore) else str(request.getfixturevalue("mongo_uri"))
+    return "" if isinstance(getattr(store, "current", store), SqliteAssetStore) else str(request.getfixturevalue("mongo_uri"))
 
 
 @pytest.mark.gen_test
