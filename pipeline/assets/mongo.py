@@ -322,17 +322,6 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments):
         wanted = {f"{field}.publicId": old.public_id, f"{field}.backend": {"$in": [old.backend, None]}}
         return await self._update(asset_id, wanted, {"$set": {field: image_document(new)}})
 
-    async def take_out(self, asset: Asset) -> bool:
-        wanted = {
-            "_id": ObjectId(asset.id),
-            "updatedAt": asset.updated_at,
-            "status": asset.status.value,
-            "fence": asset.fence,
-            "excused": asset.excused or {"$in": [0, None]},
-        }
-        # Nothing is deleted where DocumentDB misses the document; the caller reads it again.
-        return await self._reach(self._assets.find_one_and_delete(wanted)) is not None
-
     async def upgrade(self, after: str, *, limit: int, backend_of: BackendOf) -> tuple[int, str | None]:
         further: dict[str, Any] = {"_id": {"$gt": ObjectId(after)}} if after else {}
         cursor = self._assets.find(further, {"images": 1, "schema": 1}).sort([("_id", ASCENDING)]).limit(limit)

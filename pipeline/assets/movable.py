@@ -62,7 +62,8 @@ class Phase(StrEnum):
 class Move:
     """The record of a move. to: the address of the new store; it may hold a password, so it is in no log.
 
-    owner: which run of the command has it. beat: changes while that lives. after: the last asset copied.
+    owner: which run of the command has it. beat: changes while that lives. after: the last asset copied. pace_seconds:
+    for how long each write waits, so that the copies catch up with them.
     """
 
     token: str
@@ -71,6 +72,7 @@ class Move:
     owner: str
     beat: int = 0
     after: str = ""
+    pace_seconds: float = 0.0
 
     @classmethod
     def of(cls, kept: Kept | None) -> Move | None:
@@ -79,7 +81,7 @@ class Move:
 
     def kept(self) -> Kept:
         """Return it as it is kept."""
-        data = {name: getattr(self, name) for name in ("token", "to", "owner", "beat", "after")}
+        data = {name: getattr(self, name) for name in ("token", "to", "owner", "beat", "after", "pace_seconds")}
         return Kept(MOVE, STORE, utc_now(), data | {"phase": self.phase.value})
 
     @property
@@ -252,6 +254,8 @@ class MovableStore:
             self._acknowledged = word, time.monotonic()
 
     async def _write(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        if self._move is not None and self._move.pace_seconds:
+            await asyncio.sleep(self._move.pace_seconds)
         while self._is_frozen or time.monotonic() - self._looked_at > LEASE_SECONDS:
             await self.look()
             if self._is_frozen:

@@ -417,20 +417,6 @@ class SqliteAssetStore(KeptRows, RetainedRows):
             },
         )
 
-    async def take_out(self, asset: Asset) -> bool:
-        rows = await self._write(
-            "DELETE FROM assets WHERE id = :id AND updatedAt = :updated AND status = :status AND fence = :fence "
-            "AND excused = :excused RETURNING id",
-            {
-                "id": asset.id,
-                "updated": milliseconds_of(asset.updated_at),
-                "status": asset.status.value,
-                "fence": asset.fence,
-                "excused": asset.excused,
-            },
-        )
-        return bool(rows)
-
     async def upgrade(self, after: str, *, limit: int, backend_of: BackendOf) -> tuple[int, str | None]:
         page = await self._read(
             "SELECT id, original, processed, schema FROM assets WHERE id > :after ORDER BY id LIMIT :limit",

@@ -231,12 +231,6 @@ class AssetStore(Protocol):
     async def replace_image(self, asset_id: str, old: ImageName, new: ImageRef) -> Asset | None:
         """Name another image instead of the old one and return the asset; None when the asset does not name that."""
 
-    async def take_out(self, asset: Asset) -> bool:
-        """Remove the asset if it has not changed since it was read (updatedAt, status, fence, excused).
-
-        False when it has changed, or is not there. Only `move --store` calls it.
-        """
-
     async def upgrade(self, after: str, *, limit: int, backend_of: BackendOf) -> tuple[int, str | None]:
         """Bring the assets of one page that version 0.1 wrote to the form of today, in order of their ids.
 

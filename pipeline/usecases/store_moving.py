@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from pipeline.assets.asset import Asset
@@ -37,14 +38,18 @@ from pipeline.errors import Conflict, DependencyUnavailable, ValidationError
 from pipeline.usecases.patience import Patience
 
 PAGE = 100
-NOTES_AT_ONCE = 1000
+NOTES_AT_ONCE = 500
 # With so few changes in one pass the next is over in a moment.
 FEW_NOTES = 100
 # Who has given no sign of life for so long is dead, or will look before it writes again.
 DEAD_SECONDS = 15.0
 # Longer than that nobody's writes wait: the command gives way and tries again later.
 FREEZE_SECONDS = 20.0
+# For how long each write waits at first, and at most, where the copies do not catch up with the writes.
+FIRST_PACE_SECONDS, LAST_PACE_SECONDS = 0.02, 1.0
 POLL_SECONDS = 0.1
+# So many copies at once.
+AT_ONCE = 16
 REST_SECONDS = 5.0
 # What tells of the move itself, and what each database says of its own form.
 NOT_COPIED = (NOTE, PROCESS, SCHEMA_KIND)
@@ -124,8 +129,7 @@ class StoreMove:
         await self._copy_all()
         while True:
             self._on_phase("Copying what has changed")
-            while await self._pass() > FEW_NOTES:
-                pass
+            await self._catch_up()
             try:
                 await self._decide()
                 return
@@ -251,10 +255,21 @@ class StoreMove:
             if (copy := await self._new.get(asset_id)) is not None:
                 await self._new.delete(asset_id, copy.user_id)
 
-    async def _pass(self) -> int:
-        """Copy again what is noted as changed; return how many notes there were."""
+    async def _catch_up(self) -> None:
+        """Copy what is noted until that is little; where more is written than copied, writes have to wait a little."""
+        count = await self._pass(utc_now())
+        while count > FEW_NOTES:
+            before, count = count, await self._pass(utc_now())
+            if count > before / 2:
+                pace = min(max(2 * self._move.pace_seconds, FIRST_PACE_SECONDS), LAST_PACE_SECONDS)
+                await self._patience.bear(partial(self._record, pace_seconds=pace))
+
+    async def _pass(self, until: datetime = EVER) -> int:
+        """Copy again what is noted as changed until then; return how many notes there were."""
         count = 0
         async for notes in self._notes():
+            if notes[0].at > until:
+                break
             await self._patience.bear(lambda: self._copy_noted(notes))
             # One that was not done when it was read may yet change something.
             await self._old.discard(NOTE, *(note.id for note in notes if note.data["isDone"]))
@@ -275,14 +290,20 @@ class StoreMove:
             found = await self._old.get_many(some)
             await self._put(found)
             await self._remove(set(some) - {asset.id for asset in found})
-        for kind, *name in sorted(subjects, key=lambda subject: subject[0] != "keys"):
-            if kind == "keys":
-                await self._new.discard_keys(name[0])
-            elif kind == "key":
-                await self._copy_key(name[0])
-            elif kind == "kept" and _is_copied(Kept(name[0], name[1], EVER, {})):
-                kept = await self._old.find_kept(name[0], name[1])
-                await (self._new.keep(kept) if kept is not None else self._new.discard(name[0], name[1]))
+        # First what removes keys: those that are claimed anew are copied after it.
+        for kinds in (("keys",), ("key", "kept")):
+            some = [self._copy_thing(*subject) for subject in subjects if subject[0] in kinds]
+            for at in range(0, len(some), AT_ONCE):
+                await asyncio.gather(*some[at : at + AT_ONCE])
+
+    async def _copy_thing(self, kind: str, *name: str) -> None:
+        if kind == "keys":
+            await self._new.discard_keys(name[0])
+        elif kind == "key":
+            await self._copy_key(name[0])
+        elif _is_copied(Kept(name[0], name[1], EVER, {})):
+            kept = await self._old.find_kept(name[0], name[1])
+            await (self._new.keep(kept) if kept is not None else self._new.discard(name[0], name[1]))
 
     async def _copy_key(self, key: str) -> None:
         record, copy = await self._old.find_key(key), await self._new.find_key(key)
