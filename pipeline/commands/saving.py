@@ -54,7 +54,7 @@ def restore(file: Path, resume: bool, partial: bool, as_json: bool) -> None:
                 store, storages, file, resumes=resume, is_partial=partial, on_asset=bar, patience=patience
             )
 
-    tally = run(work, "Restoring")
+    tally = run(work, "Restoring", hint="Run it again with --resume to go on.")
     tell(tally.shown(), tally.told, as_json)
 
 
