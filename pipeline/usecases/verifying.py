@@ -113,7 +113,7 @@ class Verification:
         """Yield what the storage holds and no asset names. what: how to call it."""
         if not await self._storage.can_list(backend):
             return
-        before = utc_now() - LEAST_AGE
+        before = utc_now() - (timedelta() if what == LEAVING else LEAST_AGE)
         suspects: list[ImageName] = []
         try:
             async for images in self._storage.list_images(backend, "", PAGE):

@@ -492,7 +492,7 @@ async def test_moved_image_stays_as_long_as_its_urls_work(store: SqliteAssetStor
     """Noted for the sweeper; `verify` counts what has yet to go, and calls it no flaw."""
     asset = await created(store)
     storage = two(asset)
-    storage.put(asset.original.public_id, at=utc_now() - timedelta(days=1))
+    storage.put(asset.original.public_id)
     await move_images(store, storage, patience=AT_ONCE, url_seconds=2 * 86_400)
     assert list(storage.inner["memory"].images) == [asset.original.public_id]
     now = utc_now()
