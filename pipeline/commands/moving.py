@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
@@ -19,7 +20,7 @@ from pipeline import logs
 from pipeline.assets.store import AssetStore
 from pipeline.commands import running
 from pipeline.commands.shown import shown
-from pipeline.errors import ConfigurationError, PipelineError
+from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError
 from pipeline.hooks.catalogue import STORAGE, Catalogue
 from pipeline.hooks.storages import Storages
 from pipeline.hooks.storing import Storing
@@ -97,9 +98,14 @@ class Bar:
         self._progress.update(self._task, description=f"{self._what} (waiting: {shown(cause)})")
 
 
-def run(work: Callable[[Settings, Bar], Awaitable[T]], what: str) -> T:
-    """Return what the work returns, with a bar that counts assets; its errors end the command."""
+def run(work: Callable[[Settings, Bar], Awaitable[T]], what: str, hint: str = "") -> T:
+    """Return what the work returns, with a bar that counts assets; its errors end the command.
+
+    hint: how to go on when something was away.
+    """
     settings = running.load()
+    # As Ctrl-C: what was begun is put in order.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     logs.configure(settings.log_format, "WARNING")
     columns = ("{task.description}", MofNCompleteColumn(), TextColumn("assets"), TimeElapsedColumn())
     with Progress(SpinnerColumn(), *columns, console=stderr) as progress:
@@ -110,6 +116,8 @@ def run(work: Callable[[Settings, Bar], Awaitable[T]], what: str) -> T:
         except PipelineError as error:
             cause = f": {shown(cause_of(error))}" if error.__cause__ is not None else ""
             stderr.print(f"[red]Error:[/] {shown(error.message)}{cause}", highlight=False, soft_wrap=True)
+            if hint and isinstance(error, DependencyUnavailable):
+                stderr.print(hint)
             raise SystemExit(FAILED) from None
 
 
@@ -168,7 +176,7 @@ def _move_images(name: str, as_json: bool) -> None:
             patience, seconds = Patience(bar.wait), settings.media_url_seconds
             return await moving.move_images(store, storages, bar, patience=patience, url_seconds=seconds)
 
-    moved = run(work, "Moving")
+    moved = run(work, "Moving", hint="Run the same command again to go on.")
     tell({"assets": moved.assets, "images": moved.images}, moved.left, as_json)
 
 

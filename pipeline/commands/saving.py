@@ -54,7 +54,7 @@ def restore(file: Path, resume: bool, partial: bool, as_json: bool) -> None:
                 store, storages, file, resumes=resume, is_partial=partial, on_asset=bar, patience=patience
             )
 
-    tally = run(work, "Restoring")
+    tally = run(work, "Restoring", hint="Run it again with --resume to go on.")
     tell(tally.shown(), tally.told, as_json)
 
 
@@ -80,11 +80,13 @@ def verify(file: Path | None, as_json: bool) -> None:
             bar()
 
         async with places(settings) as (store, storages):
-            async for flaw in Verification(store, storages, Patience(bar.wait)).flaws(checked):
+            verification = Verification(store, storages, Patience(bar.wait))
+            async for flaw in verification.flaws(checked):
                 if flaw.what == LEAVING:
                     numbers[LEAVING] += 1
                 else:
                     flaws.append(flaw.text)
+        numbers |= {f"images in {backend}": count for backend, count in sorted(verification.images.items())}
         return numbers, flaws
 
     if file is None:

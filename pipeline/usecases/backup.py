@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tarfile import TarFile
 from typing import Any
@@ -60,7 +61,7 @@ class _Backup:
     async def write(self, tar: TarFile, on_asset: Callable[[], None]) -> None:
         damaged: list[str] = []
         _add_json(tar, FIRST, {"format": FORMAT, "version": __version__, "at": to_timestamp(utc_now())})
-        async for asset in every_asset(self._store, damaged.append):
+        async for asset in every_asset(self._store, self._patience, damaged.append):
             await self._write_asset(tar, asset)
             on_asset()
         self.tally.flaws += map(damaged_document, damaged)
@@ -75,7 +76,7 @@ class _Backup:
                 break
             # It may have been deleted, or have another image now.
             await asyncio.sleep(AGAIN_SECONDS)
-            current = await self._store.get(asset.id)
+            current = await self._patience.bear(partial(self._store.get, asset.id))
             if current is None:
                 return
             before, asset = asset.image_names, current
@@ -103,7 +104,7 @@ class _Backup:
 
     async def _write_kept(self, tar: TarFile) -> None:
         after = ("", "")
-        while page := await self._store.all_kept(limit=PAGE, after=after):
+        while page := await self._patience.bear(partial(self._store.all_kept, limit=PAGE, after=after)):
             for kept in page:
                 fields = {"kind": kept.kind, "id": kept.id, "at": kept.at, "data": kept.data}
                 about = {"userId": kept.user_id, "assetId": kept.asset_id}
@@ -113,7 +114,7 @@ class _Backup:
 
     async def _write_keys(self, tar: TarFile) -> None:
         after = ""
-        while page := await self._store.all_keys(limit=PAGE, after=after):
+        while page := await self._patience.bear(partial(self._store.all_keys, limit=PAGE, after=after)):
             for each in page:
                 record = {"assetId": each.record.asset_id, "fingerprint": each.record.fingerprint}
                 fields = {"key": each.key, "createdAt": each.created_at}

@@ -91,7 +91,7 @@ def writing(path: Path) -> Iterator[tarfile.TarFile]:
         finally:
             os.close(folder)
     except OSError as error:
-        raise DependencyUnavailable(f"{path} cannot be written: {error.strerror or error}") from error
+        raise DependencyUnavailable(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def _claimed(part: Path) -> int:
@@ -146,9 +146,9 @@ def members(path: Path) -> Iterator[Member]:
                     raise ValidationError(f"{path} is no backup, or one of a newer version")
                 yield member
     except (tarfile.TarError, EOFError, UnicodeError, OverflowError, ValueError) as error:
-        raise ValidationError(f"{path} is no backup, or damaged: {error}") from error
+        raise ValidationError(f"{path} is no backup, or damaged: {error}") from None
     except OSError as error:
-        raise DependencyUnavailable(f"{path} cannot be read: {error.strerror or error}") from error
+        raise DependencyUnavailable(f"{path} cannot be read: {error.strerror or error}") from None
     if name != LAST:
         raise ValidationError(f"{path} is not whole: it ends too early")
 

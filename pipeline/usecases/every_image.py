@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Protocol, TypeVar
 
 from pipeline.assets.asset import Asset, ImageRef
 from pipeline.assets.store import AssetStore
 from pipeline.usecases.storage import StoredImages
 
 PAGE = 100
+T = TypeVar("T")
 
 
 def damaged_document(asset_id: str) -> str:
@@ -18,14 +21,23 @@ def damaged_document(asset_id: str) -> str:
     return f"The document of asset {asset_id} is damaged"
 
 
-async def every_asset(store: AssetStore, on_damaged: Callable[[str], None]) -> AsyncIterator[Asset]:
+class Patient(Protocol):
+    """What repeats calls that fail because something is away; patience.py has it."""
+
+    async def bear(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Return what the work returns; DependencyUnavailable when it fails for too long."""
+
+
+async def every_asset(
+    store: AssetStore, patience: Patient, on_damaged: Callable[[str], None]
+) -> AsyncIterator[Asset]:
     """Yield all assets in the order of their ids, a page at a time. on_damaged: gets the id of each unreadable one."""
     after = ""
-    while page := await store.all_ids(limit=PAGE, after=after):
-        found = {asset.id: asset for asset in await store.get_many(page)}
+    while page := await patience.bear(partial(store.all_ids, limit=PAGE, after=after)):
+        found = {asset.id: asset for asset in await patience.bear(partial(store.get_many, page))}
         unread = [asset_id for asset_id in page if asset_id not in found]
         # The others were deleted between the two calls.
-        for asset_id in sorted(await store.known(unread)) if unread else ():
+        for asset_id in sorted(await patience.bear(partial(store.known, unread))) if unread else ():
             on_damaged(asset_id)
         for asset_id in page:
             if asset_id in found:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from pipeline.assets.asset import Asset, ImageRef
 from pipeline.assets.store import AssetStore, Kept
@@ -106,7 +107,8 @@ class _Move:
             before = moved.images
             moved.assets, moved.left = 0, []
             batch: list[Asset] = []
-            async for asset in every_asset(self._store, lambda each: moved.left.append(damaged_document(each))):
+            damaged: list[str] = []
+            async for asset in every_asset(self._store, self._patience, damaged.append):
                 batch.append(asset)
                 moved.assets += 1
                 if number == 0:
@@ -115,6 +117,7 @@ class _Move:
                     await self._move_assets(batch, moved)
                     batch = []
             await self._move_assets(batch, moved)
+            moved.left += map(damaged_document, damaged)
             # An asset that is being erased has lost its images shortly before its document goes.
             if moved.images == before and (number or not moved.left):
                 break
@@ -145,7 +148,7 @@ class _Move:
             else:
                 moved.images += count
                 continue
-            current = await self._store.get(asset.id)
+            current = await self._patience.bear(partial(self._store.get, asset.id))
             if current is not None and image.name in current.image_names:
                 moved.left.append(f"{image.public_id} of asset {asset.id} in {image.backend} is {wrong}")
 
@@ -186,7 +189,7 @@ class _Move:
         return copy
 
     async def _is_named(self, asset_id: str, copy: ImageRef) -> bool:
-        current = await self._store.get(asset_id)
+        current = await self._patience.bear(partial(self._store.get, asset_id))
         return current is not None and copy.name is not None and current.names(copy.name)
 
     async def _remove_copy(self, asset_id: str, copy: ImageRef) -> None:

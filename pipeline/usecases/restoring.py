@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -134,7 +135,7 @@ class _Restoring:
             processed=asset.processed and restored(asset.processed),
             previews={side: restored(image) for side, image in asset.previews.items()},
         )
-        await self._store.create(asset)
+        await self._patience.bear(partial(self._store.create, asset))
         self.tally.assets += 1
         self.tally.images += len(images)
 
@@ -147,11 +148,12 @@ class _Restoring:
         # A store that is in use has its own id, and what an earlier run restored may have changed since.
         if (self._resumes or kept.kind == IDENTITY) and await self._store.find_kept(kept.kind, kept.id) is not None:
             return
-        await self._store.keep(kept)
+        await self._patience.bear(partial(self._store.keep, kept))
 
     async def _take_key(self, fields: Mapping[str, Any]) -> None:
         record = KeyRecord(str(fields["assetId"]), str(fields["fingerprint"]))
-        await self._store.claim_key(str(fields["key"]), record, cast(datetime, _instant(fields["createdAt"])))
+        at = cast(datetime, _instant(fields["createdAt"]))
+        await self._patience.bear(partial(self._store.claim_key, str(fields["key"]), record, at))
         self.tally.keys += 1
 
 

@@ -86,3 +86,14 @@ async def left_lately(store: AssetStore, now: datetime) -> Collection[str]:
     """Return the storages whose images must stay though no asset names them: URLs of them may still work."""
     left = await store.kept(LEFT_KIND, limit=AT_MOST)
     return {kept.id for kept in left if kept.at + timedelta(seconds=kept.data["seconds"]) > now}
+
+
+async def left_ever(store: AssetStore) -> Collection[str]:
+    """Return the storages that images were ever moved away from."""
+    return {kept.id for kept in await store.kept(LEFT_KIND, limit=AT_MOST)}
+
+
+async def forget_storage(store: AssetStore, backend: str) -> None:
+    """Forget a storage that holds no image of ours any more, so that its settings may go."""
+    await store.discard(KIND, backend)
+    await store.discard(LEFT_KIND, backend)

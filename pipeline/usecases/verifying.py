@@ -6,8 +6,10 @@ Uploads, deletes and moves may be under way: what looks wrong is looked at again
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import NamedTuple
 
 from pipeline.assets.asset import ImageRef
@@ -69,12 +71,15 @@ class Verification:
         self._storage = storage
         self._patience = patience or Patience()
         self._again_seconds = again_seconds
+        # How many images the assets name, by their storage.
+        self.images: Counter[str] = Counter()
 
     async def flaws(self, on_checked: Callable[[], None] = lambda: None) -> AsyncIterator[Flaw]:
         """Yield every flaw. on_checked: called after each asset."""
         damaged: list[str] = []
         suspects: list[str] = []
-        async for asset in every_asset(self._store, damaged.append):
+        async for asset in every_asset(self._store, self._patience, damaged.append):
+            self.images.update(image.backend for image in asset.images if image.name)
             if [image for image in asset.images if await self._flaw(image)]:
                 suspects.append(asset.id)
             if len(suspects) >= PAGE:
@@ -96,11 +101,11 @@ class Verification:
         if asset_ids:
             await asyncio.sleep(self._again_seconds)
         for asset_id in asset_ids:
-            asset = await self._store.get(asset_id)
+            asset = await self._patience.bear(partial(self._store.get, asset_id))
             for image in asset.images if asset else ():
                 if (what := await self._flaw(image)) is None:
                     continue
-                current = await self._store.get(asset_id)
+                current = await self._patience.bear(partial(self._store.get, asset_id))
                 if current is not None and image.name and image.name in current.image_names:
                     yield Flaw(what, asset_id, *image.name)
 
@@ -108,7 +113,7 @@ class Verification:
         """Yield what the storage holds and no asset names. what: how to call it."""
         if not await self._storage.can_list(backend):
             return
-        before = utc_now() - LEAST_AGE
+        before = utc_now() - (timedelta() if what == LEAVING else LEAST_AGE)
         suspects: list[ImageName] = []
         try:
             async for images in self._storage.list_images(backend, "", PAGE):

@@ -20,6 +20,7 @@ from tornado.ioloop import IOLoop
 
 from pipeline.assets.asset import Asset, AssetStatus, ImageRef, processed_public_id
 from pipeline.assets.sqlite import SqliteAssetStore
+from pipeline.assets.store import Kept
 from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, DependencyUnavailable
 from pipeline.hooks.calls import BoundPlugin
@@ -30,7 +31,7 @@ from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.tracing import OFF
 from pipeline.usecases.retention import LEAST_AGE, OWNERS, Sweeper
-from pipeline.usecases.storages_in_use import note_left
+from pipeline.usecases.storages_in_use import left_ever, names_in_use, note_left
 from plugins.storage_local import LocalStorage
 from tests.factories import make_asset, make_image
 from tests.memory_storage import MemoryStorage
@@ -236,6 +237,36 @@ async def test_storage_that_images_were_moved_away_from_is_swept_when_their_urls
     yard.later += timedelta(hours=2)
     await yard.sweep()
     assert await yard.names() == set()
+
+
+@pytest.mark.gen_test
+@pytest.mark.fault("U12")
+async def test_storage_that_was_left_and_is_empty_is_forgotten(yard: Yard) -> None:
+    """It keeps no settings in use for ever; one that still holds an image is remembered, and so is the current one."""
+
+    class Two(MemoryStorage):
+        backends = ("new", "memory")  # type: ignore[assignment]
+
+        async def list_images(self, backend: str, *arguments: Any) -> Any:
+            async for images in super().list_images(backend, *arguments):
+                if backend == "memory":
+                    yield images
+
+    asset = make_asset()
+    assert await yard.store.create(asset)
+    yard.storage = Two()
+    mark = f"{OWNERS}{await yard.store.identity()}"
+    yard.storage.put(mark, asset.original.public_id, at=LONG_AGO)
+    for name in ("new", "memory"):
+        await yard.store.keep(Kept("storage", name, utc_now(), {}))
+        await note_left(yard.store, name, 0)
+    await yard.sweep()
+    assert set(await names_in_use(yard.store)) == {"new", "memory"} and mark in yard.storage.images
+    await yard.store.delete(asset.id, asset.user_id)
+    for _ in range(2):
+        await yard.sweep()
+    assert await names_in_use(yard.store) == ["new"] and asset.original.public_id not in yard.storage.images
+    assert await left_ever(yard.store) == {"new"}
 
 
 @pytest.mark.gen_test

@@ -139,18 +139,60 @@ async def test_backup_beside_uploads_is_whole_and_comes_back_elsewhere(
         assert found.returncode == 0, found.stdout
 
 
-@pytest.mark.gen_test(timeout=180)
-async def test_images_move_to_s3_and_back_while_the_service_serves(
+@pytest.mark.gen_test(timeout=60)
+async def test_photo_that_was_being_processed_is_processed_where_it_is_restored(
+    tmp_path: Path, store: SqliteAssetStore, ai_service: AiService
+) -> None:
+    """Under its old job, as soon as the service runs."""
+    storage, asset, photo = MemoryStorage(), make_asset(), make_image()
+    digest = hashlib.sha256(photo).hexdigest()
+    assert await store.create(dataclasses.replace(asset, original=dataclasses.replace(asset.original, sha256=digest)))
+    storage.images[asset.original.public_id] = photo
+    await back_up(store, storage, tmp_path / "file")
+    elsewhere = Service(tmp_path / "elsewhere", ai_service.url)
+    assert command(elsewhere, "restore", str(tmp_path / "file")).returncode == 0
+    with elsewhere:
+        done = read(elsewhere, asset.id)
+        assert (done["status"], done["processingJobId"]) == ("active", asset.processing_job_id)
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_process_that_starts_after_a_move_saves_its_first_upload_there(
     tmp_path: Path, ai_service: AiService, moto: MotoServer, bucket: str  # noqa: F811
 ) -> None:
-    """No upload is refused, and every picture can be had at every moment, also under the URL it had before."""
-    own = {
+    """STORAGE_BACKEND still names the old one. A storage that cannot be used is chosen by no move and no process."""
+    own = in_bucket(moto, bucket)
+    service = Service(tmp_path, ai_service.url, **own)
+    moved = command(service, "move", "--storage", "object", PLUGIN_OBJECT_ENDPOINT="http://127.0.0.1:1")
+    assert moved.returncode == 1 and "again" in moved.stderr
+    assert command(service, "move", "--storage", "object").returncode == 0
+    with service:
+        assert service.upload().status_code == 202
+        assert len(moto.keys(bucket)) == 1
+    elsewhere = Service(tmp_path, ai_service.url, **own | {"PLUGIN_OBJECT_ENDPOINT": "http://127.0.0.1:1"})
+    with elsewhere:
+        assert elsewhere.upload().status_code == 202
+        assert len(moto.keys(bucket)) == 1
+        elsewhere.forget_lines(elsewhere.wait_log("storage_not_chosen", storage="object"))
+
+
+def in_bucket(moto: MotoServer, bucket: str) -> dict[str, str]:  # noqa: F811
+    """Return the settings of the storage `object`."""
+    return {
         "PLUGIN_OBJECT_URL": f"s3://{bucket}/photos",
         "PLUGIN_OBJECT_ENDPOINT": moto.url,
         "PLUGIN_OBJECT_ACCESS_KEY_ID": moto.access_key_id,
         "PLUGIN_OBJECT_SECRET_ACCESS_KEY": moto.secret_access_key,
         "PLUGIN_OBJECT_REGION": "us-east-1",
     }
+
+
+@pytest.mark.gen_test(timeout=180)
+async def test_images_move_to_s3_and_back_while_the_service_serves(
+    tmp_path: Path, ai_service: AiService, moto: MotoServer, bucket: str  # noqa: F811
+) -> None:
+    """No upload is refused, and every picture can be had at every moment, also under the URL it had before."""
+    own = in_bucket(moto, bucket)
     with Service(tmp_path, ai_service.url, PREVIEW_PROCESSES="1", **own) as service, moto.unchecked():
         first = service.upload().json()["data"]["assetId"]
         before = pictures(read(service, first))
@@ -167,8 +209,8 @@ async def test_images_move_to_s3_and_back_while_the_service_serves(
                     assert got.status_code == 200, got.text
             for url in before:
                 assert httpx.get(url, follow_redirects=True).status_code == 200
-            done_again = json.loads(command(service, "move", "--storage", storage, "--json").stdout)
-            assert done_again["images"] == 0
+        done_again = json.loads(command(service, "move", "--storage", "local", "--json").stdout)
+        assert done_again["images"] == 0
         found = command(service, "verify", "--json")
         assert found.returncode == 0, found.stdout
 
@@ -450,7 +492,7 @@ async def test_moved_image_stays_as_long_as_its_urls_work(store: SqliteAssetStor
     """Noted for the sweeper; `verify` counts what has yet to go, and calls it no flaw."""
     asset = await created(store)
     storage = two(asset)
-    storage.put(asset.original.public_id, at=utc_now() - timedelta(days=1))
+    storage.put(asset.original.public_id)
     await move_images(store, storage, patience=AT_ONCE, url_seconds=2 * 86_400)
     assert list(storage.inner["memory"].images) == [asset.original.public_id]
     now = utc_now()
