@@ -78,6 +78,7 @@ class App:
         self._watch("erasing", parts.erasing.run)
         self._watch("storages in use", parts.storages_in_use.run, "store")
         self._watch("moves", parts.moves.run, "store")
+        self._watch("store move", parts.movable_store.run, "store")
         self._watch("upgrade", parts.upgrade.run, "store")
         self._watch("notification reconciler", parts.notification_reconciler.run, "reconciler")
         if settings.role is not Role.WEB:
@@ -142,6 +143,8 @@ class App:
         """Open the asset store; while it is away the service runs, says so in /readyz and refuses uploads with 503."""
         try:
             await self.parts.store.open()
+            # Before the first upload: it belongs where the images were moved to.
+            await self.parts.moves.look()
         except DependencyUnavailable as error:
             log.warning("store_unreachable", error=cause_of(error))
             self._watch("store opening", self._open_store_later, "store")

@@ -32,7 +32,7 @@ from pipeline import settings as settings_module
 from pipeline.app import App
 from pipeline.auth import make_token
 from pipeline.client import Client, ClientError, Operator
-from pipeline.commands import assets, authoring, checking, moving, operating, plugin_settings, running
+from pipeline.commands import assets, authoring, checking, moving, operating, plugin_settings, running, saving
 from pipeline.commands.shown import cleaned, shown
 from pipeline.errors import ConfigurationError
 from pipeline.exit import Exit
@@ -83,7 +83,7 @@ main.add_command(assets.assets)
 main.add_command(assets.users)
 main.add_command(checking.check)
 main.add_command(authoring.plugins)
-for command in (moving.backup, moving.restore, moving.verify, moving.move):
+for command in (saving.backup, saving.restore, saving.verify, moving.move):
     main.add_command(command)
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from pipeline.assets.asset import Asset
+from pipeline.assets.movable import MovableStore
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore
 from pipeline.clock import CLOCK, utc_now
@@ -57,6 +59,8 @@ from pipeline.usecases.users import Users
 from pipeline.watchdog import Watchdog
 
 QUEUE_NAME = "ai-processing"
+# How the address of an embedded asset store begins; its path follows.
+SQLITE = "sqlite:"
 # What was delivered is kept so long as the same event may come again: a crash may repeat it.
 KEEP_DELIVERED_SECONDS = 3600
 LONGEST_NOTIFIER_DELAY_SECONDS = 7200
@@ -84,7 +88,8 @@ class Parts:
         self.pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="image")
         inspect = PictureCheck(settings, self.pool)
         self.plugins = build_plugins(settings, self.metrics, self.fanout, self.tracing, inspect)
-        self.store = build_store(settings, self.supervisor, self.metrics.damaged_assets.inc)
+        self.movable_store = build_store(settings, self.supervisor, self.metrics.damaged_assets.inc)
+        self.store = self.movable_store.as_asset_store()
         self.metrics.of_queue(QUEUE_NAME, settings.all_providers)
         self.metrics.of_queue(notifying.QUEUE_NAME, self.plugins.notifiers.durable)
         self.moves = Moves(self.store, self.plugins, settings.storage_name)
@@ -347,10 +352,27 @@ def _unknown_backend(settings: Settings) -> str:
 
 def build_store(
     settings: Settings, supervisor: Supervisor | None = None, on_damaged: Callable[[], None] = lambda: None
-) -> AssetStore:
+) -> MovableStore:
     """Return the store of assets that the settings name, not open yet. on_damaged: see pipeline/assets/reading.py."""
-    if uri := settings.mongodb_uri.get_secret_value():
-        from pipeline.assets.mongo import MongoAssetStore
 
-        return MongoAssetStore(uri, on_damaged=on_damaged)
-    return SqliteAssetStore(settings.data_dir / "assets.sqlite", supervisor, on_damaged)
+    def opener(uri: str) -> AssetStore:
+        return open_store(uri, supervisor, on_damaged)
+
+    uri = settings.mongodb_uri.get_secret_value() or embedded_store(settings)
+    return MovableStore(opener(uri), uri, opener)
+
+
+def embedded_store(settings: Settings) -> str:
+    """Return the address of the embedded asset store."""
+    return f"{SQLITE}{settings.data_dir.resolve() / 'assets.sqlite'}"
+
+
+def open_store(
+    uri: str, supervisor: Supervisor | None = None, on_damaged: Callable[[], None] = lambda: None
+) -> AssetStore:
+    """Return the store of that address, sqlite:PATH or one of MongoDB's, not open yet."""
+    if uri.startswith(SQLITE):
+        return SqliteAssetStore(Path(uri.removeprefix(SQLITE)), supervisor, on_damaged)
+    from pipeline.assets.mongo import MongoAssetStore
+
+    return MongoAssetStore(uri, on_damaged=on_damaged)

@@ -302,6 +302,12 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments):
 
         return await self._reading.up_to(limit, page)
 
+    async def all_ids(self, *, limit: int, after: str = "") -> Sequence[str]:
+        # An _id of another kind is none of ours, and no page would ever come past it.
+        further = {"$gt": ObjectId(after)} if after else {"$gte": ObjectId("0" * 24)}
+        cursor = self._assets.find({"_id": further}, {"_id": 1}).sort([("_id", ASCENDING)]).limit(limit)
+        return [str(document["_id"]) for document in await self._reach(cursor.to_list(limit))]
+
     async def replace_image(self, asset_id: str, old: ImageName, new: ImageRef) -> Asset | None:
         current = await self.get(asset_id)
         place = current.place_of(old) if current else None
@@ -311,17 +317,6 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments):
         # Version 0.1 wrote no backend.
         wanted = {f"{field}.publicId": old.public_id, f"{field}.backend": {"$in": [old.backend, None]}}
         return await self._update(asset_id, wanted, {"$set": {field: image_document(new)}})
-
-    async def take_out(self, asset: Asset) -> bool:
-        wanted = {
-            "_id": ObjectId(asset.id),
-            "updatedAt": asset.updated_at,
-            "status": asset.status.value,
-            "fence": asset.fence,
-            "excused": asset.excused or {"$in": [0, None]},
-        }
-        # Nothing is deleted where DocumentDB misses the document; the caller reads it again.
-        return await self._reach(self._assets.find_one_and_delete(wanted)) is not None
 
     async def upgrade(self, after: str, *, limit: int, backend_of: BackendOf) -> tuple[int, str | None]:
         further: dict[str, Any] = {"_id": {"$gt": ObjectId(after)}} if after else {}

@@ -389,6 +389,10 @@ class SqliteAssetStore(KeptRows, RetainedRows):
             limit, lambda last, wanted: self._read(sql, {"after": last["id"] if last else after, "limit": wanted})
         )
 
+    async def all_ids(self, *, limit: int, after: str = "") -> Sequence[str]:
+        sql = "SELECT id FROM assets WHERE id > :after ORDER BY id LIMIT :limit"
+        return [row["id"] for row in await self._read(sql, {"after": after, "limit": limit})]
+
     async def replace_image(self, asset_id: str, old: ImageName, new: ImageRef) -> Asset | None:
         current = await self.get(asset_id)
         place = current.place_of(old) if current else None
@@ -407,20 +411,6 @@ class SqliteAssetStore(KeptRows, RetainedRows):
                 "backend": old.backend,
             },
         )
-
-    async def take_out(self, asset: Asset) -> bool:
-        rows = await self._write(
-            "DELETE FROM assets WHERE id = :id AND updatedAt = :updated AND status = :status AND fence = :fence "
-            "AND excused = :excused RETURNING id",
-            {
-                "id": asset.id,
-                "updated": milliseconds_of(asset.updated_at),
-                "status": asset.status.value,
-                "fence": asset.fence,
-                "excused": asset.excused,
-            },
-        )
-        return bool(rows)
 
     async def upgrade(self, after: str, *, limit: int, backend_of: BackendOf) -> tuple[int, str | None]:
         page = await self._read(

@@ -220,19 +220,16 @@ class AssetStore(Protocol):
         """Make the database's files forget what was deleted, as far as that is in our hands."""
 
     async def all_assets(self, *, limit: int, after: str = "") -> Sequence[Asset]:
-        """Return assets of all users in the order of their ids. after: the id of the last one seen.
+        """Return assets of all users in the order of their ids. after: the id of the last one seen."""
+
+    async def all_ids(self, *, limit: int, after: str = "") -> Sequence[str]:
+        """Return the ids of all documents in their order, those of damaged ones too. after: the last one seen.
 
         Read by backup, move and verify.
         """
 
     async def replace_image(self, asset_id: str, old: ImageName, new: ImageRef) -> Asset | None:
         """Name another image instead of the old one and return the asset; None when the asset does not name that."""
-
-    async def take_out(self, asset: Asset) -> bool:
-        """Remove the asset if it has not changed since it was read (updatedAt, status, fence, excused).
-
-        False when it has changed, or is not there. Only `move --store` calls it.
-        """
 
     async def upgrade(self, after: str, *, limit: int, backend_of: BackendOf) -> tuple[int, str | None]:
         """Bring the assets of one page that version 0.1 wrote to the form of today, in order of their ids.

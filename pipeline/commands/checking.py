@@ -321,13 +321,16 @@ class Checks:
     async def _store(self) -> AsyncIterator[Finding]:
         store, uri = build_store(self._settings), self._settings.mongodb_uri.get_secret_value()
         name = shown_address(uri) if uri else f"embedded: {self._settings.data_dir / 'assets.sqlite'}"
+        configured = store.uri
         try:
             await store.open()
             await store.check()
-            await _probe_store(store)
+            await _probe_store(store.as_asset_store())
         finally:
             await store.close()
         yield Finding(Mark.OK, "asset store", f"{name}: an asset can be written, read and removed")
+        if store.uri != configured:
+            yield Finding(Mark.WARNING, "asset store", "it was moved from there", "set MONGODB_URI to where it is now")
 
     async def _owner(self) -> AsyncIterator[Finding]:
         prefix = self._settings.queue_prefix
@@ -400,7 +403,7 @@ class Checks:
         found, store = [], build_store(self._settings)
         try:
             await store.open()
-            names = set(await names_in_use(store)) - {self._settings.storage_name}
+            names = set(await names_in_use(store.as_asset_store())) - {self._settings.storage_name}
         except DependencyUnavailable:
             return []  # the store's own check has said so
         finally:

@@ -1,14 +1,15 @@
-"""The commands `backup`, `restore`, `verify` and `move`. They open the asset store and the storages themselves, from
-the same settings as the service, which may run meanwhile.
+"""The command `move`, and what it shares with those of saving.py: they open the asset store and the storages
+themselves, from the same settings as the service, which may run meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
 import click
@@ -19,16 +20,17 @@ from pipeline import logs
 from pipeline.assets.store import AssetStore
 from pipeline.commands import running
 from pipeline.commands.shown import shown
-from pipeline.errors import ConfigurationError, PipelineError
+from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError
 from pipeline.hooks.catalogue import STORAGE, Catalogue
 from pipeline.hooks.storages import Storages
 from pipeline.hooks.storing import Storing
 from pipeline.metrics import Metrics
-from pipeline.parts import build_store
+from pipeline.parts import build_store, embedded_store, open_store
 from pipeline.settings import Settings
+from pipeline.texts import cause_of
 from pipeline.tracing import OFF
-from pipeline.usecases import backup as backups
-from pipeline.usecases import moving, verifying
+from pipeline.usecases import moving, store_moving
+from pipeline.usecases.patience import Patience
 from pipeline.usecases.storages_in_use import names_in_use
 
 stdout, stderr = Console(), Console(stderr=True)
@@ -36,6 +38,7 @@ T = TypeVar("T")
 # Every process has looked where new images go by then.
 CHOSEN_SECONDS = 2 * 1.0
 FAILED = 1
+EMBEDDED = "sqlite"
 
 
 class Places(NamedTuple):
@@ -53,7 +56,8 @@ async def places(settings: Settings, storage_name: str = "") -> AsyncIterator[Pl
     def stored_in(name: str) -> Storing:
         return Storing(catalogue.build(STORAGE, name, metrics), settings.storage_timeout_seconds, OFF)
 
-    store = build_store(settings)
+    _check_user(settings)
+    store = build_store(settings).as_asset_store()
     storages = Storages(stored_in(storage_name or settings.storage_name), stored_in)
     try:
         await store.open()
@@ -65,19 +69,55 @@ async def places(settings: Settings, storage_name: str = "") -> AsyncIterator[Pl
         await catalogue.sandbox.close()
 
 
-def _run(work: Callable[[Settings, Callable[[], None]], Awaitable[T]], what: str) -> T:
-    """Return what the work returns, with a bar that counts assets; its errors end the command."""
+def _check_user(settings: Settings) -> None:
+    """ConfigurationError when the embedded asset store is another user's: files made beside it would shut that out."""
+    file = settings.data_dir / "assets.sqlite"
+    with suppress(OSError):
+        if not settings.mongodb_uri.get_secret_value() and (owner := file.stat().st_uid) != os.geteuid():
+            raise ConfigurationError(f"{file} belongs to the user {owner}: run this command as that user")
+
+
+class Bar:
+    """The bar that shows how far a command is; to call it is to count an asset."""
+
+    def __init__(self, progress: Progress, what: str) -> None:
+        self._progress = progress
+        self._what = what
+        self._task = progress.add_task(what, total=None)
+
+    def __call__(self) -> None:
+        self._progress.update(self._task, advance=1, description=self._what)
+
+    def rename(self, what: str) -> None:
+        """Say what it does now."""
+        self._what = what
+        self._progress.update(self._task, description=what)
+
+    def wait(self, cause: str) -> None:
+        """Say that something is away, for as long as no asset is counted."""
+        self._progress.update(self._task, description=f"{self._what} (waiting: {shown(cause)})")
+
+
+def run(work: Callable[[Settings, Bar], Awaitable[T]], what: str, hint: str = "") -> T:
+    """Return what the work returns, with a bar that counts assets; its errors end the command.
+
+    hint: how to go on when something was away.
+    """
     settings = running.load()
+    # As Ctrl-C: what was begun is put in order.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     logs.configure(settings.log_format, "WARNING")
-    columns = (SpinnerColumn(), TextColumn(what), MofNCompleteColumn(), TextColumn("assets"), TimeElapsedColumn())
-    with Progress(*columns, console=stderr) as progress:
-        task = progress.add_task(what, total=None)
+    columns = ("{task.description}", MofNCompleteColumn(), TextColumn("assets"), TimeElapsedColumn())
+    with Progress(SpinnerColumn(), *columns, console=stderr) as progress:
         try:
-            return asyncio.run(_awaited(work(settings, lambda: progress.advance(task))))
+            return asyncio.run(_awaited(work(settings, Bar(progress, what))))
         except ConfigurationError:
             raise
         except PipelineError as error:
-            stderr.print(f"[red]Error:[/] {shown(error.message)}", highlight=False, soft_wrap=True)
+            cause = f": {shown(cause_of(error))}" if error.__cause__ is not None else ""
+            stderr.print(f"[red]Error:[/] {shown(error.message)}{cause}", highlight=False, soft_wrap=True)
+            if hint and isinstance(error, DependencyUnavailable):
+                stderr.print(hint)
             raise SystemExit(FAILED) from None
 
 
@@ -85,7 +125,7 @@ async def _awaited(work: Awaitable[T]) -> T:
     return await work
 
 
-def _tell(tally: dict[str, Any], flaws: list[str], as_json: bool) -> None:
+def tell(tally: dict[str, Any], flaws: list[str], as_json: bool) -> None:
     """Print what there was; exit code 1 when something is wrong."""
     if as_json:
         click.echo(json.dumps(tally | {"flaws": flaws}))
@@ -101,85 +141,100 @@ with_json = click.option("--json", "as_json", is_flag=True, help="One line of JS
 
 
 @click.command()
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--storage", "name", help="Where all images go: a storage that the settings set up.")
+@click.option("--store", "address", help="Where all assets go: mongodb://... or sqlite, the embedded one.")
+@click.option("--abandon", is_flag=True, help="Give up a move to another store that was interrupted.")
 @with_json
-def backup(file: Path, as_json: bool) -> None:
-    """Write all assets, their images and what the store keeps beside them (dead letters, pauses) to FILE.
+def move(name: str | None, address: str | None, abandon: bool, as_json: bool) -> None:
+    """Move all images to another storage, or all assets to another store, while the service runs.
 
-    The service may run meanwhile. FILE is readable for its owner only. Exit code 1: some images could not be had; they
-    are listed, and everything else is in FILE.
+    --storage: new images go there from now on, whatever STORAGE_BACKEND says until it is changed. Exit code 1: some
+    images are missing or damaged; they are listed and stay where they are.
+
+    --store: every process uses the other store as soon as it has everything; set MONGODB_URI, or unset it, before the
+    next start. All processes must be of this version. The old store stays as it was.
+
+    Run again after an interruption, each goes on.
     """
-
-    async def work(settings: Settings, on_asset: Callable[[], None]) -> backups.Tally:
-        async with places(settings) as (store, storages):
-            return await backups.back_up(store, storages, file, on_asset)
-
-    tally = _run(work, "Saving")
-    _tell(tally.shown(), tally.flaws, as_json)
-
-
-@click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--resume", is_flag=True, help="Go on after an interruption: the store holds assets already.")
-@with_json
-def restore(file: Path, resume: bool, as_json: bool) -> None:
-    """Put a backup into the asset store and the storage that the settings name, which must be empty.
-
-    Photos that were being processed are processed once the service runs.
-    """
-
-    async def work(settings: Settings, on_asset: Callable[[], None]) -> backups.Tally:
-        async with places(settings) as (store, storages):
-            return await backups.restore(store, storages, file, resumes=resume, on_asset=on_asset)
-
-    tally = _run(work, "Restoring")
-    _tell(tally.shown(), tally.flaws, as_json)
+    if (name is not None) + (address is not None) + abandon != 1:
+        raise click.UsageError("Say either --storage NAME, --store ADDRESS or --abandon.")
+    if name is not None:
+        _move_images(name, as_json)
+    elif address is not None:
+        _move_assets(address, as_json)
+    else:
+        _abandon()
 
 
-@click.command()
-@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@with_json
-def verify(file: Path | None, as_json: bool) -> None:
-    """Read every image and compare it with what its asset says; or check a backup FILE.
-
-    Exit code 1: an image is missing, damaged or unreadable, or no asset names it.
-    """
-
-    async def work(settings: Settings, on_asset: Callable[[], None]) -> backups.Tally:
-        if file is not None:
-            return await asyncio.to_thread(backups.check_backup, file, on_asset)
-        tally = backups.Tally()
-
-        def checked() -> None:
-            tally.assets += 1
-            on_asset()
-
-        async with places(settings) as (store, storages):
-            async for flaw in verifying.verify(store, storages, checked):
-                of = f" of asset {flaw.asset_id}" if flaw.asset_id else ""
-                tally.flaws.append(f"{flaw.public_id}{of} in {flaw.backend} is {flaw.what}")
-        return tally
-
-    tally = _run(work, "Checking")
-    numbers = tally.shown() if file is not None else {"assets": tally.assets}
-    _tell(numbers, tally.flaws, as_json)
-
-
-@click.command()
-@click.option("--storage", "name", required=True, help="Where all images go: a storage that the settings set up.")
-@with_json
-def move(name: str, as_json: bool) -> None:
-    """Move all images to another storage while the service runs.
-
-    New images go there from now on, whatever STORAGE_BACKEND says until it is changed. Run again after an interruption,
-    it goes on. Exit code 1: some images are missing or damaged; they are listed and stay where they are.
-    """
-
-    async def work(settings: Settings, on_asset: Callable[[], None]) -> moving.Moved:
+def _move_images(name: str, as_json: bool) -> None:
+    async def work(settings: Settings, bar: Bar) -> moving.Moved:
         async with places(settings, name) as (store, storages):
+            # Before any process saves an upload there.
+            await moving.probe(storages)
             await moving.choose_storage(store, name, instead_of=settings.storage_name)
             await asyncio.sleep(CHOSEN_SECONDS)
-            return await moving.move_images(store, storages, on_asset)
+            patience, seconds = Patience(bar.wait), settings.media_url_seconds
+            return await moving.move_images(store, storages, bar, patience=patience, url_seconds=seconds)
 
-    moved = _run(work, "Moving")
-    _tell({"assets": moved.assets, "images": moved.images}, moved.left, as_json)
+    moved = run(work, "Moving", hint="Run the same command again to go on.")
+    tell({"assets": moved.assets, "images": moved.images}, moved.left, as_json)
+
+
+def _move_assets(address: str, as_json: bool) -> None:
+    async def work(settings: Settings, bar: Bar) -> store_moving.Copied | None:
+        to = _address(address, settings)
+        if (uri := await _current_uri(settings)) == to:
+            return None
+        old, new = open_store(uri), open_store(to)
+        try:
+            await old.open()
+            await new.open()
+            patience = Patience(bar.wait)
+            return await store_moving.StoreMove(old, new, to, patience, on_asset=bar, on_phase=bar.rename).run()
+        finally:
+            await new.close()
+            await old.close()
+
+    try:
+        copied = run(work, "Moving")
+    except KeyboardInterrupt:
+        stderr.print("Interrupted: the old store is still the store. Run it again to go on, or move --abandon.")
+        raise SystemExit(FAILED) from None
+    if copied is None:
+        stdout.print("The asset store is there already.")
+        return
+    if not as_json:
+        change = "Unset MONGODB_URI" if address == EMBEDDED else "Set MONGODB_URI to the new address"
+        stdout.print(f"{change} before the next start. The old store still holds everything as it was: remove it.")
+    tell({"assets": copied.assets, "kept": copied.kept, "keys": copied.keys}, copied.late, as_json)
+
+
+def _abandon() -> None:
+    async def work(settings: Settings, bar: Bar) -> bool:
+        old = open_store(await _current_uri(settings))
+        try:
+            await old.open()
+            return await store_moving.abandon(old)
+        finally:
+            await old.close()
+
+    stdout.print("Abandoned." if run(work, "Abandoning") else "No move is under way.")
+
+
+async def _current_uri(settings: Settings) -> str:
+    """Return the address of the store that holds the truth."""
+    _check_user(settings)
+    store = build_store(settings)
+    try:
+        await store.open()
+        return store.uri
+    finally:
+        await store.close()
+
+
+def _address(given: str, settings: Settings) -> str:
+    if given == EMBEDDED:
+        return embedded_store(settings)
+    if not given.startswith(("mongodb://", "mongodb+srv://")):
+        raise click.BadParameter("An address is mongodb://..., mongodb+srv://... or sqlite", param_hint="--store")
+    return given

@@ -63,8 +63,10 @@ class Storages:
         return (current, *(name for name in self._built if name != current))
 
     async def choose(self, name: str) -> None:
-        """Save new images there from now on; DependencyUnavailable when that storage cannot be had."""
-        self.current = await self.get(name)
+        """Save new images there from now on; DependencyUnavailable when that storage cannot be had or used."""
+        storing = await self.get(name)
+        await storing.check()
+        self.current = storing
 
     @property
     def all(self) -> Sequence[Storing]:

@@ -15,6 +15,8 @@ from pipeline.usecases.moving import KIND, STORAGE
 log = structlog.get_logger(__name__)
 
 EVERY_SECONDS = 1.0
+# After a storage could not be used: to look costs a call to it.
+REFUSED_SECONDS = 10.0
 
 
 class Choosable(Protocol):
@@ -41,7 +43,7 @@ class Moves:
                 await self.look()
             except DependencyUnavailable as error:
                 log.debug("move_unknown", cause=cause_of(error))
-            await asyncio.sleep(EVERY_SECONDS)
+            await asyncio.sleep(REFUSED_SECONDS if self._refused else EVERY_SECONDS)
 
     async def look(self) -> None:
         """Do as the record says now."""
@@ -50,6 +52,7 @@ class Moves:
         counts = found is not None and self._configured in found.data["insteadOf"]
         wanted = str(found.data["to"]) if found is not None and counts else self._configured
         if wanted == self._current:
+            self._refused = ""
             return
         try:
             await self._storages.choose_storage(wanted)

@@ -2,28 +2,43 @@
 
 A record in the asset store tells every process where new images go from now on; usecases/moves.py follows it. Each
 image is copied, read back and compared, then named in its asset's document if that still names the old one. A local one
-is removed then, because /media leads on to where it is; another one is left to the sweeper, so that URLs that were
-handed out work on for a while. Interrupted and begun again it goes on; what is done is not done again.
+is removed then, because /media leads on to where it is; another one stays for as long as URLs of it may work, and is
+then removed by the sweeper. Interrupted and begun again it goes on; what is done is not done again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import io
-from collections.abc import Callable
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from pipeline.assets.asset import Asset, ImageRef
 from pipeline.assets.store import AssetStore, Kept
 from pipeline.clock import utc_now
-from pipeline.errors import DependencyUnavailable
-from pipeline.texts import cause_of
+from pipeline.errors import Conflict, DependencyUnavailable, PipelineError
+from pipeline.images import ImageName, content_type_of
+from pipeline.usecases.every_image import damaged_document, every_asset, read_checked, sha256_of
+from pipeline.usecases.patience import Patience, Unreadable, what_is_wrong
+from pipeline.usecases.retention import MARK
 from pipeline.usecases.storage import StoredImages
 from pipeline.usecases.storages_in_use import KIND as IN_USE
-from pipeline.usecases.verifying import every_asset, read_checked, sha256_of
+from pipeline.usecases.storages_in_use import note_left
 
 KIND, STORAGE = "move", "storage"
 # Those whose images are had under the old address all the same: /media leads on to where they are.
 LEADS_ON = ("local",)
+# A job may save an image in the old storage shortly before it learns of the move, and name it after its asset's turn.
+ROUNDS = 3
+# So many assets at a time: most of it is waiting for the storages. An image of each, and its copy, is in memory.
+AT_ONCE = 4
+# How often it is noted that images have just left a storage.
+NOTED_SECONDS = 30.0
+DAY_SECONDS = 86_400
 
 
 @dataclass(slots=True)
@@ -35,57 +50,161 @@ class Moved:
     left: list[str] = field(default_factory=list)
 
 
+async def probe(storage: StoredImages) -> None:
+    """Return when the current storage keeps what it is given; DependencyUnavailable when it does not."""
+    public_id = f"probe/{secrets.token_hex(8)}"
+    saved = await storage.save(public_id, io.BytesIO(MARK), "image/gif")
+    name = ImageName(saved.backend, public_id)
+    try:
+        found = await storage.read(name)
+    except FileNotFoundError:
+        found = b""
+    await storage.delete(name)
+    if found != MARK:
+        raise _does_not_keep(saved.backend)
+
+
 async def choose_storage(store: AssetStore, name: str, *, instead_of: str) -> None:
-    """Let every process save new images there whose settings name that storage or the one it stands in for."""
+    """Let every process save new images there whose settings name that storage or one it stands in for."""
     found = await store.find_kept(KIND, STORAGE)
-    before = found.data["insteadOf"] if found is not None else []
+    # Also the target of the move before: somebody may have named it in the settings since.
+    before = {*found.data["insteadOf"], found.data["to"]} if found is not None else set()
     await store.keep(Kept(IN_USE, name, utc_now(), {}))
     await store.keep(Kept(KIND, STORAGE, utc_now(), {"to": name, "insteadOf": sorted({*before, instead_of} - {name})}))
 
 
 async def move_images(
-    store: AssetStore, storage: StoredImages, on_asset: Callable[[], None] = lambda: None
+    store: AssetStore,
+    storage: StoredImages,
+    on_asset: Callable[[], None] = lambda: None,
+    *,
+    patience: Patience | None = None,
+    url_seconds: int = 0,
 ) -> Moved:
     """Move every image to the current storage of `storage`.
 
-    DependencyUnavailable: a storage or the store is away; begin again later.
+    url_seconds: MEDIA_URL_SECONDS. DependencyUnavailable: a storage or the store is away for long; begin again later.
+    Conflict: another move has begun meanwhile.
     """
-    moved, target = Moved(), storage.backends[0]
-    async for asset in every_asset(store):
+    return await _Move(store, storage, patience or Patience(), max(url_seconds, DAY_SECONDS)).run(on_asset)
+
+
+class _Move:
+    """One run of the command."""
+
+    def __init__(self, store: AssetStore, storage: StoredImages, patience: Patience, url_seconds: int) -> None:
+        self._store = store
+        self._storage = storage
+        self._target = storage.backends[0]
+        self._patience = patience
+        self._url_seconds = url_seconds
+        # When it was last noted that images left a storage, by its name.
+        self._noted: dict[str, float] = {}
+
+    async def run(self, on_asset: Callable[[], None]) -> Moved:
+        moved = Moved()
+        for number in range(ROUNDS):
+            before = moved.images
+            moved.assets, moved.left = 0, []
+            batch: list[Asset] = []
+            damaged: list[str] = []
+            async for asset in every_asset(self._store, self._patience, damaged.append):
+                batch.append(asset)
+                moved.assets += 1
+                if number == 0:
+                    on_asset()
+                if len(batch) == AT_ONCE:
+                    await self._move_assets(batch, moved)
+                    batch = []
+            await self._move_assets(batch, moved)
+            moved.left += map(damaged_document, damaged)
+            # An asset that is being erased has lost its images shortly before its document goes.
+            if moved.images == before and (number or not moved.left):
+                break
+        for backend in self._noted:
+            await self._note_left(backend, now=True)
+        return moved
+
+    async def _move_assets(self, assets: Sequence[Asset], moved: Moved) -> None:
+        # Each ends what it has begun, whatever becomes of the others: half a copy is left by none.
+        ends = await asyncio.gather(*(self._move_asset(asset, moved) for asset in assets), return_exceptions=True)
+        for error in ends:
+            if error is not None:
+                raise error
+
+    async def _move_asset(self, asset: Asset, moved: Moved) -> None:
         for image in asset.images:
-            if image.name is not None and image.backend != target:
-                try:
-                    moved.images += await _move(store, storage, asset, image)
-                except (FileNotFoundError, ValueError) as error:
-                    what = "missing" if isinstance(error, FileNotFoundError) else cause_of(error)
-                    moved.left.append(f"{image.public_id} of asset {asset.id} in {image.backend}: {what}")
-        moved.assets += 1
-        on_asset()
-    return moved
+            if image.name is None or image.backend == self._target:
+                continue
+            await self._patience.bear(self._check_alone)
+            try:
+                count = await self._move(asset, image)
+            except (FileNotFoundError, ValueError, Unreadable) as error:
+                wrong = what_is_wrong(error)
+            except DependencyUnavailable:
+                raise
+            except PipelineError as error:
+                wrong = f"refused by {self._target}: {error.message}"
+            else:
+                moved.images += count
+                continue
+            current = await self._patience.bear(partial(self._store.get, asset.id))
+            if current is not None and image.name in current.image_names:
+                moved.left.append(f"{image.public_id} of asset {asset.id} in {image.backend} is {wrong}")
 
+    async def _check_alone(self) -> None:
+        """Conflict when images are to go elsewhere by now: two moves would undo each other's work."""
+        found = await self._store.find_kept(KIND, STORAGE)
+        if found is not None and found.data["to"] != self._target:
+            raise Conflict(f"Another move has begun, to {found.data['to']}: this one ends here")
 
-async def _move(store: AssetStore, storage: StoredImages, asset: Asset, image: ImageRef) -> int:
-    """Return 1 when the image was moved, 0 when its asset does not name it any more."""
-    assert image.name is not None
-    try:
-        content = await read_checked(storage, image)
-    except FileNotFoundError:
-        current = await store.get(asset.id)
-        if current is None or image.name not in current.image_names:
+    async def _move(self, asset: Asset, image: ImageRef) -> int:
+        """Return 1 when the image was moved, 0 when its asset does not name it any more."""
+        name = image.name
+        assert name is not None
+        content = await self._patience.read(self._storage, image)
+        await self._note_left(image.backend)
+        copy = await self._patience.bear(lambda: self._copy(image, content))
+        replaced = await self._patience.bear(lambda: self._store.replace_image(asset.id, name, copy))
+        if replaced is None and not await self._is_named(asset.id, copy):
+            await self._remove_copy(asset.id, copy)
             return 0
-        raise
-    saved = await storage.save(image.public_id, io.BytesIO(content), image.content_type or "image/jpeg")
-    digest = await sha256_of(content)
-    copy = replace(image, backend=saved.backend, url=saved.url, sha256=digest, bytes=len(content))
-    try:
-        await read_checked(storage, copy)
-    except (FileNotFoundError, ValueError) as error:
-        raise DependencyUnavailable(f"{saved.backend} does not give back what it is given") from error
-    if await store.replace_image(asset.id, image.name, copy) is None:
-        current = await store.get(asset.id)
-        if copy.name is not None and (current is None or copy.name not in current.image_names):
-            await storage.delete(copy.name)
-        return 0
-    if image.backend in LEADS_ON:
-        await storage.delete(image.name)
-    return 1
+        if image.backend in LEADS_ON:
+            # Else the sweeper does it.
+            with suppress(DependencyUnavailable):
+                await self._storage.delete(name)
+        return 1
+
+    async def _copy(self, image: ImageRef, content: bytes) -> ImageRef:
+        """Return the image as the target holds it; DependencyUnavailable when that does not give it back."""
+        content_type = image.content_type or content_type_of(content)
+        saved = await self._storage.save(image.public_id, io.BytesIO(content), content_type)
+        digest = await sha256_of(content)
+        copy = replace(image, backend=saved.backend, url=saved.url, sha256=digest, bytes=len(content))
+        try:
+            await read_checked(self._storage, copy)
+        except (FileNotFoundError, ValueError) as error:
+            await self._remove_copy(image.public_id.partition("/")[0], copy)
+            raise _does_not_keep(saved.backend) from error
+        return copy
+
+    async def _is_named(self, asset_id: str, copy: ImageRef) -> bool:
+        current = await self._patience.bear(partial(self._store.get, asset_id))
+        return current is not None and copy.name is not None and current.names(copy.name)
+
+    async def _remove_copy(self, asset_id: str, copy: ImageRef) -> None:
+        """Remove a copy, unless its asset names it: because of another move to the same storage."""
+        if copy.name is not None and not await self._is_named(asset_id, copy):
+            with suppress(DependencyUnavailable):
+                await self._storage.delete(copy.name)
+
+    async def _note_left(self, backend: str, *, now: bool = False) -> None:
+        if backend in LEADS_ON:
+            return
+        if now or time.monotonic() > self._noted.get(backend, -NOTED_SECONDS) + NOTED_SECONDS:
+            await note_left(self._store, backend, self._url_seconds)
+            self._noted[backend] = time.monotonic()
+
+
+def _does_not_keep(backend: str) -> DependencyUnavailable:
+    return DependencyUnavailable(f"The storage {backend} does not give back what it is given")

@@ -295,7 +295,11 @@ class Processing:
                 raise FileNotFoundError
             content = await self._plugins.read(asset.original.name)
         except FileNotFoundError:
-            raise PermanentJobError(NO_ORIGINAL) from None
+            # It may have been moved to another storage since the job began.
+            current = await self._store.get(asset.id)
+            if current is None or current.original.name in (None, asset.original.name):
+                raise PermanentJobError(NO_ORIGINAL) from None
+            return await self._read(current)
         return await self._cleaning.for_provider(content, asset.original.content_type)
 
     async def _keep_processed(self, asset: Asset, analysis: Analysis) -> ImageRef | None:

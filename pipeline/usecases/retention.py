@@ -31,7 +31,7 @@ from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
 from pipeline.usecases.leftovers import find_unnamed
 from pipeline.usecases.storage import StoredImages
-from pipeline.usecases.storages_in_use import all_in_use
+from pipeline.usecases.storages_in_use import all_in_use, forget_storage, left_ever, left_lately
 
 log = structlog.get_logger(__name__)
 
@@ -96,12 +96,19 @@ class Sweeper:
             return
         before = self._now() - LEAST_AGE
         failure: DependencyUnavailable | None = None
+        left, resting = await left_ever(self._store), await left_lately(self._store, self._now())
         for backend in await all_in_use(self._store, self._storage):
+            if backend in resting:
+                continue
             try:
                 if not await self._storage.can_list(backend):
                     continue
-                if await self._owns_all_since(backend, before) and not await self._sweep(backend, before, owner):
+                if not await self._owns_all_since(backend, before):
+                    continue
+                if (seen := await self._sweep(backend, before, owner)) is None:
                     return
+                if seen <= 1 and backend in left and backend != self._storage.backends[0]:
+                    await self._forget(backend)
             except DependencyUnavailable as error:
                 # One that is away keeps no other one from being swept.
                 failure = error
@@ -126,18 +133,24 @@ class Sweeper:
         # One that has no mark of ours was never the current one while we swept: whose images these are nobody knows.
         return own in marks and marks[own] < before
 
-    async def _sweep(self, backend: str, before: datetime, owner: str) -> bool:
-        """Sweep one storage; return False when another process has the turn."""
+    async def _forget(self, backend: str) -> None:
+        """Let go of a storage that images were moved away from: it holds nothing but our mark by now."""
+        await self._storage.delete(ImageName(backend, f"{OWNERS}{await self._store.identity()}"))
+        await forget_storage(self._store, backend)
+        log.info("storage_forgotten", backend=backend)
+
+    async def _sweep(self, backend: str, before: datetime, owner: str) -> int | None:
+        """Sweep one storage; return how much it held before, None when another process has the turn."""
         seen = removed = 0
         try:
             async for images in self._storage.list_images(backend, "", AT_ONCE):
                 if not await self._queue.take_turn(TURN, owner, TURN_SECONDS):
-                    return False
+                    return None
                 seen += len(images)
                 old = [ImageName(backend, image.public_id) for image in images if image.stored_at < before]
                 removed += await self._remove(await find_unnamed(self._store, old))
                 await asyncio.sleep(REST_SECONDS)
-            return True
+            return seen
         finally:
             log.info("images_swept", backend=backend, count=removed, seen=seen)
 

@@ -6,7 +6,8 @@ Runs on the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import structlog
@@ -19,6 +20,8 @@ from pipeline.texts import cause_of
 log = structlog.get_logger(__name__)
 
 KIND = "storage"
+# Of the storages that images have been moved away from; "seconds" in its data: how long the URLs of these may work.
+LEFT_KIND = "storage that was left"
 AT_MOST = 100
 AGAIN_SECONDS = 10.0
 
@@ -72,3 +75,25 @@ async def names_in_use(store: AssetStore) -> Sequence[str]:
 async def all_in_use(store: AssetStore, storage: InUse) -> Sequence[str]:
     """Return the storages that are in use, and those that hold images or did; the current one first."""
     return list(dict.fromkeys((*storage.backends, *await names_in_use(store))))
+
+
+async def note_left(store: AssetStore, backend: str, url_seconds: int) -> None:
+    """Keep in mind that images were moved away from there until now, whose URLs work for so long."""
+    await store.keep(Kept(LEFT_KIND, backend, utc_now(), {"seconds": url_seconds}))
+
+
+async def left_lately(store: AssetStore, now: datetime) -> Collection[str]:
+    """Return the storages whose images must stay though no asset names them: URLs of them may still work."""
+    left = await store.kept(LEFT_KIND, limit=AT_MOST)
+    return {kept.id for kept in left if kept.at + timedelta(seconds=kept.data["seconds"]) > now}
+
+
+async def left_ever(store: AssetStore) -> Collection[str]:
+    """Return the storages that images were ever moved away from."""
+    return {kept.id for kept in await store.kept(LEFT_KIND, limit=AT_MOST)}
+
+
+async def forget_storage(store: AssetStore, backend: str) -> None:
+    """Forget a storage that holds no image of ours any more, so that its settings may go."""
+    await store.discard(KIND, backend)
+    await store.discard(LEFT_KIND, backend)

@@ -1,88 +1,149 @@
-"""Use case: do images and assets match? Every image that an asset names is read, and its hash compared."""
+"""Use case: do images and assets match? Every image that an asset names is read, and its hash compared.
+
+Uploads, deletes and moves may be under way: what looks wrong is looked at again a little later before it is told.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import NamedTuple
 
-from pipeline.assets.asset import Asset, ImageRef
+from pipeline.assets.asset import ImageRef
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.images import ImageName
+from pipeline.usecases.every_image import damaged_document, every_asset
 from pipeline.usecases.leftovers import find_unnamed
+from pipeline.usecases.patience import Patience, Unreadable
 from pipeline.usecases.storage import StoredImages
+from pipeline.usecases.storages_in_use import all_in_use, left_lately
 
 PAGE = 100
 # A younger one may belong to an upload that is under way.
 LEAST_AGE = timedelta(hours=1)
+# A delete removes the document and then its images, an erase the other way round: neither takes so long in between.
+AGAIN_SECONDS = 2.0
+# What a flaw is called that will go by itself: an image that was moved away, whose URLs still work.
+LEAVING = "leaving"
 
 
 class Flaw(NamedTuple):
-    """What is wrong with an image. what: missing | damaged | unreadable | unnamed. asset_id: "" of one without."""
+    """What is wrong with an image. what: missing | damaged | unreadable | unnamed | leaving.
+
+    asset_id: "" of an image without asset. backend, public_id: "" when the document itself is damaged; only public_id
+    is "" when the storage cannot be listed.
+    """
 
     what: str
     asset_id: str
     backend: str
     public_id: str
 
-
-async def every_asset(store: AssetStore) -> AsyncIterator[Asset]:
-    """Yield all assets in the order of their ids, a page at a time."""
-    after = ""
-    while page := await store.all_assets(limit=PAGE, after=after):
-        for asset in page:
-            yield asset
-        after = page[-1].id
-
-
-async def sha256_of(content: bytes) -> str:
-    """Return the hash, hex. In a thread: of ten megabytes it takes longer than a loop may wait."""
-    return await asyncio.to_thread(lambda: hashlib.sha256(content).hexdigest())
+    @property
+    def text(self) -> str:
+        """The flaw in one line."""
+        if not self.backend:
+            return damaged_document(self.asset_id)
+        if not self.public_id:
+            return f"The list of images in {self.backend} is {self.what}"
+        of = f" of asset {self.asset_id}" if self.asset_id else ""
+        return f"{self.public_id}{of} in {self.backend} is {self.what}"
 
 
-async def read_checked(storage: StoredImages, image: ImageRef) -> bytes:
-    """Return the image's bytes; FileNotFoundError when it is not there, ValueError when they are not what they were."""
-    assert image.name is not None
-    content = await storage.read(image.name)
-    # Of an image that version 0.1 stored, the hash is not known.
-    if image.sha256 and await sha256_of(content) != image.sha256:
-        raise ValueError(f"{image.public_id} is damaged")
-    return content
+class Verification:
+    """Compares what the assets say with what the storages hold."""
 
+    def __init__(
+        self,
+        store: AssetStore,
+        storage: StoredImages,
+        patience: Patience | None = None,
+        *,
+        again_seconds: float = AGAIN_SECONDS,
+    ) -> None:
+        """again_seconds: after which time what looks wrong is looked at again."""
+        self._store = store
+        self._storage = storage
+        self._patience = patience or Patience()
+        self._again_seconds = again_seconds
+        # How many images the assets name, by their storage.
+        self.images: Counter[str] = Counter()
 
-async def verify(
-    store: AssetStore, storage: StoredImages, on_checked: Callable[[], None] = lambda: None
-) -> AsyncIterator[Flaw]:
-    """Yield every flaw. on_checked: called after each asset. What changes meanwhile is looked at once more."""
-    async for asset in every_asset(store):
-        for image in asset.images:
-            if image.name is None or (what := await _flaw(storage, image)) is None:
-                continue
-            current = await store.get(asset.id)
-            if current is not None and image.name in current.image_names:
-                yield Flaw(what, asset.id, *image.name)
-        on_checked()
-    before = utc_now() - LEAST_AGE
-    for backend in storage.backends:
-        if not await storage.can_list(backend):
-            continue
-        async for images in storage.list_images(backend, "", PAGE):
-            old = [ImageName(backend, image.public_id) for image in images if image.stored_at < before]
-            for name in await find_unnamed(store, old):
-                yield Flaw("unnamed", "", *name)
+    async def flaws(self, on_checked: Callable[[], None] = lambda: None) -> AsyncIterator[Flaw]:
+        """Yield every flaw. on_checked: called after each asset."""
+        damaged: list[str] = []
+        suspects: list[str] = []
+        async for asset in every_asset(self._store, self._patience, damaged.append):
+            self.images.update(image.backend for image in asset.images if image.name)
+            if [image for image in asset.images if await self._flaw(image)]:
+                suspects.append(asset.id)
+            if len(suspects) >= PAGE:
+                async for flaw in self._confirmed(suspects):
+                    yield flaw
+                suspects.clear()
+            on_checked()
+        async for flaw in self._confirmed(suspects):
+            yield flaw
+        for asset_id in damaged:
+            yield Flaw("damaged", asset_id, "", "")
+        leaving = await left_lately(self._store, utc_now())
+        for backend in await all_in_use(self._store, self._storage):
+            async for flaw in self._strays(backend, LEAVING if backend in leaving else "unnamed"):
+                yield flaw
 
+    async def _confirmed(self, asset_ids: Collection[str]) -> AsyncIterator[Flaw]:
+        """Yield the flaws of those assets that stand when they are looked at again."""
+        if asset_ids:
+            await asyncio.sleep(self._again_seconds)
+        for asset_id in asset_ids:
+            asset = await self._patience.bear(partial(self._store.get, asset_id))
+            for image in asset.images if asset else ():
+                if (what := await self._flaw(image)) is None:
+                    continue
+                current = await self._patience.bear(partial(self._store.get, asset_id))
+                if current is not None and image.name and image.name in current.image_names:
+                    yield Flaw(what, asset_id, *image.name)
 
-async def _flaw(storage: StoredImages, image: ImageRef) -> str | None:
-    try:
-        await read_checked(storage, image)
-    except FileNotFoundError:
-        return "missing"
-    except ValueError:
-        return "damaged"
-    except DependencyUnavailable:
-        return "unreadable"
-    return None
+    async def _strays(self, backend: str, what: str) -> AsyncIterator[Flaw]:
+        """Yield what the storage holds and no asset names. what: how to call it."""
+        if not await self._storage.can_list(backend):
+            return
+        before = utc_now() - (timedelta() if what == LEAVING else LEAST_AGE)
+        suspects: list[ImageName] = []
+        try:
+            async for images in self._storage.list_images(backend, "", PAGE):
+                old = [ImageName(backend, image.public_id) for image in images if image.stored_at < before]
+                suspects += await find_unnamed(self._store, old)
+                if what == LEAVING or len(suspects) >= PAGE:
+                    for name in suspects if what == LEAVING else await self._still_there(suspects):
+                        yield Flaw(what, "", *name)
+                    suspects.clear()
+        except DependencyUnavailable:
+            yield Flaw("unreadable", "", backend, "")
+        for name in await self._still_there(suspects):
+            yield Flaw(what, "", *name)
+
+    async def _still_there(self, names: Sequence[ImageName]) -> Sequence[ImageName]:
+        """Return those that a little later still no asset names, and that have not been removed meanwhile."""
+        if names:
+            await asyncio.sleep(self._again_seconds)
+        unnamed = await find_unnamed(self._store, names)
+        return [name for name in unnamed if await self._flaw(ImageRef(*name)) != "missing"]
+
+    async def _flaw(self, image: ImageRef) -> str | None:
+        if image.name is None:
+            return None
+        try:
+            await self._patience.read(self._storage, image)
+        except FileNotFoundError:
+            return "missing"
+        except ValueError:
+            return "damaged"
+        except (Unreadable, DependencyUnavailable):
+            return "unreadable"
+        return None

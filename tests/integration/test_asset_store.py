@@ -25,6 +25,7 @@ from tornado.ioloop import IOLoop
 
 from pipeline.assets.asset import ATTEMPTS_AT_MOST, SCHEMA, AiMetadata, Asset, AssetStatus, ImageRef, guess_backend
 from pipeline.assets.mongo import MongoAssetStore
+from pipeline.assets.movable import MovableStore, Move, Phase
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import SCHEMA_KIND, AssetStore, Kept, KeyRecord
 from pipeline.clock import utc_now
@@ -45,13 +46,30 @@ PROCESSED = ImageRef("memory", "x/processed-1", "https://images.example/p.webp",
 MakeStore = Callable[[], AssetStore]
 
 
-@pytest.fixture(params=["sqlite", "mongo"])
-def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
+@pytest.fixture(params=["sqlite", "mongo", "moved"])
+def make_store(request: pytest.FixtureRequest, tmp_path: Path, io_loop: IOLoop) -> MakeStore:
     """A function that returns further stores on one and the same database."""
+    path = tmp_path / "new" / "assets.sqlite"
     if request.param == "sqlite":
-        return lambda: SqliteAssetStore(tmp_path / "new" / "assets.sqlite")
+        return lambda: SqliteAssetStore(path)
+    if request.param == "moved":
+        io_loop.run_sync(lambda: begin_moved(tmp_path / "old.sqlite", path))
+        return lambda: movable(tmp_path / "old.sqlite").as_asset_store()
     uri: str = request.getfixturevalue("mongo_uri")
     return lambda: MongoAssetStore(uri)
+
+
+def movable(path: Path) -> MovableStore:
+    """Return a store that follows moves, in a file."""
+    return MovableStore(SqliteAssetStore(path), str(path), lambda uri: SqliteAssetStore(Path(uri)))
+
+
+async def begin_moved(old: Path, new: Path) -> None:
+    """Let the old store be one that was moved to the new one."""
+    store = SqliteAssetStore(old)
+    await store.open()
+    await store.keep(Move("token", Phase.MOVED, str(new), "owner").kept())
+    await store.close()
 
 
 @pytest.fixture
@@ -631,6 +649,7 @@ async def test_sqlite_takes_writes_of_two_processes(tmp_path: Path) -> None:
 import asyncio
 import json
 from pathlib import Path
+from pipeline.assets.movable import MovableStore, Move, Phase
 from pipeline.assets.sqlite import SqliteAssetStore
 from tests.factories import make_asset
 async def main():
@@ -846,6 +865,7 @@ DAMAGED: dict[str, tuple[str, dict[str, Any]]] = {
 def damage(store: AssetStore, asset: Asset, mongo_uri: str, how: str = "no object") -> None:
     """Make the asset's document one that cannot be read."""
     sql, change = DAMAGED[how]
+    store = getattr(store, "current", store)
     if isinstance(store, SqliteAssetStore):
         with closing(sqlite3.connect(store._path)) as connection, connection:
             connection.execute(f"UPDATE assets SET {sql} WHERE id = ?", (asset.id,))
@@ -867,7 +887,8 @@ def damage_kept(store: AssetStore, kind: str, id: str, mongo_uri: str, text: str
 @pytest.fixture
 def uri(request: pytest.FixtureRequest, store: AssetStore) -> str:
     """The address of the store's database, "" for one in a file."""
-    return "" if isinstance(store, SqliteAssetStore) else str(request.getfixturevalue("mongo_uri"))
+    is_file = isinstance(getattr(store, "current", store), SqliteAssetStore)
+    return "" if is_file else str(request.getfixturevalue("mongo_uri"))
 
 
 @pytest.mark.gen_test
@@ -893,6 +914,9 @@ async def test_damaged_document_takes_no_other_ones_place(
     assert ids(await store.page("user-1", status=AssetStatus.PROCESSING, limit=3)) == left_open[::-1]
     damaged = {open_ones[0].id, open_ones[2].id, done[0].id, done[2].id}
     assert not damaged & set(ids(await store.all_assets(limit=3))) and len(await store.all_assets(limit=6)) == 6
+    everything = sorted(ids([*open_ones, *done]))
+    first = await store.all_ids(limit=3)
+    assert [*first, *await store.all_ids(limit=20, after=first[-1])] == everything
     assert await store.get(done[0].id) is None
     assert set(ids(await store.get_many([done[0].id, done[1].id]))) == {done[1].id}
     assert set(await store.known([done[0].id, done[1].id, "0" * 24])) == {done[0].id, done[1].id}
@@ -1048,3 +1072,41 @@ async def test_deleted_bytes_leave_the_file(io_loop: IOLoop, tmp_path: Path) -> 
     assert held.count(b"secret-person-0") == 0
     assert held.count(b"secret-person-1") >= 500
     await store.close()
+
+
+@pytest.mark.gen_test
+async def test_image_is_replaced_without_losing_what_changes_beside_it(store: AssetStore) -> None:
+    """Attempts, corrections, excuses and a result that come between reading and replacing, or after it, all stand; and
+    an image that another has taken the place of is not named again.
+    """
+    asset = await create(store)
+    begun = await begin(store, asset)
+    old = asset.image_names[0]
+
+    def moved(image: ImageRef, number: int) -> ImageRef:
+        return replace(image, backend=f"new-{number}")
+
+    attempt = {"attempt": 1, "outcome": "retry"}
+    changed = await asyncio.gather(
+        store.add_attempt(asset.id, asset.processing_job_id, begun.fence, attempt),
+        store.excuse(asset.id, asset.processing_job_id),
+        *(store.replace_image(asset.id, old, moved(asset.original, number)) for number in range(4)),
+    )
+    assert len([each for each in changed if each]) == 1
+    preview = ImageRef("memory", f"{asset.id}/preview-320", sha256="1" * 64)
+    processed = ImageRef("memory", f"{asset.id}/processed-1", sha256="2" * 64)
+    done = await finish(store, asset, begun.fence, previews={"320": preview}, processed=processed)
+    assert done is not None
+    corrected = replace(done, corrections={"brand": {"value": "Adidas"}})
+    replaced, *_ = await asyncio.gather(
+        store.replace_image(asset.id, preview.name or old, moved(preview, 5)),
+        store.replace_image(asset.id, processed.name or old, moved(processed, 6)),
+        store.correct(done, corrected),
+    )
+    current = await store.get(asset.id)
+    assert replaced is not None and current is not None
+    assert current.original.backend.startswith("new-") and (current.fence, current.excused) == (1, 1)
+    assert current.processed == moved(processed, 6) and current.previews == {"320": moved(preview, 5)}
+    assert current.corrections == corrected.corrections and attempt in current.attempts
+    dropped = await store.drop_original(asset.id, asset.processing_job_id)
+    assert dropped is not None and await store.replace_image(asset.id, old, moved(asset.original, 7)) is None

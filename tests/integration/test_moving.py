@@ -7,32 +7,42 @@ import hashlib
 import io
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import tarfile
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from tornado.ioloop import IOLoop
 
-from pipeline.assets.asset import AssetStatus
+from pipeline.assets.asset import Asset, AssetStatus
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import Kept
 from pipeline.clock import utc_now
 from pipeline.errors import Conflict, DependencyUnavailable, ValidationError
 from pipeline.images import ImageName, SavedImage
-from pipeline.usecases.backup import back_up, check_backup, restore
-from pipeline.usecases.moving import move_images
-from pipeline.usecases.verifying import verify
+from pipeline.usecases.backup import back_up
+from pipeline.usecases.moving import choose_storage, move_images, probe
+from pipeline.usecases.patience import Patience
+from pipeline.usecases.restoring import check_backup, restore
+from pipeline.usecases.storages_in_use import LEFT_KIND, left_lately
+from pipeline.usecases.verifying import Verification
 from tests.factories import make_asset, make_image
 from tests.memory_storage import MemoryStorage
 from tests.moto_server import MotoServer
 from tests.service import ROOT, AiService, Service
 
 pytestmark = pytest.mark.fault("U17")
+# Waits for nothing.
+AT_ONCE = Patience(longest_seconds=0)
+PHOTO = b"\xff\xd8photo"
+PHOTO_HASH = hashlib.sha256(PHOTO).hexdigest()
 
 
 def command(service: Service, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
@@ -128,18 +138,60 @@ async def test_backup_beside_uploads_is_whole_and_comes_back_elsewhere(
         assert found.returncode == 0, found.stdout
 
 
-@pytest.mark.gen_test(timeout=180)
-async def test_images_move_to_s3_and_back_while_the_service_serves(
+@pytest.mark.gen_test(timeout=60)
+async def test_photo_that_was_being_processed_is_processed_where_it_is_restored(
+    tmp_path: Path, store: SqliteAssetStore, ai_service: AiService
+) -> None:
+    """Under its old job, as soon as the service runs."""
+    storage, asset, photo = MemoryStorage(), make_asset(), make_image()
+    digest = hashlib.sha256(photo).hexdigest()
+    assert await store.create(dataclasses.replace(asset, original=dataclasses.replace(asset.original, sha256=digest)))
+    storage.images[asset.original.public_id] = photo
+    await back_up(store, storage, tmp_path / "file")
+    elsewhere = Service(tmp_path / "elsewhere", ai_service.url)
+    assert command(elsewhere, "restore", str(tmp_path / "file")).returncode == 0
+    with elsewhere:
+        done = read(elsewhere, asset.id)
+        assert (done["status"], done["processingJobId"]) == ("active", asset.processing_job_id)
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_process_that_starts_after_a_move_saves_its_first_upload_there(
     tmp_path: Path, ai_service: AiService, moto: MotoServer, bucket: str
 ) -> None:
-    """No upload is refused, and every picture can be had at every moment, also under the URL it had before."""
-    own = {
+    """STORAGE_BACKEND still names the old one. A storage that cannot be used is chosen by no move and no process."""
+    own = in_bucket(moto, bucket)
+    service = Service(tmp_path, ai_service.url, **own)
+    moved = command(service, "move", "--storage", "object", PLUGIN_OBJECT_ENDPOINT="http://127.0.0.1:1")
+    assert moved.returncode == 1 and "again" in moved.stderr
+    assert command(service, "move", "--storage", "object").returncode == 0
+    with service:
+        assert service.upload().status_code == 202
+        assert len(moto.keys(bucket)) == 1
+    elsewhere = Service(tmp_path, ai_service.url, **own | {"PLUGIN_OBJECT_ENDPOINT": "http://127.0.0.1:1"})
+    with elsewhere:
+        assert elsewhere.upload().status_code == 202
+        assert len(moto.keys(bucket)) == 1
+        elsewhere.forget_lines(elsewhere.wait_log("storage_not_chosen", storage="object"))
+
+
+def in_bucket(moto: MotoServer, bucket: str) -> dict[str, str]:
+    """Return the settings of the storage `object`."""
+    return {
         "PLUGIN_OBJECT_URL": f"s3://{bucket}/photos",
         "PLUGIN_OBJECT_ENDPOINT": moto.url,
         "PLUGIN_OBJECT_ACCESS_KEY_ID": moto.access_key_id,
         "PLUGIN_OBJECT_SECRET_ACCESS_KEY": moto.secret_access_key,
         "PLUGIN_OBJECT_REGION": "us-east-1",
     }
+
+
+@pytest.mark.gen_test(timeout=180)
+async def test_images_move_to_s3_and_back_while_the_service_serves(
+    tmp_path: Path, ai_service: AiService, moto: MotoServer, bucket: str
+) -> None:
+    """No upload is refused, and every picture can be had at every moment, also under the URL it had before."""
+    own = in_bucket(moto, bucket)
     with Service(tmp_path, ai_service.url, PREVIEW_PROCESSES="1", **own) as service, moto.unchecked():
         first = service.upload().json()["data"]["assetId"]
         before = pictures(read(service, first))
@@ -156,8 +208,8 @@ async def test_images_move_to_s3_and_back_while_the_service_serves(
                     assert got.status_code == 200, got.text
             for url in before:
                 assert httpx.get(url, follow_redirects=True).status_code == 200
-            done_again = json.loads(command(service, "move", "--storage", storage, "--json").stdout)
-            assert done_again["images"] == 0
+        done_again = json.loads(command(service, "move", "--storage", "local", "--json").stdout)
+        assert done_again["images"] == 0
         found = command(service, "verify", "--json")
         assert found.returncode == 0, found.stdout
 
@@ -285,17 +337,17 @@ async def test_move_that_was_interrupted_goes_on(store: SqliteAssetStore) -> Non
     for _ in range(3):
         storage.saves_left = 2
         try:
-            moved += (last := await move_images(store, storage)).images
+            moved += (last := await move_images(store, storage, patience=AT_ONCE)).images
         except DependencyUnavailable:
             moved += 2
     storage.saves_left = 2
-    last = await move_images(store, storage)
+    last = await move_images(store, storage, patience=AT_ONCE)
     assert (moved + last.images, len(last.left)) == (5, 1) and assets[0].original.public_id in last.left[0]
     for asset in assets[1:]:
         current = await store.get(asset.id)
         assert current is not None and current.original.backend == "new"
         assert await storage.read(current.image_names[0]) == await storage.read(asset.image_names[0])
-    assert [flaw.what async for flaw in verify(store, storage)] == ["damaged"]
+    assert [flaw.what async for flaw in Verification(store, storage, again_seconds=0).flaws()] == ["damaged"]
 
 
 @pytest.mark.gen_test
@@ -315,6 +367,159 @@ async def test_image_that_changes_while_it_is_moved_is_not_named(store: SqliteAs
         await store.delete(asset.id, asset.user_id)
         return saved
 
-    storage.save = save_late  # type: ignore[method-assign]
+    storage.save = save_late  # type: ignore
     assert (await move_images(store, storage)).images == 0
     assert storage.inner["new"].images == {}
+
+
+def two(*assets: Asset, saves: int = 9) -> Two:
+    """Return two storages, the images of the assets in the old one."""
+    storage = Two()
+    storage.saves_left = saves
+    for asset in assets:
+        storage.inner["memory"].images[asset.original.public_id] = PHOTO
+    return storage
+
+
+async def created(store: SqliteAssetStore, **fields: Any) -> Asset:
+    """Insert an asset with that photo."""
+    asset = make_asset(**fields)
+    asset = dataclasses.replace(asset, original=dataclasses.replace(asset.original, sha256=PHOTO_HASH))
+    assert await store.create(asset)
+    return asset
+
+
+@pytest.mark.gen_test
+async def test_older_move_gives_way_to_a_newer_one(store: SqliteAssetStore) -> None:
+    """Two that go to different storages would undo each other's work."""
+    storage = two(await created(store))
+    await choose_storage(store, "elsewhere", instead_of="memory")
+    with pytest.raises(Conflict, match="elsewhere"):
+        await move_images(store, storage, patience=AT_ONCE)
+    assert storage.inner["new"].images == {}
+    await choose_storage(store, "new", instead_of="memory")
+    assert (await move_images(store, storage, patience=AT_ONCE)).images == 1
+    record = await store.find_kept("move", "storage")
+    assert record is not None and record.data == {"to": "new", "insteadOf": ["elsewhere", "memory"]}
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("loses", ["all", "half"])
+async def test_storage_that_loses_what_it_is_given_gets_nothing(store: SqliteAssetStore, loses: str) -> None:
+    """The asset names its old image, and no half copy stays behind; a probe would have said it before."""
+    asset = await created(store)
+    storage = two(asset)
+    save = storage.save
+
+    async def save_badly(public_id: str, file: Any, content_type: str) -> SavedImage:
+        saved = await save(public_id, file, content_type)
+        new = storage.inner["new"].images
+        if loses == "all":
+            del new[public_id]
+        else:
+            new[public_id] = new[public_id][:-1]
+        return saved
+
+    storage.save = save_badly  # type: ignore
+    with pytest.raises(DependencyUnavailable, match="does not give back"):
+        await move_images(store, storage, patience=AT_ONCE)
+    assert storage.inner["new"].images == {} and await store.get(asset.id) == asset
+    with pytest.raises(DependencyUnavailable, match="does not give back"):
+        await probe(storage)
+    assert storage.inner["new"].images == {}
+
+
+@pytest.mark.gen_test
+async def test_storage_that_is_away_for_a_moment_is_waited_for(store: SqliteAssetStore) -> None:
+    """The one that images are read from, and the one they go to."""
+    asset = await created(store)
+    storage = two(asset)
+    storage.saves_left, waits = 0, []
+
+    def comes_back(cause: str) -> None:
+        waits.append(cause)
+        storage.saves_left = 1
+
+    assert (await move_images(store, storage, patience=Patience(comes_back))).images == 1
+    assert len(waits) == 1 and list(storage.inner["new"].images) == [asset.original.public_id]
+
+
+@pytest.mark.gen_test
+async def test_damaged_document_and_refused_image_are_told_and_stop_nothing(
+    tmp_path: Path, store: SqliteAssetStore
+) -> None:
+    """`move` and `verify` name each, and all others are moved."""
+    good, bad, refused = [await created(store) for _ in range(3)]
+    storage = two(good, bad, refused)
+    save = storage.save
+
+    async def save_some(public_id: str, *arguments: Any) -> SavedImage:
+        if public_id == refused.original.public_id:
+            raise ValidationError.of("image", "The image storage refused this image")
+        return await save(public_id, *arguments)
+
+    storage.save = save_some  # type: ignore[method-assign]
+    with sqlite3.connect(tmp_path / "assets.sqlite") as database:
+        database.execute("UPDATE assets SET original = 'x' WHERE id = ?", [bad.id])
+    moved = await move_images(store, storage, patience=AT_ONCE)
+    assert moved.images == 1 and sorted(moved.left) == sorted(
+        [
+            f"The document of asset {bad.id} is damaged",
+            f"{refused.original.public_id} of asset {refused.id} in memory is refused by new: "
+            "The image storage refused this image",
+        ]
+    )
+    flaws = [flaw.text async for flaw in Verification(store, storage, again_seconds=0).flaws()]
+    assert flaws == [f"The document of asset {bad.id} is damaged"]
+
+
+@pytest.mark.gen_test
+async def test_image_of_version_0_1_gets_its_hash_and_its_type(store: SqliteAssetStore) -> None:
+    """Nothing is known of it but its name; afterwards it is known as every other."""
+    asset = make_asset()
+    old = dataclasses.replace(asset.original, sha256="", bytes=0, content_type="")
+    assert await store.create(dataclasses.replace(asset, original=old))
+    storage = two(asset)
+    assert (await move_images(store, storage, patience=AT_ONCE)).images == 1
+    current = await store.get(asset.id)
+    assert current is not None and current.original.backend == "new"
+    assert (current.original.sha256, current.original.bytes) == (PHOTO_HASH, len(PHOTO))
+
+
+@pytest.mark.gen_test
+async def test_moved_image_stays_as_long_as_its_urls_work(store: SqliteAssetStore) -> None:
+    """Noted for the sweeper; `verify` counts what has yet to go, and calls it no flaw."""
+    asset = await created(store)
+    storage = two(asset)
+    storage.put(asset.original.public_id)
+    await move_images(store, storage, patience=AT_ONCE, url_seconds=2 * 86_400)
+    assert list(storage.inner["memory"].images) == [asset.original.public_id]
+    now = utc_now()
+    assert await left_lately(store, now + timedelta(days=1.9)) == {"memory"}
+    assert await left_lately(store, now + timedelta(days=2.1)) == set()
+    storage.backends = ("memory",)
+    found = [flaw.what async for flaw in Verification(store, storage, again_seconds=0).flaws()]
+    assert found == ["leaving"]
+
+
+@pytest.mark.gen_test
+async def test_verify_says_nothing_of_what_is_under_way(store: SqliteAssetStore) -> None:
+    """An erase removes images and then the document; a delete the other way round; a move names it elsewhere."""
+    erased, moved = await created(store), await created(store)
+    storage = two(moved)
+    storage.put("f" * 24 + "/original-1", at=utc_now() - timedelta(days=1))
+    read = storage.read
+
+    async def read_and_go_on(name: ImageName) -> bytes:
+        if name == erased.image_names[0]:
+            # Only after the first reading has failed.
+            IOLoop.current().add_callback(store.delete, erased.id, erased.user_id)
+        if name == moved.image_names[0]:
+            await move_images(store, two(moved), patience=AT_ONCE)
+            await store.discard(LEFT_KIND, "memory")
+            storage.inner["new"].images[name.public_id] = storage.inner["memory"].images.pop(name.public_id)
+        return await read(name)
+
+    storage.read = read_and_go_on  # type: ignore[method-assign]
+    storage.backends = ("memory",)
+    assert [flaw async for flaw in Verification(store, storage, again_seconds=0.1).flaws()] == []

@@ -16,6 +16,7 @@ from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, ProcessedImage
 from pipeline.hooks.providers import Witness
+from pipeline.images import ImageName
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import AlreadyOver
 from pipeline.queue.queue import JobQueue
@@ -196,6 +197,31 @@ async def test_asset_without_its_original_fails_at_once(
     with pytest.raises(PermanentJobError, match="no longer there"):
         await processing.process(job)
     assert plugins.requests == []
+
+
+@pytest.mark.fault("U17")
+@pytest.mark.gen_test
+async def test_original_that_moves_after_the_job_has_begun_is_read_where_it_is(
+    processing: Processing, plugins: Plugins, store: SqliteAssetStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`move --storage` names it elsewhere and removes it from where it was while the job waits for its provider."""
+    plugins.needs_image = True
+    asset, job = await submit(store)
+    old = asset.image_names[0]
+    new = replace(asset.original, backend="elsewhere")
+    read: list[str] = []
+
+    async def read_there(name: ImageName) -> bytes:
+        if name == old:
+            await store.replace_image(asset.id, old, new)
+            raise FileNotFoundError(name.public_id)
+        read.append(name.backend)
+        return make_image()
+
+    monkeypatch.setattr(plugins, "read", read_there)
+    await run(processing, job)
+    current = await store.get(asset.id)
+    assert current is not None and current.status is AssetStatus.ACTIVE and read == ["elsewhere"]
 
 
 @pytest.mark.gen_test

@@ -1,0 +1,290 @@
+"""MovableStore: the asset store of a process, which `pipeline move --store` changes for another one while it runs.
+
+One store holds the truth at any moment: the old one until the move is decided, the new one from then on. What a process
+has to do meanwhile is in a record of the old store, at which it looks every second:
+
+copying    every write is noted in the old store before and after it is made, so that usecases/store_moving.py can copy
+           again what has changed since it was copied
+freezing   writes wait, reads go on; a process says so once its last write has ended
+moved      the new store is the store
+
+A process that has not looked for LEASE_SECONDS looks before it writes; so none writes without knowing of a move that is
+older than that. The decision is an idempotency key of the old store, because the first to claim one wins: the command
+claims that the move is done, a process whose writes have waited for a command that is gone claims that it is not.
+Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import partial
+from typing import Any, cast
+
+import structlog
+
+from pipeline.assets.asset import Asset
+from pipeline.assets.store import AssetStore, Kept, KeyRecord
+from pipeline.clock import utc_now
+from pipeline.errors import DependencyUnavailable
+from pipeline.texts import cause_of
+
+log = structlog.get_logger(__name__)
+
+# Names of what a move keeps in the old store, and, ARRIVED, in the new one.
+MOVE, STORE, ARRIVED = "move", "store", "arrived"
+NOTE, PROCESS = "move-note", "move-process"
+LEASE_SECONDS = 5.0
+IDLE_SECONDS, MOVING_SECONDS = 1.0, 0.2
+# Of a command whose record does not change for so long, nobody knows when it goes on.
+THAW_SECONDS = 10.0
+BEAT_SECONDS = 1.0
+HOPS_AT_MOST = 20
+IS_MOVED, IS_THAWED = "moved", "thawed"
+# What a write changes, as the name of a thing: asset ID, key KEY, keys ASSET_ID (all that stand for it), kept KIND ID.
+Subject = Sequence[str]
+
+
+class Phase(StrEnum):
+    """How far a move is."""
+
+    COPYING = "copying"
+    FREEZING = "freezing"
+    MOVED = "moved"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """The record of a move. to: the address of the new store; it may hold a password, so it is in no log.
+
+    owner: which run of the command has it. beat: changes while that lives. after: the last asset copied. pace_seconds:
+    for how long each write waits, so that the copies catch up with them.
+    """
+
+    token: str
+    phase: Phase
+    to: str
+    owner: str
+    beat: int = 0
+    after: str = ""
+    pace_seconds: float = 0.0
+
+    @classmethod
+    def of(cls, kept: Kept | None) -> Move | None:
+        """Return what is kept, None when nothing is."""
+        return cls(**dict(kept.data) | {"phase": Phase(kept.data["phase"])}) if kept is not None else None
+
+    def kept(self) -> Kept:
+        """Return it as it is kept."""
+        data = {name: getattr(self, name) for name in ("token", "to", "owner", "beat", "after", "pace_seconds")}
+        return Kept(MOVE, STORE, utc_now(), data | {"phase": self.phase.value})
+
+    @property
+    def decision(self) -> str:
+        """The idempotency key by which it is decided."""
+        return f"move-decision:{self.token}"
+
+
+def _asset(asset_id: str, *_: Any, **__: Any) -> Sequence[Subject]:
+    return [("asset", asset_id)]
+
+
+def _whole_asset(asset: Asset, *_: Any) -> Sequence[Subject]:
+    return [("asset", asset.id)]
+
+
+# The writes, and what each one changes.
+WRITES: Mapping[str, Callable[..., Sequence[Subject]]] = {
+    "create": _whole_asset,
+    "begin": _asset,
+    "finish": _asset,
+    "fail": _asset,
+    "add_attempt": _asset,
+    "correct": _whole_asset,
+    "cancel": _asset,
+    "excuse": _asset,
+    "requeue": _asset,
+    "delete": _asset,
+    "drop_original": _asset,
+    "replace_image": _asset,
+    "claim_key": lambda key, *_, **__: [("key", key)],
+    "discard_keys": lambda asset_id: [("keys", asset_id)],
+    "keep": lambda kept: [("kept", kept.kind, kept.id)],
+    "discard": lambda kind, *ids: [("kept", kind, each) for each in ids],
+}
+# Writes without a name for what they change. None is urgent: while a move is under way they do nothing.
+PURGES = ("purge_keys", "purge_kept")
+POSTPONED = ("upgrade",)
+
+
+class MovableStore:
+    """An AssetStore: hands every call to the store that holds the truth."""
+
+    def __init__(self, home: AssetStore, uri: str, opener: Callable[[str], AssetStore]) -> None:
+        """home, uri: the store that the settings name, and its address. opener: makes the store of an address."""
+        self.uri = uri
+        self._store = home
+        self._opener = opener
+        self._opened = [home]
+        self._id = secrets.token_hex(8)
+        self._hop = ""  # the token of the move that led to this store
+        self._move: Move | None = None
+        self._is_frozen = False
+        self._beaten_at = 0.0
+        self._looked_at = float("-inf")
+        self._looking = asyncio.Lock()
+        self._under_way: dict[object, Sequence[Subject]] = {}
+        self._acknowledged: tuple[str, float] = ("", 0.0)
+
+    @property
+    def current(self) -> AssetStore:
+        """The store that holds the truth, as far as is known here."""
+        return self._store
+
+    def as_asset_store(self) -> AssetStore:
+        """Return it as what it stands for: its methods are those of the store it hands them to."""
+        return cast(AssetStore, self)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in WRITES or name in PURGES or name in POSTPONED:
+            return partial(self._write, name)
+        return getattr(self._store, name)
+
+    async def open(self) -> None:
+        """Open the store that the settings name, and the one it has been moved to."""
+        await self._opened[-1].open()
+        await self.look()
+
+    async def close(self) -> None:
+        """Release all connections."""
+        if self._move is not None:
+            with suppress(DependencyUnavailable):
+                await self._store.discard(PROCESS, self._id)
+        for store in self._opened:
+            await store.close()
+
+    async def run(self) -> None:
+        """Follow moves for ever."""
+        while True:
+            try:
+                await self.look()
+            except DependencyUnavailable as error:
+                log.debug("store_move_unknown", cause=cause_of(error))
+            await asyncio.sleep(IDLE_SECONDS if self._move is None else MOVING_SECONDS)
+
+    async def look(self) -> None:
+        """Do as the record says now."""
+        asked_at = time.monotonic()
+        async with self._looking:
+            if self._looked_at >= asked_at:
+                return  # somebody else has looked since
+            began_at = time.monotonic()
+            for _ in range(HOPS_AT_MOST):
+                if not await self._follow():
+                    self._looked_at = began_at
+                    return
+            raise DependencyUnavailable("The asset store was moved in a circle")
+
+    async def _follow(self) -> bool:
+        """Do as the record of the current store says; True when it has led to another store."""
+        move = Move.of(await self._store.find_kept(MOVE, STORE))
+        if move is not None and self._hop and await self._is_over(move):
+            move = None
+        if move is None:
+            self._move, self._is_frozen = None, False
+            return False
+        if self._move is None or self._move.beat != move.beat or self._move.owner != move.owner:
+            self._beaten_at = time.monotonic()
+        is_new, self._move = self._move is None, move
+        if is_new:
+            # They began before the move was known.
+            for subjects in list(self._under_way.values()):
+                await self._store.keep(_note(subjects))
+        if move.phase is not Phase.COPYING:
+            stands = IS_MOVED if move.phase is Phase.MOVED else await self._decided(move)
+            if stands == IS_MOVED:
+                await self._switch(move)
+                return True
+            self._is_frozen = not stands
+        else:
+            self._is_frozen = False
+        await self._acknowledge(move)
+        return False
+
+    async def _is_over(self, move: Move) -> bool:
+        """Return whether the record is of the move away from here that came before the move back."""
+        arrived = await self._store.find_kept(MOVE, ARRIVED)
+        if arrived is None or arrived.data["token"] != self._hop or arrived.data["ends"] != move.token:
+            return False
+        await self._store.discard(MOVE, STORE)
+        return True
+
+    async def _decided(self, move: Move) -> str:
+        """Return what was decided, "" when nothing was; decide against a command that is gone."""
+        record = await self._store.find_key(move.decision)
+        if record is None and self._is_frozen and time.monotonic() - self._beaten_at > THAW_SECONDS:
+            record = await self._store.claim_key(move.decision, KeyRecord("", IS_THAWED), utc_now())
+            log.warning("store_move_interrupted", decision=record.fingerprint)
+        return record.fingerprint if record is not None else ""
+
+    async def _switch(self, move: Move) -> None:
+        store = self._opener(move.to)
+        try:
+            await store.open()
+        except BaseException:
+            await store.close()
+            raise
+        self._opened.append(store)
+        self._store, self.uri, self._hop, self._move, self._is_frozen = store, move.to, move.token, None, False
+        log.warning("store_moved", hint="The asset store was moved: set MONGODB_URI to where it is now")
+
+    async def _acknowledge(self, move: Move) -> None:
+        """Let the command know that this process takes part, and when its last write has ended."""
+        is_still = self._is_frozen and not self._under_way
+        word = f"{move.token} {Phase.FREEZING if is_still else Phase.COPYING}"
+        said, said_at = self._acknowledged
+        if said != word or time.monotonic() - said_at > BEAT_SECONDS:
+            data = {"said": word, "beat": secrets.token_hex(4)}
+            await self._store.keep(Kept(PROCESS, self._id, utc_now(), data))
+            self._acknowledged = word, time.monotonic()
+
+    async def _write(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        if self._move is not None and self._move.pace_seconds:
+            await asyncio.sleep(self._move.pace_seconds)
+        while self._is_frozen or time.monotonic() - self._looked_at > LEASE_SECONDS:
+            await self.look()
+            if self._is_frozen:
+                await asyncio.sleep(MOVING_SECONDS)
+        # From here to where it counts as under way nothing else runs.
+        store, is_moving, subjects = self._store, self._move is not None, WRITES.get(name, _nothing)(*args, **kwargs)
+        write, mark = getattr(store, name), object()
+        self._under_way[mark] = subjects
+        try:
+            if not is_moving:
+                return await write(*args, **kwargs)
+            if name in PURGES:
+                return 0
+            if name in POSTPONED:
+                raise DependencyUnavailable("The asset store is being moved")
+            note = _note(subjects)
+            await store.keep(note)
+            result = await write(*args, **kwargs)
+            with suppress(DependencyUnavailable):
+                await store.keep(replace(note, data={**note.data, "isDone": True}))
+            return result
+        finally:
+            del self._under_way[mark]
+
+
+def _nothing(*_: Any, **__: Any) -> Sequence[Subject]:
+    return ()
+
+
+def _note(subjects: Sequence[Subject]) -> Kept:
+    data = {"subjects": [list(each) for each in subjects], "isDone": False}
+    return Kept(NOTE, secrets.token_hex(12), utc_now(), data)

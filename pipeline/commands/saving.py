@@ -1,0 +1,96 @@
+"""The commands `backup`, `restore` and `verify`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from pipeline.commands.moving import Bar, places, run, tell, with_json
+from pipeline.settings import Settings
+from pipeline.usecases import backup as backups
+from pipeline.usecases import restoring
+from pipeline.usecases.backup_file import Tally
+from pipeline.usecases.patience import Patience
+from pipeline.usecases.verifying import LEAVING, Verification
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@with_json
+def backup(file: Path, as_json: bool) -> None:
+    """Write all assets, their images and what the store keeps beside them (dead letters, pauses) to FILE.
+
+    The service may run meanwhile. FILE is readable for its owner only. Exit code 1: some images or documents could not
+    be had; they are listed, and everything else is in FILE.
+    """
+
+    async def work(settings: Settings, bar: Bar) -> Tally:
+        async with places(settings) as (store, storages):
+            return await backups.back_up(store, storages, file, bar, patience=Patience(bar.wait))
+
+    tally = run(work, "Saving")
+    tell(tally.shown(), tally.told, as_json)
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--resume", is_flag=True, help="Go on after an interruption: the store holds assets already.")
+@click.option("--partial", is_flag=True, help="Of a damaged FILE, restore what is whole.")
+@with_json
+def restore(file: Path, resume: bool, partial: bool, as_json: bool) -> None:
+    """Put a backup into the asset store and the storage that the settings name, which must be empty.
+
+    FILE is checked first; of a damaged one nothing is restored without --partial. Photos that were being processed are
+    processed once the service runs. Exit code 1: something is damaged, or could not be had when FILE was written; it is
+    listed, and everything else is restored.
+    """
+
+    async def work(settings: Settings, bar: Bar) -> Tally:
+        async with places(settings) as (store, storages):
+            patience = Patience(bar.wait)
+            return await restoring.restore(
+                store, storages, file, resumes=resume, is_partial=partial, on_asset=bar, patience=patience
+            )
+
+    tally = run(work, "Restoring", hint="Run it again with --resume to go on.")
+    tell(tally.shown(), tally.told, as_json)
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@with_json
+def verify(file: Path | None, as_json: bool) -> None:
+    """Read every image and compare it with what its asset says; or check a backup FILE.
+
+    Exit code 1: an image is missing, damaged or unreadable, no asset names it, or a document is damaged. Images that
+    have been moved away from a storage stay there as long as their URLs work, and are only counted.
+    """
+
+    async def work_file(settings: Settings, bar: Bar) -> Tally:
+        assert file is not None
+        return await asyncio.to_thread(restoring.check_backup, file, bar)
+
+    async def work(settings: Settings, bar: Bar) -> tuple[dict[str, int], list[str]]:
+        numbers, flaws = {"assets": 0, LEAVING: 0}, []
+
+        def checked() -> None:
+            numbers["assets"] += 1
+            bar()
+
+        async with places(settings) as (store, storages):
+            verification = Verification(store, storages, Patience(bar.wait))
+            async for flaw in verification.flaws(checked):
+                if flaw.what == LEAVING:
+                    numbers[LEAVING] += 1
+                else:
+                    flaws.append(flaw.text)
+        numbers |= {f"images in {backend}": count for backend, count in sorted(verification.images.items())}
+        return numbers, flaws
+
+    if file is None:
+        tell(*run(work, "Checking"), as_json)
+    else:
+        tally = run(work_file, "Checking")
+        tell(tally.shown(), tally.told, as_json)

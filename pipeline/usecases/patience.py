@@ -1,0 +1,86 @@
+"""How backup, verify and move bear a storage or an asset store that is away for a while. Runs on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from pipeline.assets.asset import ImageRef
+from pipeline.delays import retry_delays
+from pipeline.errors import ConfigurationError, DependencyUnavailable
+from pipeline.texts import cause_of
+from pipeline.usecases.every_image import read_checked
+from pipeline.usecases.storage import StoredImages
+
+T = TypeVar("T")
+# For one call that fails again and again: a restart or a failover is over by then.
+LONGEST_SECONDS = 120.0
+# For all calls of a command: a disk with many unreadable blocks must not keep it for days.
+IN_ALL_SECONDS = 900.0
+FIRST_SECONDS, LAST_SECONDS = 0.5, 10.0
+# So many images in a row that cannot be read are not the images' fault.
+FAILURES_AT_MOST = 5
+
+
+class Unreadable(Exception):
+    """One image cannot be read now, though its storage may hold it. The text says why."""
+
+
+class Patience:
+    """Repeats calls that fail because something is away."""
+
+    def __init__(
+        self,
+        on_wait: Callable[[str], None] = lambda cause: None,
+        *,
+        longest_seconds: float = LONGEST_SECONDS,
+        in_all_seconds: float = IN_ALL_SECONDS,
+    ) -> None:
+        """on_wait: called with the cause whenever it waits."""
+        self._on_wait = on_wait
+        self._longest_seconds = longest_seconds
+        self._left_seconds = in_all_seconds
+        self._failures = 0
+
+    async def bear(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Return what the work returns; DependencyUnavailable when it fails for too long."""
+        delays, waited = retry_delays(FIRST_SECONDS, LAST_SECONDS), 0.0
+        while True:
+            try:
+                return await work()
+            except DependencyUnavailable as error:
+                delay = next(delays)
+                waited, self._left_seconds = waited + delay, self._left_seconds - delay
+                # What is not set up does not come by waiting.
+                is_hopeless = isinstance(error.__cause__, ConfigurationError)
+                if is_hopeless or waited > self._longest_seconds or self._left_seconds < 0:
+                    raise
+                self._on_wait(cause_of(error))
+                await asyncio.sleep(delay)
+
+    async def read(self, storage: StoredImages, image: ImageRef) -> bytes:
+        """Return the image's bytes; FileNotFoundError and ValueError as read_checked, Unreadable.
+
+        DependencyUnavailable: one after the other could not be read, so the storage is away.
+        """
+        try:
+            content = await self.bear(lambda: read_checked(storage, image))
+        except DependencyUnavailable as error:
+            is_set_up = not isinstance(error.__cause__, ConfigurationError)
+            self._failures += is_set_up
+            if self._failures >= FAILURES_AT_MOST:
+                raise DependencyUnavailable(f"The storage {image.backend} does not answer") from error
+            raise Unreadable(cause_of(error)) from error
+        except (FileNotFoundError, ValueError):
+            self._failures = 0
+            raise
+        self._failures = 0
+        return content
+
+
+def what_is_wrong(error: Exception) -> str:
+    """Return in words what Patience.read found of an image."""
+    if isinstance(error, FileNotFoundError):
+        return "missing"
+    return "damaged" if isinstance(error, ValueError) else f"unreadable: {error}"

@@ -1,0 +1,202 @@
+"""Use case: what a backup holds is checked, and put into a store and a storage that are empty."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from pipeline.assets.asset import ASSET_ID, Asset, ImageRef
+from pipeline.assets.store import IDENTITY, SCHEMA_KIND, AssetStore, Kept, KeyRecord
+from pipeline.clock import utc_now
+from pipeline.errors import Conflict, ConfigurationError, DependencyUnavailable, PipelineError, ValidationError
+from pipeline.images import content_type_of
+from pipeline.usecases.backup_file import LAST, UNREADABLE, Member, Tally, check_totals, members
+from pipeline.usecases.moving import KIND as MOVE
+from pipeline.usecases.patience import Patience
+from pipeline.usecases.storage import StoredImages
+from pipeline.usecases.storages_in_use import KIND as IN_USE
+from pipeline.usecases.storages_in_use import LEFT_KIND
+
+INSTANTS = ("createdAt", "updatedAt", "finishedAt")
+PUBLIC_ID = re.compile(r"[a-z0-9-]+(/[a-z0-9-]+)*")
+# What is true only of the store and the storages that were saved.
+NOT_RESTORED = {IN_USE, LEFT_KIND, MOVE, SCHEMA_KIND}
+
+
+async def restore(
+    store: AssetStore,
+    storage: StoredImages,
+    path: Path,
+    *,
+    resumes: bool = False,
+    is_partial: bool = False,
+    on_asset: Callable[[], None] = lambda: None,
+    patience: Patience | None = None,
+) -> Tally:
+    """Put everything into the store and the current storage, one image in memory at a time.
+
+    resumes: goes on where an earlier one was interrupted; otherwise Conflict unless the store is empty. is_partial:
+    takes what is whole of a damaged file; otherwise ValidationError, and nothing is written.
+    """
+    if not resumes and await store.all_ids(limit=1):
+        raise Conflict("The asset store holds assets already: restore into an empty one, or go on with --resume")
+    if not is_partial and (damage := (await asyncio.to_thread(check_backup, path)).damage):
+        raise ValidationError(f"The backup is damaged: {damage[0]}. With --partial what is whole is restored")
+    restoring = _Restoring(store, storage, patience or Patience(), resumes=resumes)
+    await restoring.begin()
+    try:
+        for member in members(path):
+            await restoring.take(member, on_asset)
+    except ValidationError as error:
+        if not is_partial:
+            raise
+        restoring.tally.damage.append(error.message)
+    return restoring.tally
+
+
+class _Restoring:
+    """One run of the command."""
+
+    def __init__(self, store: AssetStore, storage: StoredImages, patience: Patience, *, resumes: bool) -> None:
+        self.tally = Tally()
+        self._store = store
+        self._storage = storage
+        self._patience = patience
+        self._resumes = resumes
+        # The images that came since the last document, by public_id; the storage of those that were not saved is "".
+        self._images: dict[str, ImageRef] = {}
+
+    async def begin(self) -> None:
+        """Note that the current storage holds images from now on."""
+        await self._store.keep(Kept(IN_USE, self._storage.backends[0], utc_now(), {}))
+
+    async def take(self, member: Member, on_asset: Callable[[], None]) -> None:
+        """Restore one member; what is wrong with it is told in the tally."""
+        kind, _, name = member.name.partition("/")
+        try:
+            if kind == "images":
+                await self._take_image(name, member)
+            elif kind == "assets":
+                await self._take_asset(name.removesuffix(".json"), member.json())
+                on_asset()
+            elif kind == "kept":
+                await self._take_kept(member.json())
+            elif kind == "keys":
+                await self._take_key(member.json())
+            elif member.name == LAST:
+                check_totals(member, self.tally)
+        except UNREADABLE:
+            self.tally.damage.append(f"{member.name} is damaged")
+
+    async def _take_image(self, public_id: str, member: Member) -> None:
+        if not member.is_sound or not PUBLIC_ID.fullmatch(public_id):
+            raise ValueError(public_id)
+        image = ImageRef("", public_id, sha256=member.digest, bytes=len(member.content))
+        # What an earlier run restored may have changed since.
+        if self._resumes and await self._store.known([public_id.partition("/")[0]]):
+            self._images[public_id] = image
+            return
+        content_type = content_type_of(member.content)
+        try:
+            saved = await self._patience.bear(
+                lambda: self._storage.save(public_id, io.BytesIO(member.content), content_type)
+            )
+        except (DependencyUnavailable, ConfigurationError):
+            raise
+        except PipelineError as error:
+            self.tally.flaws.append(f"{public_id} is refused by the storage: {error.message}")
+            return
+        self._images[public_id] = replace(image, backend=saved.backend, url=saved.url)
+
+    async def _take_asset(self, asset_id: str, fields: Mapping[str, Any]) -> None:
+        images, self._images = self._images, {}
+        asset = _asset(fields["asset"])
+        if asset.id != asset_id or not ASSET_ID.fullmatch(asset_id):
+            raise ValueError(asset_id)
+        for public_id, digest in fields["images"].items():
+            if public_id in images and images[public_id].sha256 != digest:
+                self.tally.damage.append(f"images/{public_id} is damaged")
+                del images[public_id]
+
+        def restored(image: ImageRef) -> ImageRef:
+            found = images.get(image.public_id)
+            return replace(image, backend=found.backend, url=found.url, sha256=found.sha256) if found else image
+
+        asset = replace(
+            asset,
+            original=restored(asset.original),
+            processed=asset.processed and restored(asset.processed),
+            previews={side: restored(image) for side, image in asset.previews.items()},
+        )
+        await self._patience.bear(partial(self._store.create, asset))
+        self.tally.assets += 1
+        self.tally.images += len(images)
+
+    async def _take_kept(self, fields: Mapping[str, Any]) -> None:
+        at = cast(datetime, _instant(fields["at"]))
+        kept = Kept(fields["kind"], fields["id"], at, fields["data"], fields["userId"], fields["assetId"])
+        self.tally.kept += 1
+        if kept.kind in NOT_RESTORED:
+            return
+        # A store that is in use has its own id, and what an earlier run restored may have changed since.
+        if (self._resumes or kept.kind == IDENTITY) and await self._store.find_kept(kept.kind, kept.id) is not None:
+            return
+        await self._patience.bear(partial(self._store.keep, kept))
+
+    async def _take_key(self, fields: Mapping[str, Any]) -> None:
+        record = KeyRecord(str(fields["assetId"]), str(fields["fingerprint"]))
+        at = cast(datetime, _instant(fields["createdAt"]))
+        await self._patience.bear(partial(self._store.claim_key, str(fields["key"]), record, at))
+        self.tally.keys += 1
+
+
+def check_backup(path: Path, on_asset: Callable[[], None] = lambda: None) -> Tally:
+    """Return what is in a backup, with all that is wrong with it. ValidationError: it is none, or not whole."""
+    tally = Tally()
+    hashes: dict[str, str] = {}
+    for member in members(path):
+        kind, _, name = member.name.partition("/")
+        try:
+            if kind == "images":
+                hashes[name] = member.digest
+                if not member.is_sound or not PUBLIC_ID.fullmatch(name):
+                    raise ValueError(name)
+            elif kind == "assets":
+                found, hashes = hashes, {}
+                fields = member.json()
+                _asset(fields["asset"])
+                wrong = [each for each, digest in fields["images"].items() if found.get(each) != digest]
+                # One that was changed in the file is told of already.
+                tally.damage += [f"images/{each} is missing" for each in wrong if each not in found]
+                tally.assets += 1
+                tally.images += len(fields["images"])
+                on_asset()
+            elif kind in ("kept", "keys"):
+                member.json()
+                tally.kept += kind == "kept"
+                tally.keys += kind == "keys"
+            elif member.name == LAST:
+                check_totals(member, tally)
+        except UNREADABLE:
+            tally.damage.append(f"{member.name} is damaged")
+    return tally
+
+
+def _asset(fields: Mapping[str, Any]) -> Asset:
+    document = dict(fields)
+    for name in INSTANTS:
+        document[name] = _instant(document[name])
+    meta = document["aiMetadata"]
+    document["aiMetadata"] = meta | {"processedAt": _instant(meta["processedAt"])}
+    return Asset.from_document(document)
+
+
+def _instant(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

@@ -1,0 +1,393 @@
+"""Use case: all that the asset store holds goes to another one while the service runs.
+
+assets/movable.py tells what the processes of the service do meanwhile. This side copies everything and compares the
+copies, copies again what the processes note as changed until little is left, lets their writes wait, copies the rest,
+and decides. Interrupted at any moment and begun again it goes on. Until the decision the old store is the store; it
+stays as it was then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from pipeline.assets.asset import Asset
+from pipeline.assets.movable import (
+    ARRIVED,
+    BEAT_SECONDS,
+    IS_MOVED,
+    IS_THAWED,
+    LEASE_SECONDS,
+    MOVE,
+    NOTE,
+    PROCESS,
+    STORE,
+    Move,
+    Phase,
+)
+from pipeline.assets.store import IDENTITY, SCHEMA_KIND, AssetStore, Kept, KeyRecord
+from pipeline.clock import utc_now
+from pipeline.errors import Conflict, DependencyUnavailable, ValidationError
+from pipeline.usecases.patience import Patience
+
+PAGE = 100
+NOTES_AT_ONCE = 500
+# With so few changes in one pass the next is over in a moment.
+FEW_NOTES = 100
+# Who has given no sign of life for so long is dead, or will look before it writes again.
+DEAD_SECONDS = 15.0
+# Longer than that nobody's writes wait: the command gives way and tries again later.
+FREEZE_SECONDS = 20.0
+# For how long each write waits at first, and at most, where the copies do not catch up with the writes.
+FIRST_PACE_SECONDS, LAST_PACE_SECONDS = 0.02, 1.0
+POLL_SECONDS = 0.1
+# So many copies at once.
+AT_ONCE = 16
+REST_SECONDS = 5.0
+# What tells of the move itself, and what each database says of its own form.
+NOT_COPIED = (NOTE, PROCESS, SCHEMA_KIND)
+PROBE = "probe"
+EVER = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class Copied:
+    """What was copied. late: assets that a stopped process may have changed after the decision, each in one line."""
+
+    assets: int = 0
+    kept: int = 0
+    keys: int = 0
+    late: list[str] = field(default_factory=list)
+
+
+class _Interrupted(Exception):
+    """The processes have decided against this try."""
+
+
+class StoreMove:
+    """One run of the command."""
+
+    def __init__(
+        self,
+        old: AssetStore,
+        new: AssetStore,
+        to: str,
+        patience: Patience,
+        *,
+        on_asset: Callable[[], None] = lambda: None,
+        on_phase: Callable[[str], None] = lambda words: None,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
+        """to: the address of the new store. on_phase: called with what is being done, in words.
+
+        lease_seconds: after which time every process knows of the move.
+        """
+        self._old = old
+        self._new = new
+        self._patience = patience
+        self._on_asset = on_asset
+        self._on_phase = on_phase
+        self._lease_seconds = lease_seconds
+        self._move = Move(secrets.token_hex(8), Phase.COPYING, to, secrets.token_hex(8))
+        self._recording = asyncio.Lock()
+        self._alive: dict[str, tuple[str, float]] = {}
+        self._said: dict[str, str] = {}
+        self.copied = Copied()
+
+    async def run(self) -> Copied:
+        """Move everything. Conflict, ValidationError: it cannot be moved there; the texts say why.
+
+        DependencyUnavailable: a store is away for too long, or another run of the command has taken over.
+        """
+        await self._check_target()
+        await self._begin()
+        beating = asyncio.create_task(self._beat())
+        working = asyncio.create_task(self._work())
+        try:
+            await asyncio.wait([beating, working], return_when=asyncio.FIRST_COMPLETED)
+            await (beating if beating.done() else working)
+            return self.copied
+        except ValidationError:
+            # There is nothing to go on with.
+            await abandon(self._old)
+            raise
+        finally:
+            beating.cancel()
+            working.cancel()
+            await asyncio.gather(beating, working, return_exceptions=True)
+
+    async def _work(self) -> None:
+        self._on_phase("Waiting until every process knows of the move")
+        await asyncio.sleep(self._lease_seconds)
+        await self._copy_all()
+        while True:
+            self._on_phase("Copying what has changed")
+            await self._catch_up()
+            try:
+                await self._decide()
+                return
+            except _Interrupted:
+                self._on_phase("A process would not wait: again in a moment")
+                await self._record(token=secrets.token_hex(8), phase=Phase.COPYING)
+                await asyncio.sleep(REST_SECONDS)
+
+    async def _check_target(self) -> None:
+        """Refuse a store that is the same, or holds what is somebody else's."""
+        mark = Kept(MOVE, PROBE, utc_now(), {"mark": secrets.token_hex(8)})
+        await self._old.keep(mark)
+        seen = await self._new.find_kept(MOVE, PROBE)
+        await self._old.discard(MOVE, PROBE)
+        if seen is not None and seen.data == mark.data:
+            raise Conflict("The asset store is there already")
+        identity = await self._new.find_kept(IDENTITY, IDENTITY)
+        is_ours = identity is not None and identity.data["id"] == await self._old.identity()
+        if not is_ours and await self._new.all_ids(limit=1):
+            raise Conflict("The other asset store holds assets that are not from here: name an empty one")
+
+    async def _begin(self) -> None:
+        """Leave the record, or go on with the one that an earlier run has left."""
+        found = Move.of(await self._old.find_kept(MOVE, STORE))
+        if found is not None:
+            await asyncio.sleep(2 * BEAT_SECONDS)
+            later = Move.of(await self._old.find_kept(MOVE, STORE))
+            if later is not None and later.beat != found.beat:
+                raise Conflict("Another `move --store` is running")
+            # The earlier run may only be stopped: it must not decide any more.
+            if await self._claim(IS_THAWED, found) == IS_MOVED:
+                raise Conflict("The asset store was moved just now")
+            if found.to == self._move.to:
+                self._move = replace(self._move, after=found.after, beat=found.beat + 1)
+        await self._old.keep(self._move.kept())
+
+    async def _record(self, **changes: Any) -> None:
+        """Write the record anew, if it is still this run's."""
+        async with self._recording:
+            found = Move.of(await self._old.find_kept(MOVE, STORE))
+            if found is None or found.owner != self._move.owner:
+                raise Conflict("Another `move --store` has taken over, or this one was abandoned")
+            self._move = replace(self._move, **changes, beat=self._move.beat + 1)
+            await self._old.keep(self._move.kept())
+
+    async def _beat(self) -> None:
+        """Show that this run lives, and see which processes do."""
+        while True:
+            await self._patience.bear(self._record)
+            with contextlib.suppress(DependencyUnavailable):
+                await self._look_around()
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def _look_around(self) -> None:
+        now = time.monotonic()
+        for kept in await self._old.kept(PROCESS, limit=NOTES_AT_ONCE):
+            beat, _ = self._alive.get(kept.id, ("", 0.0))
+            if beat != kept.data["beat"]:
+                self._alive[kept.id] = kept.data["beat"], now
+            self._said[kept.id] = kept.data["said"]
+
+    async def _copy_all(self) -> None:
+        self._on_phase("Copying")
+        bear = self._patience.bear
+        await bear(self._clear_strangers)
+        await bear(self._copy_kept)
+        await bear(self._copy_keys)
+        damaged: list[str] = []
+        while ids := await bear(lambda: self._old.all_ids(limit=PAGE, after=self._move.after)):
+            assets = await bear(lambda: self._old.get_many(ids))
+            await bear(lambda: self._put(assets))
+            if missing := set(ids) - {asset.id for asset in assets}:
+                damaged += sorted(await bear(lambda: self._old.known(missing)))
+            for _ in assets:
+                self._on_asset()
+            self.copied.assets += len(assets)
+            await bear(lambda: self._record(after=ids[-1]))
+        if damaged:
+            shown = ", ".join(damaged[:10]) + (", ..." if len(damaged) > 10 else "")
+            raise ValidationError(f"Damaged documents cannot be moved; remove them first: {shown}")
+
+    async def _clear_strangers(self) -> None:
+        """Remove from the new store what an earlier try, or the time before a move back, has left there."""
+        await self._new.purge_keys(EVER)
+        async for ids in _pages(self._new.all_ids, lambda ids: ids[-1]):
+            await self._remove(set(ids) - set(await self._old.known(ids)))
+        async for page in _pages(self._new.all_kept, lambda page: (page[-1].kind, page[-1].id), ("", "")):
+            for kept in filter(_is_copied, page):
+                if await self._old.find_kept(kept.kind, kept.id) is None:
+                    await self._new.discard(kept.kind, kept.id)
+
+    async def _copy_kept(self) -> None:
+        self.copied.kept = 0
+        async for page in _pages(self._old.all_kept, lambda page: (page[-1].kind, page[-1].id), ("", "")):
+            wanted = [kept for kept in page if _is_copied(kept)]
+            await asyncio.gather(*(self._new.keep(kept) for kept in wanted))
+            self.copied.kept += len(wanted)
+
+    async def _copy_keys(self) -> None:
+        self.copied.keys = 0
+        async for page in _pages(self._old.all_keys, lambda page: page[-1].key):
+            await asyncio.gather(*(self._new.claim_key(each.key, each.record, each.created_at) for each in page))
+            self.copied.keys += len(page)
+
+    async def _put(self, assets: Collection[Asset]) -> None:
+        """Copy the assets, and compare the copies."""
+        await asyncio.gather(*map(self._put_one, assets))
+        copies = {copy.id: copy for copy in await self._new.get_many([asset.id for asset in assets])}
+        for asset in assets:
+            if asset.id not in copies or copies[asset.id].to_document() != asset.to_document():
+                raise Conflict(f"The other asset store does not give back what it is given: asset {asset.id}")
+
+    async def _put_one(self, asset: Asset) -> None:
+        if await self._new.create(asset):
+            return
+        copy = await self._new.get(asset.id)
+        if copy is None or copy.to_document() != asset.to_document():
+            await self._remove([asset.id])
+            await self._new.create(asset)
+
+    async def _remove(self, asset_ids: Iterable[str]) -> None:
+        for asset_id in asset_ids:
+            if (copy := await self._new.get(asset_id)) is not None:
+                await self._new.delete(asset_id, copy.user_id)
+
+    async def _catch_up(self) -> None:
+        """Copy what is noted until that is little; where more is written than copied, writes have to wait a little."""
+        count = await self._pass(utc_now())
+        while count > FEW_NOTES:
+            before, count = count, await self._pass(utc_now())
+            if count > before / 2:
+                pace = min(max(2 * self._move.pace_seconds, FIRST_PACE_SECONDS), LAST_PACE_SECONDS)
+                await self._patience.bear(partial(self._record, pace_seconds=pace))
+
+    async def _pass(self, until: datetime = EVER) -> int:
+        """Copy again what is noted as changed until then; return how many notes there were."""
+        count = 0
+        async for notes in self._notes():
+            if notes[0].at > until:
+                break
+            await self._patience.bear(lambda: self._copy_noted(notes))
+            # One that was not done when it was read may yet change something.
+            await self._old.discard(NOTE, *(note.id for note in notes if note.data["isDone"]))
+            count += len(notes)
+        return count
+
+    def _notes(self) -> Any:
+        async def page(*, limit: int, after: tuple[datetime, str] | None) -> Sequence[Kept]:
+            return await self._patience.bear(lambda: self._old.kept(NOTE, limit=NOTES_AT_ONCE, after=after))
+
+        return _pages(page, lambda notes: (notes[-1].at, notes[-1].id), None)
+
+    async def _copy_noted(self, notes: Sequence[Kept]) -> None:
+        subjects = {tuple(subject) for note in notes for subject in note.data["subjects"]}
+        asset_ids = [each[1] for each in subjects if each[0] == "asset"]
+        for at in range(0, len(asset_ids), PAGE):
+            some = asset_ids[at : at + PAGE]
+            found = await self._old.get_many(some)
+            await self._put(found)
+            await self._remove(set(some) - {asset.id for asset in found})
+        # First what removes keys: those that are claimed anew are copied after it.
+        for kinds in (("keys",), ("key", "kept")):
+            some = [self._copy_thing(*subject) for subject in subjects if subject[0] in kinds]
+            for at in range(0, len(some), AT_ONCE):
+                await asyncio.gather(*some[at : at + AT_ONCE])
+
+    async def _copy_thing(self, kind: str, *name: str) -> None:
+        if kind == "keys":
+            await self._new.discard_keys(name[0])
+        elif kind == "key":
+            await self._copy_key(name[0])
+        elif _is_copied(Kept(name[0], name[1], EVER, {})):
+            kept = await self._old.find_kept(name[0], name[1])
+            await (self._new.keep(kept) if kept is not None else self._new.discard(name[0], name[1]))
+
+    async def _copy_key(self, key: str) -> None:
+        record, copy = await self._old.find_key(key), await self._new.find_key(key)
+        if record is not None and record != copy:
+            instead_of = copy.asset_id if copy is not None else None
+            await self._new.claim_key(key, record, utc_now(), instead_of=instead_of)
+
+    async def _decide(self) -> None:
+        """Let writes wait, copy the rest, and decide; _Interrupted when that was taking too long for a process."""
+        ends_at = time.monotonic() + FREEZE_SECONDS
+        await self._record(phase=Phase.FREEZING)
+        self._on_phase("Copying the last changes")
+        while not await self._all_still():
+            if time.monotonic() > ends_at:
+                await self._claim(IS_THAWED)
+                raise _Interrupted
+            await asyncio.sleep(POLL_SECONDS)
+        await self._pass()
+        unfinished = await self._unfinished()
+        stale = await self._new.find_kept(MOVE, STORE)
+        ends = stale.data["token"] if stale is not None else ""
+        await self._new.keep(Kept(MOVE, ARRIVED, utc_now(), {"token": self._move.token, "ends": ends}))
+        if await self._claim(IS_MOVED if time.monotonic() < ends_at else IS_THAWED) != IS_MOVED:
+            raise _Interrupted
+        await self._record(phase=Phase.MOVED)
+        await self._new.discard(MOVE, STORE)
+        await self._finish(unfinished)
+
+    async def _all_still(self) -> bool:
+        """Return whether every process that lives has said that its writes have ended."""
+        await self._look_around()
+        still, now = f"{self._move.token} {Phase.FREEZING}", time.monotonic()
+        return all(self._said[each] == still or now - at > DEAD_SECONDS for each, (_, at) in self._alive.items())
+
+    async def _claim(self, what: str, move: Move | None = None) -> str:
+        """Return what stands for the decision about a move, by default this run's."""
+        key, record = (move or self._move).decision, KeyRecord("", what)
+        return (await self._patience.bear(lambda: self._old.claim_key(key, record, utc_now()))).fingerprint
+
+    async def _unfinished(self) -> Mapping[str, Asset | None]:
+        """Return the assets that notes name whose writes have not ended, as they are now."""
+        found: dict[str, Asset | None] = {}
+        async for notes in self._notes():
+            for kind, *name in (subject for note in notes for subject in note.data["subjects"]):
+                if kind == "asset":
+                    found[name[0]] = await self._old.get(name[0])
+        return found
+
+    async def _finish(self, unfinished: Mapping[str, Asset | None]) -> None:
+        """See whether a process that was taken for dead has changed something after all; clear away what was noted."""
+        if unfinished or any(time.monotonic() - at > DEAD_SECONDS for _, at in self._alive.values()):
+            await asyncio.sleep(self._lease_seconds)
+        for asset_id, asset in (await self._unfinished()).items():
+            if asset_id not in unfinished or unfinished[asset_id] != asset:
+                self.copied.late.append(f"Asset {asset_id} was changed in the old store after the move")
+        await clear(self._old)
+
+
+async def abandon(store: AssetStore) -> bool:
+    """End a move that is not decided; False when there is none."""
+    move = Move.of(await store.find_kept(MOVE, STORE))
+    if move is None or move.phase is Phase.MOVED:
+        return False
+    stands = await store.claim_key(move.decision, KeyRecord("", IS_THAWED), utc_now())
+    if stands.fingerprint == IS_MOVED:
+        return False
+    await store.discard(MOVE, STORE)
+    await clear(store)
+    return True
+
+
+async def clear(store: AssetStore) -> None:
+    """Remove what a move has noted."""
+    for kind in (NOTE, PROCESS):
+        while page := await store.kept(kind, limit=NOTES_AT_ONCE):
+            await store.discard(kind, *(each.id for each in page))
+
+
+def _is_copied(kept: Kept) -> bool:
+    return kept.kind not in NOT_COPIED and (kept.kind, kept.id) not in {(MOVE, STORE), (MOVE, ARRIVED), (MOVE, PROBE)}
+
+
+async def _pages(read: Callable[..., Awaitable[Sequence[Any]]], last: Callable[[Any], Any], after: Any = "") -> Any:
+    """Yield all pages; last: returns after what the next one begins."""
+    while page := await read(limit=PAGE, after=after):
+        yield page
+        after = last(page)

@@ -1,0 +1,492 @@
+"""The asset store goes to another one while it is written to: in one process, step by step, and as a command beside a
+service that takes uploads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tornado.ioloop import IOLoop
+
+from pipeline.assets import movable
+from pipeline.assets.asset import AssetStatus
+from pipeline.assets.mongo import MongoAssetStore
+from pipeline.assets.movable import MOVE, NOTE, PROCESS, STORE, MovableStore, Move, Phase
+from pipeline.assets.sqlite import SqliteAssetStore
+from pipeline.assets.store import AssetStore, Kept, KeyRecord
+from pipeline.clock import utc_now
+from pipeline.errors import Conflict, DependencyUnavailable, ValidationError
+from pipeline.usecases import store_moving
+from pipeline.usecases.patience import Patience
+from pipeline.usecases.store_moving import Copied, StoreMove, abandon
+from tests.factories import make_asset
+from tests.integration.test_asset_store import FOUND, NOON, damage
+from tests.integration.test_moving import Uploads, command, read
+from tests.service import ROOT, AiService, Service
+
+pytestmark = pytest.mark.fault("U17")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is waited for longer than these tests need."""
+    monkeypatch.setattr(movable, "LEASE_SECONDS", 0.2)
+    monkeypatch.setattr(movable, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(movable, "MOVING_SECONDS", 0.02)
+    monkeypatch.setattr(store_moving, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(store_moving, "REST_SECONDS", 0.05)
+
+
+class Scene:
+    """A service's store, and the two databases between which it moves."""
+
+    def __init__(self, old: str, new: str) -> None:
+        self.old, self.new = old, new
+        self.movable = MovableStore(self.opener(old), old, self.opener)
+        self.store = self.movable.as_asset_store()
+
+    @staticmethod
+    def opener(uri: str) -> AssetStore:
+        return MongoAssetStore(uri) if uri.startswith("mongodb") else SqliteAssetStore(Path(uri))
+
+    async def move(
+        self, old: str = "", new: str = "", on_phase: Callable[[str], None] = lambda words: None, **options: Any
+    ) -> Copied:
+        """Do what the command does."""
+        stores = self.opener(old or self.old), self.opener(new or self.new)
+        try:
+            for store in stores:
+                await store.open()
+            patience = Patience(longest_seconds=5)
+            move = StoreMove(*stores, new or self.new, patience, on_phase=on_phase, lease_seconds=0.3, **options)
+            copied = await move.run()
+            await self.movable.look()
+            return copied
+        finally:
+            for store in stores:
+                await store.close()
+
+    async def raw(self, uri: str, ask: Callable[[AssetStore], Awaitable[Any]]) -> Any:
+        """Return what one of the databases says itself."""
+        store = self.opener(uri)
+        await store.open()
+        try:
+            return await ask(store)
+        finally:
+            await store.close()
+
+
+@pytest.fixture(params=["sqlite", "mongo"])
+def scene(request: pytest.FixtureRequest, tmp_path: Path, io_loop: IOLoop) -> Iterator[Scene]:
+    """The other database is a second file, or a MongoDB."""
+    new = str(tmp_path / "new.sqlite") if request.param == "sqlite" else request.getfixturevalue("mongo_uri")
+    scene = Scene(str(tmp_path / "old.sqlite"), new)
+    io_loop.run_sync(scene.movable.open)
+    io_loop.run_sync(scene.store.identity)
+    following = asyncio.ensure_future(scene.movable.run(), loop=io_loop.asyncio_loop)  # type: ignore[attr-defined]
+    yield scene
+    following.cancel()
+    io_loop.run_sync(scene.movable.close)
+
+
+only_files = pytest.mark.parametrize("scene", ["sqlite"], indirect=True)
+
+
+class Load:
+    """Writes of all kinds, one after the other, until it is left. expected: what each asset has to be then."""
+
+    def __init__(self, store: AssetStore) -> None:
+        self._store = store
+        self.expected: dict[str, Any] = {}
+        self.gone: list[str] = []
+        self._is_over = False
+
+    async def __aenter__(self) -> Load:
+        self._task = asyncio.create_task(self._write())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._is_over = True
+        await self._task
+
+    async def _write(self) -> None:
+        number = 0
+        while not self._is_over:
+            number += 1
+            asset = make_asset()
+            assert await self._store.create(asset)
+            await self._store.claim_key(f"key-{asset.id}", KeyRecord(asset.id, "f"), utc_now())
+            begun = await self._store.begin(asset.id, asset.user_id, asset.processing_job_id)
+            assert begun is not None and begun.fence == 1
+            found = await self._store.finish(
+                asset.id,
+                asset.processing_job_id,
+                1,
+                status=AssetStatus.ACTIVE,
+                ai_metadata=FOUND,
+                processed=None,
+                finished_at=NOON,
+            )
+            assert found is not None
+            await self._store.keep(Kept("letter", asset.id, NOON, {"n": number}))
+            self.expected[asset.id] = found.to_document()
+            if number % 4 == 0:
+                await self._store.discard("letter", asset.id)
+                await self._store.discard_keys(asset.id)
+                assert await self._store.delete(asset.id, asset.user_id)
+                self.gone.append(asset.id)
+                del self.expected[asset.id]
+            # More than any service writes, and less than a busy machine can copy at the same time.
+            await asyncio.sleep(0.02)
+
+    async def check(self, store: AssetStore) -> None:
+        """Fail unless the store holds exactly what was written."""
+        assert set(await store.all_ids(limit=100_000)) == set(self.expected)
+        for asset_id, document in self.expected.items():
+            asset = await store.get(asset_id)
+            assert asset is not None and asset.to_document() == document
+            assert await store.find_key(f"key-{asset_id}") == KeyRecord(asset_id, "f")
+        letters = await store.kept("letter", limit=100_000)
+        assert {letter.id for letter in letters} == set(self.expected)
+        for asset_id in self.gone:
+            assert await store.find_key(f"key-{asset_id}") is None
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_all_that_is_written_beside_a_move_is_in_the_new_store(scene: Scene) -> None:
+    """Also what is deleted meanwhile is gone there; and so it is back again, over what the first store still holds."""
+    identity = await scene.store.identity()
+    async with Load(scene.store) as load:
+        copied = await scene.move()
+        assert copied.late == [] and scene.movable.uri == scene.new
+        back = await scene.move(scene.new, scene.old)
+        assert back.late == [] and scene.movable.uri == scene.old
+    await load.check(scene.store)
+    await load.check(await _opened(scene.old))
+    assert await scene.store.identity() == identity
+    for kind in (NOTE, PROCESS):
+        assert await scene.store.kept(kind, limit=1) == []
+
+
+_left_open: list[AssetStore] = []
+
+
+async def _opened(uri: str) -> AssetStore:
+    store = Scene.opener(uri)
+    await store.open()
+    _left_open.append(store)
+    return store
+
+
+@pytest.fixture(autouse=True)
+def closes(io_loop: IOLoop) -> Iterator[None]:
+    """Close what _opened has opened."""
+    yield
+    while _left_open:
+        io_loop.run_sync(_left_open.pop().close)
+
+
+@pytest.mark.gen_test(timeout=60)
+@pytest.mark.parametrize("phase", ["Waiting", "Copying", "Copying what", "Copying the last"])
+@only_files
+async def test_move_that_ends_anywhere_goes_on_with_the_next_one(scene: Scene, phase: str) -> None:
+    """What is written before, between and beside the two runs is in the new store."""
+
+    class Killed(Exception):
+        pass
+
+    def die(words: str) -> None:
+        if words.startswith(phase):
+            raise Killed
+
+    async with Load(scene.store) as load:
+        with pytest.raises(Killed):
+            await scene.move(on_phase=die)
+        assert scene.movable.uri == scene.old
+        await scene.move()
+    await load.check(await _opened(scene.new))
+
+
+@pytest.mark.gen_test(timeout=60)
+@only_files
+async def test_writes_wait_for_a_command_that_is_gone_no_longer_than_the_limit(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process decides against the move then; what the command claims later does not count, and it begins again."""
+    monkeypatch.setattr(movable, "THAW_SECONDS", 0.3)
+    gone = Move("t-1", Phase.FREEZING, scene.new, "nobody")
+    await scene.store.keep(gone.kept())
+    await scene.movable.look()
+    assert await scene.store.create(make_asset())
+    assert scene.movable.uri == scene.old
+    stands = await scene.raw(scene.old, lambda store: store.claim_key(gone.decision, KeyRecord("", "moved"), NOON))
+    assert stands.fingerprint == "thawed"
+    await scene.move()
+    assert scene.movable.uri == scene.new and len(await scene.store.all_ids(limit=9)) == 1
+
+
+@pytest.mark.gen_test(timeout=60)
+@only_files
+async def test_reads_go_on_while_writes_wait(scene: Scene) -> None:
+    """A write that waits is made in the new store."""
+    asset = make_asset()
+    await scene.store.create(asset)
+    await scene.store.keep(Move("t-1", Phase.FREEZING, scene.new, "nobody").kept())
+    await scene.movable.look()
+    waiting = asyncio.create_task(scene.store.keep(Kept("letter", "1", NOON, {})))
+    assert await scene.store.get(asset.id) is not None
+    assert not waiting.done()
+    await scene.raw(scene.old, lambda store: store.keep(Move("t-1", Phase.MOVED, scene.new, "nobody").kept()))
+    await waiting
+    assert await scene.raw(scene.new, lambda store: store.find_kept("letter", "1")) is not None
+    assert await scene.raw(scene.old, lambda store: store.find_kept("letter", "1")) is None
+
+
+class Slow:
+    """A store whose creates begin and then wait until they may go on."""
+
+    def __init__(self, store: AssetStore) -> None:
+        self._store = store
+        self.has_begun, self.may_end = asyncio.Event(), asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def create(self, asset: Any) -> bool:
+        self.has_begun.set()
+        await self.may_end.wait()
+        return await self._store.create(asset)
+
+
+@pytest.mark.gen_test(timeout=60)
+@pytest.mark.parametrize("since", ["before the move", "during the move"])
+async def test_write_under_way_is_waited_for(tmp_path: Path, since: str) -> None:
+    """Nothing is decided before it has ended, and what it wrote is in the new store."""
+    scene = Scene(str(tmp_path / "old.sqlite"), str(tmp_path / "new.sqlite"))
+    slow = Slow(SqliteAssetStore(tmp_path / "old.sqlite"))
+    scene.movable = MovableStore(slow, scene.old, scene.opener)  # type: ignore[arg-type]
+    store, phases, asset = scene.movable.as_asset_store(), asyncio.Queue[str](), make_asset()
+    await scene.movable.open()
+    following = asyncio.create_task(scene.movable.run())
+    if since == "before the move":
+        writing = asyncio.create_task(store.create(asset))
+        await slow.has_begun.wait()
+    moving = asyncio.create_task(scene.move(on_phase=phases.put_nowait))
+    while await phases.get() != "Copying":
+        pass
+    if since == "during the move":
+        writing = asyncio.create_task(store.create(asset))
+        await slow.has_begun.wait()
+    while await phases.get() != "Copying the last changes":
+        pass
+    waiting = asyncio.create_task(store.keep(Kept("letter", "1", NOON, {})))
+    while not (move := await scene.raw(scene.old, lambda each: each.find_kept(MOVE, STORE))).data["beat"] > 6:
+        assert move.data["phase"] == "freezing" and not moving.done()
+    slow.may_end.set()
+    assert await writing
+    await moving
+    await waiting
+    assert scene.movable.uri == scene.new and await store.get(asset.id) is not None
+    following.cancel()
+    await scene.movable.close()
+
+
+@pytest.mark.gen_test(timeout=60)
+@only_files
+async def test_second_command_is_refused_while_the_first_one_lives(scene: Scene) -> None:
+    """The first one is not disturbed."""
+    copying = asyncio.Event()
+    first = asyncio.create_task(scene.move(on_phase=lambda words: copying.set()))
+    await copying.wait()
+    with pytest.raises(Conflict, match="is running"):
+        await scene.move()
+    await first
+    assert scene.movable.uri == scene.new
+
+
+@pytest.mark.gen_test(timeout=60)
+@only_files
+async def test_command_that_was_taken_for_dead_decides_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is stopped with all copied; another one takes over, is stopped too, and the first one goes on."""
+    stopped, goes_on = asyncio.Event(), asyncio.Event()
+    claim = StoreMove._claim
+
+    async def late_claim(self: StoreMove, what: str, move: Move | None = None) -> str:
+        if move is None and not stopped.is_set():
+            stopped.set()
+            await goes_on.wait()
+        return await claim(self, what, move)
+
+    async def no_beat(self: StoreMove) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(StoreMove, "_claim", late_claim)
+    monkeypatch.setattr(StoreMove, "_beat", no_beat)
+    first = asyncio.create_task(scene.move())
+    await stopped.wait()
+    second_copies = asyncio.Event()
+    second = asyncio.create_task(scene.move(on_phase=lambda words: second_copies.set()))
+    await second_copies.wait()
+    goes_on.set()
+    with pytest.raises(Conflict, match="taken over"):
+        await first
+    assert scene.movable.uri == scene.old
+    await second
+    assert scene.movable.uri == scene.new
+
+
+@pytest.mark.gen_test(timeout=60)
+@only_files
+async def test_store_that_is_no_place_to_move_to_is_refused(scene: Scene) -> None:
+    """The same one by another name, one that holds what is somebody else's; a damaged document stays where it is."""
+    with pytest.raises(Conflict, match="there already"):
+        await scene.move(new=str(Path(scene.old).parent / "." / ".." / Path(scene.old).parent.name / "old.sqlite"))
+
+    async def settle(store: AssetStore) -> None:
+        await store.identity()
+        await store.create(make_asset())
+
+    await scene.raw(str(Path(scene.old).parent / "other.sqlite"), settle)
+    with pytest.raises(Conflict, match="not from here"):
+        await scene.move(new=str(Path(scene.old).parent / "other.sqlite"))
+    asset = make_asset()
+    await scene.store.create(asset)
+    damage(scene.store, asset, "")
+    with pytest.raises(ValidationError, match=asset.id):
+        await scene.move()
+    assert await scene.store.find_kept(MOVE, STORE) is None and scene.movable.uri == scene.old
+
+
+@pytest.mark.gen_test(timeout=60)
+@only_files
+async def test_abandoned_move_leaves_no_notes(scene: Scene) -> None:
+    """Writes are noted no longer; a move that is done cannot be abandoned."""
+    with suppress(asyncio.CancelledError):
+        reached = asyncio.Event()
+        moving = asyncio.create_task(scene.move(on_phase=lambda words: reached.set()))
+        await reached.wait()
+        moving.cancel()
+        await moving
+    await scene.movable.look()
+    await scene.store.create(make_asset())
+    assert await scene.store.kept(NOTE, limit=9) != []
+    assert await scene.raw(scene.old, abandon)
+    await scene.movable.look()
+    await scene.store.create(make_asset())
+    assert await scene.store.kept(NOTE, limit=9) == [] and not await scene.raw(scene.old, abandon)
+    await scene.move()
+    assert not await scene.raw(scene.old, abandon) and scene.movable.uri == scene.new
+
+
+@pytest.mark.gen_test(timeout=60)
+@only_files
+async def test_process_that_was_away_asks_before_it_writes(scene: Scene) -> None:
+    """One that has not looked since before a whole move writes into the new store."""
+    away = MovableStore(scene.opener(scene.old), scene.old, scene.opener)
+    await away.open()
+    await scene.move()
+    asset = make_asset()
+    assert await away.as_asset_store().create(asset)
+    assert await scene.store.get(asset.id) is not None
+    await away.close()
+
+
+@pytest.mark.gen_test(timeout=60)
+@only_files
+async def test_purges_and_upgrades_wait_for_the_end_of_a_move(scene: Scene) -> None:
+    """They change things without saying which."""
+    await scene.store.keep(Move("t-1", Phase.COPYING, scene.new, "nobody").kept())
+    await scene.movable.look()
+    await scene.store.claim_key("k", KeyRecord("a" * 24, "f"), NOON)
+    assert await scene.store.purge_keys(utc_now()) == 0 and await scene.store.find_key("k") is not None
+    with pytest.raises(DependencyUnavailable):
+        await scene.store.upgrade("", limit=9, backend_of=lambda *_: "x")
+    await scene.raw(scene.old, abandon)
+    await scene.movable.look()
+    assert await scene.store.purge_keys(utc_now()) >= 1
+
+
+@pytest.mark.gen_test(timeout=60)
+@only_files
+async def test_late_change_of_a_stopped_process_is_told(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was taken for dead in the middle of a write makes it after the decision: the asset is named."""
+    asset = make_asset()
+    await scene.store.create(asset)
+    subjects = {"subjects": [["asset", asset.id]], "isDone": False}
+    await scene.store.keep(Kept(NOTE, "of the stopped one", NOON, subjects))
+    claim = StoreMove._claim
+
+    async def claim_and_write(self: StoreMove, what: str, move: Move | None = None) -> str:
+        stands = await claim(self, what, move)
+        await self._old.begin(asset.id, asset.user_id, asset.processing_job_id)
+        return stands
+
+    monkeypatch.setattr(StoreMove, "_claim", claim_and_write)
+    copied = await scene.move()
+    assert len(copied.late) == 1 and asset.id in copied.late[0]
+
+
+@pytest.mark.gen_test(timeout=180)
+async def test_service_takes_uploads_while_its_store_moves_and_back(
+    tmp_path: Path, ai_service: AiService, mongo_uri: str
+) -> None:
+    """From the embedded store to a MongoDB, with the command killed once, and back: no upload is refused, all end, also
+    over a restart with the settings of before; the address is in no log.
+    """
+    with Service(tmp_path, ai_service.url) as service:
+        with Uploads(service) as uploads:
+            arguments = [sys.executable, str(ROOT / "run.py"), "move", "--store", mongo_uri]
+            killed = subprocess.Popen(arguments, env=service.environment, stderr=subprocess.DEVNULL)
+            raw = SqliteAssetStore(tmp_path / "assets.sqlite")
+            await raw.open()
+            while not (move := await raw.find_kept(MOVE, STORE)) or not move.data["beat"]:
+                await asyncio.sleep(0.02)
+            await raw.close()
+            killed.send_signal(signal.SIGKILL)
+            killed.wait()
+            moved = command(service, "move", "--store", mongo_uri, "--json")
+            assert moved.returncode == 0, moved.stderr
+            assert json.loads(moved.stdout)["flaws"] == []
+            service.wait_log("store_moved")
+        service.stop()
+        service.start()
+        with Uploads(service) as more:
+            service.wait_log("store_moved")
+        for asset_id in uploads.accepted + more.accepted:
+            assert read(service, asset_id)["status"] == "active"
+        assert uploads.refused == more.refused == []
+        assert mongo_uri not in json.dumps(service.lines) + moved.stderr + moved.stdout
+        again = command(service, "move", "--store", mongo_uri)
+        assert again.returncode == 0 and "there already" in again.stdout
+        assert command(service, "verify").returncode == 0
+        with Uploads(service) as last:
+            back = command(service, "move", "--store", "sqlite", "--json")
+            assert back.returncode == 0, back.stderr
+            service.wait_log("store_moved", 2)
+        for asset_id in uploads.accepted + more.accepted + last.accepted:
+            assert read(service, asset_id)["status"] == "active"
+        assert last.refused == []
+        listed = httpx.get(f"{service.url}/api/assets?limit=100", headers=service.headers()).json()["data"]["items"]
+        assert len(listed) == min(100, len(uploads.accepted + more.accepted + last.accepted))
+
+
+def test_command_says_what_it_needs(tmp_path: Path) -> None:
+    """Without a target, with two, or with an address of another kind it says so."""
+    service = Service(tmp_path)
+    for arguments, text in (
+        ([], "Say either"),
+        (["--storage", "local", "--abandon"], "Say either"),
+        (["--store", "postgres://x"], "mongodb://"),
+    ):
+        told = command(service, "move", *arguments)
+        assert told.returncode == 2 and text in told.stderr and "Traceback" not in told.stderr

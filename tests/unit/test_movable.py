@@ -1,0 +1,19 @@
+"""Every method of the asset store is a read or a noted write: one that is not noted would be lost in a move."""
+
+from __future__ import annotations
+
+from pipeline.assets.movable import POSTPONED, PURGES, WRITES
+from pipeline.assets.store import AssetStore
+
+READS = {
+    *("check", "close", "open", "scrub"),
+    *("all_assets", "all_ids", "all_keys", "all_kept", "damaged_of", "expired", "find_kept", "find_key"),
+    *("finished_since", "get", "get_many", "identity", "kept", "kept_of", "known", "originals_before", "page"),
+    "unfinished_before",
+}
+
+
+def test_every_method_is_a_read_or_a_noted_write() -> None:
+    """A new one has to be put on one of the lists."""
+    methods = {name for name in vars(AssetStore) if not name.startswith("_")}
+    assert methods == READS | set(WRITES) | set(PURGES) | set(POSTPONED)
