@@ -294,14 +294,6 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments):
                 return self._reading.one(deleted)
         raise DependencyUnavailable("The asset is being changed all the time")
 
-    async def all_assets(self, *, limit: int, after: str = "") -> Sequence[Asset]:
-        async def page(last: Any, wanted: int) -> list[Any]:
-            place = last["_id"] if last else ObjectId(after) if after else None
-            cursor = self._assets.find({"_id": {"$gt": place}} if place else {}).sort([("_id", ASCENDING)])
-            return [*await self._reach(cursor.limit(wanted).to_list(wanted))]
-
-        return await self._reading.up_to(limit, page)
-
     async def all_ids(self, *, limit: int, after: str = "") -> Sequence[str]:
         # An _id of another kind is none of ours, and no page would ever come past it.
         further = {"$gt": ObjectId(after)} if after else {"$gte": ObjectId("0" * 24)}

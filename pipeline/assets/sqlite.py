@@ -383,12 +383,6 @@ class SqliteAssetStore(KeptRows, RetainedRows):
         )
         return self._reading.one(rows[0]) if rows else None
 
-    async def all_assets(self, *, limit: int, after: str = "") -> Sequence[Asset]:
-        sql = "SELECT * FROM assets WHERE id > :after ORDER BY id LIMIT :limit"
-        return await self._reading.up_to(
-            limit, lambda last, wanted: self._read(sql, {"after": last["id"] if last else after, "limit": wanted})
-        )
-
     async def all_ids(self, *, limit: int, after: str = "") -> Sequence[str]:
         sql = "SELECT id FROM assets WHERE id > :after ORDER BY id LIMIT :limit"
         return [row["id"] for row in await self._read(sql, {"after": after, "limit": limit})]

@@ -219,9 +219,6 @@ class AssetStore(Protocol):
     async def scrub(self) -> None:
         """Make the database's files forget what was deleted, as far as that is in our hands."""
 
-    async def all_assets(self, *, limit: int, after: str = "") -> Sequence[Asset]:
-        """Return assets of all users in the order of their ids. after: the id of the last one seen."""
-
     async def all_ids(self, *, limit: int, after: str = "") -> Sequence[str]:
         """Return the ids of all documents in their order, those of damaged ones too. after: the last one seen.
 

@@ -112,6 +112,8 @@ def read_photo(
     # The parsers raise nearly anything on damaged bytes: SyntaxError, struct.error, OverflowError, ...
     except Exception as error:
         raise PermanentJobError("The photo cannot be read: the file is damaged or not an image") from error
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
     if is_preview:
         small.thumbnail((long_side, long_side), Image.Resampling.BICUBIC)
     else:

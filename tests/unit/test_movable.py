@@ -7,7 +7,7 @@ from pipeline.assets.store import AssetStore
 
 READS = {
     *("check", "close", "open", "scrub"),
-    *("all_assets", "all_ids", "all_keys", "all_kept", "damaged_of", "expired", "find_kept", "find_key"),
+    *("all_ids", "all_keys", "all_kept", "damaged_of", "expired", "find_kept", "find_key"),
     *("finished_since", "get", "get_many", "identity", "kept", "kept_of", "known", "originals_before", "page"),
     "unfinished_before",
 }
