@@ -241,7 +241,7 @@ class MovableStore:
             raise
         self._opened.append(store)
         self._store, self.uri, self._hop, self._move, self._is_frozen = store, move.to, move.token, None, False
-        log.warning("store_moved", hint="The asset store was moved: set MONGODB_URI to where it is now")
+        log.warning("store_moved", hint="The asset store was moved: set MONGODB_URI to where it is now, or unset it")
 
     async def _acknowledge(self, move: Move) -> None:
         """Let the command know that this process takes part, and when its last write has ended."""

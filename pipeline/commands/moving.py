@@ -29,7 +29,7 @@ from pipeline.parts import build_store, embedded_store, open_store
 from pipeline.settings import Settings
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF
-from pipeline.usecases import moving, store_moving
+from pipeline.usecases import moving, store_copying, store_moving
 from pipeline.usecases.patience import Patience
 from pipeline.usecases.storages_in_use import names_in_use
 
@@ -181,7 +181,7 @@ def _move_images(name: str, as_json: bool) -> None:
 
 
 def _move_assets(address: str, as_json: bool) -> None:
-    async def work(settings: Settings, bar: Bar) -> store_moving.Copied | None:
+    async def work(settings: Settings, bar: Bar) -> store_copying.Copied | None:
         to = _address(address, settings)
         if (uri := await _current_uri(settings)) == to:
             return None

@@ -12,9 +12,9 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -32,12 +32,12 @@ from pipeline.assets.movable import (
     Move,
     Phase,
 )
-from pipeline.assets.store import IDENTITY, SCHEMA_KIND, AssetStore, Kept, KeyRecord
+from pipeline.assets.store import IDENTITY, AssetStore, Kept, KeyRecord
 from pipeline.clock import utc_now
 from pipeline.errors import Conflict, DependencyUnavailable, ValidationError
 from pipeline.usecases.patience import Patience
+from pipeline.usecases.store_copying import EVER, PROBE, Copied, StoreCopy, pages
 
-PAGE = 100
 NOTES_AT_ONCE = 500
 # With so few changes in one pass the next is over in a moment.
 FEW_NOTES = 100
@@ -48,23 +48,7 @@ FREEZE_SECONDS = 20.0
 # For how long each write waits at first, and at most, where the copies do not catch up with the writes.
 FIRST_PACE_SECONDS, LAST_PACE_SECONDS = 0.02, 1.0
 POLL_SECONDS = 0.1
-# So many copies at once.
-AT_ONCE = 16
 REST_SECONDS = 5.0
-# What tells of the move itself, and what each database says of its own form.
-NOT_COPIED = (NOTE, PROCESS, SCHEMA_KIND)
-PROBE = "probe"
-EVER = datetime(9999, 1, 1, tzinfo=UTC)
-
-
-@dataclass(slots=True)
-class Copied:
-    """What was copied. late: assets that a stopped process may have changed after the decision, each in one line."""
-
-    assets: int = 0
-    kept: int = 0
-    keys: int = 0
-    late: list[str] = field(default_factory=list)
 
 
 class _Interrupted(Exception):
@@ -99,7 +83,7 @@ class StoreMove:
         self._recording = asyncio.Lock()
         self._alive: dict[str, tuple[str, float]] = {}
         self._said: dict[str, str] = {}
-        self.copied = Copied()
+        self._copy = StoreCopy(old, new)
 
     async def run(self) -> Copied:
         """Move everything. Conflict, ValidationError: it cannot be moved there; the texts say why.
@@ -113,7 +97,7 @@ class StoreMove:
         try:
             await asyncio.wait([beating, working], return_when=asyncio.FIRST_COMPLETED)
             await (beating if beating.done() else working)
-            return self.copied
+            return self._copy.copied
         except ValidationError:
             # There is nothing to go on with.
             await abandon(self._old)
@@ -193,67 +177,17 @@ class StoreMove:
 
     async def _copy_all(self) -> None:
         self._on_phase("Copying")
-        bear = self._patience.bear
-        await bear(self._clear_strangers)
-        await bear(self._copy_kept)
-        await bear(self._copy_keys)
-        damaged: list[str] = []
-        while ids := await bear(lambda: self._old.all_ids(limit=PAGE, after=self._move.after)):
-            assets = await bear(lambda: self._old.get_many(ids))
-            await bear(lambda: self._put(assets))
-            if missing := set(ids) - {asset.id for asset in assets}:
-                damaged += sorted(await bear(lambda: self._old.known(missing)))
-            for _ in assets:
+        bear, copy = self._patience.bear, self._copy
+        await bear(copy.clear_strangers)
+        await bear(copy.copy_kept)
+        await bear(copy.copy_keys)
+        while ids := await bear(lambda: copy.copy_page(self._move.after)):
+            for _ in ids:
                 self._on_asset()
-            self.copied.assets += len(assets)
-            await bear(lambda: self._record(after=ids[-1]))
-        if damaged:
+            await bear(partial(self._record, after=ids[-1]))
+        if damaged := await bear(copy.damaged):
             shown = ", ".join(damaged[:10]) + (", ..." if len(damaged) > 10 else "")
             raise ValidationError(f"Damaged documents cannot be moved; remove them first: {shown}")
-
-    async def _clear_strangers(self) -> None:
-        """Remove from the new store what an earlier try, or the time before a move back, has left there."""
-        await self._new.purge_keys(EVER)
-        async for ids in _pages(self._new.all_ids, lambda ids: ids[-1]):
-            await self._remove(set(ids) - set(await self._old.known(ids)))
-        async for page in _pages(self._new.all_kept, lambda page: (page[-1].kind, page[-1].id), ("", "")):
-            for kept in filter(_is_copied, page):
-                if await self._old.find_kept(kept.kind, kept.id) is None:
-                    await self._new.discard(kept.kind, kept.id)
-
-    async def _copy_kept(self) -> None:
-        self.copied.kept = 0
-        async for page in _pages(self._old.all_kept, lambda page: (page[-1].kind, page[-1].id), ("", "")):
-            wanted = [kept for kept in page if _is_copied(kept)]
-            await asyncio.gather(*(self._new.keep(kept) for kept in wanted))
-            self.copied.kept += len(wanted)
-
-    async def _copy_keys(self) -> None:
-        self.copied.keys = 0
-        async for page in _pages(self._old.all_keys, lambda page: page[-1].key):
-            await asyncio.gather(*(self._new.claim_key(each.key, each.record, each.created_at) for each in page))
-            self.copied.keys += len(page)
-
-    async def _put(self, assets: Collection[Asset]) -> None:
-        """Copy the assets, and compare the copies."""
-        await asyncio.gather(*map(self._put_one, assets))
-        copies = {copy.id: copy for copy in await self._new.get_many([asset.id for asset in assets])}
-        for asset in assets:
-            if asset.id not in copies or copies[asset.id].to_document() != asset.to_document():
-                raise Conflict(f"The other asset store does not give back what it is given: asset {asset.id}")
-
-    async def _put_one(self, asset: Asset) -> None:
-        if await self._new.create(asset):
-            return
-        copy = await self._new.get(asset.id)
-        if copy is None or copy.to_document() != asset.to_document():
-            await self._remove([asset.id])
-            await self._new.create(asset)
-
-    async def _remove(self, asset_ids: Iterable[str]) -> None:
-        for asset_id in asset_ids:
-            if (copy := await self._new.get(asset_id)) is not None:
-                await self._new.delete(asset_id, copy.user_id)
 
     async def _catch_up(self) -> None:
         """Copy what is noted until that is little; where more is written than copied, writes have to wait a little."""
@@ -270,7 +204,7 @@ class StoreMove:
         async for notes in self._notes():
             if notes[0].at > until:
                 break
-            await self._patience.bear(lambda: self._copy_noted(notes))
+            await self._patience.bear(lambda: self._copy.copy_noted(notes))
             # One that was not done when it was read may yet change something.
             await self._old.discard(NOTE, *(note.id for note in notes if note.data["isDone"]))
             count += len(notes)
@@ -280,36 +214,7 @@ class StoreMove:
         async def page(*, limit: int, after: tuple[datetime, str] | None) -> Sequence[Kept]:
             return await self._patience.bear(lambda: self._old.kept(NOTE, limit=NOTES_AT_ONCE, after=after))
 
-        return _pages(page, lambda notes: (notes[-1].at, notes[-1].id), None)
-
-    async def _copy_noted(self, notes: Sequence[Kept]) -> None:
-        subjects = {tuple(subject) for note in notes for subject in note.data["subjects"]}
-        asset_ids = [each[1] for each in subjects if each[0] == "asset"]
-        for at in range(0, len(asset_ids), PAGE):
-            some = asset_ids[at : at + PAGE]
-            found = await self._old.get_many(some)
-            await self._put(found)
-            await self._remove(set(some) - {asset.id for asset in found})
-        # First what removes keys: those that are claimed anew are copied after it.
-        for kinds in (("keys",), ("key", "kept")):
-            some = [self._copy_thing(*subject) for subject in subjects if subject[0] in kinds]
-            for at in range(0, len(some), AT_ONCE):
-                await asyncio.gather(*some[at : at + AT_ONCE])
-
-    async def _copy_thing(self, kind: str, *name: str) -> None:
-        if kind == "keys":
-            await self._new.discard_keys(name[0])
-        elif kind == "key":
-            await self._copy_key(name[0])
-        elif _is_copied(Kept(name[0], name[1], EVER, {})):
-            kept = await self._old.find_kept(name[0], name[1])
-            await (self._new.keep(kept) if kept is not None else self._new.discard(name[0], name[1]))
-
-    async def _copy_key(self, key: str) -> None:
-        record, copy = await self._old.find_key(key), await self._new.find_key(key)
-        if record is not None and record != copy:
-            instead_of = copy.asset_id if copy is not None else None
-            await self._new.claim_key(key, record, utc_now(), instead_of=instead_of)
+        return pages(page, lambda notes: (notes[-1].at, notes[-1].id), None)
 
     async def _decide(self) -> None:
         """Let writes wait, copy the rest, and decide; _Interrupted when that was taking too long for a process."""
@@ -358,7 +263,7 @@ class StoreMove:
             await asyncio.sleep(self._lease_seconds)
         for asset_id, asset in (await self._unfinished()).items():
             if asset_id not in unfinished or unfinished[asset_id] != asset:
-                self.copied.late.append(f"Asset {asset_id} was changed in the old store after the move")
+                self._copy.copied.late.append(f"Asset {asset_id} was changed in the old store after the move")
         await clear(self._old)
 
 
@@ -380,14 +285,3 @@ async def clear(store: AssetStore) -> None:
     for kind in (NOTE, PROCESS):
         while page := await store.kept(kind, limit=NOTES_AT_ONCE):
             await store.discard(kind, *(each.id for each in page))
-
-
-def _is_copied(kept: Kept) -> bool:
-    return kept.kind not in NOT_COPIED and (kept.kind, kept.id) not in {(MOVE, STORE), (MOVE, ARRIVED), (MOVE, PROBE)}
-
-
-async def _pages(read: Callable[..., Awaitable[Sequence[Any]]], last: Callable[[Any], Any], after: Any = "") -> Any:
-    """Yield all pages; last: returns after what the next one begins."""
-    while page := await read(limit=PAGE, after=after):
-        yield page
-        after = last(page)

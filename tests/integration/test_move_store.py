@@ -28,7 +28,8 @@ from pipeline.clock import utc_now
 from pipeline.errors import Conflict, DependencyUnavailable, ValidationError
 from pipeline.usecases import store_moving
 from pipeline.usecases.patience import Patience
-from pipeline.usecases.store_moving import Copied, StoreMove, abandon
+from pipeline.usecases.store_copying import Copied
+from pipeline.usecases.store_moving import StoreMove, abandon
 from tests.factories import make_asset
 from tests.integration.test_asset_store import FOUND, NOON, damage
 from tests.integration.test_moving import Uploads, command, read

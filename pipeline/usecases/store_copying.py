@@ -1,0 +1,150 @@
+"""Use case: what one asset store holds is copied into another one, and compared. store_moving.py says when.
+
+Everything here may be done again, and may be interrupted. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pipeline.assets.asset import Asset
+from pipeline.assets.movable import ARRIVED, MOVE, NOTE, PROCESS, STORE
+from pipeline.assets.store import SCHEMA_KIND, AssetStore, Kept
+from pipeline.clock import utc_now
+from pipeline.errors import Conflict
+
+PAGE = 100
+# So many copies at once.
+AT_ONCE = 16
+PROBE = "probe"
+# What tells of the move itself, and what each database says of its own form.
+NOT_COPIED = (NOTE, PROCESS, SCHEMA_KIND)
+EVER = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class Copied:
+    """What was copied. late: assets that a stopped process may have changed after the decision, each in one line."""
+
+    assets: int = 0
+    kept: int = 0
+    keys: int = 0
+    late: list[str] = field(default_factory=list)
+
+
+class StoreCopy:
+    """Copies from the old store into the new one."""
+
+    def __init__(self, old: AssetStore, new: AssetStore) -> None:
+        self._old = old
+        self._new = new
+        self.copied = Copied()
+
+    async def clear_strangers(self) -> None:
+        """Remove from the new store what an earlier try, or the time before a move back, has left there."""
+        await self._new.purge_keys(EVER)
+        async for ids in pages(self._new.all_ids, lambda ids: ids[-1]):
+            await self._remove(set(ids) - set(await self._old.known(ids)))
+        async for page in pages(self._new.all_kept, lambda page: (page[-1].kind, page[-1].id), ("", "")):
+            for kept in filter(is_copied, page):
+                if await self._old.find_kept(kept.kind, kept.id) is None:
+                    await self._new.discard(kept.kind, kept.id)
+
+    async def copy_kept(self) -> None:
+        """Copy what is kept beside the assets."""
+        self.copied.kept = 0
+        async for page in pages(self._old.all_kept, lambda page: (page[-1].kind, page[-1].id), ("", "")):
+            wanted = [kept for kept in page if is_copied(kept)]
+            await asyncio.gather(*(self._new.keep(kept) for kept in wanted))
+            self.copied.kept += len(wanted)
+
+    async def copy_keys(self) -> None:
+        """Copy the idempotency keys."""
+        self.copied.keys = 0
+        async for page in pages(self._old.all_keys, lambda page: page[-1].key):
+            await asyncio.gather(*(self._new.claim_key(each.key, each.record, each.created_at) for each in page))
+            self.copied.keys += len(page)
+
+    async def copy_page(self, after: str) -> Sequence[str]:
+        """Copy the assets of the page behind that id; return the ids of the page, none at the end."""
+        ids = await self._old.all_ids(limit=PAGE, after=after)
+        assets = await self._old.get_many(ids)
+        await self.put(assets)
+        self.copied.assets += len(assets)
+        return ids
+
+    async def damaged(self) -> Sequence[str]:
+        """Return the ids of those documents that cannot be copied, because they cannot be read."""
+        found = []
+        async for ids in pages(self._old.all_ids, lambda ids: ids[-1]):
+            for asset_id in sorted(set(ids) - set(await self._new.known(ids))):
+                # Others are new, or deleted, and noted.
+                if await self._old.get(asset_id) is None and await self._old.known([asset_id]):
+                    found.append(asset_id)
+        return found
+
+    async def put(self, assets: Collection[Asset]) -> None:
+        """Copy the assets, and compare the copies."""
+        await asyncio.gather(*map(self._put_one, assets))
+        copies = {copy.id: copy for copy in await self._new.get_many([asset.id for asset in assets])}
+        for asset in assets:
+            if asset.id not in copies or copies[asset.id].to_document() != asset.to_document():
+                raise Conflict(f"The other asset store does not give back what it is given: asset {asset.id}")
+
+    async def _put_one(self, asset: Asset) -> None:
+        if await self._new.create(asset):
+            return
+        copy = await self._new.get(asset.id)
+        if copy is None or copy.to_document() != asset.to_document():
+            await self._remove([asset.id])
+            await self._new.create(asset)
+
+    async def _remove(self, asset_ids: Iterable[str]) -> None:
+        for asset_id in asset_ids:
+            if (copy := await self._new.get(asset_id)) is not None:
+                await self._new.delete(asset_id, copy.user_id)
+
+    async def copy_noted(self, notes: Sequence[Kept]) -> None:
+        """Copy again what the notes name, as it is now; remove what is gone."""
+        subjects = {tuple(subject) for note in notes for subject in note.data["subjects"]}
+        asset_ids = [each[1] for each in subjects if each[0] == "asset"]
+        for at in range(0, len(asset_ids), PAGE):
+            some = asset_ids[at : at + PAGE]
+            found = await self._old.get_many(some)
+            await self.put(found)
+            await self._remove(set(some) - {asset.id for asset in found})
+        # First what removes keys: those that are claimed anew are copied after it.
+        for kinds in (("keys",), ("key", "kept")):
+            some = [self._copy_thing(*subject) for subject in subjects if subject[0] in kinds]
+            for at in range(0, len(some), AT_ONCE):
+                await asyncio.gather(*some[at : at + AT_ONCE])
+
+    async def _copy_thing(self, kind: str, *name: str) -> None:
+        if kind == "keys":
+            await self._new.discard_keys(name[0])
+        elif kind == "key":
+            await self._copy_key(name[0])
+        elif is_copied(Kept(name[0], name[1], EVER, {})):
+            kept = await self._old.find_kept(name[0], name[1])
+            await (self._new.keep(kept) if kept is not None else self._new.discard(name[0], name[1]))
+
+    async def _copy_key(self, key: str) -> None:
+        record, copy = await self._old.find_key(key), await self._new.find_key(key)
+        if record is not None and record != copy:
+            instead_of = copy.asset_id if copy is not None else None
+            await self._new.claim_key(key, record, utc_now(), instead_of=instead_of)
+
+
+def is_copied(kept: Kept) -> bool:
+    return kept.kind not in NOT_COPIED and (kept.kind, kept.id) not in {(MOVE, STORE), (MOVE, ARRIVED), (MOVE, PROBE)}
+
+
+async def pages(read: Callable[..., Awaitable[Sequence[Any]]], last: Callable[[Any], Any], after: Any = "") -> Any:
+    """Yield all pages; last: returns after what the next one begins."""
+    while page := await read(limit=PAGE, after=after):
+        yield page
+        after = last(page)
