@@ -73,7 +73,8 @@ def is_web_url(url: object) -> bool:
         return False
     try:
         parts = urlsplit(url)
-        is_complete = bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
+        # To ask for the port is to have it checked. 0 is that of a command beside a service that chooses its own.
+        is_complete = bool(parts.hostname) and "@" not in parts.netloc and (parts.port or 0) >= 0
         return parts.scheme in ("http", "https") and is_complete
     except ValueError:
         return False

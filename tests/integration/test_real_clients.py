@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -162,12 +163,24 @@ def with_urllib3(sent: Sent) -> Answer:
 
 
 def with_aiohttp(sent: Sent) -> Answer:
+    sockets: list[socket.socket] = []
+
+    def make_socket(info: Any) -> socket.socket:
+        sockets.append(socket.socket(*info[:3]))
+        return sockets[-1]
+
     async def send() -> Answer:
         form = aiohttp.FormData(sent.fields)
         photo = BytesIO(sent.file.read_bytes())
         form.add_field("image", photo, filename=FILENAME, content_type="image/png")
-        async with aiohttp.ClientSession() as session, session.post(sent.url, headers=sent.headers, data=form) as reply:
-            return reply.status, await reply.text()
+        connector = aiohttp.TCPConnector(socket_factory=make_socket)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            async with session.post(sent.url, headers=sent.headers, data=form) as reply:
+                answer = reply.status, await reply.text()
+        # A connection that was refused in the middle of a body is closed a little later than its session.
+        while any(each.fileno() != -1 for each in sockets):
+            await asyncio.sleep(0.01)
+        return answer
 
     return asyncio.run(send())
 
