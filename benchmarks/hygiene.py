@@ -73,7 +73,7 @@ def main() -> None:
         for format in FORMATS:
             for megabytes in MEGABYTES:
                 content = photo(format, megabytes)
-                _, image = clean.take(io.BytesIO(content))
+                _, image, _ = clean.take(io.BytesIO(content))
                 shown = []
                 for each in (as_sent, clean):
                     shown.append("%.2f, %.2f" % cost(lambda sent: each.take(sent)[0], content, folder))

@@ -11,11 +11,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.assets.hygiene import clean
+from pipeline.assets.hygiene import find_clean, write
 from pipeline.assets.image import ImageInfo, inspect
 from pipeline.assets.kinds import HEAD_BYTES, image_type
 from pipeline.errors import DependencyUnavailable, ValidationError
 from pipeline.handlers.multipart import NO_ROOM, nameless_file
+from pipeline.usecases.upload import sha256_of
 
 UNKNOWN_PARTS = "Its metadata cannot be removed, because the file is not built as its format says"
 
@@ -34,15 +35,16 @@ class Intake:
     keeps_metadata: bool
     folder: Path
 
-    def take(self, sent: BinaryIO) -> tuple[BinaryIO, ImageInfo]:
-        """Return the file that is stored, and what it holds: the one that was sent when nothing had to be removed.
+    def take(self, sent: BinaryIO) -> tuple[BinaryIO, ImageInfo, str]:
+        """Return the file that is stored, what it holds, and its SHA-256, hex.
 
-        The caller closes the file. ValidationError: the image is refused. DependencyUnavailable: no room on the disk.
+        It is the file that was sent when nothing had to be removed. The caller closes it. ValidationError: the image is
+        refused. DependencyUnavailable: no room on the disk.
         """
         stored = sent if self.keeps_metadata else self._clean(sent)
         try:
             # Of what is stored: metadata may have told its sides otherwise.
-            return stored, self._inspect(stored)
+            return stored, self._inspect(stored), sha256_of(stored)
         except BaseException:
             if stored is not sent:
                 close(stored)
@@ -59,11 +61,12 @@ class Intake:
             return sent
         with ExitStack() as left:
             try:
+                if (copy := find_clean(sent, content_type)) is None:
+                    return sent
                 # A large one has no name, like the upload's own, so that a storage can give it one instead of copying.
                 file = BytesIO() if isinstance(sent, BytesIO) else nameless_file(self.folder)
                 left.callback(close, file)
-                if not clean(sent, file, content_type):
-                    return sent
+                write(copy, sent, file)
             except ValueError as error:
                 self._inspect(sent)  # which may know a better reason
                 raise ValidationError.of("image", UNKNOWN_PARTS, "Invalid image") from error

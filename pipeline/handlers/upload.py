@@ -213,7 +213,7 @@ class UploadHandler(BaseHandler):
         if faults or form.image is None:
             raise ValidationError(faults[0].message, details=[d for fault in faults for d in fault.details or ()])
         loop = asyncio.get_running_loop()
-        stored, image = await loop.run_in_executor(self.pool, self.intake.take, form.image)
+        stored, image, sha256 = await loop.run_in_executor(self.pool, self.intake.take, form.image)
         self._stored = stored
         return Upload(
             user_id=self.principal.user_id,
@@ -221,6 +221,7 @@ class UploadHandler(BaseHandler):
             file=stored,
             sent=form.image,
             image=image,
+            sha256=sha256,
             request_id=self.request_id,
             idempotency_key=self.request.headers.get("Idempotency-Key"),
         )

@@ -147,7 +147,6 @@ class Submission:
                 await self._storage.validate_upload(facts)
         # Random, so that two requests with one key never share, and so never remove, an image.
         public_id = f"{asset_id}/original-{secrets.token_hex(4)}"
-        digest = await upload.sha256(self._pool)
         saved = await self._storage.save(public_id, upload.file, upload.image.content_type)
         now = utc_now()
         return Asset(
@@ -159,7 +158,7 @@ class Submission:
                 backend=saved.backend,
                 public_id=public_id,
                 url=saved.url,
-                sha256=digest,
+                sha256=upload.sha256,
                 bytes=upload.image.bytes,
                 width=upload.image.width,
                 height=upload.image.height,

@@ -25,6 +25,7 @@ class Upload:
 
     file: the image as it is stored.
     image: what that file holds.
+    sha256: its hash, hex.
     sent: the image as the client sent it, where that is another file.
     """
 
@@ -32,17 +33,17 @@ class Upload:
     category: str
     file: BinaryIO
     image: ImageInfo
+    sha256: str
     request_id: str
     idempotency_key: str | None = None
     sent: BinaryIO | None = None
 
-    async def sha256(self, pool: Executor) -> str:
-        """Return the hash of the stored image, hex."""
-        return await _sha256(self.file, pool)
-
     async def sent_sha256(self, pool: Executor) -> str:
         """Return the hash of what the client sent, hex: by this an upload is known when it comes again."""
-        return await _sha256(self.sent or self.file, pool)
+        if self.sent is None or self.sent is self.file:
+            return self.sha256
+        # In a thread: of ten megabytes it takes longer than the loop may wait.
+        return await asyncio.get_running_loop().run_in_executor(pool, sha256_of, self.sent)
 
     @contextmanager
     def facts(self) -> Iterator[UploadFacts]:
@@ -61,16 +62,13 @@ class Upload:
             )
 
 
-async def _sha256(file: BinaryIO, pool: Executor) -> str:
-    """In a thread: of ten megabytes it takes longer than the loop may wait."""
-    return await asyncio.get_running_loop().run_in_executor(pool, _hash, file)
-
-
-def _hash(file: BinaryIO) -> str:
+def sha256_of(file: BinaryIO) -> str:
+    """Return the hash of the whole file, hex, and leave it at its start. Blocking."""
     file.seek(0)
     digest = hashlib.sha256()
     while piece := file.read(HASHED_AT_ONCE):
         digest.update(piece)
+    file.seek(0)
     return digest.hexdigest()
 
 

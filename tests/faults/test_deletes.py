@@ -206,7 +206,7 @@ async def test_removal_that_comes_late_spares_an_upload_that_took_the_id_again(
     """
     monkeypatch.setattr(house.store, "discard_keys", AsyncMock())
     image = ImageInfo(3, 64, 48, "image/jpeg")
-    upload = Upload("user-1", "lego", io.BytesIO(b"abc"), image, "r-1", KEY)
+    upload = Upload("user-1", "lego", io.BytesIO(b"abc"), image, "0" * 64, "r-1", KEY)
     asset_id = (await house.submission.submit(upload)).asset_id
     old = processed_public_id(asset_id, 1)
     house.storage.refused = {old}

@@ -231,7 +231,7 @@ async def test_insert_of_unknown_outcome_is_settled_later(
     )
     image = ImageInfo(3, 64, 48, "image/jpeg")
     with pytest.raises(OutcomeUnknown):
-        await submission.submit(Upload("user-1", "lego", io.BytesIO(b"abc"), image, "r-1"))
+        await submission.submit(Upload("user-1", "lego", io.BytesIO(b"abc"), image, "0" * 64, "r-1"))
     assert len(storage.images) == 1
     await asyncio.gather(*submission.unsettled)
     assert len(storage.images) == (1 if does_insert else 0)
@@ -252,10 +252,10 @@ async def test_upload_that_cannot_be_stored_leaves_nothing(tmp_path: Path, redis
     image = ImageInfo(3, 64, 48, "image/jpeg")
     storage.host = "x" * 17_000_000
     with pytest.raises(NotStorable):
-        await submission.submit(Upload("user-1", "lego", io.BytesIO(b"abc"), image, "r-1"))
+        await submission.submit(Upload("user-1", "lego", io.BytesIO(b"abc"), image, "0" * 64, "r-1"))
     assert storage.images == {} and (await queue.stats()).waiting == 0
     storage.host = "images.example"
-    await submission.submit(Upload("user-1", "lego", io.BytesIO(b"abc"), image, "r-1"))
+    await submission.submit(Upload("user-1", "lego", io.BytesIO(b"abc"), image, "0" * 64, "r-1"))
     assert len(storage.images) == 1 and (await queue.stats()).waiting == 1
     await queue.close()
     await store.close()

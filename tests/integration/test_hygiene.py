@@ -96,7 +96,7 @@ def test_large_clean_copy_has_no_name(tmp_path: Path) -> None:
     """It goes with the process, and a storage on the same filesystem can give it a name."""
     with open(tmp_path / "sent", "w+b") as sent:
         sent.write(with_chunks(LARGE, [chunk(b"tEXt", b"Author\0me")]))
-        stored, image = taking(tmp_path).take(sent)
+        stored, image, _ = taking(tmp_path).take(sent)
         with stored:
             assert stored.read() == LARGE
             assert os.fstat(stored.fileno()).st_nlink == 0

@@ -28,10 +28,10 @@ FAMILIES: dict[str, Callable[[Source], Copy]] = {
 }
 
 
-def clean(source: BinaryIO, target: BinaryIO, content_type: str) -> bool:
-    """Write the picture without metadata into target and return True; False when it has none, and nothing is written.
+def find_clean(source: BinaryIO, content_type: str) -> Copy | None:
+    """Return how the picture is without metadata, ready to be written while the source is open; None when it has none.
 
-    Both files are left at their start. ValueError: the file is not built as its format says, so that nobody knows what
+    The source is left at its start. ValueError: the file is not built as its format says, so that nobody knows what
     else it holds. A file that is cut off is no such file: what is there is cleaned.
     """
     family = FAMILIES.get(content_type)
@@ -39,12 +39,27 @@ def clean(source: BinaryIO, target: BinaryIO, content_type: str) -> bool:
         raise ValueError(f"not a picture that can be cleaned: {content_type}")
     try:
         copy = family(Source(source))
-        if not copy.is_changed:
-            return False
-        copy.write(target)
-        target.seek(0)  # writes what is left in the file's buffer
-        return True
+        return copy if copy.is_changed else None
     except (LookupError, struct.error, OverflowError) as error:
         raise ValueError("not built as its format says") from error
     finally:
         source.seek(0)
+
+
+def clean(source: BinaryIO, target: BinaryIO, content_type: str) -> bool:
+    """Write the picture without metadata into target and return True; False when it has none, and nothing is written.
+
+    Both files are left at their start. ValueError: see find_clean.
+    """
+    copy = find_clean(source, content_type)
+    if copy is None:
+        return False
+    write(copy, source, target)
+    return True
+
+
+def write(copy: Copy, source: BinaryIO, target: BinaryIO) -> None:
+    """Write what find_clean found in the source into target; both are left at their start."""
+    copy.write(target)
+    target.seek(0)  # writes what is left in the file's buffer
+    source.seek(0)
