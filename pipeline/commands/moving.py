@@ -39,6 +39,7 @@ T = TypeVar("T")
 CHOSEN_SECONDS = 2 * 1.0
 FAILED = 1
 EMBEDDED = "sqlite"
+GO_ON = "Run the same command again to go on; move --abandon gives up what is not decided yet."
 
 
 class Places(NamedTuple):
@@ -142,7 +143,7 @@ with_json = click.option("--json", "as_json", is_flag=True, help="One line of JS
 
 @click.command()
 @click.option("--storage", "name", help="Where all images go: a storage that the settings set up.")
-@click.option("--store", "address", help="Where all assets go: mongodb://... or sqlite, the embedded one.")
+@click.option("--store", "address", help="Where all assets go: mongodb://..., sqlite for the embedded one, - to read it.")
 @click.option("--abandon", is_flag=True, help="Give up a move to another store that was interrupted.")
 @with_json
 def move(name: str | None, address: str | None, abandon: bool, as_json: bool) -> None:
@@ -196,12 +197,12 @@ def _move_assets(address: str, as_json: bool) -> None:
             await old.close()
 
     try:
-        copied = run(work, "Moving")
+        copied = run(work, "Moving", hint=GO_ON)
     except KeyboardInterrupt:
-        stderr.print("Interrupted: the old store is still the store. Run it again to go on, or move --abandon.")
+        stderr.print(f"Interrupted. {GO_ON}")
         raise SystemExit(FAILED) from None
     if copied is None:
-        stdout.print("The asset store is there already.")
+        stderr.print("The asset store is there already.")
         return
     if not as_json:
         change = "Unset MONGODB_URI" if address == EMBEDDED else "Set MONGODB_URI to the new address"
@@ -233,6 +234,8 @@ async def _current_uri(settings: Settings) -> str:
 
 
 def _address(given: str, settings: Settings) -> str:
+    if given == "-":  # on the command line every user of the machine would see a password
+        given = click.get_text_stream("stdin").readline().strip()
     if given == EMBEDDED:
         return embedded_store(settings)
     if not given.startswith(("mongodb://", "mongodb+srv://")):
