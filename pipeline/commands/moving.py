@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
@@ -143,7 +144,7 @@ with_json = click.option("--json", "as_json", is_flag=True, help="One line of JS
 
 @click.command()
 @click.option("--storage", "name", help="Where all images go: a storage that the settings set up.")
-@click.option("--store", "address", help="Where all assets go: mongodb://..., sqlite for the embedded one, - to read it.")
+@click.option("--store", "address", help="Where all assets go: mongodb://..., sqlite (embedded), or - to read it.")
 @click.option("--abandon", is_flag=True, help="Give up a move to another store that was interrupted.")
 @with_json
 def move(name: str | None, address: str | None, abandon: bool, as_json: bool) -> None:
@@ -235,7 +236,7 @@ async def _current_uri(settings: Settings) -> str:
 
 def _address(given: str, settings: Settings) -> str:
     if given == "-":  # on the command line every user of the machine would see a password
-        given = click.get_text_stream("stdin").readline().strip()
+        given = sys.stdin.readline().strip()
     if given == EMBEDDED:
         return embedded_store(settings)
     if not given.startswith(("mongodb://", "mongodb+srv://")):
