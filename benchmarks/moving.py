@@ -3,9 +3,9 @@
 One service as it is embedded by default (SQLite, local files, previews by one child), full of small photos of all
 formats with a processed image and previews each. Then, each beside a process that uploads, listens and looks at
 pictures all along: a backup; its restore elsewhere, which `verify` checks; all images to S3 (moto); all assets to
-MongoDB where there is a server for it. Prints a table: the seconds of each step, the uploads beside it, and what of
-them was refused (any answer but 202), lost (accepted, and not finished or its event not heard) or dead (a URL that was
-shown and did not give its picture).
+MongoDB and back. Prints a table: the seconds of each step, the uploads beside it, and what of them was refused (any
+answer but 202), lost (accepted, and not finished or its event not heard) or dead (a URL that was shown and did not give
+its picture).
 """
 
 from __future__ import annotations
@@ -72,11 +72,6 @@ class Embedded(Service):
         if done.returncode:
             raise SystemExit(f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}")
         return time.monotonic() - began_at, json.loads(done.stdout)
-
-    def knows(self, command: str, option: str) -> bool:
-        """Return whether the command has that option."""
-        run = [sys.executable, str(ROOT / "run.py"), command, "--help"]
-        return option in subprocess.run(run, capture_output=True, text=True, env=self.environment).stdout
 
 
 def install(folder: Path) -> Path:
@@ -156,11 +151,9 @@ def measure(count: int, folder: Path, say: Callable[[Row], None]) -> None:
         step("verify", "verify")
         step("move --storage object", "move", "--storage", "object")
         say({"step": "verify afterwards", "seconds": service.do("verify")[0], "done": {}})
-        if not service.knows("move", "--store"):
-            say({"step": "move --store: this version has no such command", "seconds": 0.0, "done": {}})
-            return
         mongo = stack.enter_context(MongoServer())
         step("move --store mongodb", "move", "--store", mongo.uri("moved"))
+        step("move --store sqlite", "move", "--store", "sqlite")
 
 
 def in_s3(moto: MotoServer) -> Mapping[str, str]:
