@@ -242,7 +242,8 @@ def border(settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture)
         loops[0].call_soon_threadsafe(stop.set)
         thread.join(10)
     assert not thread.is_alive()
-    assert open_temporary_files() == before
+    # Fewer when what earlier tests have left was collected meanwhile.
+    assert open_temporary_files() <= before
     if not border.expects_errors:
         assert border.errors() == []
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
@@ -753,7 +754,8 @@ def test_upload_abandoned_half_way_leaves_nothing(border: Border) -> None:
     for _ in connections:
         border.wait_for(lambda thing: thing == "closed")
 
-    assert open_temporary_files() == before
+    # Fewer when what earlier tests have left was collected meanwhile.
+    assert open_temporary_files() <= before
     assert border.submission.uploads == []
 
 
