@@ -21,7 +21,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from typing import Any, cast
@@ -29,16 +29,16 @@ from typing import Any, cast
 import structlog
 
 from pipeline.assets.asset import Asset
-from pipeline.assets.store import AssetStore, Kept, KeyRecord
+from pipeline.assets.store import IDENTITY, AssetStore, Kept, KeyRecord
 from pipeline.clock import utc_now
-from pipeline.errors import DependencyUnavailable
+from pipeline.errors import ConfigurationError, DependencyUnavailable, OutcomeUnknown
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
-# Names of what a move keeps in the old store, and, ARRIVED, in the new one.
-MOVE, STORE, ARRIVED = "move", "store", "arrived"
-NOTE, PROCESS = "move-note", "move-process"
+# Names of what a move keeps in the old store, and, from ARRIVING on, in the new one.
+MOVE, STORE, ARRIVING, ARRIVED = "move", "store", "arriving", "arrived"
+NOTE, PROCESS, PROBE = "move-note", "move-process", "probe"
 LEASE_SECONDS = 5.0
 IDLE_SECONDS, MOVING_SECONDS = 1.0, 0.2
 # Of a command whose record does not change for so long, nobody knows when it goes on.
@@ -68,7 +68,7 @@ class Move:
 
     token: str
     phase: Phase
-    to: str
+    to: str = field(repr=False)
     owner: str
     beat: int = 0
     after: str = ""
@@ -88,6 +88,12 @@ class Move:
     def decision(self) -> str:
         """The idempotency key by which it is decided."""
         return f"move-decision:{self.token}"
+
+
+def is_of_move(kept: Kept) -> bool:
+    """Return whether it tells of a move of the store, and so of one database only."""
+    is_record = kept.kind == MOVE and kept.id in (STORE, ARRIVING, ARRIVED, PROBE)
+    return is_record or kept.kind in (NOTE, PROCESS)
 
 
 def _asset(asset_id: str, *_: Any, **__: Any) -> Sequence[Subject]:
@@ -156,9 +162,21 @@ class MovableStore:
         return getattr(self._store, name)
 
     async def open(self) -> None:
-        """Open the store that the settings name, and the one it has been moved to."""
+        """Open the store that the settings name, and the one it has been moved to.
+
+        ConfigurationError when the settings name a copy that is not finished.
+        """
         await self._opened[-1].open()
+        await self._refuse_half_a_copy(self._opened[0])
         await self.look()
+
+    async def _refuse_half_a_copy(self, home: AssetStore) -> None:
+        if await home.find_kept(MOVE, ARRIVING) is None or await home.find_kept(MOVE, STORE) is not None:
+            return
+        raise ConfigurationError(
+            "MONGODB_URI: the asset store is a copy that is not finished; run `move --store` again, with the settings "
+            "of before, until it is moved, or empty it"
+        )
 
     async def close(self) -> None:
         """Release all connections."""
@@ -236,6 +254,14 @@ class MovableStore:
         store = self._opener(move.to)
         try:
             await store.open()
+            # On another machine the same address may lead to another store.
+            identity = await store.find_kept(IDENTITY, IDENTITY)
+            if identity is None or identity.data["id"] != await self._store.identity():
+                raise DependencyUnavailable("From here the address of the moved asset store leads to another one")
+            # Should the command have died just after the decision.
+            arriving = await store.find_kept(MOVE, ARRIVING)
+            if arriving is not None and arriving.data["owner"] == move.owner:
+                await store.discard(MOVE, ARRIVING)
         except BaseException:
             await store.close()
             raise
@@ -254,8 +280,9 @@ class MovableStore:
             self._acknowledged = word, time.monotonic()
 
     async def _write(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        if self._move is not None and self._move.pace_seconds:
-            await asyncio.sleep(self._move.pace_seconds)
+        move = self._move
+        if move is not None and move.pace_seconds and time.monotonic() - self._beaten_at < THAW_SECONDS:
+            await asyncio.sleep(move.pace_seconds)
         while self._is_frozen or time.monotonic() - self._looked_at > LEASE_SECONDS:
             await self.look()
             if self._is_frozen:
@@ -266,7 +293,9 @@ class MovableStore:
         self._under_way[mark] = subjects
         try:
             if not is_moving:
-                return await write(*args, **kwargs)
+                result = await write(*args, **kwargs)
+                await self._check_it_counts(store)
+                return result
             if name in PURGES:
                 return 0
             if name in POSTPONED:
@@ -276,9 +305,23 @@ class MovableStore:
             result = await write(*args, **kwargs)
             with suppress(DependencyUnavailable):
                 await store.keep(replace(note, data={**note.data, "isDone": True}))
+            await self._check_it_counts(store)
             return result
         finally:
             del self._under_way[mark]
+
+    async def _check_it_counts(self, store: AssetStore) -> None:
+        """OutcomeUnknown when the store of a write that has just ended is, or may be, the store no more.
+
+        A process that stood still in the middle of a write was taken for dead, and not waited for.
+        """
+        if self._store is store and time.monotonic() - self._looked_at > LEASE_SECONDS:
+            try:
+                await self.look()
+            except DependencyUnavailable as error:
+                raise OutcomeUnknown(error.message) from error
+        if self._store is not store:
+            raise OutcomeUnknown("The asset store was moved in the middle of a write")
 
 
 def _nothing(*_: Any, **__: Any) -> Sequence[Subject]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.assets.asset import Asset, ImageRef, to_timestamp
+from pipeline.assets.movable import is_of_move
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.usecases import backup_file
@@ -106,6 +107,8 @@ class _Backup:
         after = ("", "")
         while page := await self._patience.bear(partial(self._store.all_kept, limit=PAGE, after=after)):
             for kept in page:
+                if is_of_move(kept):  # it holds an address with a password, and is of use nowhere else
+                    continue
                 fields = {"kind": kept.kind, "id": kept.id, "at": kept.at, "data": kept.data}
                 about = {"userId": kept.user_id, "assetId": kept.asset_id}
                 _add_json(tar, f"kept/{self.tally.kept}.json", fields | about)

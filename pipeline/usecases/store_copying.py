@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.assets.asset import Asset
-from pipeline.assets.movable import ARRIVED, MOVE, NOTE, PROCESS, STORE
+from pipeline.assets.movable import is_of_move
 from pipeline.assets.store import SCHEMA_KIND, AssetStore, Kept
 from pipeline.clock import utc_now
 from pipeline.errors import Conflict
@@ -20,9 +20,6 @@ from pipeline.errors import Conflict
 PAGE = 100
 # So many copies at once.
 AT_ONCE = 16
-PROBE = "probe"
-# What tells of the move itself, and what each database says of its own form.
-NOT_COPIED = (NOTE, PROCESS, SCHEMA_KIND)
 EVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
@@ -77,15 +74,20 @@ class StoreCopy:
         self.copied.assets += len(assets)
         return ids
 
-    async def damaged(self) -> Sequence[str]:
-        """Return the ids of those documents that cannot be copied, because they cannot be read."""
-        found = []
+    async def complete(self) -> Sequence[str]:
+        """Copy what is missing: the other store may have lost what an earlier run has copied.
+
+        Return the ids of those documents that cannot be copied, because they cannot be read.
+        """
+        damaged: list[str] = []
         async for ids in pages(self._old.all_ids, lambda ids: ids[-1]):
-            for asset_id in sorted(set(ids) - set(await self._new.known(ids))):
-                # Others are new, or deleted, and noted.
-                if await self._old.get(asset_id) is None and await self._old.known([asset_id]):
-                    found.append(asset_id)
-        return found
+            missing = set(ids) - set(await self._new.known(ids))
+            found = await self._old.get_many(missing)
+            await self.put(found)
+            unreadable = missing - {asset.id for asset in found}
+            # Others have been deleted meanwhile, and that is noted.
+            damaged += sorted(await self._old.known(unreadable))
+        return damaged
 
     async def put(self, assets: Collection[Asset]) -> None:
         """Copy the assets, and compare the copies."""
@@ -140,7 +142,8 @@ class StoreCopy:
 
 
 def is_copied(kept: Kept) -> bool:
-    return kept.kind not in NOT_COPIED and (kept.kind, kept.id) not in {(MOVE, STORE), (MOVE, ARRIVED), (MOVE, PROBE)}
+    """Return whether it is copied: not what tells of the move, and what each database says of its own form."""
+    return kept.kind != SCHEMA_KIND and not is_of_move(kept)
 
 
 async def pages(read: Callable[..., Awaitable[Sequence[Any]]], last: Callable[[Any], Any], after: Any = "") -> Any:

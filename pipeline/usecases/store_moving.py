@@ -21,12 +21,14 @@ from typing import Any
 from pipeline.assets.asset import Asset
 from pipeline.assets.movable import (
     ARRIVED,
+    ARRIVING,
     BEAT_SECONDS,
     IS_MOVED,
     IS_THAWED,
     LEASE_SECONDS,
     MOVE,
     NOTE,
+    PROBE,
     PROCESS,
     STORE,
     Move,
@@ -36,13 +38,15 @@ from pipeline.assets.store import IDENTITY, AssetStore, Kept, KeyRecord
 from pipeline.clock import utc_now
 from pipeline.errors import Conflict, DependencyUnavailable, ValidationError
 from pipeline.usecases.patience import Patience
-from pipeline.usecases.store_copying import EVER, PROBE, Copied, StoreCopy, pages
+from pipeline.usecases.store_copying import EVER, Copied, StoreCopy, pages
 
 NOTES_AT_ONCE = 500
 # With so few changes in one pass the next is over in a moment.
 FEW_NOTES = 100
 # Who has given no sign of life for so long is dead, or will look before it writes again.
 DEAD_SECONDS = 15.0
+# A process that lives gives one more often than that.
+SILENT_SECONDS = 4.0
 # Longer than that nobody's writes wait: the command gives way and tries again later.
 FREEZE_SECONDS = 20.0
 # For how long each write waits at first, and at most, where the copies do not catch up with the writes.
@@ -130,10 +134,23 @@ class StoreMove:
         await self._old.discard(MOVE, PROBE)
         if seen is not None and seen.data == mark.data:
             raise Conflict("The asset store is there already")
-        identity = await self._new.find_kept(IDENTITY, IDENTITY)
-        is_ours = identity is not None and identity.data["id"] == await self._old.identity()
+        # It is made now if there is none: by it a process knows the new store.
+        own, identity = await self._old.identity(), await self._new.find_kept(IDENTITY, IDENTITY)
+        is_ours = identity is not None and identity.data["id"] == own
         if not is_ours and await self._new.all_ids(limit=1):
             raise Conflict("The other asset store holds assets that are not from here: name an empty one")
+        await self._check_left()
+
+    async def _check_left(self) -> None:
+        """Refuse a store from which a move has begun and not ended: what is here may be half a copy of it."""
+        left = Move.of(await self._new.find_kept(MOVE, STORE))
+        if left is None or left.phase is Phase.MOVED:
+            return
+        record = await self._new.find_key(left.decision)
+        if record is None or record.fingerprint != IS_MOVED:
+            raise Conflict("A move away from the other asset store is not finished: finish or abandon that first")
+        # Its command died before it wrote that down; the decision itself goes when the keys there are removed.
+        await self._new.keep(replace(left, phase=Phase.MOVED).kept())
 
     async def _begin(self) -> None:
         """Leave the record, or go on with the one that an earlier run has left."""
@@ -148,6 +165,7 @@ class StoreMove:
                 raise Conflict("The asset store was moved just now")
             if found.to == self._move.to:
                 self._move = replace(self._move, after=found.after, beat=found.beat + 1)
+        await self._new.keep(Kept(MOVE, ARRIVING, utc_now(), {"owner": self._move.owner}))
         await self._old.keep(self._move.kept())
 
     async def _record(self, **changes: Any) -> None:
@@ -185,7 +203,7 @@ class StoreMove:
             for _ in ids:
                 self._on_asset()
             await bear(partial(self._record, after=ids[-1]))
-        if damaged := await bear(copy.damaged):
+        if damaged := await bear(copy.complete):
             shown = ", ".join(damaged[:10]) + (", ..." if len(damaged) > 10 else "")
             raise ValidationError(f"Damaged documents cannot be moved; remove them first: {shown}")
 
@@ -199,15 +217,19 @@ class StoreMove:
                 await self._patience.bear(partial(self._record, pace_seconds=pace))
 
     async def _pass(self, until: datetime = EVER) -> int:
-        """Copy again what is noted as changed until then; return how many notes there were."""
+        """Copy again what is noted as changed until then; return how many notes are dealt with.
+
+        A write that failed, or whose process died, leaves a note for ever: such ones do not count.
+        """
         count = 0
         async for notes in self._notes():
             if notes[0].at > until:
                 break
             await self._patience.bear(lambda: self._copy.copy_noted(notes))
             # One that was not done when it was read may yet change something.
-            await self._old.discard(NOTE, *(note.id for note in notes if note.data["isDone"]))
-            count += len(notes)
+            done = [note.id for note in notes if note.data["isDone"]]
+            await self._old.discard(NOTE, *done)
+            count += len(done)
         return count
 
     def _notes(self) -> Any:
@@ -218,6 +240,8 @@ class StoreMove:
 
     async def _decide(self) -> None:
         """Let writes wait, copy the rest, and decide; _Interrupted when that was taking too long for a process."""
+        while self._is_one_silent():
+            await asyncio.sleep(POLL_SECONDS)
         ends_at = time.monotonic() + FREEZE_SECONDS
         await self._record(phase=Phase.FREEZING)
         self._on_phase("Copying the last changes")
@@ -233,9 +257,14 @@ class StoreMove:
         await self._new.keep(Kept(MOVE, ARRIVED, utc_now(), {"token": self._move.token, "ends": ends}))
         if await self._claim(IS_MOVED if time.monotonic() < ends_at else IS_THAWED) != IS_MOVED:
             raise _Interrupted
-        await self._record(phase=Phase.MOVED)
-        await self._new.discard(MOVE, STORE)
+        await self._patience.bear(partial(self._record, phase=Phase.MOVED))
+        await self._patience.bear(lambda: self._new.discard(MOVE, STORE, ARRIVING))
         await self._finish(unfinished)
+
+    def _is_one_silent(self) -> bool:
+        """Return whether a process may be dead or not: writes must not wait until that is known."""
+        now = time.monotonic()
+        return any(SILENT_SECONDS < now - at <= DEAD_SECONDS for _, at in self._alive.values())
 
     async def _all_still(self) -> bool:
         """Return whether every process that lives has said that its writes have ended."""

@@ -27,7 +27,7 @@ from pipeline.assets.asset import ATTEMPTS_AT_MOST, SCHEMA, AiMetadata, Asset, A
 from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.movable import MovableStore, Move, Phase
 from pipeline.assets.sqlite import SqliteAssetStore
-from pipeline.assets.store import SCHEMA_KIND, AssetStore, Kept, KeyRecord
+from pipeline.assets.store import IDENTITY, SCHEMA_KIND, AssetStore, Kept, KeyRecord
 from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable
 from tests.factories import make_asset
@@ -66,10 +66,16 @@ def movable(path: Path) -> MovableStore:
 
 async def begin_moved(old: Path, new: Path) -> None:
     """Let the old store be one that was moved to the new one."""
-    store = SqliteAssetStore(old)
-    await store.open()
-    await store.keep(Move("token", Phase.MOVED, str(new), "owner").kept())
-    await store.close()
+    stores = SqliteAssetStore(old), SqliteAssetStore(new)
+    for store in stores:
+        await store.open()
+    await stores[0].identity()
+    identity = await stores[0].find_kept(IDENTITY, IDENTITY)
+    assert identity is not None
+    await stores[1].keep(identity)
+    await stores[0].keep(Move("token", Phase.MOVED, str(new), "owner").kept())
+    for store in stores:
+        await store.close()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from pipeline.assets.asset import Asset, AssetStatus, ImageRef
+from pipeline.assets.movable import Move, Phase
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import Kept, KeyRecord
 from pipeline.clock import utc_now
@@ -63,6 +64,14 @@ async def saved(store: SqliteAssetStore, path: Path, count: int = 3) -> list[Ass
     await store.keep(Kept("pause", "ai-processing", utc_now(), {}))
     assert (await back_up(store, storage, path)).told == []
     return assets
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_address_of_a_store_that_is_moved_to_is_not_saved(tmp_path: Path, store: SqliteAssetStore) -> None:
+    """It holds a password; what else a move notes is of use in no other store either."""
+    await store.keep(Move("t-1", Phase.COPYING, "mongodb://u:hunter2@host/", "o").kept())
+    await saved(store, tmp_path / "file")
+    assert b"hunter2" not in (tmp_path / "file").read_bytes()
 
 
 @pytest.mark.gen_test(timeout=30)

@@ -23,9 +23,9 @@ from pipeline.assets.asset import AssetStatus
 from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.movable import MOVE, NOTE, PROCESS, STORE, MovableStore, Move, Phase
 from pipeline.assets.sqlite import SqliteAssetStore
-from pipeline.assets.store import AssetStore, Kept, KeyRecord
+from pipeline.assets.store import IDENTITY, AssetStore, Kept, KeyRecord
 from pipeline.clock import utc_now
-from pipeline.errors import Conflict, DependencyUnavailable, ValidationError
+from pipeline.errors import ConfigurationError, Conflict, DependencyUnavailable, OutcomeUnknown, ValidationError
 from pipeline.usecases import store_moving
 from pipeline.usecases.patience import Patience
 from pipeline.usecases.store_copying import Copied
@@ -247,6 +247,9 @@ async def test_reads_go_on_while_writes_wait(scene: Scene) -> None:
     waiting = asyncio.create_task(scene.store.keep(Kept("letter", "1", NOON, {})))
     assert await scene.store.get(asset.id) is not None
     assert not waiting.done()
+    identity = await scene.store.find_kept(IDENTITY, IDENTITY)
+    assert identity is not None
+    await scene.raw(scene.new, lambda store: store.keep(identity))
     await scene.raw(scene.old, lambda store: store.keep(Move("t-1", Phase.MOVED, scene.new, "nobody").kept()))
     await waiting
     assert await scene.raw(scene.new, lambda store: store.find_kept("letter", "1")) is not None
@@ -435,6 +438,160 @@ async def test_late_change_of_a_stopped_process_is_told(scene: Scene, monkeypatc
     monkeypatch.setattr(StoreMove, "_claim", claim_and_write)
     copied = await scene.move()
     assert len(copied.late) == 1 and asset.id in copied.late[0]
+
+
+@pytest.mark.gen_test(timeout=60)
+@only_files
+async def test_other_store_that_was_emptied_between_two_runs_gets_everything(scene: Scene) -> None:
+    """The second run goes on behind what the first one copied, and still nothing is missing."""
+    assets = sorted((make_asset() for _ in range(5)), key=lambda asset: asset.id)
+    for asset in assets:
+        await scene.store.create(asset)
+    await scene.store.keep(Move("t-1", Phase.COPYING, scene.new, "nobody", after=assets[-1].id).kept())
+    await scene.move()
+    assert scene.movable.uri == scene.new
+    assert await scene.store.all_ids(limit=9) == [asset.id for asset in assets]
+
+
+@pytest.mark.gen_test(timeout=60)
+@only_files
+async def test_half_a_copy_is_not_moved_over_the_store_it_was_made_from(scene: Scene) -> None:
+    """A move that was killed, and then one in the other direction: it would remove what was not copied yet."""
+    asset = make_asset()
+    await scene.store.create(asset)
+    await scene.store.keep(Move("t-1", Phase.COPYING, scene.new, "nobody").kept())
+    identity = await scene.store.find_kept(IDENTITY, IDENTITY)
+    assert identity is not None
+    await scene.raw(scene.new, lambda store: store.keep(identity))
+    with pytest.raises(Conflict, match="not finished"):
+        await scene.move(scene.new, scene.old)
+    assert await scene.raw(scene.old, lambda store: store.get(asset.id)) is not None
+
+
+@pytest.mark.gen_test(timeout=60)
+@only_files
+async def test_decision_of_a_command_that_died_after_it_outlives_the_move_back(scene: Scene) -> None:
+    """The keys of the first store, the decision among them, go; its record still says that it was moved."""
+    left = Move("t-1", Phase.FREEZING, scene.new, "nobody")
+    identity = await scene.store.find_kept(IDENTITY, IDENTITY)
+    assert identity is not None
+    await scene.raw(scene.new, lambda store: store.keep(identity))
+    await scene.raw(scene.old, lambda store: store.keep(left.kept()))
+    await scene.raw(scene.old, lambda store: store.claim_key(left.decision, KeyRecord("", "moved"), NOON))
+
+    class Killed(Exception):
+        pass
+
+    def die(words: str) -> None:
+        if words == "Copying what has changed":
+            raise Killed
+
+    with pytest.raises(Killed):
+        await scene.move(scene.new, scene.old, on_phase=die)
+    record = await scene.raw(scene.old, lambda store: store.find_kept(MOVE, STORE))
+    assert record.data["phase"] == "moved"
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_half_a_copy_is_nobodys_store(scene: Scene) -> None:
+    """A process whose settings name it too early does not start; after the move it does."""
+
+    class Killed(Exception):
+        pass
+
+    def die(words: str) -> None:
+        if words == "Copying what has changed":
+            raise Killed
+
+    await scene.store.create(make_asset())
+    with pytest.raises(Killed):
+        await scene.move(on_phase=die)
+    early = MovableStore(scene.opener(scene.new), scene.new, scene.opener)
+    with pytest.raises(ConfigurationError, match="not finished"):
+        await early.open()
+    await early.close()
+    await scene.move()
+    later = MovableStore(scene.opener(scene.new), scene.new, scene.opener)
+    await later.open()
+    assert len(await later.as_asset_store().all_ids(limit=9)) == 1
+    await later.close()
+
+
+@pytest.mark.gen_test(timeout=30)
+@only_files
+async def test_writes_that_never_ended_do_not_keep_a_move_from_its_end(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than are few: a failover, or a process killed under load, leaves as many."""
+    monkeypatch.setattr(store_moving, "FEW_NOTES", 3)
+    for number in range(5):
+        note = Kept(NOTE, f"n-{number}", NOON, {"subjects": [["asset", make_asset().id]], "isDone": False})
+        await scene.store.keep(note)
+    await asyncio.wait_for(scene.move(), 10)
+    assert scene.movable.uri == scene.new
+
+
+@pytest.mark.gen_test(timeout=60)
+@only_files
+async def test_writes_are_not_slowed_for_a_command_that_is_gone(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that was killed while it slowed them would slow them until somebody runs it again."""
+    monkeypatch.setattr(movable, "THAW_SECONDS", 0.2)
+    await scene.store.keep(Move("t-1", Phase.COPYING, scene.new, "nobody", pace_seconds=30.0).kept())
+    await scene.movable.look()
+    await asyncio.sleep(0.3)  # it has given no sign of life for the limit
+    await asyncio.wait_for(scene.store.create(make_asset()), 5)
+
+
+@pytest.mark.gen_test(timeout=60)
+@only_files
+async def test_address_that_leads_elsewhere_from_here_is_not_used(scene: Scene) -> None:
+    """`sqlite` names another file on another machine: an empty store there would take uploads that nobody finds."""
+    elsewhere = str(Path(scene.new).parent / "elsewhere.sqlite")
+
+    def opener(uri: str) -> AssetStore:
+        return scene.opener(elsewhere if uri == scene.new else uri)
+
+    other = MovableStore(scene.opener(scene.old), scene.old, opener)
+    await other.open()
+    await scene.move()
+    with pytest.raises(DependencyUnavailable):
+        await other.as_asset_store().create(make_asset())
+    assert await scene.raw(elsewhere, lambda store: store.all_ids(limit=9)) == []
+    await other.close()
+
+
+@pytest.mark.gen_test(timeout=60)
+@pytest.mark.parametrize("since", ["before the move", "during the move"])
+async def test_write_that_outlived_a_move_is_not_called_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, since: str
+) -> None:
+    """A process that stood still in the middle of a write has written into a store that nobody reads any more."""
+    scene = Scene(str(tmp_path / "old.sqlite"), str(tmp_path / "new.sqlite"))
+    slow = Slow(SqliteAssetStore(tmp_path / "old.sqlite"))
+    away = MovableStore(slow, scene.old, scene.opener)  # type: ignore[arg-type]
+    await away.open()
+    await scene.movable.open()
+    if since == "during the move":
+        await scene.store.keep(Move("t-1", Phase.COPYING, scene.new, "nobody").kept())
+        await away.look()
+    monkeypatch.setattr(store_moving, "DEAD_SECONDS", 0.3)
+    writing = asyncio.create_task(away.as_asset_store().create(make_asset()))
+    await slow.has_begun.wait()
+    await scene.move()
+    slow.may_end.set()
+    try:
+        with pytest.raises(OutcomeUnknown):
+            await writing
+    finally:
+        await away.close()
+        await scene.movable.close()
+
+
+def test_record_of_a_move_does_not_show_the_address() -> None:
+    """It holds a password, and a trace or an assertion shows a record."""
+    assert "hunter2" not in repr(Move("t-1", Phase.COPYING, "mongodb://u:hunter2@host/", "o"))
 
 
 @pytest.mark.gen_test(timeout=180)
