@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from benchmarks.machine import describe
 from benchmarks.moving_photos import PHOTOS, USERS
 from tests.factories import make_token
 from tests.mongo_server import MongoServer
-from tests.moto_server import REGION, MotoServer
+from tests.moto_server import MotoServer
 from tests.service import ROOT, Service
 
 ASSETS = 2000
@@ -132,7 +132,7 @@ def measure(count: int, folder: Path, say: Callable[[Row], None]) -> None:
         moto = stack.enter_context(MotoServer())
         moto.s3.create_bucket(Bucket=BUCKET)
         stack.enter_context(moto.unchecked())
-        service = stack.enter_context(Embedded(folder / "data", plugins, **in_s3(moto)))
+        service = stack.enter_context(Embedded(folder / "data", plugins, **moto.settings(f"s3://{BUCKET}")))
         say({"step": "fill", "seconds": fill(service, count), "done": {"assets": count}})
 
         def step(name: str, *arguments: str) -> None:
@@ -154,17 +154,6 @@ def measure(count: int, folder: Path, say: Callable[[Row], None]) -> None:
         mongo = stack.enter_context(MongoServer())
         step("move --store mongodb", "move", "--store", mongo.uri("moved"))
         step("move --store sqlite", "move", "--store", "sqlite")
-
-
-def in_s3(moto: MotoServer) -> Mapping[str, str]:
-    """Return the settings of the storage `object`."""
-    return {
-        "PLUGIN_OBJECT_URL": f"s3://{BUCKET}",
-        "PLUGIN_OBJECT_ENDPOINT": moto.url,
-        "PLUGIN_OBJECT_REGION": REGION,
-        "PLUGIN_OBJECT_ACCESS_KEY_ID": moto.access_key_id,
-        "PLUGIN_OBJECT_SECRET_ACCESS_KEY": moto.secret_access_key,
-    }
 
 
 def shown(row: Row) -> str:

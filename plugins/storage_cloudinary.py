@@ -30,7 +30,7 @@ import urllib3
 
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError, ValidationError
 from pipeline.hooks import StorageBackend, StoredImage, hookimpl
-from pipeline.hooks.storing import READ_AT_MOST_BYTES
+from pipeline.hooks.protocols import READ_AT_MOST_BYTES
 from plugins.ai_http import retry_after_of
 
 if TYPE_CHECKING:

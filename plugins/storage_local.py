@@ -144,7 +144,7 @@ class LocalStorage:
                     yield image
 
     def _remove_leftovers(self) -> None:
-        for leftover in self._incoming.glob("*"):  # none where there is no such folder
+        for leftover in self._incoming.iterdir():
             with suppress(FileNotFoundError):
                 if leftover.stat().st_mtime < time.time() - STALE_SECONDS:
                     leftover.unlink()

@@ -125,12 +125,7 @@ def bucket(moto: MotoServer) -> str:
 @pytest.fixture
 def in_s3(moto: MotoServer, bucket: str) -> dict[str, str]:
     """The settings with which the storage `object` keeps images in that bucket."""
-    return {
-        "PLUGIN_OBJECT_URL": f"s3://{bucket}/photos",
-        "PLUGIN_OBJECT_ENDPOINT": moto.url,
-        "PLUGIN_OBJECT_ACCESS_KEY_ID": moto.access_key_id,
-        "PLUGIN_OBJECT_SECRET_ACCESS_KEY": moto.secret_access_key,
-    }
+    return moto.settings(f"s3://{bucket}/photos")
 
 
 @pytest.fixture

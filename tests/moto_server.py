@@ -53,6 +53,18 @@ class MotoServer:
             self._process.wait()
             self._process = None
 
+    def settings(self, url: str) -> dict[str, str]:
+        """Return the settings with which the storage `object` keeps images there. url: s3://BUCKET, with a folder or
+        without.
+        """
+        return {
+            "PLUGIN_OBJECT_URL": url,
+            "PLUGIN_OBJECT_ENDPOINT": self.url,
+            "PLUGIN_OBJECT_REGION": REGION,
+            "PLUGIN_OBJECT_ACCESS_KEY_ID": self.access_key_id,
+            "PLUGIN_OBJECT_SECRET_ACCESS_KEY": self.secret_access_key,
+        }
+
     def keys(self, bucket: str) -> list[str]:
         """Return the names of all objects in the bucket."""
         return [each["Key"] for each in self.s3.list_objects_v2(Bucket=bucket).get("Contents", [])]

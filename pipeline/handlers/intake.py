@@ -16,7 +16,7 @@ from pipeline.assets.image import ImageInfo, inspect
 from pipeline.assets.kinds import HEAD_BYTES, image_type
 from pipeline.errors import DependencyUnavailable, ValidationError
 from pipeline.handlers.multipart import NO_ROOM, nameless_file
-from pipeline.usecases.upload import sha256_of
+from pipeline.usecases.upload import sha256_of_file
 
 UNKNOWN_PARTS = "Its metadata cannot be removed, because the file is not built as its format says"
 
@@ -44,7 +44,7 @@ class Intake:
         stored = sent if self.keeps_metadata else self._clean(sent)
         try:
             # Of what is stored: metadata may have told its sides otherwise.
-            return stored, self._inspect(stored), sha256_of(stored)
+            return stored, self._inspect(stored), sha256_of_file(stored)
         except BaseException:
             if stored is not sent:
                 close(stored)

@@ -14,6 +14,10 @@ from typing import Any, BinaryIO, Protocol
 
 from pipeline.sandbox import Picture
 
+# Of a stored image: more than any photo has. A file that goes on for ever must not fill the memory; MAX_UPLOAD_BYTES
+# may have been larger when the image was stored.
+READ_AT_MOST_BYTES = 256 * 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Attribute:

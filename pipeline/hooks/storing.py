@@ -17,16 +17,13 @@ import structlog
 from pipeline.errors import DependencyUnavailable, PipelineError
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.checks import is_web_url
-from pipeline.hooks.protocols import StoredImage
+from pipeline.hooks.protocols import READ_AT_MOST_BYTES, StoredImage
 from pipeline.texts import cause_of
 from pipeline.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
 UNAVAILABLE = "Image storage unavailable"
-# More than any photo has. A file that goes on for ever must not fill the memory; MAX_UPLOAD_BYTES may have been larger
-# when the image was stored.
-READ_AT_MOST_BYTES = 256 * 1024 * 1024
 PIECE_BYTES = 16 * 1024 * 1024
 
 

@@ -6,18 +6,17 @@ Everything here may be done again, and may be interrupted. Runs on the event loo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 from pipeline.assets.asset import Asset
 from pipeline.assets.movable import is_of_move
 from pipeline.assets.store import SCHEMA_KIND, AssetStore, Kept
 from pipeline.clock import utc_now
 from pipeline.errors import Conflict
+from pipeline.usecases.pages import PAGE, id_pages, kept_pages, key_pages
 
-PAGE = 100
 # So many copies at once.
 AT_ONCE = 16
 EVER = datetime(9999, 1, 1, tzinfo=UTC)
@@ -44,9 +43,9 @@ class StoreCopy:
     async def clear_strangers(self) -> None:
         """Remove from the new store what an earlier try, or the time before a move back, has left there."""
         await self._new.purge_keys(EVER)
-        async for ids in pages(self._new.all_ids, lambda ids: ids[-1]):
+        async for ids in id_pages(self._new.all_ids):
             await self._remove(set(ids) - set(await self._old.known(ids)))
-        async for page in pages(self._new.all_kept, lambda page: (page[-1].kind, page[-1].id), ("", "")):
+        async for page in kept_pages(self._new.all_kept):
             for kept in filter(is_copied, page):
                 if await self._old.find_kept(kept.kind, kept.id) is None:
                     await self._new.discard(kept.kind, kept.id)
@@ -54,7 +53,7 @@ class StoreCopy:
     async def copy_kept(self) -> None:
         """Copy what is kept beside the assets."""
         self.copied.kept = 0
-        async for page in pages(self._old.all_kept, lambda page: (page[-1].kind, page[-1].id), ("", "")):
+        async for page in kept_pages(self._old.all_kept):
             wanted = [kept for kept in page if is_copied(kept)]
             await asyncio.gather(*(self._new.keep(kept) for kept in wanted))
             self.copied.kept += len(wanted)
@@ -62,7 +61,7 @@ class StoreCopy:
     async def copy_keys(self) -> None:
         """Copy the idempotency keys."""
         self.copied.keys = 0
-        async for page in pages(self._old.all_keys, lambda page: page[-1].key):
+        async for page in key_pages(self._old.all_keys):
             await asyncio.gather(*(self._new.claim_key(each.key, each.record, each.created_at) for each in page))
             self.copied.keys += len(page)
 
@@ -80,7 +79,7 @@ class StoreCopy:
         Return the ids of those documents that cannot be copied, because they cannot be read.
         """
         damaged: list[str] = []
-        async for ids in pages(self._old.all_ids, lambda ids: ids[-1]):
+        async for ids in id_pages(self._old.all_ids):
             missing = set(ids) - set(await self._new.known(ids))
             found = await self._old.get_many(missing)
             await self.put(found)
@@ -144,10 +143,3 @@ class StoreCopy:
 def is_copied(kept: Kept) -> bool:
     """Return whether it is copied: not what tells of the move, and what each database says of its own form."""
     return kept.kind != SCHEMA_KIND and not is_of_move(kept)
-
-
-async def pages(read: Callable[..., Awaitable[Sequence[Any]]], last: Callable[[Any], Any], after: Any = "") -> Any:
-    """Yield all pages; last: returns after what the next one begins."""
-    while page := await read(limit=PAGE, after=after):
-        yield page
-        after = last(page)

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -37,8 +37,9 @@ from pipeline.assets.movable import (
 from pipeline.assets.store import IDENTITY, AssetStore, Kept, KeyRecord
 from pipeline.clock import utc_now
 from pipeline.errors import Conflict, DependencyUnavailable, ValidationError
+from pipeline.usecases.pages import pages
 from pipeline.usecases.patience import Patience
-from pipeline.usecases.store_copying import EVER, Copied, StoreCopy, pages
+from pipeline.usecases.store_copying import EVER, Copied, StoreCopy
 
 NOTES_AT_ONCE = 500
 # With so few changes in one pass the next is over in a moment.
@@ -92,7 +93,7 @@ class StoreMove:
     async def run(self) -> Copied:
         """Move everything. Conflict, ValidationError: it cannot be moved there; the texts say why.
 
-        DependencyUnavailable: a store is away for too long, or another run of the command has taken over.
+        Conflict also when another run of the command has taken over. DependencyUnavailable: a store is away for long.
         """
         await self._check_target()
         await self._begin()
@@ -232,11 +233,11 @@ class StoreMove:
             count += len(done)
         return count
 
-    def _notes(self) -> Any:
-        async def page(*, limit: int, after: tuple[datetime, str] | None) -> Sequence[Kept]:
-            return await self._patience.bear(lambda: self._old.kept(NOTE, limit=NOTES_AT_ONCE, after=after))
+    def _notes(self) -> AsyncIterator[Sequence[Kept]]:
+        async def read(**page: Any) -> Sequence[Kept]:
+            return await self._patience.bear(partial(self._old.kept, NOTE, **page))
 
-        return pages(page, lambda notes: (notes[-1].at, notes[-1].id), None)
+        return pages(read, lambda note: (note.at, note.id), None, NOTES_AT_ONCE)
 
     async def _decide(self) -> None:
         """Let writes wait, copy the rest, and decide; _Interrupted when that was taking too long for a process."""
@@ -258,7 +259,9 @@ class StoreMove:
         if await self._claim(IS_MOVED if time.monotonic() < ends_at else IS_THAWED) != IS_MOVED:
             raise _Interrupted
         await self._patience.bear(partial(self._record, phase=Phase.MOVED))
-        await self._patience.bear(lambda: self._new.discard(MOVE, STORE, ARRIVING))
+        # In this order: a process that starts between the two finds the way here, and no copy that is not finished.
+        for mark in (ARRIVING, STORE):
+            await self._patience.bear(partial(self._new.discard, MOVE, mark))
         await self._finish(unfinished)
 
     def _is_one_silent(self) -> bool:

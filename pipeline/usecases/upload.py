@@ -43,7 +43,7 @@ class Upload:
         if self.sent is None or self.sent is self.file:
             return self.sha256
         # In a thread: of ten megabytes it takes longer than the loop may wait.
-        return await asyncio.get_running_loop().run_in_executor(pool, sha256_of, self.sent)
+        return await asyncio.get_running_loop().run_in_executor(pool, sha256_of_file, self.sent)
 
     @contextmanager
     def facts(self) -> Iterator[UploadFacts]:
@@ -62,7 +62,7 @@ class Upload:
             )
 
 
-def sha256_of(file: BinaryIO) -> str:
+def sha256_of_file(file: BinaryIO) -> str:
     """Return the hash of the whole file, hex, and leave it at its start. Blocking."""
     file.seek(0)
     digest = hashlib.sha256()

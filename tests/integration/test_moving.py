@@ -157,42 +157,29 @@ async def test_photo_that_was_being_processed_is_processed_where_it_is_restored(
 
 @pytest.mark.gen_test(timeout=60)
 async def test_process_that_starts_after_a_move_saves_its_first_upload_there(
-    tmp_path: Path, ai_service: AiService, moto: MotoServer, bucket: str
+    tmp_path: Path, ai_service: AiService, moto: MotoServer, bucket: str, in_s3: dict[str, str]
 ) -> None:
     """STORAGE_BACKEND still names the old one. A storage that cannot be used is chosen by no move and no process."""
-    own = in_bucket(moto, bucket)
-    service = Service(tmp_path, ai_service.url, **own)
+    service = Service(tmp_path, ai_service.url, **in_s3)
     moved = command(service, "move", "--storage", "object", PLUGIN_OBJECT_ENDPOINT="http://127.0.0.1:1")
     assert moved.returncode == 1 and "again" in moved.stderr
     assert command(service, "move", "--storage", "object").returncode == 0
     with service:
         assert service.upload().status_code == 202
         assert len(moto.keys(bucket)) == 1
-    elsewhere = Service(tmp_path, ai_service.url, **own | {"PLUGIN_OBJECT_ENDPOINT": "http://127.0.0.1:1"})
+    elsewhere = Service(tmp_path, ai_service.url, **in_s3 | {"PLUGIN_OBJECT_ENDPOINT": "http://127.0.0.1:1"})
     with elsewhere:
         assert elsewhere.upload().status_code == 202
         assert len(moto.keys(bucket)) == 1
         elsewhere.forget_lines(elsewhere.wait_log("storage_not_chosen", storage="object"))
 
 
-def in_bucket(moto: MotoServer, bucket: str) -> dict[str, str]:
-    """Return the settings of the storage `object`."""
-    return {
-        "PLUGIN_OBJECT_URL": f"s3://{bucket}/photos",
-        "PLUGIN_OBJECT_ENDPOINT": moto.url,
-        "PLUGIN_OBJECT_ACCESS_KEY_ID": moto.access_key_id,
-        "PLUGIN_OBJECT_SECRET_ACCESS_KEY": moto.secret_access_key,
-        "PLUGIN_OBJECT_REGION": "us-east-1",
-    }
-
-
 @pytest.mark.gen_test(timeout=180)
 async def test_images_move_to_s3_and_back_while_the_service_serves(
-    tmp_path: Path, ai_service: AiService, moto: MotoServer, bucket: str
+    tmp_path: Path, ai_service: AiService, moto: MotoServer, in_s3: dict[str, str]
 ) -> None:
     """No upload is refused, and every picture can be had at every moment, also under the URL it had before."""
-    own = in_bucket(moto, bucket)
-    with Service(tmp_path, ai_service.url, PREVIEW_PROCESSES="1", **own) as service, moto.unchecked():
+    with Service(tmp_path, ai_service.url, PREVIEW_PROCESSES="1", **in_s3) as service, moto.unchecked():
         first = service.upload().json()["data"]["assetId"]
         before = pictures(read(service, first))
         for storage in ("object", "local"):
