@@ -21,8 +21,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -30,70 +29,32 @@ import structlog
 
 from pipeline.assets.asset import Asset
 from pipeline.assets.store import IDENTITY, AssetStore, Kept, KeyRecord
+from pipeline.assets.store_move import (
+    ARRIVED,
+    ARRIVING,
+    IS_MOVED,
+    IS_THAWED,
+    MOVE,
+    NOTE,
+    PROCESS,
+    STORE,
+    Move,
+    Phase,
+)
 from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, DependencyUnavailable, OutcomeUnknown
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
-# Names of what a move keeps in the old store, and, from ARRIVING on, in the new one.
-MOVE, STORE, ARRIVING, ARRIVED = "move", "store", "arriving", "arrived"
-NOTE, PROCESS, PROBE = "move-note", "move-process", "probe"
 LEASE_SECONDS = 5.0
 IDLE_SECONDS, MOVING_SECONDS = 1.0, 0.2
 # Of a command whose record does not change for so long, nobody knows when it goes on.
 THAW_SECONDS = 10.0
 BEAT_SECONDS = 1.0
 HOPS_AT_MOST = 20
-IS_MOVED, IS_THAWED = "moved", "thawed"
 # What a write changes, as the name of a thing: asset ID, key KEY, keys ASSET_ID (all that stand for it), kept KIND ID.
 Subject = Sequence[str]
-
-
-class Phase(StrEnum):
-    """How far a move is."""
-
-    COPYING = "copying"
-    FREEZING = "freezing"
-    MOVED = "moved"
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """The record of a move. to: the address of the new store; it may hold a password, so it is in no log.
-
-    owner: which run of the command has it. beat: changes while that lives. after: the last asset copied. pace_seconds:
-    for how long each write waits, so that the copies catch up with them.
-    """
-
-    token: str
-    phase: Phase
-    to: str = field(repr=False)
-    owner: str
-    beat: int = 0
-    after: str = ""
-    pace_seconds: float = 0.0
-
-    @classmethod
-    def of(cls, kept: Kept | None) -> Move | None:
-        """Return what is kept, None when nothing is."""
-        return cls(**dict(kept.data) | {"phase": Phase(kept.data["phase"])}) if kept is not None else None
-
-    def kept(self) -> Kept:
-        """Return it as it is kept."""
-        data = {name: getattr(self, name) for name in ("token", "to", "owner", "beat", "after", "pace_seconds")}
-        return Kept(MOVE, STORE, utc_now(), data | {"phase": self.phase.value})
-
-    @property
-    def decision(self) -> str:
-        """The idempotency key by which it is decided."""
-        return f"move-decision:{self.token}"
-
-
-def is_of_move(kept: Kept) -> bool:
-    """Return whether it tells of a move of the store, and so of one database only."""
-    is_record = kept.kind == MOVE and kept.id in (STORE, ARRIVING, ARRIVED, PROBE)
-    return is_record or kept.kind in (NOTE, PROCESS)
 
 
 def _asset(asset_id: str, *_: Any, **__: Any) -> Sequence[Subject]:

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from pipeline import __version__
 from pipeline.assets.asset import Asset, ImageRef, to_timestamp
-from pipeline.assets.movable import is_of_move
 from pipeline.assets.store import AssetStore
+from pipeline.assets.store_move import is_of_move
 from pipeline.clock import utc_now
 from pipeline.usecases import backup_file
 from pipeline.usecases.backup_file import FIRST, FORMAT, LAST, Tally

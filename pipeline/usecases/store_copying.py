@@ -6,13 +6,14 @@ Everything here may be done again, and may be interrupted. Runs on the event loo
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from pipeline.assets.asset import Asset
-from pipeline.assets.movable import is_of_move
-from pipeline.assets.store import SCHEMA_KIND, AssetStore, Kept
+from pipeline.assets.store import IDENTITY, SCHEMA_KIND, AssetStore, Kept
+from pipeline.assets.store_move import IS_MOVED, MOVE, PROBE, STORE, Move, Phase, is_of_move
 from pipeline.clock import utc_now
 from pipeline.errors import Conflict
 from pipeline.usecases.pages import PAGE, id_pages, kept_pages, key_pages
@@ -39,6 +40,32 @@ class StoreCopy:
         self._old = old
         self._new = new
         self.copied = Copied()
+
+    async def check_target(self) -> None:
+        """Refuse a store that is the same, or holds what is somebody else's."""
+        mark = Kept(MOVE, PROBE, utc_now(), {"mark": secrets.token_hex(8)})
+        await self._old.keep(mark)
+        seen = await self._new.find_kept(MOVE, PROBE)
+        await self._old.discard(MOVE, PROBE)
+        if seen is not None and seen.data == mark.data:
+            raise Conflict("The asset store is there already")
+        # It is made now if there is none: by it a process knows the new store.
+        own, identity = await self._old.identity(), await self._new.find_kept(IDENTITY, IDENTITY)
+        is_ours = identity is not None and identity.data["id"] == own
+        if not is_ours and await self._new.all_ids(limit=1):
+            raise Conflict("The other asset store holds assets that are not from here: name an empty one")
+        await self._check_left()
+
+    async def _check_left(self) -> None:
+        """Refuse a store from which a move has begun and not ended: what is here may be half a copy of it."""
+        left = Move.of(await self._new.find_kept(MOVE, STORE))
+        if left is None or left.phase is Phase.MOVED:
+            return
+        record = await self._new.find_key(left.decision)
+        if record is None or record.fingerprint != IS_MOVED:
+            raise Conflict("A move away from the other asset store is not finished: finish or abandon that first")
+        # Its command died before it wrote that down; the decision itself goes when the keys there are removed.
+        await self._new.keep(replace(left, phase=Phase.MOVED).kept())
 
     async def clear_strangers(self) -> None:
         """Remove from the new store what an earlier try, or the time before a move back, has left there."""

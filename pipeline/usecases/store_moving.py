@@ -19,22 +19,20 @@ from functools import partial
 from typing import Any
 
 from pipeline.assets.asset import Asset
-from pipeline.assets.movable import (
+from pipeline.assets.movable import BEAT_SECONDS, LEASE_SECONDS
+from pipeline.assets.store import AssetStore, Kept, KeyRecord
+from pipeline.assets.store_move import (
     ARRIVED,
     ARRIVING,
-    BEAT_SECONDS,
     IS_MOVED,
     IS_THAWED,
-    LEASE_SECONDS,
     MOVE,
     NOTE,
-    PROBE,
     PROCESS,
     STORE,
     Move,
     Phase,
 )
-from pipeline.assets.store import IDENTITY, AssetStore, Kept, KeyRecord
 from pipeline.clock import utc_now
 from pipeline.errors import Conflict, DependencyUnavailable, ValidationError
 from pipeline.usecases.pages import pages
@@ -95,7 +93,7 @@ class StoreMove:
 
         Conflict also when another run of the command has taken over. DependencyUnavailable: a store is away for long.
         """
-        await self._check_target()
+        await self._copy.check_target()
         await self._begin()
         beating = asyncio.create_task(self._beat())
         working = asyncio.create_task(self._work())
@@ -126,32 +124,6 @@ class StoreMove:
                 self._on_phase("A process would not wait: again in a moment")
                 await self._record(token=secrets.token_hex(8), phase=Phase.COPYING)
                 await asyncio.sleep(REST_SECONDS)
-
-    async def _check_target(self) -> None:
-        """Refuse a store that is the same, or holds what is somebody else's."""
-        mark = Kept(MOVE, PROBE, utc_now(), {"mark": secrets.token_hex(8)})
-        await self._old.keep(mark)
-        seen = await self._new.find_kept(MOVE, PROBE)
-        await self._old.discard(MOVE, PROBE)
-        if seen is not None and seen.data == mark.data:
-            raise Conflict("The asset store is there already")
-        # It is made now if there is none: by it a process knows the new store.
-        own, identity = await self._old.identity(), await self._new.find_kept(IDENTITY, IDENTITY)
-        is_ours = identity is not None and identity.data["id"] == own
-        if not is_ours and await self._new.all_ids(limit=1):
-            raise Conflict("The other asset store holds assets that are not from here: name an empty one")
-        await self._check_left()
-
-    async def _check_left(self) -> None:
-        """Refuse a store from which a move has begun and not ended: what is here may be half a copy of it."""
-        left = Move.of(await self._new.find_kept(MOVE, STORE))
-        if left is None or left.phase is Phase.MOVED:
-            return
-        record = await self._new.find_key(left.decision)
-        if record is None or record.fingerprint != IS_MOVED:
-            raise Conflict("A move away from the other asset store is not finished: finish or abandon that first")
-        # Its command died before it wrote that down; the decision itself goes when the keys there are removed.
-        await self._new.keep(replace(left, phase=Phase.MOVED).kept())
 
     async def _begin(self) -> None:
         """Leave the record, or go on with the one that an earlier run has left."""

@@ -25,9 +25,10 @@ from tornado.ioloop import IOLoop
 
 from pipeline.assets.asset import ATTEMPTS_AT_MOST, SCHEMA, AiMetadata, Asset, AssetStatus, ImageRef, guess_backend
 from pipeline.assets.mongo import MongoAssetStore
-from pipeline.assets.movable import MovableStore, Move, Phase
+from pipeline.assets.movable import MovableStore
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import IDENTITY, SCHEMA_KIND, AssetStore, Kept, KeyRecord
+from pipeline.assets.store_move import Move, Phase
 from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable
 from tests.factories import make_asset
@@ -655,7 +656,7 @@ async def test_sqlite_takes_writes_of_two_processes(tmp_path: Path) -> None:
 import asyncio
 import json
 from pathlib import Path
-from pipeline.assets.movable import MovableStore, Move, Phase
+from pipeline.assets.movable import MovableStore
 from pipeline.assets.sqlite import SqliteAssetStore
 from tests.factories import make_asset
 async def main():

@@ -17,7 +17,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from pipeline.assets.asset import Asset, AssetStatus, ImageRef
-from pipeline.assets.movable import Move, Phase
+from pipeline.assets.store_move import Move, Phase
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import Kept, KeyRecord
 from pipeline.clock import utc_now

@@ -21,9 +21,10 @@ from tornado.ioloop import IOLoop
 from pipeline.assets import movable
 from pipeline.assets.asset import AssetStatus
 from pipeline.assets.mongo import MongoAssetStore
-from pipeline.assets.movable import MOVE, NOTE, PROCESS, STORE, MovableStore, Move, Phase
+from pipeline.assets.movable import MovableStore
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import IDENTITY, AssetStore, Kept, KeyRecord
+from pipeline.assets.store_move import MOVE, NOTE, PROCESS, STORE, Move, Phase
 from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, Conflict, DependencyUnavailable, OutcomeUnknown, ValidationError
 from pipeline.usecases import store_moving

@@ -48,7 +48,7 @@ PURE = [
     *("pipeline.assets.asset", "pipeline.assets.events", "pipeline.assets.store", "pipeline.queue.job"),
     *("pipeline.errors", "pipeline.images", "pipeline.hold", "pipeline.texts", "pipeline.delays", "pipeline.instants"),
     *("pipeline.clock", "pipeline.assets.containers", "pipeline.sandbox.cost", "pipeline.sandbox.wire"),
-    *("pipeline.assets.hygiene", "pipeline.assets.kinds"),
+    *("pipeline.assets.hygiene", "pipeline.assets.kinds", "pipeline.assets.store_move"),
 ]
 
 
