@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tarfile import TarFile
-from typing import Any, TypeVar
+from typing import Any
 
 from pipeline import __version__
 from pipeline.assets.asset import Asset, ImageRef, to_timestamp
@@ -21,12 +21,11 @@ from pipeline.assets.store_move import is_of_move
 from pipeline.clock import utc_now
 from pipeline.usecases import backup_file
 from pipeline.usecases.backup_file import FIRST, FORMAT, LAST, Tally
-from pipeline.usecases.every_image import damaged_document, every_asset
-from pipeline.usecases.pages import Read, kept_pages, key_pages
+from pipeline.usecases.every_image import bearing, damaged_document, every_asset
+from pipeline.usecases.pages import kept_pages, key_pages
 from pipeline.usecases.patience import Patience, Unreadable, what_is_wrong
 from pipeline.usecases.storage import StoredImages
 
-T = TypeVar("T")
 # How often an asset is read whose images change or go meanwhile, and after which time: an erase removes the images
 # first and then the document.
 TRIES = 5
@@ -105,7 +104,7 @@ class _Backup:
         return contents, flaws
 
     async def _write_kept(self, tar: TarFile) -> None:
-        async for page in kept_pages(self._bearing(self._store.all_kept)):
+        async for page in kept_pages(bearing(self._patience, self._store.all_kept)):
             for kept in page:
                 if is_of_move(kept):  # it holds an address with a password, and is of use nowhere else
                     continue
@@ -115,16 +114,12 @@ class _Backup:
                 self.tally.kept += 1
 
     async def _write_keys(self, tar: TarFile) -> None:
-        async for page in key_pages(self._bearing(self._store.all_keys)):
+        async for page in key_pages(bearing(self._patience, self._store.all_keys)):
             for each in page:
                 record = {"assetId": each.record.asset_id, "fingerprint": each.record.fingerprint}
                 fields = {"key": each.key, "createdAt": each.created_at}
                 _add_json(tar, f"keys/{self.tally.keys}.json", fields | record)
                 self.tally.keys += 1
-
-    def _bearing(self, read: Read[T]) -> Read[T]:
-        """Return what reads pages likewise, and bears that the store is away for a while."""
-        return lambda **page: self._patience.bear(partial(read, **page))
 
 
 def _add_json(tar: TarFile, name: str, value: Mapping[str, Any]) -> None:

@@ -10,9 +10,9 @@ from typing import Protocol, TypeVar
 
 from pipeline.assets.asset import Asset, ImageRef
 from pipeline.assets.store import AssetStore
+from pipeline.usecases.pages import Read, id_pages
 from pipeline.usecases.storage import StoredImages
 
-PAGE = 100
 T = TypeVar("T")
 
 
@@ -28,12 +28,16 @@ class Patient(Protocol):
         """Return what the work returns; DependencyUnavailable when it fails for too long."""
 
 
+def bearing(patience: Patient, read: Read[T]) -> Read[T]:
+    """Return what reads pages likewise, and bears that the store is away for a while."""
+    return lambda **page: patience.bear(partial(read, **page))
+
+
 async def every_asset(
     store: AssetStore, patience: Patient, on_damaged: Callable[[str], None]
 ) -> AsyncIterator[Asset]:
     """Yield all assets in the order of their ids, a page at a time. on_damaged: gets the id of each unreadable one."""
-    after = ""
-    while page := await patience.bear(partial(store.all_ids, limit=PAGE, after=after)):
+    async for page in id_pages(bearing(patience, store.all_ids)):
         found = {asset.id: asset for asset in await patience.bear(partial(store.get_many, page))}
         unread = [asset_id for asset_id in page if asset_id not in found]
         # The others were deleted between the two calls.
@@ -42,7 +46,6 @@ async def every_asset(
         for asset_id in page:
             if asset_id in found:
                 yield found[asset_id]
-        after = page[-1]
 
 
 async def sha256_of(content: bytes) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -20,12 +21,12 @@ from pipeline.queue.job import FailedJob, Job, NewJob
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.records import as_instant
 from pipeline.usecases.image_urls import ImageUrls
+from pipeline.usecases.pages import dated_pages
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 Place = tuple[datetime, str]
-PAGE = 500
 
 
 class KeptJobs:
@@ -57,11 +58,9 @@ class KeptJobs:
     async def unnamed_of(self, user_id: str) -> Sequence[Kept]:
         """Return those that only their data say are about the user: version 0.1 writes such ones to MongoDB."""
         found: list[Kept] = []
-        page = await self._store.kept(self._kind, limit=PAGE)
-        while page:
+        async for page in dated_pages(partial(self._store.kept, self._kind)):
             about = ((kept, kept.data.get("data")) for kept in page if not kept.user_id)
             found += (kept for kept, data in about if isinstance(data, dict) and data.get("userId") == user_id)
-            page = await self._store.kept(self._kind, limit=PAGE, after=(page[-1].at, page[-1].id))
         return found
 
     async def forget(self, *job_ids: str) -> None:

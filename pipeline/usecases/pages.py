@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pipeline.assets.store import Kept, StoredKey
 
-PAGE = 100
+PAGE, DATED_PAGE = 100, 500
 T = TypeVar("T")
 # One of the store's methods that take limit and after.
 Read = Callable[..., Awaitable[Sequence[T]]]
@@ -31,6 +31,11 @@ def id_pages(read: Read[str]) -> AsyncIterator[Sequence[str]]:
 def kept_pages(read: Read[Kept]) -> AsyncIterator[Sequence[Kept]]:
     """Yield the pages of `all_kept`."""
     return pages(read, lambda kept: (kept.kind, kept.id), ("", ""))
+
+
+def dated_pages(read: Read[Kept]) -> AsyncIterator[Sequence[Kept]]:
+    """Yield the pages of `kept` of one kind, the oldest first."""
+    return pages(read, lambda kept: (kept.at, kept.id), None, DATED_PAGE)
 
 
 def key_pages(read: Read[StoredKey]) -> AsyncIterator[Sequence[StoredKey]]:

@@ -35,7 +35,8 @@ from pipeline.assets.store_move import (
 )
 from pipeline.clock import utc_now
 from pipeline.errors import Conflict, DependencyUnavailable, ValidationError
-from pipeline.usecases.pages import pages
+from pipeline.usecases.every_image import bearing
+from pipeline.usecases.pages import dated_pages
 from pipeline.usecases.patience import Patience
 from pipeline.usecases.store_copying import EVER, Copied, StoreCopy
 
@@ -102,8 +103,9 @@ class StoreMove:
             await (beating if beating.done() else working)
             return self._copy.copied
         except ValidationError:
-            # There is nothing to go on with.
-            await abandon(self._old)
+            # There is nothing to go on with. Not while a heartbeat writes the record anew: it would be there again.
+            async with self._recording:
+                await abandon(self._old)
             raise
         finally:
             beating.cancel()
@@ -206,10 +208,7 @@ class StoreMove:
         return count
 
     def _notes(self) -> AsyncIterator[Sequence[Kept]]:
-        async def read(**page: Any) -> Sequence[Kept]:
-            return await self._patience.bear(partial(self._old.kept, NOTE, **page))
-
-        return pages(read, lambda note: (note.at, note.id), None, NOTES_AT_ONCE)
+        return dated_pages(bearing(self._patience, partial(self._old.kept, NOTE)))
 
     async def _decide(self) -> None:
         """Let writes wait, copy the rest, and decide; _Interrupted when that was taking too long for a process."""

@@ -29,7 +29,7 @@ from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, Conflict, DependencyUnavailable, OutcomeUnknown, ValidationError
 from pipeline.usecases import store_moving
 from pipeline.usecases.patience import Patience
-from pipeline.usecases.store_copying import Copied
+from pipeline.usecases.store_copying import Copied, StoreCopy
 from pipeline.usecases.store_moving import StoreMove, abandon
 from tests.factories import make_asset
 from tests.integration.test_asset_store import FOUND, NOON, damage
@@ -370,6 +370,29 @@ async def test_store_that_is_no_place_to_move_to_is_refused(scene: Scene) -> Non
     with pytest.raises(ValidationError, match=asset.id):
         await scene.move()
     assert await scene.store.find_kept(MOVE, STORE) is None and scene.movable.uri == scene.old
+
+
+@pytest.mark.gen_test(timeout=60)
+@only_files
+async def test_move_that_cannot_go_on_leaves_no_record(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when its heartbeat is just writing the record anew."""
+
+    async def find_one(self: StoreCopy) -> list[str]:
+        keep, is_writing = self._old.keep, asyncio.Event()
+
+        async def keep_late(kept: Kept) -> None:
+            is_writing.set()
+            await asyncio.sleep(0.2)  # as long as it takes to remove the record without waiting for this
+            await keep(kept)
+
+        monkeypatch.setattr(self._old, "keep", keep_late)
+        await is_writing.wait()
+        return ["a" * 24]
+
+    monkeypatch.setattr(StoreCopy, "complete", find_one)
+    with pytest.raises(ValidationError):
+        await scene.move()
+    assert await scene.raw(scene.old, lambda store: store.find_kept(MOVE, STORE)) is None
 
 
 @pytest.mark.gen_test(timeout=60)
