@@ -378,14 +378,24 @@ async def test_move_that_cannot_go_on_leaves_no_record(scene: Scene, monkeypatch
     """Also when its heartbeat is just writing the record anew."""
 
     async def find_one(self: StoreCopy) -> list[str]:
-        keep, is_writing = self._old.keep, asyncio.Event()
+        keep, discard = self._old.keep, self._old.discard
+        is_writing, is_written, is_removed = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-        async def keep_late(kept: Kept) -> None:
+        async def keep_after_the_removal(kept: Kept) -> None:
             is_writing.set()
-            await asyncio.sleep(0.2)  # as long as it takes to remove the record without waiting for this
+            with suppress(TimeoutError):  # the removal waits for this one, as it should
+                await asyncio.wait_for(is_removed.wait(), 0.3)
             await keep(kept)
+            is_written.set()
 
-        monkeypatch.setattr(self._old, "keep", keep_late)
+        async def discard_and_wait(kind: str, *ids: str) -> None:
+            await discard(kind, *ids)
+            if (kind, ids) == (MOVE, (STORE,)):
+                is_removed.set()
+                await is_written.wait()
+
+        monkeypatch.setattr(self._old, "keep", keep_after_the_removal)
+        monkeypatch.setattr(self._old, "discard", discard_and_wait)
         await is_writing.wait()
         return ["a" * 24]
 
