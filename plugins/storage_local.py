@@ -144,7 +144,11 @@ class LocalStorage:
                     yield image
 
     def _remove_leftovers(self) -> None:
-        for leftover in self._incoming.iterdir():
+        try:
+            leftovers = list(self._incoming.iterdir())
+        except FileNotFoundError:
+            return  # nothing was ever saved here
+        for leftover in leftovers:
             with suppress(FileNotFoundError):
                 if leftover.stat().st_mtime < time.time() - STALE_SECONDS:
                     leftover.unlink()

@@ -105,7 +105,7 @@ class StoreMove:
         except ValidationError:
             # There is nothing to go on with. Not while a heartbeat writes the record anew: it would be there again.
             async with self._recording:
-                await abandon(self._old)
+                await _end(self._old, self._move)
             raise
         finally:
             beating.cancel()
@@ -131,10 +131,7 @@ class StoreMove:
         """Leave the record, or go on with the one that an earlier run has left."""
         found = Move.of(await self._old.find_kept(MOVE, STORE))
         if found is not None:
-            await asyncio.sleep(2 * BEAT_SECONDS)
-            later = Move.of(await self._old.find_kept(MOVE, STORE))
-            if later is not None and later.beat != found.beat:
-                raise Conflict("Another `move --store` is running")
+            await _check_alone(self._old, found)
             # The earlier run may only be stopped: it must not decide any more.
             if await self._claim(IS_THAWED, found) == IS_MOVED:
                 raise Conflict("The asset store was moved just now")
@@ -271,10 +268,24 @@ class StoreMove:
 
 
 async def abandon(store: AssetStore) -> bool:
-    """End a move that is not decided; False when there is none."""
+    """End a move that is not decided; False when there is none. Conflict: its command is running."""
     move = Move.of(await store.find_kept(MOVE, STORE))
     if move is None or move.phase is Phase.MOVED:
         return False
+    await _check_alone(store, move)
+    return await _end(store, move)
+
+
+async def _check_alone(store: AssetStore, found: Move) -> None:
+    """Conflict when the command whose record was found lives."""
+    await asyncio.sleep(2 * BEAT_SECONDS)
+    later = Move.of(await store.find_kept(MOVE, STORE))
+    if later is not None and later.beat != found.beat:
+        raise Conflict("A `move --store` is running")
+
+
+async def _end(store: AssetStore, move: Move) -> bool:
+    """Remove the record and the notes of a move; False when it was decided."""
     stands = await store.claim_key(move.decision, KeyRecord("", IS_THAWED), utc_now())
     if stands.fingerprint == IS_MOVED:
         return False

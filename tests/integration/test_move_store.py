@@ -315,6 +315,8 @@ async def test_second_command_is_refused_while_the_first_one_lives(scene: Scene)
     await copying.wait()
     with pytest.raises(Conflict, match="is running"):
         await scene.move()
+    with pytest.raises(Conflict, match="is running"):
+        await scene.raw(scene.old, abandon)
     await first
     assert scene.movable.uri == scene.new
 
