@@ -144,11 +144,7 @@ class LocalStorage:
                     yield image
 
     def _remove_leftovers(self) -> None:
-        try:
-            leftovers = list(self._incoming.iterdir())
-        except FileNotFoundError:
-            return  # nothing was ever saved here
-        for leftover in leftovers:
+        for leftover in self._incoming.glob("*"):  # none where nothing was ever saved, and there is no such folder
             with suppress(FileNotFoundError):
                 if leftover.stat().st_mtime < time.time() - STALE_SECONDS:
                     leftover.unlink()

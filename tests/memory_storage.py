@@ -19,7 +19,7 @@ class MemoryStorage:
 
     has_upload_filters = False
 
-    backends = ("memory",)
+    backends: Sequence[str] = ("memory",)
 
     def __init__(self, *, can_list: bool = True) -> None:
         self.is_listable = can_list

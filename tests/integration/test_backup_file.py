@@ -216,7 +216,7 @@ async def test_interrupted_restore_goes_on_and_leaves_what_is_there(
             raise DependencyUnavailable("Image storage unavailable")
         return await save(*arguments)
 
-    storage.save = save_once  # type: ignore
+    storage.save = save_once  # type: ignore[assignment,method-assign]
     with pytest.raises(DependencyUnavailable):
         await restore(other, storage, file, patience=Patience(longest_seconds=0))
     storage.save = save  # type: ignore[method-assign]

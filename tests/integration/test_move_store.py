@@ -279,7 +279,7 @@ async def test_write_under_way_is_waited_for(tmp_path: Path, since: str) -> None
     """Nothing is decided before it has ended, and what it wrote is in the new store."""
     scene = Scene(str(tmp_path / "old.sqlite"), str(tmp_path / "new.sqlite"))
     slow = Slow(SqliteAssetStore(tmp_path / "old.sqlite"))
-    scene.movable = MovableStore(slow, scene.old, scene.opener)  # type: ignore[arg-type]
+    scene.movable = MovableStore(slow, scene.old, scene.opener)
     store, phases, asset = scene.movable.as_asset_store(), asyncio.Queue[str](), make_asset()
     await scene.movable.open()
     following = asyncio.create_task(scene.movable.run())
@@ -606,7 +606,7 @@ async def test_write_that_outlived_a_move_is_not_called_done(
     """A process that stood still in the middle of a write has written into a store that nobody reads any more."""
     scene = Scene(str(tmp_path / "old.sqlite"), str(tmp_path / "new.sqlite"))
     slow = Slow(SqliteAssetStore(tmp_path / "old.sqlite"))
-    away = MovableStore(slow, scene.old, scene.opener)  # type: ignore[arg-type]
+    away = MovableStore(slow, scene.old, scene.opener)
     await away.open()
     await scene.movable.open()
     if since == "during the move":

@@ -290,7 +290,7 @@ class Two(MemoryStorage):
 
     def __init__(self) -> None:
         super().__init__()
-        self.backends = ("new", "memory")  # type: ignore[assignment]
+        self.backends = ("new", "memory")
         self.inner = {"new": MemoryStorage(), "memory": MemoryStorage()}
         self.saves_left = 0
 
@@ -354,7 +354,7 @@ async def test_image_that_changes_while_it_is_moved_is_not_named(store: SqliteAs
         await store.delete(asset.id, asset.user_id)
         return saved
 
-    storage.save = save_late  # type: ignore
+    storage.save = save_late  # type: ignore[assignment,method-assign]
     assert (await move_images(store, storage)).images == 0
     assert storage.inner["new"].images == {}
 
@@ -407,7 +407,7 @@ async def test_storage_that_loses_what_it_is_given_gets_nothing(store: SqliteAss
             new[public_id] = new[public_id][:-1]
         return saved
 
-    storage.save = save_badly  # type: ignore
+    storage.save = save_badly  # type: ignore[method-assign]
     with pytest.raises(DependencyUnavailable, match="does not give back"):
         await move_images(store, storage, patience=AT_ONCE)
     assert storage.inner["new"].images == {} and await store.get(asset.id) == asset
