@@ -308,15 +308,25 @@ async def test_write_under_way_is_waited_for(tmp_path: Path, since: str) -> None
 
 @pytest.mark.gen_test(timeout=60)
 @only_files
-async def test_second_command_is_refused_while_the_first_one_lives(scene: Scene) -> None:
+async def test_second_command_is_refused_while_the_first_one_lives(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first one is not disturbed."""
-    copying = asyncio.Event()
+    copying, goes_on = asyncio.Event(), asyncio.Event()
+    catch_up = StoreMove._catch_up
+
+    async def late_catch_up(self: StoreMove) -> None:
+        await goes_on.wait()
+        await catch_up(self)
+
+    monkeypatch.setattr(StoreMove, "_catch_up", late_catch_up)
     first = asyncio.create_task(scene.move(on_phase=lambda words: copying.set()))
     await copying.wait()
     with pytest.raises(Conflict, match="is running"):
         await scene.move()
     with pytest.raises(Conflict, match="is running"):
         await scene.raw(scene.old, abandon)
+    goes_on.set()
     await first
     assert scene.movable.uri == scene.new
 
