@@ -20,6 +20,9 @@ from pipeline.settings import Settings
 
 USER_ID = re.compile(r"[A-Za-z0-9_.:@|-]{1,128}")
 ADMIN_ROLE = "admin"
+# Sees everything that an admin sees, and changes nothing.
+READER_ROLE = "operator-read"
+ROLES = (ADMIN_ROLE, READER_ROLE)
 # The times are judged here, last of all: a token that is bad in another way as well is not worth waiting for.
 OPTIONS: Any = {"require": ["exp", "sub"], "verify_exp": False, "verify_nbf": False, "verify_iat": False}
 LEEWAY_SECONDS = 5  # clocks of issuer and server differ a little: `exp` and `nbf` are both taken so much wider
@@ -27,11 +30,21 @@ LEEWAY_SECONDS = 5  # clocks of issuer and server differ a little: `exp` and `nb
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The caller. expires_at: when the token ends, in seconds since 1970."""
+    """The caller. role: one of ROLES, "" for a user. expires_at: when the token ends, in seconds since 1970."""
 
     user_id: str
-    is_admin: bool
+    role: str
     expires_at: float
+
+    @property
+    def is_admin(self) -> bool:
+        """True when this caller may do everything."""
+        return self.role == ADMIN_ROLE
+
+    @property
+    def is_operator(self) -> bool:
+        """True when this caller may see everything."""
+        return self.role in ROLES
 
 
 class NotYetValid(Unauthorized):
@@ -143,4 +156,5 @@ def _instant(claim: Any) -> float:
 def _principal(claims: Mapping[str, Any]) -> Principal:
     if not USER_ID.fullmatch(claims["sub"]):
         raise Unauthorized("Invalid token")
-    return Principal(claims["sub"], claims.get("role") == ADMIN_ROLE, _instant(claims["exp"]))
+    role = claims.get("role")
+    return Principal(claims["sub"], role if role in ROLES else "", _instant(claims["exp"]))

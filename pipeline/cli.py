@@ -30,7 +30,7 @@ from pipeline import demo as demo_pictures
 from pipeline import data_dir, embedded, logs
 from pipeline import settings as settings_module
 from pipeline.app import App
-from pipeline.auth import make_token
+from pipeline.auth import ROLES, make_token
 from pipeline.client import Client, ClientError, Operator
 from pipeline.commands import assets, authoring, checking, moving, operating, plugin_settings, running, saving
 from pipeline.commands.shown import cleaned, shown
@@ -237,7 +237,7 @@ def watch(url: str | None, token: str | None) -> None:
 
 @main.command()
 @click.option("--sub", default=DEMO_USER, show_default=True, help="User id.")
-@click.option("--role", type=click.Choice(["admin"]), help="Role claim.")
+@click.option("--role", type=click.Choice(ROLES), help="Role claim.")
 @click.option("--hours", default=24.0, show_default=True, help="How long it is valid.")
 def token(sub: str, role: str | None, hours: float) -> None:
     """Print a token signed with JWT_SECRET, or with the secret generated into DATA_DIR."""

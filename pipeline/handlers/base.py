@@ -51,6 +51,7 @@ DRAIN_SECONDS = 30.0
 MAX_LOGGED_ORIGINS = 100
 MAX_ORIGIN_LENGTH = 200
 ORIGIN_HINT = "if pages of this origin are yours: name it in ALLOWED_ORIGINS, or as PUBLIC_URL when they come from here"
+FOREIGN_ORIGIN = "Not an origin of this service: its operator can name it in ALLOWED_ORIGINS"
 NO_ORIGIN_HINT = "pages without an http:// or https:// origin, such as files, cannot be allowed: serve them from a host"
 CORS_REQUEST_HEADERS = (
     *("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", "X-Request-Id", "traceparent"),
@@ -226,6 +227,13 @@ class BaseHandler(tornado.web.RequestHandler):
             or is_same_place(normal, headers.get("Host", ""))
         )
 
+    def refuse_foreign_page(self) -> None:
+        """Raise Forbidden unless a program asks, or a page of this service, or one that the settings name."""
+        origin, site = self.request.headers.get("Origin"), self.request.headers.get("Sec-Fetch-Site", "none")
+        if self.is_own_origin(origin) if origin is not None else site in ("same-origin", "none"):
+            return
+        raise Forbidden("Origin not allowed", details=[{"field": "Origin", "message": FOREIGN_ORIGIN}])
+
     def _log_foreign_origin(self, origin: str) -> None:
         """Tell the operator once for each origin: the page's own author sees only that the browser refuses."""
         logged: set[str] = self.application.settings.setdefault("logged_origins", set())
@@ -249,13 +257,16 @@ class BaseHandler(tornado.web.RequestHandler):
         )
 
 
-class AdminHandler(BaseHandler):
-    """A handler whose callers must be admins."""
+class OperatorHandler(BaseHandler):
+    """A handler for those who run the service: readers may ask, only admins may change anything."""
 
     async def authenticate(self) -> Principal:
         principal = await super().authenticate()
-        if not principal.is_admin:
-            raise Forbidden("Only for admins")
+        is_reading = self.request.method in ("GET", "HEAD")
+        if not (principal.is_operator if is_reading else principal.is_admin):
+            raise Forbidden("Only for operators" if is_reading else "Only for admins")
+        if not is_reading:
+            self.refuse_foreign_page()
         # Every line about what an operator did says who it was.
         structlog.contextvars.bind_contextvars(operator=principal.user_id)
         return principal

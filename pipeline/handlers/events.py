@@ -75,7 +75,7 @@ class EventsHandler(Member):
         self._frames_written = self._frames_seen = 0
 
     async def get(self) -> None:
-        self._judge_origin()
+        self.refuse_foreign_page()
         principal = await self._identify()
         since, wants_progress = self._since(), self._is_asked_for_progress()
         self._open_connection()

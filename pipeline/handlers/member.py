@@ -16,7 +16,6 @@ from tornado.iostream import IOStream, StreamClosedError
 
 from pipeline.auth import Principal
 from pipeline.clock import utc_now
-from pipeline.errors import Forbidden
 from pipeline.handlers.base import BaseHandler
 from pipeline.metrics import CLOSE_CODES
 from pipeline.rooms.codes import MESSAGES, CloseCode
@@ -27,7 +26,6 @@ from pipeline.usecases.admission import Admission
 
 log = structlog.get_logger(__name__)
 
-FOREIGN_ORIGIN = "Not an origin of this service: its operator can name it in ALLOWED_ORIGINS"
 # What the kernel may hold for a client that does not read; without this it would be megabytes for each.
 SEND_BUFFER_BYTES = 64 * 1024
 # What a client names in `events` to get progress frames too.
@@ -63,13 +61,6 @@ class Member(BaseHandler):
     def _is_asked_for_progress(self) -> bool:
         """Return whether the address asks for progress frames."""
         return PROGRESS in self.get_query_argument("events", "").split(",")
-
-    def _judge_origin(self) -> None:
-        """Raise Forbidden, so that the refusal looks like every other, unless a program asks or a page that may."""
-        origin, site = self.request.headers.get("Origin"), self.request.headers.get("Sec-Fetch-Site", "none")
-        if self.is_own_origin(origin) if origin is not None else site in ("same-origin", "none"):
-            return
-        raise Forbidden("Origin not allowed", details=[{"field": "Origin", "message": FOREIGN_ORIGIN}])
 
     def _open_connection(self) -> None:
         self._connection = self._rooms.open(

@@ -13,7 +13,7 @@ import structlog
 from pipeline.assets.asset import ASSET_ID, to_timestamp
 from pipeline.auth import USER_ID
 from pipeline.errors import NotFound, ValidationError
-from pipeline.handlers.base import AdminHandler, BaseHandler
+from pipeline.handlers.base import BaseHandler, OperatorHandler
 from pipeline.handlers.query import Position, Query, encode_cursor
 from pipeline.queue.job import FailedJob
 from pipeline.queue.queue import JobQueue, QueueStats
@@ -87,7 +87,7 @@ class QueueStatusHandler(BaseHandler):
         )
 
 
-class _QueueHandler(AdminHandler):
+class _QueueHandler(OperatorHandler):
     def initialize(  # type: ignore[override]
         self, *, queues: Mapping[str, Administered], tracing: Tracing = OFF, **common: Any
     ) -> None:

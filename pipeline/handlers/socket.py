@@ -79,7 +79,7 @@ class SocketHandler(Member, WebSocketHandler):
     # the handshake
 
     async def get(self, *_path: str) -> None:
-        self._judge_origin()
+        self.refuse_foreign_page()
         if not is_handshake(self.request.headers):
             raise ValidationError("This address speaks WebSocket only")
         if self.request.headers.get("Sec-WebSocket-Version") != WEBSOCKET_VERSION:

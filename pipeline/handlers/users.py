@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.auth import USER_ID
 from pipeline.errors import ValidationError
-from pipeline.handlers.base import AdminHandler
+from pipeline.handlers.base import OperatorHandler
 from pipeline.rooms.rooms import Rooms
 from pipeline.usecases.erasing import Erasing
 from pipeline.usecases.replay import ROOM_PREFIX
@@ -16,7 +16,7 @@ from pipeline.usecases.users import Users
 ERASE_SECONDS = 20.0
 
 
-class UserHandler(AdminHandler):
+class UserHandler(OperatorHandler):
     """GET and DELETE /api/users/{sub}."""
 
     route = "/api/users/{sub}"

@@ -12,7 +12,7 @@ import secrets
 
 from redis.exceptions import RedisError
 
-from pipeline.auth import Principal
+from pipeline.auth import ADMIN_ROLE, Principal
 from pipeline.errors import DependencyUnavailable
 from pipeline.link.master import Master
 
@@ -32,7 +32,7 @@ class Tickets:
     async def make(self, principal: Principal) -> str:
         """Return a ticket that stands for the caller, once, for TICKET_SECONDS."""
         ticket = secrets.token_urlsafe(TICKET_BYTES)
-        text = json.dumps([principal.user_id, principal.is_admin, principal.expires_at])
+        text = json.dumps([principal.user_id, principal.role, principal.expires_at])
         await self._call("SET", self._prefix + ticket, text, "EX", TICKET_SECONDS)
         return ticket
 
@@ -41,7 +41,11 @@ class Tickets:
         if not TICKET.fullmatch(ticket):
             return None
         text = await self._call("GETDEL", self._prefix + ticket)
-        return Principal(*json.loads(text)) if text else None
+        if not text:
+            return None
+        user_id, role, expires_at = json.loads(text)
+        # A process of an older version writes whether it was an admin.
+        return Principal(user_id, ADMIN_ROLE if role is True else role or "", expires_at)
 
     async def close(self) -> None:
         """Hang up."""

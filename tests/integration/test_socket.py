@@ -17,7 +17,7 @@ import structlog
 
 import pipeline.handlers.socket
 from pipeline.auth import Principal, TokenVerifier
-from pipeline.handlers.member import FOREIGN_ORIGIN
+from pipeline.handlers.base import FOREIGN_ORIGIN
 from pipeline.rooms.codes import MALFORMED_SINCE, MESSAGES, NOT_YET_VALID, TOO_MANY_CONNECTIONS
 from pipeline.rooms.frames import event_frame
 from pipeline.settings import Settings

@@ -45,7 +45,7 @@ def test_verify_good_token_gives_principal() -> None:
 
     principal = verify(Settings(jwt_secret=SECRET), make_token("a.b:c@d|e-F_9", role="admin", exp=expires_at))
 
-    assert principal == Principal("a.b:c@d|e-F_9", True, float(expires_at))
+    assert principal == Principal("a.b:c@d|e-F_9", "admin", float(expires_at))
 
 
 @pytest.mark.parametrize("role", [None, "user", "Admin", "administrator"])
