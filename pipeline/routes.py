@@ -10,7 +10,7 @@ import tornado.web
 from pipeline.auth import TokenVerifier
 from pipeline.clock import CLOCK
 from pipeline.disk import Disk
-from pipeline.handlers import assets, base, events, media, ops, queue, upload, users
+from pipeline.handlers import assets, base, events, media, ops, pages, queue, upload, users
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.socket import SocketHandler
 from pipeline.parts import QUEUE_NAME, Parts
@@ -88,7 +88,7 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/api/events/ticket", events.TicketHandler, common | {"tickets": parts.tickets}),
         ("/openapi.json", ops.OpenApiHandler, common | filed),
         ("/asyncapi.json", ops.AsyncApiHandler, common | filed),
-        ("/", ops.IndexHandler, common | {"settings": settings}),
+        *_pages_routes(parts, common),
         (
             "/media/(.*)",
             media.MediaHandler,
@@ -96,6 +96,16 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ),
     ]
     return served
+
+
+def _pages_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
+    return [
+        ("/", pages.PageHandler, common),
+        ("/console(?:/.*)?", pages.ConsoleHandler, common),
+        ("/pages/([^/]+)/(.+)", pages.PageFileHandler, common),
+        ("/api/about", pages.AboutHandler, common | {"settings": parts.settings, "sees": dict}),
+        ("/api/session", pages.SessionHandler, common | {"settings": parts.settings}),
+    ]
 
 
 def _probes(parts: Parts, common: dict[str, Any]) -> list[Any]:
