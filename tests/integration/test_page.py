@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import BROWSER, browsing
+from tests.chromium import BROWSER, browsing
 from tests.factories import make_token
 from tests.parts import require
 from tests.service import AiService, Service
