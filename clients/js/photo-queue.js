@@ -101,7 +101,8 @@ export class PhotoQueue extends HTMLElement {
     const added = all.length - refused.length;
     if (added) this.#messages.say(`${counted(added, "photo")} added.`);
     if (refused.length) this.#messages.show(refusal(refused), { kind: "bad", ms: 12_000 });
-    this.#frame.scrollIntoView?.({ block: "start", behavior: "smooth" });
+    // They are on top.
+    if (added && this.getBoundingClientRect().top < 0) this.scrollIntoView({ block: "start" });
   }
 
   /** End all work for this user and forget what was not sent. */
@@ -194,7 +195,8 @@ export class PhotoQueue extends HTMLElement {
       accepted: (detail) => this.#fire("photo-accepted", detail),
       finished: (photo, frame) => {
         this.#fire("photo-finished", frame);
-        this.#messages.say(frame.status === "failed" ? `A photo failed: ${frame.error}` : `${nameOf(photo)} is ready.`);
+        if (frame.status === "failed") this.#messages.say(`A photo failed: ${frame.error}`, "photos failed");
+        else this.#messages.say(`${nameOf(photo)} is ready.`, "photos are ready");
       },
       unauthorized: () => this.#fire("photo-unauthorized", {}) && this.#problem("The service does not take the sign-in any more. Sign in again; your photos wait."),
       problem: (problem) => this.#problem(problem),
@@ -216,6 +218,7 @@ export class PhotoQueue extends HTMLElement {
       if (work.isLoaded) this.#remember("has-photos", shown.length ? "yes" : "");
       this.#summary.show({ connection: work.connection, transport: work.transport, photos: shown, hasMore: this.#list.hasMore });
       this.#details.update();
+      this.#messages.offline(work.connection === "offline");
     });
   }
 

@@ -10,6 +10,7 @@ export class DropArea {
   #add;
   #choice = h("div", { class: "choice" });
   #sees = h("p", { class: "sees" });
+  #seesBriefly = h("p");
   #limits = h("p", { class: "limits" });
   /** @type {string[]} */ #categories = [];
   category = "";
@@ -27,16 +28,19 @@ export class DropArea {
     this.element = h(
       "section",
       { class: "drop", "aria-label": "Add photos" },
+      this.#choice,
       h("div", { class: "hole" },
         h("span", { class: "mark" }, icon("upload")),
-        h("div", { class: "invitation" }, h("h2", {}, "Drop photos here"), h("p", {}, "or choose, take or paste them")),
+        h("div", { class: "invitation" }, h("h2", {}, "Drop photos here"), h("p", {}, "or paste them, or choose some")),
+        h("div", { class: "invitation by-hand" }, h("h2", {}, "Add photos"), h("p", {}, "Choose some, or take one now")),
         h("div", { class: "ways" },
           h("button", { type: "button", class: "primary", onclick: () => choose.click() }, icon("image"), "Choose photos"),
           h("button", { type: "button", class: "take", onclick: () => take.click() }, icon("camera"), "Take a photo"),
         ),
         this.#limits,
       ),
-      h("div", { class: "aside" }, this.#choice, this.#sees),
+      this.#sees,
+      h("details", { class: "more" }, h("summary", {}, "What the AI can see"), this.#seesBriefly),
       choose,
       take,
     );
@@ -47,6 +51,7 @@ export class DropArea {
     this.#categories = categories;
     this.#limits.textContent = `JPEG, PNG, WebP, GIF, AVIF or HEIC. Photos over ${megabytes(maxUploadBytes)} are made smaller.`;
     fill(this.#sees, seen(providers));
+    fill(this.#seesBriefly, seen(providers));
     this.choose(category);
   }
 

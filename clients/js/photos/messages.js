@@ -1,28 +1,36 @@
 /** Short messages at the foot of the screen, with a way back; and what a screen reader hears of what has ended. */
 
 import { fill, h, icon } from "./elements.js";
-import { counted } from "./words.js";
 
 const SHOWN_MS = 6000;
 const HEARD_MS = 1500;
-const FEW = 3;
 
 export class Messages {
   #voice = h("p", { class: "visually-hidden", role: "status", "aria-live": "polite" });
-  #toasts = h("div", { class: "toasts" });
+  #offline = h("p", { class: "offline", hidden: true }, "You are offline. Your photos wait here and go on by themselves.");
+  #toasts = h("div", { class: "toasts" }, this.#offline);
   element = h("div", {}, this.#toasts, this.#voice);
-  /** @type {string[]} */ #unheard = [];
+  /** @type {[string, string][]} */ #unheard = [];
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
 
-  /** A screen reader says it; many at once become one sentence. @param {string} text */
-  say(text) {
-    this.#unheard.push(text);
+  /**
+   * A screen reader says it; of many of one kind it says only how many.
+   * @param {string} text @param {string} [many] what several of them are called: "photos are ready"
+   */
+  say(text, many = "") {
+    this.#unheard.push([text, many]);
     this.#timer ??= setTimeout(() => {
       this.#timer = undefined;
-      const texts = this.#unheard.splice(0);
-      const more = texts.length - FEW;
-      this.#voice.textContent = more > 0 ? `${texts.slice(-FEW).join(" ")} And ${counted(more, "more message", "more messages")}.` : texts.join(" ");
+      const kinds = Map.groupBy(this.#unheard.splice(0), ([text, many]) => many || text);
+      this.#voice.textContent = [...kinds.values()].map((of) => (of.length > 1 && of[0][1] ? `${of.length} ${of[0][1]}.` : of[0][0])).join(" ");
     }, HEARD_MS);
+  }
+
+  /** @param {boolean} isOffline */
+  offline(isOffline) {
+    if (this.#offline.hidden !== isOffline) return;
+    this.#offline.hidden = !isOffline;
+    this.say(isOffline ? this.#offline.textContent : "You are online again.");
   }
 
   /**

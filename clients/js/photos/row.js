@@ -15,7 +15,7 @@
 import { fill, h, icon } from "./elements.js";
 import { pictureOf } from "./picture.js";
 import { CorrectionForm } from "./correction.js";
-import { confidenceWords, FIELDS, nameOf, stateOf, titled } from "./words.js";
+import { confidenceWords, FIELDS, nameOf, sortOf, stateOf, titled } from "./words.js";
 
 const UNFINISHED = ["processing", "draft"];
 
@@ -65,7 +65,6 @@ export class Row {
     if (shown === this.#shown) return;
     this.#shown = shown;
     this.element.dataset.kind = kind || "calm";
-    this.#title.textContent = name;
     this.#badge.textContent = badge;
     this.#badge.className = `badge ${kind}`;
     this.#told.textContent = told || note;
@@ -85,13 +84,14 @@ export class Row {
   #showValues() {
     const { asset } = this.#photo;
     const seen = asset && !UNFINISHED.includes(asset.status) ? FIELDS.filter((field) => asset.aiMetadata?.[field]?.value) : [];
-    this.#title.classList.toggle("is-value", seen.includes("brand") || seen.includes("model"));
+    this.#title.classList.toggle("is-aside", seen.length > 0);
+    this.#title.textContent = seen.length ? sortOf(asset) : nameOf(this.#photo);
     fill(
       this.#values,
       seen.map((field) => {
         const { value, confidence } = asset?.aiMetadata[field];
         const sure = confidenceWords(confidence, Boolean(asset?.corrections?.[field]));
-        return h("div", {}, h("dt", {}, titled(field)), h("dd", {}, h("span", { class: "value" }, value), " ", h("span", { class: "sure" }, sure)));
+        return h("div", { class: field }, h("dt", {}, titled(field)), h("dd", {}, h("span", { class: "value" }, value), " ", h("span", { class: "sure" }, sure)));
       }),
     );
   }

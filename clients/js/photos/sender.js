@@ -23,6 +23,7 @@ const AT_ONCE = 3;
 const AGAIN_MS = { first: 1000, longest: 30_000 };
 const STALLED_MS = 30_000; // without a byte going out
 const ANSWER_MS = 120_000; // once all bytes are out
+const LOOK_MS = 5000; // whether another tab has sent it
 const TOLD_MS = 200;
 
 export class Sender {
@@ -34,7 +35,8 @@ export class Sender {
   /** @type {Map<string, ReturnType<typeof setTimeout>>} */ #timers = new Map();
   #failuresInARow = 0;
   #isHalted = false;
-  #wakeLock = new WakeLock();
+  #stopping = new AbortController();
+  #wakeLock = new WakeLock(this.#stopping.signal);
 
   /** @param {{client: import("../pipeline-client.js").PipelineClient, outbox: import("./outbox.js").Outbox, tabs: import("./tabs.js").Tabs, maxBytes: number}} parts @param {Told} told */
   constructor(parts, told) {
@@ -71,6 +73,7 @@ export class Sender {
     this.#isHalted = true;
     for (const key of [...this.#waiting.keys(), ...this.#sending.keys()]) this.drop(key);
     this.#wakeLock.keep(false);
+    this.#stopping.abort();
   }
 
   #go() {
@@ -92,7 +95,7 @@ export class Sender {
     this.#waiting.delete(key);
     this.#sending.set(key, stopping);
     try {
-      await tabs.alone(key, async () => {
+      const isHere = await tabs.alone(key, async () => {
         const kept = await outbox.get(key);
         if (stopping.signal.aborted) return;
         if (!kept) return this.#told.gone(key);
@@ -101,6 +104,8 @@ export class Sender {
         this.#failuresInARow = 0;
         this.#told.accepted(kept, receipt);
       });
+      // Another tab is sending it: has that ended well?
+      if (!isHere && !stopping.signal.aborted) this.#wait(unsent, LOOK_MS);
     } catch (error) {
       if (!(stopping.signal.aborted && stopping.signal.reason?.name === "AbortError")) await this.#failed(unsent, error);
     } finally {
@@ -175,15 +180,15 @@ export class Sender {
 
   /** @param {Unsent} unsent @param {string} reason @param {number} ms */
   #sendAgain(unsent, reason, ms) {
-    this.#waiting.set(unsent.key, unsent);
-    this.#timers.set(
-      unsent.key,
-      setTimeout(() => {
-        this.#timers.delete(unsent.key);
-        this.#go();
-      }, ms),
-    );
+    this.#wait(unsent, ms);
     this.#told.step(unsent.key, { step: "again", reason, nextAt: Date.now() + ms });
+  }
+
+  /** @param {Unsent} unsent @param {number} ms */
+  #wait(unsent, ms) {
+    const then = () => (this.#timers.delete(unsent.key), this.#go());
+    this.#waiting.set(unsent.key, unsent);
+    this.#timers.set(unsent.key, setTimeout(then, ms));
   }
 }
 
@@ -197,9 +202,11 @@ class WakeLock {
   #isWanted = false;
   /** @type {Promise<WakeLockSentinel | null> | null} */ #held = null;
 
-  constructor() {
+  /** @param {AbortSignal} signal the end */
+  constructor(signal) {
     // The browser lets go of it whenever the page is hidden.
-    document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.#isWanted && this.#take());
+    const seen = () => document.visibilityState === "visible" && this.#isWanted && this.#take();
+    document.addEventListener("visibilitychange", seen, { signal });
   }
 
   /** @param {boolean} isWanted */

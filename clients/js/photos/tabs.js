@@ -35,10 +35,10 @@ export class Tabs {
     });
   }
 
-  /** Do it unless another tab is doing it. @param {string} name @param {() => Promise<void>} act */
+  /** Do it unless another tab is doing it. Whether it was done here. @param {string} name @param {() => Promise<void>} act */
   async alone(name, act) {
-    if (!navigator.locks) return act();
-    await navigator.locks.request(`${this.#name} ${name}`, { ifAvailable: true }, (lock) => lock && act());
+    if (!navigator.locks) return act().then(() => true);
+    return navigator.locks.request(`${this.#name} ${name}`, { ifAvailable: true }, async (lock) => lock !== null && act().then(() => true));
   }
 
   close() {

@@ -20,7 +20,7 @@ export function stateOf(photo) {
     return { kind: "bad", badge: "Failed", told: sentence(error) };
   }
   const missing = ["brand", "model"].filter((field) => !aiMetadata?.[field]?.value);
-  if (missing.length) return { kind: "warn", badge: "Partly", told: `The AI could not see the ${missing.join(" and the ")}. You can fill it in.` };
+  if (missing.length) return { kind: "warn", badge: "Partly seen", told: `The AI could not see the ${missing.join(" and the ")}. You can fill it in.` };
   return { kind: "good", badge: "Done", told: "" };
 }
 
@@ -69,6 +69,14 @@ export function nameOf({ name, asset, unsent }) {
   const { brand, model } = asset?.aiMetadata ?? {};
   const found = [brand?.value, model?.value].filter(Boolean).join(" ");
   return found || name || titled(`${unsent?.category ?? asset?.category ?? ""} photo`);
+}
+
+/** What it is and when it was sent. @param {any} asset */
+export function sortOf({ category, createdAt }) {
+  const at = new Date(createdAt);
+  const isToday = at.toDateString() === new Date().toDateString();
+  const when = isToday ? at.toLocaleTimeString([], { timeStyle: "short" }) : at.toLocaleDateString([], { dateStyle: "medium" });
+  return `${titled(category)} · ${when}`;
 }
 
 /** @param {string} category */
