@@ -8,6 +8,7 @@
  * `photo-unauthorized` when the service does not take the token (any more).
  */
 
+import { backoffMs, sleep } from "./delays.js";
 import { claimsOf, Tokens } from "./tokens.js";
 import { Deletions } from "./photos/deletions.js";
 import { Details } from "./photos/details.js";
@@ -22,7 +23,6 @@ import { counted, nameOf } from "./photos/words.js";
 import { Work } from "./photos/work.js";
 
 const REMEMBERED = "photo-queue.";
-const AGAIN_MS = 3000;
 const TIME_PASSES_MS = 15_000;
 
 export class PhotoQueue extends HTMLElement {
@@ -157,15 +157,18 @@ export class PhotoQueue extends HTMLElement {
 
   async #begin() {
     const { signal } = (this.#running = new AbortController());
+    this.#drop.listen(this, signal);
     const sub = await new Tokens(this.#token).fresh().then((token) => claimsOf(token).sub, (error) => this.#problem(error.message));
     if (signal.aborted) return;
     this.#owner = `${sub} ${new URL(this.url).origin}`;
     this.#frame.dataset.view = this.#remembered("has-photos") ? "loading" : "empty";
+    const category = this.getAttribute("category") ?? this.#remembered("category") ?? "";
+    const known = this.#remembered("about");
+    if (known) this.#drop.show(JSON.parse(known), category);
     const about = await this.#about(signal);
     if (signal.aborted) return;
-    this.#drop.show(about, this.getAttribute("category") ?? this.#remembered("category") ?? "");
+    if (JSON.stringify(about) !== known) this.#drop.show(about, category);
     this.#work = new Work({ url: this.url, token: this.#token, owner: this.#owner, about, list: this.#list }, this.#told());
-    this.#drop.listen(this, signal);
     addEventListener("pagehide", () => this.#deletions.now(), { signal });
     const timer = setInterval(() => this.#list.updateAll(), TIME_PASSES_MS);
     signal.addEventListener("abort", () => clearInterval(timer));
@@ -176,7 +179,7 @@ export class PhotoQueue extends HTMLElement {
 
   /** What the service is; asked for until it answers. @param {AbortSignal} signal */
   async #about(signal) {
-    for (;;) {
+    for (let failures = 0; ; failures++) {
       try {
         const { data } = await (await fetch(`${new URL(this.url).href.replace(/\/+$/, "")}/api/about`, { signal })).json();
         this.#remember("about", JSON.stringify(data));
@@ -185,7 +188,7 @@ export class PhotoQueue extends HTMLElement {
         const known = this.#remembered("about");
         if (known || signal.aborted) return JSON.parse(known ?? "null");
         this.#summary.show({ connection: "lost", transport: null, photos: [] });
-        await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+        await sleep(backoffMs(failures), signal).catch(() => {});
       }
     }
   }

@@ -22,8 +22,10 @@ ROWS = f"""[...{QUEUE}.querySelectorAll('.list .photo:not([hidden])')].map((row)
     picture: image.hidden || !image.naturalWidth ? "" : image.src }};
 }})"""
 # Shifts of what a person had not asked for.
-SHIFTS = """globalThis.shifts = 0; new PerformanceObserver((list) => list.getEntries().forEach((each) =>
-  each.hadRecentInput || (shifts += each.value))).observe({ type: "layout-shift", buffered: true })"""
+SHIFTS = """globalThis.shifts = []; new PerformanceObserver((list) => list.getEntries().forEach((each) =>
+  each.hadRecentInput || shifts.push([each.value, ...each.sources.map(({ node, previousRect: from, currentRect: to }) =>
+    `${node?.className || node?.nodeName}: ${[from.x, from.y, from.height]} to ${[to.x, to.y, to.height]}`)])))
+  .observe({ type: "layout-shift", buffered: true })"""
 
 
 @asynccontextmanager
