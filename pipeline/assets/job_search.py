@@ -1,7 +1,7 @@
 """What an operator's list of jobs asks of the asset store, and what it gets. Pure: knows no database.
 
-A job here is an asset's last job. Lists go back in time by createdAt, then by id. Both stores search in the same way: an
-index gives one user's assets, or those of each status, newest first; what no index knows is looked for in at most
+A job here is an asset's last job. Lists go back in time by createdAt, then by id. Both stores search in the same way:
+an index gives one user's assets, or those of each status, newest first; what no index knows is looked for in at most
 EXAMINED_AT_MOST documents of each index range, and the caller goes on from where that ended. So no call reads more,
 however large the collection is and however rare what is looked for.
 """

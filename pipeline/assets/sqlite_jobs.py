@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import heapq
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 
@@ -46,13 +46,6 @@ CREATE INDEX job_of_retry ON assets (processingJobId) WHERE {OF_RETRY};
 """
 
 
-class RunRead(Protocol):
-    """Runs work on the reader's thread."""
-
-    def __call__(self, work: Callable[[sqlite3.Connection], T]) -> Awaitable[T]:
-        """Return what the work returns."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Range:
     """A part of an index, in the order of (createdAt, id). where: what its first columns are."""
@@ -71,7 +64,9 @@ class JobRows:
     """Reads of the table `assets` for operators. Methods: see AssetStore."""
 
     _reading: Reader[Asset]
-    _on_reader: RunRead
+
+    async def _on_reader(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        raise NotImplementedError
 
     async def jobs(self, wanted: JobFilter, *, limit: int, after: Position | None = None) -> JobPage:
         last = (milliseconds_of(after[0]), after[1]) if after else None

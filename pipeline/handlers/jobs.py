@@ -153,15 +153,16 @@ class BulkHandler(_JobsHandler):
         said = read_object(self._body)
         query = Query(_texts(said))
         wanted, after, until = read_filter(query), query.cursor(STORED_ID), query.instant("until")
-        is_dry_run = said.get("dryRun") is True
         for field, message in bulk_faults(said):
             query.fault(field, message)
+        if wanted == JobQuery() and said.get("all") is not True:
+            query.fault("filter", 'Is empty: all jobs are meant only with "all": true')
         query.check()
         # What is created after the dry run is left alone.
         now = utc_now()
         wanted = replace(wanted, until=min(each for each in (wanted.until, until or now) if each))
         action = Action(said["action"])
-        if is_dry_run:
+        if said.get("dryRun") is True:
             count, sample = await self.bulk.preview(action, wanted)
             told = {"count": count.count, "isExact": count.is_exact, "sample": sample}
             self.reply(told | {"until": to_timestamp(wanted.until)})
@@ -221,8 +222,6 @@ def bulk_faults(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in ("dryRun", "all"):
         if not isinstance(said.get(name, False), bool):
             yield name, "Must be true or false"
-    if not any(given.values()) and said.get("all") is not True:
-        yield "filter", 'Is empty: all jobs are meant only with "all": true'
     if said.get("dryRun") is not True:
         yield from _faults_of_run(said)
 
@@ -234,8 +233,8 @@ def _faults_of_run(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if said.get("until") is None:
         yield "until", "Must be that of the reply to a dry run"
     seconds = said.get("seconds")
-    is_number = isinstance(seconds, int) and not isinstance(seconds, bool)
-    if said.get("action") == Action.POSTPONE and not (is_number and 1 <= seconds <= LONGEST_POSTPONEMENT_SECONDS):
+    is_postponement = isinstance(seconds, int) and 1 <= seconds <= LONGEST_POSTPONEMENT_SECONDS
+    if said.get("action") == Action.POSTPONE and (isinstance(seconds, bool) or not is_postponement):
         yield "seconds", f"Must be a number from 1 to {LONGEST_POSTPONEMENT_SECONDS}"
 
 

@@ -1,8 +1,8 @@
 """Use case: an operator does the same with all jobs that a filter finds: retry, cancel, postpone, resume, delete.
 
-First a dry run tells how many there are. Then one chunk after the other is done, newest first; each begins where the one
-before ended, and jobs that were created after the dry run are left alone. To repeat a chunk does no harm: a job with
-which it has been done is no longer one that it could be done with. Runs on the event loop.
+First a dry run tells how many there are. Then one chunk after the other is done, newest first; each begins where the
+one before ended, and jobs that were created after the dry run are left alone. To repeat a chunk does no harm: a job
+with which it has been done is no longer one that it could be done with. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Bulk:
         return chunk
 
     async def retry(self, asset: Asset, request_id: str) -> Receipt:
-        """Give a failed or partial asset a new job; its dead letter is settled by that. NotFound or Conflict otherwise."""
+        """Give a failed or partial asset a new job, which settles its dead letter; NotFound or Conflict otherwise."""
         receipt = await self._submission.retry(asset.id, None, request_id)
         try:
             if asset.status is AssetStatus.FAILED:

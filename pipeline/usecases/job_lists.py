@@ -187,7 +187,7 @@ class JobLists:
         return [_shown_group(group) for group in await self._store.failures(since, until)]
 
     async def find(self, job_id: str) -> Asset:
-        """Return the asset of a job; NotFound when there is none. job_id: of its last job, its first one, or its own."""
+        """Return the asset of a job; NotFound when there is none. job_id: of its last or first job, or its own."""
         asset = await self._find(job_id)
         if asset is None:
             raise NotFound("There is no job of that id")
