@@ -20,6 +20,7 @@ from pipeline.assets.job_search import (
     COUNTED_AT_MOST,
     EXAMINED_AT_MOST,
     KINDS_AT_MOST,
+    READ_AT_MOST,
     Count,
     FailureGroup,
     JobFilter,
@@ -102,7 +103,7 @@ def _page(
 
 
 def _count(connection: sqlite3.Connection, wanted: JobFilter) -> Count:
-    end = _end(connection, wanted, COUNTED_AT_MOST, None)
+    end = _end(connection, wanted, READ_AT_MOST if wanted.needs_reading else COUNTED_AT_MOST, None)
     if wanted.needs_reading:
         count = sum(1 for _ in _found(connection, wanted, None, end, COUNTED_AT_MOST + 1))
         return Count(count, end is None)
@@ -193,6 +194,15 @@ def _document(row: sqlite3.Row) -> dict[str, Any]:
     return {"userId": row["userId"], **texts}
 
 
+def _error_of(text: str) -> str:
+    try:
+        meta = orjson.loads(text)
+    except ValueError:
+        meta = None
+    error = meta.get("error") if isinstance(meta, dict) else None
+    return error if isinstance(error, str) and error else "Unknown"
+
+
 def _rows_of(connection: sqlite3.Connection, places: Sequence[Place]) -> list[sqlite3.Row]:
     ids = orjson.dumps([place[1] for place in places]).decode()
     sql = "SELECT * FROM assets WHERE id IN (SELECT value FROM json_each(:ids))"
@@ -226,7 +236,7 @@ def _group(
         row: sqlite3.Row | None = connection.execute(each.select(columns, conditions, rest), values).fetchone()
         return row
 
-    newest = read("createdAt, json_extract(aiMetadata, '$.error') AS error", f"{NEWEST_FIRST} LIMIT 1")
+    newest = read("createdAt, aiMetadata", f"{NEWEST_FIRST} LIMIT 1")
     oldest = read("createdAt", "ORDER BY createdAt, id LIMIT 1")
     if newest is None or oldest is None:
         return None
@@ -234,7 +244,7 @@ def _group(
     count = connection.execute(f"SELECT count(*) FROM ({inner})", values).fetchone()[0]
     return FailureGroup(
         failure,
-        str(newest["error"] or "Unknown"),
+        _error_of(newest["aiMetadata"]),
         Count(min(count, COUNTED_AT_MOST), count <= COUNTED_AT_MOST),
         instant_of(oldest["createdAt"]),
         instant_of(newest["createdAt"]),

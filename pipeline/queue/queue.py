@@ -5,7 +5,7 @@ objects. Runs on the event loop. Redis 6.2 commands only. All keys of a queue sh
 run on Redis Cluster.
 
 Permanent keys: waiting, groups, grouped, group:<name>, delayed, postponed, leases, completed, failed, wake (at most one
-marker), paused, holds, parked, owner. Each empties with its jobs. What is kept of a job itself is said in lua/place.lua,
+marker), paused, holds, parked, owner. Each empties with its jobs. What is kept of a job is said in lua/place.lua,
 what holds are in lua/lanes.lua, whose the queue is in lua/owner.lua.
 """
 
