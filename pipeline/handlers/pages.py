@@ -132,7 +132,6 @@ def about(settings: Settings, sees: Mapping[str, str]) -> dict[str, Any]:
         "maxUploadBytes": settings.max_upload_bytes,
         "providers": _providers(settings.all_providers, sees),
         "signIn": _sign_in(settings),
-        "fairness": settings.queue_fairness,
     }
 
 
