@@ -141,7 +141,11 @@ class Parts:
         self.removing = self._make_removing()
         self.correcting = Correcting(self.store, self.progress_frames.corrected)
         self.erasing = Erasing(
-            self.store, self.removing, [self.queue, self.notifications], forget_history=self._forget_history
+            self.store,
+            self.removing,
+            [self.queue, self.notifications],
+            audit=self.audit,
+            forget_history=self._forget_history,
         )
         kinds = [self._kept_jobs.kind, self._kept_notifications.kind]
         self.users = Users(self.store, self.progress, self.erasing, kinds=kinds)

@@ -219,7 +219,8 @@ class BaseHandler(tornado.web.RequestHandler):
     def on_finish(self) -> None:
         if self._act is not None:
             status = self.get_status()
-            self._record(replace(self._act, outcome="done" if status < 400 else "refused" if status < 500 else "failed"))
+            outcome = "done" if status < 400 else "refused" if status < 500 else "failed"
+            self._record(replace(self._act, outcome=outcome))
         if self._drain_timer is not None:
             IOLoop.current().remove_timeout(self._drain_timer)
 

@@ -121,14 +121,17 @@ class Audit:
         entries, place = await newest_page(read, limit, after, is_wanted if who or action else None)
         return [_shown(entry) for entry in entries], place
 
-    async def forget(self, user_id: str) -> None:
-        """Take the user's name from all entries."""
+    async def forget(self, user_id: str) -> bool:
+        """Take the user's name from all entries; return whether one had it."""
+        is_found = False
         async with self._writing:
             self._waiting = deque(_anonymous(entry, user_id) or entry for entry in self._waiting)
         async for page in dated_pages(partial(self._store.kept, KIND)):
             for entry in page:
                 if (changed := _anonymous(entry, user_id)) is not None:
+                    is_found = True
                     await self._store.keep(changed)
+        return is_found
 
     async def purge(self) -> None:
         """Remove what is old enough."""

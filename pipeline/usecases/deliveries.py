@@ -69,7 +69,8 @@ class Deliveries:
         self, job_id: str, payload: Mapping[str, Any], at: datetime, state: DeliveryState, **fields: Any
     ) -> None:
         finished_at = None if state is DeliveryState.WAITING else to_timestamp(utc_now())
-        data = {name: payload.get(name) for name in PAYLOAD} | {"state": state.value, "finishedAt": finished_at} | fields
+        data = {name: payload.get(name) for name in PAYLOAD}
+        data |= {"state": state.value, "finishedAt": finished_at} | fields
         await self._store.keep(Kept(KIND, job_id, at, data, payload["userId"], payload["assetId"]))
 
     async def find(self, job_id: str) -> tuple[Mapping[str, Any], DeliveryState] | None:
@@ -113,6 +114,11 @@ class Deliveries:
     async def purge(self) -> None:
         """Remove what is old enough."""
         await self._store.purge_kept(KIND, utc_now() - KEEP)
+
+
+def among(kept: Sequence[Kept]) -> list[str]:
+    """Return the ids of those that are records of deliveries."""
+    return [each.id for each in kept if each.kind == KIND]
 
 
 async def _read(records: Sequence[Kept], *, limit: int, after: Place | None) -> Sequence[Kept]:

@@ -75,7 +75,10 @@ class Notifiers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """How a delivery has ended well. response: what the receiver said. is_dropped: nobody was told, and nobody may be."""
+    """How a delivery has ended well.
+
+    response: what the receiver said. is_dropped: nobody was told, and nobody may be.
+    """
 
     response: str | None = None
     is_dropped: bool = False
@@ -168,9 +171,10 @@ class Notifying:
     async def _note_try(self, job: Job, error: JobError) -> None:
         """Note a try that failed, if the store takes it soon: the error is worth more than its record."""
         is_counted = not isinstance(error, RetryableJobError) or error.spends_attempt
+        attempts = job.attempt if is_counted else job.attempt - 1
         try:
             async with asyncio.timeout(NOTE_SECONDS):
-                await self._note(job, DeliveryState.WAITING, attempts=job.attempt - (not is_counted), reason=error.message)
+                await self._note(job, DeliveryState.WAITING, attempts=attempts, reason=error.message)
         except (DependencyUnavailable, TimeoutError) as fault:
             log.warning("delivery_not_noted", cause=cause_of(fault))
 
@@ -197,9 +201,7 @@ class Notifying:
             await until_stored(lambda: self._deliveries.forget(job.id))
             return
         response, attempts = result.response, job.attempt
-        await until_stored(
-            lambda: self._note(job, DeliveryState.DELIVERED, attempts=attempts, response=response)
-        )
+        await until_stored(lambda: self._note(job, DeliveryState.DELIVERED, attempts=attempts, response=response))
 
     async def give_up(self, job: Job, message: str) -> None:
         """Keep the dead letter and how the delivery has ended: it is all that is left of the event."""

@@ -47,10 +47,12 @@ class Tally:
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Tally:
         """Return what to_data made; ValueError, TypeError or AttributeError when it is damaged."""
-        tally = cls(**{name: int(data.get(name, 0)) for name in (*COUNTS, "waiting")})
-        for name in ("waits", "runs"):
-            getattr(tally, name).update({int(bucket): int(count) for bucket, count in data.get(name, {}).items()})
-        return tally
+        waits, runs = (
+            Counter({int(bucket): int(count) for bucket, count in data.get(name, {}).items()})
+            for name in ("waits", "runs")
+        )
+        counts = {name: int(data.get(name, 0)) for name in (*COUNTS, "waiting")}
+        return cls(**counts, waits=waits, runs=runs)
 
 
 def bucket_of(seconds: float) -> int:
