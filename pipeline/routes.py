@@ -10,7 +10,7 @@ import tornado.web
 from pipeline.auth import TokenVerifier
 from pipeline.clock import CLOCK
 from pipeline.disk import Disk
-from pipeline.handlers import assets, base, events, media, ops, pages, queue, upload, users
+from pipeline.handlers import assets, base, events, media, ops, overview, pages, queue, upload, users
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.socket import SocketHandler
 from pipeline.parts import QUEUE_NAME, Parts
@@ -103,7 +103,7 @@ def _pages_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/", pages.PageHandler, common),
         ("/console(?:/.*)?", pages.ConsoleHandler, common),
         ("/pages/([^/]+)/(.+)", pages.PageFileHandler, common),
-        ("/api/about", pages.AboutHandler, common | {"settings": parts.settings, "sees": dict}),
+        ("/api/about", pages.AboutHandler, common | {"settings": parts.settings, "sees": lambda: parts.plugins.sees}),
         ("/api/session", pages.SessionHandler, common | {"settings": parts.settings}),
     ]
 
@@ -156,4 +156,24 @@ def _operators_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/api/queue/failed/([^/]+)/retry", queue.RetryFailedHandler, with_queues),
         ("/api/queue/pause", queue.PauseHandler, with_queues),
         ("/api/queue/resume", queue.ResumeHandler, with_queues),
+        *_overview_routes(parts, common),
+    ]
+
+
+def _overview_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
+    settings, plugins, with_processes = parts.settings, parts.plugins, common | {"processes": parts.processes}
+    asked = {name: settings.ai_provider_by_category.get(name, settings.providers) for name in settings.categories}
+    of_plugins = {
+        "plugins": lambda: plugins.all,
+        "missing_storages": lambda: plugins.storages.missing,
+        "categories": {
+            each: [name for name, chain in asked.items() if each in chain] for each in settings.all_providers
+        },
+    }
+    return [
+        ("/api/queue/overview", overview.OverviewHandler, common | {"overview": parts.overview}),
+        ("/api/processes", overview.ProcessesHandler, with_processes),
+        ("/api/processes/([^/]+)/drain", overview.DrainHandler, with_processes),
+        ("/api/processes/([^/]+)/resume", overview.ResumeHandler, with_processes),
+        ("/api/plugins", overview.PluginsHandler, common | of_plugins),
     ]
