@@ -108,7 +108,6 @@ class Overview:
         try:
             info, error = await _in_time(self._queues[0].server()), None
         except DependencyUnavailable as fault:
-            # A user of Redis who may not ask for INFO can have all else.
             info, error = {}, _reason(fault)
         return describe_redis(info, is_embedded=self._owns_redis, error=error)
 

@@ -97,7 +97,7 @@ class Processes:
         is away.
         """
         entries, now = await self._queue.processes(), utc_now()
-        seen_at = {process_id: str(entry.get("seenAt")) for process_id, entry in entries.items()}
+        seen_at = {process_id: str(entry.get("seenAt", "")) for process_id, entry in entries.items()}
         # Instants of one spelling sort as texts.
         oldest, alive_since = (
             str(to_timestamp(now - timedelta(seconds=seconds))) for seconds in (KEEP_PROCESS_SECONDS, ALIVE_SECONDS)
@@ -108,7 +108,8 @@ class Processes:
             {"id": process_id, "isAlive": instant >= alive_since, "isThisOne": process_id == self.id}
             | {name: entries[process_id].get(name) for name in MEMBERS}
             for process_id, instant in seen_at.items()
-            if instant >= oldest
+            # A process of another version may say less.
+            if instant >= oldest and entries[process_id].keys() >= set(MEMBERS)
         ]
         return sorted(shown, key=lambda each: (str(each["startedAt"]), each["id"]))
 
@@ -125,19 +126,18 @@ class Processes:
             raise Conflict("This process runs no jobs")
         await self._queue.ask_to_drain(process_id, is_wanted)
         if process_id == self.id:
-            self._follow(is_wanted)
             await self._tell()
         return found | {"isDraining": is_wanted}
 
     async def _tell(self) -> None:
         wish = await self._queue.tell_process(self.id, self._entry())
         # None: Redis has lost it, or nobody has asked.
-        if wish is not None:
+        if wish is not None and wish != self._is_drained:
             self._follow(wish)
+            # So that whoever asked sees it.
+            await self._queue.tell_process(self.id, self._entry())
 
     def _follow(self, wish: bool) -> None:
-        if wish == self._is_drained:
-            return
         self._is_drained = wish
         log.info("process_drained" if wish else "process_resumed", process=self.id)
         for worker in self._workers.values():
