@@ -474,7 +474,7 @@ class JobQueue:
         await self._call(lambda link: link.ask("SET", key, int(is_wanted), "EX", KEEP_PROCESS_SECONDS))
 
     async def server(self) -> dict[str, str]:
-        """Return what the server that has the queue says of itself: the fields of INFO, none where its user may not ask."""
+        """Return what the server that has the queue says of itself, the fields of INFO; {} where we may not ask."""
 
         async def ask(link: Link) -> str:
             try:

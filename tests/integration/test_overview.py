@@ -74,7 +74,7 @@ def until(ask: Callable[[], Any], condition: Callable[[Any], bool]) -> Any:
 def test_operators_see_what_runs_and_drain_one_process(
     services: tuple[Service, Service], ai_service: AiService
 ) -> None:
-    """The slots of both processes are seen from either; the one that is drained finishes its job and claims no other."""
+    """The slots of both are seen from either; the one that is drained finishes its job and claims no other."""
     first, second = services
     ai_service.order(held=True)
     until(lambda: processes(second), lambda found: len(found) == 2)

@@ -25,7 +25,7 @@ WELL = {
         ({}, {"usedBytes": 1000, "maxBytes": None, "isEvictionSafe": True}, "no limit of its own"),
         ({"server_name": "valkey", "valkey_version": "8.1.4"}, {"version": "Valkey 8.1.4"}, "its own version"),
         ({"role": "slave"}, {"role": "replica"}, "a name of today"),
-        ({"maxmemory": "500", "maxmemory_policy": "volatile-lru"}, {"maxBytes": 500, "isEvictionSafe": False}, "evicts"),
+        ({"maxmemory": "9", "maxmemory_policy": "volatile-lru"}, {"maxBytes": 9, "isEvictionSafe": False}, "evicts"),
         ({"maxmemory_policy": "allkeys-lfu"}, {"evictionPolicy": "allkeys-lfu", "isEvictionSafe": False}, "evicts"),
         ({"aof_enabled": "0"}, {"persistence": "snapshots"}, "at most these"),
         ({"aof_last_write_status": "err"}, {"error": "Redis cannot write its append-only file"}, "disk full"),
