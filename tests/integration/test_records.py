@@ -140,6 +140,7 @@ def test_deliveries_tell_how_it_went_and_are_sent_again(
         assert (told["attempts"], told["response"], told["reason"]) == (1, "HTTP 204", None)
         sent = [each.headers["Webhook-Id"] for each in receiver.taken]
         assert sent.count(failed["deliveryId"]) == times
+    assert call(service, f"/api/queue/jobs/{asset_id}")["deliveries"] == deliveries(service, asset=asset_id)
     receiver.hold()
     call(service, path, "POST")
     assert call(service, path, "POST") == 409, "it is on its way"
@@ -166,17 +167,23 @@ def test_audit_names_who_changed_what(service: Service) -> None:
     """Each change of an operator is an entry: done or refused; what only reads, or is not allowed, is none."""
     asset_id = service.upload("other-1").json()["data"]["assetId"]
     service.wait_status(waiting=0, active=0)
-    call(service, "/api/queue/pause", "POST", headers=service.headers("ops-7", role="admin") | {"X-Request-Id": "r-7"})
-    call(service, "/api/queue/resume", "POST", headers=service.headers("ops-7", role="admin"))
+    admin = service.headers("ops-7", role="admin")
+    call(service, "/api/queue/pause", "POST", headers=admin | {"X-Request-Id": "r-7"})
+    call(service, "/api/queue/resume", "POST", headers=admin)
     call(service, "/api/queue/pause", "POST", role="operator-read")
-    call(service, f"/api/assets/{asset_id}/retry", "POST", headers=service.headers("ops-7", role="admin"))
-    httpx.delete(f"{service.url}/api/assets/{asset_id}", headers=service.headers("ops-7", role="admin"))
-    entries = until(lambda: audit(service, who="ops-7"), lambda found: len(found) >= 4)
+    call(service, f"/api/assets/{asset_id}/retry", "POST", headers=admin)
+    bulk = {"action": "retry", "filter": {"user": "other-1", "state": "failed"}, "dryRun": True}
+    preview = call(service, "/api/queue/jobs/bulk", "POST", json=bulk, headers=admin)
+    run = {**bulk, "dryRun": False, "until": preview["until"]}
+    assert call(service, "/api/queue/jobs/bulk", "POST", json=run, headers=admin)["done"] == 0
+    httpx.delete(f"{service.url}/api/assets/{asset_id}", headers=admin)
+    entries = until(lambda: audit(service, who="ops-7"), lambda found: len(found) >= 5)
     shown = [(each["action"], each["target"], each["outcome"]) for each in reversed(entries)]
     assert shown == [
         ("pause queue", "ai-processing", "done"),
         ("resume queue", "ai-processing", "done"),
         ("retry asset", asset_id, "refused"),
+        ("retry jobs", "state=failed user=other-1", "done"),
         ("delete asset", asset_id, "done"),
     ]
     assert (entries[-1]["requestId"], entries[-1]["address"]) == ("r-7", "127.0.0.1")
