@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -16,8 +17,9 @@ from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore, Kept
 from pipeline.errors import DependencyUnavailable
 from pipeline.queue.job import Finish, Job, Outcome
-from pipeline.queue.queue import JobQueue
+from pipeline.queue.queue import JobQueue, QueueStats
 from pipeline.usecases import audit as audit_module
+from pipeline.usecases import tallies as tallies_module
 from pipeline.usecases.audit import WAITING_AT_MOST, Act, Audit
 from pipeline.usecases.tallies import Tallies
 from tests.clock import Clock
@@ -161,6 +163,28 @@ async def test_tallies_go_when_no_chart_shows_them(door: Door, clock: Clock) -> 
     await process.write()
     await process.purge()
     assert [len(await door.kept(f"tally {step}", limit=1000)) for step in (60, 600, 3600)] == sizes
+
+
+@pytest.mark.gen_test
+async def test_process_writes_by_itself(door: Door, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every few seconds, with the most jobs that waited, which it does not know while Redis is away; and at its end."""
+    monkeypatch.setattr(tallies_module, "WRITE_SECONDS", 0.001)
+    lengths = [3, 9, 4]
+
+    async def stats() -> QueueStats:
+        if not lengths:
+            raise DependencyUnavailable("away")
+        return QueueStats(lengths.pop(0), 1, 2, 0, 0, is_paused=False, oldest_ready_seconds=None)
+
+    process = Tallies(cast(AssetStore, door), cast(JobQueue, SimpleNamespace(stats=stats)), now=clock)
+    running = asyncio.create_task(process.run())
+    while (await points(door, clock))[-1]["waiting"] < 10:
+        await asyncio.sleep(0.001)
+    running.cancel()
+    process.count_enqueued()
+    await process.close(1)
+    last = (await points(door, clock))[-1]
+    assert (last["enqueued"], last["waiting"]) == (1, 10)
 
 
 @pytest.mark.gen_test
