@@ -23,6 +23,7 @@ ADMIN_ROLE = "admin"
 # Sees everything that an admin sees, and changes nothing.
 READER_ROLE = "operator-read"
 ROLES = (ADMIN_ROLE, READER_ROLE)
+PAGE_CLAIM = "page"
 # The times are judged here, last of all: a token that is bad in another way as well is not worth waiting for.
 OPTIONS: Any = {"require": ["exp", "sub"], "verify_exp": False, "verify_nbf": False, "verify_iat": False}
 LEEWAY_SECONDS = 5  # clocks of issuer and server differ a little: `exp` and `nbf` are both taken so much wider
@@ -30,11 +31,17 @@ LEEWAY_SECONDS = 5  # clocks of issuer and server differ a little: `exp` and `nb
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The caller. role: one of ROLES, "" for a user. expires_at: when the token ends, in seconds since 1970."""
+    """The caller.
+
+    role: one of ROLES, "" for a user.
+    expires_at: when the token ends, in seconds since 1970.
+    is_of_page: the token is that of a link to one of our pages, or of the session made of it.
+    """
 
     user_id: str
     role: str
     expires_at: float
+    is_of_page: bool = False
 
     @property
     def is_admin(self) -> bool:
@@ -114,8 +121,10 @@ def bearer_token(header: str | None) -> str:
     return token.strip()
 
 
-def make_token(settings: Settings, sub: str, role: str | None, expires_in: float) -> str:
-    """Return a signed token for the command line and demos. expires_in: seconds.
+def make_token(
+    settings: Settings, sub: str, role: str | None, expires_in: float, *, is_of_page: bool = False
+) -> str:
+    """Return a signed token for the command line, demos and our own pages. expires_in: seconds.
 
     Raises ConfigurationError when the settings hold no secret: who checks with a public key cannot sign.
     """
@@ -125,7 +134,7 @@ def make_token(settings: Settings, sub: str, role: str | None, expires_in: float
     if not USER_ID.fullmatch(sub):
         raise ConfigurationError(f"a user id is 1 to 128 of A-Z a-z 0-9 _ . : @ | -, not {sub!r}")
     now = int(utc_now().timestamp())
-    optional = {"role": role, "aud": settings.jwt_audience, "iss": settings.jwt_issuer}
+    optional = {"role": role, "aud": settings.jwt_audience, "iss": settings.jwt_issuer, PAGE_CLAIM: is_of_page}
     claims = {"sub": sub, "iat": now, "exp": now + int(expires_in)}
     return jwt.encode(claims | {name: value for name, value in optional.items() if value}, secret, algorithm="HS256")
 
@@ -157,4 +166,5 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
     if not USER_ID.fullmatch(claims["sub"]):
         raise Unauthorized("Invalid token")
     role = claims.get("role")
-    return Principal(claims["sub"], role if role in ROLES else "", _instant(claims["exp"]))
+    is_of_page = claims.get(PAGE_CLAIM) is True
+    return Principal(claims["sub"], role if role in ROLES else "", _instant(claims["exp"]), is_of_page)

@@ -44,7 +44,6 @@ from pipeline.texts import cause_of, mask_address
 
 log = structlog.get_logger(__name__)
 
-DEMO_USER = "demo"
 START_SECONDS = 60.0
 EVENT_SECONDS = 180.0
 # After which who waits for an event is told what it may be waiting for.
@@ -150,6 +149,9 @@ async def _start(settings: Settings, exit_: Exit, opened: AsyncExitStack) -> Non
     except OSError as error:  # only the other commands miss it
         log.warning("service_file_not_written", error=cause_of(error))
     opened.callback(_remove, service_file)
+    # Only for a person: in a file, or a journal, they would be a token in a log.
+    if settings.gives_links and sys.stdout.isatty():
+        _print_links(settings, app.address)
     opened.push_async_callback(app.stop)
 
 
@@ -169,7 +171,7 @@ def demo(exit_: bool) -> None:
         stdout.print("The service has stopped.")
         return
     service = found or _start_service(settings)
-    token = make_token(settings, DEMO_USER, None, running.TOKEN_SECONDS)
+    token = make_token(settings, running.DEMO_USER, None, running.TOKEN_SECONDS)
     try:
         pictures = demo_pictures.pictures(settings.categories)[:3]
         is_good = asyncio.run(_submit(service["address"], token, pictures, watch=True))
@@ -178,10 +180,36 @@ def demo(exit_: bool) -> None:
             _stop(service["pid"])
     if not exit_:
         stdout.print(f"\nThe service runs at [bold]{service['address']}[/] (its log: {settings.data_dir}/service.log)")
+        if settings.gives_links:
+            _print_links(settings, service["address"])
         stdout.print(f"export PIPELINE_URL={service['address']}", highlight=False)
         stdout.print(f"export PIPELINE_TOKEN={token}", highlight=False, soft_wrap=True)
         stdout.print(f"Stop it with: {_this_command()} demo --exit", highlight=False)
     sys.exit(0 if is_good else 1)
+
+
+def _print_links(settings: Settings, address: str) -> None:
+    stdout.print(f"Open these within ten minutes (new ones: {_this_command()} link)", highlight=False)
+    links = {"photos": running.page_link(settings, address), "console": running.console_link(settings, address)}
+    for name, link in links.items():
+        stdout.print(f"{name:>8}: {link}", highlight=False, soft_wrap=True)
+
+
+@main.command()
+@click.option("--console", is_flag=True, help="Only the link to the console.")
+@click.option("--photos", is_flag=True, help="Only the link to the page for photos.")
+def link(console: bool, photos: bool) -> None:
+    """Print links to the two pages of the service that runs here; each signs in whoever opens it within ten minutes."""
+    settings = running.load()
+    if not settings.gives_links:
+        raise ConfigurationError("links are printed only where HOST, and PUBLIC_URL if set, are loopback")
+    service = running.find_service(settings)
+    if service is None:
+        raise ClientError(f"No service runs on {settings.data_dir}; start it with {_this_command()}")
+    if console == photos:
+        _print_links(settings, service["address"])
+        return
+    print((running.console_link if console else running.page_link)(settings, service["address"]))
 
 
 def _categories(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -209,7 +237,7 @@ def submit(files: tuple[Path, ...], category: str, watch: bool, url: str | None,
     if url is None and category not in (known := settings_module.load().categories):
         raise click.BadParameter(f"{category!r}: must be one of: {', '.join(known)}", param_hint="--category")
     pictures = [(path, category) for path in files]
-    sys.exit(0 if asyncio.run(_submit(*running.target(url, token, DEMO_USER), pictures, watch=watch)) else 1)
+    sys.exit(0 if asyncio.run(_submit(*running.target(url, token, running.DEMO_USER), pictures, watch=watch)) else 1)
 
 
 @main.command()
@@ -227,7 +255,7 @@ def watch(url: str | None, token: str | None) -> None:
                 usual = transport
                 _tell(f"Events come by {transport} now")
 
-        target = running.target(url, token, DEMO_USER)
+        target = running.target(url, token, running.DEMO_USER)
         async with Client(*target, on_notice=_tell, on_transport=tell_transport) as client:
             stderr.print(f"Listening in {shown(await client.listen())}")
             async for event in client.events():
@@ -237,7 +265,7 @@ def watch(url: str | None, token: str | None) -> None:
 
 
 @main.command()
-@click.option("--sub", default=DEMO_USER, show_default=True, help="User id.")
+@click.option("--sub", default=running.DEMO_USER, show_default=True, help="User id.")
 @click.option("--role", type=click.Choice(ROLES), help="Role claim.")
 @click.option("--hours", default=24.0, show_default=True, help="How long it is valid.")
 def token(sub: str, role: str | None, hours: float) -> None:

@@ -10,7 +10,21 @@ import tornado.web
 from pipeline.auth import TokenVerifier
 from pipeline.clock import CLOCK
 from pipeline.disk import Disk
-from pipeline.handlers import assets, base, events, jobs, media, ops, queue, upload, users
+from pipeline.handlers import (
+    assets,
+    audit,
+    base,
+    charts,
+    deliveries,
+    events,
+    jobs,
+    media,
+    ops,
+    pages,
+    queue,
+    upload,
+    users,
+)
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.socket import SocketHandler
 from pipeline.parts import QUEUE_NAME, Parts
@@ -25,6 +39,7 @@ def build_server(parts: Parts) -> HttpServer:
         "verifier": TokenVerifier(parts.settings),
         "metrics": parts.metrics,
         "allowed_origins": parts.settings.page_origins,
+        "record": parts.audit.record,
     }
     return HttpServer(
         tornado.web.Application(
@@ -89,7 +104,7 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/api/events/ticket", events.TicketHandler, common | {"tickets": parts.tickets}),
         ("/openapi.json", ops.OpenApiHandler, common | filed),
         ("/asyncapi.json", ops.AsyncApiHandler, common | filed),
-        ("/", ops.IndexHandler, common | {"settings": settings}),
+        *_pages_routes(parts, common),
         (
             "/media/(.*)",
             media.MediaHandler,
@@ -97,6 +112,16 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ),
     ]
     return served
+
+
+def _pages_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
+    return [
+        ("/", pages.PageHandler, common),
+        ("/console(?:/.*)?", pages.ConsoleHandler, common),
+        ("/pages/([^/]+)/(.+)", pages.PageFileHandler, common),
+        ("/api/about", pages.AboutHandler, common | {"settings": parts.settings, "sees": dict}),
+        ("/api/session", pages.SessionHandler, common | {"settings": parts.settings}),
+    ]
 
 
 def _probes(parts: Parts, common: dict[str, Any]) -> list[Any]:
@@ -147,6 +172,21 @@ def _operators_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/api/queue/failed/([^/]+)/retry", queue.RetryFailedHandler, with_queues),
         ("/api/queue/pause", queue.PauseHandler, with_queues),
         ("/api/queue/resume", queue.ResumeHandler, with_queues),
+        *_records_routes(parts, common),
+    ]
+
+
+def _records_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
+    return [
+        ("/api/queue/charts", charts.ChartsHandler, common | {"tallies": parts.tallies}),
+        ("/api/queue/users", charts.BusiestUsersHandler, common | {"busiest": parts.busiest}),
+        ("/api/queue/audit", audit.AuditHandler, common | {"audit": parts.audit}),
+        ("/api/queue/deliveries", deliveries.DeliveriesHandler, common | {"deliveries": parts.deliveries}),
+        (
+            "/api/queue/deliveries/([^/]+)/retry",
+            deliveries.RepeatDeliveryHandler,
+            common | {"notifying": parts.notifying, "tracing": parts.tracing},
+        ),
     ]
 
 

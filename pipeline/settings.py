@@ -107,6 +107,12 @@ class Settings(BaseSettings):
     public_url: str = _f(
         "", "How others, browsers and the AI service among them, reach this service; default: http://HOST:PORT."
     )
+    login_url: str = _f(
+        "",
+        "Where our pages send people to sign in, with return_to=ADDRESS; the login sends them back to that address "
+        "with #token=JWT. Default: the pages take links that are printed on this machine, or a pasted token.",
+    )
+    grafana_url: str = _f("", "Base URL of your Grafana; the console then links to its dashboards.")
     data_dir: Path = _f(
         Path("data"),
         "Where everything embedded keeps its files: Redis, SQLite, images, the generated secret; and large uploads "
@@ -423,6 +429,8 @@ class Settings(BaseSettings):
             "JWT_JWKS_URL": (self.jwt_jwks_url, _key_set_fault),
             "OTEL_EXPORTER_OTLP_ENDPOINT": (self.otel_exporter_otlp_endpoint, web_fault),
             "PUBLIC_URL": (self.public_url, _public_url_fault),
+            "LOGIN_URL": (self.login_url, _login_url_fault),
+            "GRAFANA_URL": (self.grafana_url, web_fault),
         }
         for name, (address, find_fault) in given.items():
             if address and (fault := find_fault(address)):
@@ -443,6 +451,12 @@ class Settings(BaseSettings):
     def storage_name(self) -> str:
         """The storage backend in force."""
         return self.storage_backend or (CLOUDINARY[0] if self.cloudinary_url.get_secret_value() else "local")
+
+    @property
+    def gives_links(self) -> bool:
+        """Whether links to our pages are printed, good for a session: only who is at this machine can read them."""
+        is_here = is_loopback(self.host) and is_loopback(urlsplit(self.public_url).hostname or self.host)
+        return is_here and bool(self.jwt_secret.get_secret_value())
 
     @property
     def page_origins(self) -> tuple[str, ...]:
@@ -533,6 +547,11 @@ def _public_url_fault(url: str) -> str:
     if any(sign in url for sign in "?#@"):
         return "it must have no user, no query and no fragment"
     return "" if is_safe_url(url) else SAFE_ONLY
+
+
+def _login_url_fault(url: str) -> str:
+    # It is sent tokens' addresses, and sends tokens.
+    return web_fault(url) or ("" if is_safe_url(url) else SAFE_ONLY)
 
 
 def _key_set_fault(url: str) -> str:

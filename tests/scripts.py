@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.browser import BROWSER, Page, browsing
+from tests.chromium import BROWSER, Page, browsing
 from tests.parts import require
 
 CLIENT = Path(__file__).parents[1] / "clients" / "js"

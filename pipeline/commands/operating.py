@@ -13,10 +13,9 @@ from rich.table import Table
 
 from pipeline.auth import ADMIN_ROLE
 from pipeline.client import ClientError, Operator
-from pipeline.commands.running import target
+from pipeline.commands.running import OPERATOR, target
 from pipeline.commands.shown import shown
 
-OPERATOR = "operator"
 TOKEN_SECONDS = 3600
 stdout, stderr = Console(), Console(stderr=True)
 Work = Callable[[Operator], Awaitable[Any]]

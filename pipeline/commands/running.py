@@ -12,10 +12,13 @@ from pydantic import SecretStr
 
 from pipeline import data_dir
 from pipeline import settings as settings_module
-from pipeline.auth import make_token
+from pipeline.auth import ADMIN_ROLE, make_token
 from pipeline.settings import Settings
 
 TOKEN_SECONDS = 30 * 86_400
+# Time to click on it; the page makes a longer session of it.
+LINK_SECONDS = 600
+DEMO_USER, OPERATOR = "demo", "operator"
 
 
 def load() -> Settings:
@@ -63,3 +66,13 @@ def target(
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = service["address"] if service else f"http://{host}:{settings.port}"
     return url, token or make_token(settings, sub, role, expires_in)
+
+
+def page_link(settings: Settings, address: str) -> str:
+    """Return the address of the page for photos with a token for the demo user, good for LINK_SECONDS."""
+    return f"{address}/#token={make_token(settings, DEMO_USER, None, LINK_SECONDS, is_of_page=True)}"
+
+
+def console_link(settings: Settings, address: str) -> str:
+    """Return the address of the console with a token for an admin, good for LINK_SECONDS."""
+    return f"{address}/console#token={make_token(settings, OPERATOR, ADMIN_ROLE, LINK_SECONDS, is_of_page=True)}"

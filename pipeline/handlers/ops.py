@@ -1,4 +1,4 @@
-"""For those who run the service: numbers, health, the contract, and a page that says what runs here.
+"""For those who run the service: numbers, health and the contract.
 
 No token is asked for. Nothing here may hang: whatever is asked elsewhere has a time limit. Runs on the event loop.
 """
@@ -6,24 +6,18 @@ No token is asked for. Nothing here may hang: whatever is asked elsewhere has a 
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import cache
-from importlib import resources
 from time import perf_counter
 from typing import Any
 
 import structlog
-from tornado.template import Template
 
-from pipeline import __version__
 from pipeline.errors import DependencyUnavailable, PipelineError
 from pipeline.handlers import contracts
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.queue import StatsSource
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.metrics import QUEUE_STATES
-from pipeline.settings import Settings
 from pipeline.texts import cause_of, clean
 
 log = structlog.get_logger(__name__)
@@ -159,35 +153,6 @@ class AsyncApiHandler(_ContractHandler):
         self.finish(contracts.asyncapi(self.categories))
 
 
-class IndexHandler(BaseHandler):
-    """GET /: a page that says what runs here."""
-
-    route = "/"
-
-    def initialize(self, *, settings: Settings, **common: Any) -> None:  # type: ignore[override]
-        super().initialize(**common)
-        self.shown = settings
-
-    def get(self) -> None:
-        nonce = secrets.token_urlsafe(16)
-        self.set_header(
-            "Content-Security-Policy",
-            # The README's lines for a browser are tried out in the console of this page.
-            f"default-src 'none'; connect-src 'self'; style-src 'nonce-{nonce}'; img-src data:; "
-            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        )
-        facts = {
-            "Version": __version__,
-            "Role": self.shown.role.value,
-            "AI provider": ", ".join(self.shown.all_providers),
-            "Image storage": self.shown.storage_name,
-            "Asset store": "mongodb" if self.shown.mongodb_uri.get_secret_value() else "sqlite",
-            "Notifiers": ", ".join(self.shown.notifiers) or "none",
-            "Job slots": self.shown.concurrency,
-        }
-        self.finish(_page().generate(nonce=nonce, facts=facts))
-
-
 async def _check(name: str, check: Callable[[], Awaitable[None]]) -> dict[str, Any]:
     """Return the dependency as a reply shows it, with the time its check took."""
     started = perf_counter()
@@ -225,8 +190,3 @@ async def _fault(name: str, check: Callable[[], Awaitable[None]]) -> str | None:
         log.warning("check_failed", dependency=name, error=cause_of(error))
         return f"Check failed ({cause_of(error)})"
     return None
-
-
-@cache
-def _page() -> Template:
-    return Template(resources.files("pipeline.handlers").joinpath("index.html").read_text("utf-8"))

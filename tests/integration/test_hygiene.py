@@ -17,7 +17,7 @@ from pipeline.assets.hygiene import clean
 from pipeline.errors import DependencyUnavailable, ValidationError
 from pipeline.handlers import intake
 from pipeline.handlers.intake import Intake
-from tests.browser import BROWSER, browsing
+from tests.chromium import BROWSER, browsing
 from tests.factories import make_image, make_noise_image
 from tests.parts import require
 from tests.private_pictures import COLORS, PRIVATE, SECRET, chunk, corners, segment, with_chunks, with_segments

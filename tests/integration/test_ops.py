@@ -70,7 +70,6 @@ class Server(HandlerServer):
             ),
             ("/openapi.json", ops.OpenApiHandler, common | filed),
             ("/asyncapi.json", ops.AsyncApiHandler, common | filed),
-            ("/", ops.IndexHandler, common | {"settings": settings}),
             ("/api/assets/queue-status", QueueStatusHandler, common | {"queue": self.queue}),
         ]
         super().__init__(routes, common)

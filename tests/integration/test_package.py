@@ -28,7 +28,8 @@ from pipeline.client import Client
 from pipeline.demo import pictures
 assert all(path.stat().st_size > 10_000 for path, _ in pictures()) and len(pictures()) >= 3
 assert resources.files("contracts").joinpath("analyze-queue.openapi.json").is_file()
-assert resources.files("pipeline.handlers").joinpath("index.html").is_file()
+from pipeline import pages
+assert set(("index.html", "console.html", "client/pipeline-client.js")) <= set(pages.files())
 from pipeline.hooks.catalogue import list_plugins
 from pipeline.settings import Settings
 broken = [info for info in list_plugins(Settings()) if info.state == "broken"]

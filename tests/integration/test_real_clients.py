@@ -22,7 +22,7 @@ import pytest
 import requests
 import urllib3
 
-from tests.browser import BROWSER, browsing
+from tests.chromium import BROWSER, browsing
 from tests.factories import make_image, make_token
 from tests.parts import require
 from tests.service import ROOT, Service

@@ -27,7 +27,7 @@ ROWS = [
     {"assets", "queue", "rooms", "hooks"},
     {"auth"},
     {"settings"},
-    {"sandbox", "link", "disk", "environment", "keys", "origins", "clock"},
+    {"sandbox", "link", "disk", "environment", "keys", "origins", "clock", "pages"},
     {"errors"},
     {"texts", "hold", "delays", "instants", "addresses", "images"},
 ]

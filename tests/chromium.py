@@ -1,0 +1,271 @@
+"""A real Chromium, driven over the DevTools protocol as a person uses it: by mouse, keyboard and files."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# tests/clients/install puts it there.
+_client = shutil.which("photo-client-node")
+AXE = Path(_client).parent / "photo-clients/node_modules/axe-core/axe.min.js" if _client else None
+UNTIL_SECONDS = 30.0
+CONTEXT_GONE = re.compile("context|collected|navigated", re.IGNORECASE)
+# Code and Windows key code of keys that are more than a letter.
+KEYS = {
+    "Enter": ("Enter", 13, "\r"),
+    "Tab": ("Tab", 9, ""),
+    "Escape": ("Escape", 27, ""),
+    " ": ("Space", 32, " "),
+    "ArrowDown": ("ArrowDown", 40, ""),
+    "ArrowUp": ("ArrowUp", 38, ""),
+    "End": ("End", 35, ""),
+    "Home": ("Home", 36, ""),
+}
+
+
+class ContextGone(AssertionError):
+    """The document that was asked is being replaced by another one."""
+
+
+class Page:
+    """A tab. problems: what its console told of errors, exceptions and breaches of the Content-Security-Policy."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, browser: Browser) -> None:
+        self._socket = socket
+        self._browser = browser
+        self._calls = 0
+        self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self.problems: list[str] = []
+        self._reading = asyncio.create_task(self._read())
+
+    async def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """Call a DevTools method and return its result."""
+        self._calls += 1
+        reply = self._replies[self._calls] = asyncio.get_running_loop().create_future()
+        await self._socket.send_json({"id": self._calls, "method": method, "params": params})
+        found = await reply
+        if "error" in found:
+            raise (ContextGone if CONTEXT_GONE.search(found["error"]["message"]) else AssertionError)(found["error"])
+        result: dict[str, Any] = found["result"]
+        return result
+
+    async def evaluate(self, script: str) -> Any:
+        """Run JavaScript in the page, awaiting a promise, and return its JSON value."""
+        result = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    async def until(self, condition: str, seconds: float = UNTIL_SECONDS) -> Any:
+        """Return the value of a JavaScript expression once it is true. It is looked at with every frame."""
+        script = f"""new Promise((resolve) => {{
+          const look = () => {{
+            let found;
+            try {{ found = {condition}; }} catch {{ found = null; }}
+            found ? resolve(found instanceof Node ? true : found) : setTimeout(look, 25);
+          }};
+          look();
+        }})"""
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    with suppress(ContextGone):
+                        return await self.evaluate(script)
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            text = await self.evaluate("document.body.innerText")
+            raise AssertionError(f"not so within {seconds:g} s: {condition}\n{self.problems}\n{text}") from None
+
+    async def until_text(self, text: str, seconds: float = UNTIL_SECONDS) -> None:
+        """Return once the page shows the text; open shadow trees count."""
+        await self.until(f"({TEXT})(document.body).includes({json.dumps(text)})", seconds)
+
+    async def text(self) -> str:
+        """Return what the page shows, also in open shadow trees."""
+        return str(await self.evaluate(f"({TEXT})(document.body)"))
+
+    async def press(self, *keys: str, modifiers: int = 0) -> None:
+        """Press keys one after the other. modifiers: 1 Alt, 2 Ctrl, 4 Meta, 8 Shift."""
+        for key in keys:
+            code, number, text = KEYS.get(key, (f"Key{key.upper()}", ord(key[0].upper()), key))
+            event = {"key": key, "code": code, "windowsVirtualKeyCode": number, "modifiers": modifiers}
+            await self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **event)
+            await self.call("Input.dispatchKeyEvent", type="keyUp", **event)
+
+    async def write(self, text: str) -> None:
+        """Type a text where the focus is."""
+        await self.call("Input.insertText", text=text)
+
+    async def click(self, element: str) -> None:
+        """Click in the middle of an element. element: a JavaScript expression for it."""
+        place = await self.until(f"""(() => {{
+          const element = {element};
+          element.scrollIntoView({{ block: "center", behavior: "instant" }});
+          const box = element.getBoundingClientRect();
+          return box.width && box.height && {{ x: box.x + box.width / 2, y: box.y + box.height / 2 }};
+        }})()""")
+        for kind in ("mousePressed", "mouseReleased"):
+            await self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
+
+    async def choose_files(self, element: str, files: Sequence[Path]) -> None:
+        """Choose files in an <input type="file">. element: a JavaScript expression for it."""
+        found = await self.call("Runtime.evaluate", expression=element)
+        await self.call(
+            "DOM.setFileInputFiles", objectId=found["result"]["objectId"], files=[str(path) for path in files]
+        )
+
+    async def resize(self, width: int, height: int, *, is_phone: bool = False) -> None:
+        """Give the window a size, in pixels."""
+        await self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=is_phone
+        )
+
+    async def prefer(self, **features: str) -> None:
+        """Set what the person prefers: scheme="dark", motion="reduce"."""
+        chosen = [{"name": f"prefers-{name}", "value": value} for name, value in features.items()]
+        chosen = [each | {"name": each["name"].replace("scheme", "color-scheme")} for each in chosen]
+        chosen = [each | {"name": each["name"].replace("motion", "reduced-motion")} for each in chosen]
+        await self.call("Emulation.setEmulatedMedia", features=chosen)
+
+    async def go_offline(self, is_offline: bool = True) -> None:
+        """Cut the tab off the network, or let it back."""
+        await self.call("Network.enable")
+        await self.call(
+            "Network.emulateNetworkConditions",
+            offline=is_offline,
+            latency=0,
+            downloadThroughput=-1,
+            uploadThroughput=-1,
+        )
+
+    async def reload(self) -> None:
+        """Load the page again and wait for it."""
+        await self.evaluate("window.isOfBefore = true")
+        await self.call("Page.reload")
+        await self.until("!window.isOfBefore && document.readyState === 'complete'")
+
+    async def screenshot(self, path: Path, *, is_whole: bool = False) -> None:
+        """Write a PNG of what is seen, or of the whole page."""
+        shot = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=is_whole)
+        path.write_bytes(base64.b64decode(shot["data"]))
+
+    async def violations(self) -> list[str]:
+        """Return what axe-core has to say against the page."""
+        assert AXE is not None
+        # Into a world of its own: the page's policy takes no script from elsewhere.
+        tree = await self.call("Page.getFrameTree")
+        frame = tree["frameTree"]["frame"]["id"]
+        world = (await self.call("Page.createIsolatedWorld", frameId=frame))["executionContextId"]
+        await self.call("Runtime.evaluate", expression=AXE.read_text(), contextId=world)
+        found = await self.call(
+            "Runtime.evaluate",
+            expression="axe.run().then(({violations}) => violations.map((each) => "
+            "`${each.id}: ${each.help}: ${each.nodes.map((node) => node.html + node.failureSummary).join(' | ')}`))",
+            contextId=world,
+            awaitPromise=True,
+            returnByValue=True,
+        )
+        assert "exceptionDetails" not in found, found
+        return list(found["result"]["value"])
+
+    async def open_tab(self, url: str) -> Page:
+        """Return another tab of the same browser, loaded."""
+        return await self._browser.open(url)
+
+    async def close(self) -> None:
+        """Let go of the tab."""
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+
+    async def _read(self) -> None:
+        async for message in self._socket:
+            told = json.loads(message.data)
+            if "id" in told:
+                self._replies.pop(told["id"]).set_result(told)
+            elif told["method"] == "Runtime.exceptionThrown":
+                details = told["params"]["exceptionDetails"]
+                self.problems.append(details.get("exception", {}).get("description") or details["text"])
+            elif told["method"] == "Log.entryAdded" and told["params"]["entry"]["level"] == "error":
+                entry = told["params"]["entry"]
+                self.problems.append(f"{entry['text']} {entry.get('url', '')}")
+
+
+TEXT = """function text(node) {
+  if (node.nodeType === Node.TEXT_NODE) return node.data;
+  if (node.nodeType === Node.ELEMENT_NODE && !node.checkVisibility()) return "";
+  const inside = [...(node.shadowRoot ?? node).childNodes].map(text).join("");
+  return /^(inline|contents)/.test(getComputedStyle(node).display) ? inside : `${inside}\\n`;
+}"""
+
+
+class Browser:
+    """One Chromium with a profile of its own."""
+
+    def __init__(self, port: int, session: aiohttp.ClientSession, opened: AsyncExitStack) -> None:
+        self._address = f"http://127.0.0.1:{port}"
+        self._session = session
+        self._opened = opened
+
+    async def first(self, url: str) -> Page:
+        """Return the tab that the browser was started with."""
+        async with self._session.get(f"{self._address}/json") as response:
+            (tab,) = [each for each in await response.json() if each["type"] == "page"]
+        return await self._loaded(tab, url)
+
+    async def open(self, url: str) -> Page:
+        """Return a new tab."""
+        async with self._session.put(f"{self._address}/json/new?{url}") as response:
+            tab = await response.json()
+        return await self._loaded(tab, url)
+
+    async def _loaded(self, tab: dict[str, Any], url: str) -> Page:
+        socket = await self._opened.enter_async_context(
+            self._session.ws_connect(tab["webSocketDebuggerUrl"], max_msg_size=0)
+        )
+        page = Page(socket, self)
+        self._opened.push_async_callback(page.close)
+        for domain in ("Runtime", "Log", "Page", "DOM"):
+            await page.call(f"{domain}.enable")
+        # A page may take the fragment out of its address as soon as it runs.
+        address = json.dumps(url.partition("#")[0])
+        await page.until(f"document.readyState === 'complete' && location.href.startsWith({address})")
+        return page
+
+
+@asynccontextmanager
+async def browsing(url: str) -> AsyncIterator[Page]:
+    """Give a tab that has loaded the address."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        switches = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+        switches += ["--disable-component-update", "--disable-sync", "--remote-debugging-port=0"]
+        process = subprocess.Popen(
+            [str(BROWSER), *switches, f"--user-data-dir={profile}", url], stderr=subprocess.PIPE, text=True
+        )
+        assert process.stderr is not None
+        try:
+            port = await asyncio.to_thread(_debugging_port, process)
+            async with aiohttp.ClientSession() as session, AsyncExitStack() as opened:
+                yield await Browser(port, session, opened).first(url)
+        finally:
+            process.kill()
+            process.wait()
+            process.stderr.close()
+
+
+def _debugging_port(process: subprocess.Popen[str]) -> int:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if found := re.search(r"DevTools listening on ws://127\.0\.0\.1:(\d+)/", line):
+            return int(found[1])
+    raise AssertionError("the browser did not start")

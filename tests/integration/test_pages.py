@@ -1,0 +1,138 @@
+"""How the pages come to a browser, and how a person signs in there; what they show is in tests/browser/."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from pipeline import pages
+from pipeline.auth import make_token as sign
+from pipeline.settings import Settings
+from tests.contract import contracts
+from tests.factories import SECRET, make_token
+from tests.service import ROOT, AiService, Service
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with AiService() as ai_service, Service(tmp_path_factory.mktemp("pages"), ai_service.url) as service:
+        yield service
+
+
+def check_reply(reply: httpx.Response, expected: int = 200) -> Any:
+    """Return the reply's data, once it is what the contract says."""
+    assert reply.status_code == expected, reply.text
+    contracts.check_reply(reply.request.method, reply.request.url.path, expected, reply.json(), reply.headers)
+    return reply.json().get("data")
+
+
+def link(service: Service, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "run.py", "link", *arguments],
+        cwd=ROOT,
+        env=service.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("path", ["/", "/console", "/console/jobs/ai-processing:0123"])
+def test_pages_come_with_a_strict_policy(service: Service, path: str) -> None:
+    """No code but this service's own runs, no page frames it, and no address leaks what is in it."""
+    reply = httpx.get(service.url + path)
+    policy = reply.headers["Content-Security-Policy"]
+    assert reply.status_code == 200 and reply.headers["Content-Type"] == "text/html; charset=UTF-8"
+    assert "unsafe" not in policy and "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
+    assert "require-trusted-types-for 'script'" in policy and "script-src 'self';" in policy
+    assert reply.headers["Referrer-Policy"] == "no-referrer"
+
+
+def test_page_files_are_kept_for_ever_and_come_packed(service: Service) -> None:
+    """A file of this version never changes; a page of another version gets the file of this one, not to be kept."""
+    path = f"{service.url}/pages/{pages.version()}/index.js"
+    plain = httpx.get(path, headers={"Accept-Encoding": "identity"})
+    with httpx.stream("GET", path, headers={"Accept-Encoding": "gzip"}) as packed:
+        raw = b"".join(packed.iter_raw())
+    assert gzip.decompress(raw) == plain.content == (ROOT / "pipeline/pages/index.js").read_bytes()
+    assert packed.headers["Content-Encoding"] == "gzip" and "Accept-Encoding" in plain.headers["Vary"]
+    assert "immutable" in plain.headers["Cache-Control"]
+    again = httpx.get(path, headers={"Accept-Encoding": "gzip", "If-None-Match": packed.headers["Etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    other = httpx.get(f"{service.url}/pages/0123456789ab/index.js")
+    assert (other.content, other.headers["Cache-Control"]) == (plain.content, "no-cache")
+
+
+@pytest.mark.parametrize("path", ["x/../../settings.py", "x/%2e%2e/__init__.py", "x/index.html", "x/", "x/none.js"])
+def test_page_files_are_only_those(service: Service, path: str) -> None:
+    """Nothing else of the package, or of the disk, is served."""
+    assert httpx.get(f"{service.url}/pages/{path}").status_code == 404
+
+
+def test_link_makes_a_session_that_can_be_prolonged(service: Service) -> None:
+    """The printed link holds a token for minutes; the page makes one for hours of it. None of them is ever logged."""
+    address = link(service, "--console").stdout.strip()
+    token = address.removeprefix(f"{service.url}/console#token=")
+    headers = {"Authorization": f"Bearer {token}"}
+    asked = check_reply(httpx.get(f"{service.url}/api/session", headers=headers))
+    made = check_reply(httpx.post(f"{service.url}/api/session", headers=headers))
+    assert (made["userId"], made["role"], asked["token"]) == ("operator", "admin", token)
+    assert made["expiresAt"] > asked["expiresAt"]
+    again = check_reply(
+        httpx.post(f"{service.url}/api/session", headers={"Authorization": f"Bearer {made['token']}"})
+    )
+    assert again["role"] == "admin"
+    assert not any(text in json.dumps(service.lines) for text in (token, made["token"], again["token"]))
+    photos = link(service, "--photos").stdout.strip().partition("#token=")[2]
+    shown = check_reply(httpx.get(f"{service.url}/api/session", headers={"Authorization": f"Bearer {photos}"}))
+    assert (shown["userId"], shown["role"]) == ("demo", None)
+
+
+def test_other_tokens_are_not_prolonged(service: Service) -> None:
+    """A token that leaked with minutes to live does not live on, and no foreign page makes sessions."""
+    refused = httpx.post(f"{service.url}/api/session", headers={"Authorization": f"Bearer {make_token()}"})
+    check_reply(refused, expected=409)
+    of_page = sign(Settings(jwt_secret=SECRET), "ann", None, 60, is_of_page=True)
+    headers = {"Authorization": f"Bearer {of_page}", "Origin": "https://evil.example"}
+    check_reply(httpx.post(f"{service.url}/api/session", headers=headers), expected=403)
+    check_reply(httpx.post(f"{service.url}/api/session"), expected=401)
+
+
+@pytest.mark.parametrize(
+    ("environment", "kind"),
+    [
+        ({}, "link"),
+        ({"HOST": "0.0.0.0"}, "token"),
+        ({"PUBLIC_URL": "https://photos.example.com"}, "token"),
+        ({"LOGIN_URL": "https://login.example.com/in"}, "login"),
+    ],
+)
+def test_about_says_how_to_sign_in(tmp_path: Path, environment: dict[str, str], kind: str) -> None:
+    """Links are for who is at the machine: a service that others reach points to its login or asks for a token."""
+    with Service(tmp_path, "http://127.0.0.1:9", **environment) as service:
+        about = check_reply(httpx.get(f"{service.url}/api/about"))
+        printed = link(service)
+    assert about["signIn"] == {"kind": kind, "loginUrl": environment.get("LOGIN_URL")}
+    assert about["categories"] == ["sneaker", "lego", "camera", "other"]
+    assert bool(re.search(r"/#token=\S+\n.*/console#token=\S+", printed.stdout)) == (printed.returncode == 0)
+    assert (printed.returncode == 0) == (not environment.keys() & {"HOST", "PUBLIC_URL"})
+
+
+def test_readers_see_and_change_nothing(service: Service) -> None:
+    """A token with the role operator-read opens every list; every change is refused, and an admin's from afar too."""
+    reader = {"Authorization": f"Bearer {make_token(role='operator-read')}"}
+    admin = {"Authorization": f"Bearer {make_token(role='admin')}", "Origin": "https://evil.example"}
+    check_reply(httpx.get(f"{service.url}/api/queue/failed", headers=reader))
+    for headers in (reader, admin):
+        check_reply(httpx.post(f"{service.url}/api/queue/pause", headers=headers), expected=403)
+    without_origin = {"Authorization": admin["Authorization"], "Sec-Fetch-Site": "cross-site"}
+    check_reply(httpx.post(f"{service.url}/api/queue/pause", headers=without_origin), expected=403)
