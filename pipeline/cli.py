@@ -36,6 +36,7 @@ from pipeline.commands import (
     assets,
     authoring,
     checking,
+    jobs,
     moving,
     operating,
     overview,
@@ -90,6 +91,7 @@ main.add_command(operating.failed)
 main.add_command(operating.queue)
 main.add_command(overview.processes)
 main.add_command(operating.audit)
+main.add_command(jobs.jobs)
 main.add_command(assets.assets)
 main.add_command(assets.users)
 main.add_command(checking.check)

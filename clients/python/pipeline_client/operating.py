@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
-from .client import Client
 from .http import PAGE
+from .jobs import JobsClient
 
 QUEUE = "ai-processing"
 
 
-class Operator(Client):
+class Operator(JobsClient):
     """A client for an operator, with an admin's token. queue: ai-processing or notifications."""
 
     async def held_plugins(self) -> list[str]:
