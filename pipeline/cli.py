@@ -180,7 +180,6 @@ def demo(exit_: bool) -> None:
     if not exit_:
         stdout.print(f"\nThe service runs at [bold]{service['address']}[/] (its log: {settings.data_dir}/service.log)")
         if settings.gives_links:
-            stdout.print(f"Open these links within ten minutes (new ones: {_this_command()} link):")
             _print_links(settings, service["address"])
         stdout.print(f"export PIPELINE_URL={service['address']}", highlight=False)
         stdout.print(f"export PIPELINE_TOKEN={token}", highlight=False, soft_wrap=True)
@@ -189,11 +188,10 @@ def demo(exit_: bool) -> None:
 
 
 def _print_links(settings: Settings, address: str) -> None:
-    for words, link in (
-        ("photos", running.page_link(settings, address)),
-        ("console", running.console_link(settings, address)),
-    ):
-        stdout.print(f"{words:>8}: {link}", highlight=False, soft_wrap=True)
+    stdout.print(f"Open these within ten minutes (new ones: {_this_command()} link)", highlight=False)
+    links = {"photos": running.page_link(settings, address), "console": running.console_link(settings, address)}
+    for name, link in links.items():
+        stdout.print(f"{name:>8}: {link}", highlight=False, soft_wrap=True)
 
 
 @main.command()

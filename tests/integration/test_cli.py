@@ -50,6 +50,8 @@ def test_demo_shows_three_results_and_stops_on_request(run: Run, environment: di
     assert demo.stdout.count('"event": "asset_processed"') == 3
     address = re.findall(r"export PIPELINE_URL=(\S+)", demo.stdout)[0]
     token = re.findall(r"export PIPELINE_TOKEN=(\S+)", demo.stdout)[0]
+    links = re.findall(rf"^ *(photos|console): {address}/(console)?#token=\S+$", demo.stdout, re.MULTILINE)
+    assert [name for name, _ in links] == ["photos", "console"]
     picture = str(pictures()[0][0])
     assert run("submit", picture, "--category", "camera", "--watch").returncode == 0
     elsewhere = {"DATA_DIR": environment["DATA_DIR"] + "-2", "PIPELINE_URL": address, "PIPELINE_TOKEN": token}
