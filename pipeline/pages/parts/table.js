@@ -13,6 +13,7 @@
 
 import { fill, h } from "../dom.js";
 import { addKeys } from "./keyboard.js";
+import { place } from "./keyed.js";
 import { emptyState, errorState } from "./states.js";
 
 /** @template Row */
@@ -74,7 +75,7 @@ export class DataTable {
     const before = this.#rows;
     this.#rows = new Map(rows.map((row) => [key(row), this.#kept(before.get(key(row)), row)]));
     for (const each of this.selected) if (!this.#rows.has(each)) this.selected.delete(each);
-    this.#place([...this.#rows.values()].map(({ element }) => element));
+    place(this.#body, [...this.#rows.values()].map(({ element }) => element));
     this.#table.hidden = !rows.length;
     this.#note.hidden = rows.length > 0;
     if (!rows.length) fill(this.#note, emptyState(empty.title, empty.text, empty.action));
@@ -111,15 +112,6 @@ export class DataTable {
     if (focused) element.focus();
     fill(element, label && h("td", { role: "cell", class: "check" }, this.#box(row)), columns.map((column) => bodyCell(column, row)));
     return { row, text, element };
-  }
-
-  /** Moves only what is not in its place: the focus stays where it is. @param {HTMLTableRowElement[]} elements */
-  #place(elements) {
-    const wanted = new Set(elements);
-    for (const child of [...this.#body.children]) if (!wanted.has(/** @type {any} */ (child))) child.remove();
-    elements.forEach((element, at) => {
-      if (this.#body.children[at] !== element) this.#body.insertBefore(element, this.#body.children[at] ?? null);
-    });
   }
 
   // selection

@@ -1,9 +1,69 @@
-/** Audit. */
+/** Who did what: every change by an operator, kept for 90 days. */
 
 import { h } from "../dom.js";
-import { emptyState, heading } from "../parts/states.js";
+import { Filters } from "../parts/filters.js";
+import { Latest } from "../parts/latest.js";
+import { Pager } from "../parts/pager.js";
+import { heading } from "../parts/states.js";
+import { DataTable } from "../parts/table.js";
+import { number, time } from "../parts/time.js";
+
+const LIMIT = 50;
 
 /** @param {import("../router.js").Context} context @returns {import("../router.js").View} */
-export default function view() {
-  return { element: h("div", { class: "view" }, heading("Audit"), emptyState("Nothing here yet.")), title: "Audit" };
+export default function view({ api, query, setQuery }) {
+  const latest = new Latest();
+  const filters = new Filters(
+    [
+      { name: "who", label: "Who", type: "search", placeholder: "id of an operator" },
+      { name: "action", label: "Action", type: "text", placeholder: "like queue.pause" },
+    ],
+    query,
+    setQuery,
+  );
+  const pager = new Pager(setQuery);
+  /** @type {DataTable<any>} */
+  const table = new DataTable({
+    caption: "What operators did, newest first",
+    columns: [
+      { title: "When", cell: ({ at }) => time(at), class: "nowrap" },
+      { title: "Who", cell: ({ who, address }) => h("span", { class: "two-lines" }, h("b", {}, who ?? "–"), address && h("span", { class: "soft small" }, address)) },
+      { title: "Action", cell: ({ action }) => action },
+      { title: "Target", cell: ({ target, count }) => [h("span", { class: "mono" }, target ?? "–"), count == null ? "" : h("span", { class: "soft" }, ` (${number(count)})`)], class: "grow" },
+      { title: "Outcome", cell: outcomeCell },
+      { title: "Request", cell: ({ requestId }) => h("span", { class: "mono soft" }, requestId ?? "–") },
+    ],
+    key: ({ id }) => id,
+    empty: { title: "Nothing was changed.", text: "What operators do is listed here for 90 days." },
+  });
+  let asked = query;
+  const load = () => {
+    table.loading();
+    const cursor = asked.get("cursor");
+    return latest.run((signal) => api.get("/api/queue/audit", { query: { ...filters.values(asked), limit: LIMIT, cursor }, signal }), {
+      done: ({ items, nextCursor }) => {
+        table.show(items);
+        pager.show({ cursor, nextCursor, count: items.length });
+      },
+      failed: (error) => table.fail(error, load),
+    });
+  };
+  return {
+    element: h("div", { class: "view" }, heading("Audit"), filters.element, table.element, pager.element),
+    title: "Audit",
+    ready: load(),
+    update(changed) {
+      asked = changed;
+      filters.update(changed);
+      load();
+    },
+    dispose: () => (latest.dispose(), filters.dispose(), table.dispose()),
+  };
+}
+
+/** @param {any} entry */
+function outcomeCell({ outcome }) {
+  const text = String(outcome ?? "–");
+  const isGood = /^(ok|done|2\d\d)/i.test(text);
+  return h("span", { class: `badge ${isGood ? "good" : outcome == null ? "" : "bad"}` }, text);
 }

@@ -1,9 +1,152 @@
-/** Processes. */
+/** The processes of the service: what each of their slots runs since when, and draining one. */
 
-import { h } from "../dom.js";
-import { emptyState, heading } from "../parts/states.js";
+import { fill, h } from "../dom.js";
+import { confirmed } from "../parts/dialog.js";
+import { Keyed, tell } from "../parts/keyed.js";
+import { Latest } from "../parts/latest.js";
+import { every } from "../parts/refresh.js";
+import { emptyState, errorState, heading, skeleton } from "../parts/states.js";
+import { bytes, number, time } from "../parts/time.js";
+import { acting, toast } from "../parts/toast.js";
+
+const EVERY_MS = 4_000;
+const SKEW_MS = 1_000; // more is worth a word
+const ROLES = /** @type {Record<string, string>} */ ({ all: "takes photos in and works", web: "takes photos in", worker: "works" });
 
 /** @param {import("../router.js").Context} context @returns {import("../router.js").View} */
-export default function view() {
-  return { element: h("div", { class: "view" }, heading("Processes"), emptyState("Nothing here yet.")), title: "Processes" };
+export default function view(context) {
+  const latest = new Latest();
+  const summary = h("p", { class: "soft" }, " ");
+  const grid = h("div", { class: "processes" });
+  const note = h("div", { class: "card" }, skeleton(6));
+  const cards = new Keyed(grid, ({ id }) => id, () => new ProcessCard(context, load));
+  function load() {
+    return latest.run((signal) => context.api.get("/api/processes", { signal }), {
+      done: ({ items }) => {
+        tell(summary, summed(items));
+        cards.show(items);
+        note.hidden = items.length > 0;
+        if (!items.length) fill(note, emptyState("No process has told of itself.", "Each one does so every few seconds, by Redis. Is Redis there?"));
+      },
+      failed: (error) => {
+        note.hidden = false;
+        fill(note, errorState(error, load));
+      },
+    });
+  }
+  const stop = every(EVERY_MS, load);
+  return {
+    element: h("div", { class: "view" }, heading("Processes"), summary, note, grid),
+    title: "Processes",
+    dispose: () => (stop(), latest.dispose()),
+  };
+}
+
+/** @param {any[]} items */
+function summed(items) {
+  const alive = items.filter(({ isAlive }) => isAlive);
+  const all = alive.reduce((sum, { concurrency }) => sum + (concurrency ?? 0), 0);
+  const used = alive.reduce((sum, { slots = [] }) => sum + slots.length, 0);
+  const versions = new Set(alive.map(({ version }) => version));
+  const mixed = versions.size > 1 ? ` Versions differ: ${[...versions].join(", ")}.` : "";
+  return `${number(alive.length)} alive, ${number(used)} of ${number(all)} slots at work.${mixed}`;
+}
+
+class ProcessCard {
+  element = h("article", { class: "card process" });
+  #context;
+  #reload;
+  #process = /** @type {any} */ (null);
+  #head = h("div", { class: "process-head" });
+  #button = h("button", { type: "button", onclick: () => this.#turn() });
+  #facts = h("dl", { class: "facts" });
+  #slots = h("ul", { class: "slots", "aria-label": "Slots at work" });
+  #running;
+  #idle = h("p", { class: "soft small" });
+
+  /** @param {import("../router.js").Context} context @param {() => void} reload */
+  constructor(context, reload) {
+    this.#context = context;
+    this.#reload = reload;
+    this.#running = new Keyed(this.#slots, ({ jobId, attempt, queue }) => `${queue} ${jobId} ${attempt}`, slotItem);
+    fill(this.element, h("div", { class: "process-top" }, this.#head, context.mayChange && this.#button), this.#facts, this.#slots, this.#idle);
+  }
+
+  /** @param {any} process */
+  show(process) {
+    this.#process = process;
+    const { id, host, pid, isAlive, isThisOne, isDraining, slots = [], concurrency } = process;
+    this.element.classList.toggle("is-gone", !isAlive);
+    this.element.setAttribute("aria-label", `Process ${pid} on ${host}`);
+    fill(this.#head, h("h2", { title: id }, `${host} `, h("span", { class: "soft number" }, pid)), badges(isAlive, isDraining, isThisOne));
+    fill(this.#facts, facts(process).map(([name, value, kind]) => h("div", {}, h("dt", {}, name), h("dd", { class: kind ?? "" }, value))));
+    this.#running.show(slots);
+    this.#slots.hidden = !slots.length;
+    tell(this.#idle, idleWords(process, concurrency, slots.length));
+    this.#button.hidden = !isAlive || !concurrency;
+    tell(this.#button, isDraining ? "Resume" : "Drain");
+    this.#button.setAttribute("aria-label", `${isDraining ? "Resume" : "Drain"} process ${pid} on ${host}`);
+  }
+
+  async #turn() {
+    const { id, host, pid, isDraining, slots = [] } = this.#process;
+    const text = slots.length ? `It takes no more jobs. The ${number(slots.length)} that it runs finish.` : "It takes no more jobs until it is resumed or started anew.";
+    if (!isDraining && !(await confirmed({ title: `Drain process ${pid} on ${host}?`, text, confirm: "Drain" }))) return;
+    await this.#send(id, isDraining ? "resume" : "drain", true);
+  }
+
+  /** @param {string} id @param {"drain" | "resume"} what @param {boolean} [isUndoable] */
+  #send(id, what, isUndoable) {
+    return acting(this.#button, async () => {
+      await this.#context.api.post(`/api/processes/${encodeURIComponent(id)}/${what}`);
+      const undo = () => this.#send(id, what === "drain" ? "resume" : "drain");
+      toast(what === "drain" ? "It drains: it hears of it within seconds." : "It takes jobs again within seconds.", { kind: "good", undo: isUndoable && undo || undefined });
+      this.#reload();
+    });
+  }
+}
+
+/** @param {boolean} isAlive @param {boolean} isDraining @param {boolean} isThisOne */
+function badges(isAlive, isDraining, isThisOne) {
+  return [
+    h("span", { class: `badge ${isAlive ? "good" : "bad"}` }, isAlive ? "alive" : "gone"),
+    isDraining && h("span", { class: "badge warn" }, "draining"),
+    isThisOne && h("span", { class: "badge" }, "answers you"),
+  ];
+}
+
+/** @param {any} process @returns {[string, any, string?][]} */
+function facts({ role, version, startedAt, seenAt, isAlive, sockets, clockSkewMs, memoryBytes }) {
+  const isSkewed = Math.abs(clockSkewMs ?? 0) > SKEW_MS;
+  return [
+    ["Role", [role, ROLES[role] && `(${ROLES[role]})`].filter(Boolean).join(" ") || "–"],
+    ["Started", time(startedAt)],
+    ...(isAlive ? [] : /** @type {[string, any, string?][]} */ ([["Last seen", time(seenAt), "bad"]])),
+    ["Version", version ?? "–"],
+    ["Memory", bytes(memoryBytes)],
+    ["Sockets", number(sockets)],
+    ["Clock", clockSkewMs == null ? "–" : `${clockSkewMs > 0 ? "+" : ""}${number(Math.round(clockSkewMs))} ms`, isSkewed ? "warn" : ""],
+  ];
+}
+
+/** @param {any} process @param {number} concurrency @param {number} used */
+function idleWords({ isAlive, isDraining }, concurrency, used) {
+  if (!isAlive) return used ? "What it ran is taken up by others." : "It has ended, or lost Redis.";
+  if (!concurrency) return "It has no slots.";
+  const idle = Math.max(0, concurrency - used);
+  if (isDraining) return used ? "The rest finishes, then it is empty." : "Empty: it can be ended.";
+  return idle ? `${number(idle)} of ${number(concurrency)} slots idle` : `All ${number(concurrency)} slots at work`;
+}
+
+/** @param {any} slot */
+function slotItem({ jobId, assetId, queue, provider, attempt, since }) {
+  const name = assetId ?? jobId;
+  const isJob = queue !== "notifications";
+  return h(
+    "li",
+    {},
+    isJob ? h("a", { class: "mono", href: `/console/jobs/${encodeURIComponent(jobId)}` }, name) : h("span", { class: "mono" }, name),
+    h("span", { class: "soft small" }, [isJob ? provider : "delivery", attempt > 1 && `attempt ${attempt}`].filter(Boolean).join(" · ")),
+    h("span", { class: "number small slot-time" }, "for ", time(since, "for")),
+  );
 }
