@@ -10,7 +10,7 @@ import tornado.web
 from pipeline.auth import TokenVerifier
 from pipeline.clock import CLOCK
 from pipeline.disk import Disk
-from pipeline.handlers import assets, base, events, media, ops, pages, queue, upload, users
+from pipeline.handlers import assets, audit, base, charts, deliveries, events, media, ops, pages, queue, upload, users
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.socket import SocketHandler
 from pipeline.parts import QUEUE_NAME, Parts
@@ -25,6 +25,7 @@ def build_server(parts: Parts) -> HttpServer:
         "verifier": TokenVerifier(parts.settings),
         "metrics": parts.metrics,
         "allowed_origins": parts.settings.page_origins,
+        "record": parts.audit.record,
     }
     return HttpServer(
         tornado.web.Application(
@@ -156,4 +157,19 @@ def _operators_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/api/queue/failed/([^/]+)/retry", queue.RetryFailedHandler, with_queues),
         ("/api/queue/pause", queue.PauseHandler, with_queues),
         ("/api/queue/resume", queue.ResumeHandler, with_queues),
+        *_records_routes(parts, common),
+    ]
+
+
+def _records_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
+    return [
+        ("/api/queue/charts", charts.ChartsHandler, common | {"tallies": parts.tallies}),
+        ("/api/queue/users", charts.BusiestUsersHandler, common | {"busiest": parts.busiest}),
+        ("/api/queue/audit", audit.AuditHandler, common | {"audit": parts.audit}),
+        ("/api/queue/deliveries", deliveries.DeliveriesHandler, common | {"deliveries": parts.deliveries}),
+        (
+            "/api/queue/deliveries/([^/]+)/retry",
+            deliveries.RepeatDeliveryHandler,
+            common | {"notifying": parts.notifying, "tracing": parts.tracing},
+        ),
     ]

@@ -279,6 +279,12 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments):
             {"status": AssetStatus.PROCESSING.value, "createdAt": {"$lt": before}}, "createdAt", ASCENDING, limit, after
         )
 
+    async def unfinished_jobs(self, *, limit: int) -> Sequence[tuple[str, str]]:
+        unfinished, fields = {"status": AssetStatus.PROCESSING.value}, {"userId": 1, "processingJobId": 1}
+        cursor = self._assets.find(unfinished, fields).sort([("createdAt", ASCENDING), ("_id", ASCENDING)]).limit(limit)
+        documents = await self._reach(cursor.to_list(limit))
+        return [(str(each.get("userId", "")), str(each.get("processingJobId", ""))) for each in documents]
+
     async def delete(
         self, asset_id: str, user_id: str, *, finished_before: datetime | None = None
     ) -> Asset | None:

@@ -373,6 +373,12 @@ class SqliteAssetStore(KeptRows, RetainedRows):
         where = "status = 'processing' AND createdAt < :before"
         return await self._assets(where, "createdAt", {"before": milliseconds_of(before)}, limit, after)
 
+    async def unfinished_jobs(self, *, limit: int) -> Sequence[tuple[str, str]]:
+        sql = (
+            "SELECT userId, processingJobId FROM assets WHERE status = 'processing' ORDER BY createdAt, id LIMIT :limit"
+        )
+        return [(row["userId"], row["processingJobId"]) for row in await self._read(sql, {"limit": limit})]
+
     async def delete(
         self, asset_id: str, user_id: str, *, finished_before: datetime | None = None
     ) -> Asset | None:

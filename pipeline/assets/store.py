@@ -184,6 +184,9 @@ class AssetStore(Protocol):
         after: (created_at, id) of the last one seen. Read by the reconciler.
         """
 
+    async def unfinished_jobs(self, *, limit: int) -> Sequence[tuple[str, str]]:
+        """Return (user_id, job_id) of assets of all users in `processing`, oldest first."""
+
     async def delete(
         self, asset_id: str, user_id: str, *, finished_before: datetime | None = None
     ) -> Asset | None:
@@ -268,9 +271,14 @@ class AssetStore(Protocol):
     async def kept(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Kept]:
         """Return what is kept of a kind, oldest first (at, then id). after: (at, id) of the last one seen."""
 
-    async def kept_of(self, user_id: str, asset_id: str | None = None) -> Sequence[Kept]:
-        """Return up to a thousand of what is kept about the user, or about one asset of the user, of all kinds. One
-        that is damaged is among them, without its data.
+    async def newest_kept(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Kept]:
+        """Return what is kept of a kind, newest first (at, then id, both descending). after: as in `kept`."""
+
+    async def kept_of(
+        self, user_id: str, asset_id: str | None = None, *, kinds: Collection[str] = ()
+    ) -> Sequence[Kept]:
+        """Return up to a thousand of what is kept about the user, or about one asset of the user, of these kinds or of
+        all. One that is damaged is among them, without its data.
         """
 
     async def find_kept(self, kind: str, id: str) -> Kept | None:

@@ -14,7 +14,7 @@ from tornado.web import RequestHandler
 
 from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef, job_data
 from pipeline.assets.events import asset_processed
-from pipeline.handlers import assets, events, media, ops, pages, queue, upload, users
+from pipeline.handlers import assets, audit, charts, deliveries, events, media, ops, pages, queue, upload, users
 from pipeline.handlers.base import BaseHandler
 from tests.contract.contracts import (
     API,
@@ -211,7 +211,7 @@ def test_contract_finds_the_template_of_a_path(path: str, template: str) -> None
 
 def test_contract_names_every_route_and_method() -> None:
     """What the handlers answer to is what the contract lists, no more and no less; /ws is a handler of its own kind."""
-    modules = (assets, events, media, ops, pages, queue, upload, users)
+    modules = (assets, audit, charts, deliveries, events, media, ops, pages, queue, upload, users)
     handlers = {h for module in modules for h in vars(module).values() if isinstance(h, type)}
     handled = {
         (handler.route, method)
