@@ -82,7 +82,8 @@ export function isAbort(error) {
 export function wordsOf(error) {
   if (error?.status === 403) return "Your role may look, but not do this.";
   if (error?.status === 404 && error.code !== "NOT_FOUND") return "This service does not have that yet.";
-  return `${error?.message ?? error}`;
+  const wrong = error?.details?.map((/** @type {any} */ { field, message }) => `${field}: ${message}`).join("; ");
+  return wrong || `${error?.message ?? error}`;
 }
 
 /** An address with a query; empty values are left out. @param {string} path @param {Query | URLSearchParams} [query] */

@@ -8,7 +8,11 @@
  * @property {string} title
  * @property {(row: Row) => any} cell a text or elements
  * @property {"start" | "end"} [align]
- * @property {string} [class] of its cells, like "mono" or "grow"
+ * @property {string} [class] of its cells: "grow", "nowrap", "clip" (one line, at most so wide)
+ */
+
+/**
+ * @typedef {{title: string, text?: any, action?: any}} Empty
  */
 
 import { fill, h } from "../dom.js";
@@ -36,7 +40,7 @@ export class DataTable {
    * @param {(row: Row) => string | null | undefined} [given.href] where Enter or a click on the row leads
    * @param {(row: Row) => string} [given.label] names the row's checkbox; given: rows can be selected
    * @param {(selected: Row[]) => void} [given.onSelect]
-   * @param {{title: string, text?: any, action?: any}} given.empty
+   * @param {Empty | (() => Empty)} given.empty
    * @param {number} [given.skeletonRows]
    */
   constructor(given) {
@@ -78,7 +82,10 @@ export class DataTable {
     place(this.#body, [...this.#rows.values()].map(({ element }) => element));
     this.#table.hidden = !rows.length;
     this.#note.hidden = rows.length > 0;
-    if (!rows.length) fill(this.#note, emptyState(empty.title, empty.text, empty.action));
+    if (!rows.length) {
+      const { title, text, action } = typeof empty === "function" ? empty() : empty;
+      fill(this.#note, emptyState(title, text, action));
+    }
     this.#told();
   }
 

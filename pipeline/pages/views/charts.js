@@ -31,7 +31,7 @@ export class Charts {
       h("label", { class: "choice" }, h("input", { type: "radio", name: "window", value, onchange: () => setQuery({ window: value === "1h" ? null : value }, { replace: true }) }), h("span", {}, label)),
     );
     this.#grid = h("div", { class: "charts" }, this.#charts.map(({ element }) => element));
-    this.element = h("section", { class: "stack", "aria-labelledby": "charts-title" }, h("div", { class: "view-head" }, h("h2", { id: "charts-title" }, "The last"), h("fieldset", { class: "choices" }, h("legend", { class: "visually-hidden" }, "Time shown"), this.#choices)), this.#grid, this.#note);
+    this.element = h("section", { class: "stack", "aria-labelledby": "charts-title" }, h("div", { class: "row" }, h("h2", { id: "charts-title" }, "The last"), h("fieldset", { class: "choices" }, h("legend", { class: "visually-hidden" }, "Time shown"), this.#choices)), this.#grid, this.#note);
   }
 
   /** @param {URLSearchParams} query */

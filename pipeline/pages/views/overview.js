@@ -115,7 +115,7 @@ class Tiles {
       waiting: new Tile("Waiting", "/console/jobs?state=waiting"),
       running: new Tile("Running", "/console/jobs?state=active"),
       delayed: new Tile("Delayed", "/console/jobs?state=delayed"),
-      ended: new Tile("Finished in a minute", "/console/jobs?state=completed"),
+      ended: new Tile("Finished", "/console/jobs?state=completed"),
       failed: new Tile("Failed", "/console/failures"),
       processes: new Tile("Processes", "/console/processes"),
     };
@@ -125,10 +125,10 @@ class Tiles {
   /** @param {any} overview */
   show({ queues: [jobs] = [], slots, workersAlive, processesAlive }) {
     const { waiting, running, delayed, ended, failed, processes } = this.#tiles;
-    waiting.show(number(jobs?.waiting), jobs?.waiting && jobs.oldestReadySeconds != null ? `oldest waits ${duration(jobs.oldestReadySeconds * 1000, true)}` : "none waits long");
+    waiting.show(number(jobs?.waiting), jobs?.waiting && jobs.oldestReadySeconds != null ? `oldest: ${duration(jobs.oldestReadySeconds * 1000, true)}` : "none has to wait");
     running.show(number(jobs?.active), slots ? `${number(slots.used)} of ${number(slots.all)} slots` : "", slots?.all ? slots.used / slots.all : 0);
     delayed.show(number(jobs?.delayed), "to be tried later");
-    ended.show(number(jobs?.endedInLastMinute), `${number(jobs?.completed)} kept as done`);
+    ended.show(number(jobs?.endedInLastMinute), "in the last minute");
     failed.show(number(jobs?.failed), jobs?.failed ? "see why" : "none", undefined, jobs?.failed ? "bad" : "");
     processes.show(number(processesAlive), `${number(workersAlive)} work`, undefined, workersAlive === 0 ? "bad" : "");
   }
@@ -160,7 +160,7 @@ function systemCard({ title, isUp, state, facts }) {
   return h(
     "section",
     { class: "card system", "aria-label": title },
-    h("div", { class: "row" }, h("h3", {}, title), h("span", { class: `badge ${isUp ? "good" : "bad"}` }, state)),
+    h("div", { class: "row" }, h("h2", {}, title), h("span", { class: `badge ${isUp ? "good" : "bad"}` }, state)),
     h("dl", { class: "facts" }, facts.map(([name, value, kind]) => h("div", {}, h("dt", {}, name), h("dd", { class: kind ?? "" }, value)))),
   );
 }

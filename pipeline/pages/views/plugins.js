@@ -18,7 +18,7 @@ export default function view({ api }) {
     caption: "Plugins",
     columns: [
       { title: "Plugin", cell: ({ name, kind }) => h("span", { class: "two-lines" }, h("b", {}, name), h("span", { class: "soft small" }, kind)) },
-      { title: "State", cell: stateCell },
+      { title: "State", cell: stateCell, class: "reasons" },
       { title: "Does", cell: doesCell, class: "grow" },
       { title: "Limits", cell: limitsCell, class: "nowrap" },
       { title: "Calls", cell: ({ calls }) => number(calls), align: "end" },
@@ -40,6 +40,7 @@ export default function view({ api }) {
   };
 }
 
+/** What a plugin in order is called. */
 const GOOD = ["ok", "healthy", "ready", "up", "active", "loaded"];
 
 /** @param {any} plugin */

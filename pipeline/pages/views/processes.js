@@ -10,6 +10,7 @@ import { bytes, number, time } from "../parts/time.js";
 import { acting, toast } from "../parts/toast.js";
 
 const EVERY_MS = 4_000;
+const MOST_ROWS = 8; // of slots that are idle
 const SKEW_MS = 1_000; // more is worth a word
 const ROLES = /** @type {Record<string, string>} */ ({ all: "takes photos in and works", web: "takes photos in", worker: "works" });
 
@@ -60,7 +61,7 @@ class ProcessCard {
   #head = h("div", { class: "process-head" });
   #button = h("button", { type: "button", onclick: () => this.#turn() });
   #facts = h("dl", { class: "facts" });
-  #slots = h("ul", { class: "slots", "aria-label": "Slots at work" });
+  #slots = h("ul", { class: "slots", "aria-label": "Slots" });
   #running;
   #idle = h("p", { class: "soft small" });
 
@@ -68,7 +69,7 @@ class ProcessCard {
   constructor(context, reload) {
     this.#context = context;
     this.#reload = reload;
-    this.#running = new Keyed(this.#slots, ({ jobId, attempt, queue }) => `${queue} ${jobId} ${attempt}`, slotItem);
+    this.#running = new Keyed(this.#slots, ({ jobId, attempt, queue, idle }) => `${queue} ${jobId} ${attempt} ${idle}`, slotItem);
     fill(this.element, h("div", { class: "process-top" }, this.#head, context.mayChange && this.#button), this.#facts, this.#slots, this.#idle);
   }
 
@@ -80,8 +81,10 @@ class ProcessCard {
     this.element.setAttribute("aria-label", `Process ${pid} on ${host}`);
     fill(this.#head, h("h2", { title: id }, `${host} `, h("span", { class: "soft number" }, pid)), badges(isAlive, isDraining, isThisOne));
     fill(this.#facts, facts(process).map(([name, value, kind]) => h("div", {}, h("dt", {}, name), h("dd", { class: kind ?? "" }, value))));
-    this.#running.show(slots);
-    this.#slots.hidden = !slots.length;
+    // A row for each slot: cards do not change their height with every job.
+    const idle = isAlive && concurrency <= MOST_ROWS ? Math.max(0, concurrency - slots.length) : 0;
+    this.#running.show([...slots, ...Array.from({ length: idle }, (_, at) => ({ idle: at }))]);
+    this.#slots.hidden = !slots.length && !idle;
     tell(this.#idle, idleWords(process, concurrency, slots.length));
     this.#button.hidden = !isAlive || !concurrency;
     tell(this.#button, isDraining ? "Resume" : "Drain");
@@ -139,14 +142,15 @@ function idleWords({ isAlive, isDraining }, concurrency, used) {
 }
 
 /** @param {any} slot */
-function slotItem({ jobId, assetId, queue, provider, attempt, since }) {
+function slotItem({ jobId, assetId, queue, provider, attempt, since, idle }) {
+  if (idle !== undefined) return h("li", { class: "soft" }, "idle");
   const name = assetId ?? jobId;
   const isJob = queue !== "notifications";
   return h(
     "li",
     {},
     isJob ? h("a", { class: "mono", href: `/console/jobs/${encodeURIComponent(jobId)}` }, name) : h("span", { class: "mono" }, name),
-    h("span", { class: "soft small" }, [isJob ? provider : "delivery", attempt > 1 && `attempt ${attempt}`].filter(Boolean).join(" · ")),
-    h("span", { class: "number small slot-time" }, "for ", time(since, "for")),
+    h("span", { class: "soft" }, [isJob ? provider : "delivery", attempt > 1 && `attempt ${attempt}`].filter(Boolean).join(" · ")),
+    h("span", { class: "number" }, time(since, "for")),
   );
 }

@@ -44,7 +44,7 @@ class QueueCard {
     this.#queue = queue;
     const { name, error, paused } = queue;
     const badge = error ? ["bad", "not known"] : paused ? ["warn", "paused"] : ["good", "open"];
-    fill(this.#head, h("h3", {}, this.#title), h("span", { class: `badge ${badge[0]}` }, badge[1]), h("code", { class: "soft" }, name));
+    fill(this.#head, h("h2", {}, this.#title), h("span", { class: `badge ${badge[0]}` }, badge[1]), h("code", { class: "soft" }, name));
     fill(this.#facts, error ? h("p", { class: "soft small" }, error) : counts(queue));
     this.#button.hidden = Boolean(error);
     if (wasPaused === paused) return;

@@ -18,7 +18,7 @@ const FAIRNESS = /** @type {Record<string, string>} */ ({
 export default function view({ api, navigate }) {
   const latest = new Latest();
   const fairness = h("p", { class: "soft" }, " ");
-  const list = h("ol", { class: "bars" });
+  const list = h("ol", { class: "user-bars" });
   const note = h("div", {}, skeleton(5));
   const bars = new Keyed(list, ({ userId }) => userId, userBar);
   const load = () =>
