@@ -7,7 +7,7 @@
  * @property {string} [todo]
  * @property {string} [code] a command or setting that helps
  * @property {string} [reason] in the words of what failed
- * @property {number} [nextTryInSeconds]
+ * @property {number} [nextTryAt] in ms of the server's clock
  * @property {{href: string, text: string}} [link]
  */
 
@@ -18,7 +18,7 @@ const OLD_SECONDS = 300;
 
 /** @param {any} overview of GET /api/queue/overview @returns {Trouble[]} the worst first */
 export function troublesOf(overview) {
-  const found = [...parts(overview), ...memory(overview.redis), ...work(overview), ...paused(overview.queues), ...holds(overview.queues), ...late(overview)];
+  const found = [...parts(overview), ...memory(overview.redis), ...work(overview), ...paused(overview.queues), ...holds(overview), ...late(overview)];
   return [...found.filter(({ kind }) => kind === "bad"), ...found.filter(({ kind }) => kind === "warn")];
 }
 
@@ -60,9 +60,14 @@ function paused(queues = []) {
   return queues.filter((queue) => queue.paused).map(({ name }) => warn(`The queue ${name} is paused.`, "Its jobs wait; running ones finish."));
 }
 
-/** @param {any[]} queues @returns {Trouble[]} */
-function holds(queues = []) {
-  return queues.flatMap((queue) => queue.holds ?? []).map(({ provider, reason, nextTryInSeconds }) => ({ ...warn(`${provider} is not asked for now.`, undefined, reason), nextTryInSeconds }));
+/** @param {any} overview @returns {Trouble[]} */
+function holds({ queues = [], serverTime }) {
+  return queues
+    .flatMap((/** @type {any} */ queue) => queue.holds ?? [])
+    .map((/** @type {any} */ { provider, reason, nextTryInSeconds }) => ({
+      ...warn(`${provider} is not asked for now.`, undefined, reason),
+      nextTryAt: nextTryInSeconds == null ? undefined : Date.parse(serverTime) + nextTryInSeconds * 1000,
+    }));
 }
 
 /** @param {any} overview @returns {Trouble[]} */

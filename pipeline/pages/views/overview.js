@@ -4,7 +4,7 @@ import { fill, h } from "../dom.js";
 import { icon } from "../parts/icons.js";
 import { Keyed } from "../parts/keyed.js";
 import { heading } from "../parts/states.js";
-import { countdown, duration, number } from "../parts/time.js";
+import { duration, number, time } from "../parts/time.js";
 import { Charts } from "./charts.js";
 import { troublesOf } from "./health.js";
 import { QueueCards } from "./queues.js";
@@ -91,13 +91,13 @@ function judged(troubles) {
 }
 
 /** @param {import("./health.js").Trouble} trouble */
-function troubleItem({ kind, text, todo, code, reason, nextTryInSeconds, link }) {
+function troubleItem({ kind, text, todo, code, reason, nextTryAt, link }) {
   return h(
     "li",
     { class: kind },
     h("span", { class: `badge ${kind}` }, kind === "bad" ? "Broken" : "Look"),
     h("div", {},
-      h("p", { class: "trouble-text" }, text, nextTryInSeconds == null ? null : [" Next try ", countdown(nextTryInSeconds), "."]),
+      h("p", { class: "trouble-text" }, text, nextTryAt && [" Next try ", time(nextTryAt, "until"), "."]),
       reason && h("p", { class: "soft small mono" }, reason),
       todo && h("p", { class: "soft small" }, todo, code && [" ", h("code", {}, code)]),
       link && h("p", { class: "small" }, h("a", { href: link.href }, link.text)),

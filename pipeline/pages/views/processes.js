@@ -12,7 +12,6 @@ import { acting, toast } from "../parts/toast.js";
 const EVERY_MS = 4_000;
 const MOST_ROWS = 8; // of slots that are idle
 const SKEW_MS = 1_000; // more is worth a word
-const ROLES = /** @type {Record<string, string>} */ ({ all: "takes photos in and works", web: "takes photos in", worker: "works" });
 
 /** @param {import("../router.js").Context} context @returns {import("../router.js").View} */
 export default function view(context) {
@@ -122,7 +121,7 @@ function badges(isAlive, isDraining, isThisOne) {
 function facts({ role, version, startedAt, seenAt, isAlive, sockets, clockSkewMs, memoryBytes }) {
   const isSkewed = Math.abs(clockSkewMs ?? 0) > SKEW_MS;
   return [
-    ["Role", [role, ROLES[role] && `(${ROLES[role]})`].filter(Boolean).join(" ") || "–"],
+    ["Role", role ?? "–"],
     ["Started", time(startedAt)],
     ...(isAlive ? [] : /** @type {[string, any, string?][]} */ ([["Last seen", time(seenAt), "bad"]])),
     ["Version", version ?? "–"],
