@@ -6,7 +6,7 @@
  */
 
 import { fill, h } from "../dom.js";
-import { areaPath, barPath, linePath, ticks } from "./scale.js";
+import { areaPath, barPath, dotPath, linePath, ticks } from "./scale.js";
 import { compact, duration, number } from "./time.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -86,7 +86,8 @@ export class Chart {
     const { kind, series } = this.#given;
     if (kind !== "bars") {
       const areas = kind === "area" ? values.map((each, at) => svg("path", { class: `area ${series[at].look}`, d: areaPath(each, top) })) : [];
-      return [...areas, ...values.map((each, at) => svg("path", { class: `line ${series[at].look}`, d: linePath(each, top) }))];
+      const lines = values.map((each, at) => svg("path", { class: `line ${series[at].look}`, d: linePath(each, top) }));
+      return [...areas, ...lines, ...values.map((each, at) => svg("path", { class: `line dots ${series[at].look}`, d: dotPath(each, top) }))];
     }
     const below = this.#points.map(() => 0);
     return values.map((each, at) => {
