@@ -19,7 +19,6 @@ from tests.parts import require
 from tests.service import WAIT_SECONDS, AiService, Service
 
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
-CARRY_ON = {"status": 200}
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +107,168 @@ async def test_overview_shows_health_and_pauses_the_queue(busy: Service) -> None
 
 
 @pytest.mark.gen_test(timeout=60)
+async def test_hidden_tab_stops_the_socket(service: Service) -> None:
+    """While another tab is in front nothing is sent; back again, the page is live at once."""
+
+    def sockets() -> int:
+        (process,) = ask(service, "/api/processes")["items"]
+        return int(process["sockets"])
+
+    async with console(service) as page:
+        await page.until_text("Live")
+        await until(lambda: sockets() == 1)
+        other = await page.open_tab(f"{service.url}/livez")
+        await page.until("document.visibilityState === 'hidden'")
+        await until(lambda: sockets() == 0)
+        asked = await page.evaluate("performance.getEntriesByType('resource').length")
+        await other.call("Page.close")
+        await page.call("Page.bringToFront")
+        await page.until_text("Live")
+        await until(lambda: sockets() == 1)
+        # At the return one overview and one reading of the charts; in between nothing.
+        assert await page.evaluate("performance.getEntriesByType('resource').length") <= asked + 2
+        assert page.problems == []
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_charts_are_read_by_keyboard_and_as_a_table(service: Service) -> None:
+    """Arrow keys tell the numbers of an instant; the table has them too; the window is kept in the address."""
+    assert service.upload("carl", headers={"Idempotency-Key": str(time.time_ns())}).status_code == 202
+    await until(lambda: sum(each["completed"] for each in ask(service, "/api/queue/charts")["points"]) > 0)
+    async with console(service, "/console?window=24h") as page:
+        plot = "document.querySelector('[aria-label=\"Finished, over time\"]')"
+        await page.until(f"/complete [1-9]/.test({plot}.getAttribute('aria-valuetext'))")
+        await page.evaluate(f"{plot}.focus()")
+        await page.press("Home")
+        assert await page.until(f"{plot}.getAttribute('aria-valuetext')?.endsWith('complete 0, in part 0')")
+        assert await page.until("document.querySelectorAll('.chart-tip:not([hidden])').length") == 1
+        await page.press("End")
+        assert await page.until(f"/complete [1-9]/.test({plot}.getAttribute('aria-valuetext'))")
+        await page.click(f"{plot}.closest('figure').querySelector('summary')")
+        await page.until(f"{plot}.closest('figure').querySelectorAll('tbody tr').length === 144")
+        await page.click("document.querySelector('[name=window][value=\"7d\"]')")
+        await page.until("location.search === '?window=7d'")
+        await page.until(f"{plot}.getAttribute('aria-valuemax') === '167'")
+        await check_looks(page)
+        assert page.problems == []
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_processes_show_their_slots_and_drain(busy: Service) -> None:
+    """Each slot says what it runs since when and leads to the job; drained and resumed on request."""
+    async with console(busy, "/console/processes") as page:
+        await page.until("document.querySelectorAll('.slots a').length === 2")
+        running = await page.evaluate("[...document.querySelectorAll('.slots a')].map((link) => link.pathname)")
+        slots = ask(busy, "/api/processes")["items"][0]["slots"]
+        assert sorted(path.rpartition("/")[2].replace("%3A", ":") for path in running) == sorted(
+            slot["jobId"] for slot in slots
+        )
+        assert await page.evaluate("document.querySelector('.slots time').title !== ''")
+        await check_looks(page)
+        await page.click("document.querySelector('.process button')")
+        await page.click(find("Drain", "dialog button"))
+        await page.until_text("draining")
+        assert ask(busy, "/api/processes")["items"][0]["isDraining"]
+        await page.click(find("Undo"))
+        await page.until("![...document.querySelectorAll('.badge')].some(({ textContent }) => textContent === 'draining')")
+        assert not ask(busy, "/api/processes")["items"][0]["isDraining"]
+        await page.click(find("Plugins", ".places a span"))
+        await page.until_text("in order")
+        await page.until_text("websocket")
+        await check_looks(page)
+        assert page.problems == []
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_users_are_found_and_erased_and_the_audit_tells(busy: Service, ai: AiService) -> None:
+    """Who fills the queue leads to that user; erasing takes the typed name; the audit list filters by the address."""
+    async with console(busy) as page:
+        await page.press("g", "u")
+        await page.until("document.querySelectorAll('.user-bars li').length === 2")
+        bars = await page.evaluate("[...document.querySelectorAll('.user-bars li')].map((item) => item.innerText)")
+        assert bars[0].startswith("anna") and "80 %" in bars[0] and bars[1].startswith("ben")
+        await check_looks(page)
+        await page.press("/")
+        await page.write("nobody-yet")
+        await page.press("Enter")
+        await page.until("document.title === 'nobody-yet · Console' && document.activeElement.textContent === 'nobody-yet'")
+        await page.evaluate("history.back()")
+        await page.click(find("ben"))
+        await page.until("document.title.startsWith('ben')")
+        await page.until_text("Waiting jobs")
+        await check_looks(page)
+        await page.click(find("Erase …"))
+        await page.write("be")
+        assert await page.evaluate(f"{find('Erase for good', 'dialog button')}.disabled")
+        await page.write("n")
+        await page.press("Enter")
+        ai.order(held=False)
+        await page.until("/Erased|goes on/.test(document.querySelector('.toasts').innerText)")
+        await page.press("g", "a")
+        await page.until_text("erase user")
+        await page.press("/")
+        await page.write("ops-2")
+        await page.until("location.search === '?who=ops-2'")
+        await page.until_text("Nothing matches.")
+        await page.press("Escape")
+        await page.evaluate("history.back()")
+        await page.until_text("erase user")
+        assert await page.evaluate("location.search") == ""
+        await page.press("j")
+        assert await page.evaluate("document.activeElement.matches('tr[data-key]')")
+        await check_looks(page)
+        assert page.problems == []
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_readers_have_no_buttons_and_users_no_console(service: Service) -> None:
+    """operator-read sees the views without what changes anything; a token without a role is told why it does not do."""
+    async with console(service, role="operator-read") as page:
+        await page.until_text("may look only")
+        await page.until("document.querySelectorAll('.queue').length > 0")
+        seen = []
+        for path in ("", "/processes", "/plugins", "/users", "/users/anna", "/audit"):
+            await page.evaluate(f"document.querySelector('.places a').setAttribute('href', '/console{path}')")
+            await page.click("document.querySelector('.places a')")
+            await page.until("!document.querySelector('main [aria-busy=true], main .skeleton')")
+            seen += await page.evaluate("[...document.querySelectorAll('main button')].map((each) => each.textContent)")
+        assert set(seen) <= {"Look up", "Clear filters", "Filters", "Try again"}
+        refused = await page.evaluate(
+            """fetch("/api/queue/pause", { method: "POST", headers: { Authorization:
+              `Bearer ${JSON.parse(localStorage["pipeline.operator.session"]).token}` } }).then(({ status }) => status)"""
+        )
+        assert refused == 403
+        await page.click(find("Sign out"))
+        await page.until_text("Sign in")
+        await page.evaluate("document.querySelector('input').focus()")
+        await page.write(make_token("anna"))
+        await page.press("Enter")
+        await page.until_text("This token may not see the console")
+        assert await page.violations() == []
+        assert [each for each in page.problems if "403" not in each] == []
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_keys_are_listed_and_leave_writing_alone(service: Service) -> None:
+    """`?` lists the keys of the view, Escape closes; letters typed into a field go nowhere else."""
+    async with console(service, "/console/audit") as page:
+        await page.until_text("Audit")
+        await page.press("?")
+        await page.until_text("Go to Users")
+        keys = await page.evaluate("[...document.querySelectorAll('dialog dt')].map((each) => each.textContent)")
+        assert {"?", "/", "j", "k", "gu"} <= set(keys)
+        await page.press("g", "u")
+        await page.press("Escape")
+        await page.until("!document.querySelector('dialog')")
+        await page.press("/")
+        await page.press("g", "u", "?")
+        assert await page.evaluate("[document.activeElement.value, location.pathname]") == ["gu?", "/console/audit"]
+        await page.press("Escape", "g", "o")
+        await page.until("document.title === 'Overview · Console' && document.activeElement.tagName === 'H1'")
+        assert page.problems == []
+
+
+@pytest.mark.gen_test(timeout=60)
 async def test_overview_tells_of_holds_and_of_an_outage(service: Service, ai: AiService) -> None:
     """A provider that asks for rest is named with its words as text and a countdown; offline, old numbers say so."""
     rest = {"status": 429, "headers": {"Retry-After": "30"}, "body": {"error": {"message": HOSTILE, "code": "RATE"}}}
@@ -122,3 +283,10 @@ async def test_overview_tells_of_holds_and_of_an_outage(service: Service, ai: Ai
         await page.go_offline(False)
         await page.until_text("It works, but one thing needs a look.", 40)
         assert problems == []
+
+
+async def until(is_so: Any) -> None:
+    """Return once it is so."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not await asyncio.to_thread(is_so):
+            await asyncio.sleep(0.05)

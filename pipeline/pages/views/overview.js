@@ -23,17 +23,19 @@ export default function view(context) {
   const show = () => {
     const { overview } = live;
     verdict.show();
+    // What comes with the first answer does not push about what is already seen.
+    if (overview || live.state === "away") element.classList.remove("is-empty");
     if (!overview) return;
     tiles.show(overview);
     queues.show(overview.queues ?? []);
     systems.show(systemCards(overview));
     if (overview.grafanaUrl && !grafana.hasChildNodes()) fill(grafana, h("a", { class: "button", href: overview.grafanaUrl, target: "_blank", rel: "noreferrer" }, "Grafana"));
   };
+  const element = h("div", { class: "view overview is-empty" }, heading("Overview", grafana), verdict.element, tiles.element, queues.element, charts.element, system);
   live.addEventListener("overview", show);
   live.addEventListener("state", show);
   show();
   charts.update(query);
-  const element = h("div", { class: "view overview" }, heading("Overview", grafana), verdict.element, tiles.element, queues.element, charts.element, system);
   return {
     element,
     title: "Overview",
