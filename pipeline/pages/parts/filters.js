@@ -24,6 +24,7 @@ export class Filters {
   #clear;
   #more;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
+  #isWriting = false; // what is written without leaving the field is one step back, not one for each pause
   #forget;
 
   /**
@@ -40,7 +41,7 @@ export class Filters {
     const isSearched = fields[0]?.type === "search";
     this.element = h(
       "form",
-      { class: "filters", role: "search", "aria-label": "Filters", onsubmit: (/** @type {Event} */ event) => (event.preventDefault(), this.#send()), oninput: this.#later, onchange: this.#atOnce },
+      { class: "filters", role: "search", "aria-label": "Filters", onsubmit: (/** @type {Event} */ event) => (event.preventDefault(), this.#send()), oninput: this.#later, onchange: this.#atOnce, onfocusout: () => (this.#isWriting = false) },
       isSearched ? labels[0] : null,
       this.#more,
       h("div", { class: "filters-rest" }, isSearched ? labels.slice(1) : labels, this.#clear),
@@ -91,7 +92,10 @@ export class Filters {
   #later = (/** @type {Event} */ event) => {
     if (/** @type {Element} */ (event.target).matches("select, [type=datetime-local]")) return;
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#send(), PAUSE_MS);
+    this.#timer = setTimeout(() => {
+      this.#send(this.#isWriting);
+      this.#isWriting = true;
+    }, PAUSE_MS);
   };
 
   #atOnce = () => this.#send();
@@ -107,7 +111,8 @@ export class Filters {
     this.#more.setAttribute("aria-expanded", String(isOpen));
   };
 
-  #send() {
+  /** @param {boolean} [replace] the address of before */
+  #send(replace = false) {
     clearTimeout(this.#timer);
     /** @type {Record<string, string | null>} */
     const changes = { cursor: null };
@@ -115,7 +120,7 @@ export class Filters {
       const value = this.#inputs.get(name)?.value.trim() ?? "";
       changes[name] = type === "instant" && value ? new Date(value).toISOString() : value;
     }
-    this.#setQuery(changes);
+    this.#setQuery(changes, { replace });
   }
 }
 
