@@ -24,6 +24,7 @@ export class Filters {
   #clear;
   #more;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
+  #isSending = false;
   #isWriting = false; // what is written without leaving the field is one step back, not one for each pause
   #forget;
 
@@ -69,8 +70,8 @@ export class Filters {
       const value = query.get(name) ?? "";
       const input = this.#inputs.get(name);
       if (value) set += 1;
-      // What is being written is not written over.
-      if (input && !(input === document.activeElement && type !== "select")) input.value = type === "instant" ? localOf(value) : value;
+      // What is being written is not written over by what it has led to.
+      if (input && !(this.#isSending && input === document.activeElement)) input.value = type === "instant" ? localOf(value) : value;
     }
     this.#clear.hidden = !set;
     const folded = this.#fields.filter(({ type, name }) => type !== "search" && query.get(name)).length;
@@ -120,7 +121,9 @@ export class Filters {
       const value = this.#inputs.get(name)?.value.trim() ?? "";
       changes[name] = type === "instant" && value ? new Date(value).toISOString() : value;
     }
+    this.#isSending = true;
     this.#setQuery(changes, { replace });
+    this.#isSending = false;
   }
 }
 
