@@ -51,6 +51,7 @@ def busy(service: Service, ai: AiService) -> Iterator[Service]:
 async def console(service: Service, path: str = "/console", role: str = "admin") -> AsyncIterator[Page]:
     """Give a tab with the console, opened by a link as the service prints it."""
     async with browsing(f"{service.url}{path}#token={make_token('ops-1', role=role)}") as page:
+        await page.resize(1280, 900)
         await page.until("document.querySelector('#places')")
         yield page
 
@@ -86,7 +87,6 @@ async def check_looks(page: Page) -> None:
 async def test_overview_shows_health_and_pauses_the_queue(busy: Service) -> None:
     """A first look says that all is well and what waits; a pause is asked for, told, and undone by the message."""
     async with console(busy) as page:
-        await page.resize(1280, 900)
         await page.until_text("All is well.")
         assert await page.until(f"{find('Waiting', '.tile-title')}.nextSibling.textContent") == "3"
         assert await page.until(f"{find('Running', '.tile-title')}.parentElement.innerText.includes('2 of 2 slots')")
