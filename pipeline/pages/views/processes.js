@@ -27,7 +27,7 @@ export default function view(context) {
         tell(summary, summed(items));
         cards.show(items);
         note.hidden = items.length > 0;
-        if (!items.length) fill(note, emptyState("No process has told of itself.", "Each one does so every few seconds, by Redis. Is Redis there?"));
+        fill(note, items.length ? null : emptyState("No process has told of itself.", "Each one does so every few seconds, by Redis. Is Redis there?"));
       },
       failed: (error) => {
         note.hidden = false;
