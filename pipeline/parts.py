@@ -32,6 +32,7 @@ from pipeline.tracing import build_tracing
 from pipeline.usecases import notifying
 from pipeline.usecases.admission import Admission
 from pipeline.usecases.audit import Audit
+from pipeline.usecases.bulk import Bulk
 from pipeline.usecases.busiest import Busiest
 from pipeline.usecases.cancelling import Cancelling
 from pipeline.usecases.correcting import Correcting
@@ -39,6 +40,7 @@ from pipeline.usecases.cleaning import Cleaning
 from pipeline.usecases.dead_letters import DeadLetters
 from pipeline.usecases.deliveries import Deliveries
 from pipeline.usecases.job_events import cancel_event, job_event
+from pipeline.usecases.job_lists import JobLists
 from pipeline.usecases.erasing import Erasing
 from pipeline.usecases.expiry import Expiry
 from pipeline.usecases.image_urls import ImageUrls
@@ -139,6 +141,15 @@ class Parts:
         if self.plugins.notifiers.durable:
             self.workers.append(self._make_notifier_worker())
         self.removing = self._make_removing()
+        self.job_lists = JobLists(self.store, self.queue, self.progress, self.image_urls)
+        self.bulk = Bulk(
+            self.job_lists,
+            self.queue,
+            self.submission,
+            self.dead_letters,
+            cancelling=self.cancelling,
+            removing=self.removing,
+        )
         self.correcting = Correcting(self.store, self.progress_frames.corrected)
         self.erasing = Erasing(
             self.store,

@@ -10,7 +10,21 @@ import tornado.web
 from pipeline.auth import TokenVerifier
 from pipeline.clock import CLOCK
 from pipeline.disk import Disk
-from pipeline.handlers import assets, audit, base, charts, deliveries, events, media, ops, pages, queue, upload, users
+from pipeline.handlers import (
+    assets,
+    audit,
+    base,
+    charts,
+    deliveries,
+    events,
+    jobs,
+    media,
+    ops,
+    pages,
+    queue,
+    upload,
+    users,
+)
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.socket import SocketHandler
 from pipeline.parts import QUEUE_NAME, Parts
@@ -79,6 +93,7 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/api/assets/([^/]+)/retry", assets.RetryHandler, with_progress),
         ("/api/assets/([^/]+)/cancel", assets.CancelHandler, with_progress | {"cancelling": parts.cancelling}),
         *_operators_routes(parts, common),
+        *_jobs_routes(parts, common),
         (
             "/api/users/([^/]+)",
             users.UserHandler,
@@ -172,4 +187,21 @@ def _records_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
             deliveries.RepeatDeliveryHandler,
             common | {"notifying": parts.notifying, "tracing": parts.tracing},
         ),
+    ]
+
+
+def _jobs_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
+    with_lists = common | {"lists": parts.job_lists}
+    return [
+        ("/api/queue/jobs", jobs.JobsHandler, with_lists),
+        ("/api/queue/jobs/count", jobs.CountHandler, with_lists),
+        ("/api/queue/jobs/bulk", jobs.BulkHandler, with_lists | {"bulk": parts.bulk, "tracing": parts.tracing}),
+        ("/api/queue/jobs/([^/]+)", jobs.JobHandler, with_lists),
+        (
+            "/api/queue/jobs/([^/]+)/retry",
+            jobs.RetryJobHandler,
+            with_lists | {"bulk": parts.bulk, "tracing": parts.tracing},
+        ),
+        ("/api/queue/jobs/([^/]+)/cancel", jobs.CancelJobHandler, with_lists | {"cancelling": parts.cancelling}),
+        ("/api/queue/failures", jobs.FailuresHandler, with_lists),
     ]
