@@ -99,7 +99,7 @@ export class Shell {
 
   #count = () => {
     const { queues = [], plugins } = this.#live.overview;
-    const [jobs, deliveries] = queues;
+    const [jobs, deliveries] = queues; // the photos come first
     const open = (/** @type {any} */ queue) => (queue && !queue.error ? queue.waiting + queue.delayed + queue.active : 0);
     this.#badge("/console/jobs", open(jobs));
     this.#badge("/console/deliveries", open(deliveries));

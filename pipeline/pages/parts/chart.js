@@ -6,10 +6,11 @@
  */
 
 import { fill, h } from "../dom.js";
-import { areaPath, barPath, linePath, ticks } from "./scale.js";
+import { areaPath, barPath, dotPath, linePath, ticks } from "./scale.js";
 import { compact, duration, number } from "./time.js";
 
 const SVG = "http://www.w3.org/2000/svg";
+const TIP_GAP = 8; // pixels
 const LABEL_EVERY_S = { 60: 900, 600: 6 * 3600, 3600: 86_400 };
 const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
 const DAY = new Intl.DateTimeFormat("en-GB", { weekday: "short" });
@@ -85,7 +86,8 @@ export class Chart {
     const { kind, series } = this.#given;
     if (kind !== "bars") {
       const areas = kind === "area" ? values.map((each, at) => svg("path", { class: `area ${series[at].look}`, d: areaPath(each, top) })) : [];
-      return [...areas, ...values.map((each, at) => svg("path", { class: `line ${series[at].look}`, d: linePath(each, top) }))];
+      const lines = values.map((each, at) => svg("path", { class: `line ${series[at].look}`, d: linePath(each, top) }));
+      return [...areas, ...lines, ...values.map((each, at) => svg("path", { class: `line dots ${series[at].look}`, d: dotPath(each, top) }))];
     }
     const below = this.#points.map(() => 0);
     return values.map((each, at) => {
@@ -145,12 +147,18 @@ export class Chart {
     this.#plot.setAttribute("aria-valuenow", String(Math.max(0, this.#at)));
     this.#plot.setAttribute("aria-valuetext", point ? `${WHOLE.format(new Date(point.at))}: ${words}` : words);
     if (this.#tip.hidden) return;
-    const share = (this.#at + 0.5) / this.#points.length;
-    this.#cursor.style.left = `${100 * share}%`;
-    this.#tip.style.left = share < 0.5 ? `${100 * share}%` : "";
-    this.#tip.style.right = share < 0.5 ? "" : `${100 - 100 * share}%`;
     const lines = series.map((each) => h("li", {}, h("span", { class: `swatch ${each.look}` }), each.name, h("b", { class: "number" }, this.#long(each.value(point)))));
     fill(this.#tip, h("span", { class: "soft small" }, WHOLE.format(new Date(point.at))), h("ul", {}, lines));
+    this.#placeTip();
+  }
+
+  /** Beside the instant, within the plot. */
+  #placeTip() {
+    const width = this.#plot.clientWidth;
+    const x = (width * (this.#at + 0.5)) / this.#points.length;
+    const tip = this.#tip.offsetWidth;
+    this.#cursor.style.left = `${x}px`;
+    this.#tip.style.left = `${x < width / 2 ? Math.min(x + TIP_GAP, width - tip) : Math.max(x - TIP_GAP - tip, 0)}px`;
   }
 
   /** The same numbers, newest first, once somebody wants them. */

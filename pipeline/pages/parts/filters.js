@@ -24,6 +24,8 @@ export class Filters {
   #clear;
   #more;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
+  #isSending = false;
+  #isWriting = false; // what is written without leaving the field is one step back, not one for each pause
   #forget;
 
   /**
@@ -40,7 +42,7 @@ export class Filters {
     const isSearched = fields[0]?.type === "search";
     this.element = h(
       "form",
-      { class: "filters", role: "search", "aria-label": "Filters", onsubmit: (/** @type {Event} */ event) => (event.preventDefault(), this.#send()), oninput: this.#later, onchange: this.#atOnce },
+      { class: "filters", role: "search", "aria-label": "Filters", onsubmit: (/** @type {Event} */ event) => (event.preventDefault(), this.#send()), oninput: this.#later, onchange: this.#atOnce, onfocusout: () => (this.#isWriting = false) },
       isSearched ? labels[0] : null,
       this.#more,
       h("div", { class: "filters-rest" }, isSearched ? labels.slice(1) : labels, this.#clear),
@@ -68,8 +70,8 @@ export class Filters {
       const value = query.get(name) ?? "";
       const input = this.#inputs.get(name);
       if (value) set += 1;
-      // What is being written is not written over.
-      if (input && !(input === document.activeElement && type !== "select")) input.value = type === "instant" ? localOf(value) : value;
+      // What is being written is not written over by what it has led to.
+      if (input && !(this.#isSending && input === document.activeElement)) input.value = type === "instant" ? localOf(value) : value;
     }
     this.#clear.hidden = !set;
     const folded = this.#fields.filter(({ type, name }) => type !== "search" && query.get(name)).length;
@@ -91,7 +93,10 @@ export class Filters {
   #later = (/** @type {Event} */ event) => {
     if (/** @type {Element} */ (event.target).matches("select, [type=datetime-local]")) return;
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#send(), PAUSE_MS);
+    this.#timer = setTimeout(() => {
+      this.#send(this.#isWriting);
+      this.#isWriting = true;
+    }, PAUSE_MS);
   };
 
   #atOnce = () => this.#send();
@@ -107,7 +112,8 @@ export class Filters {
     this.#more.setAttribute("aria-expanded", String(isOpen));
   };
 
-  #send() {
+  /** @param {boolean} [replace] the address of before */
+  #send(replace = false) {
     clearTimeout(this.#timer);
     /** @type {Record<string, string | null>} */
     const changes = { cursor: null };
@@ -115,7 +121,9 @@ export class Filters {
       const value = this.#inputs.get(name)?.value.trim() ?? "";
       changes[name] = type === "instant" && value ? new Date(value).toISOString() : value;
     }
-    this.#setQuery(changes);
+    this.#isSending = true;
+    this.#setQuery(changes, { replace });
+    this.#isSending = false;
   }
 }
 

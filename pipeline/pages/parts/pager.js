@@ -29,10 +29,11 @@ export class Pager {
     const first = () => this.#setQuery({ cursor: null });
     const next = () => this.#setQuery({ cursor: nextCursor ?? null }, { state: { trail: [...trail, cursor] } });
     const isPartial = Boolean(nextCursor && searchedTo);
+    const isAll = !cursor && !nextCursor && !trail.length;
     fill(
       this.element,
       h("span", { class: "soft small number" }, isPartial ? `Searched to ${exact(searchedTo ?? "")}.` : count ? `${count} shown` : ""),
-      h("span", { class: "row" },
+      !isAll && h("span", { class: "row" },
         cursor && !trail.length ? h("button", { type: "button", onclick: first }, "First page") : null,
         h("button", { type: "button", disabled: !trail.length, onclick: previous }, "Previous"),
         h("button", { type: "button", disabled: !nextCursor, onclick: next }, isPartial ? "Go on" : "Next"),

@@ -34,7 +34,7 @@ function durationStep(least) {
 }
 
 /**
- * The path of a line through the values, with a gap where there is none. One value alone becomes a dot.
+ * The path of a line through the values, with a gap where there is none.
  * @param {(number | null)[]} values
  * @param {number} top of the axis
  * @returns {string} in a box of one unit a value, 100 high
@@ -43,10 +43,15 @@ export function linePath(values, top) {
   let path = "";
   values.forEach((value, at) => {
     if (value == null) return;
-    const isAlone = values[at - 1] == null;
-    path += `${isAlone ? "M" : "L"}${at + 0.5},${height(value, top)}${isAlone && values[at + 1] == null ? "h0" : ""}`;
+    path += `${values[at - 1] == null ? "M" : "L"}${at + 0.5},${height(value, top)}`;
   });
   return path;
+}
+
+/** Values without a neighbour, which no line would show. @param {(number | null)[]} values @param {number} top */
+export function dotPath(values, top) {
+  const alone = runs(values).filter(([from, to]) => to - from === 1);
+  return alone.map(([at]) => `M${at + 0.5},${height(/** @type {number} */ (values[at]), top)}h0`).join("");
 }
 
 /** The same, filled down to the axis. @param {(number | null)[]} values @param {number} top */

@@ -30,7 +30,7 @@ export default function view({ api, query, setQuery }) {
     columns: [
       { title: "When", cell: ({ at }) => h("span", { class: "two-lines" }, time(at), h("span", { class: "soft small" }, exact(at))), class: "nowrap" },
       { title: "Who", cell: ({ who, address }) => h("span", { class: "two-lines" }, whoCell(who), address && h("span", { class: "soft small" }, address)) },
-      { title: "Action", cell: ({ action }) => action },
+      { title: "Action", cell: ({ action }) => action, class: "nowrap" },
       { title: "Target", cell: ({ target, count }) => [h("span", { class: "mono" }, target ?? "–"), count == null ? "" : h("span", { class: "soft" }, ` (${number(count)})`)], class: "grow" },
       { title: "Outcome", cell: outcomeCell },
       { title: "Request", cell: ({ requestId }) => h("span", { class: "mono soft", title: requestId }, requestId ?? "–"), class: "clip" },

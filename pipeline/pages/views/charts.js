@@ -93,8 +93,8 @@ const CHARTS = [
     kind: "lines",
     unit: "duration",
     series: [
-      { name: "half wait less", look: "c1", value: ({ waitP50Ms }) => waitP50Ms },
-      { name: "95 of 100 less", look: "c3", value: ({ waitP95Ms }) => waitP95Ms },
+      { name: "half within", look: "c1", value: ({ waitP50Ms }) => waitP50Ms },
+      { name: "95 % within", look: "c3", value: ({ waitP95Ms }) => waitP95Ms },
     ],
     total: (points) => newest(points, ({ waitP50Ms }) => waitP50Ms, duration),
   },
@@ -103,8 +103,8 @@ const CHARTS = [
     kind: "lines",
     unit: "duration",
     series: [
-      { name: "half take less", look: "c1", value: ({ runP50Ms }) => runP50Ms },
-      { name: "95 of 100 less", look: "c3", value: ({ runP95Ms }) => runP95Ms },
+      { name: "half within", look: "c1", value: ({ runP50Ms }) => runP50Ms },
+      { name: "95 % within", look: "c3", value: ({ runP95Ms }) => runP95Ms },
     ],
     total: (points) => newest(points, ({ runP50Ms }) => runP50Ms, duration),
   },

@@ -7,7 +7,7 @@
  * @property {string} [todo]
  * @property {string} [code] a command or setting that helps
  * @property {string} [reason] in the words of what failed
- * @property {number} [nextTryInSeconds]
+ * @property {number} [nextTryAt] in ms of the server's clock
  * @property {{href: string, text: string}} [link]
  */
 
@@ -18,14 +18,17 @@ const OLD_SECONDS = 300;
 
 /** @param {any} overview of GET /api/queue/overview @returns {Trouble[]} the worst first */
 export function troublesOf(overview) {
-  const found = [...parts(overview), ...memory(overview.redis), ...work(overview), ...paused(overview.queues), ...holds(overview.queues), ...late(overview)];
+  const found = [...parts(overview), ...memory(overview.redis), ...work(overview), ...paused(overview.queues), ...holds(overview), ...late(overview)];
   return [...found.filter(({ kind }) => kind === "bad"), ...found.filter(({ kind }) => kind === "warn")];
 }
 
 /** @param {any} overview @returns {Trouble[]} */
-function parts({ redis, store, storage, tasks = [] }) {
+function parts({ redis, queues = [], store, storage, tasks = [] }) {
+  // A user of Redis who may not ask how it is may have all else.
+  const isGone = redis && !redis.isUp && queues.every((/** @type {any} */ queue) => queue.error);
   return [
-    ...(redis && !redis.isUp ? [bad("Redis does not answer.", "Photos are still taken in; they are worked on when it is back.", redis.error)] : []),
+    ...(isGone ? [bad("Redis does not answer.", "Photos are still taken in; they are worked on when it is back.", redis.error)] : []),
+    ...(redis?.isUp && redis.error ? [bad("Redis cannot write to its disk.", "It may refuse jobs, and lose them when it ends. Is its disk full?", redis.error)] : []),
     ...(store && !store.isUp ? [bad(`The store (${store.kind}) does not answer.`, "Photos are refused until it is back.", store.error)] : []),
     ...(storage && !storage.isUp ? [bad(`The image storage (${storage.name}) does not answer.`, "Photos are refused until it is back.", storage.error)] : []),
     ...tasks.map((/** @type {any} */ fault) => bad("A task of the service keeps failing.", "The service tries it again by itself.", typeof fault === "string" ? fault : JSON.stringify(fault))),
@@ -46,7 +49,7 @@ function memory(redis) {
 
 /** @param {any} overview @returns {Trouble[]} */
 function work({ workersAlive, queues = [], plugins }) {
-  const broken = queues.filter((/** @type {any} */ queue) => queue.error);
+  const broken = queues.filter((/** @type {any} */ queue) => queue.error && queues.some((/** @type {any} */ other) => !other.error));
   const quarantined = plugins?.quarantined ?? [];
   return [
     ...(workersAlive === 0 ? [{ ...bad("No worker is alive: nothing is worked on.", "Start a process that works:"), code: "ROLE=worker python run.py" }] : []),
@@ -60,9 +63,14 @@ function paused(queues = []) {
   return queues.filter((queue) => queue.paused).map(({ name }) => warn(`The queue ${name} is paused.`, "Its jobs wait; running ones finish."));
 }
 
-/** @param {any[]} queues @returns {Trouble[]} */
-function holds(queues = []) {
-  return queues.flatMap((queue) => queue.holds ?? []).map(({ provider, reason, nextTryInSeconds }) => ({ ...warn(`${provider} is not asked for now.`, undefined, reason), nextTryInSeconds }));
+/** @param {any} overview @returns {Trouble[]} */
+function holds({ queues = [], serverTime }) {
+  return queues
+    .flatMap((/** @type {any} */ queue) => queue.holds ?? [])
+    .map((/** @type {any} */ { provider, reason, nextTryInSeconds }) => ({
+      ...warn(`${provider} is not asked for now.`, undefined, reason),
+      nextTryAt: nextTryInSeconds == null ? undefined : Date.parse(serverTime) + nextTryInSeconds * 1000,
+    }));
 }
 
 /** @param {any} overview @returns {Trouble[]} */

@@ -4,7 +4,7 @@ import { fill, h } from "../dom.js";
 import { icon } from "../parts/icons.js";
 import { Keyed } from "../parts/keyed.js";
 import { heading } from "../parts/states.js";
-import { countdown, duration, number } from "../parts/time.js";
+import { duration, number, time } from "../parts/time.js";
 import { Charts } from "./charts.js";
 import { troublesOf } from "./health.js";
 import { QueueCards } from "./queues.js";
@@ -23,17 +23,19 @@ export default function view(context) {
   const show = () => {
     const { overview } = live;
     verdict.show();
+    // What comes with the first answer does not push about what is already seen.
+    if (overview || live.state === "away") element.classList.remove("is-empty");
     if (!overview) return;
     tiles.show(overview);
     queues.show(overview.queues ?? []);
     systems.show(systemCards(overview));
     if (overview.grafanaUrl && !grafana.hasChildNodes()) fill(grafana, h("a", { class: "button", href: overview.grafanaUrl, target: "_blank", rel: "noreferrer" }, "Grafana"));
   };
+  const element = h("div", { class: "view overview is-empty" }, heading("Overview", grafana), verdict.element, tiles.element, queues.element, charts.element, system);
   live.addEventListener("overview", show);
   live.addEventListener("state", show);
   show();
   charts.update(query);
-  const element = h("div", { class: "view overview" }, heading("Overview", grafana), verdict.element, tiles.element, queues.element, charts.element, system);
   return {
     element,
     title: "Overview",
@@ -91,13 +93,13 @@ function judged(troubles) {
 }
 
 /** @param {import("./health.js").Trouble} trouble */
-function troubleItem({ kind, text, todo, code, reason, nextTryInSeconds, link }) {
+function troubleItem({ kind, text, todo, code, reason, nextTryAt, link }) {
   return h(
     "li",
     { class: kind },
     h("span", { class: `badge ${kind}` }, kind === "bad" ? "Broken" : "Look"),
     h("div", {},
-      h("p", { class: "trouble-text" }, text, nextTryInSeconds == null ? null : [" Next try ", countdown(nextTryInSeconds), "."]),
+      h("p", { class: "trouble-text" }, text, nextTryAt && [" Next try ", time(nextTryAt, "until"), "."]),
       reason && h("p", { class: "soft small mono" }, reason),
       todo && h("p", { class: "soft small" }, todo, code && [" ", h("code", {}, code)]),
       link && h("p", { class: "small" }, h("a", { href: link.href }, link.text)),

@@ -40,16 +40,21 @@ export default function view({ api }) {
   };
 }
 
-/** What a plugin in order is called. */
-const GOOD = ["ok", "healthy", "ready", "up", "active", "loaded"];
+/** @type {Record<string, [string, string]>} the state, as a look and in words */
+const STATES = {
+  ok: ["good", "in order"],
+  held: ["bad", "in quarantine"],
+  stuck: ["warn", "calls hang"],
+  missing: ["bad", "missing"],
+};
 
 /** @param {any} plugin */
 function stateCell({ state, reason, quarantinedUntil }) {
-  const kind = quarantinedUntil || /quarantin|fail|broken|error/i.test(state ?? "") ? "bad" : GOOD.includes(state) ? "good" : state ? "warn" : "";
+  const [kind, word] = STATES[state] ?? ["warn", state ?? "not known"];
   return h(
     "span",
     { class: "two-lines" },
-    h("span", {}, h("span", { class: `badge ${kind}` }, state ?? "not known"), quarantinedUntil && h("span", { class: "small" }, " tried again ", time(quarantinedUntil, "until"))),
+    h("span", {}, h("span", { class: `badge ${kind}` }, word), quarantinedUntil && h("span", { class: "small" }, " tried again ", time(quarantinedUntil, "until"))),
     reason && h("span", { class: "soft small" }, reason),
   );
 }

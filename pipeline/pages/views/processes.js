@@ -10,9 +10,9 @@ import { bytes, number, time } from "../parts/time.js";
 import { acting, toast } from "../parts/toast.js";
 
 const EVERY_MS = 4_000;
+const DELIVERIES = "notifications"; // the queue
 const MOST_ROWS = 8; // of slots that are idle
 const SKEW_MS = 1_000; // more is worth a word
-const ROLES = /** @type {Record<string, string>} */ ({ all: "takes photos in and works", web: "takes photos in", worker: "works" });
 
 /** @param {import("../router.js").Context} context @returns {import("../router.js").View} */
 export default function view(context) {
@@ -27,7 +27,7 @@ export default function view(context) {
         tell(summary, summed(items));
         cards.show(items);
         note.hidden = items.length > 0;
-        if (!items.length) fill(note, emptyState("No process has told of itself.", "Each one does so every few seconds, by Redis. Is Redis there?"));
+        fill(note, items.length ? null : emptyState("No process has told of itself.", "Each one does so every few seconds, by Redis. Is Redis there?"));
       },
       failed: (error) => {
         note.hidden = false;
@@ -47,7 +47,7 @@ export default function view(context) {
 function summed(items) {
   const alive = items.filter(({ isAlive }) => isAlive);
   const all = alive.reduce((sum, { concurrency }) => sum + (concurrency ?? 0), 0);
-  const used = alive.reduce((sum, { slots = [] }) => sum + slots.length, 0);
+  const used = alive.reduce((sum, process) => sum + usedOf(process), 0);
   const versions = new Set(alive.map(({ version }) => version));
   const mixed = versions.size > 1 ? ` Versions differ: ${[...versions].join(", ")}.` : "";
   return `${number(alive.length)} alive, ${number(used)} of ${number(all)} slots at work.${mixed}`;
@@ -76,17 +76,17 @@ class ProcessCard {
   /** @param {any} process */
   show(process) {
     this.#process = process;
-    const { id, host, pid, isAlive, isThisOne, isDraining, slots = [], concurrency } = process;
+    const { id, host, pid, role, isAlive, isThisOne, isDraining, slots = [], concurrency } = process;
     this.element.classList.toggle("is-gone", !isAlive);
     this.element.setAttribute("aria-label", `Process ${pid} on ${host}`);
     fill(this.#head, h("h2", { title: id }, `${host} `, h("span", { class: "soft number" }, pid)), badges(isAlive, isDraining, isThisOne));
     fill(this.#facts, facts(process).map(([name, value, kind]) => h("div", {}, h("dt", {}, name), h("dd", { class: kind ?? "" }, value))));
     // A row for each slot: cards do not change their height with every job.
-    const idle = isAlive && concurrency <= MOST_ROWS ? Math.max(0, concurrency - slots.length) : 0;
+    const idle = isAlive && concurrency <= MOST_ROWS ? Math.max(0, concurrency - usedOf(process)) : 0;
     this.#running.show([...slots, ...Array.from({ length: idle }, (_, at) => ({ idle: at }))]);
     this.#slots.hidden = !slots.length && !idle;
-    tell(this.#idle, idleWords(process, concurrency, slots.length));
-    this.#button.hidden = !isAlive || !concurrency;
+    tell(this.#idle, idleWords(process, slots.length));
+    this.#button.hidden = !isAlive || role === "web";
     tell(this.#button, isDraining ? "Resume" : "Drain");
     this.#button.setAttribute("aria-label", `${isDraining ? "Resume" : "Drain"} process ${pid} on ${host}`);
   }
@@ -122,7 +122,7 @@ function badges(isAlive, isDraining, isThisOne) {
 function facts({ role, version, startedAt, seenAt, isAlive, sockets, clockSkewMs, memoryBytes }) {
   const isSkewed = Math.abs(clockSkewMs ?? 0) > SKEW_MS;
   return [
-    ["Role", [role, ROLES[role] && `(${ROLES[role]})`].filter(Boolean).join(" ") || "–"],
+    ["Role", role ?? "–"],
     ["Started", time(startedAt)],
     ...(isAlive ? [] : /** @type {[string, any, string?][]} */ ([["Last seen", time(seenAt), "bad"]])),
     ["Version", version ?? "–"],
@@ -132,12 +132,18 @@ function facts({ role, version, startedAt, seenAt, isAlive, sockets, clockSkewMs
   ];
 }
 
-/** @param {any} process @param {number} concurrency @param {number} used */
-function idleWords({ isAlive, isDraining }, concurrency, used) {
-  if (!isAlive) return used ? "What it ran is taken up by others." : "It has ended, or lost Redis.";
-  if (!concurrency) return "It has no slots.";
-  const idle = Math.max(0, concurrency - used);
-  if (isDraining) return used ? "The rest finishes, then it is empty." : "Empty: it can be ended.";
+/** The slots for photos that are at work; what runs beside them is deliveries. @param {any} process */
+function usedOf({ busy, slots = [] }) {
+  return busy ?? slots.filter((/** @type {any} */ { queue }) => queue !== DELIVERIES).length;
+}
+
+/** @param {any} process @param {number} running */
+function idleWords(process, running) {
+  const { role, isAlive, isDraining, concurrency } = process;
+  if (!isAlive) return running ? "What it ran is taken up by others." : "It has ended, or lost Redis.";
+  if (role === "web") return "It runs no jobs.";
+  if (isDraining) return running ? "What runs finishes, then it is empty." : "Empty: it can be ended.";
+  const idle = Math.max(0, concurrency - usedOf(process));
   return idle ? `${number(idle)} of ${number(concurrency)} slots idle` : `All ${number(concurrency)} slots at work`;
 }
 
@@ -145,12 +151,12 @@ function idleWords({ isAlive, isDraining }, concurrency, used) {
 function slotItem({ jobId, assetId, queue, provider, attempt, since, idle }) {
   if (idle !== undefined) return h("li", { class: "soft" }, "idle");
   const name = assetId ?? jobId;
-  const isJob = queue !== "notifications";
+  const isJob = queue !== DELIVERIES;
   return h(
     "li",
     {},
     isJob ? h("a", { class: "mono", href: `/console/jobs/${encodeURIComponent(jobId)}` }, name) : h("span", { class: "mono" }, name),
-    h("span", { class: "soft" }, [isJob ? provider : "delivery", attempt > 1 && `attempt ${attempt}`].filter(Boolean).join(" · ")),
+    h("span", { class: "soft" }, [isJob ? provider : `delivery ${provider ?? ""}`, attempt > 1 && `attempt ${attempt}`].filter(Boolean).join(" · ")),
     h("span", { class: "number" }, time(since, "for")),
   );
 }

@@ -10,7 +10,7 @@ import { acting, toast } from "../parts/toast.js";
 const NAMES = /** @type {Record<string, string>} */ ({ "ai-processing": "Photos", notifications: "Deliveries" });
 
 export class QueueCards {
-  element = h("section", { class: "queues", "aria-label": "Queues" });
+  element = h("section", { class: "card queues", "aria-label": "Queues" });
   #cards;
 
   /** @param {import("../router.js").Context} context */
@@ -25,7 +25,7 @@ export class QueueCards {
 }
 
 class QueueCard {
-  element = h("div", { class: "card queue" });
+  element = h("div", { class: "queue" });
   #context;
   #queue = /** @type {any} */ (null);
   #head = h("div", { class: "queue-head" });

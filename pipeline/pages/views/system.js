@@ -22,7 +22,7 @@ function redisCard(redis) {
   const { isEmbedded, version, role, usedBytes, maxBytes, evictionPolicy, isEvictionSafe, persistence } = redis;
   return upCard("Redis", redis, [
     ["Version", [version, isEmbedded ? "(built in)" : "", role && role !== "master" ? `(${role})` : ""].filter(Boolean).join(" ") || "–"],
-    ["Memory", usedBytes == null ? "–" : `${bytes(usedBytes)} of ${maxBytes ? bytes(maxBytes) : "all there is"}`],
+    ["Memory", usedBytes == null ? "–" : `${bytes(usedBytes)}${maxBytes ? ` of ${bytes(maxBytes)}` : ", no limit"}`],
     ["When full", evictionPolicy ?? "–", isEvictionSafe === false ? "bad" : ""],
     ["On disk", shown(persistence)],
   ]);

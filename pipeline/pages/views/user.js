@@ -55,8 +55,7 @@ function cards({ assets, isComplete, bytes: stored, oldest, newest, waitingJobs,
     "div",
     { class: "cards" },
     factCard("Photos", `${more}${number(assets.total)}`, [...counts, ["Stored", `${more}${bytes(stored)}`], ["Newest", time(newest)], ["Oldest", time(oldest)]]),
-    factCard("Waiting jobs", number(waitingJobs), [["Dead letters", number(deadLetters)], ["Undelivered", number(undelivered)]]),
-    factCard("Connections", number(socketsHere), [["Counted", "on the process that answers"]]),
+    factCard("Waiting jobs", number(waitingJobs), [["Dead letters", number(deadLetters)], ["Undelivered", number(undelivered)], ["Connected", `${number(socketsHere)} ${socketsHere === 1 ? "time" : "times"} to the process that answers`]]),
   );
 }
 

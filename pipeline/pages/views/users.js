@@ -29,7 +29,7 @@ export default function view({ api, navigate }) {
         const most = Math.max(1, ...items.map((/** @type {any} */ { waiting, active }) => waiting + active));
         bars.show(items.map((/** @type {any} */ item) => ({ ...item, most })));
         note.hidden = items.length > 0;
-        if (!items.length) fill(note, emptyState("Nobody waits.", "There is no unfinished job."));
+        fill(note, items.length ? null : emptyState("Nobody waits.", "There is no unfinished job."));
       },
       failed: (error) => {
         note.hidden = false;
