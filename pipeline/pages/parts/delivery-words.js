@@ -21,13 +21,15 @@ export function responseWords({ response, reason, state, attempts }) {
  * @param {import("../api.js").Api} api
  * @param {any} delivery
  * @param {() => unknown} then
+ * @returns {HTMLElement | null} none for one that is on its way
  */
 export function sendAgainButton(api, { deliveryId, notifier, state }, then) {
+  if (state === "waiting") return null;
   const send = (/** @type {any} */ { currentTarget }) =>
     acting(currentTarget, async () => {
       await api.post(`/api/queue/deliveries/${encodeURIComponent(deliveryId)}/retry`);
       toast(`It is on its way to ${notifier} again.`, { kind: "good" });
       await then();
     });
-  return h("button", { type: "button", class: "compact", disabled: state === "waiting", onclick: send }, "Send again");
+  return h("button", { type: "button", class: "compact", onclick: send }, "Send again");
 }

@@ -77,10 +77,10 @@ function active({ attempt, provider }) {
 
 /** @param {any} job */
 function completed({ status, reason, attempt }) {
-  return [status === "partial" ? reason || "Not all could be found" : "", attempt > 1 ? `attempt ${attempt}` : ""];
+  return [status === "partial" ? reason || "Not all could be found" : "", attempt > 1 ? `At attempt ${attempt}` : ""];
 }
 
 /** @param {any} job */
 function failed({ reason, attempt }) {
-  return [reason === "Cancelled" ? "" : reason || "No reason is known", attempt > 1 && !reason?.includes("attempts") ? `attempt ${attempt}` : ""];
+  return [reason === "Cancelled" ? "" : reason || "No reason is known", attempt > 1 && !reason?.includes("attempts") ? `after ${attempt} attempts` : ""];
 }

@@ -32,7 +32,7 @@ export function facts(rows) {
 
 /** @param {any} found @param {any} corrected @param {string | null | undefined} before */
 function value(found, corrected, before) {
-  if (corrected) return [h("b", {}, corrected.value), " ", h("span", { class: "badge busy" }, "corrected"), h("span", { class: "soft small line" }, before ? `the AI said ${before} · ` : "", `by ${corrected.by} · `, time(corrected.at))];
+  if (corrected) return [h("b", {}, corrected.value), " ", h("span", { class: "badge busy" }, "corrected"), h("span", { class: "soft small below" }, before ? `the AI said ${before} · ` : "", `by ${corrected.by} · `, time(corrected.at))];
   if (!found) return h("span", { class: "soft" }, "not seen");
   return [h("b", {}, found.value), found.confidence == null ? null : h("span", { class: "soft small number confidence" }, ` ${Math.round(100 * found.confidence)} % sure`)];
 }

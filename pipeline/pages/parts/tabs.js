@@ -7,8 +7,13 @@ export class Tabs {
   element;
   /** @type {Map<string, {link: any, count: HTMLElement}>} */ #tabs = new Map();
 
-  /** @param {string} label @param {{value: string, label: string}[]} tabs @param {(value: string) => void} choose */
-  constructor(label, tabs, choose) {
+  /**
+   * @param {string} label
+   * @param {{value: string, label: string}[]} tabs
+   * @param {(value: string) => void} choose
+   * @param {{hasCounts?: boolean}} [options] whether there is a place for a number on each
+   */
+  constructor(label, tabs, choose, { hasCounts = false } = {}) {
     this.element = h("nav", { class: "tabs", "aria-label": label });
     for (const { value, label: word } of tabs) {
       const count = h("span", { class: "tab-count number" });
@@ -17,7 +22,7 @@ export class Tabs {
         event.preventDefault();
         choose(value);
       };
-      const link = h("a", { class: "tab", href: location.pathname, onclick: pick }, word, " ", count);
+      const link = h("a", { class: "tab", href: location.pathname, onclick: pick }, word, hasCounts && [" ", count]);
       this.#tabs.set(value, { link, count });
       this.element.append(link);
     }

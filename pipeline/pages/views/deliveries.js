@@ -67,7 +67,7 @@ class DeliveriesView {
     });
     this.#table.element.classList.add("deliveries-table");
     const all = mayChange && h("button", { type: "button", onclick: () => this.#sendAll() }, "Send all failed again …");
-    this.element = h("div", { class: "view" }, heading("Deliveries", all), this.#tabs.element, this.#filters.element, h("div", { class: "list" }, h("div", { class: "list-head" }, h("span", { class: "news-place" }, this.#news)), this.#table.element), this.#pager.element);
+    this.element = h("div", { class: "view" }, heading("Deliveries", this.#news, all), this.#tabs.element, this.#filters.element, this.#table.element, this.#pager.element);
     this.#ends = [every(REFRESH_MS, () => this.#refresh()), () => this.#filters.dispose(), () => this.#table.dispose(), () => this.#latest.dispose()];
   }
 
@@ -132,13 +132,13 @@ class DeliveriesView {
   #columns() {
     const { api, mayChange } = this.#context;
     return [
-      { title: "State", class: "nowrap", cell: deliveryBadge },
-      { title: "Notifier", class: "nowrap", cell: ({ notifier }) => notifier },
-      { title: "Response", class: "grow", cell: responseWords },
-      { title: "Photo", class: "mono", cell: (each) => h("a", { href: hrefOf(each), title: each.assetId }, h("code", {}, each.assetId.slice(-8))) },
-      { title: "Attempts", align: "end", cell: ({ attempts }) => number(attempts) },
-      { title: "Queued", align: "end", class: "nowrap", cell: ({ at }) => time(at) },
-      { title: "Ended", align: "end", class: "nowrap", cell: ({ finishedAt }) => time(finishedAt) },
+      { title: "State", class: "nowrap state-cell", cell: deliveryBadge },
+      { title: "Notifier", class: "nowrap notifier-cell", cell: ({ notifier }) => notifier },
+      { title: "Response", class: "grow response-cell", cell: responseWords },
+      { title: "Photo", class: "nowrap photo-id-cell", cell: (each) => h("a", { href: hrefOf(each), title: each.assetId }, h("code", {}, each.assetId.slice(-8))) },
+      { title: "Attempts", align: "end", class: "attempts-cell", cell: ({ attempts }) => number(attempts) },
+      { title: "Queued", align: "end", class: "nowrap queued-cell", cell: ({ at }) => time(at) },
+      { title: "Ended", align: "end", class: "nowrap ended-cell", cell: ({ finishedAt }) => time(finishedAt) },
       ...(mayChange ? [{ title: "Actions", class: "nowrap actions-cell", cell: (/** @type {any} */ each) => sendAgainButton(api, each, () => this.#refresh()) }] : []),
     ];
   }

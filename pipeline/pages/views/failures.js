@@ -68,7 +68,7 @@ export default function view({ api, query, setQuery, mayChange, live }) {
 /** @param {((action: "retry" | "delete", group: any) => unknown) | null} act @returns {import("../parts/table.js").Column<any>[]} */
 function columns(act) {
   return [
-    { title: "Reason", class: "grow reason-cell", cell: ({ reason, share }) => [h("span", { class: "line" }, reason), bar(share)] },
+    { title: "Reason", class: "grow reason-cell", cell: ({ reason, share }) => [h("span", { class: "below" }, reason), bar(share)] },
     { title: "Jobs", align: "end", class: "nowrap count-cell", cell: ({ count, isExact }) => `${number(count)}${isExact ? "" : "+"}` },
     { title: "Last sent", align: "end", class: "nowrap", cell: ({ lastAt }) => time(lastAt) },
     { title: "First sent", align: "end", class: "nowrap", cell: ({ firstAt }) => time(firstAt) },

@@ -224,10 +224,11 @@ function aboutRows({ job, asset }) {
 
 /** @param {any} details */
 function logWords({ searchFor, requestId, traceId }) {
+  const others = [["Request id", requestId], ["Trace id", traceId]].filter(([, id]) => id && !searchFor.some((/** @type {string} */ each) => each.endsWith(id)));
   return [
     h("p", { class: "soft small" }, "Log lines about this job hold:"),
     h("ul", { class: "plain" }, searchFor.map((/** @type {string} */ each) => h("li", {}, copyable(each)))),
-    traceId || requestId ? facts([["Request id", requestId ? copyable(requestId) : null], ["Trace id", traceId ? copyable(traceId) : null]].filter(([, each]) => each)) : null,
+    others.length ? facts(others.map(([name, id]) => [name, copyable(id)])) : null,
   ];
 }
 

@@ -52,7 +52,7 @@ class JobsView {
     this.#query = query;
     this.#filters = new Filters(fields(about), query, setQuery);
     this.#pager = new Pager(setQuery);
-    this.#tabs = new Tabs("States", STATES, (state) => setQuery({ state, cursor: null }));
+    this.#tabs = new Tabs("States", STATES, (state) => setQuery({ state, cursor: null }), { hasCounts: true });
     this.#table = new DataTable({
       caption: "Jobs, newest first",
       columns: COLUMNS,
@@ -210,7 +210,7 @@ class JobsView {
 /** @type {import("../parts/table.js").Column<any>[]} */
 const COLUMNS = [
   { title: "Photo", class: "photo-cell", cell: ({ preview }) => thumbnail(preview) },
-  { title: "Job", class: "job-cell", cell: (job) => [h("a", { class: "job-name", href: hrefOf(job) }, nameOf(job)), h("span", { class: "soft small line" }, job.brand || job.model ? `${job.category} · ` : "", h("code", {}, job.assetId))] },
+  { title: "Job", class: "job-cell", cell: (job) => [h("a", { class: "job-name", href: hrefOf(job) }, nameOf(job)), h("code", { class: "below soft" }, job.assetId)] },
   { title: "State", class: "grow state-cell", cell: (job) => [stateBadge(job), h("span", { class: "small details" }, stateDetails(job))] },
   { title: "User", class: "user-cell", cell: ({ userId }) => h("a", { href: withQuery("/console/jobs", { user: userId }) }, userId) },
   { title: "Sent", align: "end", class: "nowrap sent-cell", cell: ({ createdAt }) => time(createdAt) },
