@@ -12,7 +12,10 @@ from pipeline import pages
 
 MODULES = sorted(path for path in pages.files() if path.endswith(".js"))
 DOCUMENTS = ("index", "console")
-IMPORT = re.compile(r"""^(?:import|export)\b[^;"']*["']([^"']+)["']|\bimport\(["']([^"']+)["']\)""", re.MULTILINE)
+IMPORT = re.compile(
+    r"""^import\b[^;"']*["']([^"']+)["']|^export\b[^;"'=(]*\bfrom\s*["']([^"']+)["']|\bimport\(["']([^"']+)["']\)""",
+    re.MULTILINE,
+)
 # What makes code or markup of a text.
 FORBIDDEN = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser|srcdoc")
 
