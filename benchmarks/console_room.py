@@ -119,10 +119,12 @@ async def run(seconds: float, rounds: int) -> None:
 
 
 def _print(name: str, found: dict[int, Figures]) -> None:
-    print(f"\n{name}, per second\n| consoles | CPU ms | Redis commands | frames to each | bytes to each |\n|---|---|---|---|---|")
+    print(f"\n{name}, per second")
+    print("| consoles | CPU ms | Redis commands | frames to each | bytes to each |\n|---|---|---|---|---|")
     for consoles, figures in found.items():
-        cells = (figures.cpu_ms, figures.commands, figures.frames, figures.frame_bytes)
-        print(f"| {consoles} | " + " | ".join(f"{statistics.median(each):.1f}" if each else "-" for each in cells) + " |")
+        measured = (figures.cpu_ms, figures.commands, figures.frames, figures.frame_bytes)
+        cells = [f"{statistics.median(each):.1f}" if each else "-" for each in measured]
+        print(f"| {consoles} | {' | '.join(cells)} |")
 
 
 def main() -> None:
