@@ -82,6 +82,8 @@ class App:
         self._watch("moves", parts.moves.run, "store")
         self._watch("store move", parts.movable_store.run, "store")
         self._watch("upgrade", parts.upgrade.run, "store")
+        self._watch("tallies", parts.tallies.run, "store")
+        self._watch("audit", parts.audit.run, "store")
         self._watch("notification reconciler", parts.notification_reconciler.run, "reconciler")
         if settings.role is not Role.WEB:
             for worker in parts.workers:
@@ -124,6 +126,7 @@ class App:
         await _settled(parts.processes.leave(), close_seconds())
         await parts.queue.close()
         await parts.notifications.close()
+        await _settled(asyncio.gather(parts.tallies.close(close_seconds()), parts.audit.close(close_seconds())))
         await _settled(parts.store.close(), close_seconds())
         await _settled(parts.supervisor.stop())
         await _settled(parts.tracing.close())

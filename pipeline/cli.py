@@ -36,6 +36,7 @@ from pipeline.commands import (
     assets,
     authoring,
     checking,
+    jobs,
     moving,
     operating,
     overview,
@@ -89,6 +90,8 @@ def main(ctx: click.Context) -> None:
 main.add_command(operating.failed)
 main.add_command(operating.queue)
 main.add_command(overview.processes)
+main.add_command(operating.audit)
+main.add_command(jobs.jobs)
 main.add_command(assets.assets)
 main.add_command(assets.users)
 main.add_command(checking.check)

@@ -10,7 +10,22 @@ import tornado.web
 from pipeline.auth import TokenVerifier
 from pipeline.clock import CLOCK
 from pipeline.disk import Disk
-from pipeline.handlers import assets, base, events, media, ops, overview, pages, queue, upload, users
+from pipeline.handlers import (
+    assets,
+    audit,
+    base,
+    charts,
+    deliveries,
+    events,
+    jobs,
+    media,
+    ops,
+    overview,
+    pages,
+    queue,
+    upload,
+    users,
+)
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.socket import SocketHandler
 from pipeline.parts import QUEUE_NAME, Parts
@@ -25,6 +40,7 @@ def build_server(parts: Parts) -> HttpServer:
         "verifier": TokenVerifier(parts.settings),
         "metrics": parts.metrics,
         "allowed_origins": parts.settings.page_origins,
+        "record": parts.audit.record,
     }
     return HttpServer(
         tornado.web.Application(
@@ -78,6 +94,7 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/api/assets/([^/]+)/retry", assets.RetryHandler, with_progress),
         ("/api/assets/([^/]+)/cancel", assets.CancelHandler, with_progress | {"cancelling": parts.cancelling}),
         *_operators_routes(parts, common),
+        *_jobs_routes(parts, common),
         (
             "/api/users/([^/]+)",
             users.UserHandler,
@@ -156,7 +173,39 @@ def _operators_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/api/queue/failed/([^/]+)/retry", queue.RetryFailedHandler, with_queues),
         ("/api/queue/pause", queue.PauseHandler, with_queues),
         ("/api/queue/resume", queue.ResumeHandler, with_queues),
+        *_records_routes(parts, common),
         *_overview_routes(parts, common),
+    ]
+
+
+def _records_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
+    return [
+        ("/api/queue/charts", charts.ChartsHandler, common | {"tallies": parts.tallies}),
+        ("/api/queue/users", charts.BusiestUsersHandler, common | {"busiest": parts.busiest}),
+        ("/api/queue/audit", audit.AuditHandler, common | {"audit": parts.audit}),
+        ("/api/queue/deliveries", deliveries.DeliveriesHandler, common | {"deliveries": parts.deliveries}),
+        (
+            "/api/queue/deliveries/([^/]+)/retry",
+            deliveries.RepeatDeliveryHandler,
+            common | {"notifying": parts.notifying, "tracing": parts.tracing},
+        ),
+    ]
+
+
+def _jobs_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
+    with_lists = common | {"lists": parts.job_lists}
+    return [
+        ("/api/queue/jobs", jobs.JobsHandler, with_lists),
+        ("/api/queue/jobs/count", jobs.CountHandler, with_lists),
+        ("/api/queue/jobs/bulk", jobs.BulkHandler, with_lists | {"bulk": parts.bulk, "tracing": parts.tracing}),
+        ("/api/queue/jobs/([^/]+)", jobs.JobHandler, with_lists),
+        (
+            "/api/queue/jobs/([^/]+)/retry",
+            jobs.RetryJobHandler,
+            with_lists | {"bulk": parts.bulk, "tracing": parts.tracing},
+        ),
+        ("/api/queue/jobs/([^/]+)/cancel", jobs.CancelJobHandler, with_lists | {"cancelling": parts.cancelling}),
+        ("/api/queue/failures", jobs.FailuresHandler, with_lists),
     ]
 
 

@@ -348,15 +348,16 @@ export class PipelineClient {
    * @param {string} [options.idempotencyKey] one of your own makes a repeat in another life of the app safe too
    * @param {import("./http.js").OnProgress} [options.onProgress] of the whole body; starts anew when it is sent again
    * @param {AbortSignal} [options.signal]
+   * @param {number} [options.tries] how often it is sent at most; 5 by default
    * @returns {Promise<Receipt>}
    */
-  upload(file, { category, idempotencyKey = randomHex(), onProgress, signal }) {
+  upload(file, { category, idempotencyKey = randomHex(), onProgress, signal, tries }) {
     const headers = { "Idempotency-Key": idempotencyKey };
     const body = multipart(file, category);
     const send = onProgress && this.#http.sendWithProgress((...step) => this.#listeners.call(onProgress, step));
     // Its event may come before the first connection does.
     const onDate = (/** @type {string} */ date) => this.#cursor.beginAt(date);
-    return this.#http.request("POST", "/api/assets/analyze-queue", { headers, body, signal, send, onDate });
+    return this.#http.request("POST", "/api/assets/analyze-queue", { headers, body, signal, send, tries, onDate });
   }
 
   /** @param {string} id @returns {Promise<Asset>} */
@@ -379,6 +380,24 @@ export class PipelineClient {
   /** End the work on an asset; 409 when it has ended. @param {string} id @returns {Promise<Asset>} */
   cancel(id) {
     return this.#http.request("POST", `/api/assets/${encodeURIComponent(id)}/cancel`);
+  }
+
+  /** Let the AI look at a failed or partial photo again; 409 for any other. @param {string} id @returns {Promise<Receipt>} */
+  retry(id) {
+    return this.#http.request("POST", `/api/assets/${encodeURIComponent(id)}/retry`);
+  }
+
+  /**
+   * Delete an asset with its images; one that is gone already is fine.
+   * @param {string} id @param {{keepalive?: boolean}} [options] keepalive: also when the page is being left
+   * @returns {Promise<void>}
+   */
+  async remove(id, { keepalive } = {}) {
+    try {
+      await this.#http.request("DELETE", `/api/assets/${encodeURIComponent(id)}`, { keepalive });
+    } catch (error) {
+      if (!(error instanceof PipelineError && error.status === 404)) throw error;
+    }
   }
 
   /**

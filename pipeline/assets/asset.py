@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any
 from urllib.parse import urlsplit
 
+from pipeline.assets.failures import fingerprint
 from pipeline.clock import utc_now
 from pipeline.images import ImageName
 from pipeline.instants import milliseconds_of
@@ -131,6 +132,11 @@ class Asset:
     def is_cancelled(self) -> bool:
         """True when its work was ended on request."""
         return self.status is AssetStatus.FAILED and self.ai_metadata.error == CANCELLED
+
+    @property
+    def failure(self) -> str | None:
+        """Of which kind its failure is, None when it has not failed."""
+        return failure_of(self.status, self.ai_metadata)
 
     @property
     def known(self) -> AiMetadata:
@@ -266,6 +272,7 @@ class Asset:
             "updatedAt": self.updated_at,
             # Beside the image's own name, because an index has it. Absent in documents of before, which had one.
             "originalGone": None if self.has_original else True,
+            "failure": self.failure,
             "schema": SCHEMA,
         }
 
@@ -312,6 +319,11 @@ def _checked(value: Any, *kinds: type) -> Any:
     if not isinstance(value, kinds):
         raise TypeError(f"a {type(value).__name__} where a {kinds[0].__name__} should be")
     return value
+
+
+def failure_of(status: AssetStatus, meta: AiMetadata) -> str | None:
+    """Return of which kind the failure is, None when it is none."""
+    return fingerprint(meta.error) if status is AssetStatus.FAILED else None
 
 
 def ai_metadata_document(meta: AiMetadata) -> dict[str, Any]:

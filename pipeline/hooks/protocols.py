@@ -295,9 +295,10 @@ class Notifier(Protocol):
     letters; for whoever is told over a network. Without it an event gets one try. Optional method: `close()`.
     """
 
-    def notify(self, notification: Notification) -> None | Awaitable[None]:
+    def notify(self, notification: Notification) -> str | None | Awaitable[str | None]:
         """Deliver the event; may be called again with the same event. An exception is logged, counted and harms nobody
-        else. A durable notifier raises PermanentJobError when no further try can help.
+        else. A durable notifier raises PermanentJobError when no further try can help, and may return what the receiver
+        said, such as "HTTP 200", for the operators' list of deliveries.
         """
 
 

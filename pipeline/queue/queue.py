@@ -5,9 +5,9 @@ objects. Runs on the event loop. Redis 6.2 commands only. All keys of a queue sh
 run on Redis Cluster.
 
 Keys that expire beside those of jobs: turn:<name>, watched, processes (a hash, by process id), drain:<process id>.
-Permanent keys: waiting, groups, grouped, group:<name>, delayed, leases, completed, failed, wake (at most one marker),
-paused, holds, parked, owner. Each empties with its jobs. What is kept of a job itself is said in lua/place.lua, what
-holds are in lua/lanes.lua, whose the queue is in lua/owner.lua.
+Permanent keys: waiting, groups, grouped, group:<name>, delayed, postponed, leases, completed, failed, wake (at most one
+marker), paused, holds, parked, owner. Each empties with its jobs. What is kept of a job is said in lua/place.lua,
+what holds are in lua/lanes.lua, whose the queue is in lua/owner.lua.
 """
 
 from __future__ import annotations
@@ -30,20 +30,19 @@ from pipeline.link.connection import CALL_SECONDS, Link
 from pipeline.link.master import Master
 from pipeline.queue import records
 from pipeline.queue.job import FailedJob, FailedPage, Finish, JobState, Mode, NewJob, Outcome, Step
-from pipeline.queue.snapshot import Snapshot, as_snapshot
+from pipeline.queue.snapshot import Place, Snapshot, as_place, as_snapshot
 
 T = TypeVar("T")
 # The id of no store: for a process that has yet to ask its own.
 UNKNOWN_OWNER = "?"
 SCRIPTS = (
     *("enqueue", "step", "renew", "recover", "release", "trim", "own", "pause", "stats", "list", "forget", "bury"),
-    "cancel",
-    "snapshot",
+    *("cancel", "postpone", "snapshot"),
 )
 # The keys that lua/place.lua names, and what goes before each script.
 PLACES = ("waiting", "groups", "grouped", "wake")
 PARTS = {
-    **dict.fromkeys(("renew", "recover", "release", "trim", "list", "forget", "cancel"), ("place",)),
+    **dict.fromkeys(("renew", "recover", "release", "trim", "list", "forget", "cancel", "postpone"), ("place",)),
     **dict.fromkeys(("enqueue", "bury", "stats", "snapshot"), ("place", "owner")),
     "own": ("owner",),
     "step": ("place", "owner", "claims", "lanes", "finish"),
@@ -53,6 +52,8 @@ RECOVER_AT_MOST = 100
 RESTORE_AT_ONCE = 100
 NOTHING = "[]"
 LONGEST_DELAY_SECONDS = 600.0
+# For so long an operator may postpone a job.
+LONGEST_POSTPONEMENT_SECONDS = 86_400
 # What a snapshot reads at most: of the line, and of the jobs that run, are delayed or are asked for, each.
 LINE_AT_MOST = 10_000
 OTHERS_AT_MOST = 1000
@@ -155,7 +156,7 @@ class JobQueue:
             key: base + key
             for key in (
                 *(*PLACES, "delayed", "leases", "completed", "failed", "paused", "holds", "parked", "owner"),
-                *("watched", "processes"),
+                *("watched", "postponed", "processes"),
             )
         }
         self._step_keys = self._places(
@@ -277,6 +278,18 @@ class JobQueue:
         was = await self._run("cancel", self._places("completed", "delayed", "parked"), [job_id])
         return None if was == "missing" else JobState(was)
 
+    async def postpone(self, job_id: str, seconds: float) -> bool:
+        """Let a job that waits wait for so long before it may start; return False for a job that does not wait.
+
+        seconds: at most LONGEST_POSTPONEMENT_SECONDS.
+        """
+        keys, args = self._places("parked"), [job_id, round(seconds * 1000)]
+        return bool(await self._with_room(lambda: self._run("postpone", keys, args)) == "ok")
+
+    async def unpostpone(self, job_id: str) -> bool:
+        """Put a postponed job at the front of waiting; return False for any other job."""
+        return bool(await self._run("postpone", self._places("parked"), [job_id, 0]) == "ok")
+
     async def recover(self, *, everything: bool = False) -> list[str]:
         """Put jobs whose lease ran out back to the front of waiting; return their ids.
 
@@ -287,7 +300,10 @@ class JobQueue:
             ids = await self._run(
                 "recover",
                 self._places("leases", "delayed"),
-                [RECOVER_AT_MOST, int(everything), self._lease_ms, self._longest_delay_ms],
+                [
+                    *(RECOVER_AT_MOST, int(everything), self._lease_ms, self._longest_delay_ms),
+                    LONGEST_POSTPONEMENT_SECONDS * 1000,
+                ],
             )
             recovered += ids
             if len(ids) < RECOVER_AT_MOST:
@@ -354,6 +370,35 @@ class JobQueue:
         args = [WATCHED_SECONDS * 1000, LINE_AT_MOST, OTHERS_AT_MOST, *job_ids[:OTHERS_AT_MOST]]
         return as_snapshot(await self._run("snapshot", self._step_keys, args))
 
+    async def places(self, job_ids: Sequence[str]) -> dict[str, Place]:
+        """Return where these jobs are now, without their positions; in one call, for a thousand jobs at most."""
+        if not job_ids:
+            return {}
+        kinds = ("record:", "state:", "running:")
+        questions = [("MGET", *(f"{self._base}{kind}{job_id}" for job_id in job_ids for kind in kinds))]
+        questions += [("ZMSCORE", self._key[key], *job_ids) for key in ("delayed", "postponed", "completed")]
+        texts, delayed, postponed, completed = await self._call(lambda link: link.ask_all(*questions))
+        found = {}
+        for i, job_id in enumerate(job_ids):
+            record, state, running = texts[3 * i : 3 * i + 3]
+            due_at = delayed[i] or postponed[i] or ""
+            is_completed = completed[i] is not None
+            found[job_id] = as_place(state or "", running or "", due_at, record is not None, is_completed)
+        return found
+
+    async def beside_line(self, at_most: int) -> tuple[list[str], bool]:
+        """Return the ids of the assets whose jobs run or are delayed, and whether these are all of them."""
+        names = ("leases", "delayed", "postponed")
+        questions = [("ZRANGE", self._key[name], 0, at_most - 1) for name in names]
+        leases, *others = await self._call(lambda link: link.ask_all(*questions))
+        ids = [lease.rpartition("|")[0] for lease in leases] + [job_id for each in others for job_id in each]
+        if not ids:
+            return [], True
+        records_of = await self._call(lambda link: link.ask("MGET", *(f"{self._base}record:{each}" for each in ids)))
+        data = [records.as_object(text).get("data") for text in records_of if text]
+        found = [each["assetId"] for each in data if isinstance(each, dict) and isinstance(each.get("assetId"), str)]
+        return found, all(len(each) < at_most for each in (leases, *others))
+
     async def report(self, reports: Mapping[str, Mapping[str, Any]]) -> None:
         """Let snapshots know of jobs that this process runs. reports: by job id; told again within REPORT_SECONDS."""
         commands = [
@@ -394,11 +439,12 @@ class JobQueue:
             ("LLEN", self._key["waiting"]),
             ("GET", self._key["grouped"]),
             ("ZCARD", self._key["delayed"]),
+            ("ZCARD", self._key["postponed"]),
             ("ZCARD", self._key["parked"]),
             ("LLEN", f"{self._base}group:{group}"),
         )
-        waiting, grouped, delayed, parked, of_group = await self._call(lambda link: link.ask_all(*questions))
-        return waiting + int(grouped or 0) + delayed + parked, of_group
+        waiting, grouped, *others, of_group = await self._call(lambda link: link.ask_all(*questions))
+        return waiting + int(grouped or 0) + sum(others), of_group
 
     async def fields(self, job_id: str) -> dict[str, Any]:
         """Return what Redis knows of the job, {} when nothing: for operators and tests.

@@ -215,14 +215,21 @@ def test_failed_rm_asks_before_it_removes_all(run: Run, refused: list[str]) -> N
 
 
 def test_queue_pauses_and_resumes(run: Run, environment: dict[str, str]) -> None:
-    """A script reads the state as JSON; a user's token in PIPELINE_TOKEN does not get in the way."""
-    with Service(Path(environment["DATA_DIR"]), environment["AI_SERVICE_URL"]):
+    """A script reads the state as JSON; a user's token in PIPELINE_TOKEN does not get in the way. The audit list names
+    each change and who made it, and while the queue is paused `queue users` names whose jobs wait.
+    """
+    with Service(Path(environment["DATA_DIR"]), environment["AI_SERVICE_URL"]) as service:
         assert run("queue", "pause", PIPELINE_TOKEN="a user's").stdout.strip() == "The queue is paused."
         assert json.loads(run("queue", "status").stdout)["paused"] is True
+        service.upload("waits-1")
+        assert re.search(r"waits-1\W+1\W+0\W+100%", run("queue", "users").stdout)
         assert run("queue", "resume").stdout.strip() == "The queue is running."
         assert json.loads(run("queue", "status").stdout)["paused"] is False
         refused = run("queue", "pause", PIPELINE_ADMIN_TOKEN=make_token())
         assert (refused.returncode, refused.stderr.strip()) == (1, "Error: Only for admins")
+        entries = [json.loads(line) for line in run("audit", "--json").stdout.splitlines()]
+        assert [entry["action"] for entry in entries] == ["resume queue", "pause queue"]
+        assert re.search(r"pause queue\W+ai-processing", run("audit", "--who", entries[0]["who"]).stdout)
 
 
 def test_queue_top_and_processes_show_the_whole(run: Run, environment: dict[str, str]) -> None:

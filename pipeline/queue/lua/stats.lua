@@ -21,5 +21,6 @@ local kept = redis.call('MGET', holds, paused, owner)
 local providers = decode(kept[1]).providers
 local count = redis.call('LLEN', waiting) + (tonumber(redis.call('GET', grouped)) or 0) + redis.call('ZCARD', parked)
 local ended = redis.call('ZCOUNT', completed, now - MINUTE_MS, '+inf') + redis.call('ZCOUNT', failed, now - MINUTE_MS, '+inf')
-return {count, redis.call('ZCARD', delayed), redis.call('ZCARD', leases), redis.call('ZCARD', completed),
-  redis.call('ZCARD', failed), mode_of('', kept[3], kept[2]) == 'paused' and 1 or 0, age, type(providers) == 'table' and next(providers) and cjson.encode(providers) or '', now, ended}
+return {count, redis.call('ZCARD', delayed) + redis.call('ZCARD', postponed), redis.call('ZCARD', leases),
+  redis.call('ZCARD', completed), redis.call('ZCARD', failed), mode_of('', kept[3], kept[2]) == 'paused' and 1 or 0, age,
+  type(providers) == 'table' and next(providers) and cjson.encode(providers) or '', now, ended}
