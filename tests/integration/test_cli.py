@@ -232,6 +232,28 @@ def test_queue_pauses_and_resumes(run: Run, environment: dict[str, str]) -> None
         assert re.search(r"pause queue\W+ai-processing", run("audit", "--who", entries[0]["who"]).stdout)
 
 
+def test_queue_top_and_processes_show_the_whole(run: Run, environment: dict[str, str]) -> None:
+    """For people and as JSON, with a reader's token too; only an admin drains, and it shows at once."""
+    reader = {"PIPELINE_ADMIN_TOKEN": make_token(role="operator-read")}
+    with Service(Path(environment["DATA_DIR"]), environment["AI_SERVICE_URL"]) as service:
+        while not run("processes", "--json").stdout:
+            pass  # it tells of itself at once, but not before it serves
+        top = run("queue", "top", "--once", **reader)
+        assert re.search(r"processes 1  slots 0/5\nai-processing  waiting 0  delayed 0  active 0 ", top.stdout), top
+        assert json.loads(run("queue", "top", "--once", "--json").stdout)["redis"]["isEvictionSafe"] is True
+        (process,) = map(json.loads, run("processes", "--json", **reader).stdout.splitlines())
+        assert process["pid"] == service.pid
+        refused = run("processes", "drain", process["id"], **reader)
+        assert refused.returncode == 1 and "Only for admins" in refused.stderr
+        drained = run("processes", "drain", process["id"], "nobody")
+        assert (drained.returncode, drained.stdout) == (1, f"{process['id']}: claims no more jobs\n")
+        assert "nobody: No process of that id is alive" in drained.stderr
+        table = run("processes").stdout
+        assert process["id"] in table and "draining" in table and "0/5" in table
+        assert run("processes", "resume", process["id"]).stdout.strip() == f"{process['id']}: claims jobs again"
+        assert "running" in run("processes").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -243,6 +265,8 @@ def test_queue_pauses_and_resumes(run: Run, environment: dict[str, str]) -> None
         (["failed", "ls"], 1, "Cannot reach"),
         (["failed", "retry"], 2, "or use --all"),
         (["failed", "rm", "ai-processing:1", "--all"], 2, "or use --all"),
+        (["queue", "top", "--once"], 1, "Cannot reach"),
+        (["processes"], 1, "Cannot reach"),
         (["unknown"], 2, "unknown"),
     ],
 )

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
-from .client import Client
 from .http import PAGE
+from .jobs import JobsClient
 
 QUEUE = "ai-processing"
 
 
-class Operator(Client):
+class Operator(JobsClient):
     """A client for an operator, with an admin's token. queue: ai-processing or notifications."""
 
     async def held_plugins(self) -> list[str]:
@@ -110,6 +110,28 @@ class Operator(Client):
     async def resume(self, *, queue: str = QUEUE) -> None:
         """Let jobs be claimed again."""
         await self._http.request("POST", "/api/queue/resume", params={"queue": queue})
+
+    async def overview(self) -> dict[str, Any]:
+        """Return how the whole service is: schema Overview of the contract. A reader's token will do."""
+        return await self._http.request("GET", "/api/queue/overview")
+
+    async def processes(self) -> list[dict[str, Any]]:
+        """Return the processes of the service, the one that runs longest first. A reader's token will do."""
+        items: list[dict[str, Any]] = (await self._http.request("GET", "/api/processes"))["items"]
+        return items
+
+    async def plugins(self) -> list[dict[str, Any]]:
+        """Return the plugins in use, as the process that answers knows them. A reader's token will do."""
+        items: list[dict[str, Any]] = (await self._http.request("GET", "/api/plugins"))["items"]
+        return items
+
+    async def drain_process(self, process_id: str) -> dict[str, Any]:
+        """Let a process claim no more jobs; return it as it will be within seconds."""
+        return await self._http.request("POST", f"/api/processes/{quote(process_id, safe='')}/drain")
+
+    async def resume_process(self, process_id: str) -> dict[str, Any]:
+        """Let a process claim jobs again; return it as it will be within seconds."""
+        return await self._http.request("POST", f"/api/processes/{quote(process_id, safe='')}/resume")
 
     def assets_of(
         self,
