@@ -59,7 +59,7 @@ BASE = "pipeline:{ai-processing}:"
 DELAYED = 400
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """One asset and its job, as this program makes them."""
 
@@ -300,6 +300,7 @@ def figures(client: httpx.Client, world: World, route: Route, redis: Redis) -> d
         redis.echo("end")
         heard = list(itertools.takewhile(lambda each: "ECHO" not in each["command"], monitor.listen()))
     sent = [each["command"].split()[0] for each in heard if each["client_type"] != "lua"]
+    print(*sent, file=sys.stderr)
     found = {"p50": statistics.median(times), "p99": times[round(CALLS * 0.99) - 1], "longest": times[-1]}
     return found | {"Redis": float(sum(name not in ("PING", "TIME") for name in sent)), "KB": len(reply.content) / 1000}
 
@@ -339,7 +340,7 @@ def measure(kind: str, count: int, names: Sequence[str]) -> Report:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         redis = stack.enter_context(RedisServer("--appendonly", "no"))
-        more = {"ROLE": "web", "REDIS_URL": redis.url, "RECONCILE_SECONDS": "3600", "LOG_LEVEL": "WARNING"}
+        more = {"ROLE": "web", "REDIS_URL": redis.url, "RECONCILE_SECONDS": "3600"}
         if kind == "mongo":
             more["MONGODB_URI"] = uri = stack.enter_context(MongoServer()).uri("console")
             asyncio.run(opened_and_closed(MongoAssetStore(uri)))
