@@ -15,7 +15,6 @@ import json
 import random
 import sqlite3
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,6 +35,7 @@ from pipeline.assets.failures import fingerprint
 from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore
+from pipeline.queue.queue import JobQueue
 from tests.mongo_server import MongoServer
 from tests.redis_server import RedisServer
 from tests.service import Service
@@ -153,10 +153,9 @@ def one_of(chooser: random.Random, weights: Mapping[str, int]) -> str:
     return chooser.choices([*weights], [*weights.values()])[0]
 
 
-def all_jobs(count: int) -> Iterator[Job]:
-    """Yield so many jobs, the oldest first; the newer half has not ended."""
+def all_jobs(count: int, start: datetime) -> Iterator[Job]:
+    """Yield so many jobs, the oldest first; the newer half has not ended. start: when the first one came."""
     chooser = random.Random(17)
-    start = datetime.now(UTC) - timedelta(days=DAYS)
     for number in range(count):
         at = start + timedelta(seconds=DAYS * 86_400 * number / count, milliseconds=number % 1000)
         milliseconds = round(at.timestamp() * 1000)
@@ -300,7 +299,6 @@ def figures(client: httpx.Client, world: World, route: Route, redis: Redis) -> d
         redis.echo("end")
         heard = list(itertools.takewhile(lambda each: "ECHO" not in each["command"], monitor.listen()))
     sent = [each["command"].split()[0] for each in heard if each["client_type"] != "lua"]
-    print(*sent, file=sys.stderr)
     found = {"p50": statistics.median(times), "p99": times[round(CALLS * 0.99) - 1], "longest": times[-1]}
     return found | {"Redis": float(sum(name not in ("PING", "TIME") for name in sent)), "KB": len(reply.content) / 1000}
 
@@ -324,34 +322,49 @@ async def plans_of(store: SqliteAssetStore, world: World, wanted: Sequence[Any])
     return sorted({row["detail"] for plan in plans for row in plan})
 
 
-async def opened_and_closed(store: AssetStore) -> None:
-    """Make the tables and indexes."""
+async def claim_queue(store: AssetStore, redis_url: str) -> None:
+    """Make the tables and indexes, and let the queue be the store's: one that is nobody's would be compared with it."""
     await store.open()
+    queue = JobQueue(redis_url)
+    await queue.own(await store.identity(), is_paused=False)
+    await queue.close()
     await store.close()
 
 
-def measure(kind: str, count: int, names: Sequence[str]) -> Report:
-    """Measure the routes whose names contain one of those, on one kind of store."""
+def started_at(folder: Path) -> datetime:
+    """Return when the first job came, the same for each run with that folder."""
+    note = folder / "start"
+    if not note.exists():
+        note.write_text((datetime.now(UTC) - timedelta(days=DAYS)).isoformat())
+    return datetime.fromisoformat(note.read_text())
+
+
+def measure(kind: str, count: int, names: Sequence[str], kept: Path | None) -> Report:
+    """Measure the routes whose names contain one of those, on one kind of store. kept: a folder with a filled SQLite
+    file, or where to leave one.
+    """
     report = Report("console", machine=machine.describe())
     columns = [Column("p50", "ms"), Column("p99", "ms"), Column("longest", "ms"), Column("Redis"), Column("KB")]
     what = f"{kind}, {count:,} assets, {count // 2:,} of them waiting; {CALLS} calls each over HTTP."
     comparison = Comparison("Operators' lists", what, columns)
     report.comparisons.append(comparison)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = kept or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(exist_ok=True)
+        is_filled = (folder / "start").exists()
         redis = stack.enter_context(RedisServer("--appendonly", "no"))
         more = {"ROLE": "web", "REDIS_URL": redis.url, "RECONCILE_SECONDS": "3600"}
         if kind == "mongo":
             more["MONGODB_URI"] = uri = stack.enter_context(MongoServer()).uri("console")
-            asyncio.run(opened_and_closed(MongoAssetStore(uri)))
+            asyncio.run(claim_queue(MongoAssetStore(uri), redis.url))
         else:
-            asyncio.run(opened_and_closed(SqliteAssetStore(folder / "assets.sqlite")))
-        world = World([*all_jobs(count)])
-        started_at = time.perf_counter()
-        fill_mongo(uri, world.jobs) if kind == "mongo" else fill_sqlite(folder / "assets.sqlite", world.jobs)
+            asyncio.run(claim_queue(SqliteAssetStore(folder / "assets.sqlite"), redis.url))
+        world = World([*all_jobs(count, started_at(folder))])
+        if kind == "mongo":
+            fill_mongo(uri, world.jobs)
+        elif not is_filled:
+            fill_sqlite(folder / "assets.sqlite", world.jobs)
         fill_redis(redis.client(), world.jobs)
-        report.notes.append(f"Filled in {time.perf_counter() - started_at:.0f} s.")
-        print(report.notes[-1], file=sys.stderr, flush=True)
         service = stack.enter_context(Service(folder, "http://127.0.0.1:9", **more))
         headers = service.headers("ops-1", role="admin")
         client = stack.enter_context(httpx.Client(base_url=service.url, headers=headers, timeout=60))
@@ -381,9 +394,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.console", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--store", choices=("sqlite", "mongo"), default="sqlite")
     parser.add_argument("--assets", type=int, default=ASSETS)
+    parser.add_argument("--folder", type=Path, help="keeps the SQLite file for the next run")
     parser.add_argument("route", nargs="*", help="only routes whose names contain one of these")
     options = parser.parse_args()
-    measure(options.store, options.assets, options.route).print()
+    measure(options.store, options.assets, options.route, options.folder).print()
 
 
 if __name__ == "__main__":

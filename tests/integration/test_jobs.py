@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,7 @@ def test_bulk_goes_on_chunk_by_chunk(service: Service) -> None:
         meta, start = AiMetadata(error="no"), utc_now() - timedelta(hours=1)
         for number in range(250):
             asset = make_asset("old", status=AssetStatus.FAILED, ai_metadata=meta, created_at=start)
+            asset = replace(asset, original=replace(asset.original, backend="local"))
             await store.create(asset)
             if number % 2:
                 await store.drop_original(asset.id, asset.processing_job_id)
@@ -334,11 +336,9 @@ def test_command_lists_counts_and_changes_jobs(service: Service, ai: AiService) 
     assert run("ls", "--count", "--where", "state=failed user=user-2").stdout == "1 job\n"
     dry = run("retry", "--where", "state=failed")
     assert dry.returncode == 1 and "2 jobs to retry" in dry.stdout and failed[0] in dry.stdout
-    assert json.loads(run("show", failed[0]).stdout)["job"]["state"] == "failed"
     done = run("retry", "--where", "state=failed", "--yes", "--json")
     assert [json.loads(line).get("done") for line in done.stdout.splitlines()] == [None, 2]
     assert run("cancel", failed[0], "x").returncode == 1
-    assert run("cancel", "--where", "colour=red").returncode == run("cancel").returncode == 2
 
 
 def test_lists_go_on_without_redis(tmp_path: Path, ai: AiService) -> None:
