@@ -112,7 +112,7 @@ async def test_hidden_tab_stops_the_socket(service: Service) -> None:
 
     def sockets() -> int:
         shown = httpx.get(f"{service.url}/metrics").text
-        return sum(int(float(count)) for count in re.findall(r'sockets_open{transport="websocket"} (\S+)', shown))
+        return sum(int(float(count)) for count in re.findall(r'sockets_open{transport="socket"} (\S+)', shown))
 
     async with console(service) as page:
         await page.until_text("Live")
