@@ -35,6 +35,7 @@ from pipeline.usecases.audit import Audit
 from pipeline.usecases.bulk import Bulk
 from pipeline.usecases.busiest import Busiest
 from pipeline.usecases.cancelling import Cancelling
+from pipeline.usecases.console_frames import ConsoleFrames
 from pipeline.usecases.correcting import Correcting
 from pipeline.usecases.cleaning import Cleaning
 from pipeline.usecases.dead_letters import DeadLetters
@@ -47,8 +48,10 @@ from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.moves import Moves
+from pipeline.usecases.overview import Overview
 from pipeline.usecases.pictures import PictureCheck
 from pipeline.usecases.previews import LONGEST_SECONDS, PATIENCE_SECONDS, Previews
+from pipeline.usecases.processes import Processes
 from pipeline.usecases.processing import Processing
 from pipeline.usecases.progress import Progress
 from pipeline.usecases.progress_frames import ProgressFrames
@@ -170,7 +173,35 @@ class Parts:
             keep_assets_days=settings.keep_assets_days,
             keep_originals_days=settings.keep_originals_days,
         )
+        self.processes = self._make_processes()
+        self.overview = self._make_overview()
+        self.console_frames = ConsoleFrames(self.rooms, self.overview)
         self.watchdog = Watchdog(self.metrics, block_seconds=settings.loop_block_ms / 1000)
+
+    def _make_processes(self) -> Processes:
+        settings = self.settings
+        has_jobs = settings.role is not Role.WEB
+        names = (QUEUE_NAME, notifying.QUEUE_NAME)
+        return Processes(
+            self.queue,
+            dict(zip(names, self.workers, strict=False)) if has_jobs else {},
+            role=settings.role.value,
+            concurrency=settings.concurrency if has_jobs else 0,
+            sockets=lambda: len(self.rooms.connections),
+            running=self._running,
+        )
+
+    def _make_overview(self) -> Overview:
+        return Overview(
+            queues=[self.queue, *([self.notifications] if self.plugins.notifiers.durable else [])],
+            processes=self.processes,
+            plugins=self.plugins,
+            store=self.store,
+            store_kind="mongodb" if self.settings.mongodb_uri.get_secret_value() else "sqlite",
+            supervisor=self.supervisor,
+            owns_redis=self._owns_redis,
+            grafana_url=self.settings.grafana_url,
+        )
 
     def _make_submission(self) -> Submission:
         settings = self.settings

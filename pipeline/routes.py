@@ -20,6 +20,7 @@ from pipeline.handlers import (
     jobs,
     media,
     ops,
+    overview,
     pages,
     queue,
     upload,
@@ -119,7 +120,7 @@ def _pages_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/", pages.PageHandler, common),
         ("/console(?:/.*)?", pages.ConsoleHandler, common),
         ("/pages/([^/]+)/(.+)", pages.PageFileHandler, common),
-        ("/api/about", pages.AboutHandler, common | {"settings": parts.settings, "sees": dict}),
+        ("/api/about", pages.AboutHandler, common | {"settings": parts.settings, "sees": lambda: parts.plugins.sees}),
         ("/api/session", pages.SessionHandler, common | {"settings": parts.settings}),
     ]
 
@@ -173,6 +174,7 @@ def _operators_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/api/queue/pause", queue.PauseHandler, with_queues),
         ("/api/queue/resume", queue.ResumeHandler, with_queues),
         *_records_routes(parts, common),
+        *_overview_routes(parts, common),
     ]
 
 
@@ -204,4 +206,23 @@ def _jobs_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ),
         ("/api/queue/jobs/([^/]+)/cancel", jobs.CancelJobHandler, with_lists | {"cancelling": parts.cancelling}),
         ("/api/queue/failures", jobs.FailuresHandler, with_lists),
+    ]
+
+
+def _overview_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
+    settings, plugins, with_processes = parts.settings, parts.plugins, common | {"processes": parts.processes}
+    asked = {name: settings.ai_provider_by_category.get(name, settings.providers) for name in settings.categories}
+    of_plugins = {
+        "plugins": lambda: plugins.all,
+        "missing_storages": lambda: plugins.storages.missing,
+        "categories": {
+            each: [name for name, chain in asked.items() if each in chain] for each in settings.all_providers
+        },
+    }
+    return [
+        ("/api/queue/overview", overview.OverviewHandler, common | {"overview": parts.overview}),
+        ("/api/processes", overview.ProcessesHandler, with_processes),
+        ("/api/processes/([^/]+)/drain", overview.DrainHandler, with_processes),
+        ("/api/processes/([^/]+)/resume", overview.ResumeHandler, with_processes),
+        ("/api/plugins", overview.PluginsHandler, common | of_plugins),
     ]

@@ -1,7 +1,7 @@
 /**
  * Requests to the service: repeated while that can help, with a token that lives long enough.
  *
- * @typedef {{method: string, headers: Record<string, string>, body?: Blob, signal: AbortSignal}} Sending
+ * @typedef {{method: string, headers: Record<string, string>, body?: Blob | string, keepalive?: boolean, signal: AbortSignal}} Sending
  * @typedef {(url: string, sending: Sending) => Promise<Response>} Send
  * @typedef {{send?: Send, tries?: number, onDate?: (date: string) => void}} Options onDate: with that of a good reply
  * @typedef {(sentBytes: number, totalBytes: number) => void} OnProgress
@@ -11,7 +11,7 @@ import { backoffMs, sleep } from "./delays.js";
 
 const TRIES = 5;
 const LONGEST_RETRY_AFTER_MS = 60_000;
-const TIMEOUT_MS = { GET: 30_000, PATCH: 30_000, POST: 300_000 }; // 300 s: as long as the server lets an upload take
+const TIMEOUT_MS = { GET: 30_000, PATCH: 30_000, DELETE: 30_000, POST: 300_000 }; // 300 s: as long as the server lets an upload take
 const CHUNK_BYTES = 64 * 1024;
 
 /** What the service refused, in the words of its envelope, or what kept us from reaching it. */
@@ -46,12 +46,12 @@ export class Http {
   }
 
   /**
-   * @param {"GET" | "POST"} method
+   * @param {"GET" | "POST" | "PATCH" | "DELETE"} method
    * @param {string} path
    * @param {Partial<Sending> & Options} [options]
    */
   async request(method, path, options = {}) {
-    const { headers, body, signal, send = this.#send, tries = TRIES, onDate } = options;
+    const { headers, body, keepalive, signal, send = this.#send, tries = TRIES, onDate } = options;
     let isTokenRetried = !this.#tokens.canRenew;
     for (let failures = 0; ; ) {
       try {
@@ -62,6 +62,7 @@ export class Http {
           method,
           headers: { ...headers, Authorization: `Bearer ${token}` },
           body,
+          keepalive,
           signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
         });
         const data = await readEnvelope(response);
@@ -79,7 +80,7 @@ export class Http {
           continue;
         }
         // A 500 may be this photo's doing; to ask for a list again does no harm.
-        const isPassing = error.status === 500 ? method === "GET" : [0, 429, 502, 503, 504].includes(error.status);
+        const isPassing = error.status === 500 ? ["GET", "DELETE"].includes(method) : [0, 429, 502, 503, 504].includes(error.status);
         const waitMs = error.retryAfterMs ?? backoffMs(failures);
         const isTooLong = waitMs > LONGEST_RETRY_AFTER_MS && tries < Infinity;
         if (!(isPassing || isTooEarly) || isTooLong || ++failures >= tries) throw error;
@@ -101,6 +102,7 @@ export class Http {
 
 /** @param {Response} response */
 export async function readEnvelope(response) {
+  if (response.status === 204) return undefined;
   const reply = await response.json().catch(() => null);
   if (response.ok && reply?.success) return reply.data;
   if (response.ok) throw noAnswer(new Error("The answer is cut off, or not the service's"));

@@ -21,6 +21,8 @@
  *   broke or never came about; willReconnect: false after close(), and when the server refused for good
  * @property {{transport: TransportName}} transport how events come from now on
  * @property {Error} error the client gave up, or a function of the app failed
+ * @property {Record<string, any>} overview with `operators: true`: how the whole service is, schema Overview of
+ *   contracts/analyze-queue.openapi.json
  *
  * With `progress: true` also asset_queued, asset_started, asset_retrying, asset_held, asset_progress, asset_corrected
  * and asset_deleted, as the service sends them.
@@ -45,7 +47,7 @@ import { Tokens } from "./tokens.js";
 export { PipelineError };
 
 const STEPS = ["queued", "started", "retrying", "held", "progress", "corrected", "deleted"];
-const PROGRESS = STEPS.map((step) => `asset_${step}`);
+const EXTRAS = [...STEPS.map((step) => `asset_${step}`), "overview"];
 const TOO_MANY_MS = 60_000;
 
 export class PipelineClient {
@@ -81,11 +83,13 @@ export class PipelineClient {
    *   the token is about to expire, and returns a fresh one; with a string all ends when it expires
    * @param {string} [options.since] hear also of what finished after this: `client.since` of an earlier life
    * @param {boolean} [options.progress] hear also of the steps before the end; they are never repeated
+   * @param {boolean} [options.operators] hear also how the whole service is: for the token of an operator, and not over
+   *   long polling
    * @param {Partial<import("./ladder.js").Times>} [options.times] when a transport counts as broken
    * @param {new (url: string, protocols: string[]) => WebSocket} [options.WebSocket]
    * @param {typeof globalThis.fetch} [options.fetch]
    */
-  constructor({ url, token, since, progress = false, times, WebSocket, fetch = globalThis.fetch }) {
+  constructor({ url, token, since, progress = false, operators = false, times, WebSocket, fetch = globalThis.fetch }) {
     this.#url = new URL(url).href.replace(/\/+$/, "");
     this.#send = (address, sending) => fetch(address, sending); // never as a method of ours: browsers forbid it
     this.#tokens = new Tokens(token);
@@ -95,6 +99,7 @@ export class PipelineClient {
       this.#assets(query, options);
     this.#inbox = new Inbox(this.#cursor, list, (event) => this.#listeners.emit("asset_processed", event));
     const allTimes = { ...TIMES, ...times };
+    const extras = [...(progress ? ["progress"] : []), ...(operators ? ["operators"] : [])];
     this.#ladder = new Ladder(allTimes, () => probe(this.#url, this.#send));
     this.#parts = {
       url: this.#url,
@@ -103,7 +108,7 @@ export class PipelineClient {
       send: this.#send,
       list,
       WebSocket,
-      events: progress ? ["progress"] : undefined,
+      events: extras.length ? extras : undefined,
       times: allTimes,
     };
   }
@@ -204,7 +209,7 @@ export class PipelineClient {
   #receive(frame) {
     if (frame.event === "asset_processed") this.#inbox.take(frame);
     else if (frame.event === "resync") this.#resync();
-    else if (PROGRESS.includes(frame.event)) this.#listeners.emit(frame.event, frame);
+    else if (EXTRAS.includes(frame.event)) this.#listeners.emit(frame.event, frame);
   }
 
   async #resync() {
@@ -343,15 +348,16 @@ export class PipelineClient {
    * @param {string} [options.idempotencyKey] one of your own makes a repeat in another life of the app safe too
    * @param {import("./http.js").OnProgress} [options.onProgress] of the whole body; starts anew when it is sent again
    * @param {AbortSignal} [options.signal]
+   * @param {number} [options.tries] how often it is sent at most; 5 by default
    * @returns {Promise<Receipt>}
    */
-  upload(file, { category, idempotencyKey = randomHex(), onProgress, signal }) {
+  upload(file, { category, idempotencyKey = randomHex(), onProgress, signal, tries }) {
     const headers = { "Idempotency-Key": idempotencyKey };
     const body = multipart(file, category);
     const send = onProgress && this.#http.sendWithProgress((...step) => this.#listeners.call(onProgress, step));
     // Its event may come before the first connection does.
     const onDate = (/** @type {string} */ date) => this.#cursor.beginAt(date);
-    return this.#http.request("POST", "/api/assets/analyze-queue", { headers, body, signal, send, onDate });
+    return this.#http.request("POST", "/api/assets/analyze-queue", { headers, body, signal, send, tries, onDate });
   }
 
   /** @param {string} id @returns {Promise<Asset>} */
@@ -374,6 +380,24 @@ export class PipelineClient {
   /** End the work on an asset; 409 when it has ended. @param {string} id @returns {Promise<Asset>} */
   cancel(id) {
     return this.#http.request("POST", `/api/assets/${encodeURIComponent(id)}/cancel`);
+  }
+
+  /** Let the AI look at a failed or partial photo again; 409 for any other. @param {string} id @returns {Promise<Receipt>} */
+  retry(id) {
+    return this.#http.request("POST", `/api/assets/${encodeURIComponent(id)}/retry`);
+  }
+
+  /**
+   * Delete an asset with its images; one that is gone already is fine.
+   * @param {string} id @param {{keepalive?: boolean}} [options] keepalive: also when the page is being left
+   * @returns {Promise<void>}
+   */
+  async remove(id, { keepalive } = {}) {
+    try {
+      await this.#http.request("DELETE", `/api/assets/${encodeURIComponent(id)}`, { keepalive });
+    } catch (error) {
+      if (!(error instanceof PipelineError && error.status === 404)) throw error;
+    }
   }
 
   /**

@@ -14,7 +14,7 @@ from pipeline.assets.job_search import Position
 from pipeline.auth import USER_ID
 from pipeline.clock import utc_now
 from pipeline.errors import ValidationError
-from pipeline.handlers.base import OperatorHandler
+from pipeline.handlers.base import MAX_TARGET_LENGTH, OperatorHandler
 from pipeline.handlers.query import Query, encode_cursor
 from pipeline.queue.job import JobState
 from pipeline.queue.queue import LONGEST_POSTPONEMENT_SECONDS
@@ -99,6 +99,7 @@ class RetryJobHandler(_JobsHandler):
     """POST /api/queue/jobs/{jobId}/retry: its asset gets a new job; 409 when it has neither failed nor is partial."""
 
     route = "/api/queue/jobs/{jobId}/retry"
+    actions = {"POST": "retry job"}
 
     def initialize(  # type: ignore[override]
         self, *, bulk: Bulk, tracing: Tracing = OFF, **common: Any
@@ -120,6 +121,7 @@ class CancelJobHandler(_JobsHandler):
     """POST /api/queue/jobs/{jobId}/cancel: its asset fails; 409 when it is finished."""
 
     route = "/api/queue/jobs/{jobId}/cancel"
+    actions = {"POST": "cancel job"}
 
     def initialize(self, *, cancelling: Cancelling, **common: Any) -> None:  # type: ignore[override]
         super().initialize(**common)
@@ -136,6 +138,7 @@ class BulkHandler(_JobsHandler):
     """POST /api/queue/jobs/bulk: the same with all jobs that a filter finds, so many per call."""
 
     route = "/api/queue/jobs/bulk"
+    actions = {"POST": "bulk"}
 
     def initialize(self, *, bulk: Bulk, tracing: Tracing = OFF, **common: Any) -> None:  # type: ignore[override]
         super().initialize(**common)
@@ -162,7 +165,9 @@ class BulkHandler(_JobsHandler):
         now = utc_now()
         wanted = replace(wanted, until=min(each for each in (wanted.until, until or now) if each))
         action = Action(said["action"])
+        self.note_act(action=f"{action.value} jobs", target=_shown_filter(said))
         if said.get("dryRun") is True:
+            self.drop_act()
             count, sample = await self.bulk.preview(action, wanted)
             told = {"count": count.count, "isExact": count.is_exact, "sample": sample}
             self.reply(told | {"until": to_timestamp(wanted.until)})
@@ -171,6 +176,7 @@ class BulkHandler(_JobsHandler):
             seconds = said.get("seconds", 0)
             chunk = await self.bulk.run(action, wanted, after=after, seconds=seconds, request_id=self.request_id)
             refused = [{"jobId": job_id, "message": message} for job_id, message in chunk.refused[:REFUSED_AT_MOST]]
+            self.note_act(count=chunk.done)
             counts = {"done": chunk.done, "skipped": chunk.skipped, "refused": refused}
             self.reply(counts | _onward(chunk.next_after))
 
@@ -244,6 +250,13 @@ def _texts(said: Mapping[str, Any]) -> dict[str, str]:
     named = {name: value for name, value in given.items() if name in FILTERS} if isinstance(given, dict) else {}
     named |= {name: said.get(name) for name in ("cursor", "until")}
     return {name: value for name, value in named.items() if isinstance(value, str) and value}
+
+
+def _shown_filter(said: Mapping[str, Any]) -> str:
+    """Return which jobs a bulk request is about, as the audit list has it."""
+    wanted = said.get("filter") or {}
+    texts = [f"{name}={wanted[name]}" for name in FILTERS if wanted.get(name)]
+    return clean(" ".join(texts))[:MAX_TARGET_LENGTH] or "all"
 
 
 def _shown_name(name: str) -> str:

@@ -185,8 +185,9 @@ class AIProvider(Protocol):
     """Names brand, model and colorway of the product in a photo.
 
     Optional attributes: `needs_image = True` to get the bytes in the request; `max_concurrency = n` to be given n
-    threads of its own instead of POOL_THREADS (plain `def` only). Optional methods: `check()`, which raises when the
-    provider cannot be reached (`run.py check` calls it), and `close()`.
+    threads of its own instead of POOL_THREADS (plain `def` only); `sees = "..."`, one or two plain sentences for the
+    owners of photos: what it can see and what it cannot (500 characters at most). Optional methods: `check()`, which
+    raises when the provider cannot be reached (`run.py check` calls it), and `close()`.
     """
 
     def analyze(self, request: AnalyzeRequest) -> Analysis | Awaitable[Analysis]:

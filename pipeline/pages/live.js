@@ -39,12 +39,14 @@ export class Live extends EventTarget {
   start() {
     document.addEventListener("visibilitychange", this.#look);
     addEventListener("online", this.#again);
+    addEventListener("offline", this.#cutOff);
     this.#look();
   }
 
   stop() {
     document.removeEventListener("visibilitychange", this.#look);
     removeEventListener("online", this.#again);
+    removeEventListener("offline", this.#cutOff);
     this.#end();
   }
 
@@ -65,6 +67,15 @@ export class Live extends EventTarget {
     this.#failures = 0;
     this.#connect();
     this.#ask();
+  };
+
+  // A socket on a dead line looks open for long.
+  #cutOff = () => {
+    if (this.state === "hidden") return;
+    this.#end();
+    this.problem = "This device is offline";
+    this.#become("away");
+    this.#plan(POLL_MS);
   };
 
   #end() {

@@ -4,6 +4,7 @@ Every state move is one Lua script in lua/; this file names the keys, calls the 
 objects. Runs on the event loop. Redis 6.2 commands only. All keys of a queue share one hash tag, so that the scripts
 run on Redis Cluster.
 
+Keys that expire beside those of jobs: turn:<name>, watched, processes (a hash, by process id), drain:<process id>.
 Permanent keys: waiting, groups, grouped, group:<name>, delayed, postponed, leases, completed, failed, wake (at most one
 marker), paused, holds, parked, owner. Each empties with its jobs. What is kept of a job is said in lua/place.lua,
 what holds are in lua/lanes.lua, whose the queue is in lua/owner.lua.
@@ -19,7 +20,7 @@ from datetime import datetime
 from importlib import resources
 from typing import Any, NamedTuple, TypeVar, cast
 
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, OutOfMemoryError, RedisError, ResponseError
 
 from pipeline.clock import Reading, boot_seconds
 from pipeline.errors import DependencyUnavailable
@@ -60,6 +61,8 @@ OTHERS_AT_MOST = 1000
 WATCHED_SECONDS = 30
 # What a worker has told of a job is repeated in time, or forgotten.
 REPORT_SECONDS = 90
+# A process that has not written for so long is forgotten, and so is what was asked of it.
+KEEP_PROCESS_SECONDS = 3600
 # A rewrite of the append-only file takes seconds.
 REWRITE_TRIES = 60
 REWRITE_AGAIN_SECONDS = 0.5
@@ -70,7 +73,7 @@ OVER = (Outcome.COMPLETED, Outcome.CANCELLED)
 @dataclass(frozen=True, slots=True)
 class QueueStats:
     """Jobs by state (those that wait for a held provider are waiting), how long the oldest that could start has waited
-    (None when there is none), and which providers are held.
+    (None when there is none), which providers are held, and how many jobs ended in the last minute.
     """
 
     waiting: int
@@ -81,6 +84,7 @@ class QueueStats:
     is_paused: bool
     oldest_ready_seconds: float | None
     holds: Sequence[Hold] = ()
+    ended_in_last_minute: int = 0
 
 
 class Owned(NamedTuple):
@@ -152,7 +156,7 @@ class JobQueue:
             key: base + key
             for key in (
                 *(*PLACES, "delayed", "leases", "completed", "failed", "paused", "holds", "parked", "owner"),
-                *("watched", "postponed"),
+                *("watched", "postponed", "processes"),
             )
         }
         self._step_keys = self._places(
@@ -342,7 +346,7 @@ class JobQueue:
 
     async def stats(self) -> QueueStats:
         """Return the counts as they are now."""
-        waiting, delayed, active, completed, failed, is_paused, age_ms, held, now_ms = await self._run(
+        waiting, delayed, active, completed, failed, is_paused, age_ms, held, now_ms, ended = await self._run(
             "stats", self._step_keys, []
         )
         return QueueStats(
@@ -354,6 +358,7 @@ class JobQueue:
             is_paused=bool(is_paused),
             oldest_ready_seconds=None if age_ms < 0 else age_ms / 1000,
             holds=records.as_holds(held, now_ms),
+            ended_in_last_minute=ended,
         )
 
     async def snapshot(self, job_ids: Sequence[str] = ()) -> Snapshot:
@@ -487,6 +492,45 @@ class JobQueue:
             return False
         return bool(await self._call(lambda link: link.ask("PEXPIRE", key, milliseconds)))
 
+    async def tell_process(self, process_id: str, entry: Mapping[str, Any]) -> bool | None:
+        """Write what this process does, for all others; return whether it is asked to claim no jobs, None when nobody
+        has asked anything.
+        """
+        _, _, wish = await self._call(
+            lambda link: link.ask_all(
+                ("HSET", self._key["processes"], process_id, records.to_json(entry)),
+                ("EXPIRE", self._key["processes"], KEEP_PROCESS_SECONDS),
+                ("GET", self._drain_key(process_id)),
+            )
+        )
+        return None if wish is None else wish == "1"
+
+    async def processes(self) -> dict[str, dict[str, Any]]:
+        """Return what each process has written of itself, by its id."""
+        found = await self._call(lambda link: link.ask("HGETALL", self._key["processes"]))
+        return {name: records.as_object(text) for name, text in zip(found[::2], found[1::2], strict=True)}
+
+    async def forget_processes(self, *process_ids: str) -> None:
+        """Remove what these processes have written."""
+        await self._call(lambda link: link.ask("HDEL", self._key["processes"], *process_ids))
+
+    async def ask_to_drain(self, process_id: str, is_wanted: bool) -> None:
+        """Ask a process to claim no jobs, or to claim them again; it hears of it when it writes next."""
+        key = self._drain_key(process_id)
+        await self._call(lambda link: link.ask("SET", key, int(is_wanted), "EX", KEEP_PROCESS_SECONDS))
+
+    async def server(self) -> dict[str, str]:
+        """Return what the server that has the queue says of itself, the fields of INFO; {} where we may not ask."""
+
+        async def ask(link: Link) -> str:
+            try:
+                return cast(str, await link.ask("INFO"))
+            except NoPermissionError:
+                return ""
+
+        lines = await self._call(ask)
+        return dict(line.split(":", 1) for line in lines.splitlines() if ":" in line)
+
     async def forget_history(self) -> None:
         """Have Redis write its append-only file anew, without what is gone: for a Redis that nobody else uses."""
         for _ in range(REWRITE_TRIES):
@@ -512,6 +556,9 @@ class JobQueue:
             return Reading(seconds + microseconds / 1e6, asked_at, boot_seconds())
 
         return cast(Reading, await self._call(ask))
+
+    def _drain_key(self, process_id: str) -> str:
+        return f"{self._base}drain:{process_id}"
 
     def _keys(self, *names: str) -> list[str]:
         return [self._key[name] for name in names]

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import partial
+from itertools import count
 from typing import Any
 
 import structlog
@@ -62,12 +63,14 @@ class Audit:
     def __init__(self, store: AssetStore) -> None:
         self._store = store
         self._waiting: deque[Kept] = deque()
+        self._numbers = count()
         self._added = asyncio.Event()
         self._writing = asyncio.Lock()
 
     def record(self, act: Act) -> None:
         """Let the act be written soon."""
-        entry = Kept(KIND, secrets.token_hex(12), utc_now(), asdict(act))
+        # The number first: entries of one millisecond are listed in the order of their ids.
+        entry = Kept(KIND, f"{next(self._numbers):08x}{secrets.token_hex(8)}", utc_now(), asdict(act))
         if len(self._waiting) >= WAITING_AT_MOST:
             self._lose(entry)
             return

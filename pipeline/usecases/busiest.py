@@ -14,7 +14,7 @@ from pipeline.queue.queue import JobQueue
 SAMPLED_AT_MOST = 10_000
 SHOWN = 10
 # The list is read at most so often.
-FRESH_SECONDS = 5.0
+FRESH_SECONDS = 2.0
 
 
 class Busiest:

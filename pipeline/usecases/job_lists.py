@@ -23,6 +23,7 @@ from pipeline.queue.job import JobState
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.snapshot import POSTPONED, Place, Snapshot
 from pipeline.texts import cause_of
+from pipeline.usecases.deliveries import Deliveries, shown as shown_delivery
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.progress import Progress, Subject
 
@@ -104,6 +105,7 @@ class JobLists:
 
     def __init__(self, store: AssetStore, queue: JobQueue, progress: Progress, urls: ImageUrls) -> None:
         self._store = store
+        self._deliveries = Deliveries(store)
         self._queue = queue
         self._progress = progress
         self._urls = urls
@@ -227,7 +229,7 @@ class JobLists:
             "job": job,
             "asset": asset.to_json(await self._urls.of([asset]), told.get(asset.id)),
             "history": [*map(dict, asset.history)],
-            "deliveries": [],
+            "deliveries": [*map(shown_delivery, await self._deliveries.of_asset(asset.user_id, asset.id))],
             "requestId": request_id,
             "traceId": trace_id,
             "searchFor": search,

@@ -32,14 +32,13 @@ log = structlog.get_logger(__name__)
 MINUTE = 60
 # How long one tally is, in seconds, and for how long it is kept: a little longer than the chart that needs it.
 KEPT_SECONDS = {60: 2 * 3600, 600: 26 * 3600, 3600: 8 * 86_400}
-# A chart: how long its steps are, and how many it has.
-WINDOWS = {"1h": (60, 60), "24h": (600, 144), "7d": (3600, 168)}
+# A chart: how long its steps are in seconds, how many it has, and for how many seconds one that was read is shown.
+WINDOWS = {"1h": (60, 60, 5), "24h": (600, 144, 30), "7d": (3600, 168, 30)}
 WRITE_SECONDS = 15.0
 # A write that takes longer is tried again with the next one.
 WRITE_AT_MOST_SECONDS = 10.0
-# A chart is read at most so often.
-FRESH_SECONDS = 5.0
-PAGE = 500
+# So few that reading a page keeps the event loop for a few milliseconds only.
+PAGE = 100
 
 
 @dataclass(slots=True)
@@ -159,14 +158,14 @@ class Tallies:
         async with self._reading:
             read_at, chart = self._charts.get(window, (float("-inf"), {}))
             clock = asyncio.get_running_loop().time()
-            if clock - read_at > FRESH_SECONDS:
+            if clock - read_at > WINDOWS[window][2]:
                 chart = await self._read(window)
                 self._charts[window] = clock, chart
             return chart
 
     async def _read(self, window: str) -> dict[str, Any]:
         await self.write()
-        step, count = WINDOWS[window]
+        step, count, _ = WINDOWS[window]
         first = (int(self._now()) // step - count + 1) * step
         points = {first + number * step: Tally() for number in range(count)}
         after, is_last = (_instant(first), ""), False

@@ -37,8 +37,9 @@ class Tally:
         for name in COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.waiting = max(self.waiting, other.waiting)
-        self.waits.update(other.waits)
-        self.runs.update(other.runs)
+        for own, others in ((self.waits, other.waits), (self.runs, other.runs)):
+            for bucket, count in others.items():
+                own[bucket] += count
 
     def to_data(self) -> dict[str, Any]:
         """Return it as JSON can hold it, without what is 0."""
@@ -48,11 +49,10 @@ class Tally:
     def of(cls, data: Mapping[str, Any]) -> Tally:
         """Return what to_data made; ValueError, TypeError or AttributeError when it is damaged."""
         waits, runs = (
-            Counter({int(bucket): int(count) for bucket, count in data.get(name, {}).items()})
-            for name in ("waits", "runs")
+            {int(bucket): int(count) for bucket, count in data.get(name, {}).items()} for name in ("waits", "runs")
         )
         counts = {name: int(data.get(name, 0)) for name in (*COUNTS, "waiting")}
-        return cls(**counts, waits=waits, runs=runs)
+        return cls(**counts, waits=Counter(waits), runs=Counter(runs))
 
 
 def bucket_of(seconds: float) -> int:

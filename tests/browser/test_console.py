@@ -279,9 +279,10 @@ async def test_overview_tells_of_holds_and_of_an_outage(service: Service, ai: Ai
         assert await page.evaluate("document.querySelectorAll('img, script:not([src])').length") == 0
         problems = list(page.problems)
         await page.go_offline()
-        await page.until_text("The service does not answer. What you see is old.", 40)
+        await page.until_text("The service does not answer. What you see is old. (This device is offline)")
         await page.go_offline(False)
-        await page.until_text("It works, but one thing needs a look.", 40)
+        await page.until_text("It works, but one thing needs a look.")
+        await page.until_text("Live")
         assert problems == []
 
 

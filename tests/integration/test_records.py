@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
+from pipeline.client import Operator
 from tests.contract.contracts import check_reply
 from tests.fake_receiver import FakeReceiver, Reply, running_in_thread
+from tests.factories import make_token
 from tests.redis_server import RedisServer
 from tests.service import WAIT_SECONDS, AiService, Service
 
@@ -140,12 +143,29 @@ def test_deliveries_tell_how_it_went_and_are_sent_again(
         assert (told["attempts"], told["response"], told["reason"]) == (1, "HTTP 204", None)
         sent = [each.headers["Webhook-Id"] for each in receiver.taken]
         assert sent.count(failed["deliveryId"]) == times
+    assert call(service, f"/api/queue/jobs/{asset_id}")["deliveries"] == deliveries(service, asset=asset_id)
     receiver.hold()
     call(service, path, "POST")
     assert call(service, path, "POST") == 409, "it is on its way"
     receiver.release()
     until(lambda: deliveries(service, asset=asset_id)[0], lambda found: found["state"] == "delivered")
     assert call(service, f"/api/queue/deliveries/notifications:{'0' * 24}/retry", "POST") == 404
+
+
+def test_client_of_an_operator_reads_them_all(service: Service) -> None:
+    """The Python client yields every page of a list, and sends an event again."""
+
+    async def work() -> None:
+        async with Operator(service.url, make_token("ops-9", role="admin")) as client:
+            assert len((await client.charts("7d"))["points"]) == 168
+            assert (await client.busiest_users())["fairness"] == "fifo"
+            told = [each async for each in client.deliveries(asset_id=None, state="delivered", notifier="webhook")]
+            assert len(told) > 2 and {each["state"] for each in told} == {"delivered"}
+            assert (await client.send_again(told[0]["deliveryId"]))["jobId"] == told[0]["deliveryId"]
+            while not [each async for each in client.audit(who="ops-9", action="send delivery again")]:
+                await asyncio.sleep(0.02)
+
+    asyncio.run(work())
 
 
 def test_deliveries_come_page_by_page(service: Service) -> None:
@@ -166,17 +186,23 @@ def test_audit_names_who_changed_what(service: Service) -> None:
     """Each change of an operator is an entry: done or refused; what only reads, or is not allowed, is none."""
     asset_id = service.upload("other-1").json()["data"]["assetId"]
     service.wait_status(waiting=0, active=0)
-    call(service, "/api/queue/pause", "POST", headers=service.headers("ops-7", role="admin") | {"X-Request-Id": "r-7"})
-    call(service, "/api/queue/resume", "POST", headers=service.headers("ops-7", role="admin"))
+    admin = service.headers("ops-7", role="admin")
+    call(service, "/api/queue/pause", "POST", headers=admin | {"X-Request-Id": "r-7"})
+    call(service, "/api/queue/resume", "POST", headers=admin)
     call(service, "/api/queue/pause", "POST", role="operator-read")
-    call(service, f"/api/assets/{asset_id}/retry", "POST", headers=service.headers("ops-7", role="admin"))
-    httpx.delete(f"{service.url}/api/assets/{asset_id}", headers=service.headers("ops-7", role="admin"))
-    entries = until(lambda: audit(service, who="ops-7"), lambda found: len(found) >= 4)
+    call(service, f"/api/assets/{asset_id}/retry", "POST", headers=admin)
+    bulk = {"action": "retry", "filter": {"user": "other-1", "state": "failed"}, "dryRun": True}
+    preview = call(service, "/api/queue/jobs/bulk", "POST", json=bulk, headers=admin)
+    run = {**bulk, "dryRun": False, "until": preview["until"]}
+    assert call(service, "/api/queue/jobs/bulk", "POST", json=run, headers=admin)["done"] == 0
+    httpx.delete(f"{service.url}/api/assets/{asset_id}", headers=admin)
+    entries = until(lambda: audit(service, who="ops-7"), lambda found: len(found) >= 5)
     shown = [(each["action"], each["target"], each["outcome"]) for each in reversed(entries)]
     assert shown == [
         ("pause queue", "ai-processing", "done"),
         ("resume queue", "ai-processing", "done"),
         ("retry asset", asset_id, "refused"),
+        ("retry jobs", "state=failed user=other-1", "done"),
         ("delete asset", asset_id, "done"),
     ]
     assert (entries[-1]["requestId"], entries[-1]["address"]) == ("r-7", "127.0.0.1")
@@ -186,10 +212,12 @@ def test_audit_names_who_changed_what(service: Service) -> None:
     assert page["items"] == entries[1:]
 
 
-def test_charts_add_up_processes_and_outlive_a_kill(tmp_path: Path, ai: AiService) -> None:
-    """The jobs of two processes are in one chart; a killed process keeps what it has written."""
+def test_charts_add_up_processes_and_outlive_a_kill(tmp_path: Path, ai: AiService, mongo_uri: str) -> None:
+    """On MongoDB, too: the jobs of two processes are in one chart; a killed process keeps what it has written. What it
+    has changed is in the audit list.
+    """
     with RedisServer() as redis:
-        options = {"REDIS_URL": redis.url}
+        options = {"REDIS_URL": redis.url, "MONGODB_URI": mongo_uri}
         with Service(tmp_path, ai.url, **options) as first, Service(tmp_path, ai.url, **options) as second:
             for service in (first, second, second):
                 service.upload()
@@ -197,9 +225,12 @@ def test_charts_add_up_processes_and_outlive_a_kill(tmp_path: Path, ai: AiServic
             # Reading a chart writes what the process has counted.
             own = call(first, "/api/queue/charts")["points"], call(second, "/api/queue/charts")["points"]
             assert sum(point["enqueued"] for point in own[1]) == 3
+            call(first, "/api/queue/resume", "POST")
+            until(lambda: len(audit(second)), lambda count: count == 1)
             first.kill()
             assert second.stop() == 0
         with Service(tmp_path, ai.url, **options) as third:
             points = call(third, "/api/queue/charts", params={"window": "7d"})["points"]
             assert len(points) == 168
             assert [sum(point[name] for point in points) for name in ("enqueued", "completed")] == [3, 3]
+            assert [each["action"] for each in audit(third)] == ["resume queue"]

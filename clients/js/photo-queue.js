@@ -1,0 +1,281 @@
+/**
+ * The component <photo-queue>: a person drops, chooses, pastes or takes photos and sees what becomes of each, through
+ * dead spots, reloads and crashes. For browsers of 2024 or newer; needs nothing but the files beside it.
+ *
+ * Attributes: `url` of the service (by default the page's own), `category` to begin with.
+ * Properties: `url`, `category`, `token` (a string, or a function that returns a fresh one and may be async).
+ * Events: `photo-accepted` with {assetId, name, category}, `photo-finished` with the service's asset_processed,
+ * `photo-unauthorized` when the service does not take the token (any more).
+ */
+
+import { claimsOf, Tokens } from "./tokens.js";
+import { Deletions } from "./photos/deletions.js";
+import { Details } from "./photos/details.js";
+import { DropArea } from "./photos/drop-area.js";
+import { h } from "./photos/elements.js";
+import { PhotoList } from "./photos/list.js";
+import { Messages } from "./photos/messages.js";
+import { Row } from "./photos/row.js";
+import { sheet } from "./photos/style.js";
+import { Summary } from "./photos/summary.js";
+import { counted, nameOf } from "./photos/words.js";
+import { Work } from "./photos/work.js";
+
+const REMEMBERED = "photo-queue.";
+const AGAIN_MS = 3000;
+const TIME_PASSES_MS = 15_000;
+
+export class PhotoQueue extends HTMLElement {
+  static observedAttributes = ["url", "category"];
+
+  #token = /** @type {any} */ ("");
+  /** @type {Work | null} */ #work = null;
+  /** @type {AbortController | null} of what runs now */ #running = null;
+  #owner = "";
+  #isPlanned = false;
+
+  #messages = new Messages();
+  #details = new Details();
+  #summary = new Summary();
+  #drop = new DropArea((files) => this.add(files));
+  #list = new PhotoList((photo) => this.#row(photo), () => this.#work?.more().then(() => this.#list.lookAgain()));
+  #deletions = new Deletions(this.#messages, {
+    hide: (photo, isHidden) => this.#work?.hide(photo, isHidden),
+    delete: (photo) => this.#work?.delete(photo, document.visibilityState === "hidden"),
+  });
+  #skeleton = h("div", { class: "skeleton", "aria-hidden": "true" }, [1, 2, 3, 4].map(() => h("div", { class: "photo" }, h("span", { class: "picture" }), h("span", { class: "body" }, h("i"), h("i")))));
+  #frame = h(
+    "div",
+    { class: "frame", "data-view": "loading" },
+    this.#drop.element,
+    h("section", { class: "photos", "aria-label": "Your photos" }, this.#summary.element, this.#skeleton, this.#list.element),
+    this.#messages.element,
+    this.#details.element,
+  );
+
+  constructor() {
+    super();
+    const root = this.attachShadow({ mode: "open" });
+    root.adoptedStyleSheets = [sheet];
+    root.append(this.#frame);
+    this.#drop.onCategory = (category) => this.#remember("category", category);
+  }
+
+  get url() {
+    return this.getAttribute("url") || location.origin;
+  }
+
+  set url(url) {
+    this.setAttribute("url", url);
+  }
+
+  get category() {
+    return this.#drop.category;
+  }
+
+  set category(category) {
+    this.setAttribute("category", category);
+  }
+
+  /** @returns {string | (() => string | Promise<string>)} */
+  get token() {
+    return this.#token;
+  }
+
+  set token(token) {
+    this.#token = token;
+    this.#plan();
+  }
+
+  /** How many photos the service has not accepted yet. */
+  get unsent() {
+    return this.#work?.photos.unsent ?? 0;
+  }
+
+  /** Send these. @param {Iterable<File>} files */
+  async add(files) {
+    const all = [...files];
+    if (!all.length) return;
+    if (!this.#work) return void this.#messages.show("The service is not here yet. Try again in a moment.", { kind: "bad" });
+    const refused = await this.#work.add(all, this.#drop.category);
+    const added = all.length - refused.length;
+    if (added) this.#messages.say(`${counted(added, "photo")} added.`);
+    if (refused.length) this.#messages.show(refusal(refused), { kind: "bad", ms: 12_000 });
+    // They are on top.
+    if (added && this.getBoundingClientRect().top < 0) this.scrollIntoView({ block: "start" });
+  }
+
+  /** End all work for this user and forget what was not sent. */
+  async clear() {
+    const work = this.#work;
+    this.#end();
+    await work?.close({ clears: true });
+  }
+
+  connectedCallback() {
+    // Properties that were set before the browser knew this element.
+    for (const name of ["url", "category", "token"]) {
+      if (!Object.hasOwn(this, name)) continue;
+      const value = /** @type {any} */ (this)[name];
+      delete (/** @type {any} */ (this)[name]);
+      /** @type {any} */ (this)[name] = value;
+    }
+    this.#plan();
+  }
+
+  disconnectedCallback() {
+    this.#plan();
+  }
+
+  /** @param {string} name @param {string | null} before @param {string | null} now */
+  attributeChangedCallback(name, before, now) {
+    if (before === now) return;
+    if (name === "category") this.#drop.choose(now ?? "");
+    else this.#plan();
+  }
+
+  /** Begin anew with what is given now, once all of it has been given. */
+  #plan() {
+    if (this.#isPlanned) return;
+    this.#isPlanned = true;
+    queueMicrotask(() => {
+      this.#isPlanned = false;
+      this.#end();
+      if (this.isConnected && this.#token) this.#begin();
+    });
+  }
+
+  #end() {
+    this.#running?.abort();
+    this.#running = null;
+    this.#deletions.now();
+    this.#work?.close();
+    this.#work = null;
+    this.#list.clear();
+  }
+
+  async #begin() {
+    const { signal } = (this.#running = new AbortController());
+    const sub = await new Tokens(this.#token).fresh().then((token) => claimsOf(token).sub, (error) => this.#problem(error.message));
+    if (signal.aborted) return;
+    this.#owner = `${sub} ${new URL(this.url).origin}`;
+    this.#frame.dataset.view = this.#remembered("has-photos") ? "loading" : "empty";
+    const about = await this.#about(signal);
+    if (signal.aborted) return;
+    this.#drop.show(about, this.getAttribute("category") ?? this.#remembered("category") ?? "");
+    this.#work = new Work({ url: this.url, token: this.#token, owner: this.#owner, about, list: this.#list }, this.#told());
+    this.#drop.listen(this, signal);
+    addEventListener("pagehide", () => this.#deletions.now(), { signal });
+    const timer = setInterval(() => this.#list.updateAll(), TIME_PASSES_MS);
+    signal.addEventListener("abort", () => clearInterval(timer));
+    this.#work.start();
+    this.#changed();
+  }
+
+  /** What the service is; asked for until it answers. @param {AbortSignal} signal */
+  async #about(signal) {
+    for (;;) {
+      try {
+        const { data } = await (await fetch(`${new URL(this.url).href.replace(/\/+$/, "")}/api/about`, { signal })).json();
+        this.#remember("about", JSON.stringify(data));
+        return data;
+      } catch {
+        const known = this.#remembered("about");
+        if (known || signal.aborted) return JSON.parse(known ?? "null");
+        this.#summary.show({ connection: "lost", transport: null, photos: [] });
+        await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+      }
+    }
+  }
+
+  /** @returns {import("./photos/work.js").Told} */
+  #told() {
+    return {
+      changed: () => this.#changed(),
+      accepted: (detail) => this.#fire("photo-accepted", detail),
+      finished: (photo, frame) => {
+        this.#fire("photo-finished", frame);
+        if (frame.status === "failed") this.#messages.say(`A photo failed: ${frame.error}`, "photos failed");
+        else this.#messages.say(`${nameOf(photo)} is ready.`, "photos are ready");
+      },
+      unauthorized: () => this.#fire("photo-unauthorized", {}) && this.#problem("The service does not take the sign-in any more. Sign in again; your photos wait."),
+      problem: (problem) => this.#problem(problem),
+      hasMore: (hasMore) => (this.#list.hasMore = hasMore),
+    };
+  }
+
+  #isChanging = false;
+  #changed() {
+    if (this.#isChanging) return;
+    this.#isChanging = true;
+    requestAnimationFrame(() => {
+      this.#isChanging = false;
+      const work = this.#work;
+      if (!work) return;
+      const { all } = work.photos;
+      const shown = all.filter(({ isHidden }) => !isHidden);
+      this.#frame.dataset.view = shown.length ? "full" : work.isLoaded ? "empty" : this.#frame.dataset.view;
+      if (work.isLoaded) this.#remember("has-photos", shown.length ? "yes" : "");
+      this.#summary.show({ connection: work.connection, transport: work.transport, photos: shown, hasMore: this.#list.hasMore });
+      this.#details.update();
+      this.#messages.offline(work.connection === "offline");
+    });
+  }
+
+  /** @param {import("./photos/photos.js").Photo} photo */
+  #row(photo) {
+    const busy = (/** @type {(work: Work) => Promise<unknown>} */ act) => async (/** @type {any} */ _, /** @type {HTMLButtonElement} */ button) => {
+      button.disabled = true;
+      await (this.#work && act(this.#work));
+      button.disabled = false;
+    };
+    return new Row(photo, {
+      open: () => this.#details.open(photo),
+      correct: async (_, said) => this.#work?.correct(photo, said),
+      again: busy((work) => work.again(photo)),
+      cancel: busy((work) => work.cancel(photo)),
+      remove: (_, isByKeyboard) => this.#deletions.add(photo, isByKeyboard),
+      freshPicture: async () => {
+        const { images } = (await this.#work?.fresh(photo)) ?? {};
+        return images?.previews?.["320"]?.url ?? images?.original?.url ?? "";
+      },
+    });
+  }
+
+  /** @param {any} problem */
+  #problem(problem) {
+    this.#messages.show(String(problem?.message ?? problem), { kind: "bad", ms: 10_000 });
+  }
+
+  /** @param {string} name @param {object} detail */
+  #fire(name, detail) {
+    return this.dispatchEvent(new CustomEvent(name, { detail, bubbles: true, composed: true, cancelable: true }));
+  }
+
+  /** @param {string} name @returns {string | null} */
+  #remembered(name) {
+    try {
+      return localStorage.getItem(`${REMEMBERED}${name} ${this.#owner}`);
+    } catch {
+      return null;
+    }
+  }
+
+  /** @param {string} name @param {string} value */
+  #remember(name, value) {
+    try {
+      localStorage.setItem(`${REMEMBERED}${name} ${this.#owner}`, value);
+    } catch {
+      // It begins with the first category, then.
+    }
+  }
+}
+
+/** @param {string[]} names of files */
+function refusal(names) {
+  const kinds = "Photos are JPEG, PNG, WebP, GIF, AVIF or HEIC.";
+  if (names.length === 1) return `${names[0]} is no photo. ${kinds}`;
+  return `${names.length} files are no photos: ${names.slice(0, 3).join(", ")}${names.length > 3 ? " …" : ""}. ${kinds}`;
+}
+
+customElements.define("photo-queue", PhotoQueue);

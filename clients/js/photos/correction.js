@@ -1,0 +1,56 @@
+/** A small form in place: a person says what is in the photo. */
+
+import { h } from "./elements.js";
+import { FIELDS, titled } from "./words.js";
+
+const LONGEST = 200;
+
+export class CorrectionForm {
+  /** @type {Record<string, HTMLInputElement>} */ #fields = {};
+  #before;
+  #problem = h("p", { class: "problem", role: "alert" });
+  #save = h("button", { class: "primary" }, "Save");
+
+  /**
+   * @param {import("../pipeline-client.js").Asset} asset
+   * @param {(said: Record<string, string | null>) => Promise<unknown>} save
+   * @param {() => void} end
+   */
+  constructor({ aiMetadata }, save, end) {
+    this.#before = Object.fromEntries(FIELDS.map((field) => [field, aiMetadata?.[field]?.value ?? ""]));
+    const labels = FIELDS.map((field) => {
+      this.#fields[field] = h("input", { name: field, value: this.#before[field], maxlength: LONGEST, autocomplete: "off" });
+      return h("label", {}, titled(field), this.#fields[field]);
+    });
+    const onkeydown = (/** @type {KeyboardEvent} */ event) => event.key === "Escape" && (event.stopPropagation(), end());
+    const onsubmit = async (/** @type {Event} */ event) => {
+      event.preventDefault();
+      const said = this.#said();
+      if (!Object.keys(said).length) return end();
+      this.#problem.textContent = "";
+      this.#save.disabled = true;
+      try {
+        await save(said);
+        end();
+      } catch (/** @type {any} */ error) {
+        this.#problem.textContent = error.details?.[0]?.message ?? error.message;
+        this.#save.disabled = false;
+      }
+    };
+    const cancel = h("button", { type: "button", onclick: end }, "Cancel");
+    const hint = h("p", { class: "hint" }, "An empty field goes back to what the AI saw.");
+    this.element = h("form", { class: "correction", onkeydown, onsubmit, "aria-label": "Correct what the AI saw" }, labels, hint, this.#problem, h("div", { class: "row" }, this.#save, cancel));
+  }
+
+  focus() {
+    const first = FIELDS.find((field) => !this.#before[field]) ?? "brand";
+    this.#fields[first].focus();
+    this.#fields[first].select();
+  }
+
+  /** @returns {Record<string, string | null>} what was changed */
+  #said() {
+    const now = FIELDS.map((field) => /** @type {const} */ ([field, this.#fields[field].value.trim()]));
+    return Object.fromEntries(now.filter(([field, text]) => text !== this.#before[field]).map(([field, text]) => [field, text || null]));
+  }
+}

@@ -1,0 +1,48 @@
+/** Photos are hidden at once and deleted a little later, so that a slip can be undone. */
+
+import { counted } from "./words.js";
+
+const UNDO_MS = 6000;
+
+export class Deletions {
+  #messages;
+  #acts;
+  /** @type {Set<import("./photos.js").Photo>} hidden, and not deleted yet */ #pending = new Set();
+  /** @type {{close: () => void} | null} */ #toast = null;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
+
+  /**
+   * @param {import("./messages.js").Messages} messages
+   * @param {{hide: (photo: any, isHidden: boolean) => void, delete: (photo: any) => void}} acts
+   */
+  constructor(messages, acts) {
+    this.#messages = messages;
+    this.#acts = acts;
+  }
+
+  /** @param {import("./photos.js").Photo} photo @param {boolean} isByKeyboard */
+  add(photo, isByKeyboard) {
+    this.#pending.add(photo);
+    this.#acts.hide(photo, true);
+    this.#toast?.close();
+    clearTimeout(this.#timer);
+    const text = `${counted(this.#pending.size, "photo")} deleted.`;
+    this.#toast = this.#messages.show(text, { undo: () => this.#undo(), isFocused: isByKeyboard, ms: UNDO_MS });
+    this.#timer = setTimeout(() => this.now(), UNDO_MS);
+  }
+
+  /** The page is being left, or the time is up. */
+  now() {
+    clearTimeout(this.#timer);
+    const photos = [...this.#pending];
+    this.#pending.clear();
+    photos.forEach((photo) => this.#acts.delete(photo));
+  }
+
+  #undo() {
+    clearTimeout(this.#timer);
+    for (const photo of this.#pending) this.#acts.hide(photo, false);
+    this.#pending.clear();
+    this.#messages.say("They are back.");
+  }
+}

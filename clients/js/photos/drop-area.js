@@ -1,0 +1,133 @@
+/** Where photos come in: dropped, chosen, pasted or taken, each with the category that is chosen here. */
+
+import { fill, h, icon } from "./elements.js";
+import { megabytes, titled } from "./words.js";
+
+const FEW_CATEGORIES = 6;
+const ACCEPTED = "image/*,.heic,.heif,.avif";
+
+export class DropArea {
+  #add;
+  #choice = h("div", { class: "choice" });
+  #sees = h("p", { class: "sees" });
+  #seesBriefly = h("p");
+  #limits = h("p", { class: "limits" });
+  /** @type {string[]} */ #categories = [];
+  category = "";
+  /** Fires when a person has chosen another category. @type {(category: string) => void} */ onCategory = () => {};
+
+  /** @param {(files: Iterable<File>) => void} add */
+  constructor(add) {
+    this.#add = add;
+    const choose = h("input", { type: "file", accept: ACCEPTED, multiple: true, class: "hidden-input", tabindex: "-1", "aria-hidden": "true", onchange: taken });
+    const take = h("input", { type: "file", accept: "image/*", capture: "environment", class: "hidden-input", tabindex: "-1", "aria-hidden": "true", onchange: taken });
+    function taken(/** @type {any} */ { target }) {
+      add(target.files);
+      target.value = ""; // the same file again is a change, too
+    }
+    this.element = h(
+      "section",
+      { class: "drop", "aria-label": "Add photos" },
+      this.#choice,
+      h("div", { class: "hole" },
+        h("span", { class: "mark" }, icon("upload")),
+        h("div", { class: "invitation" }, h("h2", {}, "Drop photos here"), h("p", {}, "or paste them, or choose some")),
+        h("div", { class: "invitation by-hand" }, h("h2", {}, "Add photos"), h("p", {}, "Choose some, or take one now")),
+        h("div", { class: "ways" },
+          h("button", { type: "button", class: "primary", onclick: () => choose.click() }, icon("image"), "Choose photos"),
+          h("button", { type: "button", class: "take", onclick: () => take.click() }, icon("camera"), "Take a photo"),
+        ),
+        this.#limits,
+      ),
+      this.#sees,
+      h("details", { class: "more" }, h("summary", {}, "What the AI can see"), this.#seesBriefly),
+      choose,
+      take,
+    );
+  }
+
+  /** @param {{categories: string[], maxUploadBytes: number, providers: {name: string, sees: string | null}[]}} about @param {string} category */
+  show({ categories, maxUploadBytes, providers }, category) {
+    this.#categories = categories;
+    this.#limits.textContent = `JPEG, PNG, WebP, GIF, AVIF or HEIC. Photos over ${megabytes(maxUploadBytes)} are made smaller.`;
+    fill(this.#sees, seen(providers));
+    fill(this.#seesBriefly, seen(providers));
+    this.choose(category);
+  }
+
+  /** @param {string} category one that the service takes, or else the first */
+  choose(category) {
+    const isTaken = this.#categories.includes(category);
+    this.category = isTaken || !this.#categories.length ? category : this.#categories[0];
+    if (this.#categories.length > FEW_CATEGORIES) fill(this.#choice, this.#select());
+    else if (this.#categories.length > 1) fill(this.#choice, this.#radios());
+  }
+
+  #radios() {
+    const name = `category-${Math.random()}`;
+    const choices = this.#categories.map((category) =>
+      h("label", { class: "option" }, h("input", { type: "radio", name, value: category, checked: category === this.category, onchange: () => this.#chosen(category) }), h("span", {}, titled(category))),
+    );
+    return h("fieldset", {}, h("legend", {}, "What is in them?"), h("div", { class: "options" }, choices));
+  }
+
+  #select() {
+    const options = this.#categories.map((category) => h("option", { value: category, selected: category === this.category }, titled(category)));
+    return h("label", {}, "What is in them?", h("select", { onchange: (/** @type {any} */ { target }) => this.#chosen(target.value) }, options));
+  }
+
+  /** @param {string} category */
+  #chosen(category) {
+    this.category = category;
+    this.onCategory(category);
+  }
+
+  /**
+   * Take what is dropped on the element, and mark it as long as something is held over it.
+   * @param {EventTarget} target @param {AbortSignal} signal
+   */
+  listen(target, signal) {
+    let depth = 0;
+    const mark = (/** @type {number} */ now) => this.element.classList.toggle("is-over", (depth = Math.max(0, now)) > 0);
+    const hasFiles = (/** @type {any} */ { dataTransfer }) => dataTransfer?.types.includes("Files");
+    const on = (/** @type {string} */ name, /** @type {(event: any) => void} */ act) => target.addEventListener(name, (event) => hasFiles(event) && (event.preventDefault(), act(event)), { signal });
+    on("dragenter", () => mark(depth + 1));
+    on("dragleave", () => mark(depth - 1));
+    on("dragover", ({ dataTransfer }) => (dataTransfer.dropEffect = "copy"));
+    on("drop", async ({ dataTransfer }) => {
+      mark(0);
+      this.#add(await dropped(dataTransfer));
+    });
+    document.addEventListener("paste", ({ clipboardData }) => clipboardData?.files.length && this.#add(clipboardData.files), { signal });
+  }
+}
+
+/** The files, also those in folders. @param {DataTransfer} transfer @returns {Promise<File[]>} */
+async function dropped({ items, files }) {
+  // Asked for at once: after the event there is nothing any more.
+  const entries = [...items].map((item) => item.webkitGetAsEntry?.());
+  const plain = [...files];
+  if (!entries.some((entry) => entry?.isDirectory)) return plain;
+  return (await Promise.all(entries.map((entry) => (entry ? filesOf(entry) : [])))).flat();
+}
+
+/** @param {any} entry @returns {Promise<File[]>} */
+async function filesOf(entry) {
+  if (entry.isFile) return [await new Promise((resolve, reject) => entry.file(resolve, reject))];
+  const reader = entry.createReader();
+  const found = [];
+  for (;;) {
+    /** @type {any[]} a hundred at most */
+    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    if (!some.length) return (await Promise.all(found.map(filesOf))).flat().filter(({ name }) => !name.startsWith("."));
+    found.push(...some);
+  }
+}
+
+/** What the AI can and cannot see. @param {{name: string, sees: string | null}[]} providers */
+function seen(providers) {
+  const told = providers.filter(({ sees }) => sees);
+  if (!told.length) return "The AI names brand, model and colours where it can see them, and says so where it cannot. What is wrong can be corrected.";
+  if (told.length === 1) return told[0].sees;
+  return told.map(({ name, sees }, index) => [index > 0 && h("br"), h("b", {}, name), ": ", sees]);
+}

@@ -1,0 +1,179 @@
+/**
+ * The list on screen, of any length: in blocks of some rows, and only blocks near the screen have their rows. The
+ * height of the others is what it was.
+ *
+ * @typedef {import("./photos.js").Photo} Photo
+ * @typedef {{element: HTMLElement, update(): void, isInUse(): boolean}} Row
+ * @typedef {{element: HTMLElement, photos: Photo[], rows: Map<Photo, Row> | null}} Block
+ */
+
+import { h } from "./elements.js";
+
+const BLOCK_ROWS = 20;
+const NEAR = "1000px 0px";
+const GUESSED_ROW_PX = 160;
+
+export class PhotoList {
+  element = h("div", { role: "list", class: "list", "aria-label": "Photos" });
+  /** @type {Block[]} */ #blocks = [];
+  /** @type {Map<Photo, Block>} */ #blockOf = new Map();
+  /** @type {Map<Element, Block>} */ #blockOfElement = new Map();
+  #end = h("div", { class: "end" });
+  #makeRow;
+  #rowPx = GUESSED_ROW_PX;
+  #near;
+  #nearEnd;
+  #isNumbering = false;
+  /** Whether the service has more than is here. */ hasMore = false;
+
+  /** @param {(photo: Photo) => Row} makeRow @param {() => void} onNearEnd more rows are wanted */
+  constructor(makeRow, onNearEnd) {
+    this.#makeRow = makeRow;
+    this.element.append(this.#end);
+    this.#near = new IntersectionObserver((seen) => seen.forEach((each) => this.#seen(each)), { rootMargin: NEAR });
+    this.#nearEnd = new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && onNearEnd(), { rootMargin: NEAR });
+    this.#nearEnd.observe(this.#end);
+  }
+
+  get size() {
+    return this.#blockOf.size;
+  }
+
+  /** Is the end still near? Then more is asked for. */
+  lookAgain() {
+    this.#nearEnd.unobserve(this.#end);
+    this.#nearEnd.observe(this.#end);
+  }
+
+  /** @param {Photo[]} photos the first one on top */
+  prepend(photos) {
+    for (const photo of photos.toReversed()) {
+      let block = this.#blocks[0];
+      if (!block || block.photos.length >= BLOCK_ROWS) block = this.#addBlock(0);
+      block.photos.unshift(photo);
+      this.#place(block, photo, 0);
+    }
+  }
+
+  /** @param {Photo[]} photos */
+  append(photos) {
+    for (const photo of photos) {
+      let block = this.#blocks.at(-1);
+      if (!block || block.photos.length >= BLOCK_ROWS) block = this.#addBlock(this.#blocks.length);
+      block.photos.push(photo);
+      this.#place(block, photo, block.photos.length - 1);
+    }
+  }
+
+  /** @param {Photo} photo */
+  update(photo) {
+    this.#blockOf.get(photo)?.rows?.get(photo)?.update();
+  }
+
+  /** Show all anew, as the time has passed. */
+  updateAll() {
+    for (const { rows } of this.#blocks) rows?.forEach((row) => row.update());
+  }
+
+  /** @param {Photo} photo */
+  remove(photo) {
+    const block = this.#blockOf.get(photo);
+    if (!block) return;
+    this.#blockOf.delete(photo);
+    block.photos.splice(block.photos.indexOf(photo), 1);
+    block.rows?.get(photo)?.element.remove();
+    block.rows?.delete(photo);
+    this.#number();
+    if (block.photos.length) return this.#keepHeight(block);
+    this.#near.unobserve(block.element);
+    this.#blockOfElement.delete(block.element);
+    this.#blocks.splice(this.#blocks.indexOf(block), 1);
+    block.element.remove();
+  }
+
+  clear() {
+    for (const photo of [...this.#blockOf.keys()]) this.remove(photo);
+  }
+
+  close() {
+    this.#near.disconnect();
+    this.#nearEnd.disconnect();
+  }
+
+  /** @param {Photo} photo */
+  rowOf(photo) {
+    return this.#blockOf.get(photo)?.rows?.get(photo);
+  }
+
+  /** @param {number} at */
+  #addBlock(at) {
+    /** @type {Block} */
+    const block = { element: h("div", { class: "block" }), photos: [], rows: null };
+    (this.#blocks[at]?.element ?? this.#end).before(block.element);
+    this.#blocks.splice(at, 0, block);
+    this.#blockOfElement.set(block.element, block);
+    // Rows that are on screen at once are there at once: nothing jumps when the observer has looked.
+    if (at === 0 || this.#blocks.length < 3) block.rows = new Map();
+    this.#near.observe(block.element);
+    return block;
+  }
+
+  /** @param {Block} block @param {Photo} photo @param {number} at */
+  #place(block, photo, at) {
+    this.#blockOf.set(photo, block);
+    if (block.rows) {
+      const row = this.#makeRow(photo);
+      block.rows.set(photo, row);
+      block.element.insertBefore(row.element, block.element.children[at] ?? null);
+    }
+    this.#keepHeight(block);
+    this.#number();
+  }
+
+  /** @param {IntersectionObserverEntry} entry */
+  #seen({ target, isIntersecting, boundingClientRect }) {
+    const block = this.#blockOfElement.get(target);
+    if (!block) return;
+    if (isIntersecting) return this.#fill(block);
+    if (!block.rows || [...block.rows.values()].some((row) => row.isInUse())) return;
+    if (boundingClientRect.height && block.photos.length) this.#rowPx = boundingClientRect.height / block.photos.length;
+    block.rows = null;
+    block.element.replaceChildren();
+    this.#keepHeight(block, boundingClientRect.height);
+  }
+
+  /** @param {Block} block */
+  #fill(block) {
+    if (block.rows) return;
+    block.rows = new Map(block.photos.map((photo) => [photo, this.#makeRow(photo)]));
+    block.element.replaceChildren(...[...block.rows.values()].map(({ element }) => element));
+    this.#keepHeight(block);
+    this.#number();
+  }
+
+  /** @param {Block} block @param {number} [px] */
+  #keepHeight(block, px = block.photos.length * this.#rowPx) {
+    block.element.style.height = block.rows ? "" : `${Math.round(px)}px`;
+  }
+
+  /** A screen reader says which of how many. */
+  #number() {
+    if (this.#isNumbering) return;
+    this.#isNumbering = true;
+    requestAnimationFrame(() => {
+      this.#isNumbering = false;
+      let place = 0;
+      const size = this.hasMore ? -1 : this.size;
+      for (const { photos, rows } of this.#blocks) {
+        if (rows) {
+          photos.forEach((photo, index) => {
+            const element = rows.get(photo)?.element;
+            element?.setAttribute("aria-posinset", String(place + index + 1));
+            element?.setAttribute("aria-setsize", String(size));
+          });
+        }
+        place += photos.length;
+      }
+    });
+  }
+}

@@ -1,0 +1,222 @@
+/**
+ * All photos of the user as far as they are known here, the newest first: those not sent yet and those of the service.
+ * One photo stays one, from the file that was chosen to the result.
+ *
+ * @typedef {object} Photo
+ * @property {string} id of its row, for its life here
+ * @property {string} name of the file; "" where only the service knows it
+ * @property {Blob | null} file while this tab has it
+ * @property {Promise<string> | null} picture of the file, once it has been asked for
+ * @property {(import("./sender.js").Step & {key: string, category: string, isOffline?: boolean}) | null} unsent
+ * @property {import("../pipeline-client.js").Asset | null} asset
+ * @property {Record<string, any> | null} live how the work on it goes: asset.progress, kept up to date by the frames
+ * @property {string} note what was done to it
+ * @property {boolean} isHidden it is being deleted, and may come back
+ *
+ * @typedef {object} Shown
+ * @property {(photos: Photo[]) => void} prepend
+ * @property {(photos: Photo[]) => void} append
+ * @property {(photo: Photo) => void} update
+ * @property {(photo: Photo) => void} remove
+ */
+
+/** What a frame says, as asset.progress has it. @type {Record<string, (frame: any) => Record<string, any>>} */
+const STEPS = {
+  asset_queued: ({ position, etaSeconds }) => ({ state: "queued", position, etaSeconds }),
+  asset_started: ({ attempt, provider }) => ({ state: "running", attempt, provider }),
+  asset_retrying: ({ attempt, reason, nextAt }) => ({ state: "retrying", attempt, reason, nextAt }),
+  asset_held: ({ reason, nextAt }) => ({ state: "held", reason, nextAt }),
+};
+const UNFINISHED = ["processing", "draft"];
+
+export class Photos {
+  #list;
+  #rows = 0;
+  /** @type {Map<string, Photo>} not sent yet, by key */ #unsent = new Map();
+  /** @type {Map<string, Photo>} by asset */ #assets = new Map();
+  /** @type {any[]} frames of photos that may be one of those being sent */ #early = [];
+
+  /** @param {Shown} list */
+  constructor(list) {
+    this.#list = list;
+  }
+
+  get size() {
+    return this.#unsent.size + this.#assets.size;
+  }
+
+  get unsent() {
+    return this.#unsent.size;
+  }
+
+  /** @returns {Photo[]} */
+  get all() {
+    return [...this.#unsent.values(), ...this.#assets.values()];
+  }
+
+  /** @returns {string[]} ids of the assets that are being worked on */
+  get unfinished() {
+    return [...this.#assets].filter(([, { asset }]) => UNFINISHED.includes(asset?.status)).map(([id]) => id);
+  }
+
+  /** When the oldest one here was made. */
+  get oldest() {
+    return this.#assets.size ? [...this.#assets.values()].reduce((oldest, { asset }) => (asset?.createdAt < oldest ? asset?.createdAt : oldest), "9") : "";
+  }
+
+  /** @param {string} assetId */
+  find(assetId) {
+    return this.#assets.get(assetId);
+  }
+
+  /** Photos of the outbox, the first one on top. @param {import("./outbox.js").Unsent[]} all */
+  addUnsent(all) {
+    const added = all.filter(({ key }) => !this.#unsent.has(key)).map((unsent) => this.#make(unsent.name, unsent.blob, unsent));
+    for (const photo of added) this.#unsent.set(/** @type {any} */ (photo.unsent).key, photo);
+    this.#list.prepend(added);
+  }
+
+  /** @param {string} key @param {Partial<NonNullable<Photo["unsent"]>>} step */
+  step(key, step) {
+    const photo = this.#unsent.get(key);
+    if (!photo?.unsent) return;
+    const { category, isOffline } = photo.unsent;
+    photo.unsent = /** @type {any} */ ({ key, category, isOffline, ...step });
+    this.#list.update(photo);
+  }
+
+  /** @param {boolean} isOffline */
+  offline(isOffline) {
+    for (const photo of this.#unsent.values()) {
+      if (!photo.unsent) continue;
+      photo.unsent.isOffline = isOffline;
+      this.#list.update(photo);
+    }
+  }
+
+  /**
+   * The service has it now. Returns the ids of assets that were told of meanwhile and are none of those sent here.
+   * @param {string} key @param {string} assetId @param {string} [note] @returns {string[]}
+   */
+  accepted(key, assetId, note = "") {
+    const photo = this.#unsent.get(key);
+    if (photo) this.#becomes(photo, key, assetId, note);
+    const early = this.#early.filter((frame) => frame.assetId === assetId);
+    this.#early = this.#early.filter((frame) => frame.assetId !== assetId);
+    const came = early.map((frame) => this.frame(frame)).some(Boolean) ? [assetId] : [];
+    return this.isSending ? came : [...came, ...this.#early.splice(0).map((frame) => frame.assetId)];
+  }
+
+  /** @param {Photo} photo @param {string} key @param {string} assetId @param {string} note */
+  #becomes(photo, key, assetId, note) {
+    const known = this.#assets.get(assetId);
+    const begun = { id: assetId, category: photo.unsent?.category, status: "processing", images: {}, aiMetadata: {}, createdAt: new Date().toISOString() };
+    this.#unsent.delete(key);
+    if (known) this.#list.remove(known);
+    Object.assign(photo, { asset: known?.asset ?? begun, live: known?.live ?? { state: "queued" }, note, unsent: null });
+    this.#assets.set(assetId, photo);
+    this.#list.update(photo);
+  }
+
+  get isSending() {
+    return [...this.#unsent.values()].some(({ unsent }) => unsent?.step === "sending");
+  }
+
+  /** It was sent or removed elsewhere. @param {string} key */
+  forget(key) {
+    const photo = this.#unsent.get(key);
+    if (!photo) return;
+    this.#unsent.delete(key);
+    this.#list.remove(photo);
+  }
+
+  /** None of them is sent any more. */
+  forgetUnsent() {
+    for (const key of [...this.#unsent.keys()]) this.forget(key);
+  }
+
+  /** The AI looks at it again. @param {Photo} photo */
+  restart(photo) {
+    photo.asset = { ...photo.asset, status: "processing", finishedAt: null };
+    photo.live = { state: "queued" };
+    this.#list.update(photo);
+  }
+
+  /** What the service has: known ones are brought up to date. @param {any[]} assets newest first @param {"prepend" | "append"} where the others go */
+  addAssets(assets, where) {
+    const added = [];
+    for (const asset of assets) {
+      const known = this.#assets.get(asset.id);
+      if (known) this.update(asset);
+      else added.push(this.#make("", null, null, asset));
+    }
+    for (const photo of added) this.#assets.set(photo.asset?.id, photo);
+    if (added.length) this.#list[where](added);
+  }
+
+  /** @param {any} asset */
+  update(asset) {
+    const photo = this.#assets.get(asset.id);
+    if (!photo) return;
+    // An answer that was on its way while the event came.
+    const isOld = !UNFINISHED.includes(photo.asset?.status) && UNFINISHED.includes(asset.status) && asset.updatedAt < (photo.asset?.finishedAt ?? "");
+    if (isOld) return;
+    photo.asset = asset;
+    photo.live = asset.progress;
+    this.#list.update(photo);
+  }
+
+  /** The asset is gone. @param {string} assetId */
+  deleted(assetId) {
+    const photo = this.#assets.get(assetId);
+    if (!photo) return;
+    this.#assets.delete(assetId);
+    this.#list.remove(photo);
+  }
+
+  /** Hide it, or show it again. @param {Photo} photo @param {boolean} isHidden */
+  hide(photo, isHidden) {
+    photo.isHidden = isHidden;
+    this.#list.update(photo);
+  }
+
+  /**
+   * Take a frame of the service. Returns what it ended: "finished", "corrected"; "unknown" for a photo that is not
+   * here and none of those being sent.
+   * @param {any} frame
+   */
+  frame(frame) {
+    const { event, assetId } = frame;
+    const photo = this.#assets.get(assetId);
+    if (event === "asset_deleted") return this.deleted(assetId);
+    if (!photo?.asset) {
+      if (!this.isSending) return "unknown";
+      this.#early.push(frame);
+      return;
+    }
+    if (event === "asset_processed" || event === "asset_corrected") {
+      const { status, aiMetadata = {}, error = null, timestamp } = frame;
+      photo.asset = { ...photo.asset, status, aiMetadata: { ...photo.asset.aiMetadata, ...known(aiMetadata), error } };
+      if (timestamp) photo.asset.finishedAt = timestamp;
+      if (!UNFINISHED.includes(status)) photo.live = null;
+      this.#list.update(photo);
+      return event === "asset_processed" ? "finished" : "corrected";
+    }
+    if (!UNFINISHED.includes(photo.asset.status)) return "again";
+    if (event === "asset_progress") photo.live = { ...photo.live, state: "running", share: frame.share };
+    else if (STEPS[event]) photo.live = STEPS[event](frame);
+    this.#list.update(photo);
+  }
+
+  /** @param {string} name @param {Blob | null} file @param {import("./outbox.js").Unsent | null} unsent @param {any} [asset] @returns {Photo} */
+  #make(name, file, unsent, asset = null) {
+    this.#rows += 1;
+    const step = unsent && { key: unsent.key, category: unsent.category, ...(unsent.refused ? { step: /** @type {const} */ ("refused"), reason: unsent.refused } : { step: /** @type {const} */ ("waiting") }) };
+    return { id: `photo-${this.#rows}`, name, file, picture: null, unsent: step, asset, live: asset?.progress ?? null, note: unsent?.note ?? "", isHidden: false };
+  }
+}
+
+/** Events have "" where an asset has null. @param {Record<string, any>} metadata */
+function known(metadata) {
+  return Object.fromEntries(Object.entries(metadata).map(([field, said]) => [field, said?.value ? said : null]));
+}

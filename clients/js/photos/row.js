@@ -1,0 +1,179 @@
+/**
+ * One photo of the list: its picture, what is happening to it in words, what the AI saw, and what can be done.
+ *
+ * @typedef {import("./photos.js").Photo} Photo
+ *
+ * @typedef {object} Acts what the row's buttons do
+ * @property {(photo: Photo) => void} open
+ * @property {(photo: Photo, said: Record<string, string | null>) => Promise<unknown>} correct
+ * @property {(photo: Photo, button: HTMLButtonElement) => void} again
+ * @property {(photo: Photo, button: HTMLButtonElement) => void} cancel
+ * @property {(photo: Photo, isByKeyboard: boolean) => void} remove
+ * @property {(photo: Photo) => Promise<string>} freshPicture another address, when the one of before shows nothing
+ */
+
+import { fill, h, icon } from "./elements.js";
+import { pictureOf } from "./picture.js";
+import { CorrectionForm } from "./correction.js";
+import { confidenceWords, FIELDS, nameOf, sortOf, stateOf, titled } from "./words.js";
+
+const UNFINISHED = ["processing", "draft"];
+
+export class Row {
+  #photo;
+  #acts;
+  #image = h("img", { alt: "", decoding: "async", hidden: true, width: 112, height: 112 });
+  #blank = h("span", { class: "blank" }, icon("image"));
+  #open;
+  #badge = h("span", { class: "badge" });
+  #title = h("h3", { class: "title" });
+  #values = h("dl", { class: "values" });
+  #told = h("p", { class: "told" });
+  #buttons = h("div", { class: "buttons" });
+  #body = h("div", { class: "body" }, h("div", { class: "head" }, this.#title, this.#badge), this.#values, this.#told);
+  #bar = h("div", { class: "bar", hidden: true }, h("i"));
+  /** @type {CorrectionForm | null} */ #form = null;
+  #shown = "";
+  #buttonsShown = "";
+  #source = "";
+
+  /** @param {Photo} photo @param {Acts} acts */
+  constructor(photo, acts) {
+    this.#photo = photo;
+    this.#acts = acts;
+    this.#open = h("button", { class: "picture", type: "button", onclick: () => acts.open(photo) }, this.#blank, this.#image);
+    this.#image.onload = () => this.#pictureIsThere(true);
+    this.#image.onerror = () => this.#pictureFailed();
+    this.element = h("div", { role: "listitem", class: "photo", id: photo.id }, this.#open, this.#body, this.#buttons, this.#bar);
+    this.update();
+  }
+
+  /** Whether it must stay: a person is writing in it, or has the focus there. */
+  isInUse() {
+    return this.#form !== null || this.element.matches(":focus-within");
+  }
+
+  update() {
+    const photo = this.#photo;
+    const { kind, badge, told, share } = stateOf(photo);
+    this.element.hidden = photo.isHidden;
+    this.#showPicture();
+    const note = photo.note && !told ? `${photo.note}.` : "";
+    const name = nameOf(photo);
+    const { aiMetadata, corrections } = photo.asset ?? {};
+    const shown = JSON.stringify([kind, badge, told, share, note, name, aiMetadata, corrections]);
+    if (shown === this.#shown) return;
+    this.#shown = shown;
+    this.element.dataset.kind = kind || "calm";
+    this.#badge.textContent = badge;
+    this.#badge.className = `badge ${kind}`;
+    this.#told.textContent = told || note;
+    this.#open.setAttribute("aria-label", `Show more of ${name}`);
+    this.#showBar(share);
+    this.#showValues();
+    this.#showButtons(name);
+  }
+
+  /** @param {number | null | undefined} share */
+  #showBar(share) {
+    this.#bar.hidden = share === undefined;
+    this.#bar.classList.toggle("endless", share === null);
+    this.#bar.firstChild.style.transform = `scaleX(${share ?? 1})`;
+  }
+
+  #showValues() {
+    const { asset } = this.#photo;
+    const seen = asset && !UNFINISHED.includes(asset.status) ? FIELDS.filter((field) => asset.aiMetadata?.[field]?.value) : [];
+    this.#title.classList.toggle("is-aside", seen.length > 0);
+    this.#title.textContent = seen.length ? sortOf(asset) : nameOf(this.#photo);
+    fill(
+      this.#values,
+      seen.map((field) => {
+        const { value, confidence } = asset?.aiMetadata[field];
+        const sure = confidenceWords(confidence, Boolean(asset?.corrections?.[field]));
+        return h("div", { class: field }, h("dt", {}, titled(field)), h("dd", {}, h("span", { class: "value" }, value), " ", h("span", { class: "sure" }, sure)));
+      }),
+    );
+  }
+
+  /** @param {string} name */
+  #showButtons(name) {
+    const wanted = this.#form ? [] : this.#wantedButtons();
+    const key = wanted.map(([label]) => label).join() + name;
+    if (key === this.#buttonsShown) return;
+    const focused = /** @type {any} */ (this.element.getRootNode()).activeElement?.dataset?.act;
+    this.#buttonsShown = key;
+    fill(
+      this.#buttons,
+      wanted.map(([label, drawing, act]) =>
+        h("button", { type: "button", class: "quiet", "data-act": label, "aria-label": `${label}: ${name}`, onclick: act }, icon(drawing), h("span", {}, label)),
+      ),
+    );
+    if (focused && !this.#buttons.contains(document.activeElement)) this.#buttons.querySelector(`[data-act="${CSS.escape(focused)}"]`)?.focus();
+  }
+
+  /** @returns {[string, any, (event: any) => void][]} */
+  #wantedButtons() {
+    const photo = this.#photo;
+    const again = (/** @type {any} */ { currentTarget }) => this.#acts.again(photo, currentTarget);
+    const remove = (/** @type {any} */ { detail }) => this.#acts.remove(photo, detail === 0);
+    if (photo.unsent) return photo.unsent.step === "refused" ? [["Try again", "again", again], ["Remove", "trash", remove]] : [["Remove", "trash", remove]];
+    const { status } = photo.asset ?? {};
+    if (UNFINISHED.includes(status)) return [["Cancel", "close", ({ currentTarget }) => this.#acts.cancel(photo, currentTarget)], ["Delete", "trash", remove]];
+    /** @type {[string, any, (event: any) => void][]} */
+    const buttons = [["Correct", "edit", () => this.#edit()]];
+    if (status === "failed" || status === "partial") buttons.push(["Run again", "again", again]);
+    return [...buttons, ["Delete", "trash", remove]];
+  }
+
+  #edit() {
+    this.#form = new CorrectionForm(/** @type {any} */ (this.#photo.asset), (said) => this.#acts.correct(this.#photo, said), () => this.#endEdit());
+    this.#body.append(this.#form.element);
+    this.element.classList.add("is-edited");
+    this.#buttonsShown = "";
+    this.#showButtons(nameOf(this.#photo));
+    this.#form.focus();
+  }
+
+  #endEdit() {
+    this.#form?.element.remove();
+    this.#form = null;
+    this.element.classList.remove("is-edited");
+    this.#showButtons(nameOf(this.#photo));
+    this.#buttons.querySelector("[data-act=Correct]")?.focus();
+  }
+
+  #showPicture() {
+    const { asset } = this.#photo;
+    const preview = asset?.images?.previews?.["320"]?.url;
+    const original = asset?.images?.original?.url;
+    if (preview) return this.#show(preview);
+    if (!this.#photo.file) return original && this.#show(original);
+    this.#photo.picture ??= pictureOf(this.#photo.file);
+    this.#photo.picture.then((address) => (address ? !this.#source && this.#show(address) : original && this.#show(original)));
+  }
+
+  /** @param {string} address */
+  #show(address) {
+    // An address that carries a signature changes with every answer: the picture is the same.
+    const same = (/** @type {string} */ text) => text.split("?")[0];
+    if (same(address) === same(this.#source)) return;
+    this.#source = address;
+    this.#image.src = address;
+  }
+
+  #isTriedAgain = false;
+  async #pictureFailed() {
+    this.#pictureIsThere(false);
+    if (this.#isTriedAgain || !this.#photo.asset) return;
+    this.#isTriedAgain = true;
+    const address = await this.#acts.freshPicture(this.#photo).catch(() => "");
+    if (address) this.#image.src = this.#source = address;
+  }
+
+  /** @param {boolean} isThere */
+  #pictureIsThere(isThere) {
+    this.#image.hidden = !isThere;
+    this.#blank.hidden = isThere;
+  }
+}

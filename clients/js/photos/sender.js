@@ -1,0 +1,224 @@
+/**
+ * Sends photos, three at a time, again and again until the service has accepted or refused them.
+ *
+ * @typedef {import("./outbox.js").Unsent} Unsent
+ *
+ * @typedef {object} Step what is known of a photo that is not accepted yet
+ * @property {"waiting" | "preparing" | "sending" | "again" | "refused"} step
+ * @property {number} [share] of its bytes that are sent
+ * @property {string} [reason] why it is sent again, or not
+ * @property {number} [nextAt]
+ *
+ * @typedef {object} Told
+ * @property {(key: string, step: Step) => void} step
+ * @property {(unsent: Unsent, receipt: import("../pipeline-client.js").Receipt) => void} accepted
+ * @property {(key: string) => void} gone another tab has sent or removed it
+ * @property {() => void} unauthorized
+ */
+
+import { PipelineError } from "../http.js";
+import { small } from "./picture.js";
+
+const AT_ONCE = 3;
+const AGAIN_MS = { first: 1000, longest: 30_000 };
+const STALLED_MS = 30_000; // without a byte going out
+const ANSWER_MS = 120_000; // once all bytes are out
+const LOOK_MS = 5000; // whether another tab has sent it
+const TOLD_MS = 200;
+
+export class Sender {
+  #parts;
+  #told;
+  /** @type {Map<string, Unsent>} in the order in which they are sent */ #waiting = new Map();
+  /** @type {Map<string, AbortController>} */ #sending = new Map();
+  /** @type {Map<string, number>} how often in a row each one failed */ #failures = new Map();
+  /** @type {Map<string, ReturnType<typeof setTimeout>>} */ #timers = new Map();
+  #failuresInARow = 0;
+  #isHalted = false;
+  #stopping = new AbortController();
+  #wakeLock = new WakeLock(this.#stopping.signal);
+
+  /** @param {{client: import("../pipeline-client.js").PipelineClient, outbox: import("./outbox.js").Outbox, tabs: import("./tabs.js").Tabs, maxBytes: number}} parts @param {Told} told */
+  constructor(parts, told) {
+    this.#parts = parts;
+    this.#told = told;
+  }
+
+  /** @param {Unsent} unsent */
+  add(unsent) {
+    if (this.#waiting.has(unsent.key) || this.#sending.has(unsent.key)) return;
+    this.#waiting.set(unsent.key, unsent);
+    this.#go();
+  }
+
+  /** Do not send it (any more). @param {string} key */
+  drop(key) {
+    this.#waiting.delete(key);
+    this.#sending.get(key)?.abort();
+    clearTimeout(this.#timers.get(key));
+    this.#timers.delete(key);
+  }
+
+  /** The network is back: nothing waits for its next try. */
+  wake() {
+    this.#failuresInARow = 0;
+    for (const [key, timer] of this.#timers) {
+      clearTimeout(timer);
+      this.#timers.delete(key);
+    }
+    this.#go();
+  }
+
+  stop() {
+    this.#isHalted = true;
+    for (const key of [...this.#waiting.keys(), ...this.#sending.keys()]) this.drop(key);
+    this.#wakeLock.keep(false);
+    this.#stopping.abort();
+  }
+
+  #go() {
+    // While all fails, one photo at a time finds out whether that is over.
+    const atOnce = this.#failuresInARow >= AT_ONCE ? 1 : AT_ONCE;
+    for (const unsent of this.#waiting.values()) {
+      if (this.#isHalted || !navigator.onLine || this.#sending.size >= atOnce) break;
+      if (this.#failuresInARow >= AT_ONCE && this.#timers.size) break;
+      if (!this.#timers.has(unsent.key)) this.#send(unsent);
+    }
+    this.#wakeLock.keep(this.#sending.size > 0);
+  }
+
+  /** @param {Unsent} unsent */
+  async #send(unsent) {
+    const { key } = unsent;
+    const { outbox, tabs } = this.#parts;
+    const stopping = new AbortController();
+    this.#waiting.delete(key);
+    this.#sending.set(key, stopping);
+    try {
+      const isHere = await tabs.alone(key, async () => {
+        const kept = await outbox.get(key);
+        if (stopping.signal.aborted) return;
+        if (!kept) return this.#told.gone(key);
+        const receipt = await this.#upload(kept, stopping);
+        await outbox.delete(key);
+        this.#failuresInARow = 0;
+        this.#told.accepted(kept, receipt);
+      });
+      // Another tab is sending it: has that ended well?
+      if (!isHere && !stopping.signal.aborted) this.#wait(unsent, LOOK_MS);
+    } catch (error) {
+      if (!(stopping.signal.aborted && stopping.signal.reason?.name === "AbortError")) await this.#failed(unsent, error);
+    } finally {
+      this.#sending.delete(key);
+      this.#go();
+    }
+  }
+
+  /** @param {Unsent} unsent @param {AbortController} stopping */
+  async #upload(unsent, stopping) {
+    const { key, category } = unsent;
+    const blob = await this.#prepared(unsent);
+    /** @type {ReturnType<typeof setTimeout> | undefined} */ let timer;
+    let toldAt = 0;
+    const watch = (/** @type {number} */ ms) => {
+      clearTimeout(timer);
+      timer = setTimeout(() => stopping.abort(new PipelineError("The connection hangs", "NETWORK_ERROR", 0)), ms);
+    };
+    const onProgress = (/** @type {number} */ sent, /** @type {number} */ total) => {
+      watch(sent < total ? STALLED_MS : ANSWER_MS);
+      if (sent < total && Date.now() - toldAt < TOLD_MS) return;
+      toldAt = Date.now();
+      this.#told.step(key, { step: "sending", share: sent / total });
+    };
+    this.#told.step(key, { step: "sending", share: 0 });
+    watch(STALLED_MS);
+    try {
+      return await this.#parts.client.upload(blob, { category, idempotencyKey: key, onProgress, signal: stopping.signal, tries: 1 });
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Small enough, and kept so: the same key must always send the same bytes. @param {Unsent} unsent */
+  async #prepared(unsent) {
+    if (unsent.note) return unsent.blob;
+    const { maxBytes, outbox } = this.#parts;
+    if (unsent.blob.size > maxBytes) this.#told.step(unsent.key, { step: "preparing" });
+    const blob = await small(unsent.blob, maxBytes).catch(() => {
+      const most = Math.floor(maxBytes / 2 ** 20);
+      throw new PipelineError(`It is larger than ${most} MB, and this browser cannot make it smaller`, "TOO_LARGE", 413);
+    });
+    if (blob === unsent.blob) return blob;
+    unsent.note = "Made smaller to send";
+    unsent.blob = blob;
+    await outbox.put(unsent);
+    return blob;
+  }
+
+  /** @param {Unsent} unsent @param {any} error */
+  async #failed(unsent, error) {
+    const { key } = unsent;
+    const { status = 0, message = String(error), retryAfterMs } = error ?? {};
+    if (status === 401 && retryAfterMs === undefined) {
+      this.#isHalted = true;
+      this.#waiting.set(key, unsent);
+      this.#told.step(key, { step: "waiting" });
+      return this.#told.unauthorized();
+    }
+    const failures = (this.#failures.get(key) ?? 0) + 1;
+    // A 500 may be this photo's doing: a few times, and no more.
+    const isPassing = [0, 401, 408, 429, 502, 503, 504].includes(status) || (status === 500 && failures < 4);
+    if (!isPassing) {
+      const refused = { ...unsent, refused: message };
+      await this.#parts.outbox.put(refused);
+      return this.#told.step(key, { step: "refused", reason: message });
+    }
+    this.#failures.set(key, failures);
+    this.#failuresInARow += 1;
+    this.#sendAgain(unsent, message, retryAfterMs ?? waitMs(failures));
+  }
+
+  /** @param {Unsent} unsent @param {string} reason @param {number} ms */
+  #sendAgain(unsent, reason, ms) {
+    this.#wait(unsent, ms);
+    this.#told.step(unsent.key, { step: "again", reason, nextAt: Date.now() + ms });
+  }
+
+  /** @param {Unsent} unsent @param {number} ms */
+  #wait(unsent, ms) {
+    const then = () => (this.#timers.delete(unsent.key), this.#go());
+    this.#waiting.set(unsent.key, unsent);
+    this.#timers.set(unsent.key, setTimeout(then, ms));
+  }
+}
+
+/** @param {number} failures */
+function waitMs(failures) {
+  return Math.min(AGAIN_MS.longest, AGAIN_MS.first * 2 ** (failures - 1)) * (0.5 + Math.random() / 2);
+}
+
+/** Keeps the screen on, so that a phone does not cut off what is being sent. */
+class WakeLock {
+  #isWanted = false;
+  /** @type {Promise<WakeLockSentinel | null> | null} */ #held = null;
+
+  /** @param {AbortSignal} signal the end */
+  constructor(signal) {
+    // The browser lets go of it whenever the page is hidden.
+    const seen = () => document.visibilityState === "visible" && this.#isWanted && this.#take();
+    document.addEventListener("visibilitychange", seen, { signal });
+  }
+
+  /** @param {boolean} isWanted */
+  keep(isWanted) {
+    if (isWanted === this.#isWanted) return;
+    this.#isWanted = isWanted;
+    if (isWanted) return this.#take();
+    this.#held?.then((lock) => lock?.release());
+    this.#held = null;
+  }
+
+  #take() {
+    this.#held = navigator.wakeLock?.request("screen").catch(() => null) ?? null;
+  }
+}

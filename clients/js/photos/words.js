@@ -1,0 +1,119 @@
+/**
+ * What a photo's state is called on screen: short, friendly, in plain words.
+ *
+ * @typedef {import("./photos.js").Photo} Photo
+ * @typedef {{kind: "" | "busy" | "good" | "warn" | "bad", badge: string, told: string, share?: number | null}} Told
+ *   share: 0 to 1 of a bar; null where something goes on of unknown length; none without a bar
+ */
+
+const FIELDS = /** @type {const} */ (["brand", "model", "colorway"]);
+export { FIELDS };
+
+/** @param {Photo} photo @returns {Told} */
+export function stateOf(photo) {
+  if (photo.unsent) return unsentState(photo.unsent);
+  const { status, aiMetadata } = /** @type {any} */ (photo.asset);
+  if (status === "processing" || status === "draft") return workState(photo.live ?? {});
+  if (status === "failed") {
+    const error = aiMetadata?.error || "Processing failed";
+    if (error === "Cancelled") return { kind: "", badge: "Cancelled", told: "Nothing is asked any more. Run it again if you like." };
+    return { kind: "bad", badge: "Failed", told: sentence(error) };
+  }
+  const missing = ["brand", "model"].filter((field) => !aiMetadata?.[field]?.value);
+  if (missing.length) return { kind: "warn", badge: "Partly seen", told: `The AI could not see the ${missing.join(" and the ")}. You can fill it in.` };
+  return { kind: "good", badge: "Done", told: "" };
+}
+
+/** @param {any} unsent @returns {Told} */
+function unsentState({ step, share = 0, reason, nextAt, isOffline }) {
+  if (step === "refused") return { kind: "bad", badge: "Not sent", told: sentence(reason) };
+  if (step === "preparing") return { kind: "busy", badge: "Preparing", told: "Being made smaller, so that it can be sent.", share: null };
+  if (step === "sending" && share < 1) return { kind: "busy", badge: `Sending ${Math.floor(share * 100)} %`, told: "On its way.", share };
+  if (step === "sending") return { kind: "busy", badge: "Sending", told: "All sent. Waiting for the answer.", share: null };
+  if (isOffline) return { kind: "warn", badge: "Waiting", told: "No network. It is sent as soon as there is one." };
+  if (step === "again") return { kind: "warn", badge: "Sending again", told: `${sentence(reason)} Next try ${clock(nextAt)}.` };
+  return { kind: "", badge: "Waiting", told: "It is sent in a moment." };
+}
+
+/** @param {any} live asset.progress @returns {Told} */
+function workState({ state, position, etaSeconds, attempt, reason, nextAt, share }) {
+  if (state === "held") {
+    const next = nextAt ? ` Next try ${clock(Date.parse(nextAt))}.` : " It goes on by itself.";
+    return { kind: "warn", badge: "On hold", told: sentence(reason ?? "The service waits") + next };
+  }
+  if (state === "retrying") {
+    const next = nextAt ? `at ${clock(Date.parse(nextAt))} ` : "";
+    return { kind: "warn", badge: `Attempt ${(attempt ?? 1) + 1}`, told: `It starts ${next}after “${bare(reason ?? "an error")}”.` };
+  }
+  if (state === "running") {
+    const badge = attempt > 1 ? `Attempt ${attempt}` : "Looking";
+    const told = share == null ? "The AI is looking at it." : `The AI is looking at it: ${Math.floor(share * 100)} %.`;
+    return { kind: "busy", badge, told, share: share ?? null };
+  }
+  const about = etaSeconds == null ? "" : `, ${duration(etaSeconds)}`;
+  if (position == null) return { kind: "", badge: "In line", told: `Sent. It waits for its turn${about}.` };
+  return { kind: "", badge: `Place ${position}`, told: position === 1 ? `Next in line${about}.` : `Place ${position} in line${about}.` };
+}
+
+/** @param {number} confidence 0 to 1 @param {boolean} isCorrected */
+export function confidenceWords(confidence, isCorrected) {
+  if (isCorrected) return "set by you";
+  if (confidence >= 0.9) return "sure";
+  if (confidence >= 0.7) return "fairly sure";
+  if (confidence >= 0.4) return "not sure";
+  return "a guess";
+}
+
+/** What a photo is called. @param {Photo} photo */
+export function nameOf({ name, asset, unsent }) {
+  const { brand, model } = asset?.aiMetadata ?? {};
+  const found = [brand?.value, model?.value].filter(Boolean).join(" ");
+  return found || name || titled(`${unsent?.category ?? asset?.category ?? ""} photo`);
+}
+
+/** What it is and when it was sent. @param {any} asset */
+export function sortOf({ category, createdAt }) {
+  const at = new Date(createdAt);
+  const isToday = at.toDateString() === new Date().toDateString();
+  const when = isToday ? at.toLocaleTimeString([], { timeStyle: "short" }) : at.toLocaleDateString([], { dateStyle: "medium" });
+  return `${titled(category)} · ${when}`;
+}
+
+/** @param {string} category */
+export function titled(category) {
+  const text = category.replaceAll(/[_-]+/g, " ").trim();
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
+/** @param {number} bytes */
+export function megabytes(bytes) {
+  return `${(bytes / 2 ** 20).toLocaleString([], { maximumFractionDigits: 1 })} MB`;
+}
+
+/** @param {number} count @param {string} one @param {string} [many] */
+export function counted(count, one, many = `${one}s`) {
+  return `${count.toLocaleString()} ${count === 1 ? one : many}`;
+}
+
+/** @param {number} seconds */
+export function duration(seconds) {
+  if (seconds < 90) return `about ${Math.max(1, Math.round(seconds))} s`;
+  if (seconds < 5400) return `about ${Math.round(seconds / 60)} min`;
+  return `about ${Math.round(seconds / 3600)} h`;
+}
+
+/** @param {number} at */
+function clock(at) {
+  return new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+}
+
+/** @param {string} text */
+function bare(text) {
+  return text.trim().replace(/\.$/, "");
+}
+
+/** @param {string} text */
+function sentence(text) {
+  const trimmed = String(text).trim();
+  return /[.!?…]$/.test(trimmed) ? trimmed : `${trimmed}.`;
+}

@@ -1,0 +1,238 @@
+/**
+ * All that goes on for one user: photos are kept, sent, followed and changed, and other tabs hear of it.
+ *
+ * @typedef {import("./photos.js").Photo} Photo
+ * @typedef {{categories: string[], maxUploadBytes: number, providers: {name: string, sees: string | null}[]}} About
+ *
+ * @typedef {object} Told
+ * @property {() => void} changed how many there are, or the connection
+ * @property {(detail: {assetId: string, name: string, category: string}) => void} accepted
+ * @property {(photo: Photo, frame: any) => void} finished
+ * @property {() => void} unauthorized
+ * @property {(text: string) => void} problem
+ * @property {(hasMore: boolean) => void} hasMore
+ */
+
+import { PipelineClient } from "../pipeline-client.js";
+import { randomHex } from "../http.js";
+import { Library } from "./library.js";
+import { Outbox } from "./outbox.js";
+import { Photos } from "./photos.js";
+import { kindOf } from "./picture.js";
+import { Sender } from "./sender.js";
+import { Tabs } from "./tabs.js";
+
+export class Work {
+  #told;
+  #tabs;
+  #outbox;
+  #sender;
+  #library;
+  #listening = new AbortController();
+  #added = 0;
+  /** How the service is heard. @type {"connecting" | "connected" | "lost" | "offline"} */ connection = navigator.onLine ? "connecting" : "offline";
+
+  /**
+   * @param {{url: string, token: any, owner: string, about: About, list: import("./photos.js").Shown}} given
+   * @param {Told} told
+   */
+  constructor({ url, token, owner, about, list }, told) {
+    this.#told = told;
+    this.client = new PipelineClient({ url, token, progress: true });
+    this.photos = new Photos(list);
+    this.#outbox = new Outbox(owner);
+    this.#tabs = new Tabs(owner, (message) => this.#heard(message));
+    this.#library = new Library(this.client, this.photos, told);
+    const parts = { client: this.client, outbox: this.#outbox, tabs: this.#tabs, maxBytes: about.maxUploadBytes };
+    this.#sender = new Sender(parts, {
+      step: (key, step) => this.#share({ kind: "step", key, step }),
+      accepted: (unsent, { assetId }) => {
+        this.#share({ kind: "accepted", key: unsent.key, assetId, note: unsent.note });
+        told.accepted({ assetId, name: unsent.name, category: unsent.category });
+      },
+      gone: (key) => this.#share({ kind: "gone", key }),
+      unauthorized: told.unauthorized,
+    });
+  }
+
+  get isLoaded() {
+    return this.#library.isLoaded;
+  }
+
+  get transport() {
+    return this.client.transport;
+  }
+
+  /** Begin: what was not sent yet, what the service has, and whatever comes. */
+  async start() {
+    const { signal } = this.#listening;
+    addEventListener("online", () => this.#online(true), { signal });
+    addEventListener("offline", () => this.#online(false), { signal });
+    this.client.on("connected", () => this.#connected());
+    this.client.on("transport", () => this.#told.changed());
+    this.client.on("disconnected", ({ willReconnect }) => willReconnect && this.#connection(navigator.onLine ? "lost" : "offline"));
+    this.client.on("error", (error) => (error.code === "UNAUTHORIZED" ? this.#told.unauthorized() : this.#told.problem(error.message)));
+    this.client.connect();
+    this.#library.start();
+    await this.#readOutbox();
+  }
+
+  /** @param {{clears?: boolean}} [options] clears: what was not sent is forgotten */
+  async close({ clears = false } = {}) {
+    this.#listening.abort();
+    this.#sender.stop();
+    this.#library.close();
+    this.client.close();
+    if (clears) await this.#outbox.clear();
+    if (clears) this.#tabs.tell({ kind: "cleared" });
+    this.#tabs.close();
+  }
+
+  /** Send these. Returns the names of those that are no photos. @param {File[]} files @param {string} category */
+  async add(files, category) {
+    const [addedAt, refused] = [Date.now(), /** @type {string[]} */ ([])];
+    const kinds = await Promise.all(files.map((file) => kindOf(file).catch(() => null)));
+    const photos = files.filter((file, index) => kinds[index] || !refused.push(file.name || "The file"));
+    const all = photos.map((blob) => {
+      const given = { owner: this.#outbox.owner, tab: this.#tabs.id, name: blob.name ?? "", category, addedAt, blob };
+      return { key: randomHex(), order: this.#added++, ...given };
+    });
+    this.photos.addUnsent(all);
+    this.#told.changed();
+    let isKept = true;
+    for (const unsent of all) {
+      isKept = (await this.#outbox.put(unsent)) && isKept;
+      if (this.#listening.signal.aborted) break;
+      this.#sender.add(unsent);
+    }
+    if (!isKept) this.#told.problem("This browser has no room to keep the photos: leave this page open until they are sent.");
+    this.#tabs.tell({ kind: "added" });
+    return refused;
+  }
+
+  /** @param {Photo} photo @param {Record<string, string | null>} said */
+  async correct(photo, said) {
+    this.photos.update(await this.client.correct(photo.asset?.id, said));
+  }
+
+  /** @param {Photo} photo */
+  async cancel(photo) {
+    await this.#asked(photo, async () => this.photos.update(await this.client.cancel(photo.asset?.id)));
+  }
+
+  /** Once more: by the AI, or to the service. @param {Photo} photo */
+  async again(photo) {
+    if (photo.unsent) return this.#sendAgain(photo.unsent.key);
+    await this.#asked(photo, async () => {
+      await this.client.retry(photo.asset?.id);
+      this.photos.restart(photo);
+    });
+  }
+
+  /** @param {Photo} photo @param {boolean} isHidden hidden ones are not sent either */
+  async hide(photo, isHidden) {
+    this.photos.hide(photo, isHidden);
+    this.#told.changed();
+    if (!photo.unsent) return;
+    if (isHidden) return this.#sender.drop(photo.unsent.key);
+    const unsent = await this.#outbox.get(photo.unsent.key);
+    if (unsent && !unsent.refused) this.#sender.add(unsent);
+  }
+
+  /** @param {Photo} photo @param {boolean} [isLeaving] the page */
+  async delete(photo, isLeaving = false) {
+    if (photo.unsent) {
+      await this.#outbox.delete(photo.unsent.key);
+      return this.#share({ kind: "gone", key: photo.unsent.key });
+    }
+    try {
+      await this.client.remove(photo.asset?.id, { keepalive: isLeaving });
+      this.photos.deleted(photo.asset?.id);
+    } catch (/** @type {any} */ error) {
+      this.photos.hide(photo, false);
+      this.#told.problem(`The photo could not be deleted: ${error.message}`);
+    }
+    this.#told.changed();
+  }
+
+  /** @param {Photo} photo */
+  async fresh(photo) {
+    const asset = await this.client.asset(photo.asset?.id);
+    this.photos.update(asset);
+    return asset;
+  }
+
+  more() {
+    return this.#library.more();
+  }
+
+  /** @param {Photo} photo @param {() => Promise<void>} ask */
+  async #asked(photo, ask) {
+    try {
+      await ask();
+    } catch (/** @type {any} */ error) {
+      // What it was asked for has been overtaken: show what is.
+      if (error.status !== 409) this.#told.problem(error.message);
+      this.#library.want(photo.asset?.id);
+    }
+    this.#told.changed();
+  }
+
+  /** @param {string} key */
+  async #sendAgain(key) {
+    const unsent = await this.#outbox.get(key);
+    if (!unsent) return this.#share({ kind: "gone", key });
+    const { refused, ...next } = { ...unsent, tab: this.#tabs.id };
+    await this.#outbox.put(next);
+    this.#share({ kind: "step", key, step: { step: "waiting" } });
+    this.#sender.add(next);
+  }
+
+  async #readOutbox() {
+    const all = await this.#outbox.all();
+    if (this.#listening.signal.aborted) return;
+    this.photos.addUnsent(all);
+    for (const { tab } of all) this.#tabs.whenGone(tab, () => this.#adopt(tab));
+    this.#told.changed();
+  }
+
+  /** Send what a tab has left behind. @param {string} tab */
+  async #adopt(tab) {
+    for (const unsent of await this.#outbox.all()) if (unsent.tab === tab && !unsent.refused) this.#sender.add(unsent);
+  }
+
+  /** Here and in the other tabs. @param {any} message */
+  #share(message) {
+    this.#tabs.tell(message);
+    this.#heard(message);
+  }
+
+  /** @param {any} message */
+  #heard({ kind, key, step, assetId, note }) {
+    if (kind === "added") return void this.#readOutbox();
+    if (kind === "step") this.photos.step(key, step);
+    if (kind === "accepted") this.#library.want(...this.photos.accepted(key, assetId, note));
+    if (kind === "gone") this.photos.forget(key);
+    if (kind === "cleared") this.photos.forgetUnsent();
+    this.#told.changed();
+  }
+
+  #connected() {
+    this.#connection("connected");
+    this.#sender.wake();
+    this.#library.catchUp();
+  }
+
+  /** @param {boolean} isOnline */
+  #online(isOnline) {
+    this.photos.offline(!isOnline);
+    this.#connection(isOnline ? "connecting" : "offline");
+    if (isOnline) this.#sender.wake();
+  }
+
+  /** @param {Work["connection"]} connection */
+  #connection(connection) {
+    this.connection = connection;
+    this.#told.changed();
+  }
+}
