@@ -47,6 +47,7 @@ class ChunkDialog {
   #total = { done: 0, skipped: 0, refused: 0, isLost: false };
   /** @type {Map<string, string[]>} ids by why not */ #reasons = new Map();
   /** @type {(done: number) => void} */ #resolve = () => {};
+  /** @type {unknown} */ #undoing = null;
   #before = /** @type {HTMLElement | null} */ (document.activeElement);
 
   /** @param {Work} work */
@@ -202,7 +203,7 @@ class ChunkDialog {
         skipped ? h("p", { class: "soft" }, `${capital(things(skipped))} left alone: by then it could not be done with ${skipped === 1 ? "it" : "them"} any more.`) : null,
         this.#reasons.size ? h("div", {}, h("p", {}, "Not done:"), h("ul", { class: "sample" }, [...this.#reasons].slice(0, REASONS_SHOWN).map(reasonRow))) : null,
       ],
-      [undo && done ? this.#button("Undo", () => (this.#dialog.close(), undo())) : null, close],
+      [undo && done ? this.#button("Undo", () => ((this.#undoing = undo()), this.#dialog.close())) : null, close],
     );
     close.focus();
   }
@@ -212,7 +213,8 @@ class ChunkDialog {
     removeEventListener("beforeunload", this.#warn);
     this.#dialog.remove();
     if (this.#before?.isConnected) this.#before.focus();
-    this.#resolve(this.#total.done);
+    // Who asked reads the list anew, and that is right only once the undoing has ended.
+    Promise.resolve(this.#undoing).finally(() => this.#resolve(this.#total.done));
   }
 
   /** Escape ends what runs, and then closes. @param {Event} event */
