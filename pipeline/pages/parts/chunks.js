@@ -124,6 +124,7 @@ class ChunkDialog {
     stop.focus();
     let problem = /** @type {any} */ (null);
     let cursor = /** @type {string | null} */ (null);
+    let isStopped = true;
     try {
       do {
         told.textContent = this.#progressWords(count, isExact);
@@ -131,11 +132,12 @@ class ChunkDialog {
         const { done, skipped, refused } = this.#total;
         progress.value = Math.min(count, done + skipped + refused);
       } while (cursor && !this.#alive.signal.aborted);
+      isStopped = Boolean(cursor);
     } catch (error) {
       if (!isAbort(error)) problem = error;
     }
     this.#isRunning = false;
-    this.#tell(problem, Boolean(cursor));
+    this.#tell(problem, isStopped);
   }
 
   /** A chunk, tried until the service has answered. @param {string | null} cursor @param {HTMLElement} trouble */
