@@ -112,7 +112,7 @@ async def test_hidden_tab_stops_the_socket(service: Service) -> None:
 
     def sockets() -> int:
         shown = httpx.get(f"{service.url}/metrics").text
-        return sum(int(float(count)) for count in re.findall(r'sockets_open{transport="websocket"} (\S+)', shown))
+        return sum(int(float(count)) for count in re.findall(r'sockets_open{transport="socket"} (\S+)', shown))
 
     async with console(service) as page:
         await page.until_text("Live")
@@ -276,13 +276,14 @@ async def test_overview_tells_of_holds_and_of_an_outage(service: Service, ai: Ai
     service.upload("anna", headers={"Idempotency-Key": str(time.time_ns())})
     async with console(service) as page:
         await page.until("/http is not asked for now. Next try in \\d+ s/.test(document.body.innerText)")
-        assert await page.evaluate("document.querySelectorAll('img, script:not([src])').length") == 0
+        await page.until_text(f"HTTP 429 from {ai.url.removeprefix('http://')}: {HOSTILE}")
+        assert await page.evaluate("document.querySelectorAll('main img, main script').length") == 0
         problems = list(page.problems)
         await page.go_offline()
         await page.until_text("The service does not answer. What you see is old. (This device is offline)")
         await page.go_offline(False)
-        await page.until_text("It works, but one thing needs a look.")
         await page.until_text("Live")
+        await page.until_text("It works, but one thing needs a look.")
         assert problems == []
 
 
