@@ -72,6 +72,8 @@ class App:
             await parts.notifications.recover(everything=True)
         await self._own_queues()
         self._watch("clock", lambda: CLOCK.follow(parts.queue.time))
+        self._watch("processes", parts.processes.run)
+        self._watch("console frames", parts.console_frames.run, "console")
         self._watch("reconciler", parts.reconciler.run)
         self._watch("sweeper", parts.sweeper.run)
         self._watch("expiry", parts.expiry.run)
@@ -80,6 +82,8 @@ class App:
         self._watch("moves", parts.moves.run, "store")
         self._watch("store move", parts.movable_store.run, "store")
         self._watch("upgrade", parts.upgrade.run, "store")
+        self._watch("tallies", parts.tallies.run, "store")
+        self._watch("audit", parts.audit.run, "store")
         self._watch("notification reconciler", parts.notification_reconciler.run, "reconciler")
         if settings.role is not Role.WEB:
             for worker in parts.workers:
@@ -119,8 +123,10 @@ class App:
         await _settled(parts.plugins.close())
         parts.pool.shutdown(wait=False, cancel_futures=True)
         await parts.tickets.close()
+        await _settled(parts.processes.leave(), close_seconds())
         await parts.queue.close()
         await parts.notifications.close()
+        await _settled(asyncio.gather(parts.tallies.close(close_seconds()), parts.audit.close(close_seconds())))
         await _settled(parts.store.close(), close_seconds())
         await _settled(parts.supervisor.stop())
         await _settled(parts.tracing.close())

@@ -32,7 +32,18 @@ from pipeline import settings as settings_module
 from pipeline.app import App
 from pipeline.auth import ROLES, make_token
 from pipeline.client import Client, ClientError, Operator
-from pipeline.commands import assets, authoring, checking, moving, operating, plugin_settings, running, saving
+from pipeline.commands import (
+    assets,
+    authoring,
+    checking,
+    jobs,
+    moving,
+    operating,
+    overview,
+    plugin_settings,
+    running,
+    saving,
+)
 from pipeline.commands.shown import cleaned, shown
 from pipeline.errors import ConfigurationError
 from pipeline.exit import Exit
@@ -78,6 +89,9 @@ def main(ctx: click.Context) -> None:
 
 main.add_command(operating.failed)
 main.add_command(operating.queue)
+main.add_command(overview.processes)
+main.add_command(operating.audit)
+main.add_command(jobs.jobs)
 main.add_command(assets.assets)
 main.add_command(assets.users)
 main.add_command(checking.check)

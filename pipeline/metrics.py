@@ -39,7 +39,7 @@ LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05,
 # Kinds of long-lived tasks, see supervision.py.
 TASKS = (
     *("claiming", "slot", "renewal", "enforcement", "replay", "subscriptions", "publisher", "reconciler", "sweeper"),
-    *("store", "watchdog", "embedded", "clock", "progress", "expiry", "erasing"),
+    *("store", "watchdog", "embedded", "clock", "progress", "expiry", "erasing", "processes", "console"),
 )
 FLEET = "Same from every process: use max."
 

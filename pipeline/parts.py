@@ -20,7 +20,7 @@ from pipeline.hooks import JobEvent
 from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import RetryPolicy
-from pipeline.queue.job import Finish
+from pipeline.queue.job import Finish, Job
 from pipeline.queue.queue import LONGEST_DELAY_SECONDS, UNKNOWN_OWNER, JobQueue
 from pipeline.queue.worker import Worker
 from pipeline.rooms.fanout import RoomFanout
@@ -31,19 +31,27 @@ from pipeline.supervision import Supervisor
 from pipeline.tracing import build_tracing
 from pipeline.usecases import notifying
 from pipeline.usecases.admission import Admission
+from pipeline.usecases.audit import Audit
+from pipeline.usecases.bulk import Bulk
+from pipeline.usecases.busiest import Busiest
 from pipeline.usecases.cancelling import Cancelling
+from pipeline.usecases.console_frames import ConsoleFrames
 from pipeline.usecases.correcting import Correcting
 from pipeline.usecases.cleaning import Cleaning
 from pipeline.usecases.dead_letters import DeadLetters
+from pipeline.usecases.deliveries import Deliveries
 from pipeline.usecases.job_events import cancel_event, job_event
+from pipeline.usecases.job_lists import JobLists
 from pipeline.usecases.erasing import Erasing
 from pipeline.usecases.expiry import Expiry
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.moves import Moves
+from pipeline.usecases.overview import Overview
 from pipeline.usecases.pictures import PictureCheck
 from pipeline.usecases.previews import LONGEST_SECONDS, PATIENCE_SECONDS, Previews
+from pipeline.usecases.processes import Processes
 from pipeline.usecases.processing import Processing
 from pipeline.usecases.progress import Progress
 from pipeline.usecases.progress_frames import ProgressFrames
@@ -54,6 +62,7 @@ from pipeline.usecases.replay import Replay
 from pipeline.usecases.retention import Sweeper
 from pipeline.usecases.submission import Submission, SubmissionPolicy
 from pipeline.usecases.storages_in_use import StoragesInUse
+from pipeline.usecases.tallies import Tallies
 from pipeline.usecases.upgrade import Upgrade
 from pipeline.usecases.users import Users
 from pipeline.watchdog import Watchdog
@@ -106,7 +115,10 @@ class Parts:
         self.fanout.on_gap = self.replay.request
         self.admission = Admission(self.rooms, self.replay, settings)
         self.tickets = Tickets(redis_url, prefix=settings.queue_prefix)
+        self.audit = Audit(self.store)
+        self.deliveries = Deliveries(self.store)
         self._build_queues()
+        self.tallies = Tallies(self.store, self.queue)
         self.sweeper = Sweeper(self.store, self.plugins, self.queue, self.metrics)
         self.storages_in_use = StoragesInUse(self.store, self.plugins)
         self.upgrade = Upgrade(self.store, self.queue, self.storages_in_use, _unknown_backend(settings))
@@ -124,6 +136,7 @@ class Parts:
             self.tracing,
             store=self.store,
             urls=self.image_urls,
+            deliveries=self.deliveries,
         )
         self.worker = self._make_photo_worker()
         self.workers = [self.worker]
@@ -131,11 +144,26 @@ class Parts:
         if self.plugins.notifiers.durable:
             self.workers.append(self._make_notifier_worker())
         self.removing = self._make_removing()
+        self.job_lists = JobLists(self.store, self.queue, self.progress, self.image_urls)
+        self.bulk = Bulk(
+            self.job_lists,
+            self.queue,
+            self.submission,
+            self.dead_letters,
+            cancelling=self.cancelling,
+            removing=self.removing,
+        )
         self.correcting = Correcting(self.store, self.progress_frames.corrected)
         self.erasing = Erasing(
-            self.store, self.removing, [self.queue, self.notifications], forget_history=self._forget_history
+            self.store,
+            self.removing,
+            [self.queue, self.notifications],
+            audit=self.audit,
+            forget_history=self._forget_history,
         )
-        self.users = Users(self.store, self.progress, self.erasing)
+        kinds = [self._kept_jobs.kind, self._kept_notifications.kind]
+        self.users = Users(self.store, self.progress, self.erasing, kinds=kinds)
+        self.busiest = Busiest(self.store, self.queue, is_fair=self._is_fair)
         self.expiry = Expiry(
             self.store,
             self.queue,
@@ -145,7 +173,35 @@ class Parts:
             keep_assets_days=settings.keep_assets_days,
             keep_originals_days=settings.keep_originals_days,
         )
+        self.processes = self._make_processes()
+        self.overview = self._make_overview()
+        self.console_frames = ConsoleFrames(self.rooms, self.overview)
         self.watchdog = Watchdog(self.metrics, block_seconds=settings.loop_block_ms / 1000)
+
+    def _make_processes(self) -> Processes:
+        settings = self.settings
+        has_jobs = settings.role is not Role.WEB
+        names = (QUEUE_NAME, notifying.QUEUE_NAME)
+        return Processes(
+            self.queue,
+            dict(zip(names, self.workers, strict=False)) if has_jobs else {},
+            role=settings.role.value,
+            concurrency=settings.concurrency if has_jobs else 0,
+            sockets=lambda: len(self.rooms.connections),
+            running=self._running,
+        )
+
+    def _make_overview(self) -> Overview:
+        return Overview(
+            queues=[self.queue, *([self.notifications] if self.plugins.notifiers.durable else [])],
+            processes=self.processes,
+            plugins=self.plugins,
+            store=self.store,
+            store_kind="mongodb" if self.settings.mongodb_uri.get_secret_value() else "sqlite",
+            supervisor=self.supervisor,
+            owns_redis=self._owns_redis,
+            grafana_url=self.settings.grafana_url,
+        )
 
     def _make_submission(self) -> Submission:
         settings = self.settings
@@ -160,7 +216,7 @@ class Parts:
             leftovers=self.leftovers,
             urls=self.image_urls,
             pool=self.pool,
-            on_deferred=self.reconciler.request,
+            on_deferred=self._enqueue_later,
             on_enqueued=self._observe_enqueued,
             tracing=self.tracing,
         )
@@ -214,6 +270,7 @@ class Parts:
             provider_timeout_seconds=settings.provider_timeout_seconds,
             max_starts=settings.job_attempts + settings.max_stalls,
             witness=self.reports.analysis,
+            on_end=self.tallies.count_end,
             tracing=self.tracing,
         )
         return Worker(
@@ -234,7 +291,7 @@ class Parts:
             renew_seconds=settings.renew_seconds,
             on_reconnect=self.reconciler.request,
             on_unowned=self.reconciler.request,
-            on_start=lambda job: self.plugins.observe("job_started", job_event(job)),
+            on_start=self._observe_start,
             on_finish=self._observe_finish,
             untold=lambda job: self.fanout.untold(str(job.data.get("assetId", ""))),
             tracing=self.tracing,
@@ -303,6 +360,8 @@ class Parts:
     async def _purge(self) -> None:
         await self.store.purge_keys(utc_now() - timedelta(seconds=self.settings.idempotency_seconds))
         await self._kept_jobs.purge()
+        for records in (self.tallies, self.audit, self.deliveries):
+            await records.purge()
 
     def _make_notifier_worker(self) -> Worker:
         settings = self.settings
@@ -330,7 +389,16 @@ class Parts:
     def _running(self, job_id: str) -> Mapping[str, Any] | None:
         return self.reports.running(job_id)
 
+    def _enqueue_later(self) -> None:
+        self.tallies.count_enqueued()
+        self.reconciler.request()
+
+    def _observe_start(self, job: Job) -> None:
+        self.tallies.count_start(job)
+        self.plugins.observe("job_started", job_event(job))
+
     def _observe_enqueued(self, asset: Asset, request_id: str) -> None:
+        self.tallies.count_enqueued()
         self.progress_frames.queued(asset, elsewhere=self.queue.is_watched)
         self.plugins.observe(
             "job_enqueued",
@@ -338,6 +406,7 @@ class Parts:
         )
 
     def _observe_finish(self, finish: Finish, seconds: float) -> None:
+        self.tallies.count_attempt(finish, seconds)
         self.reports.retrying(finish)
         event = job_event(finish.job, finish, seconds)
         self.plugins.observe("job_finished" if event.outcome else "job_retrying", event)

@@ -10,7 +10,22 @@ import tornado.web
 from pipeline.auth import TokenVerifier
 from pipeline.clock import CLOCK
 from pipeline.disk import Disk
-from pipeline.handlers import assets, base, events, media, ops, pages, queue, upload, users
+from pipeline.handlers import (
+    assets,
+    audit,
+    base,
+    charts,
+    deliveries,
+    events,
+    jobs,
+    media,
+    ops,
+    overview,
+    pages,
+    queue,
+    upload,
+    users,
+)
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.socket import SocketHandler
 from pipeline.parts import QUEUE_NAME, Parts
@@ -25,6 +40,7 @@ def build_server(parts: Parts) -> HttpServer:
         "verifier": TokenVerifier(parts.settings),
         "metrics": parts.metrics,
         "allowed_origins": parts.settings.page_origins,
+        "record": parts.audit.record,
     }
     return HttpServer(
         tornado.web.Application(
@@ -78,6 +94,7 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/api/assets/([^/]+)/retry", assets.RetryHandler, with_progress),
         ("/api/assets/([^/]+)/cancel", assets.CancelHandler, with_progress | {"cancelling": parts.cancelling}),
         *_operators_routes(parts, common),
+        *_jobs_routes(parts, common),
         (
             "/api/users/([^/]+)",
             users.UserHandler,
@@ -103,7 +120,7 @@ def _pages_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/", pages.PageHandler, common),
         ("/console(?:/.*)?", pages.ConsoleHandler, common),
         ("/pages/([^/]+)/(.+)", pages.PageFileHandler, common),
-        ("/api/about", pages.AboutHandler, common | {"settings": parts.settings, "sees": dict}),
+        ("/api/about", pages.AboutHandler, common | {"settings": parts.settings, "sees": lambda: parts.plugins.sees}),
         ("/api/session", pages.SessionHandler, common | {"settings": parts.settings}),
     ]
 
@@ -156,4 +173,56 @@ def _operators_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/api/queue/failed/([^/]+)/retry", queue.RetryFailedHandler, with_queues),
         ("/api/queue/pause", queue.PauseHandler, with_queues),
         ("/api/queue/resume", queue.ResumeHandler, with_queues),
+        *_records_routes(parts, common),
+        *_overview_routes(parts, common),
+    ]
+
+
+def _records_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
+    return [
+        ("/api/queue/charts", charts.ChartsHandler, common | {"tallies": parts.tallies}),
+        ("/api/queue/users", charts.BusiestUsersHandler, common | {"busiest": parts.busiest}),
+        ("/api/queue/audit", audit.AuditHandler, common | {"audit": parts.audit}),
+        ("/api/queue/deliveries", deliveries.DeliveriesHandler, common | {"deliveries": parts.deliveries}),
+        (
+            "/api/queue/deliveries/([^/]+)/retry",
+            deliveries.RepeatDeliveryHandler,
+            common | {"notifying": parts.notifying, "tracing": parts.tracing},
+        ),
+    ]
+
+
+def _jobs_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
+    with_lists = common | {"lists": parts.job_lists}
+    return [
+        ("/api/queue/jobs", jobs.JobsHandler, with_lists),
+        ("/api/queue/jobs/count", jobs.CountHandler, with_lists),
+        ("/api/queue/jobs/bulk", jobs.BulkHandler, with_lists | {"bulk": parts.bulk, "tracing": parts.tracing}),
+        ("/api/queue/jobs/([^/]+)", jobs.JobHandler, with_lists),
+        (
+            "/api/queue/jobs/([^/]+)/retry",
+            jobs.RetryJobHandler,
+            with_lists | {"bulk": parts.bulk, "tracing": parts.tracing},
+        ),
+        ("/api/queue/jobs/([^/]+)/cancel", jobs.CancelJobHandler, with_lists | {"cancelling": parts.cancelling}),
+        ("/api/queue/failures", jobs.FailuresHandler, with_lists),
+    ]
+
+
+def _overview_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
+    settings, plugins, with_processes = parts.settings, parts.plugins, common | {"processes": parts.processes}
+    asked = {name: settings.ai_provider_by_category.get(name, settings.providers) for name in settings.categories}
+    of_plugins = {
+        "plugins": lambda: plugins.all,
+        "missing_storages": lambda: plugins.storages.missing,
+        "categories": {
+            each: [name for name, chain in asked.items() if each in chain] for each in settings.all_providers
+        },
+    }
+    return [
+        ("/api/queue/overview", overview.OverviewHandler, common | {"overview": parts.overview}),
+        ("/api/processes", overview.ProcessesHandler, with_processes),
+        ("/api/processes/([^/]+)/drain", overview.DrainHandler, with_processes),
+        ("/api/processes/([^/]+)/resume", overview.ResumeHandler, with_processes),
+        ("/api/plugins", overview.PluginsHandler, common | of_plugins),
     ]

@@ -45,6 +45,8 @@ def register_ai_providers(settings: Settings) -> Iterator[tuple[str, Callable[[]
 class HttpProvider:
     """Hands the image's URL and category to the AI service. image_field: what the service calls the image's URL."""
 
+    sees = "The photo goes to an AI service of this site's choice, which can look at all of it."
+
     def __init__(self, base_url: str, image_field: str) -> None:
         if not base_url:
             raise ConfigurationError("AI_SERVICE_URL is not set")

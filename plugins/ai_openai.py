@@ -138,6 +138,7 @@ class OpenAiProvider:
     """Shows the photo to a vision model and holds its answer against our schema."""
 
     needs_image = True
+    sees = "A vision model looks at the whole photo, made smaller. It may miss small or hidden details, or guess."
 
     def __init__(self, settings: OpenAiSettings, sandbox: Sandbox) -> None:
         # Imported only where it is used: it takes half a second and may not be installed.

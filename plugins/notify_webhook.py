@@ -105,8 +105,8 @@ class WebhookNotifier:
         self._budget = aiohttp.ClientTimeout(total=budget_seconds)
         self._session: aiohttp.ClientSession | None = None
 
-    async def notify(self, notification: Notification) -> None:
-        """Return when the receiver answered 2xx.
+    async def notify(self, notification: Notification) -> str:
+        """Return what the receiver answered, when that is 2xx.
 
         PermanentJobError: 410, or an address that is not allowed. RetryableJobError: every other answer, and none; also
         for 4xx, as the standard asks, because it is the receiver that must be mended and that takes a while. No try is
@@ -136,6 +136,7 @@ class WebhookNotifier:
         if not 200 <= status < 300:
             text = f"Webhook receiver answered HTTP {status}"
             raise RetryableJobError(text, retry_after_seconds=retry_after) from Answer(status, self._host)
+        return f"HTTP {status}"
 
     async def close(self) -> None:
         """Close the connections."""

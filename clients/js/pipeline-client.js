@@ -21,6 +21,8 @@
  *   broke or never came about; willReconnect: false after close(), and when the server refused for good
  * @property {{transport: TransportName}} transport how events come from now on
  * @property {Error} error the client gave up, or a function of the app failed
+ * @property {Record<string, any>} overview with `operators: true`: how the whole service is, schema Overview of
+ *   contracts/analyze-queue.openapi.json
  *
  * With `progress: true` also asset_queued, asset_started, asset_retrying, asset_held, asset_progress, asset_corrected
  * and asset_deleted, as the service sends them.
@@ -45,7 +47,7 @@ import { Tokens } from "./tokens.js";
 export { PipelineError };
 
 const STEPS = ["queued", "started", "retrying", "held", "progress", "corrected", "deleted"];
-const PROGRESS = STEPS.map((step) => `asset_${step}`);
+const EXTRAS = [...STEPS.map((step) => `asset_${step}`), "overview"];
 const TOO_MANY_MS = 60_000;
 
 export class PipelineClient {
@@ -81,11 +83,13 @@ export class PipelineClient {
    *   the token is about to expire, and returns a fresh one; with a string all ends when it expires
    * @param {string} [options.since] hear also of what finished after this: `client.since` of an earlier life
    * @param {boolean} [options.progress] hear also of the steps before the end; they are never repeated
+   * @param {boolean} [options.operators] hear also how the whole service is: for the token of an operator, and not over
+   *   long polling
    * @param {Partial<import("./ladder.js").Times>} [options.times] when a transport counts as broken
    * @param {new (url: string, protocols: string[]) => WebSocket} [options.WebSocket]
    * @param {typeof globalThis.fetch} [options.fetch]
    */
-  constructor({ url, token, since, progress = false, times, WebSocket, fetch = globalThis.fetch }) {
+  constructor({ url, token, since, progress = false, operators = false, times, WebSocket, fetch = globalThis.fetch }) {
     this.#url = new URL(url).href.replace(/\/+$/, "");
     this.#send = (address, sending) => fetch(address, sending); // never as a method of ours: browsers forbid it
     this.#tokens = new Tokens(token);
@@ -95,6 +99,7 @@ export class PipelineClient {
       this.#assets(query, options);
     this.#inbox = new Inbox(this.#cursor, list, (event) => this.#listeners.emit("asset_processed", event));
     const allTimes = { ...TIMES, ...times };
+    const extras = [...(progress ? ["progress"] : []), ...(operators ? ["operators"] : [])];
     this.#ladder = new Ladder(allTimes, () => probe(this.#url, this.#send));
     this.#parts = {
       url: this.#url,
@@ -103,7 +108,7 @@ export class PipelineClient {
       send: this.#send,
       list,
       WebSocket,
-      events: progress ? ["progress"] : undefined,
+      events: extras.length ? extras : undefined,
       times: allTimes,
     };
   }
@@ -204,7 +209,7 @@ export class PipelineClient {
   #receive(frame) {
     if (frame.event === "asset_processed") this.#inbox.take(frame);
     else if (frame.event === "resync") this.#resync();
-    else if (PROGRESS.includes(frame.event)) this.#listeners.emit(frame.event, frame);
+    else if (EXTRAS.includes(frame.event)) this.#listeners.emit(frame.event, frame);
   }
 
   async #resync() {

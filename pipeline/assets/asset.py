@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any
 from urllib.parse import urlsplit
 
+from pipeline.assets.failures import fingerprint
 from pipeline.clock import utc_now
 from pipeline.images import ImageName
 from pipeline.instants import milliseconds_of
@@ -37,6 +38,8 @@ ASSET_ID = re.compile(r"[0-9a-fA-F]{24}")
 CANCELLED = "Cancelled"
 # Long sides of previews, in pixels.
 PREVIEW_SIDES = (320, 1280)
+# Of an attempt that failed: what was behind its reason. For operators; its owner does not see it.
+CAUSE = "cause"
 # What a person may correct.
 CORRECTABLE = ("brand", "model", "colorway")
 # So many of the last attempts and corrections are kept of each asset.
@@ -131,6 +134,11 @@ class Asset:
     def is_cancelled(self) -> bool:
         """True when its work was ended on request."""
         return self.status is AssetStatus.FAILED and self.ai_metadata.error == CANCELLED
+
+    @property
+    def failure(self) -> str | None:
+        """Of which kind its failure is, None when it has not failed."""
+        return failure_of(self.status, self.ai_metadata)
 
     @property
     def known(self) -> AiMetadata:
@@ -229,7 +237,7 @@ class Asset:
                 "extra": dict(meta.extra),
             },
             "corrections": {name: dict(each) for name, each in self.corrections.items()},
-            "attempts": [*map(dict, self.attempts)],
+            "attempts": [{name: each[name] for name in each if name != CAUSE} for each in self.attempts],
             "provenance": dict(self.provenance) if self.provenance else None,
             "progress": progress,
             "processingJobId": self.processing_job_id,
@@ -266,6 +274,7 @@ class Asset:
             "updatedAt": self.updated_at,
             # Beside the image's own name, because an index has it. Absent in documents of before, which had one.
             "originalGone": None if self.has_original else True,
+            "failure": self.failure,
             "schema": SCHEMA,
         }
 
@@ -312,6 +321,11 @@ def _checked(value: Any, *kinds: type) -> Any:
     if not isinstance(value, kinds):
         raise TypeError(f"a {type(value).__name__} where a {kinds[0].__name__} should be")
     return value
+
+
+def failure_of(status: AssetStatus, meta: AiMetadata) -> str | None:
+    """Return of which kind the failure is, None when it is none."""
+    return fingerprint(meta.error) if status is AssetStatus.FAILED else None
 
 
 def ai_metadata_document(meta: AiMetadata) -> dict[str, Any]:

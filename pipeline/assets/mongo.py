@@ -29,10 +29,12 @@ from pipeline.assets.asset import (
     AssetStatus,
     ImageRef,
     ai_metadata_document,
+    failure_of,
     image_document,
     previews_document,
 )
 from pipeline.assets.mongo_calls import TRIES, Calls, refused_options
+from pipeline.assets.mongo_jobs import JobDocuments
 from pipeline.assets.mongo_kept import KeptDocuments
 from pipeline.assets.mongo_retained import RetainedDocuments
 from pipeline.assets.reading import Reader
@@ -44,7 +46,7 @@ from pipeline.images import ImageName
 DATABASE = "ai_queue_pipeline"
 
 
-class MongoAssetStore(KeptDocuments, RetainedDocuments):
+class MongoAssetStore(KeptDocuments, RetainedDocuments, JobDocuments):
     """An AssetStore in the collections `assets`, `idempotency_keys` and `kept` of the URI's database."""
 
     def __init__(
@@ -76,6 +78,7 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments):
             "idempotency_keys", codec_options=aware
         )
         self._kept = database.get_collection("kept", codec_options=aware)
+        self._spans = {}
         self._builder = mongo_indexes.IndexBuilder(uri, DATABASE)
 
     async def open(self) -> None:
@@ -110,7 +113,7 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments):
         if self._calls.has_failed:
             await self.check()
         try:
-            await self._reach(self._assets.insert_one(asset.to_document() | {"_id": ObjectId(asset.id)}))
+            await self._reach(self._assets.insert_one(_document(asset)))
         except DuplicateKeyError:
             return False
         except DependencyUnavailable as error:
@@ -163,7 +166,7 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments):
         return await self._update(
             seen.id,
             {"status": seen.status.value, "fence": seen.fence, "corrections": same},
-            {"$set": {name: after[name] for name in ("corrections", "history", "status")}},
+            {"$set": {name: after[name] for name in ("corrections", "history", "status", "failure")}},
         )
 
     async def fail(
@@ -229,6 +232,8 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments):
                     "excused": current.fence,
                     "status": AssetStatus.PROCESSING.value,
                     "processingJobId": job_id,
+                    "retryJobId": job_id,
+                    "failure": None,
                     "aiMetadata": ai_metadata_document(AiMetadata()),
                     "images.processed": None,
                     "provenance": None,
@@ -278,6 +283,12 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments):
         return await self._find(
             {"status": AssetStatus.PROCESSING.value, "createdAt": {"$lt": before}}, "createdAt", ASCENDING, limit, after
         )
+
+    async def unfinished_jobs(self, *, limit: int) -> Sequence[tuple[str, str]]:
+        unfinished, fields = {"status": AssetStatus.PROCESSING.value}, {"userId": 1, "processingJobId": 1}
+        cursor = self._assets.find(unfinished, fields).sort([("createdAt", ASCENDING), ("_id", ASCENDING)]).limit(limit)
+        documents = await self._reach(cursor.to_list(limit))
+        return [(str(each.get("userId", "")), str(each.get("processingJobId", ""))) for each in documents]
 
     async def delete(
         self, asset_id: str, user_id: str, *, finished_before: datetime | None = None
@@ -377,12 +388,20 @@ def _result(
         "aiMetadata": ai_metadata_document(ai_metadata),
         "images.processed": image_document(processed),
         "finishedAt": finished_at,
+        "failure": failure_of(status, ai_metadata),
     }
     return result if previews is None else result | {"images.previews": previews_document(previews)}
 
 
 def _with_attempt(attempt: Mapping[str, Any]) -> dict[str, Any]:
     return {"$push": {"attempts": {"$each": [dict(attempt)], "$slice": -ATTEMPTS_AT_MOST}}}
+
+
+def _document(asset: Asset) -> dict[str, Any]:
+    document = asset.to_document() | {"_id": ObjectId(asset.id)}
+    # The index has jobs of a retry only.
+    is_retry = not asset.processing_job_id.endswith(asset.id)
+    return document | ({"retryJobId": asset.processing_job_id} if is_retry else {})
 
 
 def _object_id(asset_id: str) -> ObjectId | None:

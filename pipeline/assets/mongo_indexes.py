@@ -26,6 +26,8 @@ ASSETS = (
     IndexModel([("userId", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)], name="newest_of_user"),
     IndexModel([("userId", ASCENDING), ("finishedAt", ASCENDING), ("_id", ASCENDING)], name="finished_of_user"),
     IndexModel([("status", ASCENDING), ("createdAt", ASCENDING), ("_id", ASCENDING)], name="unfinished"),
+    # Only jobs of a retry: an upload's first job is called after its asset.
+    IndexModel([("retryJobId", ASCENDING)], name="job_of_retry", sparse=True),
     IndexModel([("originalGone", ASCENDING), ("finishedAt", ASCENDING), ("_id", ASCENDING)], name="finished"),
 )
 KEYS = (

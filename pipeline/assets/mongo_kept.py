@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from pymongo import ASCENDING
+from pymongo import ASCENDING, DESCENDING
 from pymongo.errors import DuplicateKeyError
 
 from pipeline.assets.asset import SCHEMA
@@ -98,23 +98,35 @@ class KeptDocuments:
         await self._reach(self._kept.delete_many({"_id": {"$in": [_kept_id(kind, each) for each in ids]}}))
 
     async def kept(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Kept]:
+        return await self._of_kind(kind, limit, after, "$gt", ASCENDING)
+
+    async def newest_kept(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Kept]:
+        return await self._of_kind(kind, limit, after, "$lt", DESCENDING)
+
+    async def _of_kind(
+        self, kind: str, limit: int, after: tuple[datetime, str] | None, is_further: str, order: int
+    ) -> Sequence[Kept]:
         async def page(last: Any, wanted: int) -> list[Any]:
             # The bound keeps out what has no date there, so that a page always tells where the next one begins.
             condition: dict[str, Any] = {"kind": kind, "at": {"$gte": EARLIEST}}
             seen = (after[0], _kept_id(kind, after[1])) if after else None
             seen = (last["at"], last["_id"]) if last else seen
             if seen is not None:
-                further = [{"at": {"$gt": seen[0]}}, {"at": seen[0], "_id": {"$gt": seen[1]}}]
-                condition = {"kind": kind, "at": {"$gte": seen[0]}, "$or": further}
-            cursor = self._kept.find(condition).sort([("at", ASCENDING), ("_id", ASCENDING)]).limit(wanted)
+                further = [{"at": {is_further: seen[0]}}, {"at": seen[0], "_id": {is_further: seen[1]}}]
+                bound = {"$gte": EARLIEST, f"{is_further}e": seen[0]}
+                condition = {"kind": kind, "at": bound, "$or": further}
+            cursor = self._kept.find(condition).sort([("at", order), ("_id", order)]).limit(wanted)
             return [*await self._reach(cursor.to_list(wanted))]
 
         return await self._reading_kept.up_to(limit, page)
 
-    async def kept_of(self, user_id: str, asset_id: str | None = None) -> Sequence[Kept]:
+    async def kept_of(
+        self, user_id: str, asset_id: str | None = None, *, kinds: Collection[str] = ()
+    ) -> Sequence[Kept]:
         if not user_id:
             return []
-        wanted = {"userId": user_id} | ({"assetId": asset_id} if asset_id is not None else {})
+        wanted: dict[str, Any] = {"userId": user_id} | ({"assetId": asset_id} if asset_id is not None else {})
+        wanted |= {"kind": {"$in": [*kinds]}} if kinds else {}
         found = await self._reach(self._kept.find(wanted).limit(KEPT_AT_ONCE).to_list(KEPT_AT_ONCE))
         return [self._reading_kept.one(each) or _damaged(each) for each in found]
 

@@ -29,10 +29,13 @@ from pipeline.assets.asset import (
     AssetStatus,
     ImageRef,
     ai_metadata_document,
+    failure_of,
     image_document,
     previews_document,
 )
+from pipeline.assets.failures import fingerprint
 from pipeline.assets.reading import Reader
+from pipeline.assets.sqlite_jobs import INDEXES, JobRows
 from pipeline.assets.sqlite_kept import KeptRows
 from pipeline.assets.sqlite_retained import RetainedRows
 from pipeline.assets.store import KeyRecord, StoredKey
@@ -90,6 +93,12 @@ UPDATE kept SET userId = coalesce(json_extract(data, '$.data.userId'), ''),
     assetId = coalesce(json_extract(data, '$.data.assetId'), '') WHERE kind LIKE 'job of %' AND json_valid(data);
 CREATE INDEX kept_of_user ON kept (userId, assetId) WHERE userId != '';
 """,
+    f"""
+ALTER TABLE assets ADD COLUMN failure TEXT;
+UPDATE assets SET failure = fingerprint(iif(json_valid(aiMetadata), json_extract(aiMetadata, '$.error'), NULL))
+    WHERE status = 'failed';
+{INDEXES}
+""",
 )
 # What a statement raises that SQLite, or the binding of its values, refuses.
 REFUSALS = (sqlite3.Error, ValueError, OverflowError)
@@ -136,7 +145,7 @@ class _Connection:
         self._thread.shutdown(wait=False)
 
 
-class SqliteAssetStore(KeptRows, RetainedRows):
+class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
     """An AssetStore in one SQLite file (WAL, synchronous=FULL). Instants are kept as milliseconds since 1970."""
 
     def __init__(
@@ -189,9 +198,9 @@ class SqliteAssetStore(KeptRows, RetainedRows):
         rows = await self._write(
             "INSERT INTO assets (id, userId, category, status, original, processed, previews, processingJobId, "
             "fence, excused, aiMetadata, attempts, provenance, corrections, history, finishedAt, createdAt, "
-            "updatedAt, originalGone, schema) "
+            "updatedAt, originalGone, failure, schema) "
             "VALUES (:id, :user, :category, :status, :original, :processed, :previews, :job, :fence, :excused, :meta, "
-            ":attempts, :provenance, :corrections, :history, :finished, :created, :updated, :gone, :schema) "
+            ":attempts, :provenance, :corrections, :history, :finished, :created, :updated, :gone, :failure, :schema) "
             "ON CONFLICT (id) DO NOTHING RETURNING *",
             {
                 "id": asset.id,
@@ -203,6 +212,7 @@ class SqliteAssetStore(KeptRows, RetainedRows):
                 "previews": _json(document["images"]["previews"]),
                 **{name: _json(document[name]) for name in ("attempts", "provenance", "corrections", "history")},
                 "gone": document["originalGone"],
+                "failure": document["failure"],
                 "schema": document["schema"],
                 "job": asset.processing_job_id,
                 "fence": asset.fence,
@@ -239,7 +249,8 @@ class SqliteAssetStore(KeptRows, RetainedRows):
         added = f", attempts = {WITH_ATTEMPT}" if attempt else ""
         return await self._update(
             "UPDATE assets SET status = :status, aiMetadata = :meta, processed = :processed, finishedAt = :finished, "
-            f"previews = COALESCE(:previews, previews), provenance = :provenance{added}, updatedAt = :now "
+            f"previews = COALESCE(:previews, previews), provenance = :provenance{added}, failure = :failure, "
+            "updatedAt = :now "
             f"WHERE {CURRENT_RUN} RETURNING *",
             {
                 "attempt": _json(attempt),
@@ -252,6 +263,7 @@ class SqliteAssetStore(KeptRows, RetainedRows):
                 "processed": _json(image_document(processed)),
                 "previews": _json(None if previews is None else previews_document(previews)),
                 "finished": milliseconds_of(finished_at),
+                "failure": failure_of(status, ai_metadata),
             },
         )
 
@@ -285,7 +297,8 @@ class SqliteAssetStore(KeptRows, RetainedRows):
     async def correct(self, seen: Asset, corrected: Asset) -> Asset | None:
         before, after = seen.to_document(), corrected.to_document()
         return await self._update(
-            "UPDATE assets SET corrections = :corrections, history = :history, status = :status, updatedAt = :now "
+            "UPDATE assets SET corrections = :corrections, history = :history, status = :status, failure = :failure, "
+            "updatedAt = :now "
             "WHERE id = :id AND status = :seen AND fence = :fence AND COALESCE(corrections, '{}') = :same RETURNING *",
             {
                 "id": seen.id,
@@ -293,6 +306,7 @@ class SqliteAssetStore(KeptRows, RetainedRows):
                 "fence": seen.fence,
                 "same": _json(before["corrections"]),
                 "status": after["status"],
+                "failure": after["failure"],
                 **{name: _json(after[name]) for name in ("corrections", "history")},
             },
         )
@@ -300,9 +314,10 @@ class SqliteAssetStore(KeptRows, RetainedRows):
     async def cancel(self, asset_id: str, job_id: str, *, finished_at: datetime) -> Asset | None:
         return await self._update(
             "UPDATE assets SET status = 'failed', aiMetadata = :meta, processed = NULL, finishedAt = :finished, "
-            "fence = fence + 1, updatedAt = :now "
+            "fence = fence + 1, failure = :failure, updatedAt = :now "
             "WHERE id = :id AND processingJobId = :job AND status = 'processing' RETURNING *",
             {
+                "failure": fingerprint(CANCELLED),
                 "id": asset_id,
                 "job": job_id,
                 "meta": _meta_json(AiMetadata(error=CANCELLED)),
@@ -320,7 +335,7 @@ class SqliteAssetStore(KeptRows, RetainedRows):
     async def requeue(self, asset_id: str, user_id: str, job_id: str) -> Asset | None:
         return await self._update(
             "UPDATE assets SET status = 'processing', processingJobId = :job, aiMetadata = :meta, processed = NULL, "
-            "provenance = NULL, finishedAt = NULL, excused = fence, updatedAt = :now "
+            "provenance = NULL, finishedAt = NULL, failure = NULL, excused = fence, updatedAt = :now "
             "WHERE id = :id AND userId = :user AND status IN ('failed', 'partial') AND originalGone IS NULL "
             "RETURNING *",
             {"id": asset_id, "user": user_id, "job": job_id, "meta": _meta_json(AiMetadata())},
@@ -349,7 +364,8 @@ class SqliteAssetStore(KeptRows, RetainedRows):
         after: tuple[datetime, str] | None = None,
     ) -> Sequence[Asset]:
         conditions = ["userId = :user"]
-        conditions += ["status = :status"] if status else []
+        # With a plus it is no reason to read the index of all users' assets of that status.
+        conditions += ["+status = :status"] if status else []
         conditions += ["category = :category"] if category else []
         values = {"user": user_id, "status": status and status.value, "category": category}
         return await self._assets(" AND ".join(conditions), "createdAt", values, limit, after, newest_first=True)
@@ -372,6 +388,12 @@ class SqliteAssetStore(KeptRows, RetainedRows):
     ) -> Sequence[Asset]:
         where = "status = 'processing' AND createdAt < :before"
         return await self._assets(where, "createdAt", {"before": milliseconds_of(before)}, limit, after)
+
+    async def unfinished_jobs(self, *, limit: int) -> Sequence[tuple[str, str]]:
+        sql = (
+            "SELECT userId, processingJobId FROM assets WHERE status = 'processing' ORDER BY createdAt, id LIMIT :limit"
+        )
+        return [(row["userId"], row["processingJobId"]) for row in await self._read(sql, {"limit": limit})]
 
     async def delete(
         self, asset_id: str, user_id: str, *, finished_before: datetime | None = None
@@ -500,6 +522,7 @@ class SqliteAssetStore(KeptRows, RetainedRows):
             raise ConfigurationError(f"{self._path} was written by a newer version of this service")
         if version == len(MIGRATIONS):
             return
+        connection.create_function("fingerprint", 1, fingerprint, deterministic=True)
         connection.execute("BEGIN IMMEDIATE")
         # Asked again: of two processes that open an old file at once, the second finds it done.
         for script in MIGRATIONS[_version(connection) :]:
@@ -509,10 +532,14 @@ class SqliteAssetStore(KeptRows, RetainedRows):
         connection.execute("COMMIT")
 
     async def _read(self, sql: str, values: Mapping[str, Any]) -> Rows:
+        return await self._on_reader(lambda connection: connection.execute(sql, values).fetchall())
+
+    async def _on_reader(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Return what the work, which only reads, returns."""
         if self._reader is None:
             raise DependencyUnavailable("The asset store is not open")
         try:
-            return await self._reader.run(lambda connection: connection.execute(sql, values).fetchall())
+            return await self._reader.run(work)
         except REFUSALS as error:
             raise _refusal(error, "The asset store cannot be read") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -50,20 +50,31 @@ class KeptRows:
         )
 
     async def kept(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Kept]:
+        return await self._of_kind(kind, limit, after, "(at, id) > (:at, :id)", "at, id")
+
+    async def newest_kept(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Kept]:
+        return await self._of_kind(kind, limit, after, "(at, id) < (:at, :id)", "at DESC, id DESC")
+
+    async def _of_kind(
+        self, kind: str, limit: int, after: tuple[datetime, str] | None, is_further: str, order: str
+    ) -> Sequence[Kept]:
         async def page(last: Any, wanted: int) -> list[sqlite3.Row]:
             seen = (last["at"], last["id"]) if last else (milliseconds_of(after[0]), after[1]) if after else None
-            further = "AND (at, id) > (:at, :id)" if seen else ""
-            sql = f"SELECT * FROM kept WHERE kind = :kind {further} ORDER BY at, id LIMIT :limit"
+            further = f"AND {is_further}" if seen else ""
+            sql = f"SELECT * FROM kept WHERE kind = :kind {further} ORDER BY {order} LIMIT :limit"
             place = {"at": seen[0], "id": seen[1]} if seen else {}
             return await self._read(sql, {"kind": kind, "limit": wanted} | place)
 
         return await self._reading_kept.up_to(limit, page)
 
-    async def kept_of(self, user_id: str, asset_id: str | None = None) -> Sequence[Kept]:
+    async def kept_of(
+        self, user_id: str, asset_id: str | None = None, *, kinds: Collection[str] = ()
+    ) -> Sequence[Kept]:
         which = "AND assetId = :asset" if asset_id is not None else ""
+        which += " AND kind IN (SELECT value FROM json_each(:kinds))" if kinds else ""
         rows = await self._read(
             f"SELECT * FROM kept WHERE userId = :user AND userId != '' {which} LIMIT :limit",
-            {"user": user_id, "asset": asset_id, "limit": KEPT_AT_ONCE},
+            {"user": user_id, "asset": asset_id, "kinds": json.dumps([*kinds]), "limit": KEPT_AT_ONCE},
         )
         return [self._reading_kept.one(row) or damaged(row["kind"], row["id"], row) for row in rows]
 

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef
+from pipeline.assets.job_search import Count, FailureGroup, JobFilter, JobPage
 from pipeline.assets.upgrade import BackendOf
 from pipeline.images import ImageName
 
@@ -184,6 +185,26 @@ class AssetStore(Protocol):
         after: (created_at, id) of the last one seen. Read by the reconciler.
         """
 
+    async def jobs(
+        self, wanted: JobFilter, *, limit: int, after: tuple[datetime, str] | None = None
+    ) -> JobPage:
+        """Return assets of all users, newest first (createdAt, then id, both descending), as far as one call looks.
+
+        after: `next_after` of the page before. A page may hold fewer than limit, or none, and have a next one.
+        """
+
+    async def count_jobs(self, wanted: JobFilter) -> Count:
+        """Return how many assets are wanted, as far as one call looks."""
+
+    async def failures(self, since: datetime | None = None, until: datetime | None = None) -> Sequence[FailureGroup]:
+        """Return the failed assets by kind, the most frequent kind first. since, until: first and last createdAt."""
+
+    async def find_by_job(self, job_id: str) -> Asset | None:
+        """Return the asset whose last job that is."""
+
+    async def unfinished_jobs(self, *, limit: int) -> Sequence[tuple[str, str]]:
+        """Return (user_id, job_id) of assets of all users in `processing`, oldest first."""
+
     async def delete(
         self, asset_id: str, user_id: str, *, finished_before: datetime | None = None
     ) -> Asset | None:
@@ -268,9 +289,14 @@ class AssetStore(Protocol):
     async def kept(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Kept]:
         """Return what is kept of a kind, oldest first (at, then id). after: (at, id) of the last one seen."""
 
-    async def kept_of(self, user_id: str, asset_id: str | None = None) -> Sequence[Kept]:
-        """Return up to a thousand of what is kept about the user, or about one asset of the user, of all kinds. One
-        that is damaged is among them, without its data.
+    async def newest_kept(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Kept]:
+        """Return what is kept of a kind, newest first (at, then id, both descending). after: as in `kept`."""
+
+    async def kept_of(
+        self, user_id: str, asset_id: str | None = None, *, kinds: Collection[str] = ()
+    ) -> Sequence[Kept]:
+        """Return up to a thousand of what is kept about the user, or about one asset of the user, of these kinds or of
+        all. One that is damaged is among them, without its data.
         """
 
     async def find_kept(self, kind: str, id: str) -> Kept | None:

@@ -1,4 +1,6 @@
-"""The operators' commands: `failed` for dead letters, `queue` to pause and resume. They talk to a running service."""
+"""The operators' commands: `failed` for dead letters, `queue` to pause and resume, `audit` for who has changed what.
+They talk to a running service.
+"""
 
 from __future__ import annotations
 
@@ -154,6 +156,50 @@ def status(url: str | None, token: str | None) -> None:
 
     async def work(client: Operator) -> None:
         print(json.dumps(await client.queue_status()))
+
+    run(work, url, token)
+
+
+@queue.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON line.")
+@with_url
+@with_token
+def users(as_json: bool, url: str | None, token: str | None) -> None:
+    """Print the ten users with the most unfinished jobs."""
+
+    async def work(client: Operator) -> None:
+        found = await client.busiest_users()
+        if as_json:
+            print(json.dumps(found))
+            return
+        table = Table("user", "waiting", "active", "share")
+        for each in found["items"]:
+            table.add_row(shown(each["userId"]), str(each["waiting"]), str(each["active"]), f"{each['share']:.0%}")
+        stdout.print(table if table.rows else "There are no unfinished jobs.")
+
+    run(work, url, token)
+
+
+@click.command()
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="At most so many.")
+@click.option("--who", help="Only what this operator did.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line each.")
+@with_url
+@with_token
+def audit(limit: int, who: str | None, as_json: bool, url: str | None, token: str | None) -> None:
+    """List what operators have changed, newest first."""
+
+    async def work(client: Operator) -> None:
+        table = Table("at", "who", "action", "target", "count", "outcome")
+        async for entry in client.audit(limit, who=who):
+            if as_json:
+                print(json.dumps(entry), flush=True)
+                continue
+            at = entry["at"][:19].replace("T", " ") + "Z"
+            fields = (entry[name] for name in ("who", "action", "target", "count", "outcome"))
+            table.add_row(at, *("" if each is None else shown(each) for each in fields))
+        if not as_json:
+            stdout.print(table if table.rows else "Nothing was changed in the last 90 days.")
 
     run(work, url, token)
 

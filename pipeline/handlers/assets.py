@@ -63,6 +63,17 @@ class _Handler(BaseHandler):
             return None
         return caller.user_id
 
+    async def own(self, asset_id: str, action: str) -> tuple[str | None, str]:
+        """Return the user whose asset may be changed, see `subject`, and the asset's id in lower case.
+
+        action: what the audit list calls it when an admin does it to another user's asset.
+        """
+        subject, asset_id = await self.subject(), _asset_id(asset_id)
+        asset = await self.store.get(asset_id) if subject is None else None
+        if asset is not None and asset.user_id != self.principal.user_id:
+            self.begin_act(action, asset_id)
+        return subject, asset_id
+
     def _query(self) -> Query:
         return Query({name: self.get_query_argument(name) for name in self.request.query_arguments})
 
@@ -166,8 +177,8 @@ class AssetHandler(_Handler):
         self.reply((await self.progress.shown([asset]))[0])
 
     async def delete(self, asset_id: str) -> None:
-        subject = await self.subject()
-        await self.removing.delete(_asset_id(asset_id), subject)
+        subject, asset_id = await self.own(asset_id, "delete asset")
+        await self.removing.delete(asset_id, subject)
         self.set_status(204)
 
 
@@ -177,9 +188,9 @@ class RetryHandler(_Handler):
     route = "/api/assets/{id}/retry"
 
     async def post(self, asset_id: str) -> None:
-        subject = await self.subject()
+        subject, asset_id = await self.own(asset_id, "retry asset")
         with self.tracing.request(self):
-            receipt = await self.submission.retry(_asset_id(asset_id), subject, self.request_id)
+            receipt = await self.submission.retry(asset_id, subject, self.request_id)
             answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
             self.reply(answer | {"status": "processing", "message": "Asset queued for AI analysis"}, status=202)
 
@@ -194,8 +205,8 @@ class CancelHandler(_Handler):
         self.cancelling = cancelling
 
     async def post(self, asset_id: str) -> None:
-        subject = await self.subject()
-        asset = await self.cancelling.cancel(_asset_id(asset_id), subject, self.request_id)
+        subject, asset_id = await self.own(asset_id, "cancel asset")
+        asset = await self.cancelling.cancel(asset_id, subject, self.request_id)
         self.reply((await self.progress.shown([asset]))[0])
 
 

@@ -10,7 +10,8 @@ import json
 import re
 import secrets
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from http.client import responses
 from types import TracebackType
 from typing import Any, ClassVar, cast
@@ -36,6 +37,7 @@ from pipeline.errors import (
 from pipeline.metrics import Metrics
 from pipeline.origins import is_same_place, normal_origin
 from pipeline.texts import cause_of, clean
+from pipeline.usecases.audit import Act
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +52,8 @@ DRAIN_SECONDS = 30.0
 # What is logged of foreign pages, so that nobody can fill the log by making origins up.
 MAX_LOGGED_ORIGINS = 100
 MAX_ORIGIN_LENGTH = 200
+# Of what the audit list says was changed: a path may name anything.
+MAX_TARGET_LENGTH = 200
 ORIGIN_HINT = "if pages of this origin are yours: name it in ALLOWED_ORIGINS, or as PUBLIC_URL when they come from here"
 FOREIGN_ORIGIN = "Not an origin of this service: its operator can name it in ALLOWED_ORIGINS"
 NO_ORIGIN_HINT = "pages without an http:// or https:// origin, such as files, cannot be allowed: serve them from a host"
@@ -67,7 +71,17 @@ class BaseHandler(tornado.web.RequestHandler):
     failure_message: ClassVar[str] = "Internal server error"
     principal: Principal
 
-    def initialize(self, *, verifier: TokenVerifier, metrics: Metrics, allowed_origins: tuple[str, ...]) -> None:
+    def initialize(
+        self,
+        *,
+        verifier: TokenVerifier,
+        metrics: Metrics,
+        allowed_origins: tuple[str, ...],
+        record: Callable[[Act], None] = lambda act: None,
+    ) -> None:
+        """record: is told of each change that an operator makes, see begin_act."""
+        self._record = record
+        self._act: Act | None = None
         self.verifier = verifier
         self.metrics = metrics
         self.allowed_origins = allowed_origins
@@ -93,6 +107,20 @@ class BaseHandler(tornado.web.RequestHandler):
         """Settle self.principal from the Authorization header; Unauthorized or DependencyUnavailable otherwise."""
         self.principal = await self.verifier.verify(bearer_token(self.request.headers.get("Authorization")))
         return self.principal
+
+    def begin_act(self, action: str, target: str | None) -> None:
+        """Let the audit list have this request when it has ended. action, target: see Act."""
+        who, address = self.principal.user_id, self.request.remote_ip
+        self._act = Act(who, action, target, None, "", address, self.request_id)
+
+    def note_act(self, **changes: Any) -> None:
+        """Tell more precisely what the operator does: `action`, `target` and `count`, see Act."""
+        if self._act is not None:
+            self._act = replace(self._act, **changes)
+
+    def drop_act(self) -> None:
+        """Nothing was changed, so the audit list is not to have it."""
+        self._act = None
 
     def reply(self, data: Any, status: int = 200) -> None:
         """Finish with the success envelope."""
@@ -189,6 +217,10 @@ class BaseHandler(tornado.web.RequestHandler):
             log.error("request_failed", requestId=self.request_id, route=self.route, exc_info=(typ, value, tb))
 
     def on_finish(self) -> None:
+        if self._act is not None:
+            status = self.get_status()
+            outcome = "done" if status < 400 else "refused" if status < 500 else "failed"
+            self._record(replace(self._act, outcome=outcome))
         if self._drain_timer is not None:
             IOLoop.current().remove_timeout(self._drain_timer)
 
@@ -258,7 +290,13 @@ class BaseHandler(tornado.web.RequestHandler):
 
 
 class OperatorHandler(BaseHandler):
-    """A handler for those who run the service: readers may ask, only admins may change anything."""
+    """A handler for those who run the service: readers may ask, only admins may change anything.
+
+    actions: what the audit list calls its methods that change something; by default method and route. The target is
+    the first part of the path that is no fixed text, if any, until note_act says otherwise.
+    """
+
+    actions: ClassVar[Mapping[str, str]] = {}
 
     async def authenticate(self) -> Principal:
         principal = await super().authenticate()
@@ -267,6 +305,9 @@ class OperatorHandler(BaseHandler):
             raise Forbidden("Only for operators" if is_reading else "Only for admins")
         if not is_reading:
             self.refuse_foreign_page()
+            method = str(self.request.method)
+            target = self.path_args[0][:MAX_TARGET_LENGTH] if self.path_args else None
+            self.begin_act(self.actions.get(method, f"{method} {self.route}"), target and clean(target))
         # Every line about what an operator did says who it was.
         structlog.contextvars.bind_contextvars(operator=principal.user_id)
         return principal

@@ -77,7 +77,7 @@ class EventsHandler(Member):
     async def get(self) -> None:
         self.refuse_foreign_page()
         principal = await self._identify()
-        since, wants_progress = self._since(), self._is_asked_for_progress()
+        since, wanted = self._since(), self._asked_events()
         self._open_connection()
         try:
             first = await self._enter(principal, since)
@@ -88,8 +88,7 @@ class EventsHandler(Member):
             log.info("stream_opened", userId=self._user_id)
             self._end_on_expiry(principal)
             self._begin(first)
-            if wants_progress and self._connection is not None:
-                self._rooms.ask(self._connection)
+            self._grant(wanted, principal)
 
     async def _identify(self) -> Principal:
         ticket = self.get_query_argument("ticket", None)

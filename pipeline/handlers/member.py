@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -28,8 +28,9 @@ log = structlog.get_logger(__name__)
 
 # What the kernel may hold for a client that does not read; without this it would be megabytes for each.
 SEND_BUFFER_BYTES = 64 * 1024
-# What a client names in `events` to get progress frames too.
-PROGRESS = "progress"
+# What a client names in `events`: progress frames too, and the overview where it is an operator's. Other names are left
+# to later versions.
+PROGRESS, OPERATORS = "progress", "operators"
 
 
 class Member(BaseHandler):
@@ -58,9 +59,18 @@ class Member(BaseHandler):
     def _probe(self) -> None:
         raise NotImplementedError
 
-    def _is_asked_for_progress(self) -> bool:
-        """Return whether the address asks for progress frames."""
-        return PROGRESS in self.get_query_argument("events", "").split(",")
+    def _asked_events(self) -> set[str]:
+        """Return what the address asks for beside the events."""
+        return set(self.get_query_argument("events", "").split(","))
+
+    def _grant(self, wanted: Collection[str], principal: Principal) -> None:
+        """Let the client, which is in its room, have what it asked for, as far as it may."""
+        if self._connection is None or self._code is not None:
+            return
+        if PROGRESS in wanted:
+            self._rooms.ask(self._connection)
+        # Also no longer, when the new token is of a lesser role.
+        self._rooms.set_operator(self._connection, OPERATORS in wanted and principal.is_operator)
 
     def _open_connection(self) -> None:
         self._connection = self._rooms.open(

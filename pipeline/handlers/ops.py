@@ -7,23 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from time import perf_counter
 from typing import Any
 
-import structlog
-
-from pipeline.errors import DependencyUnavailable, PipelineError
+from pipeline.errors import DependencyUnavailable
 from pipeline.handlers import contracts
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.queue import StatsSource
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.metrics import QUEUE_STATES
-from pipeline.texts import cause_of, clean
-
-log = structlog.get_logger(__name__)
+from pipeline.texts import clean
+from pipeline.usecases.probing import CHECK_SECONDS, probe
 
 SCRAPE_SECONDS = 1.0  # Prometheus gives up after 10; what we know without Redis must arrive anyway
-CHECK_SECONDS = 2.0
 
 
 class MetricsHandler(BaseHandler):
@@ -155,9 +150,7 @@ class AsyncApiHandler(_ContractHandler):
 
 async def _check(name: str, check: Callable[[], Awaitable[None]]) -> dict[str, Any]:
     """Return the dependency as a reply shows it, with the time its check took."""
-    started = perf_counter()
-    fault = await _fault(name, check)
-    took_ms = round((perf_counter() - started) * 1000, 1)
+    fault, took_ms = await probe(name, check)
     return {"name": name, "ok": fault is None, "tookMs": took_ms} | ({"error": fault} if fault else {})
 
 
@@ -173,20 +166,3 @@ async def _queue_state(queue: StatsSource) -> dict[str, str]:
     except (DependencyUnavailable, TimeoutError):
         return {"name": queue.name, "state": "unknown"}
     return {"name": queue.name, "state": "paused" if stats.is_paused else "running"}
-
-
-async def _fault(name: str, check: Callable[[], Awaitable[None]]) -> str | None:
-    """Return why a dependency is not usable, in words that hold no secret, or None."""
-    try:
-        async with asyncio.timeout(CHECK_SECONDS):
-            await check()
-    except PipelineError as error:
-        log.warning("check_failed", dependency=name, error=cause_of(error))
-        message = clean(error.message)
-        return message if error.__cause__ is None else f"{message} ({cause_of(error)})"
-    except TimeoutError:
-        return f"No answer within {CHECK_SECONDS:g} s"
-    except Exception as error:  # a plugin's check may raise anything, with anything in its text
-        log.warning("check_failed", dependency=name, error=cause_of(error))
-        return f"Check failed ({cause_of(error)})"
-    return None

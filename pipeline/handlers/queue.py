@@ -103,6 +103,7 @@ class _QueueHandler(OperatorHandler):
         """Return the queue that the parameter `queue` names; what is wrong with the query is raised here."""
         name = query.choice("queue", tuple(self.queues)) or next(iter(self.queues))
         query.check()
+        self.note_act(target=name)
         return self.queues[name]
 
     def holder(self, job_id: str) -> tuple[Administered, str]:
@@ -117,6 +118,7 @@ class FailedJobsHandler(_QueueHandler):
     """GET and DELETE /api/queue/failed: the dead letters, newest first."""
 
     route = "/api/queue/failed"
+    actions = {"DELETE": "remove dead letters"}
 
     async def get(self) -> None:
         await self.authenticate()
@@ -131,6 +133,7 @@ class FailedJobsHandler(_QueueHandler):
         page = await named.queue.failed_jobs(REMOVE_AT_MOST)
         removed = await named.reruns.remove_failed(*(job.id for job in page.jobs))
         log.info("dead_letters_removed", count=removed)
+        self.note_act(count=removed)
         self.reply({"removed": removed, "remaining": page.older})
 
 
@@ -138,6 +141,7 @@ class RetryAllFailedHandler(_QueueHandler):
     """POST /api/queue/failed/retry: every dead letter runs again, so many per call."""
 
     route = "/api/queue/failed/retry"
+    actions = {"POST": "retry dead letters"}
 
     async def post(self) -> None:
         await self.authenticate()
@@ -146,6 +150,7 @@ class RetryAllFailedHandler(_QueueHandler):
         reruns = self.named(query).reruns
         with self.tracing.request(self):
             page = await reruns.retry_all_failed(self.request_id, after)
+            self.note_act(count=page.retried)
             counts = {"retried": page.retried, "skipped": page.skipped, "remaining": page.remaining}
             self.reply(counts | {"nextCursor": _cursor(page.next_after)}, status=202)
 
@@ -154,6 +159,7 @@ class FailedJobHandler(_QueueHandler):
     """DELETE /api/queue/failed/{jobId}."""
 
     route = "/api/queue/failed/{jobId}"
+    actions = {"DELETE": "remove dead letter"}
 
     async def delete(self, job_id: str) -> None:
         await self.authenticate()
@@ -168,6 +174,7 @@ class RetryFailedHandler(_QueueHandler):
     """POST /api/queue/failed/{jobId}/retry: the dead letter's asset gets a new job."""
 
     route = "/api/queue/failed/{jobId}/retry"
+    actions = {"POST": "retry dead letter"}
 
     async def post(self, job_id: str) -> None:
         await self.authenticate()
@@ -182,6 +189,7 @@ class PauseHandler(_QueueHandler):
     """POST /api/queue/pause: no process claims jobs any more; running ones finish."""
 
     route = "/api/queue/pause"
+    actions = {"POST": "pause queue"}
 
     async def post(self) -> None:
         await self.authenticate()
@@ -195,6 +203,7 @@ class ResumeHandler(_QueueHandler):
     """POST /api/queue/resume: jobs are claimed again."""
 
     route = "/api/queue/resume"
+    actions = {"POST": "resume queue"}
 
     async def post(self) -> None:
         await self.authenticate()

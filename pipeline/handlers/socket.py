@@ -44,7 +44,7 @@ from pipeline.auth import NotYetValid, bearer_token
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, Unauthorized, ValidationError
 from pipeline.handlers.base import WEBSOCKET_VERSION
-from pipeline.handlers.member import PROGRESS, Member
+from pipeline.handlers.member import OPERATORS, PROGRESS, Member
 from pipeline.handlers.protocol import StrictProtocol, is_handshake
 from pipeline.handlers.query import parse_instant
 from pipeline.rooms.codes import GONE, MALFORMED_SINCE, NOT_YET_VALID
@@ -60,6 +60,7 @@ SUBPROTOCOL = "pipeline.v1"
 TOKEN_PREFIX = "bearer."
 # A replay on an open connection, in frames of its allowance, so that nobody keeps the store busy for nothing.
 REPLAY_COSTS = 5
+EVENTS = {PROGRESS, OPERATORS}
 
 
 class SocketHandler(Member, WebSocketHandler):
@@ -71,7 +72,7 @@ class SocketHandler(Member, WebSocketHandler):
     def initialize(self, **common: Any) -> None:
         super().initialize(**common)
         self._since: datetime | None = None  # as the address has it
-        self._wants_progress = False
+        self._wanted: set[str] = set()
         self._is_pong_due = False
         self._frames_left = float(self._settings.socket_frames_per_second)
         self._last_frame_at = time.monotonic()
@@ -113,7 +114,7 @@ class SocketHandler(Member, WebSocketHandler):
         try:
             since = self.get_query_argument("since", None)
             self._since = parse_instant(since) if since is not None else None
-            self._wants_progress = self._is_asked_for_progress()
+            self._wanted = self._asked_events() & EVENTS
         except (ValueError, HTTPError):
             self._end(CloseCode.MALFORMED, MALFORMED_SINCE)
             return
@@ -138,11 +139,11 @@ class SocketHandler(Member, WebSocketHandler):
         if not self._is_heard():
             return
         try:
-            token, since, is_asking = parse_frame(message)
+            token, since, wanted = parse_frame(message)
         except ValueError:
             self._end(CloseCode.MALFORMED)
             return
-        self._wants_progress |= is_asking
+        self._wanted |= wanted
         if token is None:
             self._end(CloseCode.NO_TOKEN)
         else:
@@ -202,8 +203,7 @@ class SocketHandler(Member, WebSocketHandler):
             assert self._connection is not None
             self._connection.hold()
             await self._start(since)
-        if self._wants_progress and self._code is None and self._connection is not None:
-            self._rooms.ask(self._connection)
+        self._grant(self._wanted, principal)
 
     async def _enter(self, user_id: str, since: datetime | None) -> None:
         assert self._connection is not None
@@ -272,8 +272,8 @@ class SocketHandler(Member, WebSocketHandler):
         log.info("socket_closed", userId=self._user_id, code=self._code)
 
 
-def parse_frame(message: str | bytes) -> tuple[str | None, datetime | None, bool]:
-    """Return the token, the instant and whether progress is asked for, of the one frame clients send:
+def parse_frame(message: str | bytes) -> tuple[str | None, datetime | None, set[str]]:
+    """Return the token, the instant and what is asked for beside the events, of the one frame clients send:
     `{"auth": {"token"}, "since"?, "events"?}`.
 
     The token is None when `auth` holds none. ValueError for anything else; members and events of other names are left
@@ -290,9 +290,10 @@ def parse_frame(message: str | bytes) -> tuple[str | None, datetime | None, bool
             events = frame.get("events", [])
             if not isinstance(events, list):
                 raise ValueError("events is no list")
-            return token, parse_instant(frame["since"]) if "since" in frame else None, PROGRESS in events
+            wanted = {name for name in EVENTS if name in events}
+            return token, parse_instant(frame["since"]) if "since" in frame else None, wanted
         case {"auth": {"token": None}}:
-            return None, None, False
+            return None, None, set()
         case {"auth": dict(auth)} if "token" not in auth:
-            return None, None, False
+            return None, None, set()
     raise ValueError("not a frame of ours")

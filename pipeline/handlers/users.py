@@ -20,6 +20,7 @@ class UserHandler(OperatorHandler):
     """GET and DELETE /api/users/{sub}."""
 
     route = "/api/users/{sub}"
+    actions = {"DELETE": "erase user"}
 
     def initialize(  # type: ignore[override]
         self, *, users: Users, erasing: Erasing, rooms: Rooms, **common: Any
@@ -35,8 +36,13 @@ class UserHandler(OperatorHandler):
         self.reply(shown | {"socketsHere": len(self.rooms.members(ROOM_PREFIX + user_id))})
 
     async def delete(self, user_id: str) -> None:
-        await self.authenticate()
+        caller = await self.authenticate()
+        # The list is not to name a user who is gone: log lines about the erase have its id.
+        self.note_act(target=None)
+        if caller.user_id == user_id:
+            self.note_act(who=None, address=None)
         erasure = await self.erasing.erase(_user_id(user_id), ERASE_SECONDS)
+        self.note_act(target=f"erase {erasure.id}", count=erasure.assets)
         self.reply(erasure.to_json(), status=200 if erasure.is_done else 202)
 
 

@@ -32,6 +32,7 @@ CLOSE_SECONDS = 5.0
 # How long a call that was cancelled may take to clean up before it is left behind. Half of what a drain waits for its
 # job to be handed back (queue/worker.py).
 GRACE_SECONDS = 0.5
+SEES_LENGTH = 500
 log = structlog.get_logger(__name__)
 
 
@@ -94,6 +95,8 @@ class BoundPlugin:
         self._threads = DaemonThreads(threads, f"{kind}-{name}", thread_wait.observe)
         self._stuck = metrics.plugin_stuck.labels(kind, name)
         self.blocked_loop = metrics.plugin_blocked_loop.labels(kind, name)
+        # Since the start, of all methods.
+        self.calls = self.errors = 0
         self._overdue: set[Future[Any]] = set()
         self._left_behind: set[asyncio.Task[Any]] = set()
 
@@ -115,6 +118,24 @@ class BoundPlugin:
         """Return which methods are held and why, "" when none is."""
         held = {method: known.breaker for method, known in self._methods.items() if known.breaker.is_held}
         return "; ".join(f"{method}: {each.reason} ({each.cause})" for method, each in held.items())
+
+    @property
+    def held_seconds(self) -> float:
+        """How long until a held method may be called or tried again; 0 when none is held."""
+        held = [known.breaker for known in self._methods.values() if known.breaker.is_held]
+        return max((breaker.left_seconds for breaker in held), default=0.0)
+
+    @property
+    def max_in_flight(self) -> int | None:
+        """How many of its calls run at once; None when it is awaited: as many as there are."""
+        is_awaited = all(known.is_async for name, known in self._methods.items() if name != "close")
+        return None if is_awaited else self._threads.limit
+
+    @property
+    def sees(self) -> str:
+        """What an AI provider says it can and cannot see, "" when it says nothing."""
+        says = getattr(self.plugin, "sees", "")
+        return says[:SEES_LENGTH] if isinstance(says, str) else ""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -139,6 +160,7 @@ class BoundPlugin:
     def count_error(self, method: str) -> None:
         """Count what the method returned as an error."""
         self._methods[method].errors.inc()
+        self.errors += 1
 
     def skip(self, method: str) -> None:
         """Count a call that is not made."""
@@ -205,8 +227,10 @@ class BoundPlugin:
             raise
         except Exception:
             measured.errors.inc()
+            self.errors += 1
             raise
         finally:
+            self.calls += 1
             measured.seconds.observe(perf_counter() - (call.begun_at or call.made_at))
 
     async def _give_up(

@@ -70,6 +70,11 @@ class PluginManager:
         storages = (storing.storage for storing in self.storages.all)
         return (*self._asked, *storages, *self.notifiers.all, *self._hooked.plugins)
 
+    @property
+    def sees(self) -> Mapping[str, str]:
+        """What each AI provider says it can and cannot see, by its name; "" where it says nothing."""
+        return {provider.name: provider.sees for provider in self._asked}
+
     async def open_storages(self, names: Iterable[str]) -> None:
         """Get these storages ready, beside the current one; `storages.missing` tells which cannot be had."""
         await self.storages.open_storages(names)

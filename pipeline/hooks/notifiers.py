@@ -17,12 +17,14 @@ from pipeline.hooks import faults
 from pipeline.hooks.breaker import SharedBreakers
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.protocols import Notification, RoomPublisher
-from pipeline.texts import cause_of
+from pipeline.texts import cause_of, clean
 from pipeline.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
 RECEIVER = "Receiver"
+# What is kept of what a receiver said.
+LONGEST_RESPONSE = 200
 
 
 class Notifiers:
@@ -63,8 +65,9 @@ class Notifiers:
         delivery_id: str,
         trace_context: str = "",
         tries: str = "",
-    ) -> None:
-        """Hand the event to that durable notifier; RetryableJobError or PermanentJobError when it is not delivered.
+    ) -> str | None:
+        """Hand the event to that durable notifier and return what it said, if anything; RetryableJobError or
+        PermanentJobError when it is not delivered.
 
         tries: the held notifier that is to be called all the same.
         """
@@ -77,7 +80,7 @@ class Notifiers:
         elif not notifier.lets_through("notify"):
             raise faults.held(name, breaker)
         try:
-            await self._call(notifier, event, user_id, delivery_id, trace_context)
+            answer = await self._call(notifier, event, user_id, delivery_id, trace_context)
         except Exception as raised:
             error = faults.job_error(raised, name, RECEIVER)
             log.warning("notifier_failed", plugin=name, error=error.message, cause=cause_of(raised), exc_info=True)
@@ -86,6 +89,7 @@ class Notifiers:
                 raise
             raise error from raised
         breaker.answered()
+        return clean(answer)[:LONGEST_RESPONSE] if isinstance(answer, str) and answer else None
 
     async def _notify(self, notifier: BoundPlugin, event: Mapping[str, Any], user_id: str) -> None:
         breaker = notifier.breaker("notify")
@@ -108,8 +112,8 @@ class Notifiers:
         user_id: str,
         delivery_id: str = "",
         trace_context: str = "",
-    ) -> None:
+    ) -> object:
         with self._tracing.call(notifier.kind, notifier.name, "notify") as span:
             context = span.trace_context or trace_context
             notification = Notification(event, user_id, self._rooms, delivery_id, context)
-            await notifier.call("notify", self._seconds, notification)
+            return await notifier.call("notify", self._seconds, notification)

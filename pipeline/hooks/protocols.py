@@ -185,8 +185,9 @@ class AIProvider(Protocol):
     """Names brand, model and colorway of the product in a photo.
 
     Optional attributes: `needs_image = True` to get the bytes in the request; `max_concurrency = n` to be given n
-    threads of its own instead of POOL_THREADS (plain `def` only). Optional methods: `check()`, which raises when the
-    provider cannot be reached (`run.py check` calls it), and `close()`.
+    threads of its own instead of POOL_THREADS (plain `def` only); `sees = "..."`, one or two plain sentences for the
+    owners of photos: what it can see and what it cannot (500 characters at most). Optional methods: `check()`, which
+    raises when the provider cannot be reached (`run.py check` calls it), and `close()`.
     """
 
     def analyze(self, request: AnalyzeRequest) -> Analysis | Awaitable[Analysis]:
@@ -294,9 +295,10 @@ class Notifier(Protocol):
     letters; for whoever is told over a network. Without it an event gets one try. Optional method: `close()`.
     """
 
-    def notify(self, notification: Notification) -> None | Awaitable[None]:
+    def notify(self, notification: Notification) -> str | None | Awaitable[str | None]:
         """Deliver the event; may be called again with the same event. An exception is logged, counted and harms nobody
-        else. A durable notifier raises PermanentJobError when no further try can help.
+        else. A durable notifier raises PermanentJobError when no further try can help, and may return what the receiver
+        said, such as "HTTP 200", for the operators' list of deliveries.
         """
 
 

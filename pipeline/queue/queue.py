@@ -4,9 +4,10 @@ Every state move is one Lua script in lua/; this file names the keys, calls the 
 objects. Runs on the event loop. Redis 6.2 commands only. All keys of a queue share one hash tag, so that the scripts
 run on Redis Cluster.
 
-Permanent keys: waiting, groups, grouped, group:<name>, delayed, leases, completed, failed, wake (at most one marker),
-paused, holds, parked, owner. Each empties with its jobs. What is kept of a job itself is said in lua/place.lua, what
-holds are in lua/lanes.lua, whose the queue is in lua/owner.lua.
+Keys that expire beside those of jobs: turn:<name>, watched, processes (a hash, by process id), drain:<process id>.
+Permanent keys: waiting, groups, grouped, group:<name>, delayed, postponed, leases, completed, failed, wake (at most one
+marker), paused, holds, parked, owner. Each empties with its jobs. What is kept of a job is said in lua/place.lua,
+what holds are in lua/lanes.lua, whose the queue is in lua/owner.lua.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from datetime import datetime
 from importlib import resources
 from typing import Any, NamedTuple, TypeVar, cast
 
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, OutOfMemoryError, RedisError, ResponseError
 
 from pipeline.clock import Reading, boot_seconds
 from pipeline.errors import DependencyUnavailable
@@ -29,20 +30,19 @@ from pipeline.link.connection import CALL_SECONDS, Link
 from pipeline.link.master import Master
 from pipeline.queue import records
 from pipeline.queue.job import FailedJob, FailedPage, Finish, JobState, Mode, NewJob, Outcome, Step
-from pipeline.queue.snapshot import Snapshot, as_snapshot
+from pipeline.queue.snapshot import Place, Snapshot, as_place, as_snapshot
 
 T = TypeVar("T")
 # The id of no store: for a process that has yet to ask its own.
 UNKNOWN_OWNER = "?"
 SCRIPTS = (
     *("enqueue", "step", "renew", "recover", "release", "trim", "own", "pause", "stats", "list", "forget", "bury"),
-    "cancel",
-    "snapshot",
+    *("cancel", "postpone", "snapshot"),
 )
 # The keys that lua/place.lua names, and what goes before each script.
 PLACES = ("waiting", "groups", "grouped", "wake")
 PARTS = {
-    **dict.fromkeys(("renew", "recover", "release", "trim", "list", "forget", "cancel"), ("place",)),
+    **dict.fromkeys(("renew", "recover", "release", "trim", "list", "forget", "cancel", "postpone"), ("place",)),
     **dict.fromkeys(("enqueue", "bury", "stats", "snapshot"), ("place", "owner")),
     "own": ("owner",),
     "step": ("place", "owner", "claims", "lanes", "finish"),
@@ -52,6 +52,8 @@ RECOVER_AT_MOST = 100
 RESTORE_AT_ONCE = 100
 NOTHING = "[]"
 LONGEST_DELAY_SECONDS = 600.0
+# For so long an operator may postpone a job.
+LONGEST_POSTPONEMENT_SECONDS = 86_400
 # What a snapshot reads at most: of the line, and of the jobs that run, are delayed or are asked for, each.
 LINE_AT_MOST = 10_000
 OTHERS_AT_MOST = 1000
@@ -59,9 +61,13 @@ OTHERS_AT_MOST = 1000
 WATCHED_SECONDS = 30
 # What a worker has told of a job is repeated in time, or forgotten.
 REPORT_SECONDS = 90
+# A process that has not written for so long is forgotten, and so is what was asked of it.
+KEEP_PROCESS_SECONDS = 3600
 # A rewrite of the append-only file takes seconds.
 REWRITE_TRIES = 60
 REWRITE_AGAIN_SECONDS = 0.5
+# The sorted sets of jobs that are not in the line.
+BESIDE = {JobState.ACTIVE: ("leases",), JobState.DELAYED: ("delayed", "postponed")}
 # Outcomes after which a job is done with.
 OVER = (Outcome.COMPLETED, Outcome.CANCELLED)
 
@@ -69,7 +75,7 @@ OVER = (Outcome.COMPLETED, Outcome.CANCELLED)
 @dataclass(frozen=True, slots=True)
 class QueueStats:
     """Jobs by state (those that wait for a held provider are waiting), how long the oldest that could start has waited
-    (None when there is none), and which providers are held.
+    (None when there is none), which providers are held, and how many jobs ended in the last minute.
     """
 
     waiting: int
@@ -80,6 +86,7 @@ class QueueStats:
     is_paused: bool
     oldest_ready_seconds: float | None
     holds: Sequence[Hold] = ()
+    ended_in_last_minute: int = 0
 
 
 class Owned(NamedTuple):
@@ -151,7 +158,7 @@ class JobQueue:
             key: base + key
             for key in (
                 *(*PLACES, "delayed", "leases", "completed", "failed", "paused", "holds", "parked", "owner"),
-                "watched",
+                *("watched", "postponed", "processes"),
             )
         }
         self._step_keys = self._places(
@@ -273,6 +280,18 @@ class JobQueue:
         was = await self._run("cancel", self._places("completed", "delayed", "parked"), [job_id])
         return None if was == "missing" else JobState(was)
 
+    async def postpone(self, job_id: str, seconds: float) -> bool:
+        """Let a job that waits wait for so long before it may start; return False for a job that does not wait.
+
+        seconds: at most LONGEST_POSTPONEMENT_SECONDS.
+        """
+        keys, args = self._places("parked"), [job_id, round(seconds * 1000)]
+        return bool(await self._with_room(lambda: self._run("postpone", keys, args)) == "ok")
+
+    async def unpostpone(self, job_id: str) -> bool:
+        """Put a postponed job at the front of waiting; return False for any other job."""
+        return bool(await self._run("postpone", self._places("parked"), [job_id, 0]) == "ok")
+
     async def recover(self, *, everything: bool = False) -> list[str]:
         """Put jobs whose lease ran out back to the front of waiting; return their ids.
 
@@ -283,7 +302,10 @@ class JobQueue:
             ids = await self._run(
                 "recover",
                 self._places("leases", "delayed"),
-                [RECOVER_AT_MOST, int(everything), self._lease_ms, self._longest_delay_ms],
+                [
+                    *(RECOVER_AT_MOST, int(everything), self._lease_ms, self._longest_delay_ms),
+                    LONGEST_POSTPONEMENT_SECONDS * 1000,
+                ],
             )
             recovered += ids
             if len(ids) < RECOVER_AT_MOST:
@@ -326,7 +348,7 @@ class JobQueue:
 
     async def stats(self) -> QueueStats:
         """Return the counts as they are now."""
-        waiting, delayed, active, completed, failed, is_paused, age_ms, held, now_ms = await self._run(
+        waiting, delayed, active, completed, failed, is_paused, age_ms, held, now_ms, ended = await self._run(
             "stats", self._step_keys, []
         )
         return QueueStats(
@@ -338,6 +360,7 @@ class JobQueue:
             is_paused=bool(is_paused),
             oldest_ready_seconds=None if age_ms < 0 else age_ms / 1000,
             holds=records.as_holds(held, now_ms),
+            ended_in_last_minute=ended,
         )
 
     async def snapshot(self, job_ids: Sequence[str] = ()) -> Snapshot:
@@ -348,6 +371,39 @@ class JobQueue:
         """
         args = [WATCHED_SECONDS * 1000, LINE_AT_MOST, OTHERS_AT_MOST, *job_ids[:OTHERS_AT_MOST]]
         return as_snapshot(await self._run("snapshot", self._step_keys, args))
+
+    async def places(self, job_ids: Sequence[str]) -> dict[str, Place]:
+        """Return where these jobs are now, without their positions; in one call, for a thousand jobs at most."""
+        if not job_ids:
+            return {}
+        kinds = ("record:", "state:", "running:")
+        questions = [("MGET", *(f"{self._base}{kind}{job_id}" for job_id in job_ids for kind in kinds))]
+        questions += [("ZMSCORE", self._key[key], *job_ids) for key in ("delayed", "postponed", "completed")]
+        texts, delayed, postponed, completed = await self._call(lambda link: link.ask_all(*questions))
+        found = {}
+        for i, job_id in enumerate(job_ids):
+            record, state, running = texts[3 * i : 3 * i + 3]
+            due_at = delayed[i] or postponed[i] or ""
+            is_completed = completed[i] is not None
+            found[job_id] = as_place(state or "", running or "", due_at, record is not None, is_completed)
+        return found
+
+    async def beside_line(self, *states: JobState, at_most: int) -> tuple[list[str], bool]:
+        """Return the ids of the assets whose jobs are ACTIVE or DELAYED, and whether these are all of them.
+
+        at_most: so many of each kind are read.
+        """
+        names = [name for state in states for name in BESIDE[state]]
+        questions = [("ZRANGE", self._key[name], 0, at_most - 1) for name in names]
+        found = await self._call(lambda link: link.ask_all(*questions))
+        # A lease is the job's id and the mark of its claim.
+        ids = [member.partition("|")[0] for each in found for member in each]
+        if not ids:
+            return [], True
+        records_of = await self._call(lambda link: link.ask("MGET", *(f"{self._base}record:{each}" for each in ids)))
+        data = [records.as_object(text).get("data") for text in records_of if text]
+        asset_ids = [each.get("assetId") for each in data if isinstance(each, dict)]
+        return [each for each in asset_ids if isinstance(each, str)], all(len(each) < at_most for each in found)
 
     async def report(self, reports: Mapping[str, Mapping[str, Any]]) -> None:
         """Let snapshots know of jobs that this process runs. reports: by job id; told again within REPORT_SECONDS."""
@@ -389,11 +445,12 @@ class JobQueue:
             ("LLEN", self._key["waiting"]),
             ("GET", self._key["grouped"]),
             ("ZCARD", self._key["delayed"]),
+            ("ZCARD", self._key["postponed"]),
             ("ZCARD", self._key["parked"]),
             ("LLEN", f"{self._base}group:{group}"),
         )
-        waiting, grouped, delayed, parked, of_group = await self._call(lambda link: link.ask_all(*questions))
-        return waiting + int(grouped or 0) + delayed + parked, of_group
+        waiting, grouped, *others, of_group = await self._call(lambda link: link.ask_all(*questions))
+        return waiting + int(grouped or 0) + sum(others), of_group
 
     async def fields(self, job_id: str) -> dict[str, Any]:
         """Return what Redis knows of the job, {} when nothing: for operators and tests.
@@ -441,6 +498,43 @@ class JobQueue:
             return False
         return bool(await self._call(lambda link: link.ask("PEXPIRE", key, milliseconds)))
 
+    async def tell_process(self, process_id: str, entry: Mapping[str, Any]) -> None:
+        """Write what this process does, for all others."""
+        key = self._key["processes"]
+        commands = (("HSET", key, process_id, records.to_json(entry)), ("EXPIRE", key, KEEP_PROCESS_SECONDS))
+        await self._call(lambda link: link.ask_all(*commands))
+
+    async def is_to_drain(self, process_id: str) -> bool | None:
+        """Return whether that process is asked to claim no jobs; None when nobody has asked anything lately."""
+        wish = await self._call(lambda link: link.ask("GET", self._drain_key(process_id)))
+        return None if wish is None else wish == "1"
+
+    async def processes(self) -> dict[str, dict[str, Any]]:
+        """Return what each process has written of itself, by its id."""
+        found = await self._call(lambda link: link.ask("HGETALL", self._key["processes"]))
+        return {name: records.as_object(text) for name, text in zip(found[::2], found[1::2], strict=True)}
+
+    async def forget_processes(self, *process_ids: str) -> None:
+        """Remove what these processes have written."""
+        await self._call(lambda link: link.ask("HDEL", self._key["processes"], *process_ids))
+
+    async def ask_to_drain(self, process_id: str, is_wanted: bool) -> None:
+        """Ask a process to claim no jobs, or to claim them again; see `is_to_drain`."""
+        key = self._drain_key(process_id)
+        await self._call(lambda link: link.ask("SET", key, int(is_wanted), "EX", KEEP_PROCESS_SECONDS))
+
+    async def server(self) -> dict[str, str]:
+        """Return what the server that has the queue says of itself, the fields of INFO; {} where we may not ask."""
+
+        async def ask(link: Link) -> str:
+            try:
+                return cast(str, await link.ask("INFO"))
+            except NoPermissionError:
+                return ""
+
+        lines = await self._call(ask)
+        return dict(line.split(":", 1) for line in lines.splitlines() if ":" in line)
+
     async def forget_history(self) -> None:
         """Have Redis write its append-only file anew, without what is gone: for a Redis that nobody else uses."""
         for _ in range(REWRITE_TRIES):
@@ -466,6 +560,9 @@ class JobQueue:
             return Reading(seconds + microseconds / 1e6, asked_at, boot_seconds())
 
         return cast(Reading, await self._call(ask))
+
+    def _drain_key(self, process_id: str) -> str:
+        return f"{self._base}drain:{process_id}"
 
     def _keys(self, *names: str) -> list[str]:
         return [self._key[name] for name in names]

@@ -36,6 +36,8 @@ class Place:
 
 
 UNKNOWN = Place(None)
+# Why a job is delayed that no attempt has failed of.
+POSTPONED = "Postponed by an operator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,12 @@ def as_snapshot(reply: Sequence[Any]) -> Snapshot:
         ended_in_last_minute=ended,
         line=positions,
         parked=frozenset(member.rpartition("|")[2] for member in parked.split("\n") if member),
-        others={job_id: _place(*fields) for job_id, *fields in others},
+        others={job_id: as_place(*fields) for job_id, *fields in others},
     )
 
 
-def _place(state_text: str, running_text: str, due_ms: str, is_there: int, is_completed: int) -> Place:
+def as_place(state_text: str, running_text: str, due_ms: str, is_there: int, is_completed: int) -> Place:
+    """Return where a job is, by what lua/snapshot.lua replies of one that is not in the line."""
     if not is_there:
         return Place(JobState.COMPLETED) if is_completed else UNKNOWN
     state = records.as_object(state_text) if state_text else {}
@@ -88,11 +91,12 @@ def _place(state_text: str, running_text: str, due_ms: str, is_there: int, is_co
     except ValueError:
         return UNKNOWN
     attempt, error = state.get("attempt"), state.get("error")
+    is_postponed = name is JobState.DELAYED and bool(state.get("postponedUntil"))
     return Place(
         name,
         attempt=attempt if isinstance(attempt, int) else 0,
-        error=error if isinstance(error, str) else "",
+        error=POSTPONED if is_postponed else error if isinstance(error, str) else "",
         due_at=records.as_instant(due_ms) if name is JobState.DELAYED else None,
-        is_given_back=bool(state.get("givenBack")),
+        is_given_back=is_postponed or bool(state.get("givenBack")),
         report=records.as_object(running_text) if running_text and name is JobState.ACTIVE else {},
     )

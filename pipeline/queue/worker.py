@@ -35,6 +35,7 @@ SILENT_SECONDS = 10.0
 REDIS_SECONDS = 0.7
 HAND_BACK_SECONDS = 1.0
 LOOK_SECONDS = 0.02
+SUSPENDED_SECONDS = 2.0
 # How long a drain waits for events to be published: what is not, the next process sends at once.
 TELL_SECONDS = 1.0
 
@@ -98,7 +99,7 @@ class Worker:
         self._changed = asyncio.Event()
         self._marker: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._is_draining = self._is_drained = False
+        self._is_draining = self._is_drained = self._is_suspended = False
         self._is_connected = True
         self._mode = Mode.RUNNING
         self._lost_by: BaseException | None = None
@@ -132,6 +133,25 @@ class Worker:
         self._watched = [
             self._supervisor.start(f"{self._queue.name} {name}", run, kind=kind) for name, run, kind in parts
         ]
+
+    @property
+    def is_claiming(self) -> bool:
+        """False while it is suspended, and once it is drained."""
+        return not (self._is_suspended or self._is_draining)
+
+    @property
+    def running(self) -> list[Job]:
+        """The jobs that its slots run."""
+        return [claim.job for claim in self._leases.claims.values() if claim.started_at and not claim.ended_at]
+
+    def suspend(self) -> None:
+        """Claim no jobs until `resume`; those that run go on."""
+        self._is_suspended = True
+
+    def resume(self) -> None:
+        """Claim jobs again."""
+        self._is_suspended = False
+        self._changed.set()
 
     def cancel(self, job_id: str) -> None:
         """End the job if it runs here: nobody wants its result any more."""
@@ -174,7 +194,7 @@ class Worker:
         held = self._leases.claims
         for lease in self._telling.take_lost():
             held.pop(lease, None)
-        free = 0 if self._is_draining else self._concurrency - self._occupied + len(finishes)
+        free = self._concurrency - self._occupied + len(finishes) if self.is_claiming else 0
         asked_at = asyncio.get_running_loop().time()
         self._steps += 1
         if self._is_step_open:
@@ -206,7 +226,8 @@ class Worker:
             if not held:
                 self._is_drained = True
                 return
-        elif self._occupied < self._concurrency:
+        elif self._occupied < self._concurrency and not self._is_suspended:
+            # A suspended worker does not listen: it would take the marker from those that can claim.
             if step.has_more and step.mode is Mode.RUNNING:
                 return  # what was popped could not be claimed; there may be jobs behind it that can
             self._listen()
@@ -246,7 +267,9 @@ class Worker:
             self._timer.cancel()
             self._timer = None
         due_seconds = None if next_due_ms is None else next_due_ms / 1000
-        if waits := [each for each in (due_seconds, left_seconds) if each is not None]:
+        # A suspended worker asks as often as one that listens: so it notices what becomes of Redis and the queue.
+        look_seconds = SUSPENDED_SECONDS if self._is_suspended else None
+        if waits := [each for each in (due_seconds, left_seconds, look_seconds) if each is not None]:
             # One more millisecond: Redis rounds down, and a step that comes too early would spin.
             self._timer = asyncio.get_running_loop().call_later(min(waits) + 0.001, self._changed.set)
 

@@ -165,6 +165,7 @@ class Rooms:
     is_heard: tells whether events of other processes reach the room just now.
     on_asked: called with a room whenever a connection in it wants progress frames. on_unasked: when the last one left.
     on_event: called with a room that has such connections and each event they are sent.
+    operators: connections of operators that want to hear of the service itself. on_operator: called when one comes.
     """
 
     def __init__(self, *, max_frames: int, max_bytes: int, metrics: Metrics) -> None:
@@ -176,6 +177,8 @@ class Rooms:
         self.on_asked: Callable[[str], None] = lambda room: None
         self.on_unasked: Callable[[str], None] = lambda room: None
         self.on_event: Callable[[str, bytes], None] = lambda room, frame: None
+        self.operators: set[Connection] = set()
+        self.on_operator: Callable[[], None] = lambda: None
         # Each room's in the order they came.
         self._members: dict[str, dict[Connection, None]] = {}
         # Those that want progress frames, by room.
@@ -249,6 +252,19 @@ class Rooms:
         for connection in tuple(self._askers.get(room, ())):
             connection.offer(frames)
 
+    def set_operator(self, connection: Connection, is_operator: bool) -> None:
+        """Let a connection that is in a room hear of the service itself from now on, or no longer."""
+        if not is_operator:
+            self.operators.discard(connection)
+        elif connection.room is not None and connection not in self.operators:
+            self.operators.add(connection)
+            self.on_operator()
+
+    def offer_operators(self, frame: bytes) -> None:
+        """Send a frame about the service to the operators that read what they are sent."""
+        for connection in tuple(self.operators):
+            connection.offer(frame)
+
     def end(self, connection: Connection, code: int, last: bytes | None = None) -> None:
         """Take the connection out of its room and close it with the code, after a last frame if one is given."""
         self._leave(connection)
@@ -267,6 +283,7 @@ class Rooms:
         if room is None:
             return
         self._joined -= 1
+        self.operators.discard(connection)
         self._open[connection.transport].dec()
         if connection.wants_progress:
             self._askers[room].discard(connection)

@@ -28,6 +28,8 @@ from pipeline.errors import DependencyUnavailable, PipelineError
 from pipeline.queue.job import JobState
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
+from pipeline.usecases.audit import Audit
+from pipeline.usecases.deliveries import among
 from pipeline.usecases.removing import Removing
 
 log = structlog.get_logger(__name__)
@@ -106,9 +108,13 @@ class Erasing:
         removing: Removing,
         queues: Sequence[JobQueue],
         *,
+        audit: Audit,
         forget_history: Callable[[], Awaitable[None]],
     ) -> None:
-        """queues: the first one has the leases. forget_history: makes Redis write its file anew, where it is ours."""
+        """queues: the first one has the leases. audit: may name the user. forget_history: makes Redis write its file
+        anew, where it is ours.
+        """
+        self._audit = audit
         self._store = store
         self._removing = removing
         self._queues = queues
@@ -244,22 +250,22 @@ class Erasing:
         for asset_id in damaged:
             erasure.images += await self._removing.erase_damaged(asset_id, erasure.user_id)
             erasure.assets += 1
-        jobs = 0 if page else await self._forget_jobs(erasure)
-        erasure.jobs += jobs
-        if page or damaged or jobs:
+        if page or damaged or await self._forget_jobs(erasure):
             return True
         was_running = bool(erasure.running)
         await self._wait_for_running(erasure)
         # What ran may have left something at its end.
         return was_running
 
-    async def _forget_jobs(self, erasure: Erasure) -> int:
-        """Remove jobs, dead letters and undelivered events that no asset led to; return how many."""
+    async def _forget_jobs(self, erasure: Erasure) -> bool:
+        """Remove jobs, dead letters, undelivered events and records of deliveries that no asset led to, and the name
+        from the audit list; return whether there were any.
+        """
         kept = await self._removing.kept_of(erasure.user_id)
         erasure.running |= set(await self._removing.forget_jobs(kept))
-        for each in kept:
-            await self._store.discard(each.kind, each.id)
-        found = len(kept)
+        for kind in {each.kind for each in kept}:
+            await self._store.discard(kind, *(each.id for each in kept if each.kind == kind))
+        found = len(kept) - len(among(kept))
         for queue in self._queues:
             after = None
             while True:
@@ -268,7 +274,8 @@ class Erasing:
                 found += await queue.remove_failed(*ids) if ids else 0
                 if (after := page.next_after) is None:
                     break
-        return found
+        erasure.jobs += found
+        return await self._audit.forget(erasure.user_id) or bool(found or kept)
 
     async def _wait_for_running(self, erasure: Erasure) -> None:
         """Return when the cancelled jobs have ended: until then Redis has their payload."""

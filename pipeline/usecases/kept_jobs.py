@@ -36,7 +36,7 @@ class KeptJobs:
         """keep_failed_seconds: how long dead letters are listed. max_age_seconds: no job waits for longer."""
         self._store = store
         self._queue = queue
-        self._kind = f"job of {queue.name}"
+        self.kind = f"job of {queue.name}"
         self._keep_failed = timedelta(seconds=keep_failed_seconds)
         self._longest = timedelta(seconds=keep_failed_seconds + max_age_seconds)
 
@@ -53,19 +53,19 @@ class KeptJobs:
 
     def among(self, kept: Sequence[Kept]) -> list[str]:
         """Return the ids of those that are jobs of this queue."""
-        return [each.id for each in kept if each.kind == self._kind]
+        return [each.id for each in kept if each.kind == self.kind]
 
     async def unnamed_of(self, user_id: str) -> Sequence[Kept]:
         """Return those that only their data say are about the user: version 0.1 writes such ones to MongoDB."""
         found: list[Kept] = []
-        async for page in dated_pages(partial(self._store.kept, self._kind)):
+        async for page in dated_pages(partial(self._store.kept, self.kind)):
             about = ((kept, kept.data.get("data")) for kept in page if not kept.user_id)
             found += (kept for kept, data in about if isinstance(data, dict) and data.get("userId") == user_id)
         return found
 
     async def forget(self, *job_ids: str) -> None:
         """Keep these jobs no longer: they are done, or nobody wants them."""
-        await self._store.discard(self._kind, *job_ids)
+        await self._store.discard(self.kind, *job_ids)
 
     async def mend(self, before: datetime, after: Place | None, limit: int) -> tuple[int, Place | None]:
         """Put back those of one page that Redis has lost.
@@ -73,7 +73,7 @@ class KeptJobs:
         before: younger ones are left alone. after: where the last page ended.
         Returns how many, and where to go on, None at the end.
         """
-        page = await self._store.kept(self._kind, limit=limit, after=after)
+        page = await self._store.kept(self.kind, limit=limit, after=after)
         ready = [kept for kept in page if kept.at < before]
         oldest = utc_now() - self._keep_failed
         waiting = _readable(_waiting, [kept for kept in ready if "failed" not in kept.data])
@@ -84,7 +84,7 @@ class KeptJobs:
         dead = _readable(_failed, [kept for kept in ready if "failed" in kept.data and kept.at > oldest])
         if put_back := await self._queue.restore_failed(dead):
             # One that an operator removed after we had read of it is gone from the store first.
-            still = {kept.id for kept in await self._store.kept(self._kind, limit=limit, after=after)}
+            still = {kept.id for kept in await self._store.kept(self.kind, limit=limit, after=after)}
             await self._queue.remove_failed(*(each.id for each in dead if each.id not in still))
             restored += put_back
         is_last = len(page) < limit or len(ready) < len(page)
@@ -92,11 +92,11 @@ class KeptJobs:
 
     def _about(self, job_id: str, data: Mapping[str, Any], fields: Mapping[str, Any]) -> Kept:
         user_id, asset_id = (str(data.get(name) or "") for name in ("userId", "assetId"))
-        return Kept(self._kind, job_id, utc_now(), fields, user_id, asset_id)
+        return Kept(self.kind, job_id, utc_now(), fields, user_id, asset_id)
 
     async def purge(self) -> None:
         """Remove what is older than any job that is still of use."""
-        await self._store.purge_kept(self._kind, utc_now() - self._longest)
+        await self._store.purge_kept(self.kind, utc_now() - self._longest)
 
 
 def _waiting(kept: Kept) -> NewJob:

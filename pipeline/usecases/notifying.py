@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
@@ -19,12 +21,23 @@ import structlog
 
 from pipeline.assets.asset import Asset, to_timestamp
 from pipeline.assets.store import AssetStore
-from pipeline.errors import Conflict, NotFound, PermanentJobError
+from pipeline.clock import utc_now
+from pipeline.errors import (
+    Conflict,
+    DependencyUnavailable,
+    JobError,
+    NotFound,
+    PermanentJobError,
+    RetryableJobError,
+)
 from pipeline.metrics import Metrics
 from pipeline.queue.job import FailedJob, Job, NewJob
 from pipeline.queue.queue import JobQueue
+from pipeline.queue.records import as_instant
+from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.committing import until_stored
+from pipeline.usecases.deliveries import Deliveries, DeliveryState
 from pipeline.usecases.dead_letters import RetriedPage, rerun_page
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs
@@ -34,6 +47,7 @@ log = structlog.get_logger(__name__)
 
 QUEUE_NAME = "notifications"
 JOB_ID_LENGTH = 24
+NOTE_SECONDS = 1.0
 
 
 class Notifiers(Protocol):
@@ -54,8 +68,21 @@ class Notifiers(Protocol):
         delivery_id: str,
         trace_context: str = "",
         tries: str = "",
-    ) -> None:
-        """Tell a durable one; RetryableJobError or PermanentJobError when it is not delivered."""
+    ) -> str | None:
+        """Tell a durable one and return what the receiver said, if anything; RetryableJobError or PermanentJobError
+        when it is not delivered.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """How a delivery has ended well.
+
+    response: what the receiver said. is_dropped: nobody was told, and nobody may be.
+    """
+
+    response: str | None = None
+    is_dropped: bool = False
 
 
 class Notifying:
@@ -71,10 +98,12 @@ class Notifying:
         *,
         store: AssetStore,
         urls: ImageUrls,
+        deliveries: Deliveries,
     ) -> None:
         """kept: where events are until they are delivered, so that a Redis that loses them loses none.
 
-        store, urls: tell where an event's image is to be had when the event is delivered.
+        store, urls: tell where an event's image is to be had when the event is delivered. deliveries: are told how it
+        goes.
         """
         self._notifiers = notifiers
         self._queue = queue
@@ -83,6 +112,7 @@ class Notifying:
         self._tracing = tracing
         self._store = store
         self._urls = urls
+        self._deliveries = deliveries
 
     @property
     def is_durable(self) -> bool:
@@ -103,7 +133,19 @@ class Notifying:
             self._metrics.of_queue(self._queue.name).jobs_enqueued.inc()
 
     async def _put(self, job_id: str, data: Mapping[str, Any], request_id: str, *, revive: bool = False) -> bool:
-        await self._kept.keep(NewJob(job_id, data, request_id, lane=data["notifier"]))
+        _, record = await asyncio.gather(
+            self._kept.keep(NewJob(job_id, data, request_id, lane=data["notifier"])),
+            self._deliveries.begin(job_id, data, is_again=revive),
+        )
+        try:
+            return await self._enqueue_job(job_id, data, request_id, revive=revive)
+        except DependencyUnavailable:
+            if revive and record is not None:
+                with suppress(DependencyUnavailable):
+                    await self._deliveries.take_back(record)
+            raise
+
+    async def _enqueue_job(self, job_id: str, data: Mapping[str, Any], request_id: str, *, revive: bool) -> bool:
         with self._tracing.enqueue(self._queue.name, job_id, data) as span:
             return await self._queue.enqueue(
                 job_id,
@@ -118,10 +160,8 @@ class Notifying:
         """Return the log fields that name the asset and the notifier."""
         return {name: str(job.data.get(name, "")) for name in ("assetId", "notifier")}
 
-    async def process(self, job: Job) -> bool:
-        """Hand the job's event to its notifier; True when it is delivered, or its asset is gone and nobody may hear of
-        it any more.
-        """
+    async def process(self, job: Job) -> Told:
+        """Hand the job's event to its notifier, unless its asset is gone and nobody may hear of it any more."""
         try:
             name, event, user_id = (job.data[field] for field in ("notifier", "event", "userId"))
         except KeyError:
@@ -130,10 +170,27 @@ class Notifying:
         if asset is None and not await self._store.known([event["assetId"]]):
             # Deleted at the moment at which its event was announced.
             log.info("event_dropped", reason="Its asset is gone")
-            return True
+            return Told(is_dropped=True)
         event = await self._refreshed(event, asset)
-        await self._notifiers.deliver(name, event, user_id, job.id, job.trace_context, job.tries)
-        return True
+        try:
+            return Told(await self._notifiers.deliver(name, event, user_id, job.id, job.trace_context, job.tries))
+        except JobError as error:
+            await self._note_try(job, error)
+            raise
+
+    async def _note_try(self, job: Job, error: JobError) -> None:
+        """Note a try that failed, if the store takes it soon: the error is worth more than its record."""
+        is_counted = not isinstance(error, RetryableJobError) or error.spends_attempt
+        attempts = job.attempt if is_counted else job.attempt - 1
+        try:
+            async with asyncio.timeout(NOTE_SECONDS):
+                await self._note(job, DeliveryState.WAITING, attempts=attempts, reason=error.message)
+        except (DependencyUnavailable, TimeoutError) as fault:
+            log.warning("delivery_not_noted", cause=cause_of(fault))
+
+    async def _note(self, job: Job, state: DeliveryState, **fields: Any) -> None:
+        at = as_instant(job.submitted_at_ms) or utc_now()
+        await self._deliveries.note(job.id, job.data, at, state, **fields)
 
     async def _refreshed(self, event: Mapping[str, Any], asset: Asset | None) -> Mapping[str, Any]:
         """Return the event with the URL that its image has now: the one of hours ago may have stopped working.
@@ -147,13 +204,19 @@ class Notifying:
         url = await self._urls.of_image(asset.processed)
         return {**event, "processedImageUrl": url or event["processedImageUrl"]}
 
-    async def commit(self, job: Job, result: object) -> None:
+    async def commit(self, job: Job, result: Told) -> None:
         """Let the store know that it is delivered; while the store is away, again and again."""
         await until_stored(lambda: self._kept.forget(job.id))
+        if result.is_dropped:
+            await until_stored(lambda: self._deliveries.forget(job.id))
+            return
+        response, attempts = result.response, job.attempt
+        await until_stored(lambda: self._note(job, DeliveryState.DELIVERED, attempts=attempts, response=response))
 
     async def give_up(self, job: Job, message: str) -> None:
-        """Keep the dead letter: it is all that is left of the event."""
+        """Keep the dead letter and how the delivery has ended: it is all that is left of the event."""
         await self._kept.bury(job, message)
+        await self._note(job, DeliveryState.FAILED, attempts=job.attempt, reason=message)
         log.warning("notification_failed", error=message)
 
     async def excuse(self, job: Job) -> None:
@@ -163,6 +226,23 @@ class Notifying:
         """Forget dead letters; return how many of the ids were some."""
         await self._kept.forget(*job_ids)
         return await self._queue.remove_failed(*job_ids)
+
+    async def send_again(self, delivery_id: str, request_id: str) -> Receipt:
+        """Let an event be delivered once more, also one that was: to the same receiver, under the same id.
+
+        NotFound: nothing is known of it. Conflict: it is on its way, or nobody would deliver it.
+        """
+        found = await self._deliveries.find(delivery_id)
+        if found is None:
+            raise NotFound("There is no delivery of that id")
+        payload, state = found
+        self._check_is_durable(payload["notifier"])
+        if state is DeliveryState.WAITING:
+            raise Conflict("It is on its way already")
+        if not await self._put(delivery_id, payload, request_id, revive=True):
+            raise Conflict("It is on its way already")
+        log.info("delivery_repeated", jobId=delivery_id)
+        return Receipt(payload["assetId"], delivery_id)
 
     async def retry_failed(self, job_id: str, request_id: str) -> Receipt:
         """Let a dead letter be delivered again from its first try on; NotFound when there is none."""
@@ -178,8 +258,11 @@ class Notifying:
     async def _run_again(self, dead: FailedJob, request_id: str) -> Receipt:
         if "notifier" not in dead.data:
             raise Conflict("Its record is damaged, this dead letter can only be removed")
-        if dead.data["notifier"] not in self._notifiers.durable:
-            raise Conflict(f"The notifier {dead.data['notifier']!r} is not in use, so nobody would deliver it")
+        self._check_is_durable(dead.data["notifier"])
         await self._put(dead.id, dead.data, request_id, revive=True)
         log.info("dead_letter_retried", jobId=dead.id, newJobId=dead.id)
         return Receipt(str(dead.data.get("assetId", "")), dead.id)
+
+    def _check_is_durable(self, notifier: str) -> None:
+        if notifier not in self._notifiers.durable:
+            raise Conflict(f"The notifier {notifier!r} is not in use, so nobody would deliver it")

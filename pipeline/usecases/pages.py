@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 from pipeline.assets.store import Kept, StoredKey
 
 PAGE, DATED_PAGE = 100, 500
+# A page of a filtered list looks at so many: where hardly any passes it ends with fewer than it may have.
+LOOKED_AT_MOST = 2000
 T = TypeVar("T")
+Place = tuple[datetime, str]
 # One of the store's methods that take limit and after.
 Read = Callable[..., Awaitable[Sequence[T]]]
 
@@ -41,3 +45,25 @@ def dated_pages(read: Read[Kept]) -> AsyncIterator[Sequence[Kept]]:
 def key_pages(read: Read[StoredKey]) -> AsyncIterator[Sequence[StoredKey]]:
     """Yield the pages of `all_keys`."""
     return pages(read, lambda each: each.key, "")
+
+
+async def newest_page(
+    read: Read[Kept], limit: int, after: Place | None, is_wanted: Callable[[Kept], bool] | None = None
+) -> tuple[list[Kept], Place | None]:
+    """Return what is wanted of a kind, newest first, and after what the next page begins, None at the end.
+
+    read: newest_kept of that kind. is_wanted: None: all are.
+    """
+    found: list[Kept] = []
+    size = limit + 1 if is_wanted is None else DATED_PAGE
+    for _ in range(0, LOOKED_AT_MOST, size):
+        page = await read(limit=size, after=after)
+        for number, kept in enumerate(page, 1):
+            after = kept.at, kept.id
+            if is_wanted is None or is_wanted(kept):
+                found.append(kept)
+            if len(found) == limit:
+                return found, after if number < len(page) or len(page) == size else None
+        if len(page) < size:
+            return found, None
+    return found, after

@@ -101,12 +101,13 @@ class Processing:
         provider_timeout_seconds: float = 90,
         max_starts: int = 6,
         witness: Callable[[Job], AbstractContextManager[Witness | None]] = lambda job: nullcontext(),
+        on_end: Callable[[AssetStatus], None] = lambda status: None,
         tracing: Tracing = OFF,
     ) -> None:
         """kept: where dead letters are, so that a Redis that loses them loses none.
 
         max_starts: an asset started so often without an end has lost its process each time, whatever Redis knows.
-        witness: yields what is told how a job's analysis goes.
+        witness: yields what is told how a job's analysis goes. on_end: is told how an asset has ended.
         """
         self._store = store
         self._plugins = plugins
@@ -120,6 +121,7 @@ class Processing:
         self._provider_timeout_seconds = provider_timeout_seconds
         self._max_starts = max_starts
         self._witness = witness
+        self._on_end = on_end
         self._tracing = tracing
         self._endings = Endings()
 
@@ -170,9 +172,8 @@ class Processing:
         reason = error.message if isinstance(error, PipelineError) else "Processing failed"
         try:
             async with asyncio.timeout(NOTE_SECONDS):
-                await self._store.add_attempt(
-                    asset.id, asset.processing_job_id, asset.fence, attempt.ended("failed", reason)
-                )
+                kept = attempt.ended("failed", reason, cause_of(error))
+                await self._store.add_attempt(asset.id, asset.processing_job_id, asset.fence, kept)
         except (PipelineError, TimeoutError) as fault:
             log.warning("attempt_not_kept", cause=cause_of(fault))
 
@@ -371,6 +372,7 @@ class Processing:
 
     async def _announce(self, asset: Asset) -> None:
         self._metrics.assets_finished.labels(asset.status.value).inc()
+        self._on_end(asset.status)
         await self._tell(asset)
         self._metrics.asset_seconds.observe((utc_now() - asset.created_at).total_seconds())
         log.info("asset_finished", status=asset.status.value, fence=asset.fence, error=asset.ai_metadata.error)

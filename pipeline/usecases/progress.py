@@ -112,6 +112,11 @@ class Progress:
             await asyncio.shield(self._next)
         return self._last
 
+    async def recent(self) -> Snapshot | None:
+        """Return a snapshot that is two seconds old at most, at once if there is one; None while Redis is away."""
+        age_seconds = asyncio.get_running_loop().time() - self.taken_at
+        return self._last if self._last is not None and age_seconds < 2 * EVERY_SECONDS else await self.snapshot()
+
     async def _take(self) -> None:
         now = asyncio.get_running_loop().time
         try:

@@ -21,6 +21,7 @@ from pipeline.errors import DependencyUnavailable, NotFound
 from pipeline.queue.job import JobState
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
+from pipeline.usecases.deliveries import Deliveries, among
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.leftovers import Leftovers
 
@@ -56,6 +57,7 @@ class Removing:
         on_deleted: Callable[[Asset], None] = lambda asset: None,
     ) -> None:
         """on_deleted: called when an asset is gone."""
+        self._deliveries = Deliveries(store)
         self._store = store
         self._leftovers = leftovers
         self._photos = photos
@@ -106,6 +108,7 @@ class Removing:
         await self._leftovers.remove(stored)
         kept = await self._store.kept_of(asset.user_id, asset.id)
         running = await self.forget_jobs(kept, self._first_jobs(asset.id, asset.processing_job_id))
+        await self._deliveries.forget(*among(kept))
         removed = await self._remove(asset)
         await self._store.discard_keys(asset.id)
         self._on_deleted(removed)
@@ -178,6 +181,7 @@ class Removing:
             await self._store.discard_keys(asset.id)
             # A run may have ended, and announced that, before the document went.
             kept = [*kept, *await self._store.kept_of(asset.user_id, asset.id)]
+            await self._deliveries.forget(*among(kept))
             async with asyncio.timeout(QUEUE_SECONDS):
                 await self.forget_jobs(kept, photos)
         except (DependencyUnavailable, TimeoutError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from pipeline.assets.asset import Asset, AssetStatus, to_timestamp
@@ -21,7 +21,11 @@ COUNTED_AT_MOST = 20_000
 class Users:
     """Tells what users have."""
 
-    def __init__(self, store: AssetStore, progress: Progress, erasing: Erasing) -> None:
+    def __init__(
+        self, store: AssetStore, progress: Progress, erasing: Erasing, *, kinds: Collection[str]
+    ) -> None:
+        """kinds: of the jobs that the store knows as well, see KeptJobs."""
+        self._kinds = kinds
         self._store = store
         self._progress = progress
         self._erasing = erasing
@@ -40,7 +44,7 @@ class Users:
             unfinished += (asset.processing_job_id for asset in page if asset.status is AssetStatus.PROCESSING)
             after = page[-1].created_at, page[-1].id
             page = await self._store.page(user_id, limit=PAGE, after=after)
-        kept = await self._store.kept_of(user_id)
+        kept = await self._store.kept_of(user_id, kinds=self._kinds)
         erasure = await self._erasing.find(user_id)
         return {
             "userId": user_id,

@@ -33,6 +33,10 @@ class LocalProvider:
     """
 
     needs_image = True
+    sees = (
+        "Reads the lettering on a product and measures its colours. It does not know products by their shape: "
+        "where no name can be read, it finds neither brand nor model."
+    )
 
     def __init__(self, sandbox: Sandbox, processes: int) -> None:
         """processes: how many photos may be read at once, each in a child that holds the models."""

@@ -13,6 +13,7 @@ from redis import Redis
 from pipeline.assets.store import Kept
 from pipeline.clock import utc_now
 from pipeline.queue.job import Job, NewJob
+from pipeline.usecases.audit import Audit
 from pipeline.usecases.erasing import KIND, Erasing
 from pipeline.usecases.kept_jobs import KeptJobs
 from tests.faults.test_keeping import House, house  # noqa: F401
@@ -28,7 +29,7 @@ async def nothing() -> None:
 @pytest.fixture
 def erasing(house: House) -> Iterator[Erasing]:  # noqa: F811
     queues = [jobs.queue for jobs in house.removing._queues]
-    yield Erasing(house.store, house.removing, queues, forget_history=nothing)
+    yield Erasing(house.store, house.removing, queues, audit=Audit(house.store), forget_history=nothing)
 
 
 def job(name: str, user_id: str, *, is_named: bool, is_dead: bool) -> Kept:

@@ -193,9 +193,9 @@ def test_admin_sees_what_a_user_has(service: Service, ai_service: AiService) -> 
 
 @pytest.mark.fault("U15")
 def test_erased_user_is_nowhere(tmp_path: Path, ai_service: AiService) -> None:
-    """Finished, failed, running and waiting photos, undelivered events and a damaged document: nothing of the user is
-    in the data folder, with the SQLite file and the files of the embedded Redis, nor in log lines since. Others keep
-    all of theirs, and the user may come back.
+    """Finished, failed, running and waiting photos, undelivered events, records of deliveries, entries of the audit
+    list and a damaged document: nothing of the user is in the data folder, with the SQLite file and the files of the
+    embedded Redis, nor in log lines since. Others keep all of theirs, and the user may come back.
     """
     with Service(tmp_path, ai_service.url, **SETTINGS) as service:
         kept = [upload(service, STAYS), fail(service, ai_service, STAYS)]
@@ -209,6 +209,9 @@ def test_erased_user_is_nowhere(tmp_path: Path, ai_service: AiService) -> None:
         service.wait_log("job_claimed", count=10)
         with closing(sqlite3.connect(tmp_path / "assets.sqlite")) as connection, connection:
             connection.execute("UPDATE assets SET aiMetadata = 'damaged' WHERE id = ?", (damaged,))
+        call(service, "POST", "/api/queue/resume", sub=GONE)
+        wait_until(lambda: len(call(service, "GET", "/api/queue/audit", who=GONE).json()["data"]["items"]) == 1)
+        assert len(call(service, "GET", "/api/queue/deliveries").json()["data"]["items"]) == 5
         assert files_with(tmp_path, GONE)
         service.forget_lines()
         gone = erase(service, GONE)
@@ -218,6 +221,11 @@ def test_erased_user_is_nowhere(tmp_path: Path, ai_service: AiService) -> None:
         assert call(service, "GET", f"/api/users/{GONE}").json()["data"]["assets"]["total"] == 0
         assert [line for line in service.lines if GONE in str(line)] == []
         assert service.find("user_erased")
+        listed = call(service, "GET", "/api/queue/audit").json()["data"]["items"]
+        assert [each["who"] for each in listed if each["action"] == "resume queue"] == [None]
+        assert GONE not in str(listed)
+        told = call(service, "GET", "/api/queue/deliveries").json()["data"]["items"]
+        assert {each["assetId"] for each in told} == set(kept)
         damage = service.wait_log("asset_damaged", assetId=damaged)
         service.forget_lines(damage)
         assert {service.asset(asset_id, STAYS)["id"] for asset_id in kept} == set(kept)

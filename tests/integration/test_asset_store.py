@@ -361,6 +361,10 @@ async def test_unfinished_before_walks_all_users_oldest_first(store: AssetStore)
         seen += ids(page)
         after = (page[-1].created_at, page[-1].id)
     assert seen == expected
+    by_id = {asset.id: (asset.user_id, asset.processing_job_id) for asset in old}
+    jobs = await store.unfinished_jobs(limit=7)
+    assert jobs == [by_id[each] for each in expected]
+    assert await store.unfinished_jobs(limit=2) == jobs[:2]
 
 
 @pytest.mark.gen_test
@@ -569,14 +573,18 @@ async def test_identity_is_one_for_all_and_for_ever(store: AssetStore, make_stor
 
 
 @pytest.mark.gen_test
-async def test_what_is_kept_comes_back_oldest_first(store: AssetStore) -> None:
-    """Of one kind, page by page, until it is replaced, discarded or purged."""
+async def test_what_is_kept_comes_back_in_order(store: AssetStore) -> None:
+    """Of one kind, oldest or newest first, page by page, until it is replaced, discarded or purged."""
     kept = [Kept("job of q", f"q:{n}", NOON + n // 2 * MINUTE, {"a.b": n, "$c": ["\ud800"]}) for n in range(5)]
     for each in (*reversed(kept), Kept("pause", "q:0", NOON, {})):
         await store.keep(each)
     first = await store.kept("job of q", limit=3)
     assert first == kept[:3]
     assert await store.kept("job of q", limit=3, after=(first[-1].at, first[-1].id)) == kept[3:]
+    last = await store.newest_kept("job of q", limit=3)
+    assert last == kept[:1:-1]
+    assert await store.newest_kept("job of q", limit=3, after=(last[-1].at, last[-1].id)) == kept[1::-1]
+    assert await store.newest_kept("job of q", limit=3, after=(NOON - MINUTE, "q:9")) == []
     await store.keep(replace(kept[1], at=NOON + 9 * MINUTE, data={"n": 1}))
     await store.discard("job of q", kept[0].id, kept[2].id, "not there")
     assert [each.id for each in await store.kept("job of q", limit=9)] == ["q:3", "q:4", "q:1"]
@@ -608,6 +616,8 @@ ALL_CALLS: dict[str, Callable[[AssetStore], Awaitable[Any]]] = {
     "keep": lambda store: store.keep(Kept("k", "i", NOON, {})),
     "discard": lambda store: store.discard("k", "i"),
     "kept": lambda store: store.kept("k", limit=1),
+    "newest_kept": lambda store: store.newest_kept("k", limit=1),
+    "unfinished_jobs": lambda store: store.unfinished_jobs(limit=1),
     "purge_kept": lambda store: store.purge_kept("k", NOON),
 }
 
@@ -949,6 +959,7 @@ async def test_damaged_record_beside_the_assets_stops_no_search(
     assert await store.kept("kind", limit=2) == left[:2]
     assert await store.kept("kind", limit=9) == left
     assert await store.kept("kind", limit=2, after=(kept[1].at, "1")) == left[1:]
+    assert await store.newest_kept("kind", limit=3) == left[::-1]
     assert [each for each in await store.all_kept(limit=9) if each.kind == "kind"] == left
     assert await store.find_kept("kind", "0") is None
     assert sorted(each.id for each in await store.kept_of("user-1")) == [*"01234"]
@@ -1027,6 +1038,8 @@ async def test_kept_is_found_by_whom_it_is_about(store: AssetStore) -> None:
         await store.keep(each)
     assert sorted(await store.kept_of("user-1"), key=lambda kept: kept.id) == [mine, other]
     assert await store.kept_of("user-1", "a" * 24) == [mine]
+    assert await store.kept_of("user-1", kinds=["job of r", "no such kind"]) == [other]
+    assert await store.kept_of("user-1", "a" * 24, kinds=["job of r"]) == []
     assert [*await store.kept_of(""), *await store.kept_of("user-3")] == []
     await store.keep(replace(mine, user_id="user-4"))
     assert await store.kept_of("user-1", "a" * 24) == []
@@ -1052,14 +1065,16 @@ async def test_what_is_due_is_found_by_an_index(io_loop: IOLoop, tmp_path: Path)
     for after in (None, (NOON, "a" * 24)):
         await store.expired(NOON, limit=10, after=after)
         await store.originals_before(NOON, limit=10, after=after)
+        await store.newest_kept("audit", limit=10, after=after)
     await store.kept_of("user-1")
+    await store.kept_of("user-1", kinds=["delivery"])
     await store.kept_of("user-1", "a" * 24)
     await store.discard_keys("a" * 24)
     await store.damaged_of("user-1")
     await store.known(["a" * 24])
     plans = [await read(f"EXPLAIN QUERY PLAN {sql}", values) for sql, values in seen]
     steps = [row["detail"] for plan in plans for row in plan]
-    assert len(plans) == 11
+    assert len(plans) == 14
     assert [step for step in steps if "json_each" not in step and not step.startswith(("SEARCH", "LIST"))] == []
     await store.close()
 

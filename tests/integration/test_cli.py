@@ -215,14 +215,43 @@ def test_failed_rm_asks_before_it_removes_all(run: Run, refused: list[str]) -> N
 
 
 def test_queue_pauses_and_resumes(run: Run, environment: dict[str, str]) -> None:
-    """A script reads the state as JSON; a user's token in PIPELINE_TOKEN does not get in the way."""
-    with Service(Path(environment["DATA_DIR"]), environment["AI_SERVICE_URL"]):
+    """A script reads the state as JSON; a user's token in PIPELINE_TOKEN does not get in the way. The audit list names
+    each change and who made it, and while the queue is paused `queue users` names whose jobs wait.
+    """
+    with Service(Path(environment["DATA_DIR"]), environment["AI_SERVICE_URL"]) as service:
         assert run("queue", "pause", PIPELINE_TOKEN="a user's").stdout.strip() == "The queue is paused."
         assert json.loads(run("queue", "status").stdout)["paused"] is True
+        service.upload("waits-1")
+        assert re.search(r"waits-1\W+1\W+0\W+100%", run("queue", "users").stdout)
         assert run("queue", "resume").stdout.strip() == "The queue is running."
         assert json.loads(run("queue", "status").stdout)["paused"] is False
         refused = run("queue", "pause", PIPELINE_ADMIN_TOKEN=make_token())
         assert (refused.returncode, refused.stderr.strip()) == (1, "Error: Only for admins")
+        entries = [json.loads(line) for line in run("audit", "--json").stdout.splitlines()]
+        assert [entry["action"] for entry in entries] == ["resume queue", "pause queue"]
+        assert re.search(r"pause queue\W+ai-processing", run("audit", "--who", entries[0]["who"]).stdout)
+
+
+def test_queue_top_and_processes_show_the_whole(run: Run, environment: dict[str, str]) -> None:
+    """For people and as JSON, with a reader's token too; only an admin drains, and it shows at once."""
+    reader = {"PIPELINE_ADMIN_TOKEN": make_token(role="operator-read")}
+    with Service(Path(environment["DATA_DIR"]), environment["AI_SERVICE_URL"]) as service:
+        while not run("processes", "--json").stdout:
+            pass  # it tells of itself at once, but not before it serves
+        top = run("queue", "top", "--once", **reader)
+        assert re.search(r"processes 1  slots 0/5\nai-processing  waiting 0  delayed 0  active 0 ", top.stdout), top
+        assert json.loads(run("queue", "top", "--once", "--json").stdout)["redis"]["isEvictionSafe"] is True
+        (process,) = map(json.loads, run("processes", "--json", **reader).stdout.splitlines())
+        assert process["pid"] == service.pid
+        refused = run("processes", "drain", process["id"], **reader)
+        assert refused.returncode == 1 and "Only for admins" in refused.stderr
+        drained = run("processes", "drain", process["id"], "nobody")
+        assert (drained.returncode, drained.stdout) == (1, f"{process['id']}: claims no more jobs\n")
+        assert "nobody: No process of that id is alive" in drained.stderr
+        table = run("processes").stdout
+        assert process["id"] in table and "draining" in table and "0/5" in table
+        assert run("processes", "resume", process["id"]).stdout.strip() == f"{process['id']}: claims jobs again"
+        assert "running" in run("processes").stdout
 
 
 @pytest.mark.parametrize(
@@ -236,6 +265,8 @@ def test_queue_pauses_and_resumes(run: Run, environment: dict[str, str]) -> None
         (["failed", "ls"], 1, "Cannot reach"),
         (["failed", "retry"], 2, "or use --all"),
         (["failed", "rm", "ai-processing:1", "--all"], 2, "or use --all"),
+        (["queue", "top", "--once"], 1, "Cannot reach"),
+        (["processes"], 1, "Cannot reach"),
         (["unknown"], 2, "unknown"),
     ],
 )

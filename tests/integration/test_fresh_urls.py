@@ -40,7 +40,7 @@ class Delivery:
         storage.host = "later.example"
         unused = cast(Any, None)
         plugins, urls = cast(Any, self.receiver), ImageUrls(storage)
-        self._notifying = Notifying(plugins, unused, unused, Metrics(), store=store, urls=urls)
+        self._notifying = Notifying(plugins, unused, unused, Metrics(), store=store, urls=urls, deliveries=unused)
 
     async def deliver(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
         data = {"notifier": "acme", "userId": "user-1", "event": event}

@@ -554,3 +554,31 @@ async def test_process_that_alone_cannot_reach_the_provider_stops_drawing_jobs(
         if cut_off.breaker.left_seconds == 0 and not cut_off.breaker.is_held:
             return
     raise AssertionError("it never tries again")
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_suspended_worker_leaves_every_job_to_others(bench: Bench) -> None:
+    """It claims nothing, takes nobody's wake-up, keeps what it runs, and goes on when it is resumed."""
+    is_let_go = asyncio.Event()
+
+    async def wait(job: Job) -> None:
+        await is_let_go.wait()
+
+    handler, other = Handler(wait), Handler(nothing)
+    worker, _ = bench.start(handler, concurrency=2)
+    (first, *rest) = [f"ai-processing:{number:024x}" for number in range(4)]
+    await bench.queue.enqueue(first, {})
+    assert (await handler.started.get()).id == first
+    worker.suspend()
+    assert not worker.is_claiming and [job.id for job in worker.running] == [first]
+    busy, _ = bench.start(other, concurrency=1)
+    for job_id in rest[:2]:
+        await bench.queue.enqueue(job_id, {})
+        assert (await other.started.get()).id == job_id
+    is_let_go.set()
+    await bench.until(lambda stats: stats.completed == 3)
+    busy.suspend()
+    await bench.queue.enqueue(rest[2], {})
+    assert handler.started.empty()
+    worker.resume()
+    assert (await handler.started.get()).id == rest[2]

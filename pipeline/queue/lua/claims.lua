@@ -46,7 +46,7 @@ end
 local function promote(ids, now)
   for _, id in ipairs(ids) do
     local state = read_state(id)
-    state.state, state.readyAt = 'waiting', now
+    state.state, state.readyAt, state.postponedUntil = 'waiting', now, nil
     write_state(id, state)
     put_waiting('LPUSH', id, group_of(id))
   end

@@ -37,7 +37,7 @@ local is_there = true
 if state.state == 'active' then
   is_there = redis.call('ZSCORE', leases, state.lease or '')
 elseif state.state == 'delayed' then
-  is_there = redis.call('ZSCORE', delayed, id)
+  is_there = redis.call('ZSCORE', delayed, id) or redis.call('ZSCORE', postponed, id)
 elseif redis.call('ZSCORE', parked, select(2, place_in_lane(id, record))) then
   is_there = true
 elseif state.readyAt then
@@ -59,7 +59,7 @@ end
 if is_there then return 'exists' end
 if not is_waiting then
   if state.state == 'active' then state.attempt = math.max(0, (tonumber(state.attempt) or 0) - 1) end
-  state.state, state.lease = 'waiting', nil
+  state.state, state.lease, state.postponedUntil = 'waiting', nil, nil
   write_state(id, state)
 end
 put_waiting('RPUSH', id, group)

@@ -6,11 +6,13 @@
 -- move costs the same however many there are. `grouped` counts their jobs. The right end is the front.
 -- Of a job there are two strings, both JSON. `record:` is written once: {enqueuedAt, submittedAt, requestId, trace, group, lane, data};
 -- only a job that was lost has a submittedAt: when it came first. `state:` is what happened since: {state, attempt, stalls, postponed,
--- readyAt, lease, error, givenBack, cancelled}; one that was never claimed has none and waits. givenBack: the last start did not count.
+-- readyAt, lease, error, givenBack, cancelled, postponedUntil}; one that was never claimed has none and waits. givenBack: the last start
+-- did not count. postponedUntil: an operator had it wait (ms): it is `delayed`, and stands in `postponed` instead of the queue's delayed.
 -- `running:` expires by itself: what a process has written of a job that it runs, see JobQueue.report.
 -- They are strings because MGET and MSET move those of all slots in one command, and because MGET takes a key of another type for
 -- a missing one. Of a completed job only its id is kept.
 local waiting, groups, grouped, wake, prefix = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local postponed = prefix .. 'postponed'
 
 local function record_key(id)
   return prefix .. 'record:' .. id
@@ -77,6 +79,23 @@ local function take_waiting(count)
   end
   if #ids > ungrouped then redis.call('DECRBY', grouped, #ids - ungrouped) end
   return ids
+end
+
+-- Takes a waiting job out of its list. From each end of it so many are looked at: 2 ms of Redis. Beyond that an id is left where it
+-- stands and passed over when its turn comes.
+local LEAVE_LOOK_AT_MOST = 100000
+local function leave_line(id)
+  local group = group_of(id)
+  local list, removed = list_of(group), 0
+  if redis.call('LPOS', list, id, 'MAXLEN', LEAVE_LOOK_AT_MOST) then
+    removed = redis.call('LREM', list, 1, id)
+  elseif redis.call('LPOS', list, id, 'RANK', -1, 'MAXLEN', LEAVE_LOOK_AT_MOST) then
+    removed = redis.call('LREM', list, -1, id)
+  end
+  if group ~= '' and removed > 0 then
+    redis.call('DECRBY', grouped, removed)
+    if redis.call('EXISTS', list) == 0 then redis.call('LREM', groups, 0, group) end
+  end
 end
 
 -- At most one marker, so that idle workers are woken one by one; pcall, because a full Redis must not stop what goes before.

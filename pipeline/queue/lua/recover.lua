@@ -2,10 +2,10 @@
 -- Called by JobQueue.recover.
 -- KEYS: those of place.lua, leases, delayed
 -- ARGV: clock offset (ms), at most so many, all (1: no other process can hold a lease), lease length (ms) of leases that do not carry
---   their own, longest delay (ms)
+--   their own, longest delay (ms), for how long an operator may postpone a job (ms)
 -- Returns: ids of the recovered jobs
 local leases, delayed = KEYS[6], KEYS[7]
-local offset, limit, all, lease_ms, longest_delay = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local offset, limit, all, lease_ms, longest_delay, longest_postponement = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local now = now_ms(offset)
 
 -- No lease and no delay reaches further than its own length: one that does was made before the clock was set back.
@@ -17,6 +17,8 @@ for i = 1, #held, 2 do
 end
 local late = redis.call('ZRANGE', delayed, '(' .. string.format('%.0f', now + longest_delay), '+inf', 'BYSCORE', 'LIMIT', 0, limit)
 for _, id in ipairs(late) do redis.call('ZADD', delayed, 'XX', now, id) end
+late = redis.call('ZRANGE', postponed, '(' .. string.format('%.0f', now + longest_postponement), '+inf', 'BYSCORE', 'LIMIT', 0, limit)
+for _, id in ipairs(late) do redis.call('ZADD', postponed, 'XX', now, id) end
 
 local expired = redis.call('ZRANGE', leases, '-inf', all == '1' and '+inf' or now, 'BYSCORE', 'LIMIT', 0, limit)
 if #expired == 0 then return {} end

@@ -58,9 +58,10 @@ for first = 1, #ids, others_at_most do
     keys[3 * i - 2], keys[3 * i - 1], keys[3 * i] = record_key(id), state_key(id), prefix .. 'running:' .. id
   end
   local found = redis.call('MGET', unpack(keys))
+  local later = redis.call('ZMSCORE', postponed, unpack(part))
   local due_at, ended = redis.call('ZMSCORE', delayed, unpack(part)), redis.call('ZMSCORE', completed, unpack(part))
   for i, id in ipairs(part) do
-    others[#others + 1] = {id, found[3 * i - 1] or '', found[3 * i] or '', due_at[i] or '', found[3 * i - 2] and 1 or 0, ended[i] and 1 or 0}
+    others[#others + 1] = {id, found[3 * i - 1] or '', found[3 * i] or '', due_at[i] or later[i] or '', found[3 * i - 2] and 1 or 0, ended[i] and 1 or 0}
   end
 end
 

@@ -31,6 +31,8 @@ for i = FIRST + completions, #ARGV, 6 do others[#others + 1] = {unpack(ARGV, i, 
 local lost = finish_jobs(keys, now, longest_delay, done, others, book and book.park_if_closed)
 
 local next_due = promote_due(keys.delayed, now, PROMOTE_AT_MOST)
+local next_postponed = promote_due(postponed, now, PROMOTE_AT_MOST)
+next_due = next_due and next_postponed and math.min(next_due, next_postponed) or next_due or next_postponed
 local claims = new_claims(is_running and free or 0, mark, now, keys.leases, lease_ms)
 -- Parked jobs come first, or the others could keep all slots from them.
 if book then book.claim_parked(claims, PROMOTE_AT_MOST) end

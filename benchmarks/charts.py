@@ -1,0 +1,100 @@
+"""What the counters behind the charts cost each job, and what reading a chart of many processes costs.
+
+    python -m benchmarks.charts [--jobs 100000] [--rounds 7] [--processes 20]
+
+Prints microseconds per job (all five calls that a job makes), the milliseconds of one writing, which happens every 15
+seconds, and of reading each chart when that many processes have been busy for a week; the median of the rounds with
+their spread. The store is SQLite in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from time import perf_counter
+from typing import cast
+
+from pipeline.assets.asset import AssetStatus
+from pipeline.assets.sqlite import SqliteAssetStore
+from pipeline.assets.store import Kept
+from pipeline.clock import utc_now
+from pipeline.instants import instant_of
+from pipeline.queue.job import Finish, Job, Outcome
+from pipeline.queue.queue import JobQueue
+from pipeline.usecases.tallies import KEPT_SECONDS, WINDOWS, Tallies
+
+JOB = Job("ai-processing:1", {}, 1, 0, "lease", enqueued_at_ms=0, claimed_at_ms=1234)
+RETRY, DONE = Finish(JOB, Outcome.RETRY), Finish(JOB, Outcome.COMPLETED)
+# What one process writes of an hour: more buckets than most have.
+BUSY = {"enqueued": 900, "completed": 900, "waits": {n: 30 for n in range(30)}, "runs": {n: 30 for n in range(30)}}
+
+
+def count_job(tallies: Tallies) -> None:
+    """Count one job that is tried twice."""
+    tallies.count_enqueued()
+    tallies.count_start(JOB)
+    tallies.count_attempt(RETRY, 1.5)
+    tallies.count_attempt(DONE, 0.7)
+    tallies.count_end(AssetStatus.ACTIVE)
+
+
+def counting(tallies: Tallies, jobs: int) -> float:
+    """Return the microseconds that counting one job takes."""
+    started_at = perf_counter()
+    for _ in range(jobs):
+        count_job(tallies)
+    return (perf_counter() - started_at) / jobs * 1e6
+
+
+async def timed(work: Callable[[], Awaitable[object]]) -> float:
+    """Return the milliseconds that it takes."""
+    started_at = perf_counter()
+    await work()
+    return (perf_counter() - started_at) * 1000
+
+
+async def fill(store: SqliteAssetStore, processes: int) -> None:
+    """Let so many processes have been busy for as long as tallies are kept."""
+    now = int(utc_now().timestamp())
+    for step, seconds in KEPT_SECONDS.items():
+        for number in range(seconds // step):
+            at = instant_of((now // step - number) * step * 1000)
+            kept = [Kept(f"tally {step}", f"{number}-{process}", at, BUSY) for process in range(processes)]
+            await asyncio.gather(*map(store.keep, kept))
+
+
+async def measure(folder: Path, jobs: int, rounds: int, processes: int) -> dict[str, list[float]]:
+    """Return the figures of all rounds, by what was measured."""
+    store = SqliteAssetStore(folder / "assets.sqlite")
+    await store.open()
+    await fill(store, processes)
+    found: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        tallies = Tallies(store, cast(JobQueue, None))
+        found.setdefault("counting one job, us", []).append(counting(tallies, jobs))
+        found.setdefault("one writing, ms", []).append(await timed(tallies.write))
+        for window in WINDOWS:
+            name = f"reading {window}, {processes} processes, ms"
+            found.setdefault(name, []).append(await timed(lambda window=window: tallies.chart(window)))
+    await store.close()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.charts", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--jobs", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--processes", type=int, default=20)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = asyncio.run(measure(Path(folder), options.jobs, options.rounds, options.processes))
+    for name, figures in found.items():
+        print(f"{name:40} {statistics.median(figures):8.1f}  ({min(figures):.1f} - {max(figures):.1f})")
+
+
+if __name__ == "__main__":
+    main()

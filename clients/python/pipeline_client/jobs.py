@@ -1,0 +1,79 @@
+"""What an operator may do with jobs: find them, look at one, and do one thing with all that a filter finds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from .client import Client
+from .http import PAGE
+
+JSON = {"Content-Type": "application/json"}
+
+
+class JobsClient(Client):
+    """Jobs by filter: state, user, category, provider, failure, q, from, to, as `GET /api/queue/jobs` has them."""
+
+    async def jobs(self, where: Mapping[str, str] = {}, limit: int | None = None) -> AsyncIterator[dict[str, Any]]:
+        """Yield jobs, newest first: so many, or all."""
+        left, params = limit, {**where}
+        while left is None or left > 0:
+            params["limit"] = str(min(left or PAGE, PAGE))
+            page = await self._http.request("GET", "/api/queue/jobs", params=params)
+            for job in page["items"]:
+                yield job
+            if page["nextCursor"] is None:
+                return
+            params["cursor"] = page["nextCursor"]
+            left = None if left is None else left - len(page["items"])
+
+    async def count_jobs(self, where: Mapping[str, str] = {}) -> dict[str, Any]:
+        """Return {"count", "isExact"}; not exact: at least so many."""
+        return await self._http.request("GET", "/api/queue/jobs/count", params={**where})
+
+    async def job(self, job_id: str) -> dict[str, Any]:
+        """Return all that is known of a job. job_id: its id, or its asset's."""
+        return await self._http.request("GET", f"/api/queue/jobs/{quote(job_id, safe='')}")
+
+    async def retry_job(self, job_id: str) -> dict[str, Any]:
+        """Run a job's asset again; return {"assetId", "jobId", "status", "message"} of the new job."""
+        return await self._http.request("POST", f"/api/queue/jobs/{quote(job_id, safe='')}/retry")
+
+    async def cancel_job(self, job_id: str) -> dict[str, Any]:
+        """End a job that has not ended; return it."""
+        return await self._http.request("POST", f"/api/queue/jobs/{quote(job_id, safe='')}/cancel")
+
+    async def failures(self, where: Mapping[str, str] = {}) -> list[dict[str, Any]]:
+        """Return failed jobs by kind. where: from, to."""
+        reply = await self._http.request("GET", "/api/queue/failures", params={**where})
+        found: list[dict[str, Any]] = reply["items"]
+        return found
+
+    async def preview_jobs(self, action: str, where: Mapping[str, str], *, is_all: bool = False) -> dict[str, Any]:
+        """Return how many jobs an action is for and some of them: {"count", "isExact", "sample", "until"}.
+
+        action: retry, cancel, postpone, resume or delete. is_all: an empty filter is meant.
+        """
+        return await self._change({"action": action, "filter": {**where}, "all": is_all, "dryRun": True})
+
+    async def change_jobs(
+        self, action: str, where: Mapping[str, str], *, until: str, is_all: bool = False, seconds: int | None = None
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Do it with all jobs that the filter finds; yield {"done", "skipped", "refused"} of each chunk.
+
+        until: that of the preview. seconds: for how long to postpone.
+        """
+        body: dict[str, Any] = {"action": action, "filter": {**where}, "all": is_all, "until": until, "cursor": None}
+        body |= {} if seconds is None else {"seconds": seconds}
+        while True:
+            chunk = await self._change(body)
+            yield chunk
+            if (cursor := chunk["nextCursor"]) is None:
+                return
+            body["cursor"] = cursor
+
+    async def _change(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        text = json.dumps(body).encode()
+        return await self._http.request("POST", "/api/queue/jobs/bulk", body=lambda: text, headers=JSON)

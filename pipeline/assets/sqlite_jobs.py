@@ -1,0 +1,251 @@
+"""How SqliteAssetStore searches jobs: a part of it, see sqlite.py; how far a call reads is said in job_search.py.
+
+Every statement names its index, so that no guess of SQLite's planner makes it read the whole table.
+"""
+
+from __future__ import annotations
+
+import heapq
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from typing import Any, TypeVar
+
+import orjson
+
+from pipeline.assets.asset import Asset
+from pipeline.assets.job_search import (
+    COUNTED_AT_MOST,
+    EXAMINED_AT_MOST,
+    KINDS_AT_MOST,
+    READ_AT_MOST,
+    Count,
+    FailureGroup,
+    JobFilter,
+    JobPage,
+    Position,
+    largest_first,
+)
+from pipeline.assets.reading import Reader
+from pipeline.instants import instant_of, milliseconds_of
+
+T = TypeVar("T")
+# (createdAt in milliseconds, id), which is also their order.
+Place = tuple[int, str]
+NEWEST_FIRST = "ORDER BY createdAt DESC, id DESC"
+SEARCHED = "createdAt, id, userId, aiMetadata, corrections, attempts, provenance"
+TEXTS = ("aiMetadata", "corrections", "attempts", "provenance")
+OF_RETRY = "substr(processingJobId, -24) != id"
+# The indexes of this file. `by_status` serves the reconciler too, so it is the only one that every write changes.
+INDEXES = f"""
+DROP INDEX unfinished;
+CREATE INDEX by_status ON assets (status, createdAt, id);
+CREATE INDEX failures ON assets (failure, createdAt, id) WHERE failure IS NOT NULL;
+CREATE INDEX job_of_retry ON assets (processingJobId) WHERE {OF_RETRY};
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """A part of an index, in the order of (createdAt, id). where: what its first columns are."""
+
+    index: str
+    where: str
+    values: Mapping[str, Any]
+
+    def select(self, columns: str, conditions: Sequence[str], rest: str = "") -> str:
+        """Return the statement that reads it."""
+        where = " AND ".join((self.where, *conditions))
+        return f"SELECT {columns} FROM assets INDEXED BY {self.index} WHERE {where} {rest}"
+
+
+class JobRows:
+    """Reads of the table `assets` for operators. Methods: see AssetStore."""
+
+    _reading: Reader[Asset]
+
+    async def _on_reader(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        raise NotImplementedError
+
+    async def jobs(self, wanted: JobFilter, *, limit: int, after: Position | None = None) -> JobPage:
+        last = (milliseconds_of(after[0]), after[1]) if after else None
+        rows, place = await self._on_reader(lambda connection: _page(connection, wanted, limit, last))
+        return JobPage(self._reading.all(rows), (instant_of(place[0]), place[1]) if place else None)
+
+    async def count_jobs(self, wanted: JobFilter) -> Count:
+        return await self._on_reader(lambda connection: _count(connection, wanted))
+
+    async def failures(self, since: datetime | None = None, until: datetime | None = None) -> Sequence[FailureGroup]:
+        return await self._on_reader(lambda connection: _failures(connection, since, until))
+
+    async def find_by_job(self, job_id: str) -> Asset | None:
+        rows = await self._on_reader(
+            lambda connection: connection.execute(
+                f"SELECT * FROM assets WHERE processingJobId = :job AND {OF_RETRY} "
+                "UNION ALL SELECT * FROM assets WHERE id = substr(:job, -24) AND processingJobId = :job",
+                {"job": job_id},
+            ).fetchall()
+        )
+        return self._reading.one(rows[0]) if rows else None
+
+
+def _page(
+    connection: sqlite3.Connection, wanted: JobFilter, limit: int, after: Place | None
+) -> tuple[list[sqlite3.Row], Place | None]:
+    """Return the rows of a page, and the place after which the next one begins."""
+    end = _end(connection, wanted, EXAMINED_AT_MOST, after)
+    # One more than asked for tells whether there is a next page.
+    found = list(islice(_found(connection, wanted, after, end, limit + 1), limit + 1))
+    rows = _rows_of(connection, found[:limit])
+    return rows, found[limit - 1] if len(found) > limit else end
+
+
+def _count(connection: sqlite3.Connection, wanted: JobFilter) -> Count:
+    end = _end(connection, wanted, READ_AT_MOST if wanted.needs_reading else COUNTED_AT_MOST, None)
+    if wanted.needs_reading:
+        count = sum(1 for _ in _found(connection, wanted, None, end, COUNTED_AT_MOST + 1))
+        return Count(count, end is None)
+    conditions, values = _conditions(wanted, None, end)
+    count = 0
+    for each in _ranges(wanted):
+        inner = each.select("1", conditions, f"LIMIT {COUNTED_AT_MOST + 1}")
+        count += connection.execute(f"SELECT count(*) FROM ({inner})", {**each.values, **values}).fetchone()[0]
+    return Count(min(count, COUNTED_AT_MOST), end is None and count <= COUNTED_AT_MOST)
+
+
+def _ranges(wanted: JobFilter) -> list[_Range]:
+    if wanted.user_id is not None:
+        return [_Range("newest_of_user", "userId = :user", {"user": wanted.user_id})]
+    if wanted.failure is not None:
+        return [_Range("failures", "failure = :failure", {"failure": wanted.failure})]
+    return [_Range("by_status", "status = :status", {"status": each.value}) for each in wanted.searched_statuses]
+
+
+def _conditions(wanted: JobFilter, after: Place | None, end: Place | None) -> tuple[list[str], dict[str, Any]]:
+    """Return what else rows must be, in SQL. after, end: their bounds, the first excluded and the last not."""
+    conditions, values = _bounds(wanted.since, wanted.until, after, end)
+    if after is not None:
+        conditions.append("(createdAt, id) < (:after_at, :after_id)")
+        values |= {"after_at": after[0], "after_id": after[1]}
+    if end is not None:
+        conditions.append("(createdAt, id) >= (:end_at, :end_id)")
+        values |= {"end_at": end[0], "end_id": end[1]}
+    if wanted.statuses and (wanted.user_id is not None or wanted.failure is not None):
+        conditions.append("status IN (SELECT value FROM json_each(:statuses))")
+        values["statuses"] = orjson.dumps([status.value for status in wanted.statuses]).decode()
+    if wanted.failure is not None and wanted.user_id is not None:
+        conditions.append("failure = :failure")
+        values["failure"] = wanted.failure
+    if wanted.category is not None:
+        conditions.append("category = :category")
+        values["category"] = wanted.category
+    return conditions, values
+
+
+def _bounds(
+    since: datetime | None, until: datetime | None, after: Place | None = None, end: Place | None = None
+) -> tuple[list[str], dict[str, Any]]:
+    """Return one bound at each side: of two SQLite would take one to find its way in the index, and not the nearer."""
+    lowest = [milliseconds_of(since)] if since else []
+    lowest += [end[0]] if end else []
+    highest = [milliseconds_of(until)] if until else []
+    highest += [after[0]] if after else []
+    conditions = ["createdAt >= :lowest"] if lowest else []
+    conditions += ["createdAt <= :highest"] if highest else []
+    values = {"lowest": max(lowest, default=None), "highest": min(highest, default=None)}
+    return conditions, {name: value for name, value in values.items() if value is not None}
+
+
+def _end(connection: sqlite3.Connection, wanted: JobFilter, at_most: int, after: Place | None) -> Place | None:
+    """Return the last place that a call looks at, None when it comes to the end of the list anyhow."""
+    if wanted.is_indexed:
+        return None
+    conditions, values = _conditions(JobFilter(since=wanted.since, until=wanted.until), after, None)
+    places = []
+    for each in _ranges(wanted):
+        sql = each.select("createdAt, id", conditions, f"{NEWEST_FIRST} LIMIT 1 OFFSET {at_most - 1}")
+        places += [tuple(row) for row in connection.execute(sql, {**each.values, **values})]
+    # Of all ranges everything that is newer has been looked at then.
+    return max(places, default=None)
+
+
+def _found(
+    connection: sqlite3.Connection, wanted: JobFilter, after: Place | None, end: Place | None, at_most: int
+) -> Iterator[Place]:
+    """Yield the places of what is wanted, newest first; read as far as they are asked for."""
+    conditions, values = _conditions(wanted, after, end)
+    columns, limit = (SEARCHED, "") if wanted.needs_reading else ("createdAt, id", f"LIMIT {at_most}")
+    cursors = [
+        connection.execute(each.select(columns, conditions, f"{NEWEST_FIRST} {limit}"), {**each.values, **values})
+        for each in _ranges(wanted)
+    ]
+    for row in heapq.merge(*cursors, key=lambda row: (row["createdAt"], row["id"]), reverse=True):
+        if not wanted.needs_reading or wanted.is_match(_document(row)):
+            yield row["createdAt"], row["id"]
+
+
+def _document(row: sqlite3.Row) -> dict[str, Any]:
+    try:
+        texts = {name: orjson.loads(row[name]) for name in TEXTS if row[name]}
+    except ValueError:
+        return {}
+    return {"userId": row["userId"], **texts}
+
+
+def _error_of(text: str) -> str:
+    try:
+        meta = orjson.loads(text)
+    except ValueError:
+        meta = None
+    error = meta.get("error") if isinstance(meta, dict) else None
+    return error if isinstance(error, str) and error else "Unknown"
+
+
+def _rows_of(connection: sqlite3.Connection, places: Sequence[Place]) -> list[sqlite3.Row]:
+    ids = orjson.dumps([place[1] for place in places]).decode()
+    sql = "SELECT * FROM assets WHERE id IN (SELECT value FROM json_each(:ids))"
+    rows = {row["id"]: row for row in connection.execute(sql, {"ids": ids})}
+    return [rows[place[1]] for place in places if place[1] in rows]
+
+
+def _failures(
+    connection: sqlite3.Connection, since: datetime | None, until: datetime | None
+) -> Sequence[FailureGroup]:
+    groups: list[FailureGroup] = []
+    failure = ""
+    for _ in range(KINDS_AT_MOST):
+        sql = "SELECT failure FROM assets INDEXED BY failures WHERE failure > :last ORDER BY failure LIMIT 1"
+        row = connection.execute(sql, {"last": failure}).fetchone()
+        if row is None:
+            break
+        failure = row["failure"]
+        if group := _group(connection, failure, since, until):
+            groups.append(group)
+    return largest_first(groups)
+
+
+def _group(
+    connection: sqlite3.Connection, failure: str, since: datetime | None, until: datetime | None
+) -> FailureGroup | None:
+    conditions, values = _bounds(since, until)
+    each, values = _Range("failures", "failure = :failure", {}), values | {"failure": failure}
+
+    def read(columns: str, rest: str) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = connection.execute(each.select(columns, conditions, rest), values).fetchone()
+        return row
+
+    newest = read("createdAt, aiMetadata", f"{NEWEST_FIRST} LIMIT 1")
+    oldest = read("createdAt", "ORDER BY createdAt, id LIMIT 1")
+    if newest is None or oldest is None:
+        return None
+    inner = each.select("1", conditions, f"LIMIT {COUNTED_AT_MOST + 1}")
+    count = connection.execute(f"SELECT count(*) FROM ({inner})", values).fetchone()[0]
+    return FailureGroup(
+        failure,
+        _error_of(newest["aiMetadata"]),
+        Count(min(count, COUNTED_AT_MOST), count <= COUNTED_AT_MOST),
+        instant_of(oldest["createdAt"]),
+        instant_of(newest["createdAt"]),
+    )

@@ -1,0 +1,211 @@
+"""The commands `queue top` and `processes`: what the console shows of the service as a whole, in a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.client import Operator, Unavailable
+from pipeline.commands.operating import each, queue, run, with_token, with_url
+from pipeline.commands.shown import cleaned, shown
+
+EVERY_SECONDS = 2.0
+STATES = ("waiting", "delayed", "active", "completed", "failed")
+MEGABYTE = 1_000_000
+# The address and the token that `processes` was given itself, before the name of what it is to do.
+Place = tuple[str | None, str | None]
+stdout = Console()
+
+
+@queue.command()
+@click.option("--once", is_flag=True, help="Show it once.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line each time.")
+@click.option(
+    "--every", "seconds", default=EVERY_SECONDS, show_default=True, type=click.FloatRange(min=0.2), help="Seconds."
+)
+@with_url
+@with_token
+def top(once: bool, as_json: bool, seconds: float, url: str | None, token: str | None) -> None:
+    """Show the queues, the processes and what is wrong, again and again. A reader's token will do."""
+
+    async def work(client: Operator) -> None:
+        if once or as_json or not stdout.is_terminal:
+            await _follow(client, seconds, _print_json if as_json else _print, once=once)
+            return
+        with Live(console=stdout, auto_refresh=False, screen=True) as live:
+
+            def show(overview: Mapping[str, Any]) -> None:
+                live.update(Text.from_markup("\n".join(lines(overview))), refresh=True)
+
+            await _follow(client, seconds, show, once=False)
+
+    try:
+        run(work, url, token)
+    except KeyboardInterrupt:
+        pass  # the usual way to end it
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON line each.")
+@with_url
+@with_token
+@click.pass_context
+def processes(ctx: click.Context, as_json: bool, url: str | None, token: str | None) -> None:
+    """List the processes of the service and what they run, or let one of them claim no more jobs."""
+    if ctx.invoked_subcommand is not None:
+        ctx.obj = (url, token)
+        return
+
+    async def work(client: Operator) -> None:
+        found = await client.processes()
+        if as_json:
+            for process in found:
+                print(json.dumps(process), flush=True)
+        else:
+            stdout.print(_table(found) if found else "No process has said that it is there.")
+
+    run(work, url, token)
+
+
+@processes.command()
+@click.argument("process_ids", nargs=-1, required=True)
+@with_url
+@with_token
+@click.pass_obj
+def drain(given: Place, process_ids: Sequence[str], url: str | None, token: str | None) -> None:
+    """Let these processes claim no more jobs; those that run finish. It ends with `resume` or a restart."""
+    run(lambda client: each(client, process_ids, _drain), url or given[0], token or given[1])
+
+
+@processes.command("resume")
+@click.argument("process_ids", nargs=-1, required=True)
+@with_url
+@with_token
+@click.pass_obj
+def resume_process(given: Place, process_ids: Sequence[str], url: str | None, token: str | None) -> None:
+    """Let these processes claim jobs again."""
+    run(lambda client: each(client, process_ids, _resume), url or given[0], token or given[1])
+
+
+async def _drain(client: Operator, process_id: str) -> str:
+    process = await client.drain_process(process_id)
+    return f"claims no more jobs, {process['busy']} still run" if process["busy"] else "claims no more jobs"
+
+
+async def _resume(client: Operator, process_id: str) -> str:
+    await client.resume_process(process_id)
+    return "claims jobs again"
+
+
+async def _follow(
+    client: Operator, seconds: float, show: Callable[[Mapping[str, Any]], None], *, once: bool
+) -> None:
+    """Show the overview again and again, also after a time in which the service could not be reached."""
+    while True:
+        try:
+            show(cleaned(await client.overview()))
+        except Unavailable as error:
+            if once:
+                raise
+            show({"error": str(error)})
+        if once:
+            return
+        await asyncio.sleep(seconds)
+
+
+def _print_json(overview: Mapping[str, Any]) -> None:
+    print(json.dumps(overview), flush=True)
+
+
+def _print(overview: Mapping[str, Any]) -> None:
+    stdout.print("\n".join(lines(overview)), highlight=False, soft_wrap=True)
+
+
+def lines(overview: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines that show an overview, in the markup of rich."""
+    if "error" in overview:
+        yield f"[red]{shown(overview['error'])}[/]"
+        return
+    slots = overview["slots"]
+    yield (
+        f"{overview['serverTime'][:19].replace('T', ' ')}Z  version {shown(overview['version'])}  "
+        f"processes {_known(overview['processesAlive'])}  slots {_known(slots['used'])}/{_known(slots['all'])}"
+    )
+    for each_queue in overview["queues"]:
+        yield from _queue_lines(each_queue)
+    yield from (f"[red]{shown(trouble)}[/]" for trouble in _troubles(overview))
+
+
+def _queue_lines(shown_queue: Mapping[str, Any]) -> Iterator[str]:
+    name = shown(shown_queue["name"])
+    if "error" in shown_queue:
+        yield f"[bold]{name}[/]  [red]{shown(shown_queue['error'])}[/]"
+        return
+    counts = "  ".join(f"{state} {shown_queue[state]:,}" for state in STATES)
+    yield f"[bold]{name}[/]  {counts}  a minute {shown_queue['endedInLastMinute']:,}"
+    if (oldest := shown_queue["oldestReadySeconds"]) is not None:
+        yield f"  the oldest that could start has waited {oldest:,.0f} s"
+    if shown_queue["paused"]:
+        yield "  [yellow]paused: nothing is started[/]"
+    for hold in shown_queue["holds"]:
+        again = f"is not asked, next try in {hold['nextTryInSeconds']:.0f} s:"
+        yield f"  [yellow]{shown(hold['provider'])} {again}[/] {shown(hold['cause'] or hold['reason'])}"
+
+
+def _troubles(overview: Mapping[str, Any]) -> Iterator[str]:
+    redis, store, storage = overview["redis"], overview["store"], overview["storage"]
+    if overview["workersAlive"] == 0:
+        yield "No process that runs jobs is alive"
+    if redis["error"]:
+        yield f"Redis: {redis['error']}"
+    if redis["isEvictionSafe"] is False:
+        yield f"Redis drops jobs when it is full: maxmemory-policy is {redis['evictionPolicy']}, not noeviction"
+    if store["error"]:
+        yield f"Asset store {store['kind']}: {store['error']}"
+    if storage["error"]:
+        yield f"Storage {storage['name']}: {storage['error']}"
+    if quarantined := overview["plugins"]["quarantined"]:
+        yield f"Not called for now: {', '.join(quarantined)}"
+    if overview["tasks"]:
+        yield f"Being started again: {', '.join(overview['tasks'])}"
+
+
+def _known(number: int | None) -> str:
+    return "?" if number is None else f"{number:,}"
+
+
+def _table(found: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table()
+    # In one piece: it is what `drain` is given.
+    table.add_column("id", no_wrap=True)
+    for name in ("host, pid", "role", "state", "slots", "runs", "sockets", "memory"):
+        table.add_column(name, overflow="fold")
+    for process in found:
+        runs = [f"{slot['assetId'] or slot['jobId']} {slot['provider'] or ''}".rstrip() for slot in process["slots"]]
+        memory = process["memoryBytes"]
+        cells = (
+            process["id"],
+            f"{process['host']}\n{process['pid']}",
+            process["role"],
+            _state(process),
+            f"{process['busy']}/{process['concurrency']}",
+            "\n".join(runs),
+            process["sockets"],
+            "?" if memory is None else f"{memory / MEGABYTE:,.0f} MB",
+        )
+        table.add_row(*map(shown, cells))
+    return table
+
+
+def _state(process: Mapping[str, Any]) -> str:
+    if not process["isAlive"]:
+        return f"gone, last seen {process['seenAt'][11:19]}Z"
+    return "draining" if process["isDraining"] else "running"

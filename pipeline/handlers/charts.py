@@ -1,0 +1,41 @@
+"""What jobs did in the last hour, day or week, and whose jobs make up the queue; for operators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.handlers.base import OperatorHandler
+from pipeline.handlers.query import Query
+from pipeline.usecases.busiest import Busiest
+from pipeline.usecases.tallies import WINDOWS, Tallies
+
+
+class ChartsHandler(OperatorHandler):
+    """GET /api/queue/charts."""
+
+    route = "/api/queue/charts"
+
+    def initialize(self, *, tallies: Tallies, **common: Any) -> None:  # type: ignore[override]
+        super().initialize(**common)
+        self.tallies = tallies
+
+    async def get(self) -> None:
+        await self.authenticate()
+        query = Query({name: self.get_query_argument(name) for name in self.request.query_arguments})
+        window = query.choice("window", tuple(WINDOWS)) or next(iter(WINDOWS))
+        query.check()
+        self.reply(await self.tallies.chart(window))
+
+
+class BusiestUsersHandler(OperatorHandler):
+    """GET /api/queue/users."""
+
+    route = "/api/queue/users"
+
+    def initialize(self, *, busiest: Busiest, **common: Any) -> None:  # type: ignore[override]
+        super().initialize(**common)
+        self.busiest = busiest
+
+    async def get(self) -> None:
+        await self.authenticate()
+        self.reply(await self.busiest.list())

@@ -1,0 +1,67 @@
+"""Events that durable notifiers had to deliver, and sending one again; for operators."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pipeline.assets.asset import ASSET_ID
+from pipeline.errors import NotFound
+from pipeline.handlers.base import OperatorHandler
+from pipeline.handlers.query import Query, encode_cursor
+from pipeline.tracing import OFF, Tracing
+from pipeline.usecases.deliveries import Deliveries, DeliveryState
+from pipeline.usecases.notifying import Notifying
+
+DELIVERY_ID = re.compile(r"notifications:[0-9a-f]{24}")
+NOTIFIER = re.compile(r"[\w.-]{1,100}")
+
+
+class DeliveriesHandler(OperatorHandler):
+    """GET /api/queue/deliveries."""
+
+    route = "/api/queue/deliveries"
+
+    def initialize(self, *, deliveries: Deliveries, **common: Any) -> None:  # type: ignore[override]
+        super().initialize(**common)
+        self.deliveries = deliveries
+
+    async def get(self) -> None:
+        await self.authenticate()
+        query = Query({name: self.get_query_argument(name) for name in self.request.query_arguments})
+        limit, after = query.limit(), query.cursor(DELIVERY_ID)
+        asset_id = query.text("asset", ASSET_ID, "Must be 24 hex digits")
+        state = query.choice("state", tuple(DeliveryState))
+        notifier = query.text("notifier", NOTIFIER, "Must be a notifier's name")
+        query.check()
+        items, place = await self.deliveries.page(
+            limit=limit,
+            after=after,
+            asset_id=asset_id.lower() if asset_id else None,
+            state=state,
+            notifier=notifier,
+        )
+        self.reply({"items": items, "nextCursor": encode_cursor(*place) if place else None})
+
+
+class RepeatDeliveryHandler(OperatorHandler):
+    """POST /api/queue/deliveries/{deliveryId}/retry: the event is sent again, also one that was delivered."""
+
+    route = "/api/queue/deliveries/{deliveryId}/retry"
+    actions = {"POST": "send delivery again"}
+
+    def initialize(  # type: ignore[override]
+        self, *, notifying: Notifying, tracing: Tracing = OFF, **common: Any
+    ) -> None:
+        super().initialize(**common)
+        self.notifying = notifying
+        self.tracing = tracing
+
+    async def post(self, delivery_id: str) -> None:
+        await self.authenticate()
+        if not DELIVERY_ID.fullmatch(delivery_id):
+            raise NotFound("There is no delivery of that id")
+        with self.tracing.request(self):
+            receipt = await self.notifying.send_again(delivery_id, self.request_id)
+            answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
+            self.reply(answer | {"status": "processing", "message": "Notification queued"}, status=202)

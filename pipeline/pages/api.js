@@ -1,0 +1,96 @@
+/**
+ * Requests of the console: the token of the session goes along, and what went wrong comes as a PipelineError in words for
+ * people. A token that is not taken any more ends the session.
+ *
+ * @typedef {Record<string, string | number | boolean | null | undefined>} Query
+ * @typedef {{query?: Query | URLSearchParams, signal?: AbortSignal}} Options
+ */
+
+import { PipelineError, readEnvelope } from "./client/http.js";
+
+export { PipelineError };
+
+const TIMEOUT_MS = 30_000;
+
+export class Api {
+  #session;
+
+  /** @param {import("./session.js").SessionKeeper} session */
+  constructor(session) {
+    this.#session = session;
+  }
+
+  /** @param {string} path @param {Options} [options] @returns {Promise<any>} the data of the reply */
+  get(path, options) {
+    return this.#ask("GET", path, undefined, options);
+  }
+
+  /** @param {string} path @param {object} [body] @param {Options} [options] @returns {Promise<any>} */
+  post(path, body, options) {
+    return this.#ask("POST", path, body, options);
+  }
+
+  /** @param {string} path @param {object} body @param {Options} [options] @returns {Promise<any>} */
+  patch(path, body, options) {
+    return this.#ask("PATCH", path, body, options);
+  }
+
+  /** @param {string} path @param {Options} [options] @returns {Promise<any>} */
+  delete(path, options) {
+    return this.#ask("DELETE", path, undefined, options);
+  }
+
+  /** @param {string} method @param {string} path @param {object | undefined} body @param {Options} [options] */
+  async #ask(method, path, body, { query, signal } = {}) {
+    const timeout = AbortSignal.timeout(TIMEOUT_MS);
+    let response;
+    try {
+      response = await fetch(withQuery(path, query), {
+        method,
+        headers: {
+          Authorization: `Bearer ${this.#session.token()}`,
+          ...(body && { "Content-Type": "application/json" }),
+        },
+        body: body && JSON.stringify(body),
+        cache: "no-store",
+        signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
+      });
+      return await readEnvelope(response);
+    } catch (/** @type {any} */ error) {
+      throw this.#told(error, signal);
+    }
+  }
+
+  /** @param {any} error @param {AbortSignal} [signal] */
+  #told(error, signal) {
+    signal?.throwIfAborted();
+    if (!(error instanceof PipelineError)) {
+      const isSlow = error?.name === "TimeoutError";
+      return new PipelineError(isSlow ? "The service took too long" : "The service cannot be reached", "NETWORK_ERROR", 0, { cause: error });
+    }
+    if (error.status === 401 && error.retryAfterMs === undefined) this.#session.signOut();
+    return error;
+  }
+}
+
+/** Whether a request was ended by us, as when the view it was for is gone. @param {any} error */
+export function isAbort(error) {
+  return error?.name === "AbortError";
+}
+
+/** What a person reads of an error. @param {any} error @returns {string} */
+export function wordsOf(error) {
+  if (error?.status === 403) return "Your role may look, but not do this.";
+  if (error?.status === 404 && error.code !== "NOT_FOUND") return "This service does not have that yet.";
+  const wrong = error?.details?.map((/** @type {any} */ { field, message }) => `${field}: ${message}`).join("; ");
+  return wrong || `${error?.message ?? error}`;
+}
+
+/** An address with a query; empty values are left out. @param {string} path @param {Query | URLSearchParams} [query] */
+export function withQuery(path, query = {}) {
+  const text = new URLSearchParams();
+  for (const [name, value] of query instanceof URLSearchParams ? query : Object.entries(query)) {
+    if (value != null && value !== "") text.set(name, String(value));
+  }
+  return text.size ? `${path}?${text}` : path;
+}

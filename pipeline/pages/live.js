@@ -1,0 +1,157 @@
+/**
+ * What the service does right now: the room `operators` over our socket. While no socket can be had, GET
+ * /api/queue/overview is asked every few seconds. Nothing is sent or asked while nobody looks at the tab.
+ *
+ * Fires `overview` with each new one (it is in `overview`), and `state` when one of these begins:
+ * "connecting", "live" (over the socket), "polling", "away" (the service does not answer), "hidden" (nobody looks).
+ */
+
+import { backoffMs } from "./client/delays.js";
+import { roleOf } from "./client/close-codes.js";
+import { openSocket } from "./client/transports.js";
+import { wordsOf } from "./api.js";
+import { setServerTime } from "./parts/time.js";
+
+const POLL_MS = 5_000;
+const SILENCE_MS = 15_000; // the service tells at least every 10 s
+const MAX_FAILURES = 6; // more make no longer wait
+
+export class Live extends EventTarget {
+  /** @type {any} the last one that came */ overview = null;
+  /** @type {string} what kept us from getting one, in words */ problem = "";
+  /** @type {"connecting" | "live" | "polling" | "away" | "hidden"} */ state = "connecting";
+  #api;
+  #session;
+  /** @type {import("./client/transports.js").Transport | null} */ #socket = null;
+  #failures = 0;
+  #isRefused = false;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */ #reconnection;
+  /** @type {ReturnType<typeof setTimeout> | undefined} the next question, or the end of a silence */ #poll;
+  #alive = new AbortController();
+
+  /** @param {import("./api.js").Api} api @param {import("./session.js").SessionKeeper} session */
+  constructor(api, session) {
+    super();
+    this.#api = api;
+    this.#session = session;
+  }
+
+  start() {
+    document.addEventListener("visibilitychange", this.#look);
+    addEventListener("online", this.#again);
+    addEventListener("offline", this.#cutOff);
+    this.#look();
+  }
+
+  stop() {
+    document.removeEventListener("visibilitychange", this.#look);
+    removeEventListener("online", this.#again);
+    removeEventListener("offline", this.#cutOff);
+    this.#end();
+  }
+
+  /** Ask now, as after something was changed. */
+  refresh() {
+    if (this.state !== "hidden") this.#ask();
+  }
+
+  #look = () => {
+    this.#end();
+    if (document.visibilityState === "hidden") return this.#become("hidden");
+    this.#become("connecting");
+    this.#again();
+  };
+
+  #again = () => {
+    if (this.state === "hidden") return;
+    this.#failures = 0;
+    this.#connect();
+    this.#ask();
+  };
+
+  // A socket on a dead line looks open for long.
+  #cutOff = () => {
+    if (this.state === "hidden") return;
+    this.#end();
+    this.problem = "This device is offline";
+    this.#become("away");
+    this.#plan(POLL_MS);
+  };
+
+  #end() {
+    this.#alive.abort();
+    this.#alive = new AbortController();
+    clearTimeout(this.#poll);
+    clearTimeout(this.#reconnection);
+    this.#socket?.close();
+    this.#socket = null;
+  }
+
+  #connect() {
+    clearTimeout(this.#reconnection);
+    this.#socket?.close();
+    this.#socket = null;
+    if (this.#isRefused || !this.#session.current) return;
+    this.#socket = openSocket(
+      { url: location.origin, token: this.#session.token(), events: ["operators"], Socket: WebSocket },
+      { frame: (frame) => this.#take(frame), sign() {}, reached() {}, lost: ({ code }) => this.#lose(code) },
+    );
+  }
+
+  /** @param {any} frame */
+  #take(frame) {
+    if (frame?.event !== "overview") return;
+    this.#failures = 0;
+    this.#show(frame, "live");
+    this.#plan(SILENCE_MS);
+  }
+
+  /** @param {number} code */
+  #lose(code) {
+    this.#socket = null;
+    this.#isRefused = roleOf(code) === "final";
+    const waitMs = 500 + backoffMs(Math.min(++this.#failures, MAX_FAILURES));
+    if (!this.#isRefused) this.#reconnection = setTimeout(() => this.#connect(), waitMs);
+    this.#ask();
+  }
+
+  async #ask() {
+    clearTimeout(this.#poll);
+    const { signal } = this.#alive;
+    try {
+      const overview = await this.#api.get("/api/queue/overview", { signal });
+      // A socket that is open tells the next one by itself.
+      if (!signal.aborted) this.#show(overview, this.state === "live" && this.#socket ? "live" : "polling");
+    } catch (error) {
+      if (signal.aborted) return;
+      this.problem = wordsOf(error);
+      this.#become("away");
+    }
+    this.#plan(this.state === "live" ? SILENCE_MS : POLL_MS);
+  }
+
+  /** @param {number} ms */
+  #plan(ms) {
+    clearTimeout(this.#poll);
+    this.#poll = setTimeout(() => {
+      if (this.state === "live") this.#become("polling");
+      this.#ask();
+    }, ms);
+  }
+
+  /** @param {any} overview @param {"live" | "polling"} state */
+  #show(overview, state) {
+    setServerTime(overview.serverTime);
+    this.overview = overview;
+    this.problem = "";
+    this.#become(state);
+    this.dispatchEvent(new Event("overview"));
+  }
+
+  /** @param {Live["state"]} state */
+  #become(state) {
+    if (state === this.state) return;
+    this.state = state;
+    this.dispatchEvent(new Event("state"));
+  }
+}

@@ -1,0 +1,134 @@
+/** One action for all jobs that match a filter, or for those that were selected. */
+
+import { h } from "../dom.js";
+import { hrefOf, jobs as countWords, nameOf } from "./job-words.js";
+import { doInChunks } from "./chunks.js";
+import { time } from "./time.js";
+
+const AT_ONCE = 5;
+const FEW = 20;
+/** @type {Record<string, {verb: string, past: string, text: string, isDangerous?: boolean, undo?: "retry" | "resume"}>} */
+export const ACTIONS = {
+  retry: { verb: "Retry", past: "queued again", text: "The AI looks at these photos again." },
+  cancel: { verb: "Cancel", past: "cancelled", text: "They end as failed. The photos stay, so they can be run again.", undo: "retry" },
+  postpone: { verb: "Postpone", past: "postponed", text: "They wait longer, so that other jobs come first.", undo: "resume" },
+  resume: { verb: "Resume", past: "waiting again", text: "Postponed jobs go back into the line at once." },
+  delete: { verb: "Delete", past: "deleted", text: "The photos, their images and results go. Nobody can bring them back.", isDangerous: true },
+};
+const SPANS = [
+  { value: "300", label: "5 minutes" },
+  { value: "900", label: "15 minutes" },
+  { value: "3600", label: "1 hour" },
+  { value: "21600", label: "6 hours" },
+  { value: "86400", label: "1 day" },
+];
+
+/**
+ * @typedef {"retry" | "cancel" | "postpone" | "resume" | "delete"} Action
+ *
+ * @typedef {object} Given
+ * @property {import("../api.js").Api} api
+ * @property {Action} action
+ * @property {Record<string, string>} [filter] as GET /api/queue/jobs takes it
+ * @property {any[]} [jobs] these, and not those of a filter
+ * @property {string} [title] the question, like "Cancel all waiting jobs of anna?"
+ * @property {string} [text] what happens, when it is more than the action says
+ * @property {boolean} [isAsked] the person has been asked already
+ */
+
+/**
+ * Ask with the count and a sample, do it in chunks with progress, and tell what was done with a way to undo it.
+ * @param {Given} given
+ * @returns {Promise<boolean>} whether anything was done
+ */
+export async function runBulk(given) {
+  const { action, filter = {}, jobs, title, isAsked } = given;
+  const { verb, past, text, isDangerous } = ACTIONS[action];
+  const seconds = h("select", { name: "seconds" }, SPANS.map(({ value, label }) => h("option", { value, selected: value === "3600" }, label)));
+  const source = jobs ? ofJobs(given, seconds) : ofFilter(given, seconds);
+  const done = await doInChunks({
+    title: title ?? (jobs ? `${verb} ${countWords(jobs.length)}?` : `${verb} all jobs that match?`),
+    text: given.text ?? text,
+    verb,
+    past,
+    things: countWords,
+    scope: jobs ? [] : chips(filter),
+    fields: action === "postpone" && h("label", {}, "For", seconds),
+    isDangerous,
+    // The more goes for ever, the less a single key press should do.
+    typed: (count) => (isDangerous && count > FEW ? "delete" : ""),
+    isAsked,
+    ...source,
+  });
+  return done > 0;
+}
+
+/** @param {Given} given @param {HTMLSelectElement} seconds */
+function ofFilter(given, seconds) {
+  const { api, action, filter = {} } = given;
+  const body = { action, filter, ...(!Object.values(filter).some(Boolean) && { all: true }) };
+  let until = /** @type {string | null} */ (null);
+  let sampled = /** @type {any[]} */ ([]);
+  return {
+    async preview(/** @type {AbortSignal} */ signal) {
+      const found = await api.post("/api/queue/jobs/bulk", { ...body, dryRun: true }, { signal });
+      ({ until, sample: sampled } = found);
+      return { ...found, sample: sampled.map(sampleRow) };
+    },
+    chunk: (/** @type {string | null} */ cursor) => api.post("/api/queue/jobs/bulk", { ...body, cursor, until, ...(action === "postpone" && { seconds: Number(seconds.value) }) }),
+    undo: ACTIONS[action].undo && (() => undoFilter(given, until, sampled)),
+  };
+}
+
+/** @param {Given} given @param {HTMLSelectElement} seconds */
+function ofJobs(given, seconds) {
+  const { api, action, jobs = [] } = given;
+  /** @type {Map<any, any>} what was answered for each */ const answers = new Map();
+  const until = jobs.map(({ createdAt }) => createdAt).sort().at(-1);
+  const act = async (/** @type {any} */ job) => {
+    if (answers.has(job)) return;
+    const body = { action, filter: { q: job.assetId }, until, ...(action === "postpone" && { seconds: Number(seconds.value) }) };
+    answers.set(job, await api.post("/api/queue/jobs/bulk", body));
+  };
+  return {
+    preview: async () => ({ count: jobs.length, isExact: true, sample: jobs.slice(0, 5).map(sampleRow) }),
+    async chunk(/** @type {string | null} */ cursor) {
+      const first = Number(cursor ?? 0);
+      const some = jobs.slice(first, first + AT_ONCE);
+      await Promise.all(some.map(act));
+      const told = some.map((job) => answers.get(job));
+      const refused = told.flatMap((each) => each.refused);
+      const done = told.filter((each) => each.done).length;
+      const next = first + AT_ONCE;
+      // A filter finds only those that the action is for.
+      return { done, refused, skipped: some.length - done - refused.length, nextCursor: next < jobs.length ? String(next) : null };
+    },
+    undo: ACTIONS[action].undo && (() => runBulk({ api, action: /** @type {any} */ (ACTIONS[action].undo), jobs: jobs.filter((job) => answers.get(job)?.done), isAsked: true })),
+  };
+}
+
+/**
+ * What was cancelled is run again, what was postponed is resumed: with the same filter. That may find more than was done
+ * just now, so it is asked for.
+ * @param {Given} given @param {string | null} until @param {any[]} sample of what it was done with
+ */
+async function undoFilter({ api, action, filter = {} }, until, sample) {
+  const same = { ...filter, to: filter.to && until && filter.to < until ? filter.to : until ?? "" };
+  if (action === "postpone") return runBulk({ api, action: "resume", filter: { ...same, state: "delayed" }, title: "Resume the postponed jobs?" });
+  const { job } = await api.get(`/api/queue/jobs/${encodeURIComponent(sample[0].assetId)}`);
+  const text = "The cancelled jobs that match go back into the line, also those that were cancelled before.";
+  return runBulk({ api, action: "retry", filter: { ...same, state: "failed", failure: job.failure ?? "" }, title: "Run the cancelled jobs again?", text });
+}
+
+/** @param {Record<string, string>} filter */
+function chips(filter) {
+  const set = Object.entries(filter).filter(([, value]) => value);
+  if (!set.length) return [h("span", { class: "chip" }, h("b", {}, "all jobs"), " without any filter")];
+  return set.map(([name, value]) => h("span", { class: "chip" }, h("b", {}, name), " ", value));
+}
+
+/** @param {any} job */
+function sampleRow(job) {
+  const { userId, createdAt, reason } = job;
+  return h("span", { class: "sample-row" }, h("a", { href: hrefOf(job), target: "_blank" }, nameOf(job)), h("span", { class: "soft" }, ` ${userId} · `, time(createdAt)), reason && h("span", { class: "soft sample-reason" }, reason));
+}

@@ -1,0 +1,256 @@
+/**
+ * Something done with many, in chunks: first the count and a sample, then the progress, which can be stopped, then what
+ * became of them. What the network interrupts goes on by itself: to repeat a chunk does no harm.
+ *
+ * @typedef {{count: number, isExact: boolean, sample: any[]}} Preview sample: texts or elements
+ * @typedef {{done: number, skipped: number, refused: {jobId: string, message: string}[], nextCursor: string | null}} Chunk
+ *
+ * @typedef {object} Work
+ * @property {string} title the question
+ * @property {string} text what will happen
+ * @property {string} verb like "Retry"
+ * @property {string} past like "retried"
+ * @property {(count: number, isExact?: boolean) => string} things like "3 jobs"
+ * @property {any[]} [scope] which ones, as elements
+ * @property {any} [fields] more to choose, as elements of the form
+ * @property {boolean} [isDangerous] nobody can undo it
+ * @property {(count: number) => string} [typed] a word that has to be typed in first; "" when none
+ * @property {boolean} [isAsked] the person has been asked already
+ * @property {(signal: AbortSignal) => Promise<Preview>} preview
+ * @property {(cursor: string | null, signal: AbortSignal) => Promise<Chunk>} chunk
+ * @property {() => unknown} [undo]
+ */
+
+import { isAbort, wordsOf } from "../api.js";
+import { backoffMs } from "../client/delays.js";
+import { fill, h } from "../dom.js";
+import { errorState, skeleton } from "./states.js";
+import { countdown, number } from "./time.js";
+
+const MAX_FAILURES = 4; // more make no longer wait
+const REASONS_SHOWN = 8;
+
+/** @param {Work} work @returns {Promise<number>} how many it was done with */
+export function doInChunks(work) {
+  return new ChunkDialog(work).open();
+}
+
+class ChunkDialog {
+  #work;
+  #body = h("div", { class: "stack bulk-body" });
+  #actions = h("div", { class: "row dialog-actions" });
+  #heading = h("h2", { id: "bulk-title", tabindex: "-1" });
+  #form = h("form", { class: "stack", onsubmit: (/** @type {Event} */ event) => event.preventDefault() }, this.#heading, this.#body, this.#actions);
+  #dialog = h("dialog", { class: "bulk", "aria-labelledby": "bulk-title", oncancel: (/** @type {Event} */ event) => this.#escape(event), onclose: () => this.#end() }, this.#form);
+  #alive = new AbortController();
+  #isRunning = false;
+  #total = { done: 0, skipped: 0, refused: 0, isLost: false };
+  /** @type {Map<string, string[]>} ids by why not */ #reasons = new Map();
+  /** @type {(done: number) => void} */ #resolve = () => {};
+  /** @type {unknown} */ #undoing = null;
+  #before = /** @type {HTMLElement | null} */ (document.activeElement);
+
+  /** @param {Work} work */
+  constructor(work) {
+    this.#work = work;
+    this.#heading.textContent = work.title;
+  }
+
+  /** @returns {Promise<number>} */
+  open() {
+    document.body.append(this.#dialog);
+    this.#dialog.showModal();
+    addEventListener("beforeunload", this.#warn);
+    this.#ask();
+    return new Promise((resolve) => (this.#resolve = resolve));
+  }
+
+  // what it would do
+
+  async #ask() {
+    this.#show([...this.#what(), h("div", { class: "bulk-count" }, skeleton(3))], [this.#button("Back", () => this.#dialog.close())]);
+    this.#form.setAttribute("aria-busy", "true");
+    try {
+      const preview = await this.#work.preview(this.#alive.signal);
+      if (!this.#alive.signal.aborted) this.#confirm(preview);
+    } catch (error) {
+      if (!isAbort(error)) this.#show([errorState(error, () => this.#ask())], [this.#button("Back", () => this.#dialog.close())]);
+    } finally {
+      this.#form.removeAttribute("aria-busy");
+    }
+  }
+
+  /** @param {Preview} preview */
+  #confirm({ count, isExact, sample }) {
+    const { isAsked, verb, things, fields, isDangerous } = this.#work;
+    if (!count) return this.#show([h("p", {}, "There are none: it can be done with no job that is meant.")], [this.#button("Close", () => this.#dialog.close(), "primary")]);
+    const typed = this.#work.typed?.(count) ?? "";
+    const start = () => this.#run(count, isExact);
+    if (isAsked) return start();
+    const go = this.#button(`${verb} ${things(count, isExact)}`, start, isDangerous ? "danger primary" : "primary");
+    const field = typed && h("input", { name: "typed", autocomplete: "off", autocapitalize: "off", spellcheck: "false", oninput: () => (go.disabled = field.value.trim() !== typed) });
+    go.disabled = Boolean(typed);
+    this.#form.onsubmit = (event) => (event.preventDefault(), go.disabled || start());
+    this.#show(
+      [
+        ...this.#what(),
+        h("div", { class: "bulk-count" }, h("p", { class: "dialog-count number" }, things(count, isExact)), h("ul", { class: "sample", "aria-label": "Some of them" }, sample.map((each) => h("li", {}, each))), h("p", { class: "soft small" }, count > sample.length ? `… and ${isExact ? number(count - sample.length) : "many"} more like these.` : "These are all.")),
+        fields,
+        field && h("label", {}, h("span", {}, "Type ", h("code", {}, typed), " to go on"), field),
+      ],
+      [this.#button("Back", () => this.#dialog.close()), go],
+    );
+    (field || go).focus();
+  }
+
+  #what() {
+    const { text, scope = [] } = this.#work;
+    return [h("p", {}, text), scope.length ? h("p", { class: "chips" }, scope) : null];
+  }
+
+  // doing it
+
+  /** @param {number} count @param {boolean} isExact */
+  async #run(count, isExact) {
+    this.#isRunning = true;
+    this.#form.onsubmit = (/** @type {Event} */ event) => event.preventDefault();
+    const progress = h("progress", { max: String(count), "aria-labelledby": "bulk-title" });
+    progress.value = 0;
+    const told = h("p", { class: "number" });
+    const trouble = h("p", { class: "bulk-trouble small", role: "status" });
+    const stop = this.#button("Stop", () => this.#alive.abort());
+    this.#alive.signal.addEventListener("abort", () => ((stop.disabled = true), (stop.textContent = "Stopping …")));
+    this.#show([progress, told, trouble], [stop]);
+    stop.focus();
+    let problem = /** @type {any} */ (null);
+    let cursor = /** @type {string | null} */ (null);
+    let isStopped = true;
+    try {
+      do {
+        told.textContent = this.#progressWords(count, isExact);
+        cursor = this.#add(await this.#persist(cursor, trouble));
+        const { done, skipped, refused } = this.#total;
+        progress.value = Math.min(count, done + skipped + refused);
+      } while (cursor && !this.#alive.signal.aborted);
+      isStopped = Boolean(cursor);
+    } catch (error) {
+      if (!isAbort(error)) problem = error;
+    }
+    this.#isRunning = false;
+    this.#tell(problem, isStopped);
+  }
+
+  /** A chunk, tried until the service has answered. @param {string | null} cursor @param {HTMLElement} trouble */
+  async #persist(cursor, trouble) {
+    const { signal } = this.#alive;
+    for (let failures = 1; ; failures += 1) {
+      try {
+        // What is on its way is let end: it would be done all the same, and not be counted.
+        const chunk = await this.#work.chunk(cursor, signal);
+        fill(trouble);
+        return chunk;
+      } catch (/** @type {any} */ error) {
+        if (signal.aborted || isAbort(error) || !(error.status === 0 || error.status === 429 || error.status >= 500)) throw error;
+        this.#total.isLost = true;
+        const waitMs = error.retryAfterMs ?? 500 + backoffMs(Math.min(failures, MAX_FAILURES));
+        fill(trouble, `${wordsOf(error)}. It goes on by itself: next try `, countdown(waitMs / 1000), ".");
+        await this.#pause(waitMs);
+        signal.throwIfAborted();
+      }
+    }
+  }
+
+  /** @param {number} ms @returns {Promise<void>} ends early when the network is back or the person stops it */
+  #pause(ms) {
+    return new Promise((resolve) => {
+      const wake = () => {
+        clearTimeout(timer);
+        removeEventListener("online", wake);
+        this.#alive.signal.removeEventListener("abort", wake);
+        resolve();
+      };
+      const timer = setTimeout(wake, ms);
+      addEventListener("online", wake);
+      this.#alive.signal.addEventListener("abort", wake);
+    });
+  }
+
+  /** @param {Chunk} chunk */
+  #add({ done, skipped, refused, nextCursor }) {
+    this.#total.done += done;
+    this.#total.skipped += skipped;
+    this.#total.refused += refused.length;
+    for (const { jobId, message } of refused) this.#reasons.set(message, [...(this.#reasons.get(message) ?? []), jobId]);
+    return nextCursor;
+  }
+
+  /** @param {number} count @param {boolean} isExact */
+  #progressWords(count, isExact) {
+    return `${number(this.#total.done)} of ${this.#work.things(count, isExact)} ${this.#work.past}.`;
+  }
+
+  // what became of it
+
+  /** @param {any} problem @param {boolean} isStopped */
+  #tell(problem, isStopped) {
+    const { done, skipped, isLost } = this.#total;
+    const { past, things, undo } = this.#work;
+    this.#heading.textContent = problem ? "It ended before its time" : isStopped ? "Stopped" : "Done";
+    const close = this.#button("Close", () => this.#dialog.close(), "primary");
+    this.#show(
+      [
+        problem && h("p", { class: "banner bad", role: "alert" }, wordsOf(problem)),
+        h("p", { class: "bulk-result number", role: "status" }, `${capital(things(done, !(isLost && done)))} ${past}.`),
+        isStopped && !problem ? h("p", {}, "The others are as they were.") : null,
+        skipped ? h("p", { class: "soft" }, `${capital(things(skipped))} left alone: by then it could not be done with ${skipped === 1 ? "it" : "them"} any more.`) : null,
+        this.#reasons.size ? h("div", {}, h("p", {}, "Not done:"), h("ul", { class: "sample" }, [...this.#reasons].slice(0, REASONS_SHOWN).map(reasonRow))) : null,
+      ],
+      [undo && done ? this.#button("Undo", () => ((this.#undoing = undo()), this.#dialog.close())) : null, close],
+    );
+    close.focus();
+  }
+
+  #end() {
+    this.#alive.abort();
+    removeEventListener("beforeunload", this.#warn);
+    this.#dialog.remove();
+    if (this.#before?.isConnected) this.#before.focus();
+    // Who asked reads the list anew, and that is right only once the undoing has ended.
+    Promise.resolve(this.#undoing).finally(() => this.#resolve(this.#total.done));
+  }
+
+  /** Escape ends what runs, and then closes. @param {Event} event */
+  #escape(event) {
+    if (!this.#isRunning) return;
+    event.preventDefault();
+    this.#alive.abort();
+  }
+
+  #warn = (/** @type {Event} */ event) => {
+    if (this.#isRunning) event.preventDefault();
+  };
+
+  /** @param {any[]} body @param {any[]} actions */
+  #show(body, actions) {
+    fill(this.#body, body);
+    fill(this.#actions, actions);
+    // A button that is gone would leave the focus on the page behind.
+    if (!this.#dialog.contains(document.activeElement)) this.#heading.focus();
+  }
+
+  /** @param {string} label @param {() => unknown} run @param {string} [look] @returns {HTMLButtonElement} */
+  #button(label, run, look = "") {
+    return h("button", { type: "button", class: look, onclick: run }, label);
+  }
+}
+
+/** @param {[string, string[]]} reason */
+function reasonRow([message, ids]) {
+  const links = ids.slice(0, 3).map((id) => h("a", { href: `/console/jobs/${encodeURIComponent(id)}`, target: "_blank" }, id.slice(-8)));
+  return h("li", {}, `${number(ids.length)} × ${message} `, h("span", { class: "soft mono" }, links.flatMap((link, at) => (at ? [", ", link] : [link])), ids.length > 3 ? ", …" : ""));
+}
+
+/** @param {string} text */
+function capital(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}

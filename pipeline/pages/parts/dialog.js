@@ -1,0 +1,82 @@
+/** Dialogs: a question before something is changed, or something to read. One at a time. */
+
+import { h } from "../dom.js";
+import { number } from "./time.js";
+
+/**
+ * @typedef {{label: string, value: any, isPrimary?: boolean, isDangerous?: boolean}} Action
+ */
+
+/**
+ * Show a dialog and return what was chosen; false when it was closed otherwise. Focus goes back to where it was.
+ * @param {{title: string, body?: any, actions: Action[], onReady?: (buttons: HTMLButtonElement[]) => void}} given
+ *   onReady: gets the buttons of the actions, as to disable one
+ * @returns {Promise<any>}
+ */
+export function openDialog({ title, body, actions, onReady }) {
+  const before = /** @type {HTMLElement | null} */ (document.activeElement);
+  return new Promise((resolve) => {
+    let chosen = /** @type {any} */ (false);
+    const buttons = actions.map((action) => {
+      const choose = (/** @type {Event} */ event) => {
+        event.preventDefault();
+        // What cancels needs no valid form.
+        if (action.value && !form.reportValidity()) return;
+        chosen = action.value;
+        dialog.close();
+      };
+      return h("button", { type: action.isPrimary ? "submit" : "button", class: looksOf(action), onclick: choose }, action.label);
+    });
+    const form = h("form", { class: "stack" }, h("h2", { id: "dialog-title" }, title), body, h("div", { class: "row dialog-actions" }, buttons));
+    const dialog = h("dialog", { "aria-labelledby": "dialog-title", onclose: () => {
+      dialog.remove();
+      if (before?.isConnected) before.focus();
+      resolve(chosen);
+    } }, form);
+    document.body.append(dialog);
+    onReady?.(buttons);
+    dialog.showModal();
+  });
+}
+
+/** @param {Action} action */
+function looksOf({ isPrimary, isDangerous }) {
+  if (isDangerous) return "danger primary";
+  return isPrimary ? "primary" : "";
+}
+
+/**
+ * Ask before something is done.
+ * @param {object} given
+ * @param {string} given.title the question
+ * @param {string} [given.text] what will happen
+ * @param {string} given.confirm the word on the button, a verb
+ * @param {boolean} [given.isDangerous] it cannot be undone
+ * @param {number} [given.count] how many it is for
+ * @param {boolean} [given.isExact] false: at least so many
+ * @param {any[]} [given.sample] some of them, as texts or elements
+ * @param {any} [given.fields] more to fill in, as elements of a form
+ * @param {string} [given.typed] has to be typed in first, as the id of a user
+ * @returns {Promise<boolean>}
+ */
+export async function confirmed({ title, text, confirm, isDangerous, count, isExact = true, sample = [], fields, typed }) {
+  const field = typed && h("input", { autocomplete: "off", spellcheck: "false", required: true, name: "typed" });
+  const body = [
+    count === undefined ? null : h("p", { class: "dialog-count number" }, `${isExact ? "" : "at least "}${number(count)}`),
+    text && h("p", {}, text),
+    sample.length ? h("ul", { class: "sample" }, sample.map((each) => h("li", {}, each))) : null,
+    count !== undefined && count > sample.length && sample.length ? h("p", { class: "soft small" }, "… and more like these") : null,
+    fields,
+    field && h("label", {}, h("span", {}, "Type ", h("code", {}, typed), " to go on"), field),
+  ];
+  return openDialog({
+    title,
+    body,
+    actions: [{ label: "Cancel", value: false }, { label: confirm, value: true, isPrimary: true, isDangerous }],
+    onReady([, act]) {
+      if (!field) return;
+      act.disabled = true;
+      field.addEventListener("input", () => (act.disabled = field.value !== typed));
+    },
+  });
+}

@@ -1,0 +1,26 @@
+/** Doing something again and again, while somebody looks. */
+
+/**
+ * Run at once, then so long after each end; not while the tab is hidden, but at once when it is seen again.
+ * @param {number} ms
+ * @param {() => unknown} run
+ * @returns {() => void} ends it
+ */
+export function every(ms, run) {
+  /** @type {ReturnType<typeof setTimeout>} */ let timer;
+  let isOver = false;
+  const go = async () => {
+    clearTimeout(timer);
+    if (document.visibilityState === "hidden") return;
+    await run();
+    clearTimeout(timer);
+    if (!isOver) timer = setTimeout(go, ms);
+  };
+  document.addEventListener("visibilitychange", go);
+  go();
+  return () => {
+    isOver = true;
+    clearTimeout(timer);
+    document.removeEventListener("visibilitychange", go);
+  };
+}

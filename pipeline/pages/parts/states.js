@@ -1,0 +1,31 @@
+/** What a view shows when there is nothing, when something went wrong, and above everything: its heading. */
+
+import { h } from "../dom.js";
+import { wordsOf } from "../api.js";
+
+/** The head of a view. @param {string} title @param {...any} actions buttons or links at its end */
+export function heading(title, ...actions) {
+  return h("div", { class: "view-head" }, h("h1", {}, title), h("div", { class: "row" }, actions));
+}
+
+/** @param {string} title @param {any} [text] what it means or what to do @param {any} [action] */
+export function emptyState(title, text, action) {
+  return h("div", { class: "empty" }, h("p", { class: "empty-title" }, title), text && h("p", {}, text), action);
+}
+
+/** @param {any} error @param {(() => void) | null} [retry] */
+export function errorState(error, retry) {
+  const words = error?.status === 404 ? "This part of the service is not there. It may be an older version." : wordsOf(error);
+  return h(
+    "div",
+    { class: "empty", role: "alert" },
+    h("p", { class: "empty-title" }, error?.status === 0 ? "No answer" : "That did not work"),
+    h("p", {}, words),
+    retry && h("button", { type: "button", onclick: retry }, "Try again"),
+  );
+}
+
+/** Grey lines where a text will be. @param {number} [lines] */
+export function skeleton(lines = 3) {
+  return h("div", { class: "skeleton-block", "aria-hidden": "true" }, Array.from({ length: lines }, () => h("span", { class: "skeleton" })));
+}

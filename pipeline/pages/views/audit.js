@@ -1,0 +1,78 @@
+/** Who did what: every change by an operator, kept for 90 days. */
+
+import { h } from "../dom.js";
+import { withQuery } from "../api.js";
+import { Filters } from "../parts/filters.js";
+import { Latest } from "../parts/latest.js";
+import { Pager } from "../parts/pager.js";
+import { heading } from "../parts/states.js";
+import { DataTable } from "../parts/table.js";
+import { exact, number, time } from "../parts/time.js";
+
+const LIMIT = 50;
+const ACTIONS = ["pause queue", "resume queue", "retry dead letters", "remove dead letters", "send delivery again", "erase user"];
+
+/** @param {import("../router.js").Context} context @returns {import("../router.js").View} */
+export default function view({ api, query, setQuery }) {
+  const latest = new Latest();
+  const filters = new Filters(
+    [
+      { name: "who", label: "Who", type: "search", placeholder: "user id of an operator" },
+      { name: "action", label: "Action", type: "text", placeholder: "like pause queue", suggestions: ACTIONS },
+    ],
+    query,
+    setQuery,
+  );
+  const pager = new Pager(setQuery);
+  /** @type {DataTable<any>} */
+  const table = new DataTable({
+    caption: "What operators did, newest first",
+    columns: [
+      { title: "When", cell: ({ at }) => h("span", { class: "two-lines" }, time(at), h("span", { class: "soft small" }, exact(at))), class: "nowrap" },
+      { title: "Who", cell: ({ who, address }) => h("span", { class: "two-lines" }, whoCell(who), address && h("span", { class: "soft small" }, address)) },
+      { title: "Action", cell: ({ action }) => action, class: "nowrap" },
+      { title: "Target", cell: ({ target, count }) => [h("span", { class: "mono" }, target ?? "–"), count == null ? "" : h("span", { class: "soft" }, ` (${number(count)})`)], class: "grow" },
+      { title: "Outcome", cell: outcomeCell },
+      { title: "Request", cell: ({ requestId }) => h("span", { class: "mono soft", title: requestId }, requestId ?? "–"), class: "clip" },
+    ],
+    key: ({ id }) => id,
+    empty: () =>
+      Object.keys(filters.values(asked)).length
+        ? { title: "Nothing matches.", text: "Names have to be whole." }
+        : { title: "Nothing was changed.", text: "What operators do is listed here for 90 days." },
+  });
+  let asked = query;
+  const load = () => {
+    table.loading();
+    const cursor = asked.get("cursor");
+    return latest.run((signal) => api.get("/api/queue/audit", { query: { ...filters.values(asked), limit: LIMIT, cursor }, signal }), {
+      done: ({ items, nextCursor }) => {
+        table.show(items);
+        pager.show({ cursor, nextCursor, count: items.length });
+      },
+      failed: (error) => table.fail(error, load),
+    });
+  };
+  return {
+    element: h("div", { class: "view" }, heading("Audit"), filters.element, table.element, pager.element),
+    title: "Audit",
+    ready: load(),
+    update(changed) {
+      asked = changed;
+      filters.update(changed);
+      load();
+    },
+    dispose: () => (latest.dispose(), filters.dispose(), table.dispose()),
+  };
+}
+
+/** @param {string | null} who null: of a user who was erased */
+function whoCell(who) {
+  if (!who) return h("span", { class: "soft" }, "erased");
+  return h("a", { href: withQuery("/console/audit", { who }), title: "Only this operator" }, who);
+}
+
+/** @param {any} entry */
+function outcomeCell({ outcome }) {
+  return h("span", { class: `badge ${/** @type {any} */ ({ done: "good", refused: "warn", failed: "bad" })[outcome] ?? ""}` }, outcome ?? "–");
+}

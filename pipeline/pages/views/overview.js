@@ -1,0 +1,169 @@
+/** The first look of a person on call: is it healthy, what waits, what is done, and how was it in the last hours. */
+
+import { fill, h } from "../dom.js";
+import { icon } from "../parts/icons.js";
+import { Keyed } from "../parts/keyed.js";
+import { heading } from "../parts/states.js";
+import { duration, number, time } from "../parts/time.js";
+import { Charts } from "./charts.js";
+import { troublesOf } from "./health.js";
+import { QueueCards } from "./queues.js";
+import { systemCards } from "./system.js";
+
+/** @param {import("../router.js").Context} context @returns {import("../router.js").View} */
+export default function view(context) {
+  const { live, query } = context;
+  const verdict = new Verdict(live);
+  const tiles = new Tiles();
+  const queues = new QueueCards(context);
+  const system = h("section", { class: "cards", "aria-label": "What the service stands on" });
+  const systems = new Keyed(system, ({ title }) => title, systemCard);
+  const charts = new Charts(context);
+  const grafana = h("span", {});
+  const show = () => {
+    const { overview } = live;
+    verdict.show();
+    // What comes with the first answer does not push about what is already seen.
+    if (overview || live.state === "away") element.classList.remove("is-empty");
+    if (!overview) return;
+    tiles.show(overview);
+    queues.show(overview.queues ?? []);
+    systems.show(systemCards(overview));
+    if (overview.grafanaUrl && !grafana.hasChildNodes()) fill(grafana, h("a", { class: "button", href: overview.grafanaUrl, target: "_blank", rel: "noreferrer" }, "Grafana"));
+  };
+  const element = h("div", { class: "view overview is-empty" }, heading("Overview", grafana), verdict.element, tiles.element, queues.element, charts.element, system);
+  live.addEventListener("overview", show);
+  live.addEventListener("state", show);
+  show();
+  charts.update(query);
+  return {
+    element,
+    title: "Overview",
+    update: (changed) => charts.update(changed),
+    dispose() {
+      live.removeEventListener("overview", show);
+      live.removeEventListener("state", show);
+      charts.dispose();
+    },
+  };
+}
+
+/** One sentence, then what is wrong. */
+class Verdict {
+  element = h("section", { class: "verdict", "aria-label": "Health" });
+  #live;
+  #line = h("p", { class: "verdict-line", role: "status" });
+  #list = h("ul", { class: "troubles" });
+  #troubles;
+
+  /** @param {import("../live.js").Live} live */
+  constructor(live) {
+    this.#live = live;
+    this.#troubles = new Keyed(this.#list, ({ text }) => text, troubleItem);
+    fill(this.element, this.#line, this.#list);
+  }
+
+  show() {
+    const { overview, state, problem } = this.#live;
+    const isAway = state === "away";
+    const troubles = overview && !isAway ? troublesOf(overview) : [];
+    const [kind, picture, words] = isAway ? ["bad", "warn", away(problem, overview)] : overview ? judged(troubles) : ["", "overview", "Asking the service …"];
+    const text = `${kind} ${words}`;
+    this.element.parentElement?.classList.toggle("is-stale", isAway && Boolean(overview));
+    // Said anew only when it changes: a screen reader reads it then.
+    if (this.#line.dataset.text !== text) fill(this.#line, icon(picture), h("span", {}, words));
+    this.#line.dataset.text = text;
+    this.#line.className = `verdict-line ${kind}`;
+    this.#troubles.show(troubles);
+    this.#list.hidden = !troubles.length;
+  }
+}
+
+/** @param {string} problem @param {any} overview */
+function away(problem, overview) {
+  return overview ? `The service does not answer. What you see is old. (${problem})` : `The service tells no overview: ${problem}`;
+}
+
+/** @param {import("./health.js").Trouble[]} troubles @returns {[string, string, string]} */
+function judged(troubles) {
+  const bad = troubles.filter(({ kind }) => kind === "bad").length;
+  if (bad) return ["bad", "warn", bad === 1 ? "Something is broken." : `${bad} things are broken.`];
+  if (troubles.length) return ["warn", "warn", troubles.length === 1 ? "It works, but one thing needs a look." : `It works, but ${troubles.length} things need a look.`];
+  return ["good", "good", "All is well."];
+}
+
+/** @param {import("./health.js").Trouble} trouble */
+function troubleItem({ kind, text, todo, code, reason, nextTryAt, link }) {
+  return h(
+    "li",
+    { class: kind },
+    h("span", { class: `badge ${kind}` }, kind === "bad" ? "Broken" : "Look"),
+    h("div", {},
+      h("p", { class: "trouble-text" }, text, nextTryAt && [" Next try ", time(nextTryAt, "until"), "."]),
+      reason && h("p", { class: "soft small mono" }, reason),
+      todo && h("p", { class: "soft small" }, todo, code && [" ", h("code", {}, code)]),
+      link && h("p", { class: "small" }, h("a", { href: link.href }, link.text)),
+    ),
+  );
+}
+
+/** The numbers that count most, of the first queue. */
+class Tiles {
+  element;
+  #tiles;
+
+  constructor() {
+    this.#tiles = {
+      waiting: new Tile("Waiting", "/console/jobs?state=waiting"),
+      running: new Tile("Running", "/console/jobs?state=active"),
+      delayed: new Tile("Delayed", "/console/jobs?state=delayed"),
+      ended: new Tile("Finished", "/console/jobs?state=completed"),
+      failed: new Tile("Failed", "/console/failures"),
+      processes: new Tile("Processes", "/console/processes"),
+    };
+    this.element = h("section", { class: "tiles", "aria-label": "Now" }, Object.values(this.#tiles).map(({ element }) => element));
+  }
+
+  /** @param {any} overview */
+  show({ queues: [jobs] = [], slots, workersAlive, processesAlive }) {
+    const { waiting, running, delayed, ended, failed, processes } = this.#tiles;
+    waiting.show(number(jobs?.waiting), jobs?.waiting && jobs.oldestReadySeconds != null ? `oldest: ${duration(jobs.oldestReadySeconds * 1000, true)}` : "none has to wait");
+    running.show(number(jobs?.active), slots ? `${number(slots.used)} of ${number(slots.all)} slots` : "", slots?.all ? slots.used / slots.all : 0);
+    delayed.show(number(jobs?.delayed), "to be tried later");
+    ended.show(number(jobs?.endedInLastMinute), "in the last minute");
+    failed.show(number(jobs?.failed), jobs?.failed ? "see why" : "none", undefined, jobs?.failed ? "bad" : "");
+    processes.show(number(processesAlive), `${number(workersAlive)} work`, undefined, workersAlive === 0 ? "bad" : "");
+  }
+}
+
+class Tile {
+  element;
+  #value = h("span", { class: "tile-value number" }, "–");
+  #note = h("span", { class: "tile-note soft small" }, " ");
+  #bar = h("span", { class: "tile-bar", hidden: true }, h("span", {}));
+
+  /** @param {string} title @param {string} href */
+  constructor(title, href) {
+    this.element = h("a", { class: "tile card", href }, h("span", { class: "tile-title small" }, title), this.#value, this.#note, this.#bar);
+  }
+
+  /** @param {string} value @param {string} note @param {number} [share] of a bar @param {string} [kind] */
+  show(value, note, share, kind = "") {
+    if (this.#value.textContent !== value) this.#value.textContent = value;
+    if (this.#note.textContent !== note) this.#note.textContent = note || " ";
+    this.#value.className = `tile-value number ${kind}`;
+    this.#bar.hidden = share === undefined;
+    if (share !== undefined) this.#bar.firstElementChild.style.width = `${Math.min(100, 100 * share)}%`;
+  }
+}
+
+/** @param {import("./system.js").Card} card */
+function systemCard({ title, isUp, state, facts }) {
+  return h(
+    "section",
+    { class: "card system", "aria-label": title },
+    h("div", { class: "row" }, h("h2", {}, title), h("span", { class: `badge ${isUp ? "good" : "bad"}` }, state)),
+    h("dl", { class: "facts" }, facts.map(([name, value, kind]) => h("div", {}, h("dt", {}, name), h("dd", { class: kind ?? "" }, value)))),
+  );
+}
+

@@ -1,0 +1,159 @@
+"""Use case: who has changed what, for ninety days.
+
+Every change that an operator makes becomes an entry in the asset store, just after it was made and answered: a store
+that is slow or away delays no action and fails none. What cannot be written while the store is away waits, up to a
+bound; what is lost is in the log. An erased user's name goes from the entries; the entries stay. Runs on the event
+loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from functools import partial
+from itertools import count
+from typing import Any
+
+import structlog
+
+from pipeline.assets.asset import to_timestamp
+from pipeline.assets.store import AssetStore, Kept
+from pipeline.clock import utc_now
+from pipeline.delays import retry_delays
+from pipeline.errors import DependencyUnavailable
+from pipeline.texts import cause_of
+from pipeline.usecases.pages import Place, dated_pages, newest_page
+
+log = structlog.get_logger(__name__)
+
+KIND = "audit"
+KEEP = timedelta(days=90)
+# Entries that wait for a store that is away.
+WAITING_AT_MOST = 1000
+AGAIN_SECONDS = (0.5, 30.0)
+# What a user id is made of: it is looked for as a whole word.
+IN_ID = "[A-Za-z0-9_.:@|-]"
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What an operator did.
+
+    who: the operator's user id. action: in words, e.g. "pause queue". target: what it was done to: an id or a name.
+    count: to how many, None when it is about one thing. outcome: done, refused (4xx) or failed. address: the client's.
+    """
+
+    who: str | None
+    action: str
+    target: str | None
+    count: int | None
+    outcome: str
+    address: str | None
+    request_id: str
+
+
+class Audit:
+    """The audit list."""
+
+    def __init__(self, store: AssetStore) -> None:
+        self._store = store
+        self._waiting: deque[Kept] = deque()
+        self._numbers = count()
+        self._added = asyncio.Event()
+        self._writing = asyncio.Lock()
+
+    def record(self, act: Act) -> None:
+        """Let the act be written soon."""
+        # The number first: entries of one millisecond are listed in the order of their ids.
+        entry = Kept(KIND, f"{next(self._numbers):08x}{secrets.token_hex(8)}", utc_now(), asdict(act))
+        if len(self._waiting) >= WAITING_AT_MOST:
+            self._lose(entry)
+            return
+        self._waiting.append(entry)
+        self._added.set()
+
+    async def run(self) -> None:
+        """Write for ever."""
+        delays = retry_delays(*AGAIN_SECONDS)
+        while True:
+            await self._added.wait()
+            try:
+                await self._write()
+                delays = retry_delays(*AGAIN_SECONDS)
+            except DependencyUnavailable as error:
+                log.warning("audit_postponed", entries=len(self._waiting), cause=cause_of(error))
+                await asyncio.sleep(next(delays))
+
+    async def _write(self) -> None:
+        while self._waiting:
+            async with self._writing:
+                await self._store.keep(self._waiting[0])
+                self._waiting.popleft()
+        self._added.clear()
+
+    async def close(self, seconds: float) -> None:
+        """Write what waits, within that time; log what is lost. Called when `run` has ended."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._write()
+        except (DependencyUnavailable, TimeoutError):
+            for entry in self._waiting:
+                self._lose(entry)
+
+    def _lose(self, entry: Kept) -> None:
+        names = ("who", "action", "target", "count", "outcome")
+        log.error("audit_lost", **{name: entry.data[name] for name in names})
+
+    async def page(
+        self, *, limit: int, after: Place | None = None, who: str | None = None, action: str | None = None
+    ) -> tuple[Sequence[dict[str, Any]], Place | None]:
+        """Return entries, newest first, as schema AuditEntry of the API has them, and after what the next page begins.
+
+        who, action: only those.
+        """
+
+        def is_wanted(entry: Kept) -> bool:
+            return who in (None, entry.data.get("who")) and action in (None, entry.data.get("action"))
+
+        read = partial(self._store.newest_kept, KIND)
+        entries, place = await newest_page(read, limit, after, is_wanted if who or action else None)
+        return [_shown(entry) for entry in entries], place
+
+    async def forget(self, user_id: str) -> bool:
+        """Take the user's name from all entries; return whether one had it."""
+        is_found = False
+        async with self._writing:
+            self._waiting = deque(_anonymous(entry, user_id) or entry for entry in self._waiting)
+        async for page in dated_pages(partial(self._store.kept, KIND)):
+            for entry in page:
+                if (changed := _anonymous(entry, user_id)) is not None:
+                    is_found = True
+                    await self._store.keep(changed)
+        return is_found
+
+    async def purge(self) -> None:
+        """Remove what is old enough."""
+        await self._store.purge_kept(KIND, utc_now() - KEEP)
+
+
+def _shown(entry: Kept) -> dict[str, Any]:
+    names = ("who", "action", "target", "count", "outcome", "address", "requestId")
+    data = {**entry.data, "requestId": entry.data.get("request_id")}
+    return {"id": entry.id, "at": to_timestamp(entry.at), **{name: data.get(name) for name in names}}
+
+
+def _anonymous(entry: Kept, user_id: str) -> Kept | None:
+    """Return the entry without the user's name, None when it does not name the user."""
+    changes: dict[str, Any] = {}
+    if entry.data.get("who") == user_id:
+        # An address may be as good as a name.
+        changes = {"who": None, "address": None}
+    named = rf"(?<!{IN_ID}){re.escape(user_id)}(?!{IN_ID})"
+    if re.search(named, str(entry.data.get("target") or "")):
+        changes["target"] = None
+    return replace(entry, data={**entry.data, **changes}) if changes else None

@@ -1,0 +1,150 @@
+"""Use case: what became of each event that a durable notifier had to deliver, for seven days.
+
+The record of a delivery has its last state and the event itself, so that it can be sent again. It is written by the job
+that delivers, before that is acknowledged: nothing is written about an asset or a user that an erase has ended. Runs on
+the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+from pipeline.assets.asset import to_timestamp
+from pipeline.assets.store import AssetStore, Kept
+from pipeline.clock import utc_now
+from pipeline.usecases.pages import Place, newest_page
+
+KIND = "delivery"
+KEEP = timedelta(days=7)
+# The job's payload, as kept in the record.
+PAYLOAD = ("notifier", "event", "userId", "assetId")
+
+
+class DeliveryState(StrEnum):
+    """waiting: for its first or its next attempt."""
+
+    WAITING = "waiting"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+class Deliveries:
+    """The records of deliveries."""
+
+    def __init__(self, store: AssetStore) -> None:
+        self._store = store
+
+    async def begin(self, job_id: str, payload: Mapping[str, Any], *, is_again: bool = False) -> Kept | None:
+        """Note an event that is about to be enqueued, unless it is known. is_again: even then.
+
+        Returns the record that there was, for take_back.
+        """
+        record = await self._store.find_kept(KIND, job_id)
+        if is_again or record is None:
+            await self._note(job_id, payload, utc_now(), DeliveryState.WAITING)
+        return record
+
+    async def take_back(self, record: Kept) -> None:
+        """Let a delivery be as it was: its event could not be enqueued again."""
+        await self._store.keep(record)
+
+    async def note(
+        self,
+        job_id: str,
+        payload: Mapping[str, Any],
+        at: datetime,
+        state: DeliveryState,
+        *,
+        attempts: int,
+        response: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Note how far a delivery is, unless its asset is gone.
+
+        at: when the event was enqueued. response: what the receiver said. reason: why it was not delivered.
+        """
+        if not all(isinstance(payload.get(name), str) for name in ("notifier", "userId", "assetId")):
+            return  # nothing that could be sent again, or shown
+        await self._note(job_id, payload, at, state, attempts=attempts, response=response, reason=reason)
+        if not await self._store.known([payload["assetId"]]):
+            # Deleted meanwhile: nobody else would look for this record.
+            await self._store.discard(KIND, job_id)
+
+    async def _note(
+        self, job_id: str, payload: Mapping[str, Any], at: datetime, state: DeliveryState, **fields: Any
+    ) -> None:
+        finished_at = None if state is DeliveryState.WAITING else to_timestamp(utc_now())
+        data = {name: payload.get(name) for name in PAYLOAD}
+        data |= {"state": state.value, "finishedAt": finished_at} | fields
+        await self._store.keep(Kept(KIND, job_id, at, data, payload["userId"], payload["assetId"]))
+
+    async def find(self, job_id: str) -> tuple[Mapping[str, Any], DeliveryState] | None:
+        """Return what was, or is, to be delivered, and how far that is; None when nothing is known of it."""
+        record = await self._store.find_kept(KIND, job_id)
+        if record is None:
+            return None
+        return {name: record.data[name] for name in PAYLOAD}, DeliveryState(record.data["state"])
+
+    async def forget(self, *job_ids: str) -> None:
+        """Remove records."""
+        await self._store.discard(KIND, *job_ids)
+
+    async def of_asset(self, user_id: str, asset_id: str) -> Sequence[Kept]:
+        """Return the records of a user's asset, newest first."""
+        records = [each for each in await self._store.kept_of(user_id, asset_id, kinds=[KIND]) if each.data]
+        return sorted(records, key=lambda each: (each.at, each.id), reverse=True)
+
+    async def page(
+        self,
+        *,
+        limit: int,
+        after: Place | None = None,
+        asset_id: str | None = None,
+        state: str | None = None,
+        notifier: str | None = None,
+    ) -> tuple[Sequence[dict[str, Any]], Place | None]:
+        """Return records, newest first, and after what the next page begins. asset_id, state, notifier: only those."""
+        read = partial(self._store.newest_kept, KIND)
+        if asset_id is not None:
+            asset = await self._store.get(asset_id)
+            records = await self.of_asset(asset.user_id, asset.id) if asset else ()
+            read = partial(_read, records)
+
+        def is_wanted(record: Kept) -> bool:
+            return state in (None, record.data.get("state")) and notifier in (None, record.data.get("notifier"))
+
+        found, place = await newest_page(read, limit, after, is_wanted if state or notifier else None)
+        return [shown(record) for record in found], place
+
+    async def purge(self) -> None:
+        """Remove what is old enough."""
+        await self._store.purge_kept(KIND, utc_now() - KEEP)
+
+
+def among(kept: Sequence[Kept]) -> list[str]:
+    """Return the ids of those that are records of deliveries."""
+    return [each.id for each in kept if each.kind == KIND]
+
+
+async def _read(records: Sequence[Kept], *, limit: int, after: Place | None) -> Sequence[Kept]:
+    return [each for each in records if after is None or (each.at, each.id) < after][:limit]
+
+
+def shown(record: Kept) -> dict[str, Any]:
+    """Return a record as schema Delivery in contracts/analyze-queue.openapi.json has it."""
+    data = record.data
+    return {
+        "deliveryId": record.id,
+        "assetId": record.asset_id,
+        "notifier": data.get("notifier"),
+        "state": data.get("state"),
+        "attempts": data.get("attempts", 0),
+        "response": data.get("response"),
+        "reason": data.get("reason"),
+        "at": to_timestamp(record.at),
+        "finishedAt": data.get("finishedAt"),
+    }

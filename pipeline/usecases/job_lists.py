@@ -1,0 +1,332 @@
+"""Use case: operators look at jobs: lists by any filter, counts, one job, failures by kind.
+
+A job here is an asset's last job. The asset store is the truth: whether a job is finished, and how. Where an unfinished
+one stands is asked of Redis, for the jobs of one page at a time, so a list costs the same however long the queue is.
+While Redis is away lists go on with what the store knows, except those of one unfinished state. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from pipeline.assets.asset import ASSET_ID, CAUSE, Asset, AssetStatus, to_timestamp
+from pipeline.assets.job_search import Count, FailureGroup, JobFilter, Position
+from pipeline.assets.store import AssetStore
+from pipeline.auth import USER_ID
+from pipeline.errors import DependencyUnavailable, NotFound
+from pipeline.queue.job import JobState
+from pipeline.queue.queue import JobQueue
+from pipeline.queue.snapshot import POSTPONED, Place, Snapshot
+from pipeline.texts import cause_of
+from pipeline.usecases.deliveries import Deliveries, shown as shown_delivery
+from pipeline.usecases.image_urls import ImageUrls
+from pipeline.usecases.progress import Progress, Subject
+
+log = structlog.get_logger(__name__)
+
+UNFINISHED = (JobState.WAITING, JobState.DELAYED, JobState.ACTIVE)
+STATUSES: Mapping[JobState | None, Collection[AssetStatus]] = {
+    None: (),
+    **dict.fromkeys(UNFINISHED, (AssetStatus.PROCESSING,)),
+    JobState.FAILED: (AssetStatus.FAILED,),
+    # Whatever is neither under way nor failed.
+    JobState.COMPLETED: tuple(each for each in AssetStatus if each not in (AssetStatus.PROCESSING, AssetStatus.FAILED)),
+}
+# Of unfinished jobs so many are asked for in Redis at most, for one page.
+ASKED_AT_MOST = 500
+# While fewer jobs run or are delayed, the queue is asked which these are; beyond, the store is searched for them.
+BESIDE_AT_MOST = 1000
+# What a page of unfinished jobs reads more than it shows at first: some of them are in another state.
+SPARE = 30
+PREVIEW = "320"
+
+
+@dataclass(frozen=True, slots=True)
+class JobQuery:
+    """Which jobs are wanted, as an operator says it; None and () leave all in.
+
+    statuses: further restricts which assets' jobs are meant. is_postponed: only jobs that an operator postponed.
+    The others are those of JobFilter; a word may also be the id of a job or an asset, or a user's whole id.
+    """
+
+    state: JobState | None = None
+    user_id: str | None = None
+    category: str | None = None
+    provider: str | None = None
+    failure: str | None = None
+    words: Sequence[str] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+    statuses: Collection[AssetStatus] = ()
+    is_postponed: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """True when nothing but the state is asked for."""
+        return replace(self, state=None) == JobQuery()
+
+    def as_filter(self) -> JobFilter:
+        """Return what the asset store can tell of it."""
+        statuses = STATUSES[self.state]
+        if self.statuses:
+            statuses = [each for each in self.statuses if not statuses or each in statuses]
+        return JobFilter(
+            statuses=statuses,
+            user_id=self.user_id,
+            category=self.category,
+            provider=self.provider,
+            failure=self.failure,
+            words=tuple(word.casefold() for word in self.words),
+            since=self.since,
+            until=self.until,
+        )
+
+    def keeps(self, place: Place | None) -> bool:
+        """Return whether an unfinished job at that place is wanted."""
+        is_postponed = place is not None and place.error == POSTPONED
+        return _unfinished_state(place) is self.state and (is_postponed or not self.is_postponed)
+
+
+@dataclass(frozen=True, slots=True)
+class AssetsFound:
+    """Some of the assets whose jobs are wanted, newest first. next_after: see JobPage."""
+
+    assets: Sequence[Asset]
+    next_after: Position | None
+
+
+class JobLists:
+    """Finds jobs and shows them."""
+
+    def __init__(self, store: AssetStore, queue: JobQueue, progress: Progress, urls: ImageUrls) -> None:
+        self._store = store
+        self._deliveries = Deliveries(store)
+        self._queue = queue
+        self._progress = progress
+        self._urls = urls
+
+    async def search(self, query: JobQuery, *, limit: int, after: Position | None = None) -> AssetsFound:
+        """Return up to so many assets whose jobs are wanted, fewer where a call has looked at enough of them."""
+        query, named = await self._resolve(query)
+        if named is not None:
+            return AssetsFound(_behind(await self._kept(query, named), after)[:limit], None)
+        if query.state not in UNFINISHED:
+            page = await self._store.jobs(query.as_filter(), limit=limit, after=after)
+            return AssetsFound(page.assets, page.next_after)
+        if query.state is not JobState.WAITING:
+            ids, is_all = await self._queue.beside_line(query.state, at_most=BESIDE_AT_MOST)
+            if is_all:
+                found = _behind(await self._kept(query, await self._store.get_many(ids)), after)
+                return AssetsFound(found[:limit], _place(found[limit - 1]) if len(found) > limit else None)
+        return await self._search_line(query, limit, after)
+
+    async def _search_line(self, query: JobQuery, limit: int, after: Position | None) -> AssetsFound:
+        """Search the store's unfinished assets for jobs in a state that only Redis knows."""
+        found: list[Asset] = []
+        wanted = query.as_filter()
+        for size in (limit + SPARE, ASKED_AT_MOST):
+            page = await self._store.jobs(wanted, limit=size, after=after)
+            found += await self._kept(query, page.assets)
+            if len(found) > limit:
+                return AssetsFound(found[:limit], _place(found[limit - 1]))
+            after = page.next_after
+            if after is None or len(found) == limit:
+                break
+        return AssetsFound(found, after)
+
+    async def _kept(self, query: JobQuery, assets: Sequence[Asset]) -> list[Asset]:
+        """Return those of the assets whose jobs are wanted, newest first."""
+        wanted = query.as_filter()
+        held = sorted(filter(wanted.holds, assets), key=_place, reverse=True)
+        if query.state not in UNFINISHED:
+            return held
+        places = await self._queue.places([asset.processing_job_id for asset in held])
+        return [asset for asset in held if query.keeps(places.get(asset.processing_job_id))]
+
+    async def _resolve(self, query: JobQuery) -> tuple[JobQuery, Sequence[Asset] | None]:
+        """Return the query without words that are ids, and the assets that these name, None when there is no such word.
+
+        A word that is a user's whole id stands for that user: an index finds those jobs, and no words would.
+        """
+        words, named = [], None
+        for word in query.words:
+            if self._is_job_id(word) or ASSET_ID.fullmatch(word):
+                asset = await self._find(word)
+                found = [asset] if asset is not None else []
+                named = found if named is None else [each for each in named if each in found]
+            elif query.user_id is None and USER_ID.fullmatch(word) and await self._store.page(word, limit=1):
+                query = replace(query, user_id=word)
+            else:
+                words.append(word)
+        return replace(query, words=tuple(words)), named
+
+    async def count(self, query: JobQuery) -> Count:
+        """Return how many jobs are wanted."""
+        query, named = await self._resolve(query)
+        if named is not None:
+            return Count(len(await self._kept(query, named)), True)
+        if query.state not in UNFINISHED:
+            return await self._store.count_jobs(query.as_filter())
+        if query.is_plain:
+            stats = await self._queue.stats()
+            return Count(getattr(stats, query.state.value), True)
+        states = UNFINISHED[1:] if query.state is JobState.WAITING else (query.state,)
+        ids, is_all = await self._queue.beside_line(*states, at_most=BESIDE_AT_MOST)
+        beside = await self._store.get_many(ids)
+        if query.state is not JobState.WAITING:
+            return Count(len(await self._kept(query, beside)), is_all)
+        counted = await self._store.count_jobs(query.as_filter())
+        others = [len(await self._kept(replace(query, state=each), beside)) for each in UNFINISHED[1:]]
+        # At least so many that exact counts, taken one after the other, do not fall below none.
+        return Count(max(0, counted.count - sum(others)), counted.is_exact and is_all)
+
+    async def failures(self, since: datetime | None, until: datetime | None) -> list[dict[str, Any]]:
+        """Return the failed jobs by kind: schema FailureGroup in contracts/analyze-queue.openapi.json."""
+        return [_shown_group(group) for group in await self._store.failures(since, until)]
+
+    async def find(self, job_id: str) -> Asset:
+        """Return the asset of a job; NotFound when there is none. job_id: of its last or first job, or its own."""
+        asset = await self._find(job_id)
+        if asset is None:
+            raise NotFound("There is no job of that id")
+        return asset
+
+    async def _find(self, job_id: str) -> Asset | None:
+        job_id = job_id.lower()
+        if not self._is_job_id(job_id):
+            return await self._store.get(job_id)
+        asset = await self._store.find_by_job(job_id) or await self._store.get(job_id[-24:])
+        if asset is None:
+            # A dead letter keeps its id when its asset has another job.
+            data = (await self._fields(job_id)).get("data")
+            asset_id = data.get("assetId") if isinstance(data, dict) else None
+            asset = await self._store.get(asset_id) if isinstance(asset_id, str) else None
+        return asset
+
+    def _is_job_id(self, text: str) -> bool:
+        name, _, digits = text.rpartition(":")
+        return name == self._queue.name and ASSET_ID.fullmatch(digits) is not None
+
+    async def shown(self, assets: Sequence[Asset]) -> list[dict[str, Any]]:
+        """Return the jobs of the assets: schema Job in contracts/analyze-queue.openapi.json."""
+        places, told = await self._told(assets)
+        previews = [asset.previews[PREVIEW] for asset in assets if PREVIEW in asset.previews]
+        urls = await self._urls.of_images(previews)
+        return [_shown(asset, places.get(asset.id), told.get(asset.id), urls) for asset in assets]
+
+    async def describe(self, asset: Asset) -> dict[str, Any]:
+        """Return one job with all that is known of it: schema JobDetails in contracts/analyze-queue.openapi.json."""
+        (job,) = await self.shown([asset])
+        _places, told = await self._told([asset])
+        fields = await self._fields(asset.processing_job_id)
+        request_id, trace_id = _text(fields.get("requestId")), _trace_id(_text(fields.get("trace")))
+        search = [f"jobId={asset.processing_job_id}", *([f"requestId={request_id}"] if request_id else [])]
+        return {
+            "job": job,
+            "asset": asset.to_json(await self._urls.of([asset]), told.get(asset.id)),
+            "causes": [each.get(CAUSE) for each in asset.attempts],
+            "history": [*map(dict, asset.history)],
+            "deliveries": [*map(shown_delivery, await self._deliveries.of_asset(asset.user_id, asset.id))],
+            "requestId": request_id,
+            "traceId": trace_id,
+            "searchFor": search,
+        }
+
+    async def _fields(self, job_id: str) -> dict[str, Any]:
+        try:
+            return await self._queue.fields(job_id)
+        except DependencyUnavailable:
+            return {}
+
+    async def _told(self, assets: Sequence[Asset]) -> tuple[dict[str, Place], dict[str, dict[str, Any]]]:
+        """Return where the unfinished of the assets are and what their progress is, by asset id, as far as is known."""
+        subjects = [Subject.of(asset) for asset in assets if asset.status is AssetStatus.PROCESSING]
+        places: dict[str, Place] = {}
+        snapshot: Snapshot | None = None
+        try:
+            places = await self._queue.places([each.job_id for each in subjects])
+            if subjects and (recent := await self._progress.recent()):
+                # The line is a second old; where these jobs are is asked just now.
+                snapshot = replace(recent, others=places)
+        except DependencyUnavailable as error:
+            log.warning("places_unknown", cause=cause_of(error))
+        told = {each.asset_id: self._progress.describe(each, snapshot) for each in subjects}
+        return {each.asset_id: places[each.job_id] for each in subjects if each.job_id in places}, told
+
+
+def _shown(
+    asset: Asset, place: Place | None, told: Mapping[str, Any] | None, urls: Mapping[Any, str]
+) -> dict[str, Any]:
+    told = told or {}
+    last: Mapping[str, Any] = asset.attempts[-1] if asset.attempts else {}
+    known, preview = asset.known, asset.previews.get(PREVIEW)
+    return {
+        "jobId": asset.processing_job_id,
+        "assetId": asset.id,
+        "userId": asset.user_id,
+        "category": asset.category,
+        "state": _state(asset, place).value,
+        "status": asset.status.value,
+        "position": told.get("position"),
+        "attempt": told.get("attempt") or last.get("attempt"),
+        "provider": told.get("provider") or (asset.provenance or {}).get("provider") or last.get("provider"),
+        "reason": known.error if asset.status is AssetStatus.FAILED else told.get("reason"),
+        "failure": asset.failure,
+        "nextAt": told.get("nextAt"),
+        "createdAt": to_timestamp(asset.created_at),
+        "updatedAt": to_timestamp(asset.updated_at),
+        "finishedAt": to_timestamp(asset.finished_at),
+        "brand": (known.brand or {}).get("value"),
+        "model": (known.model or {}).get("value"),
+        "preview": preview.url_among(urls) if preview else None,
+    }
+
+
+def _shown_group(group: FailureGroup) -> dict[str, Any]:
+    return {
+        "failure": group.failure,
+        "reason": group.reason,
+        "count": group.count.count,
+        "isExact": group.count.is_exact,
+        "firstAt": to_timestamp(group.first_at),
+        "lastAt": to_timestamp(group.last_at),
+    }
+
+
+def _state(asset: Asset, place: Place | None) -> JobState:
+    if asset.status is AssetStatus.FAILED:
+        return JobState.FAILED
+    if asset.status is not AssetStatus.PROCESSING:
+        return JobState.COMPLETED
+    if place is None and asset.starts:
+        # Redis is away: it was begun and has not ended.
+        return JobState.ACTIVE
+    return _unfinished_state(place)
+
+
+def _unfinished_state(place: Place | None) -> JobState:
+    """Return the state of an unfinished job; one that Redis does not know will be put into the line."""
+    return place.state if place is not None and place.state in UNFINISHED else JobState.WAITING
+
+
+def _place(asset: Asset) -> Position:
+    return asset.created_at, asset.id
+
+
+def _behind(assets: Iterable[Asset], after: Position | None) -> list[Asset]:
+    return [asset for asset in assets if after is None or _place(asset) < after]
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _trace_id(trace_context: str | None) -> str | None:
+    """Return the trace id of a traceparent."""
+    parts = (trace_context or "").split("-")
+    return parts[1] if len(parts) == 4 else None

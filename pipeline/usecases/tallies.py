@@ -1,0 +1,214 @@
+"""Use case: the counters behind the charts of the last hour, day and week.
+
+Each process adds up what happens to its jobs and writes the sums to the asset store every few seconds, as documents of
+its own: nothing is read to be written, and the charts add up what all processes have written. A process that is killed
+loses what it has counted since its last writing. Where no Prometheus is, this is what an operator has. Jobs that were
+cancelled are in no chart but that of jobs that came. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+
+from pipeline.assets.asset import AssetStatus, to_timestamp
+from pipeline.assets.store import AssetStore, Kept
+from pipeline.clock import CLOCK
+from pipeline.errors import DependencyUnavailable
+from pipeline.instants import instant_of
+from pipeline.queue.job import Finish, Job, Outcome
+from pipeline.queue.queue import JobQueue
+from pipeline.texts import cause_of
+from pipeline.usecases.tally import COUNTS, Tally, bucket_of, percentile_ms
+
+log = structlog.get_logger(__name__)
+
+MINUTE = 60
+# How long one tally is, in seconds, and for how long it is kept: a little longer than the chart that needs it.
+KEPT_SECONDS = {60: 2 * 3600, 600: 26 * 3600, 3600: 8 * 86_400}
+# A chart: how long its steps are in seconds, how many it has, and for how many seconds one that was read is shown.
+WINDOWS = {"1h": (60, 60, 5), "24h": (600, 144, 30), "7d": (3600, 168, 30)}
+KINDS = tuple(f"tally {step}" for step in KEPT_SECONDS)
+WRITE_SECONDS = 15.0
+# A write that takes longer is tried again with the next one.
+WRITE_AT_MOST_SECONDS = 10.0
+# So few that reading a page keeps the event loop for a few milliseconds only.
+PAGE = 100
+
+
+@dataclass(slots=True)
+class _Sum:
+    """What one document holds. id: at random, so that no process can write over what another one has counted."""
+
+    tally: Tally = field(default_factory=Tally)
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    is_written: bool = False
+
+
+class Tallies:
+    """The counters of one process, and the charts of all of them."""
+
+    def __init__(self, store: AssetStore, queue: JobQueue, *, now: Callable[[], float] = CLOCK.now) -> None:
+        """queue: the one whose jobs are counted. now: seconds since 1970; only tests have another one."""
+        self._store = store
+        self._queue = queue
+        self._now = now
+        # What was counted since the last writing, by the minute.
+        self._fresh: dict[int, Tally] = {}
+        self._sums: dict[tuple[int, int], _Sum] = {}
+        self._writing = asyncio.Lock()
+        self._charts: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._reading = asyncio.Lock()
+
+    def count_enqueued(self) -> None:
+        """Count a job that came."""
+        self._open().enqueued += 1
+
+    def count_start(self, job: Job) -> None:
+        """Count how long a job has waited for its first start."""
+        if job.attempt == 1 and not job.stalls:
+            self._open().waits[bucket_of((job.claimed_at_ms - job.enqueued_at_ms) / 1000)] += 1
+
+    def count_attempt(self, finish: Finish, seconds: float) -> None:
+        """Count how long an attempt took, and whether another one follows."""
+        is_over = finish.outcome in (Outcome.COMPLETED, Outcome.FAILED)
+        if is_over or finish.outcome is Outcome.RETRY and not finish.gives_back:
+            tally = self._open()
+            tally.retried += not is_over
+            tally.runs[bucket_of(seconds)] += 1
+
+    def count_end(self, status: AssetStatus) -> None:
+        """Count how a job has ended."""
+        tally = self._open()
+        tally.completed += status is AssetStatus.ACTIVE
+        tally.partial += status is AssetStatus.PARTIAL
+        tally.failed += status is AssetStatus.FAILED
+
+    def _open(self) -> Tally:
+        minute = int(self._now()) // MINUTE
+        tally = self._fresh.get(minute)
+        if tally is None:
+            tally = self._fresh[minute] = Tally()
+        return tally
+
+    async def run(self) -> None:
+        """Write for ever."""
+        while True:
+            await asyncio.sleep(WRITE_SECONDS)
+            await self._note_waiting()
+            try:
+                async with asyncio.timeout(WRITE_AT_MOST_SECONDS):
+                    await self.write()
+            except (DependencyUnavailable, TimeoutError) as error:
+                log.warning("tallies_postponed", cause=cause_of(error))
+
+    async def close(self, seconds: float) -> None:
+        """Write what was counted, within that time. Called when `run` has ended."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.write()
+        except (DependencyUnavailable, TimeoutError) as error:
+            log.warning("tallies_lost", cause=cause_of(error))
+
+    async def _note_waiting(self) -> None:
+        try:
+            stats = await self._queue.stats()
+        except DependencyUnavailable:
+            return
+        if waiting := stats.waiting + stats.delayed:
+            tally = self._open()
+            tally.waiting = max(tally.waiting, waiting)
+
+    async def write(self) -> None:
+        """Write what was counted since the last time; DependencyUnavailable when the store is away: it is kept then."""
+        async with self._writing:
+            for minute in list(self._fresh):
+                tally = self._fresh.pop(minute)
+                for step in KEPT_SECONDS:
+                    each = self._sums.setdefault((step, minute * MINUTE // step * step), _Sum())
+                    each.tally.add(tally)
+                    each.is_written = False
+            self._drop_old()
+            changed = [item for item in self._sums.items() if not item[1].is_written]
+            # At once, so that they share a commit.
+            await asyncio.gather(*(self._keep(step, start, each) for (step, start), each in changed))
+
+    async def _keep(self, step: int, start: int, each: _Sum) -> None:
+        await self._store.keep(Kept(_kind(step), each.id, _instant(start), each.tally.to_data()))
+        each.is_written = True
+
+    def _drop_old(self) -> None:
+        """Let go of what is written and over, and of what no chart would show any more."""
+        now = self._now()
+        for (step, start), each in list(self._sums.items()):
+            is_over = each.is_written and start + step <= now
+            if is_over or start < now - KEPT_SECONDS[step]:
+                del self._sums[step, start]
+
+    async def chart(self, window: str) -> dict[str, Any]:
+        """Return a chart: schema Charts in contracts/analyze-queue.openapi.json. window: one of WINDOWS.
+
+        DependencyUnavailable when the store is away.
+        """
+        async with self._reading:
+            read_at, chart = self._charts.get(window, (float("-inf"), {}))
+            clock = asyncio.get_running_loop().time()
+            if clock - read_at > WINDOWS[window][2]:
+                chart = await self._read(window)
+                self._charts[window] = clock, chart
+            return chart
+
+    async def _read(self, window: str) -> dict[str, Any]:
+        await self.write()
+        step, count, _ = WINDOWS[window]
+        first = (int(self._now()) // step - count + 1) * step
+        points = {first + number * step: Tally() for number in range(count)}
+        after, is_last = (_instant(first), ""), False
+        while not is_last:
+            page = await self._store.kept(_kind(step), limit=PAGE, after=after)
+            for kept in page:
+                _add(points, kept)
+            is_last = len(page) < PAGE
+            after = (page[-1].at, page[-1].id) if page else after
+        return {"window": window, "stepSeconds": step, "points": [_shown(*point) for point in points.items()]}
+
+    async def purge(self) -> None:
+        """Remove what no chart shows any more."""
+        for step, seconds in KEPT_SECONDS.items():
+            await self._store.purge_kept(_kind(step), _instant(self._now()) - timedelta(seconds=seconds))
+
+
+def _kind(step: int) -> str:
+    return f"tally {step}"
+
+
+def _instant(seconds: float) -> datetime:
+    return instant_of(int(seconds) * 1000)
+
+
+def _add(points: dict[int, Tally], kept: Kept) -> None:
+    point = points.get(int(kept.at.timestamp()))
+    if point is None:
+        return
+    try:
+        point.add(Tally.of(kept.data))
+    except (ValueError, TypeError, AttributeError) as error:
+        log.warning("tally_damaged", tallyId=kept.id, cause=cause_of(error))
+
+
+def _shown(start: int, tally: Tally) -> dict[str, Any]:
+    return {
+        "at": to_timestamp(_instant(start)),
+        **{name: getattr(tally, name) for name in COUNTS},
+        "waitP50Ms": percentile_ms(tally.waits, 0.5),
+        "waitP95Ms": percentile_ms(tally.waits, 0.95),
+        "runP50Ms": percentile_ms(tally.runs, 0.5),
+        "runP95Ms": percentile_ms(tally.runs, 0.95),
+        "waiting": tally.waiting,
+    }
