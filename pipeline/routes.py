@@ -117,8 +117,8 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
 
 def _pages_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
     return [
-        ("/", pages.PageHandler, common),
-        ("/console(?:/.*)?", pages.ConsoleHandler, common),
+        ("/", pages.PageHandler, common | {"settings": parts.settings}),
+        ("/console(?:/.*)?", pages.ConsoleHandler, common | {"settings": parts.settings}),
         ("/pages/([^/]+)/(.+)", pages.PageFileHandler, common),
         ("/api/about", pages.AboutHandler, common | {"settings": parts.settings, "sees": lambda: parts.plugins.sees}),
         ("/api/session", pages.SessionHandler, common | {"settings": parts.settings}),

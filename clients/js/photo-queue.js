@@ -33,6 +33,8 @@ export class PhotoQueue extends HTMLElement {
   /** @type {AbortController | null} of what runs now */ #running = null;
   #owner = "";
   #isPlanned = false;
+  #isLeaving = false;
+  /** @type {AbortController | null} */ #sleeping = null;
   /** @type {File[]} those that came before the service had answered */ #early = [];
 
   #messages = new Messages();
@@ -42,7 +44,7 @@ export class PhotoQueue extends HTMLElement {
   #list = new PhotoList((photo) => this.#row(photo), () => this.#work?.more().then(() => this.#list.lookAgain()));
   #deletions = new Deletions(this.#messages, {
     hide: (photo, isHidden) => this.#work?.hide(photo, isHidden),
-    delete: (photo) => this.#work?.delete(photo, document.visibilityState === "hidden"),
+    delete: (photo) => this.#work?.delete(photo, this.#isLeaving),
   });
   #skeleton = h("div", { class: "skeleton", "aria-hidden": "true" }, [1, 2, 3, 4].map(() => h("div", { class: "photo" }, h("span", { class: "picture" }), h("span", { class: "body" }, h("i"), h("i")))));
   #frame = h(
@@ -109,6 +111,8 @@ export class PhotoQueue extends HTMLElement {
   /** End all work for this user and forget what was not sent. */
   async clear() {
     const work = this.#work;
+    this.#deletions.now();
+    this.#work = null;
     this.#end();
     await work?.close({ clears: true });
   }
@@ -122,9 +126,17 @@ export class PhotoQueue extends HTMLElement {
       /** @type {any} */ (this)[name] = value;
     }
     this.#plan();
+    // A page that sleeps holds nothing that another tab waits for; when it wakes, all is read anew.
+    this.#sleeping = new AbortController();
+    const { signal } = this.#sleeping;
+    addEventListener("pagehide", () => this.#end(), { signal });
+    addEventListener("pageshow", ({ persisted }) => persisted && this.#plan(), { signal });
+    document.addEventListener("freeze", () => this.#end(), { signal });
+    document.addEventListener("resume", () => this.#plan(), { signal });
   }
 
   disconnectedCallback() {
+    this.#sleeping?.abort();
     this.#plan();
   }
 
@@ -149,9 +161,12 @@ export class PhotoQueue extends HTMLElement {
   #end() {
     this.#running?.abort();
     this.#running = null;
+    this.#isLeaving = true;
     this.#deletions.now();
+    this.#isLeaving = false;
     this.#work?.close();
     this.#work = null;
+    this.#details.element.close();
     this.#list.clear();
   }
 
@@ -169,7 +184,6 @@ export class PhotoQueue extends HTMLElement {
     if (signal.aborted) return;
     if (JSON.stringify(about) !== known) this.#drop.show(about, category);
     this.#work = new Work({ url: this.url, token: this.#token, owner: this.#owner, about, list: this.#list }, this.#told());
-    addEventListener("pagehide", () => this.#deletions.now(), { signal });
     const timer = setInterval(() => this.#list.updateAll(), TIME_PASSES_MS);
     signal.addEventListener("abort", () => clearInterval(timer));
     this.#work.start();

@@ -14,9 +14,10 @@ from pipeline.handlers.base import BaseHandler
 from pipeline.instants import instant_of
 from pipeline.settings import Settings
 
-# Images may come from any storage that speaks https; nothing else comes from elsewhere.
+# Images may come from any storage that speaks https; nothing else comes from elsewhere. A service that speaks plain
+# http itself names its images by its first address, which may be another one than the page was opened with.
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' https: blob: data:; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' {images} blob: data:; "
     "manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
@@ -48,8 +49,12 @@ class PageHandler(_FileHandler):
 
     route, name = "/", "index"
 
+    def initialize(self, *, settings: Settings, **common: Any) -> None:  # type: ignore[override]
+        super().initialize(**common)
+        self.images = "https:" if settings.public_url.startswith("https:") else "https: http:"
+
     def get(self) -> None:
-        self.set_header("Content-Security-Policy", POLICY)
+        self.set_header("Content-Security-Policy", POLICY.replace("{images}", self.images))
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header("Cross-Origin-Opener-Policy", "same-origin")
         self.show(pages.document(self.name), "no-cache")

@@ -197,8 +197,9 @@ export class Photos {
       return;
     }
     if (event === "asset_processed" || event === "asset_corrected") {
-      const { status, aiMetadata = {}, error = null, timestamp } = frame;
+      const { status, aiMetadata = {}, error = null, timestamp, fields } = frame;
       photo.asset = { ...photo.asset, status, aiMetadata: { ...photo.asset.aiMetadata, ...known(aiMetadata), error } };
+      if (fields) photo.asset.corrections = Object.fromEntries(fields.map((/** @type {string} */ field) => [field, {}]));
       if (timestamp) photo.asset.finishedAt = timestamp;
       if (!UNFINISHED.includes(status)) photo.live = null;
       this.#list.update(photo);
