@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -248,23 +247,23 @@ async def test_keyboard_alone_sends_a_photo_and_large_ones_are_made_smaller(
 
 
 def result(number: int) -> Asset:
-    """Return an asset of so many minutes ago, whose image is not there."""
+    """Return an asset of so many minutes ago; all of them are of the same photo."""
     sure = {"confidence": 0.9}
     said = AiMetadata(brand={"value": "Nike"} | sure, model={"value": f"Model {number}"} | sure)
     at = utc_now() - timedelta(minutes=number)
     asset = make_asset("gus", created_at=at, status=AssetStatus.ACTIVE, ai_metadata=said, finished_at=at)
-    return replace(asset, original=replace(asset.original, backend="local"))
+    return replace(asset, original=replace(asset.original, backend="local", public_id=f"{'0' * 24}/original-0"))
 
 
 async def seed(data_dir: Path, count: int) -> None:
     """Put so many results into the store, a minute apart; the newest is Model 0."""
+    (data_dir / "media" / ("0" * 24)).mkdir(parents=True)
+    (data_dir / "media" / ("0" * 24) / "original-0.jpg").write_bytes(make_image())
     store = SqliteAssetStore(data_dir / "assets.sqlite")
     await store.open()
     made = [result(number) for number in range(count)]
-    started = time.monotonic()
     for first in range(0, count, 500):
         await asyncio.gather(*(store.create(asset) for asset in made[first : first + 500]))
-    print("seeded", time.monotonic() - started)
     await store.close()
 
 
@@ -294,4 +293,3 @@ async def test_list_of_five_thousand_holds_few_rows(tmp_path: Path) -> None:
             assert await page.evaluate(f"{within('.list .photo', -1)}.ariaPosInSet") == "5000" and len(last) < 200
             await page.evaluate("scrollTo(0, 0)")
             await until_rows(page, "rows[0]?.values[1] === 'Model 0 sure'")
-            page.problems = [each for each in page.problems if "404" not in each]
