@@ -20,7 +20,7 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 # tests/clients/install puts it there.
 _client = shutil.which("photo-client-node")
 AXE = Path(_client).parent / "photo-clients/node_modules/axe-core/axe.min.js" if _client else None
-UNTIL_SECONDS = 8.0
+UNTIL_SECONDS = 30.0
 CONTEXT_GONE = re.compile("context|collected|navigated", re.IGNORECASE)
 # Code and Windows key code of keys that are more than a letter.
 KEYS = {
