@@ -1,7 +1,7 @@
 """What the first load of / costs a browser: python -m benchmarks.first_load
 
-Bytes over the wire, requests, first and largest paint, layout shift and total blocking time, measured by a real Chromium
-with an empty cache, at full speed and with its CPU slowed down four times; then once more with what it has kept.
+Bytes over the wire, requests, first and largest paint, layout shift and total blocking time, measured by a real
+Chromium with an empty cache, at full speed and with its CPU slowed down four times; then with what it has kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.factories import make_token
 from tests.service import AiService, Service
 
 RUNS = 5
-GOAL_BYTES = 60_000
+GOAL_BYTES = 60 * 1024
 # What runs longer than this at a stretch keeps a person waiting.
 BLOCKING_MS = 50
 QUIET_SECONDS = 1.0
@@ -36,7 +36,7 @@ FOUND = """(() => {
     bodies: all.reduce((sum, each) => sum + (each.transferSize && each.encodedBodySize), 0), requests: all.length,
     foreign: all.filter(({ name }) => new URL(name).origin !== location.origin).length };
 })()"""
-COLUMNS = ("", "kB", "with headers", "requests", "foreign", "first paint", "largest paint", "layout shift", "blocking")
+COLUMNS = ("", "KB", "with headers", "requests", "foreign", "first paint", "largest paint", "layout shift", "blocking")
 
 
 async def measure(page: Page, url: str, slowdown: int, *, is_cached: bool) -> dict[str, float]:
@@ -71,7 +71,7 @@ def row(kind: str, load: dict[str, float]) -> tuple[str, ...]:
     """Return a line of the table."""
     paints = (f"{load[name]:.0f} ms" for name in ("paint", "largest"))
     counts = (f"{load[name]:.0f}" for name in ("requests", "foreign"))
-    sizes = (f"{load[name] / 1000:.1f}" for name in ("bodies", "size"))
+    sizes = (f"{load[name] / 1024:.1f}" for name in ("bodies", "size"))
     return (kind, *sizes, *counts, *paints, f"{load['shift']:.3f}", f"{load['blocking']:.0f} ms")
 
 
@@ -84,7 +84,7 @@ def main() -> None:
         print(f"| {' | '.join(line)} |")
     first = found["first load"]
     is_met = first["size"] < GOAL_BYTES and not first["foreign"]
-    print(f"Goal: under {GOAL_BYTES / 1000:.0f} kB, nothing from elsewhere: {'met' if is_met else 'MISSED'}")
+    print(f"Goal: under {GOAL_BYTES // 1024} KB with headers, nothing from elsewhere: {'met' if is_met else 'MISSED'}")
 
 
 if __name__ == "__main__":

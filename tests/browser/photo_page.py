@@ -85,7 +85,7 @@ async def choose(page: Page, *files: Path) -> None:
 async def drop(page: Page, files: Sequence[Path]) -> None:
     """Drop files as by the mouse."""
     data = {"items": [], "files": [str(path) for path in files], "dragOperationsMask": 1}
-    box = await page.evaluate(f"(({{x, y}}) => ({{ x: x + 20, y: y + 20 }}))({within('.hole')}.getBoundingClientRect())")
+    box = await page.evaluate(f"(({{x, y}}) => ({{ x: x + 9, y: y + 9 }}))({within('.hole')}.getBoundingClientRect())")
     for kind in ("dragEnter", "dragOver", "drop"):
         await page.call("Input.dispatchDragEvent", type=kind, data=data, **box)
 

@@ -60,7 +60,8 @@ async def test_ten_lines_show_the_queue_in_a_page_of_another_origin(tmp_path: Pa
                 (row,) = await until_rows(shown, "rows[0]?.badge === 'Done'")
                 assert row["values"][0] == "Nike sure"
                 (asset,) = service.get("/api/assets", "kim").json()["data"]["items"]
-                assert await shown.evaluate("told") == [[name, asset["id"]] for name in ("photo-accepted", "photo-finished")]
+                told = [["photo-accepted", asset["id"]], ["photo-finished", asset["id"]]]
+                assert await shown.evaluate("told") == told
                 assert asset["category"] == "lego"
                 await check_looks(shown)
                 assert shown.problems == []

@@ -56,6 +56,8 @@ def test_pages_come_with_a_strict_policy(service: Service, path: str) -> None:
     assert "unsafe" not in policy and "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
     assert "require-trusted-types-for 'script'" in policy and "script-src 'self';" in policy
     assert reply.headers["Referrer-Policy"] == "no-referrer"
+    # Opened as localhost, the page still shows images that are at 127.0.0.1.
+    assert f"img-src 'self' https: {service.url} blob: data:;" in policy
 
 
 def test_page_files_are_kept_for_ever_and_come_packed(service: Service) -> None:
@@ -76,7 +78,8 @@ def test_page_files_are_kept_for_ever_and_come_packed(service: Service) -> None:
 def test_modules_are_served_without_comments_and_with_all_else(tmp_path: Path) -> None:
     """Every module is what its source is: the same lines, less the comments; what is no comment stays."""
     for path, file in pages.files().items():
-        source = ROOT / ("clients/js" if path.startswith("client/") else "pipeline/pages") / path.removeprefix("client/")
+        folder = "clients/js" if path.startswith("client/") else "pipeline/pages"
+        source = ROOT / folder / path.removeprefix("client/")
         if not path.endswith(".js"):
             assert file.content == source.read_bytes()
             continue
