@@ -37,7 +37,7 @@ export class PhotoQueue extends HTMLElement {
   /** @type {AbortController | null} */ #sleeping = null;
   /** @type {File[]} those that came before the service had answered */ #early = [];
 
-  #messages = new Messages();
+  #messages = new Messages(() => this.#list.element.focus());
   #details = new Details();
   #summary = new Summary();
   #drop = new DropArea((files) => this.add(files));
@@ -290,11 +290,13 @@ export class PhotoQueue extends HTMLElement {
   }
 }
 
-/** @param {string[]} names of files */
-function refusal(names) {
+/** @param {{name: string, isReadable: boolean}[]} files */
+function refusal(files) {
+  const [{ name, isReadable }] = files;
   const kinds = "Photos are JPEG, PNG, WebP, GIF, AVIF or HEIC.";
-  if (names.length === 1) return `${names[0]} is no photo. ${kinds}`;
-  return `${names.length} files are no photos: ${names.slice(0, 3).join(", ")}${names.length > 3 ? " …" : ""}. ${kinds}`;
+  if (files.length === 1) return isReadable ? `${name} is no photo. ${kinds}` : `${name} cannot be read.`;
+  const names = files.slice(0, 3).map(({ name }) => name);
+  return `${files.length} files are no photos: ${names.join(", ")}${files.length > 3 ? " …" : ""}. ${kinds}`;
 }
 
 customElements.define("photo-queue", PhotoQueue);

@@ -34,6 +34,13 @@ function showQueue() {
   fill(main, queue);
 }
 
+// A photo dropped beside the component must not replace the page.
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("drop", (event) => {
+  if (!event.defaultPrevented) queue?.add(event.dataTransfer?.files ?? []);
+  event.preventDefault();
+});
+
 async function signOut() {
   if (queue.unsent && !(await isSure(queue.unsent))) return;
   await queue.clear();

@@ -116,6 +116,7 @@ export class Photos {
     this.#unsent.delete(key);
     if (known) this.#list.remove(known);
     Object.assign(photo, { asset: known?.asset ?? begun, live: known?.live ?? { state: "queued" }, note, unsent: null });
+    if (photo.picture) photo.file = null;
     this.#assets.set(assetId, photo);
     this.#list.update(photo);
   }

@@ -148,8 +148,9 @@ export class Row {
     const preview = asset?.images?.previews?.["320"]?.url;
     const original = asset?.images?.original?.url;
     if (preview) return this.#show(preview);
-    if (!this.#photo.file) return original && this.#show(original);
-    this.#photo.picture ??= pictureOf(this.#photo.file);
+    const { file } = this.#photo;
+    if (file) this.#photo.picture ??= pictureOf(file);
+    if (!this.#photo.picture) return original && this.#show(original);
     this.#photo.picture.then((address) => (address ? !this.#source && this.#show(address) : original && this.#show(original)));
   }
 

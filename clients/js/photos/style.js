@@ -95,6 +95,7 @@ legend { padding: 0; margin-bottom: .5rem; color: var(--soft); font-size: .875re
 .status[data-is=connected] i { background: var(--good); }
 .status[data-is=offline] i, .status[data-is=lost] i { background: var(--warn); }
 .status[data-is=offline], .status[data-is=lost] { color: var(--warn); font-weight: 600; }
+.list:focus { outline: none; }
 .list, .skeleton { display: grid; grid-template-columns: minmax(0, 1fr); }
 .end { height: 1px; }
 
@@ -146,7 +147,7 @@ legend { padding: 0; margin-bottom: .5rem; color: var(--soft); font-size: .875re
 @keyframes breathe { to { opacity: .55 } }
 
 .toasts { position: fixed; inset: auto 0 max(1rem, env(safe-area-inset-bottom)); z-index: 10; display: grid; justify-items: center; gap: .5rem; padding-inline: 1rem; pointer-events: none; }
-.offline { padding: .625rem 1rem; border-radius: var(--radius); background: var(--warn-soft); color: var(--warn); font-size: .9375rem; box-shadow: 0 8px 28px rgb(0 0 0 / .2); text-wrap: balance; }
+.offline { padding: .625rem 1rem; border-radius: var(--radius); background: var(--warn-soft); color: var(--warn); font-size: .9375rem; box-shadow: 0 8px 28px rgb(0 0 0 / .2); }
 .toast { display: flex; align-items: center; gap: .75rem; max-width: 34rem; padding: .375rem .375rem .375rem 1rem; border-radius: var(--radius); background: light-dark(#18202b, #e7ecf3); color: light-dark(#ffffff, #18202b); box-shadow: 0 8px 28px rgb(0 0 0 / .25); overflow-wrap: anywhere; pointer-events: auto; animation: rise .2s; }
 .toast span { padding-block: .375rem; }
 .toast button { border-color: transparent; background: none; color: inherit; }
