@@ -19,7 +19,7 @@ import { Messages } from "./photos/messages.js";
 import { Row } from "./photos/row.js";
 import { sheet } from "./photos/style.js";
 import { Summary } from "./photos/summary.js";
-import { counted, nameOf } from "./photos/words.js";
+import { counted, nameOf, refusal } from "./photos/words.js";
 import { Work } from "./photos/work.js";
 
 const REMEMBERED = "photo-queue.";
@@ -34,6 +34,7 @@ export class PhotoQueue extends HTMLElement {
   #owner = "";
   #isPlanned = false;
   #isLeaving = false;
+  #isChanging = false;
   /** @type {AbortController | null} */ #sleeping = null;
   /** @type {File[]} those that came before the service had answered */ #early = [];
 
@@ -177,7 +178,7 @@ export class PhotoQueue extends HTMLElement {
     if (signal.aborted) return;
     this.#owner = `${sub} ${new URL(this.url).origin}`;
     this.#frame.dataset.view = this.#remembered("has-photos") ? "loading" : "empty";
-    const category = this.getAttribute("category") ?? this.#remembered("category") ?? "";
+    const category = this.getAttribute("category") ?? this.#remembered("category");
     const known = this.#remembered("about");
     if (known) this.#drop.show(JSON.parse(known), category);
     const about = await this.#about(signal);
@@ -200,7 +201,7 @@ export class PhotoQueue extends HTMLElement {
         return data;
       } catch {
         const known = this.#remembered("about");
-        if (known || signal.aborted) return JSON.parse(known ?? "null");
+        if (known || signal.aborted) return JSON.parse(known || "null");
         this.#summary.show({ connection: "lost", transport: null, photos: [] });
         await sleep(backoffMs(failures), signal).catch(() => {});
       }
@@ -223,7 +224,6 @@ export class PhotoQueue extends HTMLElement {
     };
   }
 
-  #isChanging = false;
   #changed() {
     if (this.#isChanging) return;
     this.#isChanging = true;
@@ -271,12 +271,12 @@ export class PhotoQueue extends HTMLElement {
     return this.dispatchEvent(new CustomEvent(name, { detail, bubbles: true, composed: true, cancelable: true }));
   }
 
-  /** @param {string} name @returns {string | null} */
+  /** @param {string} name */
   #remembered(name) {
     try {
-      return localStorage.getItem(`${REMEMBERED}${name} ${this.#owner}`);
+      return localStorage.getItem(`${REMEMBERED}${name} ${this.#owner}`) ?? "";
     } catch {
-      return null;
+      return "";
     }
   }
 
@@ -288,15 +288,6 @@ export class PhotoQueue extends HTMLElement {
       // It begins with the first category, then.
     }
   }
-}
-
-/** @param {{name: string, isReadable: boolean}[]} files */
-function refusal(files) {
-  const [{ name, isReadable }] = files;
-  const kinds = "Photos are JPEG, PNG, WebP, GIF, AVIF or HEIC.";
-  if (files.length === 1) return isReadable ? `${name} is no photo. ${kinds}` : `${name} cannot be read.`;
-  const names = files.slice(0, 3).map(({ name }) => name);
-  return `${files.length} files are no photos: ${names.join(", ")}${files.length > 3 ? " …" : ""}. ${kinds}`;
 }
 
 customElements.define("photo-queue", PhotoQueue);

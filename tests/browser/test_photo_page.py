@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -222,7 +223,10 @@ async def test_hostile_texts_stay_texts(tmp_path: Path, service: Service, ai: Ai
 async def test_keyboard_alone_sends_a_photo_and_large_ones_are_made_smaller(
     tmp_path: Path, service: Service, ai: AiService
 ) -> None:
-    """Tab and Enter open the choice of files; a photo over the limit arrives smaller, and says so."""
+    """Tab and Enter open the choice of files; a photo over the limit arrives smaller, and says so.
+
+    What the service refuses shows its words, and can be removed; a picture can be pasted.
+    """
     async with photo_page(service.url, "fay") as page:
         await page.call("Page.setInterceptFileChooserDialog", enabled=True)
         focus = f"{QUEUE}.activeElement?.textContent"
@@ -245,6 +249,21 @@ async def test_keyboard_alone_sends_a_photo_and_large_ones_are_made_smaller(
         original = asset["images"]["original"]
         assert original["contentType"] == "image/jpeg" and original["bytes"] < 10 * 2**20
         assert max(original["width"], original["height"]) <= 4096
+
+        broken = base64.b64encode(make_image()[:40]).decode()
+        await page.evaluate(f"""(() => {{
+          const clipboardData = new DataTransfer();
+          const bytes = Uint8Array.from(atob("{broken}"), (letter) => letter.charCodeAt(0));
+          clipboardData.items.add(new File([bytes], "broken.jpg"));
+          document.dispatchEvent(new ClipboardEvent("paste", {{ clipboardData }}));
+        }})()""")
+        (row, _) = await until_rows(page, "rows[0]?.badge === 'Not sent'")
+        assert "image" in row["told"].lower() and row["buttons"] == ["Try again", "Remove"]
+        await page.reload()
+        await until_rows(page, "rows[0]?.badge === 'Not sent'")
+        await page.click(act("Remove"))
+        await until_rows(page, "rows.length === 1")
+        page.problems = [each for each in page.problems if "status of 400" not in each]
 
 
 def result(number: int) -> Asset:

@@ -88,6 +88,15 @@ export function titled(category) {
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
+/** What is said of files that are no photos. @param {{name: string, isReadable: boolean}[]} files */
+export function refusal(files) {
+  const [{ name, isReadable }] = files;
+  const kinds = "Photos are JPEG, PNG, WebP, GIF, AVIF or HEIC.";
+  if (files.length === 1) return isReadable ? `${name} is no photo. ${kinds}` : `${name} cannot be read.`;
+  const names = files.slice(0, 3).map(({ name }) => name);
+  return `${files.length} files are no photos: ${names.join(", ")}${files.length > 3 ? " …" : ""}. ${kinds}`;
+}
+
 /** @param {number} bytes */
 export function megabytes(bytes) {
   return `${(bytes / 2 ** 20).toLocaleString([], { maximumFractionDigits: 1 })} MB`;
