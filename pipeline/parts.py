@@ -197,7 +197,8 @@ class Parts:
             processes=self.processes,
             plugins=self.plugins,
             store=self.store,
-            store_kind="mongodb" if self.settings.mongodb_uri.get_secret_value() else "sqlite",
+            # Asked each time: assets may be moved to a store of the other kind.
+            store_kind=lambda: "sqlite" if self.movable_store.uri.startswith(SQLITE) else "mongodb",
             supervisor=self.supervisor,
             owns_redis=self._owns_redis,
             grafana_url=self.settings.grafana_url,
