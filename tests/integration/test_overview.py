@@ -252,6 +252,7 @@ def test_process_that_runs_no_jobs_cannot_be_drained(operated: Service) -> None:
 
 def test_plugins_are_shown_with_what_they_see(operated: Service) -> None:
     """The provider says in plain words what it can see; the same words stand in what anybody may ask."""
+    assert overview(operated)["storage"]["isUp"]
     plugins: Mapping[str, Any] = {each["kind"]: each for each in call(operated, "GET", "/api/plugins")[1]["items"]}
     provider, storage, notifier = plugins["provider"], plugins["storage"], plugins["notifier"]
     assert "lettering" in provider["sees"] and provider["categories"] == ["sneaker", "lego", "camera", "other"]
