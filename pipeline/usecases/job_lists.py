@@ -119,7 +119,7 @@ class JobLists:
             page = await self._store.jobs(query.as_filter(), limit=limit, after=after)
             return AssetsFound(page.assets, page.next_after)
         if query.state is not JobState.WAITING:
-            ids, is_all = await self._queue.beside_line(BESIDE_AT_MOST)
+            ids, is_all = await self._queue.beside_line(query.state, at_most=BESIDE_AT_MOST)
             if is_all:
                 found = _behind(await self._kept(query, await self._store.get_many(ids)), after)
                 return AssetsFound(found[:limit], _place(found[limit - 1]) if len(found) > limit else None)
@@ -175,7 +175,8 @@ class JobLists:
         if query.is_plain:
             stats = await self._queue.stats()
             return Count(getattr(stats, query.state.value), True)
-        ids, is_all = await self._queue.beside_line(BESIDE_AT_MOST)
+        states = UNFINISHED[1:] if query.state is JobState.WAITING else (query.state,)
+        ids, is_all = await self._queue.beside_line(*states, at_most=BESIDE_AT_MOST)
         beside = await self._store.get_many(ids)
         if query.state is not JobState.WAITING:
             return Count(len(await self._kept(query, beside)), is_all)
