@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pymongo
 import pytest
 
 from pipeline.client import Operator
@@ -217,7 +219,7 @@ def test_audit_names_who_changed_what(service: Service) -> None:
 
 def test_charts_add_up_processes_and_outlive_a_kill(tmp_path: Path, ai: AiService, mongo_uri: str) -> None:
     """On MongoDB, too: the jobs of two processes are in one chart; a killed process keeps what it has written. What it
-    has changed is in the audit list.
+    has changed is in the audit list. What is too old goes by itself.
     """
     with RedisServer() as redis:
         options = {"REDIS_URL": redis.url, "MONGODB_URI": mongo_uri}
@@ -232,8 +234,14 @@ def test_charts_add_up_processes_and_outlive_a_kill(tmp_path: Path, ai: AiServic
             until(lambda: len(audit(second)), lambda count: count == 1)
             first.kill()
             assert second.stop() == 0
-        with Service(tmp_path, ai.url, **options) as third:
-            points = call(third, "/api/queue/charts", params={"window": "7d"})["points"]
-            assert len(points) == 168
-            assert [sum(point[name] for point in points) for name in ("enqueued", "completed")] == [3, 3]
-            assert [each["action"] for each in audit(third)] == ["resume queue"]
+        with pymongo.MongoClient(mongo_uri) as client:
+            kept = client.get_default_database()["kept"]
+            for kind in ("audit", "delivery", "tally 3600"):
+                old = {"kind": kind, "at": datetime(2026, 1, 31, tzinfo=UTC), "data": "{}"}
+                kept.insert_one({"_id": f"{kind} old"} | old)
+            with Service(tmp_path, ai.url, **options, RECONCILE_SECONDS="0.2") as third:
+                until(lambda: kept.count_documents({"_id": {"$regex": " old$"}}), lambda count: count == 0)
+                points = call(third, "/api/queue/charts", params={"window": "7d"})["points"]
+                assert len(points) == 168
+                assert [sum(point[name] for point in points) for name in ("enqueued", "completed")] == [3, 3]
+                assert [each["action"] for each in audit(third)] == ["resume queue"]
