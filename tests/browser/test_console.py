@@ -197,6 +197,11 @@ async def test_users_are_found_and_erased_and_the_audit_tells(busy: Service, ai:
         await page.until("document.title.startsWith('ben')")
         await page.until_text("Waiting jobs")
         await check_looks(page)
+        await page.click(find("Cancel jobs …"))
+        await page.click(find("Cancel 1 job", "dialog button"))
+        await page.until_text("1 job cancelled.")
+        assert [job["userId"] for job in ask(busy, "/api/queue/jobs?state=failed")["items"]] == ["ben"]
+        await page.click(find("Close", "dialog button"))
         await page.click(find("Erase …"))
         await page.write("be")
         assert await page.evaluate(f"{find('Erase for good', 'dialog button')}.disabled")
