@@ -237,7 +237,7 @@ async def test_readers_have_no_buttons_and_users_no_console(service: Service) ->
 
 @pytest.mark.gen_test(timeout=60)
 async def test_keys_are_listed_and_leave_writing_alone(service: Service) -> None:
-    """Tab reaches the view at once; `?` lists the keys, Escape closes; letters typed into a field go nowhere else."""
+    """Tab reaches the view; `?` lists the keys, Escape closes; letters typed into a field go nowhere else."""
     async with console(service, "/console/audit") as page:
         await page.until_text("Audit")
         await page.press("Tab", "Enter")
