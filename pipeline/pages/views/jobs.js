@@ -231,7 +231,7 @@ const COLUMNS = [
   { title: "Photo", class: "photo-cell", cell: ({ preview }) => thumbnail(preview) },
   { title: "Job", class: "job-cell", cell: (job) => [h("a", { class: "job-name", href: hrefOf(job) }, nameOf(job)), h("code", { class: "below soft" }, job.assetId)] },
   { title: "State", class: "grow state-cell", cell: (job) => [stateBadge(job), h("span", { class: "small details" }, stateDetails(job))] },
-  { title: "User", class: "user-cell", cell: ({ userId }) => h("a", { href: withQuery("/console/jobs", { user: userId }) }, userId) },
+  { title: "User", class: "user-cell", cell: ({ userId }) => h("a", { href: withQuery("/console/jobs", { user: userId }), title: userId }, userId) },
   { title: "Sent", align: "end", class: "nowrap sent-cell", cell: ({ createdAt }) => time(createdAt) },
   { title: "Ended", align: "end", class: "nowrap ended-cell", cell: ({ finishedAt }) => time(finishedAt) },
 ];
