@@ -73,7 +73,7 @@ class JobFilter:
             and self.failure in (None, asset.failure)
             and (self.since is None or asset.created_at >= self.since)
             and (self.until is None or asset.created_at <= self.until)
-            and self.is_match(asset.to_document())
+            and (not self.needs_reading or self.is_match(asset.to_document()))
         )
 
     def is_match(self, document: Mapping[str, Any]) -> bool:

@@ -23,9 +23,9 @@ COLUMNS = ("state", "category", "user", "attempt", "what", "created at")
 def read_where(text: str) -> dict[str, str]:
     """Return the filter of a text like `state=failed q="timed out"`; BadParameter when it is none."""
     where: dict[str, str] = {}
-    place = 0
-    while place < len(text.rstrip()):
-        found = PART.match(text, place) if place or not text[:1].isspace() else None
+    text, place = text.strip(), 0
+    while place < len(text):
+        found = PART.match(text, place)
         if found is None or found[1] not in FILTERS:
             raise click.BadParameter(f"must be parts like state=failed, with {', '.join(FILTERS)}")
         where[found[1]] = found[2].strip("\"'") if found[2][:1] in "\"'" else found[2]

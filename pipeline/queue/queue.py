@@ -66,6 +66,8 @@ KEEP_PROCESS_SECONDS = 3600
 # A rewrite of the append-only file takes seconds.
 REWRITE_TRIES = 60
 REWRITE_AGAIN_SECONDS = 0.5
+# The sorted sets of jobs that are not in the line.
+BESIDE = {JobState.ACTIVE: ("leases",), JobState.DELAYED: ("delayed", "postponed")}
 # Outcomes after which a job is done with.
 OVER = (Outcome.COMPLETED, Outcome.CANCELLED)
 
@@ -386,18 +388,22 @@ class JobQueue:
             found[job_id] = as_place(state or "", running or "", due_at, record is not None, is_completed)
         return found
 
-    async def beside_line(self, at_most: int) -> tuple[list[str], bool]:
-        """Return the ids of the assets whose jobs run or are delayed, and whether these are all of them."""
-        names = ("leases", "delayed", "postponed")
+    async def beside_line(self, *states: JobState, at_most: int) -> tuple[list[str], bool]:
+        """Return the ids of the assets whose jobs are ACTIVE or DELAYED, and whether these are all of them.
+
+        at_most: so many of each kind are read.
+        """
+        names = [name for state in states for name in BESIDE[state]]
         questions = [("ZRANGE", self._key[name], 0, at_most - 1) for name in names]
-        leases, *others = await self._call(lambda link: link.ask_all(*questions))
-        ids = [lease.rpartition("|")[0] for lease in leases] + [job_id for each in others for job_id in each]
+        found = await self._call(lambda link: link.ask_all(*questions))
+        # A lease is the job's id and the mark of its claim.
+        ids = [member.partition("|")[0] for each in found for member in each]
         if not ids:
             return [], True
         records_of = await self._call(lambda link: link.ask("MGET", *(f"{self._base}record:{each}" for each in ids)))
         data = [records.as_object(text).get("data") for text in records_of if text]
-        found = [each["assetId"] for each in data if isinstance(each, dict) and isinstance(each.get("assetId"), str)]
-        return found, all(len(each) < at_most for each in (leases, *others))
+        asset_ids = [each.get("assetId") for each in data if isinstance(each, dict)]
+        return [each for each in asset_ids if isinstance(each, str)], all(len(each) < at_most for each in found)
 
     async def report(self, reports: Mapping[str, Mapping[str, Any]]) -> None:
         """Let snapshots know of jobs that this process runs. reports: by job id; told again within REPORT_SECONDS."""

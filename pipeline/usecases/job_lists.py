@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from pipeline.assets.asset import ASSET_ID, Asset, AssetStatus, to_timestamp
+from pipeline.assets.asset import ASSET_ID, CAUSE, Asset, AssetStatus, to_timestamp
 from pipeline.assets.job_search import Count, FailureGroup, JobFilter, Position
 from pipeline.assets.store import AssetStore
 from pipeline.auth import USER_ID
@@ -119,7 +119,7 @@ class JobLists:
             page = await self._store.jobs(query.as_filter(), limit=limit, after=after)
             return AssetsFound(page.assets, page.next_after)
         if query.state is not JobState.WAITING:
-            ids, is_all = await self._queue.beside_line(BESIDE_AT_MOST)
+            ids, is_all = await self._queue.beside_line(query.state, at_most=BESIDE_AT_MOST)
             if is_all:
                 found = _behind(await self._kept(query, await self._store.get_many(ids)), after)
                 return AssetsFound(found[:limit], _place(found[limit - 1]) if len(found) > limit else None)
@@ -175,7 +175,8 @@ class JobLists:
         if query.is_plain:
             stats = await self._queue.stats()
             return Count(getattr(stats, query.state.value), True)
-        ids, is_all = await self._queue.beside_line(BESIDE_AT_MOST)
+        states = UNFINISHED[1:] if query.state is JobState.WAITING else (query.state,)
+        ids, is_all = await self._queue.beside_line(*states, at_most=BESIDE_AT_MOST)
         beside = await self._store.get_many(ids)
         if query.state is not JobState.WAITING:
             return Count(len(await self._kept(query, beside)), is_all)
@@ -228,6 +229,7 @@ class JobLists:
         return {
             "job": job,
             "asset": asset.to_json(await self._urls.of([asset]), told.get(asset.id)),
+            "causes": [each.get(CAUSE) for each in asset.attempts],
             "history": [*map(dict, asset.history)],
             "deliveries": [*map(shown_delivery, await self._deliveries.of_asset(asset.user_id, asset.id))],
             "requestId": request_id,
