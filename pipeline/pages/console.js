@@ -50,6 +50,7 @@ function show() {
   const isOperator = ROLES.includes(role ?? "");
   const whom = isOperator ? `${role} ${userId}` : "";
   if (whom && whom === shownFor) return;
+  if (shownFor && !session.current) problem = "You are signed out.";
   close();
   shownFor = whom;
   if (session.current && !isOperator) problem = "This token may not see the console: it needs the role admin or operator-read.";

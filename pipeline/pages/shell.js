@@ -47,7 +47,7 @@ export class Shell {
       "div",
       { class: "shell-foot" },
       who,
-      h("div", { class: "row" }, h("button", { type: "button", class: "quiet", onclick: showKeys, "aria-keyshortcuts": "?" }, "Keys"), h("button", { type: "button", class: "quiet", onclick: () => session.signOut() }, "Sign out")),
+      h("div", { class: "row" }, h("button", { type: "button", class: "quiet", onclick: showKeys, "aria-keyshortcuts": "?" }, "Keys"), h("button", { type: "button", class: "quiet", onclick: () => session.signOut() }, "Sign out"), h("a", { class: "small", href: "/" }, "Photos")),
       h("span", { class: "soft small" }, `Version ${about.version}`),
     );
     const nav = h("nav", { id: "places", class: "places", "aria-label": "Views" }, h("ul", {}, PLACES.map((place) => h("li", {}, this.#link(place)))), foot);
