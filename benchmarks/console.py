@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import pymongo
 from bson import ObjectId
 from redis import Redis
@@ -224,17 +225,18 @@ def row_of(document: Mapping[str, Any]) -> dict[str, Any]:
 def _column(value: Any) -> Any:
     if isinstance(value, datetime):
         return round(value.timestamp() * 1000)
-    return json.dumps(value) if isinstance(value, (dict, list)) else value
+    return orjson.dumps(value).decode() if isinstance(value, (dict, list)) else value
 
 
 def fill_sqlite(path: Path, jobs: Iterable[Job]) -> None:
     """Put the assets of the jobs into the file, whose tables are there."""
     rows = (row_of(document_of(job)) for job in jobs)
-    with closing(sqlite3.connect(path)) as connection, connection:
+    with closing(sqlite3.connect(path)) as connection:
         for batch in batches(rows):
             columns = ", ".join(batch[0])
             places = ", ".join(f":{name}" for name in batch[0])
-            connection.executemany(f"INSERT INTO assets ({columns}) VALUES ({places})", batch)
+            with connection:
+                connection.executemany(f"INSERT INTO assets ({columns}) VALUES ({places})", batch)
 
 
 def fill_mongo(uri: str, jobs: Iterable[Job]) -> None:
