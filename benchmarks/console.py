@@ -23,7 +23,7 @@ from redis import Redis
 
 from benchmarks import machine
 from benchmarks.comparison import Column, Comparison, Goal, Report
-from benchmarks.console_world import World, all_jobs, fill_mongo, fill_redis, fill_sqlite, started_at
+from benchmarks.console_world import BASE, World, all_jobs, fill_mongo, fill_redis, fill_sqlite, started_at
 from pipeline.assets.asset import AssetStatus
 from pipeline.assets.failures import fingerprint
 from pipeline.assets.job_search import JobFilter
@@ -161,8 +161,10 @@ def measure(kind: str, count: int, names: Sequence[str], kept: Path | None) -> R
         folder.mkdir(exist_ok=True)
         is_filled = (folder / "start").exists()
         redis = stack.enter_context(RedisServer("--appendonly", "no"))
-        # No job is old enough to be looked for: at a start that would go on for minutes.
-        more = {"ROLE": "web", "REDIS_URL": redis.url, "RECONCILE_AGE_SECONDS": "100000000"}
+        more = {"ROLE": "web", "REDIS_URL": redis.url}
+        # Another process is at it, as far as this one knows: to look whether jobs got lost would go on for minutes.
+        for search in ("urgent", "slow"):
+            redis.client().set(f"{BASE}turn:{search}", "another process", ex=86_400)
         if kind == "mongo":
             more["MONGODB_URI"] = uri = stack.enter_context(MongoServer()).uri("console")
             asyncio.run(claim_queue(MongoAssetStore(uri), redis.url))
