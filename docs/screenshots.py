@@ -11,6 +11,8 @@ import json
 import tempfile
 from pathlib import Path
 
+import httpx
+
 from pipeline.demo import pictures
 from tests.chromium import Page, browsing
 from tests.factories import make_token
@@ -31,11 +33,12 @@ async def take(service: Service, ai_service: AiService) -> None:
     async with browsing(f"{service.url}/console#token={admin}") as page:
         await page.until_text("Overview")
         await shoot(page, "console-overview", WIDE)
-        failed = service.get("/api/queue/jobs", "maria", state="failed", role="admin").json()["data"]["items"]
+        listed = httpx.get(f"{service.url}/api/queue/jobs?state=failed", headers={"Authorization": f"Bearer {admin}"})
+        (failed, *_) = listed.json()["data"]["items"]
         for name, path in {
             "console-jobs": "/console/jobs",
             "console-failures": "/console/failures",
-            "console-job": f"/console/jobs/{failed[0]['jobId']}",
+            "console-job": f"/console/jobs/{failed['jobId']}",
         }.items():
             await page.call("Page.navigate", url=service.url + path)
             await page.until("document.readyState === 'complete'")
@@ -54,7 +57,7 @@ async def fill(page: Page, service: Service, ai_service: AiService) -> None:
 
 async def shoot(page: Page, name: str, size: tuple[int, int], scheme: str = "light") -> None:
     """Write one picture, once the page has come to rest."""
-    await page.resize(*size)
+    await page.resize(*size, is_phone=size is PHONE)
     await page.prefer(scheme=scheme, motion="reduce")
     await page.until("!document.querySelector('[aria-busy=true]') && [...document.images].every((i) => i.complete)")
     await asyncio.sleep(1)  # pictures in shadow trees fade in

@@ -28,6 +28,7 @@ from pipeline.handlers import (
 )
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.socket import SocketHandler
+from pipeline.origins import origin_of
 from pipeline.parts import QUEUE_NAME, Parts
 from pipeline.settings import Role
 from pipeline.usecases import notifying
@@ -116,9 +117,10 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
 
 
 def _pages_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
+    with_images = common | {"images": origin_of(parts.settings.public_url)}
     return [
-        ("/", pages.PageHandler, common),
-        ("/console(?:/.*)?", pages.ConsoleHandler, common),
+        ("/", pages.PageHandler, with_images),
+        ("/console(?:/.*)?", pages.ConsoleHandler, with_images),
         ("/pages/([^/]+)/(.+)", pages.PageFileHandler, common),
         ("/api/about", pages.AboutHandler, common | {"settings": parts.settings, "sees": lambda: parts.plugins.sees}),
         ("/api/session", pages.SessionHandler, common | {"settings": parts.settings}),

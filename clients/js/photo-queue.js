@@ -33,6 +33,7 @@ export class PhotoQueue extends HTMLElement {
   /** @type {AbortController | null} of what runs now */ #running = null;
   #owner = "";
   #isPlanned = false;
+  /** @type {File[]} those that came before the service had answered */ #early = [];
 
   #messages = new Messages();
   #details = new Details();
@@ -96,7 +97,7 @@ export class PhotoQueue extends HTMLElement {
   async add(files) {
     const all = [...files];
     if (!all.length) return;
-    if (!this.#work) return void this.#messages.show("The service is not here yet. Try again in a moment.", { kind: "bad" });
+    if (!this.#work) return void this.#early.push(...all);
     const refused = await this.#work.add(all, this.#drop.category);
     const added = all.length - refused.length;
     if (added) this.#messages.say(`${counted(added, "photo")} added.`);
@@ -169,6 +170,7 @@ export class PhotoQueue extends HTMLElement {
     const timer = setInterval(() => this.#list.updateAll(), TIME_PASSES_MS);
     signal.addEventListener("abort", () => clearInterval(timer));
     this.#work.start();
+    this.add(this.#early.splice(0));
     this.#changed();
   }
 

@@ -38,6 +38,8 @@ ASSET_ID = re.compile(r"[0-9a-fA-F]{24}")
 CANCELLED = "Cancelled"
 # Long sides of previews, in pixels.
 PREVIEW_SIDES = (320, 1280)
+# Of an attempt that failed: what was behind its reason. For operators; its owner does not see it.
+CAUSE = "cause"
 # What a person may correct.
 CORRECTABLE = ("brand", "model", "colorway")
 # So many of the last attempts and corrections are kept of each asset.
@@ -235,7 +237,7 @@ class Asset:
                 "extra": dict(meta.extra),
             },
             "corrections": {name: dict(each) for name, each in self.corrections.items()},
-            "attempts": [*map(dict, self.attempts)],
+            "attempts": [{name: each[name] for name in each if name != CAUSE} for each in self.attempts],
             "provenance": dict(self.provenance) if self.provenance else None,
             "progress": progress,
             "processingJobId": self.processing_job_id,

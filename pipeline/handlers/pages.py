@@ -14,9 +14,11 @@ from pipeline.handlers.base import BaseHandler
 from pipeline.instants import instant_of
 from pipeline.settings import Settings
 
-# Images may come from any storage that speaks https; nothing else comes from elsewhere.
+# Images come from PUBLIC_URL, whatever name this page was opened by, or from any storage that speaks https; nothing
+# else comes from elsewhere.
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' https: blob: data:; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' https: {images} blob: data:; "
     "manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
@@ -48,8 +50,13 @@ class PageHandler(_FileHandler):
 
     route, name = "/", "index"
 
-    def get(self) -> None:
-        self.set_header("Content-Security-Policy", POLICY)
+    def initialize(self, *, images: str, **common: Any) -> None:  # type: ignore[override]
+        """images: the origin of PUBLIC_URL."""
+        super().initialize(**common)
+        self.policy = POLICY.format(images=images)
+
+    def get(self, *_path: str) -> None:
+        self.set_header("Content-Security-Policy", self.policy)
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header("Cross-Origin-Opener-Policy", "same-origin")
         self.show(pages.document(self.name), "no-cache")

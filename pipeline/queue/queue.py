@@ -498,17 +498,15 @@ class JobQueue:
             return False
         return bool(await self._call(lambda link: link.ask("PEXPIRE", key, milliseconds)))
 
-    async def tell_process(self, process_id: str, entry: Mapping[str, Any]) -> bool | None:
-        """Write what this process does, for all others; return whether it is asked to claim no jobs, None when nobody
-        has asked anything.
-        """
-        _, _, wish = await self._call(
-            lambda link: link.ask_all(
-                ("HSET", self._key["processes"], process_id, records.to_json(entry)),
-                ("EXPIRE", self._key["processes"], KEEP_PROCESS_SECONDS),
-                ("GET", self._drain_key(process_id)),
-            )
-        )
+    async def tell_process(self, process_id: str, entry: Mapping[str, Any]) -> None:
+        """Write what this process does, for all others."""
+        key = self._key["processes"]
+        commands = (("HSET", key, process_id, records.to_json(entry)), ("EXPIRE", key, KEEP_PROCESS_SECONDS))
+        await self._call(lambda link: link.ask_all(*commands))
+
+    async def is_to_drain(self, process_id: str) -> bool | None:
+        """Return whether that process is asked to claim no jobs; None when nobody has asked anything lately."""
+        wish = await self._call(lambda link: link.ask("GET", self._drain_key(process_id)))
         return None if wish is None else wish == "1"
 
     async def processes(self) -> dict[str, dict[str, Any]]:
@@ -521,7 +519,7 @@ class JobQueue:
         await self._call(lambda link: link.ask("HDEL", self._key["processes"], *process_ids))
 
     async def ask_to_drain(self, process_id: str, is_wanted: bool) -> None:
-        """Ask a process to claim no jobs, or to claim them again; it hears of it when it writes next."""
+        """Ask a process to claim no jobs, or to claim them again; see `is_to_drain`."""
         key = self._drain_key(process_id)
         await self._call(lambda link: link.ask("SET", key, int(is_wanted), "EX", KEEP_PROCESS_SECONDS))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.assets.asset import to_timestamp
+from pipeline.assets.asset import CAUSE, to_timestamp
 from pipeline.clock import utc_now
 from pipeline.hooks import Attribute
 from pipeline.hooks.providers import Witness
@@ -40,9 +40,14 @@ class Attempt:
         if self._next is not None:
             self._next.reported(share, partial)
 
-    def ended(self, outcome: str, reason: str | None = None) -> dict[str, Any]:
-        """Return it as the asset keeps it. outcome: completed | failed."""
-        return {
+    def ended(self, outcome: str, reason: str | None = None, cause: str | None = None) -> dict[str, Any]:
+        """Return it as the asset keeps it.
+
+        outcome: completed | failed.
+        cause: what was behind the reason, for operators.
+        """
+        behind = {CAUSE: cause} if cause else {}
+        return behind | {
             "attempt": self._number,
             "startedAt": to_timestamp(self._started_at),
             "endedAt": to_timestamp(utc_now()),

@@ -19,7 +19,7 @@ from pipeline.assets.asset import Asset, ImageRef, to_timestamp
 from pipeline.assets.store import AssetStore
 from pipeline.assets.store_move import is_of_move
 from pipeline.clock import utc_now
-from pipeline.usecases import backup_file
+from pipeline.usecases import backup_file, deliveries, tallies
 from pipeline.usecases.backup_file import FIRST, FORMAT, LAST, Tally
 from pipeline.usecases.every_image import bearing, damaged_document, every_asset
 from pipeline.usecases.pages import kept_pages, key_pages
@@ -29,6 +29,8 @@ from pipeline.usecases.storage import StoredImages
 # How often an asset is read whose images change or go meanwhile, and after which time: an erase removes the images
 # first and then the document.
 TRIES = 5
+# What only tells how it went in the last days, and may be as many as there are events.
+LEFT_OUT = {deliveries.KIND, *tallies.KINDS}
 AGAIN_SECONDS = 1.0
 
 
@@ -106,7 +108,8 @@ class _Backup:
     async def _write_kept(self, tar: TarFile) -> None:
         async for page in kept_pages(bearing(self._patience, self._store.all_kept)):
             for kept in page:
-                if is_of_move(kept):  # it holds an address with a password, and is of use nowhere else
+                # That of a move holds an address with a password, and is of use nowhere else.
+                if is_of_move(kept) or kept.kind in LEFT_OUT:
                     continue
                 fields = {"kind": kept.kind, "id": kept.id, "at": kept.at, "data": kept.data}
                 about = {"userId": kept.user_id, "assetId": kept.asset_id}

@@ -38,10 +38,19 @@ class Deliveries:
     def __init__(self, store: AssetStore) -> None:
         self._store = store
 
-    async def begin(self, job_id: str, payload: Mapping[str, Any], *, is_again: bool = False) -> None:
-        """Note an event that is about to be enqueued, unless it is known. is_again: even then."""
-        if is_again or await self._store.find_kept(KIND, job_id) is None:
+    async def begin(self, job_id: str, payload: Mapping[str, Any], *, is_again: bool = False) -> Kept | None:
+        """Note an event that is about to be enqueued, unless it is known. is_again: even then.
+
+        Returns the record that there was, for take_back.
+        """
+        record = await self._store.find_kept(KIND, job_id)
+        if is_again or record is None:
             await self._note(job_id, payload, utc_now(), DeliveryState.WAITING)
+        return record
+
+    async def take_back(self, record: Kept) -> None:
+        """Let a delivery be as it was: its event could not be enqueued again."""
+        await self._store.keep(record)
 
     async def note(
         self,

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from pipeline.assets.asset import ASSET_ID, Asset, AssetStatus, to_timestamp
+from pipeline.assets.asset import ASSET_ID, CAUSE, Asset, AssetStatus, to_timestamp
 from pipeline.assets.job_search import Count, FailureGroup, JobFilter, Position
 from pipeline.assets.store import AssetStore
 from pipeline.auth import USER_ID
@@ -229,6 +229,7 @@ class JobLists:
         return {
             "job": job,
             "asset": asset.to_json(await self._urls.of([asset]), told.get(asset.id)),
+            "causes": [each.get(CAUSE) for each in asset.attempts],
             "history": [*map(dict, asset.history)],
             "deliveries": [*map(shown_delivery, await self._deliveries.of_asset(asset.user_id, asset.id))],
             "requestId": request_id,

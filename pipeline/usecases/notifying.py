@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -132,10 +133,19 @@ class Notifying:
             self._metrics.of_queue(self._queue.name).jobs_enqueued.inc()
 
     async def _put(self, job_id: str, data: Mapping[str, Any], request_id: str, *, revive: bool = False) -> bool:
-        await asyncio.gather(
+        _, record = await asyncio.gather(
             self._kept.keep(NewJob(job_id, data, request_id, lane=data["notifier"])),
             self._deliveries.begin(job_id, data, is_again=revive),
         )
+        try:
+            return await self._enqueue_job(job_id, data, request_id, revive=revive)
+        except DependencyUnavailable:
+            if revive and record is not None:
+                with suppress(DependencyUnavailable):
+                    await self._deliveries.take_back(record)
+            raise
+
+    async def _enqueue_job(self, job_id: str, data: Mapping[str, Any], request_id: str, *, revive: bool) -> bool:
         with self._tracing.enqueue(self._queue.name, job_id, data) as span:
             return await self._queue.enqueue(
                 job_id,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
+from contextvars import Context
 from typing import Any, TypeVar
 
 from pipeline import __version__
@@ -26,7 +27,7 @@ T = TypeVar("T")
 # So old may an answer be.
 FRESH_SECONDS = 1.0
 # What is asked over a network of others is asked less often.
-PROBE_SECONDS = 5.0
+PROBE_SECONDS = 10.0
 SAFE_POLICY = "noeviction"
 
 
@@ -63,7 +64,8 @@ class Overview:
         now = asyncio.get_running_loop().time()
         if self._reading is None or (self._reading.done() and now - self._read_at > FRESH_SECONDS):
             self._read_at = now
-            self._reading = asyncio.create_task(self._read(), name="overview")
+            # In a context of its own: it is not the work of the request that happens to be first.
+            self._reading = asyncio.create_task(self._read(), name="overview", context=Context())
         return await asyncio.shield(self._reading)
 
     async def _read(self) -> dict[str, Any]:

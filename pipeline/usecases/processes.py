@@ -1,7 +1,8 @@
 """Use case: which processes of the service there are, what each of them runs, and that one of them runs no more jobs.
 
-Each process writes an entry to Redis every few seconds and hears there whether it is to drain. An entry that is not
-renewed is that of a process that was lost. A process that ends in order removes its own. Runs on the event loop.
+Each process writes an entry to Redis, when it has changed and every few seconds, and hears there whether it is to
+drain. An entry that is not renewed is that of a process that was lost. A process that ends in order removes its own.
+Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -30,10 +31,14 @@ from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
-TELL_SECONDS = 2.0
+LOOK_SECONDS = 2.0
+# An entry that has not changed is written again after so long: an idle service leaves the disk of its Redis alone.
+RENEW_SECONDS = 6.0
 # A process that has not written for so long is taken for lost.
-ALIVE_SECONDS = 10.0
-# With each so-many-th entry the process removes those that are older than an hour.
+ALIVE_SECONDS = 15.0
+# They change all the time.
+RESTLESS = {"seenAt", "clockSkewMs", "memoryBytes"}
+# With each so-many-th look the process removes those that are older than an hour.
 FORGET_EVERY = 150
 # Of the jobs that run here so many are told: an entry is read often.
 SLOTS_AT_MOST = 100
@@ -71,13 +76,15 @@ class Processes:
         self._running = running
         self._started_at = utc_now()
         self._is_drained = False
+        self._told: dict[str, Any] = {}
+        self._told_at = float("-inf")
 
     async def run(self) -> None:
         """Write the entry, for ever."""
         is_told = True
         for number in count():
             try:
-                await self._tell()
+                await self._look()
                 if number % FORGET_EVERY == 0:
                     await self.read()
                 is_told = True
@@ -85,7 +92,7 @@ class Processes:
                 if is_told:
                     log.warning("process_not_told", error=cause_of(error))
                 is_told = False
-            await asyncio.sleep(TELL_SECONDS)
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def leave(self) -> None:
         """Remove the entry: this process ends."""
@@ -126,16 +133,20 @@ class Processes:
             raise Conflict("This process runs no jobs")
         await self._queue.ask_to_drain(process_id, is_wanted)
         if process_id == self.id:
-            await self._tell()
+            await self._look()
         return found | {"isDraining": is_wanted}
 
-    async def _tell(self) -> None:
-        wish = await self._queue.tell_process(self.id, self._entry())
+    async def _look(self) -> None:
+        """Do what this process is asked to, and write what it does."""
+        wish = await self._queue.is_to_drain(self.id)
         # None: Redis has lost it, or nobody has asked.
         if wish is not None and wish != self._is_drained:
             self._follow(wish)
-            # So that whoever asked sees it.
-            await self._queue.tell_process(self.id, self._entry())
+        entry, now = self._entry(), asyncio.get_running_loop().time()
+        steady = {name: value for name, value in entry.items() if name not in RESTLESS}
+        if steady != self._told or now - self._told_at >= RENEW_SECONDS:
+            await self._queue.tell_process(self.id, entry)
+            self._told, self._told_at = steady, now
 
     def _follow(self, wish: bool) -> None:
         self._is_drained = wish

@@ -172,9 +172,8 @@ class Processing:
         reason = error.message if isinstance(error, PipelineError) else "Processing failed"
         try:
             async with asyncio.timeout(NOTE_SECONDS):
-                await self._store.add_attempt(
-                    asset.id, asset.processing_job_id, asset.fence, attempt.ended("failed", reason)
-                )
+                kept = attempt.ended("failed", reason, cause_of(error))
+                await self._store.add_attempt(asset.id, asset.processing_job_id, asset.fence, kept)
         except (PipelineError, TimeoutError) as fault:
             log.warning("attempt_not_kept", cause=cause_of(fault))
 

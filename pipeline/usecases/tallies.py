@@ -34,6 +34,7 @@ MINUTE = 60
 KEPT_SECONDS = {60: 2 * 3600, 600: 26 * 3600, 3600: 8 * 86_400}
 # A chart: how long its steps are in seconds, how many it has, and for how many seconds one that was read is shown.
 WINDOWS = {"1h": (60, 60, 5), "24h": (600, 144, 30), "7d": (3600, 168, 30)}
+KINDS = tuple(f"tally {step}" for step in KEPT_SECONDS)
 WRITE_SECONDS = 15.0
 # A write that takes longer is tried again with the next one.
 WRITE_AT_MOST_SECONDS = 10.0

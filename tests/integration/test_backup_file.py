@@ -181,11 +181,15 @@ async def test_made_up_one_is_refused_and_harms_nothing(tmp_path: Path, other: S
 async def test_only_what_is_true_elsewhere_comes_back(
     tmp_path: Path, store: SqliteAssetStore, other: SqliteAssetStore
 ) -> None:
-    """Keys and dead letters, each found by an erase; not where images were or went, nor the id of a store in use."""
+    """Keys and dead letters, each found by an erase, and the audit list; not where images were or went, the id of a
+    store in use, nor records of deliveries and charts.
+    """
     file, storage = tmp_path / "file", MemoryStorage()
     (asset,) = await saved(store, file, 1)
     assert await store.claim_key("key", KeyRecord(asset.id, "print"), utc_now()) == KeyRecord(asset.id, "print")
     await store.keep(Kept("job of ai-processing", "job", utc_now(), {"failed": {}}, asset.user_id, asset.id))
+    for kind in ("audit", "delivery", "tally 60"):
+        await store.keep(Kept(kind, "1", utc_now(), {}))
     await choose_storage(store, "object", instead_of="memory")
     await store.identity()
     old = MemoryStorage()
@@ -198,6 +202,8 @@ async def test_only_what_is_true_elsewhere_comes_back(
     assert [kept.id for kept in await other.kept_of(asset.user_id, asset.id)] == ["job"]
     assert (await other.identity(), await names_in_use(other)) == (ours, ["memory"])
     assert await other.find_kept("move", "storage") is None
+    found = [await other.find_kept(kind, "1") is not None for kind in ("audit", "delivery", "tally 60")]
+    assert found == [True, False, False]
     await other.discard_keys(asset.id)
     assert await other.find_key("key") is None
 

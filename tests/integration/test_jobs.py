@@ -140,6 +140,9 @@ def test_one_job_tells_all_that_is_known(service: Service, ai: AiService) -> Non
     assert found["job"]["reason"] == found["asset"]["aiMetadata"]["error"] == "scripted 400"
     assert found["searchFor"] == [f"jobId={failed}", f"requestId={found['requestId']}"] and found["requestId"]
     assert len(found["asset"]["attempts"]) == 1
+    # Its owner sees the reason, operators what was behind it.
+    (cause,) = found["causes"]
+    assert "400" in cause and "cause" not in service.get(f"/api/assets/{asset_id}").text
     again = call(service, "POST", f"{JOBS}/{failed}/retry")
     assert again.status_code == 202
     new = again.json()["data"]["jobId"]

@@ -55,6 +55,20 @@ def started(url: str, token: str = '"a-token"', **options: Any) -> str:
 
 @both
 @pytest.mark.gen_test(timeout=60)
+async def test_operators_hear_of_the_whole_service(kind: str, tmp_path: Path) -> None:
+    """With `operators` and an operator's token `overview` comes at once, also while Redis is away."""
+    async with FarEnd() as page:
+        with Service(tmp_path, ALLOWED_ORIGINS=page.url, ROLE="web", REDIS_URL="redis://127.0.0.1:9/0") as service:
+            async with page.script(kind) as script:
+                token = json.dumps(make_token(role="operator-read"))
+                listen = "client.on('overview', (frame) => say('overview', frame));"
+                await script.run(started(service.url, token, operators=True, progress=True) + listen)
+                shown = await script.heard("overview")
+                assert (shown["event"], shown["store"]["isUp"], shown["redis"]["isUp"]) == ("overview", True, False)
+
+
+@both
+@pytest.mark.gen_test(timeout=60)
 async def test_upload_is_followed_to_its_event(kind: str, tmp_path: Path, ai_service: AiService) -> None:
     """From another origin: connect, upload with progress, get the one event, read the asset; refusals say why."""
     image = make_noise_image(600_000)

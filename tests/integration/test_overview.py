@@ -128,7 +128,7 @@ def test_process_that_was_lost_is_shown_as_gone_and_forgotten_after_an_hour(
         entry["seenAt"] = to_timestamp(utc_now() - timedelta(seconds=seconds))
         redis.client().hset(PROCESSES, lost, json.dumps(entry))
 
-    age(11)
+    age(16)
     found = processes(second)
     assert (found[first.pid]["isAlive"], found[second.pid]["isAlive"]) == (False, True)
     assert overview(second)["workersAlive"] == 1

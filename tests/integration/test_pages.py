@@ -55,6 +55,8 @@ def test_pages_come_with_a_strict_policy(service: Service, path: str) -> None:
     assert "unsafe" not in policy and "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
     assert "require-trusted-types-for 'script'" in policy and "script-src 'self';" in policy
     assert reply.headers["Referrer-Policy"] == "no-referrer"
+    # Opened as localhost, the page still shows images that are at 127.0.0.1.
+    assert f"img-src 'self' https: {service.url} blob: data:;" in policy
 
 
 def test_page_files_are_kept_for_ever_and_come_packed(service: Service) -> None:

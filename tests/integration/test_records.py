@@ -170,6 +170,7 @@ def test_client_of_an_operator_reads_them_all(service: Service) -> None:
 
 def test_deliveries_come_page_by_page(service: Service) -> None:
     """Pages of any size show each delivery once, newest first."""
+    until(lambda: deliveries(service, state="waiting"), lambda found: not found)
     every = deliveries(service, limit=100)
     assert len(every) > 3
     assert every == sorted(every, key=lambda each: (each["at"], each["deliveryId"]), reverse=True)

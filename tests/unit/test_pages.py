@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from itertools import chain
 
 import pytest
 
@@ -11,7 +12,10 @@ from pipeline import pages
 
 MODULES = sorted(path for path in pages.files() if path.endswith(".js"))
 DOCUMENTS = ("index", "console")
-IMPORT = re.compile(r"""\b(?:from|import)\s*\(?\s*["']([^"']+)["']""")
+IMPORT = re.compile(
+    r"""^import\b[^;"']*["']([^"']+)["']|^export\b[^;"'=(]*\bfrom\s*["']([^"']+)["']|\bimport\(["']([^"']+)["']\)""",
+    re.MULTILINE,
+)
 # What makes code or markup of a text.
 FORBIDDEN = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser|srcdoc")
 
@@ -19,7 +23,7 @@ FORBIDDEN = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|
 @pytest.mark.parametrize("path", MODULES)
 def test_modules_import_only_what_is_served(path: str) -> None:
     """Every import names a file that is served; none is at another address."""
-    for target in IMPORT.findall(pages.files()[path].content.decode()):
+    for target in filter(None, chain.from_iterable(IMPORT.findall(_code(path)))):
         if path.startswith("client/") and "node-" in target:
             continue  # asked for only where there is no window
         assert target.startswith("."), target

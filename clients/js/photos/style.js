@@ -39,7 +39,7 @@ label { display: grid; gap: .25rem; color: var(--soft); font-size: .875rem; }
 .frame { display: grid; grid-template-columns: minmax(0, 1fr); gap: 1.5rem; min-height: 24rem; align-content: start; }
 
 /* Adding photos: large while there is nothing else, a small bar once there is. */
-.drop { position: relative; display: grid; gap: 1rem; align-content: start; min-width: 0; }
+.drop { position: relative; display: grid; grid-template-columns: minmax(0, 1fr); gap: 1rem; align-content: start; min-width: 0; }
 .hole { display: grid; justify-items: center; align-content: center; gap: 1rem; padding: 1.25rem; border: 2px dashed color-mix(in srgb, var(--accent) 40%, var(--line)); border-radius: 1.25rem; background: var(--paper); text-align: center; }
 .mark { display: grid; place-items: center; width: 4rem; height: 4rem; border-radius: 50%; background: var(--accent-soft); color: var(--accent); }
 .mark .icon { width: 1.75rem; height: 1.75rem; }
@@ -101,7 +101,7 @@ legend { padding: 0; margin-bottom: .5rem; color: var(--soft); font-size: .875re
 .picture { position: relative; display: grid; place-items: center; width: 5.5rem; height: 5.5rem; min-height: 0; padding: 0; overflow: hidden; border: 0; border-radius: .625rem; background: var(--hollow); color: var(--soft); }
 .picture img { width: 100%; height: 100%; object-fit: cover; }
 .blank { display: grid; }
-.body { display: grid; align-content: start; gap: .25rem; min-width: 0; }
+.body { display: grid; grid-template-columns: minmax(0, 1fr); align-content: start; gap: .25rem; min-width: 0; }
 .head { display: flex; align-items: start; justify-content: space-between; gap: .5rem; }
 .title { min-width: 0; overflow: hidden; font-weight: 600; line-height: 1.5rem; text-overflow: ellipsis; white-space: nowrap; }
 .title.is-aside { color: var(--soft); font-size: .8125rem; font-weight: 400; }
@@ -110,7 +110,7 @@ legend { padding: 0; margin-bottom: .5rem; color: var(--soft); font-size: .875re
 .badge.warn { background: var(--warn-soft); color: var(--warn); }
 .badge.bad { background: var(--bad-soft); color: var(--bad); }
 .badge.busy { background: var(--accent-soft); color: var(--accent); }
-.values { display: grid; }
+.values { display: grid; grid-template-columns: minmax(0, 1fr); }
 .values div { display: flex; align-items: baseline; gap: .5rem; min-width: 0; }
 .values .brand .value { font-weight: 650; }
 .values dt { flex: none; width: 4.5rem; color: var(--soft); font-size: .8125rem; }

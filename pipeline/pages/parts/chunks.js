@@ -47,6 +47,7 @@ class ChunkDialog {
   #total = { done: 0, skipped: 0, refused: 0, isLost: false };
   /** @type {Map<string, string[]>} ids by why not */ #reasons = new Map();
   /** @type {(done: number) => void} */ #resolve = () => {};
+  /** @type {unknown} */ #undoing = null;
   #before = /** @type {HTMLElement | null} */ (document.activeElement);
 
   /** @param {Work} work */
@@ -123,6 +124,7 @@ class ChunkDialog {
     stop.focus();
     let problem = /** @type {any} */ (null);
     let cursor = /** @type {string | null} */ (null);
+    let isStopped = true;
     try {
       do {
         told.textContent = this.#progressWords(count, isExact);
@@ -130,11 +132,12 @@ class ChunkDialog {
         const { done, skipped, refused } = this.#total;
         progress.value = Math.min(count, done + skipped + refused);
       } while (cursor && !this.#alive.signal.aborted);
+      isStopped = Boolean(cursor);
     } catch (error) {
       if (!isAbort(error)) problem = error;
     }
     this.#isRunning = false;
-    this.#tell(problem, Boolean(cursor));
+    this.#tell(problem, isStopped);
   }
 
   /** A chunk, tried until the service has answered. @param {string | null} cursor @param {HTMLElement} trouble */
@@ -202,7 +205,7 @@ class ChunkDialog {
         skipped ? h("p", { class: "soft" }, `${capital(things(skipped))} left alone: by then it could not be done with ${skipped === 1 ? "it" : "them"} any more.`) : null,
         this.#reasons.size ? h("div", {}, h("p", {}, "Not done:"), h("ul", { class: "sample" }, [...this.#reasons].slice(0, REASONS_SHOWN).map(reasonRow))) : null,
       ],
-      [undo && done ? this.#button("Undo", () => (this.#dialog.close(), undo())) : null, close],
+      [undo && done ? this.#button("Undo", () => ((this.#undoing = undo()), this.#dialog.close())) : null, close],
     );
     close.focus();
   }
@@ -212,7 +215,8 @@ class ChunkDialog {
     removeEventListener("beforeunload", this.#warn);
     this.#dialog.remove();
     if (this.#before?.isConnected) this.#before.focus();
-    this.#resolve(this.#total.done);
+    // Who asked reads the list anew, and that is right only once the undoing has ended.
+    Promise.resolve(this.#undoing).finally(() => this.#resolve(this.#total.done));
   }
 
   /** Escape ends what runs, and then closes. @param {Event} event */

@@ -7,22 +7,22 @@ import { duration, exact, time } from "./time.js";
 const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
 /** @param {any} details of GET /api/queue/jobs/{jobId} @returns {HTMLElement} an ordered list */
-export function timeline({ job, asset }) {
+export function timeline({ job, asset, causes }) {
   const { attempts, createdAt } = asset;
   const steps = [step("", "Sent", createdAt)];
   let before = createdAt;
   let number = 0;
   if (attempts[0]?.attempt > 1) steps.push(gap("Earlier attempts are not kept: only the last ten are."));
-  for (const each of attempts) {
+  for (const [i, each] of attempts.entries()) {
     if (each.attempt <= number) steps.push(gap("Run again"));
-    steps.push(gap(waited(before, each.startedAt)), attemptStep(each));
+    steps.push(gap(waited(before, each.startedAt)), attemptStep(each, causes[i]));
     [before, number] = [each.endedAt, each.attempt];
   }
   return h("ol", { class: "timeline" }, steps, lastSteps(job, before));
 }
 
-/** @param {any} attempt */
-function attemptStep({ attempt, startedAt, endedAt, provider, model, outcome, reason }) {
+/** @param {any} attempt @param {string | null} cause what was behind the reason */
+function attemptStep({ attempt, startedAt, endedAt, provider, model, outcome, reason }, cause) {
   const isGood = outcome === "completed";
   const took = duration(Date.parse(endedAt) - Date.parse(startedAt));
   const asked = [provider, model].filter(Boolean).join(" · ");
@@ -31,7 +31,7 @@ function attemptStep({ attempt, startedAt, endedAt, provider, model, outcome, re
     h("span", {}, `Attempt ${attempt} `, h("span", { class: `badge ${isGood ? "good" : "bad"}` }, isGood ? "Answered" : "Failed")),
     startedAt,
     h("p", { class: "small soft" }, asked ? h("span", {}, "asked ", h("b", {}, asked)) : "no AI provider was asked", " · took ", h("span", { class: "number" }, took)),
-    reason && h("p", { class: "timeline-reason" }, reason),
+    reason && h("p", { class: "timeline-reason" }, reason, cause && h("code", { class: "timeline-cause" }, cause)),
   );
 }
 

@@ -50,7 +50,9 @@ function memory(redis) {
 /** @param {any} overview @returns {Trouble[]} */
 function work({ workersAlive, queues = [], plugins }) {
   const broken = queues.filter((/** @type {any} */ queue) => queue.error && queues.some((/** @type {any} */ other) => !other.error));
-  const quarantined = plugins?.quarantined ?? [];
+  const held = queues.flatMap((/** @type {any} */ queue) => queue.holds ?? []).map((/** @type {any} */ { provider }) => `provider ${provider}`);
+  // A provider that is not asked has a line of its own.
+  const quarantined = (plugins?.quarantined ?? []).filter((/** @type {string} */ name) => !held.includes(name));
   return [
     ...(workersAlive === 0 ? [{ ...bad("No worker is alive: nothing is worked on.", "Start a process that works:"), code: "ROLE=worker python run.py" }] : []),
     ...broken.map(({ name, error }) => warn(`Nothing is known of the queue ${name}.`, undefined, error)),
@@ -67,8 +69,8 @@ function paused(queues = []) {
 function holds({ queues = [], serverTime }) {
   return queues
     .flatMap((/** @type {any} */ queue) => queue.holds ?? [])
-    .map((/** @type {any} */ { provider, reason, nextTryInSeconds }) => ({
-      ...warn(`${provider} is not asked for now.`, undefined, reason),
+    .map((/** @type {any} */ { provider, reason, cause, nextTryInSeconds }) => ({
+      ...warn(`${provider} is not asked for now.`, undefined, [reason, cause].filter(Boolean).join(". ")),
       nextTryAt: nextTryInSeconds == null ? undefined : Date.parse(serverTime) + nextTryInSeconds * 1000,
     }));
 }

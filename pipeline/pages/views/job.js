@@ -111,7 +111,7 @@ class JobView {
     const picture = new Section("", ({ asset }) => [asset.images, asset.category], ({ asset }) => photo(asset));
     const now = new Section("State", ({ job, asset }) => [job, asset.progress], (details) => [stateNow(details), sameKind(details.job)]);
     const found = new Section("Result", ({ asset, history }) => [asset.aiMetadata, asset.corrections, history], result);
-    const steps = new Section("What happened", ({ job, asset }) => [job, asset.attempts], timeline);
+    const steps = new Section("What happened", ({ job, asset, causes }) => [job, asset.attempts, causes], timeline);
     const told = new Section("Deliveries", ({ deliveries }) => deliveries, ({ deliveries }) => deliveryList(deliveries, mayChange ? api : null, again));
     const about = new Section("Facts", ({ job, asset }) => [job.jobId, asset.images, asset.provenance, asset.updatedAt], aboutRows);
     const logs = new Section("In the logs", ({ searchFor, requestId, traceId }) => [searchFor, requestId, traceId], logWords);

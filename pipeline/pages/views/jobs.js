@@ -144,13 +144,17 @@ class JobsView {
     const { signal } = this.#alive;
     try {
       const fresh = await this.#ask(signal, newest && { to: newest });
-      if (!page.items.length) return this.#page === page && this.#show(fresh);
+      if (this.#page !== page) return;
+      if (!page.items.length) {
+        if (fresh.items.length) this.#count();
+        return this.#show(fresh);
+      }
       const { rows, gone } = merged(page.items, fresh.items, { key: ({ assetId }) => assetId, at: ({ createdAt }) => createdAt, readTo: fresh.searchedTo ?? "" });
       const added = newest ? await this.#added(newest, signal) : { count: 0, isExact: true };
       if (this.#page !== page) return;
       page.items = rows;
       this.#table.show(rows);
-      this.#tell(added.count, gone, added.isExact);
+      if (this.#tell(added.count, gone, added.isExact)) this.#count();
     } catch {
       // The frame says that there is no answer; the rows stay.
     }
@@ -164,14 +168,16 @@ class JobsView {
     return this.#context.api.get("/api/queue/jobs/count", { query: { ...this.#filter, from }, signal });
   }
 
-  /** @param {number} added @param {number} gone @param {boolean} [isExact] */
+  /** @param {number} added @param {number} gone @param {boolean} [isExact] @returns {boolean} whether that is news */
   #tell(added, gone, isExact = true) {
     const words = newsWords(added, gone, isExact);
+    const isOther = words !== this.#news.textContent;
     const isFirst = this.#news.hidden && words;
     this.#news.hidden = !words;
     this.#news.textContent = words;
     if (isFirst) this.#announced.textContent = "The list has changed. Press r to read it anew.";
     else if (!words) this.#announced.textContent = "";
+    return isOther;
   }
 
   /** The counts of all states, that of this one first, one after the other. */

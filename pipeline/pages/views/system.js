@@ -12,7 +12,7 @@ export function systemCards({ redis, store, storage, plugins, version }) {
   return [
     ...(redis ? [redisCard(redis)] : []),
     ...(store ? [upCard("Store", store, [["Kind", store.kind ?? "–"], ["Answers in", duration(store.tookMs)]])] : []),
-    ...(storage ? [upCard("Image storage", storage, [["Name", storage.name ?? "–"]])] : []),
+    ...(storage ? [upCard("Storage", storage, [["Name", storage.name ?? "–"]])] : []),
     ...(plugins ? [pluginsCard(plugins, version)] : []),
   ];
 }
@@ -21,7 +21,7 @@ export function systemCards({ redis, store, storage, plugins, version }) {
 function redisCard(redis) {
   const { isEmbedded, version, role, usedBytes, maxBytes, evictionPolicy, isEvictionSafe, persistence } = redis;
   return upCard("Redis", redis, [
-    ["Version", [version, isEmbedded ? "(built in)" : "", role && role !== "master" ? `(${role})` : ""].filter(Boolean).join(" ") || "–"],
+    ["Version", [version, isEmbedded ? "(own)" : "", role && role !== "master" ? `(${role})` : ""].filter(Boolean).join(" ") || "–"],
     ["Memory", usedBytes == null ? "–" : `${bytes(usedBytes)}${maxBytes ? ` of ${bytes(maxBytes)}` : ", no limit"}`],
     ["When full", evictionPolicy ?? "–", isEvictionSafe === false ? "bad" : ""],
     ["On disk", shown(persistence)],

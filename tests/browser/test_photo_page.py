@@ -1,0 +1,244 @@
+"""What a person sees on / in a real Chromium, from the first photo to the result, and does about it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser.photo_page import (
+    QUEUE,
+    SHIFTS,
+    act,
+    check_looks,
+    choose,
+    drop,
+    every_row,
+    photo_page,
+    photos,
+    rows,
+    until_rows,
+    within,
+)
+from tests.factories import make_image, make_noise_image
+from tests.service import AiService, Service
+
+# Three are sent at once: any of them may be first in line.
+IN_LINE = "rows.map(({badge}) => badge).sort().join() === 'Looking,Looking,Place 1'"
+
+
+@pytest.fixture(scope="module")
+def ai() -> Iterator[AiService]:
+    with AiService() as ai_service:
+        yield ai_service
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, ai: AiService) -> Iterator[Service]:
+    with Service(tmp_path_factory.mktemp("page"), ai.url, PREVIEW_PROCESSES="1", CONCURRENCY="2") as service:
+        yield service
+
+
+@pytest.fixture(autouse=True)
+def answering(ai: AiService) -> Iterator[None]:
+    yield
+    ai.order(held=False, forgets=True)
+
+
+async def order(ai: AiService, **orders: Any) -> None:
+    await asyncio.to_thread(lambda: ai.order(**orders))
+
+
+def answer(brand: str, model: str, confidence: float = 0.95) -> dict[str, Any]:
+    """Return a reply of the AI service. model: "" when it cannot see it."""
+    seen = {"brand": {"value": brand, "confidence": confidence}, "model": {"value": model, "confidence": 0.5}}
+    return {"body": seen}
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_three_photos_until_the_end(tmp_path: Path, service: Service, ai: AiService) -> None:
+    """Who has never read the README chooses three photos and reads what happens to each, on a desk and on phones.
+
+    The empty page invites; places in line, a result with its picture, what the AI could not see; a file that is no
+    photo is refused at once. Nothing moves that one has not moved, and all is there again after a reload.
+    """
+    replies = [answer("LEGO", "City 60316"), answer("Nike", ""), {"status": 422}]
+    await order(ai, replies=replies, held=True)
+    (tmp_path / "notes.pdf").write_bytes(b"%PDF-1.7 nothing to see")
+    async with photo_page(service.url) as page:
+        await check_looks(page)
+        assert "Photos over 10 MB are made smaller" in await page.text()
+        await page.click(within("input[value=lego]"))
+        await choose(page, *photos(tmp_path / "first", 3), tmp_path / "notes.pdf")
+        await page.until_text("notes.pdf is no photo")
+        await page.evaluate(SHIFTS)
+        shown = await until_rows(page, IN_LINE)
+        assert [row["title"] for row in shown] == ["photo-000.jpg", "photo-001.jpg", "photo-002.jpg"]
+        (waiting,) = [row for row in shown if row["badge"] == "Place 1"]
+        assert waiting["told"].startswith("Next in line") and waiting["buttons"] == ["Cancel", "Delete"]
+        await until_rows(page, "rows.every(({picture}) => picture.startsWith('blob:'))")
+        await check_looks(page)
+        await order(ai, held=False)
+        await until_rows(page, "rows.map(({badge}) => badge).sort().join() === 'Done,Failed,Partly seen'")
+        told = {row["badge"]: row for row in await rows(page)}
+        assert told["Done"]["values"] == ["LEGO sure", "City 60316 not sure"]
+        assert told["Partly seen"]["told"] == "The AI could not see the model. You can fill it in."
+        assert told["Failed"]["told"] == "AI service refused the image (HTTP 422)."
+        assert await page.evaluate("shifts") < 0.01
+        await page.reload()
+        after = await until_rows(page, "rows.length === 3 && rows.every(({picture}) => picture.includes('preview'))")
+        assert sorted(row["badge"] for row in after) == ["Done", "Failed", "Partly seen"]
+        assert await page.evaluate(f"{within('input[value=lego]')}.checked"), "the category is remembered"
+        for width in (390, 320):
+            await page.resize(width, 800, is_phone=True)
+            await check_looks(page)
+            small = f"[...{QUEUE}.querySelectorAll('button, summary, .option')].filter((each) => each.checkVisibility())"
+            assert await page.evaluate(f"{small}.every((each) => each.getBoundingClientRect().height >= 43.5)")
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_results_are_corrected_run_again_and_deleted(tmp_path: Path, service: Service, ai: AiService) -> None:
+    """A retry shows its reason; a value is corrected in place, a failed photo runs again, a slip is undone.
+
+    What is deleted is gone at the service once the time to undo is over, or when the page is left before that. The
+    large view shows each attempt. A cancelled photo says so.
+    """
+    await order(ai, replies=[{"status": 503}, {"status": 422}])
+    async with photo_page(service.url, "bea") as page:
+        await choose(page, *photos(tmp_path / "one", 1))
+        (row,) = await until_rows(page, "rows[0]?.badge === 'Attempt 2' && rows[0].told.startsWith('It starts')")
+        assert "after “AI service answered 503" in row["told"]
+        await until_rows(page, "rows[0].badge === 'Failed'")
+        await page.click(within(".picture"))
+        await page.until_text("What was tried")
+        assert "AI service answered 503" in await page.text() and "Attempt 2" in await page.text()
+        await check_looks(page)
+        await page.press("Escape")
+        await page.click(act("Run again"))
+        (row,) = await until_rows(page, "rows[0].badge === 'Done'")
+        assert row["values"][:2] == ["Nike sure", "Air Max 90 fairly sure"]
+
+        await page.click(act("Correct"))
+        await page.press("a", modifiers=2)
+        await page.write("Adidas <b>bold</b>")
+        await check_looks(page)
+        await page.press("Enter")
+        (row,) = await until_rows(page, "rows[0].values[0]?.startsWith('Adidas')")
+        assert row["values"][0] == "Adidas <b>bold</b> set by you" and row["values"][1] == "Air Max 90 fairly sure"
+        assert await page.evaluate(f"{within('.list b')} === undefined")
+        focused = f"{QUEUE}.activeElement?.dataset.act"
+        assert await page.evaluate(focused) == "Correct", "the keyboard goes on where it was"
+
+        await page.click(act("Delete"))
+        await page.until_text("1 photo deleted.")
+        assert await rows(page) == []
+        await page.click(within(".undo"))
+        await until_rows(page, "rows.length === 1")
+        await page.click(act("Delete"))
+        await page.reload()
+        await page.until(f"{QUEUE}.querySelector('[data-view=empty]')")
+        assert service.get("/api/assets", "bea").json()["data"]["items"] == []
+
+        await order(ai, held=True)
+        await choose(page, *photos(tmp_path / "two", 1, first=5))
+        await until_rows(page, "rows[0]?.badge === 'Looking'")
+        await page.click(act("Cancel"))
+        await until_rows(page, "rows[0].badge === 'Cancelled'")
+        await order(ai, held=False)
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_tabs_show_the_same_and_users_do_not_mix(tmp_path: Path, service: Service, ai: AiService) -> None:
+    """A photo dropped in one tab is in the other, step by step; what is deleted in one leaves the other.
+
+    Signing out asks when photos are not sent yet and takes them along; whoever signs in next sees none of them.
+    """
+    await order(ai, held=True)
+    async with photo_page(service.url, "cem") as page:
+        other = await page.open_tab(f"{service.url}/")
+        await other.until(f"{QUEUE}.querySelector('[data-view=empty]')")
+        await drop(page, photos(tmp_path / "tabs", 3))
+        for tab in (page, other):
+            await until_rows(tab, IN_LINE)
+        await order(ai, held=False)
+        for tab in (page, other):
+            await until_rows(tab, "rows.length === 3 && rows.every(({badge}) => badge === 'Done')")
+        assert len(service.get("/api/assets", "cem").json()["data"]["items"]) == 3
+        await page.click(act("Delete"))
+        await page.evaluate("dispatchEvent(new Event('pagehide'))")
+        await until_rows(other, "rows.length === 2")
+
+        await page.call("Network.enable")
+        await page.call("Network.setBlockedURLs", urls=["*analyze-queue*"])
+        await choose(page, *photos(tmp_path / "left", 1, first=7))
+        await until_rows(page, "rows[0].badge === 'Sending again'")
+        await until_rows(other, "rows.length === 3")
+        await page.click("document.querySelector('#person button')")
+        await page.until_text("1 photo is not sent yet")
+        await check_looks(page)
+        await page.click("document.querySelector('dialog .danger')")
+        await page.until_text("Paste a token")
+        await other.until_text("Paste a token")
+        await check_looks(page)
+        assert other.problems == []
+        page.problems = [each for each in page.problems if "ERR_BLOCKED_BY_CLIENT" not in each]
+    async with photo_page(service.url, "dan") as page:
+        assert await rows(page) == []
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_hostile_texts_stay_texts(tmp_path: Path, service: Service, ai: AiService) -> None:
+    """HTML in file names, in values and in reasons is shown as it is and never becomes an element."""
+    evil = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+    path = tmp_path / "<img src=x onerror=alert(1)>.jpg"
+    path.write_bytes(make_image())
+    hostile = {"value": evil, "confidence": 0.9}
+    await order(ai, replies=[{"body": {"brand": hostile, "model": hostile}}], held=True)
+    async with photo_page(service.url, "eve") as page:
+        await choose(page, path)
+        (row,) = await until_rows(page, "rows[0]?.badge === 'Looking'")
+        assert row["title"] == path.name
+        await order(ai, held=False)
+        (row,) = await until_rows(page, "rows[0].badge === 'Done'")
+        assert row["values"] == [f"{evil} sure", f"{evil} sure"]
+        await page.click(within(".picture"))
+        await page.until_text("What was tried")
+        images = f"[...{QUEUE}.querySelectorAll('img')].filter((each) => each.src.endsWith('/x')).length"
+        assert await page.evaluate(f"{images} + {QUEUE}.querySelectorAll('script').length") == 0
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_keyboard_alone_sends_a_photo_and_large_ones_are_made_smaller(
+    tmp_path: Path, service: Service, ai: AiService
+) -> None:
+    """Tab and Enter open the choice of files; a photo over the limit arrives smaller, and says so."""
+    async with photo_page(service.url, "fay") as page:
+        await page.call("Page.setInterceptFileChooserDialog", enabled=True)
+        focus = f"{QUEUE}.activeElement?.textContent"
+        await page.evaluate("document.querySelector('#main').focus()")
+        for _ in range(5):
+            await page.press("Tab")
+            if await page.evaluate(focus) == "Choose photos":
+                break
+        assert await page.evaluate(f"{QUEUE}.activeElement.matches(':focus-visible')")
+        await page.evaluate("globalThis.opened = 0")
+        await page.evaluate(f"{within('input[type=file]')}.addEventListener('click', () => opened++)")
+        await page.press("Enter")
+        await page.until("opened === 1")
+        large = tmp_path / "large.png"
+        large.write_bytes(make_noise_image(12 * 2**20))
+        await choose(page, large)
+        (row,) = await until_rows(page, "rows[0]?.badge === 'Done'")
+        assert row["told"] == "Made smaller to send."
+        (asset,) = service.get("/api/assets", "fay").json()["data"]["items"]
+        original = asset["images"]["original"]
+        assert original["contentType"] == "image/jpeg" and original["bytes"] < 10 * 2**20
+        assert max(original["width"], original["height"]) <= 4096
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_list_of_five_thousand_holds_few_rows(tmp_path: Path) -> None:
+    """Whatever its length, the list has only the rows near the screen, and loads the next page when it is scrolled to."""

@@ -1,0 +1,82 @@
+"""Records of deliveries over a real store, where something else is away or gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from tornado.ioloop import IOLoop
+
+from pipeline.assets.sqlite import SqliteAssetStore
+from pipeline.clock import utc_now
+from pipeline.errors import DependencyUnavailable
+from pipeline.metrics import Metrics
+from pipeline.usecases import deliveries as deliveries_module
+from pipeline.usecases.deliveries import Deliveries, DeliveryState
+from pipeline.usecases.notifying import Notifying
+from tests.factories import make_asset
+
+JOB_ID = f"notifications:{'1' * 24}"
+
+
+@pytest.fixture
+def store(io_loop: IOLoop, tmp_path: Path) -> Iterator[SqliteAssetStore]:
+    store = SqliteAssetStore(tmp_path / "assets.sqlite")
+    io_loop.run_sync(store.open)
+    yield store
+    io_loop.run_sync(store.close)
+
+
+async def deliver(store: SqliteAssetStore, asset_id: str) -> None:
+    """Let there be the record of an event that was delivered."""
+    payload = {"notifier": "webhook", "event": {"event": "asset_processed"}, "userId": "user-1", "assetId": asset_id}
+    await Deliveries(store).note(
+        JOB_ID, payload, utc_now(), DeliveryState.DELIVERED, attempts=2, response="HTTP 204"
+    )
+
+
+@pytest.mark.gen_test
+async def test_delivery_that_cannot_be_queued_again_stays_as_it_was(store: SqliteAssetStore) -> None:
+    """While Redis is away sending again fails, and the record does not say that it is on its way."""
+    asset = make_asset()
+    await store.create(asset)
+    await deliver(store, asset.id)
+
+    async def refuse(*_: Any, **__: Any) -> bool:
+        raise DependencyUnavailable("away")
+
+    async def keep(*_: Any) -> None:
+        return None
+
+    queue, kept = SimpleNamespace(name="notifications", enqueue=refuse), SimpleNamespace(keep=keep)
+    durable = SimpleNamespace(durable=("webhook",))
+    own: dict[str, Any] = {"store": store, "urls": None, "deliveries": Deliveries(store)}
+    notifying = Notifying(cast(Any, durable), cast(Any, queue), cast(Any, kept), Metrics(), **own)
+    before = await store.find_kept("delivery", JOB_ID)
+    with pytest.raises(DependencyUnavailable):
+        await notifying.send_again(JOB_ID, "r-1")
+    assert before is not None and await store.find_kept("delivery", JOB_ID) == before
+
+
+@pytest.mark.gen_test
+async def test_delivery_of_a_deleted_asset_leaves_no_record(store: SqliteAssetStore) -> None:
+    """Also when the asset went while its event was delivered: then nobody else would remove the record."""
+    await deliver(store, "a" * 24)
+    assert await store.find_kept("delivery", JOB_ID) is None
+
+
+@pytest.mark.gen_test
+async def test_deliveries_go_after_seven_days(store: SqliteAssetStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record is there on the seventh day and gone on the eighth."""
+    asset = make_asset()
+    await store.create(asset)
+    await deliver(store, asset.id)
+    now = utc_now()
+    for days, is_there in ((6.9, True), (7.1, False)):
+        monkeypatch.setattr(deliveries_module, "utc_now", lambda days=days: now + timedelta(days=days))
+        await Deliveries(store).purge()
+        assert (await store.find_kept("delivery", JOB_ID) is not None) is is_there
