@@ -65,7 +65,7 @@ export class Shell {
 
   /** Another view is shown. @param {string} path */
   moved(path) {
-    const place = [...this.#links.keys()].filter((each) => path === each || path.startsWith(`${each}/`)).pop();
+    const place = [...this.#links.keys()].filter((each) => path.replace(/\/$/, "") === each || (each !== "/console" && path.startsWith(`${each}/`))).pop();
     for (const [each, { link }] of this.#links) {
       if (each === place) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");

@@ -220,10 +220,9 @@ async def test_readers_have_no_buttons_and_users_no_console(service: Service) ->
             await page.until("!document.querySelector('main [aria-busy=true], main .skeleton')")
             seen += await page.evaluate("[...document.querySelectorAll('main button')].map((each) => each.textContent)")
         assert set(seen) <= {"Look up", "Clear filters", "Filters", "Try again"}
-        refused = await page.evaluate(
-            """fetch("/api/queue/pause", { method: "POST", headers: { Authorization:
-              `Bearer ${JSON.parse(localStorage["pipeline.operator.session"]).token}` } }).then(({ status }) => status)"""
-        )
+        token = 'JSON.parse(localStorage["pipeline.operator.session"]).token'
+        options = f'{{ method: "POST", headers: {{ Authorization: `Bearer ${{{token}}}` }} }}'
+        refused = await page.evaluate(f'fetch("/api/queue/pause", {options}).then(({{ status }}) => status)')
         assert refused == 403
         await page.click(find("Sign out"))
         await page.until_text("Sign in")
@@ -237,7 +236,7 @@ async def test_readers_have_no_buttons_and_users_no_console(service: Service) ->
 
 @pytest.mark.gen_test(timeout=60)
 async def test_keys_are_listed_and_leave_writing_alone(service: Service) -> None:
-    """Tab reaches the view at once; `?` lists the keys, Escape closes; letters typed into a field go nowhere else."""
+    """Tab reaches the view; `?` lists the keys, Escape closes; letters typed into a field go nowhere else."""
     async with console(service, "/console/audit") as page:
         await page.until_text("Audit")
         await page.press("Tab", "Enter")
