@@ -63,6 +63,7 @@ from pipeline.usecases.retention import Sweeper
 from pipeline.usecases.submission import Submission, SubmissionPolicy
 from pipeline.usecases.storages_in_use import StoragesInUse
 from pipeline.usecases.tallies import Tallies
+from pipeline.usecases.undelivered import Undelivered
 from pipeline.usecases.upgrade import Upgrade
 from pipeline.usecases.users import Users
 from pipeline.watchdog import Watchdog
@@ -137,6 +138,13 @@ class Parts:
             store=self.store,
             urls=self.image_urls,
             deliveries=self.deliveries,
+        )
+        self.undelivered = Undelivered(
+            self.notifications,
+            self._kept_notifications,
+            self.notifying,
+            self.deliveries,
+            durable=self.plugins.notifiers.durable,
         )
         self.worker = self._make_photo_worker()
         self.workers = [self.worker]

@@ -35,8 +35,8 @@ T = TypeVar("T")
 # (createdAt in milliseconds, id), which is also their order.
 Place = tuple[int, str]
 NEWEST_FIRST = "ORDER BY createdAt DESC, id DESC"
-SEARCHED = "createdAt, id, userId, aiMetadata, corrections, attempts, provenance"
-TEXTS = ("aiMetadata", "corrections", "attempts", "provenance")
+# What is read of a document to look for words, and for a provider.
+OF_WORDS, OF_PROVIDER = ("aiMetadata", "corrections"), ("attempts", "provenance")
 OF_RETRY = "substr(processingJobId, -24) != id"
 # The indexes of this file. `by_status` serves the reconciler too, so it is the only one that every write changes.
 INDEXES = f"""
@@ -138,6 +138,10 @@ def _conditions(wanted: JobFilter, after: Place | None, end: Place | None) -> tu
     if wanted.failure is not None and wanted.user_id is not None:
         conditions.append("failure = :failure")
         values["failure"] = wanted.failure
+    if wanted.provider is not None:
+        # Whatever has it somewhere: the rest is not even handed over.
+        conditions.append("(instr(attempts, :provider) OR instr(provenance, :provider))")
+        values["provider"] = orjson.dumps(wanted.provider).decode()
     if wanted.category is not None:
         conditions.append("category = :category")
         values["category"] = wanted.category
@@ -176,22 +180,24 @@ def _found(
 ) -> Iterator[Place]:
     """Yield the places of what is wanted, newest first; read as far as they are asked for."""
     conditions, values = _conditions(wanted, after, end)
-    columns, limit = (SEARCHED, "") if wanted.needs_reading else ("createdAt, id", f"LIMIT {at_most}")
+    texts = (*(OF_WORDS if wanted.words else ()), *(OF_PROVIDER if wanted.provider else ()))
+    columns = ", ".join(("createdAt", "id", *(("userId", *texts) if texts else ())))
+    limit = "" if texts else f"LIMIT {at_most}"
     cursors = [
         connection.execute(each.select(columns, conditions, f"{NEWEST_FIRST} {limit}"), {**each.values, **values})
         for each in _ranges(wanted)
     ]
     for row in heapq.merge(*cursors, key=lambda row: (row["createdAt"], row["id"]), reverse=True):
-        if not wanted.needs_reading or wanted.is_match(_document(row)):
+        if not wanted.needs_reading or wanted.is_match(_document(row, texts)):
             yield row["createdAt"], row["id"]
 
 
-def _document(row: sqlite3.Row) -> dict[str, Any]:
+def _document(row: sqlite3.Row, texts: Sequence[str]) -> dict[str, Any]:
     try:
-        texts = {name: orjson.loads(row[name]) for name in TEXTS if row[name]}
+        found = {name: orjson.loads(text) for name in texts if (text := row[name])}
     except ValueError:
         return {}
-    return {"userId": row["userId"], **texts}
+    return {"userId": row["userId"], **found}
 
 
 def _error_of(text: str) -> str:

@@ -102,6 +102,12 @@ def test_operators_see_what_runs_and_drain_one_process(
     first.wait_log("process_resumed")
     until(lambda: processes(second), lambda found: [each["assetId"] for each in found[first.pid]["slots"]] == [waits])
 
+    acts = until(lambda: call(second, "GET", "/api/queue/audit")[1]["items"], lambda found: len(found) == 2)
+    assert [(act["action"], act["target"], act["who"]) for act in acts] == [
+        ("resume process", first_id, "ops-1"),
+        ("drain process", first_id, "ops-1"),
+    ]
+
     # A drain lets what runs come to its end.
     call(first, "POST", f"/api/processes/{first_id}/drain")
     ai_service.order(held=False)

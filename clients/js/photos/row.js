@@ -165,7 +165,8 @@ export class Row {
   #isTriedAgain = false;
   async #pictureFailed() {
     this.#pictureIsThere(false);
-    if (this.#isTriedAgain || !this.#photo.asset) return;
+    // Only an address that carries a signature ends with time.
+    if (this.#isTriedAgain || !this.#photo.asset || !this.#source.includes("?")) return;
     this.#isTriedAgain = true;
     const address = await this.#acts.freshPicture(this.#photo).catch(() => "");
     if (address) this.#image.src = this.#source = address;

@@ -82,6 +82,11 @@ legend { padding: 0; margin-bottom: .5rem; color: var(--soft); font-size: .875re
 :is([data-view=full], [data-view=loading]) .hole { padding: 1rem; }
 :is([data-view=full], [data-view=loading]) .invitation h2 { font-size: 1rem; }
 
+/* What is read from the service moves nothing when it comes. */
+.choice:empty { height: 4.8125rem; }
+.frame:not([data-view=empty]) .choice:empty { height: 3.25rem; }
+.limits:empty, .sees:empty { min-height: 3lh; }
+
 .photos { display: grid; grid-template-columns: minmax(0, 1fr); align-content: start; gap: .75rem; min-width: 0; }
 .summary { display: grid; grid-template-columns: 1fr auto; align-items: baseline; gap: 0 1rem; }
 .counts { grid-row: 2; grid-column: 1 / -1; min-height: 1.3125rem; color: var(--soft); font-size: .875rem; font-variant-numeric: tabular-nums; }
@@ -200,6 +205,7 @@ dialog .close { background: var(--paper); color: var(--ink); }
   .frame:not([data-view=empty]) .drop { position: sticky; top: 1rem; align-self: start; }
   .frame:not([data-view=empty]) .hole { min-height: 13rem; }
   .frame:not([data-view=empty]) .options { display: grid; grid-template-columns: 1fr 1fr; }
+  .frame:not([data-view=empty]) .choice:empty { height: 8.0625rem; }
 }
 @media (prefers-reduced-motion: reduce) {
   *, *::before, *::after { animation: none !important; transition: none !important; }

@@ -71,12 +71,15 @@ export function nameOf({ name, asset, unsent }) {
   return found || name || titled(`${unsent?.category ?? asset?.category ?? ""} photo`);
 }
 
+// Made once: each costs more than what a row costs besides.
+const TIME = new Intl.DateTimeFormat([], { timeStyle: "short" });
+const DAY = new Intl.DateTimeFormat([], { dateStyle: "medium" });
+
 /** What it is and when it was sent. @param {any} asset */
 export function sortOf({ category, createdAt }) {
   const at = new Date(createdAt);
   const isToday = at.toDateString() === new Date().toDateString();
-  const when = isToday ? at.toLocaleTimeString([], { timeStyle: "short" }) : at.toLocaleDateString([], { dateStyle: "medium" });
-  return `${titled(category)} · ${when}`;
+  return `${titled(category)} · ${(isToday ? TIME : DAY).format(at)}`;
 }
 
 /** @param {string} category */

@@ -72,6 +72,7 @@ export class Work {
     this.client.on("transport", () => this.#told.changed());
     this.client.on("disconnected", ({ willReconnect }) => willReconnect && this.#connection(navigator.onLine ? "lost" : "offline"));
     this.client.on("error", (error) => (error.code === "UNAUTHORIZED" ? this.#told.unauthorized() : this.#told.problem(error.message)));
+    this.photos.offline(!navigator.onLine);
     this.client.connect();
     this.#library.start();
     await this.#readOutbox();
