@@ -10,9 +10,8 @@ TEXT = (ROOT / "docs/console.md").read_text()
 
 def test_console_docs_name_existing_tests() -> None:
     """Each test that the table calls a witness is in tests/browser."""
-    there = {
-        name for path in (ROOT / "tests/browser").glob("*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
-    }
+    files = (ROOT / "tests/browser").glob("*.py")
+    there = {name for path in files for name in re.findall(r"def (test_\w+)", path.read_text())}
     named = set(re.findall(r"`(test_\w+)`", TEXT))
     assert named
     assert named <= there

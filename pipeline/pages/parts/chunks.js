@@ -49,7 +49,7 @@ class ChunkDialog {
   #total = { done: 0, skipped: 0, refused: 0, isLost: false, isCut: false };
   /** @type {Map<string, string[]>} ids by why not */ #reasons = new Map();
   /** @type {(done: number) => void} */ #resolve = () => {};
-  /** @type {unknown} */ #undoing = null;
+  #isToUndo = false;
   #before = /** @type {HTMLElement | null} */ (document.activeElement);
 
   /** @param {Work} work */
@@ -209,7 +209,7 @@ class ChunkDialog {
         skipped ? h("p", { class: "soft" }, `${capital(things(skipped))} left alone: by then it could not be done with ${skipped === 1 ? "it" : "them"} any more.`) : null,
         this.#reasons.size ? h("div", {}, h("p", {}, isCut ? "Not done, among others:" : "Not done:"), h("ul", { class: "sample" }, [...this.#reasons].slice(0, REASONS_SHOWN).map(reasonRow))) : null,
       ],
-      [undo && done ? this.#button("Undo", () => ((this.#undoing = Promise.resolve(undo()).catch(toastError)), this.#dialog.close())) : null, close],
+      [undo && done ? this.#button("Undo", () => ((this.#isToUndo = true), this.#dialog.close())) : null, close],
     );
     close.focus();
   }
@@ -219,8 +219,9 @@ class ChunkDialog {
     removeEventListener("beforeunload", this.#warn);
     this.#dialog.remove();
     if (this.#before?.isConnected) this.#before.focus();
+    const undoing = this.#isToUndo ? Promise.resolve(this.#work.undo?.()).catch(toastError) : Promise.resolve();
     // Who asked reads the list anew, and that is right only once the undoing has ended.
-    Promise.resolve(this.#undoing).finally(() => this.#resolve(this.#total.done));
+    undoing.then(() => this.#resolve(this.#total.done));
   }
 
   /** Escape ends what runs, and then closes. @param {Event} event */

@@ -30,7 +30,7 @@ class JobView {
   #context;
   #heading = h("h1", {}, "Job");
   #badge = h("span", { role: "status" });
-  #actions = h("div", { class: "row" });
+  #actions = h("div", { class: "row job-actions" });
   #body = h("div", { class: "job" });
   /** @type {Section[]} */ #sections = [];
   #latest = new Latest();

@@ -222,7 +222,9 @@ class JobsView {
     this.#context.live.refresh();
     this.#table.clearSelection();
     this.#selection.clear();
-    this.load();
+    // The page that was shown may be beyond the end now.
+    if (this.#query.get("cursor")) this.#context.setQuery({ cursor: null });
+    else this.load();
   };
 }
 
