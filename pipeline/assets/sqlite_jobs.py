@@ -37,12 +37,17 @@ Place = tuple[int, str]
 NEWEST_FIRST = "ORDER BY createdAt DESC, id DESC"
 # What is read of a document to look for words, and for a provider.
 OF_WORDS, OF_PROVIDER = ("aiMetadata", "corrections"), ("attempts", "provenance")
+# The rows of one user lie all over the file, those of a time side by side: of the former so many are read.
+SCATTERED_AT_MOST = 500
 OF_RETRY = "substr(processingJobId, -24) != id"
-# The indexes of this file. `by_status` serves the reconciler too, so it is the only one that every write changes.
+# The indexes of this file. The first two, which writes of all assets change, serve the reconciler and owners too. What
+# stands behind the id is looked up nowhere else: to read a row costs a page of the file.
 INDEXES = f"""
 DROP INDEX unfinished;
-CREATE INDEX by_status ON assets (status, createdAt, id);
-CREATE INDEX failures ON assets (failure, createdAt, id) WHERE failure IS NOT NULL;
+CREATE INDEX by_status ON assets (status, createdAt, id, category);
+DROP INDEX newest_of_user;
+CREATE INDEX newest_of_user ON assets (userId, createdAt, id, status, category);
+CREATE INDEX failures ON assets (failure, createdAt, id, category) WHERE failure IS NOT NULL;
 CREATE INDEX job_of_retry ON assets (processingJobId) WHERE {OF_RETRY};
 """
 
@@ -166,6 +171,8 @@ def _end(connection: sqlite3.Connection, wanted: JobFilter, at_most: int, after:
     """Return the last place that a call looks at, None when it comes to the end of the list anyhow."""
     if wanted.is_indexed:
         return None
+    if wanted.user_id is not None and (wanted.needs_reading or wanted.failure is not None):
+        at_most = min(at_most, SCATTERED_AT_MOST)
     conditions, values = _conditions(JobFilter(since=wanted.since, until=wanted.until), after, None)
     places = []
     for each in _ranges(wanted):
