@@ -78,6 +78,7 @@ class JobDocuments:
     _spans: dict[str, float]
 
     async def jobs(self, wanted: JobFilter, *, limit: int, after: Position | None = None) -> JobPage:
+        wanted = _rounded(wanted)
         least, most = limit + 1, ROOMY * limit + 1
         if not _is_indexed(wanted):
             least, most = EXAMINED_AT_MOST // 2, EXAMINED_AT_MOST
@@ -91,6 +92,7 @@ class JobDocuments:
         return JobPage(self._reading.all(documents), end)
 
     async def count_jobs(self, wanted: JobFilter) -> Count:
+        wanted = _rounded(wanted)
         if _is_indexed(wanted):
             window = _Window(_range(wanted), wanted.since, wanted.until)
             count = await self._count(window, COUNTED_AT_MOST)
@@ -104,9 +106,9 @@ class JobDocuments:
         return Count(await self._count(narrowed, most), is_whole)
 
     async def failures(self, since: datetime | None = None, until: datetime | None = None) -> Sequence[FailureGroup]:
-        wanted = JobFilter(statuses=(AssetStatus.FAILED,), since=since, until=until)
+        wanted = _rounded(JobFilter(statuses=(AssetStatus.FAILED,), since=since, until=until))
         window = await self._window(wanted, None, COUNTED_AT_MOST // 2, COUNTED_AT_MOST)
-        is_whole = window.start in (None, since)
+        is_whole = window.start in (None, wanted.since)
         groups: dict[str, FailureGroup] = {}
         for document in await self._reach(self._assets.find(window.query, OF_FAILURES).to_list(None)):
             _add(groups, document, is_whole)
@@ -234,6 +236,12 @@ def _add(groups: dict[str, FailureGroup], document: Mapping[str, Any], is_whole:
         min(at, group.first_at),
         max(at, group.last_at),
     )
+
+
+def _rounded(wanted: JobFilter) -> JobFilter:
+    """Return the filter with the instants that documents can have: only so is a window's start known for the end."""
+    since = _whole_ms(wanted.since) if wanted.since else None
+    return replace(wanted, since=since, until=_whole_ms(wanted.until) if wanted.until else None)
 
 
 def _whole_ms(instant: datetime) -> datetime:

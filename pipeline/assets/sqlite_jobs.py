@@ -35,14 +35,19 @@ T = TypeVar("T")
 # (createdAt in milliseconds, id), which is also their order.
 Place = tuple[int, str]
 NEWEST_FIRST = "ORDER BY createdAt DESC, id DESC"
-SEARCHED = "createdAt, id, userId, aiMetadata, corrections, attempts, provenance"
-TEXTS = ("aiMetadata", "corrections", "attempts", "provenance")
+# What is read of a document to look for words, and for a provider.
+OF_WORDS, OF_PROVIDER = ("aiMetadata", "corrections"), ("attempts", "provenance")
+# The rows of one user lie all over the file, those of a time side by side: of the former so many are read.
+SCATTERED_AT_MOST = 500
 OF_RETRY = "substr(processingJobId, -24) != id"
-# The indexes of this file. `by_status` serves the reconciler too, so it is the only one that every write changes.
+# The indexes of this file. The first two, which writes of all assets change, serve the reconciler and owners too. What
+# stands behind the id is looked up nowhere else: to read a row costs a page of the file.
 INDEXES = f"""
 DROP INDEX unfinished;
-CREATE INDEX by_status ON assets (status, createdAt, id);
-CREATE INDEX failures ON assets (failure, createdAt, id) WHERE failure IS NOT NULL;
+CREATE INDEX by_status ON assets (status, createdAt, id, category);
+DROP INDEX newest_of_user;
+CREATE INDEX newest_of_user ON assets (userId, createdAt, id, status, category);
+CREATE INDEX failures ON assets (failure, createdAt, id, category) WHERE failure IS NOT NULL;
 CREATE INDEX job_of_retry ON assets (processingJobId) WHERE {OF_RETRY};
 """
 
@@ -138,6 +143,10 @@ def _conditions(wanted: JobFilter, after: Place | None, end: Place | None) -> tu
     if wanted.failure is not None and wanted.user_id is not None:
         conditions.append("failure = :failure")
         values["failure"] = wanted.failure
+    if wanted.provider is not None:
+        # Whatever has it somewhere: the rest is not even handed over.
+        conditions.append("(instr(attempts, :provider) OR instr(provenance, :provider))")
+        values["provider"] = orjson.dumps(wanted.provider).decode()
     if wanted.category is not None:
         conditions.append("category = :category")
         values["category"] = wanted.category
@@ -162,6 +171,8 @@ def _end(connection: sqlite3.Connection, wanted: JobFilter, at_most: int, after:
     """Return the last place that a call looks at, None when it comes to the end of the list anyhow."""
     if wanted.is_indexed:
         return None
+    if wanted.user_id is not None and (wanted.needs_reading or wanted.failure is not None):
+        at_most = min(at_most, SCATTERED_AT_MOST)
     conditions, values = _conditions(JobFilter(since=wanted.since, until=wanted.until), after, None)
     places = []
     for each in _ranges(wanted):
@@ -176,22 +187,24 @@ def _found(
 ) -> Iterator[Place]:
     """Yield the places of what is wanted, newest first; read as far as they are asked for."""
     conditions, values = _conditions(wanted, after, end)
-    columns, limit = (SEARCHED, "") if wanted.needs_reading else ("createdAt, id", f"LIMIT {at_most}")
+    texts = (*(OF_WORDS if wanted.words else ()), *(OF_PROVIDER if wanted.provider else ()))
+    columns = ", ".join(("createdAt", "id", *(("userId", *texts) if texts else ())))
+    limit = "" if texts else f"LIMIT {at_most}"
     cursors = [
         connection.execute(each.select(columns, conditions, f"{NEWEST_FIRST} {limit}"), {**each.values, **values})
         for each in _ranges(wanted)
     ]
     for row in heapq.merge(*cursors, key=lambda row: (row["createdAt"], row["id"]), reverse=True):
-        if not wanted.needs_reading or wanted.is_match(_document(row)):
+        if not wanted.needs_reading or wanted.is_match(_document(row, texts)):
             yield row["createdAt"], row["id"]
 
 
-def _document(row: sqlite3.Row) -> dict[str, Any]:
+def _document(row: sqlite3.Row, texts: Sequence[str]) -> dict[str, Any]:
     try:
-        texts = {name: orjson.loads(row[name]) for name in TEXTS if row[name]}
+        found = {name: orjson.loads(text) for name in texts if (text := row[name])}
     except ValueError:
         return {}
-    return {"userId": row["userId"], **texts}
+    return {"userId": row["userId"], **found}
 
 
 def _error_of(text: str) -> str:

@@ -108,6 +108,8 @@ export class Router {
     this.#path = location.pathname;
     this.#href = location.href.split("#")[0];
     this.#shown?.dispose?.();
+    // A question of the view before.
+    /** @type {HTMLDialogElement | null} */ (document.querySelector("dialog[open]"))?.close();
     const { view, params } = this.#find();
     const { navigate, setQuery } = this;
     const context = { ...this.#context, params, query: new URLSearchParams(location.search), navigate, setQuery, setTitle };

@@ -47,7 +47,7 @@ export class Shell {
       "div",
       { class: "shell-foot" },
       who,
-      h("div", { class: "row" }, h("button", { type: "button", class: "quiet", onclick: showKeys, "aria-keyshortcuts": "?" }, "Keys"), h("button", { type: "button", class: "quiet", onclick: () => session.signOut() }, "Sign out")),
+      h("div", { class: "row" }, h("button", { type: "button", class: "quiet", onclick: showKeys, "aria-keyshortcuts": "?" }, "Keys"), h("button", { type: "button", class: "quiet", onclick: () => session.signOut() }, "Sign out"), h("a", { class: "small", href: "/" }, "Photos")),
       h("span", { class: "soft small" }, `Version ${about.version}`),
     );
     const nav = h("nav", { id: "places", class: "places", "aria-label": "Views" }, h("ul", {}, PLACES.map((place) => h("li", {}, this.#link(place)))), foot);
@@ -65,7 +65,7 @@ export class Shell {
 
   /** Another view is shown. @param {string} path */
   moved(path) {
-    const place = [...this.#links.keys()].filter((each) => path === each || path.startsWith(`${each}/`)).pop();
+    const place = [...this.#links.keys()].filter((each) => path.replace(/\/$/, "") === each || (each !== "/console" && path.startsWith(`${each}/`))).pop();
     for (const [each, { link }] of this.#links) {
       if (each === place) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");

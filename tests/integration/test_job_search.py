@@ -23,7 +23,8 @@ from pipeline.assets.sqlite import MIGRATIONS, SqliteAssetStore
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from tests.factories import make_asset
-from tests.integration.test_asset_store import FOUND, NOON, begin, create, create_finished, finish, ids, make_store, store
+from tests.integration.test_asset_store import FOUND, NOON, begin, create, create_finished, finish, ids
+from tests.integration.test_asset_store import make_store, store  # noqa: F811
 
 __all__ = ["make_store", "store"]
 SECOND = timedelta(seconds=1)
@@ -120,6 +121,8 @@ async def test_search_looks_at_so_many_jobs_and_goes_on(store: AssetStore, monke
             monkeypatch.setattr(f"pipeline.assets.{module}.{name}", 10)
     await create_jobs(store, 35)
     rare = await create(store, category="camera", created_at=NOON - 33 * SECOND, ai_metadata=FOUND)
+    odd = NOON - 60 * SECOND + timedelta(microseconds=7)
+    assert ids(await every_job(store, JobFilter(category="camera", since=odd), 5)) == [rare.id]
     for wanted in (JobFilter(category="camera"), JobFilter(words=("nike",))):
         first = await store.jobs(wanted, limit=5)
         assert first.assets == [] and first.next_after is not None
@@ -202,7 +205,8 @@ async def test_searches_of_jobs_use_an_index(tmp_path: Path) -> None:
     await store._on_reader(lambda connection: connection.set_trace_callback(statements.append))
     await create(store, status=AssetStatus.FAILED)
     period: dict[str, Any] = {"since": NOON, "until": utc_now()}
-    statuses: tuple[tuple[AssetStatus, ...], ...] = ((), (AssetStatus.FAILED,), (AssetStatus.ACTIVE, AssetStatus.PARTIAL))
+    result = (AssetStatus.ACTIVE, AssetStatus.PARTIAL)
+    statuses: tuple[tuple[AssetStatus, ...], ...] = ((), (AssetStatus.FAILED,), result)
     others: tuple[dict[str, Any], ...] = ({}, {"words": ("x",)}, {"category": "x"})
     for user, failure, more in itertools.product((None, "u"), (None, "0" * 12), others):
         for status, instants in itertools.product(statuses, ({}, period)):
@@ -241,10 +245,11 @@ async def test_failed_assets_of_an_older_file_have_their_kind(tmp_path: Path) ->
     await create_finished(store, AssetStatus.ACTIVE)
     await store.close()
     with closing(sqlite3.connect(path)) as connection, connection:
-        for name in ("by_status", "failures", "job_of_retry"):
+        for name in ("by_status", "newest_of_user", "failures", "job_of_retry"):
             connection.execute(f"DROP INDEX {name}")
         connection.execute("ALTER TABLE assets DROP COLUMN failure")
         connection.execute("CREATE INDEX unfinished ON assets (createdAt, id) WHERE status = 'processing'")
+        connection.execute("CREATE INDEX newest_of_user ON assets (userId, createdAt, id)")
         connection.execute("UPDATE assets SET aiMetadata = '{' WHERE id = ?", [damaged.id])
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) - 1}")
     await store.open()

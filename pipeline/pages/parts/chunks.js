@@ -26,9 +26,11 @@ import { backoffMs } from "../client/delays.js";
 import { fill, h } from "../dom.js";
 import { errorState, skeleton } from "./states.js";
 import { countdown, number } from "./time.js";
+import { toastError } from "./toast.js";
 
 const MAX_FAILURES = 4; // more make no longer wait
 const REASONS_SHOWN = 8;
+const REFUSED_TOLD = 20; // by the service, of each chunk
 
 /** @param {Work} work @returns {Promise<number>} how many it was done with */
 export function doInChunks(work) {
@@ -44,10 +46,10 @@ class ChunkDialog {
   #dialog = h("dialog", { class: "bulk", "aria-labelledby": "bulk-title", oncancel: (/** @type {Event} */ event) => this.#escape(event), onclose: () => this.#end() }, this.#form);
   #alive = new AbortController();
   #isRunning = false;
-  #total = { done: 0, skipped: 0, refused: 0, isLost: false };
+  #total = { done: 0, skipped: 0, refused: 0, isLost: false, isCut: false };
   /** @type {Map<string, string[]>} ids by why not */ #reasons = new Map();
   /** @type {(done: number) => void} */ #resolve = () => {};
-  /** @type {unknown} */ #undoing = null;
+  #isToUndo = false;
   #before = /** @type {HTMLElement | null} */ (document.activeElement);
 
   /** @param {Work} work */
@@ -115,7 +117,8 @@ class ChunkDialog {
     this.#isRunning = true;
     this.#form.onsubmit = (/** @type {Event} */ event) => event.preventDefault();
     const progress = h("progress", { max: String(count), "aria-labelledby": "bulk-title" });
-    progress.value = 0;
+    // Of "at least so many" there is no share.
+    if (isExact) progress.value = 0;
     const told = h("p", { class: "number" });
     const trouble = h("p", { class: "bulk-trouble small", role: "status" });
     const stop = this.#button("Stop", () => this.#alive.abort());
@@ -130,7 +133,7 @@ class ChunkDialog {
         told.textContent = this.#progressWords(count, isExact);
         cursor = this.#add(await this.#persist(cursor, trouble));
         const { done, skipped, refused } = this.#total;
-        progress.value = Math.min(count, done + skipped + refused);
+        if (isExact) progress.value = Math.min(count, done + skipped + refused);
       } while (cursor && !this.#alive.signal.aborted);
       isStopped = Boolean(cursor);
     } catch (error) {
@@ -180,6 +183,7 @@ class ChunkDialog {
     this.#total.done += done;
     this.#total.skipped += skipped;
     this.#total.refused += refused.length;
+    this.#total.isCut ||= refused.length >= REFUSED_TOLD;
     for (const { jobId, message } of refused) this.#reasons.set(message, [...(this.#reasons.get(message) ?? []), jobId]);
     return nextCursor;
   }
@@ -193,7 +197,7 @@ class ChunkDialog {
 
   /** @param {any} problem @param {boolean} isStopped */
   #tell(problem, isStopped) {
-    const { done, skipped, isLost } = this.#total;
+    const { done, skipped, isLost, isCut } = this.#total;
     const { past, things, undo } = this.#work;
     this.#heading.textContent = problem ? "It ended before its time" : isStopped ? "Stopped" : "Done";
     const close = this.#button("Close", () => this.#dialog.close(), "primary");
@@ -203,9 +207,9 @@ class ChunkDialog {
         h("p", { class: "bulk-result number", role: "status" }, `${capital(things(done, !(isLost && done)))} ${past}.`),
         isStopped && !problem ? h("p", {}, "The others are as they were.") : null,
         skipped ? h("p", { class: "soft" }, `${capital(things(skipped))} left alone: by then it could not be done with ${skipped === 1 ? "it" : "them"} any more.`) : null,
-        this.#reasons.size ? h("div", {}, h("p", {}, "Not done:"), h("ul", { class: "sample" }, [...this.#reasons].slice(0, REASONS_SHOWN).map(reasonRow))) : null,
+        this.#reasons.size ? h("div", {}, h("p", {}, isCut ? "Not done, among others:" : "Not done:"), h("ul", { class: "sample" }, [...this.#reasons].slice(0, REASONS_SHOWN).map(reasonRow))) : null,
       ],
-      [undo && done ? this.#button("Undo", () => ((this.#undoing = undo()), this.#dialog.close())) : null, close],
+      [undo && done ? this.#button("Undo", () => ((this.#isToUndo = true), this.#dialog.close())) : null, close],
     );
     close.focus();
   }
@@ -215,8 +219,9 @@ class ChunkDialog {
     removeEventListener("beforeunload", this.#warn);
     this.#dialog.remove();
     if (this.#before?.isConnected) this.#before.focus();
+    const undoing = this.#isToUndo ? Promise.resolve(this.#work.undo?.()).catch(toastError) : Promise.resolve();
     // Who asked reads the list anew, and that is right only once the undoing has ended.
-    Promise.resolve(this.#undoing).finally(() => this.#resolve(this.#total.done));
+    undoing.then(() => this.#resolve(this.#total.done));
   }
 
   /** Escape ends what runs, and then closes. @param {Event} event */

@@ -41,8 +41,9 @@ export class Keyed {
       return { ...before, text };
     }
     const built = this.#build(item);
+    /** @type {{element: HTMLElement, show?: (item: Item) => void}} */
     const part = built instanceof HTMLElement ? { element: built } : { element: built.element, show: (/** @type {Item} */ next) => built.show(next) };
-    if ("show" in part) part.show(item);
+    part.show?.(item);
     before?.element.replaceWith(part.element);
     return { text, ...part };
   }

@@ -3,6 +3,7 @@
 import { fill, h } from "../dom.js";
 import { ACTIONS } from "./bulk.js";
 import { jobs as countWords } from "./job-words.js";
+import { tell } from "./keyed.js";
 import { number } from "./time.js";
 
 /** @type {Record<string, import("./bulk.js").Action[]>} */
@@ -80,7 +81,8 @@ export class Selection {
     const { count = 0, isExact = true } = this.#count ?? {};
     const chosen = this.#selected.length;
     const matching = this.#count ? `${countWords(count, isExact)} ${count === 1 ? "matches" : "match"}` : " ";
-    this.#told.textContent = this.#isAll ? `All that match: ${countWords(count, isExact)}` : chosen ? `${number(chosen)} selected` : matching;
+    const told = this.#isAll ? `All that match: ${countWords(count, isExact)}` : chosen ? `${number(chosen)} selected` : matching;
+    tell(this.#told, told);
     this.#all.textContent = this.#isAll ? "Select none" : `Select all${this.#count ? ` ${isExact ? number(count) : ""}` : ""}`;
     this.#all.setAttribute("aria-pressed", String(this.#isAll));
     this.#all.disabled = !count;

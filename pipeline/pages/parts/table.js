@@ -93,6 +93,7 @@ export class DataTable {
   fail(error, retry) {
     this.#table.setAttribute("aria-busy", "false");
     this.#rows.clear();
+    fill(this.#body);
     this.#table.hidden = true;
     this.#note.hidden = false;
     fill(this.#note, errorState(error, retry));

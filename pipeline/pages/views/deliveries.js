@@ -48,6 +48,7 @@ class DeliveriesView {
   #news = h("button", { type: "button", class: "news quiet", hidden: true, onclick: () => (this.#query.get("cursor") ? this.#context.setQuery({ cursor: null }) : this.load()) });
   #latest = new Latest();
   /** @type {any} the page that is shown */ #page = null;
+  #hasFailed = false;
   #ends;
 
   /** @param {import("../router.js").Context} context */
@@ -92,7 +93,10 @@ class DeliveriesView {
     this.#tabs.show(this.#query.get("state") ?? "", (state) => withQuery("/console/deliveries", { ...this.#filters.values(this.#query), state }));
     return this.#latest.run((signal) => this.#ask(signal), {
       done: (page) => this.#show(page),
-      failed: (error) => this.#table.fail(error, () => this.load()),
+      failed: (error) => {
+        this.#hasFailed = error.status === 0 || error.status >= 500;
+        this.#table.fail(error, () => this.load());
+      },
     });
   }
 
@@ -105,6 +109,7 @@ class DeliveriesView {
   /** @param {any} page */
   #show(page) {
     this.#page = page;
+    this.#hasFailed = false;
     const { items, cursor, nextCursor } = page;
     this.#table.show(items);
     this.#pager.show({ cursor, nextCursor, count: items.length });
@@ -112,7 +117,7 @@ class DeliveriesView {
 
   #refresh() {
     const page = this.#page;
-    if (!page) return;
+    if (!page) return this.#hasFailed && this.#latest.run((signal) => this.#ask(signal), { done: (found) => this.#show(found), failed: () => {} });
     return this.#latest.run((signal) => this.#ask(signal), {
       done: (fresh) => {
         if (this.#page !== page) return;

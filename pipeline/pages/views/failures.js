@@ -19,6 +19,7 @@ export default function view({ api, query, setQuery, mayChange, live }) {
   const latest = new Latest();
   let current = query;
   let isShown = false;
+  let hasFailed = false;
   const filterOf = (/** @type {any} */ { failure }) => ({ state: "failed", failure, ...filters.values(current) });
   const act = async (/** @type {"retry" | "delete"} */ action, /** @type {any} */ group) => {
     const title = action === "retry" ? "Retry all of this kind?" : "Delete all of this kind?";
@@ -40,17 +41,22 @@ export default function view({ api, query, setQuery, mayChange, live }) {
     latest.run((signal) => api.get("/api/queue/failures", { query: filters.values(current), signal }), {
       done({ items }) {
         isShown = true;
+        hasFailed = false;
         const most = Math.max(1, ...items.map((/** @type {any} */ { count }) => count));
         groups = new Map(items.map((/** @type {any} */ group) => [group.failure, group]));
         table.show(items.map((/** @type {any} */ group) => ({ ...group, share: group.count / most })));
       },
       // What is shown stays while the service does not answer; the frame says so.
-      failed: (error) => isShown || table.fail(error, reload),
+      failed(error) {
+        if (isShown) return;
+        hasFailed = error.status === 0 || error.status >= 500;
+        table.fail(error, reload);
+      },
     });
   const reload = () => ((isShown = false), table.loading(), load());
   const focused = () => groups.get(/** @type {any} */ (document.activeElement)?.closest("tr[data-key]")?.dataset.key);
   const ends = [
-    every(REFRESH_MS, () => isShown && load()),
+    every(REFRESH_MS, () => (isShown || hasFailed) && load()),
     addKeys(mayChange ? [{ keys: "t", does: "Retry all of the row", run: () => focused() && act("retry", focused()) }] : []),
     () => filters.dispose(),
     () => table.dispose(),

@@ -55,7 +55,7 @@ function work({ workersAlive, queues = [], plugins }) {
   const quarantined = (plugins?.quarantined ?? []).filter((/** @type {string} */ name) => !held.includes(name));
   return [
     ...(workersAlive === 0 ? [{ ...bad("No worker is alive: nothing is worked on.", "Start a process that works:"), code: "ROLE=worker python run.py" }] : []),
-    ...broken.map(({ name, error }) => warn(`Nothing is known of the queue ${name}.`, undefined, error)),
+    ...broken.map((/** @type {any} */ { name, error }) => warn(`Nothing is known of the queue ${name}.`, undefined, error)),
     ...(quarantined.length ? [{ ...warn(`${quarantined.join(", ")} ${quarantined.length > 1 ? "are" : "is"} in quarantine after too many errors.`), link: { href: "/console/plugins", text: "See the plugins" } }] : []),
   ];
 }

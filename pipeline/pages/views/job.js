@@ -29,18 +29,21 @@ class JobView {
   element;
   #context;
   #heading = h("h1", {}, "Job");
-  #badge = h("span", {});
-  #actions = h("div", { class: "row" });
+  #badge = h("span", { role: "status" });
+  #actions = h("div", { class: "row job-actions" });
   #body = h("div", { class: "job" });
   /** @type {Section[]} */ #sections = [];
   #latest = new Latest();
   /** @type {any} */ #details = null;
   #left = 0;
+  #hasFailed = false;
+  /** The id in the address may be that of a job of before, the photo keeps its own. */ #id;
   #ends;
 
   /** @param {import("../router.js").Context} context */
   constructor(context) {
     this.#context = context;
+    this.#id = context.params.id;
     fill(this.#body, h("div", { class: "card" }, skeleton(5)), h("div", { class: "card" }, skeleton(8)));
     const head = h("div", { class: "view-head" }, h("div", { class: "row job-title" }, this.#heading, this.#badge), this.#actions);
     this.element = h("div", { class: "view" }, h("p", { class: "crumb small" }, h("a", { href: "/console/jobs" }, "Jobs")), head, this.#body);
@@ -56,8 +59,7 @@ class JobView {
   };
 
   load() {
-    const { api, params } = this.#context;
-    return this.#latest.run((signal) => this.#ask(api, params.id, signal), {
+    return this.#latest.run((signal) => this.#ask(this.#context.api, this.#id, signal), {
       done: (details) => this.#show(details),
       failed: (error) => this.#fail(error),
     });
@@ -75,7 +77,7 @@ class JobView {
   }
 
   #refresh() {
-    if (!this.#details) return;
+    if (!this.#details) return this.#hasFailed && this.load();
     if (this.#details.job.finishedAt && (this.#left -= 1) > 0) return;
     this.#left = REST;
     return this.load();
@@ -86,9 +88,12 @@ class JobView {
     const isFirst = !this.#details;
     this.#details = details;
     const { job, asset } = details;
+    this.#id = asset.id;
+    this.#hasFailed = false;
     this.#context.setTitle(nameOf(job));
     if (this.#heading.textContent !== nameOf(job)) this.#heading.textContent = nameOf(job);
-    fill(this.#badge, stateBadge(job));
+    const badge = stateBadge(job);
+    if (this.#badge.textContent !== badge.textContent) fill(this.#badge, badge);
     if (isFirst) this.#build();
     for (const section of this.#sections) section.show(details);
     this.#showActions(job, asset);
@@ -99,6 +104,8 @@ class JobView {
     // What was there stays while the service does not answer; a job that is gone is told.
     if (this.#details && error.status !== 404) return;
     this.#details = null;
+    this.#hasFailed = error.status !== 404;
+    delete this.#actions.dataset.which;
     fill(this.#actions);
     fill(this.#badge);
     const told = error.status === 404 ? emptyState("There is no such job", "Its photo may have been deleted.", h("a", { class: "button", href: "/console/jobs" }, "To the jobs")) : errorState(error, () => this.load());
@@ -140,8 +147,8 @@ class JobView {
 
   /** @param {"retry" | "cancel"} action @param {string} told @param {() => unknown} [undo] */
   async #post(action, told, undo) {
-    const { api, params, live } = this.#context;
-    await api.post(`/api/queue/jobs/${encodeURIComponent(params.id.split(":").at(-1) ?? "")}/${action}`);
+    const { api, live } = this.#context;
+    await api.post(`/api/queue/jobs/${this.#id}/${action}`);
     toast(told, { kind: "good", undo });
     live.refresh();
     await this.load();

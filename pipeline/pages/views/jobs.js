@@ -44,6 +44,7 @@ class JobsView {
   #alive = new AbortController();
   /** @type {(() => void)[]} */ #ends;
   #refreshes = 0;
+  #hasFailed = false;
 
   /** @param {import("../router.js").Context} context */
   constructor(context) {
@@ -110,7 +111,10 @@ class JobsView {
     this.#count();
     return this.#latest.run((signal) => this.#ask(signal), {
       done: (page) => this.#show(page),
-      failed: (error) => this.#table.fail(error, () => this.load()),
+      failed: (error) => {
+        this.#hasFailed = error.status === 0 || error.status >= 500;
+        this.#table.fail(error, () => this.load());
+      },
     });
   }
 
@@ -124,9 +128,18 @@ class JobsView {
   /** @param {any} page */
   #show(page) {
     this.#page = page;
+    this.#hasFailed = false;
     const { items, nextCursor, searchedTo, cursor } = page;
     this.#table.show(items);
     this.#pager.show({ cursor, nextCursor, count: items.length, searchedTo: items.length < LIMIT ? searchedTo : null });
+  }
+
+  /** After an outage, without grey rows in place of the words about it. */
+  #readAgain() {
+    return this.#latest.run((signal) => this.#ask(signal), {
+      done: (page) => (this.#show(page), this.#count()),
+      failed: () => {},
+    });
   }
 
   #showNews() {
@@ -138,7 +151,7 @@ class JobsView {
   /** What is shown, read again: rows change where they stand, and new ones are counted. */
   async #refresh() {
     const page = this.#page;
-    if (!page) return;
+    if (!page) return this.#hasFailed && this.#readAgain();
     if ((this.#refreshes += 1) % COUNT_EVERY === 0) this.#count();
     const newest = page.cursor ? null : page.items[0]?.createdAt;
     const { signal } = this.#alive;
@@ -209,7 +222,9 @@ class JobsView {
     this.#context.live.refresh();
     this.#table.clearSelection();
     this.#selection.clear();
-    this.load();
+    // The page that was shown may be beyond the end now.
+    if (this.#query.get("cursor")) this.#context.setQuery({ cursor: null });
+    else this.load();
   };
 }
 
@@ -218,7 +233,7 @@ const COLUMNS = [
   { title: "Photo", class: "photo-cell", cell: ({ preview }) => thumbnail(preview) },
   { title: "Job", class: "job-cell", cell: (job) => [h("a", { class: "job-name", href: hrefOf(job) }, nameOf(job)), h("code", { class: "below soft" }, job.assetId)] },
   { title: "State", class: "grow state-cell", cell: (job) => [stateBadge(job), h("span", { class: "small details" }, stateDetails(job))] },
-  { title: "User", class: "user-cell", cell: ({ userId }) => h("a", { href: withQuery("/console/jobs", { user: userId }) }, userId) },
+  { title: "User", class: "user-cell", cell: ({ userId }) => h("a", { href: withQuery("/console/jobs", { user: userId }), title: userId }, userId) },
   { title: "Sent", align: "end", class: "nowrap sent-cell", cell: ({ createdAt }) => time(createdAt) },
   { title: "Ended", align: "end", class: "nowrap ended-cell", cell: ({ finishedAt }) => time(finishedAt) },
 ];

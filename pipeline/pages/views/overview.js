@@ -4,7 +4,7 @@ import { fill, h } from "../dom.js";
 import { icon } from "../parts/icons.js";
 import { Keyed } from "../parts/keyed.js";
 import { heading } from "../parts/states.js";
-import { duration, number, time } from "../parts/time.js";
+import { duration, large, number, time } from "../parts/time.js";
 import { Charts } from "./charts.js";
 import { troublesOf } from "./health.js";
 import { QueueCards } from "./queues.js";
@@ -127,11 +127,12 @@ class Tiles {
   /** @param {any} overview */
   show({ queues: [jobs] = [], slots, workersAlive, processesAlive }) {
     const { waiting, running, delayed, ended, failed, processes } = this.#tiles;
-    waiting.show(number(jobs?.waiting), jobs?.waiting && jobs.oldestReadySeconds != null ? `oldest: ${duration(jobs.oldestReadySeconds * 1000, true)}` : "none has to wait");
-    running.show(number(jobs?.active), slots ? `${number(slots.used)} of ${number(slots.all)} slots` : "", slots?.all ? slots.used / slots.all : 0);
-    delayed.show(number(jobs?.delayed), "to be tried later");
-    ended.show(number(jobs?.endedInLastMinute), "in the last minute");
-    failed.show(number(jobs?.failed), jobs?.failed ? "see why" : "none", undefined, jobs?.failed ? "bad" : "");
+    const unknown = !jobs || jobs.error ? "not known" : "";
+    waiting.show(large(jobs?.waiting), unknown || (jobs?.waiting && jobs.oldestReadySeconds != null ? `oldest: ${duration(jobs.oldestReadySeconds * 1000, true)}` : "none has to wait"));
+    running.show(number(jobs?.active), slots?.all != null ? `${number(slots.used)} of ${number(slots.all)} slots` : "", slots?.all ? slots.used / slots.all : undefined);
+    delayed.show(large(jobs?.delayed), unknown || "to be tried later");
+    ended.show(large(jobs?.endedInLastMinute), unknown || "in the last minute");
+    failed.show(large(jobs?.failed), unknown || (jobs?.failed ? "see why" : "none"), undefined, jobs?.failed ? "bad" : "");
     processes.show(number(processesAlive), `${number(workersAlive)} work`, undefined, workersAlive === 0 ? "bad" : "");
   }
 }

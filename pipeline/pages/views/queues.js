@@ -4,7 +4,7 @@ import { fill, h } from "../dom.js";
 import { confirmed } from "../parts/dialog.js";
 import { icon } from "../parts/icons.js";
 import { Keyed } from "../parts/keyed.js";
-import { duration, number } from "../parts/time.js";
+import { duration, large } from "../parts/time.js";
 import { acting, toast } from "../parts/toast.js";
 
 const NAMES = /** @type {Record<string, string>} */ ({ "ai-processing": "Photos", notifications: "Deliveries" });
@@ -80,6 +80,6 @@ class QueueCard {
 
 /** @param {any} queue */
 function counts({ waiting, delayed, active, failed, oldestReadySeconds }) {
-  const facts = [["Waiting", number(waiting)], ["Oldest", oldestReadySeconds == null ? "–" : duration(oldestReadySeconds * 1000, true)], ["Running", number(active)], ["Delayed", number(delayed)], ["Failed", number(failed)]];
+  const facts = [["Waiting", large(waiting)], ["Oldest", oldestReadySeconds == null ? "–" : duration(oldestReadySeconds * 1000, true)], ["Running", large(active)], ["Delayed", large(delayed)], ["Failed", large(failed)]];
   return h("dl", { class: "counts number" }, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }

@@ -39,7 +39,7 @@ function upCard(title, { isUp, error }, facts) {
   return { title, isUp, state: isUp ? "answers" : "away", facts: error ? [...facts, ["Error", error, "bad"]] : facts };
 }
 
-/** A text as it is, other things in short. @param {any} value */
+/** A text as it is, other things in short. @param {any} value @returns {string} */
 function shown(value) {
   if (value == null || value === "") return "–";
   if (Array.isArray(value)) return value.join(", ") || "no";

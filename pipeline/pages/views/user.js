@@ -17,6 +17,8 @@ export default function view(context) {
   const { api, params, mayChange } = context;
   const latest = new Latest();
   const body = h("div", { class: "stack" }, h("div", { class: "card" }, skeleton(6)));
+  const act = mayChange ? actions(context, () => load()) : h("div", {});
+  act.hidden = true;
   let shown = "";
   const load = () =>
     latest.run((signal) => api.get(`/api/users/${encodeURIComponent(params.sub)}`, { signal }), {
@@ -24,6 +26,7 @@ export default function view(context) {
         // Buttons that are replaced under the pointer could not be clicked.
         if (shown === (shown = JSON.stringify(user))) return;
         fill(body, erasureBanner(user.erase), cards(user));
+        act.hidden = false;
       },
       failed: (error) => {
         shown = "";
@@ -33,7 +36,7 @@ export default function view(context) {
   const stop = every(EVERY_MS, load);
   const jobs = `/console/jobs?${new URLSearchParams({ user: params.sub })}`;
   return {
-    element: h("div", { class: "view" }, h("p", { class: "crumb small" }, h("a", { href: "/console/users" }, "Users")), heading(params.sub, h("a", { class: "button", href: jobs }, "All jobs")), body, mayChange && actions(context, load)),
+    element: h("div", { class: "view" }, h("p", { class: "crumb small" }, h("a", { href: "/console/users" }, "Users")), heading(params.sub, h("a", { class: "button", href: jobs }, "All jobs")), body, act),
     title: params.sub,
     dispose: () => (stop(), latest.dispose()),
   };

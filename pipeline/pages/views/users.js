@@ -2,7 +2,7 @@
 
 import { fill, h } from "../dom.js";
 import { addKeys } from "../parts/keyboard.js";
-import { Keyed } from "../parts/keyed.js";
+import { Keyed, tell } from "../parts/keyed.js";
 import { Latest } from "../parts/latest.js";
 import { every } from "../parts/refresh.js";
 import { emptyState, errorState, heading, skeleton } from "../parts/states.js";
@@ -19,19 +19,23 @@ export default function view({ api, navigate }) {
   const latest = new Latest();
   const fairness = h("p", { class: "soft" }, " ");
   const list = h("ol", { class: "user-bars" });
-  const note = h("div", {}, skeleton(5));
+  const found = h("div", { class: "stack", hidden: true }, fairness, list);
+  const wait = skeleton(5);
+  const note = h("div", { hidden: true });
   const bars = new Keyed(list, ({ userId }) => userId, userBar);
   const load = () =>
     latest.run((signal) => api.get("/api/queue/users", { signal }), {
-      done: (found) => {
-        const { items, total, sampled } = found;
-        fairness.textContent = `${FAIRNESS[found.fairness] ?? ""} ${counted(total, sampled)}`;
+      done: ({ items, total, sampled, fairness: kind }) => {
+        tell(fairness, `${FAIRNESS[kind] ?? ""} ${counted(total, sampled)}`);
+        found.hidden = false;
+        wait.remove();
         const most = Math.max(1, ...items.map((/** @type {any} */ { waiting, active }) => waiting + active));
         bars.show(items.map((/** @type {any} */ item) => ({ ...item, most })));
         note.hidden = items.length > 0;
         fill(note, items.length ? null : emptyState("Nobody waits.", "There is no unfinished job."));
       },
       failed: (error) => {
+        wait.remove();
         note.hidden = false;
         fill(note, errorState(error, load));
       },
@@ -49,7 +53,7 @@ export default function view({ api, navigate }) {
   );
   const forget = addKeys([{ keys: "/", does: "Look up a user", run: () => field.focus() }]);
   return {
-    element: h("div", { class: "view" }, heading("Users"), form, h("section", { class: "card stack", "aria-labelledby": "fill-title" }, h("h2", { id: "fill-title" }, "Who fills the queue"), fairness, list, note)),
+    element: h("div", { class: "view" }, heading("Users"), form, h("section", { class: "card stack", "aria-labelledby": "fill-title" }, h("h2", { id: "fill-title" }, "Who fills the queue"), wait, found, note)),
     title: "Users",
     dispose: () => (stop(), forget(), latest.dispose()),
   };
