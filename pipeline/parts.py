@@ -63,6 +63,7 @@ from pipeline.usecases.retention import Sweeper
 from pipeline.usecases.submission import Submission, SubmissionPolicy
 from pipeline.usecases.storages_in_use import StoragesInUse
 from pipeline.usecases.tallies import Tallies
+from pipeline.usecases.undelivered import Undelivered
 from pipeline.usecases.upgrade import Upgrade
 from pipeline.usecases.users import Users
 from pipeline.watchdog import Watchdog
@@ -138,6 +139,13 @@ class Parts:
             urls=self.image_urls,
             deliveries=self.deliveries,
         )
+        self.undelivered = Undelivered(
+            self.notifications,
+            self._kept_notifications,
+            self.notifying,
+            self.deliveries,
+            durable=self.plugins.notifiers.durable,
+        )
         self.worker = self._make_photo_worker()
         self.workers = [self.worker]
         self.cancelling = self._make_cancelling()
@@ -197,7 +205,8 @@ class Parts:
             processes=self.processes,
             plugins=self.plugins,
             store=self.store,
-            store_kind="mongodb" if self.settings.mongodb_uri.get_secret_value() else "sqlite",
+            # Asked each time: assets may be moved to a store of the other kind.
+            store_kind=lambda: "sqlite" if self.movable_store.uri.startswith(SQLITE) else "mongodb",
             supervisor=self.supervisor,
             owns_redis=self._owns_redis,
             grafana_url=self.settings.grafana_url,

@@ -164,7 +164,7 @@ def _operators_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
                 parts.queue, parts.dead_letters, Pause(parts.store, parts.queue), "Asset queued for AI analysis"
             ),
             notifying.QUEUE_NAME: queue.Administered(
-                parts.notifications, parts.notifying, Pause(parts.store, parts.notifications), "Notification queued"
+                parts.notifications, parts.undelivered, Pause(parts.store, parts.notifications), "Notification queued"
             ),
         }
     }
@@ -189,7 +189,7 @@ def _records_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         (
             "/api/queue/deliveries/([^/]+)/retry",
             deliveries.RepeatDeliveryHandler,
-            common | {"notifying": parts.notifying, "tracing": parts.tracing},
+            common | {"undelivered": parts.undelivered, "tracing": parts.tracing},
         ),
     ]
 

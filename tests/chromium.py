@@ -227,7 +227,10 @@ class Browser:
         """Return a new tab."""
         async with self._session.put(f"{self._address}/json/new?{url}") as response:
             tab = await response.json()
-        return await self._loaded(tab, url)
+        page = await self._loaded(tab, url)
+        # A tab that is behind another one does not always hear of clicks.
+        await page.call("Page.bringToFront")
+        return page
 
     async def _loaded(self, tab: dict[str, Any], url: str) -> Page:
         socket = await self._opened.enter_async_context(

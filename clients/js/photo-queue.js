@@ -8,6 +8,7 @@
  * `photo-unauthorized` when the service does not take the token (any more).
  */
 
+import { backoffMs, sleep } from "./delays.js";
 import { claimsOf, Tokens } from "./tokens.js";
 import { Deletions } from "./photos/deletions.js";
 import { Details } from "./photos/details.js";
@@ -18,11 +19,10 @@ import { Messages } from "./photos/messages.js";
 import { Row } from "./photos/row.js";
 import { sheet } from "./photos/style.js";
 import { Summary } from "./photos/summary.js";
-import { counted, nameOf } from "./photos/words.js";
+import { counted, nameOf, refusal } from "./photos/words.js";
 import { Work } from "./photos/work.js";
 
 const REMEMBERED = "photo-queue.";
-const AGAIN_MS = 3000;
 const TIME_PASSES_MS = 15_000;
 
 export class PhotoQueue extends HTMLElement {
@@ -33,16 +33,19 @@ export class PhotoQueue extends HTMLElement {
   /** @type {AbortController | null} of what runs now */ #running = null;
   #owner = "";
   #isPlanned = false;
+  #isLeaving = false;
+  #isChanging = false;
+  /** @type {AbortController | null} */ #sleeping = null;
   /** @type {File[]} those that came before the service had answered */ #early = [];
 
-  #messages = new Messages();
+  #messages = new Messages(() => this.#list.element.focus());
   #details = new Details();
   #summary = new Summary();
   #drop = new DropArea((files) => this.add(files));
   #list = new PhotoList((photo) => this.#row(photo), () => this.#work?.more().then(() => this.#list.lookAgain()));
   #deletions = new Deletions(this.#messages, {
     hide: (photo, isHidden) => this.#work?.hide(photo, isHidden),
-    delete: (photo) => this.#work?.delete(photo, document.visibilityState === "hidden"),
+    delete: (photo) => this.#work?.delete(photo, this.#isLeaving),
   });
   #skeleton = h("div", { class: "skeleton", "aria-hidden": "true" }, [1, 2, 3, 4].map(() => h("div", { class: "photo" }, h("span", { class: "picture" }), h("span", { class: "body" }, h("i"), h("i")))));
   #frame = h(
@@ -109,6 +112,8 @@ export class PhotoQueue extends HTMLElement {
   /** End all work for this user and forget what was not sent. */
   async clear() {
     const work = this.#work;
+    this.#deletions.now();
+    this.#work = null;
     this.#end();
     await work?.close({ clears: true });
   }
@@ -122,9 +127,17 @@ export class PhotoQueue extends HTMLElement {
       /** @type {any} */ (this)[name] = value;
     }
     this.#plan();
+    // A page that sleeps holds nothing that another tab waits for; when it wakes, all is read anew.
+    this.#sleeping = new AbortController();
+    const { signal } = this.#sleeping;
+    addEventListener("pagehide", () => this.#end(), { signal });
+    addEventListener("pageshow", ({ persisted }) => persisted && this.#plan(), { signal });
+    document.addEventListener("freeze", () => this.#end(), { signal });
+    document.addEventListener("resume", () => this.#plan(), { signal });
   }
 
   disconnectedCallback() {
+    this.#sleeping?.abort();
     this.#plan();
   }
 
@@ -149,24 +162,29 @@ export class PhotoQueue extends HTMLElement {
   #end() {
     this.#running?.abort();
     this.#running = null;
+    this.#isLeaving = true;
     this.#deletions.now();
+    this.#isLeaving = false;
     this.#work?.close();
     this.#work = null;
+    this.#details.element.close();
     this.#list.clear();
   }
 
   async #begin() {
     const { signal } = (this.#running = new AbortController());
+    this.#drop.listen(this, signal);
     const sub = await new Tokens(this.#token).fresh().then((token) => claimsOf(token).sub, (error) => this.#problem(error.message));
     if (signal.aborted) return;
     this.#owner = `${sub} ${new URL(this.url).origin}`;
     this.#frame.dataset.view = this.#remembered("has-photos") ? "loading" : "empty";
+    const category = this.getAttribute("category") ?? this.#remembered("category");
+    const known = this.#remembered("about");
+    if (known) this.#drop.show(JSON.parse(known), category);
     const about = await this.#about(signal);
     if (signal.aborted) return;
-    this.#drop.show(about, this.getAttribute("category") ?? this.#remembered("category") ?? "");
+    if (JSON.stringify(about) !== known) this.#drop.show(about, category);
     this.#work = new Work({ url: this.url, token: this.#token, owner: this.#owner, about, list: this.#list }, this.#told());
-    this.#drop.listen(this, signal);
-    addEventListener("pagehide", () => this.#deletions.now(), { signal });
     const timer = setInterval(() => this.#list.updateAll(), TIME_PASSES_MS);
     signal.addEventListener("abort", () => clearInterval(timer));
     this.#work.start();
@@ -176,16 +194,16 @@ export class PhotoQueue extends HTMLElement {
 
   /** What the service is; asked for until it answers. @param {AbortSignal} signal */
   async #about(signal) {
-    for (;;) {
+    for (let failures = 0; ; failures++) {
       try {
         const { data } = await (await fetch(`${new URL(this.url).href.replace(/\/+$/, "")}/api/about`, { signal })).json();
         this.#remember("about", JSON.stringify(data));
         return data;
       } catch {
         const known = this.#remembered("about");
-        if (known || signal.aborted) return JSON.parse(known ?? "null");
+        if (known || signal.aborted) return JSON.parse(known || "null");
         this.#summary.show({ connection: "lost", transport: null, photos: [] });
-        await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+        await sleep(backoffMs(failures), signal).catch(() => {});
       }
     }
   }
@@ -206,7 +224,6 @@ export class PhotoQueue extends HTMLElement {
     };
   }
 
-  #isChanging = false;
   #changed() {
     if (this.#isChanging) return;
     this.#isChanging = true;
@@ -254,12 +271,12 @@ export class PhotoQueue extends HTMLElement {
     return this.dispatchEvent(new CustomEvent(name, { detail, bubbles: true, composed: true, cancelable: true }));
   }
 
-  /** @param {string} name @returns {string | null} */
+  /** @param {string} name */
   #remembered(name) {
     try {
-      return localStorage.getItem(`${REMEMBERED}${name} ${this.#owner}`);
+      return localStorage.getItem(`${REMEMBERED}${name} ${this.#owner}`) ?? "";
     } catch {
-      return null;
+      return "";
     }
   }
 
@@ -271,13 +288,6 @@ export class PhotoQueue extends HTMLElement {
       // It begins with the first category, then.
     }
   }
-}
-
-/** @param {string[]} names of files */
-function refusal(names) {
-  const kinds = "Photos are JPEG, PNG, WebP, GIF, AVIF or HEIC.";
-  if (names.length === 1) return `${names[0]} is no photo. ${kinds}`;
-  return `${names.length} files are no photos: ${names.slice(0, 3).join(", ")}${names.length > 3 ? " …" : ""}. ${kinds}`;
 }
 
 customElements.define("photo-queue", PhotoQueue);

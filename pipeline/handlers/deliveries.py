@@ -11,7 +11,7 @@ from pipeline.handlers.base import OperatorHandler
 from pipeline.handlers.query import Query, encode_cursor
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.deliveries import Deliveries, DeliveryState
-from pipeline.usecases.notifying import Notifying
+from pipeline.usecases.undelivered import Undelivered
 
 DELIVERY_ID = re.compile(r"notifications:[0-9a-f]{24}")
 NOTIFIER = re.compile(r"[\w.-]{1,100}")
@@ -51,10 +51,10 @@ class RepeatDeliveryHandler(OperatorHandler):
     actions = {"POST": "send delivery again"}
 
     def initialize(  # type: ignore[override]
-        self, *, notifying: Notifying, tracing: Tracing = OFF, **common: Any
+        self, *, undelivered: Undelivered, tracing: Tracing = OFF, **common: Any
     ) -> None:
         super().initialize(**common)
-        self.notifying = notifying
+        self.undelivered = undelivered
         self.tracing = tracing
 
     async def post(self, delivery_id: str) -> None:
@@ -62,6 +62,6 @@ class RepeatDeliveryHandler(OperatorHandler):
         if not DELIVERY_ID.fullmatch(delivery_id):
             raise NotFound("There is no delivery of that id")
         with self.tracing.request(self):
-            receipt = await self.notifying.send_again(delivery_id, self.request_id)
+            receipt = await self.undelivered.send_again(delivery_id, self.request_id)
             answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
             self.reply(answer | {"status": "processing", "message": "Notification queued"}, status=202)

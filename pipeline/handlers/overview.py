@@ -53,6 +53,7 @@ class DrainHandler(_ProcessesHandler):
     """POST /api/processes/{id}/drain: it claims no jobs; those that run finish."""
 
     route = "/api/processes/{id}/drain"
+    actions = {"POST": "drain process"}
     is_wanted: ClassVar[bool] = True
 
     async def post(self, process_id: str) -> None:
@@ -66,6 +67,7 @@ class ResumeHandler(DrainHandler):
     """POST /api/processes/{id}/resume: it claims jobs again."""
 
     route = "/api/processes/{id}/resume"
+    actions = {"POST": "resume process"}
     is_wanted = False
 
 

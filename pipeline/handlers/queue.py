@@ -41,7 +41,7 @@ class StatsSource(Protocol):
 
 
 class Reruns(Protocol):
-    """Who can run the dead letters of a queue again or remove them: DeadLetters or Notifying."""
+    """Who can run the dead letters of a queue again or remove them: DeadLetters or Undelivered."""
 
     async def remove_failed(self, *job_ids: str) -> int:
         """Forget dead letters; return how many of the ids were some."""

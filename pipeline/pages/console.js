@@ -4,7 +4,7 @@ import { Api } from "./api.js";
 import { fill, h } from "./dom.js";
 import { Live } from "./live.js";
 import { addKeys, showKeys } from "./parts/keyboard.js";
-import { emptyState, errorState } from "./parts/states.js";
+import { emptyState, errorState, heading } from "./parts/states.js";
 import { Router } from "./router.js";
 import { SessionKeeper } from "./session.js";
 import { PLACES, Shell } from "./shell.js";
@@ -50,9 +50,11 @@ function show() {
   const isOperator = ROLES.includes(role ?? "");
   const whom = isOperator ? `${role} ${userId}` : "";
   if (whom && whom === shownFor) return;
+  if (shownFor && !session.current) problem = "You are signed out.";
   close();
   shownFor = whom;
-  if (session.current && !isOperator) problem = "This token may not see the console: it needs the role admin or operator-read.";
+  if (session.current && !isOperator)
+    problem = "This token may not see the console: it needs the role admin or operator-read.";
   close = isOperator ? open() : askToSignIn();
 }
 
@@ -67,7 +69,11 @@ function open() {
   const router = new Router(ROUTES, main, context, (path) => shell.moved(path));
   const forget = addKeys([
     { keys: "?", does: "Show these keys", run: showKeys },
-    ...PLACES.map(({ key, name, path }) => ({ keys: `g ${key}`, does: `Go to ${name}`, run: () => router.navigate(path) })),
+    ...PLACES.map(({ key, name, path }) => ({
+      keys: `g ${key}`,
+      does: `Go to ${name}`,
+      run: () => router.navigate(path),
+    })),
   ]);
   live.start();
   router.start();
@@ -87,7 +93,12 @@ function askToSignIn() {
 }
 
 function unknown() {
-  const element = h("div", { class: "view" }, h("h1", {}, "Not found"), emptyState("There is no such page.", null, h("a", { class: "button", href: "/console" }, "To the overview")));
+  const element = h(
+    "div",
+    { class: "view" },
+    heading("Not found"),
+    emptyState("There is no such page.", null, h("a", { class: "button", href: "/console" }, "To the overview")),
+  );
   return { element, title: "Not found" };
 }
 

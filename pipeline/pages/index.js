@@ -2,9 +2,8 @@
 
 import "./client/photo-queue.js";
 import { counted } from "./client/photos/words.js";
-import { fill, h } from "./dom.js";
+import { fill, h } from "./client/photos/elements.js";
 import { SessionKeeper } from "./session.js";
-import { signInCard } from "./sign-in.js";
 
 const session = new SessionKeeper("user");
 const [main, person] = ["main", "person"].map((id) => /** @type {HTMLElement} */ (document.getElementById(id)));
@@ -19,7 +18,7 @@ async function show() {
   queue = null;
   if (current) return showQueue();
   fill(person);
-  const { data } = await (await fetch("/api/about")).json();
+  const [{ data }, { signInCard }] = await Promise.all([fetch("/api/about").then((reply) => reply.json()), import("./sign-in.js")]);
   if (!session.current) fill(main, signInCard(data.signIn, session, { problem }));
   problem = "";
 }
@@ -34,6 +33,13 @@ function showQueue() {
   fill(person, h("span", { title: "You are signed in with this name" }, userId), h("button", { type: "button", class: "quiet", onclick: signOut }, "Sign out"));
   fill(main, queue);
 }
+
+// A photo dropped beside the component must not replace the page.
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("drop", (event) => {
+  if (!event.defaultPrevented) queue?.add(event.dataTransfer?.files ?? []);
+  event.preventDefault();
+});
 
 async function signOut() {
   if (queue.unsent && !(await isSure(queue.unsent))) return;

@@ -7,13 +7,14 @@
  */
 
 import { backoffMs } from "./client/delays.js";
-import { roleOf } from "./client/close-codes.js";
+import { roleOf, TOO_MANY } from "./client/close-codes.js";
 import { openSocket } from "./client/transports.js";
 import { wordsOf } from "./api.js";
 import { setServerTime } from "./parts/time.js";
 
 const POLL_MS = 5_000;
 const SILENCE_MS = 15_000; // the service tells at least every 10 s
+const TOO_MANY_MS = 60_000;
 const MAX_FAILURES = 6; // more make no longer wait
 
 export class Live extends EventTarget {
@@ -110,7 +111,9 @@ export class Live extends EventTarget {
   #lose(code) {
     this.#socket = null;
     this.#isRefused = roleOf(code) === "final";
-    const waitMs = 500 + backoffMs(Math.min(++this.#failures, MAX_FAILURES));
+    // Another tab of this person has taken its place: two of them must not drive each other out for ever.
+    const leastMs = code === TOO_MANY ? TOO_MANY_MS : 500;
+    const waitMs = leastMs + backoffMs(Math.min(++this.#failures, MAX_FAILURES));
     if (!this.#isRefused) this.#reconnection = setTimeout(() => this.#connect(), waitMs);
     this.#ask();
   }
@@ -134,7 +137,11 @@ export class Live extends EventTarget {
   #plan(ms) {
     clearTimeout(this.#poll);
     this.#poll = setTimeout(() => {
-      if (this.state === "live") this.#become("polling");
+      // A socket that says nothing for so long is none any more.
+      if (this.state === "live") {
+        this.#become("polling");
+        this.#connect();
+      }
       this.#ask();
     }, ms);
   }

@@ -5,11 +5,13 @@
  * @typedef {{token: string, userId: string, role: string | null, expiresAt: string}} Session
  */
 
+import { backoffMs, sleep } from "./client/delays.js";
 import { PipelineError, readEnvelope } from "./client/http.js";
 import { claimsOf } from "./client/tokens.js";
 
 const PROLONG_BEFORE_MS = 6 * 3600_000;
 const LOOK_EVERY_MS = 60_000;
+const TRIES = 5;
 
 export class SessionKeeper extends EventTarget {
   #key;
@@ -23,14 +25,32 @@ export class SessionKeeper extends EventTarget {
     setInterval(() => this.#prolong(), LOOK_EVERY_MS);
   }
 
-  /** Begin with the token in the address, if there is one, or else with the one of before. */
+  /** Begin with the token in the address, if there is one that the service takes, or else with the session of before. */
   async begin() {
     const given = new URLSearchParams(location.hash.slice(1)).get("token");
     // Out of the address at once: it must not stay in the history, a bookmark or a screenshot.
     if (given) history.replaceState(null, "", location.pathname + location.search);
-    if (given) return this.signIn(given);
+    try {
+      if (given) return await this.#signInByLink(given);
+    } catch (error) {
+      if (!this.#stored()) throw error;
+    }
     this.#take(this.#stored());
     return this.current;
+  }
+
+  /** @param {string} token */
+  async #signInByLink(token) {
+    for (let failures = 0; ;) {
+      try {
+        return await this.signIn(token);
+      } catch (/** @type {any} */ error) {
+        if (error.status === 401) throw new PipelineError("This link is no longer good.", error.code, 401);
+        // It is out of the address already: it must not be lost to a dead spot.
+        if (![0, 503].includes(error.status) || ++failures >= TRIES) throw error;
+        await sleep(backoffMs(failures));
+      }
+    }
   }
 
   /** @param {string} token @returns {Promise<Session>} PipelineError when the service does not take it */
@@ -57,7 +77,11 @@ export class SessionKeeper extends EventTarget {
     const { current } = this;
     if (!current) return;
     const leftMs = Date.parse(current.expiresAt) - Date.now();
-    if (claimsOf(current.token).page && leftMs > 0 && leftMs < PROLONG_BEFORE_MS) await ask("POST", current.token).then((next) => this.#keep(next), () => {});
+    if (claimsOf(current.token).page && leftMs > 0 && leftMs < PROLONG_BEFORE_MS)
+      await ask("POST", current.token).then(
+        (next) => this.#keep(next),
+        () => {},
+      );
     if (leftMs <= 0 && this.current === current) this.signOut();
   }
 

@@ -48,9 +48,9 @@ class Deliveries:
             await self._note(job_id, payload, utc_now(), DeliveryState.WAITING)
         return record
 
-    async def take_back(self, record: Kept) -> None:
-        """Let a delivery be as it was: its event could not be enqueued again."""
-        await self._store.keep(record)
+    async def take_back(self, job_id: str, record: Kept | None) -> None:
+        """Let a delivery be as it was: its event could not be enqueued again. record: of before, if there was one."""
+        await (self._store.keep(record) if record else self.forget(job_id))
 
     async def note(
         self,
@@ -67,16 +67,16 @@ class Deliveries:
 
         at: when the event was enqueued. response: what the receiver said. reason: why it was not delivered.
         """
-        if not all(isinstance(payload.get(name), str) for name in ("notifier", "userId", "assetId")):
-            return  # nothing that could be sent again, or shown
         await self._note(job_id, payload, at, state, attempts=attempts, response=response, reason=reason)
-        if not await self._store.known([payload["assetId"]]):
+        if not await self._store.known([str(payload.get("assetId"))]):
             # Deleted meanwhile: nobody else would look for this record.
             await self._store.discard(KIND, job_id)
 
     async def _note(
         self, job_id: str, payload: Mapping[str, Any], at: datetime, state: DeliveryState, **fields: Any
     ) -> None:
+        if not all(isinstance(payload.get(name), str) for name in ("notifier", "userId", "assetId")):
+            return  # nothing that could be sent again, or shown
         finished_at = None if state is DeliveryState.WAITING else to_timestamp(utc_now())
         data = {name: payload.get(name) for name in PAYLOAD}
         data |= {"state": state.value, "finishedAt": finished_at} | fields

@@ -13,8 +13,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
-from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -22,26 +20,17 @@ import structlog
 from pipeline.assets.asset import Asset, to_timestamp
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
-from pipeline.errors import (
-    Conflict,
-    DependencyUnavailable,
-    JobError,
-    NotFound,
-    PermanentJobError,
-    RetryableJobError,
-)
+from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
 from pipeline.metrics import Metrics
-from pipeline.queue.job import FailedJob, Job, NewJob
+from pipeline.queue.job import Job, NewJob
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.records import as_instant
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.committing import until_stored
 from pipeline.usecases.deliveries import Deliveries, DeliveryState
-from pipeline.usecases.dead_letters import RetriedPage, rerun_page
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs
-from pipeline.usecases.submission import Receipt
 
 log = structlog.get_logger(__name__)
 
@@ -129,21 +118,24 @@ class Notifying:
         job_id = self._queue.job_id(hashlib.sha256(unique.encode()).hexdigest()[:JOB_ID_LENGTH])
         context = structlog.contextvars.get_contextvars()
         data = {"notifier": notifier, "userId": user_id, "assetId": event["assetId"], "event": event}
-        if await self._put(job_id, data, context.get("requestId", "")):
+        if await self.put(job_id, data, context.get("requestId", "")):
             self._metrics.of_queue(self._queue.name).jobs_enqueued.inc()
 
-    async def _put(self, job_id: str, data: Mapping[str, Any], request_id: str, *, revive: bool = False) -> bool:
+    async def put(self, job_id: str, data: Mapping[str, Any], request_id: str, *, revive: bool = False) -> bool:
+        """Enqueue the job of an event; False when it is there already. revive: also one that has ended starts over."""
         _, record = await asyncio.gather(
             self._kept.keep(NewJob(job_id, data, request_id, lane=data["notifier"])),
             self._deliveries.begin(job_id, data, is_again=revive),
         )
+        is_enqueued = False
         try:
-            return await self._enqueue_job(job_id, data, request_id, revive=revive)
-        except DependencyUnavailable:
-            if revive and record is not None:
+            is_enqueued = await self._enqueue_job(job_id, data, request_id, revive=revive)
+        finally:
+            # Redis is away, or the job was delivered and is about to be acknowledged.
+            if revive and not is_enqueued:
                 with suppress(DependencyUnavailable):
-                    await self._deliveries.take_back(record)
-            raise
+                    await self._deliveries.take_back(job_id, record)
+        return is_enqueued
 
     async def _enqueue_job(self, job_id: str, data: Mapping[str, Any], request_id: str, *, revive: bool) -> bool:
         with self._tracing.enqueue(self._queue.name, job_id, data) as span:
@@ -221,48 +213,3 @@ class Notifying:
 
     async def excuse(self, job: Job) -> None:
         """Nothing outside the queue counts its starts."""
-
-    async def remove_failed(self, *job_ids: str) -> int:
-        """Forget dead letters; return how many of the ids were some."""
-        await self._kept.forget(*job_ids)
-        return await self._queue.remove_failed(*job_ids)
-
-    async def send_again(self, delivery_id: str, request_id: str) -> Receipt:
-        """Let an event be delivered once more, also one that was: to the same receiver, under the same id.
-
-        NotFound: nothing is known of it. Conflict: it is on its way, or nobody would deliver it.
-        """
-        found = await self._deliveries.find(delivery_id)
-        if found is None:
-            raise NotFound("There is no delivery of that id")
-        payload, state = found
-        self._check_is_durable(payload["notifier"])
-        if state is DeliveryState.WAITING:
-            raise Conflict("It is on its way already")
-        if not await self._put(delivery_id, payload, request_id, revive=True):
-            raise Conflict("It is on its way already")
-        log.info("delivery_repeated", jobId=delivery_id)
-        return Receipt(payload["assetId"], delivery_id)
-
-    async def retry_failed(self, job_id: str, request_id: str) -> Receipt:
-        """Let a dead letter be delivered again from its first try on; NotFound when there is none."""
-        dead = await self._queue.failed_job(job_id)
-        if dead is None:
-            raise NotFound("There is no dead letter of that id")
-        return await self._run_again(dead, request_id)
-
-    async def retry_all_failed(self, request_id: str, after: tuple[datetime, str] | None = None) -> RetriedPage:
-        """Let up to RETRY_AT_MOST dead letters be delivered again, as DeadLetters.retry_all_failed does for assets."""
-        return await rerun_page(self._queue, partial(self._run_again, request_id=request_id), after)
-
-    async def _run_again(self, dead: FailedJob, request_id: str) -> Receipt:
-        if "notifier" not in dead.data:
-            raise Conflict("Its record is damaged, this dead letter can only be removed")
-        self._check_is_durable(dead.data["notifier"])
-        await self._put(dead.id, dead.data, request_id, revive=True)
-        log.info("dead_letter_retried", jobId=dead.id, newJobId=dead.id)
-        return Receipt(str(dead.data.get("assetId", "")), dead.id)
-
-    def _check_is_durable(self, notifier: str) -> None:
-        if notifier not in self._notifiers.durable:
-            raise Conflict(f"The notifier {notifier!r} is not in use, so nobody would deliver it")

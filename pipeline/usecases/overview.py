@@ -6,7 +6,7 @@ What several ask for at the same time is found out once. Runs on the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
 from typing import Any, TypeVar
 
@@ -41,7 +41,7 @@ class Overview:
         processes: Processes,
         plugins: PluginManager,
         store: AssetStore,
-        store_kind: str,
+        store_kind: Callable[[], str],
         supervisor: Supervisor,
         owns_redis: bool,
         grafana_url: str,
@@ -130,7 +130,7 @@ class Overview:
             )
             name = self._plugins.backends[0]
             self._probed = (
-                {"kind": self._store_kind, "isUp": store_fault is None, "tookMs": took_ms, "error": store_fault},
+                {"kind": self._store_kind(), "isUp": store_fault is None, "tookMs": took_ms, "error": store_fault},
                 {"name": name, "isUp": storage_fault is None, "error": storage_fault},
             )
         return self._probed

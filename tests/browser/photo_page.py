@@ -22,8 +22,10 @@ ROWS = f"""[...{QUEUE}.querySelectorAll('.list .photo:not([hidden])')].map((row)
     picture: image.hidden || !image.naturalWidth ? "" : image.src }};
 }})"""
 # Shifts of what a person had not asked for.
-SHIFTS = """globalThis.shifts = 0; new PerformanceObserver((list) => list.getEntries().forEach((each) =>
-  each.hadRecentInput || (shifts += each.value))).observe({ type: "layout-shift", buffered: true })"""
+SHIFTS = """globalThis.shifts = []; new PerformanceObserver((list) => list.getEntries().forEach((each) =>
+  each.hadRecentInput || shifts.push([each.value, ...each.sources.map(({ node, previousRect: from, currentRect: to }) =>
+    `${node?.className || node?.nodeName}: ${[from.x, from.y, from.height]} to ${[to.x, to.y, to.height]}`)])))
+  .observe({ type: "layout-shift", buffered: true })"""
 
 
 @asynccontextmanager
@@ -83,7 +85,7 @@ async def choose(page: Page, *files: Path) -> None:
 async def drop(page: Page, files: Sequence[Path]) -> None:
     """Drop files as by the mouse."""
     data = {"items": [], "files": [str(path) for path in files], "dragOperationsMask": 1}
-    box = await page.evaluate(f"(({{x, y}}) => ({{ x: x + 20, y: y + 20 }}))({within('.hole')}.getBoundingClientRect())")
+    box = await page.evaluate(f"(({{x, y}}) => ({{ x: x + 9, y: y + 9 }}))({within('.hole')}.getBoundingClientRect())")
     for kind in ("dragEnter", "dragOver", "drop"):
         await page.call("Input.dispatchDragEvent", type=kind, data=data, **box)
 

@@ -78,6 +78,7 @@ def redis_with(redis: Redis, text: str) -> list[str]:
         "string": redis.get,
         "list": lambda name: redis.lrange(name, 0, -1),
         "zset": lambda name: redis.zrange(name, 0, -1),
+        "hash": redis.hgetall,
     }
     # "none": one that has expired since it was listed.
     read["none"] = lambda name: ""

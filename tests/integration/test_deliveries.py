@@ -13,11 +13,12 @@ from tornado.ioloop import IOLoop
 
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.clock import utc_now
-from pipeline.errors import DependencyUnavailable
+from pipeline.errors import Conflict, DependencyUnavailable, PipelineError
 from pipeline.metrics import Metrics
 from pipeline.usecases import deliveries as deliveries_module
 from pipeline.usecases.deliveries import Deliveries, DeliveryState
 from pipeline.usecases.notifying import Notifying
+from pipeline.usecases.undelivered import Undelivered
 from tests.factories import make_asset
 
 JOB_ID = f"notifications:{'1' * 24}"
@@ -40,25 +41,30 @@ async def deliver(store: SqliteAssetStore, asset_id: str) -> None:
 
 
 @pytest.mark.gen_test
-async def test_delivery_that_cannot_be_queued_again_stays_as_it_was(store: SqliteAssetStore) -> None:
-    """While Redis is away sending again fails, and the record does not say that it is on its way."""
+@pytest.mark.parametrize("error", [DependencyUnavailable, Conflict], ids=["Redis away", "not acknowledged yet"])
+async def test_delivery_that_cannot_be_queued_again_stays_as_it_was(
+    store: SqliteAssetStore, error: type[PipelineError]
+) -> None:
+    """Sending again fails, and the record does not say that it is on its way."""
     asset = make_asset()
     await store.create(asset)
     await deliver(store, asset.id)
 
-    async def refuse(*_: Any, **__: Any) -> bool:
-        raise DependencyUnavailable("away")
+    async def enqueue(*_: Any, **__: Any) -> bool:
+        if error is DependencyUnavailable:
+            raise DependencyUnavailable("away")
+        return False
 
     async def keep(*_: Any) -> None:
         return None
 
-    queue, kept = SimpleNamespace(name="notifications", enqueue=refuse), SimpleNamespace(keep=keep)
-    durable = SimpleNamespace(durable=("webhook",))
-    own: dict[str, Any] = {"store": store, "urls": None, "deliveries": Deliveries(store)}
-    notifying = Notifying(cast(Any, durable), cast(Any, queue), cast(Any, kept), Metrics(), **own)
+    queue = cast(Any, SimpleNamespace(name="notifications", enqueue=enqueue))
+    kept, unused, deliveries = cast(Any, SimpleNamespace(keep=keep)), cast(Any, None), Deliveries(store)
+    notifying = Notifying(unused, queue, kept, Metrics(), store=store, urls=unused, deliveries=deliveries)
+    undelivered = Undelivered(queue, kept, notifying, deliveries, durable=["webhook"])
     before = await store.find_kept("delivery", JOB_ID)
-    with pytest.raises(DependencyUnavailable):
-        await notifying.send_again(JOB_ID, "r-1")
+    with pytest.raises(error):
+        await undelivered.send_again(JOB_ID, "r-1")
     assert before is not None and await store.find_kept("delivery", JOB_ID) == before
 
 

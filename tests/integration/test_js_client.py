@@ -108,6 +108,33 @@ async def test_upload_is_followed_to_its_event(kind: str, tmp_path: Path, ai_ser
 
 @both
 @pytest.mark.gen_test(timeout=60)
+async def test_failed_photo_is_run_again_and_removed(kind: str, tmp_path: Path, ai_service: AiService) -> None:
+    """retry gives a new job to what failed, and 409 for what did not; remove leaves nothing, also when asked twice."""
+    ai_service.order(replies=[{"status": 422}])
+    async with FarEnd() as page:
+        with Service(tmp_path, ai_service.url, ALLOWED_ORIGINS=page.url) as service:
+            async with page.script(kind) as script:
+                got = await script.run(
+                    f"""
+                    await start({{ url: "{service.url}", token: "{make_token()}" }});
+                    const {{ assetId }} = await client.upload({photo(make_image())}, {{ category: "lego", tries: 1 }});
+                    const first = await heard("asset_processed");
+                    const receipt = await client.retry(assetId);
+                    const second = await heard("asset_processed", 2);
+                    const refusal = await failure(client.retry(assetId));
+                    await client.remove(assetId);
+                    await client.remove(assetId, {{ keepalive: true }});
+                    const gone = await failure(client.asset(assetId));
+                    return {{ first, receipt, second, refusal, gone }};
+                    """
+                )
+    assert (got["first"]["status"], got["second"]["status"]) == ("failed", "active")
+    assert got["receipt"]["status"] == "processing" and got["refusal"]["status"] == 409
+    assert got["gone"]["status"] == 404
+
+
+@both
+@pytest.mark.gen_test(timeout=60)
 async def test_event_of_an_outage_arrives_once(kind: str, tmp_path: Path) -> None:
     """The server is killed and comes back at its address; what finished meanwhile arrives, and so does what is new."""
     async with FarEnd() as page:

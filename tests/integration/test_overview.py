@@ -102,6 +102,12 @@ def test_operators_see_what_runs_and_drain_one_process(
     first.wait_log("process_resumed")
     until(lambda: processes(second), lambda found: [each["assetId"] for each in found[first.pid]["slots"]] == [waits])
 
+    acts = until(lambda: call(second, "GET", "/api/queue/audit")[1]["items"], lambda found: len(found) == 2)
+    assert [(act["action"], act["target"], act["who"]) for act in acts] == [
+        ("resume process", first_id, "ops-1"),
+        ("drain process", first_id, "ops-1"),
+    ]
+
     # A drain lets what runs come to its end.
     call(first, "POST", f"/api/processes/{first_id}/drain")
     ai_service.order(held=False)
@@ -246,6 +252,7 @@ def test_process_that_runs_no_jobs_cannot_be_drained(operated: Service) -> None:
 
 def test_plugins_are_shown_with_what_they_see(operated: Service) -> None:
     """The provider says in plain words what it can see; the same words stand in what anybody may ask."""
+    assert overview(operated)["storage"]["isUp"]
     plugins: Mapping[str, Any] = {each["kind"]: each for each in call(operated, "GET", "/api/plugins")[1]["items"]}
     provider, storage, notifier = plugins["provider"], plugins["storage"], plugins["notifier"]
     assert "lettering" in provider["sees"] and provider["categories"] == ["sneaker", "lego", "camera", "other"]

@@ -29,7 +29,7 @@ from pipeline.demo import pictures
 assert all(path.stat().st_size > 10_000 for path, _ in pictures()) and len(pictures()) >= 3
 assert resources.files("contracts").joinpath("analyze-queue.openapi.json").is_file()
 from pipeline import pages
-assert set(("index.html", "console.html", "client/pipeline-client.js")) <= set(pages.files())
+assert set(("index.html", "console.html", "client/pipeline-client.js", "client/photos/row.js")) <= set(pages.files())
 from pipeline.hooks.catalogue import list_plugins
 from pipeline.settings import Settings
 broken = [info for info in list_plugins(Settings()) if info.state == "broken"]

@@ -19,6 +19,7 @@ from pipeline.auth import make_token as sign
 from pipeline.settings import Settings
 from tests.contract import contracts
 from tests.factories import SECRET, make_token
+from tests.scripts import NODE
 from tests.service import ROOT, AiService, Service
 
 
@@ -65,13 +66,30 @@ def test_page_files_are_kept_for_ever_and_come_packed(service: Service) -> None:
     plain = httpx.get(path, headers={"Accept-Encoding": "identity"})
     with httpx.stream("GET", path, headers={"Accept-Encoding": "gzip"}) as packed:
         raw = b"".join(packed.iter_raw())
-    assert gzip.decompress(raw) == plain.content == (ROOT / "pipeline/pages/index.js").read_bytes()
+    assert gzip.decompress(raw) == plain.content == pages.files()["index.js"].content
     assert packed.headers["Content-Encoding"] == "gzip" and "Accept-Encoding" in plain.headers["Vary"]
     assert "immutable" in plain.headers["Cache-Control"]
     again = httpx.get(path, headers={"Accept-Encoding": "gzip", "If-None-Match": packed.headers["Etag"]})
     assert (again.status_code, again.content) == (304, b"")
     other = httpx.get(f"{service.url}/pages/0123456789ab/index.js")
     assert (other.content, other.headers["Cache-Control"]) == (plain.content, "no-cache")
+
+
+def test_modules_are_served_without_comments_and_with_all_else(tmp_path: Path) -> None:
+    """Every module is what its source is: the same lines, less the comments; what is no comment stays."""
+    for path, file in pages.files().items():
+        folder = "clients/js" if path.startswith("client/") else "pipeline/pages"
+        source = ROOT / folder / path.removeprefix("client/")
+        if not path.endswith(".js"):
+            assert file.content == source.read_bytes()
+            continue
+        text, served = source.read_text(), file.content.decode()
+        assert served.count("\n") == text.count("\n") and "/**" not in served, path
+        kept = [line for line in text.splitlines() if not re.match(r"\s*(/\*\*|\*|//)", line) and "/**" not in line]
+        assert set(kept) <= set(served.splitlines()), path
+        (tmp_path / "module.mjs").write_text(served)
+        if NODE:
+            subprocess.run([NODE, "--check", tmp_path / "module.mjs"], check=True)
 
 
 @pytest.mark.parametrize("path", ["x/../../settings.py", "x/%2e%2e/__init__.py", "x/index.html", "x/", "x/none.js"])

@@ -17,7 +17,7 @@ from tornado.web import RequestHandler
 from pipeline import handlers
 from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef, job_data
 from pipeline.assets.events import asset_processed
-from pipeline.handlers.base import BaseHandler
+from pipeline.handlers.base import BaseHandler, OperatorHandler
 from tests.contract.contracts import (
     API,
     API_URI,
@@ -211,19 +211,35 @@ def test_contract_finds_the_template_of_a_path(path: str, template: str) -> None
     assert find_template(path) == template
 
 
+def all_handlers() -> set[type]:
+    """Return all classes that the modules of handlers have, and what they import."""
+    modules = [import_module(f"{handlers.__name__}.{each.name}") for each in iter_modules(handlers.__path__)]
+    return {h for module in modules for h in vars(module).values() if isinstance(h, type)}
+
+
 def test_contract_names_every_route_and_method() -> None:
     """What the handlers answer to is what the contract lists, no more and no less."""
-    modules = [import_module(f"{handlers.__name__}.{each.name}") for each in iter_modules(handlers.__path__)]
-    found = {h for module in modules for h in vars(module).values() if isinstance(h, type)}
     handled = {
         (handler.route, method)
-        for handler in found
+        for handler in all_handlers()
         if issubclass(handler, BaseHandler) and handler.route != BaseHandler.route
         for method in ("get", "post", "put", "patch", "delete")
         if getattr(handler, method) is not RequestHandler._unimplemented_method
     }
     listed = {(path, method) for path, item in API["paths"].items() for method in item.keys() - {"parameters"}}
     assert handled == listed
+
+
+def test_every_change_of_an_operator_has_words_for_the_audit_list() -> None:
+    """What only reads needs none."""
+    changing = {
+        (handler.route, method): handler.actions.get(method.upper(), "")
+        for handler in all_handlers()
+        if issubclass(handler, OperatorHandler) and handler.route != BaseHandler.route
+        for method in ("post", "put", "patch", "delete")
+        if getattr(handler, method) is not RequestHandler._unimplemented_method
+    }
+    assert len(changing) > 10 and all(changing.values()), changing
 
 
 @pytest.mark.parametrize(

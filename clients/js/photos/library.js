@@ -88,7 +88,7 @@ export class Library {
 
   /** @param {string | null} cursor */
   async #page(cursor) {
-    const { items, nextCursor } = await this.#client.assets({ limit: PAGE, cursor });
+    const { items, nextCursor } = await this.#client.assets({ limit: cursor ? LARGEST_PAGE : PAGE, cursor });
     if (this.#isClosed) return;
     this.#cursor = nextCursor;
     this.#told.hasMore(nextCursor !== null);

@@ -10,11 +10,12 @@
 import { h } from "./elements.js";
 
 const BLOCK_ROWS = 20;
+const SEEN_BLOCKS = 2;
 const NEAR = "1000px 0px";
 const GUESSED_ROW_PX = 160;
 
 export class PhotoList {
-  element = h("div", { role: "list", class: "list", "aria-label": "Photos" });
+  element = h("div", { role: "list", class: "list", tabindex: "-1", "aria-label": "Photos" });
   /** @type {Block[]} */ #blocks = [];
   /** @type {Map<Photo, Block>} */ #blockOf = new Map();
   /** @type {Map<Element, Block>} */ #blockOfElement = new Map();
@@ -47,11 +48,14 @@ export class PhotoList {
 
   /** @param {Photo[]} photos the first one on top */
   prepend(photos) {
-    for (const photo of photos.toReversed()) {
-      let block = this.#blocks[0];
-      if (!block || block.photos.length >= BLOCK_ROWS) block = this.#addBlock(0);
-      block.photos.unshift(photo);
-      this.#place(block, photo, 0);
+    const [first] = this.#blocks;
+    if (first && first.photos.length + photos.length <= BLOCK_ROWS) {
+      first.photos.unshift(...photos);
+      return photos.forEach((photo, at) => this.#place(first, photo, at));
+    }
+    for (let from = 0, at = 0; from < photos.length; from += BLOCK_ROWS, at++) {
+      const block = this.#addBlock(at);
+      for (const photo of photos.slice(from, from + BLOCK_ROWS)) this.#place(block, photo, block.photos.push(photo) - 1);
     }
   }
 
@@ -113,7 +117,7 @@ export class PhotoList {
     this.#blocks.splice(at, 0, block);
     this.#blockOfElement.set(block.element, block);
     // Rows that are on screen at once are there at once: nothing jumps when the observer has looked.
-    if (at === 0 || this.#blocks.length < 3) block.rows = new Map();
+    if (at < SEEN_BLOCKS) block.rows = new Map();
     this.#near.observe(block.element);
     return block;
   }

@@ -10,8 +10,14 @@ export class Messages {
   #offline = h("p", { class: "offline", hidden: true }, "You are offline. Your photos wait here and go on by themselves.");
   #toasts = h("div", { class: "toasts" }, this.#offline);
   element = h("div", {}, this.#toasts, this.#voice);
+  #home;
   /** @type {[string, string][]} */ #unheard = [];
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
+
+  /** @param {() => void} home puts the focus where it goes on, when its message goes */
+  constructor(home) {
+    this.#home = home;
+  }
 
   /**
    * A screen reader says it; of many of one kind it says only how many.
@@ -40,7 +46,11 @@ export class Messages {
    */
   show(text, { kind = "", undo, isFocused = false, ms = SHOWN_MS } = {}) {
     const words = h("span", {}, text);
-    const close = () => element.remove();
+    const close = () => {
+      const hasFocus = element.matches(":focus-within");
+      element.remove();
+      if (hasFocus) this.#home();
+    };
     const back = undo && h("button", { type: "button", class: "undo", onclick: () => (close(), undo()) }, "Undo");
     const shut = !undo && h("button", { type: "button", class: "shut", "aria-label": "Close", onclick: close }, icon("close"));
     const element = h("div", { class: `toast ${kind}` }, words, back, shut);

@@ -16,6 +16,8 @@
 
 const DATABASE = "photo-queue";
 const STORE = "unsent";
+// Some browsers never answer; photos are sent all the same, and not kept.
+const OPEN_MS = 3000;
 
 export class Outbox {
   owner;
@@ -25,6 +27,14 @@ export class Outbox {
   /** @param {string} owner */
   constructor(owner) {
     this.owner = owner;
+    // A page that the browser keeps for "back" must not keep the database from others.
+    globalThis.addEventListener?.("pagehide", () => this.close());
+  }
+
+  /** Let go of the database; it is opened anew when something is asked of it. */
+  close() {
+    this.#opened?.then((database) => database?.close());
+    this.#opened = undefined;
   }
 
   /** The first to be sent first. @returns {Promise<Unsent[]>} */
@@ -82,13 +92,15 @@ export class Outbox {
   }
 }
 
-/** @returns {Promise<IDBDatabase | null>} */
+/** Null when there is none, or the browser does not say within seconds. @returns {Promise<IDBDatabase | null>} */
 function open() {
   return new Promise((resolve) => {
+    const timer = setTimeout(() => resolve(null), OPEN_MS);
     try {
       const request = indexedDB.open(DATABASE, 1);
       request.onupgradeneeded = () => request.result.createObjectStore(STORE, { keyPath: "key" }).createIndex("owner", "owner");
       request.onsuccess = () => {
+        clearTimeout(timer);
         request.result.onversionchange = () => request.result.close();
         resolve(request.result);
       };

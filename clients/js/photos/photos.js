@@ -32,6 +32,7 @@ const UNFINISHED = ["processing", "draft"];
 export class Photos {
   #list;
   #rows = 0;
+  #isOffline = false;
   /** @type {Map<string, Photo>} not sent yet, by key */ #unsent = new Map();
   /** @type {Map<string, Photo>} by asset */ #assets = new Map();
   /** @type {any[]} frames of photos that may be one of those being sent */ #early = [];
@@ -87,6 +88,7 @@ export class Photos {
 
   /** @param {boolean} isOffline */
   offline(isOffline) {
+    this.#isOffline = isOffline;
     for (const photo of this.#unsent.values()) {
       if (!photo.unsent) continue;
       photo.unsent.isOffline = isOffline;
@@ -114,6 +116,7 @@ export class Photos {
     this.#unsent.delete(key);
     if (known) this.#list.remove(known);
     Object.assign(photo, { asset: known?.asset ?? begun, live: known?.live ?? { state: "queued" }, note, unsent: null });
+    if (photo.picture) photo.file = null;
     this.#assets.set(assetId, photo);
     this.#list.update(photo);
   }
@@ -195,8 +198,9 @@ export class Photos {
       return;
     }
     if (event === "asset_processed" || event === "asset_corrected") {
-      const { status, aiMetadata = {}, error = null, timestamp } = frame;
+      const { status, aiMetadata = {}, error = null, timestamp, fields } = frame;
       photo.asset = { ...photo.asset, status, aiMetadata: { ...photo.asset.aiMetadata, ...known(aiMetadata), error } };
+      if (fields) photo.asset.corrections = Object.fromEntries(fields.map((/** @type {string} */ field) => [field, {}]));
       if (timestamp) photo.asset.finishedAt = timestamp;
       if (!UNFINISHED.includes(status)) photo.live = null;
       this.#list.update(photo);
@@ -211,8 +215,14 @@ export class Photos {
   /** @param {string} name @param {Blob | null} file @param {import("./outbox.js").Unsent | null} unsent @param {any} [asset] @returns {Photo} */
   #make(name, file, unsent, asset = null) {
     this.#rows += 1;
-    const step = unsent && { key: unsent.key, category: unsent.category, ...(unsent.refused ? { step: /** @type {const} */ ("refused"), reason: unsent.refused } : { step: /** @type {const} */ ("waiting") }) };
+    const step = unsent && this.#firstStep(unsent);
     return { id: `photo-${this.#rows}`, name, file, picture: null, unsent: step, asset, live: asset?.progress ?? null, note: unsent?.note ?? "", isHidden: false };
+  }
+
+  /** @param {import("./outbox.js").Unsent} unsent @returns {NonNullable<Photo["unsent"]>} */
+  #firstStep({ key, category, refused }) {
+    const step = refused ? /** @type {const} */ ("refused") : /** @type {const} */ ("waiting");
+    return { key, category, step, reason: refused, isOffline: this.#isOffline };
   }
 }
 

@@ -148,8 +148,9 @@ export class Row {
     const preview = asset?.images?.previews?.["320"]?.url;
     const original = asset?.images?.original?.url;
     if (preview) return this.#show(preview);
-    if (!this.#photo.file) return original && this.#show(original);
-    this.#photo.picture ??= pictureOf(this.#photo.file);
+    const { file } = this.#photo;
+    if (file) this.#photo.picture ??= pictureOf(file);
+    if (!this.#photo.picture) return original && this.#show(original);
     this.#photo.picture.then((address) => (address ? !this.#source && this.#show(address) : original && this.#show(original)));
   }
 
@@ -165,7 +166,8 @@ export class Row {
   #isTriedAgain = false;
   async #pictureFailed() {
     this.#pictureIsThere(false);
-    if (this.#isTriedAgain || !this.#photo.asset) return;
+    // Only an address that carries a signature ends with time.
+    if (this.#isTriedAgain || !this.#photo.asset || !this.#source.includes("?")) return;
     this.#isTriedAgain = true;
     const address = await this.#acts.freshPicture(this.#photo).catch(() => "");
     if (address) this.#image.src = this.#source = address;

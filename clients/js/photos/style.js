@@ -82,6 +82,11 @@ legend { padding: 0; margin-bottom: .5rem; color: var(--soft); font-size: .875re
 :is([data-view=full], [data-view=loading]) .hole { padding: 1rem; }
 :is([data-view=full], [data-view=loading]) .invitation h2 { font-size: 1rem; }
 
+/* What is read from the service moves nothing when it comes. */
+.choice:empty { height: 4.8125rem; }
+.frame:not([data-view=empty]) .choice:empty { height: 3.25rem; }
+.limits:empty, .sees:empty { min-height: 3lh; }
+
 .photos { display: grid; grid-template-columns: minmax(0, 1fr); align-content: start; gap: .75rem; min-width: 0; }
 .summary { display: grid; grid-template-columns: 1fr auto; align-items: baseline; gap: 0 1rem; }
 .counts { grid-row: 2; grid-column: 1 / -1; min-height: 1.3125rem; color: var(--soft); font-size: .875rem; font-variant-numeric: tabular-nums; }
@@ -90,6 +95,7 @@ legend { padding: 0; margin-bottom: .5rem; color: var(--soft); font-size: .875re
 .status[data-is=connected] i { background: var(--good); }
 .status[data-is=offline] i, .status[data-is=lost] i { background: var(--warn); }
 .status[data-is=offline], .status[data-is=lost] { color: var(--warn); font-weight: 600; }
+.list:focus { outline: none; }
 .list, .skeleton { display: grid; grid-template-columns: minmax(0, 1fr); }
 .end { height: 1px; }
 
@@ -141,7 +147,7 @@ legend { padding: 0; margin-bottom: .5rem; color: var(--soft); font-size: .875re
 @keyframes breathe { to { opacity: .55 } }
 
 .toasts { position: fixed; inset: auto 0 max(1rem, env(safe-area-inset-bottom)); z-index: 10; display: grid; justify-items: center; gap: .5rem; padding-inline: 1rem; pointer-events: none; }
-.offline { padding: .625rem 1rem; border-radius: var(--radius); background: var(--warn-soft); color: var(--warn); font-size: .9375rem; box-shadow: 0 8px 28px rgb(0 0 0 / .2); text-wrap: balance; }
+.offline { padding: .625rem 1rem; border-radius: var(--radius); background: var(--warn-soft); color: var(--warn); font-size: .9375rem; box-shadow: 0 8px 28px rgb(0 0 0 / .2); }
 .toast { display: flex; align-items: center; gap: .75rem; max-width: 34rem; padding: .375rem .375rem .375rem 1rem; border-radius: var(--radius); background: light-dark(#18202b, #e7ecf3); color: light-dark(#ffffff, #18202b); box-shadow: 0 8px 28px rgb(0 0 0 / .25); overflow-wrap: anywhere; pointer-events: auto; animation: rise .2s; }
 .toast span { padding-block: .375rem; }
 .toast button { border-color: transparent; background: none; color: inherit; }
@@ -200,6 +206,7 @@ dialog .close { background: var(--paper); color: var(--ink); }
   .frame:not([data-view=empty]) .drop { position: sticky; top: 1rem; align-self: start; }
   .frame:not([data-view=empty]) .hole { min-height: 13rem; }
   .frame:not([data-view=empty]) .options { display: grid; grid-template-columns: 1fr 1fr; }
+  .frame:not([data-view=empty]) .choice:empty { height: 8.0625rem; }
 }
 @media (prefers-reduced-motion: reduce) {
   *, *::before, *::after { animation: none !important; transition: none !important; }

@@ -71,18 +71,30 @@ export function nameOf({ name, asset, unsent }) {
   return found || name || titled(`${unsent?.category ?? asset?.category ?? ""} photo`);
 }
 
+// Made once: each costs more than what a row costs besides.
+const TIME = new Intl.DateTimeFormat([], { timeStyle: "short" });
+const DAY = new Intl.DateTimeFormat([], { dateStyle: "medium" });
+
 /** What it is and when it was sent. @param {any} asset */
 export function sortOf({ category, createdAt }) {
   const at = new Date(createdAt);
   const isToday = at.toDateString() === new Date().toDateString();
-  const when = isToday ? at.toLocaleTimeString([], { timeStyle: "short" }) : at.toLocaleDateString([], { dateStyle: "medium" });
-  return `${titled(category)} · ${when}`;
+  return `${titled(category)} · ${(isToday ? TIME : DAY).format(at)}`;
 }
 
 /** @param {string} category */
 export function titled(category) {
   const text = category.replaceAll(/[_-]+/g, " ").trim();
   return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
+/** What is said of files that are no photos. @param {{name: string, isReadable: boolean}[]} files */
+export function refusal(files) {
+  const [{ name, isReadable }] = files;
+  const kinds = "Photos are JPEG, PNG, WebP, GIF, AVIF or HEIC.";
+  if (files.length === 1) return isReadable ? `${name} is no photo. ${kinds}` : `${name} cannot be read.`;
+  const names = files.slice(0, 3).map(({ name }) => name);
+  return `${files.length} files are no photos: ${names.join(", ")}${files.length > 3 ? " …" : ""}. ${kinds}`;
 }
 
 /** @param {number} bytes */

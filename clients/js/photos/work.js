@@ -72,6 +72,7 @@ export class Work {
     this.client.on("transport", () => this.#told.changed());
     this.client.on("disconnected", ({ willReconnect }) => willReconnect && this.#connection(navigator.onLine ? "lost" : "offline"));
     this.client.on("error", (error) => (error.code === "UNAUTHORIZED" ? this.#told.unauthorized() : this.#told.problem(error.message)));
+    this.photos.offline(!navigator.onLine);
     this.client.connect();
     this.#library.start();
     await this.#readOutbox();
@@ -88,11 +89,13 @@ export class Work {
     this.#tabs.close();
   }
 
-  /** Send these. Returns the names of those that are no photos. @param {File[]} files @param {string} category */
+  /** Send these. Returns those that cannot be. @param {File[]} files @param {string} category */
   async add(files, category) {
-    const [addedAt, refused] = [Date.now(), /** @type {string[]} */ ([])];
-    const kinds = await Promise.all(files.map((file) => kindOf(file).catch(() => null)));
-    const photos = files.filter((file, index) => kinds[index] || !refused.push(file.name || "The file"));
+    const addedAt = Date.now();
+    const kinds = await Promise.all(files.map((file) => kindOf(file).catch(() => "unreadable")));
+    const isPhoto = (/** @type {number} */ at) => kinds[at] && kinds[at] !== "unreadable";
+    const photos = files.filter((_, at) => isPhoto(at));
+    const refused = files.flatMap(({ name }, at) => (isPhoto(at) ? [] : [{ name: name || "The file", isReadable: !kinds[at] }]));
     const all = photos.map((blob) => {
       const given = { owner: this.#outbox.owner, tab: this.#tabs.id, name: blob.name ?? "", category, addedAt, blob };
       return { key: randomHex(), order: this.#added++, ...given };

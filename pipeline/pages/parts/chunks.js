@@ -26,9 +26,11 @@ import { backoffMs } from "../client/delays.js";
 import { fill, h } from "../dom.js";
 import { errorState, skeleton } from "./states.js";
 import { countdown, number } from "./time.js";
+import { toastError } from "./toast.js";
 
 const MAX_FAILURES = 4; // more make no longer wait
 const REASONS_SHOWN = 8;
+const REFUSED_TOLD = 20; // by the service, of each chunk
 
 /** @param {Work} work @returns {Promise<number>} how many it was done with */
 export function doInChunks(work) {
@@ -40,14 +42,29 @@ class ChunkDialog {
   #body = h("div", { class: "stack bulk-body" });
   #actions = h("div", { class: "row dialog-actions" });
   #heading = h("h2", { id: "bulk-title", tabindex: "-1" });
-  #form = h("form", { class: "stack", onsubmit: (/** @type {Event} */ event) => event.preventDefault() }, this.#heading, this.#body, this.#actions);
-  #dialog = h("dialog", { class: "bulk", "aria-labelledby": "bulk-title", oncancel: (/** @type {Event} */ event) => this.#escape(event), onclose: () => this.#end() }, this.#form);
+  #form = h(
+    "form",
+    { class: "stack", onsubmit: (/** @type {Event} */ event) => event.preventDefault() },
+    this.#heading,
+    this.#body,
+    this.#actions,
+  );
+  #dialog = h(
+    "dialog",
+    {
+      class: "bulk",
+      "aria-labelledby": "bulk-title",
+      oncancel: (/** @type {Event} */ event) => this.#escape(event),
+      onclose: () => this.#end(),
+    },
+    this.#form,
+  );
   #alive = new AbortController();
   #isRunning = false;
-  #total = { done: 0, skipped: 0, refused: 0, isLost: false };
+  #total = { done: 0, skipped: 0, refused: 0, isLost: false, isCut: false };
   /** @type {Map<string, string[]>} ids by why not */ #reasons = new Map();
   /** @type {(done: number) => void} */ #resolve = () => {};
-  /** @type {unknown} */ #undoing = null;
+  #isToUndo = false;
   #before = /** @type {HTMLElement | null} */ (document.activeElement);
 
   /** @param {Work} work */
@@ -68,13 +85,17 @@ class ChunkDialog {
   // what it would do
 
   async #ask() {
-    this.#show([...this.#what(), h("div", { class: "bulk-count" }, skeleton(3))], [this.#button("Back", () => this.#dialog.close())]);
+    this.#show(
+      [...this.#what(), h("div", { class: "bulk-count" }, skeleton(3))],
+      [this.#button("Back", () => this.#dialog.close())],
+    );
     this.#form.setAttribute("aria-busy", "true");
     try {
       const preview = await this.#work.preview(this.#alive.signal);
       if (!this.#alive.signal.aborted) this.#confirm(preview);
     } catch (error) {
-      if (!isAbort(error)) this.#show([errorState(error, () => this.#ask())], [this.#button("Back", () => this.#dialog.close())]);
+      if (!isAbort(error))
+        this.#show([errorState(error, () => this.#ask())], [this.#button("Back", () => this.#dialog.close())]);
     } finally {
       this.#form.removeAttribute("aria-busy");
     }
@@ -83,18 +104,46 @@ class ChunkDialog {
   /** @param {Preview} preview */
   #confirm({ count, isExact, sample }) {
     const { isAsked, verb, things, fields, isDangerous } = this.#work;
-    if (!count) return this.#show([h("p", {}, "There are none: it can be done with no job that is meant.")], [this.#button("Close", () => this.#dialog.close(), "primary")]);
+    if (!count)
+      return this.#show(
+        [h("p", {}, "There are none: it can be done with no job that is meant.")],
+        [this.#button("Close", () => this.#dialog.close(), "primary")],
+      );
     const typed = this.#work.typed?.(count) ?? "";
     const start = () => this.#run(count, isExact);
     if (isAsked) return start();
     const go = this.#button(`${verb} ${things(count, isExact)}`, start, isDangerous ? "danger primary" : "primary");
-    const field = typed && h("input", { name: "typed", autocomplete: "off", autocapitalize: "off", spellcheck: "false", oninput: () => (go.disabled = field.value.trim() !== typed) });
+    const field =
+      typed &&
+      h("input", {
+        name: "typed",
+        autocomplete: "off",
+        autocapitalize: "off",
+        spellcheck: "false",
+        oninput: () => (go.disabled = field.value.trim() !== typed),
+      });
     go.disabled = Boolean(typed);
     this.#form.onsubmit = (event) => (event.preventDefault(), go.disabled || start());
     this.#show(
       [
         ...this.#what(),
-        h("div", { class: "bulk-count" }, h("p", { class: "dialog-count number" }, things(count, isExact)), h("ul", { class: "sample", "aria-label": "Some of them" }, sample.map((each) => h("li", {}, each))), h("p", { class: "soft small" }, count > sample.length ? `… and ${isExact ? number(count - sample.length) : "many"} more like these.` : "These are all.")),
+        h(
+          "div",
+          { class: "bulk-count" },
+          h("p", { class: "dialog-count number" }, things(count, isExact)),
+          h(
+            "ul",
+            { class: "sample", "aria-label": "Some of them" },
+            sample.map((each) => h("li", {}, each)),
+          ),
+          h(
+            "p",
+            { class: "soft small" },
+            count > sample.length
+              ? `… and ${isExact ? number(count - sample.length) : "many"} more like these.`
+              : "These are all.",
+          ),
+        ),
         fields,
         field && h("label", {}, h("span", {}, "Type ", h("code", {}, typed), " to go on"), field),
       ],
@@ -115,7 +164,8 @@ class ChunkDialog {
     this.#isRunning = true;
     this.#form.onsubmit = (/** @type {Event} */ event) => event.preventDefault();
     const progress = h("progress", { max: String(count), "aria-labelledby": "bulk-title" });
-    progress.value = 0;
+    // Of "at least so many" there is no share.
+    if (isExact) progress.value = 0;
     const told = h("p", { class: "number" });
     const trouble = h("p", { class: "bulk-trouble small", role: "status" });
     const stop = this.#button("Stop", () => this.#alive.abort());
@@ -130,7 +180,7 @@ class ChunkDialog {
         told.textContent = this.#progressWords(count, isExact);
         cursor = this.#add(await this.#persist(cursor, trouble));
         const { done, skipped, refused } = this.#total;
-        progress.value = Math.min(count, done + skipped + refused);
+        if (isExact) progress.value = Math.min(count, done + skipped + refused);
       } while (cursor && !this.#alive.signal.aborted);
       isStopped = Boolean(cursor);
     } catch (error) {
@@ -150,7 +200,8 @@ class ChunkDialog {
         fill(trouble);
         return chunk;
       } catch (/** @type {any} */ error) {
-        if (signal.aborted || isAbort(error) || !(error.status === 0 || error.status === 429 || error.status >= 500)) throw error;
+        if (signal.aborted || isAbort(error) || !(error.status === 0 || error.status === 429 || error.status >= 500))
+          throw error;
         this.#total.isLost = true;
         const waitMs = error.retryAfterMs ?? 500 + backoffMs(Math.min(failures, MAX_FAILURES));
         fill(trouble, `${wordsOf(error)}. It goes on by itself: next try `, countdown(waitMs / 1000), ".");
@@ -180,7 +231,9 @@ class ChunkDialog {
     this.#total.done += done;
     this.#total.skipped += skipped;
     this.#total.refused += refused.length;
-    for (const { jobId, message } of refused) this.#reasons.set(message, [...(this.#reasons.get(message) ?? []), jobId]);
+    this.#total.isCut ||= refused.length >= REFUSED_TOLD;
+    for (const { jobId, message } of refused)
+      this.#reasons.set(message, [...(this.#reasons.get(message) ?? []), jobId]);
     return nextCursor;
   }
 
@@ -193,7 +246,7 @@ class ChunkDialog {
 
   /** @param {any} problem @param {boolean} isStopped */
   #tell(problem, isStopped) {
-    const { done, skipped, isLost } = this.#total;
+    const { done, skipped, isLost, isCut } = this.#total;
     const { past, things, undo } = this.#work;
     this.#heading.textContent = problem ? "It ended before its time" : isStopped ? "Stopped" : "Done";
     const close = this.#button("Close", () => this.#dialog.close(), "primary");
@@ -202,10 +255,23 @@ class ChunkDialog {
         problem && h("p", { class: "banner bad", role: "alert" }, wordsOf(problem)),
         h("p", { class: "bulk-result number", role: "status" }, `${capital(things(done, !(isLost && done)))} ${past}.`),
         isStopped && !problem ? h("p", {}, "The others are as they were.") : null,
-        skipped ? h("p", { class: "soft" }, `${capital(things(skipped))} left alone: by then it could not be done with ${skipped === 1 ? "it" : "them"} any more.`) : null,
-        this.#reasons.size ? h("div", {}, h("p", {}, "Not done:"), h("ul", { class: "sample" }, [...this.#reasons].slice(0, REASONS_SHOWN).map(reasonRow))) : null,
+        skipped
+          ? h(
+              "p",
+              { class: "soft" },
+              `${capital(things(skipped))} left alone: by then it could not be done with ${skipped === 1 ? "it" : "them"} any more.`,
+            )
+          : null,
+        this.#reasons.size
+          ? h(
+              "div",
+              {},
+              h("p", {}, isCut ? "Not done, among others:" : "Not done:"),
+              h("ul", { class: "sample" }, [...this.#reasons].slice(0, REASONS_SHOWN).map(reasonRow)),
+            )
+          : null,
       ],
-      [undo && done ? this.#button("Undo", () => ((this.#undoing = undo()), this.#dialog.close())) : null, close],
+      [undo && done ? this.#button("Undo", () => ((this.#isToUndo = true), this.#dialog.close())) : null, close],
     );
     close.focus();
   }
@@ -215,8 +281,9 @@ class ChunkDialog {
     removeEventListener("beforeunload", this.#warn);
     this.#dialog.remove();
     if (this.#before?.isConnected) this.#before.focus();
+    const undoing = this.#isToUndo ? Promise.resolve(this.#work.undo?.()).catch(toastError) : Promise.resolve();
     // Who asked reads the list anew, and that is right only once the undoing has ended.
-    Promise.resolve(this.#undoing).finally(() => this.#resolve(this.#total.done));
+    undoing.then(() => this.#resolve(this.#total.done));
   }
 
   /** Escape ends what runs, and then closes. @param {Event} event */
@@ -246,8 +313,20 @@ class ChunkDialog {
 
 /** @param {[string, string[]]} reason */
 function reasonRow([message, ids]) {
-  const links = ids.slice(0, 3).map((id) => h("a", { href: `/console/jobs/${encodeURIComponent(id)}`, target: "_blank" }, id.slice(-8)));
-  return h("li", {}, `${number(ids.length)} × ${message} `, h("span", { class: "soft mono" }, links.flatMap((link, at) => (at ? [", ", link] : [link])), ids.length > 3 ? ", …" : ""));
+  const links = ids
+    .slice(0, 3)
+    .map((id) => h("a", { href: `/console/jobs/${encodeURIComponent(id)}`, target: "_blank" }, id.slice(-8)));
+  return h(
+    "li",
+    {},
+    `${number(ids.length)} × ${message} `,
+    h(
+      "span",
+      { class: "soft mono" },
+      links.flatMap((link, at) => (at ? [", ", link] : [link])),
+      ids.length > 3 ? ", …" : "",
+    ),
+  );
 }
 
 /** @param {string} text */

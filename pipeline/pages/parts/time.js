@@ -66,6 +66,11 @@ export function number(value) {
   return value == null ? "–" : NUMBER.format(value);
 }
 
+/** The number, in short when it is so large that it would not fit. @param {number | null | undefined} value */
+export function large(value) {
+  return value != null && value >= 1_000_000 ? COMPACT.format(value) : number(value);
+}
+
 /** Like "1.2K". @param {number | null | undefined} value */
 export function compact(value) {
   return value == null ? "–" : COMPACT.format(value);

@@ -15,10 +15,18 @@ const REFRESH_MS = 10_000;
 
 /** @param {import("../router.js").Context} context @returns {import("../router.js").View} */
 export default function view({ api, query, setQuery, mayChange, live }) {
-  const filters = new Filters([{ name: "from", label: "Sent from", type: "instant" }, { name: "to", label: "Sent until", type: "instant" }], query, setQuery);
+  const filters = new Filters(
+    [
+      { name: "from", label: "Sent from", type: "instant" },
+      { name: "to", label: "Sent until", type: "instant" },
+    ],
+    query,
+    setQuery,
+  );
   const latest = new Latest();
   let current = query;
   let isShown = false;
+  let hasFailed = false;
   const filterOf = (/** @type {any} */ { failure }) => ({ state: "failed", failure, ...filters.values(current) });
   const act = async (/** @type {"retry" | "delete"} */ action, /** @type {any} */ group) => {
     const title = action === "retry" ? "Retry all of this kind?" : "Delete all of this kind?";
@@ -40,18 +48,25 @@ export default function view({ api, query, setQuery, mayChange, live }) {
     latest.run((signal) => api.get("/api/queue/failures", { query: filters.values(current), signal }), {
       done({ items }) {
         isShown = true;
+        hasFailed = false;
         const most = Math.max(1, ...items.map((/** @type {any} */ { count }) => count));
         groups = new Map(items.map((/** @type {any} */ group) => [group.failure, group]));
         table.show(items.map((/** @type {any} */ group) => ({ ...group, share: group.count / most })));
       },
       // What is shown stays while the service does not answer; the frame says so.
-      failed: (error) => isShown || table.fail(error, reload),
+      failed(error) {
+        if (isShown) return;
+        hasFailed = error.status === 0 || error.status >= 500;
+        table.fail(error, reload);
+      },
     });
   const reload = () => ((isShown = false), table.loading(), load());
   const focused = () => groups.get(/** @type {any} */ (document.activeElement)?.closest("tr[data-key]")?.dataset.key);
   const ends = [
-    every(REFRESH_MS, () => isShown && load()),
-    addKeys(mayChange ? [{ keys: "t", does: "Retry all of the row", run: () => focused() && act("retry", focused()) }] : []),
+    every(REFRESH_MS, () => (isShown || hasFailed) && load()),
+    addKeys(
+      mayChange ? [{ keys: "t", does: "Retry all of the row", run: () => focused() && act("retry", focused()) }] : [],
+    ),
     () => filters.dispose(),
     () => table.dispose(),
     () => latest.dispose(),
@@ -68,11 +83,22 @@ export default function view({ api, query, setQuery, mayChange, live }) {
 /** @param {((action: "retry" | "delete", group: any) => unknown) | null} act @returns {import("../parts/table.js").Column<any>[]} */
 function columns(act) {
   return [
-    { title: "Reason", class: "grow reason-cell", cell: ({ reason, share }) => [h("span", { class: "below" }, reason), bar(share)] },
-    { title: "Jobs", align: "end", class: "nowrap count-cell", cell: ({ count, isExact }) => `${number(count)}${isExact ? "" : "+"}` },
+    {
+      title: "Reason",
+      class: "grow reason-cell",
+      cell: ({ reason, share }) => [h("span", { class: "below" }, reason), bar(share)],
+    },
+    {
+      title: "Jobs",
+      align: "end",
+      class: "nowrap count-cell",
+      cell: ({ count, isExact }) => `${number(count)}${isExact ? "" : "+"}`,
+    },
     { title: "Last sent", align: "end", class: "nowrap", cell: ({ lastAt }) => time(lastAt) },
     { title: "First sent", align: "end", class: "nowrap", cell: ({ firstAt }) => time(firstAt) },
-    ...(act ? [{ title: "Actions", class: "nowrap actions-cell", cell: (/** @type {any} */ group) => buttons(act, group) }] : []),
+    ...(act
+      ? [{ title: "Actions", class: "nowrap actions-cell", cell: (/** @type {any} */ group) => buttons(act, group) }]
+      : []),
   ];
 }
 
@@ -89,7 +115,15 @@ function buttons(act, group) {
   return h(
     "span",
     { class: "row row-actions" },
-    h("button", { type: "button", class: "compact", "aria-label": named("Retry"), onclick: () => act("retry", group) }, "Retry all …"),
-    h("button", { type: "button", class: "compact danger", "aria-label": named("Delete"), onclick: () => act("delete", group) }, "Delete all …"),
+    h(
+      "button",
+      { type: "button", class: "compact", "aria-label": named("Retry"), onclick: () => act("retry", group) },
+      "Retry all …",
+    ),
+    h(
+      "button",
+      { type: "button", class: "compact danger", "aria-label": named("Delete"), onclick: () => act("delete", group) },
+      "Delete all …",
+    ),
   );
 }

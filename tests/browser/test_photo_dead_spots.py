@@ -1,0 +1,139 @@
+"""Photos on their way through networks that fail: on / in a real Chromium, over a proxy that fails as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser.photo_page import QUEUE, check_looks, choose, drop, every_row, photo_page, photos, until_rows
+from tests.hostile_proxy import Head, HostileProxy
+from tests.service import AiService, Service
+
+UPLOAD = "POST /api/assets/analyze-queue"
+
+
+class FailingProxy(HostileProxy):
+    """Drops connections. keys: of the uploads that came, in order, by Idempotency-Key.
+
+    loses_answers: uploads reach the service, their replies are lost. drops_every: each connection of that number is
+    broken, by turns before the service has it and after it has answered.
+    """
+
+    loses_answers = False
+    drops_every = 0
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__(upstream)
+        self.keys: list[str] = []
+        self.connections = self.dropped = 0
+
+    async def _pass(self, head: Head, reader: Any, writer: Any, *, keeps_upgrade: bool) -> None:
+        self.connections += 1
+        is_upload = head.line.startswith(UPLOAD)
+        if is_upload:
+            self.keys.append(head.get("Idempotency-Key"))
+        is_dropped = self.drops_every and self.connections % self.drops_every == 0
+        if is_dropped:
+            self.dropped += 1
+        if is_dropped and self.dropped % 2:
+            writer.transport.abort()
+        elif is_dropped or (is_upload and self.loses_answers):
+            await super()._pass(head, reader, _Nowhere(writer), keeps_upgrade=keeps_upgrade)
+            writer.transport.abort()
+        else:
+            await super()._pass(head, reader, writer, keeps_upgrade=keeps_upgrade)
+
+
+class _Nowhere:
+    """Swallows what should go to the client."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self.transport = writer.transport
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    async def drain(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_photos_wait_through_a_dead_spot_and_a_reload(tmp_path: Path, ai_service: AiService) -> None:
+    """Offline is said, and photos wait; replies that are lost and a reload in between make no photo twice.
+
+    Each photo is sent again with its key until the service has told that it has it, and is then no longer kept here.
+    A second tab takes over from one that was closed.
+    """
+    with Service(tmp_path, ai_service.url) as service:
+        async with FailingProxy(service.url) as proxy, photo_page(proxy.url) as page:
+            await page.go_offline()
+            await page.until_text("You are offline")
+            await choose(page, *photos(tmp_path / "photos", 3))
+            shown = await until_rows(page, "rows.length === 3 && rows.every(({badge}) => badge === 'Waiting')")
+            assert shown[0]["told"] == "No network. It is sent as soon as there is one."
+            await check_looks(page)
+            assert proxy.keys == []
+
+            proxy.loses_answers = True
+            await page.go_offline(False)
+            await until_rows(page, "rows.length === 3 && rows.every(({badge}) => badge !== 'Waiting')")
+            await until_rows(page, "rows.some(({told}) => told.includes('The service cannot be reached'))")
+            first = set(proxy.keys)
+            await page.reload()
+            await until_rows(page, "rows.length >= 3")
+            proxy.loses_answers = False
+            await until_rows(page, "rows.length === 3 && rows.every(({badge}) => badge === 'Done')")
+            kept = "indexedDB.open('photo-queue')"
+            left = await page.evaluate(f"""new Promise((resolve) => {{
+              const opening = {kept};
+              opening.onsuccess = () => {{
+                const asking = opening.result.transaction("unsent").objectStore("unsent").count();
+                asking.onsuccess = () => resolve(asking.result);
+              }};
+            }})""")
+            assert left == 0
+            assert first <= set(proxy.keys) and len(set(proxy.keys)) == 3
+            assert len(service.get("/api/assets", "ann").json()["data"]["items"]) == 3
+
+            other = await page.open_tab(f"{proxy.url}/")
+            proxy.loses_answers = True
+            await choose(other, *photos(tmp_path / "photos", 1, first=9))
+            await until_rows(page, "rows[0].badge === 'Sending again'")
+            proxy.loses_answers = False
+            await other.call("Page.navigate", url="about:blank")
+            await until_rows(page, "rows.length === 4 && rows.every(({badge}) => badge === 'Done')")
+            assert len(set(proxy.keys)) == 4
+            assert len(service.get("/api/assets", "ann").json()["data"]["items"]) == 4
+            page.problems = [each for each in page.problems if "ERR_" not in each]
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_hundred_photos_through_a_line_that_drops_every_tenth_connection(
+    tmp_path: Path, ai_service: AiService
+) -> None:
+    """All end, none twice, and the list says of each what happened to it; three are on their way at a time."""
+    ai_service.order(replies=[{"status": 422}] * 7)
+    with Service(tmp_path, ai_service.url, CONCURRENCY="8") as service:
+        async with FailingProxy(service.url) as proxy, photo_page(proxy.url) as page:
+            proxy.drops_every = 10
+            await page.evaluate(f"""globalThis.most = 0; setInterval(() => {{
+              const badges = [...{QUEUE}.querySelectorAll(".list .badge")].map((each) => each.textContent);
+              most = Math.max(most, badges.filter((text) => /^Sending(?! again)/.test(text)).length);
+            }}, 20)""")
+            await drop(page, photos(tmp_path / "photos", 100))
+            await page.until_text("100 photos · 7 failed", 90)
+            shown = await every_row(page)
+            badges = [row["badge"] for row in shown.values()]
+            assert (badges.count("Done"), badges.count("Failed"), len(badges)) == (93, 7, 100)
+            assert 1 <= await page.evaluate("most") <= 3
+            assert proxy.dropped >= 10 and len(set(proxy.keys)) == 100 < len(proxy.keys)
+            page.problems = [each for each in page.problems if "ERR_" not in each and "WebSocket" not in each]
+        assert service.wait_status(completed=93, failed=7)
+        assert len(service.get("/api/assets", "ann", limit=100).json()["data"]["items"]) == 100
+        assert service.get("/api/assets", "ann", limit=100).json()["data"]["nextCursor"] is None

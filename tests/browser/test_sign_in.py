@@ -1,0 +1,90 @@
+"""How a person comes to be signed in on both pages, and how that ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.auth import make_token as sign
+from pipeline.settings import Settings
+from tests.chromium import BROWSER, Page, browsing
+from tests.factories import SECRET, make_token
+from tests.parts import require
+from tests.service import Service
+
+STORED = "localStorage.getItem('pipeline.user.session')"
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    require(BROWSER is not None, "needs Chromium")
+    with Service(tmp_path, "http://127.0.0.1:9") as service:
+        yield service
+
+
+def link_token(sub: str = "ann", role: str | None = None, seconds: float = 600) -> str:
+    return sign(Settings(jwt_secret=SECRET), sub, role, seconds, is_of_page=True)
+
+
+async def go(page: Page, url: str) -> None:
+    """Open the address as if it was clicked on, in a document of its own."""
+    await page.evaluate("window.isOfBefore = true")
+    await page.call("Page.navigate", url="about:blank")
+    await page.call("Page.navigate", url=url)
+    await page.until("!window.isOfBefore && location.href !== 'about:blank' && document.readyState === 'complete'")
+
+
+@pytest.mark.gen_test(timeout=90)
+async def test_link_signs_in_once_and_for_all_tabs(service: Service) -> None:
+    """A link makes a session that outlives it, leaves no token in the address, and holds in each tab until one signs
+    out; an old link harms no session, and says what it is when there is none.
+    """
+    link = f"{service.url}/#token={link_token()}"
+    async with browsing(link) as page:
+        await page.until_text("Sign out")
+        assert await page.evaluate("location.href") == f"{service.url}/"
+        assert link_token().split(".")[1] not in await page.evaluate(STORED)
+        await go(page, f"{service.url}/#token={link_token(seconds=-60)}")
+        await page.until_text("Sign out")
+        tab = await page.open_tab(f"{service.url}/")
+        await tab.until_text("Sign out")
+        await tab.click("[...document.querySelectorAll('button')].find((each) => each.textContent === 'Sign out')")
+        await tab.until_text("Sign in")
+        await page.until_text("Sign in")
+        assert await page.evaluate(STORED) is None
+        # A browser tells of each request that is refused.
+        assert [each for each in page.problems if "401" not in each] == [] == tab.problems
+        await go(page, f"{service.url}/#token={link_token(seconds=-60)}")
+        await page.until_text("This link is no longer good.")
+
+
+@pytest.mark.gen_test(timeout=90)
+async def test_pasted_token_signs_in(service: Service) -> None:
+    """By keyboard alone; a token that is none, or of somebody who may not, is refused in words."""
+    async with browsing(f"{service.url}/console") as page:
+        await page.until("document.querySelector('input[name=token]')")
+        for token, words in {
+            "nonsense": "The service does not take this token.",
+            make_token(): "it needs the role admin or operator-read",
+            make_token(role="operator-read"): "Overview",
+        }.items():
+            await page.evaluate("document.querySelector('input[name=token]').select()")
+            await page.write(token)
+            await page.press("Enter")
+            await page.until_text(words)
+        assert "may change things" not in await page.text()
+
+
+@pytest.mark.gen_test(timeout=90)
+async def test_login_gets_the_way_back(tmp_path: Path) -> None:
+    """With LOGIN_URL the page leads there and says where to come back to; what comes back signs in."""
+    require(BROWSER is not None, "needs Chromium")
+    with Service(tmp_path, "http://127.0.0.1:9", LOGIN_URL="https://login.example.com/in?app=1") as service:
+        async with browsing(f"{service.url}/") as page:
+            way = await page.until("document.querySelector('a[href*=login]')?.href")
+            back = f"{service.url}/".replace(":", "%3A").replace("/", "%2F")
+            assert way == f"https://login.example.com/in?app=1&return_to={back}"
+            await go(page, f"{service.url}/#token={make_token()}")
+            await page.until_text("Sign out")

@@ -1,0 +1,25 @@
+"""docs/console.md names only tests, routes and views that there are."""
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs/console.md").read_text()
+
+
+def test_console_docs_name_existing_tests() -> None:
+    """Each test that the table calls a witness is in tests/browser."""
+    files = (ROOT / "tests/browser").glob("*.py")
+    there = {name for path in files for name in re.findall(r"def (test_\w+)", path.read_text())}
+    named = set(re.findall(r"`(test_\w+)`", TEXT))
+    assert named
+    assert named <= there
+
+
+def test_console_docs_name_existing_routes() -> None:
+    """Each route of the table of views is in the contract."""
+    paths = json.loads((ROOT / "contracts/analyze-queue.openapi.json").read_text())["paths"]
+    named = re.findall(r"`(GET|POST|DELETE) (/api/[^`]+)`", TEXT)
+    assert named
+    assert [each for each in named if each[0].lower() not in paths.get(each[1], {})] == []
