@@ -82,7 +82,7 @@ class JobDocuments:
         wanted = _rounded(wanted)
         least, most = limit + 1, ROOMY * limit + 1
         if not _is_indexed(wanted):
-            least, most = EXAMINED_AT_MOST // 2, EXAMINED_AT_MOST
+            least, most = EXAMINED_AT_MOST // 4, EXAMINED_AT_MOST
         window = await self._window(wanted, after, least, most)
         documents = await self._found(window, wanted, limit + 1)
         if len(documents) > limit:
@@ -143,8 +143,10 @@ class JobDocuments:
             few, many = (few, span) if found > most else (span, many)
             if least <= found <= most or many - few < SHORTEST_SPAN_SECONDS:
                 break
-            # By ratio: it may be seconds or years.
-            span = math.sqrt(max(few, SHORTEST_SPAN_SECONDS / 2) * many)
+            # By ratio: it may be seconds or years. Of a few documents it is told how dense they are.
+            guess = span * math.sqrt(least * most) / found if 0 < found < least else math.inf
+            middle = math.sqrt(max(few, SHORTEST_SPAN_SECONDS / 2) * many)
+            span = guess if few < guess < many else middle
         self._remember(key, span)
         return window
 
