@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from pipeline.assets.asset import AiMetadata, Asset, AssetStatus
@@ -111,7 +112,7 @@ async def test_results_are_corrected_run_again_and_deleted(tmp_path: Path, servi
     """A retry shows its reason; a value is corrected in place, a failed photo runs again, a slip is undone.
 
     What is deleted is gone at the service once the time to undo is over, or when the page is left before that. The
-    large view shows each attempt. A cancelled photo says so.
+    large view shows each attempt. A photo says why it is on hold, and that it was cancelled.
     """
     await order(ai, replies=[{"status": 503}, {"status": 422}])
     async with photo_page(service.url, "bea") as page:
@@ -150,7 +151,12 @@ async def test_results_are_corrected_run_again_and_deleted(tmp_path: Path, servi
         assert service.get("/api/assets", "bea").json()["data"]["items"] == []
 
         await order(ai, held=True)
+        operator = {"headers": service.headers("boss", role="admin")}
+        httpx.post(f"{service.url}/api/queue/pause", **operator).raise_for_status()
         await choose(page, *photos(tmp_path / "two", 1, first=5))
+        (row,) = await until_rows(page, "rows[0]?.badge === 'On hold'")
+        assert row["told"] == "The queue is paused. It goes on by itself."
+        httpx.post(f"{service.url}/api/queue/resume", **operator).raise_for_status()
         await until_rows(page, "rows[0]?.badge === 'Looking'")
         await page.click(act("Cancel"))
         await until_rows(page, "rows[0].badge === 'Cancelled'")

@@ -13,13 +13,13 @@ from tests.chromium import BROWSER, browsing
 from tests.factories import make_token
 from tests.parts import require
 from tests.scripts import CLIENT
-from tests.service import AiService, Service
+from tests.service import ROOT, AiService, Service
 
 
 def page_of_readme() -> str:
     """Return the HTML page of the README."""
     (found,) = re.findall(r"```html\n(.*?)```", (CLIENT / "README.md").read_text(), re.DOTALL)
-    assert len(found.strip().splitlines()) <= 10
+    assert len(found.strip().splitlines()) <= 10 and found in (ROOT / "README.md").read_text()
     return str(found)
 
 

@@ -92,7 +92,8 @@ export class Work {
   /** Send these. Returns those that cannot be. @param {File[]} files @param {string} category */
   async add(files, category) {
     const addedAt = Date.now();
-    const kinds = await Promise.all(files.map((file) => kindOf(file).catch(() => "unreadable")));
+    /** @type {(string | null)[]} one after the other: to open a file takes the browser a moment */ const kinds = [];
+    for (const file of files) kinds.push(await kindOf(file).catch(() => "unreadable"));
     const isPhoto = (/** @type {number} */ at) => kinds[at] && kinds[at] !== "unreadable";
     const photos = files.filter((_, at) => isPhoto(at));
     const refused = files.flatMap(({ name }, at) => (isPhoto(at) ? [] : [{ name: name || "The file", isReadable: !kinds[at] }]));
