@@ -39,6 +39,7 @@ SEARCHED = dict.fromkeys(("createdAt", "status", "userId", "aiMetadata", "correc
 SEARCHED |= dict.fromkeys(("attempts.provider", "provenance.provider"), 1)
 FIRST_SPAN_SECONDS, SHORTEST_SPAN_SECONDS = 3600.0, 0.001
 SPANS_AT_MOST, TRIES = 1000, 60
+READ_AT_ONCE = 200
 BEFORE_ALL_IDS = "0" * 24
 # A page without further conditions comes from a window with at most so many times what it shows.
 ROOMY = 8
@@ -81,7 +82,7 @@ class JobDocuments:
         wanted = _rounded(wanted)
         least, most = limit + 1, ROOMY * limit + 1
         if not _is_indexed(wanted):
-            least, most = EXAMINED_AT_MOST // 2, EXAMINED_AT_MOST
+            least, most = EXAMINED_AT_MOST // 4, EXAMINED_AT_MOST
         window = await self._window(wanted, after, least, most)
         documents = await self._found(window, wanted, limit + 1)
         if len(documents) > limit:
@@ -101,7 +102,7 @@ class JobDocuments:
         window = await self._window(wanted, None, most // 2, most)
         is_whole = window.start in (None, wanted.since)
         if _needs_reading(wanted):
-            return Count(len(await self._read(window, wanted)), is_whole)
+            return Count(len(await self._read(window, wanted, most)), is_whole)
         narrowed = replace(window, where=window.where | _conditions(wanted))
         return Count(await self._count(narrowed, most), is_whole)
 
@@ -142,8 +143,10 @@ class JobDocuments:
             few, many = (few, span) if found > most else (span, many)
             if least <= found <= most or many - few < SHORTEST_SPAN_SECONDS:
                 break
-            # By ratio: it may be seconds or years.
-            span = math.sqrt(max(few, SHORTEST_SPAN_SECONDS / 2) * many)
+            # By ratio: it may be seconds or years. Of a few documents it is told how dense they are.
+            guess = span * math.sqrt(least * most) / found if 0 < found < least else math.inf
+            middle = math.sqrt(max(few, SHORTEST_SPAN_SECONDS / 2) * many)
+            span = guess if few < guess < many else middle
         self._remember(key, span)
         return window
 
@@ -159,19 +162,25 @@ class JobDocuments:
     async def _found(self, window: _Window, wanted: JobFilter, limit: int) -> list[Any]:
         """Return the first documents of a window that are wanted, newest first."""
         if _needs_reading(wanted):
-            keys = [document["_id"] for document in await self._read(window, wanted)][:limit]
+            keys = [document["_id"] for document in await self._read(window, wanted, limit)]
             query: Mapping[str, Any] = {"_id": {"$in": keys}}
         else:
             query = replace(window, where=window.where | _conditions(wanted)).query
         cursor = self._assets.find(query).sort(NEWEST_FIRST).limit(limit)
         return [*await self._reach(cursor.to_list(limit))]
 
-    async def _read(self, window: _Window, wanted: JobFilter) -> list[Any]:
-        """Return what is searched of those documents of a window that are wanted, newest first."""
+    async def _read(self, window: _Window, wanted: JobFilter, limit: int) -> list[Any]:
+        """Return what is searched of the first documents of a window that are wanted, newest first."""
         query = replace(window, where=window.where | _conditions(wanted)).query
-        documents = await self._reach(self._assets.find(query, SEARCHED).sort(NEWEST_FIRST).to_list(None))
+        cursor = self._assets.find(query, SEARCHED).sort(NEWEST_FIRST).batch_size(READ_AT_ONCE)
         failure = wanted.failure
-        return [each for each in documents if failure in (None, _failure_of(each)) and wanted.is_match(each)]
+        found: list[Any] = []
+        try:
+            while len(found) < limit and (some := await self._reach(cursor.to_list(READ_AT_ONCE))):
+                found += [each for each in some if failure in (None, _failure_of(each)) and wanted.is_match(each)]
+        finally:
+            await self._reach(cursor.close())
+        return found[:limit]
 
 
 def _range(wanted: JobFilter) -> dict[str, Any]:

@@ -66,7 +66,12 @@ export class Api {
     signal?.throwIfAborted();
     if (!(error instanceof PipelineError)) {
       const isSlow = error?.name === "TimeoutError";
-      return new PipelineError(isSlow ? "The service took too long" : "The service cannot be reached", "NETWORK_ERROR", 0, { cause: error });
+      return new PipelineError(
+        isSlow ? "The service took too long" : "The service cannot be reached",
+        "NETWORK_ERROR",
+        0,
+        { cause: error },
+      );
     }
     if (error.status === 401 && error.retryAfterMs === undefined) this.#session.signOut();
     return error;

@@ -53,7 +53,8 @@ function show() {
   if (shownFor && !session.current) problem = "You are signed out.";
   close();
   shownFor = whom;
-  if (session.current && !isOperator) problem = "This token may not see the console: it needs the role admin or operator-read.";
+  if (session.current && !isOperator)
+    problem = "This token may not see the console: it needs the role admin or operator-read.";
   close = isOperator ? open() : askToSignIn();
 }
 
@@ -68,7 +69,11 @@ function open() {
   const router = new Router(ROUTES, main, context, (path) => shell.moved(path));
   const forget = addKeys([
     { keys: "?", does: "Show these keys", run: showKeys },
-    ...PLACES.map(({ key, name, path }) => ({ keys: `g ${key}`, does: `Go to ${name}`, run: () => router.navigate(path) })),
+    ...PLACES.map(({ key, name, path }) => ({
+      keys: `g ${key}`,
+      does: `Go to ${name}`,
+      run: () => router.navigate(path),
+    })),
   ]);
   live.start();
   router.start();
@@ -88,7 +93,12 @@ function askToSignIn() {
 }
 
 function unknown() {
-  const element = h("div", { class: "view" }, heading("Not found"), emptyState("There is no such page.", null, h("a", { class: "button", href: "/console" }, "To the overview")));
+  const element = h(
+    "div",
+    { class: "view" },
+    heading("Not found"),
+    emptyState("There is no such page.", null, h("a", { class: "button", href: "/console" }, "To the overview")),
+  );
   return { element, title: "Not found" };
 }
 

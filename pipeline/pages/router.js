@@ -112,7 +112,14 @@ export class Router {
     /** @type {HTMLDialogElement | null} */ (document.querySelector("dialog[open]"))?.close();
     const { view, params } = this.#find();
     const { navigate, setQuery } = this;
-    const context = { ...this.#context, params, query: new URLSearchParams(location.search), navigate, setQuery, setTitle };
+    const context = {
+      ...this.#context,
+      params,
+      query: new URLSearchParams(location.search),
+      navigate,
+      setQuery,
+      setTitle,
+    };
     this.#shown = view(/** @type {any} */ (context));
     setTitle(this.#shown.title);
     fill(this.#outlet, this.#shown.element);
@@ -144,8 +151,24 @@ export class Router {
   /** @param {MouseEvent} event */
   #follow = (event) => {
     const link = /** @type {Element} */ (event.target).closest?.("a");
-    if (!link || event.defaultPrevented || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
-    if (link.target || link.download || link.origin !== location.origin || !/^\/console(\/|$)/.test(link.pathname) || link.hash) return;
+    if (
+      !link ||
+      event.defaultPrevented ||
+      event.button ||
+      event.ctrlKey ||
+      event.metaKey ||
+      event.shiftKey ||
+      event.altKey
+    )
+      return;
+    if (
+      link.target ||
+      link.download ||
+      link.origin !== location.origin ||
+      !/^\/console(\/|$)/.test(link.pathname) ||
+      link.hash
+    )
+      return;
     event.preventDefault();
     this.navigate(link.href);
   };

@@ -41,7 +41,7 @@ export class SessionKeeper extends EventTarget {
 
   /** @param {string} token */
   async #signInByLink(token) {
-    for (let failures = 0; ; ) {
+    for (let failures = 0; ;) {
       try {
         return await this.signIn(token);
       } catch (/** @type {any} */ error) {
@@ -77,7 +77,11 @@ export class SessionKeeper extends EventTarget {
     const { current } = this;
     if (!current) return;
     const leftMs = Date.parse(current.expiresAt) - Date.now();
-    if (claimsOf(current.token).page && leftMs > 0 && leftMs < PROLONG_BEFORE_MS) await ask("POST", current.token).then((next) => this.#keep(next), () => {});
+    if (claimsOf(current.token).page && leftMs > 0 && leftMs < PROLONG_BEFORE_MS)
+      await ask("POST", current.token).then(
+        (next) => this.#keep(next),
+        () => {},
+      );
     if (leftMs <= 0 && this.current === current) this.signOut();
   }
 

@@ -40,18 +40,53 @@ export class Shell {
   constructor(header, live, session, about) {
     this.#header = header;
     this.#live = live;
-    this.#menu = h("button", { type: "button", class: "menu", "aria-expanded": "false", "aria-controls": "places", onclick: this.#unfold }, icon("menu"), "Menu");
+    this.#menu = h(
+      "button",
+      { type: "button", class: "menu", "aria-expanded": "false", "aria-controls": "places", onclick: this.#unfold },
+      icon("menu"),
+      "Menu",
+    );
     const { userId, role } = /** @type {import("./session.js").Session} */ (session.current);
-    const who = h("div", { class: "who" }, h("span", { class: "who-name", title: userId }, userId), h("span", { class: "soft small" }, role === "admin" ? "may change things" : "may look only"));
+    const who = h(
+      "div",
+      { class: "who" },
+      h("span", { class: "who-name", title: userId }, userId),
+      h("span", { class: "soft small" }, role === "admin" ? "may change things" : "may look only"),
+    );
     const foot = h(
       "div",
       { class: "shell-foot" },
       who,
-      h("div", { class: "row" }, h("button", { type: "button", class: "quiet", onclick: showKeys, "aria-keyshortcuts": "?" }, "Keys"), h("button", { type: "button", class: "quiet", onclick: () => session.signOut() }, "Sign out"), h("a", { class: "small", href: "/" }, "Photos")),
+      h(
+        "div",
+        { class: "row" },
+        h("button", { type: "button", class: "quiet", onclick: showKeys, "aria-keyshortcuts": "?" }, "Keys"),
+        h("button", { type: "button", class: "quiet", onclick: () => session.signOut() }, "Sign out"),
+        h("a", { class: "small", href: "/" }, "Photos"),
+      ),
       h("span", { class: "soft small" }, `Version ${about.version}`),
     );
-    const nav = h("nav", { id: "places", class: "places", "aria-label": "Views" }, h("ul", {}, PLACES.map((place) => h("li", {}, this.#link(place)))), foot);
-    fill(header, h("div", { class: "shell-top" }, h("a", { class: "brand", href: "/console" }, "Console"), this.#state, this.#menu), nav);
+    const nav = h(
+      "nav",
+      { id: "places", class: "places", "aria-label": "Views" },
+      h(
+        "ul",
+        {},
+        PLACES.map((place) => h("li", {}, this.#link(place))),
+      ),
+      foot,
+    );
+    fill(
+      header,
+      h(
+        "div",
+        { class: "shell-top" },
+        h("a", { class: "brand", href: "/console" }, "Console"),
+        this.#state,
+        this.#menu,
+      ),
+      nav,
+    );
     live.addEventListener("state", this.#tell);
     live.addEventListener("overview", this.#count);
     this.#tell();
@@ -65,7 +100,9 @@ export class Shell {
 
   /** Another view is shown. @param {string} path */
   moved(path) {
-    const place = [...this.#links.keys()].filter((each) => path.replace(/\/$/, "") === each || (each !== "/console" && path.startsWith(`${each}/`))).pop();
+    const place = [...this.#links.keys()]
+      .filter((each) => path.replace(/\/$/, "") === each || (each !== "/console" && path.startsWith(`${each}/`)))
+      .pop();
     for (const [each, { link }] of this.#links) {
       if (each === place) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
@@ -100,7 +137,8 @@ export class Shell {
   #count = () => {
     const { queues = [], plugins } = this.#live.overview;
     const [jobs, deliveries] = queues; // the photos come first
-    const open = (/** @type {any} */ queue) => (queue && !queue.error ? queue.waiting + queue.delayed + queue.active : 0);
+    const open = (/** @type {any} */ queue) =>
+      queue && !queue.error ? queue.waiting + queue.delayed + queue.active : 0;
     this.#badge("/console/jobs", open(jobs));
     this.#badge("/console/deliveries", open(deliveries));
     this.#badge("/console/failures", jobs?.failed ?? 0, "bad");

@@ -10,7 +10,13 @@ import { h } from "./dom.js";
  */
 export function signInCard(signIn, session, { forOperators = false, problem = "" } = {}) {
   const told = h("p", { class: "small", role: "alert" }, problem);
-  const field = h("input", { type: "password", name: "token", autocomplete: "off", spellcheck: "false", required: true });
+  const field = h("input", {
+    type: "password",
+    name: "token",
+    autocomplete: "off",
+    spellcheck: "false",
+    required: true,
+  });
   const form = h(
     "form",
     { class: "stack", onsubmit: (/** @type {Event} */ event) => event.preventDefault() || take() },
@@ -27,7 +33,13 @@ export function signInCard(signIn, session, { forOperators = false, problem = ""
       field.focus();
     }
   }
-  return h("section", { class: "card stack sign-in", "aria-label": "Sign in" }, h("h1", {}, "Sign in"), ...way(signIn, forOperators), form);
+  return h(
+    "section",
+    { class: "card stack sign-in", "aria-label": "Sign in" },
+    h("h1", {}, "Sign in"),
+    ...way(signIn, forOperators),
+    form,
+  );
 }
 
 /** @param {{kind: string, loginUrl: string | null}} signIn @param {boolean} forOperators */
@@ -35,11 +47,22 @@ function way({ kind, loginUrl }, forOperators) {
   if (kind === "login" && loginUrl) {
     const login = new URL(loginUrl);
     login.searchParams.set("return_to", location.origin + location.pathname + location.search);
-    return [h("p", {}, h("a", { class: "button primary", href: login.href }, "Go to the login")), h("p", { class: "soft small" }, "Or paste a token.")];
+    return [
+      h("p", {}, h("a", { class: "button primary", href: login.href }, "Go to the login")),
+      h("p", { class: "soft small" }, "Or paste a token."),
+    ];
   }
   if (kind === "link") {
     const command = forOperators ? "python run.py link --console" : "python run.py link";
-    return [h("p", { class: "soft" }, "Open the link that was printed when the service started, or print a new one with ", h("code", {}, command), ".")];
+    return [
+      h(
+        "p",
+        { class: "soft" },
+        "Open the link that was printed when the service started, or print a new one with ",
+        h("code", {}, command),
+        ".",
+      ),
+    ];
   }
   return [h("p", { class: "soft" }, "Paste a token of your application.")];
 }

@@ -215,14 +215,18 @@ class JobLists:
     async def shown(self, assets: Sequence[Asset]) -> list[dict[str, Any]]:
         """Return the jobs of the assets: schema Job in contracts/analyze-queue.openapi.json."""
         places, told = await self._told(assets)
-        previews = [asset.previews[PREVIEW] for asset in assets if PREVIEW in asset.previews]
-        urls = await self._urls.of_images(previews)
+        return await self._composed(assets, places, told)
+
+    async def _composed(
+        self, assets: Sequence[Asset], places: Mapping[str, Place], told: Mapping[str, Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        urls = await self._urls.of_images(asset.previews[PREVIEW] for asset in assets if PREVIEW in asset.previews)
         return [_shown(asset, places.get(asset.id), told.get(asset.id), urls) for asset in assets]
 
     async def describe(self, asset: Asset) -> dict[str, Any]:
         """Return one job with all that is known of it: schema JobDetails in contracts/analyze-queue.openapi.json."""
-        (job,) = await self.shown([asset])
-        _places, told = await self._told([asset])
+        places, told = await self._told([asset])
+        (job,) = await self._composed([asset], places, told)
         fields = await self._fields(asset.processing_job_id)
         request_id, trace_id = _text(fields.get("requestId")), _trace_id(_text(fields.get("trace")))
         search = [f"jobId={asset.processing_job_id}", *([f"requestId={request_id}"] if request_id else [])]

@@ -10,10 +10,25 @@ const FEW = 20;
 /** @type {Record<string, {verb: string, past: string, text: string, isDangerous?: boolean, undo?: "retry" | "resume"}>} */
 export const ACTIONS = {
   retry: { verb: "Retry", past: "queued again", text: "The AI looks at these photos again." },
-  cancel: { verb: "Cancel", past: "cancelled", text: "They end as failed. The photos stay, so they can be run again.", undo: "retry" },
-  postpone: { verb: "Postpone", past: "postponed", text: "They wait longer, so that other jobs come first.", undo: "resume" },
+  cancel: {
+    verb: "Cancel",
+    past: "cancelled",
+    text: "They end as failed. The photos stay, so they can be run again.",
+    undo: "retry",
+  },
+  postpone: {
+    verb: "Postpone",
+    past: "postponed",
+    text: "They wait longer, so that other jobs come first.",
+    undo: "resume",
+  },
   resume: { verb: "Resume", past: "waiting again", text: "Postponed jobs go back into the line at once." },
-  delete: { verb: "Delete", past: "deleted", text: "The photos, their images and results go. Nobody can bring them back.", isDangerous: true },
+  delete: {
+    verb: "Delete",
+    past: "deleted",
+    text: "The photos, their images and results go. Nobody can bring them back.",
+    isDangerous: true,
+  },
 };
 const SPANS = [
   { value: "300", label: "5 minutes" },
@@ -44,7 +59,11 @@ const SPANS = [
 export async function runBulk(given) {
   const { action, filter = {}, jobs, title, isAsked } = given;
   const { verb, past, text, isDangerous } = ACTIONS[action];
-  const seconds = h("select", { name: "seconds" }, SPANS.map(({ value, label }) => h("option", { value, selected: value === "3600" }, label)));
+  const seconds = h(
+    "select",
+    { name: "seconds" },
+    SPANS.map(({ value, label }) => h("option", { value, selected: value === "3600" }, label)),
+  );
   const source = jobs ? ofJobs(given, seconds) : ofFilter(given, seconds);
   const done = await doInChunks({
     title: title ?? (jobs ? `${verb} ${countWords(jobs.length)}?` : `${verb} all jobs that match?`),
@@ -75,7 +94,13 @@ function ofFilter(given, seconds) {
       ({ until, sample: sampled } = found);
       return { ...found, sample: sampled.map(sampleRow) };
     },
-    chunk: (/** @type {string | null} */ cursor) => api.post("/api/queue/jobs/bulk", { ...body, cursor, until, ...(action === "postpone" && { seconds: Number(seconds.value) }) }),
+    chunk: (/** @type {string | null} */ cursor) =>
+      api.post("/api/queue/jobs/bulk", {
+        ...body,
+        cursor,
+        until,
+        ...(action === "postpone" && { seconds: Number(seconds.value) }),
+      }),
     undo: ACTIONS[action].undo && (() => undoFilter(given, until, sampled)),
   };
 }
@@ -84,10 +109,18 @@ function ofFilter(given, seconds) {
 function ofJobs(given, seconds) {
   const { api, action, jobs = [] } = given;
   /** @type {Map<any, any>} what was answered for each */ const answers = new Map();
-  const until = jobs.map(({ createdAt }) => createdAt).sort().at(-1);
+  const until = jobs
+    .map(({ createdAt }) => createdAt)
+    .sort()
+    .at(-1);
   const act = async (/** @type {any} */ job) => {
     if (answers.has(job)) return;
-    const body = { action, filter: { q: job.assetId }, until, ...(action === "postpone" && { seconds: Number(seconds.value) }) };
+    const body = {
+      action,
+      filter: { q: job.assetId },
+      until,
+      ...(action === "postpone" && { seconds: Number(seconds.value) }),
+    };
     answers.set(job, await api.post("/api/queue/jobs/bulk", body));
   };
   return {
@@ -101,9 +134,22 @@ function ofJobs(given, seconds) {
       const done = told.filter((each) => each.done).length;
       const next = first + AT_ONCE;
       // A filter finds only those that the action is for.
-      return { done, refused, skipped: some.length - done - refused.length, nextCursor: next < jobs.length ? String(next) : null };
+      return {
+        done,
+        refused,
+        skipped: some.length - done - refused.length,
+        nextCursor: next < jobs.length ? String(next) : null,
+      };
     },
-    undo: ACTIONS[action].undo && (() => runBulk({ api, action: /** @type {any} */ (ACTIONS[action].undo), jobs: jobs.filter((job) => answers.get(job)?.done), isAsked: true })),
+    undo:
+      ACTIONS[action].undo &&
+      (() =>
+        runBulk({
+          api,
+          action: /** @type {any} */ (ACTIONS[action].undo),
+          jobs: jobs.filter((job) => answers.get(job)?.done),
+          isAsked: true,
+        })),
   };
 }
 
@@ -113,11 +159,23 @@ function ofJobs(given, seconds) {
  * @param {Given} given @param {string | null} until @param {any[]} sample of what it was done with
  */
 async function undoFilter({ api, action, filter = {} }, until, sample) {
-  const same = { ...filter, to: filter.to && until && filter.to < until ? filter.to : until ?? "" };
-  if (action === "postpone") return runBulk({ api, action: "resume", filter: { ...same, state: "delayed" }, title: "Resume the postponed jobs?" });
+  const same = { ...filter, to: filter.to && until && filter.to < until ? filter.to : (until ?? "") };
+  if (action === "postpone")
+    return runBulk({
+      api,
+      action: "resume",
+      filter: { ...same, state: "delayed" },
+      title: "Resume the postponed jobs?",
+    });
   const { job } = await api.get(`/api/queue/jobs/${encodeURIComponent(sample[0].assetId)}`);
   const text = "The cancelled jobs that match go back into the line, also those that were cancelled before.";
-  return runBulk({ api, action: "retry", filter: { ...same, state: "failed", failure: job.failure ?? "" }, title: "Run the cancelled jobs again?", text });
+  return runBulk({
+    api,
+    action: "retry",
+    filter: { ...same, state: "failed", failure: job.failure ?? "" },
+    title: "Run the cancelled jobs again?",
+    text,
+  });
 }
 
 /** @param {Record<string, string>} filter */
@@ -130,5 +188,11 @@ function chips(filter) {
 /** @param {any} job */
 function sampleRow(job) {
   const { userId, createdAt, reason } = job;
-  return h("span", { class: "sample-row" }, h("a", { href: hrefOf(job), target: "_blank" }, nameOf(job)), h("span", { class: "soft" }, ` ${userId} · `, time(createdAt)), reason && h("span", { class: "soft sample-reason" }, reason));
+  return h(
+    "span",
+    { class: "sample-row" },
+    h("a", { href: hrefOf(job), target: "_blank" }, nameOf(job)),
+    h("span", { class: "soft" }, ` ${userId} · `, time(createdAt)),
+    reason && h("span", { class: "soft sample-reason" }, reason),
+  );
 }

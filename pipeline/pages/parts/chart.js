@@ -14,7 +14,13 @@ const TIP_GAP = 8; // pixels
 const LABEL_EVERY_S = { 60: 900, 600: 6 * 3600, 3600: 86_400 };
 const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
 const DAY = new Intl.DateTimeFormat("en-GB", { weekday: "short" });
-const WHOLE = new Intl.DateTimeFormat("en-GB", { weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+const WHOLE = new Intl.DateTimeFormat("en-GB", {
+  weekday: "short",
+  day: "numeric",
+  month: "short",
+  hour: "2-digit",
+  minute: "2-digit",
+});
 
 export class Chart {
   element;
@@ -43,12 +49,29 @@ export class Chart {
     this.#given = given;
     this.#plot = h(
       "div",
-      { class: "chart-plot", tabindex: "0", role: "slider", "aria-label": `${given.title}, over time`, "aria-valuemin": "0", onpointermove: this.#point, onpointerdown: this.#point, onpointerleave: this.#leave, onfocus: this.#enter, onblur: this.#leave, onkeydown: this.#key },
+      {
+        class: "chart-plot",
+        tabindex: "0",
+        role: "slider",
+        "aria-label": `${given.title}, over time`,
+        "aria-valuemin": "0",
+        onpointermove: this.#point,
+        onpointerdown: this.#point,
+        onpointerleave: this.#leave,
+        onfocus: this.#enter,
+        onblur: this.#leave,
+        onkeydown: this.#key,
+      },
       this.#cursor,
       this.#tip,
     );
     this.#plot.prepend(this.#svg);
-    this.#table = h("details", { class: "chart-table", ontoggle: () => this.#tabulate() }, h("summary", {}, "As a table"), h("div", { class: "chart-scroll", tabindex: "0", role: "group", "aria-label": `${given.title} as a table` }));
+    this.#table = h(
+      "details",
+      { class: "chart-table", ontoggle: () => this.#tabulate() },
+      h("summary", {}, "As a table"),
+      h("div", { class: "chart-scroll", tabindex: "0", role: "group", "aria-label": `${given.title} as a table` }),
+    );
     const legend = given.series.map(({ name, look }) => h("li", {}, h("span", { class: `swatch ${look}` }), name));
     this.element = h(
       "figure",
@@ -67,12 +90,20 @@ export class Chart {
     this.#total.textContent = points.length ? this.#given.total(points) : " ";
     const { kind, unit, series } = this.#given;
     const values = series.map(({ value }) => points.map((point) => value(point) ?? null));
-    const highest = kind === "bars" ? Math.max(0, ...points.map((_, at) => sum(values.map((each) => each[at])))) : Math.max(0, ...values.flat().map((value) => value ?? 0));
+    const highest =
+      kind === "bars"
+        ? Math.max(0, ...points.map((_, at) => sum(values.map((each) => each[at]))))
+        : Math.max(0, ...values.flat().map((value) => value ?? 0));
     const marks = ticks(highest, unit === "duration");
     const top = marks[marks.length - 1];
-    fill(this.#axis, [...marks].reverse().map((mark) => h("span", {}, this.#short(mark))));
+    fill(
+      this.#axis,
+      [...marks].reverse().map((mark) => h("span", {}, this.#short(mark))),
+    );
     this.#svg.setAttribute("viewBox", `0 0 ${Math.max(1, points.length)} 100`);
-    const grid = marks.map((mark) => svg("path", { class: "grid", d: `M0,${100 - (100 * mark) / top}H${Math.max(1, points.length)}` }));
+    const grid = marks.map((mark) =>
+      svg("path", { class: "grid", d: `M0,${100 - (100 * mark) / top}H${Math.max(1, points.length)}` }),
+    );
     fill(this.#svg, grid, this.#shapes(values, top));
     this.#label();
     this.#plot.setAttribute("aria-valuemax", String(Math.max(0, points.length - 1)));
@@ -85,9 +116,16 @@ export class Chart {
   #shapes(values, top) {
     const { kind, series } = this.#given;
     if (kind !== "bars") {
-      const areas = kind === "area" ? values.map((each, at) => svg("path", { class: `area ${series[at].look}`, d: areaPath(each, top) })) : [];
+      const areas =
+        kind === "area"
+          ? values.map((each, at) => svg("path", { class: `area ${series[at].look}`, d: areaPath(each, top) }))
+          : [];
       const lines = values.map((each, at) => svg("path", { class: `line ${series[at].look}`, d: linePath(each, top) }));
-      return [...areas, ...lines, ...values.map((each, at) => svg("path", { class: `line dots ${series[at].look}`, d: dotPath(each, top) }))];
+      return [
+        ...areas,
+        ...lines,
+        ...values.map((each, at) => svg("path", { class: `line dots ${series[at].look}`, d: dotPath(each, top) })),
+      ];
     }
     const below = this.#points.map(() => 0);
     return values.map((each, at) => {
@@ -120,7 +158,10 @@ export class Chart {
   /** @param {PointerEvent} event */
   #point = (event) => {
     const { left, width } = this.#plot.getBoundingClientRect();
-    this.#at = Math.max(0, Math.min(this.#points.length - 1, Math.floor((this.#points.length * (event.clientX - left)) / width)));
+    this.#at = Math.max(
+      0,
+      Math.min(this.#points.length - 1, Math.floor((this.#points.length * (event.clientX - left)) / width)),
+    );
     this.#tell(true);
   };
 
@@ -131,7 +172,16 @@ export class Chart {
   /** @param {KeyboardEvent} event */
   #key = (event) => {
     const last = this.#points.length - 1;
-    const to = { ArrowLeft: this.#at - 1, ArrowRight: this.#at + 1, ArrowDown: this.#at - 1, ArrowUp: this.#at + 1, Home: 0, End: last, PageUp: this.#at - 10, PageDown: this.#at + 10 }[event.key];
+    const to = {
+      ArrowLeft: this.#at - 1,
+      ArrowRight: this.#at + 1,
+      ArrowDown: this.#at - 1,
+      ArrowUp: this.#at + 1,
+      Home: 0,
+      End: last,
+      PageUp: this.#at - 10,
+      PageDown: this.#at + 10,
+    }[event.key];
     if (to === undefined) return;
     event.preventDefault();
     this.#at = Math.max(0, Math.min(last, to));
@@ -143,11 +193,21 @@ export class Chart {
     const point = this.#points[this.#at];
     this.#cursor.hidden = this.#tip.hidden = !(isShown && point);
     const { series } = this.#given;
-    const words = point ? series.map((each) => `${each.name} ${this.#long(each.value(point))}`).join(", ") : "nothing yet";
+    const words = point
+      ? series.map((each) => `${each.name} ${this.#long(each.value(point))}`).join(", ")
+      : "nothing yet";
     this.#plot.setAttribute("aria-valuenow", String(Math.max(0, this.#at)));
     this.#plot.setAttribute("aria-valuetext", point ? `${WHOLE.format(new Date(point.at))}: ${words}` : words);
     if (this.#tip.hidden) return;
-    const lines = series.map((each) => h("li", {}, h("span", { class: `swatch ${each.look}` }), each.name, h("b", { class: "number" }, this.#long(each.value(point)))));
+    const lines = series.map((each) =>
+      h(
+        "li",
+        {},
+        h("span", { class: `swatch ${each.look}` }),
+        each.name,
+        h("b", { class: "number" }, this.#long(each.value(point))),
+      ),
+    );
     fill(this.#tip, h("span", { class: "soft small" }, WHOLE.format(new Date(point.at))), h("ul", {}, lines));
     this.#placeTip();
   }
@@ -166,8 +226,33 @@ export class Chart {
     const frame = this.#table.lastElementChild;
     if (!this.#table.open) return fill(frame);
     const { title, series } = this.#given;
-    const rows = [...this.#points].reverse().map((point) => h("tr", {}, h("th", { scope: "row" }, WHOLE.format(new Date(point.at))), series.map((each) => h("td", { class: "number" }, this.#long(each.value(point))))));
-    fill(frame, h("table", {}, h("caption", { class: "visually-hidden" }, title), h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Time"), series.map(({ name }) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows)));
+    const rows = [...this.#points].reverse().map((point) =>
+      h(
+        "tr",
+        {},
+        h("th", { scope: "row" }, WHOLE.format(new Date(point.at))),
+        series.map((each) => h("td", { class: "number" }, this.#long(each.value(point)))),
+      ),
+    );
+    fill(
+      frame,
+      h(
+        "table",
+        {},
+        h("caption", { class: "visually-hidden" }, title),
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            h("th", { scope: "col" }, "Time"),
+            series.map(({ name }) => h("th", { scope: "col" }, name)),
+          ),
+        ),
+        h("tbody", {}, rows),
+      ),
+    );
   }
 
   /** @param {number} value */

@@ -42,8 +42,23 @@ class ChunkDialog {
   #body = h("div", { class: "stack bulk-body" });
   #actions = h("div", { class: "row dialog-actions" });
   #heading = h("h2", { id: "bulk-title", tabindex: "-1" });
-  #form = h("form", { class: "stack", onsubmit: (/** @type {Event} */ event) => event.preventDefault() }, this.#heading, this.#body, this.#actions);
-  #dialog = h("dialog", { class: "bulk", "aria-labelledby": "bulk-title", oncancel: (/** @type {Event} */ event) => this.#escape(event), onclose: () => this.#end() }, this.#form);
+  #form = h(
+    "form",
+    { class: "stack", onsubmit: (/** @type {Event} */ event) => event.preventDefault() },
+    this.#heading,
+    this.#body,
+    this.#actions,
+  );
+  #dialog = h(
+    "dialog",
+    {
+      class: "bulk",
+      "aria-labelledby": "bulk-title",
+      oncancel: (/** @type {Event} */ event) => this.#escape(event),
+      onclose: () => this.#end(),
+    },
+    this.#form,
+  );
   #alive = new AbortController();
   #isRunning = false;
   #total = { done: 0, skipped: 0, refused: 0, isLost: false, isCut: false };
@@ -70,13 +85,17 @@ class ChunkDialog {
   // what it would do
 
   async #ask() {
-    this.#show([...this.#what(), h("div", { class: "bulk-count" }, skeleton(3))], [this.#button("Back", () => this.#dialog.close())]);
+    this.#show(
+      [...this.#what(), h("div", { class: "bulk-count" }, skeleton(3))],
+      [this.#button("Back", () => this.#dialog.close())],
+    );
     this.#form.setAttribute("aria-busy", "true");
     try {
       const preview = await this.#work.preview(this.#alive.signal);
       if (!this.#alive.signal.aborted) this.#confirm(preview);
     } catch (error) {
-      if (!isAbort(error)) this.#show([errorState(error, () => this.#ask())], [this.#button("Back", () => this.#dialog.close())]);
+      if (!isAbort(error))
+        this.#show([errorState(error, () => this.#ask())], [this.#button("Back", () => this.#dialog.close())]);
     } finally {
       this.#form.removeAttribute("aria-busy");
     }
@@ -85,18 +104,46 @@ class ChunkDialog {
   /** @param {Preview} preview */
   #confirm({ count, isExact, sample }) {
     const { isAsked, verb, things, fields, isDangerous } = this.#work;
-    if (!count) return this.#show([h("p", {}, "There are none: it can be done with no job that is meant.")], [this.#button("Close", () => this.#dialog.close(), "primary")]);
+    if (!count)
+      return this.#show(
+        [h("p", {}, "There are none: it can be done with no job that is meant.")],
+        [this.#button("Close", () => this.#dialog.close(), "primary")],
+      );
     const typed = this.#work.typed?.(count) ?? "";
     const start = () => this.#run(count, isExact);
     if (isAsked) return start();
     const go = this.#button(`${verb} ${things(count, isExact)}`, start, isDangerous ? "danger primary" : "primary");
-    const field = typed && h("input", { name: "typed", autocomplete: "off", autocapitalize: "off", spellcheck: "false", oninput: () => (go.disabled = field.value.trim() !== typed) });
+    const field =
+      typed &&
+      h("input", {
+        name: "typed",
+        autocomplete: "off",
+        autocapitalize: "off",
+        spellcheck: "false",
+        oninput: () => (go.disabled = field.value.trim() !== typed),
+      });
     go.disabled = Boolean(typed);
     this.#form.onsubmit = (event) => (event.preventDefault(), go.disabled || start());
     this.#show(
       [
         ...this.#what(),
-        h("div", { class: "bulk-count" }, h("p", { class: "dialog-count number" }, things(count, isExact)), h("ul", { class: "sample", "aria-label": "Some of them" }, sample.map((each) => h("li", {}, each))), h("p", { class: "soft small" }, count > sample.length ? `… and ${isExact ? number(count - sample.length) : "many"} more like these.` : "These are all.")),
+        h(
+          "div",
+          { class: "bulk-count" },
+          h("p", { class: "dialog-count number" }, things(count, isExact)),
+          h(
+            "ul",
+            { class: "sample", "aria-label": "Some of them" },
+            sample.map((each) => h("li", {}, each)),
+          ),
+          h(
+            "p",
+            { class: "soft small" },
+            count > sample.length
+              ? `… and ${isExact ? number(count - sample.length) : "many"} more like these.`
+              : "These are all.",
+          ),
+        ),
         fields,
         field && h("label", {}, h("span", {}, "Type ", h("code", {}, typed), " to go on"), field),
       ],
@@ -153,7 +200,8 @@ class ChunkDialog {
         fill(trouble);
         return chunk;
       } catch (/** @type {any} */ error) {
-        if (signal.aborted || isAbort(error) || !(error.status === 0 || error.status === 429 || error.status >= 500)) throw error;
+        if (signal.aborted || isAbort(error) || !(error.status === 0 || error.status === 429 || error.status >= 500))
+          throw error;
         this.#total.isLost = true;
         const waitMs = error.retryAfterMs ?? 500 + backoffMs(Math.min(failures, MAX_FAILURES));
         fill(trouble, `${wordsOf(error)}. It goes on by itself: next try `, countdown(waitMs / 1000), ".");
@@ -184,7 +232,8 @@ class ChunkDialog {
     this.#total.skipped += skipped;
     this.#total.refused += refused.length;
     this.#total.isCut ||= refused.length >= REFUSED_TOLD;
-    for (const { jobId, message } of refused) this.#reasons.set(message, [...(this.#reasons.get(message) ?? []), jobId]);
+    for (const { jobId, message } of refused)
+      this.#reasons.set(message, [...(this.#reasons.get(message) ?? []), jobId]);
     return nextCursor;
   }
 
@@ -206,8 +255,21 @@ class ChunkDialog {
         problem && h("p", { class: "banner bad", role: "alert" }, wordsOf(problem)),
         h("p", { class: "bulk-result number", role: "status" }, `${capital(things(done, !(isLost && done)))} ${past}.`),
         isStopped && !problem ? h("p", {}, "The others are as they were.") : null,
-        skipped ? h("p", { class: "soft" }, `${capital(things(skipped))} left alone: by then it could not be done with ${skipped === 1 ? "it" : "them"} any more.`) : null,
-        this.#reasons.size ? h("div", {}, h("p", {}, isCut ? "Not done, among others:" : "Not done:"), h("ul", { class: "sample" }, [...this.#reasons].slice(0, REASONS_SHOWN).map(reasonRow))) : null,
+        skipped
+          ? h(
+              "p",
+              { class: "soft" },
+              `${capital(things(skipped))} left alone: by then it could not be done with ${skipped === 1 ? "it" : "them"} any more.`,
+            )
+          : null,
+        this.#reasons.size
+          ? h(
+              "div",
+              {},
+              h("p", {}, isCut ? "Not done, among others:" : "Not done:"),
+              h("ul", { class: "sample" }, [...this.#reasons].slice(0, REASONS_SHOWN).map(reasonRow)),
+            )
+          : null,
       ],
       [undo && done ? this.#button("Undo", () => ((this.#isToUndo = true), this.#dialog.close())) : null, close],
     );
@@ -251,8 +313,20 @@ class ChunkDialog {
 
 /** @param {[string, string[]]} reason */
 function reasonRow([message, ids]) {
-  const links = ids.slice(0, 3).map((id) => h("a", { href: `/console/jobs/${encodeURIComponent(id)}`, target: "_blank" }, id.slice(-8)));
-  return h("li", {}, `${number(ids.length)} × ${message} `, h("span", { class: "soft mono" }, links.flatMap((link, at) => (at ? [", ", link] : [link])), ids.length > 3 ? ", …" : ""));
+  const links = ids
+    .slice(0, 3)
+    .map((id) => h("a", { href: `/console/jobs/${encodeURIComponent(id)}`, target: "_blank" }, id.slice(-8)));
+  return h(
+    "li",
+    {},
+    `${number(ids.length)} × ${message} `,
+    h(
+      "span",
+      { class: "soft mono" },
+      links.flatMap((link, at) => (at ? [", ", link] : [link])),
+      ids.length > 3 ? ", …" : "",
+    ),
+  );
 }
 
 /** @param {string} text */

@@ -5,7 +5,11 @@ import { toast } from "./toast.js";
 
 /** @param {string} text @returns {HTMLElement} */
 export function copyable(text) {
-  const button = h("button", { type: "button", class: "quiet copy", "aria-label": `Copy ${text}`, onclick: copy }, "Copy");
+  const button = h(
+    "button",
+    { type: "button", class: "quiet copy", "aria-label": `Copy ${text}`, onclick: copy },
+    "Copy",
+  );
   return h("span", { class: "copyable" }, h("code", {}, text), button);
 
   async function copy() {

@@ -3,7 +3,11 @@
 import { h } from "../dom.js";
 import { acting, toast } from "./toast.js";
 
-const LOOKS = /** @type {Record<string, [string, string]>} */ ({ waiting: ["On its way", "busy"], delivered: ["Delivered", "good"], failed: ["Failed", "bad"] });
+const LOOKS = /** @type {Record<string, [string, string]>} */ ({
+  waiting: ["On its way", "busy"],
+  delivered: ["Delivered", "good"],
+  failed: ["Failed", "bad"],
+});
 
 /** @param {any} delivery */
 export function deliveryBadge({ state }) {

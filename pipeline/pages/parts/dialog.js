@@ -25,14 +25,31 @@ export function openDialog({ title, body, actions, onReady }) {
         chosen = action.value;
         dialog.close();
       };
-      return h("button", { type: action.isPrimary ? "submit" : "button", class: looksOf(action), onclick: choose }, action.label);
+      return h(
+        "button",
+        { type: action.isPrimary ? "submit" : "button", class: looksOf(action), onclick: choose },
+        action.label,
+      );
     });
-    const form = h("form", { class: "stack" }, h("h2", { id: "dialog-title" }, title), body, h("div", { class: "row dialog-actions" }, buttons));
-    const dialog = h("dialog", { "aria-labelledby": "dialog-title", onclose: () => {
-      dialog.remove();
-      if (before?.isConnected) before.focus();
-      resolve(chosen);
-    } }, form);
+    const form = h(
+      "form",
+      { class: "stack" },
+      h("h2", { id: "dialog-title" }, title),
+      body,
+      h("div", { class: "row dialog-actions" }, buttons),
+    );
+    const dialog = h(
+      "dialog",
+      {
+        "aria-labelledby": "dialog-title",
+        onclose: () => {
+          dialog.remove();
+          if (before?.isConnected) before.focus();
+          resolve(chosen);
+        },
+      },
+      form,
+    );
     document.body.append(dialog);
     onReady?.(buttons);
     dialog.showModal();
@@ -59,20 +76,43 @@ function looksOf({ isPrimary, isDangerous }) {
  * @param {string} [given.typed] has to be typed in first, as the id of a user
  * @returns {Promise<boolean>}
  */
-export async function confirmed({ title, text, confirm, isDangerous, count, isExact = true, sample = [], fields, typed }) {
+export async function confirmed({
+  title,
+  text,
+  confirm,
+  isDangerous,
+  count,
+  isExact = true,
+  sample = [],
+  fields,
+  typed,
+}) {
   const field = typed && h("input", { autocomplete: "off", spellcheck: "false", required: true, name: "typed" });
   const body = [
-    count === undefined ? null : h("p", { class: "dialog-count number" }, `${isExact ? "" : "at least "}${number(count)}`),
+    count === undefined
+      ? null
+      : h("p", { class: "dialog-count number" }, `${isExact ? "" : "at least "}${number(count)}`),
     text && h("p", {}, text),
-    sample.length ? h("ul", { class: "sample" }, sample.map((each) => h("li", {}, each))) : null,
-    count !== undefined && count > sample.length && sample.length ? h("p", { class: "soft small" }, "… and more like these") : null,
+    sample.length
+      ? h(
+          "ul",
+          { class: "sample" },
+          sample.map((each) => h("li", {}, each)),
+        )
+      : null,
+    count !== undefined && count > sample.length && sample.length
+      ? h("p", { class: "soft small" }, "… and more like these")
+      : null,
     fields,
     field && h("label", {}, h("span", {}, "Type ", h("code", {}, typed), " to go on"), field),
   ];
   return openDialog({
     title,
     body,
-    actions: [{ label: "Cancel", value: false }, { label: confirm, value: true, isPrimary: true, isDangerous }],
+    actions: [
+      { label: "Cancel", value: false },
+      { label: confirm, value: true, isPrimary: true, isDangerous },
+    ],
     onReady([, act]) {
       if (!field) return;
       act.disabled = true;

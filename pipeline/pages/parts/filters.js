@@ -37,18 +37,34 @@ export class Filters {
     this.#fields = fields;
     this.#setQuery = setQuery;
     this.#clear = h("button", { type: "button", class: "quiet", onclick: this.#reset }, "Clear filters");
-    this.#more = h("button", { type: "button", class: "filters-more", "aria-expanded": "false", onclick: this.#unfold }, "Filters");
+    this.#more = h(
+      "button",
+      { type: "button", class: "filters-more", "aria-expanded": "false", onclick: this.#unfold },
+      "Filters",
+    );
     const labels = fields.map((field) => this.#label(field));
     const isSearched = fields[0]?.type === "search";
     this.element = h(
       "form",
-      { class: "filters", role: "search", "aria-label": "Filters", onsubmit: (/** @type {Event} */ event) => (event.preventDefault(), this.#send()), oninput: this.#later, onchange: this.#atOnce, onfocusout: () => (this.#isWriting = false) },
+      {
+        class: "filters",
+        role: "search",
+        "aria-label": "Filters",
+        onsubmit: (/** @type {Event} */ event) => (event.preventDefault(), this.#send()),
+        oninput: this.#later,
+        onchange: this.#atOnce,
+        onfocusout: () => (this.#isWriting = false),
+      },
       isSearched ? labels[0] : null,
       this.#more,
       h("div", { class: "filters-rest" }, isSearched ? labels.slice(1) : labels, this.#clear),
     );
     const first = this.#inputs.get(fields[0]?.name);
-    this.#forget = addKeys(first ? [{ keys: "/", does: "Search", run: () => (first.checkVisibility() || this.#unfold(), first.focus()) }] : []);
+    this.#forget = addKeys(
+      first
+        ? [{ keys: "/", does: "Search", run: () => (first.checkVisibility() || this.#unfold(), first.focus()) }]
+        : [],
+    );
     this.update(query);
   }
 
@@ -71,7 +87,8 @@ export class Filters {
       const input = this.#inputs.get(name);
       if (value) set += 1;
       // What is being written is not written over by what it has led to.
-      if (input && !(this.#isSending && input === document.activeElement)) input.value = type === "instant" ? localOf(value) : value;
+      if (input && !(this.#isSending && input === document.activeElement))
+        input.value = type === "instant" ? localOf(value) : value;
     }
     this.#clear.hidden = !set;
     const folded = this.#fields.filter(({ type, name }) => type !== "search" && query.get(name)).length;
@@ -80,12 +97,34 @@ export class Filters {
 
   /** @param {Field} field */
   #label({ name, label, type = "text", placeholder, options = [], suggestions }) {
-    const list = suggestions && h("datalist", { id: `suggestions-${++count}` }, suggestions.map((each) => h("option", { value: each })));
+    const list =
+      suggestions &&
+      h(
+        "datalist",
+        { id: `suggestions-${++count}` },
+        suggestions.map((each) => h("option", { value: each })),
+      );
     const kind = { search: "search", text: "text", instant: "datetime-local", select: "" }[type];
     const input =
       type === "select"
-        ? h("select", { name }, options.map((each) => (typeof each === "string" ? { value: each, label: each } : each)).map(({ value, label }) => h("option", { value }, label)))
-        : h("input", { name, type: kind, placeholder, autocomplete: "off", autocapitalize: "off", spellcheck: "false", list: list?.id, enterkeyhint: "search", maxlength: "200" });
+        ? h(
+            "select",
+            { name },
+            options
+              .map((each) => (typeof each === "string" ? { value: each, label: each } : each))
+              .map(({ value, label }) => h("option", { value }, label)),
+          )
+        : h("input", {
+            name,
+            type: kind,
+            placeholder,
+            autocomplete: "off",
+            autocapitalize: "off",
+            spellcheck: "false",
+            list: list?.id,
+            enterkeyhint: "search",
+            maxlength: "200",
+          });
     this.#inputs.set(name, input);
     return h("label", { class: `filter ${type}` }, label, input, list);
   }

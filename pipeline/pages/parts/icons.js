@@ -21,7 +21,13 @@ const PATHS = {
 /** @param {string} name @returns {SVGElement} */
 export function icon(name) {
   const element = document.createElementNS(SVG, "svg");
-  for (const [key, value] of Object.entries({ class: "icon", viewBox: "0 0 24 24", "aria-hidden": "true", focusable: "false" })) element.setAttribute(key, value);
+  for (const [key, value] of Object.entries({
+    class: "icon",
+    viewBox: "0 0 24 24",
+    "aria-hidden": "true",
+    focusable: "false",
+  }))
+    element.setAttribute(key, value);
   const path = document.createElementNS(SVG, "path");
   path.setAttribute("d", PATHS[name]);
   element.append(path);

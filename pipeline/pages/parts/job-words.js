@@ -61,13 +61,18 @@ function finerState(job) {
 
 /** @param {any} job */
 function waiting({ position, reason, nextAt }) {
-  const place = position === 1 ? "Next in line" : position ? `Place ${number(position)} in line` : reason ? "" : "In line";
+  const place =
+    position === 1 ? "Next in line" : position ? `Place ${number(position)} in line` : reason ? "" : "In line";
   return [place, reason, nextAt && h("span", {}, "next try ", time(nextAt, "until"))];
 }
 
 /** @param {any} job */
 function delayed({ attempt, reason, nextAt }) {
-  return [nextAt ? h("span", {}, attempt ? "Next try " : "Starts ", time(nextAt, "until")) : "Waits for its next try", attempt ? `after attempt ${attempt}` : "", reason];
+  return [
+    nextAt ? h("span", {}, attempt ? "Next try " : "Starts ", time(nextAt, "until")) : "Waits for its next try",
+    attempt ? `after attempt ${attempt}` : "",
+    reason,
+  ];
 }
 
 /** @param {any} job */
@@ -82,5 +87,8 @@ function completed({ status, reason, attempt }) {
 
 /** @param {any} job */
 function failed({ reason, attempt }) {
-  return [reason === "Cancelled" ? "" : reason || "No reason is known", attempt > 1 && !reason?.includes("attempts") ? `after ${attempt} attempts` : ""];
+  return [
+    reason === "Cancelled" ? "" : reason || "No reason is known",
+    attempt > 1 && !reason?.includes("attempts") ? `after ${attempt} attempts` : "",
+  ];
 }

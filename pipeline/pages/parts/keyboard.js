@@ -29,7 +29,8 @@ function isWriting(target) {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
-  if (isWriting(event.target)) return event.key === "Escape" ? /** @type {HTMLElement} */ (event.target).blur() : undefined;
+  if (isWriting(event.target))
+    return event.key === "Escape" ? /** @type {HTMLElement} */ (event.target).blur() : undefined;
   if (document.querySelector("dialog[open]")) return;
   const isSoon = event.timeStamp - begunAt < SEQUENCE_MS;
   const typed = begun && isSoon ? `${begun} ${event.key}` : event.key;
@@ -48,6 +49,21 @@ document.addEventListener("keydown", (event) => {
 export function showKeys() {
   const seen = new Set();
   const all = [...lists].flat().filter(({ keys }) => !seen.has(keys) && seen.add(keys));
-  const rows = all.map(({ keys, does }) => h("div", {}, h("dt", {}, keys.split(" ").map((key) => h("kbd", {}, key))), h("dd", {}, does)));
-  openDialog({ title: "Keys", body: h("dl", { class: "keys" }, rows), actions: [{ label: "Close", value: false, isPrimary: true }] });
+  const rows = all.map(({ keys, does }) =>
+    h(
+      "div",
+      {},
+      h(
+        "dt",
+        {},
+        keys.split(" ").map((key) => h("kbd", {}, key)),
+      ),
+      h("dd", {}, does),
+    ),
+  );
+  openDialog({
+    title: "Keys",
+    body: h("dl", { class: "keys" }, rows),
+    actions: [{ label: "Close", value: false, isPrimary: true }],
+  });
 }

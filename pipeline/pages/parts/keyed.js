@@ -29,7 +29,10 @@ export class Keyed {
   show(items) {
     const before = this.#shown;
     this.#shown = new Map(items.map((item) => [this.#key(item), this.#kept(before.get(this.#key(item)), item)]));
-    place(this.#container, [...this.#shown.values()].map(({ element }) => element));
+    place(
+      this.#container,
+      [...this.#shown.values()].map(({ element }) => element),
+    );
   }
 
   /** @param {{text: string, element: HTMLElement, show?: (item: Item) => void} | undefined} before @param {Item} item */
@@ -42,7 +45,10 @@ export class Keyed {
     }
     const built = this.#build(item);
     /** @type {{element: HTMLElement, show?: (item: Item) => void}} */
-    const part = built instanceof HTMLElement ? { element: built } : { element: built.element, show: (/** @type {Item} */ next) => built.show(next) };
+    const part =
+      built instanceof HTMLElement
+        ? { element: built }
+        : { element: built.element, show: (/** @type {Item} */ next) => built.show(next) };
     part.show?.(item);
     before?.element.replaceWith(part.element);
     return { text, ...part };

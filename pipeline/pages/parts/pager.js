@@ -27,19 +27,27 @@ export class Pager {
   show({ cursor, nextCursor, count, searchedTo }) {
     this.element.classList.remove("is-empty");
     const trail = history.state?.trail ?? [];
-    const previous = () => this.#setQuery({ cursor: trail[trail.length - 1] }, { state: { trail: trail.slice(0, -1) } });
+    const previous = () =>
+      this.#setQuery({ cursor: trail[trail.length - 1] }, { state: { trail: trail.slice(0, -1) } });
     const first = () => this.#setQuery({ cursor: null });
     const next = () => this.#setQuery({ cursor: nextCursor ?? null }, { state: { trail: [...trail, cursor] } });
     const isPartial = Boolean(nextCursor && searchedTo);
     const isAll = !cursor && !nextCursor && !trail.length;
     fill(
       this.element,
-      h("span", { class: "soft small number" }, isPartial ? `Searched to ${exact(searchedTo ?? "")}.` : count ? `${count} shown` : ""),
-      !isAll && h("span", { class: "row" },
-        cursor && !trail.length ? h("button", { type: "button", onclick: first }, "First page") : null,
-        h("button", { type: "button", disabled: !trail.length, onclick: previous }, "Previous"),
-        h("button", { type: "button", disabled: !nextCursor, onclick: next }, isPartial ? "Go on" : "Next"),
+      h(
+        "span",
+        { class: "soft small number" },
+        isPartial ? `Searched to ${exact(searchedTo ?? "")}.` : count ? `${count} shown` : "",
       ),
+      !isAll &&
+        h(
+          "span",
+          { class: "row" },
+          cursor && !trail.length ? h("button", { type: "button", onclick: first }, "First page") : null,
+          h("button", { type: "button", disabled: !trail.length, onclick: previous }, "Previous"),
+          h("button", { type: "button", disabled: !nextCursor, onclick: next }, isPartial ? "Go on" : "Next"),
+        ),
     );
   }
 }

@@ -19,9 +19,18 @@ export function photo({ images, category }) {
   const small = previews?.["1280"] ?? previews?.["320"] ?? original;
   const large = previews?.["1280"] ?? original;
   const alt = `Photo of a ${category}`;
-  const frame = h("button", { type: "button", class: "photo", "aria-label": `${alt}: show it large`, onclick: () => showLarge(large.url, original.url, alt) });
+  const frame = h("button", {
+    type: "button",
+    class: "photo",
+    "aria-label": `${alt}: show it large`,
+    onclick: () => showLarge(large.url, original.url, alt),
+  });
   frame.style.aspectRatio = `${width} / ${height}`;
-  frame.append(picture(small.url, { width: small.width ?? width, height: small.height ?? height, alt: "" }, () => frame.replaceChildren(h("span", { class: "soft small" }, "The picture cannot be shown."))));
+  frame.append(
+    picture(small.url, { width: small.width ?? width, height: small.height ?? height, alt: "" }, () =>
+      frame.replaceChildren(h("span", { class: "soft small" }, "The picture cannot be shown.")),
+    ),
+  );
   return frame;
 }
 
@@ -32,12 +41,22 @@ function picture(url, props, failed) {
 
 /** @param {string} url @param {string} original @param {string} alt */
 function showLarge(url, original, alt) {
-  const dialog = h("dialog", {
-    class: "large-photo",
-    "aria-label": alt,
-    onclose: () => dialog.remove(),
-    onclick: (/** @type {Event} */ event) => event.target === dialog && dialog.close(),
-  }, h("img", { src: url, alt }), h("div", { class: "row" }, h("a", { class: "button", href: original, target: "_blank", rel: "noopener" }, "Open the original"), h("button", { type: "button", class: "primary", onclick: () => dialog.close() }, "Close")));
+  const dialog = h(
+    "dialog",
+    {
+      class: "large-photo",
+      "aria-label": alt,
+      onclose: () => dialog.remove(),
+      onclick: (/** @type {Event} */ event) => event.target === dialog && dialog.close(),
+    },
+    h("img", { src: url, alt }),
+    h(
+      "div",
+      { class: "row" },
+      h("a", { class: "button", href: original, target: "_blank", rel: "noopener" }, "Open the original"),
+      h("button", { type: "button", class: "primary", onclick: () => dialog.close() }, "Close"),
+    ),
+  );
   document.body.append(dialog);
   dialog.showModal();
   dialog.querySelector("button")?.focus();

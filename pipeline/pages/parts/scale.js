@@ -56,10 +56,15 @@ export function dotPath(values, top) {
 
 /** The same, filled down to the axis. @param {(number | null)[]} values @param {number} top */
 export function areaPath(values, top) {
-  return runs(values).map(([from, to]) => {
-    const line = values.slice(from, to).map((value, at) => `L${from + at + 0.5},${height(/** @type {number} */ (value), top)}`).join("");
-    return `M${from + 0.5},100${line}V100Z`;
-  }).join("");
+  return runs(values)
+    .map(([from, to]) => {
+      const line = values
+        .slice(from, to)
+        .map((value, at) => `L${from + at + 0.5},${height(/** @type {number} */ (value), top)}`)
+        .join("");
+      return `M${from + 0.5},100${line}V100Z`;
+    })
+    .join("");
 }
 
 /**
@@ -67,7 +72,11 @@ export function areaPath(values, top) {
  * @param {number[]} values @param {number[]} below @param {number} top
  */
 export function barPath(values, below, top) {
-  return values.map((value, at) => (value ? `M${at + 0.12},${height(below[at], top)}h.76V${height(below[at] + value, top)}h-.76Z` : "")).join("");
+  return values
+    .map((value, at) =>
+      value ? `M${at + 0.12},${height(below[at], top)}h.76V${height(below[at] + value, top)}h-.76Z` : "",
+    )
+    .join("");
 }
 
 /** Where values without a gap begin and end. @param {(number | null)[]} values @returns {[number, number][]} */

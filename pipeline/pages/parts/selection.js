@@ -21,7 +21,12 @@ export class Selection {
   #all = h("button", { type: "button", class: "quiet", "aria-pressed": "false", onclick: () => this.toggleAll() });
   #clear = h("button", { type: "button", class: "quiet", onclick: () => (this.clear(), this.#calls.clear()) }, "Clear");
   #buttons = h("div", { class: "row toolbar-actions", role: "group", "aria-label": "With what is selected" });
-  element = h("div", { class: "toolbar" }, h("div", { class: "row toolbar-told" }, this.#told, this.#all, this.#clear), this.#buttons);
+  element = h(
+    "div",
+    { class: "toolbar" },
+    h("div", { class: "row toolbar-told" }, this.#told, this.#all, this.#clear),
+    this.#buttons,
+  );
   #calls;
   #state = "";
   #isAll = false;
@@ -45,7 +50,15 @@ export class Selection {
     this.clear();
     const actions = POSSIBLE[state] ?? POSSIBLE[""];
     const button = (/** @type {import("./bulk.js").Action} */ action) =>
-      h("button", { type: "button", class: ACTIONS[action].isDangerous ? "danger" : "", onclick: () => this.#calls.act(action, this.#isAll ? null : this.#selected) }, `${ACTIONS[action].verb} …`);
+      h(
+        "button",
+        {
+          type: "button",
+          class: ACTIONS[action].isDangerous ? "danger" : "",
+          onclick: () => this.#calls.act(action, this.#isAll ? null : this.#selected),
+        },
+        `${ACTIONS[action].verb} …`,
+      );
     fill(this.#buttons, actions.map(button));
     this.#tell();
   }
@@ -81,12 +94,19 @@ export class Selection {
     const { count = 0, isExact = true } = this.#count ?? {};
     const chosen = this.#selected.length;
     const matching = this.#count ? `${countWords(count, isExact)} ${count === 1 ? "matches" : "match"}` : " ";
-    const told = this.#isAll ? `All that match: ${countWords(count, isExact)}` : chosen ? `${number(chosen)} selected` : matching;
+    const told = this.#isAll
+      ? `All that match: ${countWords(count, isExact)}`
+      : chosen
+        ? `${number(chosen)} selected`
+        : matching;
     tell(this.#told, told);
-    this.#all.textContent = this.#isAll ? "Select none" : `Select all${this.#count ? ` ${isExact ? number(count) : ""}` : ""}`;
+    this.#all.textContent = this.#isAll
+      ? "Select none"
+      : `Select all${this.#count ? ` ${isExact ? number(count) : ""}` : ""}`;
     this.#all.setAttribute("aria-pressed", String(this.#isAll));
     this.#all.disabled = !count;
     this.#clear.hidden = !chosen || this.#isAll;
-    for (const button of this.#buttons.children) /** @type {HTMLButtonElement} */ (button).disabled = !chosen && !this.#isAll;
+    for (const button of this.#buttons.children)
+      /** @type {HTMLButtonElement} */ (button).disabled = !chosen && !this.#isAll;
   }
 }

@@ -15,7 +15,8 @@ export function emptyState(title, text, action) {
 
 /** @param {any} error @param {(() => void) | null} [retry] */
 export function errorState(error, retry) {
-  const words = error?.status === 404 ? "This part of the service is not there. It may be an older version." : wordsOf(error);
+  const words =
+    error?.status === 404 ? "This part of the service is not there. It may be an older version." : wordsOf(error);
   return h(
     "div",
     { class: "empty", role: "alert" },
@@ -27,5 +28,9 @@ export function errorState(error, retry) {
 
 /** Grey lines where a text will be. @param {number} [lines] */
 export function skeleton(lines = 3) {
-  return h("div", { class: "skeleton-block", "aria-hidden": "true" }, Array.from({ length: lines }, () => h("span", { class: "skeleton" })));
+  return h(
+    "div",
+    { class: "skeleton-block", "aria-hidden": "true" },
+    Array.from({ length: lines }, () => h("span", { class: "skeleton" })),
+  );
 }

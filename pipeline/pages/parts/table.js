@@ -45,9 +45,20 @@ export class DataTable {
    */
   constructor(given) {
     this.#given = given;
-    this.#head = h("tr", { role: "row" }, given.label && h("th", { role: "columnheader", scope: "col", class: "check" }, this.#allBox()), given.columns.map(headCell));
+    this.#head = h(
+      "tr",
+      { role: "row" },
+      given.label && h("th", { role: "columnheader", scope: "col", class: "check" }, this.#allBox()),
+      given.columns.map(headCell),
+    );
     this.#body = h("tbody", { role: "rowgroup", onclick: this.#click, onkeydown: this.#key });
-    this.#table = h("table", { class: "data", role: "table" }, h("caption", { class: "visually-hidden" }, given.caption), h("thead", { role: "rowgroup" }, this.#head), this.#body);
+    this.#table = h(
+      "table",
+      { class: "data", role: "table" },
+      h("caption", { class: "visually-hidden" }, given.caption),
+      h("thead", { role: "rowgroup" }, this.#head),
+      this.#body,
+    );
     this.element = h("div", { class: "table-frame card" }, this.#table, this.#note);
     this.#forget = addKeys([
       { keys: "j", does: "Next row", run: () => this.#move(1) },
@@ -68,8 +79,14 @@ export class DataTable {
     this.#note.hidden = true;
     this.#table.hidden = false;
     const { columns, label, skeletonRows = 8 } = this.#given;
-    const cells = () => [label && h("td", { role: "cell", class: "check" }), columns.map(() => h("td", { role: "cell" }, h("span", { class: "skeleton" })))];
-    fill(this.#body, Array.from({ length: skeletonRows }, () => h("tr", { role: "row", class: "skeleton-row" }, cells())));
+    const cells = () => [
+      label && h("td", { role: "cell", class: "check" }),
+      columns.map(() => h("td", { role: "cell" }, h("span", { class: "skeleton" }))),
+    ];
+    fill(
+      this.#body,
+      Array.from({ length: skeletonRows }, () => h("tr", { role: "row", class: "skeleton-row" }, cells())),
+    );
   }
 
   /** @param {Row[]} rows */
@@ -79,7 +96,10 @@ export class DataTable {
     const before = this.#rows;
     this.#rows = new Map(rows.map((row) => [key(row), this.#kept(before.get(key(row)), row)]));
     for (const each of this.selected) if (!this.#rows.has(each)) this.selected.delete(each);
-    place(this.#body, [...this.#rows.values()].map(({ element }) => element));
+    place(
+      this.#body,
+      [...this.#rows.values()].map(({ element }) => element),
+    );
     this.#table.hidden = !rows.length;
     this.#note.hidden = rows.length > 0;
     if (!rows.length) {
@@ -114,11 +134,22 @@ export class DataTable {
   #kept(before, row) {
     const text = JSON.stringify(row);
     if (before?.text === text) return before;
-    const element = before?.element ?? h("tr", { role: "row", tabindex: "-1", "data-key": this.#given.key(row), class: this.#given.href?.(row) ? "opens" : "" });
+    const element =
+      before?.element ??
+      h("tr", {
+        role: "row",
+        tabindex: "-1",
+        "data-key": this.#given.key(row),
+        class: this.#given.href?.(row) ? "opens" : "",
+      });
     const { columns, label } = this.#given;
     const focused = element.contains(document.activeElement) && element !== document.activeElement;
     if (focused) element.focus();
-    fill(element, label && h("td", { role: "cell", class: "check" }, this.#box(row)), columns.map((column) => bodyCell(column, row)));
+    fill(
+      element,
+      label && h("td", { role: "cell", class: "check" }, this.#box(row)),
+      columns.map((column) => bodyCell(column, row)),
+    );
     return { row, text, element };
   }
 
@@ -127,18 +158,27 @@ export class DataTable {
   /** @param {Row} row */
   #box(row) {
     const { key, label } = this.#given;
-    return h("input", { type: "checkbox", checked: this.selected.has(key(row)), "aria-label": `Select ${label?.(row)}`, onchange: () => this.#toggle(key(row)) });
+    return h("input", {
+      type: "checkbox",
+      checked: this.selected.has(key(row)),
+      "aria-label": `Select ${label?.(row)}`,
+      onchange: () => this.#toggle(key(row)),
+    });
   }
 
   #allBox() {
-    return h("input", { type: "checkbox", "aria-label": "Select all rows shown", onchange: (/** @type {any} */ { target }) => {
-      for (const [key, { element }] of this.#rows) {
-        if (target.checked) this.selected.add(key);
-        else this.selected.delete(key);
-        mark(element, target.checked);
-      }
-      this.#told();
-    } });
+    return h("input", {
+      type: "checkbox",
+      "aria-label": "Select all rows shown",
+      onchange: (/** @type {any} */ { target }) => {
+        for (const [key, { element }] of this.#rows) {
+          if (target.checked) this.selected.add(key);
+          else this.selected.delete(key);
+          mark(element, target.checked);
+        }
+        this.#told();
+      },
+    });
   }
 
   /** @param {string} key */
@@ -215,12 +255,20 @@ export class DataTable {
 
 /** @param {Column<any>} column */
 function headCell({ title, align, class: name = "" }) {
-  return h("th", { role: "columnheader", scope: "col", class: `${align === "end" ? "end" : ""} ${name}`.trim() }, title);
+  return h(
+    "th",
+    { role: "columnheader", scope: "col", class: `${align === "end" ? "end" : ""} ${name}`.trim() },
+    title,
+  );
 }
 
 /** @param {Column<any>} column @param {any} row */
 function bodyCell({ title, cell, align, class: name = "" }, row) {
-  return h("td", { role: "cell", class: `${align === "end" ? "end number" : ""} ${name}`.trim(), "data-label": title }, h("span", { class: "value" }, cell(row)));
+  return h(
+    "td",
+    { role: "cell", class: `${align === "end" ? "end number" : ""} ${name}`.trim(), "data-label": title },
+    h("span", { class: "value" }, cell(row)),
+  );
 }
 
 /** @param {HTMLElement} element @param {boolean} isSelected */

@@ -28,9 +28,20 @@ function attemptStep({ attempt, startedAt, endedAt, provider, model, outcome, re
   const asked = [provider, model].filter(Boolean).join(" · ");
   return step(
     isGood ? "good" : "bad",
-    h("span", {}, `Attempt ${attempt} `, h("span", { class: `badge ${isGood ? "good" : "bad"}` }, isGood ? "Answered" : "Failed")),
+    h(
+      "span",
+      {},
+      `Attempt ${attempt} `,
+      h("span", { class: `badge ${isGood ? "good" : "bad"}` }, isGood ? "Answered" : "Failed"),
+    ),
     startedAt,
-    h("p", { class: "small soft" }, asked ? h("span", {}, "asked ", h("b", {}, asked)) : "no AI provider was asked", " · took ", h("span", { class: "number" }, took)),
+    h(
+      "p",
+      { class: "small soft" },
+      asked ? h("span", {}, "asked ", h("b", {}, asked)) : "no AI provider was asked",
+      " · took ",
+      h("span", { class: "number" }, took),
+    ),
     reason && h("p", { class: "timeline-reason" }, reason, cause && h("code", { class: "timeline-cause" }, cause)),
   );
 }
@@ -38,19 +49,52 @@ function attemptStep({ attempt, startedAt, endedAt, provider, model, outcome, re
 /** Where it stands now. @param {any} job @param {string} before */
 function lastSteps(job, before) {
   const { state, finishedAt, status, reason } = job;
-  if (finishedAt && state === "completed") return [step(status === "partial" ? "warn" : "good", status === "partial" ? "Ended: only a part could be found" : "Completed", finishedAt, total(job))];
-  if (finishedAt) return [reason !== "Cancelled" ? null : gap(waited(before, finishedAt)), step("bad", reason === "Cancelled" ? "Cancelled" : "Given up", finishedAt, total(job))];
-  return [h("li", { class: `step now ${state === "active" ? "busy" : ""}`, "aria-current": "step" }, h("p", { class: "step-title" }, { active: "Running now", waiting: "Waiting", delayed: "Waiting for the next try" }[/** @type {string} */ (state)] ?? state), h("p", { class: "small soft" }, stateDetails(job)))];
+  if (finishedAt && state === "completed")
+    return [
+      step(
+        status === "partial" ? "warn" : "good",
+        status === "partial" ? "Ended: only a part could be found" : "Completed",
+        finishedAt,
+        total(job),
+      ),
+    ];
+  if (finishedAt)
+    return [
+      reason !== "Cancelled" ? null : gap(waited(before, finishedAt)),
+      step("bad", reason === "Cancelled" ? "Cancelled" : "Given up", finishedAt, total(job)),
+    ];
+  return [
+    h(
+      "li",
+      { class: `step now ${state === "active" ? "busy" : ""}`, "aria-current": "step" },
+      h(
+        "p",
+        { class: "step-title" },
+        { active: "Running now", waiting: "Waiting", delayed: "Waiting for the next try" }[
+          /** @type {string} */ (state)
+        ] ?? state,
+      ),
+      h("p", { class: "small soft" }, stateDetails(job)),
+    ),
+  ];
 }
 
 /** @param {any} job */
 function total({ createdAt, finishedAt }) {
-  return h("p", { class: "small soft number" }, `${duration(Date.parse(finishedAt) - Date.parse(createdAt))} after it was sent`);
+  return h(
+    "p",
+    { class: "small soft number" },
+    `${duration(Date.parse(finishedAt) - Date.parse(createdAt))} after it was sent`,
+  );
 }
 
 /** @param {string} kind @param {any} title @param {string} at @param {...any} rest */
 function step(kind, title, at, ...rest) {
-  const clock = h("time", { class: "step-clock number", datetime: at, title: `${exact(at)}\n${at}` }, CLOCK.format(new Date(at)));
+  const clock = h(
+    "time",
+    { class: "step-clock number", datetime: at, title: `${exact(at)}\n${at}` },
+    CLOCK.format(new Date(at)),
+  );
   return h("li", { class: `step ${kind}` }, h("p", { class: "step-title" }, title, clock), rest);
 }
 
@@ -68,8 +112,16 @@ function waited(from, to) {
 export function stateNow({ job, asset }) {
   const { progress } = asset;
   const lines = [h("p", { class: "state-words" }, stateDetails(job))];
-  if (progress?.etaSeconds != null) lines.push(h("p", { class: "soft" }, `At the pace of the last minute it will have ended in ${duration(progress.etaSeconds * 1000, true)}.`));
-  if (progress?.share != null) lines.push(h("progress", { value: String(progress.share), max: "1", "aria-label": "How much is done" }));
+  if (progress?.etaSeconds != null)
+    lines.push(
+      h(
+        "p",
+        { class: "soft" },
+        `At the pace of the last minute it will have ended in ${duration(progress.etaSeconds * 1000, true)}.`,
+      ),
+    );
+  if (progress?.share != null)
+    lines.push(h("progress", { value: String(progress.share), max: "1", "aria-label": "How much is done" }));
   if (job.finishedAt) lines.push(h("p", { class: "soft" }, "Ended ", time(job.finishedAt), "."));
   return lines;
 }

@@ -10,7 +10,14 @@ import { DataTable } from "../parts/table.js";
 import { exact, number, time } from "../parts/time.js";
 
 const LIMIT = 50;
-const ACTIONS = ["pause queue", "resume queue", "retry dead letters", "remove dead letters", "send delivery again", "erase user"];
+const ACTIONS = [
+  "pause queue",
+  "resume queue",
+  "retry dead letters",
+  "remove dead letters",
+  "send delivery again",
+  "erase user",
+];
 
 /** @param {import("../router.js").Context} context @returns {import("../router.js").View} */
 export default function view({ api, query, setQuery }) {
@@ -28,12 +35,31 @@ export default function view({ api, query, setQuery }) {
   const table = new DataTable({
     caption: "What operators did, newest first",
     columns: [
-      { title: "When", cell: ({ at }) => h("span", { class: "two-lines" }, time(at), h("span", { class: "soft small" }, exact(at))), class: "nowrap" },
-      { title: "Who", cell: ({ who, address }) => h("span", { class: "two-lines" }, whoCell(who), address && h("span", { class: "soft small" }, address)) },
+      {
+        title: "When",
+        cell: ({ at }) => h("span", { class: "two-lines" }, time(at), h("span", { class: "soft small" }, exact(at))),
+        class: "nowrap",
+      },
+      {
+        title: "Who",
+        cell: ({ who, address }) =>
+          h("span", { class: "two-lines" }, whoCell(who), address && h("span", { class: "soft small" }, address)),
+      },
       { title: "Action", cell: ({ action }) => action, class: "nowrap" },
-      { title: "Target", cell: ({ target, count }) => [h("span", { class: "mono" }, target ?? "–"), count == null ? "" : h("span", { class: "soft" }, ` (${number(count)})`)], class: "grow" },
+      {
+        title: "Target",
+        cell: ({ target, count }) => [
+          h("span", { class: "mono" }, target ?? "–"),
+          count == null ? "" : h("span", { class: "soft" }, ` (${number(count)})`),
+        ],
+        class: "grow",
+      },
       { title: "Outcome", cell: outcomeCell },
-      { title: "Request", cell: ({ requestId }) => h("span", { class: "mono soft", title: requestId }, requestId ?? "–"), class: "clip" },
+      {
+        title: "Request",
+        cell: ({ requestId }) => h("span", { class: "mono soft", title: requestId }, requestId ?? "–"),
+        class: "clip",
+      },
     ],
     key: ({ id }) => id,
     empty: () =>
@@ -45,13 +71,16 @@ export default function view({ api, query, setQuery }) {
   const load = () => {
     table.loading();
     const cursor = asked.get("cursor");
-    return latest.run((signal) => api.get("/api/queue/audit", { query: { ...filters.values(asked), limit: LIMIT, cursor }, signal }), {
-      done: ({ items, nextCursor }) => {
-        table.show(items);
-        pager.show({ cursor, nextCursor, count: items.length });
+    return latest.run(
+      (signal) => api.get("/api/queue/audit", { query: { ...filters.values(asked), limit: LIMIT, cursor }, signal }),
+      {
+        done: ({ items, nextCursor }) => {
+          table.show(items);
+          pager.show({ cursor, nextCursor, count: items.length });
+        },
+        failed: (error) => table.fail(error, load),
       },
-      failed: (error) => table.fail(error, load),
-    });
+    );
   };
   return {
     element: h("div", { class: "view" }, heading("Audit"), filters.element, table.element, pager.element),
@@ -74,5 +103,9 @@ function whoCell(who) {
 
 /** @param {any} entry */
 function outcomeCell({ outcome }) {
-  return h("span", { class: `badge ${/** @type {any} */ ({ done: "good", refused: "warn", failed: "bad" })[outcome] ?? ""}` }, outcome ?? "–");
+  return h(
+    "span",
+    { class: `badge ${/** @type {any} */ ({ done: "good", refused: "warn", failed: "bad" })[outcome] ?? ""}` },
+    outcome ?? "–",
+  );
 }

@@ -28,10 +28,35 @@ export class Charts {
   constructor({ api, setQuery }) {
     this.#api = api;
     this.#choices = WINDOWS.map(({ value, label }) =>
-      h("label", { class: "choice" }, h("input", { type: "radio", name: "window", value, onchange: () => setQuery({ window: value === "1h" ? null : value }, { replace: true }) }), h("span", {}, label)),
+      h(
+        "label",
+        { class: "choice" },
+        h("input", {
+          type: "radio",
+          name: "window",
+          value,
+          onchange: () => setQuery({ window: value === "1h" ? null : value }, { replace: true }),
+        }),
+        h("span", {}, label),
+      ),
     );
-    this.#grid = h("div", { class: "charts" }, this.#charts.map(({ element }) => element));
-    this.element = h("section", { class: "stack", "aria-labelledby": "charts-title" }, h("div", { class: "row" }, h("h2", { id: "charts-title" }, "The last"), h("fieldset", { class: "choices" }, h("legend", { class: "visually-hidden" }, "Time shown"), this.#choices)), this.#grid, this.#note);
+    this.#grid = h(
+      "div",
+      { class: "charts" },
+      this.#charts.map(({ element }) => element),
+    );
+    this.element = h(
+      "section",
+      { class: "stack", "aria-labelledby": "charts-title" },
+      h(
+        "div",
+        { class: "row" },
+        h("h2", { id: "charts-title" }, "The last"),
+        h("fieldset", { class: "choices" }, h("legend", { class: "visually-hidden" }, "Time shown"), this.#choices),
+      ),
+      this.#grid,
+      this.#note,
+    );
   }
 
   /** @param {URLSearchParams} query */
@@ -49,20 +74,26 @@ export class Charts {
 
   #load() {
     this.#grid.setAttribute("aria-busy", "true");
-    return this.#latest.run((signal) => this.#api.get("/api/queue/charts", { query: { window: this.#window.value }, signal }), {
-      done: ({ points, stepSeconds }) => {
-        this.#grid.hidden = false;
-        this.#note.hidden = true;
-        this.#grid.setAttribute("aria-busy", "false");
-        for (const chart of this.#charts) chart.show(points, stepSeconds);
+    return this.#latest.run(
+      (signal) => this.#api.get("/api/queue/charts", { query: { window: this.#window.value }, signal }),
+      {
+        done: ({ points, stepSeconds }) => {
+          this.#grid.hidden = false;
+          this.#note.hidden = true;
+          this.#grid.setAttribute("aria-busy", "false");
+          for (const chart of this.#charts) chart.show(points, stepSeconds);
+        },
+        failed: (error) => {
+          this.#grid.setAttribute("aria-busy", "false");
+          this.#grid.hidden = true;
+          this.#note.hidden = false;
+          fill(
+            this.#note,
+            errorState(error, () => this.#load()),
+          );
+        },
       },
-      failed: (error) => {
-        this.#grid.setAttribute("aria-busy", "false");
-        this.#grid.hidden = true;
-        this.#note.hidden = false;
-        fill(this.#note, errorState(error, () => this.#load()));
-      },
-    });
+    );
   }
 }
 

@@ -45,7 +45,12 @@ class DeliveriesView {
   #tabs;
   #table;
   #pager;
-  #news = h("button", { type: "button", class: "news quiet", hidden: true, onclick: () => (this.#query.get("cursor") ? this.#context.setQuery({ cursor: null }) : this.load()) });
+  #news = h("button", {
+    type: "button",
+    class: "news quiet",
+    hidden: true,
+    onclick: () => (this.#query.get("cursor") ? this.#context.setQuery({ cursor: null }) : this.load()),
+  });
   #latest = new Latest();
   /** @type {any} the page that is shown */ #page = null;
   #hasFailed = false;
@@ -64,12 +69,28 @@ class DeliveriesView {
       columns: this.#columns(),
       key: ({ deliveryId }) => deliveryId,
       href: hrefOf,
-      empty: { title: "No such delivery", text: "Events for durable notifiers, like webhooks, are kept here for seven days." },
+      empty: {
+        title: "No such delivery",
+        text: "Events for durable notifiers, like webhooks, are kept here for seven days.",
+      },
     });
     this.#table.element.classList.add("deliveries-table");
     const all = mayChange && h("button", { type: "button", onclick: () => this.#sendAll() }, "Send all failed again …");
-    this.element = h("div", { class: "view" }, heading("Deliveries", this.#news, all), this.#tabs.element, this.#filters.element, this.#table.element, this.#pager.element);
-    this.#ends = [every(REFRESH_MS, () => this.#refresh()), () => this.#filters.dispose(), () => this.#table.dispose(), () => this.#latest.dispose()];
+    this.element = h(
+      "div",
+      { class: "view" },
+      heading("Deliveries", this.#news, all),
+      this.#tabs.element,
+      this.#filters.element,
+      this.#table.element,
+      this.#pager.element,
+    );
+    this.#ends = [
+      every(REFRESH_MS, () => this.#refresh()),
+      () => this.#filters.dispose(),
+      () => this.#table.dispose(),
+      () => this.#latest.dispose(),
+    ];
   }
 
   dispose = () => this.#ends.forEach((end) => end());
@@ -90,7 +111,9 @@ class DeliveriesView {
     this.#page = null;
     this.#news.hidden = true;
     this.#table.loading();
-    this.#tabs.show(this.#query.get("state") ?? "", (state) => withQuery("/console/deliveries", { ...this.#filters.values(this.#query), state }));
+    this.#tabs.show(this.#query.get("state") ?? "", (state) =>
+      withQuery("/console/deliveries", { ...this.#filters.values(this.#query), state }),
+    );
     return this.#latest.run((signal) => this.#ask(signal), {
       done: (page) => this.#show(page),
       failed: (error) => {
@@ -103,7 +126,10 @@ class DeliveriesView {
   /** @param {AbortSignal} signal */
   async #ask(signal) {
     const cursor = this.#query.get("cursor");
-    return { ...(await this.#context.api.get(PATH, { query: { ...this.#filter, limit: LIMIT, cursor }, signal })), cursor };
+    return {
+      ...(await this.#context.api.get(PATH, { query: { ...this.#filter, limit: LIMIT, cursor }, signal })),
+      cursor,
+    };
   }
 
   /** @param {any} page */
@@ -117,13 +143,21 @@ class DeliveriesView {
 
   #refresh() {
     const page = this.#page;
-    if (!page) return this.#hasFailed && this.#latest.run((signal) => this.#ask(signal), { done: (found) => this.#show(found), failed: () => {} });
+    if (!page)
+      return (
+        this.#hasFailed &&
+        this.#latest.run((signal) => this.#ask(signal), { done: (found) => this.#show(found), failed: () => {} })
+      );
     return this.#latest.run((signal) => this.#ask(signal), {
       done: (fresh) => {
         if (this.#page !== page) return;
         if (!page.items.length) return this.#show(fresh);
-        const readTo = fresh.nextCursor ? fresh.items.at(-1)?.at ?? "9" : "";
-        const { rows, added, gone } = merged(page.items, fresh.items, { key: ({ deliveryId }) => deliveryId, at: ({ at }) => at, readTo });
+        const readTo = fresh.nextCursor ? (fresh.items.at(-1)?.at ?? "9") : "";
+        const { rows, added, gone } = merged(page.items, fresh.items, {
+          key: ({ deliveryId }) => deliveryId,
+          at: ({ at }) => at,
+          readTo,
+        });
         page.items = rows;
         this.#table.show(rows);
         this.#news.textContent = newsWords(page.cursor ? 0 : added, gone, added < LIMIT);
@@ -140,11 +174,23 @@ class DeliveriesView {
       { title: "State", class: "nowrap state-cell", cell: deliveryBadge },
       { title: "Notifier", class: "nowrap notifier-cell", cell: ({ notifier }) => notifier },
       { title: "Response", class: "grow response-cell", cell: responseWords },
-      { title: "Photo", class: "nowrap photo-id-cell", cell: (each) => h("a", { href: hrefOf(each), title: each.assetId }, h("code", {}, each.assetId.slice(-8))) },
+      {
+        title: "Photo",
+        class: "nowrap photo-id-cell",
+        cell: (each) => h("a", { href: hrefOf(each), title: each.assetId }, h("code", {}, each.assetId.slice(-8))),
+      },
       { title: "Attempts", align: "end", class: "attempts-cell", cell: ({ attempts }) => number(attempts) },
       { title: "Queued", align: "end", class: "nowrap queued-cell", cell: ({ at }) => time(at) },
       { title: "Ended", align: "end", class: "nowrap ended-cell", cell: ({ finishedAt }) => time(finishedAt) },
-      ...(mayChange ? [{ title: "Actions", class: "nowrap actions-cell", cell: (/** @type {any} */ each) => sendAgainButton(api, each, () => this.#refresh()) }] : []),
+      ...(mayChange
+        ? [
+            {
+              title: "Actions",
+              class: "nowrap actions-cell",
+              cell: (/** @type {any} */ each) => sendAgainButton(api, each, () => this.#refresh()),
+            },
+          ]
+        : []),
     ];
   }
 
@@ -152,18 +198,24 @@ class DeliveriesView {
   async #sendAll() {
     const { api } = this.#context;
     const { state: _, ...filter } = /** @type {Record<string, string>} */ (this.#filter);
-    const page = (/** @type {string | null} */ cursor, /** @type {AbortSignal} */ signal) => api.get(PATH, { query: { ...filter, state: "failed", limit: CHUNK, cursor }, signal });
+    const page = (/** @type {string | null} */ cursor, /** @type {AbortSignal} */ signal) =>
+      api.get(PATH, { query: { ...filter, state: "failed", limit: CHUNK, cursor }, signal });
     const done = await doInChunks({
       title: "Send all failed deliveries again?",
       text: "Each event goes to its notifier once more, with the id it had: a receiver that took it already can tell.",
       verb: "Send",
       past: "on their way again",
-      things: (count, isExact = true) => `${isExact ? "" : "at least "}${number(count)} ${count === 1 ? "delivery" : "deliveries"}`,
+      things: (count, isExact = true) =>
+        `${isExact ? "" : "at least "}${number(count)} ${count === 1 ? "delivery" : "deliveries"}`,
       scope: Object.entries(filter).map(([name, value]) => h("span", { class: "chip" }, h("b", {}, name), " ", value)),
       async preview(signal) {
         let found = await page(null, signal);
         while (!found.items.length && found.nextCursor) found = await page(found.nextCursor, signal);
-        return { count: found.items.length, isExact: !found.nextCursor, sample: found.items.slice(0, 5).map(sampleRow) };
+        return {
+          count: found.items.length,
+          isExact: !found.nextCursor,
+          sample: found.items.slice(0, 5).map(sampleRow),
+        };
       },
       chunk: (cursor, signal) => sendPage(api, page, cursor, signal),
     });
@@ -191,7 +243,8 @@ async function sendPage(api, page, cursor, signal) {
       else throw error;
     }
   };
-  for (let first = 0; first < items.length; first += AT_ONCE) await Promise.all(items.slice(first, first + AT_ONCE).map(send));
+  for (let first = 0; first < items.length; first += AT_ONCE)
+    await Promise.all(items.slice(first, first + AT_ONCE).map(send));
   return { done: items.length - skipped - refused.length, skipped, refused, nextCursor };
 }
 
@@ -202,5 +255,11 @@ function hrefOf({ assetId }) {
 
 /** @param {any} delivery */
 function sampleRow({ notifier, assetId, reason, at }) {
-  return h("span", { class: "sample-row" }, notifier, h("span", { class: "soft" }, ` · photo ${assetId.slice(-8)} · `, time(at)), reason && h("span", { class: "soft sample-reason" }, reason));
+  return h(
+    "span",
+    { class: "sample-row" },
+    notifier,
+    h("span", { class: "soft" }, ` · photo ${assetId.slice(-8)} · `, time(at)),
+    reason && h("span", { class: "soft sample-reason" }, reason),
+  );
 }

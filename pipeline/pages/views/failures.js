@@ -15,7 +15,14 @@ const REFRESH_MS = 10_000;
 
 /** @param {import("../router.js").Context} context @returns {import("../router.js").View} */
 export default function view({ api, query, setQuery, mayChange, live }) {
-  const filters = new Filters([{ name: "from", label: "Sent from", type: "instant" }, { name: "to", label: "Sent until", type: "instant" }], query, setQuery);
+  const filters = new Filters(
+    [
+      { name: "from", label: "Sent from", type: "instant" },
+      { name: "to", label: "Sent until", type: "instant" },
+    ],
+    query,
+    setQuery,
+  );
   const latest = new Latest();
   let current = query;
   let isShown = false;
@@ -57,7 +64,9 @@ export default function view({ api, query, setQuery, mayChange, live }) {
   const focused = () => groups.get(/** @type {any} */ (document.activeElement)?.closest("tr[data-key]")?.dataset.key);
   const ends = [
     every(REFRESH_MS, () => (isShown || hasFailed) && load()),
-    addKeys(mayChange ? [{ keys: "t", does: "Retry all of the row", run: () => focused() && act("retry", focused()) }] : []),
+    addKeys(
+      mayChange ? [{ keys: "t", does: "Retry all of the row", run: () => focused() && act("retry", focused()) }] : [],
+    ),
     () => filters.dispose(),
     () => table.dispose(),
     () => latest.dispose(),
@@ -74,11 +83,22 @@ export default function view({ api, query, setQuery, mayChange, live }) {
 /** @param {((action: "retry" | "delete", group: any) => unknown) | null} act @returns {import("../parts/table.js").Column<any>[]} */
 function columns(act) {
   return [
-    { title: "Reason", class: "grow reason-cell", cell: ({ reason, share }) => [h("span", { class: "below" }, reason), bar(share)] },
-    { title: "Jobs", align: "end", class: "nowrap count-cell", cell: ({ count, isExact }) => `${number(count)}${isExact ? "" : "+"}` },
+    {
+      title: "Reason",
+      class: "grow reason-cell",
+      cell: ({ reason, share }) => [h("span", { class: "below" }, reason), bar(share)],
+    },
+    {
+      title: "Jobs",
+      align: "end",
+      class: "nowrap count-cell",
+      cell: ({ count, isExact }) => `${number(count)}${isExact ? "" : "+"}`,
+    },
     { title: "Last sent", align: "end", class: "nowrap", cell: ({ lastAt }) => time(lastAt) },
     { title: "First sent", align: "end", class: "nowrap", cell: ({ firstAt }) => time(firstAt) },
-    ...(act ? [{ title: "Actions", class: "nowrap actions-cell", cell: (/** @type {any} */ group) => buttons(act, group) }] : []),
+    ...(act
+      ? [{ title: "Actions", class: "nowrap actions-cell", cell: (/** @type {any} */ group) => buttons(act, group) }]
+      : []),
   ];
 }
 
@@ -95,7 +115,15 @@ function buttons(act, group) {
   return h(
     "span",
     { class: "row row-actions" },
-    h("button", { type: "button", class: "compact", "aria-label": named("Retry"), onclick: () => act("retry", group) }, "Retry all …"),
-    h("button", { type: "button", class: "compact danger", "aria-label": named("Delete"), onclick: () => act("delete", group) }, "Delete all …"),
+    h(
+      "button",
+      { type: "button", class: "compact", "aria-label": named("Retry"), onclick: () => act("retry", group) },
+      "Retry all …",
+    ),
+    h(
+      "button",
+      { type: "button", class: "compact danger", "aria-label": named("Delete"), onclick: () => act("delete", group) },
+      "Delete all …",
+    ),
   );
 }

@@ -18,7 +18,14 @@ const OLD_SECONDS = 300;
 
 /** @param {any} overview of GET /api/queue/overview @returns {Trouble[]} the worst first */
 export function troublesOf(overview) {
-  const found = [...parts(overview), ...memory(overview.redis), ...work(overview), ...paused(overview.queues), ...holds(overview), ...late(overview)];
+  const found = [
+    ...parts(overview),
+    ...memory(overview.redis),
+    ...work(overview),
+    ...paused(overview.queues),
+    ...holds(overview),
+    ...late(overview),
+  ];
   return [...found.filter(({ kind }) => kind === "bad"), ...found.filter(({ kind }) => kind === "warn")];
 }
 
@@ -27,11 +34,37 @@ function parts({ redis, queues = [], store, storage, tasks = [] }) {
   // A user of Redis who may not ask how it is may have all else.
   const isGone = redis && !redis.isUp && queues.every((/** @type {any} */ queue) => queue.error);
   return [
-    ...(isGone ? [bad("Redis does not answer.", "Photos are still taken in; they are worked on when it is back.", redis.error)] : []),
-    ...(redis?.isUp && redis.error ? [bad("Redis cannot write to its disk.", "It may refuse jobs, and lose them when it ends. Is its disk full?", redis.error)] : []),
-    ...(store && !store.isUp ? [bad(`The store (${store.kind}) does not answer.`, "Photos are refused until it is back.", store.error)] : []),
-    ...(storage && !storage.isUp ? [bad(`The image storage (${storage.name}) does not answer.`, "Photos are refused until it is back.", storage.error)] : []),
-    ...tasks.map((/** @type {any} */ fault) => bad("A task of the service keeps failing.", "The service tries it again by itself.", typeof fault === "string" ? fault : JSON.stringify(fault))),
+    ...(isGone
+      ? [bad("Redis does not answer.", "Photos are still taken in; they are worked on when it is back.", redis.error)]
+      : []),
+    ...(redis?.isUp && redis.error
+      ? [
+          bad(
+            "Redis cannot write to its disk.",
+            "It may refuse jobs, and lose them when it ends. Is its disk full?",
+            redis.error,
+          ),
+        ]
+      : []),
+    ...(store && !store.isUp
+      ? [bad(`The store (${store.kind}) does not answer.`, "Photos are refused until it is back.", store.error)]
+      : []),
+    ...(storage && !storage.isUp
+      ? [
+          bad(
+            `The image storage (${storage.name}) does not answer.`,
+            "Photos are refused until it is back.",
+            storage.error,
+          ),
+        ]
+      : []),
+    ...tasks.map((/** @type {any} */ fault) =>
+      bad(
+        "A task of the service keeps failing.",
+        "The service tries it again by itself.",
+        typeof fault === "string" ? fault : JSON.stringify(fault),
+      ),
+    ),
   ];
 }
 
@@ -41,28 +74,71 @@ function memory(redis) {
   const { usedBytes, maxBytes, evictionPolicy, isEvictionSafe, role } = redis;
   const isFull = maxBytes > 0 && usedBytes > FULL * maxBytes;
   return [
-    ...(isEvictionSafe === false ? [{ ...bad(`Redis may throw jobs away: its eviction policy is ${evictionPolicy}.`, "Set it, and in redis.conf too:"), code: "redis-cli CONFIG SET maxmemory-policy noeviction" }] : []),
-    ...(isFull ? [warn(`Redis has used ${bytes(usedBytes)} of ${bytes(maxBytes)}.`, "When it is full, jobs cannot be enqueued. Give it more memory.")] : []),
-    ...(role && role !== "master" ? [warn(`Redis is a ${role} and takes no writes.`, "The service looks for the master by itself.")] : []),
+    ...(isEvictionSafe === false
+      ? [
+          {
+            ...bad(
+              `Redis may throw jobs away: its eviction policy is ${evictionPolicy}.`,
+              "Set it, and in redis.conf too:",
+            ),
+            code: "redis-cli CONFIG SET maxmemory-policy noeviction",
+          },
+        ]
+      : []),
+    ...(isFull
+      ? [
+          warn(
+            `Redis has used ${bytes(usedBytes)} of ${bytes(maxBytes)}.`,
+            "When it is full, jobs cannot be enqueued. Give it more memory.",
+          ),
+        ]
+      : []),
+    ...(role && role !== "master"
+      ? [warn(`Redis is a ${role} and takes no writes.`, "The service looks for the master by itself.")]
+      : []),
   ];
 }
 
 /** @param {any} overview @returns {Trouble[]} */
 function work({ workersAlive, queues = [], plugins }) {
-  const broken = queues.filter((/** @type {any} */ queue) => queue.error && queues.some((/** @type {any} */ other) => !other.error));
-  const held = queues.flatMap((/** @type {any} */ queue) => queue.holds ?? []).map((/** @type {any} */ { provider }) => `provider ${provider}`);
+  const broken = queues.filter(
+    (/** @type {any} */ queue) => queue.error && queues.some((/** @type {any} */ other) => !other.error),
+  );
+  const held = queues
+    .flatMap((/** @type {any} */ queue) => queue.holds ?? [])
+    .map((/** @type {any} */ { provider }) => `provider ${provider}`);
   // A provider that is not asked has a line of its own.
   const quarantined = (plugins?.quarantined ?? []).filter((/** @type {string} */ name) => !held.includes(name));
   return [
-    ...(workersAlive === 0 ? [{ ...bad("No worker is alive: nothing is worked on.", "Start a process that works:"), code: "ROLE=worker python run.py" }] : []),
-    ...broken.map((/** @type {any} */ { name, error }) => warn(`Nothing is known of the queue ${name}.`, undefined, error)),
-    ...(quarantined.length ? [{ ...warn(`${quarantined.join(", ")} ${quarantined.length > 1 ? "are" : "is"} in quarantine after too many errors.`), link: { href: "/console/plugins", text: "See the plugins" } }] : []),
+    ...(workersAlive === 0
+      ? [
+          {
+            ...bad("No worker is alive: nothing is worked on.", "Start a process that works:"),
+            code: "ROLE=worker python run.py",
+          },
+        ]
+      : []),
+    ...broken.map((/** @type {any} */ { name, error }) =>
+      warn(`Nothing is known of the queue ${name}.`, undefined, error),
+    ),
+    ...(quarantined.length
+      ? [
+          {
+            ...warn(
+              `${quarantined.join(", ")} ${quarantined.length > 1 ? "are" : "is"} in quarantine after too many errors.`,
+            ),
+            link: { href: "/console/plugins", text: "See the plugins" },
+          },
+        ]
+      : []),
   ];
 }
 
 /** @param {any[]} queues @returns {Trouble[]} */
 function paused(queues = []) {
-  return queues.filter((queue) => queue.paused).map(({ name }) => warn(`The queue ${name} is paused.`, "Its jobs wait; running ones finish."));
+  return queues
+    .filter((queue) => queue.paused)
+    .map(({ name }) => warn(`The queue ${name} is paused.`, "Its jobs wait; running ones finish."));
 }
 
 /** @param {any} overview @returns {Trouble[]} */
@@ -79,8 +155,17 @@ function holds({ queues = [], serverTime }) {
 function late({ queues = [], workersAlive }) {
   if (workersAlive === 0) return [];
   return queues
-    .filter((/** @type {any} */ { oldestReadySeconds, paused: isPaused }) => oldestReadySeconds > OLD_SECONDS && !isPaused)
-    .map((/** @type {any} */ { name, oldestReadySeconds }) => warn(`The oldest job of ${name} has waited ${duration(oldestReadySeconds * 1000, true)}.`, "More work comes than the processes can do: add processes or slots, or see who sends it.", undefined, { href: "/console/users", text: "Who fills the queue" }));
+    .filter(
+      (/** @type {any} */ { oldestReadySeconds, paused: isPaused }) => oldestReadySeconds > OLD_SECONDS && !isPaused,
+    )
+    .map((/** @type {any} */ { name, oldestReadySeconds }) =>
+      warn(
+        `The oldest job of ${name} has waited ${duration(oldestReadySeconds * 1000, true)}.`,
+        "More work comes than the processes can do: add processes or slots, or see who sends it.",
+        undefined,
+        { href: "/console/users", text: "Who fills the queue" },
+      ),
+    );
 }
 
 /** @param {string} text @param {string} [todo] @param {string | null} [reason] @returns {Trouble} */

@@ -45,11 +45,28 @@ class JobView {
     this.#context = context;
     this.#id = context.params.id;
     fill(this.#body, h("div", { class: "card" }, skeleton(5)), h("div", { class: "card" }, skeleton(8)));
-    const head = h("div", { class: "view-head" }, h("div", { class: "row job-title" }, this.#heading, this.#badge), this.#actions);
-    this.element = h("div", { class: "view" }, h("p", { class: "crumb small" }, h("a", { href: "/console/jobs" }, "Jobs")), head, this.#body);
+    const head = h(
+      "div",
+      { class: "view-head" },
+      h("div", { class: "row job-title" }, this.#heading, this.#badge),
+      this.#actions,
+    );
+    this.element = h(
+      "div",
+      { class: "view" },
+      h("p", { class: "crumb small" }, h("a", { href: "/console/jobs" }, "Jobs")),
+      head,
+      this.#body,
+    );
     this.#ends = [
       every(REFRESH_MS, () => this.#refresh()),
-      addKeys([{ keys: "u", does: "Back to the list", run: () => history.length > 1 ? history.back() : context.navigate("/console/jobs") }]),
+      addKeys([
+        {
+          keys: "u",
+          does: "Back to the list",
+          run: () => (history.length > 1 ? history.back() : context.navigate("/console/jobs")),
+        },
+      ]),
     ];
   }
 
@@ -69,10 +86,12 @@ class JobView {
   async #ask(api, id, signal) {
     const details = await api.get(`/api/queue/jobs/${encodeURIComponent(id)}`, { signal });
     // Deliveries are kept elsewhere: when they cannot be read, the rest is shown all the same.
-    const deliveries = await api.get("/api/queue/deliveries", { query: { asset: details.asset.id, limit: 100 }, signal }).then(
-      ({ items }) => items,
-      () => details.deliveries,
-    );
+    const deliveries = await api
+      .get("/api/queue/deliveries", { query: { asset: details.asset.id, limit: 100 }, signal })
+      .then(
+        ({ items }) => items,
+        () => details.deliveries,
+      );
     return { ...details, deliveries };
   }
 
@@ -108,23 +127,62 @@ class JobView {
     delete this.#actions.dataset.which;
     fill(this.#actions);
     fill(this.#badge);
-    const told = error.status === 404 ? emptyState("There is no such job", "Its photo may have been deleted.", h("a", { class: "button", href: "/console/jobs" }, "To the jobs")) : errorState(error, () => this.load());
+    const told =
+      error.status === 404
+        ? emptyState(
+            "There is no such job",
+            "Its photo may have been deleted.",
+            h("a", { class: "button", href: "/console/jobs" }, "To the jobs"),
+          )
+        : errorState(error, () => this.load());
     fill(this.#body, h("div", { class: "card" }, told));
   }
 
   #build() {
     const { api, mayChange } = this.#context;
     const again = () => this.load();
-    const picture = new Section("", ({ asset }) => [asset.images, asset.category], ({ asset }) => photo(asset));
-    const now = new Section("State", ({ job, asset }) => [job, asset.progress], (details) => [stateNow(details), sameKind(details.job)]);
+    const picture = new Section(
+      "",
+      ({ asset }) => [asset.images, asset.category],
+      ({ asset }) => photo(asset),
+    );
+    const now = new Section(
+      "State",
+      ({ job, asset }) => [job, asset.progress],
+      (details) => [stateNow(details), sameKind(details.job)],
+    );
     const found = new Section("Result", ({ asset, history }) => [asset.aiMetadata, asset.corrections, history], result);
     const steps = new Section("What happened", ({ job, asset, causes }) => [job, asset.attempts, causes], timeline);
-    const told = new Section("Deliveries", ({ deliveries }) => deliveries, ({ deliveries }) => deliveryList(deliveries, mayChange ? api : null, again));
-    const about = new Section("Facts", ({ job, asset }) => [job.jobId, asset.images, asset.provenance, asset.updatedAt], aboutRows);
-    const logs = new Section("In the logs", ({ searchFor, requestId, traceId }) => [searchFor, requestId, traceId], logWords);
+    const told = new Section(
+      "Deliveries",
+      ({ deliveries }) => deliveries,
+      ({ deliveries }) => deliveryList(deliveries, mayChange ? api : null, again),
+    );
+    const about = new Section(
+      "Facts",
+      ({ job, asset }) => [job.jobId, asset.images, asset.provenance, asset.updatedAt],
+      aboutRows,
+    );
+    const logs = new Section(
+      "In the logs",
+      ({ searchFor, requestId, traceId }) => [searchFor, requestId, traceId],
+      logWords,
+    );
     const raw = new Section("", (details) => details, rawJson);
     this.#sections = [picture, now, found, steps, told, about, logs, raw];
-    fill(this.#body, h("div", { class: "job-side" }, [picture, now, found].map(({ element }) => element)), h("div", { class: "job-main" }, [steps, told, about, logs, raw].map(({ element }) => element)));
+    fill(
+      this.#body,
+      h(
+        "div",
+        { class: "job-side" },
+        [picture, now, found].map(({ element }) => element),
+      ),
+      h(
+        "div",
+        { class: "job-main" },
+        [steps, told, about, logs, raw].map(({ element }) => element),
+      ),
+    );
   }
 
   // acting
@@ -136,7 +194,12 @@ class JobView {
     if (this.#actions.dataset.which === which) return;
     this.#actions.dataset.which = which;
     const canRetry = state === "failed" || status === "partial";
-    const button = (/** @type {string} */ word, /** @type {() => Promise<unknown>} */ run, look = "") => h("button", { type: "button", class: look, onclick: (/** @type {any} */ { currentTarget }) => acting(currentTarget, run) }, word);
+    const button = (/** @type {string} */ word, /** @type {() => Promise<unknown>} */ run, look = "") =>
+      h(
+        "button",
+        { type: "button", class: look, onclick: (/** @type {any} */ { currentTarget }) => acting(currentTarget, run) },
+        word,
+      );
     fill(
       this.#actions,
       canRetry ? button("Retry", () => this.#post("retry", "It is queued again."), "primary") : null,
@@ -155,7 +218,9 @@ class JobView {
   }
 
   #cancel() {
-    return this.#post("cancel", "It is cancelled.", () => acting(null, () => this.#post("retry", "It is queued again.")));
+    return this.#post("cancel", "It is cancelled.", () =>
+      acting(null, () => this.#post("retry", "It is queued again.")),
+    );
   }
 
   /** @param {string} id */
@@ -182,7 +247,12 @@ class Section {
   constructor(title, pick, build) {
     this.#pick = pick;
     this.#build = build;
-    this.element = h("section", { class: "card job-section", ...(title && { "aria-label": title }) }, title && h("h2", {}, title), this.#body);
+    this.element = h(
+      "section",
+      { class: "card job-section", ...(title && { "aria-label": title }) },
+      title && h("h2", {}, title),
+      this.#body,
+    );
   }
 
   /** @param {any} details */
@@ -199,17 +269,56 @@ class Section {
 
 /** @param {any} job */
 function sameKind({ failure }) {
-  return failure && h("p", {}, h("a", { href: `/console/jobs?${new URLSearchParams({ state: "failed", failure })}` }, "All that failed in this way"));
+  return (
+    failure &&
+    h(
+      "p",
+      {},
+      h(
+        "a",
+        { href: `/console/jobs?${new URLSearchParams({ state: "failed", failure })}` },
+        "All that failed in this way",
+      ),
+    )
+  );
 }
 
 /** @param {any[]} deliveries @param {import("../api.js").Api | null} api @param {() => unknown} then */
 function deliveryList(deliveries, api, then) {
-  if (!deliveries.length) return h("p", { class: "soft" }, "Nothing was sent to a durable notifier, or it is more than seven days ago.");
+  if (!deliveries.length)
+    return h("p", { class: "soft" }, "Nothing was sent to a durable notifier, or it is more than seven days ago.");
   return h(
     "ul",
     { class: "deliveries" },
     deliveries.map((each) =>
-      h("li", {}, h("div", { class: "delivery-words" }, h("p", { class: "row" }, h("b", {}, each.notifier), deliveryBadge(each), h("span", { class: "soft small number" }, each.attempts === 1 ? "1 attempt" : `${number(each.attempts)} attempts`)), h("p", { class: "small" }, responseWords(each)), h("p", { class: "soft small" }, "queued ", time(each.at), each.finishedAt && [" · ended ", time(each.finishedAt)])), api && sendAgainButton(api, each, then)),
+      h(
+        "li",
+        {},
+        h(
+          "div",
+          { class: "delivery-words" },
+          h(
+            "p",
+            { class: "row" },
+            h("b", {}, each.notifier),
+            deliveryBadge(each),
+            h(
+              "span",
+              { class: "soft small number" },
+              each.attempts === 1 ? "1 attempt" : `${number(each.attempts)} attempts`,
+            ),
+          ),
+          h("p", { class: "small" }, responseWords(each)),
+          h(
+            "p",
+            { class: "soft small" },
+            "queued ",
+            time(each.at),
+            each.finishedAt && [" · ended ", time(each.finishedAt)],
+          ),
+        ),
+        api && sendAgainButton(api, each, then),
+      ),
     ),
   );
 }
@@ -222,7 +331,14 @@ function aboutRows({ job, asset }) {
     ["Category", asset.category],
     ["Sent", exact(asset.createdAt)],
     ["Last change", exact(asset.updatedAt)],
-    ["Original", h("span", { class: "number" }, `${number(original.width)} × ${number(original.height)} px · ${bytes(original.bytes)} · ${original.contentType}`)],
+    [
+      "Original",
+      h(
+        "span",
+        { class: "number" },
+        `${number(original.width)} × ${number(original.height)} px · ${bytes(original.bytes)} · ${original.contentType}`,
+      ),
+    ],
     ...provenanceRows(asset.provenance),
     ["Photo id", copyable(asset.id)],
     ["Job id", copyable(job.jobId)],
@@ -231,15 +347,27 @@ function aboutRows({ job, asset }) {
 
 /** @param {any} details */
 function logWords({ searchFor, requestId, traceId }) {
-  const others = [["Request id", requestId], ["Trace id", traceId]].filter(([, id]) => id && !searchFor.some((/** @type {string} */ each) => each.endsWith(id)));
+  const others = [
+    ["Request id", requestId],
+    ["Trace id", traceId],
+  ].filter(([, id]) => id && !searchFor.some((/** @type {string} */ each) => each.endsWith(id)));
   return [
     h("p", { class: "soft small" }, "Log lines about this job hold:"),
-    h("ul", { class: "plain" }, searchFor.map((/** @type {string} */ each) => h("li", {}, copyable(each)))),
+    h(
+      "ul",
+      { class: "plain" },
+      searchFor.map((/** @type {string} */ each) => h("li", {}, copyable(each))),
+    ),
     others.length ? facts(others.map(([name, id]) => [name, copyable(id)])) : null,
   ];
 }
 
 /** @param {any} details */
 function rawJson(details) {
-  return h("details", {}, h("summary", {}, "As JSON"), h("pre", { class: "raw", tabindex: "0", "aria-label": "JSON of the job" }, JSON.stringify(details, null, 2)));
+  return h(
+    "details",
+    {},
+    h("summary", {}, "As JSON"),
+    h("pre", { class: "raw", tabindex: "0", "aria-label": "JSON of the job" }, JSON.stringify(details, null, 2)),
+  );
 }

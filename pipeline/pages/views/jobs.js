@@ -61,12 +61,28 @@ class JobsView {
       href: hrefOf,
       label: mayChange ? (/** @type {any} */ job) => `${nameOf(job)} of ${job.userId}, ${job.assetId}` : undefined,
       onSelect: (selected) => this.#selection?.select(selected),
-      empty: { title: "No such job", text: "Nothing matches these filters. Photos that are sent show up here by themselves." },
+      empty: {
+        title: "No such job",
+        text: "Nothing matches these filters. Photos that are sent show up here by themselves.",
+      },
     });
     this.#table.element.classList.add("jobs-table");
     this.#selection = new Selection(mayChange, { act: this.#act, clear: () => this.#table.clearSelection() });
-    const bar = h("div", { class: "list-head" }, this.#selection.element, h("span", { class: "news-place" }, this.#news, this.#announced));
-    this.element = h("div", { class: "view" }, heading("Jobs"), this.#tabs.element, this.#filters.element, h("div", { class: "list" }, bar, this.#table.element), this.#pager.element);
+    const bar = h(
+      "div",
+      { class: "list-head" },
+      this.#selection.element,
+      h("span", { class: "news-place" }, this.#news, this.#announced),
+    );
+    this.element = h(
+      "div",
+      { class: "view" },
+      heading("Jobs"),
+      this.#tabs.element,
+      this.#filters.element,
+      h("div", { class: "list" }, bar, this.#table.element),
+      this.#pager.element,
+    );
     this.#ends = [
       every(REFRESH_MS, () => this.#refresh()),
       addKeys([
@@ -105,7 +121,9 @@ class JobsView {
   load() {
     this.#page = null;
     this.#table.loading();
-    this.#tabs.show(this.#state, (state) => withQuery("/console/jobs", { ...this.#filters.values(this.#query), state }));
+    this.#tabs.show(this.#state, (state) =>
+      withQuery("/console/jobs", { ...this.#filters.values(this.#query), state }),
+    );
     this.#selection.show(this.#state);
     this.#tell(0, 0);
     this.#count();
@@ -121,7 +139,10 @@ class JobsView {
   /** @param {AbortSignal} signal @param {Record<string, string>} [only] */
   async #ask(signal, only) {
     const cursor = this.#query.get("cursor");
-    const page = await this.#context.api.get("/api/queue/jobs", { query: { ...this.#filter, ...only, limit: LIMIT, cursor }, signal });
+    const page = await this.#context.api.get("/api/queue/jobs", {
+      query: { ...this.#filter, ...only, limit: LIMIT, cursor },
+      signal,
+    });
     return { ...page, cursor };
   }
 
@@ -162,7 +183,11 @@ class JobsView {
         if (fresh.items.length) this.#count();
         return this.#show(fresh);
       }
-      const { rows, gone } = merged(page.items, fresh.items, { key: ({ assetId }) => assetId, at: ({ createdAt }) => createdAt, readTo: fresh.searchedTo ?? "" });
+      const { rows, gone } = merged(page.items, fresh.items, {
+        key: ({ assetId }) => assetId,
+        at: ({ createdAt }) => createdAt,
+        readTo: fresh.searchedTo ?? "",
+      });
       const added = newest ? await this.#added(newest, signal) : { count: 0, isExact: true };
       if (this.#page !== page) return;
       page.items = rows;
@@ -198,7 +223,9 @@ class JobsView {
     const { api } = this.#context;
     const filter = this.#filters.values(this.#query);
     const first = this.#state;
-    const states = STATES.map(({ value }) => value).sort((one, other) => Number(other === first) - Number(one === first));
+    const states = STATES.map(({ value }) => value).sort(
+      (one, other) => Number(other === first) - Number(one === first),
+    );
     this.#counting.run(
       async (signal) => {
         for (const state of states) {
@@ -231,9 +258,24 @@ class JobsView {
 /** @type {import("../parts/table.js").Column<any>[]} */
 const COLUMNS = [
   { title: "Photo", class: "photo-cell", cell: ({ preview }) => thumbnail(preview) },
-  { title: "Job", class: "job-cell", cell: (job) => [h("a", { class: "job-name", href: hrefOf(job) }, nameOf(job)), h("code", { class: "below soft" }, job.assetId)] },
-  { title: "State", class: "grow state-cell", cell: (job) => [stateBadge(job), h("span", { class: "small details" }, stateDetails(job))] },
-  { title: "User", class: "user-cell", cell: ({ userId }) => h("a", { href: withQuery("/console/jobs", { user: userId }), title: userId }, userId) },
+  {
+    title: "Job",
+    class: "job-cell",
+    cell: (job) => [
+      h("a", { class: "job-name", href: hrefOf(job) }, nameOf(job)),
+      h("code", { class: "below soft" }, job.assetId),
+    ],
+  },
+  {
+    title: "State",
+    class: "grow state-cell",
+    cell: (job) => [stateBadge(job), h("span", { class: "small details" }, stateDetails(job))],
+  },
+  {
+    title: "User",
+    class: "user-cell",
+    cell: ({ userId }) => h("a", { href: withQuery("/console/jobs", { user: userId }), title: userId }, userId),
+  },
   { title: "Sent", align: "end", class: "nowrap sent-cell", cell: ({ createdAt }) => time(createdAt) },
   { title: "Ended", align: "end", class: "nowrap ended-cell", cell: ({ finishedAt }) => time(finishedAt) },
 ];

@@ -29,9 +29,22 @@ export default function view(context) {
     tiles.show(overview);
     queues.show(overview.queues ?? []);
     systems.show(systemCards(overview));
-    if (overview.grafanaUrl && !grafana.hasChildNodes()) fill(grafana, h("a", { class: "button", href: overview.grafanaUrl, target: "_blank", rel: "noreferrer" }, "Grafana"));
+    if (overview.grafanaUrl && !grafana.hasChildNodes())
+      fill(
+        grafana,
+        h("a", { class: "button", href: overview.grafanaUrl, target: "_blank", rel: "noreferrer" }, "Grafana"),
+      );
   };
-  const element = h("div", { class: "view overview is-empty" }, heading("Overview", grafana), verdict.element, tiles.element, queues.element, charts.element, system);
+  const element = h(
+    "div",
+    { class: "view overview is-empty" },
+    heading("Overview", grafana),
+    verdict.element,
+    tiles.element,
+    queues.element,
+    charts.element,
+    system,
+  );
   live.addEventListener("overview", show);
   live.addEventListener("state", show);
   show();
@@ -67,7 +80,11 @@ class Verdict {
     const { overview, state, problem } = this.#live;
     const isAway = state === "away";
     const troubles = overview && !isAway ? troublesOf(overview) : [];
-    const [kind, picture, words] = isAway ? ["bad", "warn", away(problem, overview)] : overview ? judged(troubles) : ["", "overview", "Asking the service …"];
+    const [kind, picture, words] = isAway
+      ? ["bad", "warn", away(problem, overview)]
+      : overview
+        ? judged(troubles)
+        : ["", "overview", "Asking the service …"];
     const text = `${kind} ${words}`;
     this.element.parentElement?.classList.toggle("is-stale", isAway && Boolean(overview));
     // Said anew only when it changes: a screen reader reads it then.
@@ -81,14 +98,23 @@ class Verdict {
 
 /** @param {string} problem @param {any} overview */
 function away(problem, overview) {
-  return overview ? `The service does not answer. What you see is old. (${problem})` : `The service tells no overview: ${problem}`;
+  return overview
+    ? `The service does not answer. What you see is old. (${problem})`
+    : `The service tells no overview: ${problem}`;
 }
 
 /** @param {import("./health.js").Trouble[]} troubles @returns {[string, string, string]} */
 function judged(troubles) {
   const bad = troubles.filter(({ kind }) => kind === "bad").length;
   if (bad) return ["bad", "warn", bad === 1 ? "Something is broken." : `${bad} things are broken.`];
-  if (troubles.length) return ["warn", "warn", troubles.length === 1 ? "It works, but one thing needs a look." : `It works, but ${troubles.length} things need a look.`];
+  if (troubles.length)
+    return [
+      "warn",
+      "warn",
+      troubles.length === 1
+        ? "It works, but one thing needs a look."
+        : `It works, but ${troubles.length} things need a look.`,
+    ];
   return ["good", "good", "All is well."];
 }
 
@@ -98,7 +124,9 @@ function troubleItem({ kind, text, todo, code, reason, nextTryAt, link }) {
     "li",
     { class: kind },
     h("span", { class: `badge ${kind}` }, kind === "bad" ? "Broken" : "Look"),
-    h("div", {},
+    h(
+      "div",
+      {},
       h("p", { class: "trouble-text" }, text, nextTryAt && [" Next try ", time(nextTryAt, "until"), "."]),
       reason && h("p", { class: "soft small mono" }, reason),
       todo && h("p", { class: "soft small" }, todo, code && [" ", h("code", {}, code)]),
@@ -121,18 +149,37 @@ class Tiles {
       failed: new Tile("Failed", "/console/failures"),
       processes: new Tile("Processes", "/console/processes"),
     };
-    this.element = h("section", { class: "tiles", "aria-label": "Now" }, Object.values(this.#tiles).map(({ element }) => element));
+    this.element = h(
+      "section",
+      { class: "tiles", "aria-label": "Now" },
+      Object.values(this.#tiles).map(({ element }) => element),
+    );
   }
 
   /** @param {any} overview */
   show({ queues: [jobs] = [], slots, workersAlive, processesAlive }) {
     const { waiting, running, delayed, ended, failed, processes } = this.#tiles;
     const unknown = !jobs || jobs.error ? "not known" : "";
-    waiting.show(large(jobs?.waiting), unknown || (jobs?.waiting && jobs.oldestReadySeconds != null ? `oldest: ${duration(jobs.oldestReadySeconds * 1000, true)}` : "none has to wait"));
-    running.show(number(jobs?.active), slots?.all != null ? `${number(slots.used)} of ${number(slots.all)} slots` : "", slots?.all ? slots.used / slots.all : undefined);
+    waiting.show(
+      large(jobs?.waiting),
+      unknown ||
+        (jobs?.waiting && jobs.oldestReadySeconds != null
+          ? `oldest: ${duration(jobs.oldestReadySeconds * 1000, true)}`
+          : "none has to wait"),
+    );
+    running.show(
+      number(jobs?.active),
+      slots?.all != null ? `${number(slots.used)} of ${number(slots.all)} slots` : "",
+      slots?.all ? slots.used / slots.all : undefined,
+    );
     delayed.show(large(jobs?.delayed), unknown || "to be tried later");
     ended.show(large(jobs?.endedInLastMinute), unknown || "in the last minute");
-    failed.show(large(jobs?.failed), unknown || (jobs?.failed ? "see why" : "none"), undefined, jobs?.failed ? "bad" : "");
+    failed.show(
+      large(jobs?.failed),
+      unknown || (jobs?.failed ? "see why" : "none"),
+      undefined,
+      jobs?.failed ? "bad" : "",
+    );
     processes.show(number(processesAlive), `${number(workersAlive)} work`, undefined, workersAlive === 0 ? "bad" : "");
   }
 }
@@ -145,7 +192,14 @@ class Tile {
 
   /** @param {string} title @param {string} href */
   constructor(title, href) {
-    this.element = h("a", { class: "tile card", href }, h("span", { class: "tile-title small" }, title), this.#value, this.#note, this.#bar);
+    this.element = h(
+      "a",
+      { class: "tile card", href },
+      h("span", { class: "tile-title small" }, title),
+      this.#value,
+      this.#note,
+      this.#bar,
+    );
   }
 
   /** @param {string} value @param {string} note @param {number} [share] of a bar @param {string} [kind] */
@@ -164,7 +218,10 @@ function systemCard({ title, isUp, state, facts }) {
     "section",
     { class: "card system", "aria-label": title },
     h("div", { class: "row" }, h("h2", {}, title), h("span", { class: `badge ${isUp ? "good" : "bad"}` }, state)),
-    h("dl", { class: "facts" }, facts.map(([name, value, kind]) => h("div", {}, h("dt", {}, name), h("dd", { class: kind ?? "" }, value)))),
+    h(
+      "dl",
+      { class: "facts" },
+      facts.map(([name, value, kind]) => h("div", {}, h("dt", {}, name), h("dd", { class: kind ?? "" }, value))),
+    ),
   );
 }
-

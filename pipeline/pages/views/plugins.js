@@ -17,7 +17,11 @@ export default function view({ api }) {
   const table = new DataTable({
     caption: "Plugins",
     columns: [
-      { title: "Plugin", cell: ({ name, kind }) => h("span", { class: "two-lines" }, h("b", {}, name), h("span", { class: "soft small" }, kind)) },
+      {
+        title: "Plugin",
+        cell: ({ name, kind }) =>
+          h("span", { class: "two-lines" }, h("b", {}, name), h("span", { class: "soft small" }, kind)),
+      },
       { title: "State", cell: stateCell, class: "reasons" },
       { title: "Does", cell: doesCell, class: "grow" },
       { title: "Limits", cell: limitsCell, class: "nowrap" },
@@ -30,7 +34,10 @@ export default function view({ api }) {
   });
   table.loading();
   const load = () =>
-    latest.run((signal) => api.get("/api/plugins", { signal }), { done: ({ items }) => table.show(items), failed: (error) => table.fail(error, load) });
+    latest.run((signal) => api.get("/api/plugins", { signal }), {
+      done: ({ items }) => table.show(items),
+      failed: (error) => table.fail(error, load),
+    });
   const stop = every(EVERY_MS, load);
   const hint = h("p", { class: "soft" }, "As the process that answers knows them; calls and errors since it started.");
   return {
@@ -54,7 +61,12 @@ function stateCell({ state, reason, quarantinedUntil }) {
   return h(
     "span",
     { class: "two-lines" },
-    h("span", {}, h("span", { class: `badge ${kind}` }, word), quarantinedUntil && h("span", { class: "small" }, " tried again ", time(quarantinedUntil, "until"))),
+    h(
+      "span",
+      {},
+      h("span", { class: `badge ${kind}` }, word),
+      quarantinedUntil && h("span", { class: "small" }, " tried again ", time(quarantinedUntil, "until")),
+    ),
     reason && h("span", { class: "soft small" }, reason),
   );
 }
@@ -66,17 +78,35 @@ function doesCell({ sees, categories, imageFormats, isDurable }) {
     imageFormats?.length && `Takes ${imageFormats.join(", ")}.`,
     isDurable && "Durable: tried until it is delivered.",
   ].filter(Boolean);
-  return sees || more.length ? h("span", { class: "two-lines" }, sees && h("span", {}, sees), more.length ? h("span", { class: "soft small" }, more.join(" ")) : null) : "–";
+  return sees || more.length
+    ? h(
+        "span",
+        { class: "two-lines" },
+        sees && h("span", {}, sees),
+        more.length ? h("span", { class: "soft small" }, more.join(" ")) : null,
+      )
+    : "–";
 }
 
 /** @param {any} plugin */
 function limitsCell({ maxInFlight, rate }) {
-  return [maxInFlight && `${number(maxInFlight)} at once`, rate && (typeof rate === "number" ? `${number(rate)} per second` : String(rate))].filter(Boolean).join(", ") || "none";
+  return (
+    [
+      maxInFlight && `${number(maxInFlight)} at once`,
+      rate && (typeof rate === "number" ? `${number(rate)} per second` : String(rate)),
+    ]
+      .filter(Boolean)
+      .join(", ") || "none"
+  );
 }
 
 /** @param {any} plugin */
 function errorsCell({ calls, errors }) {
   if (!errors) return number(errors);
   const share = calls ? errors / calls : 1;
-  return h("span", { class: share > MANY ? "bad-text" : "" }, `${number(errors)} (${Math.max(1, Math.round(100 * share))} %)`);
+  return h(
+    "span",
+    { class: share > MANY ? "bad-text" : "" },
+    `${number(errors)} (${Math.max(1, Math.round(100 * share))} %)`,
+  );
 }

@@ -20,14 +20,26 @@ export default function view(context) {
   const summary = h("p", { class: "soft" }, " ");
   const grid = h("div", { class: "processes" });
   const note = h("div", { class: "card" }, skeleton(6));
-  const cards = new Keyed(grid, ({ id }) => id, () => new ProcessCard(context, load));
+  const cards = new Keyed(
+    grid,
+    ({ id }) => id,
+    () => new ProcessCard(context, load),
+  );
   function load() {
     return latest.run((signal) => context.api.get("/api/processes", { signal }), {
       done: ({ items }) => {
         tell(summary, summed(items));
         cards.show(items);
         note.hidden = items.length > 0;
-        fill(note, items.length ? null : emptyState("No process has told of itself.", "Each one does so every few seconds, by Redis. Is Redis there?"));
+        fill(
+          note,
+          items.length
+            ? null
+            : emptyState(
+                "No process has told of itself.",
+                "Each one does so every few seconds, by Redis. Is Redis there?",
+              ),
+        );
       },
       failed: (error) => {
         note.hidden = false;
@@ -69,8 +81,18 @@ class ProcessCard {
   constructor(context, reload) {
     this.#context = context;
     this.#reload = reload;
-    this.#running = new Keyed(this.#slots, ({ jobId, attempt, queue, idle }) => `${queue} ${jobId} ${attempt} ${idle}`, slotItem);
-    fill(this.element, h("div", { class: "process-top" }, this.#head, context.mayChange && this.#button), this.#facts, this.#slots, this.#idle);
+    this.#running = new Keyed(
+      this.#slots,
+      ({ jobId, attempt, queue, idle }) => `${queue} ${jobId} ${attempt} ${idle}`,
+      slotItem,
+    );
+    fill(
+      this.element,
+      h("div", { class: "process-top" }, this.#head, context.mayChange && this.#button),
+      this.#facts,
+      this.#slots,
+      this.#idle,
+    );
   }
 
   /** @param {any} process */
@@ -79,8 +101,17 @@ class ProcessCard {
     const { id, host, pid, role, isAlive, isThisOne, isDraining, slots = [], concurrency } = process;
     this.element.classList.toggle("is-gone", !isAlive);
     this.element.setAttribute("aria-label", `Process ${pid} on ${host}`);
-    fill(this.#head, h("h2", { title: id }, `${host} `, h("span", { class: "soft number" }, pid)), badges(isAlive, isDraining, isThisOne));
-    fill(this.#facts, facts(process).map(([name, value, kind]) => h("div", {}, h("dt", {}, name), h("dd", { class: kind ?? "" }, value))));
+    fill(
+      this.#head,
+      h("h2", { title: id }, `${host} `, h("span", { class: "soft number" }, pid)),
+      badges(isAlive, isDraining, isThisOne),
+    );
+    fill(
+      this.#facts,
+      facts(process).map(([name, value, kind]) =>
+        h("div", {}, h("dt", {}, name), h("dd", { class: kind ?? "" }, value)),
+      ),
+    );
     // A row for each slot: cards do not change their height with every job.
     const idle = isAlive && concurrency <= MOST_ROWS ? Math.max(0, concurrency - usedOf(process)) : 0;
     this.#running.show([...slots, ...Array.from({ length: idle }, (_, at) => ({ idle: at }))]);
@@ -93,8 +124,11 @@ class ProcessCard {
 
   async #turn() {
     const { id, host, pid, isDraining, slots = [] } = this.#process;
-    const text = slots.length ? `It takes no more jobs. The ${number(slots.length)} that it runs finish.` : "It takes no more jobs until it is resumed or started anew.";
-    if (!isDraining && !(await confirmed({ title: `Drain process ${pid} on ${host}?`, text, confirm: "Drain" }))) return;
+    const text = slots.length
+      ? `It takes no more jobs. The ${number(slots.length)} that it runs finish.`
+      : "It takes no more jobs until it is resumed or started anew.";
+    if (!isDraining && !(await confirmed({ title: `Drain process ${pid} on ${host}?`, text, confirm: "Drain" })))
+      return;
     await this.#send(id, isDraining ? "resume" : "drain", true);
   }
 
@@ -103,7 +137,10 @@ class ProcessCard {
     return acting(this.#button, async () => {
       await this.#context.api.post(`/api/processes/${encodeURIComponent(id)}/${what}`);
       const undo = () => this.#send(id, what === "drain" ? "resume" : "drain");
-      toast(what === "drain" ? "It drains: it hears of it within seconds." : "It takes jobs again within seconds.", { kind: "good", undo: isUndoable && undo || undefined });
+      toast(what === "drain" ? "It drains: it hears of it within seconds." : "It takes jobs again within seconds.", {
+        kind: "good",
+        undo: (isUndoable && undo) || undefined,
+      });
       this.#reload();
     });
   }
@@ -128,7 +165,11 @@ function facts({ role, version, startedAt, seenAt, isAlive, sockets, clockSkewMs
     ["Version", version ?? "–"],
     ["Memory", bytes(memoryBytes)],
     ["Sockets", number(sockets)],
-    ["Clock", clockSkewMs == null ? "–" : `${clockSkewMs > 0 ? "+" : ""}${number(Math.round(clockSkewMs))} ms`, isSkewed ? "warn" : ""],
+    [
+      "Clock",
+      clockSkewMs == null ? "–" : `${clockSkewMs > 0 ? "+" : ""}${number(Math.round(clockSkewMs))} ms`,
+      isSkewed ? "warn" : "",
+    ],
   ];
 }
 
@@ -155,8 +196,16 @@ function slotItem({ jobId, assetId, queue, provider, attempt, since, idle }) {
   return h(
     "li",
     {},
-    isJob ? h("a", { class: "mono", href: `/console/jobs/${encodeURIComponent(jobId)}` }, name) : h("span", { class: "mono" }, name),
-    h("span", { class: "soft" }, [isJob ? provider : `delivery ${provider ?? ""}`, attempt > 1 && `attempt ${attempt}`].filter(Boolean).join(" · ")),
+    isJob
+      ? h("a", { class: "mono", href: `/console/jobs/${encodeURIComponent(jobId)}` }, name)
+      : h("span", { class: "mono" }, name),
+    h(
+      "span",
+      { class: "soft" },
+      [isJob ? provider : `delivery ${provider ?? ""}`, attempt > 1 && `attempt ${attempt}`]
+        .filter(Boolean)
+        .join(" · "),
+    ),
     h("span", { class: "number" }, time(since, "for")),
   );
 }

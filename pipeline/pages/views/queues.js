@@ -15,7 +15,11 @@ export class QueueCards {
 
   /** @param {import("../router.js").Context} context */
   constructor(context) {
-    this.#cards = new Keyed(this.element, ({ name }) => name, () => new QueueCard(context));
+    this.#cards = new Keyed(
+      this.element,
+      ({ name }) => name,
+      () => new QueueCard(context),
+    );
   }
 
   /** @param {any[]} queues */
@@ -44,7 +48,12 @@ class QueueCard {
     this.#queue = queue;
     const { name, error, paused } = queue;
     const badge = error ? ["bad", "not known"] : paused ? ["warn", "paused"] : ["good", "open"];
-    fill(this.#head, h("h2", {}, this.#title), h("span", { class: `badge ${badge[0]}` }, badge[1]), h("code", { class: "soft" }, name));
+    fill(
+      this.#head,
+      h("h2", {}, this.#title),
+      h("span", { class: `badge ${badge[0]}` }, badge[1]),
+      h("code", { class: "soft" }, name),
+    );
     fill(this.#facts, error ? h("p", { class: "soft small" }, error) : counts(queue));
     this.#button.hidden = Boolean(error);
     if (wasPaused === paused) return;
@@ -60,11 +69,21 @@ class QueueCard {
   async #ask() {
     const { paused, waiting } = this.#queue;
     const question = paused
-      ? { title: `Resume ${this.#title}?`, text: "jobs wait. The processes take them again, at once.", confirm: "Resume", count: waiting }
-      : { title: `Pause ${this.#title}?`, text: "No process takes a job from this queue any more. Running ones finish; new ones are still taken in and wait.", confirm: "Pause" };
+      ? {
+          title: `Resume ${this.#title}?`,
+          text: "jobs wait. The processes take them again, at once.",
+          confirm: "Resume",
+          count: waiting,
+        }
+      : {
+          title: `Pause ${this.#title}?`,
+          text: "No process takes a job from this queue any more. Running ones finish; new ones are still taken in and wait.",
+          confirm: "Pause",
+        };
     if (!(await confirmed(question))) return;
     const undo = () => this.#change(!paused);
-    if (await this.#change(paused)) toast(paused ? `${this.#title}: it goes on.` : `${this.#title}: paused.`, { kind: "good", undo });
+    if (await this.#change(paused))
+      toast(paused ? `${this.#title}: it goes on.` : `${this.#title}: paused.`, { kind: "good", undo });
   }
 
   /** @param {boolean} isPaused now; it is turned around */
@@ -80,6 +99,16 @@ class QueueCard {
 
 /** @param {any} queue */
 function counts({ waiting, delayed, active, failed, oldestReadySeconds }) {
-  const facts = [["Waiting", large(waiting)], ["Oldest", oldestReadySeconds == null ? "–" : duration(oldestReadySeconds * 1000, true)], ["Running", large(active)], ["Delayed", large(delayed)], ["Failed", large(failed)]];
-  return h("dl", { class: "counts number" }, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  const facts = [
+    ["Waiting", large(waiting)],
+    ["Oldest", oldestReadySeconds == null ? "–" : duration(oldestReadySeconds * 1000, true)],
+    ["Running", large(active)],
+    ["Delayed", large(delayed)],
+    ["Failed", large(failed)],
+  ];
+  return h(
+    "dl",
+    { class: "counts number" },
+    facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+  );
 }

@@ -11,7 +11,14 @@ import { bytes, duration } from "../parts/time.js";
 export function systemCards({ redis, store, storage, plugins, version }) {
   return [
     ...(redis ? [redisCard(redis)] : []),
-    ...(store ? [upCard("Store", store, [["Kind", store.kind ?? "–"], ["Answers in", duration(store.tookMs)]])] : []),
+    ...(store
+      ? [
+          upCard("Store", store, [
+            ["Kind", store.kind ?? "–"],
+            ["Answers in", duration(store.tookMs)],
+          ]),
+        ]
+      : []),
     ...(storage ? [upCard("Storage", storage, [["Name", storage.name ?? "–"]])] : []),
     ...(plugins ? [pluginsCard(plugins, version)] : []),
   ];
@@ -21,7 +28,11 @@ export function systemCards({ redis, store, storage, plugins, version }) {
 function redisCard(redis) {
   const { isEmbedded, version, role, usedBytes, maxBytes, evictionPolicy, isEvictionSafe, persistence } = redis;
   return upCard("Redis", redis, [
-    ["Version", [version, isEmbedded ? "(own)" : "", role && role !== "master" ? `(${role})` : ""].filter(Boolean).join(" ") || "–"],
+    [
+      "Version",
+      [version, isEmbedded ? "(own)" : "", role && role !== "master" ? `(${role})` : ""].filter(Boolean).join(" ") ||
+        "–",
+    ],
     ["Memory", usedBytes == null ? "–" : `${bytes(usedBytes)}${maxBytes ? ` of ${bytes(maxBytes)}` : ", no limit"}`],
     ["When full", evictionPolicy ?? "–", isEvictionSafe === false ? "bad" : ""],
     ["On disk", shown(persistence)],
@@ -31,7 +42,15 @@ function redisCard(redis) {
 /** @param {any} plugins @param {string} version @returns {Card} */
 function pluginsCard({ quarantined = [] }, version) {
   const isUp = !quarantined.length;
-  return { title: "Plugins", isUp, state: isUp ? "in order" : "quarantine", facts: [["In quarantine", quarantined.join(", ") || "none", isUp ? "" : "bad"], ["Service", version ?? "–"]] };
+  return {
+    title: "Plugins",
+    isUp,
+    state: isUp ? "in order" : "quarantine",
+    facts: [
+      ["In quarantine", quarantined.join(", ") || "none", isUp ? "" : "bad"],
+      ["Service", version ?? "–"],
+    ],
+  };
 }
 
 /** @param {string} title @param {any} part @param {Card["facts"]} facts @returns {Card} */
@@ -44,5 +63,7 @@ function shown(value) {
   if (value == null || value === "") return "–";
   if (Array.isArray(value)) return value.join(", ") || "no";
   if (typeof value !== "object") return value === true ? "yes" : value === false ? "no" : String(value);
-  return Object.entries(value).map(([name, each]) => `${name} ${shown(each)}`).join(", ");
+  return Object.entries(value)
+    .map(([name, each]) => `${name} ${shown(each)}`)
+    .join(", ");
 }

@@ -10,7 +10,14 @@ import { bytes, number, time } from "../parts/time.js";
 import { acting, toast } from "../parts/toast.js";
 
 const EVERY_MS = 5_000;
-const STATUSES = { processing: "in work", active: "complete", partial: "in part", failed: "failed", draft: "draft", archived: "archived" };
+const STATUSES = {
+  processing: "in work",
+  active: "complete",
+  partial: "in part",
+  failed: "failed",
+  draft: "draft",
+  archived: "archived",
+};
 
 /** @param {import("../router.js").Context} context @returns {import("../router.js").View} */
 export default function view(context) {
@@ -36,7 +43,14 @@ export default function view(context) {
   const stop = every(EVERY_MS, load);
   const jobs = `/console/jobs?${new URLSearchParams({ user: params.sub })}`;
   return {
-    element: h("div", { class: "view" }, h("p", { class: "crumb small" }, h("a", { href: "/console/users" }, "Users")), heading(params.sub, h("a", { class: "button", href: jobs }, "All jobs")), body, act),
+    element: h(
+      "div",
+      { class: "view" },
+      h("p", { class: "crumb small" }, h("a", { href: "/console/users" }, "Users")),
+      heading(params.sub, h("a", { class: "button", href: jobs }, "All jobs")),
+      body,
+      act,
+    ),
     title: params.sub,
     dispose: () => (stop(), latest.dispose()),
   };
@@ -47,54 +61,123 @@ function erasureBanner(erase) {
   if (!erase) return null;
   const isDone = erase.state === "done";
   const gone = `${number(erase.assets)} photos, ${number(erase.images)} images and ${number(erase.jobs)} jobs are gone.`;
-  return h("div", { class: `banner ${isDone ? "good" : ""}` }, h("b", {}, isDone ? "Erased" : "Being erased"), h("span", {}, gone, erase.reason && ` It waits: ${erase.reason}.`), time(erase.beganAt));
+  return h(
+    "div",
+    { class: `banner ${isDone ? "good" : ""}` },
+    h("b", {}, isDone ? "Erased" : "Being erased"),
+    h("span", {}, gone, erase.reason && ` It waits: ${erase.reason}.`),
+    time(erase.beganAt),
+  );
 }
 
 /** @param {any} user */
-function cards({ assets, isComplete, bytes: stored, oldest, newest, waitingJobs, deadLetters, undelivered, socketsHere }) {
+function cards({
+  assets,
+  isComplete,
+  bytes: stored,
+  oldest,
+  newest,
+  waitingJobs,
+  deadLetters,
+  undelivered,
+  socketsHere,
+}) {
   const more = isComplete ? "" : "at least ";
-  const counts = Object.entries(STATUSES).filter(([status]) => assets[status]).map(([status, word]) => [word, number(assets[status])]);
+  const counts = Object.entries(STATUSES)
+    .filter(([status]) => assets[status])
+    .map(([status, word]) => [word, number(assets[status])]);
   return h(
     "div",
     { class: "cards" },
-    factCard("Photos", `${more}${number(assets.total)}`, [...counts, ["Stored", `${more}${bytes(stored)}`], ["Newest", time(newest)], ["Oldest", time(oldest)]]),
-    factCard("Waiting jobs", number(waitingJobs), [["Dead letters", number(deadLetters)], ["Undelivered", number(undelivered)], ["Connected", `${number(socketsHere)} ${socketsHere === 1 ? "time" : "times"} to the process that answers`]]),
+    factCard("Photos", `${more}${number(assets.total)}`, [
+      ...counts,
+      ["Stored", `${more}${bytes(stored)}`],
+      ["Newest", time(newest)],
+      ["Oldest", time(oldest)],
+    ]),
+    factCard("Waiting jobs", number(waitingJobs), [
+      ["Dead letters", number(deadLetters)],
+      ["Undelivered", number(undelivered)],
+      ["Connected", `${number(socketsHere)} ${socketsHere === 1 ? "time" : "times"} to the process that answers`],
+    ]),
   );
 }
 
 /** @param {string} title @param {string} value @param {any[][]} facts */
 function factCard(title, value, facts) {
-  return h("section", { class: "card system", "aria-label": title }, h("div", {}, h("h2", { class: "tile-title small" }, title), h("p", { class: "tile-value number" }, value)), h("dl", { class: "facts" }, facts.map(([name, each]) => h("div", {}, h("dt", {}, name), h("dd", {}, each)))));
+  return h(
+    "section",
+    { class: "card system", "aria-label": title },
+    h("div", {}, h("h2", { class: "tile-title small" }, title), h("p", { class: "tile-value number" }, value)),
+    h(
+      "dl",
+      { class: "facts" },
+      facts.map(([name, each]) => h("div", {}, h("dt", {}, name), h("dd", {}, each))),
+    ),
+  );
 }
 
 /** @param {import("../router.js").Context} context @param {() => unknown} load */
 function actions({ api, params: { sub } }, load) {
   const filter = { user: sub, state: "waiting" };
-  const bulk = async (/** @type {"cancel" | "postpone"} */ action, /** @type {string} */ title, /** @type {HTMLButtonElement} */ button) => {
+  const bulk = async (
+    /** @type {"cancel" | "postpone"} */ action,
+    /** @type {string} */ title,
+    /** @type {HTMLButtonElement} */ button,
+  ) => {
     if (await acting(button, () => runBulk({ api, action, filter, title }))) load();
   };
   return h(
     "section",
     { class: "card stack", "aria-labelledby": "act-title" },
     h("h2", { id: "act-title" }, "Act"),
-    choice("Postpone waiting jobs", "They wait longer, so that others come first.", "Postpone …", (button) => bulk("postpone", `Postpone all waiting jobs of ${sub}?`, button)),
-    choice("Cancel waiting jobs", "They end as failed; the photos stay and can be run again.", "Cancel jobs …", (button) => bulk("cancel", `Cancel all waiting jobs of ${sub}?`, button)),
-    choice("Erase the user", "All photos, images and jobs go, for good. What the user sends later is a new beginning.", "Erase …", (button) => erase(api, sub, button, load), "danger"),
+    choice("Postpone waiting jobs", "They wait longer, so that others come first.", "Postpone …", (button) =>
+      bulk("postpone", `Postpone all waiting jobs of ${sub}?`, button),
+    ),
+    choice(
+      "Cancel waiting jobs",
+      "They end as failed; the photos stay and can be run again.",
+      "Cancel jobs …",
+      (button) => bulk("cancel", `Cancel all waiting jobs of ${sub}?`, button),
+    ),
+    choice(
+      "Erase the user",
+      "All photos, images and jobs go, for good. What the user sends later is a new beginning.",
+      "Erase …",
+      (button) => erase(api, sub, button, load),
+      "danger",
+    ),
   );
 }
 
 /** @param {string} title @param {string} text @param {string} label @param {(button: HTMLButtonElement) => unknown} act @param {string} [kind] */
 function choice(title, text, label, act, kind = "") {
-  return h("div", { class: "act" }, h("div", {}, h("h3", {}, title), h("p", { class: "soft small" }, text)), h("button", { type: "button", class: kind, onclick: (/** @type {any} */ { currentTarget }) => act(currentTarget) }, label));
+  return h(
+    "div",
+    { class: "act" },
+    h("div", {}, h("h3", {}, title), h("p", { class: "soft small" }, text)),
+    h(
+      "button",
+      { type: "button", class: kind, onclick: (/** @type {any} */ { currentTarget }) => act(currentTarget) },
+      label,
+    ),
+  );
 }
 
 /** @param {import("../api.js").Api} api @param {string} sub @param {HTMLButtonElement} button @param {() => unknown} load */
 async function erase(api, sub, button, load) {
-  const text = "All photos, their images and results, the jobs and what is kept for delivery go. Nobody can bring them back.";
-  if (!(await confirmed({ title: `Erase ${sub}?`, text, confirm: "Erase for good", isDangerous: true, typed: sub }))) return;
+  const text =
+    "All photos, their images and results, the jobs and what is kept for delivery go. Nobody can bring them back.";
+  if (!(await confirmed({ title: `Erase ${sub}?`, text, confirm: "Erase for good", isDangerous: true, typed: sub })))
+    return;
   await acting(button, async () => {
     const erasure = await api.delete(`/api/users/${encodeURIComponent(sub)}`);
-    toast(erasure.state === "done" ? `Erased: ${number(erasure.assets)} photos, ${number(erasure.images)} images.` : "It goes on; this page shows how far it is.", { kind: "good" });
+    toast(
+      erasure.state === "done"
+        ? `Erased: ${number(erasure.assets)} photos, ${number(erasure.images)} images.`
+        : "It goes on; this page shows how far it is.",
+      { kind: "good" },
+    );
     load();
   });
 }

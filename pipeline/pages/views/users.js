@@ -41,19 +41,46 @@ export default function view({ api, navigate }) {
       },
     });
   const stop = every(EVERY_MS, load);
-  const field = h("input", { type: "search", name: "sub", required: true, autocomplete: "off", autocapitalize: "off", spellcheck: "false", maxlength: "128", enterkeyhint: "go" });
+  const field = h("input", {
+    type: "search",
+    name: "sub",
+    required: true,
+    autocomplete: "off",
+    autocapitalize: "off",
+    spellcheck: "false",
+    maxlength: "128",
+    enterkeyhint: "go",
+  });
   const form = h(
     "form",
-    { class: "look-up", role: "search", "aria-label": "Look up a user", onsubmit: (/** @type {Event} */ event) => {
-      event.preventDefault();
-      if (field.value.trim()) navigate(`/console/users/${encodeURIComponent(field.value.trim())}`);
-    } },
+    {
+      class: "look-up",
+      role: "search",
+      "aria-label": "Look up a user",
+      onsubmit: (/** @type {Event} */ event) => {
+        event.preventDefault();
+        if (field.value.trim()) navigate(`/console/users/${encodeURIComponent(field.value.trim())}`);
+      },
+    },
     h("label", {}, "Id of a user", field),
     h("button", {}, "Look up"),
   );
   const forget = addKeys([{ keys: "/", does: "Look up a user", run: () => field.focus() }]);
   return {
-    element: h("div", { class: "view" }, heading("Users"), form, h("section", { class: "card stack", "aria-labelledby": "fill-title" }, h("h2", { id: "fill-title" }, "Who fills the queue"), wait, found, note)),
+    element: h(
+      "div",
+      { class: "view" },
+      heading("Users"),
+      form,
+      h(
+        "section",
+        { class: "card stack", "aria-labelledby": "fill-title" },
+        h("h2", { id: "fill-title" }, "Who fills the queue"),
+        wait,
+        found,
+        note,
+      ),
+    ),
     title: "Users",
     dispose: () => (stop(), forget(), latest.dispose()),
   };
@@ -62,12 +89,19 @@ export default function view({ api, navigate }) {
 /** @param {number} total @param {number} sampled */
 function counted(total, sampled) {
   if (total == null) return "";
-  return sampled < total ? `Counted over the oldest ${number(sampled)} of ${number(total)} unfinished jobs.` : `${number(total)} unfinished ${total === 1 ? "job" : "jobs"}.`;
+  return sampled < total
+    ? `Counted over the oldest ${number(sampled)} of ${number(total)} unfinished jobs.`
+    : `${number(total)} unfinished ${total === 1 ? "job" : "jobs"}.`;
 }
 
 /** @param {any} item */
 function userBar({ userId, waiting, active, share, most }) {
-  const bar = h("span", { class: "bar-track", "aria-hidden": "true" }, h("span", { class: "bar-active" }), h("span", { class: "bar-waiting" }));
+  const bar = h(
+    "span",
+    { class: "bar-track", "aria-hidden": "true" },
+    h("span", { class: "bar-active" }),
+    h("span", { class: "bar-waiting" }),
+  );
   bar.children[0].style.width = `${(100 * active) / most}%`;
   bar.children[1].style.width = `${(100 * waiting) / most}%`;
   return h(
@@ -75,6 +109,11 @@ function userBar({ userId, waiting, active, share, most }) {
     {},
     h("a", { class: "bar-name", href: `/console/users/${encodeURIComponent(userId)}` }, userId),
     bar,
-    h("span", { class: "bar-numbers number small" }, `${number(waiting)} waiting, ${number(active)} running`, h("span", { class: "soft" }, share == null ? "" : ` · ${Math.round(100 * share)} %`)),
+    h(
+      "span",
+      { class: "bar-numbers number small" },
+      `${number(waiting)} waiting, ${number(active)} running`,
+      h("span", { class: "soft" }, share == null ? "" : ` · ${Math.round(100 * share)} %`),
+    ),
   );
 }

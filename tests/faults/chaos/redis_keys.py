@@ -8,7 +8,10 @@ from tests.faults.chaos.installation import QUEUES
 from tests.faults.chaos.report import Report, Seen
 from tests.faults.chaos.world import World
 
-KNOWN_KEYS = {"waiting", "groups", "grouped", "delayed", "leases", "completed", "failed", "wake", "holds", "owner", "processes"}
+KNOWN_KEYS = {
+    *("waiting", "groups", "grouped", "delayed", "postponed", "leases", "completed", "failed", "wake", "holds"),
+    *("owner", "processes"),
+}
 
 
 def check_all(report: Report, world: World, all_seen: list[Seen]) -> None:
