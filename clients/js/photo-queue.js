@@ -24,6 +24,8 @@ import { Work } from "./photos/work.js";
 
 const REMEMBERED = "photo-queue.";
 const TIME_PASSES_MS = 15_000;
+// How long after a new token function was given it is asked whose it is.
+const CHECK_MS = 1000;
 
 export class PhotoQueue extends HTMLElement {
   static observedAttributes = ["url", "category"];
@@ -33,6 +35,9 @@ export class PhotoQueue extends HTMLElement {
   /** @type {AbortController | null} of what runs now */ #running = null;
   #owner = "";
   #isPlanned = false;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */ #checking;
+  /** The token of now, if it is still the user's whose photos are shown. @type {() => Promise<any>} */ #ofUser =
+    async () => "";
   #isLeaving = false;
   #isChanging = false;
   /** @type {AbortController | null} */ #sleeping = null;
@@ -42,17 +47,32 @@ export class PhotoQueue extends HTMLElement {
   #details = new Details();
   #summary = new Summary();
   #drop = new DropArea((files) => this.add(files));
-  #list = new PhotoList((photo) => this.#row(photo), () => this.#work?.more().then(() => this.#list.lookAgain()));
+  #list = new PhotoList(
+    (photo) => this.#row(photo),
+    () => this.#work?.more().then(() => this.#list.lookAgain()),
+  );
   #deletions = new Deletions(this.#messages, {
     hide: (photo, isHidden) => this.#work?.hide(photo, isHidden),
     delete: (photo) => this.#work?.delete(photo, this.#isLeaving),
   });
-  #skeleton = h("div", { class: "skeleton", "aria-hidden": "true" }, [1, 2, 3, 4].map(() => h("div", { class: "photo" }, h("span", { class: "picture" }), h("span", { class: "body" }, h("i"), h("i")))));
+  #skeleton = h(
+    "div",
+    { class: "skeleton", "aria-hidden": "true" },
+    [1, 2, 3, 4].map(() =>
+      h("div", { class: "photo" }, h("span", { class: "picture" }), h("span", { class: "body" }, h("i"), h("i"))),
+    ),
+  );
   #frame = h(
     "div",
     { class: "frame", "data-view": "loading" },
     this.#drop.element,
-    h("section", { class: "photos", "aria-label": "Your photos" }, this.#summary.element, this.#skeleton, this.#list.element),
+    h(
+      "section",
+      { class: "photos", "aria-label": "Your photos" },
+      this.#summary.element,
+      this.#skeleton,
+      this.#list.element,
+    ),
     this.#messages.element,
     this.#details.element,
   );
@@ -87,8 +107,14 @@ export class PhotoQueue extends HTMLElement {
   }
 
   set token(token) {
+    const isRedrawn = typeof token === "function" && typeof this.#token === "function" && this.#running;
     this.#token = token;
-    this.#plan();
+    if (!isRedrawn) return this.#plan();
+    // Frameworks make a new function each time they draw the page: no reason to begin anew, unless it is another user's.
+    this.#checking ??= setTimeout(() => {
+      this.#checking = undefined;
+      this.#ofUser().catch(() => {});
+    }, CHECK_MS);
   }
 
   /** How many photos the service has not accepted yet. */
@@ -174,7 +200,7 @@ export class PhotoQueue extends HTMLElement {
   async #begin() {
     const { signal } = (this.#running = new AbortController());
     this.#drop.listen(this, signal);
-    const sub = await new Tokens(this.#token).fresh().then((token) => claimsOf(token).sub, (error) => this.#problem(error.message));
+    const sub = await this.#user(signal).catch(() => null);
     if (signal.aborted) return;
     this.#owner = `${sub} ${new URL(this.url).origin}`;
     this.#frame.dataset.view = this.#remembered("has-photos") ? "loading" : "empty";
@@ -184,7 +210,9 @@ export class PhotoQueue extends HTMLElement {
     const about = await this.#about(signal);
     if (signal.aborted) return;
     if (JSON.stringify(about) !== known) this.#drop.show(about, category);
-    this.#work = new Work({ url: this.url, token: this.#token, owner: this.#owner, about, list: this.#list }, this.#told());
+    this.#ofUser = () => this.#tokenOf(sub);
+    const token = typeof this.#token === "function" ? this.#ofUser : this.#token;
+    this.#work = new Work({ url: this.url, token, owner: this.#owner, about, list: this.#list }, this.#told());
     const timer = setInterval(() => this.#list.updateAll(), TIME_PASSES_MS);
     signal.addEventListener("abort", () => clearInterval(timer));
     this.#work.start();
@@ -192,11 +220,36 @@ export class PhotoQueue extends HTMLElement {
     this.#changed();
   }
 
+  /** Whose token it is; asked for until there is one. @param {AbortSignal} signal @returns {Promise<unknown>} */
+  async #user(signal) {
+    for (let failures = 0; ; failures++) {
+      try {
+        return claimsOf(await new Tokens(this.#token).fresh()).sub;
+      } catch (/** @type {any} */ error) {
+        this.#problem(error.message);
+      }
+      await sleep(backoffMs(failures), signal);
+    }
+  }
+
+  /**
+   * The token of now, as long as it is this user's: photos of one must not go out in the name of another.
+   * @param {unknown} sub
+   */
+  async #tokenOf(sub) {
+    const token = await (typeof this.#token === "function" ? this.#token() : this.#token);
+    if (claimsOf(token ?? "").sub === sub) return token;
+    this.#plan();
+    throw new Error("somebody else has signed in");
+  }
+
   /** What the service is; asked for until it answers. @param {AbortSignal} signal */
   async #about(signal) {
     for (let failures = 0; ; failures++) {
       try {
-        const { data } = await (await fetch(`${new URL(this.url).href.replace(/\/+$/, "")}/api/about`, { signal })).json();
+        const { data } = await (
+          await fetch(`${new URL(this.url).href.replace(/\/+$/, "")}/api/about`, { signal })
+        ).json();
         this.#remember("about", JSON.stringify(data));
         return data;
       } catch {
@@ -218,7 +271,9 @@ export class PhotoQueue extends HTMLElement {
         if (frame.status === "failed") this.#messages.say(`A photo failed: ${frame.error}`, "photos failed");
         else this.#messages.say(`${nameOf(photo)} is ready.`, "photos are ready");
       },
-      unauthorized: () => this.#fire("photo-unauthorized", {}) && this.#problem("The service does not take the sign-in any more. Sign in again; your photos wait."),
+      unauthorized: () =>
+        this.#fire("photo-unauthorized", {}) &&
+        this.#problem("The service does not take the sign-in any more. Sign in again; your photos wait."),
       problem: (problem) => this.#problem(problem),
       hasMore: (hasMore) => (this.#list.hasMore = hasMore),
     };
@@ -235,7 +290,12 @@ export class PhotoQueue extends HTMLElement {
       const shown = all.filter(({ isHidden }) => !isHidden);
       this.#frame.dataset.view = shown.length ? "full" : work.isLoaded ? "empty" : this.#frame.dataset.view;
       if (work.isLoaded) this.#remember("has-photos", shown.length ? "yes" : "");
-      this.#summary.show({ connection: work.connection, transport: work.transport, photos: shown, hasMore: this.#list.hasMore });
+      this.#summary.show({
+        connection: work.connection,
+        transport: work.transport,
+        photos: shown,
+        hasMore: this.#list.hasMore,
+      });
       this.#details.update();
       this.#messages.offline(work.connection === "offline");
     });
@@ -243,11 +303,13 @@ export class PhotoQueue extends HTMLElement {
 
   /** @param {import("./photos/photos.js").Photo} photo */
   #row(photo) {
-    const busy = (/** @type {(work: Work) => Promise<unknown>} */ act) => async (/** @type {any} */ _, /** @type {HTMLButtonElement} */ button) => {
-      button.disabled = true;
-      await (this.#work && act(this.#work));
-      button.disabled = false;
-    };
+    const busy =
+      (/** @type {(work: Work) => Promise<unknown>} */ act) =>
+      async (/** @type {any} */ _, /** @type {HTMLButtonElement} */ button) => {
+        button.disabled = true;
+        await (this.#work && act(this.#work));
+        button.disabled = false;
+      };
     return new Row(photo, {
       open: () => this.#details.open(photo),
       correct: async (_, said) => this.#work?.correct(photo, said),

@@ -18,7 +18,10 @@ async function show() {
   queue = null;
   if (current) return showQueue();
   fill(person);
-  const [{ data }, { signInCard }] = await Promise.all([fetch("/api/about").then((reply) => reply.json()), import("./sign-in.js")]);
+  const [{ data }, { signInCard }] = await Promise.all([
+    fetch("/api/about").then((reply) => reply.json()),
+    import("./sign-in.js"),
+  ]);
   if (!session.current) fill(main, signInCard(data.signIn, session, { problem }));
   problem = "";
 }
@@ -30,7 +33,11 @@ function showQueue() {
     problem = "The sign-in has ended. What was not sent yet is kept for you.";
     session.signOut();
   });
-  fill(person, h("span", { title: "You are signed in with this name" }, userId), h("button", { type: "button", class: "quiet", onclick: signOut }, "Sign out"));
+  fill(
+    person,
+    h("span", { title: "You are signed in with this name" }, userId),
+    h("button", { type: "button", class: "quiet", onclick: signOut }, "Sign out"),
+  );
   fill(main, queue);
 }
 
@@ -52,15 +59,24 @@ function isSure(unsent) {
   const dialog = h(
     "dialog",
     { "aria-labelledby": "sure" },
-    h("form", { method: "dialog", class: "stack" },
+    h(
+      "form",
+      { method: "dialog", class: "stack" },
       h("h2", { id: "sure" }, `${counted(unsent, "photo is", "photos are")} not sent yet`),
       h("p", {}, "Whoever signs out here leaves nothing behind: what is not sent yet is lost."),
-      h("div", { class: "row" }, h("button", { value: "", autofocus: true, class: "primary" }, "Stay signed in"), h("button", { value: "yes", class: "danger" }, "Sign out")),
+      h(
+        "div",
+        { class: "row" },
+        h("button", { value: "", autofocus: true, class: "primary" }, "Stay signed in"),
+        h("button", { value: "yes", class: "danger" }, "Sign out"),
+      ),
     ),
   );
   document.body.append(dialog);
   dialog.showModal();
-  return new Promise((resolve) => dialog.addEventListener("close", () => (dialog.remove(), resolve(dialog.returnValue === "yes"))));
+  return new Promise((resolve) =>
+    dialog.addEventListener("close", () => (dialog.remove(), resolve(dialog.returnValue === "yes"))),
+  );
 }
 
 session.addEventListener("change", show);

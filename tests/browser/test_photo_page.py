@@ -29,7 +29,7 @@ from tests.browser.photo_page import (
     until_rows,
     within,
 )
-from tests.factories import make_asset, make_image, make_noise_image
+from tests.factories import make_asset, make_image, make_noise_image, make_token
 from tests.service import AiService, Service
 
 # Three are sent at once: any of them may be first in line.
@@ -201,6 +201,24 @@ async def test_tabs_show_the_same_and_users_do_not_mix(tmp_path: Path, service: 
         assert other.problems == []
         page.problems = [each for each in page.problems if "ERR_BLOCKED_BY_CLIENT" not in each]
     async with photo_page(service.url, "dan") as page:
+        assert await rows(page) == []
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_new_token_function_goes_on_or_shows_another_user(tmp_path: Path, service: Service) -> None:
+    """Frameworks give a new function with each drawing: nothing begins anew. One that is another user's shows theirs."""
+    async with photo_page(service.url, "drawn") as page:
+        await choose(page, *photos(tmp_path, 1))
+        await until_rows(page, "rows[0]?.badge === 'Done'")
+        await page.evaluate(f"globalThis.row = {within('.photo:not([hidden])')}; globalThis.asked = 0")
+        token = make_token("drawn")
+        give = "document.querySelector('photo-queue').token = () => (asked++, '{}')"
+        for _ in range(20):
+            await page.evaluate(give.format(token))
+        await page.until("asked === 1")
+        assert await page.evaluate(f"row === {within('.photo:not([hidden])')}")
+        await page.evaluate(give.format(make_token("other")))
+        await page.until(f"{QUEUE}.querySelector('[data-view=empty]')")
         assert await rows(page) == []
 
 

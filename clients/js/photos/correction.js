@@ -19,10 +19,16 @@ export class CorrectionForm {
   constructor({ aiMetadata }, save, end) {
     this.#before = Object.fromEntries(FIELDS.map((field) => [field, aiMetadata?.[field]?.value ?? ""]));
     const labels = FIELDS.map((field) => {
-      this.#fields[field] = h("input", { name: field, value: this.#before[field], maxlength: LONGEST, autocomplete: "off" });
+      this.#fields[field] = h("input", {
+        name: field,
+        value: this.#before[field],
+        maxlength: LONGEST,
+        autocomplete: "off",
+      });
       return h("label", {}, titled(field), this.#fields[field]);
     });
-    const onkeydown = (/** @type {KeyboardEvent} */ event) => event.key === "Escape" && (event.stopPropagation(), end());
+    const onkeydown = (/** @type {KeyboardEvent} */ event) =>
+      event.key === "Escape" && (event.stopPropagation(), end());
     const onsubmit = async (/** @type {Event} */ event) => {
       event.preventDefault();
       const said = this.#said();
@@ -39,7 +45,14 @@ export class CorrectionForm {
     };
     const cancel = h("button", { type: "button", onclick: end }, "Cancel");
     const hint = h("p", { class: "hint" }, "An empty field goes back to what the AI saw.");
-    this.element = h("form", { class: "correction", onkeydown, onsubmit, "aria-label": "Correct what the AI saw" }, labels, hint, this.#problem, h("div", { class: "row" }, this.#save, cancel));
+    this.element = h(
+      "form",
+      { class: "correction", onkeydown, onsubmit, "aria-label": "Correct what the AI saw" },
+      labels,
+      hint,
+      this.#problem,
+      h("div", { class: "row" }, this.#save, cancel),
+    );
   }
 
   focus() {
@@ -51,6 +64,8 @@ export class CorrectionForm {
   /** @returns {Record<string, string | null>} what was changed */
   #said() {
     const now = FIELDS.map((field) => /** @type {const} */ ([field, this.#fields[field].value.trim()]));
-    return Object.fromEntries(now.filter(([field, text]) => text !== this.#before[field]).map(([field, text]) => [field, text || null]));
+    return Object.fromEntries(
+      now.filter(([field, text]) => text !== this.#before[field]).map(([field, text]) => [field, text || null]),
+    );
   }
 }

@@ -8,10 +8,18 @@ export class Details {
   /** @type {import("./photos.js").Photo | null} */ #photo = null;
 
   constructor() {
-    const close = h("button", { type: "button", class: "quiet close", "aria-label": "Close", onclick: () => this.element.close() }, icon("close"));
+    const close = h(
+      "button",
+      { type: "button", class: "quiet close", "aria-label": "Close", onclick: () => this.element.close() },
+      icon("close"),
+    );
     this.element = h(
       "dialog",
-      { "aria-label": "Photo", onclose: () => (this.#photo = null), onclick: (/** @type {any} */ event) => event.target === this.element && this.element.close() },
+      {
+        "aria-label": "Photo",
+        onclose: () => (this.#photo = null),
+        onclick: (/** @type {any} */ event) => event.target === this.element && this.element.close(),
+      },
       h("div", { class: "sheet" }, close, this.#content),
     );
   }
@@ -52,7 +60,12 @@ export class Details {
     const show = (/** @type {string | undefined} */ address) => {
       const before = this.#content.querySelector(".large img");
       if (address && before?.src === new URL(address, location.href).href) frame.append(before);
-      else frame.append(address ? h("img", { src: address, alt: nameOf(photo), width: original?.width, height: original?.height }) : icon("image"));
+      else
+        frame.append(
+          address
+            ? h("img", { src: address, alt: nameOf(photo), width: original?.width, height: original?.height })
+            : icon("image"),
+        );
     };
     const address = previews?.["1280"]?.url ?? (photo.picture ? null : original?.url);
     if (address || !photo.picture) show(address);
@@ -64,26 +77,65 @@ export class Details {
 /** @param {any} asset */
 function values(asset) {
   const said = FIELDS.filter((field) => asset?.aiMetadata?.[field]?.value);
-  return said.length > 0 && h("dl", { class: "facts" }, said.map((field) => {
-    const { value, confidence } = asset.aiMetadata[field];
-    return h("div", {}, h("dt", {}, titled(field)), h("dd", {}, `${value} `, h("span", { class: "sure" }, confidenceWords(confidence, Boolean(asset.corrections?.[field])))));
-  }));
+  return (
+    said.length > 0 &&
+    h(
+      "dl",
+      { class: "facts" },
+      said.map((field) => {
+        const { value, confidence } = asset.aiMetadata[field];
+        return h(
+          "div",
+          {},
+          h("dt", {}, titled(field)),
+          h(
+            "dd",
+            {},
+            `${value} `,
+            h("span", { class: "sure" }, confidenceWords(confidence, Boolean(asset.corrections?.[field]))),
+          ),
+        );
+      }),
+    )
+  );
 }
 
 /** What can be read on the product. @param {any} asset */
 function text(asset) {
   const lines = asset?.aiMetadata?.extra?.text;
-  const read = (Array.isArray(lines) ? lines : [lines]).map((each) => (typeof each === "string" ? each : each?.value ?? each?.text)).filter((each) => typeof each === "string" && each);
-  return read.length > 0 && h("p", {}, h("span", { class: "soft" }, "It reads: "), read.slice(0, 8).map((each) => `“${each}”`).join(", "));
+  const read = (Array.isArray(lines) ? lines : [lines])
+    .map((each) => (typeof each === "string" ? each : (each?.value ?? each?.text)))
+    .filter((each) => typeof each === "string" && each);
+  return (
+    read.length > 0 &&
+    h(
+      "p",
+      {},
+      h("span", { class: "soft" }, "It reads: "),
+      read
+        .slice(0, 8)
+        .map((each) => `“${each}”`)
+        .join(", "),
+    )
+  );
 }
 
 /** @param {any} asset */
 function attempts(asset) {
   if (!asset?.attempts?.length) return null;
   const items = asset.attempts.map((/** @type {any} */ { attempt, startedAt, endedAt, provider, outcome, reason }) => {
-    const seconds = ((Date.parse(endedAt) - Date.parse(startedAt)) / 1000).toLocaleString([], { maximumFractionDigits: 1 });
+    const seconds = ((Date.parse(endedAt) - Date.parse(startedAt)) / 1000).toLocaleString([], {
+      maximumFractionDigits: 1,
+    });
     const who = provider ? ` by ${provider}` : "";
-    return h("li", { class: outcome }, h("b", {}, `Attempt ${attempt}`), ` at ${new Date(startedAt).toLocaleTimeString()}${who}, ${seconds} s`, h("br"), outcome === "completed" ? "It has answered." : reason || "It failed.");
+    return h(
+      "li",
+      { class: outcome },
+      h("b", {}, `Attempt ${attempt}`),
+      ` at ${new Date(startedAt).toLocaleTimeString()}${who}, ${seconds} s`,
+      h("br"),
+      outcome === "completed" ? "It has answered." : reason || "It failed.",
+    );
   });
   return h("section", {}, h("h3", {}, "What was tried"), h("ol", { class: "attempts" }, items));
 }
@@ -94,7 +146,8 @@ function about({ asset, note, name }) {
   const facts = [
     name,
     asset?.category && titled(asset.category),
-    asset?.createdAt && `sent ${new Date(asset.createdAt).toLocaleString([], { dateStyle: "medium", timeStyle: "short" })}`,
+    asset?.createdAt &&
+      `sent ${new Date(asset.createdAt).toLocaleString([], { dateStyle: "medium", timeStyle: "short" })}`,
     original?.width && `${original.width} × ${original.height}, ${megabytes(original.bytes)}`,
     note.toLowerCase(),
   ];

@@ -19,8 +19,24 @@ export class DropArea {
   /** @param {(files: Iterable<File>) => void} add */
   constructor(add) {
     this.#add = add;
-    const choose = h("input", { type: "file", accept: ACCEPTED, multiple: true, class: "hidden-input", tabindex: "-1", "aria-hidden": "true", onchange: taken });
-    const take = h("input", { type: "file", accept: "image/*", capture: "environment", class: "hidden-input", tabindex: "-1", "aria-hidden": "true", onchange: taken });
+    const choose = h("input", {
+      type: "file",
+      accept: ACCEPTED,
+      multiple: true,
+      class: "hidden-input",
+      tabindex: "-1",
+      "aria-hidden": "true",
+      onchange: taken,
+    });
+    const take = h("input", {
+      type: "file",
+      accept: "image/*",
+      capture: "environment",
+      class: "hidden-input",
+      tabindex: "-1",
+      "aria-hidden": "true",
+      onchange: taken,
+    });
     function taken(/** @type {any} */ { target }) {
       add(target.files);
       target.value = ""; // the same file again is a change, too
@@ -29,12 +45,26 @@ export class DropArea {
       "section",
       { class: "drop", "aria-label": "Add photos" },
       this.#choice,
-      h("div", { class: "hole" },
+      h(
+        "div",
+        { class: "hole" },
         h("span", { class: "mark" }, icon("upload")),
         h("div", { class: "invitation" }, h("h2", {}, "Drop photos here"), h("p", {}, "or paste them, or choose some")),
-        h("div", { class: "invitation by-hand" }, h("h2", {}, "Add photos"), h("p", {}, "Choose some, or take one now")),
-        h("div", { class: "ways" },
-          h("button", { type: "button", class: "primary", onclick: () => choose.click() }, icon("image"), "Choose photos"),
+        h(
+          "div",
+          { class: "invitation by-hand" },
+          h("h2", {}, "Add photos"),
+          h("p", {}, "Choose some, or take one now"),
+        ),
+        h(
+          "div",
+          { class: "ways" },
+          h(
+            "button",
+            { type: "button", class: "primary", onclick: () => choose.click() },
+            icon("image"),
+            "Choose photos",
+          ),
           h("button", { type: "button", class: "take", onclick: () => take.click() }, icon("camera"), "Take a photo"),
         ),
         this.#limits,
@@ -66,14 +96,32 @@ export class DropArea {
   #radios() {
     const name = `category-${Math.random()}`;
     const choices = this.#categories.map((category) =>
-      h("label", { class: "option" }, h("input", { type: "radio", name, value: category, checked: category === this.category, onchange: () => this.#chosen(category) }), h("span", {}, titled(category))),
+      h(
+        "label",
+        { class: "option" },
+        h("input", {
+          type: "radio",
+          name,
+          value: category,
+          checked: category === this.category,
+          onchange: () => this.#chosen(category),
+        }),
+        h("span", {}, titled(category)),
+      ),
     );
     return h("fieldset", {}, h("legend", {}, "What is in them?"), h("div", { class: "options" }, choices));
   }
 
   #select() {
-    const options = this.#categories.map((category) => h("option", { value: category, selected: category === this.category }, titled(category)));
-    return h("label", {}, "What is in them?", h("select", { onchange: (/** @type {any} */ { target }) => this.#chosen(target.value) }, options));
+    const options = this.#categories.map((category) =>
+      h("option", { value: category, selected: category === this.category }, titled(category)),
+    );
+    return h(
+      "label",
+      {},
+      "What is in them?",
+      h("select", { onchange: (/** @type {any} */ { target }) => this.#chosen(target.value) }, options),
+    );
   }
 
   /** @param {string} category */
@@ -88,9 +136,11 @@ export class DropArea {
    */
   listen(target, signal) {
     let depth = 0;
-    const mark = (/** @type {number} */ now) => this.element.classList.toggle("is-over", (depth = Math.max(0, now)) > 0);
+    const mark = (/** @type {number} */ now) =>
+      this.element.classList.toggle("is-over", (depth = Math.max(0, now)) > 0);
     const hasFiles = (/** @type {any} */ { dataTransfer }) => dataTransfer?.types.includes("Files");
-    const on = (/** @type {string} */ name, /** @type {(event: any) => void} */ act) => target.addEventListener(name, (event) => hasFiles(event) && (event.preventDefault(), act(event)), { signal });
+    const on = (/** @type {string} */ name, /** @type {(event: any) => void} */ act) =>
+      target.addEventListener(name, (event) => hasFiles(event) && (event.preventDefault(), act(event)), { signal });
     on("dragenter", () => mark(depth + 1));
     on("dragleave", () => mark(depth - 1));
     on("dragover", ({ dataTransfer }) => (dataTransfer.dropEffect = "copy"));
@@ -98,7 +148,11 @@ export class DropArea {
       mark(0);
       this.#add(await dropped(dataTransfer));
     });
-    document.addEventListener("paste", ({ clipboardData }) => clipboardData?.files.length && this.#add(clipboardData.files), { signal });
+    document.addEventListener(
+      "paste",
+      ({ clipboardData }) => clipboardData?.files.length && this.#add(clipboardData.files),
+      { signal },
+    );
   }
 }
 
@@ -127,7 +181,8 @@ async function filesOf(entry) {
 /** What the AI can and cannot see. @param {{name: string, sees: string | null}[]} providers */
 function seen(providers) {
   const told = providers.filter(({ sees }) => sees);
-  if (!told.length) return "The AI names brand, model and colours where it can see them, and says so where it cannot. What is wrong can be corrected.";
+  if (!told.length)
+    return "The AI names brand, model and colours where it can see them, and says so where it cannot. What is wrong can be corrected.";
   if (told.length === 1) return told[0].sees;
   return told.map(({ name, sees }, index) => [index > 0 && h("br"), h("b", {}, name), ": ", sees]);
 }

@@ -11,18 +11,29 @@
 export function h(name, props, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(props ?? {})) set(element, key, value);
-  element.append(...children.flat(Infinity).filter((child) => child != null && child !== false).map(asNode));
+  element.append(
+    ...children
+      .flat(Infinity)
+      .filter((child) => child != null && child !== false)
+      .map(asNode),
+  );
   return element;
 }
 
 /** Show these children and no others. @param {Element} element @param {...any} children */
 export function fill(element, ...children) {
-  element.replaceChildren(...children.flat(Infinity).filter((child) => child != null && child !== false).map(asNode));
+  element.replaceChildren(
+    ...children
+      .flat(Infinity)
+      .filter((child) => child != null && child !== false)
+      .map(asNode),
+  );
 }
 
 /** The drawings of Feather's kind: one path each, in a square of 24. */
 const PATHS = {
-  camera: "M4 8h3l2-3h6l2 3h3a1 1 0 0 1 1 1v9a1 1 0 0 1-1 1H4a1 1 0 0 1-1-1V9a1 1 0 0 1 1-1zM12 17a4 4 0 1 0 0-8 4 4 0 0 0 0 8z",
+  camera:
+    "M4 8h3l2-3h6l2 3h3a1 1 0 0 1 1 1v9a1 1 0 0 1-1 1H4a1 1 0 0 1-1-1V9a1 1 0 0 1 1-1zM12 17a4 4 0 1 0 0-8 4 4 0 0 0 0 8z",
   check: "M5 13l4 4L19 7",
   close: "M6 6l12 12M18 6L6 18",
   edit: "M4 20h4L19 9l-4-4L4 16zM13 7l4 4",
@@ -36,7 +47,16 @@ const PATHS = {
 export function icon(name) {
   const space = "http://www.w3.org/2000/svg";
   const [drawing, path] = ["svg", "path"].map((each) => document.createElementNS(space, each));
-  const shape = { viewBox: "0 0 24 24", class: "icon", fill: "none", stroke: "currentColor", "stroke-width": "1.8", "stroke-linecap": "round", "stroke-linejoin": "round", "aria-hidden": "true" };
+  const shape = {
+    viewBox: "0 0 24 24",
+    class: "icon",
+    fill: "none",
+    stroke: "currentColor",
+    "stroke-width": "1.8",
+    "stroke-linecap": "round",
+    "stroke-linejoin": "round",
+    "aria-hidden": "true",
+  };
   for (const [key, value] of Object.entries(shape)) drawing.setAttribute(key, value);
   path.setAttribute("d", PATHS[name]);
   drawing.append(path);
@@ -48,7 +68,8 @@ function set(element, key, value) {
   if (value == null || value === false) return;
   if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
   else if (key === "class") element.className = value;
-  else if (["value", "checked", "disabled", "selected", "indeterminate", "open"].includes(key)) /** @type {any} */ (element)[key] = value;
+  else if (["value", "checked", "disabled", "selected", "indeterminate", "open"].includes(key))
+    /** @type {any} */ (element)[key] = value;
   else element.setAttribute(key, value === true ? "" : safe(key, value));
 }
 

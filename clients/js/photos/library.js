@@ -132,7 +132,8 @@ export class Library {
     const photo = this.#photos.find(frame.assetId);
     if (came) this.want(frame.assetId);
     // It may be one that is being sent: that is known in a moment.
-    else if (!photo && frame.event !== "asset_deleted") setTimeout(() => this.#photos.find(frame.assetId) ?? this.want(frame.assetId), SENT_MS);
+    else if (!photo && frame.event !== "asset_deleted")
+      setTimeout(() => this.#photos.find(frame.assetId) ?? this.want(frame.assetId), SENT_MS);
     if (came === "finished" && photo) this.#told.finished(photo, frame);
     this.#told.changed();
   }
@@ -175,6 +176,9 @@ export class Library {
   #put(assets) {
     if (this.#isClosed) return;
     const oldest = this.#cursor ? this.#photos.oldest : "";
-    this.#photos.addAssets(assets.filter(({ id, createdAt }) => this.#photos.find(id) || createdAt > oldest), "prepend");
+    this.#photos.addAssets(
+      assets.filter(({ id, createdAt }) => this.#photos.find(id) || createdAt > oldest),
+      "prepend",
+    );
   }
 }

@@ -32,7 +32,9 @@ export class PhotoList {
     this.#makeRow = makeRow;
     this.element.append(this.#end);
     this.#near = new IntersectionObserver((seen) => seen.forEach((each) => this.#seen(each)), { rootMargin: NEAR });
-    this.#nearEnd = new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && onNearEnd(), { rootMargin: NEAR });
+    this.#nearEnd = new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && onNearEnd(), {
+      rootMargin: NEAR,
+    });
     this.#nearEnd.observe(this.#end);
   }
 
@@ -55,7 +57,8 @@ export class PhotoList {
     }
     for (let from = 0, at = 0; from < photos.length; from += BLOCK_ROWS, at++) {
       const block = this.#addBlock(at);
-      for (const photo of photos.slice(from, from + BLOCK_ROWS)) this.#place(block, photo, block.photos.push(photo) - 1);
+      for (const photo of photos.slice(from, from + BLOCK_ROWS))
+        this.#place(block, photo, block.photos.push(photo) - 1);
     }
   }
 

@@ -7,7 +7,11 @@ const HEARD_MS = 1500;
 
 export class Messages {
   #voice = h("p", { class: "visually-hidden", role: "status", "aria-live": "polite" });
-  #offline = h("p", { class: "offline", hidden: true }, "You are offline. Your photos wait here and go on by themselves.");
+  #offline = h(
+    "p",
+    { class: "offline", hidden: true },
+    "You are offline. Your photos wait here and go on by themselves.",
+  );
   #toasts = h("div", { class: "toasts" }, this.#offline);
   element = h("div", {}, this.#toasts, this.#voice);
   #home;
@@ -28,7 +32,9 @@ export class Messages {
     this.#timer ??= setTimeout(() => {
       this.#timer = undefined;
       const kinds = Map.groupBy(this.#unheard.splice(0), ([text, many]) => many || text);
-      this.#voice.textContent = [...kinds.values()].map((of) => (of.length > 1 && of[0][1] ? `${of.length} ${of[0][1]}.` : of[0][0])).join(" ");
+      this.#voice.textContent = [...kinds.values()]
+        .map((of) => (of.length > 1 && of[0][1] ? `${of.length} ${of[0][1]}.` : of[0][0]))
+        .join(" ");
     }, HEARD_MS);
   }
 
@@ -52,7 +58,8 @@ export class Messages {
       if (hasFocus) this.#home();
     };
     const back = undo && h("button", { type: "button", class: "undo", onclick: () => (close(), undo()) }, "Undo");
-    const shut = !undo && h("button", { type: "button", class: "shut", "aria-label": "Close", onclick: close }, icon("close"));
+    const shut =
+      !undo && h("button", { type: "button", class: "shut", "aria-label": "Close", onclick: close }, icon("close"));
     const element = h("div", { class: `toast ${kind}` }, words, back, shut);
     this.#toasts.append(element);
     this.say(text);

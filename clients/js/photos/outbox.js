@@ -98,7 +98,8 @@ function open() {
     const timer = setTimeout(() => resolve(null), OPEN_MS);
     try {
       const request = indexedDB.open(DATABASE, 1);
-      request.onupgradeneeded = () => request.result.createObjectStore(STORE, { keyPath: "key" }).createIndex("owner", "owner");
+      request.onupgradeneeded = () =>
+        request.result.createObjectStore(STORE, { keyPath: "key" }).createIndex("owner", "owner");
       request.onsuccess = () => {
         clearTimeout(timer);
         request.result.onversionchange = () => request.result.close();

@@ -62,7 +62,12 @@ export class Photos {
 
   /** When the oldest one here was made. */
   get oldest() {
-    return this.#assets.size ? [...this.#assets.values()].reduce((oldest, { asset }) => (asset?.createdAt < oldest ? asset?.createdAt : oldest), "9") : "";
+    return this.#assets.size
+      ? [...this.#assets.values()].reduce(
+          (oldest, { asset }) => (asset?.createdAt < oldest ? asset?.createdAt : oldest),
+          "9",
+        )
+      : "";
   }
 
   /** @param {string} assetId */
@@ -72,7 +77,9 @@ export class Photos {
 
   /** Photos of the outbox, the first one on top. @param {import("./outbox.js").Unsent[]} all */
   addUnsent(all) {
-    const added = all.filter(({ key }) => !this.#unsent.has(key)).map((unsent) => this.#make(unsent.name, unsent.blob, unsent));
+    const added = all
+      .filter(({ key }) => !this.#unsent.has(key))
+      .map((unsent) => this.#make(unsent.name, unsent.blob, unsent));
     for (const photo of added) this.#unsent.set(/** @type {any} */ (photo.unsent).key, photo);
     this.#list.prepend(added);
   }
@@ -112,10 +119,22 @@ export class Photos {
   /** @param {Photo} photo @param {string} key @param {string} assetId @param {string} note */
   #becomes(photo, key, assetId, note) {
     const known = this.#assets.get(assetId);
-    const begun = { id: assetId, category: photo.unsent?.category, status: "processing", images: {}, aiMetadata: {}, createdAt: new Date().toISOString() };
+    const begun = {
+      id: assetId,
+      category: photo.unsent?.category,
+      status: "processing",
+      images: {},
+      aiMetadata: {},
+      createdAt: new Date().toISOString(),
+    };
     this.#unsent.delete(key);
     if (known) this.#list.remove(known);
-    Object.assign(photo, { asset: known?.asset ?? begun, live: known?.live ?? { state: "queued" }, note, unsent: null });
+    Object.assign(photo, {
+      asset: known?.asset ?? begun,
+      live: known?.live ?? { state: "queued" },
+      note,
+      unsent: null,
+    });
     if (photo.picture) photo.file = null;
     this.#assets.set(assetId, photo);
     this.#list.update(photo);
@@ -162,7 +181,10 @@ export class Photos {
     const photo = this.#assets.get(asset.id);
     if (!photo) return;
     // An answer that was on its way while the event came.
-    const isOld = !UNFINISHED.includes(photo.asset?.status) && UNFINISHED.includes(asset.status) && asset.updatedAt < (photo.asset?.finishedAt ?? "");
+    const isOld =
+      !UNFINISHED.includes(photo.asset?.status) &&
+      UNFINISHED.includes(asset.status) &&
+      asset.updatedAt < (photo.asset?.finishedAt ?? "");
     if (isOld) return;
     photo.asset = asset;
     photo.live = asset.progress;
@@ -200,7 +222,8 @@ export class Photos {
     if (event === "asset_processed" || event === "asset_corrected") {
       const { status, aiMetadata = {}, error = null, timestamp, fields } = frame;
       photo.asset = { ...photo.asset, status, aiMetadata: { ...photo.asset.aiMetadata, ...known(aiMetadata), error } };
-      if (fields) photo.asset.corrections = Object.fromEntries(fields.map((/** @type {string} */ field) => [field, {}]));
+      if (fields)
+        photo.asset.corrections = Object.fromEntries(fields.map((/** @type {string} */ field) => [field, {}]));
       if (timestamp) photo.asset.finishedAt = timestamp;
       if (!UNFINISHED.includes(status)) photo.live = null;
       this.#list.update(photo);
@@ -216,7 +239,17 @@ export class Photos {
   #make(name, file, unsent, asset = null) {
     this.#rows += 1;
     const step = unsent && this.#firstStep(unsent);
-    return { id: `photo-${this.#rows}`, name, file, picture: null, unsent: step, asset, live: asset?.progress ?? null, note: unsent?.note ?? "", isHidden: false };
+    return {
+      id: `photo-${this.#rows}`,
+      name,
+      file,
+      picture: null,
+      unsent: step,
+      asset,
+      live: asset?.progress ?? null,
+      note: unsent?.note ?? "",
+      isHidden: false,
+    };
   }
 
   /** @param {import("./outbox.js").Unsent} unsent @returns {NonNullable<Photo["unsent"]>} */

@@ -48,7 +48,10 @@ async function drawn(file, side, quality) {
   const whole = await createImageBitmap(file, { imageOrientation: "from-image" });
   try {
     const scale = Math.min(1, side / Math.max(whole.width, whole.height));
-    const canvas = new OffscreenCanvas(Math.max(1, Math.round(whole.width * scale)), Math.max(1, Math.round(whole.height * scale)));
+    const canvas = new OffscreenCanvas(
+      Math.max(1, Math.round(whole.width * scale)),
+      Math.max(1, Math.round(whole.height * scale)),
+    );
     const context = /** @type {OffscreenCanvasRenderingContext2D} */ (canvas.getContext("2d"));
     context.imageSmoothingQuality = "high";
     // What is transparent is white, not black.

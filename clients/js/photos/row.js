@@ -41,10 +41,22 @@ export class Row {
   constructor(photo, acts) {
     this.#photo = photo;
     this.#acts = acts;
-    this.#open = h("button", { class: "picture", type: "button", onclick: () => acts.open(photo) }, this.#blank, this.#image);
+    this.#open = h(
+      "button",
+      { class: "picture", type: "button", onclick: () => acts.open(photo) },
+      this.#blank,
+      this.#image,
+    );
     this.#image.onload = () => this.#pictureIsThere(true);
     this.#image.onerror = () => this.#pictureFailed();
-    this.element = h("div", { role: "listitem", class: "photo", id: photo.id }, this.#open, this.#body, this.#buttons, this.#bar);
+    this.element = h(
+      "div",
+      { role: "listitem", class: "photo", id: photo.id },
+      this.#open,
+      this.#body,
+      this.#buttons,
+      this.#bar,
+    );
     this.update();
   }
 
@@ -83,7 +95,8 @@ export class Row {
 
   #showValues() {
     const { asset } = this.#photo;
-    const seen = asset && !UNFINISHED.includes(asset.status) ? FIELDS.filter((field) => asset.aiMetadata?.[field]?.value) : [];
+    const seen =
+      asset && !UNFINISHED.includes(asset.status) ? FIELDS.filter((field) => asset.aiMetadata?.[field]?.value) : [];
     this.#title.classList.toggle("is-aside", seen.length > 0);
     this.#title.textContent = seen.length ? sortOf(asset) : nameOf(this.#photo);
     fill(
@@ -91,7 +104,12 @@ export class Row {
       seen.map((field) => {
         const { value, confidence } = asset?.aiMetadata[field];
         const sure = confidenceWords(confidence, Boolean(asset?.corrections?.[field]));
-        return h("div", { class: field }, h("dt", {}, titled(field)), h("dd", {}, h("span", { class: "value" }, value), " ", h("span", { class: "sure" }, sure)));
+        return h(
+          "div",
+          { class: field },
+          h("dt", {}, titled(field)),
+          h("dd", {}, h("span", { class: "value" }, value), " ", h("span", { class: "sure" }, sure)),
+        );
       }),
     );
   }
@@ -106,10 +124,16 @@ export class Row {
     fill(
       this.#buttons,
       wanted.map(([label, drawing, act]) =>
-        h("button", { type: "button", class: "quiet", "data-act": label, "aria-label": `${label}: ${name}`, onclick: act }, icon(drawing), h("span", {}, label)),
+        h(
+          "button",
+          { type: "button", class: "quiet", "data-act": label, "aria-label": `${label}: ${name}`, onclick: act },
+          icon(drawing),
+          h("span", {}, label),
+        ),
       ),
     );
-    if (focused && !this.#buttons.contains(document.activeElement)) this.#buttons.querySelector(`[data-act="${CSS.escape(focused)}"]`)?.focus();
+    if (focused && !this.#buttons.contains(document.activeElement))
+      this.#buttons.querySelector(`[data-act="${CSS.escape(focused)}"]`)?.focus();
   }
 
   /** @returns {[string, any, (event: any) => void][]} */
@@ -117,9 +141,19 @@ export class Row {
     const photo = this.#photo;
     const again = (/** @type {any} */ { currentTarget }) => this.#acts.again(photo, currentTarget);
     const remove = (/** @type {any} */ { detail }) => this.#acts.remove(photo, detail === 0);
-    if (photo.unsent) return photo.unsent.step === "refused" ? [["Try again", "again", again], ["Remove", "trash", remove]] : [["Remove", "trash", remove]];
+    if (photo.unsent)
+      return photo.unsent.step === "refused"
+        ? [
+            ["Try again", "again", again],
+            ["Remove", "trash", remove],
+          ]
+        : [["Remove", "trash", remove]];
     const { status } = photo.asset ?? {};
-    if (UNFINISHED.includes(status)) return [["Cancel", "close", ({ currentTarget }) => this.#acts.cancel(photo, currentTarget)], ["Delete", "trash", remove]];
+    if (UNFINISHED.includes(status))
+      return [
+        ["Cancel", "close", ({ currentTarget }) => this.#acts.cancel(photo, currentTarget)],
+        ["Delete", "trash", remove],
+      ];
     /** @type {[string, any, (event: any) => void][]} */
     const buttons = [["Correct", "edit", () => this.#edit()]];
     if (status === "failed" || status === "partial") buttons.push(["Run again", "again", again]);
@@ -127,7 +161,11 @@ export class Row {
   }
 
   #edit() {
-    this.#form = new CorrectionForm(/** @type {any} */ (this.#photo.asset), (said) => this.#acts.correct(this.#photo, said), () => this.#endEdit());
+    this.#form = new CorrectionForm(
+      /** @type {any} */ (this.#photo.asset),
+      (said) => this.#acts.correct(this.#photo, said),
+      () => this.#endEdit(),
+    );
     this.#body.append(this.#form.element);
     this.element.classList.add("is-edited");
     this.#buttonsShown = "";
@@ -151,7 +189,9 @@ export class Row {
     const { file } = this.#photo;
     if (file) this.#photo.picture ??= pictureOf(file);
     if (!this.#photo.picture) return original && this.#show(original);
-    this.#photo.picture.then((address) => (address ? !this.#source && this.#show(address) : original && this.#show(original)));
+    this.#photo.picture.then((address) =>
+      address ? !this.#source && this.#show(address) : original && this.#show(original),
+    );
   }
 
   /** @param {string} address */

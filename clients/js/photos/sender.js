@@ -107,7 +107,8 @@ export class Sender {
       // Another tab is sending it: has that ended well?
       if (!isHere && !stopping.signal.aborted) this.#wait(unsent, LOOK_MS);
     } catch (error) {
-      if (!(stopping.signal.aborted && stopping.signal.reason?.name === "AbortError")) await this.#failed(unsent, error);
+      if (!(stopping.signal.aborted && stopping.signal.reason?.name === "AbortError"))
+        await this.#failed(unsent, error);
     } finally {
       this.#sending.delete(key);
       this.#go();
@@ -133,7 +134,13 @@ export class Sender {
     this.#told.step(key, { step: "sending", share: 0 });
     watch(STALLED_MS);
     try {
-      return await this.#parts.client.upload(blob, { category, idempotencyKey: key, onProgress, signal: stopping.signal, tries: 1 });
+      return await this.#parts.client.upload(blob, {
+        category,
+        idempotencyKey: key,
+        onProgress,
+        signal: stopping.signal,
+        tries: 1,
+      });
     } finally {
       clearTimeout(timer);
     }
@@ -146,7 +153,11 @@ export class Sender {
     if (unsent.blob.size > maxBytes) this.#told.step(unsent.key, { step: "preparing" });
     const blob = await small(unsent.blob, maxBytes).catch(() => {
       const most = Math.floor(maxBytes / 2 ** 20);
-      throw new PipelineError(`It is larger than ${most} MB, and this browser cannot make it smaller`, "TOO_LARGE", 413);
+      throw new PipelineError(
+        `It is larger than ${most} MB, and this browser cannot make it smaller`,
+        "TOO_LARGE",
+        413,
+      );
     });
     if (blob === unsent.blob) return blob;
     unsent.note = "Made smaller to send";

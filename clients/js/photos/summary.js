@@ -4,7 +4,11 @@ import { h } from "./elements.js";
 import { counted } from "./words.js";
 
 const CONNECTIONS = { connecting: "Connecting", connected: "Live", lost: "Reconnecting", offline: "Offline" };
-const TRANSPORTS = { socket: "Live: results come at once", sse: "Live, over a stream", poll: "Live, by asking again and again" };
+const TRANSPORTS = {
+  socket: "Live: results come at once",
+  sse: "Live, over a stream",
+  poll: "Live, by asking again and again",
+};
 
 export class Summary {
   #counts = h("p", { class: "counts" });
@@ -17,7 +21,8 @@ export class Summary {
     this.#status.dataset.is = connection;
     this.#word.textContent = CONNECTIONS[connection];
     this.#status.title = connection === "connected" && transport ? TRANSPORTS[transport] : "";
-    if (connection === "connected" && transport && transport !== "socket") this.#word.textContent = transport === "sse" ? "Live (stream)" : "Live (asking)";
+    if (connection === "connected" && transport && transport !== "socket")
+      this.#word.textContent = transport === "sse" ? "Live (stream)" : "Live (asking)";
     this.#counts.textContent = counts(photos, hasMore);
   }
 }

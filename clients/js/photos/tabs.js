@@ -38,7 +38,11 @@ export class Tabs {
   /** Do it unless another tab is doing it. Whether it was done here. @param {string} name @param {() => Promise<void>} act */
   async alone(name, act) {
     if (!navigator.locks) return act().then(() => true);
-    return navigator.locks.request(`${this.#name} ${name}`, { ifAvailable: true }, async (lock) => lock !== null && act().then(() => true));
+    return navigator.locks.request(
+      `${this.#name} ${name}`,
+      { ifAvailable: true },
+      async (lock) => lock !== null && act().then(() => true),
+    );
   }
 
   close() {

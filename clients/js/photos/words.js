@@ -16,22 +16,32 @@ export function stateOf(photo) {
   if (status === "processing" || status === "draft") return workState(photo.live ?? {});
   if (status === "failed") {
     const error = aiMetadata?.error || "Processing failed";
-    if (error === "Cancelled") return { kind: "", badge: "Cancelled", told: "Nothing is asked any more. Run it again if you like." };
+    if (error === "Cancelled")
+      return { kind: "", badge: "Cancelled", told: "Nothing is asked any more. Run it again if you like." };
     return { kind: "bad", badge: "Failed", told: sentence(error) };
   }
   const missing = ["brand", "model"].filter((field) => !aiMetadata?.[field]?.value);
-  if (missing.length) return { kind: "warn", badge: "Partly seen", told: `The AI could not see the ${missing.join(" and the ")}. You can fill it in.` };
+  if (missing.length)
+    return {
+      kind: "warn",
+      badge: "Partly seen",
+      told: `The AI could not see the ${missing.join(" and the ")}. You can fill it in.`,
+    };
   return { kind: "good", badge: "Done", told: "" };
 }
 
 /** @param {any} unsent @returns {Told} */
 function unsentState({ step, share = 0, reason, nextAt, isOffline }) {
   if (step === "refused") return { kind: "bad", badge: "Not sent", told: sentence(reason) };
-  if (step === "preparing") return { kind: "busy", badge: "Preparing", told: "Being made smaller, so that it can be sent.", share: null };
-  if (step === "sending" && share < 1) return { kind: "busy", badge: `Sending ${Math.floor(share * 100)} %`, told: "On its way.", share };
-  if (step === "sending") return { kind: "busy", badge: "Sending", told: "All sent. Waiting for the answer.", share: null };
+  if (step === "preparing")
+    return { kind: "busy", badge: "Preparing", told: "Being made smaller, so that it can be sent.", share: null };
+  if (step === "sending" && share < 1)
+    return { kind: "busy", badge: `Sending ${Math.floor(share * 100)} %`, told: "On its way.", share };
+  if (step === "sending")
+    return { kind: "busy", badge: "Sending", told: "All sent. Waiting for the answer.", share: null };
   if (isOffline) return { kind: "warn", badge: "Waiting", told: "No network. It is sent as soon as there is one." };
-  if (step === "again") return { kind: "warn", badge: "Sending again", told: `${sentence(reason)} Next try ${clock(nextAt)}.` };
+  if (step === "again")
+    return { kind: "warn", badge: "Sending again", told: `${sentence(reason)} Next try ${clock(nextAt)}.` };
   return { kind: "", badge: "Waiting", told: "It is sent in a moment." };
 }
 
@@ -43,7 +53,11 @@ function workState({ state, position, etaSeconds, attempt, reason, nextAt, share
   }
   if (state === "retrying") {
     const next = nextAt ? `at ${clock(Date.parse(nextAt))} ` : "";
-    return { kind: "warn", badge: `Attempt ${(attempt ?? 1) + 1}`, told: `It starts ${next}after “${bare(reason ?? "an error")}”.` };
+    return {
+      kind: "warn",
+      badge: `Attempt ${(attempt ?? 1) + 1}`,
+      told: `It starts ${next}after “${bare(reason ?? "an error")}”.`,
+    };
   }
   if (state === "running") {
     const badge = attempt > 1 ? `Attempt ${attempt}` : "Looking";
@@ -52,7 +66,11 @@ function workState({ state, position, etaSeconds, attempt, reason, nextAt, share
   }
   const about = etaSeconds == null ? "" : `, ${duration(etaSeconds)}`;
   if (position == null) return { kind: "", badge: "In line", told: `Sent. It waits for its turn${about}.` };
-  return { kind: "", badge: `Place ${position}`, told: position === 1 ? `Next in line${about}.` : `Place ${position} in line${about}.` };
+  return {
+    kind: "",
+    badge: `Place ${position}`,
+    told: position === 1 ? `Next in line${about}.` : `Place ${position} in line${about}.`,
+  };
 }
 
 /** @param {number} confidence 0 to 1 @param {boolean} isCorrected */

@@ -30,7 +30,9 @@ export class Work {
   #library;
   #listening = new AbortController();
   #added = 0;
-  /** How the service is heard. @type {"connecting" | "connected" | "lost" | "offline"} */ connection = navigator.onLine ? "connecting" : "offline";
+  /** How the service is heard. @type {"connecting" | "connected" | "lost" | "offline"} */ connection = navigator.onLine
+    ? "connecting"
+    : "offline";
 
   /**
    * @param {{url: string, token: any, owner: string, about: About, list: import("./photos.js").Shown}} given
@@ -70,8 +72,13 @@ export class Work {
     addEventListener("offline", () => this.#online(false), { signal });
     this.client.on("connected", () => this.#connected());
     this.client.on("transport", () => this.#told.changed());
-    this.client.on("disconnected", ({ willReconnect }) => willReconnect && this.#connection(navigator.onLine ? "lost" : "offline"));
-    this.client.on("error", (error) => (error.code === "UNAUTHORIZED" ? this.#told.unauthorized() : this.#told.problem(error.message)));
+    this.client.on(
+      "disconnected",
+      ({ willReconnect }) => willReconnect && this.#connection(navigator.onLine ? "lost" : "offline"),
+    );
+    this.client.on("error", (error) =>
+      error.code === "UNAUTHORIZED" ? this.#told.unauthorized() : this.#told.problem(error.message),
+    );
     this.photos.offline(!navigator.onLine);
     this.client.connect();
     this.#library.start();
@@ -96,7 +103,9 @@ export class Work {
     for (const file of files) kinds.push(await kindOf(file).catch(() => "unreadable"));
     const isPhoto = (/** @type {number} */ at) => kinds[at] && kinds[at] !== "unreadable";
     const photos = files.filter((_, at) => isPhoto(at));
-    const refused = files.flatMap(({ name }, at) => (isPhoto(at) ? [] : [{ name: name || "The file", isReadable: !kinds[at] }]));
+    const refused = files.flatMap(({ name }, at) =>
+      isPhoto(at) ? [] : [{ name: name || "The file", isReadable: !kinds[at] }],
+    );
     const all = photos.map((blob) => {
       const given = { owner: this.#outbox.owner, tab: this.#tabs.id, name: blob.name ?? "", category, addedAt, blob };
       return { key: randomHex(), order: this.#added++, ...given };
@@ -109,7 +118,8 @@ export class Work {
       if (this.#listening.signal.aborted) break;
       this.#sender.add(unsent);
     }
-    if (!isKept) this.#told.problem("This browser has no room to keep the photos: leave this page open until they are sent.");
+    if (!isKept)
+      this.#told.problem("This browser has no room to keep the photos: leave this page open until they are sent.");
     this.#tabs.tell({ kind: "added" });
     return refused;
   }
