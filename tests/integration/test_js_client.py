@@ -848,12 +848,14 @@ def test_package_needs_nothing() -> None:
     """The modules import each other and, for Node's WebSocket, what Node has; the package has no dependencies."""
     package = json.loads((CLIENT / "package.json").read_text())
     assert not [name for name in package if "ependencies" in name]
-    files = {path.name for path in CLIENT.glob("*.js")}
-    assert set(package["files"]) == files and set(package["exports"].values()) == {"./pipeline-client.js"}
-    for name in files:
-        code = re.sub(r"/\*.*?\*/|^ *//.*?$", "", (CLIENT / name).read_text(), flags=re.DOTALL | re.MULTILINE)
-        for imported in re.findall(r'\b(?:from |await import\()"(.*?)"', code):
-            is_nodes = name == "node-websocket.js" and imported.startswith("node:")
-            assert is_nodes or imported.removeprefix("./") in files
+    files = {path.relative_to(CLIENT) for path in CLIENT.rglob("*.js") if "node_modules" not in path.parts}
+    named = {Path(name) for name in package["files"]}
+    assert named == {path if path.parent == Path() else path.parent for path in files}
+    assert set(package["exports"].values()) == {"./pipeline-client.js", "./photo-queue.js"}
+    for path in files:
+        code = re.sub(r"/\*.*?\*/|^ *//.*?$", "", (CLIENT / path).read_text(), flags=re.DOTALL | re.MULTILINE)
+        for imported in re.findall(r'\b(?:from |^import |await import\()"(.*?)"', code, re.MULTILINE):
+            is_nodes = path.name == "node-websocket.js" and imported.startswith("node:")
+            assert is_nodes or (CLIENT / path.parent / imported).resolve().relative_to(CLIENT.resolve()) in files
         # A browser would load it, and fail.
         assert 'from "./node-websocket.js"' not in code

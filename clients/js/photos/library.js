@@ -8,6 +8,7 @@ const LARGEST_PAGE = 100;
 const CATCH_UP_PAGES = 3;
 const SOON_MS = 300;
 const FEW = 4; // so many are asked for one by one
+const SENT_MS = 2000;
 const AGAIN_MS = 3000;
 const FRAMES = ["processed", "queued", "started", "retrying", "held", "progress", "corrected", "deleted"];
 
@@ -70,7 +71,9 @@ export class Library {
 
   /** Connected (again): steps before that were not told. */
   async catchUp() {
-    if (!this.isLoaded) return void this.start();
+    // What was asked for before may have been read before; what ended in between was told to nobody here.
+    await this.start();
+    if (!this.isLoaded || this.#isClosed) return;
     try {
       const isComplete = await this.#readNew();
       if (isComplete) this.want(...this.#photos.unfinished);
@@ -82,6 +85,7 @@ export class Library {
 
   /** Ask for these soon. @param {...string} ids */
   want(...ids) {
+    if (this.#isClosed) return;
     for (const id of ids) this.#wanted.add(id);
     if (this.#wanted.size) this.#timer ??= setTimeout(() => this.#ask(), SOON_MS);
   }
@@ -127,6 +131,8 @@ export class Library {
     const came = this.#photos.frame(frame);
     const photo = this.#photos.find(frame.assetId);
     if (came) this.want(frame.assetId);
+    // It may be one that is being sent: that is known in a moment.
+    else if (!photo && frame.event !== "asset_deleted") setTimeout(() => this.#photos.find(frame.assetId) ?? this.want(frame.assetId), SENT_MS);
     if (came === "finished" && photo) this.#told.finished(photo, frame);
     this.#told.changed();
   }
