@@ -99,7 +99,7 @@ class JobDocuments:
             count = await self._count(window, COUNTED_AT_MOST)
             return Count(min(count, COUNTED_AT_MOST), count <= COUNTED_AT_MOST)
         most = READ_AT_MOST if _needs_reading(wanted) else COUNTED_AT_MOST
-        window = await self._window(wanted, None, most // 2, most)
+        window = await self._window(wanted, None, most // 4, most)
         is_whole = window.start in (None, wanted.since)
         if _needs_reading(wanted):
             return Count(len(await self._read(window, wanted, most)), is_whole)

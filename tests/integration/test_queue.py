@@ -518,7 +518,8 @@ async def test_full_redis_gives_up_finished_jobs_for_new_ones(io_loop: IOLoop) -
         claim = Claimer(queue)
         for _ in range(10):
             await claim(0, *(Finish(job, Outcome.COMPLETED) for job in await claim(100)))
-        redis.config_set("maxmemory", redis.info("memory")["used_memory"] - 20_000)
+        # More than Redis gives back by itself when the buffers of idle connections shrink.
+        redis.config_set("maxmemory", redis.info("memory")["used_memory"] - 50_000)
         await enqueue(queue, 2000)
         assert (await queue.stats()).completed in (0, 500)
         redis.config_set("maxmemory", 1)
