@@ -23,7 +23,7 @@ from redis import Redis
 
 from benchmarks import machine
 from benchmarks.comparison import Column, Comparison, Goal, Report
-from benchmarks.console_world import BASE, World, all_jobs, fill_mongo, fill_redis, fill_sqlite, started_at
+from benchmarks.console_world import BASE, World, all_jobs, fill_kept, fill_mongo, fill_redis, fill_sqlite, started_at
 from pipeline.assets.asset import AssetStatus
 from pipeline.assets.failures import fingerprint
 from pipeline.assets.job_search import JobFilter
@@ -85,6 +85,19 @@ ROUTES: dict[str, Route] = {
     "failures": listed("/api/queue/failures"),
     "failures of a period": lambda world: ("/api/queue/failures", {"from": world.moment()}),
     "one job": lambda world: (f"/api/queue/jobs/{world.any().job_id}", {}),
+    "overview": listed("/api/queue/overview"),
+    "processes": listed("/api/processes"),
+    "plugins": listed("/api/plugins"),
+    **{f"charts {window}": listed("/api/queue/charts", window=window) for window in ("1h", "24h", "7d")},
+    "busiest users": listed("/api/queue/users"),
+    "one user": lambda world: (f"/api/users/{world.any().user}", {}),
+    "audit": listed("/api/queue/audit", limit="50"),
+    "audit of one, one action": listed("/api/queue/audit", who="ops-3", action="retry job"),
+    "audit of nobody": listed("/api/queue/audit", who="nobody"),
+    "deliveries": listed("/api/queue/deliveries", limit="50"),
+    "deliveries, failed": listed("/api/queue/deliveries", state="failed"),
+    "deliveries of an asset": lambda world: ("/api/queue/deliveries", {"asset": world.jobs[-9].asset_id}),
+    "dead letters": listed("/api/queue/failed", limit="50"),
     "one job that waits": lambda world: (f"/api/queue/jobs/{world.any(status='processing').job_id}", {}),
 }
 
@@ -146,6 +159,13 @@ async def claim_queue(store: AssetStore, redis_url: str) -> None:
     await store.close()
 
 
+async def keep_all(store: AssetStore, world: World) -> None:
+    """Put into the store what jobs leave beside their assets."""
+    await store.open()
+    await fill_kept(store, world.jobs)
+    await store.close()
+
+
 def measure(kind: str, count: int, names: Sequence[str], kept: Path | None) -> Report:
     """Measure the routes whose names contain one of those, on one kind of store. kept: a folder with a filled SQLite
     file, or where to leave one.
@@ -176,6 +196,9 @@ def measure(kind: str, count: int, names: Sequence[str], kept: Path | None) -> R
         elif not is_filled:
             fill_sqlite(folder / "assets.sqlite", world.jobs)
         fill_redis(redis.client(), world.jobs)
+        if not is_filled:
+            store = MongoAssetStore(uri) if kind == "mongo" else SqliteAssetStore(folder / "assets.sqlite")
+            asyncio.run(keep_all(store, world))
         service = stack.enter_context(Service(folder, "http://127.0.0.1:9", **more))
         headers = service.headers("ops-1", role="admin")
         client = stack.enter_context(httpx.Client(base_url=service.url, headers=headers, timeout=60))

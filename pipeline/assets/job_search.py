@@ -19,7 +19,7 @@ EXAMINED_AT_MOST = 2000
 # Counts are exact up to this; for what no index knows, so many documents are looked at.
 COUNTED_AT_MOST = 10_000
 # What only reading tells is counted in so many documents.
-READ_AT_MOST = 3000
+READ_AT_MOST = 2000
 # So many kinds of failures are looked at, and so many returned.
 KINDS_AT_MOST, GROUPS_AT_MOST = 500, 100
 Position = tuple[datetime, str]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import asyncio
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from pipeline.assets.asset import Asset, AssetStatus, to_timestamp
+from pipeline.assets.job_search import JobFilter
 from pipeline.assets.store import AssetStore
 from pipeline.queue.job import JobState
 from pipeline.queue.queue import OTHERS_AT_MOST
@@ -14,8 +15,8 @@ from pipeline.usecases.erasing import Erasing
 from pipeline.usecases.progress import Progress
 
 PAGE = 500
-# Of a user with more assets only the newest are counted.
-COUNTED_AT_MOST = 20_000
+# Of a user with more assets only the newest are read, for their bytes. How many there are an index tells.
+READ_AT_MOST = 1000
 
 
 class Users:
@@ -32,28 +33,27 @@ class Users:
 
     async def describe(self, user_id: str) -> dict[str, Any]:
         """Return what the user has: schema User in contracts/analyze-queue.openapi.json."""
-        statuses: Counter[str] = Counter()
-        stored_bytes = 0
-        newest = oldest = None
-        unfinished: list[str] = []
-        after, page = None, await self._store.page(user_id, limit=PAGE)
-        while page and statuses.total() < COUNTED_AT_MOST:
-            newest, oldest = newest or page[0], page[-1]
-            statuses.update(asset.status.value for asset in page)
-            stored_bytes += sum(_stored_bytes(asset) for asset in page)
-            unfinished += (asset.processing_job_id for asset in page if asset.status is AssetStatus.PROCESSING)
-            after = page[-1].created_at, page[-1].id
-            page = await self._store.page(user_id, limit=PAGE, after=after)
+        filters = {status: JobFilter(user_id=user_id, statuses=(status,)) for status in AssetStatus}
+        counts = dict(zip(filters, await asyncio.gather(*map(self._store.count_jobs, filters.values())), strict=True))
+        read: list[Asset] = []
+        page = await self._store.page(user_id, limit=PAGE)
+        while page and len(read) < READ_AT_MOST:
+            read += page
+            page = await self._store.page(user_id, limit=PAGE, after=(page[-1].created_at, page[-1].id))
+        unfinished = await self._store.jobs(filters[AssetStatus.PROCESSING], limit=PAGE)
         kept = await self._store.kept_of(user_id, kinds=self._kinds)
         erasure = await self._erasing.find(user_id)
         return {
             "userId": user_id,
-            "assets": {"total": statuses.total(), **{status.value: statuses[status.value] for status in AssetStatus}},
-            "isComplete": not page,
-            "bytes": stored_bytes,
-            "oldest": to_timestamp(oldest.created_at) if oldest and not page else None,
-            "newest": to_timestamp(newest.created_at) if newest else None,
-            "waitingJobs": await self._count_waiting(unfinished),
+            "assets": {
+                "total": sum(found.count for found in counts.values()),
+                **{status.value: found.count for status, found in counts.items()},
+            },
+            "isComplete": not page and all(found.is_exact for found in counts.values()),
+            "bytes": sum(map(_stored_bytes, read)),
+            "oldest": to_timestamp(read[-1].created_at) if read and not page else None,
+            "newest": to_timestamp(read[0].created_at) if read else None,
+            "waitingJobs": await self._count_waiting([asset.processing_job_id for asset in unfinished.assets]),
             "deadLetters": sum("failed" in each.data for each in kept),
             "undelivered": sum("notifier" in each.data.get("data", {}) and "failed" not in each.data for each in kept),
             "erase": erasure.to_json() if erasure else None,
