@@ -170,7 +170,7 @@ class Parts:
             forget_history=self._forget_history,
         )
         kinds = [self._kept_jobs.kind, self._kept_notifications.kind]
-        self.users = Users(self.store, self.progress, self.erasing, kinds=kinds)
+        self.users = Users(self.store, self.queue, self.erasing, kinds=kinds)
         self.busiest = Busiest(self.store, self.queue, is_fair=self._is_fair)
         self.expiry = Expiry(
             self.store,

@@ -9,10 +9,10 @@ from typing import Any
 from pipeline.assets.asset import Asset, AssetStatus, to_timestamp
 from pipeline.assets.job_search import JobFilter
 from pipeline.assets.store import AssetStore
+from pipeline.errors import DependencyUnavailable
 from pipeline.queue.job import JobState
-from pipeline.queue.queue import OTHERS_AT_MOST
+from pipeline.queue.queue import JobQueue
 from pipeline.usecases.erasing import Erasing
-from pipeline.usecases.progress import Progress
 
 PAGE = 500
 # Of a user with more assets only the newest are read, for their bytes. How many there are an index tells.
@@ -23,12 +23,12 @@ class Users:
     """Tells what users have."""
 
     def __init__(
-        self, store: AssetStore, progress: Progress, erasing: Erasing, *, kinds: Collection[str]
+        self, store: AssetStore, queue: JobQueue, erasing: Erasing, *, kinds: Collection[str]
     ) -> None:
         """kinds: of the jobs that the store knows as well, see KeptJobs."""
         self._kinds = kinds
         self._store = store
-        self._progress = progress
+        self._queue = queue
         self._erasing = erasing
 
     async def describe(self, user_id: str) -> dict[str, Any]:
@@ -61,12 +61,11 @@ class Users:
 
     async def _count_waiting(self, job_ids: Sequence[str]) -> int | None:
         """Return how many of the jobs have yet to start, or to start again; None while Redis is away."""
-        asked = job_ids[:OTHERS_AT_MOST]
-        snapshot = await self._progress.snapshot(asked) if asked else None
-        if snapshot is None:
-            return None if asked else 0
-        places = [snapshot.place(job_id) for job_id in job_ids]
-        return sum(place is not None and place.state in (JobState.WAITING, JobState.DELAYED) for place in places)
+        try:
+            places = await self._queue.places(job_ids)
+        except DependencyUnavailable:
+            return None
+        return sum(place.state in (JobState.WAITING, JobState.DELAYED) for place in places.values())
 
 
 def _stored_bytes(asset: Asset) -> int:

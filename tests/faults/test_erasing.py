@@ -68,8 +68,14 @@ def fail(service: Service, ai_service: AiService, sub: str) -> str:
 
 def files_with(folder: Path, text: str) -> list[str]:
     """Return the files below the folder whose name or content has the text."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return [str(path) for path in files if text in str(path) or text.encode() in path.read_bytes()]
+    return [str(path) for path in folder.rglob("*") if path.is_file() and _has(path, text)]
+
+
+def _has(path: Path, text: str) -> bool:
+    try:
+        return text in str(path) or text.encode() in path.read_bytes()
+    except FileNotFoundError:
+        return False  # Redis has just replaced it
 
 
 def redis_with(redis: Redis, text: str) -> list[str]:
