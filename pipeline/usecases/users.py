@@ -14,9 +14,9 @@ from pipeline.queue.job import JobState
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases.erasing import Erasing
 
-PAGE = 500
+PAGE = 250
 # Of a user with more assets only the newest are read, for their bytes. How many there are an index tells.
-READ_AT_MOST = 1000
+READ_AT_MOST = 500
 
 
 class Users:
@@ -40,7 +40,7 @@ class Users:
         while page and len(read) < READ_AT_MOST:
             read += page
             page = await self._store.page(user_id, limit=PAGE, after=(page[-1].created_at, page[-1].id))
-        unfinished = await self._store.jobs(filters[AssetStatus.PROCESSING], limit=PAGE)
+        unfinished = await self._store.jobs(filters[AssetStatus.PROCESSING], limit=READ_AT_MOST)
         kept = await self._store.kept_of(user_id, kinds=self._kinds)
         erasure = await self._erasing.find(user_id)
         return {
