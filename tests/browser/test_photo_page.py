@@ -206,7 +206,7 @@ async def test_tabs_show_the_same_and_users_do_not_mix(tmp_path: Path, service: 
 
 @pytest.mark.gen_test(timeout=120)
 async def test_new_token_function_goes_on_or_shows_another_user(tmp_path: Path, service: Service) -> None:
-    """Frameworks give a new function with each drawing: nothing begins anew. One that is another user's shows theirs."""
+    """Frameworks give a new function with each drawing: nothing begins anew. Another user's one shows theirs."""
     async with photo_page(service.url, "drawn") as page:
         await choose(page, *photos(tmp_path, 1))
         await until_rows(page, "rows[0]?.badge === 'Done'")
