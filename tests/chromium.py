@@ -21,6 +21,8 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 _client = shutil.which("photo-client-node")
 AXE = Path(_client).parent / "photo-clients/node_modules/axe-core/axe.min.js" if _client else None
 UNTIL_SECONDS = 30.0
+# So often the looks of a page are judged again before it counts as faulty.
+LOOKS = 4
 CONTEXT_GONE = re.compile("context|collected|navigated", re.IGNORECASE)
 # Code and Windows key code of keys that are more than a letter.
 KEYS = {
@@ -161,7 +163,18 @@ class Page:
         path.write_bytes(base64.b64decode(shot["data"]))
 
     async def violations(self) -> list[str]:
-        """Return what axe-core has to say against the page."""
+        """Return what axe-core has to say against the page, and still says when it is asked again.
+
+        After a change of the scheme some colours follow some frames later.
+        """
+        found = await self._violations()
+        for _ in range(LOOKS if found else 0):
+            await self.evaluate("new Promise((passed) => setTimeout(passed, 250))")
+            if not (found := await self._violations()):
+                break
+        return found
+
+    async def _violations(self) -> list[str]:
         assert AXE is not None
         # Into a world of its own: the page's policy takes no script from elsewhere.
         tree = await self.call("Page.getFrameTree")

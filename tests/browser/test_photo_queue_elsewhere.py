@@ -61,6 +61,7 @@ async def test_ten_lines_show_the_queue_in_a_page_of_another_origin(tmp_path: Pa
                 assert row["values"][0] == "Nike sure"
                 (asset,) = service.get("/api/assets", "kim").json()["data"]["items"]
                 told = [["photo-accepted", asset["id"]], ["photo-finished", asset["id"]]]
+                await shown.until("told.length === 2")
                 assert await shown.evaluate("told") == told
                 assert asset["category"] == "lego"
                 await check_looks(shown)

@@ -33,7 +33,7 @@ export class Library {
     this.#client = client;
     this.#photos = photos;
     this.#told = told;
-    for (const name of FRAMES) client.on(`asset_${name}`, (frame) => this.#take(frame));
+    for (const name of FRAMES) client.on(`asset_${name}`, (frame) => this.take(frame));
   }
 
   close() {
@@ -127,7 +127,7 @@ export class Library {
   }
 
   /** @param {any} frame */
-  #take(frame) {
+  take(frame) {
     const came = this.#photos.frame(frame);
     const photo = this.#photos.find(frame.assetId);
     if (came) this.want(frame.assetId);

@@ -104,16 +104,16 @@ export class Photos {
   }
 
   /**
-   * The service has it now. Returns the ids of assets that were told of meanwhile and are none of those sent here.
-   * @param {string} key @param {string} assetId @param {string} [note] @returns {string[]}
+   * The service has it now. Returns the frames that came before that was known: of it, and, once nothing is being sent
+   * any more, of assets that are none of those sent here.
+   * @param {string} key @param {string} assetId @param {string} [note] @returns {any[]}
    */
   accepted(key, assetId, note = "") {
     const photo = this.#unsent.get(key);
     if (photo) this.#becomes(photo, key, assetId, note);
     const early = this.#early.filter((frame) => frame.assetId === assetId);
     this.#early = this.#early.filter((frame) => frame.assetId !== assetId);
-    const came = early.map((frame) => this.frame(frame)).some(Boolean) ? [assetId] : [];
-    return this.isSending ? came : [...came, ...this.#early.splice(0).map((frame) => frame.assetId)];
+    return this.isSending ? early : [...early, ...this.#early.splice(0)];
   }
 
   /** @param {Photo} photo @param {string} key @param {string} assetId @param {string} note */

@@ -49,8 +49,9 @@ export class Work {
     this.#sender = new Sender(parts, {
       step: (key, step) => this.#share({ kind: "step", key, step }),
       accepted: (unsent, { assetId }) => {
-        this.#share({ kind: "accepted", key: unsent.key, assetId, note: unsent.note });
         told.accepted({ assetId, name: unsent.name, category: unsent.category });
+        // Its end may have come already, and is told with this.
+        this.#share({ kind: "accepted", key: unsent.key, assetId, note: unsent.note });
       },
       gone: (key) => this.#share({ kind: "gone", key }),
       unauthorized: told.unauthorized,
@@ -225,7 +226,7 @@ export class Work {
   #heard({ kind, key, step, assetId, note }) {
     if (kind === "added") return void this.#readOutbox();
     if (kind === "step") this.photos.step(key, step);
-    if (kind === "accepted") this.#library.want(...this.photos.accepted(key, assetId, note));
+    if (kind === "accepted") for (const frame of this.photos.accepted(key, assetId, note)) this.#library.take(frame);
     if (kind === "gone") this.photos.forget(key);
     if (kind === "cleared") this.photos.forgetUnsent();
     this.#told.changed();
