@@ -73,7 +73,7 @@ async def test_photos_wait_through_a_dead_spot_and_a_reload(tmp_path: Path, ai_s
     with Service(tmp_path, ai_service.url) as service:
         async with FailingProxy(service.url) as proxy, photo_page(proxy.url) as page:
             # A connection that is under way comes about all the same.
-            await page.until_text("Live")
+            await page.until(f"{QUEUE}.querySelector('.status').dataset.is === 'connected'")
             await page.go_offline()
             await page.until_text("You are offline")
             await choose(page, *photos(tmp_path / "photos", 3))

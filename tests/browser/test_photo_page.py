@@ -198,8 +198,10 @@ async def test_tabs_show_the_same_and_users_do_not_mix(tmp_path: Path, service: 
         await page.until_text("Open the link")
         await other.until_text("Open the link")
         await check_looks(page)
-        assert other.problems == []
-        page.problems = [each for each in page.problems if "ERR_BLOCKED_BY_CLIENT" not in each]
+        # A tab may look once more at the photo that another one deletes: a browser tells of each 404.
+        assert [each for each in other.problems if "404" not in each] == []
+        told = ("ERR_BLOCKED_BY_CLIENT", "404")
+        page.problems = [each for each in page.problems if not any(word in each for word in told)]
     async with photo_page(service.url, "dan") as page:
         assert await rows(page) == []
 
