@@ -18,7 +18,7 @@ from pipeline.clock import utc_now
 from pipeline.errors import Forbidden, NotFound, ValidationError
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.polling import MAX_WAIT_SECONDS, Polling
-from pipeline.handlers.query import Query, encode_cursor
+from pipeline.handlers.query import encode_cursor
 from pipeline.texts import clean
 from pipeline.usecases.admission import Admission
 from pipeline.usecases.cancelling import Cancelling
@@ -57,7 +57,7 @@ class _Handler(BaseHandler):
     async def subject(self) -> str | None:
         """Return the user whose assets the caller may see or change, None for all."""
         caller = await self.authenticate()
-        if caller.is_admin or (caller.is_operator and self.request.method in ("GET", "HEAD")):
+        if self.may_operate(caller):
             # Every line about what an operator did says who it was.
             structlog.contextvars.bind_contextvars(operator=caller.user_id)
             return None
@@ -73,9 +73,6 @@ class _Handler(BaseHandler):
         if asset is not None and asset.user_id != self.principal.user_id:
             self.begin_act(action, asset_id)
         return subject, asset_id
-
-    def _query(self) -> Query:
-        return Query({name: self.get_query_argument(name) for name in self.request.query_arguments})
 
     async def _polled(self, read: Read[T], is_enough: Callable[[T], bool], **options: Any) -> T:
         """Return what Polling.until returns; a process that goes away lets its clients poll another one."""
@@ -101,7 +98,7 @@ class AssetsHandler(_Handler):
         self.categories = categories
 
     async def get(self) -> None:
-        caller, query = await self.authenticate(), self._query()
+        caller, query = await self.authenticate(), self.query()
         user_id = query.text("user", USER_ID, "Must be a user's id") or caller.user_id
         if user_id != caller.user_id and not caller.is_operator:
             raise Forbidden("Only for operators")
@@ -142,7 +139,7 @@ class AssetHandler(_Handler):
 
     async def get(self, asset_id: str) -> None:
         subject = await self.subject()
-        asset_id, query = _asset_id(asset_id), self._query()
+        asset_id, query = _asset_id(asset_id), self.query()
         wait = query.wait(MAX_WAIT_SECONDS)
         query.check()
 

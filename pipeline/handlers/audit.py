@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.auth import USER_ID
 from pipeline.handlers.base import OperatorHandler
-from pipeline.handlers.query import Query, encode_cursor
+from pipeline.handlers.query import next_cursor
 from pipeline.usecases.audit import Audit
 
 ENTRY_ID = re.compile(r"[0-9a-f]{24}")
@@ -25,10 +25,10 @@ class AuditHandler(OperatorHandler):
 
     async def get(self) -> None:
         await self.authenticate()
-        query = Query({name: self.get_query_argument(name) for name in self.request.query_arguments})
+        query = self.query()
         limit, after = query.limit(), query.cursor(ENTRY_ID)
         who = query.text("who", USER_ID, "Must be a user's id")
         action = query.text("action", ACTION, "Must be an action as an entry names it")
         query.check()
         items, place = await self.audit.page(limit=limit, after=after, who=who, action=action)
-        self.reply({"items": items, "nextCursor": encode_cursor(*place) if place else None})
+        self.reply({"items": items, "nextCursor": next_cursor(place)})

@@ -34,6 +34,7 @@ from pipeline.errors import (
     Unauthorized,
     ValidationError,
 )
+from pipeline.handlers.query import Query
 from pipeline.metrics import Metrics
 from pipeline.origins import is_same_place, normal_origin
 from pipeline.texts import cause_of, clean
@@ -107,6 +108,19 @@ class BaseHandler(tornado.web.RequestHandler):
         """Settle self.principal from the Authorization header; Unauthorized or DependencyUnavailable otherwise."""
         self.principal = await self.verifier.verify(bearer_token(self.request.headers.get("Authorization")))
         return self.principal
+
+    def query(self) -> Query:
+        """Return the parameters of the address."""
+        return Query({name: self.get_query_argument(name) for name in self.request.query_arguments})
+
+    def may_operate(self, principal: Principal) -> bool:
+        """Return whether the caller may do this to what is others': readers may ask, only admins may change it."""
+        return principal.is_operator if self.is_asking else principal.is_admin
+
+    @property
+    def is_asking(self) -> bool:
+        """True when the request changes nothing."""
+        return self.request.method in ("GET", "HEAD")
 
     def begin_act(self, action: str, target: str | None) -> None:
         """Let the audit list have this request when it has ended. action, target: see Act."""
@@ -300,10 +314,9 @@ class OperatorHandler(BaseHandler):
 
     async def authenticate(self) -> Principal:
         principal = await super().authenticate()
-        is_reading = self.request.method in ("GET", "HEAD")
-        if not (principal.is_operator if is_reading else principal.is_admin):
-            raise Forbidden("Only for operators" if is_reading else "Only for admins")
-        if not is_reading:
+        if not self.may_operate(principal):
+            raise Forbidden("Only for operators" if self.is_asking else "Only for admins")
+        if not self.is_asking:
             self.refuse_foreign_page()
             method = str(self.request.method)
             target = self.path_args[0][:MAX_TARGET_LENGTH] if self.path_args else None

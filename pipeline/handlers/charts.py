@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.handlers.base import OperatorHandler
-from pipeline.handlers.query import Query
 from pipeline.usecases.busiest import Busiest
 from pipeline.usecases.tallies import WINDOWS, Tallies
 
@@ -21,7 +20,7 @@ class ChartsHandler(OperatorHandler):
 
     async def get(self) -> None:
         await self.authenticate()
-        query = Query({name: self.get_query_argument(name) for name in self.request.query_arguments})
+        query = self.query()
         window = query.choice("window", tuple(WINDOWS)) or next(iter(WINDOWS))
         query.check()
         self.reply(await self.tallies.chart(window))

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.assets.asset import ASSET_ID
 from pipeline.errors import NotFound
 from pipeline.handlers.base import OperatorHandler
-from pipeline.handlers.query import Query, encode_cursor
+from pipeline.handlers.query import next_cursor
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.deliveries import Deliveries, DeliveryState
 from pipeline.usecases.undelivered import Undelivered
@@ -28,7 +28,7 @@ class DeliveriesHandler(OperatorHandler):
 
     async def get(self) -> None:
         await self.authenticate()
-        query = Query({name: self.get_query_argument(name) for name in self.request.query_arguments})
+        query = self.query()
         limit, after = query.limit(), query.cursor(DELIVERY_ID)
         asset_id = query.text("asset", ASSET_ID, "Must be 24 hex digits")
         state = query.choice("state", tuple(DeliveryState))
@@ -41,7 +41,7 @@ class DeliveriesHandler(OperatorHandler):
             state=state,
             notifier=notifier,
         )
-        self.reply({"items": items, "nextCursor": encode_cursor(*place) if place else None})
+        self.reply({"items": items, "nextCursor": next_cursor(place)})
 
 
 class RepeatDeliveryHandler(OperatorHandler):

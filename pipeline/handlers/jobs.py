@@ -40,9 +40,6 @@ class _JobsHandler(OperatorHandler):
         super().initialize(**common)
         self.lists = lists
 
-    def query(self) -> Query:
-        return Query({name: self.get_query_argument(name) for name in self.request.query_arguments})
-
 
 class JobsHandler(_JobsHandler):
     """GET /api/queue/jobs: newest first."""

@@ -91,6 +91,11 @@ def encode_cursor(instant: datetime, item_id: str) -> str:
     return base64.urlsafe_b64encode(f"{milliseconds_of(instant)}.{item_id}".encode()).decode().rstrip("=")
 
 
+def next_cursor(after: Position | None) -> str | None:
+    """Return the cursor of the page that begins after that place, None at the end of the list."""
+    return encode_cursor(*after) if after else None
+
+
 def decode_cursor(text: str, ids: re.Pattern[str]) -> Position:
     """Return the place encode_cursor wrote; ValueError for anything else."""
     try:

@@ -14,7 +14,7 @@ from pipeline.assets.asset import ASSET_ID, to_timestamp
 from pipeline.auth import USER_ID
 from pipeline.errors import NotFound, ValidationError
 from pipeline.handlers.base import BaseHandler, OperatorHandler
-from pipeline.handlers.query import Position, Query, encode_cursor
+from pipeline.handlers.query import Query, next_cursor
 from pipeline.queue.job import FailedJob
 from pipeline.queue.queue import JobQueue, QueueStats
 from pipeline.settings import CATEGORY
@@ -96,9 +96,6 @@ class _QueueHandler(OperatorHandler):
         self.queues = queues
         self.tracing = tracing
 
-    def query(self) -> Query:
-        return Query({name: self.get_query_argument(name) for name in self.request.query_arguments})
-
     def named(self, query: Query) -> Administered:
         """Return the queue that the parameter `queue` names; what is wrong with the query is raised here."""
         name = query.choice("queue", tuple(self.queues)) or next(iter(self.queues))
@@ -125,7 +122,7 @@ class FailedJobsHandler(_QueueHandler):
         query = self.query()
         limit, after = query.limit(), query.cursor(ANY_ID)
         page = await self.named(query).queue.failed_jobs(limit, after)
-        self.reply({"items": [_shown(job) for job in page.jobs], "nextCursor": _cursor(page.next_after)})
+        self.reply({"items": [_shown(job) for job in page.jobs], "nextCursor": next_cursor(page.next_after)})
 
     async def delete(self) -> None:
         await self.authenticate()
@@ -152,7 +149,7 @@ class RetryAllFailedHandler(_QueueHandler):
             page = await reruns.retry_all_failed(self.request_id, after)
             self.note_act(count=page.retried)
             counts = {"retried": page.retried, "skipped": page.skipped, "remaining": page.remaining}
-            self.reply(counts | {"nextCursor": _cursor(page.next_after)}, status=202)
+            self.reply(counts | {"nextCursor": next_cursor(page.next_after)}, status=202)
 
 
 class FailedJobHandler(_QueueHandler):
@@ -229,7 +226,3 @@ def _shown(job: FailedJob) -> dict[str, Any]:
         "enqueuedAt": to_timestamp(job.enqueued_at),
         "failedAt": to_timestamp(job.failed_at),
     }
-
-
-def _cursor(after: Position | None) -> str | None:
-    return encode_cursor(*after) if after else None

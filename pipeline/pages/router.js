@@ -25,7 +25,7 @@
  * @typedef {{path: string, view: (context: Context) => View}} Route path: like "/console/jobs/:id"
  */
 
-import { fill, h } from "./dom.js";
+import { fill } from "./dom.js";
 
 export class Router {
   #routes;
