@@ -182,6 +182,15 @@ class RetryableJobError(JobError):
         self.provider = ""
 
 
+class NotReady(Exception):
+    """A plugin cannot start yet. reason: why, for operators; retry_after_seconds: when to try again."""
+
+    def __init__(self, reason: str, retry_after_seconds: float = 5) -> None:
+        super().__init__(clean(reason)[:MAX_MESSAGE_LENGTH])
+        is_number = 1 <= retry_after_seconds <= MAX_RETRY_AFTER_SECONDS
+        self.retry_after_seconds = retry_after_seconds if is_number else 5.0
+
+
 class SandboxLimit(RetryableJobError):
     """Work in a child process was ended: it took too long, needed too much memory, or its process crashed.
 

@@ -31,6 +31,9 @@ class Attribute:
 
 
 UNKNOWN = Attribute("", 0.0)
+# Whence confidences are: computed by the provider, said by the model of its own answer (nothing may be decided by
+# those), or made up to have one.
+CONFIDENCE_KINDS = ("measured", "self_reported", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +45,42 @@ class ProcessedImage:
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """How often a provider may be asked: n calls in per_seconds, by all processes together.
+
+    The calls are spread evenly: `Rate(5)` is one each 0.2 s, `Rate(1, 2)` one each 2 s.
+    """
+
+    n: float
+    per_seconds: float = 1.0
+
+    @property
+    def interval_seconds(self) -> float:
+        """How far two calls are apart."""
+        return self.per_seconds / self.n
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one analysis took. input_tokens, output_tokens: None when not told.
+
+    cost: in units of `currency`, None when the price is not known; 0 when it costs nothing.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost: float | None = None
+    currency: str = "USD"
+
+
+@dataclass(frozen=True, slots=True)
 class AnalyzeRequest:
     """One photo to analyze.
 
     image_url: where the original can be fetched. image: its bytes, only for providers that say `needs_image = True`.
     category: one of CATEGORIES, or of what it once was. attempt: from 1. timeout_seconds: the time budget of this call.
-    trace_context: what to send on as the W3C `traceparent` header, "" when nothing is traced.
+    trace_context: what to send on as the W3C `traceparent` header, "" when nothing is traced. content_type: of the
+    bytes in `image` or, without them, of the original, e.g. "image/jpeg".
     """
 
     image_url: str
@@ -59,6 +92,7 @@ class AnalyzeRequest:
     timeout_seconds: float
     image: bytes | None = None
     trace_context: str = ""
+    content_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +102,9 @@ class Analysis:
     A processed image comes either as the URL the AI service keeps it under or as bytes, never both.
     extra: what else the provider has to say, by name: JSON values of at most 8 KB together, no name with "$" in front.
     It is kept and shown; one that cannot be kept is left out, and the rest of the result stands.
+    usage: what it took; None when nothing can be told of it. ai_model, prompt_version: which model answered which
+    prompt, texts of at most 200 characters. confidence_kind: CONFIDENCE_KINDS says whence the confidences are.
+    These four are kept as the asset's provenance.
     """
 
     brand: Attribute = UNKNOWN
@@ -76,6 +113,10 @@ class Analysis:
     processed_image_url: str | None = None
     processed_image: ProcessedImage | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    usage: Usage | None = None
+    ai_model: str = ""
+    prompt_version: str = ""
+    confidence_kind: str = "measured"
 
 
 class SandboxPool(Protocol):
@@ -166,6 +207,89 @@ class Sandbox(Protocol):
 
     async def close(self) -> None:
         """End all children; what built the sandbox does this, not a plugin."""
+
+
+class PluginStore(Protocol):
+    """A few small values that a plugin keeps, in the asset store: every process of the service has the same.
+
+    They are backed up and moved with the assets. A value is JSON of at most MAX_VALUE_BYTES. A key is 1 to 200 printable
+    characters. What is about a user is kept with `user_id`: it goes when the user is erased. Every method raises
+    DependencyUnavailable while the store is away.
+    """
+
+    async def get(self, key: str) -> Any:
+        """Return the value, None when there is none."""
+
+    async def put(self, key: str, value: Any, *, user_id: str = "") -> None:
+        """Keep the value, in place of the one before. ValueError when it cannot be kept."""
+
+    async def delete(self, *keys: str) -> None:
+        """Remove the values; those that are not there do not matter."""
+
+    def list(self) -> AsyncIterator[tuple[str, Any]]:
+        """Yield all keys with their values, those that were put longest ago first."""
+
+    def of_user(self, user_id: str) -> AsyncIterator[tuple[str, Any]]:
+        """Yield the keys with their values that were put for that user."""
+
+
+class Measure(Protocol):
+    """A counter or histogram of a plugin. labels: all that it was made with, by name."""
+
+    def inc(self, amount: float = 1, **labels: str) -> None:
+        """Add to the counter."""
+
+    def observe(self, value: float, **labels: str) -> None:
+        """Add a value to the histogram."""
+
+
+class Context(Protocol):
+    """What the service lends one plugin while it runs: the argument of `start`.
+
+    http: one session for all plugins, with the proxies of the environment, the machine's certificates, the user agent
+    of the service and the trace of the call that is under way; it keeps no cookies, and the service closes it. Give
+    each request its `timeout`.
+    data_dir: a folder of the plugin's own under DATA_DIR, on this machine alone. store: for what all processes share.
+    log: a structlog logger that names the plugin. settings: of the service.
+    """
+
+    http: aiohttp.ClientSession
+    data_dir: Path
+    store: PluginStore
+    log: Any
+    settings: Settings
+
+    def task(self, coroutine: Coroutine[Any, Any, object], name: str) -> asyncio.Task[object]:
+        """Run the coroutine beside everything else. It is cancelled before `close` is called; one that fails is logged
+        and counted, and not started again.
+        """
+
+    def counter(self, name: str, text: str, *labels: str) -> Measure:
+        """Return the counter `pipeline_plugin_<PLUGIN>_<name>_total` of /metrics, the same for the same name."""
+
+    def histogram(self, name: str, text: str, *labels: str, buckets: Sequence[float] = ()) -> Measure:
+        """Return the histogram `pipeline_plugin_<PLUGIN>_<name>` of /metrics, likewise."""
+
+
+class Starting(Protocol):
+    """Optional methods of a provider, storage or notifier; a module with observers or filters may have them as
+    functions of the same names. Each is `async def` or `def`.
+    """
+
+    def start(self, context: Context) -> None | Awaitable[None]:
+        """Get ready; called once, on start, before anything else is.
+
+        Raises NotReady while that cannot be: the plugin is held, and `start` is called again after the time it says.
+        After any other error the service does not start.
+        """
+
+    def check(self) -> None | Awaitable[None]:
+        """Return when whatever the plugin leans on can be reached; raise DependencyUnavailable, or anything, otherwise.
+        Asked by `run.py check` and /readyz?verbose; a storage that fails it is not ready.
+        """
+
+    def close(self) -> None | Awaitable[None]:
+        """Let everything go; called once, at the end."""
 
 
 class Progress(Protocol):
@@ -278,7 +402,9 @@ class Notification:
     """An event for its owner.
 
     event: the payload of contracts/asset-processed-event.schema.json, not to be changed. delivery_id: the same for
-    every repetition to one notifier. trace_context: what to send on as `traceparent`, or "".
+    every repetition to one notifier. trace_context: what to send on as `traceparent`, or "". category: of the photo, ""
+    when it is not known any more. job_id: of the job that made the result. claims: those of USER_CLAIMS that the token
+    of the upload had, by name.
     """
 
     event: Mapping[str, Any]
@@ -286,6 +412,9 @@ class Notification:
     rooms: RoomPublisher
     delivery_id: str = ""
     trace_context: str = ""
+    category: str = ""
+    job_id: str = ""
+    claims: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Notifier(Protocol):
