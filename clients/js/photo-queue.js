@@ -6,6 +6,8 @@
  * Properties: `url`, `category`, `token` (a string, or a function that returns a fresh one and may be async).
  * Events: `photo-accepted` with {assetId, name, category}, `photo-finished` with the service's asset_processed,
  * `photo-unauthorized` when the service does not take the token (any more).
+ *
+ * @typedef {import("./photos/photos.js").Photo} Photo
  */
 
 import { backoffMs, sleep } from "./delays.js";
@@ -41,9 +43,10 @@ export class PhotoQueue extends HTMLElement {
   #isLeaving = false;
   #isChanging = false;
   /** @type {AbortController | null} */ #sleeping = null;
+  /** Where the focus goes on when it has deleted a photo. @type {Photo | null} */ #afterDeleted = null;
   /** @type {File[]} those that came before the service had answered */ #early = [];
 
-  #messages = new Messages(() => this.#list.element.focus());
+  #messages = new Messages(() => this.#list.focus(this.#afterDeleted));
   #details = new Details();
   #summary = new Summary();
   #drop = new DropArea((files) => this.add(files));
@@ -301,21 +304,26 @@ export class PhotoQueue extends HTMLElement {
     });
   }
 
-  /** @param {import("./photos/photos.js").Photo} photo */
+  /** @param {Photo} photo */
   #row(photo) {
     const busy =
       (/** @type {(work: Work) => Promise<unknown>} */ act) =>
       async (/** @type {any} */ _, /** @type {HTMLButtonElement} */ button) => {
-        button.disabled = true;
+        if (button.ariaDisabled) return;
+        button.ariaDisabled = "true"; // a disabled one would lose the focus
         await (this.#work && act(this.#work));
-        button.disabled = false;
+        button.ariaDisabled = null;
       };
     return new Row(photo, {
       open: () => this.#details.open(photo),
       correct: async (_, said) => this.#work?.correct(photo, said),
       again: busy((work) => work.again(photo)),
       cancel: busy((work) => work.cancel(photo)),
-      remove: (_, isByKeyboard) => this.#deletions.add(photo, isByKeyboard),
+      remove: (_, isByKeyboard) => {
+        this.#afterDeleted = this.#list.nextTo(photo);
+        this.#list.focus(this.#afterDeleted);
+        this.#deletions.add(photo, isByKeyboard);
+      },
       freshPicture: async () => {
         const { images } = (await this.#work?.fresh(photo)) ?? {};
         return images?.previews?.["320"]?.url ?? images?.original?.url ?? "";

@@ -23,7 +23,7 @@ h3 { font-size: 1rem; }
 button, input, select { min-height: 2.75rem; border: 1px solid var(--line); border-radius: .625rem; background: var(--paper); color: inherit; font: inherit; }
 button { display: inline-flex; align-items: center; justify-content: center; gap: .5rem; padding: .375rem .875rem; cursor: pointer; touch-action: manipulation; }
 button:hover { border-color: var(--accent); }
-button:disabled { opacity: .5; cursor: default; }
+button:is(:disabled, [aria-disabled=true]) { opacity: .5; cursor: default; }
 button.primary { border-color: transparent; background: var(--accent); color: var(--accent-ink); font-weight: 600; }
 button.primary:hover { filter: brightness(1.08); }
 button.quiet { border-color: transparent; background: none; color: var(--soft); }
