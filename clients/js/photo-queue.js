@@ -11,6 +11,7 @@
  */
 
 import { backoffMs, sleep } from "./delays.js";
+import { readEnvelope } from "./http.js";
 import { claimsOf, Tokens } from "./tokens.js";
 import { Deletions } from "./photos/deletions.js";
 import { Details } from "./photos/details.js";
@@ -41,6 +42,7 @@ export class PhotoQueue extends HTMLElement {
   /** The token of now, if it is still the user's whose photos are shown. @type {() => Promise<any>} */ #ofUser =
     async () => "";
   #isLeaving = false;
+  /** The service has never answered here. */ #isUnanswered = false;
   #isChanging = false;
   /** @type {AbortController | null} */ #sleeping = null;
   /** Where the focus goes on when it has deleted a photo. @type {Photo | null} */ #afterDeleted = null;
@@ -122,14 +124,18 @@ export class PhotoQueue extends HTMLElement {
 
   /** How many photos the service has not accepted yet. */
   get unsent() {
-    return this.#work?.photos.unsent ?? 0;
+    return this.#early.length + (this.#work?.photos.unsent ?? 0);
   }
 
   /** Send these. @param {Iterable<File>} files */
   async add(files) {
     const all = [...files];
     if (!all.length) return;
-    if (!this.#work) return void this.#early.push(...all);
+    if (!this.#work) {
+      this.#early.push(...all);
+      if (this.#isUnanswered) this.#tellUnanswered();
+      return;
+    }
     const refused = await this.#work.add(all, this.#drop.category);
     const added = all.length - refused.length;
     if (added) this.#messages.say(`${counted(added, "photo")} added.`);
@@ -250,18 +256,25 @@ export class PhotoQueue extends HTMLElement {
   async #about(signal) {
     for (let failures = 0; ; failures++) {
       try {
-        const { data } = await (
-          await fetch(`${new URL(this.url).href.replace(/\/+$/, "")}/api/about`, { signal })
-        ).json();
+        const address = `${new URL(this.url).href.replace(/\/+$/, "")}/api/about`;
+        const data = await readEnvelope(await fetch(address, { signal }));
+        this.#isUnanswered = false;
         this.#remember("about", JSON.stringify(data));
         return data;
       } catch {
         const known = this.#remembered("about");
         if (known || signal.aborted) return JSON.parse(known || "null");
-        this.#summary.show({ connection: "lost", transport: null, photos: [] });
+        this.#isUnanswered = true;
+        if (!failures) this.#tellUnanswered();
         await sleep(backoffMs(failures), signal).catch(() => {});
       }
     }
+  }
+
+  #tellUnanswered() {
+    const count = this.#early.length;
+    const wait = count && ` ${counted(count, "photo waits", "photos wait")} for it: leave this page open.`;
+    this.#problem(`The service cannot be reached; it is asked again and again.${wait || ""}`);
   }
 
   /** @returns {import("./photos/work.js").Told} */

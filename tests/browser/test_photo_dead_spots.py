@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,53 @@ async def test_photos_wait_through_a_dead_spot_and_a_reload(tmp_path: Path, ai_s
             assert len(set(proxy.keys)) == 4
             assert len(service.get("/api/assets", "ann").json()["data"]["items"]) == 4
             page.problems = [each for each in page.problems if "ERR_" not in each]
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_browser_that_keeps_nothing_loses_nothing(tmp_path: Path, ai_service: AiService) -> None:
+    """Photos that the browser cannot keep, or does not give back, are sent all the same, and a page that slept has them.
+
+    While the service has never answered, the page says so, and that the photos chosen meanwhile wait.
+    """
+    with Service(tmp_path, ai_service.url) as service:
+        async with photo_page(service.url) as page:
+            await page.call("Network.enable")
+            await page.call("Network.setBlockedURLs", urls=["*analyze-queue*"])
+            await choose(page, *photos(tmp_path / "photos", 1))
+            (row,) = await until_rows(page, "rows[0]?.badge === 'Sending again'")
+            lose = "IDBDatabase.prototype.transaction = () => { throw new DOMException('lost', 'UnknownError') }"
+            await page.evaluate(lose)
+            await until_rows(page, f"rows[0]?.badge === 'Sending again' && rows[0].told !== {json.dumps(row['told'])}")
+            await page.call("Network.setBlockedURLs", urls=[])
+            await until_rows(page, "rows[0]?.badge === 'Done'")
+
+            await page.call("Network.setBlockedURLs", urls=["*analyze-queue*"])
+            await choose(page, *photos(tmp_path / "photos", 2, first=1))
+            await page.until_text("This browser has no room to keep the photos")
+            await until_rows(page, "rows.length === 3 && rows.slice(0, 2).every(({badge}) => badge === 'Sending again')")
+            await page.evaluate(f"globalThis.before = {QUEUE}.querySelector('.list .photo')")
+            await page.evaluate("for (const name of ['freeze', 'resume']) document.dispatchEvent(new Event(name))")
+            await page.until("!before.isConnected")
+            await page.call("Network.setBlockedURLs", urls=[])
+            await until_rows(page, "rows.length === 3 && rows.every(({badge}) => badge === 'Done')")
+
+            refused = '{"success": false, "error": {"code": "UNAVAILABLE", "message": "not yet"}}'
+            await page.call(
+                "Page.addScriptToEvaluateOnNewDocument",
+                source=f"""globalThis.isReady = false;
+                const ask = fetch;
+                fetch = (address, options) => !isReady && `${{address}}`.endsWith("/api/about")
+                  ? Promise.resolve(new Response('{refused}', {{ status: 503 }})) : ask(address, options);
+                localStorage.removeItem("photo-queue.about ann {service.url}");""",
+            )
+            await page.reload()
+            await page.until_text("The service cannot be reached; it is asked again and again.")
+            await choose(page, *photos(tmp_path / "photos", 1, first=3))
+            await page.until_text("1 photo waits for it: leave this page open.")
+            await page.evaluate("isReady = true")
+            await until_rows(page, "rows.length === 4 && rows.every(({badge}) => badge === 'Done')")
+            page.problems = [each for each in page.problems if "ERR_" not in each]
+        assert len(service.get("/api/assets", "ann").json()["data"]["items"]) == 4
 
 
 @pytest.mark.gen_test(timeout=120)

@@ -96,7 +96,8 @@ export class Sender {
     this.#sending.set(key, stopping);
     try {
       const isHere = await tabs.alone(key, async () => {
-        const kept = await outbox.get(key);
+        // What cannot be read is not gone. To send it twice does no harm: the key is the same.
+        const kept = await outbox.get(key).catch(() => unsent);
         if (stopping.signal.aborted) return;
         if (!kept) return this.#told.gone(key);
         const receipt = await this.#upload(kept, stopping);

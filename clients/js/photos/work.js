@@ -137,7 +137,7 @@ export class Work {
 
   /** Once more: by the AI, or to the service. @param {Photo} photo */
   async again(photo) {
-    if (photo.unsent) return this.#sendAgain(photo.unsent.key);
+    if (photo.unsent) return this.#sendAgain(photo.unsent.key).catch((error) => this.#told.problem(error.message));
     await this.#asked(photo, async () => {
       await this.client.retry(photo.asset?.id);
       this.photos.restart(photo);
@@ -150,7 +150,7 @@ export class Work {
     this.#told.changed();
     if (!photo.unsent) return;
     if (isHidden) return this.#sender.drop(photo.unsent.key);
-    const unsent = await this.#outbox.get(photo.unsent.key);
+    const unsent = await this.#outbox.get(photo.unsent.key).catch((error) => this.#told.problem(error.message));
     if (unsent && !unsent.refused) this.#sender.add(unsent);
   }
 
