@@ -41,6 +41,8 @@ export class PhotoQueue extends HTMLElement {
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #checking;
   /** The token of now, if it is still the user's whose photos are shown. @type {() => Promise<any>} */ #ofUser =
     async () => "";
+  /** The token that the service does not take. @type {unknown} */ #refused = "";
+  /** @type {unknown} */ #newest = "";
   #isLeaving = false;
   /** The service has never answered here. */ #isUnanswered = false;
   #isChanging = false;
@@ -118,7 +120,10 @@ export class PhotoQueue extends HTMLElement {
     // Frameworks make a new function each time they draw the page: no reason to begin anew, unless it is another user's.
     this.#checking ??= setTimeout(() => {
       this.#checking = undefined;
-      this.#ofUser().catch(() => {});
+      this.#ofUser().then(
+        (now) => this.#refused && now !== this.#refused && this.#plan(),
+        () => {},
+      );
     }, CHECK_MS);
   }
 
@@ -208,6 +213,7 @@ export class PhotoQueue extends HTMLElement {
 
   async #begin() {
     const { signal } = (this.#running = new AbortController());
+    this.#refused = "";
     this.#drop.listen(this, signal);
     const sub = await this.#user(signal).catch(() => null);
     if (signal.aborted) return;
@@ -247,7 +253,7 @@ export class PhotoQueue extends HTMLElement {
    */
   async #tokenOf(sub) {
     const token = await (typeof this.#token === "function" ? this.#token() : this.#token);
-    if (claimsOf(token ?? "").sub === sub) return token;
+    if (claimsOf(token ?? "").sub === sub) return (this.#newest = token);
     this.#plan();
     throw new Error("somebody else has signed in");
   }
@@ -287,9 +293,13 @@ export class PhotoQueue extends HTMLElement {
         if (frame.status === "failed") this.#messages.say(`A photo failed: ${frame.error}`, "photos failed");
         else this.#messages.say(`${nameOf(photo)} is ready.`, "photos are ready");
       },
-      unauthorized: () =>
-        this.#fire("photo-unauthorized", {}) &&
-        this.#problem("The service does not take the sign-in any more. Sign in again; your photos wait."),
+      unauthorized: () => {
+        // The connection tells it, and each request.
+        if (this.#refused) return;
+        this.#refused = this.#newest || this.#token;
+        if (this.#fire("photo-unauthorized", {}))
+          this.#problem("The service does not take the sign-in any more. Sign in again; your photos wait.");
+      },
       problem: (problem) => this.#problem(problem),
       hasMore: (hasMore) => (this.#list.hasMore = hasMore),
     };

@@ -252,7 +252,10 @@ async def test_tabs_show_the_same_and_users_do_not_mix(tmp_path: Path, service: 
 
 @pytest.mark.gen_test(timeout=120)
 async def test_new_token_function_goes_on_or_shows_another_user(tmp_path: Path, service: Service) -> None:
-    """Frameworks give a new function with each drawing: nothing begins anew. Another user's one shows theirs."""
+    """Frameworks give a new function with each drawing: nothing begins anew. Another user's one shows theirs.
+
+    After a token that the service does not take, all goes on with the next one.
+    """
     async with photo_page(service.url, "drawn") as page:
         await choose(page, *photos(tmp_path, 1))
         await until_rows(page, "rows[0]?.badge === 'Done'")
@@ -266,6 +269,19 @@ async def test_new_token_function_goes_on_or_shows_another_user(tmp_path: Path, 
         await page.evaluate(give.format(make_token("other")))
         await page.until(f"{QUEUE}.querySelector('[data-view=empty]')")
         assert await rows(page) == []
+
+        await page.evaluate("""document.addEventListener("photo-unauthorized", (told) => {
+          told.stopPropagation(); // the page would sign out
+          globalThis.refused = true;
+        }, { capture: true })""")
+        await page.evaluate(give.format(make_token("other", expires_in=-60)))
+        await page.evaluate("document.dispatchEvent(new Event('freeze')); document.dispatchEvent(new Event('resume'))")
+        await page.until("globalThis.refused")
+        await choose(page, *photos(tmp_path, 1, first=1))
+        await until_rows(page, "rows[0]?.badge === 'Waiting'")
+        await page.evaluate(give.format(make_token("other")))
+        await until_rows(page, "rows.length === 1 && rows[0].badge === 'Done'")
+        page.problems = [each for each in page.problems if "401" not in each]
 
 
 @pytest.mark.gen_test(timeout=120)
