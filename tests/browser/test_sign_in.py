@@ -94,7 +94,9 @@ async def test_login_gets_the_way_back(tmp_path: Path) -> None:
 WRONG_CLOCK = """const real = Date, every = setInterval, now = () => real.now() + 3600_000;
 globalThis.Date = class extends real { constructor(...at) { super(...(at.length ? at : [now()])); } static now = now; };
 globalThis.setInterval = (act, ms) => every(act, ms === 60_000 ? 100 : ms);"""
-NO_STORAGE = """Object.defineProperty(globalThis, "localStorage", { get() { throw new DOMException("denied", "SecurityError") } })"""
+NO_STORAGE = """Object.defineProperty(globalThis, "localStorage", {
+  get() { throw new DOMException("denied", "SecurityError") },
+});"""
 
 
 async def go_with(page: Page, script: str, url: str) -> None:
@@ -111,7 +113,8 @@ async def test_session_ends_when_the_service_says_so(service: Service) -> None:
     """
     async with browsing("about:blank") as page:
         await go_with(page, WRONG_CLOCK, f"{service.url}/#token={make_token(expires_in=1800)}")
-        await page.until("performance.getEntriesByType('resource').filter(({name}) => /session$/.test(name)).length > 3")
+        asked = "performance.getEntriesByType('resource').filter(({name}) => /session$/.test(name))"
+        await page.until(f"{asked}.length > 3")
         await page.until_text("Sign out")
         await page.reload()
         await page.until_text("Sign out")
