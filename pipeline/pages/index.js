@@ -3,6 +3,7 @@
 import "./client/photo-queue.js";
 import { backoffMs, sleep } from "./client/delays.js";
 import { readEnvelope } from "./client/http.js";
+import { dropped } from "./client/photos/drop-area.js";
 import { counted } from "./client/photos/words.js";
 import { fill, h } from "./client/photos/elements.js";
 import { SessionKeeper } from "./session.js";
@@ -64,9 +65,10 @@ function showQueue() {
 
 // A photo dropped beside the component must not replace the page.
 addEventListener("dragover", (event) => event.preventDefault());
-addEventListener("drop", (event) => {
-  if (!event.defaultPrevented) queue?.add(event.dataTransfer?.files ?? []);
+addEventListener("drop", async (event) => {
+  const isTaken = event.defaultPrevented;
   event.preventDefault();
+  if (!isTaken && event.dataTransfer) queue?.add(await dropped(event.dataTransfer));
 });
 
 async function signOut() {

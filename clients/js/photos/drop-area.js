@@ -157,7 +157,7 @@ export class DropArea {
 }
 
 /** The files, also those in folders. @param {DataTransfer} transfer @returns {Promise<File[]>} */
-async function dropped({ items, files }) {
+export async function dropped({ items, files }) {
   // Asked for at once: after the event there is nothing any more.
   const entries = [...items].map((item) => item.webkitGetAsEntry?.());
   const plain = [...files];

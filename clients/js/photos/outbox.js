@@ -18,7 +18,7 @@ const DATABASE = "photo-queue";
 const STORE = "unsent";
 // Some browsers never answer; photos are sent all the same, and not kept.
 const OPEN_MS = 3000;
-/** What could not be kept, of all users: as long as the page lives, also while it sleeps. @type {Map<string, Unsent>} */
+/** What is not kept yet, or cannot be, of all users: as long as the page lives, also while it sleeps. @type {Map<string, Unsent>} */
 const inMemory = new Map();
 
 export class Outbox {
@@ -52,6 +52,21 @@ export class Outbox {
     const kept = await this.#ask("readonly", (store) => store.get(key));
     if (!kept) throw new Error("This browser does not give the photo back: load the page again");
     return kept.result;
+  }
+
+  /** They are here from now on, though none of them is kept yet. @param {Unsent[]} all */
+  hold(all) {
+    for (const unsent of all) inMemory.set(unsent.key, unsent);
+  }
+
+  /** Whether it would go with the page. @param {string} key */
+  isHeld(key) {
+    return inMemory.has(key);
+  }
+
+  /** Whether any would. */
+  get holdsAny() {
+    return [...inMemory.values()].some(({ owner }) => owner === this.owner);
   }
 
   /** Whether it outlives this page. @param {Unsent} unsent @returns {Promise<boolean>} */

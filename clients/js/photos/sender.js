@@ -46,7 +46,8 @@ export class Sender {
 
   /** @param {Unsent} unsent */
   add(unsent) {
-    if (this.#waiting.has(unsent.key) || this.#sending.has(unsent.key)) return;
+    // One that was dropped a moment ago goes out once more as soon as that has ended.
+    if (this.#waiting.has(unsent.key) || this.#sending.get(unsent.key)?.signal.aborted === false) return;
     this.#waiting.set(unsent.key, unsent);
     this.#go();
   }
@@ -82,7 +83,7 @@ export class Sender {
     for (const unsent of this.#waiting.values()) {
       if (this.#isHalted || !navigator.onLine || this.#sending.size >= atOnce) break;
       if (this.#failuresInARow >= AT_ONCE && this.#timers.size) break;
-      if (!this.#timers.has(unsent.key)) this.#send(unsent);
+      if (!this.#timers.has(unsent.key) && !this.#sending.has(unsent.key)) this.#send(unsent);
     }
     this.#wakeLock.keep(this.#sending.size > 0);
   }
@@ -119,7 +120,7 @@ export class Sender {
   /** @param {Unsent} unsent @param {AbortController} stopping */
   async #upload(unsent, stopping) {
     const { key, category } = unsent;
-    const blob = await this.#prepared(unsent);
+    const blob = await this.#prepared(unsent, stopping.signal);
     /** @type {ReturnType<typeof setTimeout> | undefined} */ let timer;
     let toldAt = 0;
     const watch = (/** @type {number} */ ms) => {
@@ -147,8 +148,8 @@ export class Sender {
     }
   }
 
-  /** Small enough, and kept so: the same key must always send the same bytes. @param {Unsent} unsent */
-  async #prepared(unsent) {
+  /** Small enough, and kept so: the same key must always send the same bytes. @param {Unsent} unsent @param {AbortSignal} signal */
+  async #prepared(unsent, signal) {
     if (unsent.note) return unsent.blob;
     const { maxBytes, outbox } = this.#parts;
     if (unsent.blob.size > maxBytes) this.#told.step(unsent.key, { step: "preparing" });
@@ -160,6 +161,7 @@ export class Sender {
         413,
       );
     });
+    signal.throwIfAborted();
     if (blob === unsent.blob) return blob;
     unsent.note = "Made smaller to send";
     unsent.blob = blob;

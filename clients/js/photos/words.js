@@ -42,7 +42,7 @@ function unsentState({ step, share = 0, reason, nextAt, isOffline }) {
   if (isOffline) return { kind: "warn", badge: "Waiting", told: "No network. It is sent as soon as there is one." };
   if (step === "again")
     return { kind: "warn", badge: "Sending again", told: `${sentence(reason)} Next try ${clock(nextAt)}.` };
-  return { kind: "", badge: "Waiting", told: "It is sent in a moment." };
+  return { kind: "", badge: "Waiting", told: "It waits for its turn to be sent." };
 }
 
 /** @param {any} live asset.progress @returns {Told} */

@@ -30,6 +30,7 @@ export class Work {
   #library;
   #listening = new AbortController();
   #added = 0;
+  /** @type {Map<string, import("./outbox.js").Unsent>} by key, as long as they may come back */ #removed = new Map();
   /** How the service is heard. @type {"connecting" | "connected" | "lost" | "offline"} */ connection = navigator.onLine
     ? "connecting"
     : "offline";
@@ -71,6 +72,8 @@ export class Work {
     const { signal } = this.#listening;
     addEventListener("online", () => this.#online(true), { signal });
     addEventListener("offline", () => this.#online(false), { signal });
+    // The browser asks whether to leave.
+    addEventListener("beforeunload", (event) => this.#outbox.holdsAny && event.preventDefault(), { signal });
     this.client.on("connected", () => this.#connected());
     this.client.on("transport", () => this.#told.changed());
     this.client.on(
@@ -111,13 +114,15 @@ export class Work {
       const given = { owner: this.#outbox.owner, tab: this.#tabs.id, name: blob.name ?? "", category, addedAt, blob };
       return { key: randomHex(), order: this.#added++, ...given };
     });
+    this.#outbox.hold(all);
     this.photos.addUnsent(all);
     this.#told.changed();
     let isKept = true;
     for (const unsent of all) {
+      // Removed meanwhile, or sent: by what follows on this when the page sleeps in between.
+      if (!this.#outbox.isHeld(unsent.key)) continue;
       isKept = (await this.#outbox.put(unsent)) && isKept;
-      if (this.#listening.signal.aborted) break;
-      this.#sender.add(unsent);
+      if (!this.#listening.signal.aborted && this.photos.isToSend(unsent.key)) this.#sender.add(unsent);
     }
     if (!isKept)
       this.#told.problem("This browser has no room to keep the photos: leave this page open until they are sent.");
@@ -148,15 +153,37 @@ export class Work {
   async hide(photo, isHidden) {
     this.photos.hide(photo, isHidden);
     this.#told.changed();
-    if (!photo.unsent) return;
-    if (isHidden) return this.#sender.drop(photo.unsent.key);
-    const unsent = await this.#outbox.get(photo.unsent.key).catch((error) => this.#told.problem(error.message));
-    if (unsent && !unsent.refused) this.#sender.add(unsent);
+    const { key } = photo.unsent ?? {};
+    if (key) await (isHidden ? this.#takeOut(photo, key) : this.#putBack(key));
+  }
+
+  /** Out of the outbox at once: a page that is left has no time for it. @param {Photo} photo @param {string} key */
+  async #takeOut(photo, key) {
+    this.#sender.drop(key);
+    const unsent = await this.#outbox.get(key).catch(() => undefined);
+    if (!unsent || !photo.isHidden) return;
+    this.#removed.set(key, unsent);
+    await this.#outbox.delete(key);
+  }
+
+  /** @param {string} key */
+  async #putBack(key) {
+    const unsent = this.#removed.get(key);
+    if (!unsent) return this.#sendAgain(key).catch((error) => this.#told.problem(error.message));
+    this.#removed.delete(key);
+    await this.#outbox.put(unsent);
+    // Another tab may have missed it meanwhile.
+    this.photos.addUnsent([unsent]);
+    this.#tabs.tell({ kind: "added" });
+    if (unsent.refused) return;
+    this.#share({ kind: "step", key, step: { step: "waiting" } });
+    this.#sender.add(unsent);
   }
 
   /** @param {Photo} photo @param {boolean} [isLeaving] the page */
   async delete(photo, isLeaving = false) {
     if (photo.unsent) {
+      this.#removed.delete(photo.unsent.key);
       await this.#outbox.delete(photo.unsent.key);
       return this.#share({ kind: "gone", key: photo.unsent.key });
     }
