@@ -290,7 +290,8 @@ export class PhotoQueue extends HTMLElement {
       accepted: (detail) => this.#fire("photo-accepted", detail),
       finished: (photo, frame) => {
         this.#fire("photo-finished", frame);
-        if (frame.status === "failed") this.#messages.say(`A photo failed: ${frame.error}`, "photos failed");
+        if (frame.error === "Cancelled") this.#messages.say("Cancelled.", "photos are cancelled");
+        else if (frame.status === "failed") this.#messages.say(`A photo failed: ${frame.error}`, "photos failed");
         else this.#messages.say(`${nameOf(photo)} is ready.`, "photos are ready");
       },
       unauthorized: () => {

@@ -170,7 +170,14 @@ async def test_browser_that_keeps_nothing_loses_nothing(tmp_path: Path, ai_servi
             await page.until_text("The service cannot be reached; it is asked again and again.")
             await choose(page, *photos(tmp_path / "photos", 1, first=3))
             await page.until_text("1 photo waits for it: leave this page open.")
+            await page.evaluate("document.querySelector('photo-queue').add([new File(['-'], 'none.txt')])")
             await page.evaluate("isReady = true")
+            await page.until_text("none.txt is no photo.")
+            # Said twice, it is shown once.
+            await page.evaluate("document.querySelector('photo-queue').add([new File(['-'], 'none.txt')])")
+            await page.evaluate("document.querySelector('photo-queue').add([new File(['-'], 'other.txt')])")
+            await page.until_text("other.txt is no photo.")
+            assert (await page.evaluate(f"{QUEUE}.querySelector('.toasts').textContent")).count("none.txt") == 1
             await until_rows(page, "rows.length === 4 && rows.every(({badge}) => badge === 'Done')")
             page.problems = [each for each in page.problems if "ERR_" not in each]
         assert len(service.get("/api/assets", "ann").json()["data"]["items"]) == 4

@@ -155,11 +155,8 @@ export class Sender {
     if (unsent.blob.size > maxBytes) this.#told.step(unsent.key, { step: "preparing" });
     const blob = await small(unsent.blob, maxBytes).catch(() => {
       const most = Math.floor(maxBytes / 2 ** 20);
-      throw new PipelineError(
-        `It is larger than ${most} MB, and this browser cannot make it smaller`,
-        "TOO_LARGE",
-        413,
-      );
+      const size = unsent.blob.size > maxBytes ? `It is larger than ${most} MB` : "It has too many pixels";
+      throw new PipelineError(`${size}, and this browser cannot make it smaller`, "TOO_LARGE", 413);
     });
     signal.throwIfAborted();
     if (blob === unsent.blob) return blob;
