@@ -109,6 +109,12 @@ async function begin() {
     return fill(main, errorState({ status: 0, message: "The service cannot be reached." }, begin));
   }
   session.addEventListener("change", show);
+  // A link that is pasted into the address of the open page loads no page.
+  addEventListener("hashchange", enter);
+  await enter();
+}
+
+async function enter() {
   await session.begin().catch((error) => (problem = error.message));
   show();
 }
