@@ -273,6 +273,9 @@ async def test_charts_are_read_by_keyboard_and_as_a_table(service: Service) -> N
         assert await page.until(f"/complete [1-9]/.test({plot}.getAttribute('aria-valuetext'))")
         await page.click(f"{plot}.closest('figure').querySelector('summary')")
         await page.until(f"{plot}.closest('figure').querySelectorAll('tbody tr').length === 144")
+        words = "import(document.querySelector('script[src$=\"console.js\"]').src.replace('console.js', 'parts/time.js'))"
+        beside = f"{words}.then(({{ multiple }}) => [30, 60, 90, 5400].map((s) => multiple(s * 1000, 30_000)))"
+        assert await page.evaluate(beside) == ["30 s", "60 s", "90 s", "5400 s"]
         await page.click("document.querySelector('[name=window][value=\"7d\"]')")
         await page.until("location.search === '?window=7d'")
         await page.until(f"{plot}.getAttribute('aria-valuemax') === '167'")
@@ -293,6 +296,10 @@ async def test_overview_tells_of_holds_and_of_an_outage(service: Service, ai: Ai
         problems = list(page.problems)
         await page.go_offline()
         await page.until_text("The service does not answer. What you see is old. (This device is offline)")
+        charts = "document.querySelector('.charts')"
+        await page.evaluate(f"(document.dispatchEvent(new Event('visibilitychange')), {charts}.ariaBusy = 'not yet')")
+        await page.until(f"{charts}.ariaBusy === 'false'")
+        assert await page.evaluate(f"{charts}.checkVisibility()")
         await page.go_offline(False)
         await page.until_text("Live")
         await page.until_text("It works, but one thing needs a look.")

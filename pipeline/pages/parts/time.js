@@ -61,6 +61,12 @@ export function duration(ms, isRough = false) {
   return `${whole} ${UNITS[at].name}${rest ? ` ${rest} ${next.name}` : ""}`;
 }
 
+/** A duration in the unit of the step that it is a multiple of, like "90 s". @param {number} ms @param {number} stepMs */
+export function multiple(ms, stepMs) {
+  const unit = UNITS.find((each) => stepMs >= each.ms);
+  return unit ? `${ms / unit.ms} ${unit.name}` : `${ms} ms`;
+}
+
 /** @param {number | null | undefined} value @returns {string} a dash for none */
 export function number(value) {
   return value == null ? "–" : NUMBER.format(value);
