@@ -273,8 +273,8 @@ async def test_charts_are_read_by_keyboard_and_as_a_table(service: Service) -> N
         assert await page.until(f"/complete [1-9]/.test({plot}.getAttribute('aria-valuetext'))")
         await page.click(f"{plot}.closest('figure').querySelector('summary')")
         await page.until(f"{plot}.closest('figure').querySelectorAll('tbody tr').length === 144")
-        words = "import(document.querySelector('script[src$=\"console.js\"]').src.replace('console.js', 'parts/time.js'))"
-        beside = f"{words}.then(({{ multiple }}) => [30, 60, 90, 5400].map((s) => multiple(s * 1000, 30_000)))"
+        code = "document.querySelector('script[src$=\"console.js\"]').src.replace('console.js', 'parts/time.js')"
+        beside = f"import({code}).then(({{ multiple }}) => [30, 60, 90, 5400].map((s) => multiple(s * 1000, 30_000)))"
         assert await page.evaluate(beside) == ["30 s", "60 s", "90 s", "5400 s"]
         await page.click("document.querySelector('[name=window][value=\"7d\"]')")
         await page.until("location.search === '?window=7d'")

@@ -216,7 +216,7 @@ async def again(page: Page) -> None:
 
 @pytest.mark.gen_test(timeout=90)
 async def test_wrong_addresses_show_the_way_out(service: Service, ai: AiService) -> None:
-    """A filter, a cursor or an id that is none is said in words with a way to what there is; times stay as they were."""
+    """A filter, cursor or id that is none is told in words, with a way to what there is; times stay as they were."""
     fail(service, ai, "ida", 1)
     async with console(service, "/console/jobs?state=gone") as page:
         for query in ("state=gone", "cursor=x", "from=yesterday"):
