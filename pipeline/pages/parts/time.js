@@ -61,10 +61,11 @@ export function duration(ms, isRough = false) {
   return `${whole} ${UNITS[at].name}${rest ? ` ${rest} ${next.name}` : ""}`;
 }
 
-/** A duration in the unit of the step that it is a multiple of, like "90 s". @param {number} ms @param {number} stepMs */
+/** A duration in the unit of the step that it is a multiple of, like "90 s" or "1.5 s". @param {number} ms @param {number} stepMs */
 export function multiple(ms, stepMs) {
   const unit = UNITS.find((each) => stepMs >= each.ms);
-  return unit ? `${ms / unit.ms} ${unit.name}` : `${ms} ms`;
+  if (unit) return `${ms / unit.ms} ${unit.name}`;
+  return ms < 1000 ? `${ms} ms` : `${ms / 1000} s`;
 }
 
 /** @param {number | null | undefined} value @returns {string} a dash for none */

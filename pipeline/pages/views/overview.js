@@ -163,9 +163,11 @@ class Tiles {
     waiting.show(
       large(jobs?.waiting),
       unknown ||
-        (jobs?.waiting && jobs.oldestReadySeconds != null
-          ? `oldest: ${duration(jobs.oldestReadySeconds * 1000, true)}`
-          : "none has to wait"),
+        (!jobs?.waiting
+          ? "none has to wait"
+          : jobs.oldestReadySeconds == null
+            ? "none can start yet"
+            : `oldest: ${duration(jobs.oldestReadySeconds * 1000, true)}`),
     );
     running.show(
       number(jobs?.active),
