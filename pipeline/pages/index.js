@@ -102,7 +102,13 @@ function isSure(unsent) {
   );
 }
 
+async function enter() {
+  await session.begin().catch((error) => (problem = error.message));
+  await show();
+}
+
 session.addEventListener("ended", () => (problem = ENDED));
 session.addEventListener("change", show);
-await session.begin().catch((error) => (problem = error.message));
-await show();
+// A link that is pasted into the address of the open page loads no page.
+addEventListener("hashchange", enter);
+await enter();

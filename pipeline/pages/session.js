@@ -42,7 +42,9 @@ export class SessionKeeper extends EventTarget {
     } catch (error) {
       if (!this.#stored()) throw error;
     }
-    this.#take(this.#stored());
+    const stored = this.#stored();
+    // A browser that keeps nothing has forgotten who is signed in here.
+    if (this.#isKept || !this.current) this.#take(stored);
     this.#prolong();
     return this.current;
   }

@@ -58,6 +58,14 @@ async def test_link_signs_in_once_and_for_all_tabs(service: Service) -> None:
         assert [each for each in page.problems if "401" not in each] == [] == tab.problems
         await go(page, f"{service.url}/#token={link_token(seconds=-60)}")
         await page.until_text("This link is no longer good.")
+        # Pasted into the address of the open page, where it loads nothing.
+        await page.evaluate(f"location.hash = 'token={link_token('ben')}'")
+        await page.until_text("Sign out")
+        assert await page.evaluate("location.href") == f"{service.url}/"
+        await go(page, f"{service.url}/console")
+        await page.evaluate(f"location.hash = 'token={link_token('ops', 'operator-read')}'")
+        await page.until("document.title === 'Overview · Console'")
+        assert await page.evaluate("location.href") == f"{service.url}/console"
 
 
 @pytest.mark.gen_test(timeout=90)
