@@ -349,7 +349,7 @@ def test_command_lists_counts_and_changes_jobs(service: Service, ai: AiService) 
     assert run("cancel", failed[0], "x").returncode == 1
 
 
-@pytest.mark.parametrize("where", ["state=waiting user=", "state=waiting q='  '", "user=ada user=bob", "users=ada", "ada"])
+@pytest.mark.parametrize("where", ["state=waiting user=", "user=ada q='  '", "user=ada user=bob", "users=ada", "ada"])
 def test_where_that_says_less_than_was_meant_is_refused(where: str) -> None:
     """A part without a value, as of an empty variable, a part that stands there twice, and what is no part."""
     with pytest.raises(click.BadParameter):
