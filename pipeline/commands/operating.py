@@ -200,8 +200,11 @@ def audit(limit: int, who: str | None, as_json: bool, url: str | None, token: st
             at = entry["at"][:19].replace("T", " ") + "Z"
             fields = (entry[name] for name in ("who", "action", "target", "count", "outcome"))
             table.add_row(at, *("" if each is None else shown(each) for each in fields))
-        if not as_json:
-            stdout.print(table if table.rows else "Nothing was changed in the last 90 days.")
+        if as_json:
+            return
+        stdout.print(table if table.rows else "Nothing was changed in the last 90 days.")
+        if len(table.rows) == limit:
+            stderr.print("There may be more; --limit shows more", highlight=False)
 
     run(work, url, token)
 
