@@ -10,9 +10,10 @@ from typing import Any
 import click
 from rich.table import Table
 
-from pipeline.client import Operator
+from pipeline.client import ClientError, Operator
 from pipeline.commands.operating import each, run, stderr, stdout, with_token, with_url
 from pipeline.commands.shown import cleaned, shown
+from pipeline.usecases.bulk import REFUSED_AT_MOST
 
 FILTERS = ("state", "user", "category", "provider", "failure", "q", "from", "to")
 # A filter's value with blanks in it stands in quotes.
@@ -150,9 +151,11 @@ async def _change(
     if not is_sure:
         click.confirm(f"{action.capitalize()} {_count(preview)}?", abort=True, err=True)
     done = skipped = refused = 0
+    is_cut = False
     async for chunk in client.change_jobs(action, where, until=preview["until"]):
         chunk = cleaned(chunk)
         done, skipped, refused = done + chunk["done"], skipped + chunk["skipped"], refused + len(chunk["refused"])
+        is_cut = is_cut or len(chunk["refused"]) >= REFUSED_AT_MOST
         if as_json:
             print(json.dumps(chunk), flush=True)
             continue
@@ -160,7 +163,9 @@ async def _change(
             stderr.print(f"[red]{shown(each_['jobId'])}:[/] {shown(each_['message'])}", highlight=False, soft_wrap=True)
         stderr.print(f"{done} so far", highlight=False)
     if not as_json:
-        stdout.print(f"{done} done, {skipped} had moved on, {refused} refused", highlight=False)
+        stdout.print(f"{done} done, {skipped} had moved on", highlight=False)
+    if refused:
+        raise ClientError(f"{'at least ' if is_cut else ''}{refused} refused")
 
 
 def _table(found: Sequence[dict[str, Any]]) -> Table:

@@ -236,6 +236,11 @@ def test_bulk_goes_on_chunk_by_chunk(service: Service) -> None:
     second = bulk(service, "retry", where, cursor=first["nextCursor"])
     assert second["nextCursor"] is None and first["done"] + second["done"] == 125
     assert bulk(service, "retry", where)["done"] == 0
+    command = [sys.executable, "run.py", "jobs", "retry", "--where", "user=old", "--yes"]
+    told = subprocess.run(command, cwd=ROOT, env=service.environment, capture_output=True, text=True)
+    # Each chunk names twenty only.
+    assert (told.returncode, told.stdout.splitlines()[-1]) == (1, "0 done, 0 had moved on")
+    assert told.stderr.splitlines()[-1] == "Error: at least 20 refused"
     # A chunk that takes long ends early, and the next one goes on there.
     gone, cursor = 0, None
     while True:
