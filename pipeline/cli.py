@@ -61,7 +61,7 @@ EVENT_SECONDS = 180.0
 PATIENCE_SECONDS = 10.0
 # How long what is left of plugins' tasks may take to heed its cancellation.
 LEFT_SECONDS = 0.3
-stdout, stderr = Console(), Console(stderr=True)
+stdout, stderr = Console(emoji=False), Console(stderr=True, emoji=False)
 
 
 class Commands(click.Group):

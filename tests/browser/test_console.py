@@ -210,7 +210,9 @@ async def test_users_are_found_and_erased_and_the_audit_tells(busy: Service, ai:
 
 @pytest.mark.gen_test(timeout=60)
 async def test_readers_have_no_buttons_and_users_no_console(service: Service) -> None:
-    """operator-read sees every view without its buttons; a token without a role is told why it does not do."""
+    """operator-read sees every view without its buttons; a token without a role is told why it does not do. What is
+    refused because of the page's origin, as behind a proxy without PUBLIC_URL, is not put down to the role.
+    """
     async with console(service, role="operator-read") as page:
         await page.until_text("may look only")
         await page.until("document.querySelectorAll('.queue').length > 0")
@@ -225,6 +227,10 @@ async def test_readers_have_no_buttons_and_users_no_console(service: Service) ->
         options = f'{{ method: "POST", headers: {{ Authorization: `Bearer ${{{token}}}` }} }}'
         refused = await page.evaluate(f'fetch("/api/queue/pause", {options}).then(({{ status }}) => status)')
         assert refused == 403
+        refusals = "[[], [{ field: 'Origin', message: 'Not ours' }]]"
+        words = "(details) => wordsOf(new PipelineError('No', 'FORBIDDEN', 403, { details }))"
+        imported = f"import('/pages/now/api.js').then(({{ PipelineError, wordsOf }}) => {refusals}.map({words}))"
+        assert await page.evaluate(imported) == ["Your role may look, but not do this.", "Origin: Not ours"]
         await page.click(find("Sign out"))
         await page.until_text("Sign in")
         await page.evaluate("document.querySelector('input').focus()")
