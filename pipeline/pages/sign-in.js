@@ -53,14 +53,14 @@ function way({ kind, loginUrl }, forOperators) {
     ];
   }
   if (kind === "link") {
-    const command = forOperators ? "python run.py link --console" : "python run.py link";
+    const command = `.venv/bin/python run.py link${forOperators ? " --console" : ""}`;
     return [
       h(
         "p",
         { class: "soft" },
-        "Open the link that was printed when the service started, or print a new one with ",
+        "Open the link that was printed when the service started. It is good for ten minutes; a new one is printed by ",
         h("code", {}, command),
-        ".",
+        " in the folder of the service.",
       ),
     ];
   }
