@@ -1,9 +1,11 @@
 /** The page /: whoever has signed in drops photos and sees what becomes of each. */
 
 import "./client/photo-queue.js";
+import { backoffMs, sleep } from "./client/delays.js";
 import { counted } from "./client/photos/words.js";
 import { fill, h } from "./client/photos/elements.js";
 import { SessionKeeper } from "./session.js";
+import { signInCard } from "./sign-in.js";
 
 const session = new SessionKeeper("user");
 const [main, person] = ["main", "person"].map((id) => /** @type {HTMLElement} */ (document.getElementById(id)));
@@ -17,13 +19,20 @@ async function show() {
   userId = current?.userId ?? "";
   queue = null;
   if (current) return showQueue();
+  // At once, also where the service cannot be asked how to sign in: nobody's photos stay on the screen.
   fill(person);
-  const [{ data }, { signInCard }] = await Promise.all([
-    fetch("/api/about").then((reply) => reply.json()),
-    import("./sign-in.js"),
-  ]);
-  if (!session.current) fill(main, signInCard(data.signIn, session, { problem }));
-  problem = "";
+  fill(main);
+  for (let failures = 0; !session.current; failures++) {
+    try {
+      const { data } = await (await fetch("/api/about")).json();
+      if (!session.current) fill(main, signInCard(data.signIn, session, { problem }));
+      problem = "";
+      return;
+    } catch {
+      fill(main, h("p", { class: "empty", role: "status" }, "The service cannot be reached. Signing in waits for it."));
+      await sleep(backoffMs(failures));
+    }
+  }
 }
 
 function showQueue() {

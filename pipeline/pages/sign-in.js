@@ -62,6 +62,7 @@ function way({ kind, loginUrl }, forOperators) {
         h("code", {}, command),
         " in the folder of the service.",
       ),
+      h("p", { class: "soft small" }, "Or paste a token."),
     ];
   }
   return [h("p", { class: "soft" }, "Paste a token of your application.")];

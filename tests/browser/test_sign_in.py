@@ -61,6 +61,20 @@ async def test_link_signs_in_once_and_for_all_tabs(service: Service) -> None:
 
 
 @pytest.mark.gen_test(timeout=90)
+async def test_signing_out_works_without_a_network(service: Service) -> None:
+    """Nothing of a person stays on the screen, and the sign-in comes with the network."""
+    async with browsing(f"{service.url}/#token={link_token()}") as page:
+        await page.until_text("Choose photos")
+        await page.go_offline()
+        await page.click("document.querySelector('#person button')")
+        await page.until_text("The service cannot be reached.")
+        assert await page.evaluate("document.querySelector('photo-queue')") is None
+        await page.go_offline(False)
+        await page.until("document.querySelector('input[name=token]')")
+        assert [each for each in page.problems if "INTERNET_DISCONNECTED" not in each] == []
+
+
+@pytest.mark.gen_test(timeout=90)
 async def test_pasted_token_signs_in(service: Service) -> None:
     """By keyboard alone; a token that is none, or of somebody who may not, is refused in words."""
     async with browsing(f"{service.url}/console") as page:

@@ -26,7 +26,7 @@ sheet.replaceSync(
   withOwnRem(`
 :host {
   --ink: light-dark(#18202b, #e7ecf3); --soft: light-dark(#556172, #a3afbf); --line: light-dark(#d9dfe7, #2c3644);
-  --paper: light-dark(#ffffff, #171e27); --hollow: light-dark(#eaeef3, #222c38);
+  --paper: light-dark(#ffffff, #171e27); --hollow: light-dark(#eaeef3, #222c38); --field: light-dark(#8a94a3, #667286);
   --accent: light-dark(#1a5fd0, #7fb1ff); --accent-ink: light-dark(#ffffff, #0b1624); --accent-soft: color-mix(in srgb, var(--accent) 12%, var(--paper));
   --good: light-dark(#14713d, #6fd39a); --good-soft: light-dark(#e2f4e9, #143323);
   --warn: light-dark(#8a5300, #f0b95f); --warn-soft: light-dark(#fdf0d9, #3a2a0d);
@@ -47,9 +47,10 @@ button.primary { border-color: transparent; background: var(--accent); color: va
 button.primary:hover { filter: brightness(1.08); }
 button.quiet { border-color: transparent; background: none; color: var(--soft); }
 button.quiet:hover { background: var(--hollow); color: var(--ink); }
-input, select { width: 100%; padding: .375rem .75rem; }
+input, select { width: 100%; padding: .375rem .75rem; border-color: var(--field); color: var(--ink); }
 label { display: grid; gap: .25rem; color: var(--soft); font-size: .875rem; }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
+input::selection { background: var(--accent); color: var(--accent-ink); }
 .icon { width: 1.25rem; height: 1.25rem; flex: none; }
 .soft { color: var(--soft); }
 .small { font-size: .875rem; }
@@ -147,6 +148,7 @@ legend { padding: 0; margin-bottom: .5rem; color: var(--soft); font-size: .875re
 .value { min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .sure { flex: none; color: var(--soft); font-size: .8125rem; }
 .told { display: -webkit-box; overflow: hidden; color: var(--soft); font-size: .875rem; line-height: 1.4; overflow-wrap: anywhere; -webkit-box-orient: vertical; -webkit-line-clamp: 3; }
+.photo:not(:has(.values div)) .told { -webkit-line-clamp: 4; }
 [data-kind=bad] > .body > .told { color: var(--bad); }
 [data-kind=warn] > .body > .told { color: var(--warn); }
 .buttons { grid-column: 1 / -1; display: flex; flex-wrap: wrap; justify-content: flex-end; gap: 0 .25rem; margin: .25rem -.375rem -.375rem; }
@@ -191,7 +193,7 @@ dialog .close { background: var(--paper); color: var(--ink); }
 .facts { display: grid; gap: .375rem; }
 .facts div { display: grid; grid-template-columns: 5.5rem minmax(0, 1fr); }
 .facts dt { color: var(--soft); }
-.attempts { display: grid; gap: .75rem; margin-top: .5rem; padding-left: 1rem; border-left: 2px solid var(--line); list-style: none; color: var(--soft); font-size: .875rem; }
+.attempts { display: grid; gap: .75rem; margin-top: .5rem; padding-inline-start: 1rem; border-inline-start: 2px solid var(--line); list-style: none; color: var(--soft); font-size: .875rem; }
 .attempts b { color: var(--ink); }
 .attempts .failed { color: var(--bad); }
 
@@ -204,9 +206,11 @@ dialog .close { background: var(--paper); color: var(--ink); }
 @container (max-width: 17em) {
   .photo { grid-template-columns: 3.5rem minmax(0, 1fr); gap: 0 .625rem; }
   .picture { width: 3.5rem; height: 3.5rem; }
-  .head, .values dd { flex-wrap: wrap; gap: 0 .5rem; }
+  .values dd { flex-wrap: wrap; gap: 0 .5rem; }
 }
 @container (max-width: 20em) {
+  .photo { min-height: 12.75rem; }
+  .photo .head { flex-wrap: wrap; gap: 0 .5rem; }
   .ways .icon { display: none; }
 }
 @container (max-width: 39.99em) {
@@ -225,8 +229,9 @@ dialog .close { background: var(--paper); color: var(--ink); }
   .picture { width: 8rem; height: 8rem; grid-row: 1 / 3; }
   .buttons { grid-area: 2 / 3; }
   .body { grid-area: 1 / 2 / 3 / 4; }
-  .photo .told { margin-inline-end: 19rem; -webkit-line-clamp: 2; }
-  .photo:not(:has(.values div)) .told { -webkit-line-clamp: 4; }
+  /* Three lines end above the buttons, and what stands below values goes beside them. */
+  .photo:not(:has(.values div)) .told { -webkit-line-clamp: 3; }
+  .photo:has(.values div) .told { margin-inline-end: 19rem; -webkit-line-clamp: 2; }
   .correction { grid-template-columns: repeat(3, minmax(0, 1fr)); }
   .correction > :not(label) { grid-column: 1 / -1; }
 }
