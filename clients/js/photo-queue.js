@@ -71,7 +71,8 @@ export class PhotoQueue extends HTMLElement {
   );
   #frame = h(
     "div",
-    { class: "frame", "data-view": "loading" },
+    // Its words are English in every page.
+    { class: "frame", lang: "en", dir: "ltr", "data-view": "loading" },
     this.#drop.element,
     h(
       "section",

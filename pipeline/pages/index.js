@@ -26,6 +26,7 @@ async function show() {
   queue = null;
   turns += 1;
   if (current) return showQueue();
+  // At once, also where the service cannot be asked how to sign in: nobody's photos stay on the screen.
   fill(person);
   fill(main);
   await showSignIn(turns);
@@ -39,10 +40,7 @@ async function showSignIn(turn) {
       .catch(() => null);
     if (turn !== turns) return;
     if (about) return fill(main, signInCard(about.signIn, session, { problem }));
-    fill(
-      main,
-      h("p", { class: "card", role: "status" }, "The service cannot be reached; it is asked again and again."),
-    );
+    fill(main, h("p", { class: "empty", role: "status" }, "The service cannot be reached. Signing in waits for it."));
     await sleep(backoffMs(failures));
   }
 }

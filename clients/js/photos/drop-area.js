@@ -150,7 +150,14 @@ export class DropArea {
     });
     document.addEventListener(
       "paste",
-      ({ clipboardData }) => clipboardData?.files.length && this.#add(clipboardData.files),
+      (event) => {
+        const files = event.clipboardData?.files ?? [];
+        // Not what an editor of the page takes, nor what another <photo-queue> of it has taken.
+        const isOfPage = event.defaultPrevented || /** @type {any} */ (event.composedPath()[0])?.isContentEditable;
+        if (isOfPage || !files.length) return;
+        event.preventDefault();
+        this.#add(files);
+      },
       { signal },
     );
   }

@@ -134,7 +134,7 @@ export function duration(seconds) {
 
 /** @param {number} at */
 function clock(at) {
-  return new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+  return new Date(at).toLocaleTimeString([], { timeStyle: "medium" });
 }
 
 /** @param {string} text */
