@@ -18,7 +18,8 @@ from tests.service import ROOT, AiService, Service
 
 # What pages say of their own texts, and a direction that English words do not have.
 SPOIL = """{ document.documentElement.dir = "rtl"; const style = document.createElement("style");
-  style.textContent = "html { font-size: 62.5% } body { text-transform: uppercase; letter-spacing: 3px; white-space: pre }";
+  const body = "text-transform: uppercase; letter-spacing: 3px; white-space: pre";
+  style.textContent = `html { font-size: 62.5% } body { ${body} }`;
   document.head.append(style); globalThis.queue = document.querySelector("photo-queue"); }"""
 LOOKS = """(() => {
   const find = (selector) => queue.shadowRoot.querySelector(selector);
@@ -35,7 +36,8 @@ PASTE = """(async () => {
     canvas.getContext("2d").fillRect(0, 0, place === editor ? 9 : 30, 30);
     const clipboardData = new DataTransfer();
     clipboardData.items.add(new File([await canvas.convertToBlob()], "pasted.png", { type: "image/png" }));
-    place.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true, composed: true }));
+    const options = { clipboardData, bubbles: true, cancelable: true, composed: true };
+    place.dispatchEvent(new ClipboardEvent("paste", options));
   }
 })()"""
 
