@@ -167,7 +167,7 @@ async def test_browser_that_keeps_nothing_loses_nothing(tmp_path: Path, ai_servi
                 localStorage.removeItem("photo-queue.about ann {service.url}");""",
             )
             await page.reload()
-            await page.until_text("The service cannot be reached. Signing in waits for it.")
+            await page.until_text("The service cannot be reached; it is asked again and again.")
             await choose(page, *photos(tmp_path / "photos", 1, first=3))
             await page.until_text("1 photo waits for it: leave this page open.")
             await page.evaluate("document.querySelector('photo-queue').add([new File(['-'], 'none.txt')])")

@@ -24,6 +24,7 @@ const inMemory = new Map();
 export class Outbox {
   owner;
   /** @type {Promise<IDBDatabase | null> | undefined} */ #opened;
+  #changing = 0;
 
   /** @param {string} owner */
   constructor(owner) {
@@ -64,9 +65,9 @@ export class Outbox {
     return inMemory.has(key);
   }
 
-  /** Whether any would. */
+  /** Whether any would, or what was changed last. */
   get holdsAny() {
-    return [...inMemory.values()].some(({ owner }) => owner === this.owner);
+    return this.#changing > 0 || [...inMemory.values()].some(({ owner }) => owner === this.owner);
   }
 
   /** Whether it outlives this page. @param {Unsent} unsent @returns {Promise<boolean>} */
@@ -79,8 +80,19 @@ export class Outbox {
 
   /** @param {string} key */
   async delete(key) {
+    await this.take(key);
+  }
+
+  /** Delete it and return what it was; undefined when it is not there. @param {string} key @returns {Promise<Unsent | undefined>} */
+  async take(key) {
+    const here = inMemory.get(key);
     inMemory.delete(key);
-    await this.#ask("readwrite", (store) => store.delete(key));
+    const kept = await this.#ask("readwrite", (store) => {
+      const found = store.get(key);
+      store.delete(key);
+      return found;
+    });
+    return here ?? kept?.result;
   }
 
   /** Forget all photos of this user. */
@@ -94,10 +106,12 @@ export class Outbox {
    * @param {number} [tries] @returns {Promise<{result: any} | undefined>}
    */
   async #ask(mode, ask, tries = 2) {
-    this.#opened ??= open();
-    const database = await this.#opened;
-    if (!database) return undefined;
+    const isChange = mode === "readwrite";
+    this.#changing += Number(isChange);
     try {
+      this.#opened ??= open();
+      const database = await this.#opened;
+      if (!database) return undefined;
       const transaction = database.transaction(STORE, mode);
       const request = ask(transaction.objectStore(STORE));
       await new Promise((resolve, reject) => {
@@ -110,6 +124,8 @@ export class Outbox {
       // Closed or lost by the browser, as happens to a page that slept: opened anew.
       this.close();
       return this.#ask(mode, ask, tries - 1);
+    } finally {
+      this.#changing -= Number(isChange);
     }
   }
 }

@@ -30,7 +30,8 @@ export class Work {
   #library;
   #listening = new AbortController();
   #added = 0;
-  /** @type {Map<string, import("./outbox.js").Unsent>} by key, as long as they may come back */ #removed = new Map();
+  /** By key, as long as they may come back. @type {Map<string, Promise<import("./outbox.js").Unsent | undefined>>} */
+  #removed = new Map();
   /** How the service is heard. @type {"connecting" | "connected" | "lost" | "offline"} */ connection = navigator.onLine
     ? "connecting"
     : "offline";
@@ -154,24 +155,29 @@ export class Work {
     this.photos.hide(photo, isHidden);
     this.#told.changed();
     const { key } = photo.unsent ?? {};
-    if (key) await (isHidden ? this.#takeOut(photo, key) : this.#putBack(key));
+    if (key) await (isHidden ? this.#takeOut(key) : this.#putBack(photo, key));
   }
 
-  /** Out of the outbox at once: a page that is left has no time for it. @param {Photo} photo @param {string} key */
-  async #takeOut(photo, key) {
+  /** Out of the outbox at once: a page that is left has no time for it. @param {string} key */
+  async #takeOut(key) {
     this.#sender.drop(key);
-    const unsent = await this.#outbox.get(key).catch(() => undefined);
-    if (!unsent || !photo.isHidden) return;
-    this.#removed.set(key, unsent);
-    await this.#outbox.delete(key);
+    // It may be on its way back from there.
+    if (!this.#removed.has(key))
+      this.#removed.set(
+        key,
+        this.#outbox.take(key).catch(() => undefined),
+      );
+    await this.#removed.get(key);
   }
 
-  /** @param {string} key */
-  async #putBack(key) {
-    const unsent = this.#removed.get(key);
-    if (!unsent) return this.#sendAgain(key).catch((error) => this.#told.problem(error.message));
+  /** @param {Photo} photo @param {string} key */
+  async #putBack(photo, key) {
+    const unsent = await this.#removed.get(key);
+    if (photo.isHidden) return; // removed once more meanwhile
     this.#removed.delete(key);
+    if (!unsent) return this.#sendAgain(key).catch((error) => this.#told.problem(error.message));
     await this.#outbox.put(unsent);
+    if (photo.isHidden) return;
     // Another tab may have missed it meanwhile.
     this.photos.addUnsent([unsent]);
     this.#tabs.tell({ kind: "added" });
