@@ -61,7 +61,7 @@ EVENT_SECONDS = 180.0
 PATIENCE_SECONDS = 10.0
 # How long what is left of plugins' tasks may take to heed its cancellation.
 LEFT_SECONDS = 0.3
-stdout, stderr = Console(), Console(stderr=True)
+stdout, stderr = Console(emoji=False), Console(stderr=True, emoji=False)
 
 
 class Commands(click.Group):
@@ -195,6 +195,10 @@ def demo(exit_: bool) -> None:
         stdout.print(f"\nThe service runs at [bold]{service['address']}[/] (its log: {settings.data_dir}/service.log)")
         if settings.gives_links:
             _print_links(settings, service["address"])
+        else:
+            admin = f"{_this_command()} token --sub me --role admin"
+            stdout.print(f"To sign in, paste the token below on / (for /console: what {admin} prints)", highlight=False)
+        stdout.print("For curl and programs:")
         stdout.print(f"export PIPELINE_URL={service['address']}", highlight=False)
         stdout.print(f"export PIPELINE_TOKEN={token}", highlight=False, soft_wrap=True)
         stdout.print(f"Stop it with: {_this_command()} demo --exit", highlight=False)
@@ -215,7 +219,10 @@ def link(console: bool, photos: bool) -> None:
     """Print links to the two pages of the service that runs here; each signs in whoever opens it within ten minutes."""
     settings = running.load()
     if not settings.gives_links:
-        raise ConfigurationError("links are printed only where HOST, and PUBLIC_URL if set, are loopback")
+        raise ConfigurationError(
+            "links are printed only where HOST, and PUBLIC_URL if set, are loopback, and JWT_SECRET signs; "
+            f"elsewhere set LOGIN_URL, or paste a token, as {_this_command()} token --sub me prints it"
+        )
     service = running.find_service(settings)
     if service is None:
         raise ClientError(f"No service runs on {settings.data_dir}; start it with {_this_command()}")

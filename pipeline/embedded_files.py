@@ -86,7 +86,8 @@ class RedisFiles:
                 if time.monotonic() > deadline:
                     raise ConfigurationError(
                         f"DATA_DIR {self.folder.parent} is in use by another process; "
-                        "give this one its own DATA_DIR, or give both the same REDIS_URL"
+                        "stop that (one of the demo: run.py demo --exit), give this one its own DATA_DIR, "
+                        "or give both the same REDIS_URL"
                     ) from None
                 await asyncio.sleep(0.05)
 

@@ -6,9 +6,12 @@
  * Properties: `url`, `category`, `token` (a string, or a function that returns a fresh one and may be async).
  * Events: `photo-accepted` with {assetId, name, category}, `photo-finished` with the service's asset_processed,
  * `photo-unauthorized` when the service does not take the token (any more).
+ *
+ * @typedef {import("./photos/photos.js").Photo} Photo
  */
 
 import { backoffMs, sleep } from "./delays.js";
+import { readEnvelope } from "./http.js";
 import { claimsOf, Tokens } from "./tokens.js";
 import { Deletions } from "./photos/deletions.js";
 import { Details } from "./photos/details.js";
@@ -38,12 +41,16 @@ export class PhotoQueue extends HTMLElement {
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #checking;
   /** The token of now, if it is still the user's whose photos are shown. @type {() => Promise<any>} */ #ofUser =
     async () => "";
+  /** The token that the service does not take. @type {unknown} */ #refused = "";
+  /** @type {unknown} */ #newest = "";
   #isLeaving = false;
+  /** The service has never answered here. */ #isUnanswered = false;
   #isChanging = false;
   /** @type {AbortController | null} */ #sleeping = null;
+  /** Where the focus goes on when it has deleted a photo. @type {Photo | null} */ #afterDeleted = null;
   /** @type {File[]} those that came before the service had answered */ #early = [];
 
-  #messages = new Messages(() => this.#list.element.focus());
+  #messages = new Messages(() => this.#list.focus(this.#afterDeleted));
   #details = new Details();
   #summary = new Summary();
   #drop = new DropArea((files) => this.add(files));
@@ -64,7 +71,8 @@ export class PhotoQueue extends HTMLElement {
   );
   #frame = h(
     "div",
-    { class: "frame", "data-view": "loading" },
+    // Its words are English in every page.
+    { class: "frame", lang: "en", dir: "ltr", "data-view": "loading" },
     this.#drop.element,
     h(
       "section",
@@ -113,20 +121,27 @@ export class PhotoQueue extends HTMLElement {
     // Frameworks make a new function each time they draw the page: no reason to begin anew, unless it is another user's.
     this.#checking ??= setTimeout(() => {
       this.#checking = undefined;
-      this.#ofUser().catch(() => {});
+      this.#ofUser().then(
+        (now) => this.#refused && now !== this.#refused && this.#plan(),
+        () => {},
+      );
     }, CHECK_MS);
   }
 
   /** How many photos the service has not accepted yet. */
   get unsent() {
-    return this.#work?.photos.unsent ?? 0;
+    return this.#early.length + (this.#work?.photos.unsent ?? 0);
   }
 
   /** Send these. @param {Iterable<File>} files */
   async add(files) {
     const all = [...files];
     if (!all.length) return;
-    if (!this.#work) return void this.#early.push(...all);
+    if (!this.#work) {
+      this.#early.push(...all);
+      if (this.#isUnanswered) this.#tellUnanswered();
+      return;
+    }
     const refused = await this.#work.add(all, this.#drop.category);
     const added = all.length - refused.length;
     if (added) this.#messages.say(`${counted(added, "photo")} added.`);
@@ -199,6 +214,7 @@ export class PhotoQueue extends HTMLElement {
 
   async #begin() {
     const { signal } = (this.#running = new AbortController());
+    this.#refused = "";
     this.#drop.listen(this, signal);
     const sub = await this.#user(signal).catch(() => null);
     if (signal.aborted) return;
@@ -238,7 +254,7 @@ export class PhotoQueue extends HTMLElement {
    */
   async #tokenOf(sub) {
     const token = await (typeof this.#token === "function" ? this.#token() : this.#token);
-    if (claimsOf(token ?? "").sub === sub) return token;
+    if (claimsOf(token ?? "").sub === sub) return (this.#newest = token);
     this.#plan();
     throw new Error("somebody else has signed in");
   }
@@ -247,18 +263,25 @@ export class PhotoQueue extends HTMLElement {
   async #about(signal) {
     for (let failures = 0; ; failures++) {
       try {
-        const { data } = await (
-          await fetch(`${new URL(this.url).href.replace(/\/+$/, "")}/api/about`, { signal })
-        ).json();
+        const address = `${new URL(this.url).href.replace(/\/+$/, "")}/api/about`;
+        const data = await readEnvelope(await fetch(address, { signal }));
+        this.#isUnanswered = false;
         this.#remember("about", JSON.stringify(data));
         return data;
       } catch {
         const known = this.#remembered("about");
         if (known || signal.aborted) return JSON.parse(known || "null");
-        this.#summary.show({ connection: "lost", transport: null, photos: [] });
+        this.#isUnanswered = true;
+        if (!failures) this.#tellUnanswered();
         await sleep(backoffMs(failures), signal).catch(() => {});
       }
     }
+  }
+
+  #tellUnanswered() {
+    const count = this.#early.length;
+    const wait = count && ` ${counted(count, "photo waits", "photos wait")} for it: leave this page open.`;
+    this.#problem(`The service cannot be reached; it is asked again and again.${wait || ""}`);
   }
 
   /** @returns {import("./photos/work.js").Told} */
@@ -268,12 +291,17 @@ export class PhotoQueue extends HTMLElement {
       accepted: (detail) => this.#fire("photo-accepted", detail),
       finished: (photo, frame) => {
         this.#fire("photo-finished", frame);
-        if (frame.status === "failed") this.#messages.say(`A photo failed: ${frame.error}`, "photos failed");
+        if (frame.error === "Cancelled") this.#messages.say("Cancelled.", "photos are cancelled");
+        else if (frame.status === "failed") this.#messages.say(`A photo failed: ${frame.error}`, "photos failed");
         else this.#messages.say(`${nameOf(photo)} is ready.`, "photos are ready");
       },
-      unauthorized: () =>
-        this.#fire("photo-unauthorized", {}) &&
-        this.#problem("The service does not take the sign-in any more. Sign in again; your photos wait."),
+      unauthorized: () => {
+        // The connection tells it, and each request.
+        if (this.#refused) return;
+        this.#refused = this.#newest || this.#token;
+        if (this.#fire("photo-unauthorized", {}))
+          this.#problem("The service does not take the sign-in any more. Sign in again; your photos wait.");
+      },
       problem: (problem) => this.#problem(problem),
       hasMore: (hasMore) => (this.#list.hasMore = hasMore),
     };
@@ -301,21 +329,26 @@ export class PhotoQueue extends HTMLElement {
     });
   }
 
-  /** @param {import("./photos/photos.js").Photo} photo */
+  /** @param {Photo} photo */
   #row(photo) {
     const busy =
       (/** @type {(work: Work) => Promise<unknown>} */ act) =>
       async (/** @type {any} */ _, /** @type {HTMLButtonElement} */ button) => {
-        button.disabled = true;
+        if (button.ariaDisabled) return;
+        button.ariaDisabled = "true"; // a disabled one would lose the focus
         await (this.#work && act(this.#work));
-        button.disabled = false;
+        button.ariaDisabled = null;
       };
     return new Row(photo, {
       open: () => this.#details.open(photo),
       correct: async (_, said) => this.#work?.correct(photo, said),
       again: busy((work) => work.again(photo)),
       cancel: busy((work) => work.cancel(photo)),
-      remove: (_, isByKeyboard) => this.#deletions.add(photo, isByKeyboard),
+      remove: (_, isByKeyboard) => {
+        this.#afterDeleted = this.#list.nextTo(photo);
+        this.#list.focus(this.#afterDeleted);
+        this.#deletions.add(photo, isByKeyboard);
+      },
       freshPicture: async () => {
         const { images } = (await this.#work?.fresh(photo)) ?? {};
         return images?.previews?.["320"]?.url ?? images?.original?.url ?? "";

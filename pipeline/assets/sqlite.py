@@ -160,6 +160,7 @@ class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
         self._reader: _Connection | None = None
         self._writing: Watched | None = None
         self._waiting: list[_Write] = []
+        self._is_refused = False
         self._added = asyncio.Event()
 
     async def open(self) -> None:
@@ -190,8 +191,10 @@ class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
         await self._read("SELECT 1 FROM assets LIMIT 1", {})
         if self._writer is None:
             raise DependencyUnavailable(UNWRITTEN)
-        # A disk that hangs, or a file that another process has locked for long, keeps the writer's thread.
-        await self._writer.run(lambda connection: None)
+        # A disk that hangs, or a file that another process has locked for long, keeps the writer's thread. Where the
+        # last commit was refused, a read that works says nothing: only trying tells when writing works again.
+        await self._on_writer(_try_to_write if self._is_refused else lambda connection: None)
+        self._is_refused = False
 
     async def create(self, asset: Asset) -> bool:
         document = asset.to_document()
@@ -603,7 +606,7 @@ class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
                 self._added.clear()
                 # It stays in the list meanwhile, so that `close` waits for it.
                 batch = list(self._waiting)
-                await _commit_batch(self._writer, batch)
+                self._is_refused = not await _commit_batch(self._writer, batch)
                 del self._waiting[: len(batch)]
                 batch = []
                 if self._waiting:
@@ -617,17 +620,24 @@ class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
             raise
 
 
-async def _commit_batch(writer: _Connection, batch: Sequence[_Write]) -> None:
+async def _commit_batch(writer: _Connection, batch: Sequence[_Write]) -> bool:
+    """Return whether there was a commit."""
     try:
         results = await writer.run(partial(_commit, batch))
     except REFUSALS as error:
         _fail(batch, partial(_refusal, error, UNWRITTEN), error)
-        return
+        return False
     for write, result in zip(batch, results, strict=True):
         if isinstance(result, Exception):
             _fail([write], partial(_refusal, result, UNWRITTEN), result)
         elif not write.done.done():
             write.done.set_result(result)
+    return True
+
+
+def _try_to_write(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("ROLLBACK")
 
 
 def _version(connection: sqlite3.Connection) -> int:

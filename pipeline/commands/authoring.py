@@ -25,7 +25,7 @@ WARNINGS = {
     STORAGE: "writes and deletes images under suite/",
     NOTIFIER: "delivers some twenty-five invented events, for real",
 }
-stdout, stderr = Console(), Console(stderr=True)
+stdout, stderr = Console(emoji=False), Console(stderr=True, emoji=False)
 
 
 @click.group(invoke_without_command=True)

@@ -70,7 +70,7 @@ OPEN_LIMIT = 1000
 LIGHT_MB, PREVIEW_MB, READER_MB = 100, 40, 360
 REASON_LENGTH = 300
 COLORS = {"ok": "green", "warning": "yellow", "failed": "red"}
-stdout = Console()
+stdout = Console(emoji=False)
 
 
 class Mark(StrEnum):

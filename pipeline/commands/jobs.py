@@ -10,14 +10,15 @@ from typing import Any
 import click
 from rich.table import Table
 
-from pipeline.client import Operator
+from pipeline.client import ClientError, Operator
 from pipeline.commands.operating import each, run, stderr, stdout, with_token, with_url
 from pipeline.commands.shown import cleaned, shown
+from pipeline.usecases.bulk import REFUSED_AT_MOST
 
 FILTERS = ("state", "user", "category", "provider", "failure", "q", "from", "to")
 # A filter's value with blanks in it stands in quotes.
 PART = re.compile(r"""(\w+)=("[^"]*"|'[^']*'|\S*)\s*""")
-COLUMNS = ("state", "category", "user", "attempt", "what", "created at")
+COLUMNS = ("state, attempt", "user, category, what")
 
 
 def read_where(text: str) -> dict[str, str]:
@@ -28,12 +29,22 @@ def read_where(text: str) -> dict[str, str]:
         found = PART.match(text, place)
         if found is None or found[1] not in FILTERS:
             raise click.BadParameter(f"must be parts like state=failed, with {', '.join(FILTERS)}")
-        where[found[1]] = found[2].strip("\"'") if found[2][:1] in "\"'" else found[2]
+        name, value = found[1], found[2].strip("\"'") if found[2][:1] in "\"'" else found[2]
+        # Such a part would let in more jobs than was meant: the variable of a script may be empty.
+        if not value.strip():
+            raise click.BadParameter(f"{name} is empty")
+        if name in where:
+            raise click.BadParameter(f"{name} stands there twice")
+        where[name] = value
         place = found.end()
     return where
 
 
-with_where = click.option("--where", default="", help='Which, like "state=failed category=lego".')
+with_where = click.option(
+    "--where",
+    default="",
+    help=f'Which, like "state=failed q=\'timed out\'"; all parts must hold. Parts: {", ".join(FILTERS)} (instants).',
+)
 
 
 @click.group()
@@ -140,9 +151,11 @@ async def _change(
     if not is_sure:
         click.confirm(f"{action.capitalize()} {_count(preview)}?", abort=True, err=True)
     done = skipped = refused = 0
+    is_cut = False
     async for chunk in client.change_jobs(action, where, until=preview["until"]):
         chunk = cleaned(chunk)
         done, skipped, refused = done + chunk["done"], skipped + chunk["skipped"], refused + len(chunk["refused"])
+        is_cut = is_cut or len(chunk["refused"]) >= REFUSED_AT_MOST
         if as_json:
             print(json.dumps(chunk), flush=True)
             continue
@@ -150,21 +163,24 @@ async def _change(
             stderr.print(f"[red]{shown(each_['jobId'])}:[/] {shown(each_['message'])}", highlight=False, soft_wrap=True)
         stderr.print(f"{done} so far", highlight=False)
     if not as_json:
-        stdout.print(f"{done} done, {skipped} had moved on, {refused} refused", highlight=False)
+        stdout.print(f"{done} done, {skipped} had moved on", highlight=False)
+    if refused:
+        raise ClientError(f"{'at least ' if is_cut else ''}{refused} refused")
 
 
 def _table(found: Sequence[dict[str, Any]]) -> Table:
     table = Table()
-    # Ids in one piece also in a narrow window: they are what other commands are given.
-    table.add_column("job", no_wrap=True)
+    # Ids in one piece also in a narrow window: they are what other commands are given. The rest shares columns, or
+    # a window of 80 characters would have room for four letters of each.
+    table.add_column("job, created at", no_wrap=True)
     for name in COLUMNS:
         table.add_column(name, overflow="fold")
     for job in found:
         created_at = job["createdAt"][:19].replace("T", " ") + "Z"
         what = job["reason"] or " ".join(each for each in (job["brand"], job["model"]) if each)
-        attempt = "" if job["attempt"] is None else job["attempt"]
-        cells = (job["jobId"], job["state"], job["category"], job["userId"], attempt, what, created_at)
-        table.add_row(*map(shown, cells))
+        attempt = "" if job["attempt"] is None else f"\nattempt {job['attempt']}"
+        about = f"{job['userId']}, {job['category']}\n{what}".rstrip("\n")
+        table.add_row(*map(shown, (f"{job['jobId']}\n{created_at}", job["state"] + attempt, about)))
     return table
 
 

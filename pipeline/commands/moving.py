@@ -34,7 +34,7 @@ from pipeline.usecases import moving, store_copying, store_moving
 from pipeline.usecases.patience import Patience
 from pipeline.usecases.storages_in_use import names_in_use
 
-stdout, stderr = Console(), Console(stderr=True)
+stdout, stderr = Console(emoji=False), Console(stderr=True, emoji=False)
 T = TypeVar("T")
 # Every process has looked where new images go by then.
 CHOSEN_SECONDS = 2 * 1.0

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from pipeline.auth import ADMIN_ROLE
 from pipeline.client import ClientError, Operator
@@ -19,7 +19,7 @@ from pipeline.commands.running import OPERATOR, target
 from pipeline.commands.shown import shown
 
 TOKEN_SECONDS = 3600
-stdout, stderr = Console(), Console(stderr=True)
+stdout, stderr = Console(emoji=False), Console(stderr=True, emoji=False)
 Work = Callable[[Operator], Awaitable[Any]]
 
 
@@ -172,7 +172,7 @@ def users(as_json: bool, url: str | None, token: str | None) -> None:
         if as_json:
             print(json.dumps(found))
             return
-        table = Table("user", "waiting", "active", "share")
+        table = Table(Column("user", overflow="fold"), "waiting", "active", "share")
         for each in found["items"]:
             table.add_row(shown(each["userId"]), str(each["waiting"]), str(each["active"]), f"{each['share']:.0%}")
         stdout.print(table if table.rows else "There are no unfinished jobs.")
@@ -190,7 +190,9 @@ def audit(limit: int, who: str | None, as_json: bool, url: str | None, token: st
     """List what operators have changed, newest first."""
 
     async def work(client: Operator) -> None:
-        table = Table("at", "who", "action", "target", "count", "outcome")
+        table = Table()
+        for name in ("at", "who", "action", "target", "count", "outcome"):
+            table.add_column(name, overflow="fold")
         async for entry in client.audit(limit, who=who):
             if as_json:
                 print(json.dumps(entry), flush=True)
@@ -198,8 +200,11 @@ def audit(limit: int, who: str | None, as_json: bool, url: str | None, token: st
             at = entry["at"][:19].replace("T", " ") + "Z"
             fields = (entry[name] for name in ("who", "action", "target", "count", "outcome"))
             table.add_row(at, *("" if each is None else shown(each) for each in fields))
-        if not as_json:
-            stdout.print(table if table.rows else "Nothing was changed in the last 90 days.")
+        if as_json:
+            return
+        stdout.print(table if table.rows else "Nothing was changed in the last 90 days.")
+        if len(table.rows) == limit:
+            stderr.print("There may be more; --limit shows more", highlight=False)
 
     run(work, url, token)
 

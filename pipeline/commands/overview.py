@@ -22,7 +22,7 @@ STATES = ("waiting", "delayed", "active", "completed", "failed")
 MEGABYTE = 1_000_000
 # The address and the token that `processes` was given itself, before the name of what it is to do.
 Place = tuple[str | None, str | None]
-stdout = Console()
+stdout = Console(emoji=False)
 
 
 @queue.command()
@@ -43,7 +43,7 @@ def top(once: bool, as_json: bool, seconds: float, url: str | None, token: str |
         with Live(console=stdout, auto_refresh=False, screen=True) as live:
 
             def show(overview: Mapping[str, Any]) -> None:
-                live.update(Text.from_markup("\n".join(lines(overview))), refresh=True)
+                live.update(Text.from_markup("\n".join(lines(overview)), emoji=False), refresh=True)
 
             await _follow(client, seconds, show, once=False)
 

@@ -66,11 +66,13 @@ class _Handler(BaseHandler):
     async def own(self, asset_id: str, action: str) -> tuple[str | None, str]:
         """Return the user whose asset may be changed, see `subject`, and the asset's id in lower case.
 
-        action: what the audit list calls it when an admin does it to another user's asset.
+        action: what the audit list calls it when an admin does it to another user's asset; that is for our own pages
+        only, as all that operators do. Forbidden for others.
         """
         subject, asset_id = await self.subject(), _asset_id(asset_id)
         asset = await self.store.get(asset_id) if subject is None else None
         if asset is not None and asset.user_id != self.principal.user_id:
+            self.refuse_foreign_page()
             self.begin_act(action, asset_id)
         return subject, asset_id
 

@@ -113,6 +113,10 @@ class BaseHandler(tornado.web.RequestHandler):
         """Return the parameters of the address."""
         return Query({name: self.get_query_argument(name) for name in self.request.query_arguments})
 
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        """Return a part of the path or the query; what is not UTF-8 fails by the rules for that part, as other text."""
+        return value.decode("utf-8", "replace")
+
     def may_operate(self, principal: Principal) -> bool:
         """Return whether the caller may do this to what is others': readers may ask, only admins may change it."""
         return principal.is_operator if self.is_asking else principal.is_admin

@@ -85,7 +85,8 @@ export function isAbort(error) {
 
 /** What a person reads of an error. @param {any} error @returns {string} */
 export function wordsOf(error) {
-  if (error?.status === 403) return "Your role may look, but not do this.";
+  // With details it is not the role: the service does not know the origin of this page.
+  if (error?.status === 403 && !error.details?.length) return "Your role may look, but not do this.";
   if (error?.status === 404 && error.code !== "NOT_FOUND") return "This service does not have that yet.";
   const wrong = error?.details?.map((/** @type {any} */ { field, message }) => `${field}: ${message}`).join("; ");
   return wrong || `${error?.message ?? error}`;

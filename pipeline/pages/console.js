@@ -1,6 +1,7 @@
 /** The page /console: operators see what the service does, and act on it. */
 
 import { Api } from "./api.js";
+import { readEnvelope } from "./client/http.js";
 import { fill, h } from "./dom.js";
 import { Live } from "./live.js";
 import { addKeys, showKeys } from "./parts/keyboard.js";
@@ -104,11 +105,17 @@ function unknown() {
 
 async function begin() {
   try {
-    about = (await (await fetch("/api/about")).json()).data;
+    about = await fetch("/api/about").then(readEnvelope);
   } catch {
     return fill(main, errorState({ status: 0, message: "The service cannot be reached." }, begin));
   }
   session.addEventListener("change", show);
+  // A link that is pasted into the address of the open page loads no page.
+  addEventListener("hashchange", enter);
+  await enter();
+}
+
+async function enter() {
   await session.begin().catch((error) => (problem = error.message));
   show();
 }

@@ -1,36 +1,56 @@
 /** The page /: whoever has signed in drops photos and sees what becomes of each. */
 
 import "./client/photo-queue.js";
+import { backoffMs, sleep } from "./client/delays.js";
+import { readEnvelope } from "./client/http.js";
+import { dropped } from "./client/photos/drop-area.js";
 import { counted } from "./client/photos/words.js";
 import { fill, h } from "./client/photos/elements.js";
 import { SessionKeeper } from "./session.js";
+import { signInCard } from "./sign-in.js";
+
+const ENDED = "The sign-in has ended. What was not sent yet is kept for you.";
 
 const session = new SessionKeeper("user");
 const [main, person] = ["main", "person"].map((id) => /** @type {HTMLElement} */ (document.getElementById(id)));
 /** @type {any} <photo-queue> */ let queue = null;
 let userId = "";
 let problem = "";
+let turns = 0;
 
 async function show() {
   const { current } = session;
   if (current?.userId === userId && queue) return;
+  if (userId && !current) problem ||= "You are signed out.";
   userId = current?.userId ?? "";
   queue = null;
+  turns += 1;
   if (current) return showQueue();
+  // At once, also where the service cannot be asked how to sign in: nobody's photos stay on the screen.
   fill(person);
-  const [{ data }, { signInCard }] = await Promise.all([
-    fetch("/api/about").then((reply) => reply.json()),
-    import("./sign-in.js"),
-  ]);
-  if (!session.current) fill(main, signInCard(data.signIn, session, { problem }));
-  problem = "";
+  fill(main);
+  await showSignIn(turns);
+}
+
+/** Once the service has said how. @param {number} turn the one that shows it, unless there is another one meanwhile */
+async function showSignIn(turn) {
+  for (let failures = 0; ; failures++) {
+    const about = await fetch("/api/about")
+      .then(readEnvelope)
+      .catch(() => null);
+    if (turn !== turns) return;
+    if (about) return fill(main, signInCard(about.signIn, session, { problem }));
+    fill(main, h("p", { class: "empty", role: "status" }, "The service cannot be reached. Signing in waits for it."));
+    await sleep(backoffMs(failures));
+  }
 }
 
 function showQueue() {
+  problem = "";
   queue = h("photo-queue", {});
   queue.token = session.token;
   queue.addEventListener("photo-unauthorized", () => {
-    problem = "The sign-in has ended. What was not sent yet is kept for you.";
+    problem = ENDED;
     session.signOut();
   });
   fill(
@@ -43,9 +63,10 @@ function showQueue() {
 
 // A photo dropped beside the component must not replace the page.
 addEventListener("dragover", (event) => event.preventDefault());
-addEventListener("drop", (event) => {
-  if (!event.defaultPrevented) queue?.add(event.dataTransfer?.files ?? []);
+addEventListener("drop", async (event) => {
+  const isTaken = event.defaultPrevented;
   event.preventDefault();
+  if (!isTaken && event.dataTransfer) queue?.add(await dropped(event.dataTransfer));
 });
 
 async function signOut() {
@@ -79,6 +100,13 @@ function isSure(unsent) {
   );
 }
 
+async function enter() {
+  await session.begin().catch((error) => (problem = error.message));
+  await show();
+}
+
+session.addEventListener("ended", () => (problem = ENDED));
 session.addEventListener("change", show);
-await session.begin().catch((error) => (problem = error.message));
-await show();
+// A link that is pasted into the address of the open page loads no page.
+addEventListener("hashchange", enter);
+await enter();

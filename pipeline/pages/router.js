@@ -62,6 +62,7 @@ export class Router {
     document.removeEventListener("click", this.#follow);
     this.#shown?.dispose?.();
     this.#shown = null;
+    closeDialog();
     fill(this.#outlet);
   }
 
@@ -108,8 +109,7 @@ export class Router {
     this.#path = location.pathname;
     this.#href = location.href.split("#")[0];
     this.#shown?.dispose?.();
-    // A question of the view before.
-    /** @type {HTMLDialogElement | null} */ (document.querySelector("dialog[open]"))?.close();
+    closeDialog();
     const { view, params } = this.#find();
     const { navigate, setQuery } = this;
     const context = {
@@ -177,6 +177,11 @@ export class Router {
 /** @param {string} title */
 function setTitle(title) {
   document.title = `${title} · Console`;
+}
+
+/** A question of the view before. */
+function closeDialog() {
+  /** @type {HTMLDialogElement | null} */ (document.querySelector("dialog[open]"))?.close();
 }
 
 function keepScroll() {

@@ -15,13 +15,20 @@ const TRIES = 5;
 
 export class SessionKeeper extends EventTarget {
   #key;
+  /** Whether the browser keeps it, for other tabs too. */ #isKept = false;
   /** @type {Session | null} */ current = null;
 
-  /** Fires `change` when somebody has signed in or out, in this tab or another. @param {string} name of the page */
+  /**
+   * Fires `change` when somebody has signed in or out, in this tab or another, and before that `ended` when the service
+   * does not take the token any more.
+   * @param {string} name of the page
+   */
   constructor(name) {
     super();
     this.#key = `pipeline.${name}.session`;
     addEventListener("storage", ({ key }) => key === this.#key && this.#take(this.#stored()));
+    // A page that was left is told nothing meanwhile.
+    addEventListener("pageshow", ({ persisted }) => persisted && this.#isKept && this.#take(this.#stored()));
     setInterval(() => this.#prolong(), LOOK_EVERY_MS);
   }
 
@@ -35,7 +42,10 @@ export class SessionKeeper extends EventTarget {
     } catch (error) {
       if (!this.#stored()) throw error;
     }
-    this.#take(this.#stored());
+    const stored = this.#stored();
+    // A browser that keeps nothing has forgotten who is signed in here.
+    if (this.#isKept || !this.current) this.#take(stored);
+    this.#prolong();
     return this.current;
   }
 
@@ -63,7 +73,11 @@ export class SessionKeeper extends EventTarget {
   }
 
   signOut() {
-    localStorage.removeItem(this.#key);
+    try {
+      localStorage.removeItem(this.#key);
+    } catch {
+      // It was never kept.
+    }
     this.#take(null);
   }
 
@@ -77,17 +91,27 @@ export class SessionKeeper extends EventTarget {
     const { current } = this;
     if (!current) return;
     const leftMs = Date.parse(current.expiresAt) - Date.now();
-    if (claimsOf(current.token).page && leftMs > 0 && leftMs < PROLONG_BEFORE_MS)
-      await ask("POST", current.token).then(
-        (next) => this.#keep(next),
-        () => {},
-      );
-    if (leftMs <= 0 && this.current === current) this.signOut();
+    const isOfPage = Boolean(claimsOf(current.token).page);
+    if (leftMs > (isOfPage ? PROLONG_BEFORE_MS : 0)) return;
+    try {
+      // The clock here may be wrong by hours: whether the session has ended is for the service to say.
+      const next = await ask(isOfPage ? "POST" : "GET", current.token);
+      if (isOfPage && this.current === current) this.#keep(next);
+    } catch (/** @type {any} */ error) {
+      if (error.status !== 401 || error.retryAfterMs !== undefined || this.current !== current) return;
+      this.dispatchEvent(new Event("ended"));
+      this.signOut();
+    }
   }
 
   /** @param {Session} session */
   #keep(session) {
-    localStorage.setItem(this.#key, JSON.stringify(session));
+    try {
+      localStorage.setItem(this.#key, JSON.stringify(session));
+      this.#isKept = true;
+    } catch {
+      // A browser that keeps nothing: it holds for this page.
+    }
     this.#take(session);
   }
 
@@ -95,7 +119,8 @@ export class SessionKeeper extends EventTarget {
   #stored() {
     try {
       const session = JSON.parse(localStorage.getItem(this.#key) ?? "null");
-      return session && Date.parse(session.expiresAt) > Date.now() ? session : null;
+      this.#isKept ||= session !== null;
+      return session;
     } catch {
       return null;
     }

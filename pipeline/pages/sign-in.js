@@ -53,15 +53,16 @@ function way({ kind, loginUrl }, forOperators) {
     ];
   }
   if (kind === "link") {
-    const command = forOperators ? "python run.py link --console" : "python run.py link";
+    const command = `.venv/bin/python run.py link${forOperators ? " --console" : ""}`;
     return [
       h(
         "p",
         { class: "soft" },
-        "Open the link that was printed when the service started, or print a new one with ",
+        "Open the link that was printed when the service started. It is good for ten minutes; a new one is printed by ",
         h("code", {}, command),
-        ".",
+        " in the folder of the service.",
       ),
+      h("p", { class: "soft small" }, "Or paste a token."),
     ];
   }
   return [h("p", { class: "soft" }, "Paste a token of your application.")];

@@ -210,7 +210,9 @@ async def test_users_are_found_and_erased_and_the_audit_tells(busy: Service, ai:
 
 @pytest.mark.gen_test(timeout=60)
 async def test_readers_have_no_buttons_and_users_no_console(service: Service) -> None:
-    """operator-read sees every view without its buttons; a token without a role is told why it does not do."""
+    """operator-read sees every view without its buttons; a token without a role is told why it does not do. What is
+    refused because of the page's origin, as behind a proxy without PUBLIC_URL, is not put down to the role.
+    """
     async with console(service, role="operator-read") as page:
         await page.until_text("may look only")
         await page.until("document.querySelectorAll('.queue').length > 0")
@@ -225,6 +227,10 @@ async def test_readers_have_no_buttons_and_users_no_console(service: Service) ->
         options = f'{{ method: "POST", headers: {{ Authorization: `Bearer ${{{token}}}` }} }}'
         refused = await page.evaluate(f'fetch("/api/queue/pause", {options}).then(({{ status }}) => status)')
         assert refused == 403
+        refusals = "[[], [{ field: 'Origin', message: 'Not ours' }]]"
+        words = "(details) => wordsOf(new PipelineError('No', 'FORBIDDEN', 403, { details }))"
+        imported = f"import('/pages/now/api.js').then(({{ PipelineError, wordsOf }}) => {refusals}.map({words}))"
+        assert await page.evaluate(imported) == ["Your role may look, but not do this.", "Origin: Not ours"]
         await page.click(find("Sign out"))
         await page.until_text("Sign in")
         await page.evaluate("document.querySelector('input').focus()")
@@ -273,6 +279,10 @@ async def test_charts_are_read_by_keyboard_and_as_a_table(service: Service) -> N
         assert await page.until(f"/complete [1-9]/.test({plot}.getAttribute('aria-valuetext'))")
         await page.click(f"{plot}.closest('figure').querySelector('summary')")
         await page.until(f"{plot}.closest('figure').querySelectorAll('tbody tr').length === 144")
+        code = "document.querySelector('script[src$=\"console.js\"]').src.replace('console.js', 'parts/time.js')"
+        beside = f"import({code}).then(({{ multiple }}) => [[30, 90], [0.5, 1.5]].flatMap(([step, last]) =>"
+        beside += " [step, last].map((s) => multiple(s * 1000, step * 1000))))"
+        assert await page.evaluate(beside) == ["30 s", "90 s", "500 ms", "1.5 s"]
         await page.click("document.querySelector('[name=window][value=\"7d\"]')")
         await page.until("location.search === '?window=7d'")
         await page.until(f"{plot}.getAttribute('aria-valuemax') === '167'")
@@ -288,11 +298,16 @@ async def test_overview_tells_of_holds_and_of_an_outage(service: Service, ai: Ai
     service.upload("anna", headers={"Idempotency-Key": str(time.time_ns())})
     async with console(service) as page:
         await page.until("/http is not asked for now. Next try in \\d+ s/.test(document.body.innerText)")
+        await page.until_text("none can start yet")
         await page.until_text(f"HTTP 429 from {ai.url.removeprefix('http://')}: {HOSTILE}")
         assert await page.evaluate("document.querySelectorAll('main img, main script').length") == 0
         problems = list(page.problems)
         await page.go_offline()
         await page.until_text("The service does not answer. What you see is old. (This device is offline)")
+        charts = "document.querySelector('.charts')"
+        await page.evaluate(f"(document.dispatchEvent(new Event('visibilitychange')), {charts}.ariaBusy = 'not yet')")
+        await page.until(f"{charts}.ariaBusy === 'false'")
+        assert await page.evaluate(f"{charts}.checkVisibility()")
         await page.go_offline(False)
         await page.until_text("Live")
         await page.until_text("It works, but one thing needs a look.")

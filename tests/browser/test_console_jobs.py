@@ -81,6 +81,13 @@ def jobs_of(service: Service, **query: Any) -> list[dict[str, Any]]:
     return items
 
 
+def delete(service: Service, **which: Any) -> None:
+    """Delete these jobs, as another operator does."""
+    body = {"action": "delete", **which}
+    until = ask(service, "/api/queue/jobs/bulk", "POST", json=body | {"dryRun": True})["until"]
+    ask(service, "/api/queue/jobs/bulk", "POST", json=body | {"until": until})
+
+
 async def go(page: Page, address: str) -> None:
     """Follow a link within the console and wait for its view."""
     await page.evaluate(
@@ -175,6 +182,61 @@ async def test_failures_are_retried_by_keyboard(service: Service, ai: AiService)
 
 
 @pytest.mark.gen_test(timeout=90)
+async def test_failures_stay_under_the_pointer(service: Service, ai: AiService) -> None:
+    """A kind that overtakes another moves no row: the button that has the focus keeps it and does what it did."""
+    delete(service, all=True)
+    fail(service, ai, "hugo", 2, message="Many fingers")
+    fail(service, ai, "hugo", 1, message="Much fog", category="camera")
+    reasons = f"[...{ROWS}].map((row) => row.querySelector('.below').textContent)"
+    async with console(service, "/console/failures") as page:
+        await page.until(f"{ROWS}.length === 2")
+        before = await page.evaluate(reasons)
+        assert "fingers" in before[0]
+        await page.evaluate(f"(window.pressed = {ROWS}[0].querySelector('button')).focus()")
+        await page.evaluate(f"window.photo = {ROWS}[1].querySelector('button')")
+        fail(service, ai, "hugo", 3, message="Much fog", category="sneaker")
+        await again(page)
+        await page.until(f"{ROWS}[1].innerText.includes('4')")
+        assert await page.evaluate(reasons) == before
+        assert await page.evaluate(f"window.photo === {ROWS}[1].querySelector('button')")
+        delete(service, filter={"q": "fingers"})
+        await again(page)
+        await page.until(f"{ROWS}[0].querySelector('.count-cell').innerText.trim() === '0'")
+        assert await page.evaluate(reasons) == before
+        assert await page.evaluate("document.activeElement === window.pressed")
+        await page.reload()
+        await page.until(f"{ROWS}.length === 1")
+        assert page.problems == []
+
+
+async def again(page: Page) -> None:
+    """Let the page ask at once, as when somebody comes back to its tab."""
+    await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+
+@pytest.mark.gen_test(timeout=90)
+async def test_wrong_addresses_show_the_way_out(service: Service, ai: AiService) -> None:
+    """A filter, cursor or id that is none is told in words, with a way to what there is; times stay as they were."""
+    fail(service, ai, "ida", 1)
+    async with console(service, "/console/jobs?state=gone") as page:
+        for query in ("state=gone", "cursor=x", "from=yesterday"):
+            await go(page, f"/console/jobs?{query}")
+            await page.click(find("Without filters"))
+            await page.until(f"{ROWS}.length > 0 && !location.search")
+        await go(page, "/console/jobs/none")
+        await page.until_text("This is no id of a job.")
+        await page.resize(1280, 900)
+        assert await page.evaluate("document.querySelector('main .card').offsetWidth") > 800
+        await go(page, "/console/jobs?from=2026-01-02T03:04:05.678Z&user=ida")
+        await page.until(f"{ROWS}.length > 0")
+        await page.press("/")
+        await page.write("x")
+        await page.until("location.search.includes('q=x')")
+        assert "2026-01-02T03%3A04%3A05.678Z" in await page.evaluate("location.search")
+        assert [each for each in page.problems if "400" not in each] == []
+
+
+@pytest.mark.gen_test(timeout=90)
 async def test_one_job_tells_its_story(service: Service, ai: AiService, hook: FakeReceiver) -> None:
     """One job: its photo, each attempt with reason and wait, deliveries sent again, logs; retried, then deleted."""
     hook.script(ReceiverReply(503))
@@ -249,6 +311,37 @@ async def test_many_jobs_are_cancelled_and_brought_back(held: Service) -> None:
         await until_ended(page, "3 jobs queued again")
         await page.press("Escape")
         assert len(jobs_of(held, user="emil", state="waiting")) == 3
+
+        # Another operator deletes the first of the sample meanwhile: Undo is about the others all the same.
+        await page.until("!document.querySelector('dialog')")
+        (photo,) = send(held, "emil", category="other")
+        await page.press("r")
+        await page.until_text("4 jobs match")
+        await page.press("a")
+        await page.click(find("Cancel …"))
+        await page.until(f"{DIALOG}?.innerText.includes('4 jobs')")
+        ask_away = f"{held.url}/api/assets/{photo}"
+        assert httpx.delete(ask_away, headers=held.headers("emil")).status_code == 204
+        await page.press("Enter")
+        await until_ended(page, "3 jobs cancelled")
+        await page.click(find("Undo", "dialog button"))
+        await page.click(find("Retry 3 jobs"))
+        await until_ended(page, "3 jobs queued again")
+        await page.press("Escape")
+
+        # Who goes back while it is being done is told how far it came.
+        await page.until("!document.querySelector('dialog')")
+        await page.until_text("3 jobs match")
+        await page.press("a")
+        await page.click(find("Cancel …"))
+        await page.until(f"{DIALOG}?.innerText.includes('3 jobs')")
+        await page.go_offline()
+        await page.press("Enter")
+        await page.until(f"{DIALOG}.innerText.includes('It goes on by itself')")
+        await page.evaluate(f"{DIALOG}.close()")
+        await page.until_text("Stopped: 0 of 3 jobs cancelled.")
+        await page.go_offline(False)
+        await page.press("a")
 
         await page.until_text("3 jobs match")
         await page.until("!document.querySelector('dialog')")

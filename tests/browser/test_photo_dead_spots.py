@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.browser.photo_page import QUEUE, check_looks, choose, drop, every_row, photo_page, photos, until_rows
+from tests.browser.photo_page import (
+    QUEUE,
+    act,
+    check_looks,
+    choose,
+    drop,
+    every_row,
+    photo_page,
+    photos,
+    until_rows,
+    within,
+)
+from tests.factories import make_noise_image
 from tests.hostile_proxy import Head, HostileProxy
 from tests.service import AiService, Service
 
 UPLOAD = "POST /api/assets/analyze-queue"
+LOSE_DATABASE = "IDBDatabase.prototype.transaction = () => { throw new DOMException('lost', 'UnknownError') }"
 
 
 class FailingProxy(HostileProxy):
@@ -114,6 +128,98 @@ async def test_photos_wait_through_a_dead_spot_and_a_reload(tmp_path: Path, ai_s
             assert len(set(proxy.keys)) == 4
             assert len(service.get("/api/assets", "ann").json()["data"]["items"]) == 4
             page.problems = [each for each in page.problems if "ERR_" not in each]
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_browser_that_keeps_nothing_loses_nothing(tmp_path: Path, ai_service: AiService) -> None:
+    """Photos that the browser cannot keep, or does not give back, are sent all the same, also by a page that slept.
+
+    While the service has never answered, the page says so, and that the photos chosen meanwhile wait.
+    """
+    with Service(tmp_path, ai_service.url) as service:
+        async with photo_page(service.url) as page:
+            await page.call("Network.enable")
+            await page.call("Network.setBlockedURLs", urls=["*analyze-queue*"])
+            await choose(page, *photos(tmp_path / "photos", 1))
+            (row,) = await until_rows(page, "rows[0]?.badge === 'Sending again'")
+            await page.evaluate(LOSE_DATABASE)
+            await until_rows(page, f"rows[0]?.badge === 'Sending again' && rows[0].told !== {json.dumps(row['told'])}")
+            await page.call("Network.setBlockedURLs", urls=[])
+            await until_rows(page, "rows[0]?.badge === 'Done'")
+
+            await page.call("Network.setBlockedURLs", urls=["*analyze-queue*"])
+            await choose(page, *photos(tmp_path / "photos", 2, first=1))
+            await page.until_text("This browser has no room to keep the photos")
+            await until_rows(page, "rows.filter(({badge}) => badge === 'Sending again').length === 2")
+            await page.evaluate(f"globalThis.before = {QUEUE}.querySelector('.list .photo')")
+            await page.evaluate("for (const name of ['freeze', 'resume']) document.dispatchEvent(new Event(name))")
+            await page.until("!before.isConnected")
+            await page.call("Network.setBlockedURLs", urls=[])
+            await until_rows(page, "rows.length === 3 && rows.every(({badge}) => badge === 'Done')")
+
+            refused = '{"success": false, "error": {"code": "UNAVAILABLE", "message": "not yet"}}'
+            await page.call(
+                "Page.addScriptToEvaluateOnNewDocument",
+                source=f"""globalThis.isReady = false;
+                const ask = fetch;
+                fetch = (address, options) => !isReady && `${{address}}`.endsWith("/api/about")
+                  ? Promise.resolve(new Response('{refused}', {{ status: 503 }})) : ask(address, options);
+                localStorage.removeItem("photo-queue.about ann {service.url}");""",
+            )
+            await page.reload()
+            await page.until_text("The service cannot be reached; it is asked again and again.")
+            await choose(page, *photos(tmp_path / "photos", 1, first=3))
+            await page.until_text("1 photo waits for it: leave this page open.")
+            await page.evaluate("document.querySelector('photo-queue').add([new File(['-'], 'none.txt')])")
+            await page.evaluate("isReady = true")
+            await page.until_text("none.txt is no photo.")
+            # Said twice, it is shown once.
+            await page.evaluate("document.querySelector('photo-queue').add([new File(['-'], 'none.txt')])")
+            await page.evaluate("document.querySelector('photo-queue').add([new File(['-'], 'other.txt')])")
+            await page.until_text("other.txt is no photo.")
+            assert (await page.evaluate(f"{QUEUE}.querySelector('.toasts').textContent")).count("none.txt") == 1
+            await until_rows(page, "rows.length === 4 && rows.every(({badge}) => badge === 'Done')")
+            page.problems = [each for each in page.problems if "ERR_" not in each]
+        assert len(service.get("/api/assets", "ann").json()["data"]["items"]) == 4
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_photos_removed_before_they_are_sent(tmp_path: Path, ai_service: AiService) -> None:
+    """What is removed is not sent, also when the page is left at once; what comes back is, also while it is prepared.
+
+    Of a folder dropped beside the component all photos are taken. Leaving the page with photos that would be lost asks.
+    """
+    large = tmp_path / "large.png"
+    large.write_bytes(make_noise_image(12 * 2**20))
+    with Service(tmp_path, ai_service.url) as service:
+        async with photo_page(service.url) as page:
+            await page.go_offline()
+            photos(tmp_path / "photos", 3)
+            folder = {"items": [], "files": [str(tmp_path / "photos")], "dragOperationsMask": 1}
+            for kind in ("dragEnter", "dragOver", "drop"):
+                await page.call("Input.dispatchDragEvent", type=kind, data=folder, x=5, y=5)
+            await until_rows(page, "rows.length === 3")
+            await page.click(act("Remove"))
+            await page.click(within(".undo"))
+            await until_rows(page, "rows.length === 3")
+            await page.click(act("Remove"))
+            await page.until(f"{QUEUE}.querySelectorAll('.list .photo:not([hidden])').length === 2")
+            leave = "!dispatchEvent(new Event('beforeunload', { cancelable: true }))"
+            await page.until(f"!({leave})")
+            await page.go_offline(False)
+            await page.reload()
+            await until_rows(page, "rows.length === 2 && rows.every(({badge}) => badge === 'Done')")
+
+            await choose(page, large)
+            await until_rows(page, "rows[0].badge === 'Preparing'")
+            await page.evaluate(f"{act('Remove')}.click(); {within('.undo')}.click()")
+            await until_rows(page, "rows.length === 3 && rows[0].told === 'Made smaller to send.'")
+            await page.evaluate(LOSE_DATABASE)
+            await page.go_offline()
+            await choose(page, large)
+            await page.until(leave)
+            page.problems = [each for each in page.problems if "ERR_" not in each]
+        assert len(service.get("/api/assets", "ann").json()["data"]["items"]) == 3
 
 
 @pytest.mark.gen_test(timeout=120)

@@ -164,6 +164,50 @@ async def test_results_are_corrected_run_again_and_deleted(tmp_path: Path, servi
 
 
 @pytest.mark.gen_test(timeout=120)
+async def test_focus_stays_where_it_is_worked(tmp_path: Path, service: Service, ai: AiService) -> None:
+    """A photo that changes takes the focus from no other one, and a button that goes leaves it in its photo.
+
+    Where the photo itself goes, the focus is on the next one.
+    """
+    await order(ai, held=True)
+    focused = f"((at) => at && [at.closest('.photo')?.id ?? '', at.dataset.act ?? at.className])({QUEUE}.activeElement)"
+    async with photo_page(service.url, "kim") as page:
+        await choose(page, *photos(tmp_path / "focus", 3))
+        shown = await until_rows(page, IN_LINE)
+        (waiting,) = [row["id"] for row in shown if row["badge"] == "Place 1"]
+        first, second = [row["id"] for row in shown if row["badge"] == "Looking"]
+        button = "{}.getElementById('{}').querySelector('[data-act={}]').focus()"
+        await page.evaluate(button.format(QUEUE, waiting, "Delete"))
+        running = [
+            each["id"]
+            for each in service.get("/api/assets", "kim").json()["data"]["items"]
+            if each["progress"]["state"] == "running"
+        ]
+        httpx.post(f"{service.url}/api/assets/{running[0]}/cancel", headers=service.headers("kim")).raise_for_status()
+        shown = await until_rows(page, "rows.filter(({badge}) => badge === 'Cancelled').length === 1")
+        assert await page.evaluate(focused) == [waiting, "Delete"]
+
+        (other,) = [row["id"] for row in shown if row["badge"] == "Looking" and row["id"] in (first, second)]
+        await page.evaluate(button.format(QUEUE, other, "Cancel"))
+        await page.press("Enter")
+        await until_rows(page, "rows.filter(({badge}) => badge === 'Cancelled').length === 2")
+        assert await page.evaluate(focused) == [other, "picture"]
+
+        below = [row["id"] for row in shown]
+        await page.evaluate(button.format(QUEUE, below[0], "Delete"))
+        await page.press("Enter")
+        assert await page.evaluate(focused) == ["", "undo"]
+        await page.press("Enter")
+        await until_rows(page, "rows.length === 3")
+        assert await page.evaluate(focused) == [below[1], "picture"]
+        gone = service.get("/api/assets", "kim").json()["data"]["items"]
+        for asset in gone:
+            httpx.delete(f"{service.url}/api/assets/{asset['id']}", headers=service.headers("kim"))
+        await until_rows(page, "rows.length === 0")
+        page.problems = [each for each in page.problems if "404" not in each]
+
+
+@pytest.mark.gen_test(timeout=120)
 async def test_tabs_show_the_same_and_users_do_not_mix(tmp_path: Path, service: Service, ai: AiService) -> None:
     """A photo dropped in one tab is in the other, step by step; what is deleted in one leaves the other.
 
@@ -208,7 +252,10 @@ async def test_tabs_show_the_same_and_users_do_not_mix(tmp_path: Path, service: 
 
 @pytest.mark.gen_test(timeout=120)
 async def test_new_token_function_goes_on_or_shows_another_user(tmp_path: Path, service: Service) -> None:
-    """Frameworks give a new function with each drawing: nothing begins anew. Another user's one shows theirs."""
+    """Frameworks give a new function with each drawing: nothing begins anew. Another user's one shows theirs.
+
+    After a token that the service does not take, all goes on with the next one.
+    """
     async with photo_page(service.url, "drawn") as page:
         await choose(page, *photos(tmp_path, 1))
         await until_rows(page, "rows[0]?.badge === 'Done'")
@@ -222,6 +269,19 @@ async def test_new_token_function_goes_on_or_shows_another_user(tmp_path: Path, 
         await page.evaluate(give.format(make_token("other")))
         await page.until(f"{QUEUE}.querySelector('[data-view=empty]')")
         assert await rows(page) == []
+
+        await page.evaluate("""document.addEventListener("photo-unauthorized", (told) => {
+          told.stopPropagation(); // the page would sign out
+          globalThis.refused = true;
+        }, { capture: true })""")
+        await page.evaluate(give.format(make_token("other", expires_in=-60)))
+        await page.evaluate("document.dispatchEvent(new Event('freeze')); document.dispatchEvent(new Event('resume'))")
+        await page.until("globalThis.refused")
+        await choose(page, *photos(tmp_path, 1, first=1))
+        await until_rows(page, "rows[0]?.badge === 'Waiting'")
+        await page.evaluate(give.format(make_token("other")))
+        await until_rows(page, "rows.length === 1 && rows[0].badge === 'Done'")
+        page.problems = [each for each in page.problems if "401" not in each]
 
 
 @pytest.mark.gen_test(timeout=120)

@@ -16,6 +16,32 @@ from tests.scripts import CLIENT
 from tests.service import ROOT, AiService, Service
 
 
+# What pages say of their own texts, and a direction that English words do not have.
+SPOIL = """{ document.documentElement.dir = "rtl"; const style = document.createElement("style");
+  const body = "text-transform: uppercase; letter-spacing: 3px; white-space: pre";
+  style.textContent = `html { font-size: 62.5% } body { ${body} }`;
+  document.head.append(style); globalThis.queue = document.querySelector("photo-queue"); }"""
+LOOKS = """(() => {
+  const find = (selector) => queue.shadowRoot.querySelector(selector);
+  const { fontSize, textTransform, letterSpacing, whiteSpace, direction } = getComputedStyle(find(".body"));
+  return { height: find("button.primary").offsetHeight, lang: find(".frame").lang,
+    text: [fontSize, textTransform, letterSpacing, whiteSpace, direction].join(" ") };
+})()"""
+PASTE = """(async () => {
+  const editor = document.createElement("p");
+  editor.contentEditable = true;
+  document.body.append(editor);
+  for (const place of [editor, document.body]) {
+    const canvas = new OffscreenCanvas(64, 64);
+    canvas.getContext("2d").fillRect(0, 0, place === editor ? 9 : 30, 30);
+    const clipboardData = new DataTransfer();
+    clipboardData.items.add(new File([await canvas.convertToBlob()], "pasted.png", { type: "image/png" }));
+    const options = { clipboardData, bubbles: true, cancelable: true, composed: true };
+    place.dispatchEvent(new ClipboardEvent("paste", options));
+  }
+})()"""
+
+
 def page_of_readme() -> str:
     """Return the HTML page of the README."""
     (found,) = re.findall(r"```html\n(.*?)```", (CLIENT / "README.md").read_text(), re.DOTALL)
@@ -65,6 +91,18 @@ async def test_ten_lines_show_the_queue_in_a_page_of_another_origin(tmp_path: Pa
                 assert await shown.evaluate("told") == told
                 assert asset["category"] == "lego"
                 await check_looks(shown)
+                await shown.resize(390, 844)
+                await shown.evaluate(SPOIL)
+                await check_looks(shown)
+                looks = await shown.evaluate(LOOKS)
+                assert looks == {"height": 52, "text": "16px none normal normal ltr", "lang": "en"}
+                # What is pasted is sent by one of two; what an editor of the page takes, by none.
+                await shown.evaluate("document.querySelector('main').append(queue.cloneNode())")
+                await shown.evaluate("document.querySelectorAll('photo-queue')[1].token = queue.token")
+                await shown.until("queue.nextSibling.shadowRoot.querySelector('[data-view=full]')")
+                await shown.evaluate(PASTE)
+                await shown.until("told.filter(([name]) => name === 'photo-finished').length >= 2")
+                assert service.get("/api/assets", "kim").json()["data"]["items"][2:] == []
                 assert shown.problems == []
     finally:
         await runner.cleanup()

@@ -58,6 +58,28 @@ async def test_link_signs_in_once_and_for_all_tabs(service: Service) -> None:
         assert [each for each in page.problems if "401" not in each] == [] == tab.problems
         await go(page, f"{service.url}/#token={link_token(seconds=-60)}")
         await page.until_text("This link is no longer good.")
+        # Pasted into the address of the open page, where it loads nothing.
+        await page.evaluate(f"location.hash = 'token={link_token('ben')}'")
+        await page.until_text("Sign out")
+        assert await page.evaluate("location.href") == f"{service.url}/"
+        await go(page, f"{service.url}/console")
+        await page.evaluate(f"location.hash = 'token={link_token('ops', 'operator-read')}'")
+        await page.until("document.title === 'Overview · Console'")
+        assert await page.evaluate("location.href") == f"{service.url}/console"
+
+
+@pytest.mark.gen_test(timeout=90)
+async def test_signing_out_works_without_a_network(service: Service) -> None:
+    """Nothing of a person stays on the screen, and the sign-in comes with the network."""
+    async with browsing(f"{service.url}/#token={link_token()}") as page:
+        await page.until_text("Choose photos")
+        await page.go_offline()
+        await page.click("document.querySelector('#person button')")
+        await page.until_text("The service cannot be reached.")
+        assert await page.evaluate("document.querySelector('photo-queue')") is None
+        await page.go_offline(False)
+        await page.until("document.querySelector('input[name=token]')")
+        assert [each for each in page.problems if "INTERNET_DISCONNECTED" not in each] == []
 
 
 @pytest.mark.gen_test(timeout=90)
@@ -65,6 +87,8 @@ async def test_pasted_token_signs_in(service: Service) -> None:
     """By keyboard alone; a token that is none, or of somebody who may not, is refused in words."""
     async with browsing(f"{service.url}/console") as page:
         await page.until("document.querySelector('input[name=token]')")
+        # What `make demo` leaves behind is started by nothing else.
+        await page.until_text(".venv/bin/python run.py link --console")
         for token, words in {
             "nonsense": "The service does not take this token.",
             make_token(): "it needs the role admin or operator-read",
@@ -88,3 +112,56 @@ async def test_login_gets_the_way_back(tmp_path: Path) -> None:
             assert way == f"https://login.example.com/in?app=1&return_to={back}"
             await go(page, f"{service.url}/#token={make_token()}")
             await page.until_text("Sign out")
+
+
+# An hour ahead, and quick to look at it.
+WRONG_CLOCK = """const real = Date, every = setInterval, now = () => real.now() + 3600_000;
+globalThis.Date = class extends real { constructor(...at) { super(...(at.length ? at : [now()])); } static now = now; };
+globalThis.setInterval = (act, ms) => every(act, ms === 60_000 ? 100 : ms);"""
+NO_STORAGE = """Object.defineProperty(globalThis, "localStorage", {
+  get() { throw new DOMException("denied", "SecurityError") },
+});"""
+
+
+async def go_with(page: Page, script: str, url: str) -> None:
+    """Open the address with that script before those of the page."""
+    await page.call("Page.addScriptToEvaluateOnNewDocument", source=script)
+    await go(page, url)
+
+
+@pytest.mark.gen_test(timeout=90)
+async def test_session_ends_when_the_service_says_so(service: Service) -> None:
+    """A device whose clock is an hour ahead stays signed in; the end is told, and the way back while nobody answers.
+
+    A page that comes out of the browser's memory has not missed that another tab signed out.
+    """
+    async with browsing("about:blank") as page:
+        await go_with(page, WRONG_CLOCK, f"{service.url}/#token={make_token(expires_in=1800)}")
+        asked = "performance.getEntriesByType('resource').filter(({name}) => /session$/.test(name))"
+        await page.until(f"{asked}.length > 3")
+        await page.until_text("Sign out")
+        await page.reload()
+        await page.until_text("Sign out")
+        await page.evaluate(f"{STORED.replace('getItem', 'removeItem')}")
+        await page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+        await page.until_text("You are signed out.")
+        assert page.problems == []
+
+        await page.call("Network.enable")
+        await page.call("Network.setBlockedURLs", urls=["*/api/about"])
+        await go(page, f"{service.url}/#token={make_token(expires_in=2)}")
+        await page.until_text("The service cannot be reached. Signing in waits for it.")
+        await page.call("Network.setBlockedURLs", urls=[])
+        await page.until_text("The sign-in has ended. What was not sent yet is kept for you.")
+        assert [each for each in page.problems if "401" not in each and "ERR_" not in each] == []
+
+
+@pytest.mark.gen_test(timeout=90)
+async def test_browser_without_storage_signs_in_for_the_page(service: Service) -> None:
+    """Where a browser keeps nothing, a link signs in all the same, and one can sign out."""
+    async with browsing("about:blank") as page:
+        await go_with(page, NO_STORAGE, f"{service.url}/#token={make_token()}")
+        await page.until_text("Sign out")
+        await page.click("[...document.querySelectorAll('button')].find((each) => each.textContent === 'Sign out')")
+        await page.until_text("You are signed out.")
+        assert page.problems == []

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,23 @@ async def test_sqlite_write_that_is_refused_fails_alone(store: SqliteAssetStore,
     assert [result for result in results if result is True] == [True] * 4
     assert isinstance(results[2], NotStorable) and results[2].__cause__ is not None
     assert [await store.get(asset.id) for asset in assets] == assets
+    await store.close()
+
+
+@pytest.mark.gen_test
+async def test_sqlite_that_refuses_writes_is_not_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a write was refused, a check says so until another process lets go of the file, though reads work."""
+    monkeypatch.setattr("pipeline.assets.sqlite.BUSY_SECONDS", 0.01)
+    store = SqliteAssetStore(tmp_path / "assets.sqlite")
+    await store.open()
+    with closing(sqlite3.connect(tmp_path / "assets.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(DependencyUnavailable):
+            await store.create(make_asset())
+        with pytest.raises(DependencyUnavailable, match="cannot be written"):
+            await store.check()
+    await store.check()
+    assert await store.create(make_asset())
     await store.close()
 
 

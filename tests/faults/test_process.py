@@ -294,4 +294,4 @@ def test_second_process_on_one_folder_is_told_what_to_do(tmp_path: Path, ai_serv
         done = subprocess.run(
             [sys.executable, "run.py"], cwd=ROOT, env=service.environment, capture_output=True, text=True, timeout=60
         )
-    assert done.returncode == 2 and "is in use by another process" in done.stderr
+    assert done.returncode == 2 and "is in use by another process" in done.stderr and "demo --exit" in done.stderr

@@ -52,6 +52,10 @@ def test_demo_shows_three_results_and_stops_on_request(run: Run, environment: di
     token = re.findall(r"export PIPELINE_TOKEN=(\S+)", demo.stdout)[0]
     links = re.findall(rf"^ *(photos|console): {address}/(console)?#token=\S+$", demo.stdout, re.MULTILINE)
     assert [name for name, _ in links] == ["photos", "console"]
+    public = run("demo", PUBLIC_URL="https://photos.example.com").stdout
+    assert "#token" not in public and "To sign in, paste the token below" in public
+    refused = run("link", PUBLIC_URL="https://photos.example.com")
+    assert refused.returncode == 2 and "run.py token --sub me" in refused.stderr
     picture = str(pictures()[0][0])
     assert run("submit", picture, "--category", "camera", "--watch").returncode == 0
     elsewhere = {"DATA_DIR": environment["DATA_DIR"] + "-2", "PIPELINE_URL": address, "PIPELINE_TOKEN": token}
@@ -229,7 +233,8 @@ def test_queue_pauses_and_resumes(run: Run, environment: dict[str, str]) -> None
         assert (refused.returncode, refused.stderr.strip()) == (1, "Error: Only for admins")
         entries = [json.loads(line) for line in run("audit", "--json").stdout.splitlines()]
         assert [entry["action"] for entry in entries] == ["resume queue", "pause queue"]
-        assert re.search(r"pause queue\W+ai-processing", run("audit", "--who", entries[0]["who"]).stdout)
+        shown = run("audit", "--who", entries[0]["who"], "--limit", "2")
+        assert re.search(r"pause queue\W+ai-processing", shown.stdout) and "There may be more" in shown.stderr
 
 
 def test_queue_top_and_processes_show_the_whole(run: Run, environment: dict[str, str]) -> None:

@@ -28,7 +28,7 @@ import pipeline.client.feed
 import pipeline.client.transports
 from pipeline.assets.asset import AiMetadata, AssetStatus, ImageRef
 from pipeline.assets.events import asset_processed
-from pipeline.client import Client, ClientError, Unavailable, event_of
+from pipeline.client import Client, ClientError, Operator, Unavailable, event_of
 from pipeline.client.access import Fault, TokenSource
 from pipeline.client.cursor import Cursor, shift
 from pipeline.client.http import Http
@@ -631,6 +631,24 @@ async def test_client_asks_for_a_token_once() -> None:
         with pytest.raises(ClientError, match=r"Invalid token \(4403\)"):
             await client.listen()
         assert (len(asked), len(far_end.requests)) == (2, 2)
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_ids_and_tokens_name_nothing_else() -> None:
+    """An id with slashes is one part of the path, one that steps up is refused, and so is a token of two lines."""
+    async with FarEnd(hello_and_stay) as far_end, Operator(far_end.url, "a token") as operator:
+        for number, ask in enumerate((operator.delete, operator.asset, operator.erase_user, operator.retry_failed), 1):
+            far_end.replies.append(web.json_response({"success": True, "data": {}}))
+            await ask("../users/ada")
+            assert far_end.asked[-1].raw_path.count("/") == 3 + (ask == operator.retry_failed) * 2, number
+            for none in ("", ".", ".."):
+                with pytest.raises(ClientError, match="is no id"):
+                    await ask(none)
+            assert len(far_end.asked) == number
+    async with FarEnd(hello_and_stay) as far_end, Operator(far_end.url, "a\r\ntoken") as operator:
+        for ask_with in (operator.queue_status, operator.listen):
+            with pytest.raises(ClientError, match="line break"):
+                await ask_with()
 
 
 @pytest.mark.usefixtures("soon")

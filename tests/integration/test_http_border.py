@@ -843,6 +843,7 @@ def test_upload_on_a_full_disk_is_a_503(border: Border, monkeypatch: pytest.Monk
         ("GET", UPLOAD, 405, "METHOD_NOT_ALLOWED"),
         ("BREW", "/api/assets", 405, "METHOD_NOT_ALLOWED"),
         ("GET", "/api/assets?limit=%ff", 400, "VALIDATION_ERROR"),
+        ("GET", "/api/assets/%ff", 400, "VALIDATION_ERROR"),
     ],
 )
 def test_reply_to_a_wrong_address_is_in_the_envelope(

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import click
 import httpx
 import pytest
 
@@ -19,6 +20,7 @@ from pipeline.assets.asset import CANCELLED, AiMetadata, AssetStatus
 from pipeline.assets.failures import fingerprint
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.clock import utc_now
+from pipeline.commands.jobs import read_where
 from tests.contract.contracts import check_reply
 from tests.factories import make_asset
 from tests.redis_server import RedisServer
@@ -234,6 +236,11 @@ def test_bulk_goes_on_chunk_by_chunk(service: Service) -> None:
     second = bulk(service, "retry", where, cursor=first["nextCursor"])
     assert second["nextCursor"] is None and first["done"] + second["done"] == 125
     assert bulk(service, "retry", where)["done"] == 0
+    command = [sys.executable, "run.py", "jobs", "retry", "--where", "user=old", "--yes"]
+    told = subprocess.run(command, cwd=ROOT, env=service.environment, capture_output=True, text=True)
+    # Each chunk names twenty only.
+    assert (told.returncode, told.stdout.splitlines()[-1]) == (1, "0 done, 0 had moved on")
+    assert told.stderr.splitlines()[-1] == "Error: at least 20 refused"
     # A chunk that takes long ends early, and the next one goes on there.
     gone, cursor = 0, None
     while True:
@@ -327,8 +334,10 @@ def test_search_takes_words_as_they_are(service: Service, q: str) -> None:
 
 
 def test_command_lists_counts_and_changes_jobs(service: Service, ai: AiService) -> None:
-    """`jobs` shows how many it would be and asks; with --yes it does it, named jobs one by one; exit codes tell."""
-    failed = fail(service, ai, "user-1", "user-2")
+    """`jobs` shows how many it would be and asks; with --yes it does it, named jobs one by one; exit codes tell. A
+    window of 80 characters has room for the words, and a user's id stays as it is.
+    """
+    failed = fail(service, ai, "user-1", "a:key:2")
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "run.py", "jobs", *arguments]
@@ -336,12 +345,20 @@ def test_command_lists_counts_and_changes_jobs(service: Service, ai: AiService) 
 
     shown = run("ls", "--where", "state=failed q='scripted 400'", "--json")
     assert [json.loads(line)["jobId"] for line in shown.stdout.splitlines()] == failed
-    assert run("ls", "--count", "--where", "state=failed user=user-2").stdout == "1 job\n"
+    assert run("ls", "--count", "--where", "state=failed user=a:key:2").stdout == "1 job\n"
     dry = run("retry", "--where", "state=failed")
     assert dry.returncode == 1 and "2 jobs to retry" in dry.stdout and failed[0] in dry.stdout
+    assert all(text in dry.stdout for text in ("│ failed ", "│ attempt 1 ", "│ a:key:2, sneaker ", "│ scripted 400 "))
     done = run("retry", "--where", "state=failed", "--yes", "--json")
     assert [json.loads(line).get("done") for line in done.stdout.splitlines()] == [None, 2]
     assert run("cancel", failed[0], "x").returncode == 1
+
+
+@pytest.mark.parametrize("where", ["state=waiting user=", "user=ada q='  '", "user=ada user=bob", "users=ada", "ada"])
+def test_where_that_says_less_than_was_meant_is_refused(where: str) -> None:
+    """A part without a value, as of an empty variable, a part that stands there twice, and what is no part."""
+    with pytest.raises(click.BadParameter):
+        read_where(where)
 
 
 def test_lists_go_on_without_redis(tmp_path: Path, ai: AiService) -> None:

@@ -245,6 +245,8 @@ def test_process_that_runs_no_jobs_cannot_be_drained(operated: Service) -> None:
     """A process of the role web says so, and counts as no worker."""
     (process,) = until(lambda: processes(operated), lambda found: len(found) == 1).values()
     assert call(operated, "POST", f"/api/processes/{process['id']}/drain")[0] == 409
+    # Nor can one whose id is no text.
+    assert call(operated, "POST", "/api/processes/%ff/drain")[0] == 404
     shown = overview(operated)
     assert (shown["workersAlive"], shown["processesAlive"], shown["slots"]["all"]) == (0, 1, 0)
     assert (process["role"], process["concurrency"], process["isDraining"]) == ("web", 0, False)

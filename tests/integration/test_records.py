@@ -200,6 +200,11 @@ def test_audit_names_who_changed_what(service: Service) -> None:
     preview = call(service, "/api/queue/jobs/bulk", "POST", json=bulk, headers=admin)
     run = {**bulk, "dryRun": False, "until": preview["until"]}
     assert call(service, "/api/queue/jobs/bulk", "POST", json=run, headers=admin)["done"] == 0
+    for method, path in (("DELETE", ""), ("POST", "/retry"), ("POST", "/cancel")):
+        foreign = admin | {"Sec-Fetch-Site": "cross-site"}
+        refused = httpx.request(method, f"{service.url}/api/assets/{asset_id}{path}", headers=foreign)
+        check_reply(method, f"/api/assets/{asset_id}{path}", refused.status_code, refused.json(), refused.headers)
+        assert refused.status_code == 403
     httpx.delete(f"{service.url}/api/assets/{asset_id}", headers=admin)
     entries = until(lambda: audit(service, who="ops-7"), lambda found: len(found) >= 5)
     shown = [(each["action"], each["target"], each["outcome"]) for each in reversed(entries)]

@@ -150,14 +150,21 @@ export class DropArea {
     });
     document.addEventListener(
       "paste",
-      ({ clipboardData }) => clipboardData?.files.length && this.#add(clipboardData.files),
+      (event) => {
+        const files = event.clipboardData?.files ?? [];
+        // Not what an editor of the page takes, nor what another <photo-queue> of it has taken.
+        const isOfPage = event.defaultPrevented || /** @type {any} */ (event.composedPath()[0])?.isContentEditable;
+        if (isOfPage || !files.length) return;
+        event.preventDefault();
+        this.#add(files);
+      },
       { signal },
     );
   }
 }
 
 /** The files, also those in folders. @param {DataTransfer} transfer @returns {Promise<File[]>} */
-async function dropped({ items, files }) {
+export async function dropped({ items, files }) {
   // Asked for at once: after the event there is nothing any more.
   const entries = [...items].map((item) => item.webkitGetAsEntry?.());
   const plain = [...files];

@@ -22,6 +22,7 @@ export class Library {
   /** @type {Set<string>} ids of assets to ask for */ #wanted = new Set();
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
   #isClosed = false;
+  #isProblemTold = false;
   isLoaded = false;
 
   /**
@@ -47,7 +48,9 @@ export class Library {
       () => (this.isLoaded = true),
       (error) => {
         this.#first = null;
-        this.#told.problem(error);
+        // Once: it is tried again, and the line above the list says that the service is not heard.
+        if (!this.#isProblemTold) this.#told.problem(error);
+        this.#isProblemTold = true;
         if (error.status !== 401) setTimeout(() => this.#isClosed || this.start(), AGAIN_MS);
       },
     );

@@ -3,7 +3,7 @@
  * height of the others is what it was.
  *
  * @typedef {import("./photos.js").Photo} Photo
- * @typedef {{element: HTMLElement, update(): void, isInUse(): boolean}} Row
+ * @typedef {{element: HTMLElement, update(): void, isInUse(): boolean, focus(): void}} Row
  * @typedef {{element: HTMLElement, photos: Photo[], rows: Map<Photo, Row> | null}} Block
  */
 
@@ -87,15 +87,34 @@ export class PhotoList {
     const block = this.#blockOf.get(photo);
     if (!block) return;
     this.#blockOf.delete(photo);
+    const row = block.rows?.get(photo);
+    const hasFocus = row?.element.matches(":focus-within");
+    const next = hasFocus ? this.nextTo(photo) : null;
     block.photos.splice(block.photos.indexOf(photo), 1);
-    block.rows?.get(photo)?.element.remove();
+    row?.element.remove();
     block.rows?.delete(photo);
+    if (hasFocus) this.focus(next);
     this.#number();
     if (block.photos.length) return this.#keepHeight(block);
     this.#near.unobserve(block.element);
     this.#blockOfElement.delete(block.element);
     this.#blocks.splice(this.#blocks.indexOf(block), 1);
     block.element.remove();
+  }
+
+  /** The photo below, or else above. @param {Photo} photo @returns {Photo | null} */
+  nextTo(photo) {
+    const all = this.#blocks.flatMap(({ photos }) => photos);
+    const at = all.indexOf(photo);
+    const isShown = (/** @type {Photo} */ { isHidden }) => !isHidden;
+    return all.slice(at + 1).find(isShown) ?? all.slice(0, Math.max(0, at)).findLast(isShown) ?? null;
+  }
+
+  /** Put the focus on that photo; on the list where it is gone or far away. @param {Photo | null} photo */
+  focus(photo) {
+    const row = photo && this.#blockOf.get(photo)?.rows?.get(photo);
+    if (row && !photo.isHidden) row.focus();
+    else this.element.focus({ preventScroll: true });
   }
 
   clear() {

@@ -1,6 +1,10 @@
-/** Short messages at the foot of the screen, with a way back; and what a screen reader hears of what has ended. */
+/**
+ * Short messages at the foot of the screen, with a way back; and what a screen reader hears of what has ended.
+ *
+ * @typedef {{close: () => void, stay: (ms: number) => Message}} Message
+ */
 
-import { fill, h, icon } from "./elements.js";
+import { h, icon } from "./elements.js";
 
 const SHOWN_MS = 6000;
 const HEARD_MS = 1500;
@@ -15,6 +19,7 @@ export class Messages {
   #toasts = h("div", { class: "toasts" }, this.#offline);
   element = h("div", {}, this.#toasts, this.#voice);
   #home;
+  /** @type {Map<string, Message>} by what they say */ #shown = new Map();
   /** @type {[string, string][]} */ #unheard = [];
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
 
@@ -48,13 +53,18 @@ export class Messages {
   /**
    * @param {string} text
    * @param {{kind?: "" | "bad", undo?: () => void, isFocused?: boolean, ms?: number}} [options]
-   * @returns {{close: () => void, change: (text: string) => void}}
+   * @returns {Message}
    */
   show(text, { kind = "", undo, isFocused = false, ms = SHOWN_MS } = {}) {
+    // What is shown already is neither said nor shown once more: it stays longer.
+    const shown = undo ? undefined : this.#shown.get(text);
+    if (shown) return shown.stay(ms);
     const words = h("span", {}, text);
     const close = () => {
       const hasFocus = element.matches(":focus-within");
       element.remove();
+      clearTimeout(timer);
+      if (this.#shown.get(text) === message) this.#shown.delete(text);
       if (hasFocus) this.#home();
     };
     const back = undo && h("button", { type: "button", class: "undo", onclick: () => (close(), undo()) }, "Undo");
@@ -64,7 +74,14 @@ export class Messages {
     this.#toasts.append(element);
     this.say(text);
     if (isFocused) back?.focus();
-    setTimeout(close, ms);
-    return { close, change: (text) => fill(words, text) };
+    /** @type {ReturnType<typeof setTimeout>} */ let timer;
+    const stay = (/** @type {number} */ ms) => {
+      clearTimeout(timer);
+      timer = setTimeout(close, ms);
+      return message;
+    };
+    const message = { close, stay };
+    if (!undo) this.#shown.set(text, message);
+    return stay(ms);
   }
 }

@@ -18,11 +18,13 @@ const DATABASE = "photo-queue";
 const STORE = "unsent";
 // Some browsers never answer; photos are sent all the same, and not kept.
 const OPEN_MS = 3000;
+/** What is not kept yet, or cannot be, of all users: as long as the page lives, also while it sleeps. @type {Map<string, Unsent>} */
+const inMemory = new Map();
 
 export class Outbox {
   owner;
-  /** @type {Map<string, Unsent>} what could not be kept */ #inMemory = new Map();
   /** @type {Promise<IDBDatabase | null> | undefined} */ #opened;
+  #changing = 0;
 
   /** @param {string} owner */
   constructor(owner) {
@@ -40,27 +42,57 @@ export class Outbox {
   /** The first to be sent first. @returns {Promise<Unsent[]>} */
   async all() {
     const kept = await this.#ask("readonly", (store) => store.index("owner").getAll(this.owner));
-    const all = [...(kept ?? []), ...this.#inMemory.values()];
-    return all.sort((a, b) => a.addedAt - b.addedAt || a.order - b.order);
+    const here = [...inMemory.values()].filter(({ owner }) => owner === this.owner);
+    const all = new Map([...(kept?.result ?? []), ...here].map((unsent) => [unsent.key, unsent]));
+    return [...all.values()].sort((a, b) => a.addedAt - b.addedAt || a.order - b.order);
   }
 
-  /** @param {string} key @returns {Promise<Unsent | undefined>} */
+  /** Undefined once it has been sent or removed; an Error when the browser does not say. @param {string} key @returns {Promise<Unsent | undefined>} */
   async get(key) {
-    return this.#inMemory.get(key) ?? (await this.#ask("readonly", (store) => store.get(key)));
+    if (inMemory.has(key)) return inMemory.get(key);
+    const kept = await this.#ask("readonly", (store) => store.get(key));
+    if (!kept) throw new Error("This browser does not give the photo back: load the page again");
+    return kept.result;
+  }
+
+  /** They are here from now on, though none of them is kept yet. @param {Unsent[]} all */
+  hold(all) {
+    for (const unsent of all) inMemory.set(unsent.key, unsent);
+  }
+
+  /** Whether it would go with the page. @param {string} key */
+  isHeld(key) {
+    return inMemory.has(key);
+  }
+
+  /** Whether any would, or what was changed last. */
+  get holdsAny() {
+    return this.#changing > 0 || [...inMemory.values()].some(({ owner }) => owner === this.owner);
   }
 
   /** Whether it outlives this page. @param {Unsent} unsent @returns {Promise<boolean>} */
   async put(unsent) {
     const isKept = (await this.#ask("readwrite", (store) => store.put(unsent))) !== undefined;
-    if (isKept) this.#inMemory.delete(unsent.key);
-    else this.#inMemory.set(unsent.key, unsent);
+    if (isKept) inMemory.delete(unsent.key);
+    else inMemory.set(unsent.key, unsent);
     return isKept;
   }
 
   /** @param {string} key */
   async delete(key) {
-    this.#inMemory.delete(key);
-    await this.#ask("readwrite", (store) => store.delete(key));
+    await this.take(key);
+  }
+
+  /** Delete it and return what it was; undefined when it is not there. @param {string} key @returns {Promise<Unsent | undefined>} */
+  async take(key) {
+    const here = inMemory.get(key);
+    inMemory.delete(key);
+    const kept = await this.#ask("readwrite", (store) => {
+      const found = store.get(key);
+      store.delete(key);
+      return found;
+    });
+    return here ?? kept?.result;
   }
 
   /** Forget all photos of this user. */
@@ -70,24 +102,30 @@ export class Outbox {
 
   /**
    * Resolves once the change is on disk; with undefined when the browser keeps nothing, or has no room.
-   * @param {IDBTransactionMode} mode @param {(store: IDBObjectStore) => IDBRequest} ask @returns {Promise<any>}
+   * @param {IDBTransactionMode} mode @param {(store: IDBObjectStore) => IDBRequest} ask
+   * @param {number} [tries] @returns {Promise<{result: any} | undefined>}
    */
-  async #ask(mode, ask) {
-    this.#opened ??= open();
-    const database = await this.#opened;
-    if (!database) return undefined;
+  async #ask(mode, ask, tries = 2) {
+    const isChange = mode === "readwrite";
+    this.#changing += Number(isChange);
     try {
+      this.#opened ??= open();
+      const database = await this.#opened;
+      if (!database) return undefined;
       const transaction = database.transaction(STORE, mode);
       const request = ask(transaction.objectStore(STORE));
       await new Promise((resolve, reject) => {
         transaction.oncomplete = resolve;
         transaction.onabort = transaction.onerror = () => reject(transaction.error);
       });
-      return request.result;
+      return { result: request.result };
     } catch (/** @type {any} */ error) {
-      // Closed by the browser, as happens to a page that slept: the next one opens it anew.
-      if (error?.name === "InvalidStateError") this.#opened = undefined;
-      return undefined;
+      if (error?.name === "QuotaExceededError" || tries < 2) return undefined;
+      // Closed or lost by the browser, as happens to a page that slept: opened anew.
+      this.close();
+      return this.#ask(mode, ask, tries - 1);
+    } finally {
+      this.#changing -= Number(isChange);
     }
   }
 }

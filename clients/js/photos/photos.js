@@ -84,6 +84,11 @@ export class Photos {
     this.#list.prepend(added);
   }
 
+  /** @param {string} key */
+  isToSend(key) {
+    return this.#unsent.get(key)?.isHidden === false;
+  }
+
   /** @param {string} key @param {Partial<NonNullable<Photo["unsent"]>>} step */
   step(key, step) {
     const photo = this.#unsent.get(key);
@@ -149,6 +154,7 @@ export class Photos {
     const photo = this.#unsent.get(key);
     if (!photo) return;
     this.#unsent.delete(key);
+    photo.isHidden = true;
     this.#list.remove(photo);
   }
 
@@ -196,6 +202,7 @@ export class Photos {
     const photo = this.#assets.get(assetId);
     if (!photo) return;
     this.#assets.delete(assetId);
+    photo.isHidden = true;
     this.#list.remove(photo);
   }
 

@@ -65,6 +65,10 @@ export class Row {
     return this.#form !== null || this.element.matches(":focus-within");
   }
 
+  focus() {
+    this.#open.focus({ preventScroll: true });
+  }
+
   update() {
     const photo = this.#photo;
     const { kind, badge, told, share } = stateOf(photo);
@@ -119,7 +123,7 @@ export class Row {
     const wanted = this.#form ? [] : this.#wantedButtons();
     const key = wanted.map(([label]) => label).join() + name;
     if (key === this.#buttonsShown) return;
-    const focused = /** @type {any} */ (this.element.getRootNode()).activeElement?.dataset?.act;
+    const focused = /** @type {HTMLElement | null} */ (this.#buttons.querySelector(":focus"))?.dataset.act;
     this.#buttonsShown = key;
     fill(
       this.#buttons,
@@ -132,8 +136,8 @@ export class Row {
         ),
       ),
     );
-    if (focused && !this.#buttons.contains(document.activeElement))
-      this.#buttons.querySelector(`[data-act="${CSS.escape(focused)}"]`)?.focus();
+    // Where the button has gone, the focus stays in the row, on what changes nothing.
+    if (focused) (this.#buttons.querySelector(`[data-act="${CSS.escape(focused)}"]`) ?? this.#open).focus();
   }
 
   /** @returns {[string, any, (event: any) => void][]} */

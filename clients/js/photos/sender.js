@@ -46,7 +46,8 @@ export class Sender {
 
   /** @param {Unsent} unsent */
   add(unsent) {
-    if (this.#waiting.has(unsent.key) || this.#sending.has(unsent.key)) return;
+    // One that was dropped a moment ago goes out once more as soon as that has ended.
+    if (this.#waiting.has(unsent.key) || this.#sending.get(unsent.key)?.signal.aborted === false) return;
     this.#waiting.set(unsent.key, unsent);
     this.#go();
   }
@@ -82,7 +83,7 @@ export class Sender {
     for (const unsent of this.#waiting.values()) {
       if (this.#isHalted || !navigator.onLine || this.#sending.size >= atOnce) break;
       if (this.#failuresInARow >= AT_ONCE && this.#timers.size) break;
-      if (!this.#timers.has(unsent.key)) this.#send(unsent);
+      if (!this.#timers.has(unsent.key) && !this.#sending.has(unsent.key)) this.#send(unsent);
     }
     this.#wakeLock.keep(this.#sending.size > 0);
   }
@@ -96,7 +97,8 @@ export class Sender {
     this.#sending.set(key, stopping);
     try {
       const isHere = await tabs.alone(key, async () => {
-        const kept = await outbox.get(key);
+        // What cannot be read is not gone. To send it twice does no harm: the key is the same.
+        const kept = await outbox.get(key).catch(() => unsent);
         if (stopping.signal.aborted) return;
         if (!kept) return this.#told.gone(key);
         const receipt = await this.#upload(kept, stopping);
@@ -118,7 +120,7 @@ export class Sender {
   /** @param {Unsent} unsent @param {AbortController} stopping */
   async #upload(unsent, stopping) {
     const { key, category } = unsent;
-    const blob = await this.#prepared(unsent);
+    const blob = await this.#prepared(unsent, stopping.signal);
     /** @type {ReturnType<typeof setTimeout> | undefined} */ let timer;
     let toldAt = 0;
     const watch = (/** @type {number} */ ms) => {
@@ -146,19 +148,17 @@ export class Sender {
     }
   }
 
-  /** Small enough, and kept so: the same key must always send the same bytes. @param {Unsent} unsent */
-  async #prepared(unsent) {
+  /** Small enough, and kept so: the same key must always send the same bytes. @param {Unsent} unsent @param {AbortSignal} signal */
+  async #prepared(unsent, signal) {
     if (unsent.note) return unsent.blob;
     const { maxBytes, outbox } = this.#parts;
     if (unsent.blob.size > maxBytes) this.#told.step(unsent.key, { step: "preparing" });
     const blob = await small(unsent.blob, maxBytes).catch(() => {
       const most = Math.floor(maxBytes / 2 ** 20);
-      throw new PipelineError(
-        `It is larger than ${most} MB, and this browser cannot make it smaller`,
-        "TOO_LARGE",
-        413,
-      );
+      const size = unsent.blob.size > maxBytes ? `It is larger than ${most} MB` : "It has too many pixels";
+      throw new PipelineError(`${size}, and this browser cannot make it smaller`, "TOO_LARGE", 413);
     });
+    signal.throwIfAborted();
     if (blob === unsent.blob) return blob;
     unsent.note = "Made smaller to send";
     unsent.blob = blob;

@@ -1,46 +1,70 @@
 /**
- * How the component looks. Colours, spacing and corners are custom properties of the host: a page may set its own, as in
+ * How the component looks. Colours and corners are custom properties of the host: a page may set its own, as in
  * `photo-queue { --accent: rebeccapurple }`. Light or dark is what the page's `color-scheme` says.
  */
 
+const REM = "--photo-queue-rem";
+
+/**
+ * Many pages make their rem small (`html { font-size: 62.5% }`), and with it all that is measured in it. Ours is the
+ * font size of the element, which is what the person has set in the browser.
+ * @param {string} css
+ */
+function withOwnRem(css) {
+  let size = "1em";
+  try {
+    CSS.registerProperty({ name: REM, syntax: "<length>", inherits: true, initialValue: "16px" });
+  } catch (/** @type {any} */ error) {
+    // Another copy of this module has done so; or the browser knows only the page's rem.
+    if (error.name !== "InvalidModificationError") size = "1rem";
+  }
+  return `:host { ${REM}: ${size} } ${css.replace(/(-?[\d.]+)rem/g, `calc($1 * var(${REM}))`)}`;
+}
+
 export const sheet = new CSSStyleSheet();
-sheet.replaceSync(`
+sheet.replaceSync(
+  withOwnRem(`
 :host {
   --ink: light-dark(#18202b, #e7ecf3); --soft: light-dark(#556172, #a3afbf); --line: light-dark(#d9dfe7, #2c3644);
-  --paper: light-dark(#ffffff, #171e27); --ground: light-dark(#f3f5f8, #0e131a); --hollow: light-dark(#eaeef3, #222c38);
-  --accent: light-dark(#1a5fd0, #7fb1ff); --accent-ink: light-dark(#ffffff, #0b1624); --accent-soft: light-dark(#e6effc, #1b2c47);
+  --paper: light-dark(#ffffff, #171e27); --hollow: light-dark(#eaeef3, #222c38); --field: light-dark(#8a94a3, #667286);
+  --accent: light-dark(#1a5fd0, #7fb1ff); --accent-ink: light-dark(#ffffff, #0b1624); --accent-soft: color-mix(in srgb, var(--accent) 12%, var(--paper));
   --good: light-dark(#14713d, #6fd39a); --good-soft: light-dark(#e2f4e9, #143323);
   --warn: light-dark(#8a5300, #f0b95f); --warn-soft: light-dark(#fdf0d9, #3a2a0d);
   --bad: light-dark(#b3261e, #ff9a92); --bad-soft: light-dark(#fce8e6, #43201d);
-  --radius: .875rem; --gap: 1rem;
-  display: block; scroll-margin-top: 4.5rem; container-type: inline-size; color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; text-align: start;
+  --radius: .875rem;
+  display: block; scroll-margin-top: 4.5rem; container-type: inline-size; font: medium/1.5 system-ui, sans-serif;
 }
 :host([hidden]), [hidden] { display: none !important; }
 *, *::before, *::after { box-sizing: border-box; }
 h2, h3, p, dl, dd, ol, fieldset { min-width: 0; margin: 0; padding: 0; border: 0; }
 h2 { font-size: 1.25rem; line-height: 1.3; font-weight: 650; letter-spacing: -.01em; }
 h3 { font-size: 1rem; }
-button, input, select { min-height: 2.75rem; border: 1px solid var(--line); border-radius: .625rem; background: var(--paper); color: inherit; font: inherit; }
+button, input, select { min-height: 2.75rem; border: 1px solid var(--line); border-radius: calc(var(--radius) * .7); background: var(--paper); color: inherit; font: inherit; }
 button { display: inline-flex; align-items: center; justify-content: center; gap: .5rem; padding: .375rem .875rem; cursor: pointer; touch-action: manipulation; }
 button:hover { border-color: var(--accent); }
-button:disabled { opacity: .5; cursor: default; }
+button:is(:disabled, [aria-disabled=true]) { opacity: .5; cursor: default; }
 button.primary { border-color: transparent; background: var(--accent); color: var(--accent-ink); font-weight: 600; }
 button.primary:hover { filter: brightness(1.08); }
 button.quiet { border-color: transparent; background: none; color: var(--soft); }
 button.quiet:hover { background: var(--hollow); color: var(--ink); }
-input, select { width: 100%; padding: .375rem .75rem; }
+input, select { width: 100%; padding: .375rem .75rem; border-color: var(--field); color: var(--ink); }
 label { display: grid; gap: .25rem; color: var(--soft); font-size: .875rem; }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
+input::selection { background: var(--accent); color: var(--accent-ink); }
 .icon { width: 1.25rem; height: 1.25rem; flex: none; }
 .soft { color: var(--soft); }
 .small { font-size: .875rem; }
 .visually-hidden, .hidden-input { position: absolute; width: 1px; height: 1px; margin: -1px; padding: 0; min-height: 0; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 
-.frame { display: grid; grid-template-columns: minmax(0, 1fr); gap: 1.5rem; min-height: 24rem; align-content: start; }
+/* What a page says of its own texts is not for ours. */
+.frame {
+  display: grid; grid-template-columns: minmax(0, 1fr); gap: 1.5rem; min-height: 24rem; align-content: start;
+  color: var(--ink); text-align: start; text-transform: none; text-indent: 0; letter-spacing: normal; word-spacing: normal; word-break: normal; white-space: normal; cursor: auto;
+}
 
 /* Adding photos: large while there is nothing else, a small bar once there is. */
 .drop { position: relative; display: grid; grid-template-columns: minmax(0, 1fr); gap: 1rem; align-content: start; min-width: 0; }
-.hole { display: grid; justify-items: center; align-content: center; gap: 1rem; padding: 1.25rem; border: 2px dashed color-mix(in srgb, var(--accent) 40%, var(--line)); border-radius: 1.25rem; background: var(--paper); text-align: center; }
+.hole { display: grid; justify-items: center; align-content: center; gap: 1rem; padding: 1.25rem; border: 2px dashed color-mix(in srgb, var(--accent) 40%, var(--line)); border-radius: calc(var(--radius) * 1.4); background: var(--paper); text-align: center; }
 .mark { display: grid; place-items: center; width: 4rem; height: 4rem; border-radius: 50%; background: var(--accent-soft); color: var(--accent); }
 .mark .icon { width: 1.75rem; height: 1.75rem; }
 .invitation p, .limits, .sees { color: var(--soft); font-size: .875rem; }
@@ -104,7 +128,7 @@ legend { padding: 0; margin-bottom: .5rem; color: var(--soft); font-size: .875re
   position: relative; display: grid; grid-template-columns: 5.5rem minmax(0, 1fr); grid-template-rows: 1fr auto; gap: 0 .875rem;
   min-height: 11.75rem; margin-bottom: .75rem; padding: .75rem; overflow: hidden; border: 1px solid var(--line); border-radius: var(--radius); background: var(--paper);
 }
-.picture { position: relative; display: grid; place-items: center; width: 5.5rem; height: 5.5rem; min-height: 0; padding: 0; overflow: hidden; border: 0; border-radius: .625rem; background: var(--hollow); color: var(--soft); }
+.picture { position: relative; display: grid; place-items: center; width: 5.5rem; height: 5.5rem; min-height: 0; padding: 0; overflow: hidden; border: 0; border-radius: calc(var(--radius) * .7); background: var(--hollow); color: var(--soft); }
 .picture img { width: 100%; height: 100%; object-fit: cover; }
 .blank { display: grid; }
 .body { display: grid; grid-template-columns: minmax(0, 1fr); align-content: start; gap: .25rem; min-width: 0; }
@@ -124,6 +148,7 @@ legend { padding: 0; margin-bottom: .5rem; color: var(--soft); font-size: .875re
 .value { min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .sure { flex: none; color: var(--soft); font-size: .8125rem; }
 .told { display: -webkit-box; overflow: hidden; color: var(--soft); font-size: .875rem; line-height: 1.4; overflow-wrap: anywhere; -webkit-box-orient: vertical; -webkit-line-clamp: 3; }
+.photo:not(:has(.values div)) .told { -webkit-line-clamp: 4; }
 [data-kind=bad] > .body > .told { color: var(--bad); }
 [data-kind=warn] > .body > .told { color: var(--warn); }
 .buttons { grid-column: 1 / -1; display: flex; flex-wrap: wrap; justify-content: flex-end; gap: 0 .25rem; margin: .25rem -.375rem -.375rem; }
@@ -155,7 +180,7 @@ legend { padding: 0; margin-bottom: .5rem; color: var(--soft); font-size: .875re
 .toast :focus-visible { outline-color: currentColor; outline-offset: -3px; }
 @keyframes rise { from { opacity: 0; translate: 0 .5rem } }
 
-dialog { width: min(44rem, calc(100vw - 1.5rem)); max-height: calc(100dvh - 1.5rem); padding: 0; overflow: auto; border: 1px solid var(--line); border-radius: 1.25rem; background: var(--paper); color: var(--ink); }
+dialog { width: min(44rem, calc(100vw - 1.5rem)); max-height: calc(100dvh - 1.5rem); padding: 0; overflow: auto; border: 1px solid var(--line); border-radius: calc(var(--radius) * 1.4); background: var(--paper); color: var(--ink); }
 dialog::backdrop { background: rgb(0 0 0 / .5); }
 .sheet { position: relative; padding: 1.25rem; }
 .close { position: absolute; inset: 1.75rem 1.75rem auto auto; z-index: 1; width: 2.75rem; padding: 0; border-radius: 50%; }
@@ -168,20 +193,27 @@ dialog .close { background: var(--paper); color: var(--ink); }
 .facts { display: grid; gap: .375rem; }
 .facts div { display: grid; grid-template-columns: 5.5rem minmax(0, 1fr); }
 .facts dt { color: var(--soft); }
-.attempts { display: grid; gap: .75rem; margin-top: .5rem; padding-left: 1rem; border-left: 2px solid var(--line); list-style: none; color: var(--soft); font-size: .875rem; }
+.attempts { display: grid; gap: .75rem; margin-top: .5rem; padding-inline-start: 1rem; border-inline-start: 2px solid var(--line); list-style: none; color: var(--soft); font-size: .875rem; }
 .attempts b { color: var(--ink); }
 .attempts .failed { color: var(--bad); }
 
-@container (max-width: 28rem) {
+@container (max-width: 28em) {
   .values dt { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden; white-space: nowrap; }
   .buttons button { padding-inline: .625rem; }
   .buttons [data-act=Delete] span { display: none; }
   .option span { padding-inline: .75rem; }
 }
-@container (max-width: 20rem) {
+@container (max-width: 17em) {
+  .photo { grid-template-columns: 3.5rem minmax(0, 1fr); gap: 0 .625rem; }
+  .picture { width: 3.5rem; height: 3.5rem; }
+  .values dd { flex-wrap: wrap; gap: 0 .5rem; }
+}
+@container (max-width: 20em) {
+  .photo { min-height: 12.75rem; }
+  .photo .head { flex-wrap: wrap; gap: 0 .5rem; }
   .ways .icon { display: none; }
 }
-@container (max-width: 39.99rem) {
+@container (max-width: 39.99em) {
   .frame:not([data-view=empty]) { gap: 1rem; }
   .frame:not([data-view=empty]) :is(.invitation, .sees, legend) { display: none; }
   .frame:not([data-view=empty]) .more { display: block; }
@@ -189,19 +221,21 @@ dialog .close { background: var(--paper); color: var(--ink); }
   .frame:not([data-view=empty]) .ways { width: 100%; }
   .frame:not([data-view=empty]) .ways button { flex: 1; min-height: 3.25rem; padding-inline: .5rem; white-space: nowrap; }
   .frame:not([data-view=empty]) .drop { gap: .75rem; }
-  .frame:not([data-view=empty]) .options { flex-wrap: nowrap; margin-inline: -1rem; padding: .25rem 1rem; overflow-x: auto; scrollbar-width: none; }
+  .frame:not([data-view=empty]) .options { flex-wrap: nowrap; overflow-x: auto; scrollbar-width: none; }
+  .frame:not([data-view=empty]) .option input:focus-visible + span { outline-offset: -3px; }
 }
-@container (min-width: 40rem) {
+@container (min-width: 40em) {
   .photo { grid-template-columns: 8rem minmax(0, 1fr) auto; min-height: 9.5rem; }
   .picture { width: 8rem; height: 8rem; grid-row: 1 / 3; }
   .buttons { grid-area: 2 / 3; }
   .body { grid-area: 1 / 2 / 3 / 4; }
-  .photo .told { margin-inline-end: 19rem; -webkit-line-clamp: 2; }
-  .photo:not(:has(.values div)) .told { -webkit-line-clamp: 4; }
+  /* Three lines end above the buttons, and what stands below values goes beside them. */
+  .photo:not(:has(.values div)) .told { -webkit-line-clamp: 3; }
+  .photo:has(.values div) .told { margin-inline-end: 19rem; -webkit-line-clamp: 2; }
   .correction { grid-template-columns: repeat(3, minmax(0, 1fr)); }
   .correction > :not(label) { grid-column: 1 / -1; }
 }
-@container (min-width: 60rem) {
+@container (min-width: 60em) {
   .frame:not([data-view=empty]) { grid-template-columns: 19rem minmax(0, 1fr); gap: 2rem; }
   .frame:not([data-view=empty]) .drop { position: sticky; top: 1rem; align-self: start; }
   .frame:not([data-view=empty]) .hole { min-height: 13rem; }
@@ -211,4 +245,5 @@ dialog .close { background: var(--paper); color: var(--ink); }
 @media (prefers-reduced-motion: reduce) {
   *, *::before, *::after { animation: none !important; transition: none !important; }
 }
-`);
+`),
+);

@@ -42,7 +42,7 @@ function unsentState({ step, share = 0, reason, nextAt, isOffline }) {
   if (isOffline) return { kind: "warn", badge: "Waiting", told: "No network. It is sent as soon as there is one." };
   if (step === "again")
     return { kind: "warn", badge: "Sending again", told: `${sentence(reason)} Next try ${clock(nextAt)}.` };
-  return { kind: "", badge: "Waiting", told: "It is sent in a moment." };
+  return { kind: "", badge: "Waiting", told: "It waits for its turn to be sent." };
 }
 
 /** @param {any} live asset.progress @returns {Told} */
@@ -134,7 +134,7 @@ export function duration(seconds) {
 
 /** @param {number} at */
 function clock(at) {
-  return new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+  return new Date(at).toLocaleTimeString([], { timeStyle: "medium" });
 }
 
 /** @param {string} text */

@@ -30,6 +30,8 @@ export class Work {
   #library;
   #listening = new AbortController();
   #added = 0;
+  /** By key, as long as they may come back. @type {Map<string, Promise<import("./outbox.js").Unsent | undefined>>} */
+  #removed = new Map();
   /** How the service is heard. @type {"connecting" | "connected" | "lost" | "offline"} */ connection = navigator.onLine
     ? "connecting"
     : "offline";
@@ -71,6 +73,8 @@ export class Work {
     const { signal } = this.#listening;
     addEventListener("online", () => this.#online(true), { signal });
     addEventListener("offline", () => this.#online(false), { signal });
+    // The browser asks whether to leave.
+    addEventListener("beforeunload", (event) => this.#outbox.holdsAny && event.preventDefault(), { signal });
     this.client.on("connected", () => this.#connected());
     this.client.on("transport", () => this.#told.changed());
     this.client.on(
@@ -111,13 +115,15 @@ export class Work {
       const given = { owner: this.#outbox.owner, tab: this.#tabs.id, name: blob.name ?? "", category, addedAt, blob };
       return { key: randomHex(), order: this.#added++, ...given };
     });
+    this.#outbox.hold(all);
     this.photos.addUnsent(all);
     this.#told.changed();
     let isKept = true;
     for (const unsent of all) {
+      // Removed meanwhile, or sent: by what follows on this when the page sleeps in between.
+      if (!this.#outbox.isHeld(unsent.key)) continue;
       isKept = (await this.#outbox.put(unsent)) && isKept;
-      if (this.#listening.signal.aborted) break;
-      this.#sender.add(unsent);
+      if (!this.#listening.signal.aborted && this.photos.isToSend(unsent.key)) this.#sender.add(unsent);
     }
     if (!isKept)
       this.#told.problem("This browser has no room to keep the photos: leave this page open until they are sent.");
@@ -137,7 +143,7 @@ export class Work {
 
   /** Once more: by the AI, or to the service. @param {Photo} photo */
   async again(photo) {
-    if (photo.unsent) return this.#sendAgain(photo.unsent.key);
+    if (photo.unsent) return this.#sendAgain(photo.unsent.key).catch((error) => this.#told.problem(error.message));
     await this.#asked(photo, async () => {
       await this.client.retry(photo.asset?.id);
       this.photos.restart(photo);
@@ -148,15 +154,42 @@ export class Work {
   async hide(photo, isHidden) {
     this.photos.hide(photo, isHidden);
     this.#told.changed();
-    if (!photo.unsent) return;
-    if (isHidden) return this.#sender.drop(photo.unsent.key);
-    const unsent = await this.#outbox.get(photo.unsent.key);
-    if (unsent && !unsent.refused) this.#sender.add(unsent);
+    const { key } = photo.unsent ?? {};
+    if (key) await (isHidden ? this.#takeOut(key) : this.#putBack(photo, key));
+  }
+
+  /** Out of the outbox at once: a page that is left has no time for it. @param {string} key */
+  async #takeOut(key) {
+    this.#sender.drop(key);
+    // It may be on its way back from there.
+    if (!this.#removed.has(key))
+      this.#removed.set(
+        key,
+        this.#outbox.take(key).catch(() => undefined),
+      );
+    await this.#removed.get(key);
+  }
+
+  /** @param {Photo} photo @param {string} key */
+  async #putBack(photo, key) {
+    const unsent = await this.#removed.get(key);
+    if (photo.isHidden) return; // removed once more meanwhile
+    this.#removed.delete(key);
+    if (!unsent) return this.#sendAgain(key).catch((error) => this.#told.problem(error.message));
+    await this.#outbox.put(unsent);
+    if (photo.isHidden) return;
+    // Another tab may have missed it meanwhile.
+    this.photos.addUnsent([unsent]);
+    this.#tabs.tell({ kind: "added" });
+    if (unsent.refused) return;
+    this.#share({ kind: "step", key, step: { step: "waiting" } });
+    this.#sender.add(unsent);
   }
 
   /** @param {Photo} photo @param {boolean} [isLeaving] the page */
   async delete(photo, isLeaving = false) {
     if (photo.unsent) {
+      this.#removed.delete(photo.unsent.key);
       await this.#outbox.delete(photo.unsent.key);
       return this.#share({ kind: "gone", key: photo.unsent.key });
     }

@@ -70,7 +70,7 @@ class TokenSource:
     async def get(self) -> str:
         """Return the token in use, a fresh one when there is none."""
         if isinstance(self._source, str):
-            return self._source
+            return _checked(self._source)
         async with self._lock:  # many who need one ask once
             if self._held is None:
                 try:
@@ -78,13 +78,20 @@ class TokenSource:
                     self._held = answer if isinstance(answer, str) else await answer
                 except (aiohttp.ClientError, OSError) as error:
                     raise Unavailable(f"Cannot get a token: {words_of(error)}") from error
-            return self._held
+            return _checked(self._held)
 
     def drop(self, token: str) -> bool:
         """Use this token no more; False when there is no other."""
         if self._held == token:
             self._held = None
         return not isinstance(self._source, str)
+
+
+def _checked(token: str) -> str:
+    """Return the token; ClientError for one that no header can carry."""
+    if token.isascii() and token.isprintable():
+        return token
+    raise ClientError("The token holds a line break or another character that no token has")
 
 
 def claims_of(token: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import aiohttp
 from .access import ClientError, Token, TokenSource, Unavailable
 from .events import Frame
 from .feed import Feed
-from .http import Http
+from .http import Http, segment
 
 UPLOAD_SECONDS = 300
 # Waits before an upload is sent again, unless the service says how long.
@@ -95,7 +95,7 @@ class Client:
 
     async def asset(self, asset_id: str) -> dict[str, Any]:
         """Return the asset as it is now."""
-        return await self._http.request("GET", f"/api/assets/{asset_id}")
+        return await self._http.request("GET", f"/api/assets/{segment(asset_id)}")
 
     async def wait(self, asset_id: str, *, timeout_seconds: float | None = None) -> dict[str, Any]:
         """Return the asset as soon as it is finished, or TimeoutError; goes on after a restart of the service."""
@@ -105,7 +105,7 @@ class Client:
                 wait = ASK_AGAIN_SECONDS
                 try:
                     params = {"wait": str(WAIT_SECONDS)}
-                    asset = await self._http.request("GET", f"/api/assets/{asset_id}", params=params)
+                    asset = await self._http.request("GET", f"/api/assets/{segment(asset_id)}", params=params)
                     if asset["status"] in FINISHED:
                         return asset
                 except Unavailable as error:
@@ -114,19 +114,19 @@ class Client:
 
     async def retry(self, asset_id: str) -> dict[str, Any]:
         """Run a failed or partial asset again; return {"assetId", "jobId", "status", "message"}."""
-        return await self._http.request("POST", f"/api/assets/{asset_id}/retry")
+        return await self._http.request("POST", f"/api/assets/{segment(asset_id)}/retry")
 
     async def cancel(self, asset_id: str) -> dict[str, Any]:
         """End the work on an asset: it fails with the error "Cancelled", and its event comes."""
-        return await self._http.request("POST", f"/api/assets/{asset_id}/cancel")
+        return await self._http.request("POST", f"/api/assets/{segment(asset_id)}/cancel")
 
     async def correct(self, asset_id: str, **said: str | None) -> dict[str, Any]:
         """Say what is in the photo, as brand="Adidas", model=None: a text counts for good, None asks the AI again."""
-        return await self._http.request("PATCH", f"/api/assets/{asset_id}", json=said)
+        return await self._http.request("PATCH", f"/api/assets/{segment(asset_id)}", json=said)
 
     async def delete(self, asset_id: str) -> None:
         """Remove the asset with its images."""
-        await self._http.request("DELETE", f"/api/assets/{asset_id}")
+        await self._http.request("DELETE", f"/api/assets/{segment(asset_id)}")
 
     async def queue_status(self) -> dict[str, Any]:
         """Return the number of jobs in each state, and whether the queue is paused."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import aiohttp
 
@@ -19,6 +20,13 @@ PAGE = 100
 GATEWAY_STATUSES = {502, 503, 504}
 # The service is away or has too much to do.
 AGAIN_STATUSES = {429, 502, 503}
+
+
+def segment(text: str) -> str:
+    """Return an id as a part of a path; ClientError for one that would name another path."""
+    if text in ("", ".", ".."):
+        raise ClientError(f"{text!r} is no id")
+    return quote(text, safe="")
 
 
 class Reply(NamedTuple):
@@ -85,7 +93,12 @@ class Reply(NamedTuple):
         if envelope is None or envelope["success"]:
             return f"An answer that is not the service's, status {self.status}"
         error = envelope["error"]
-        details = [f"{each['field']}: {each['message']}" for each in error.get("details", ())]
+        details = [
+            f"{each['field']}: {each['message']}"
+            for each in error.get("details", ())
+            # A lone fault may be the message itself.
+            if each["message"] != error["message"]
+        ]
         return "; ".join([error["message"], *details])
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
-from urllib.parse import quote
 
 from .client import Client
-from .http import PAGE
+from .http import PAGE, segment
 
 JSON = {"Content-Type": "application/json"}
 
@@ -35,15 +34,15 @@ class JobsClient(Client):
 
     async def job(self, job_id: str) -> dict[str, Any]:
         """Return all that is known of a job. job_id: its id, or its asset's."""
-        return await self._http.request("GET", f"/api/queue/jobs/{quote(job_id, safe='')}")
+        return await self._http.request("GET", f"/api/queue/jobs/{segment(job_id)}")
 
     async def retry_job(self, job_id: str) -> dict[str, Any]:
         """Run a job's asset again; return {"assetId", "jobId", "status", "message"} of the new job."""
-        return await self._http.request("POST", f"/api/queue/jobs/{quote(job_id, safe='')}/retry")
+        return await self._http.request("POST", f"/api/queue/jobs/{segment(job_id)}/retry")
 
     async def cancel_job(self, job_id: str) -> dict[str, Any]:
         """End a job that has not ended; return it."""
-        return await self._http.request("POST", f"/api/queue/jobs/{quote(job_id, safe='')}/cancel")
+        return await self._http.request("POST", f"/api/queue/jobs/{segment(job_id)}/cancel")
 
     async def failures(self, where: Mapping[str, str] = {}) -> list[dict[str, Any]]:
         """Return failed jobs by kind. where: from, to."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from typing import Any
-from urllib.parse import quote
 
-from .http import PAGE
+from .http import PAGE, segment
 from .jobs import JobsClient
 
 QUEUE = "ai-processing"
@@ -65,7 +64,7 @@ class Operator(JobsClient):
 
     async def send_again(self, delivery_id: str) -> dict[str, Any]:
         """Send an event again, also one that was delivered."""
-        return await self._http.request("POST", f"/api/queue/deliveries/{quote(delivery_id, safe='')}/retry")
+        return await self._http.request("POST", f"/api/queue/deliveries/{segment(delivery_id)}/retry")
 
     async def charts(self, window: str = "1h") -> dict[str, Any]:
         """Return what jobs did in the last hour, day or week, step by step. window: 1h, 24h or 7d."""
@@ -77,7 +76,7 @@ class Operator(JobsClient):
 
     async def retry_failed(self, job_id: str) -> dict[str, Any]:
         """Run a dead letter again; return {"assetId", "jobId", "status", "message"} of its new job."""
-        return await self._http.request("POST", f"/api/queue/failed/{quote(job_id, safe='')}/retry")
+        return await self._http.request("POST", f"/api/queue/failed/{segment(job_id)}/retry")
 
     async def retry_all_failed(self, *, queue: str = QUEUE) -> dict[str, int]:
         """Run all dead letters again that there are now; return how many were {"retried", "skipped"}."""
@@ -92,7 +91,7 @@ class Operator(JobsClient):
 
     async def remove_failed(self, job_id: str) -> None:
         """Remove a dead letter."""
-        await self._http.request("DELETE", f"/api/queue/failed/{quote(job_id, safe='')}")
+        await self._http.request("DELETE", f"/api/queue/failed/{segment(job_id)}")
 
     async def remove_all_failed(self, *, queue: str = QUEUE) -> int:
         """Remove all dead letters; return how many."""
@@ -127,11 +126,11 @@ class Operator(JobsClient):
 
     async def drain_process(self, process_id: str) -> dict[str, Any]:
         """Let a process claim no more jobs; return it as it will be within seconds."""
-        return await self._http.request("POST", f"/api/processes/{quote(process_id, safe='')}/drain")
+        return await self._http.request("POST", f"/api/processes/{segment(process_id)}/drain")
 
     async def resume_process(self, process_id: str) -> dict[str, Any]:
         """Let a process claim jobs again; return it as it will be within seconds."""
-        return await self._http.request("POST", f"/api/processes/{quote(process_id, safe='')}/resume")
+        return await self._http.request("POST", f"/api/processes/{segment(process_id)}/resume")
 
     def assets_of(
         self,
@@ -146,11 +145,11 @@ class Operator(JobsClient):
 
     async def user(self, user_id: str) -> dict[str, Any]:
         """Return what a user has."""
-        return await self._http.request("GET", f"/api/users/{quote(user_id, safe='')}")
+        return await self._http.request("GET", f"/api/users/{segment(user_id)}")
 
     async def erase_user(self, user_id: str) -> dict[str, Any]:
         """Begin to erase a user, or go on; return what has gone, after half a minute at most.
 
         Its `state` is "done" at the end; while it is "running" ask again to hear how it goes.
         """
-        return await self._http.request("DELETE", f"/api/users/{quote(user_id, safe='')}")
+        return await self._http.request("DELETE", f"/api/users/{segment(user_id)}")

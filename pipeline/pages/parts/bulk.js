@@ -7,6 +7,7 @@ import { time } from "./time.js";
 
 const AT_ONCE = 5;
 const FEW = 20;
+const CANCELLED = "8b47045eb7b8"; // the kind of failure of those that were cancelled, as the service names it
 /** @type {Record<string, {verb: string, past: string, text: string, isDangerous?: boolean, undo?: "retry" | "resume"}>} */
 export const ACTIONS = {
   retry: { verb: "Retry", past: "queued again", text: "The AI looks at these photos again." },
@@ -87,12 +88,11 @@ function ofFilter(given, seconds) {
   const { api, action, filter = {} } = given;
   const body = { action, filter, ...(!Object.values(filter).some(Boolean) && { all: true }) };
   let until = /** @type {string | null} */ (null);
-  let sampled = /** @type {any[]} */ ([]);
   return {
     async preview(/** @type {AbortSignal} */ signal) {
       const found = await api.post("/api/queue/jobs/bulk", { ...body, dryRun: true }, { signal });
-      ({ until, sample: sampled } = found);
-      return { ...found, sample: sampled.map(sampleRow) };
+      ({ until } = found);
+      return { ...found, sample: found.sample.map(sampleRow) };
     },
     chunk: (/** @type {string | null} */ cursor) =>
       api.post("/api/queue/jobs/bulk", {
@@ -101,7 +101,7 @@ function ofFilter(given, seconds) {
         until,
         ...(action === "postpone" && { seconds: Number(seconds.value) }),
       }),
-    undo: ACTIONS[action].undo && (() => undoFilter(given, until, sampled)),
+    undo: ACTIONS[action].undo && (() => undoFilter(given, until)),
   };
 }
 
@@ -156,9 +156,9 @@ function ofJobs(given, seconds) {
 /**
  * What was cancelled is run again, what was postponed is resumed: with the same filter. That may find more than was done
  * just now, so it is asked for.
- * @param {Given} given @param {string | null} until @param {any[]} sample of what it was done with
+ * @param {Given} given @param {string | null} until
  */
-async function undoFilter({ api, action, filter = {} }, until, sample) {
+function undoFilter({ api, action, filter = {} }, until) {
   const same = { ...filter, to: filter.to && until && filter.to < until ? filter.to : (until ?? "") };
   if (action === "postpone")
     return runBulk({
@@ -167,12 +167,11 @@ async function undoFilter({ api, action, filter = {} }, until, sample) {
       filter: { ...same, state: "delayed" },
       title: "Resume the postponed jobs?",
     });
-  const { job } = await api.get(`/api/queue/jobs/${encodeURIComponent(sample[0].assetId)}`);
   const text = "The cancelled jobs that match go back into the line, also those that were cancelled before.";
   return runBulk({
     api,
     action: "retry",
-    filter: { ...same, state: "failed", failure: job.failure ?? "" },
+    filter: { ...same, state: "failed", failure: CANCELLED },
     title: "Run the cancelled jobs again?",
     text,
   });

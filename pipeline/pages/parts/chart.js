@@ -7,7 +7,7 @@
 
 import { fill, h } from "../dom.js";
 import { areaPath, barPath, dotPath, linePath, ticks } from "./scale.js";
-import { compact, duration, number } from "./time.js";
+import { compact, duration, multiple, number } from "./time.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const TIP_GAP = 8; // pixels
@@ -98,7 +98,7 @@ export class Chart {
     const top = marks[marks.length - 1];
     fill(
       this.#axis,
-      [...marks].reverse().map((mark) => h("span", {}, this.#short(mark))),
+      [...marks].reverse().map((mark) => h("span", {}, this.#short(mark, marks[1]))),
     );
     this.#svg.setAttribute("viewBox", `0 0 ${Math.max(1, points.length)} 100`);
     const grid = marks.map((mark) =>
@@ -255,10 +255,10 @@ export class Chart {
     );
   }
 
-  /** @param {number} value */
-  #short(value) {
+  /** @param {number} value @param {number} step between those beside the axis */
+  #short(value, step) {
     if (this.#given.unit === "count") return compact(value);
-    return value ? duration(value, true) : "0";
+    return value ? multiple(value, step) : "0";
   }
 
   /** @param {number | null} value */

@@ -26,7 +26,7 @@ import { backoffMs } from "../client/delays.js";
 import { fill, h } from "../dom.js";
 import { errorState, skeleton } from "./states.js";
 import { countdown, number } from "./time.js";
-import { toastError } from "./toast.js";
+import { toast, toastError } from "./toast.js";
 
 const MAX_FAILURES = 4; // more make no longer wait
 const REASONS_SHOWN = 8;
@@ -187,7 +187,10 @@ class ChunkDialog {
       if (!isAbort(error)) problem = error;
     }
     this.#isRunning = false;
-    this.#tell(problem, isStopped);
+    if (this.#dialog.open) this.#tell(problem, isStopped);
+    // Somebody went back, or pressed Escape twice.
+    else if (isStopped) toast(`Stopped: ${this.#progressWords(count, isExact)}`, { kind: "bad" });
+    else toast(`${this.#doneWords()}`, { kind: "good" });
   }
 
   /** A chunk, tried until the service has answered. @param {string | null} cursor @param {HTMLElement} trouble */
@@ -242,18 +245,23 @@ class ChunkDialog {
     return `${number(this.#total.done)} of ${this.#work.things(count, isExact)} ${this.#work.past}.`;
   }
 
+  #doneWords() {
+    const { done, isLost } = this.#total;
+    return `${capital(this.#work.things(done, !(isLost && done)))} ${this.#work.past}.`;
+  }
+
   // what became of it
 
   /** @param {any} problem @param {boolean} isStopped */
   #tell(problem, isStopped) {
-    const { done, skipped, isLost, isCut } = this.#total;
-    const { past, things, undo } = this.#work;
+    const { done, skipped, isCut } = this.#total;
+    const { things, undo } = this.#work;
     this.#heading.textContent = problem ? "It ended before its time" : isStopped ? "Stopped" : "Done";
     const close = this.#button("Close", () => this.#dialog.close(), "primary");
     this.#show(
       [
         problem && h("p", { class: "banner bad", role: "alert" }, wordsOf(problem)),
-        h("p", { class: "bulk-result number", role: "status" }, `${capital(things(done, !(isLost && done)))} ${past}.`),
+        h("p", { class: "bulk-result number", role: "status" }, this.#doneWords()),
         isStopped && !problem ? h("p", {}, "The others are as they were.") : null,
         skipped
           ? h(

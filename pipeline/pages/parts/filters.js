@@ -130,7 +130,7 @@ export class Filters {
   }
 
   #later = (/** @type {Event} */ event) => {
-    if (/** @type {Element} */ (event.target).matches("select, [type=datetime-local]")) return;
+    if (/** @type {Element} */ (event.target).matches("select")) return;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
       this.#send(this.#isWriting);
@@ -138,7 +138,9 @@ export class Filters {
     }, PAUSE_MS);
   };
 
-  #atOnce = () => this.#send();
+  // A year that is typed is whole after each of its digits.
+  #atOnce = (/** @type {Event} */ event) =>
+    /** @type {Element} */ (event.target).matches("[type=datetime-local]") ? this.#later(event) : this.#send();
 
   #reset = () => {
     for (const input of this.#inputs.values()) input.value = "";
@@ -156,14 +158,24 @@ export class Filters {
     clearTimeout(this.#timer);
     /** @type {Record<string, string | null>} */
     const changes = { cursor: null };
+    const query = new URLSearchParams(location.search);
     for (const { name, type } of this.#fields) {
       const value = this.#inputs.get(name)?.value.trim() ?? "";
-      changes[name] = type === "instant" && value ? new Date(value).toISOString() : value;
+      const before = query.get(name) ?? "";
+      // The field has no seconds, and an hour of a night in autumn twice: what nobody has changed is as it was.
+      if (type !== "instant" || !value) changes[name] = value;
+      else changes[name] = value === localOf(before) ? before : instantOf(value);
     }
     this.#isSending = true;
     this.#setQuery(changes, { replace });
     this.#isSending = false;
   }
+}
+
+/** Of what was typed; a year may be too large for a date. @param {string} local */
+function instantOf(local) {
+  const date = new Date(local);
+  return Number.isNaN(date.getTime()) ? "" : date.toISOString();
 }
 
 /** What <input type="datetime-local"> takes. @param {string} instant */

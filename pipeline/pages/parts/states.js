@@ -13,8 +13,9 @@ export function emptyState(title, text, action) {
   return h("div", { class: "empty" }, h("p", { class: "empty-title" }, title), text && h("p", {}, text), action);
 }
 
-/** @param {any} error @param {(() => void) | null} [retry] */
+/** @param {any} error @param {(() => void) | null} [retry] of no use for an address that asks for what cannot be */
 export function errorState(error, retry) {
+  const isAsked = error?.status === 400 && location.search;
   const words =
     error?.status === 404 ? "This part of the service is not there. It may be an older version." : wordsOf(error);
   return h(
@@ -22,7 +23,9 @@ export function errorState(error, retry) {
     { class: "empty", role: "alert" },
     h("p", { class: "empty-title" }, error?.status === 0 ? "No answer" : "That did not work"),
     h("p", {}, words),
-    retry && h("button", { type: "button", onclick: retry }, "Try again"),
+    isAsked
+      ? h("a", { class: "button", href: location.pathname }, "Without filters")
+      : retry && h("button", { type: "button", onclick: retry }, "Try again"),
   );
 }
 

@@ -15,6 +15,7 @@
  * @typedef {{title: string, text?: any, action?: any}} Empty
  */
 
+import { wordsOf } from "../api.js";
 import { fill, h } from "../dom.js";
 import { addKeys } from "./keyboard.js";
 import { place } from "./keyed.js";
@@ -119,6 +120,13 @@ export class DataTable {
     fill(this.#note, errorState(error, retry));
   }
 
+  /** What is shown could not be read again: said below it, where it moves nothing. @param {any} error */
+  stale(error) {
+    if (!this.#rows.size) return;
+    this.#note.hidden = false;
+    fill(this.#note, emptyState("What you see is old", `${wordsOf(error)}. It is tried again by itself.`));
+  }
+
   clearSelection() {
     this.selected.clear();
     for (const { element } of this.#rows.values()) mark(element, false);
@@ -143,13 +151,12 @@ export class DataTable {
         class: this.#given.href?.(row) ? "opens" : "",
       });
     const { columns, label } = this.#given;
-    const focused = element.contains(document.activeElement) && element !== document.activeElement;
-    if (focused) element.focus();
-    fill(
-      element,
-      label && h("td", { role: "cell", class: "check" }, this.#box(row)),
-      columns.map((column) => bodyCell(column, row)),
-    );
+    const cells = [
+      ...(label ? [h("td", { role: "cell", class: "check" }, this.#box(row))] : []),
+      ...columns.map((column) => bodyCell(column, row)),
+    ];
+    if (before) renew(element, cells);
+    else fill(element, cells);
     return { row, text, element };
   }
 
@@ -269,6 +276,20 @@ function bodyCell({ title, cell, align, class: name = "" }, row) {
     { role: "cell", class: `${align === "end" ? "end number" : ""} ${name}`.trim(), "data-label": title },
     h("span", { class: "value" }, cell(row)),
   );
+}
+
+/**
+ * Replace the cells that are other ones now: a button that is replaced between press and release of the pointer would not
+ * be clicked, and the focus would be lost.
+ * @param {HTMLElement} row @param {HTMLElement[]} cells
+ */
+function renew(row, cells) {
+  cells.forEach((cell, at) => {
+    const old = row.children[at];
+    if (old.isEqualNode(cell)) return;
+    if (old.contains(document.activeElement)) row.focus();
+    old.replaceWith(cell);
+  });
 }
 
 /** @param {HTMLElement} element @param {boolean} isSelected */

@@ -40,10 +40,10 @@ export class Tabs {
     if (link) this.element.scrollLeft = link.offsetLeft - this.element.clientWidth / 2 + link.clientWidth / 2;
   }
 
-  /** @param {string} value @param {{count: number, isExact: boolean}} found */
-  count(value, { count, isExact }) {
+  /** @param {string} value @param {{count: number, isExact: boolean} | null} found null: it is not known */
+  count(value, found) {
     const tab = this.#tabs.get(value);
-    const text = `${compact(count)}${isExact ? "" : "+"}`;
+    const text = found ? `${compact(found.count)}${found.isExact ? "" : "+"}` : "";
     if (tab && tab.count.textContent !== text) tab.count.textContent = text;
   }
 }

@@ -61,6 +61,13 @@ export function duration(ms, isRough = false) {
   return `${whole} ${UNITS[at].name}${rest ? ` ${rest} ${next.name}` : ""}`;
 }
 
+/** A duration in the unit of the step that it is a multiple of, like "90 s" or "1.5 s". @param {number} ms @param {number} stepMs */
+export function multiple(ms, stepMs) {
+  const unit = UNITS.find((each) => stepMs >= each.ms);
+  if (unit) return `${ms / unit.ms} ${unit.name}`;
+  return ms < 1000 ? `${ms} ms` : `${ms / 1000} s`;
+}
+
 /** @param {number | null | undefined} value @returns {string} a dash for none */
 export function number(value) {
   return value == null ? "–" : NUMBER.format(value);

@@ -23,6 +23,7 @@ export class Charts {
   #note = h("div", { class: "card", hidden: true });
   #choices;
   #stop = () => {};
+  /** The window of what is drawn. */ #drawn = "";
 
   /** @param {import("../router.js").Context} context */
   constructor({ api, setQuery }) {
@@ -74,26 +75,28 @@ export class Charts {
 
   #load() {
     this.#grid.setAttribute("aria-busy", "true");
-    return this.#latest.run(
-      (signal) => this.#api.get("/api/queue/charts", { query: { window: this.#window.value }, signal }),
-      {
-        done: ({ points, stepSeconds }) => {
-          this.#grid.hidden = false;
-          this.#note.hidden = true;
-          this.#grid.setAttribute("aria-busy", "false");
-          for (const chart of this.#charts) chart.show(points, stepSeconds);
-        },
-        failed: (error) => {
-          this.#grid.setAttribute("aria-busy", "false");
-          this.#grid.hidden = true;
-          this.#note.hidden = false;
-          fill(
-            this.#note,
-            errorState(error, () => this.#load()),
-          );
-        },
+    const { value } = this.#window;
+    return this.#latest.run((signal) => this.#api.get("/api/queue/charts", { query: { window: value }, signal }), {
+      done: ({ points, stepSeconds }) => {
+        this.#drawn = value;
+        this.#grid.hidden = false;
+        this.#note.hidden = true;
+        this.#grid.setAttribute("aria-busy", "false");
+        for (const chart of this.#charts) chart.show(points, stepSeconds);
       },
-    );
+      failed: (error) => {
+        this.#grid.setAttribute("aria-busy", "false");
+        // What is drawn stays, like the other numbers, and nothing below it jumps up.
+        if (this.#drawn === value) return;
+        this.#drawn = "";
+        this.#grid.hidden = true;
+        this.#note.hidden = false;
+        fill(
+          this.#note,
+          errorState(error, () => this.#load()),
+        );
+      },
+    });
   }
 }
 

@@ -163,7 +163,7 @@ class DeliveriesView {
         this.#news.textContent = newsWords(page.cursor ? 0 : added, gone, added < LIMIT);
         this.#news.hidden = !this.#news.textContent;
       },
-      failed: () => {},
+      failed: (error) => this.#table.stale(error),
     });
   }
 

@@ -32,6 +32,7 @@ export default function view({ api, query, setQuery, mayChange, live }) {
     const title = action === "retry" ? "Retry all of this kind?" : "Delete all of this kind?";
     if (!(await runBulk({ api, action, filter: filterOf(group), title }))) return;
     live.refresh();
+    groups.clear();
     load();
   };
   /** @type {Map<string, any>} */ let groups = new Map();
@@ -44,23 +45,31 @@ export default function view({ api, query, setQuery, mayChange, live }) {
     skeletonRows: 4,
   });
   table.element.classList.add("failures-table");
+  /**
+   * Kinds stay where they are while they are looked at: a button must not give way to that of another kind.
+   * @param {any[]} items
+   */
+  const steady = (items) => {
+    const found = new Map(items.map((group) => [group.failure, group]));
+    const kept = [...groups.values()].map((group) => found.get(group.failure) ?? { ...group, count: 0, isExact: true });
+    return [...kept, ...items.filter(({ failure }) => !groups.has(failure))];
+  };
   const load = () =>
     latest.run((signal) => api.get("/api/queue/failures", { query: filters.values(current), signal }), {
       done({ items }) {
         isShown = true;
         hasFailed = false;
         const most = Math.max(1, ...items.map((/** @type {any} */ { count }) => count));
-        groups = new Map(items.map((/** @type {any} */ group) => [group.failure, group]));
-        table.show(items.map((/** @type {any} */ group) => ({ ...group, share: group.count / most })));
+        groups = new Map(steady(items).map((/** @type {any} */ group) => [group.failure, group]));
+        table.show([...groups.values()].map((group) => ({ ...group, share: group.count / most })));
       },
-      // What is shown stays while the service does not answer; the frame says so.
       failed(error) {
-        if (isShown) return;
+        if (isShown) return table.stale(error);
         hasFailed = error.status === 0 || error.status >= 500;
         table.fail(error, reload);
       },
     });
-  const reload = () => ((isShown = false), table.loading(), load());
+  const reload = () => ((isShown = false), groups.clear(), table.loading(), load());
   const focused = () => groups.get(/** @type {any} */ (document.activeElement)?.closest("tr[data-key]")?.dataset.key);
   const ends = [
     every(REFRESH_MS, () => (isShown || hasFailed) && load()),

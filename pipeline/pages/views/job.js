@@ -121,21 +121,21 @@ class JobView {
   /** @param {any} error */
   #fail(error) {
     // What was there stays while the service does not answer; a job that is gone is told.
-    if (this.#details && error.status !== 404) return;
+    const isNone = [400, 404].includes(error.status);
+    if (this.#details && !isNone) return;
     this.#details = null;
-    this.#hasFailed = error.status !== 404;
+    this.#hasFailed = !isNone;
     delete this.#actions.dataset.which;
     fill(this.#actions);
     fill(this.#badge);
-    const told =
-      error.status === 404
-        ? emptyState(
-            "There is no such job",
-            "Its photo may have been deleted.",
-            h("a", { class: "button", href: "/console/jobs" }, "To the jobs"),
-          )
-        : errorState(error, () => this.load());
-    fill(this.#body, h("div", { class: "card" }, told));
+    const told = isNone
+      ? emptyState(
+          "There is no such job",
+          error.status === 404 ? "Its photo may have been deleted." : "This is no id of a job.",
+          h("a", { class: "button", href: "/console/jobs" }, "To the jobs"),
+        )
+      : errorState(error, () => this.load());
+    fill(this.#body, h("div", { class: "card alone" }, told));
   }
 
   #build() {

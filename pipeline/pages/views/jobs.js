@@ -1,6 +1,6 @@
 /** Jobs by state, user, category, provider, kind of failure, time and text; and what is done with many of them. */
 
-import { withQuery } from "../api.js";
+import { isAbort, withQuery } from "../api.js";
 import { h } from "../dom.js";
 import { runBulk } from "../parts/bulk.js";
 import { Filters } from "../parts/filters.js";
@@ -193,8 +193,8 @@ class JobsView {
       page.items = rows;
       this.#table.show(rows);
       if (this.#tell(added.count, gone, added.isExact)) this.#count();
-    } catch {
-      // The frame says that there is no answer; the rows stay.
+    } catch (error) {
+      if (!isAbort(error) && this.#page === page) this.#table.stale(error);
     }
   }
 
@@ -229,13 +229,15 @@ class JobsView {
     this.#counting.run(
       async (signal) => {
         for (const state of states) {
-          const found = await api.get("/api/queue/jobs/count", { query: { ...filter, state }, signal });
+          // A tab without a number is still a tab: without Redis those that wait are not known, the others are.
+          const found = await api
+            .get("/api/queue/jobs/count", { query: { ...filter, state }, signal })
+            .catch(() => null);
           signal.throwIfAborted();
           this.#tabs.count(state, found);
-          if (state === first) this.#selection.count(found);
+          if (found && state === first) this.#selection.count(found);
         }
       },
-      // A tab without a number is still a tab.
       { done: () => {}, failed: () => {} },
     );
   }

@@ -72,7 +72,7 @@ class Verdict {
   /** @param {import("../live.js").Live} live */
   constructor(live) {
     this.#live = live;
-    this.#troubles = new Keyed(this.#list, ({ text }) => text, troubleItem);
+    this.#troubles = new Keyed(this.#list, ({ text, reason }) => `${text} ${reason}`, troubleItem);
     fill(this.element, this.#line, this.#list);
   }
 
@@ -163,9 +163,11 @@ class Tiles {
     waiting.show(
       large(jobs?.waiting),
       unknown ||
-        (jobs?.waiting && jobs.oldestReadySeconds != null
-          ? `oldest: ${duration(jobs.oldestReadySeconds * 1000, true)}`
-          : "none has to wait"),
+        (!jobs?.waiting
+          ? "none has to wait"
+          : jobs.oldestReadySeconds == null
+            ? "none can start yet"
+            : `oldest: ${duration(jobs.oldestReadySeconds * 1000, true)}`),
     );
     running.show(
       number(jobs?.active),
@@ -180,7 +182,12 @@ class Tiles {
       undefined,
       jobs?.failed ? "bad" : "",
     );
-    processes.show(number(processesAlive), `${number(workersAlive)} work`, undefined, workersAlive === 0 ? "bad" : "");
+    processes.show(
+      number(processesAlive),
+      workersAlive == null ? "not known" : `${number(workersAlive)} work`,
+      undefined,
+      workersAlive === 0 ? "bad" : "",
+    );
   }
 }
 
@@ -221,7 +228,9 @@ function systemCard({ title, isUp, state, facts }) {
     h(
       "dl",
       { class: "facts" },
-      facts.map(([name, value, kind]) => h("div", {}, h("dt", {}, name), h("dd", { class: kind ?? "" }, value))),
+      facts.map(([name, value, kind]) =>
+        h("div", { class: name === "Error" ? "whole" : "" }, h("dt", {}, name), h("dd", { class: kind ?? "" }, value)),
+      ),
     ),
   );
 }

@@ -49,7 +49,7 @@ export default function view(context) {
   }
   const stop = every(EVERY_MS, load);
   return {
-    element: h("div", { class: "view" }, heading("Processes"), summary, note, grid),
+    element: h("div", { class: "view" }, heading("Processes"), summary, grid, note),
     title: "Processes",
     dispose: () => (stop(), latest.dispose()),
   };

@@ -26,18 +26,22 @@ export default function view(context) {
   const body = h("div", { class: "stack" }, h("div", { class: "card" }, skeleton(6)));
   const act = mayChange ? actions(context, () => load()) : h("div", {});
   act.hidden = true;
+  const note = h("div", { class: "card", hidden: true });
   let shown = "";
   const load = () =>
     latest.run((signal) => api.get(`/api/users/${encodeURIComponent(params.sub)}`, { signal }), {
       done: (user) => {
+        note.hidden = true;
         // Buttons that are replaced under the pointer could not be clicked.
         if (shown === (shown = JSON.stringify(user))) return;
         fill(body, erasureBanner(user.erase), cards(user));
         act.hidden = false;
       },
       failed: (error) => {
-        shown = "";
-        fill(body, h("div", { class: "card" }, errorState(error, load)));
+        // What is there stays, and its buttons with it.
+        if (!shown) fill(body);
+        fill(note, errorState(error, load));
+        note.hidden = false;
       },
     });
   const stop = every(EVERY_MS, load);
@@ -50,6 +54,7 @@ export default function view(context) {
       heading(params.sub, h("a", { class: "button", href: jobs }, "All jobs")),
       body,
       act,
+      note,
     ),
     title: params.sub,
     dispose: () => (stop(), latest.dispose()),
