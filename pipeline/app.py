@@ -62,6 +62,7 @@ class App:
         # Large uploads lie there until they are stored.
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         await self._open_store()
+        await parts.plugins.start(asks_providers=settings.role is not Role.WEB)
         await parts.fanout.start()
         self._watch("replay", parts.replay.run)
         self._watch("progress frames", parts.progress_frames.run, "progress")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.moves import Moves
 from pipeline.usecases.overview import Overview
 from pipeline.usecases.pictures import PictureCheck
+from pipeline.usecases.plugin_values import PluginValues
 from pipeline.usecases.previews import LONGEST_SECONDS, PATIENCE_SECONDS, Previews
 from pipeline.usecases.processes import Processes
 from pipeline.usecases.processing import Processing
@@ -97,9 +99,10 @@ class Parts:
         )
         self.pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="image")
         inspect = PictureCheck(settings, self.pool)
-        self.plugins = build_plugins(settings, self.metrics, self.fanout, self.tracing, inspect)
         self.movable_store = build_store(settings, self.supervisor, self.metrics.damaged_assets.inc)
         self.store = self.movable_store.as_asset_store()
+        values = partial(PluginValues, self.store)
+        self.plugins = build_plugins(settings, self.metrics, self.fanout, self.tracing, inspect, values)
         self.metrics.of_queue(QUEUE_NAME, settings.all_providers)
         self.metrics.of_queue(notifying.QUEUE_NAME, self.plugins.notifiers.durable)
         self.moves = Moves(self.store, self.plugins, settings.storage_name)

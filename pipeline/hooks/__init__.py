@@ -1,7 +1,10 @@
 """All that a plugin imports: `from pipeline.hooks import hookimpl, Analysis, ...` (and pipeline.errors)."""
 
 from pipeline.clock import utc_now
+from pipeline.errors import NotReady
+from pipeline.hooks.lent import Context, Measure, PluginStore, Starting
 from pipeline.hooks.protocols import (
+    CONFIDENCE_KINDS,
     UNKNOWN,
     AIProvider,
     Analysis,
@@ -12,6 +15,7 @@ from pipeline.hooks.protocols import (
     Notifier,
     ProcessedImage,
     Progress,
+    Rate,
     ReportingAIProvider,
     RoomPublisher,
     Sandbox,
@@ -21,6 +25,7 @@ from pipeline.hooks.protocols import (
     StorageListing,
     StoredImage,
     UploadFacts,
+    Usage,
 )
 from pipeline.hooks.specs import API_VERSION, hookimpl
 from pipeline.sandbox import Picture
@@ -28,27 +33,35 @@ from pipeline.settings import PluginSettings
 
 __all__ = [
     "API_VERSION",
+    "CONFIDENCE_KINDS",
     "UNKNOWN",
     "AIProvider",
     "Analysis",
     "AnalyzeRequest",
     "Attribute",
+    "Context",
     "JobEvent",
+    "Measure",
+    "NotReady",
     "Notification",
     "Notifier",
     "Picture",
     "PluginSettings",
+    "PluginStore",
     "ProcessedImage",
     "Progress",
+    "Rate",
     "ReportingAIProvider",
     "RoomPublisher",
     "Sandbox",
     "SandboxPool",
+    "Starting",
     "StorageBackend",
     "StorageLinking",
     "StorageListing",
     "StoredImage",
     "UploadFacts",
+    "Usage",
     "hookimpl",
     "utc_now",
 ]

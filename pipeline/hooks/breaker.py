@@ -112,14 +112,15 @@ class Breaker:
         if self._failures >= self._limit:
             self.unreachable(reason, cause)
 
-    def unreachable(self, reason: str, cause: str = "") -> None:
-        """The plugin could not be asked."""
+    def unreachable(self, reason: str, cause: str = "", least_seconds: float | None = None) -> None:
+        """The plugin could not be asked. least_seconds: how long it is not to be tried at least."""
         self.reason, self.cause = reason, cause
         if self._wait_seconds > 0 and not self._is_trying:
             return  # a call that had begun before the hold
         doubled = min(2 * self._wait_seconds, self._longest_seconds)
         self.on_found(Found.TRIED if self._is_trying else Found.AWAY, self._longest_seconds)
-        self._hold(doubled or FIRST_WAIT_SECONDS, doubled or FIRST_WAIT_SECONDS)
+        wait_seconds = max(doubled or FIRST_WAIT_SECONDS, least_seconds or 0)
+        self._hold(wait_seconds, wait_seconds)
 
     def busy(self, seconds: float, reason: str, cause: str = "") -> None:
         """The plugin wants to be left alone for so long."""

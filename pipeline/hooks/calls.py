@@ -19,19 +19,25 @@ from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
+from pipeline.errors import DependencyUnavailable, NotReady, RetryableJobError, is_unreachable
 from pipeline.hooks.breaker import Breaker
 from pipeline.hooks.threads import DaemonThreads, of_plugin
 from pipeline.hooks.timing import TimedCall
+from pipeline.texts import cause_of
 
 if TYPE_CHECKING:
     from prometheus_client import Counter, Histogram
 
+    from pipeline.hooks.context import Lender
     from pipeline.metrics import Metrics
 
 CLOSE_SECONDS = 5.0
 # How long a call that was cancelled may take to clean up before it is left behind. Half of what a drain waits for its
 # job to be handed back (queue/worker.py).
 GRACE_SECONDS = 0.5
+# How long a plugin may take to get ready; one that needs longer says so with NotReady.
+START_SECONDS = 30.0
+START, CHECK, CLOSE = "start", "check", "close"
 SEES_LENGTH = 500
 log = structlog.get_logger(__name__)
 
@@ -71,8 +77,11 @@ class BoundPlugin:
         metrics: Metrics,
         breaker_failures: int = 5,
         breaker_probe_seconds: float = 15,
+        lender: Lender | None = None,
     ) -> None:
-        """methods: what may be called, by name. threads: how many of its calls may run in threads at once."""
+        """methods: what may be called, by name; `start`, if it is among them, before any other one. threads: how many
+        of its calls may run in threads at once. lender: gives `start` its context.
+        """
         self.kind = kind
         self.name = name
         self.plugin = plugin
@@ -87,7 +96,7 @@ class BoundPlugin:
                 metrics.plugin_skipped.labels(kind, name, method),
                 Breaker(breaker_failures, breaker_probe_seconds, partial(self._note_held, method)),
             )
-            for method, function in {**methods, **({"close": close} if close else {})}.items()
+            for method, function in {**methods, **({CLOSE: close} if close else {})}.items()
         }
         for method, known in self._methods.items():
             metrics.plugin_held.labels(kind, name, method).set_function(partial(_is_held, known.breaker))
@@ -99,6 +108,9 @@ class BoundPlugin:
         self.calls = self.errors = 0
         self._overdue: set[Future[Any]] = set()
         self._left_behind: set[asyncio.Task[Any]] = set()
+        self._lender = lender
+        self.is_started = START not in self._methods
+        self._starting: asyncio.Task[None] | None = None
 
     @property
     def overdue(self) -> int:
@@ -128,7 +140,7 @@ class BoundPlugin:
     @property
     def max_in_flight(self) -> int | None:
         """How many of its calls run at once; None when it is awaited: as many as there are."""
-        is_awaited = all(known.is_async for name, known in self._methods.items() if name != "close")
+        is_awaited = all(known.is_async for name, known in self._methods.items() if name not in (CLOSE, START, CHECK))
         return None if is_awaited else self._threads.limit
 
     @property
@@ -182,7 +194,10 @@ class BoundPlugin:
         on_late_end: called on the loop when a call has ended that was given up before, because its time was over or its
         caller was cancelled. A thread cannot be cancelled, so what the call does may be done all the same.
         keywords: arguments that are passed by name.
+        NotReady when the plugin could not be started, which is tried first.
         """
+        if not self.is_started and method != CLOSE:
+            await self._start_late()
         known = self._methods[method]
         call = TimedCall(partial(known.function, **keywords) if keywords else known.function, known.is_async)
         return await self._timed(method, call, seconds, args, wait_seconds, on_late_end)
@@ -191,11 +206,50 @@ class BoundPlugin:
         """Call a blocking function in the plugin's threads as if it were that method, such as `read` of a file that the
         method returned.
         """
+        if not self.is_started:
+            await self._start_late()
         return await self._timed(method, TimedCall(function, is_async=False), seconds, args)
 
     async def run_on_loop(self, method: str, function: Callable[..., Any], seconds: float, *args: Any) -> Any:
         """Await a function that waits for the plugin as if it were that method."""
+        if not self.is_started:
+            await self._start_late()
         return await self._timed(method, TimedCall(function, is_async=True), seconds, args)
+
+    async def start(self) -> None:
+        """Start the plugin unless it has started; NotReady, or what else its `start` raised, when it could not be."""
+        if self.is_started:
+            return
+        if self._starting is None or self._starting.done():
+            self._starting = asyncio.create_task(self._start(), name=f"{self.kind} {self.name}: start")
+            self._starting.add_done_callback(_ignore)
+        # Who goes away does not take it from the others.
+        await asyncio.shield(self._starting)
+
+    async def _start(self) -> None:
+        assert self._lender is not None, f"nobody lends the {self.kind} {self.name} what it starts with"
+        known = self._methods[START]
+        context = self._lender.to(self.name)
+        try:
+            await self._timed(START, TimedCall(known.function, known.is_async), START_SECONDS, (context,))
+        except Exception as error:
+            if is_away(error):
+                raise NotReady(f"{cause_of(error)}") from error
+            raise
+        self.is_started = True
+
+    async def _start_late(self) -> None:
+        try:
+            await self.start()
+        except NotReady:
+            raise
+        except Exception as error:
+            raise NotReady(cause_of(error)) from error
+
+    def hold(self, reason: str, error: NotReady) -> None:
+        """Let nobody call it but to try it, after the time the error says."""
+        for method in self._methods.values():
+            method.breaker.unreachable(reason, cause_of(error), error.retry_after_seconds)
 
     async def _timed(
         self,
@@ -268,10 +322,12 @@ class BoundPlugin:
         self._left_behind.discard(task)
 
     async def close(self) -> None:
-        """Call the plugin's close method if it has one, log its failure, and leave the threads without waiting."""
+        """End its tasks, call its close method if it has one, log its failure, and leave the threads without waiting."""
         try:
-            if "close" in self._methods:
-                await self.call("close", CLOSE_SECONDS)
+            if self._lender is not None:
+                await self._lender.end_tasks(self.name)
+            if CLOSE in self._methods:
+                await self.call(CLOSE, CLOSE_SECONDS)
         except Exception:
             log.warning("plugin_close_failed", kind=self.kind, plugin=self.name, exc_info=True)
         finally:
@@ -314,6 +370,12 @@ def find_plugin(frame: FrameType | None) -> BoundPlugin | None:
             return cast(BoundPlugin, frame.f_locals["self"])
         frame = frame.f_back
     return None
+
+
+def is_away(error: Exception) -> bool:
+    """Return whether what a `start` raised may be over in a while, though it is no NotReady."""
+    away = (DependencyUnavailable, RetryableJobError, PluginOverrun, PluginBusy, TimeoutError)
+    return isinstance(error, away) or is_unreachable(error)
 
 
 def _is_held(breaker: Breaker) -> float:

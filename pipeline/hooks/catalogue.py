@@ -12,7 +12,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
@@ -24,11 +24,12 @@ import structlog
 from pipeline import __version__
 from pipeline.errors import ConfigurationError
 from pipeline.hooks import specs
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.calls import CHECK, START, BoundPlugin
 from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import PluginSettings, plugin_variable
 
 if TYPE_CHECKING:
+    from pipeline.hooks.context import Lender
     from pipeline.metrics import Metrics
     from pipeline.settings import Settings
 
@@ -64,15 +65,17 @@ class Kind:
     optional: tuple[str, ...] = ()
 
 
-PROVIDER = Kind("provider", "register_ai_providers", "AI_PROVIDER", ("analyze",))
+# What every plugin may have; see Starting in lent.py. `close` is called whatever the API version.
+LIFE = (START, CHECK)
+PROVIDER = Kind("provider", "register_ai_providers", "AI_PROVIDER", ("analyze",), optional=LIFE)
 STORAGE = Kind(
     "storage",
     "register_storage_backends",
     "STORAGE_BACKEND",
     ("save", "open", "delete", "check"),
-    optional=("list", "url"),
+    optional=("list", "url", START),
 )
-NOTIFIER = Kind("notifier", "register_notifiers", "NOTIFIERS", ("notify",))
+NOTIFIER = Kind("notifier", "register_notifiers", "NOTIFIERS", ("notify",), optional=LIFE)
 KINDS = (PROVIDER, STORAGE, NOTIFIER)
 HOOK = "hook"
 HOOKSPEC_MARK = f"{specs.PROJECT}_spec"  # pluggy's own
@@ -97,11 +100,12 @@ class PluginInfo:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a plugin comes from. name: of its entry point or module."""
+    """Where a plugin comes from. name: of its entry point or module. api_version: what it was written for."""
 
     name: str
     package: str
     version: str
+    api_version: int = specs.API_VERSION
 
     def info(self, kind: str, state: str, name: str = "", reason: str = "") -> PluginInfo:
         """Return the line of a plugin from here."""
@@ -180,13 +184,14 @@ class Catalogue:
         if faults:
             raise ConfigurationError("; ".join(faults))
 
-    def build(self, kind: Kind, name: str, metrics: Metrics) -> BoundPlugin:
-        """Return the plugin, ready to be called; ConfigurationError says what is wrong."""
+    def build(self, kind: Kind, name: str, metrics: Metrics, lender: Lender | None = None) -> BoundPlugin:
+        """Return the plugin, ready to be started with what the lender gives it; ConfigurationError says what is wrong."""
         plugin = self.make(kind, name)
         threads = int(getattr(plugin, "max_concurrency", self._settings.pool_threads))
-        present = [method for method in kind.optional if callable(getattr(plugin, method, None))]
+        source = self._offers[kind, name].source
+        present = [method for method in kind.optional if _has(plugin, method, source)]
         methods = {method: getattr(plugin, method) for method in (*kind.methods, *present)}
-        return _bind(kind.name, name, plugin, methods, threads, self._settings, metrics)
+        return _bind(kind.name, name, plugin, methods, threads, self._settings, metrics, lender)
 
     def make(self, kind: Kind, name: str) -> Any:
         """Return the plugin as its factory makes it; ConfigurationError says what is wrong."""
@@ -213,7 +218,7 @@ class Catalogue:
         """Return the kinds of plugins there are of that name."""
         return [kind for kind in KINDS if (kind, name) in self._offers]
 
-    def build_hooks(self, metrics: Metrics) -> list[BoundPlugin]:
+    def build_hooks(self, metrics: Metrics, lender: Lender | None = None) -> list[BoundPlugin]:
         """Return the plugins that observe or filter, in pluggy's order, methods named after the hooks."""
         built = []
         for plugin, functions in self._hook_functions().items():
@@ -225,7 +230,9 @@ class Catalogue:
                 raise ConfigurationError(f"The plugin {source.name!r} cannot start: {error}") from error
             # Two threads: one that hangs leaves one to try again with.
             module = self._registry.get_plugin(plugin)
-            built.append(_bind(HOOK, source.name, module, functions, 2, self._settings, metrics))
+            life = {method: getattr(module, method) for method in LIFE if _has(module, method, source)}
+            methods = functions | life
+            built.append(_bind(HOOK, source.name, module, methods, 2, self._settings, metrics, lender))
         return built
 
     def _register(self, source: Source, load: Callable[[], Any], module: str = "") -> None:
@@ -237,11 +244,11 @@ class Catalogue:
         try:
             plugin = load()
             wanted = getattr(plugin, "API_VERSION", specs.API_VERSION)
-            if wanted != specs.API_VERSION:
+            if wanted not in specs.API_VERSIONS:
                 raise RuntimeError(f"it was written for API version {wanted}, this is {specs.API_VERSION}")
             self._registry.register(plugin, name=key)
             self._registry.check_pending()
-            self._sources[key] = source
+            self._sources[key] = replace(source, api_version=wanted)
         except (Exception, SystemExit) as error:
             self._unused.append(source.info("", "broken", reason=_reason(error)))
             with suppress(Exception):
@@ -316,6 +323,7 @@ def _bind(
     threads: int,
     settings: Settings,
     metrics: Metrics,
+    lender: Lender | None,
 ) -> BoundPlugin:
     return BoundPlugin(
         kind,
@@ -326,7 +334,13 @@ def _bind(
         metrics=metrics,
         breaker_failures=settings.breaker_failures,
         breaker_probe_seconds=settings.breaker_probe_seconds,
+        lender=lender,
     )
+
+
+def _has(plugin: object, method: str, source: Source) -> bool:
+    """Return whether the plugin has that optional method; what is called `start` in one of version 1 is its own."""
+    return callable(getattr(plugin, method, None)) and (method != START or source.api_version > 1)
 
 
 def _with_arguments(implementation: pluggy.HookImpl, names: Sequence[str]) -> Callable[..., Any]:

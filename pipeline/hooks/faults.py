@@ -9,6 +9,7 @@ from __future__ import annotations
 from pipeline.errors import (
     DependencyUnavailable,
     JobError,
+    NotReady,
     PermanentJobError,
     RetryableJobError,
     SandboxLimit,
@@ -31,6 +32,8 @@ def job_error(raised: Exception, name: str, service: str) -> JobError:
         error = RetryableJobError(f"{service} is busy", spends_attempt=False)
     elif isinstance(raised, PluginOverrun):
         error = RetryableJobError(f"{service} timed out")
+    elif isinstance(raised, NotReady):
+        error = RetryableJobError(f"{service} is not ready", spends_attempt=False)
     elif isinstance(raised, DependencyUnavailable) or is_unreachable(raised):
         error = RetryableJobError(f"{service} unavailable", spends_attempt=False)
     else:
@@ -44,7 +47,9 @@ def note(breaker: Breaker, error: JobError, raised: Exception, *, counts: bool) 
     """Tell the breaker of what was raised. counts: so many failures in a row, whatever they are, hold the plugin."""
     cause = cause_of(raised)
     if isinstance(error, RetryableJobError) and not error.spends_attempt:
-        if error.retry_after_seconds is None:
+        if isinstance(raised, NotReady):
+            breaker.unreachable(error.message, cause, raised.retry_after_seconds)
+        elif error.retry_after_seconds is None:
             breaker.unreachable(error.message, cause)
         else:
             breaker.busy(error.retry_after_seconds, error.message, cause)

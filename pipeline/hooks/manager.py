@@ -7,12 +7,14 @@ it: two in one process know nothing of each other. Runs on the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue
+from pipeline.hooks.context import Lender
 from pipeline.hooks.hooked import Hooked
+from pipeline.hooks.lent import PluginStore
 from pipeline.hooks.notifiers import Notifiers
 from pipeline.hooks.pictures import Inspect, Pictures
 from pipeline.hooks.protocols import (
@@ -24,8 +26,10 @@ from pipeline.hooks.protocols import (
     UploadFacts,
 )
 from pipeline.hooks.providers import Providers, ReadImage, Witness
+from pipeline.hooks.starting import start
 from pipeline.hooks.storages import Storages
 from pipeline.hooks.storing import Storing
+from pipeline.hooks.values import MemoryValues
 from pipeline.images import ImageName, SavedImage
 from pipeline.tracing import OFF, Tracing
 
@@ -50,6 +54,7 @@ class PluginManager:
         tracing: Tracing = OFF,
         sandbox: Sandbox | None = None,
         inspect: Inspect | None = None,
+        lender: Lender | None = None,
     ) -> None:
         """providers: by name, all that settings.all_providers names. storages: the current one, and how to have others.
         sandbox: where plugins work, closed with them. inspect: looks at the bytes of the images that plugins made.
@@ -63,6 +68,20 @@ class PluginManager:
         self.notifiers = Notifiers(notifiers, rooms, settings.notifier_timeout_seconds, tracing)
         self._hooked = Hooked(hooks, settings, pictures)
         self.sandbox = sandbox
+        self._lender = lender
+
+    async def start(self, *, asks_providers: bool = True) -> None:
+        """Start all plugins, at once; those that are not ready are held and started when they are first needed.
+
+        asks_providers: False where nobody asks the AI, whose models need not be loaded then. ConfigurationError when a
+        plugin that was selected cannot be started.
+        """
+        asked = self._asked if asks_providers else ()
+        storages = (storing.storage for storing in self.storages.all)
+        starting = [start(plugin) for plugin in (*asked, *storages, *self.notifiers.all, *self._hooked.plugins)]
+        for fault in await asyncio.gather(*starting):
+            if fault is not None:
+                raise fault
 
     @property
     def all(self) -> tuple[BoundPlugin, ...]:
@@ -149,6 +168,8 @@ class PluginManager:
         called = (*self._asked, *self.notifiers.all)
         closing = (self._hooked.close(), self.storages.close(), *(plugin.close() for plugin in called))
         await asyncio.gather(*closing)
+        if self._lender is not None:
+            await self._lender.close()
         if self.sandbox is not None:
             await self.sandbox.close()
 
@@ -159,11 +180,14 @@ def build_plugins(
     rooms: RoomPublisher,
     tracing: Tracing = OFF,
     inspect: Inspect | None = None,
+    values: Callable[[str], PluginStore] = lambda name: MemoryValues(),
 ) -> PluginManager:
-    """Return the plugins the settings select, ready to use; ConfigurationError when one is missing or cannot start."""
+    """Return the plugins the settings select, ready to be started; ConfigurationError when one is missing or cannot be
+    made. values: returns where the plugin of that name keeps values.
+    """
     catalogue = Catalogue(settings)
     catalogue.check_variables()
-    return assemble(catalogue, settings, metrics, rooms, tracing, inspect)
+    return assemble(catalogue, settings, metrics, rooms, tracing, inspect, values)
 
 
 def assemble(
@@ -173,20 +197,23 @@ def assemble(
     rooms: RoomPublisher,
     tracing: Tracing = OFF,
     inspect: Inspect | None = None,
+    values: Callable[[str], PluginStore] = lambda name: MemoryValues(),
 ) -> PluginManager:
-    """Return those plugins of the catalogue that the settings select, ready to use."""
+    """Return those plugins of the catalogue that the settings select, ready to be started."""
+    lender = Lender(settings, metrics, values)
 
     def stored_in(name: str) -> Storing:
-        return Storing(catalogue.build(STORAGE, name, metrics), settings.storage_timeout_seconds, tracing)
+        return Storing(catalogue.build(STORAGE, name, metrics, lender), settings.storage_timeout_seconds, tracing)
 
     return PluginManager(
         settings,
         rooms,
-        providers={name: catalogue.build(PROVIDER, name, metrics) for name in catalogue.selected[PROVIDER]},
+        providers={name: catalogue.build(PROVIDER, name, metrics, lender) for name in catalogue.selected[PROVIDER]},
         storages=Storages(stored_in(settings.storage_name), stored_in),
-        notifiers=[catalogue.build(NOTIFIER, name, metrics) for name in catalogue.selected[NOTIFIER]],
-        hooks=catalogue.build_hooks(metrics),
+        notifiers=[catalogue.build(NOTIFIER, name, metrics, lender) for name in catalogue.selected[NOTIFIER]],
+        hooks=catalogue.build_hooks(metrics, lender),
         tracing=tracing,
         sandbox=catalogue.sandbox,
         inspect=inspect,
+        lender=lender,
     )

@@ -16,6 +16,7 @@ from pipeline.errors import PermanentJobError
 from pipeline.hooks import faults
 from pipeline.hooks.breaker import SharedBreakers
 from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.context import trace_of_call
 from pipeline.hooks.protocols import Notification, RoomPublisher
 from pipeline.texts import cause_of, clean
 from pipeline.tracing import Tracing
@@ -115,5 +116,6 @@ class Notifiers:
     ) -> object:
         with self._tracing.call(notifier.kind, notifier.name, "notify") as span:
             context = span.trace_context or trace_context
+            trace_of_call.set(context)
             notification = Notification(event, user_id, self._rooms, delivery_id, context)
             return await notifier.call("notify", self._seconds, notification)

@@ -17,6 +17,7 @@ from pipeline.errors import JobError, PermanentJobError, RetryableJobError
 from pipeline.hooks import faults
 from pipeline.hooks.breaker import SharedBreakers
 from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.context import trace_of_call
 from pipeline.hooks.checks import cleaned, extra_fault, result_fault
 from pipeline.hooks.pictures import Pictures
 from pipeline.hooks.progress import Reporting, takes_progress
@@ -136,6 +137,7 @@ class Providers:
             with self._tracing.call(provider.kind, provider.name, "analyze") as span:
                 context = span.trace_context or request.trace_context
                 asked = replace(request, timeout_seconds=seconds, trace_context=context)
+                trace_of_call.set(context)
                 keywords = {"progress": reporting} if provider.name in self._reporting else {}
                 result = await provider.call(
                     "analyze", seconds, asked, wait_seconds=left - seconds, keywords=keywords

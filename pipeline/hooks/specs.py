@@ -33,9 +33,11 @@ if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 PROJECT = "ai_queue_pipeline"
-# Raised when a hook's arguments or a Protocol change so that plugins written for the old ones break. A plugin may
-# declare the one it was written for as `API_VERSION`.
-API_VERSION = 1
+# Raised when a hook's arguments or a Protocol change so that plugins written for the old ones might not do what they
+# were written for. A plugin may declare the one it was written for as `API_VERSION`. Those of version 1 go on working:
+# nothing of what has come since is asked of them.
+API_VERSION = 2
+API_VERSIONS = (1, 2)
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 

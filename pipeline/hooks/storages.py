@@ -17,6 +17,7 @@ import structlog
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError
 from pipeline.hooks.media_links import MediaLinks
 from pipeline.hooks.protocols import StoredImage
+from pipeline.hooks.starting import start
 from pipeline.hooks.storing import UNAVAILABLE, Storing
 from pipeline.images import ImageName, SavedImage
 from pipeline.texts import cause_of
@@ -147,6 +148,8 @@ class Storages:
                 try:
                     # In a thread: it may import a large package, and look at a disk that hangs.
                     built = await asyncio.to_thread(self._build, backend)
+                    if (unfit := await start(built.storage)) is not None:
+                        raise unfit
                 except ConfigurationError as error:
                     log.error("storage_missing", backend=backend, error=error.message)
                     self._missing[backend], fault = (now + AGAIN_SECONDS, error), error

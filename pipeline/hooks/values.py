@@ -1,0 +1,61 @@
+"""The small values that plugins keep (PluginStore in lent.py): what all such stores check, and one that only remembers.
+
+The service's own is in usecases/plugin_values.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from pipeline.hooks.lent import MAX_VALUE_BYTES
+
+MAX_KEY_LENGTH = 200
+
+
+def checked(key: str, value: Any) -> str:
+    """Return the value as JSON; ValueError when it or its key cannot be kept."""
+    if not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY_LENGTH or not key.isprintable():
+        raise ValueError(f"a key is 1 to {MAX_KEY_LENGTH} printable characters")
+    try:
+        text = json.dumps(value, allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"the value of {key!r} is no JSON: {error}") from None
+    if len(text) > MAX_VALUE_BYTES:
+        raise ValueError(f"the value of {key!r} has more than {MAX_VALUE_BYTES} bytes")
+    return text
+
+
+class MemoryValues:
+    """A PluginStore that ends with the process: for suites, and for commands beside the service."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[str, str]] = {}
+
+    async def get(self, key: str) -> Any:
+        """See PluginStore."""
+        return json.loads(self._kept[key][0]) if key in self._kept else None
+
+    async def put(self, key: str, value: Any, *, user_id: str = "") -> None:
+        """See PluginStore."""
+        text = checked(key, value)
+        self._kept.pop(key, None)
+        self._kept[key] = text, user_id
+
+    async def delete(self, *keys: str) -> None:
+        """See PluginStore."""
+        for key in keys:
+            self._kept.pop(key, None)
+
+    async def list(self) -> AsyncIterator[tuple[str, Any]]:
+        """See PluginStore."""
+        for key, (text, _) in [*self._kept.items()]:
+            yield key, json.loads(text)
+
+    async def of_user(self, user_id: str) -> AsyncIterator[tuple[str, Any]]:
+        """See PluginStore."""
+        for key, (text, owner) in [*self._kept.items()]:
+            if owner == user_id:
+                yield key, json.loads(text)

@@ -1,0 +1,52 @@
+"""Use case: the small values that plugins keep, in the asset store, where they are backed up and moved with the rest and
+erased with the user they are about. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+
+from pipeline.assets.store import AssetStore, Kept
+from pipeline.clock import utc_now
+from pipeline.hooks.values import checked
+
+# How the kinds of what is kept for plugins begin; the plugin's name follows.
+KIND = "plugin:"
+PAGE = 100
+
+
+class PluginValues:
+    """The PluginStore of one plugin; methods: see there."""
+
+    def __init__(self, store: AssetStore, name: str) -> None:
+        self._store = store
+        self._kind = f"{KIND}{name}"
+
+    async def get(self, key: str) -> Any:
+        """See PluginStore."""
+        kept = await self._store.find_kept(self._kind, key)
+        return kept.data.get("value") if kept else None
+
+    async def put(self, key: str, value: Any, *, user_id: str = "") -> None:
+        """See PluginStore."""
+        checked(key, value)
+        await self._store.keep(Kept(self._kind, key, utc_now(), {"value": value}, user_id=user_id))
+
+    async def delete(self, *keys: str) -> None:
+        """See PluginStore."""
+        await self._store.discard(self._kind, *keys)
+
+    async def list(self) -> AsyncIterator[tuple[str, Any]]:
+        """See PluginStore."""
+        after: tuple[datetime, str] | None = None
+        while page := await self._store.kept(self._kind, limit=PAGE, after=after):
+            for kept in page:
+                yield kept.id, kept.data.get("value")
+            after = page[-1].at, page[-1].id
+
+    async def of_user(self, user_id: str) -> AsyncIterator[tuple[str, Any]]:
+        """See PluginStore."""
+        for kept in await self._store.kept_of(user_id, kinds=[self._kind]):
+            yield kept.id, kept.data.get("value")
