@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from urllib.parse import urlsplit
 
 from pipeline.hooks.extra import kept_extra
-from pipeline.hooks.protocols import Analysis, Attribute, ProcessedImage
-from pipeline.texts import clean
+from pipeline.hooks.protocols import CONFIDENCE_KINDS, Analysis, Attribute, ProcessedImage, Usage
+from pipeline.texts import HALVES, clean
 
 MAX_VALUE_LENGTH = 1000
 MAX_URL_LENGTH = 4096
+MAX_NAME_LENGTH = 200
+MAX_TOKENS = 2**53
+CURRENCY = re.compile("[A-Z]{3}")
 
 
 def find_fault(analysis: object) -> str | None:
     """Return what is wrong with a provider's result, in words for its author, or None when it is as promised."""
     if (fault := result_fault(analysis)) or not isinstance(analysis, Analysis):
         return fault
-    return picture_fault(analysis) or extra_fault(analysis.extra)
+    return picture_fault(analysis) or provenance_fault(analysis) or extra_fault(analysis.extra)
 
 
 def result_fault(analysis: object) -> str | None:
@@ -45,6 +49,33 @@ def picture_fault(analysis: Analysis) -> str | None:
     return None
 
 
+def provenance_fault(analysis: Analysis) -> str | None:
+    """Return what is wrong with what a result tells of how it came about."""
+    for name in ("ai_model", "prompt_version"):
+        text = getattr(analysis, name)
+        if not isinstance(text, str) or len(text) > MAX_NAME_LENGTH or HALVES.search(text):
+            return f"{name} is no text of at most {MAX_NAME_LENGTH} characters"
+    if analysis.confidence_kind not in CONFIDENCE_KINDS:
+        return f"confidence_kind is none of {', '.join(CONFIDENCE_KINDS)}"
+    return usage_fault(analysis.usage) if analysis.usage is not None else None
+
+
+def usage_fault(usage: object) -> str | None:
+    """Return what is wrong with what an analysis is said to have taken."""
+    if not isinstance(usage, Usage):
+        return f"usage is {type(usage).__name__}, not Usage"
+    for name in ("input_tokens", "output_tokens"):
+        tokens = getattr(usage, name)
+        if tokens is not None and (type(tokens) is not int or not 0 <= tokens < MAX_TOKENS):
+            return f"usage has {name} that are no number from 0"
+    cost = usage.cost
+    if cost is not None and (isinstance(cost, bool) or not isinstance(cost, (int, float)) or not 0 <= cost < 1e12):
+        return "usage has a cost that is no number from 0"
+    if not isinstance(usage.currency, str) or not CURRENCY.fullmatch(usage.currency):
+        return "usage has a currency that is no three capital letters"
+    return None
+
+
 def cleaned(analysis: Analysis) -> Analysis:
     """Return the analysis, which has no fault, without terminal escapes and control characters in its texts."""
     brand, model, colorway = (
@@ -52,7 +83,15 @@ def cleaned(analysis: Analysis) -> Analysis:
         for attribute in (analysis.brand, analysis.model, analysis.colorway)
     )
     assert brand is not None and model is not None
-    return replace(analysis, brand=brand, model=model, colorway=colorway, extra=kept_extra(analysis.extra))
+    return replace(
+        analysis,
+        brand=brand,
+        model=model,
+        colorway=colorway,
+        extra=kept_extra(analysis.extra),
+        ai_model=clean(analysis.ai_model).strip(),
+        prompt_version=clean(analysis.prompt_version).strip(),
+    )
 
 
 def extra_fault(extra: object) -> str | None:

@@ -19,7 +19,7 @@ import structlog
 from pipeline.errors import ValidationError
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.catalogue import FILTERS, OBSERVERS
-from pipeline.hooks.checks import cleaned, extra_fault, result_fault
+from pipeline.hooks.checks import cleaned, extra_fault, provenance_fault, result_fault
 from pipeline.hooks.pictures import Pictures
 from pipeline.hooks.protocols import Analysis, AnalyzeRequest, JobEvent, UploadFacts
 from pipeline.texts import cause_of
@@ -79,7 +79,7 @@ class Hooked:
             try:
                 changed = await plugin.call("transform_analysis", self._seconds, analysis, request, self._settings)
                 if changed is not None:
-                    if fault := result_fault(changed) or extra_fault(changed.extra):
+                    if fault := result_fault(changed) or extra_fault(changed.extra) or provenance_fault(changed):
                         raise ValueError(fault)
                     changed = await self._pictures.checked(changed)
             except Exception as error:

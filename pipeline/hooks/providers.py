@@ -17,8 +17,8 @@ from pipeline.errors import JobError, PermanentJobError, RetryableJobError
 from pipeline.hooks import faults
 from pipeline.hooks.breaker import SharedBreakers
 from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.checks import cleaned, extra_fault, provenance_fault, result_fault
 from pipeline.hooks.context import trace_of_call
-from pipeline.hooks.checks import cleaned, extra_fault, result_fault
 from pipeline.hooks.pictures import Pictures
 from pipeline.hooks.progress import Reporting, takes_progress
 from pipeline.hooks.protocols import Analysis, AnalyzeRequest, Attribute
@@ -157,17 +157,23 @@ class Providers:
         finally:
             reporting.end()
         provider.breaker("analyze").answered()
-        analysis = _without_bad_extra(provider, cast(Analysis, result))
+        analysis = _without_faults(provider, cast(Analysis, result))
         return cleaned(await self._pictures.kept(provider, "analyze", analysis))
 
 
-def _without_bad_extra(provider: BoundPlugin, analysis: Analysis) -> Analysis:
-    """Return the analysis, without an `extra` that cannot be kept: logged and counted as an error of the provider."""
-    if (fault := extra_fault(analysis.extra)) is None:
-        return analysis
-    provider.count_error("analyze")
-    log.warning("extra_refused", plugin=provider.name, reason=fault)
-    return replace(analysis, extra={})
+def _without_faults(provider: BoundPlugin, analysis: Analysis) -> Analysis:
+    """Return the analysis without what it cannot tell so, beside what is in the photo: an `extra` that cannot be kept,
+    or how it came about. Each is logged and counted as an error of the provider.
+    """
+    if fault := extra_fault(analysis.extra):
+        provider.count_error("analyze")
+        log.warning("extra_refused", plugin=provider.name, reason=fault)
+        analysis = replace(analysis, extra={})
+    if fault := provenance_fault(analysis):
+        provider.count_error("analyze")
+        log.warning("provenance_refused", plugin=provider.name, reason=fault)
+        analysis = replace(analysis, usage=None, ai_model="", prompt_version="", confidence_kind="none")
+    return analysis
 
 
 def _of_all(fault: JobError | None, held: RetryableJobError | None) -> JobError:

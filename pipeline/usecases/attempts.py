@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.assets.asset import CAUSE, to_timestamp
 from pipeline.clock import utc_now
-from pipeline.hooks import Attribute
+from pipeline.hooks import Analysis, Attribute, Usage
 from pipeline.hooks.providers import Witness
 from pipeline.queue.job import Job
 
@@ -23,6 +23,7 @@ class Attempt:
         self._started_at = utc_now()
         self._next: Witness | None = None
         self.provider: str | None = None
+        self._analysis: Analysis | None = None
 
     def before(self, witness: Witness | None) -> Attempt:
         """Return itself, telling that witness from here on."""
@@ -40,6 +41,10 @@ class Attempt:
         if self._next is not None:
             self._next.reported(share, partial)
 
+    def found(self, analysis: Analysis) -> None:
+        """The provider has answered so."""
+        self._analysis = analysis
+
     def ended(self, outcome: str, reason: str | None = None, cause: str | None = None) -> dict[str, Any]:
         """Return it as the asset keeps it.
 
@@ -52,17 +57,27 @@ class Attempt:
             "startedAt": to_timestamp(self._started_at),
             "endedAt": to_timestamp(utc_now()),
             "provider": self.provider,
-            "model": None,
+            "model": (self._analysis.ai_model or None) if self._analysis else None,
             "outcome": outcome,
             "reason": reason[:MAX_REASON_LENGTH] if reason else None,
         }
 
     def provenance(self) -> dict[str, Any]:
         """Return where the result came from."""
+        analysis = self._analysis or Analysis()
         return {
             "provider": self.provider,
-            "model": None,
-            "promptVersion": None,
-            "confidenceKind": None,
-            "usage": None,
+            "model": analysis.ai_model or None,
+            "promptVersion": analysis.prompt_version or None,
+            "confidenceKind": analysis.confidence_kind if self._analysis else None,
+            "usage": _shown(analysis.usage) if analysis.usage else None,
         }
+
+
+def _shown(usage: Usage) -> dict[str, Any]:
+    return {
+        "inputTokens": usage.input_tokens,
+        "outputTokens": usage.output_tokens,
+        "cost": usage.cost,
+        "currency": usage.currency,
+    }

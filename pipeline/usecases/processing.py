@@ -153,12 +153,14 @@ class Processing:
             attempt=job.attempt,
             timeout_seconds=self._provider_timeout_seconds,
             trace_context=job.trace_context,
+            content_type=asset.original.content_type,
         )
         attempt, read = Attempt(job), once(partial(self._read, asset))
         self._previews.begin(asset, read)
         try:
             with self._witness(job) as witness:
                 analysis = await self._plugins.analyze(request, read, job.tries, attempt.before(witness))
+            attempt.found(analysis)
             return _Result(asset, analysis, attempt, await self._previews.take(asset))
         except asyncio.CancelledError:
             await self._previews.drop(asset)
