@@ -21,6 +21,7 @@ import structlog
 
 from pipeline.errors import DependencyUnavailable, NotReady, RetryableJobError, is_unreachable
 from pipeline.hooks.breaker import Breaker
+from pipeline.hooks.limits import Limits
 from pipeline.hooks.threads import DaemonThreads, of_plugin
 from pipeline.hooks.timing import TimedCall
 from pipeline.texts import cause_of
@@ -78,13 +79,15 @@ class BoundPlugin:
         breaker_failures: int = 5,
         breaker_probe_seconds: float = 15,
         lender: Lender | None = None,
+        limits: Limits = Limits(),
     ) -> None:
         """methods: what may be called, by name; `start`, if it is among them, before any other one. threads: how many
-        of its calls may run in threads at once. lender: gives `start` its context.
+        of its calls may run in threads at once. lender: gives `start` its context. limits: what it declares.
         """
         self.kind = kind
         self.name = name
         self.plugin = plugin
+        self.limits = limits
         close = getattr(plugin, "close", None)
         self._methods = {
             method: _Method(

@@ -25,6 +25,7 @@ from pipeline import __version__
 from pipeline.errors import ConfigurationError
 from pipeline.hooks import specs
 from pipeline.hooks.calls import CHECK, START, BoundPlugin
+from pipeline.hooks.limits import Limits, declared_by
 from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import PluginSettings, plugin_variable
 
@@ -191,7 +192,8 @@ class Catalogue:
         source = self._offers[kind, name].source
         present = [method for method in kind.optional if _has(plugin, method, source)]
         methods = {method: getattr(plugin, method) for method in (*kind.methods, *present)}
-        return _bind(kind.name, name, plugin, methods, threads, self._settings, metrics, lender)
+        limits = declared_by(plugin).limits if source.api_version > 1 else Limits()
+        return _bind(kind.name, name, plugin, methods, threads, self._settings, metrics, lender, limits)
 
     def make(self, kind: Kind, name: str) -> Any:
         """Return the plugin as its factory makes it; ConfigurationError says what is wrong."""
@@ -210,6 +212,8 @@ class Catalogue:
                     raise TypeError(f"it has no method {method}")
             if int(getattr(plugin, "max_concurrency", 1)) < 1:
                 raise ValueError("its max_concurrency is less than 1")
+            if kind is PROVIDER and offer.source.api_version > 1 and (faults := declared_by(plugin).faults):
+                raise ValueError("; ".join(faults))
             return plugin
         except (Exception, SystemExit) as error:
             raise ConfigurationError(f"{kind.setting}: {kind.name} {name!r} cannot start: {error}") from error
@@ -324,6 +328,7 @@ def _bind(
     settings: Settings,
     metrics: Metrics,
     lender: Lender | None,
+    limits: Limits = Limits(),
 ) -> BoundPlugin:
     return BoundPlugin(
         kind,
@@ -335,6 +340,7 @@ def _bind(
         breaker_failures=settings.breaker_failures,
         breaker_probe_seconds=settings.breaker_probe_seconds,
         lender=lender,
+        limits=limits,
     )
 
 

@@ -60,7 +60,7 @@ class PluginManager:
         sandbox: where plugins work, closed with them. inspect: looks at the bytes of the images that plugins made.
         """
         pictures = Pictures(settings, inspect)
-        self._providers = Providers(settings, providers, tracing, pictures)
+        self._providers = Providers(settings, providers, tracing, pictures, sandbox)
         self._asked = tuple(providers.values())
         # Which AI providers are not asked for now, and which of them the jobs of each category may ask.
         self.provider_holds = self._providers.holds

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import structlog
 
-from pipeline.errors import JobError, PermanentJobError, RetryableJobError
+from pipeline.errors import ConfigurationError, JobError, PermanentJobError, RetryableJobError
 from pipeline.hooks import faults
 from pipeline.hooks.breaker import SharedBreakers
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.checks import cleaned, extra_fault, provenance_fault, result_fault
 from pipeline.hooks.context import trace_of_call
+from pipeline.hooks.limits import JPEG
 from pipeline.hooks.pictures import Pictures
 from pipeline.hooks.progress import Reporting, takes_progress
 from pipeline.hooks.protocols import Analysis, AnalyzeRequest, Attribute
@@ -26,6 +27,7 @@ from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
 
 if TYPE_CHECKING:
+    from pipeline.sandbox.sandbox import Sandbox
     from pipeline.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -43,6 +45,7 @@ class Witness(Protocol):
         """The provider has done so much of it, and found so much."""
 
 
+CONVERT_SECONDS = 30.0
 # A provider that would have less time than this is not asked.
 LEAST_SECONDS = 1.0
 SERVICE = "AI service"
@@ -57,16 +60,18 @@ class Providers:
         providers: Mapping[str, BoundPlugin],
         tracing: Tracing = OFF,
         pictures: Pictures | None = None,
+        sandbox: Sandbox | None = None,
     ) -> None:
-        """providers: by name, all that settings.all_providers names. pictures: judges the images they made."""
+        """providers: by name, all that settings.all_providers names. pictures: judges the images they made. sandbox:
+        where photos are brought into a form that a provider takes.
+        """
         self._settings = settings
         self._providers = providers
         self._tracing = tracing
         self._pictures = pictures or Pictures(settings)
-        by_category = settings.ai_provider_by_category
-        chains = {category: tuple(dict.fromkeys(names)) for category, names in by_category.items()}
+        self._sandbox = sandbox
         self._reporting = {name for name, each in providers.items() if takes_progress(each.function("analyze"))}
-        self._chains: Mapping[str, Sequence[str]] = chains | {"": settings.providers}
+        self._chains = _chains(settings, providers)
         # Where there is another to go to, failures in a row hold a provider, whatever they are.
         self._replaceable = {name for chain in self._chains.values() for name in chain[:-1]}
         breakers = {name: provider.breaker("analyze") for name, provider in providers.items()}
@@ -83,10 +88,13 @@ class Providers:
         """
         # Some time is left for keeping the result.
         deadline = asyncio.get_running_loop().time() + self._settings.job_timeout_seconds * 0.95
-        names = self._chains.get(request.category, self._chains[""])
+        chain = self._chains.get(request.category, self._chains[""])
+        names = [name for name in chain if self._providers[name].limits.takes(request.category)]
+        if not names:
+            raise PermanentJobError(f"No AI provider takes photos of the category {request.category!r}")
         fault: JobError | None = None
         held: RetryableJobError | None = None
-        image: bytes | None = None
+        photo = Photo(read_image, request.content_type, self._sandbox)
         has_asked = False
         for name in names:
             provider = self._providers[name]
@@ -99,12 +107,10 @@ class Providers:
             elif not provider.lets_through("analyze"):
                 held = held or faults.held(name, provider.breaker("analyze"))
                 continue
-            needs_image = getattr(provider.plugin, "needs_image", False)
-            if needs_image and image is None:
-                image = await read_image()
+            content, content_type = await photo.for_provider(provider, left)
             has_asked = True
             try:
-                asked = replace(request, image=image if needs_image else None)
+                asked = replace(request, image=content, content_type=content_type)
                 return await self._ask(provider, asked, left, witness)
             except (PermanentJobError, RetryableJobError) as error:
                 if not self._goes_on(provider, error, request.attempt):
@@ -161,14 +167,65 @@ class Providers:
         return cleaned(await self._pictures.kept(provider, "analyze", analysis))
 
 
+class Photo:
+    """The photo of one analysis, read once and brought once into the form that some providers take."""
+
+    def __init__(self, read: ReadImage, content_type: str, sandbox: Sandbox | None) -> None:
+        self._read = read
+        self._content_type = content_type
+        self._sandbox = sandbox
+        self._content: bytes | None = None
+        self._as_jpeg: bytes | None = None
+
+    async def for_provider(self, provider: BoundPlugin, seconds: float) -> tuple[bytes | None, str]:
+        """Return the bytes, None for a provider that does not want them, and what they are.
+
+        seconds: how long it may take to convert them. PermanentJobError when they are no picture that can be read.
+        """
+        if not getattr(provider.plugin, "needs_image", False):
+            return None, self._content_type
+        if self._content is None:
+            self._content = await self._read()
+        if provider.limits.takes_type(self._content_type) or self._sandbox is None:
+            return self._content, self._content_type
+        if self._as_jpeg is None:
+            part = min(CONVERT_SECONDS, seconds / 4)
+            self._as_jpeg = await self._sandbox.reduce_to_jpeg(self._content, seconds=part, wait_seconds=part)
+        return self._as_jpeg, JPEG
+
+
+def _chains(settings: Settings, providers: Mapping[str, BoundPlugin]) -> Mapping[str, Sequence[str]]:
+    """Return which providers each category's photos may be asked of, the first one first, "" for all other categories.
+
+    ConfigurationError when one has none.
+    """
+    chains: dict[str, Sequence[str]] = {"": settings.providers}
+    for category in dict.fromkeys((*settings.categories, *settings.ai_provider_by_category)):
+        wanted = tuple(dict.fromkeys(settings.ai_provider_by_category.get(category, settings.providers)))
+        chain = tuple(name for name in wanted if providers[name].limits.takes(category))
+        if not chain:
+            raise ConfigurationError(
+                f"AI_PROVIDER: {', '.join(wanted)} takes no photos of the category {category!r}; name one that does in "
+                "AI_PROVIDER_BY_CATEGORY, or leave the category out of CATEGORIES"
+            )
+        if chain != settings.providers or category in settings.ai_provider_by_category:
+            chains[category] = chain
+    return chains
+
+
 def _without_faults(provider: BoundPlugin, analysis: Analysis) -> Analysis:
     """Return the analysis without what it cannot tell so, beside what is in the photo: an `extra` that cannot be kept,
     or how it came about. Each is logged and counted as an error of the provider.
     """
-    if fault := extra_fault(analysis.extra):
+    extra, faults = analysis.extra, []
+    if fault := extra_fault(extra):
+        extra, faults = {}, [fault]
+    else:
+        extra, faults = provider.limits.extra_of(extra)
+    if faults:
         provider.count_error("analyze")
-        log.warning("extra_refused", plugin=provider.name, reason=fault)
-        analysis = replace(analysis, extra={})
+        log.warning("extra_refused", plugin=provider.name, reason="; ".join(faults))
+        analysis = replace(analysis, extra=extra)
     if fault := provenance_fault(analysis):
         provider.count_error("analyze")
         log.warning("provenance_refused", plugin=provider.name, reason=fault)
