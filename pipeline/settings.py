@@ -162,6 +162,12 @@ class Settings(BaseSettings):
     )
     plugins_safe_mode: bool = _f(False, "Loads built-in plugins only: to see whether an installed one is at fault.")
 
+    filters_required: CommaList = _f(
+        (),
+        "Plugins whose filters must be heard, comma-separated: while one of them cannot answer, uploads are refused "
+        "with 503 and results wait.",
+    )
+
     # who may call
     jwt_secret: SecretStr = _f(
         SecretStr(""), "HS256 secret of 32 bytes or more; default: generated into DATA_DIR, loopback only."
@@ -348,7 +354,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
-        for name in ("ai_provider", "categories", "notifiers", "plugins_disabled", "allowed_origins"):
+        for name in ("ai_provider", "categories", "notifiers", "plugins_disabled", "filters_required", "allowed_origins"):
             if isinstance(values.get(name), str):
                 values[name] = _split(values[name])
         if isinstance(origins := values.get("allowed_origins"), (tuple, list)):

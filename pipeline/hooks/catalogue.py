@@ -51,7 +51,8 @@ BUILT_IN_MODULES = (
 )
 # What is called while the service works; the others register something at start.
 OBSERVERS = ("job_enqueued", "job_started", "job_retrying", "job_finished")
-FILTERS = ("validate_upload", "transform_analysis")
+VALIDATE, TRANSFORM = "validate_upload", "transform_analysis"
+FILTERS = (VALIDATE, TRANSFORM)
 log = structlog.get_logger(__name__)
 
 

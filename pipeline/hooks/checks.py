@@ -25,10 +25,10 @@ def find_fault(analysis: object) -> str | None:
     return picture_fault(analysis) or provenance_fault(analysis) or extra_fault(analysis.extra)
 
 
-def result_fault(analysis: object) -> str | None:
-    """Return what is wrong with a provider's result apart from its picture and its `extra`."""
+def result_fault(analysis: object, method: str = "analyze") -> str | None:
+    """Return what is wrong with a result apart from its picture and its `extra`. method: which returned it."""
     if not isinstance(analysis, Analysis):
-        return f"analyze returned {type(analysis).__name__}, not Analysis"
+        return f"{method} returned {type(analysis).__name__}, not Analysis"
     for name in ("brand", "model", "colorway"):
         attribute = getattr(analysis, name)
         if attribute is None and name == "colorway":

@@ -8,17 +8,18 @@ fails in a row is held for a while, and no other hook of that plugin with it. Ru
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import Context
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
 
-from pipeline.errors import ValidationError
+from pipeline.errors import DependencyUnavailable, NotReady, ValidationError
 from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.catalogue import FILTERS, OBSERVERS
+from pipeline.hooks.catalogue import FILTERS, OBSERVERS, TRANSFORM, VALIDATE
 from pipeline.hooks.checks import cleaned, extra_fault, provenance_fault, result_fault
 from pipeline.hooks.pictures import Pictures
 from pipeline.hooks.protocols import Analysis, AnalyzeRequest, JobEvent, UploadFacts
@@ -45,6 +46,7 @@ class Hooked:
         self._settings = settings
         self._pictures = pictures or Pictures(settings)
         self._seconds = settings.hook_timeout_seconds
+        self._required = frozenset(settings.filters_required)
         self.plugins = tuple(plugins)
         self._filters = {hook: [each for each in plugins if hook in each.methods] for hook in FILTERS}
         self._observers = [_Observer(each, settings) for each in plugins if set(each.methods) & set(OBSERVERS)]
@@ -55,49 +57,78 @@ class Hooked:
             observer.put(hook, event)
 
     async def validate_upload(self, upload: UploadFacts) -> None:
-        """Return when no filter refuses the upload; else its ValidationError."""
-        for plugin in self._filters["validate_upload"]:
-            if not plugin.lets_through("validate_upload"):
-                continue
-            try:
-                await plugin.call("validate_upload", self._seconds, upload, self._settings)
-            except ValidationError:
-                plugin.breaker("validate_upload").answered()
-                raise
-            except Exception as error:
-                _failed(plugin, "validate_upload", error)
-            else:
-                plugin.breaker("validate_upload").answered()
+        """Return when no filter refuses the upload; else its ValidationError.
+
+        DependencyUnavailable while a required filter cannot say.
+        """
+        for plugin in self._filters[VALIDATE]:
+            with self._answering(plugin, VALIDATE) as is_asked:
+                if is_asked:
+                    answer = await plugin.call(VALIDATE, self._seconds, upload, self._settings)
+                    if answer is not None:
+                        raise WrongAnswer(f"{VALIDATE} returned {answer!r}: to refuse an upload it raises ValidationError")
 
     async def transform_analysis(self, analysis: Analysis, request: AnalyzeRequest) -> Analysis:
-        """Return the analysis as the filters leave it."""
-        if self._filters["transform_analysis"]:
+        """Return the analysis as the filters leave it; DependencyUnavailable while a required one cannot say."""
+        if self._filters[TRANSFORM]:
             request = replace(request, image=None)
-        for plugin in self._filters["transform_analysis"]:
-            if not plugin.lets_through("transform_analysis"):
-                continue
-            try:
-                changed = await plugin.call("transform_analysis", self._seconds, analysis, request, self._settings)
-                if changed is not None:
-                    if fault := result_fault(changed) or extra_fault(changed.extra) or provenance_fault(changed):
-                        raise ValueError(fault)
-                    changed = await self._pictures.checked(changed)
-            except Exception as error:
-                _failed(plugin, "transform_analysis", error)
-            else:
-                plugin.breaker("transform_analysis").answered()
-                analysis = analysis if changed is None else cleaned(changed)
+        for plugin in self._filters[TRANSFORM]:
+            with self._answering(plugin, TRANSFORM) as is_asked:
+                if is_asked:
+                    changed = await plugin.call(TRANSFORM, self._seconds, analysis, request, self._settings)
+                    analysis = analysis if changed is None else await self._checked(changed)
         return analysis
+
+    def check_transforming(self) -> None:
+        """DependencyUnavailable while a required filter of results is held: the AI would be asked in vain."""
+        for plugin in self._filters[TRANSFORM]:
+            if plugin.name in self._required and plugin.breaker(TRANSFORM).left_seconds > 0:
+                raise _unanswered(plugin, TRANSFORM)
+
+    @contextmanager
+    def _answering(self, plugin: BoundPlugin, hook: str) -> Iterator[bool]:
+        """Yield whether the filter is to be asked, and judge how that ends: its failures are its own, unless it is
+        required.
+        """
+        is_required = plugin.name in self._required
+        if not plugin.lets_through(hook):
+            if is_required:
+                raise _unanswered(plugin, hook)
+            yield False
+            return
+        try:
+            yield True
+        except Exception as error:
+            if hook == VALIDATE and isinstance(error, ValidationError):
+                plugin.breaker(hook).answered()
+                raise
+            _failed(plugin, hook, error)
+            if is_required:
+                raise _unanswered(plugin, hook) from error
+        else:
+            plugin.breaker(hook).answered()
+
+    async def _checked(self, changed: Analysis) -> Analysis:
+        if fault := result_fault(changed, TRANSFORM) or extra_fault(changed.extra) or provenance_fault(changed):
+            raise WrongAnswer(fault)
+        try:
+            return cleaned(await self._pictures.checked(changed))
+        except ValueError as error:
+            raise WrongAnswer(str(error)) from error
 
     @property
     def has_upload_filters(self) -> bool:
         """True when somebody wants to see uploads."""
-        return bool(self._filters["validate_upload"])
+        return bool(self._filters[VALIDATE])
 
     async def close(self) -> None:
         """Let the observers finish, for a while, and close the plugins."""
         await asyncio.gather(*(observer.close() for observer in self._observers))
         await asyncio.gather(*(plugin.close() for plugin in self.plugins))
+
+
+class WrongAnswer(Exception):
+    """A filter returned what it must not, and why that is so."""
 
 
 class _Observer:
@@ -149,6 +180,18 @@ class _Observer:
             self._plugin.breaker(hook).answered()
 
 
+def _unanswered(plugin: BoundPlugin, hook: str) -> DependencyUnavailable:
+    """Return the error of what a required filter has to see and cannot now."""
+    what = "Uploads" if hook == VALIDATE else "Results"
+    seconds = max(1, math.ceil(plugin.breaker(hook).left_seconds or 5))
+    return DependencyUnavailable(f"{what} cannot be checked now", retry_after_seconds=seconds)
+
+
 def _failed(plugin: BoundPlugin, hook: str, error: Exception) -> None:
+    if isinstance(error, WrongAnswer):
+        plugin.count_error(hook)
     log.warning("hook_failed", plugin=plugin.name, hook=hook, exc_info=True)
-    plugin.breaker(hook).failed("The hook failed", cause_of(error))
+    if isinstance(error, NotReady):
+        plugin.breaker(hook).unreachable("Not ready", cause_of(error), error.retry_after_seconds)
+    else:
+        plugin.breaker(hook).failed("The hook failed", cause_of(error))

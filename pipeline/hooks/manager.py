@@ -10,8 +10,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
+from pipeline.errors import ConfigurationError
 from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue
+from pipeline.hooks.catalogue import FILTERS, NOTIFIER, PROVIDER, STORAGE, Catalogue, nearest
 from pipeline.hooks.context import Lender
 from pipeline.hooks.hooked import Hooked
 from pipeline.hooks.lent import PluginStore
@@ -105,6 +106,7 @@ class PluginManager:
 
         What a provider raises becomes a RetryableJobError or PermanentJobError. Arguments: see Providers.analyze.
         """
+        self._hooked.check_transforming()
         analysis = await self._providers.analyze(request, read_image, tries, witness)
         return await self._hooked.transform_analysis(analysis, request)
 
@@ -201,6 +203,8 @@ def assemble(
 ) -> PluginManager:
     """Return those plugins of the catalogue that the settings select, ready to be started."""
     lender = Lender(settings, metrics, values)
+    hooks = catalogue.build_hooks(metrics, lender)
+    _check_required(settings, hooks)
 
     def stored_in(name: str) -> Storing:
         return Storing(catalogue.build(STORAGE, name, metrics, lender), settings.storage_timeout_seconds, tracing)
@@ -211,9 +215,18 @@ def assemble(
         providers={name: catalogue.build(PROVIDER, name, metrics, lender) for name in catalogue.selected[PROVIDER]},
         storages=Storages(stored_in(settings.storage_name), stored_in),
         notifiers=[catalogue.build(NOTIFIER, name, metrics, lender) for name in catalogue.selected[NOTIFIER]],
-        hooks=catalogue.build_hooks(metrics, lender),
+        hooks=hooks,
         tracing=tracing,
         sandbox=catalogue.sandbox,
         inspect=inspect,
         lender=lender,
     )
+
+
+def _check_required(settings: Settings, hooks: Sequence[BoundPlugin]) -> None:
+    """ConfigurationError when a filter that is required is not in use."""
+    names = [each.name for each in hooks if set(each.methods) & set(FILTERS)]
+    for name in settings.filters_required:
+        if name not in names:
+            there = ", ".join(names) or "none"
+            raise ConfigurationError(f"FILTERS_REQUIRED: no filter {name!r} is in use; in use: {there}{nearest(name, names)}")

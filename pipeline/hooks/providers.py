@@ -149,6 +149,7 @@ class Providers:
                     "analyze", seconds, asked, wait_seconds=left - seconds, keywords=keywords
                 )
                 if fault := result_fault(result):
+                    provider.count_error("analyze")
                     raise RetryableJobError("AI service sent an invalid result", max_attempts=2) from ValueError(fault)
         except Exception as raised:
             error = faults.job_error(raised, provider.name, SERVICE)
