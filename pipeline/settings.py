@@ -354,7 +354,8 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
-        for name in ("ai_provider", "categories", "notifiers", "plugins_disabled", "filters_required", "allowed_origins"):
+        lists = ("ai_provider", "categories", "notifiers", "plugins_disabled", "filters_required", "allowed_origins")
+        for name in lists:
             if isinstance(values.get(name), str):
                 values[name] = _split(values[name])
         if isinstance(origins := values.get("allowed_origins"), (tuple, list)):

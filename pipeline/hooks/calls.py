@@ -325,7 +325,7 @@ class BoundPlugin:
         self._left_behind.discard(task)
 
     async def close(self) -> None:
-        """End its tasks, call its close method if it has one, log its failure, and leave the threads without waiting."""
+        """End its tasks, call its close method if it has one, log its failure, and leave its threads behind."""
         try:
             if self._lender is not None:
                 await self._lender.end_tasks(self.name)

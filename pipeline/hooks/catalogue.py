@@ -187,7 +187,7 @@ class Catalogue:
             raise ConfigurationError("; ".join(faults))
 
     def build(self, kind: Kind, name: str, metrics: Metrics, lender: Lender | None = None) -> BoundPlugin:
-        """Return the plugin, ready to be started with what the lender gives it; ConfigurationError says what is wrong."""
+        """Return the plugin, ready to be started; ConfigurationError says what is wrong. lender: see BoundPlugin."""
         plugin = self.make(kind, name)
         threads = int(getattr(plugin, "max_concurrency", self._settings.pool_threads))
         source = self._offers[kind, name].source

@@ -66,7 +66,7 @@ class Hooked:
                 if is_asked:
                     answer = await plugin.call(VALIDATE, self._seconds, upload, self._settings)
                     if answer is not None:
-                        raise WrongAnswer(f"{VALIDATE} returned {answer!r}: to refuse an upload it raises ValidationError")
+                        raise WrongAnswer(f"{VALIDATE} returned {answer!r}; it refuses by ValidationError")
 
     async def transform_analysis(self, analysis: Analysis, request: AnalyzeRequest) -> Analysis:
         """Return the analysis as the filters leave it; DependencyUnavailable while a required one cannot say."""

@@ -228,5 +228,5 @@ def _check_required(settings: Settings, hooks: Sequence[BoundPlugin]) -> None:
     names = [each.name for each in hooks if set(each.methods) & set(FILTERS)]
     for name in settings.filters_required:
         if name not in names:
-            there = ", ".join(names) or "none"
-            raise ConfigurationError(f"FILTERS_REQUIRED: no filter {name!r} is in use; in use: {there}{nearest(name, names)}")
+            there = f"in use: {', '.join(names) or 'none'}{nearest(name, names)}"
+            raise ConfigurationError(f"FILTERS_REQUIRED: no filter {name!r} is in use; {there}")

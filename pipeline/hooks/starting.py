@@ -1,4 +1,4 @@
-"""Starts plugins when the service starts: one that is not ready is held, and started by the first call that tries it."""
+"""Starts plugins when the service does: one that is not ready is held, and started by the first call that tries it."""
 
 from __future__ import annotations
 
