@@ -15,7 +15,7 @@ from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.queue import StatsSource
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.metrics import QUEUE_STATES
-from pipeline.texts import clean
+from pipeline.texts import clean, mask
 from pipeline.usecases.probing import CHECK_SECONDS, probe
 
 SCRAPE_SECONDS = 1.0  # Prometheus gives up after 10; what we know without Redis must arrive anyway
@@ -98,7 +98,7 @@ class ReadyHandler(BaseHandler):
         data: dict[str, Any] = {"dependencies": dependencies}
         broken = {found["name"]: found["error"] for found in dependencies if not found["ok"]}
         if is_verbose:
-            data["plugins"] = [_plugin_state(plugin) for plugin in self.plugins]
+            data["plugins"] = await asyncio.gather(*map(_plugin_state, self.plugins))
             # They hold images of ours, so somebody has taken their settings away too early.
             data["plugins"] += [
                 {"name": name, "kind": "storage", "state": "missing", "reason": clean(reason)}
@@ -154,9 +154,11 @@ async def _check(name: str, check: Callable[[], Awaitable[None]]) -> dict[str, A
     return {"name": name, "ok": fault is None, "tookMs": took_ms} | ({"error": fault} if fault else {})
 
 
-def _plugin_state(plugin: BoundPlugin) -> dict[str, str]:
-    state = {"name": plugin.name, "kind": plugin.kind, "state": plugin.state}
-    return state | ({"reason": plugin.held_because} if plugin.held_because else {})
+async def _plugin_state(plugin: BoundPlugin) -> dict[str, str]:
+    fault = clean(mask(await plugin.health()))
+    state = "failing" if fault and plugin.state == "ok" else plugin.state
+    reason = plugin.held_because or fault
+    return {"name": plugin.name, "kind": plugin.kind, "state": state} | ({"reason": reason} if reason else {})
 
 
 async def _queue_state(queue: StatsSource) -> dict[str, str]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
+from time import monotonic, perf_counter
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,6 +38,8 @@ CLOSE_SECONDS = 5.0
 GRACE_SECONDS = 0.5
 # How long a plugin may take to get ready; one that needs longer says so with NotReady.
 START_SECONDS = 30.0
+# Of one `check`, and how often who asks for the plugin's health has it called.
+CHECK_SECONDS, CHECK_EVERY_SECONDS = 5.0, 10.0
 START, CHECK, CLOSE = "start", "check", "close"
 SEES_LENGTH = 500
 log = structlog.get_logger(__name__)
@@ -114,6 +116,7 @@ class BoundPlugin:
         self._lender = lender
         self.is_started = START not in self._methods
         self._starting: asyncio.Task[None] | None = None
+        self._health: tuple[float, asyncio.Future[str]] | None = None
 
     @property
     def overdue(self) -> int:
@@ -139,6 +142,23 @@ class BoundPlugin:
         """How long until a held method may be called or tried again; 0 when none is held."""
         held = [known.breaker for known in self._methods.values() if known.breaker.is_held]
         return max((breaker.left_seconds for breaker in held), default=0.0)
+
+    async def health(self) -> str:
+        """Return why its `check` fails, "" when it passes or there is none. Asked once in CHECK_EVERY_SECONDS."""
+        if CHECK not in self._methods:
+            return ""
+        if self._health is None or self._health[0] <= monotonic():
+            until = monotonic() + CHECK_EVERY_SECONDS
+            # For all who ask meanwhile.
+            self._health = until, asyncio.ensure_future(self._check())
+        return await asyncio.shield(self._health[1])
+
+    async def _check(self) -> str:
+        try:
+            answer = await self.call(CHECK, CHECK_SECONDS)
+        except Exception as error:
+            return cause_of(error)
+        return f"{CHECK} returned False" if answer is False else ""
 
     @property
     def max_in_flight(self) -> int | None:
