@@ -83,12 +83,15 @@ class KeptDocuments:
 
     async def identity(self) -> str:
         new = Kept(IDENTITY, IDENTITY, utc_now(), {"id": secrets.token_hex(8)})
+        return str((await self.keep_first(new)).data["id"])
+
+    async def keep_first(self, kept: Kept) -> Kept:
         with suppress(DuplicateKeyError):
-            await self._reach(self._kept.insert_one(_kept_document(new)))
-        found = await self._reach(self._kept.find_one({"_id": _kept_id(IDENTITY, IDENTITY)}))
+            await self._reach(self._kept.insert_one(_kept_document(kept)))
+        found = await self._reach(self._kept.find_one({"_id": _kept_id(kept.kind, kept.id)}))
         if found is None:
             raise DependencyUnavailable("The asset store does not keep what it is given")
-        return str(json.loads(found["data"])["id"])
+        return _kept(found)
 
     async def keep(self, kept: Kept) -> None:
         document = _kept_document(kept)

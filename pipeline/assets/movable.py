@@ -82,6 +82,7 @@ WRITES: Mapping[str, Callable[..., Sequence[Subject]]] = {
     "claim_key": lambda key, *_, **__: [("key", key)],
     "discard_keys": lambda asset_id: [("keys", asset_id)],
     "keep": lambda kept: [("kept", kept.kind, kept.id)],
+    "keep_first": lambda kept: [("kept", kept.kind, kept.id)],
     "discard": lambda kind, *ids: [("kept", kind, each) for each in ids],
 }
 # Writes without a name for what they change. None is urgent: while a move is under way they do nothing.

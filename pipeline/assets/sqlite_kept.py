@@ -33,9 +33,12 @@ class KeptRows:
 
     async def identity(self) -> str:
         new = Kept(IDENTITY, IDENTITY, utc_now(), {"id": secrets.token_hex(8)})
+        return str((await self.keep_first(new)).data["id"])
+
+    async def keep_first(self, kept: Kept) -> Kept:
         # A conflict changes nothing, but only an update returns the row that is there.
-        (row,) = await self._write(KEEP + "data = data RETURNING *", _values(new))
-        return str(json.loads(row["data"])["id"])
+        (row,) = await self._write(KEEP + "data = data RETURNING *", _values(kept))
+        return _kept(row)
 
     async def keep(self, kept: Kept) -> None:
         await self._write(

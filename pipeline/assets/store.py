@@ -283,6 +283,9 @@ class AssetStore(Protocol):
     async def keep(self, kept: Kept) -> None:
         """Insert it durably, or replace what has its name."""
 
+    async def keep_first(self, kept: Kept) -> Kept:
+        """Insert it durably unless something has its name; return what stands under it then, the first one's."""
+
     async def discard(self, kind: str, *ids: str) -> None:
         """Remove what is kept under these names; those that are not there do not matter."""
 

@@ -30,6 +30,11 @@ class PluginStore(Protocol):
     async def put(self, key: str, value: Any, *, user_id: str = "") -> None:
         """Keep the value, in place of the one before. ValueError when it cannot be kept."""
 
+    async def put_first(self, key: str, value: Any, *, user_id: str = "") -> Any:
+        """Keep the value unless there is one; return the one that is there then. Of several processes that do so at
+        once, all get that of the first.
+        """
+
     async def delete(self, *keys: str) -> None:
         """Remove the values; those that are not there do not matter."""
 

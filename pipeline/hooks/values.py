@@ -44,6 +44,12 @@ class MemoryValues:
         self._kept.pop(key, None)
         self._kept[key] = text, user_id
 
+    async def put_first(self, key: str, value: Any, *, user_id: str = "") -> Any:
+        """See PluginStore."""
+        if key not in self._kept:
+            await self.put(key, value, user_id=user_id)
+        return await self.get(key)
+
     async def delete(self, *keys: str) -> None:
         """See PluginStore."""
         for key in keys:

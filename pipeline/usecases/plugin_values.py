@@ -34,6 +34,12 @@ class PluginValues:
         checked(key, value)
         await self._store.keep(Kept(self._kind, key, utc_now(), {"value": value}, user_id=user_id))
 
+    async def put_first(self, key: str, value: Any, *, user_id: str = "") -> Any:
+        """See PluginStore."""
+        checked(key, value)
+        kept = await self._store.keep_first(Kept(self._kind, key, utc_now(), {"value": value}, user_id=user_id))
+        return kept.data.get("value")
+
     async def delete(self, *keys: str) -> None:
         """See PluginStore."""
         await self._store.discard(self._kind, *keys)

@@ -568,6 +568,10 @@ async def test_identity_is_one_for_all_and_for_ever(store: AssetStore, make_stor
         ids = await asyncio.gather(store.identity(), other.identity(), store.identity())
         assert len(set(ids)) == 1 and len(ids[0]) == 16
         assert await other.identity() == ids[0]
+        rivals = [Kept("first", "i", NOON + n * MINUTE, {"n": n}) for n in range(6)]
+        kept = await asyncio.gather(*((store, other)[n % 2].keep_first(each) for n, each in enumerate(rivals)))
+        assert len({each.data["n"] for each in kept}) == 1
+        assert await other.find_kept("first", "i") == kept[0] in rivals
     finally:
         await other.close()
 
@@ -614,6 +618,7 @@ ALL_CALLS: dict[str, Callable[[AssetStore], Awaitable[Any]]] = {
     "purge_keys": lambda store: store.purge_keys(NOON),
     "identity": lambda store: store.identity(),
     "keep": lambda store: store.keep(Kept("k", "i", NOON, {})),
+    "keep_first": lambda store: store.keep_first(Kept("k", "i", NOON, {})),
     "discard": lambda store: store.discard("k", "i"),
     "kept": lambda store: store.kept("k", limit=1),
     "newest_kept": lambda store: store.newest_kept("k", limit=1),
