@@ -26,8 +26,18 @@ from pipeline.errors import (
     RetryableJobError,
     is_unreachable,
 )
-from pipeline.hooks import UNKNOWN, AIProvider, Analysis, AnalyzeRequest, Attribute, PluginSettings, Sandbox, hookimpl
-from plugins.ai_http import CONNECT_SECONDS, TIMED_OUT, UNAVAILABLE, UNREADABLE, judge_status, retry_after_of
+from pipeline.hooks import (
+    UNKNOWN,
+    AIProvider,
+    Analysis,
+    AnalyzeRequest,
+    Attribute,
+    PluginSettings,
+    Sandbox,
+    hookimpl,
+    retry_after_of,
+)
+from plugins.ai_http import CONNECT_SECONDS, TIMED_OUT, UNAVAILABLE, UNREADABLE, judge_status
 
 if TYPE_CHECKING:
     import openai

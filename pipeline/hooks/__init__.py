@@ -27,6 +27,7 @@ from pipeline.hooks.protocols import (
     UploadFacts,
     Usage,
 )
+from pipeline.hooks.replies import retry_after_of
 from pipeline.hooks.specs import API_VERSION, hookimpl
 from pipeline.sandbox import Picture
 from pipeline.settings import PluginSettings
@@ -63,5 +64,6 @@ __all__ = [
     "UploadFacts",
     "Usage",
     "hookimpl",
+    "retry_after_of",
     "utc_now",
 ]

@@ -14,7 +14,8 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
-from pipeline.hooks import UNKNOWN, Analysis, AnalyzeRequest, Attribute
+from pipeline.hooks import UNKNOWN, Analysis, AnalyzeRequest, Attribute, retry_after_of
+from pipeline.hooks.replies import parse_retry_after
 from pipeline.settings import Settings
 from plugins import ai_http
 from plugins.ai_http import (
@@ -22,9 +23,7 @@ from plugins.ai_http import (
     MAX_REPLY_BYTES,
     HttpProvider,
     parse_analysis,
-    parse_retry_after,
     register_ai_providers,
-    retry_after_of,
 )
 from tests.fake_ai_service import FakeAiService, Reply
 
