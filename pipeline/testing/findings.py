@@ -11,9 +11,9 @@ import pytest
 FRAMEWORKS = ("/asyncio/", "/concurrent/", "/threading.py", "/pipeline/testing/", "/pipeline/hooks/threads.py")
 
 
-def found(text: str) -> NoReturn:
-    """Fail the test with this line."""
-    pytest.fail(" ".join(text.split()), pytrace=False)
+def found(*lines: str) -> NoReturn:
+    """Fail the test with these lines, each once."""
+    pytest.fail("\n".join(dict.fromkeys(" ".join(each.split()) for each in lines)), pytrace=False)
 
 
 def expect(is_right: object, text: str) -> None:

@@ -53,6 +53,8 @@ class NotifierSuite(PluginSuite):
 
     def test_notify_tells_nobody_else(self, notifier: Notifier, rooms: RecordingRooms, call: Call) -> None:
         """Whatever is published goes to the owner's room only; it is done when `notify` returns."""
+        durable = getattr(notifier, "durable", False)
+        expect(isinstance(durable, bool), f"durable is {durable!r}, and the text 'false' is true: say True or False")
         running: list[object] = []
         before = rooms.asked
         for _ in range(2):  # what a client keeps running begins with the first
@@ -60,7 +62,7 @@ class NotifierSuite(PluginSuite):
         others = {room for room, _ in rooms.published} - {"user:user-1"}
         expect(not others, f"notify publishes to {', '.join(sorted(others))}: to user:<user_id> only")
         expect(rooms.asked == before or rooms.published, "publish is not awaited: nobody got the event")
-        if getattr(notifier, "durable", False):
+        if durable:
             expect(
                 not running,
                 "notify returns before the event is delivered, so a durable notifier loses it in a crash: await what it "
@@ -79,11 +81,6 @@ class NotifierSuite(PluginSuite):
         users = [room.removeprefix("user:") for room, _ in rooms.published]
         is_complete = not users or len(set(users)) == len(sent)
         expect(is_complete, "notify mixes up calls that run at once: keep what belongs to one call in variables, not in self")
-
-    def test_optional_attributes_have_their_types(self, notifier: Notifier) -> None:
-        """`durable` is a plain bool: the text "false" would be taken for true."""
-        durable = getattr(notifier, "durable", False)
-        expect(isinstance(durable, bool), f"durable is {durable!r}: say True or False")
 
     def _told(self, call: Call, notifier: Notifier, notification: Notification, when: str = "") -> Any:
         try:

@@ -34,7 +34,10 @@ Call = Callable[..., Any]
 # How long a call that was cancelled, and what a plugin lets go in `close`, may take to end.
 GRACE_SECONDS = 0.5
 # A library may open something once for the whole process; a plugin that leaks does it again.
-LEAKS_FROM = 2
+LEAKS_FROM = 3
+# And the first call may import something on the loop.
+BLOCKS_FROM = 2
+NO_TIME = "there was no time left for it"
 NEVER_AWAITED = "coroutine .* was never awaited"
 
 
@@ -42,12 +45,14 @@ class PluginSuite:
     """`call(method, *args)` runs or awaits a plugin's method as the pipeline does.
 
     call_seconds: the longest that one call may take. in_force: a setting that allows less, and its seconds.
-    gives_up: leave out the tests after a call that never returned.
+    gives_up: leave out the tests after a call that never returned. ends_at: when no further call is made, by monotonic().
     """
 
     call_seconds = 30.0
     in_force: tuple[str, float] | None = None
     gives_up = False
+    ends_at: float | None = None
+    _at_once = 1
 
     @pytest.fixture
     def loop(self) -> Iterator[asyncio.AbstractEventLoop]:
@@ -105,7 +110,7 @@ class PluginSuite:
         self._look_for_tasks(loop)
         self._look_for_leaks(loop, held)
         if self._seen:
-            found("; ".join(dict.fromkeys(self._seen)))
+            found(*self._seen)
 
     @property
     def _kept(self) -> dict[str, Any]:
@@ -161,10 +166,9 @@ class PluginSuite:
 
     def _note(self, name: str, watch: Watch, printed: Printed, warned: list[warnings.WarningMessage]) -> None:
         if watch.blocked and name not in ("start", "close"):
-            # The first call may import something, which is over then.
             times = self._kept[f"blocked {name}"] = self._kept.get(f"blocked {name}", 0) + 1
             seconds, where = max(watch.blocked)
-            if times >= LEAKS_FROM:
+            if times >= BLOCKS_FROM:
                 self._seen.append(
                     f"{name} keeps the event loop for {seconds:.2f} s{f' ({where})' if where else ''}, more than "
                     f"{BLOCKED_SECONDS} s: await, write a plain def, or hand it to asyncio.to_thread"
@@ -186,6 +190,8 @@ class PluginSuite:
         name = _name(method)
         if takes_progress(method):
             method = partial(method, progress=Reporting())
+        if self.ends_at is not None and monotonic() > self.ends_at:
+            pytest.skip(NO_TIME)
         async with self._turn(name):
             return await self._in_time(name, method, *args)
 
@@ -254,7 +260,7 @@ class PluginSuite:
             loop.run_until_complete(asyncio.sleep(0.05))
         for sort, line in left.items():
             times = self._kept[sort] = self._kept.get(sort, 0) + 1
-            if times >= LEAKS_FROM or sort == "clients":
+            if times >= LEAKS_FROM or sort in ("clients", "many threads"):
                 self._seen.append(line)
 
 

@@ -101,7 +101,9 @@ class Held:
         """
         lines = {}
         if threads := [each.name for each in self.threads - before.threads if each.is_alive()]:
-            lines["threads"] = f"threads go on after close ({', '.join(sorted(threads)[:3])}): end and join them in close()"
+            # A library's own pool grows with the calls at once, and no further.
+            sort = "many threads" if len(threads) > 2 * at_once + 1 else "threads"
+            lines[sort] = f"threads go on after close ({', '.join(sorted(threads)[:3])}): end and join them in close()"
         opened = [what for _, what in self.files - before.files]
         if files := sorted({what for what in opened if what.startswith("/") and not what.startswith(("/dev/", "/proc/"))}):
             lines["files"] = f"files stay open after close ({', '.join(files[:3])}): close each where it is opened"
