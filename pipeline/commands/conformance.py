@@ -73,14 +73,14 @@ class TestNotifier(AsConfigured, NotifierSuite):
 class TestFilter(AsConfigured, FilterSuite):
     """A plugin that filters."""
 
-    @pytest.fixture(name="plugin")
-    def _plugin(self, configured: object) -> object:
+    @pytest.fixture
+    def plugin(self, configured: object) -> object:
         return configured
 
 
 class TestObserver(AsConfigured, ObserverSuite):
     """A plugin that observes."""
 
-    @pytest.fixture(name="plugin")
-    def _plugin(self, configured: object) -> object:
+    @pytest.fixture
+    def plugin(self, configured: object) -> object:
         return configured

@@ -73,6 +73,13 @@ class StorageBackendSuite(PluginSuite):
         expect(isinstance(content, bytes), f"open returns a file of {type(content).__name__}: open it in binary mode")
         return cast(bytes, content)
 
+    def _read_if_there(self, call: Call, storage: StorageBackend, public_id: str) -> bytes | None:
+        try:
+            with call(storage.open, public_id) as file:
+                return bytes(file.read())
+        except FileNotFoundError:
+            return None
+
     def _expect_gone(self, call: Call, storage: StorageBackend, public_id: str, when: str) -> None:
         try:
             file = call(storage.open, public_id)
@@ -112,7 +119,7 @@ class StorageBackendSuite(PluginSuite):
             call_together(*[(storage.save, name, io.BytesIO(each), self.content_type) for name, each in images.items()])
         except Exception as error:
             found(f"save raised {told(error)} when ten calls ran at once: keep what belongs to one call in variables")
-        same = {name: self._read(call, storage, name) for name in images} == images
+        same = {name: self._read_if_there(call, storage, name) for name in images} == images
         expect(same, "images saved at once are mixed up: keep what belongs to one call in variables, not in self")
 
     def test_open_of_a_missing_image_raises_file_not_found(self, storage: StorageBackend, call: Call) -> None:
@@ -129,7 +136,7 @@ class StorageBackendSuite(PluginSuite):
             except Exception as error:
                 found(f"delete raised {told(error)}{time}")
         self._expect_gone(call, storage, "suite/65f4/original", "that was deleted")
-        same = self._read(call, storage, "suite/65f4/original-2") == self.content
+        same = self._read_if_there(call, storage, "suite/65f4/original-2") == self.content
         expect(same, "delete harms an image with a similar public_id: remove that one alone")
 
     def test_url_shows_the_saved_bytes(self, storage: StorageBackend, call: Call) -> None:

@@ -35,6 +35,8 @@ Call = Callable[..., Any]
 GRACE_SECONDS = 0.5
 # A library may open something once for the whole process; a plugin that leaks does it again.
 LEAKS_FROM = 3
+# Of these a single test shows enough.
+AT_ONCE = ("clients", "sockets", "many threads")
 # And the first call may import something on the loop.
 BLOCKS_FROM = 2
 NO_TIME = "there was no time left for it"
@@ -260,7 +262,7 @@ class PluginSuite:
             loop.run_until_complete(asyncio.sleep(0.05))
         for sort, line in left.items():
             times = self._kept[sort] = self._kept.get(sort, 0) + 1
-            if times >= LEAKS_FROM or sort in ("clients", "many threads"):
+            if times >= LEAKS_FROM or sort in AT_ONCE:
                 self._seen.append(line)
 
 
