@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import settings as settings_module
+from pipeline.commands.making import new
 from pipeline.commands.reference import reference_lines
 from pipeline.commands.shown import shown
 from pipeline.commands.verifying import verify
@@ -29,6 +30,7 @@ def plugins(ctx: click.Context) -> None:
     stdout.print(table)
 
 
+plugins.add_command(new)
 plugins.add_command(verify)
 
 

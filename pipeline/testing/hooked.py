@@ -16,7 +16,7 @@ from pipeline.demo import pictures
 from pipeline.errors import ValidationError
 from pipeline.hooks import UNKNOWN, Analysis, AnalyzeRequest, Attribute, JobEvent, UploadFacts, specs
 from pipeline.hooks.catalogue import FILTERS, OBSERVERS, TRANSFORM, VALIDATE, hookspecs
-from pipeline.hooks.checks import find_fault
+from pipeline.hooks.checks import find_fault, result_fault
 from pipeline.hooks.context import PluginContext
 from pipeline.settings import Settings, load
 from pipeline.testing.findings import expect, found, told
@@ -125,9 +125,8 @@ class FilterSuite(HookSuite):
             found(f"transform_analysis raised {told(error)}: return None for what it does not know")
         is_same = repr(analysis) == repr(before)
         expect(is_same, "transform_analysis changes the analysis it is given: return dataclasses.replace(analysis, ...)")
-        fault = None if changed is None else find_fault(changed)
-        if fault:
-            found(f"transform_analysis returns what breaks the contract: {fault.removeprefix('analyze ')}")
+        if changed is not None and (fault := result_fault(changed, TRANSFORM) or find_fault(changed)):
+            found(f"{fault}: return an Analysis as in the reference, or None to keep the given one")
 
     def _verdict(self, call: Call, hook: Mapping[str, Any], facts: UploadFacts) -> str:
         return self._judged(call(_outcome(hook[VALIDATE]), facts))

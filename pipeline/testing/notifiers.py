@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ from pipeline.hooks.context import PluginContext
 from pipeline.testing.findings import expect, found, told
 from pipeline.testing.samples import FAILURE_EVENT, JOB_ID, SUCCESS_EVENT, RecordingRooms
 from pipeline.testing.suite import Call, PluginSuite
+from pipeline.testing.surroundings import their_threads
 
 
 class NotifierSuite(PluginSuite):
@@ -92,13 +92,19 @@ class NotifierSuite(PluginSuite):
 
     async def _then_running(self, notifier: Notifier, notification: Notification) -> set[object]:
         """Notify, and return what it has begun that goes on."""
-        tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
+        tasks, threads = asyncio.all_tasks(), their_threads()
         try:
             await self._call(notifier.notify, notification)
         except Exception as error:
             found(f"notify raised {told(error)}: nothing was delivered; is it set up, can the receiver be reached?")
-        begun = {each for each in threading.enumerate() if each not in threads and not each.name.startswith("suite")}
-        return {*(asyncio.all_tasks() - tasks), *begun}
+        begun = {each for each in asyncio.all_tasks() - tasks if not _is_of_a_server(each)}
+        return {*begun, *(their_threads() - threads)}
+
+
+def _is_of_a_server(task: asyncio.Task[Any]) -> bool:
+    """True for what serves a receiver that the test runs on the same loop."""
+    code = getattr(task.get_coro(), "cr_code", None)
+    return code is not None and "/aiohttp/web" in code.co_filename
 
 
 def _notification(event: Any, user_id: str, rooms: RecordingRooms) -> Notification:

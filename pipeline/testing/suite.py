@@ -21,7 +21,7 @@ import pytest
 from pipeline.errors import NotReady
 from pipeline.hooks.context import Lender, PluginContext
 from pipeline.hooks.progress import Reporting, takes_progress
-from pipeline.hooks.threads import DaemonThreads, of_plugin
+from pipeline.hooks.threads import DaemonThreads, LoopThreads, of_plugin
 from pipeline.hooks.values import MemoryValues
 from pipeline.metrics import Metrics
 from pipeline.sandbox.sandbox import Sandbox as RealSandbox
@@ -60,9 +60,10 @@ class PluginSuite:
     def loop(self) -> Iterator[asyncio.AbstractEventLoop]:
         """The loop the plugin lives on during one test; never the current one, which may belong to other tests."""
         loop = asyncio.new_event_loop()
+        loop.set_default_executor(LoopThreads())
         yield loop
         loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
+        loop.close()  # and leaves its threads
 
     @pytest.fixture
     def sandbox(self, loop: asyncio.AbstractEventLoop) -> Iterator[RealSandbox]:

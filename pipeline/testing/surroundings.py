@@ -25,6 +25,8 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD", "SIGUSR1", "SIGUSR2", "SIGP
 CLIENTS = (("aiohttp", "ClientSession", "closed"), ("httpx", "AsyncClient", "is_closed"), ("httpx", "Client", "is_closed"))
 # Set by pytest for each test.
 NOT_THEIRS = {"PYTEST_CURRENT_TEST"}
+# Of the suites themselves, and of the loop.
+OUR_THREADS = ("suite", "loop-", "asyncio_")
 LIBRARIES_OF_LOGGING = ("structlog", "logging", "rich")
 
 
@@ -90,7 +92,7 @@ class Held:
         """Return what it holds now."""
         open_clients = dict(_open_clients())
         files = frozenset(_open_files())
-        threads = frozenset(threading.enumerate())
+        threads = frozenset(their_threads())
         return cls(threads, files, frozenset(_children()), frozenset(open_clients), open_clients)
 
     def more(self, before: Held, at_once: int = 1) -> dict[str, str]:
@@ -131,6 +133,11 @@ class Printed:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def their_threads() -> set[threading.Thread]:
+    """Return the threads that run, without those of the suites and the loop."""
+    return {each for each in threading.enumerate() if not each.name.startswith(OUR_THREADS)}
 
 
 def _is_of_a_logger(frame: FrameType | None) -> bool:
@@ -187,4 +194,3 @@ def _open_clients() -> Iterator[tuple[int, str]]:
                 name, attribute = kinds[kind]
                 if not getattr(each, attribute, True):
                     yield id(each), name
-
