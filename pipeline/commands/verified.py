@@ -7,6 +7,7 @@ Messages: {"fault": why there is nothing to verify} | {"about": what it is} | {"
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -83,6 +84,7 @@ def run(name: str, kind_name: str | None, seconds: float, tell: Tell) -> None:
     tell({"about": f"The suite {WARNINGS[kind]}: {kind.name if kind else HOOK} {name}"})
     for change in Shared.now().changes(before):
         tell({"finding": f"when it is loaded, {change}", "test": "load"})
+    gc.freeze()  # what is there by now need not be looked through for what the plugin leaves
     _run_suites(name, kind, settings, _suites(kind, made), monotonic() + seconds, seconds, tell)
     tell({"done": True})
 
@@ -165,7 +167,8 @@ def _run_suites(
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     folder = Path(__file__).parent
     options = ["-q", "--tb=no", "--no-header", "-c", os.devnull, "--rootdir", str(folder), "-p", "no:cacheprovider"]
-    options += ["-p", "no:faulthandler"]
+    # Else each folder above is looked through.
+    options += ["-p", "no:faulthandler", "--confcutdir", str(folder)]
     file = folder / "conformance.py"
     pytest.main([*options, *(f"{file}::{suite}" for suite in suites)], plugins=[Configured()])
 
