@@ -23,7 +23,8 @@ GRACE_SECONDS = 3.0
 
 def main() -> None:
     """Verify them all."""
-    plugins, work, at_once, seconds = Path(sys.argv[1]), Path(sys.argv[2]).resolve(), int(sys.argv[3]), float(sys.argv[4])
+    plugins, work = Path(sys.argv[1]), Path(sys.argv[2]).resolve()
+    at_once, seconds = int(sys.argv[3]), float(sys.argv[4])
     for module in BUILT_IN_MODULES:
         importlib.import_module(module)
     waiting = sorted(plugins.glob("*.py"), reverse=True)

@@ -27,7 +27,7 @@ USES = {
 }
 SETTINGS = {
     "provider": (("URL", "", "where the AI service takes photos"), ("API_KEY", "", "our key there")),
-    "storage": (("FOLDER", "data/$name", "where the images are kept"), ("PUBLIC_URL", "", "where that folder is shown")),
+    "storage": (("FOLDER", "data/$name", "where images are kept"), ("PUBLIC_URL", "", "where that folder is shown")),
     "notifier": (("URL", "", "where each event is posted"), ("SECONDS", "5", "how long the receiver may take")),
     "filter": (("LEAST_PIXELS", "100", "how wide and high an upload must be"), ("UNNAMED", "", "brands not to name")),
     "observer": (("ENABLED", "true", "whether jobs are counted"),),

@@ -50,7 +50,7 @@ def _hook_lines() -> Iterator[str]:
     for hook in hookspecs().values():
         may_wait = not hook.__name__.startswith("register_")
         yield from _documented("####", _signature(hook, "def or async def" if may_wait else "def"), hook)
-    yield from ("", "### What a module with hooks may have besides", "", "Functions of the module, without `@hookimpl`.")
+    yield from ("", "### What a module with hooks may have too", "", "Functions of the module, without `@hookimpl`.")
     for name, function in vars(hooks.Starting).items():
         if inspect.isfunction(function) and not name.startswith("_"):
             yield from _documented("####", _signature(function), function)
@@ -118,7 +118,7 @@ def _parameters(function: Callable[..., Any]) -> str:
         if each.kind is each.KEYWORD_ONLY and not has_star:
             given.append("*")
         has_star |= each.kind in (each.KEYWORD_ONLY, each.VAR_POSITIONAL)
-        stars = {each.VAR_POSITIONAL: "*", each.VAR_KEYWORD: "**"}.get(each.kind, "")
+        stars = "*" if each.kind is each.VAR_POSITIONAL else "**" if each.kind is each.VAR_KEYWORD else ""
         kind = each.annotation if isinstance(each.annotation, str) else inspect.formatannotation(each.annotation)
         default = "" if each.default is each.empty else f" = {each.default!r}"
         given.append(f"{stars}{each.name}: {kind}{default}")

@@ -130,7 +130,12 @@ def _messages(command: list[str], seconds: float, verdict: Verdict) -> Iterator[
     with (
         tempfile.TemporaryFile() as errors,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+            start_new_session=True,
         ) as child,
     ):
         assert child.stdout is not None
@@ -145,7 +150,7 @@ def _messages(command: list[str], seconds: float, verdict: Verdict) -> Iterator[
 
 
 def read_messages(pipe: IO[bytes], ends_at: float) -> Iterator[dict[str, Any]]:
-    """Yield messages until the pipe ends or the time is over, and {"waits": seconds} when there are none for a while."""
+    """Yield messages until the pipe ends or the time is over, and {"waits": seconds} when none comes for a while."""
     began, rest = monotonic(), b""
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)

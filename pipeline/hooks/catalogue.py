@@ -224,7 +224,7 @@ class Catalogue:
         return [kind for kind in KINDS if (kind, name) in self._offers]
 
     def hook_plugin(self, name: str) -> object:
-        """Return the module, or the object, with the observers and filters of that name; KeyError when there is none."""
+        """Return the module, or the object, with the observers and filters of that name; KeyError without one."""
         for plugin in self._hook_functions():
             if self._sources[plugin].name == name:
                 return self._registry.get_plugin(plugin)

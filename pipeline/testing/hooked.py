@@ -124,7 +124,7 @@ class FilterSuite(HookSuite):
         except Exception as error:
             found(f"transform_analysis raised {told(error)}: return None for what it does not know")
         is_same = repr(analysis) == repr(before)
-        expect(is_same, "transform_analysis changes the analysis it is given: return dataclasses.replace(analysis, ...)")
+        expect(is_same, "transform_analysis changes the analysis it is given: return dataclasses.replace(...)")
         if changed is not None and (fault := result_fault(changed, TRANSFORM) or find_fault(changed)):
             found(f"{fault}: return an Analysis as in the reference, or None to keep the given one")
 
@@ -133,7 +133,8 @@ class FilterSuite(HookSuite):
 
     def _judged(self, outcome: object) -> str:
         """Return "" for an upload that was taken, else the words with which it was refused."""
-        expect(not self._read_on_loop, "validate_upload reads the image on the event loop: write a plain def, or asyncio.to_thread")
+        cure = "write a plain def, or use asyncio.to_thread"
+        expect(not self._read_on_loop, f"validate_upload reads the image on the event loop: {cure}")
         if isinstance(outcome, ValidationError):
             expect(outcome.message, "validate_upload refuses without a word: say why in the ValidationError")
             return str(outcome.message)
@@ -186,7 +187,7 @@ def hooks_of(plugin: object, settings: Settings, names: Sequence[str]) -> dict[s
 
 
 def _called(name: str, implementation: Any, settings: Settings) -> Callable[..., Any]:
-    """Return a function that calls the hook with those arguments that it wants, on the loop or in a thread as it says."""
+    """Return a function that calls the hook with the arguments that it wants, `async def` if it is."""
     names = [each for each in signature(hookspecs()[name]).parameters]
 
     def wanted(args: tuple[Any, ...]) -> list[Any]:

@@ -37,7 +37,7 @@ class NotifierSuite(PluginSuite):
         self, _watched: None, loop: Any, context: PluginContext, notifier: Notifier, rooms: RecordingRooms, call: Call
     ) -> Iterator[None]:
         yield from self._used(notifier, call, context, loop)
-        expect(rooms.asked <= len(rooms.published), "publish is not awaited: write `await notification.rooms.publish(...)`")
+        expect(rooms.asked <= len(rooms.published), "publish is not awaited: write `await` before the call")
 
     @pytest.mark.parametrize("event", [SUCCESS_EVENT, FAILURE_EVENT], ids=["success", "failure"])
     def test_notify_bears_repetition_and_leaves_the_event_alone(
@@ -65,8 +65,8 @@ class NotifierSuite(PluginSuite):
         if durable:
             expect(
                 not running,
-                "notify returns before the event is delivered, so a durable notifier loses it in a crash: await what it "
-                "begins",
+                "notify returns before the event is delivered, so a durable notifier loses it in a crash: "
+                "await what it begins",
             )
 
     def test_notify_bears_many_calls_at_once(
@@ -80,7 +80,7 @@ class NotifierSuite(PluginSuite):
             found(f"notify raised {told(error)} when twenty calls ran at once: keep what belongs to one in variables")
         users = [room.removeprefix("user:") for room, _ in rooms.published]
         is_complete = not users or len(set(users)) == len(sent)
-        expect(is_complete, "notify mixes up calls that run at once: keep what belongs to one call in variables, not in self")
+        expect(is_complete, "notify mixes up calls that run at once: keep what is of one in variables, not in self")
 
     def _told(self, call: Call, notifier: Notifier, notification: Notification, when: str = "") -> Any:
         try:
@@ -88,7 +88,7 @@ class NotifierSuite(PluginSuite):
         except PermanentJobError as error:
             found(f"notify raised {told(error)}{when}: the suite's events can be delivered; is it set up?")
         except Exception as error:
-            found(f"notify raised {told(error)}{when}: nothing was delivered; is it set up, can the receiver be reached?")
+            found(f"notify raised {told(error)}{when}: nothing was delivered; can the receiver be reached?")
 
     async def _then_running(self, notifier: Notifier, notification: Notification) -> set[object]:
         """Notify, and return what it has begun that goes on."""

@@ -107,21 +107,21 @@ class AIProviderSuite(PluginSuite):
         try:
             results = call_together(*((provider.analyze, request) for request in requests))
         except Exception as error:
-            found(f"analyze raised {told(error)} when five calls ran at once: keep what belongs to one call in variables")
+            found(f"analyze raised {told(error)} when five calls ran at once: keep what belongs to one in variables")
         for result in results:
             _expect_valid(result)
         as_then = [repr(result) for result in results]
         alone = [repr(self._analysis(provider, request, call)) for request in requests[:2]]
         expect(
             [repr(result) for result in results] == as_then,
-            "analyze changes a result that it has returned: make a new Analysis, with an `extra` of its own, in each call",
+            "analyze changes a result that it has returned: make a new Analysis and `extra` in each call",
         )
         # Whether the calls were mixed up shows only where what they return depends on the photo, each time alike.
         if alone != as_then[:2] and alone[0] != alone[1]:
             again = [repr(self._analysis(provider, request, call)) for request in requests[:2]]
             expect(
                 again != alone,
-                "analyze answers otherwise when calls run at once: keep what belongs to one call in variables, not in self",
+                "analyze answers otherwise when calls run at once: keep what belongs to one in variables, not in self",
             )
 
     def test_analyze_raises_only_job_errors_for_a_broken_image(

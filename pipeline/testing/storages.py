@@ -168,7 +168,7 @@ class StorageBackendSuite(PluginSuite):
         found_at = {prefix: self._list(call, storage, prefix) for prefix in prefixes}
         ids = {prefix: [each.public_id for each in images] for prefix, images in found_at.items()}
         right = sorted(ids["suite/65f5/"]) == [names[0], names[2]] and ids["suite/65f7/"] == []
-        expect(right, f"list('suite/65f5/') yields {sorted(ids['suite/65f5/'])}: each image of that prefix once, no other")
+        expect(right, f"list('suite/65f5/') yields {sorted(ids['suite/65f5/'])}: each image of it once, no other")
         under = len([each for each in ids["suite/"] if each.startswith("suite/65f")])
         expect(under == 4, f"list('suite/') yields {under} of 4 images: each image of that prefix once")
         expect({*names[::2], "suite/65f6/original-1"} <= {*ids[""]}, "list('') does not yield all images")

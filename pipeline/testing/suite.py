@@ -47,7 +47,8 @@ class PluginSuite:
     """`call(method, *args)` runs or awaits a plugin's method as the pipeline does.
 
     call_seconds: the longest that one call may take. in_force: a setting that allows less, and its seconds.
-    gives_up: leave out the tests after a call that never returned. ends_at: when no further call is made, by monotonic().
+    gives_up: leave out the tests after a call that never returned. ends_at: after that
+    no further call is made, by monotonic().
     """
 
     call_seconds = 30.0
@@ -74,7 +75,7 @@ class PluginSuite:
 
     @pytest.fixture
     def context_settings(self, tmp_path: Path) -> Settings:
-        """The service's settings as `start(context)` gets them: those of the environment, with a DATA_DIR of the test."""
+        """The service's settings as `start(context)` gets them: those of the environment, DATA_DIR being the test's."""
         return load(data_dir=tmp_path / "data")
 
     @pytest.fixture
@@ -102,7 +103,7 @@ class PluginSuite:
 
     @pytest.fixture(autouse=True)
     def _watched(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """Find what the plugin does to all others: it keeps the loop, prints, changes the process, leaves things behind."""
+        """Find what the plugin does to all others: it keeps the loop, prints, changes the process, leaks."""
         self._seen: list[str] = []
         self._at_once = 1
         if self._kept.get("never returned"):
@@ -122,7 +123,9 @@ class PluginSuite:
             type(self)._of_class = {}  # type: ignore[attr-defined]
         return vars(type(self))["_of_class"]  # type: ignore[no-any-return]
 
-    def _used(self, plugin: object, call: Call, context: PluginContext, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    def _used(
+        self, plugin: object, call: Call, context: PluginContext, loop: asyncio.AbstractEventLoop
+    ) -> Iterator[None]:
         """Start the plugin, let the test go on, and close it."""
         if api_version_of(plugin) > 1 and callable(start := getattr(plugin, "start", None)):
             self._start(start, call, context)
@@ -234,7 +237,8 @@ class PluginSuite:
 
     def _too_slow(self, name: str) -> str:
         if self.in_force and self.in_force[1] <= self.call_seconds:
-            return f"{name} takes longer than {self.in_force[0]}={self.in_force[1]:g}, which is in force: set a shorter timeout"
+            setting, seconds = self.in_force
+            return f"{name} takes longer than {setting}={seconds:g}, which is in force: set a shorter timeout"
         return f"{name} does not return within {self.call_seconds:g} s: set a timeout for whatever it waits for"
 
     def _note_hang(self) -> None:
@@ -245,7 +249,8 @@ class PluginSuite:
         tasks = self._running(loop, until=monotonic() + GRACE_SECONDS)
         names = sorted({getattr(each.get_coro(), "__qualname__", each.get_name()) for each in tasks})
         if names:
-            self._seen.append(f"tasks go on after close ({', '.join(names[:3])}): use context.task, or cancel them in close()")
+            shown = ", ".join(names[:3])
+            self._seen.append(f"tasks go on after close ({shown}): use context.task, or cancel them in close()")
         for each in tasks:
             each.cancel()
         if tasks:

@@ -1,7 +1,7 @@
 """What belongs to the whole process, and what a plugin must therefore leave as it found it.
 
-A process runs many plugins. One that changes what all of them share - signal handlers, environment variables, where logs
-go - changes the others. One that leaves threads, sockets or tasks behind fills the process.
+A process runs many plugins. One that changes what all of them share - signal handlers, environment
+variables, where logs go - changes the others. One that leaves threads, sockets or tasks behind fills the process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ from typing import Any
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD", "SIGUSR1", "SIGUSR2", "SIGPIPE")
 # Clients that must be closed: package, class, and the attribute that tells whether one is.
-CLIENTS = (("aiohttp", "ClientSession", "closed"), ("httpx", "AsyncClient", "is_closed"), ("httpx", "Client", "is_closed"))
+CLIENTS = (
+    ("aiohttp", "ClientSession", "closed"),
+    ("httpx", "AsyncClient", "is_closed"),
+    ("httpx", "Client", "is_closed"),
+)
 # Set by pytest for each test.
 NOT_THEIRS = {"PYTEST_CURRENT_TEST"}
 # Of the suites themselves, and of the loop.
@@ -60,7 +64,7 @@ class Shared:
         """Yield what has become another since `before`, each with the cure."""
         names = sorted(name for name in self.environ.keys() | before.environ.keys() if self._differs(before, name))
         if names:
-            yield f"it changes environment variables ({', '.join(names[:5])}), which all plugins share: use PluginSettings"
+            yield f"it changes environment variables ({', '.join(names[:5])}), which all share: use PluginSettings"
         signals = sorted(name for name in self.handlers if self.handlers[name] != before.handlers.get(name))
         if signals:
             yield f"it handles {', '.join(signals)}, on which the service ends in order: end its work in close()"
@@ -107,12 +111,13 @@ class Held:
             sort = "many threads" if len(threads) > 2 * at_once + 1 else "threads"
             lines[sort] = f"threads go on after close ({', '.join(sorted(threads)[:3])}): end and join them in close()"
         opened = [what for _, what in self.files - before.files]
-        if files := sorted({what for what in opened if what.startswith("/") and not what.startswith(("/dev/", "/proc/"))}):
+        files = sorted({each for each in opened if each.startswith("/") and not each.startswith(("/dev/", "/proc/"))})
+        if files:
             lines["files"] = f"files stay open after close ({', '.join(files[:3])}): close each where it is opened"
         if (sockets := sum(what.startswith("socket:") for what in opened)) > 2 * at_once + 1:
             lines["sockets"] = f"{sockets} sockets stay open after close: close each after use, or use context.http"
         if self.children - before.children:
-            lines["children"] = "child processes go on after close: end and wait for them in close(), or use the sandbox"
+            lines["children"] = "child processes go on after close: end them in close() and wait, or use the sandbox"
         if clients := {self.names[each] for each in self.clients - before.clients}:
             lines["clients"] = f"a {', '.join(sorted(clients))} is not closed: close it in close(), or use context.http"
         return lines

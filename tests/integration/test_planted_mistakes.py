@@ -1,5 +1,5 @@
-"""`plugins verify` against the mistakes planted in tests/plugins_broken/: the first line of each file says which mistake
-it is and, after "|", what `verify` is to say of it, or why it is missed.
+"""`plugins verify` against the mistakes planted in tests/plugins_broken/: the first line of each file says which it is
+and, after "|", what `verify` is to say of it, or why it is missed.
 """
 
 from __future__ import annotations
