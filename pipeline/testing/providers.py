@@ -176,8 +176,8 @@ class AIProviderSuite(PluginSuite):
                 if types is None or f"image/{name}" in types:
                     yield _image(name, mode), f"a {name.upper()}"
 
-    def _turn(self, name: str) -> AbstractAsyncContextManager[None]:
-        return self._pace if name == "analyze" else super()._turn(name)
+    def turn(self, name: str) -> AbstractAsyncContextManager[None]:
+        return self._pace if name == "analyze" else super().turn(name)
 
     def _analysis(
         self, provider: AIProvider, request: AnalyzeRequest, call: Call, what: str = "a good photo"

@@ -119,9 +119,9 @@ class PluginSuite:
     @property
     def _kept(self) -> dict[str, Any]:
         """What the tests of one class know of each other."""
-        if "_of_class" not in vars(type(self)):
-            type(self)._of_class = {}  # type: ignore[attr-defined]
-        return vars(type(self))["_of_class"]  # type: ignore[no-any-return]
+        if "of_class" not in vars(type(self)):
+            type(self).of_class = {}  # type: ignore[attr-defined]
+        return vars(type(self))["of_class"]  # type: ignore[no-any-return]
 
     def _used(
         self, plugin: object, call: Call, context: PluginContext, loop: asyncio.AbstractEventLoop
@@ -167,7 +167,7 @@ class PluginSuite:
             where = watch.blocked[-1][1]
             found(f"{name} keeps the event loop and never returns ({where}): await, or hand it to asyncio.to_thread")
         finally:
-            sys.stdout = printed._stream if sys.stdout is printed else sys.stdout
+            sys.stdout = printed.stream if sys.stdout is printed else sys.stdout
             self._note(name, watch, printed, warned)
 
     def _note(self, name: str, watch: Watch, printed: Printed, warned: list[warnings.WarningMessage]) -> None:
@@ -198,10 +198,10 @@ class PluginSuite:
             method = partial(method, progress=Reporting())
         if self.ends_at is not None and monotonic() > self.ends_at:
             pytest.skip(NO_TIME)
-        async with self._turn(name):
+        async with self.turn(name):
             return await self._in_time(name, method, *args)
 
-    def _turn(self, name: str) -> AbstractAsyncContextManager[None]:
+    def turn(self, name: str) -> AbstractAsyncContextManager[None]:
         """Return what lets a call of that method begin; nothing keeps it, unless a plugin declares so."""
         return nullcontext()
 

@@ -127,17 +127,17 @@ class Printed:
     """Stands for sys.stdout and notes what a plugin prints; what loggers write is none of it."""
 
     def __init__(self, stream: Any) -> None:
-        self._stream = stream
+        self.stream = stream
         self.text = ""
 
     def write(self, text: str) -> int:
         """Write, and note the text."""
         if not _is_of_a_logger(sys._getframe(1)):
             self.text += text[: 200 - len(self.text)]
-        return int(self._stream.write(text))
+        return int(self.stream.write(text))
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.stream, name)
 
 
 def their_threads() -> set[threading.Thread]:

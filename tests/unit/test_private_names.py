@@ -38,6 +38,7 @@ USED = {
 HARMLESS = {
     "pipeline/commands/checking.py": {"_exit"},
     "pipeline/commands/reference.py": {"_is_protocol"},
+    "pipeline/commands/verified.py": {"_exit"},
     "pipeline/exit.py": {"_current_frames", "_exit"},
     "pipeline/assets/hygiene/source.py": {"_parts"},
     "pipeline/handlers/http_head.py": {"_replace"},
@@ -46,6 +47,8 @@ HARMLESS = {
     "pipeline/rooms/rooms.py": {"_unsent_bytes"},
     "pipeline/sandbox/child.py": {"_exit"},
     "pipeline/settings.py": {"_plugin_settings", "_plugin_variables", "_unknown_variables"},
+    "pipeline/testing/surroundings.py": {"_getframe"},
+    "pipeline/testing/watching.py": {"_current_frames", "_run_once"},
     "pipeline/watchdog.py": {"_current_frames", "_run_once"},
 }
 
