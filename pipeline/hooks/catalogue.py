@@ -40,6 +40,8 @@ BUILT_IN_MODULES = (
     "plugins.ai_http",
     "plugins.ai_local",
     "plugins.ai_openai",
+    "plugins.ai_anthropic",
+    "plugins.ai_gemini",
     "plugins.storage_local",
     "plugins.storage_cloudinary",
     "plugins.storage_object",
