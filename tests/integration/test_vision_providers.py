@@ -357,7 +357,6 @@ def gemini_statuses(fake: FakeVision) -> list[tuple[Reply, type[JobError], str, 
 STATUSES = {"openai": openai_statuses, "anthropic": anthropic_statuses, "gemini": gemini_statuses}
 
 
-@pytest.mark.fault("P2")
 @pytest.mark.gen_test
 async def test_error_says_whose_fault_it_is(endpoint: FakeVision, provider: VisionProvider) -> None:
     """Only what is surely the photo's fault is permanent; what is ours to put right, and any limit, costs no photo an
