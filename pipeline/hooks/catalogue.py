@@ -24,8 +24,10 @@ import structlog
 from pipeline import __version__
 from pipeline.errors import ConfigurationError
 from pipeline.hooks import specs
+from pipeline.hooks.batches import batch_limits
 from pipeline.hooks.calls import CHECK, START, BoundPlugin
 from pipeline.hooks.limits import Limits, declared_by
+from pipeline.hooks.notifiers import NOTIFY, NOTIFY_MANY
 from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import PluginSettings, plugin_variable
 
@@ -69,6 +71,8 @@ class Kind:
 
 # What every plugin may have; see Starting in lent.py. `close` is called whatever the API version.
 LIFE = (START, CHECK)
+# What a plugin of version 1 may call so for itself.
+SINCE_2 = (START, NOTIFY_MANY)
 PROVIDER = Kind("provider", "register_ai_providers", "AI_PROVIDER", ("analyze",), optional=LIFE)
 STORAGE = Kind(
     "storage",
@@ -77,7 +81,7 @@ STORAGE = Kind(
     ("save", "open", "delete", "check"),
     optional=("list", "url", START),
 )
-NOTIFIER = Kind("notifier", "register_notifiers", "NOTIFIERS", ("notify",), optional=LIFE)
+NOTIFIER = Kind("notifier", "register_notifiers", "NOTIFIERS", (NOTIFY,), optional=(NOTIFY_MANY, *LIFE))
 KINDS = (PROVIDER, STORAGE, NOTIFIER)
 HOOK = "hook"
 HOOKSPEC_MARK = f"{specs.PROJECT}_spec"  # pluggy's own
@@ -215,6 +219,8 @@ class Catalogue:
                 raise ValueError("its max_concurrency is less than 1")
             if kind is PROVIDER and offer.source.api_version > 1 and (faults := declared_by(plugin).faults):
                 raise ValueError("; ".join(faults))
+            if kind is NOTIFIER and _has(plugin, NOTIFY_MANY, offer.source):
+                batch_limits(plugin)
             return plugin
         except (Exception, SystemExit) as error:
             raise ConfigurationError(f"{kind.setting}: {kind.name} {name!r} cannot start: {error}") from error
@@ -346,8 +352,8 @@ def _bind(
 
 
 def _has(plugin: object, method: str, source: Source) -> bool:
-    """Return whether the plugin has that optional method; what is called `start` in one of version 1 is its own."""
-    return callable(getattr(plugin, method, None)) and (method != START or source.api_version > 1)
+    """Return whether the plugin has that optional method; what has come since is its own in one of version 1."""
+    return callable(getattr(plugin, method, None)) and (method not in SINCE_2 or source.api_version > 1)
 
 
 def _with_arguments(implementation: pluggy.HookImpl, names: Sequence[str]) -> Callable[..., Any]:

@@ -66,7 +66,9 @@ class PluginManager:
         # Which AI providers are not asked for now, and which of them the jobs of each category may ask.
         self.provider_holds = self._providers.holds
         self.storages = storages
-        self.notifiers = Notifiers(notifiers, rooms, settings.notifier_timeout_seconds, tracing)
+        self.notifiers = Notifiers(
+            notifiers, rooms, settings.notifier_timeout_seconds, tracing, settings.notifier_slots
+        )
         self._hooked = Hooked(hooks, settings, pictures)
         self.sandbox = sandbox
         self._lender = lender

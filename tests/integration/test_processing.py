@@ -15,6 +15,7 @@ from pipeline.clock import utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, ProcessedImage
+from pipeline.hooks.notifiers import About
 from pipeline.hooks.providers import Witness
 from pipeline.images import ImageName
 from pipeline.metrics import Metrics
@@ -69,7 +70,7 @@ class Plugins(MemoryStorage):
 
     is_durable = False
 
-    async def announce(self, event: Mapping[str, Any], user_id: str) -> None:
+    async def announce(self, event: Mapping[str, Any], user_id: str, about: About) -> None:
         check_event(dict(event))
         self.events.append((event, user_id))
 
