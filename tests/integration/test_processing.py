@@ -148,7 +148,9 @@ async def test_job_asks_the_provider_with_all_it_needs(
     await run(processing, job)
     url = f"https://images.example/{asset.original.public_id}"
     assert plugins.requests == [
-        AnalyzeRequest(url, "sneaker", asset.id, job.id, "r-1", attempt=1, timeout_seconds=90)
+        AnalyzeRequest(
+            url, "sneaker", asset.id, job.id, "r-1", attempt=1, timeout_seconds=90, content_type="image/jpeg"
+        )
     ]
 
 
