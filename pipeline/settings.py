@@ -266,6 +266,11 @@ class Settings(BaseSettings):
     breaker_probe_seconds: float = _f(
         15, "Longest wait between the single calls that try a held plugin again; starts at 1 s and doubles.", ge=1
     )
+    user_claims: CommaList = _f(
+        (),
+        "Claims of the token of an upload that notifiers get with its event, comma-separated, as email,locale; kept with "
+        "the asset, at most 2 KB, and shown to nobody. Default: none, because they are about a person.",
+    )
     notifier_slots: int = _f(
         5, "Slots of this process for durable notifiers (webhook, apprise): they never take those of the AI.", ge=1
     )
@@ -363,7 +368,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
-        lists = ("ai_provider", "categories", "notifiers", "filters_required", "allowed_origins")
+        lists = ("ai_provider", "categories", "notifiers", "filters_required", "allowed_origins", "user_claims")
         for name in (*lists, "plugins_disabled", "plugins_enabled"):
             if isinstance(values.get(name), str):
                 values[name] = _split(values[name])

@@ -20,8 +20,11 @@ import structlog
 
 from pipeline.errors import ConfigurationError
 from pipeline.hooks import specs
-from pipeline.hooks.calls import CHECK, START, BoundPlugin
+from pipeline.hooks.batches import batch_limits
+from pipeline.hooks.calls import CHECK, REGISTER_ROUTES, START, BoundPlugin
 from pipeline.hooks.limits import Limits, declared_by
+from pipeline.hooks.notifiers import NOTIFY, NOTIFY_MANY
+from pipeline.hooks.routes import Route, RouteList
 from pipeline.hooks.sources import BUILT_IN, Source, find_sources, names_there_are
 from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import FILE_SUFFIX, PluginSettings, plugin_variable
@@ -64,15 +67,17 @@ class Kind:
 
 # What every plugin may have; see Starting in lent.py. `close` is called whatever the API version.
 LIFE = (START, CHECK)
-PROVIDER = Kind("provider", "register_ai_providers", "AI_PROVIDER", ("analyze",), optional=LIFE)
+# What a plugin of version 1 may call so for itself.
+SINCE_2 = (START, NOTIFY_MANY, REGISTER_ROUTES)
+PROVIDER = Kind("provider", "register_ai_providers", "AI_PROVIDER", ("analyze",), optional=(*LIFE, REGISTER_ROUTES))
 STORAGE = Kind(
     "storage",
     "register_storage_backends",
     "STORAGE_BACKEND",
     ("save", "open", "delete", "check"),
-    optional=("list", "url", START),
+    optional=("list", "url", START, REGISTER_ROUTES),
 )
-NOTIFIER = Kind("notifier", "register_notifiers", "NOTIFIERS", ("notify",), optional=LIFE)
+NOTIFIER = Kind("notifier", "register_notifiers", "NOTIFIERS", (NOTIFY,), optional=(NOTIFY_MANY, *LIFE, REGISTER_ROUTES))
 KINDS = (PROVIDER, STORAGE, NOTIFIER)
 HOOK = "hook"
 HOOKSPEC_MARK = f"{specs.PROJECT}_spec"  # pluggy's own
@@ -190,7 +195,10 @@ class Catalogue:
         present = [method for method in kind.optional if _has(plugin, method, source)]
         methods = {method: getattr(plugin, method) for method in (*kind.methods, *present)}
         limits = declared_by(plugin).limits if source.api_version > 1 else Limits()
-        return _bind(kind.name, name, plugin, methods, threads, self._settings, metrics, lender, limits)
+        bound = _bind(kind.name, name, plugin, methods, threads, self._settings, metrics, lender, limits)
+        if REGISTER_ROUTES in methods:
+            bound.routes = _routes(f"{kind.setting}: {kind.name} {name!r}", methods[REGISTER_ROUTES])
+        return bound
 
     def make(self, kind: Kind, name: str) -> Any:
         """Return the plugin as its factory makes it; ConfigurationError says what is wrong."""
@@ -211,6 +219,8 @@ class Catalogue:
                 raise ValueError("its max_concurrency is less than 1")
             if kind is PROVIDER and offer.source.api_version > 1 and (faults := declared_by(plugin).faults):
                 raise ValueError("; ".join(faults))
+            if kind is NOTIFIER and _has(plugin, NOTIFY_MANY, offer.source):
+                batch_limits(plugin)
             return plugin
         except (Exception, SystemExit) as error:
             raise ConfigurationError(f"{kind.setting}: {kind.name} {name!r} cannot start: {error}") from error
@@ -233,7 +243,10 @@ class Catalogue:
             module = self._registry.get_plugin(plugin)
             life = {method: getattr(module, method) for method in LIFE if _has(module, method, source)}
             methods = functions | life
-            built.append(_bind(HOOK, source.name, module, methods, 2, self._settings, metrics, lender))
+            bound = _bind(HOOK, source.name, module, methods, 2, self._settings, metrics, lender)
+            if REGISTER_ROUTES in functions:
+                bound.routes = _routes(f"The plugin {source.name!r}", functions[REGISTER_ROUTES], self._settings)
+            built.append(bound)
         return built
 
     def _register(self, source: Source) -> None:
@@ -282,9 +295,9 @@ class Catalogue:
                 self._unused.append(_info(source, kind.name, "broken", name, reason))
 
     def _hook_functions(self) -> dict[str, dict[str, Callable[..., Any]]]:
-        """Return the observers and filters, plugin -> hook -> function(argument, settings), in pluggy's order."""
+        """Return what modules implement, plugin -> hook -> function(argument, settings), in pluggy's order."""
         found: dict[str, dict[str, Callable[..., Any]]] = {}
-        for hook in (*OBSERVERS, *FILTERS):
+        for hook in (*OBSERVERS, *FILTERS, REGISTER_ROUTES):
             for implementation in reversed(getattr(self._registry.hook, hook).get_hookimpls()):
                 names = getattr(self._registry.hook, hook).spec.argnames
                 found.setdefault(implementation.plugin_name, {})[hook] = _with_arguments(implementation, names)
@@ -348,9 +361,20 @@ def _bind(
     )
 
 
+def _routes(whose: str, register: Callable[..., Any], *arguments: Any) -> Sequence[Route]:
+    """Return what a plugin serves under /plugins/; ConfigurationError says what is wrong. whose: for that."""
+    routes = RouteList()
+    try:
+        if inspect.isawaitable(register(routes, *arguments)):
+            raise TypeError(f"{REGISTER_ROUTES} must be a plain def")
+    except (Exception, SystemExit) as error:
+        raise ConfigurationError(f"{whose} cannot start: {error}") from error
+    return tuple(routes.all)
+
+
 def _has(plugin: object, method: str, source: Source) -> bool:
-    """Return whether the plugin has that optional method; what is called `start` in one of version 1 is its own."""
-    return callable(getattr(plugin, method, None)) and (method != START or source.api_version > 1)
+    """Return whether the plugin has that optional method; what has come since is its own in one of version 1."""
+    return callable(getattr(plugin, method, None)) and (method not in SINCE_2 or source.api_version > 1)
 
 
 def _with_arguments(implementation: pluggy.HookImpl, names: Sequence[str]) -> Callable[..., Any]:
