@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import aiohttp
 
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PermanentJobError, RetryableJobError
-from pipeline.hooks import UNKNOWN, AIProvider, Analysis, AnalyzeRequest, Attribute, hookimpl, utc_now
+from pipeline.hooks import UNKNOWN, AIProvider, Analysis, AnalyzeRequest, Attribute, hookimpl, retry_after_of
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -27,8 +25,6 @@ MAX_REPLY_BYTES = 1024 * 1024
 MAX_MESSAGE_LENGTH = 300
 CONNECT_SECONDS = 10.0
 CHECK_SECONDS = 5.0
-# Longer holds would let one mistaken header stop the queue.
-MAX_RETRY_AFTER_SECONDS = 3600.0
 
 UNAVAILABLE = "AI service unavailable"
 TIMED_OUT = "AI service timed out"
@@ -132,26 +128,6 @@ def parse_analysis(body: bytes) -> Analysis:
         )
     except (ValueError, TypeError, RecursionError) as error:
         raise RetryableJobError(UNREADABLE, max_attempts=2) from error
-
-
-def parse_retry_after(value: str | None, now: datetime) -> float | None:
-    """Return the seconds a Retry-After header (seconds or an HTTP date) asks for; None when it says nothing."""
-    if not value:
-        return None
-    try:
-        seconds = float(value) if value.strip().isdigit() else (parsedate_to_datetime(value) - now).total_seconds()
-    except (ValueError, TypeError):
-        return None
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
-
-
-def retry_after_of(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds a reply asks to wait, or None; a date counts from the reply's own, as clocks differ."""
-    try:
-        now = parsedate_to_datetime(headers.get("Date", ""))
-    except (ValueError, TypeError):
-        now = utc_now()
-    return parse_retry_after(headers.get("Retry-After"), now)
 
 
 async def read_reply(response: aiohttp.ClientResponse) -> bytes:

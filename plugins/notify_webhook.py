@@ -24,8 +24,8 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from yarl import URL
 
 from pipeline.errors import PermanentJobError, RetryableJobError, is_unreachable
-from pipeline.hooks import Notification, Notifier, PluginSettings, hookimpl, utc_now
-from plugins.ai_http import Answer, retry_after_of
+from pipeline.hooks import Notification, Notifier, PluginSettings, hookimpl, retry_after_of, utc_now
+from plugins.ai_http import Answer
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings

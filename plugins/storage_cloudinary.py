@@ -29,9 +29,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import urllib3
 
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError, ValidationError
-from pipeline.hooks import StorageBackend, StoredImage, hookimpl
+from pipeline.hooks import StorageBackend, StoredImage, hookimpl, retry_after_of
 from pipeline.hooks.protocols import READ_AT_MOST_BYTES
-from plugins.ai_http import retry_after_of
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings

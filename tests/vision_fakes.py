@@ -1,7 +1,7 @@
-"""The endpoints of OpenAI, Anthropic and Gemini on real sockets: one question about a photo, one about the model, one key.
+"""The endpoints of OpenAI, Anthropic and Gemini on real sockets: questions about a photo and about the model, one key.
 
-In a test's loop: `fake = FAKES["openai"](); fake.start(); ...; await fake.stop()`. As strict as the real ones about what
-they are sent, by their API references, and worse in one thing: when they refuse a key they repeat it in full.
+In a test's loop: `fake = FAKES["openai"](); fake.start(); ...; await fake.stop()`. As strict as the real ones about
+what they are sent, by their API references, and worse in one thing: when they refuse a key they repeat it in full.
 """
 
 from __future__ import annotations
@@ -405,7 +405,8 @@ def openapi_fault(schema: dict[str, Any]) -> str:
         return f"Invalid value at type: {schema['type']}"
     if schema["type"] != "OBJECT":
         return ""
-    if set(schema["required"]) != set(schema["properties"]) or set(schema["propertyOrdering"]) != set(schema["required"]):
+    names = set(schema["properties"])
+    if set(schema["required"]) != names or set(schema["propertyOrdering"]) != names:
         return "required: property is not defined"
     return next(filter(None, map(openapi_fault, schema["properties"].values())), "")
 

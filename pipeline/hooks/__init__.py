@@ -10,6 +10,7 @@ from pipeline.hooks.protocols import (
     Analysis,
     AnalyzeRequest,
     Attribute,
+    BatchNotifier,
     JobEvent,
     Notification,
     Notifier,
@@ -27,6 +28,8 @@ from pipeline.hooks.protocols import (
     UploadFacts,
     Usage,
 )
+from pipeline.hooks.replies import retry_after_of
+from pipeline.hooks.routes import PluginReply, PluginRequest, Routes
 from pipeline.hooks.specs import API_VERSION, hookimpl
 from pipeline.sandbox import Picture
 from pipeline.settings import PluginSettings
@@ -39,6 +42,7 @@ __all__ = [
     "Analysis",
     "AnalyzeRequest",
     "Attribute",
+    "BatchNotifier",
     "Context",
     "JobEvent",
     "Measure",
@@ -46,6 +50,8 @@ __all__ = [
     "Notification",
     "Notifier",
     "Picture",
+    "PluginReply",
+    "PluginRequest",
     "PluginSettings",
     "PluginStore",
     "ProcessedImage",
@@ -53,6 +59,7 @@ __all__ = [
     "Rate",
     "ReportingAIProvider",
     "RoomPublisher",
+    "Routes",
     "Sandbox",
     "SandboxPool",
     "Starting",
@@ -63,5 +70,6 @@ __all__ = [
     "UploadFacts",
     "Usage",
     "hookimpl",
+    "retry_after_of",
     "utc_now",
 ]

@@ -27,6 +27,7 @@ from pipeline.hooks.protocols import (
     UploadFacts,
 )
 from pipeline.hooks.providers import Providers, ReadImage, Witness
+from pipeline.hooks.routes import Route
 from pipeline.hooks.starting import start
 from pipeline.hooks.storages import Storages
 from pipeline.hooks.storing import Storing
@@ -66,10 +67,14 @@ class PluginManager:
         # Which AI providers are not asked for now, and which of them the jobs of each category may ask.
         self.provider_holds = self._providers.holds
         self.storages = storages
-        self.notifiers = Notifiers(notifiers, rooms, settings.notifier_timeout_seconds, tracing)
+        self.notifiers = Notifiers(
+            notifiers, rooms, settings.notifier_timeout_seconds, tracing, settings.notifier_slots
+        )
         self._hooked = Hooked(hooks, settings, pictures)
         self.sandbox = sandbox
         self._lender = lender
+        # By the plugin's name; those that are opened later have none.
+        self.routes = _served(self.all)
 
     async def start(self, *, asks_providers: bool = True) -> None:
         """Start all plugins, at once; those that are not ready are held and started when they are first needed.
@@ -188,7 +193,7 @@ def build_plugins(
     made. values: returns where the plugin of that name keeps values.
     """
     catalogue = Catalogue(settings)
-    catalogue.check_variables()
+    catalogue.check_names()
     return assemble(catalogue, settings, metrics, rooms, tracing, inspect, values)
 
 
@@ -221,6 +226,18 @@ def assemble(
         inspect=inspect,
         lender=lender,
     )
+
+
+def _served(plugins: Iterable[BoundPlugin]) -> Mapping[str, Sequence[tuple[BoundPlugin, Route]]]:
+    """Return what the plugins serve, by their names: a provider and a notifier of one name share theirs."""
+    served: dict[str, list[tuple[BoundPlugin, Route]]] = {}
+    for plugin in plugins:
+        there = served.setdefault(plugin.name, []) if plugin.routes else []
+        for route in plugin.routes:
+            if any(route.is_like(other) for _, other in there):
+                raise ConfigurationError(f"two plugins {plugin.name!r} have the route {route.method} {route.path}")
+            there.append((plugin, route))
+    return served
 
 
 def _check_required(settings: Settings, hooks: Sequence[BoundPlugin]) -> None:

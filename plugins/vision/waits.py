@@ -9,9 +9,8 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from pipeline.hooks import utc_now
-
-from ..ai_http import MAX_RETRY_AFTER_SECONDS, parse_retry_after
+from pipeline.hooks import retry_after_of, utc_now
+from pipeline.hooks.replies import MAX_RETRY_AFTER_SECONDS
 
 NUMBER = r"(\d{1,12}(?:\.\d{1,12})?)"
 # As Go and Protocol Buffers write them: 6m0s, 20ms, 1h2m3.5s, 58.217s.
@@ -28,7 +27,7 @@ def wait_of(headers: Mapping[str, str], body: bytes, *, is_limited: bool) -> flo
     is_limited: it refused because of a limit, so what its headers tell of limits is why.
     """
     now = _date(headers)
-    asked = [_milliseconds(headers.get("retry-after-ms")), _retry_after(headers, now), _retry_info(body)]
+    asked = [_milliseconds(headers.get("retry-after-ms")), retry_after_of(headers), _retry_info(body)]
     told = next((each for each in asked if each is not None), None)
     if told is None and is_limited:
         told = _until_reset(headers, now)
@@ -83,11 +82,6 @@ def _retry_info(body: bytes) -> float | None:
 
 def _milliseconds(text: str | None) -> float | None:
     return float(text) / 1000 if text and re.fullmatch(NUMBER, text.strip()) else None
-
-
-def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    text = headers.get("Retry-After")
-    return float(text) if text and re.fullmatch(NUMBER, text.strip()) else parse_retry_after(text, now)
 
 
 def _date(headers: Mapping[str, str]) -> datetime:

@@ -1,0 +1,36 @@
+"""Reads what an HTTP service says of when to come back. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+
+from pipeline.clock import utc_now
+
+# Longer holds would let one mistaken header stop the queue.
+MAX_RETRY_AFTER_SECONDS = 3600.0
+# Whole seconds say the rules; some services send parts of them.
+NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
+
+
+def parse_retry_after(value: str | None, now: datetime) -> float | None:
+    """Return the seconds a Retry-After header (seconds or an HTTP date) asks for; None when it says nothing."""
+    if not value:
+        return None
+    try:
+        is_number = NUMBER.fullmatch(value.strip()) is not None
+        seconds = float(value) if is_number else (parsedate_to_datetime(value) - now).total_seconds()
+    except (ValueError, TypeError):
+        return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
+
+
+def retry_after_of(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds a reply asks to wait, or None; a date counts from the reply's own, as clocks differ."""
+    try:
+        now = parsedate_to_datetime(headers.get("Date", ""))
+    except (ValueError, TypeError):
+        now = utc_now()
+    return parse_retry_after(headers.get("Retry-After"), now)
