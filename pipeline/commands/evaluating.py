@@ -189,8 +189,8 @@ class Asked:
                 analysis = await self._analyze(case, content, attempt)
             except Exception as raised:
                 error = faults.job_error(raised, self._name, SERVICE)
-                cause = cause_of(raised)
-                reason = error.message if cause in error.message else f"{error.message}: {cause}"
+                tells_all = raised is error and raised.__cause__ is None
+                reason = error.message if tells_all else f"{error.message}: {cause_of(raised)}"
                 if isinstance(error, PermanentJobError) or attempt == ATTEMPTS:
                     self.score.fail(reason)
                     if isinstance(error, RetryableJobError) and not error.spends_attempt:
