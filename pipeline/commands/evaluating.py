@@ -159,6 +159,10 @@ class Asked:
             await self.__aexit__()
             what = "is not ready" if isinstance(error, NotReady) else "cannot start"
             raise ConfigurationError(f"{self.score.label} {what}: {cause_of(error)}") from error
+        # A wrong key is told at once, and not after so many waits.
+        if reason := await self._provider.health():
+            await self.__aexit__()
+            raise ConfigurationError(f"{self.score.label} cannot be asked: {reason}")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -264,7 +268,7 @@ def _print(scores: Sequence[Score], as_json: bool) -> None:
                 cells = (counts[outcome] for outcome in (RIGHT, WRONG, UNSURE))
                 fields.add_row(shown(score.label), name, *(str(count) for count in cells))
         tokens = ", ".join("?" if each is None else str(each) for each in map(score.tokens, ("input", "output")))
-        seconds = "" if score.mean_seconds is None else f"{score.mean_seconds:.2f}"
+        seconds = f"{taken['mean']:.2f}" if (taken := score.to_seconds()) else ""
         totals.add_row(shown(score.label), str(len(score.answers)), str(score.failed), seconds, _cost(score), tokens)
     stdout.print(fields)
     stdout.print(totals)

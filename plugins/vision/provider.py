@@ -76,6 +76,7 @@ class VisionProvider(ABC):
     bad_photo = NEVER
     not_set_up = NEVER
     overloaded = NEVER
+    settings_at_fault = {401: ("API_KEY",), 403: ("API_KEY",), 404: ("MODEL", "BASE_URL"), 405: ("BASE_URL",)}
 
     def __init__(self, settings: VisionSettings, sandbox: Sandbox) -> None:
         self.settings = settings
@@ -233,9 +234,9 @@ class VisionProvider(ABC):
             return PermanentJobError(REFUSED), ""
         if status == 413 or (is_refusal and self.bad_photo.search(codes)):
             return PermanentJobError(f"AI service refused the image (HTTP {status})"), ""
-        if status in (401, 403, 404) or (is_refusal and self.not_set_up.search(codes)):
-            settings = "MODEL and {0}BASE_URL" if status == 404 else "API_KEY"
-            mend = f"see {self._prefix}{settings.format(self._prefix)}"
+        if status < 400 or status in self.settings_at_fault or (is_refusal and self.not_set_up.search(codes)):
+            settings = ("BASE_URL",) if status < 400 else self.settings_at_fault.get(status, ("API_KEY",))
+            mend = "see " + " and ".join(f"{self._prefix}{name}" for name in settings)
             error = RetryableJobError(f"AI service is not set up (HTTP {status})", retry_after_seconds=HOLD_SECONDS)
             return error, mend
         # Without a word about the photo it may be our parameters; if it was the photo, it fails after the last attempt.

@@ -84,6 +84,11 @@ PROVIDERS = """
             raise error from ValueError("see SHUT_KEY")
 
 
+    class Closed(Shut):
+        def check(self):
+            raise ValueError("see CLOSED_KEY")
+
+
     class Fussy:
         needs_image = True
 
@@ -104,6 +109,7 @@ PROVIDERS = """
         yield "choosy", Choosy
         yield "shut", Shut
         yield "fussy", Fussy
+        yield "closed", Closed
 """
 SAID = {
     "sneaker": {"brand": "Nike", "model": "Air Max 90"},
@@ -233,6 +239,7 @@ def test_eval_takes_a_folder_with_labels(folder: Path, invoke: Invoke) -> None:
         (("--provider", "knowing:boldness=very", *chosen), "PLUGIN_KNOWING_BOLDNESS"),
         (("--provider", "fussy:prompt=x", *chosen), "there are: none"),
         (("--provider", "knwing", *chosen), "did you mean knowing?"),
+        (("--provider", "knowing", "--provider", "closed", *chosen), "closed cannot be asked: ValueError: see CLOSED"),
     ]
     for arguments, words in refused:
         result = invoke(*arguments)

@@ -9,10 +9,11 @@ import io
 import json
 import socket
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ from pipeline.testing import AIProviderSuite
 from plugins.vision import prompt as prompts
 from plugins.vision.provider import HOLD_SECONDS, NO_QUOTA, REFUSED, VisionProvider
 from tests.factories import make_image, make_noise_image
+from tests.service import Service
 from tests.vision_fakes import FAKES, KEY, PRODUCT, FakeVision, Reply
 
 NAMES = sorted(FAKES)
@@ -286,7 +288,8 @@ def statuses(fake: FakeVision) -> list[tuple[Reply, type[JobError], str, float |
         (Reply(401, error("x")), again, "AI service is not set up (HTTP 401)", HOLD_SECONDS),
         (Reply(403, error("x", "permission_error")), again, "AI service is not set up (HTTP 403)", HOLD_SECONDS),
         (Reply(404, error("No such model")), again, "AI service is not set up (HTTP 404)", HOLD_SECONDS),
-        (Reply(307, headers={"Location": "/v1/x"}), again, "AI service refused the request (HTTP 307)", None),
+        (Reply(307, headers={"Location": "/v1/x"}), again, "AI service is not set up (HTTP 307)", HOLD_SECONDS),
+        (Reply(405), again, "AI service is not set up (HTTP 405)", HOLD_SECONDS),
         (Reply(400, error("Unsupported parameter")), again, "AI service refused the request (HTTP 400)", None),
         (Reply(400, [1, "text"]), again, "AI service refused the request (HTTP 400)", None),
         (Reply(400, b"[" * 100_000), again, "AI service refused the request (HTTP 400)", None),
@@ -375,7 +378,8 @@ async def test_error_says_whose_fault_it_is(endpoint: FakeVision, provider: Visi
         cause, prefix = str(error.__cause__), f"PLUGIN_{endpoint.name.upper()}_"
         assert f"HTTP {reply.status} from 127.0.0.1" in cause
         if "not set up" in error.message:
-            assert (f"{prefix}MODEL" if reply.status == 404 else f"{prefix}API_KEY") in cause
+            setting = {404: "MODEL", 405: "BASE_URL", 307: "BASE_URL"}.get(reply.status, "API_KEY")
+            assert f"see {prefix}{setting}" in cause
     assert len(endpoint.requests) == len(rows)
 
 
@@ -460,6 +464,7 @@ async def test_what_keeps_the_schema_is_taken_and_cleaned(endpoint: FakeVision, 
         assert analysis.usage is None and analysis.ai_model == provider.model_name
 
 
+@pytest.mark.parametrize("endpoint", ["openai"], indirect=True)  # waiting is the same code for all
 @pytest.mark.gen_test
 async def test_what_is_not_answered_in_time_is_given_up(endpoint: FakeVision, sandbox: Sandbox) -> None:
     """An endpoint that is silent, or never ends, costs the time of the call or of the setting; one that goes away in
@@ -559,6 +564,57 @@ async def test_event_loop_stays_free_while_a_photo_is_made_small(provider: Visio
     assert (await call).brand == NIKE[0]
     # In the loop it would be nearly 0.5 s.
     assert longest < 0.25
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[tuple[Mapping[str, FakeVision], Service]]:
+    """A service that asks another provider about each category, and the endpoints, on a loop in a thread."""
+    fakes = {name: fake() for name, fake in FAKES.items()}
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever)
+    thread.start()
+
+    async def work(begins: bool) -> None:
+        for fake in fakes.values():
+            if begins:
+                fake.start()
+            else:
+                await fake.stop()
+
+    asyncio.run_coroutine_threadsafe(work(True), loop).result()
+    given = {"AI_PROVIDER": "openai", "AI_PROVIDER_BY_CATEGORY": "lego=anthropic,camera=gemini"}
+    for name, fake in fakes.items():
+        own = {"API_KEY": KEY, "BASE_URL": fake.url, **PRICES}
+        given |= {f"PLUGIN_{name.upper()}_{variable}": value for variable, value in own.items()}
+    with Service(tmp_path, **given) as service:
+        yield fakes, service
+    asyncio.run_coroutine_threadsafe(work(False), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def test_wrong_key_holds_its_provider_and_fails_no_photo(
+    running: tuple[Mapping[str, FakeVision], Service]
+) -> None:
+    """In the service: results come with their provenance; photos of the provider whose key is wrong wait, those of the
+    others do not, and the operator reads which setting it is.
+    """
+    fakes, service = running
+    fakes["gemini"].key = "another"
+    ids = {each: service.upload(category=each).json()["data"]["assetId"] for each in ("camera", "sneaker", "lego")}
+    held = service.wait_log("plugin_held", plugin="gemini")
+    assert "see PLUGIN_GEMINI_API_KEY" in held["cause"] and KEY not in json.dumps(service.lines)
+    for category, name in (("sneaker", "openai"), ("lego", "anthropic")):
+        service.wait_log("job_completed", assetId=ids[category])
+        asset = service.asset(ids[category])
+        assert (asset["status"], asset["aiMetadata"]["model"]["value"]) == ("active", "Air Max 90")
+        provenance = asset["provenance"]
+        assert (provenance["provider"], provenance["confidenceKind"]) == (name, "self_reported")
+        assert provenance["usage"]["inputTokens"] == fakes[name].tokens[0] and provenance["usage"]["cost"] > 0
+        assert name in provenance["model"] and provenance["promptVersion"].startswith("2-")
+    waiting = service.asset(ids["camera"])
+    assert waiting["status"] == "processing" and waiting["aiMetadata"]["error"] is None
 
 
 @pytest.mark.parametrize("name", NAMES)
