@@ -88,7 +88,7 @@ def _parameters(parameters: Iterable[inspect.Parameter]) -> Iterator[str]:
         if each.kind is each.KEYWORD_ONLY and not is_by_name:
             yield "*"
         is_by_name = is_by_name or each.kind in (each.KEYWORD_ONLY, each.VAR_POSITIONAL)
-        stars = {each.VAR_POSITIONAL: "*", each.VAR_KEYWORD: "**"}.get(each.kind, "")
+        stars = "*" if each.kind is each.VAR_POSITIONAL else "**" if each.kind is each.VAR_KEYWORD else ""
         default = "" if each.default is each.empty else f" = {each.default!r}"
         yield f"{stars}{each.name}: {each.annotation}{default}"
 

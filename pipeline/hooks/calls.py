@@ -86,9 +86,11 @@ class BoundPlugin:
         limits: Limits = Limits(),
         is_traced: bool = False,
     ) -> None:
-        """methods: what may be called, by name; `start`, if it is among them, before any other one. threads: how many
-        of its calls may run in threads at once. lender: gives `start` its context. limits: what it declares. is_traced: each call is
-        logged.
+        """methods: what may be called, by name; `start`, if it is among them, before any other one.
+        threads: how many of its calls may run in threads at once.
+        lender: gives `start` its context.
+        limits: what it declares.
+        is_traced: each call is logged.
         """
         self.kind = kind
         self.name = name
