@@ -171,6 +171,7 @@ class Settings(BaseSettings):
         None, "Folder with plugins of one file each, named as the file: acme.py; files that begin with _ are none."
     )
     plugins_safe_mode: bool = _f(False, "Loads built-in plugins only: to see whether an installed one is at fault.")
+    plugins_trace: bool = _f(False, "Logs a line for each call of a plugin: its method, milliseconds, outcome.")
     filters_required: CommaList = _f(
         (),
         "Plugins whose filters must be heard, comma-separated: while one of them cannot answer, uploads are refused "
