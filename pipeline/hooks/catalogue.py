@@ -49,6 +49,7 @@ BUILT_IN_MODULES = (
     "plugins.notify_websocket",
     "plugins.notify_webhook",
     "plugins.notify_apprise",
+    "plugins.notify_webpush",
     "plugins.observe_journal",
     "plugins.filter_photos",
 )
@@ -362,8 +363,9 @@ def _routes(whose: str, register: Callable[..., Any], *arguments: Any) -> Sequen
     """Return what a plugin serves under /plugins/; ConfigurationError says what is wrong. whose: for that."""
     routes = RouteList()
     try:
-        if inspect.isawaitable(register(routes, *arguments)):
+        if inspect.iscoroutinefunction(register):
             raise TypeError(f"{REGISTER_ROUTES} must be a plain def")
+        register(routes, *arguments)
     except (Exception, SystemExit) as error:
         raise ConfigurationError(f"{whose} cannot start: {error}") from error
     return tuple(routes.all)

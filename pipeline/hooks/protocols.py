@@ -331,7 +331,7 @@ class Notification:
     trace_context: str = ""
     category: str = ""
     job_id: str = ""
-    claims: Mapping[str, Any] = field(default_factory=dict)
+    claims: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 class Notifier(Protocol):

@@ -41,7 +41,7 @@ class PluginRequest:
     body: bytes = b""
     user_id: str = ""
     role: str = ""
-    claims: Mapping[str, Any] = field(default_factory=dict)
+    claims: Mapping[str, Any] = field(default_factory=dict, repr=False)
     request_id: str = ""
 
     def json(self) -> Any:
