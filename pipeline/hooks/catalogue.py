@@ -83,7 +83,13 @@ STORAGE = Kind(
     ("save", "open", "delete", "check"),
     optional=("list", "url", START, REGISTER_ROUTES),
 )
-NOTIFIER = Kind("notifier", "register_notifiers", "NOTIFIERS", (NOTIFY,), optional=(NOTIFY_MANY, *LIFE, REGISTER_ROUTES))
+NOTIFIER = Kind(
+    "notifier",
+    "register_notifiers",
+    "NOTIFIERS",
+    (NOTIFY,),
+    optional=(NOTIFY_MANY, *LIFE, REGISTER_ROUTES),
+)
 KINDS = (PROVIDER, STORAGE, NOTIFIER)
 HOOK = "hook"
 HOOKSPEC_MARK = f"{specs.PROJECT}_spec"  # pluggy's own

@@ -70,8 +70,8 @@ class WebpushSettings(PluginSettings):
     )
     private_key: SecretStr = Field(
         default=SecretStr(""),
-        description="P-256 key that signs, PEM or base64url of its 32 bytes; default: made on first start and kept in the "
-        "asset store. With another key every browser has to subscribe anew.",
+        description="P-256 key that signs, PEM or base64url of its 32 bytes; default: made on first start and kept in "
+        "the asset store. With another key every browser has to subscribe anew.",
     )
     ttl_seconds: int = Field(
         default=86_400, ge=0, le=2_419_200, description="How long a service keeps an event for a browser that is off."
@@ -144,7 +144,7 @@ class WebpushNotifier:
             raise ConfigurationError("the package is missing: pip install 'ai-queue-pipeline[webpush]'") from None
         self._encrypt = http_ece.encrypt
         self._settings = settings
-        self._budget = aiohttp.ClientTimeout(total=budget_seconds)
+        self._budget_seconds = budget_seconds
 
     async def start(self, context: Context) -> None:
         """Have the key that all processes sign with."""
@@ -223,32 +223,34 @@ class WebpushNotifier:
 
     async def _push(self, to: Subscription, payload: bytes, topic: str) -> tuple[Outcome, float]:
         """Return what became of it, and how long to wait before it is tried again."""
-        cause = ""
         try:
-            await self._check_host(to.endpoint)
-            body = self._encrypt(
-                payload,
-                salt=os.urandom(16),
-                private_key=ec.generate_private_key(ec.SECP256R1()),
-                dh=to.public_key,
-                auth_secret=to.auth,
-                version="aes128gcm",
-            )
-            # No redirects: they would lead past the check of addresses.
-            request = self._http.post(
-                to.endpoint, data=body, headers=self._headers(to.endpoint, topic), timeout=self._budget, allow_redirects=False
-            )
-            async with request as response:
-                outcome, wait = _judge(response.status), retry_after_of(response.headers)
-                cause = f"HTTP {response.status}"
+            async with asyncio.timeout(self._budget_seconds):
+                await self._check_host(to.endpoint)
+                status, wait = await self._post(to, payload, topic)
+            outcome, cause = _judge(status), f"HTTP {status}"
         except ValidationError:
-            outcome, wait, cause = Outcome.GONE, None, "its address is private"
+            outcome, wait, cause = Outcome.REFUSED, None, "its address is private"
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             outcome, wait, cause = Outcome.AGAIN, None, type(error).__name__
         if outcome is not Outcome.TOLD:
             # The host alone: who knows the endpoint may send to it.
             self._log.warning("webpush_not_taken", host=to.endpoint.host, outcome=outcome.value, cause=cause)
         return outcome, AGAIN_SECONDS if wait is None else wait
+
+    async def _post(self, to: Subscription, payload: bytes, topic: str) -> tuple[int, float | None]:
+        """Return the service's status, and how long it asks to wait."""
+        body = self._encrypt(
+            payload,
+            salt=os.urandom(16),
+            private_key=ec.generate_private_key(ec.SECP256R1()),
+            dh=to.public_key,
+            auth_secret=to.auth,
+            version="aes128gcm",
+        )
+        headers = self._headers(to.endpoint, topic)
+        # No redirects: they would lead past the check of addresses.
+        async with self._http.post(to.endpoint, data=body, headers=headers, allow_redirects=False) as response:
+            return response.status, retry_after_of(response.headers)
 
     def _headers(self, endpoint: URL, topic: str) -> dict[str, str]:
         now = int(utc_now().timestamp())

@@ -195,7 +195,8 @@ async def test_a_plain_notifier_is_told_in_batches_too() -> None:
     with capture_logs() as logs:
         await asyncio.gather(*(notifiers.notify(SUCCESS_EVENT, f"user-{n}", about) for n in range(2)))
     assert (plugin.sizes, notifiers.slots) == ([2], 5)
-    assert [(each.category, each.job_id, each.claims) for each in seen] == [("lego", "ai-processing:1", about.claims)] * 2
+    known = [(each.category, each.job_id, each.claims) for each in seen]
+    assert known == [("lego", "ai-processing:1", about.claims)] * 2
     assert [(line["event"], line["log_level"]) for line in logs] == [("notifier_failed", "error")]
     assert "a@b.c" not in repr(about) + repr(seen)
 

@@ -99,7 +99,8 @@ def test_routes_are_gathered_by_the_plugins_name() -> None:
     module = make_module("bell", register_notifiers=lambda: [("bell", Notifier)], register_routes=of_module)
     house = House()
     manager = house.open(module, notifiers=("bell",))
-    assert [(plugin.kind, route.path) for plugin, route in manager.routes["bell"]] == [("notifier", "/a"), ("hook", "/b")]
+    served = [(plugin.kind, route.path) for plugin, route in manager.routes["bell"]]
+    assert served == [("notifier", "/a"), ("hook", "/b")]
     with pytest.raises(ConfigurationError, match="two plugins 'bell' have the route GET /a"):
         house.open(module, notifiers=("bell",), port=1)
 
