@@ -427,7 +427,7 @@ class Parts:
 def _unknown_backend(settings: Settings) -> str:
     """Return which storage a version 0.1 kept images in whose URL tells nothing: one of the few it could have."""
     built_in = {*CLOUDINARY, "local", "object"}
-    is_object = "PLUGIN_OBJECT_URL" in settings.plugin_variables or settings.storage_name in built_in
+    is_object = settings.is_given("object", "url") or settings.storage_name in built_in
     return "object" if is_object else settings.storage_name
 
 

@@ -193,7 +193,7 @@ def build_plugins(
     made. values: returns where the plugin of that name keeps values.
     """
     catalogue = Catalogue(settings)
-    catalogue.check_variables()
+    catalogue.check_names()
     return assemble(catalogue, settings, metrics, rooms, tracing, inspect, values)
 
 
