@@ -140,7 +140,6 @@ async def test_what_is_raised_is_about_the_whole_batch() -> None:
     assert (held.spends_attempt, held.provider) == (False, "many")
 
 
-@pytest.mark.fault("P3")
 @pytest.mark.parametrize(
     ("answers", "fault"),
     [([], "0 answers for 2"), ("ok", "str"), ([1, None], "a int among"), ({"a": 1, "b": 2}, "dict")],
