@@ -45,6 +45,7 @@ BUILT_IN_MODULES = (
     "plugins.notify_websocket",
     "plugins.notify_webhook",
     "plugins.notify_apprise",
+    "plugins.notify_webpush",
     "plugins.observe_journal",
     "plugins.filter_photos",
 )
@@ -78,7 +79,13 @@ STORAGE = Kind(
     ("save", "open", "delete", "check"),
     optional=("list", "url", START, REGISTER_ROUTES),
 )
-NOTIFIER = Kind("notifier", "register_notifiers", "NOTIFIERS", (NOTIFY,), optional=(NOTIFY_MANY, *LIFE, REGISTER_ROUTES))
+NOTIFIER = Kind(
+    "notifier",
+    "register_notifiers",
+    "NOTIFIERS",
+    (NOTIFY,),
+    optional=(NOTIFY_MANY, *LIFE, REGISTER_ROUTES),
+)
 KINDS = (PROVIDER, STORAGE, NOTIFIER)
 HOOK = "hook"
 BROKEN = "broken"
@@ -462,8 +469,9 @@ def _routes(whose: str, register: Callable[..., Any], *arguments: Any) -> Sequen
     """Return what a plugin serves under /plugins/; ConfigurationError says what is wrong. whose: for that."""
     routes = RouteList()
     try:
-        if inspect.isawaitable(register(routes, *arguments)):
+        if inspect.iscoroutinefunction(register):
             raise TypeError(f"{REGISTER_ROUTES} must be a plain def")
+        register(routes, *arguments)
     except (Exception, SystemExit) as error:
         raise ConfigurationError(f"{whose} cannot start: {error}") from error
     return tuple(routes.all)
