@@ -498,6 +498,12 @@ class Settings(BaseSettings):
         copy._plugin_settings = {}
         return copy
 
+    def with_changed_plugin_variables(self, changed: Mapping[str, str]) -> Settings:
+        """Return a copy in which these PLUGIN_<NAME>_<FIELD> variables take the place of those there are."""
+        files = {name + FILE_SUFFIX for name in changed}
+        kept = {name: each.get_secret_value() for name, each in self._plugin_variables.items() if name not in files}
+        return self.with_plugin_variables(kept | dict(changed))
+
     @property
     def plugin_variables(self) -> tuple[str, ...]:
         """The names of all variables that are some plugin's."""

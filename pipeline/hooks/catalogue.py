@@ -19,7 +19,6 @@ import structlog
 
 from pipeline.errors import ConfigurationError
 from pipeline.hooks import specs
-from pipeline.hooks.batches import batch_limits
 from pipeline.hooks.calls import CHECK, REGISTER_ROUTES, START, BoundPlugin
 from pipeline.hooks.limits import Limits, declared_by
 from pipeline.hooks.listing import PluginInfo, limits_as_json
@@ -39,6 +38,8 @@ BUILT_IN_MODULES = (
     "plugins.ai_http",
     "plugins.ai_local",
     "plugins.ai_openai",
+    "plugins.ai_anthropic",
+    "plugins.ai_gemini",
     "plugins.storage_local",
     "plugins.storage_cloudinary",
     "plugins.storage_object",

@@ -14,8 +14,8 @@ from difflib import get_close_matches
 from typing import Any
 
 from pipeline.hooks import specs
-from pipeline.hooks.lent import Starting
 from pipeline.hooks.batches import batch_limits
+from pipeline.hooks.lent import Starting
 from pipeline.hooks.limits import declared_by
 from pipeline.hooks.progress import takes_progress
 from pipeline.hooks.protocols import AIProvider, Notifier, StorageBackend, StorageLinking, StorageListing
