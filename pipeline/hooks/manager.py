@@ -26,7 +26,7 @@ from pipeline.hooks.protocols import (
     StoredImage,
     UploadFacts,
 )
-from pipeline.hooks.providers import Providers, ReadImage, Witness
+from pipeline.hooks.providers import Permit, Providers, ReadImage, Witness
 from pipeline.hooks.starting import start
 from pipeline.hooks.storages import Storages
 from pipeline.hooks.storing import Storing
@@ -65,6 +65,8 @@ class PluginManager:
         self._asked = tuple(providers.values())
         # Which AI providers are not asked for now, and which of them the jobs of each category may ask.
         self.provider_holds = self._providers.holds
+        # How often those may be asked that have limits, by name.
+        self.provider_paces = self._providers.paces
         self.storages = storages
         self.notifiers = Notifiers(notifiers, rooms, settings.notifier_timeout_seconds, tracing)
         self._hooked = Hooked(hooks, settings, pictures)
@@ -100,14 +102,19 @@ class PluginManager:
         await self.storages.open_storages(names)
 
     async def analyze(
-        self, request: AnalyzeRequest, read_image: ReadImage, tries: str = "", witness: Witness | None = None
+        self,
+        request: AnalyzeRequest,
+        read_image: ReadImage,
+        tries: str = "",
+        witness: Witness | None = None,
+        permit: Permit | None = None,
     ) -> Analysis:
         """Return the checked result of the category's first provider that has one, as the filters leave it.
 
         What a provider raises becomes a RetryableJobError or PermanentJobError. Arguments: see Providers.analyze.
         """
         self._hooked.check_transforming()
-        analysis = await self._providers.analyze(request, read_image, tries, witness)
+        analysis = await self._providers.analyze(request, read_image, tries, witness, permit)
         return await self._hooked.transform_analysis(analysis, request)
 
     @property

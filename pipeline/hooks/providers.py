@@ -45,6 +45,18 @@ class Witness(Protocol):
         """The provider has done so much of it, and found so much."""
 
 
+class Permit(Protocol):
+    """Says whether one job may call a provider now, beside the provider itself; usecases/permits.py has it."""
+
+    async def begin(self, provider: str, *, waits: bool) -> RetryableJobError | None:
+        """Return when the provider may be called or, in seconds at most, why not. waits: False where another provider
+        can be asked instead.
+        """
+
+    async def end(self, provider: str) -> None:
+        """The call has ended, however it did."""
+
+
 CONVERT_SECONDS = 30.0
 # A provider that would have less time than this is not asked.
 LEAST_SECONDS = 1.0
@@ -76,15 +88,22 @@ class Providers:
         self._replaceable = {name for chain in self._chains.values() for name in chain[:-1]}
         breakers = {name: provider.breaker("analyze") for name, provider in providers.items()}
         self.holds = SharedBreakers(breakers, self._chains)
+        self.paces = {name: pace for name, each in providers.items() if (pace := each.limits.pace) is not None}
 
     async def analyze(
-        self, request: AnalyzeRequest, read_image: ReadImage, tries: str = "", witness: Witness | None = None
+        self,
+        request: AnalyzeRequest,
+        read_image: ReadImage,
+        tries: str = "",
+        witness: Witness | None = None,
+        permit: Permit | None = None,
     ) -> Analysis:
         """Return the checked result of the category's first provider that has one.
 
         The next provider is asked when one refuses the image for good, is held, or fails at the job's last attempt.
         read_image: awaited once if a provider wants the photo's bytes; what it raises is passed on. tries: the held
-        provider that is to be asked all the same. witness: is told who is asked, and what that one reports.
+        provider that is to be asked all the same. witness: is told who is asked, and what that one reports. permit: lets
+        the job call each provider, None where nothing limits that.
         """
         # Some time is left for keeping the result.
         deadline = asyncio.get_running_loop().time() + self._settings.job_timeout_seconds * 0.95
@@ -108,6 +127,11 @@ class Providers:
                 held = held or faults.held(name, provider.breaker("analyze"))
                 continue
             content, content_type = await photo.for_provider(provider, left)
+            if permit is not None:
+                if refusal := await permit.begin(name, waits=name == names[-1]):
+                    held = held or refusal
+                    continue
+                left = deadline - asyncio.get_running_loop().time()
             has_asked = True
             try:
                 asked = replace(request, image=content, content_type=content_type)
@@ -121,6 +145,9 @@ class Providers:
                     fault = error
                 if name != names[-1]:
                     log.warning("provider_passed_over", plugin=name, error=error.message)
+            finally:
+                if permit is not None:
+                    await permit.end(name)
         raise _of_all(fault, held)
 
     def _goes_on(self, provider: BoundPlugin, error: JobError, attempt: int) -> bool:
