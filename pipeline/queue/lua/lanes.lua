@@ -149,6 +149,18 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
     return first_lane, first
   end
 
+  -- A job that was put back to the front was submitted before those of its lane that are parked, and is to be claimed before them.
+  local function park_front(at_most)
+    for _ = 1, next(parked_lanes) and at_most or 0 do
+      local id = redis.call('LINDEX', waiting, -1)
+      local record = id and redis.call('MGET', record_key(id))[1]
+      local lane, member = place_in_lane(id or '', record)
+      if not record or not parked_lanes[lane] or not is_paced(lane) then return end
+      redis.call('RPOP', waiting)
+      if (read_state(id).state or 'waiting') == 'waiting' then park(lane, member) end
+    end
+  end
+
   -- parked -> active for paced lanes, one by one in order of submission while there are turns.
   local function claim_in_turn(claims)
     local lane, member = next_in_turn()
@@ -180,6 +192,7 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
 
   -- parked -> waiting for lanes that are open; -> active for one that tries a provider, and for those that are too old.
   function self.claim_parked(claims, promote_at_most)
+    park_front(promote_at_most)
     write_parked()
     claim_in_turn(claims)
     local names, tries = lanes_in_turn()

@@ -96,7 +96,9 @@ local function new_turns(kept, limits, leases, now)
   -- Takes back a turn whose instant has passed unused, unless a later one was given.
   function self.give_back(name, at)
     local turn = turns[name]
-    if turn and of[name] and math.abs(turn['next'] - at - of[name].every) < 1 then turn['next'] = at end
+    local every = of[name] and of[name].every or 0
+    -- `at` is as exact as the clock of the process that had the turn.
+    if turn and every > 0 and math.abs(turn['next'] - at - every) < every / 2 then turn['next'] = at end
   end
 
   function self.end_call(name, lease)
