@@ -319,6 +319,7 @@ class Parts:
             keep_completed_seconds=settings.keep_completed_seconds,
             lanes=self.plugins.provider_holds.lanes,
             paces=self.plugins.provider_paces,
+            behind=self.plugins.provider_behind,
         )
         self.notifications = self._make_queue(
             notifying.QUEUE_NAME,

@@ -200,7 +200,7 @@ class Catalogue:
         """Return the plugin as its factory makes it; ConfigurationError says what is wrong."""
         offer = self._offers.get((kind, name))
         if offer is None:
-            is_by_category = any(name in names for names in self._settings.ai_provider_by_category.values())
+            is_by_category = any(name in self._settings.chain(each) for each in self._settings.ai_provider_by_category)
             by_category = kind is PROVIDER and is_by_category and name not in self._settings.providers
             setting = "AI_PROVIDER_BY_CATEGORY" if by_category else kind.setting
             raise ConfigurationError(f"{setting}: there is no {kind.name} {name!r}; {self._names(kind, name)}")

@@ -67,6 +67,8 @@ class PluginManager:
         self.provider_holds = self._providers.holds
         # How often those may be asked that have limits, by name.
         self.provider_paces = self._providers.paces
+        # Whom the jobs of each category ask only after another has answered.
+        self.provider_behind = self._providers.behind
         self.storages = storages
         self.notifiers = Notifiers(notifiers, rooms, settings.notifier_timeout_seconds, tracing)
         self._hooked = Hooked(hooks, settings, pictures)
