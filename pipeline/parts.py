@@ -387,7 +387,7 @@ class Parts:
             RetryPolicy(
                 attempts=settings.notifier_attempts,
                 backoff_ms=settings.notifier_backoff_ms,
-                timeout_seconds=settings.notifier_timeout_seconds + 1,
+                timeout_seconds=self.plugins.notifiers.longest_seconds + 1,
                 max_stalls=settings.max_stalls,
                 max_age_seconds=settings.job_max_age_seconds,
             ),
@@ -396,7 +396,7 @@ class Parts:
             on_reconnect=self.notification_reconciler.request,
             on_unowned=self.notification_reconciler.request,
             holds=self.plugins.notifiers.holds,
-            concurrency=settings.notifier_slots if settings.role is not Role.WEB else 0,
+            concurrency=self.plugins.notifiers.slots if settings.role is not Role.WEB else 0,
             lease_seconds=settings.lease_seconds,
             renew_seconds=settings.renew_seconds,
             tracing=self.tracing,
@@ -431,7 +431,7 @@ class Parts:
 def _unknown_backend(settings: Settings) -> str:
     """Return which storage a version 0.1 kept images in whose URL tells nothing: one of the few it could have."""
     built_in = {*CLOUDINARY, "local", "object"}
-    is_object = "PLUGIN_OBJECT_URL" in settings.plugin_variables or settings.storage_name in built_in
+    is_object = settings.is_given("object", "url") or settings.storage_name in built_in
     return "object" if is_object else settings.storage_name
 
 

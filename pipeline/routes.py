@@ -22,6 +22,7 @@ from pipeline.handlers import (
     ops,
     overview,
     pages,
+    plugin_routes,
     queue,
     upload,
     users,
@@ -107,6 +108,11 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/openapi.json", ops.OpenApiHandler, common | filed),
         ("/asyncapi.json", ops.AsyncApiHandler, common | filed),
         *_pages_routes(parts, common),
+        (
+            "/plugins/.*",
+            plugin_routes.PluginRouteHandler,
+            common | {"plugin_routes": lambda: parts.plugins.routes, "seconds": settings.hook_timeout_seconds},
+        ),
         (
             "/media/(.*)",
             media.MediaHandler,

@@ -52,6 +52,8 @@ class LogFormat(StrEnum):
 CommaList = Annotated[tuple[str, ...], NoDecode]
 CategoryMap = Annotated[Mapping[str, tuple[str, ...]], NoDecode]
 PLUGIN_PREFIX = "PLUGIN_"
+# A variable of a plugin with this behind its name names a file that holds the value, as container secrets are given.
+FILE_SUFFIX = "_FILE"
 # The specification's four. Only the default of CATEGORIES: everything else asks the settings.
 DEFAULT_CATEGORIES = ("sneaker", "lego", "camera", "other")
 CATEGORY = re.compile(r"[a-z0-9_-]{1,40}")
@@ -160,8 +162,15 @@ class Settings(BaseSettings):
     plugins_disabled: CommaList = _f(
         (), "Plugins that are not even loaded, comma-separated: names of entry points, or of built-in modules."
     )
+    plugins_enabled: CommaList = _f(
+        (),
+        "The only plugins that are loaded beside the built-in ones, comma-separated: names of entry points, or of "
+        "files in PLUGINS_DIR. Default: all that are installed.",
+    )
+    plugins_dir: Path | None = _f(
+        None, "Folder with plugins of one file each, named as the file: acme.py; files that begin with _ are none."
+    )
     plugins_safe_mode: bool = _f(False, "Loads built-in plugins only: to see whether an installed one is at fault.")
-
     filters_required: CommaList = _f(
         (),
         "Plugins whose filters must be heard, comma-separated: while one of them cannot answer, uploads are refused "
@@ -256,6 +265,11 @@ class Settings(BaseSettings):
     )
     breaker_probe_seconds: float = _f(
         15, "Longest wait between the single calls that try a held plugin again; starts at 1 s and doubles.", ge=1
+    )
+    user_claims: CommaList = _f(
+        (),
+        "Claims of the token of an upload that notifiers get with its event, comma-separated, as email,locale; kept with "
+        "the asset, at most 2 KB, and shown to nobody. Default: none, because they are about a person.",
     )
     notifier_slots: int = _f(
         5, "Slots of this process for durable notifiers (webhook, apprise): they never take those of the AI.", ge=1
@@ -354,8 +368,8 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
-        lists = ("ai_provider", "categories", "notifiers", "plugins_disabled", "filters_required", "allowed_origins")
-        for name in lists:
+        lists = ("ai_provider", "categories", "notifiers", "filters_required", "allowed_origins", "user_claims")
+        for name in (*lists, "plugins_disabled", "plugins_enabled"):
             if isinstance(values.get(name), str):
                 values[name] = _split(values[name])
         if isinstance(origins := values.get("allowed_origins"), (tuple, list)):
@@ -511,14 +525,43 @@ class Settings(BaseSettings):
     def plugin(self, name: str, kind: type[Own]) -> Own:
         """Return the plugin's own settings; ConfigurationError lists every fault at once, and no value."""
         if (name, kind) not in self._plugin_settings:
-            variables = {field: plugin_variable(name, field) for field in kind.model_fields}
-            given = {field: self._plugin_variables.get(variable) for field, variable in variables.items()}
-            values = {field: value.get_secret_value() for field, value in given.items() if value is not None}
+            values, unread = self._given_to(name, kind)
+            faults = [*unread.values()]
             try:
                 self._plugin_settings[name, kind] = kind.model_validate(values)
             except PydanticValidationError as error:
-                raise ConfigurationError("; ".join(_faults(error, plugin_variable(name, "")))) from None
+                wrong = _faults(error, plugin_variable(name, ""))
+                faults += [each for each in wrong if each.partition(":")[0] not in unread]
+            if faults:
+                self._plugin_settings.pop((name, kind), None)
+                raise ConfigurationError("; ".join(faults)) from None
         return cast(Own, self._plugin_settings[name, kind])
+
+    def is_given(self, name: str, field: str) -> bool:
+        """Return whether that setting of a plugin's own is set, by itself or by a file."""
+        variable = plugin_variable(name, field)
+        return variable in self._plugin_variables or variable + FILE_SUFFIX in self._plugin_variables
+
+    def _given_to(self, name: str, kind: type[PluginSettings]) -> tuple[dict[str, str], dict[str, str]]:
+        """Return field -> value, from the plugin's variables and the files they name; and for the variables whose file
+        gives none, why.
+        """
+        values, faults = {}, {}
+        own = {plugin_variable(name, field): field for field in kind.model_fields}
+        for variable, field in own.items():
+            value, in_file = variable, variable + FILE_SUFFIX
+            if value in self._plugin_variables:
+                values[field] = self._plugin_variables[value].get_secret_value()
+            if in_file not in self._plugin_variables or in_file in own:
+                continue
+            if field in values:
+                faults[value] = f"{value} and {in_file} are both set: remove one"
+                continue
+            try:
+                values[field] = environment.read_value(self._plugin_variables[in_file].get_secret_value())
+            except ValueError as error:
+                faults[value] = f"{in_file}: {error}"
+        return values, faults
 
 
 def load(**overrides: Any) -> Settings:

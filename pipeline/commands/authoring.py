@@ -51,7 +51,7 @@ def verify(name: str, kind_name: str | None) -> None:
         raise ConfigurationError("The suites run on pytest, which is missing: pip install pytest") from None
     settings = settings_module.load()
     catalogue = Catalogue(settings)
-    catalogue.check_variables()
+    catalogue.check_names()
     kind = _choose(catalogue, name, kind_name)
     # Before pytest starts: settings that are wrong are one line and not a test that failed.
     first = catalogue.make(kind, name)

@@ -362,7 +362,7 @@ class Checks:
         for name, kind in catalogue.own_settings().items():
             with suppress(ConfigurationError):  # told where the plugin is built, if it is
                 self._masker.learn(self._settings.plugin(name, kind))
-        catalogue.check_variables()
+        catalogue.check_names()
         hooks = catalogue.build_hooks(self._metrics)
         names = ", ".join(each.name for each in hooks) or "none"
         yield Finding(Mark.OK, "plugins", f"observers and filters in use: {names}")

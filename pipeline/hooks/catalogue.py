@@ -7,35 +7,33 @@ implement. Runs at start, on the main thread.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import partial
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
 import structlog
 
-from pipeline import __version__
 from pipeline.errors import ConfigurationError
 from pipeline.hooks import specs
-from pipeline.hooks.calls import CHECK, START, BoundPlugin
+from pipeline.hooks.batches import batch_limits
+from pipeline.hooks.calls import CHECK, REGISTER_ROUTES, START, BoundPlugin
 from pipeline.hooks.limits import Limits, declared_by
+from pipeline.hooks.notifiers import NOTIFY, NOTIFY_MANY
+from pipeline.hooks.routes import Route, RouteList
+from pipeline.hooks.sources import BUILT_IN, Source, find_sources, names_there_are
 from pipeline.sandbox.sandbox import Sandbox
-from pipeline.settings import PluginSettings, plugin_variable
+from pipeline.settings import FILE_SUFFIX, PluginSettings, plugin_variable
 
 if TYPE_CHECKING:
     from pipeline.hooks.context import Lender
     from pipeline.metrics import Metrics
     from pipeline.settings import Settings
 
-ENTRY_POINT_GROUP = "ai_queue_pipeline"
-BUILT_IN = "built-in"
 BUILT_IN_MODULES = (
     "plugins.ai_http",
     "plugins.ai_local",
@@ -69,15 +67,17 @@ class Kind:
 
 # What every plugin may have; see Starting in lent.py. `close` is called whatever the API version.
 LIFE = (START, CHECK)
-PROVIDER = Kind("provider", "register_ai_providers", "AI_PROVIDER", ("analyze",), optional=LIFE)
+# What a plugin of version 1 may call so for itself.
+SINCE_2 = (START, NOTIFY_MANY, REGISTER_ROUTES)
+PROVIDER = Kind("provider", "register_ai_providers", "AI_PROVIDER", ("analyze",), optional=(*LIFE, REGISTER_ROUTES))
 STORAGE = Kind(
     "storage",
     "register_storage_backends",
     "STORAGE_BACKEND",
     ("save", "open", "delete", "check"),
-    optional=("list", "url", START),
+    optional=("list", "url", START, REGISTER_ROUTES),
 )
-NOTIFIER = Kind("notifier", "register_notifiers", "NOTIFIERS", ("notify",), optional=LIFE)
+NOTIFIER = Kind("notifier", "register_notifiers", "NOTIFIERS", (NOTIFY,), optional=(NOTIFY_MANY, *LIFE, REGISTER_ROUTES))
 KINDS = (PROVIDER, STORAGE, NOTIFIER)
 HOOK = "hook"
 HOOKSPEC_MARK = f"{specs.PROJECT}_spec"  # pluggy's own
@@ -98,20 +98,6 @@ class PluginInfo:
     version: str
     state: str
     reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where a plugin comes from. name: of its entry point or module. api_version: what it was written for."""
-
-    name: str
-    package: str
-    version: str
-    api_version: int = specs.API_VERSION
-
-    def info(self, kind: str, state: str, name: str = "", reason: str = "") -> PluginInfo:
-        """Return the line of a plugin from here."""
-        return PluginInfo(name or self.name, kind, self.package, self.version, state, reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +123,7 @@ class Catalogue:
             settings.decode_memory_mb, settings.max_image_pixels, settings.preview_processes or 1
         )
         self._settings = settings
+        self._modules = modules
         self._offers: dict[tuple[Kind, str], Offer] = {}
         self._own: dict[str, type[PluginSettings]] = {}
         self._sources: dict[str, Source] = {}
@@ -145,12 +132,8 @@ class Catalogue:
         self._registry.add_hookspecs(specs)
         # pluggy asks the last registered first, and the first to offer a name keeps it: a package takes a built-in's
         # place only when it says so with `tryfirst`.
-        for entry_point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda each: each.name, reverse=True):
-            if not settings.plugins_safe_mode:
-                self._register(_source(entry_point), entry_point.load)
-        for module in modules:
-            name = module.rpartition(".")[2].partition("_")[2] or module
-            self._register(Source(name, BUILT_IN, __version__), partial(importlib.import_module, module), module)
+        for source in find_sources(settings, modules):
+            self._register(source)
         for implementation in reversed(self._registry.hook.register_settings.get_hookimpls()):
             for name, own in self._ask("", implementation):
                 self._own.setdefault(str(name), own)
@@ -161,7 +144,7 @@ class Catalogue:
     def infos(self) -> list[PluginInfo]:
         """Return one line for each plugin, sorted."""
         usable = [
-            offer.source.info(kind.name, "selected" if name in self.selected[kind] else "available", name)
+            _info(offer.source, kind.name, "selected" if name in self.selected[kind] else "available", name)
             for (kind, name), offer in self._offers.items()
         ]
         hooks = [self._hook_info(self._sources[plugin]) for plugin in self._hook_functions()]
@@ -171,20 +154,38 @@ class Catalogue:
         """Return the settings of plugins, by the plugin's name."""
         return self._own
 
-    def check_variables(self) -> None:
-        """Raise ConfigurationError for every PLUGIN_ variable that is nobody's, with the nearest there is."""
+    def check_names(self) -> None:
+        """Raise ConfigurationError for every PLUGIN_ variable, and every name in PLUGINS_ENABLED and PLUGINS_DISABLED,
+        that is no plugin's, with the nearest there is.
+        """
+        faults = [*self._mistyped_plugins(), *self._mistyped_variables()]
+        if faults:
+            raise ConfigurationError("; ".join(faults))
+
+    def _mistyped_plugins(self) -> Iterator[str]:
+        there = names_there_are(self._settings, self._modules)
+        for name in self._settings.plugins_enabled:
+            if name not in there:
+                yield f"PLUGINS_ENABLED: there is no plugin {name!r}{nearest(name, there)}"
+        for name in self._settings.plugins_disabled:
+            if name in there:
+                continue
+            if hint := nearest(name, there):
+                yield f"PLUGINS_DISABLED: there is no plugin {name!r}{hint}"
+            else:
+                log.warning("plugin_unknown", plugin=name, setting="PLUGINS_DISABLED")  # not installed here
+
+    def _mistyped_variables(self) -> Iterator[str]:
         own = {plugin_variable(name, ""): [*map(str.upper, kind.model_fields)] for name, kind in self._own.items()}
-        known = {prefix + field for prefix, fields in own.items() for field in fields}
-        faults = []
+        fields = {prefix + field for prefix, names in own.items() for field in names}
+        known = fields | {field + FILE_SUFFIX for field in fields}
         for variable in self._settings.plugin_variables:
             prefix = max((each for each in own if variable.startswith(each)), key=len, default="")
             if not prefix:
                 log.warning("setting_unknown", variable=variable)  # of a plugin that is not installed here
             elif variable not in known:
                 hint = nearest(variable.removeprefix(prefix), own[prefix], prefix)
-                faults.append(f"there is no setting {variable}{hint}")
-        if faults:
-            raise ConfigurationError("; ".join(faults))
+                yield f"there is no setting {variable}{hint}"
 
     def build(self, kind: Kind, name: str, metrics: Metrics, lender: Lender | None = None) -> BoundPlugin:
         """Return the plugin, ready to be started; ConfigurationError says what is wrong. lender: see BoundPlugin."""
@@ -194,7 +195,10 @@ class Catalogue:
         present = [method for method in kind.optional if _has(plugin, method, source)]
         methods = {method: getattr(plugin, method) for method in (*kind.methods, *present)}
         limits = declared_by(plugin).limits if source.api_version > 1 else Limits()
-        return _bind(kind.name, name, plugin, methods, threads, self._settings, metrics, lender, limits)
+        bound = _bind(kind.name, name, plugin, methods, threads, self._settings, metrics, lender, limits)
+        if REGISTER_ROUTES in methods:
+            bound.routes = _routes(f"{kind.setting}: {kind.name} {name!r}", methods[REGISTER_ROUTES])
+        return bound
 
     def make(self, kind: Kind, name: str) -> Any:
         """Return the plugin as its factory makes it; ConfigurationError says what is wrong."""
@@ -215,6 +219,8 @@ class Catalogue:
                 raise ValueError("its max_concurrency is less than 1")
             if kind is PROVIDER and offer.source.api_version > 1 and (faults := declared_by(plugin).faults):
                 raise ValueError("; ".join(faults))
+            if kind is NOTIFIER and _has(plugin, NOTIFY_MANY, offer.source):
+                batch_limits(plugin)
             return plugin
         except (Exception, SystemExit) as error:
             raise ConfigurationError(f"{kind.setting}: {kind.name} {name!r} cannot start: {error}") from error
@@ -237,17 +243,20 @@ class Catalogue:
             module = self._registry.get_plugin(plugin)
             life = {method: getattr(module, method) for method in LIFE if _has(module, method, source)}
             methods = functions | life
-            built.append(_bind(HOOK, source.name, module, methods, 2, self._settings, metrics, lender))
+            bound = _bind(HOOK, source.name, module, methods, 2, self._settings, metrics, lender)
+            if REGISTER_ROUTES in functions:
+                bound.routes = _routes(f"The plugin {source.name!r}", functions[REGISTER_ROUTES], self._settings)
+            built.append(bound)
         return built
 
-    def _register(self, source: Source, load: Callable[[], Any], module: str = "") -> None:
-        if source.name in self._settings.plugins_disabled or module in self._settings.plugins_disabled:
-            self._unused.append(source.info("", "disabled"))
+    def _register(self, source: Source) -> None:
+        if self._is_disabled(source):
+            self._unused.append(_info(source, "", "disabled"))
             return
-        key = f"{source.package}: {source.name}: {module}"
+        key = f"{source.package}: {source.name}: {source.module}"
         # SystemExit too: a package whose import gives up must not end the service.
         try:
-            plugin = load()
+            plugin = source.load()
             wanted = getattr(plugin, "API_VERSION", specs.API_VERSION)
             if wanted not in specs.API_VERSIONS:
                 raise RuntimeError(f"it was written for API version {wanted}, this is {specs.API_VERSION}")
@@ -255,9 +264,16 @@ class Catalogue:
             self._registry.check_pending()
             self._sources[key] = replace(source, api_version=wanted)
         except (Exception, SystemExit) as error:
-            self._unused.append(source.info("", "broken", reason=_reason(error)))
+            self._unused.append(_info(source, "", "broken", reason=_reason(error)))
             with suppress(Exception):
                 self._registry.unregister(name=key)
+
+    def _is_disabled(self, source: Source) -> bool:
+        enabled = self._settings.plugins_enabled
+        if enabled and source.package != BUILT_IN and source.name not in enabled:
+            return True
+        names = (source.name, source.module) if source.package == BUILT_IN else (source.name,)
+        return any(name in self._settings.plugins_disabled for name in names)
 
     def _ask(self, kind: str, implementation: pluggy.HookImpl) -> list[tuple[str, Any]]:
         """Return the pairs an implementation yields; one that fails is listed as broken."""
@@ -267,7 +283,7 @@ class Catalogue:
             arguments = [given[name] for name in implementation.argnames]
             return [(str(name), offered) for name, offered in cast(Any, implementation.function)(*arguments)]
         except (Exception, SystemExit) as error:
-            self._unused.append(source.info(kind, "broken", reason=f"{type(error).__name__}: {error}"))
+            self._unused.append(_info(source, kind, "broken", reason=f"{type(error).__name__}: {error}"))
             return []
 
     def _take_offers(self, kind: Kind, implementation: pluggy.HookImpl) -> None:
@@ -276,12 +292,12 @@ class Catalogue:
             taken = self._offers.setdefault((kind, name), Offer(kind, source, build))
             if taken.build is not build:
                 reason = f"ValueError: the name is taken by {taken.source.package}"
-                self._unused.append(source.info(kind.name, "broken", name, reason))
+                self._unused.append(_info(source, kind.name, "broken", name, reason))
 
     def _hook_functions(self) -> dict[str, dict[str, Callable[..., Any]]]:
-        """Return the observers and filters, plugin -> hook -> function(argument, settings), in pluggy's order."""
+        """Return what modules implement, plugin -> hook -> function(argument, settings), in pluggy's order."""
         found: dict[str, dict[str, Callable[..., Any]]] = {}
-        for hook in (*OBSERVERS, *FILTERS):
+        for hook in (*OBSERVERS, *FILTERS, REGISTER_ROUTES):
             for implementation in reversed(getattr(self._registry.hook, hook).get_hookimpls()):
                 names = getattr(self._registry.hook, hook).spec.argnames
                 found.setdefault(implementation.plugin_name, {})[hook] = _with_arguments(implementation, names)
@@ -293,9 +309,9 @@ class Catalogue:
 
     def _hook_info(self, source: Source) -> PluginInfo:
         try:
-            return source.info(HOOK, "selected" if self._is_active(source) else "available")
+            return _info(source, HOOK, "selected" if self._is_active(source) else "available")
         except ConfigurationError as error:
-            return source.info(HOOK, "broken", reason=str(error))
+            return _info(source, HOOK, "broken", reason=str(error))
 
     def _is_active(self, source: Source) -> bool:
         return all(self._settings.plugin(name, self._own[name]).is_active for name in self._names_of(source))
@@ -345,9 +361,20 @@ def _bind(
     )
 
 
+def _routes(whose: str, register: Callable[..., Any], *arguments: Any) -> Sequence[Route]:
+    """Return what a plugin serves under /plugins/; ConfigurationError says what is wrong. whose: for that."""
+    routes = RouteList()
+    try:
+        if inspect.isawaitable(register(routes, *arguments)):
+            raise TypeError(f"{REGISTER_ROUTES} must be a plain def")
+    except (Exception, SystemExit) as error:
+        raise ConfigurationError(f"{whose} cannot start: {error}") from error
+    return tuple(routes.all)
+
+
 def _has(plugin: object, method: str, source: Source) -> bool:
-    """Return whether the plugin has that optional method; what is called `start` in one of version 1 is its own."""
-    return callable(getattr(plugin, method, None)) and (method != START or source.api_version > 1)
+    """Return whether the plugin has that optional method; what has come since is its own in one of version 1."""
+    return callable(getattr(plugin, method, None)) and (method not in SINCE_2 or source.api_version > 1)
 
 
 def _with_arguments(implementation: pluggy.HookImpl, names: Sequence[str]) -> Callable[..., Any]:
@@ -367,9 +394,9 @@ def _with_arguments(implementation: pluggy.HookImpl, names: Sequence[str]) -> Ca
     return awaited if inspect.iscoroutinefunction(function) else called
 
 
-def _source(entry_point: EntryPoint) -> Source:
-    package = entry_point.dist
-    return Source(entry_point.name, *((package.name, package.version) if package else ("unknown package", "")))
+def _info(source: Source, kind: str, state: str, name: str = "", reason: str = "") -> PluginInfo:
+    """Return the line of a plugin from there."""
+    return PluginInfo(name or source.name, kind, source.package, source.version, state, reason)
 
 
 def nearest(wanted: str, names: Iterable[str], prefix: str = "") -> str:

@@ -27,6 +27,7 @@ from pipeline.hooks.protocols import (
     UploadFacts,
 )
 from pipeline.hooks.providers import Permit, Providers, ReadImage, Witness
+from pipeline.hooks.routes import Route
 from pipeline.hooks.starting import start
 from pipeline.hooks.storages import Storages
 from pipeline.hooks.storing import Storing
@@ -70,10 +71,14 @@ class PluginManager:
         # Whom the jobs of each category ask only after another has answered.
         self.provider_behind = self._providers.behind
         self.storages = storages
-        self.notifiers = Notifiers(notifiers, rooms, settings.notifier_timeout_seconds, tracing)
+        self.notifiers = Notifiers(
+            notifiers, rooms, settings.notifier_timeout_seconds, tracing, settings.notifier_slots
+        )
         self._hooked = Hooked(hooks, settings, pictures)
         self.sandbox = sandbox
         self._lender = lender
+        # By the plugin's name; those that are opened later have none.
+        self.routes = _served(self.all)
 
     async def start(self, *, asks_providers: bool = True) -> None:
         """Start all plugins, at once; those that are not ready are held and started when they are first needed.
@@ -197,7 +202,7 @@ def build_plugins(
     made. values: returns where the plugin of that name keeps values.
     """
     catalogue = Catalogue(settings)
-    catalogue.check_variables()
+    catalogue.check_names()
     return assemble(catalogue, settings, metrics, rooms, tracing, inspect, values)
 
 
@@ -230,6 +235,18 @@ def assemble(
         inspect=inspect,
         lender=lender,
     )
+
+
+def _served(plugins: Iterable[BoundPlugin]) -> Mapping[str, Sequence[tuple[BoundPlugin, Route]]]:
+    """Return what the plugins serve, by their names: a provider and a notifier of one name share theirs."""
+    served: dict[str, list[tuple[BoundPlugin, Route]]] = {}
+    for plugin in plugins:
+        there = served.setdefault(plugin.name, []) if plugin.routes else []
+        for route in plugin.routes:
+            if any(route.is_like(other) for _, other in there):
+                raise ConfigurationError(f"two plugins {plugin.name!r} have the route {route.method} {route.path}")
+            there.append((plugin, route))
+    return served
 
 
 def _check_required(settings: Settings, hooks: Sequence[BoundPlugin]) -> None:

@@ -25,6 +25,7 @@ from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, PermanentJobError, PipelineError, ValidationError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
+from pipeline.hooks.notifiers import About
 from pipeline.hooks.providers import Permit, Witness
 from pipeline.images import ImageName
 from pipeline.metrics import Metrics
@@ -40,6 +41,7 @@ from pipeline.usecases.endings import Endings
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.notifying import about
 from pipeline.usecases.previews import Previews
 from pipeline.usecases.storage import ImageStorage
 
@@ -72,7 +74,7 @@ class Announcer(Protocol):
     def is_durable(self) -> bool:
         """True when there is somebody whom each event has to reach, whatever happens."""
 
-    async def announce(self, event: Mapping[str, Any], user_id: str) -> None:
+    async def announce(self, event: Mapping[str, Any], user_id: str, about: About) -> None:
         """Tell every notifier; DependencyUnavailable when one could not be told and has to be, so: once more."""
 
 
@@ -375,7 +377,7 @@ class Processing:
 
     async def _tell(self, asset: Asset) -> None:
         url = await self._urls.of_image(asset.processed)
-        await self._announcer.announce(asset_processed(asset, url), asset.user_id)
+        await self._announcer.announce(asset_processed(asset, url), asset.user_id, about(asset))
 
     async def _announce(self, asset: Asset) -> None:
         self._metrics.assets_finished.labels(asset.status.value).inc()

@@ -15,7 +15,7 @@ from threading import Thread
 import pytest
 
 from pipeline.cli import main
-from pipeline.hooks.catalogue import ENTRY_POINT_GROUP
+from pipeline.hooks.sources import ENTRY_POINT_GROUP
 from pipeline.metrics import Metrics
 from pipeline.commands.reference import hook_users, reference_lines
 from pipeline.settings import Settings
