@@ -31,6 +31,7 @@ from pipeline.hooks.routes import Route
 from pipeline.hooks.starting import start
 from pipeline.hooks.storages import Storages
 from pipeline.hooks.storing import Storing
+from pipeline.hooks.usage import UsageCounts
 from pipeline.hooks.values import MemoryValues
 from pipeline.images import ImageName, SavedImage
 from pipeline.tracing import OFF, Tracing
@@ -57,12 +58,13 @@ class PluginManager:
         sandbox: Sandbox | None = None,
         inspect: Inspect | None = None,
         lender: Lender | None = None,
+        usage: UsageCounts | None = None,
     ) -> None:
         """providers: by name, all that settings.all_providers names. storages: the current one, and how to have others.
         sandbox: where plugins work, closed with them. inspect: looks at the bytes of the images that plugins made.
         """
         pictures = Pictures(settings, inspect)
-        self._providers = Providers(settings, providers, tracing, pictures, sandbox)
+        self._providers = Providers(settings, providers, tracing, pictures, sandbox, usage)
         self._asked = tuple(providers.values())
         # Which AI providers are not asked for now, and which of them the jobs of each category may ask.
         self.provider_holds = self._providers.holds
@@ -234,6 +236,7 @@ def assemble(
         sandbox=catalogue.sandbox,
         inspect=inspect,
         lender=lender,
+        usage=UsageCounts(metrics, catalogue.selected[PROVIDER]),
     )
 
 

@@ -24,6 +24,7 @@ from pipeline.hooks.limits import JPEG
 from pipeline.hooks.pictures import Pictures
 from pipeline.hooks.progress import Reporting, takes_progress
 from pipeline.hooks.protocols import Analysis, AnalyzeRequest, Attribute
+from pipeline.hooks.usage import UsageCounts
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
 
@@ -74,15 +75,17 @@ class Providers:
         tracing: Tracing = OFF,
         pictures: Pictures | None = None,
         sandbox: Sandbox | None = None,
+        usage: UsageCounts | None = None,
     ) -> None:
         """providers: by name, all that settings.all_providers names. pictures: judges the images they made. sandbox:
-        where photos are brought into a form that a provider takes.
+        where photos are brought into a form that a provider takes. usage: counts what the answers took.
         """
         self._settings = settings
         self._providers = providers
         self._tracing = tracing
         self._pictures = pictures or Pictures(settings)
         self._sandbox = sandbox
+        self._usage = usage
         self._reporting = {name for name, each in providers.items() if takes_progress(each.function("analyze"))}
         self._cascades = _cascades(settings, providers)
         # What is left for each category that was asked for: few, as an asset's category was one of CATEGORIES once.
@@ -220,7 +223,10 @@ class Providers:
             reporting.end()
         provider.breaker("analyze").answered()
         analysis = _without_faults(provider, cast(Analysis, result))
-        return cleaned(await self._pictures.kept(provider, "analyze", analysis))
+        analysis = cleaned(await self._pictures.kept(provider, "analyze", analysis))
+        if self._usage is not None:
+            self._usage.count(provider.name, analysis)
+        return analysis
 
 
 class Photo:

@@ -17,7 +17,7 @@ from pipeline.errors import (
     PermanentJobError,
     RetryableJobError,
 )
-from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
+from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, Usage
 from pipeline.hooks.manager import PluginManager, build_plugins
 from pipeline.metrics import Metrics
 from pipeline.settings import DEFAULT_CATEGORIES, Settings
@@ -630,3 +630,29 @@ def test_cascade_without_a_provider_is_refused(setting: str) -> None:
     with pytest.raises(ValueError, match="AI_PROVIDER_BY_CATEGORY"):
         Settings(ai_provider_by_category=f"lego={setting.replace(',', '+')}")
     assert Settings(ai_provider="a>b,c").cascade("lego") == (("a",), ("b", "c"))
+
+
+# usage
+
+
+@pytest.mark.gen_test
+async def test_usage_is_counted_by_provider_and_a_bounded_number_of_models(chain: Chain) -> None:
+    """Of each answer that counts or not; a model whose name changes all the time is one of the others."""
+    manager = chain.open("a", "b", ai_provider="a>b")
+    chain.answers["a"] = Analysis(ai_model="mini", usage=Usage(1000, 50, 0.25))
+    chain.answers["b"] = Analysis(ai_model="large", usage=Usage(output_tokens=7, currency="EUR"))
+    await manager.analyze(make_request(), no_image)
+    for number in range(30):
+        chain.answers["b"] = Analysis(ai_model=f"nightly-{number}", usage=Usage(cost=0.5, currency="EUR"))
+        await manager.analyze(make_request(), no_image)
+
+    def value(name: str, provider: str, model: str, **labels: str) -> float | None:
+        return chain.house.metrics.registry.get_sample_value(
+            f"pipeline_ai_{name}_total", {"provider": provider, "model": model} | labels
+        )
+
+    assert value("calls", "a", "mini") == 31 and value("cost", "a", "mini", currency="USD") == 7.75
+    assert value("tokens", "a", "mini", direction="input") == 31_000
+    assert value("tokens", "b", "large", direction="output") == 7
+    assert value("calls", "b", "nightly-0") == 1 and value("cost", "b", "large", currency="EUR") is None
+    assert value("calls", "b", "other") == 11 and value("cost", "b", "other", currency="EUR") == 5.5
