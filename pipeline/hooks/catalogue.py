@@ -238,7 +238,7 @@ class Catalogue:
     def _made_well(self, kind: Kind, name: str) -> Made:
         offer = self._offers.get((kind, name))
         if offer is None:
-            is_by_category = any(name in names for names in self._settings.ai_provider_by_category.values())
+            is_by_category = any(name in self._settings.chain(each) for each in self._settings.ai_provider_by_category)
             by_category = kind is PROVIDER and is_by_category and name not in self._settings.providers
             setting = "AI_PROVIDER_BY_CATEGORY" if by_category else kind.setting
             raise ConfigurationError(f"{setting}: there is no {kind.name} {name!r}; {self._names(kind, name)}")
