@@ -151,7 +151,7 @@ class TestGemini(VisionSuite):
     name = "gemini"
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_analyze_sends_the_photo_and_returns_what_the_model_sees(
     endpoint: FakeVision, sandbox: Sandbox
 ) -> None:
@@ -183,7 +183,7 @@ async def test_analyze_sends_the_photo_and_returns_what_the_model_sees(
     await provider.close()
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_settings_reach_the_endpoint(endpoint: FakeVision, sandbox: Sandbox, tmp_path: Path) -> None:
     """Another model, a smaller photo, a limit of tokens, another prompt and no key; prices of 0 are a cost of 0, and
     without prices there is none.
@@ -208,7 +208,7 @@ async def test_settings_reach_the_endpoint(endpoint: FakeVision, sandbox: Sandbo
     await unpriced.close()
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_started_by_the_service_it_uses_the_session_of_all(
     endpoint: FakeVision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,7 +234,7 @@ async def test_started_by_the_service_it_uses_the_session_of_all(
 
 
 @pytest.mark.parametrize("endpoint", ["openai"], indirect=True)  # what makes photos small is the same code for all
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_every_photo_is_sent_as_a_small_upright_jpeg(endpoint: FakeVision, provider: VisionProvider) -> None:
     """Endpoints take neither HEIC nor AVIF, and bill by the pixel; what the file tells besides goes nowhere. What
     cannot be decoded here is not paid for there.
@@ -360,7 +360,7 @@ def gemini_statuses(fake: FakeVision) -> list[tuple[Reply, type[JobError], str, 
 STATUSES = {"openai": openai_statuses, "anthropic": anthropic_statuses, "gemini": gemini_statuses}
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_error_says_whose_fault_it_is(endpoint: FakeVision, provider: VisionProvider) -> None:
     """Only what is surely the photo's fault is permanent; what is ours to put right, and any limit, costs no photo an
     attempt. The call is made once: the queue repeats it. Operators read in the cause which setting to look at.
@@ -418,7 +418,7 @@ def unreadable(fake: FakeVision) -> list[Any]:
     return [*bodies, *map(fake.completion, said), fake.completion(PRODUCT, cut_off)]
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_refusals_are_permanent_and_unreadable_answers_are_tried_twice(
     endpoint: FakeVision, provider: VisionProvider
 ) -> None:
@@ -438,7 +438,7 @@ async def test_refusals_are_permanent_and_unreadable_answers_are_tried_twice(
         assert len(str(error.__cause__)) < 400 and "IGNORE" not in str(error.__cause__)
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_what_keeps_the_schema_is_taken_and_cleaned(endpoint: FakeVision, provider: VisionProvider) -> None:
     """Blanks and control characters go, "" and what models say instead of it is UNKNOWN, additions are left out. An
     answer without a word about tokens, or with nonsense for them, is an answer.
@@ -465,7 +465,7 @@ async def test_what_keeps_the_schema_is_taken_and_cleaned(endpoint: FakeVision, 
 
 
 @pytest.mark.parametrize("endpoint", ["openai"], indirect=True)  # waiting is the same code for all
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_what_is_not_answered_in_time_is_given_up(endpoint: FakeVision, sandbox: Sandbox) -> None:
     """An endpoint that is silent, or never ends, costs the time of the call or of the setting; one that goes away in
     the middle is unavailable; a call that is cancelled drops its connection, and the next is none the worse.
@@ -495,7 +495,7 @@ async def test_what_is_not_answered_in_time_is_given_up(endpoint: FakeVision, sa
     await provider.close()
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_nobody_listening_spends_no_attempt_and_fails_the_check(endpoint: FakeVision, sandbox: Sandbox) -> None:
     """A refused connection is not the photo's fault."""
     with socket.socket() as unheard:
@@ -509,7 +509,7 @@ async def test_nobody_listening_spends_no_attempt_and_fails_the_check(endpoint: 
     await provider.close()
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_check_costs_nothing_and_names_the_reason(endpoint: FakeVision, provider: VisionProvider) -> None:
     """It asks about models, with the key; an operator reads in the chained cause what to put right."""
     assert await provider.check() is None
@@ -530,7 +530,7 @@ async def test_check_costs_nothing_and_names_the_reason(endpoint: FakeVision, pr
         assert reason in str(caught.value.__cause__)
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_key_is_in_no_error_and_no_repr(endpoint: FakeVision, sandbox: Sandbox) -> None:
     """Even an endpoint that repeats the key it refuses does not get it into an error, its trace or a repr."""
     key = "sk-wrong-9876543210"
@@ -551,7 +551,7 @@ async def test_key_is_in_no_error_and_no_repr(endpoint: FakeVision, sandbox: San
 
 
 @pytest.mark.parametrize("endpoint", ["openai"], indirect=True)
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_event_loop_stays_free_while_a_photo_is_made_small(provider: VisionProvider) -> None:
     """A large photo is decoded in a child process: the loop goes on turning meanwhile."""
     image = encode(Image.open(pictures()[0][0]).resize((4000, 3000)), "PNG", compress_level=1)
