@@ -110,7 +110,9 @@ async def _evaluate(
         if folder is not None:
             cases = labelled(folder, settings.categories, category, limit)
         else:
-            cases = await corrected(await opened.enter_async_context(places(settings)), category, limit)
+            found = await opened.enter_async_context(places(settings))
+            with stderr.status("Looking for photos that were corrected"):
+                cases = await corrected(found, category, limit)
         if not cases:
             where = "labels.csv names no such photo" if folder else "no asset was corrected"
             raise ClientError(f"There is nothing to compare with: {where}")

@@ -167,6 +167,9 @@ async def test_analyze_sends_the_photo_and_returns_what_the_model_sees(
     assert analysis.confidence_kind == "self_reported" and endpoint.name in analysis.ai_model
     assert analysis.prompt_version == provider.prompt_version and analysis.prompt_version.startswith("2-")
     assert provider.model_name and provider.rate == Rate(30, 60)
+    # Owners of photos are told who gets them.
+    assert "a server of this site's choice" in provider.sees
+    assert f"goes to {provider.maker}, " in build(endpoint, sandbox, BASE_URL="").sees
     (recorded,) = endpoint.requests
     assert Image.open(io.BytesIO(recorded.image)).format == "JPEG"
     assert "secret-place" not in json.dumps(recorded.body) + json.dumps(recorded.headers)
