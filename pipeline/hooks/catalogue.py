@@ -149,8 +149,15 @@ class Catalogue:
     def infos(self) -> list[PluginInfo]:
         """Return one line for each plugin, sorted."""
         usable = [self._offer_info(kind, name, offer) for (kind, name), offer in self._offers.items()]
-        hooks = [self._hook_info(plugin, functions) for plugin, functions in self._hook_functions().items()]
-        return sorted(usable + hooks + self._unused, key=lambda info: (info.kind, info.name, info.package))
+        functions = self._hook_functions()
+        hooks = [self._hook_info(key, each) for key, each in functions.items()]
+        idle = self._sources.keys() - self._offered.keys() - functions.keys()
+        silent = [
+            replace(_info(self._sources[key], "", "available"), warnings=tuple(self._warnings[key]))
+            for key in idle
+            if self._warnings[key]
+        ]
+        return sorted(usable + hooks + silent + self._unused, key=lambda info: (info.kind, info.name, info.package))
 
     def tell(self) -> None:
         """Log what is wrong with plugins that stop no start: nobody selected them, or it is harmless."""
