@@ -151,7 +151,7 @@ class Catalogue:
         usable = [self._offer_info(kind, name, offer) for (kind, name), offer in self._offers.items()]
         functions = self._hook_functions()
         hooks = [self._hook_info(key, each) for key, each in functions.items()]
-        idle = self._sources.keys() - self._offered.keys() - functions.keys()
+        idle = [key for key in self._sources if not self._offered[key] and key not in functions]
         silent = [
             replace(_info(self._sources[key], "", "available"), warnings=tuple(self._warnings[key]))
             for key in idle
