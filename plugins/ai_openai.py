@@ -37,7 +37,7 @@ from pipeline.hooks import (
     hookimpl,
     retry_after_of,
 )
-from plugins.ai_http import CONNECT_SECONDS, TIMED_OUT, UNAVAILABLE, UNREADABLE, judge_status
+from .ai_http import CONNECT_SECONDS, TIMED_OUT, UNAVAILABLE, UNREADABLE, judge_status
 
 if TYPE_CHECKING:
     import openai

@@ -33,17 +33,17 @@ if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 BUILT_IN_MODULES = (
-    "plugins.ai_http",
-    "plugins.ai_local",
-    "plugins.ai_openai",
-    "plugins.storage_local",
-    "plugins.storage_cloudinary",
-    "plugins.storage_object",
-    "plugins.notify_websocket",
-    "plugins.notify_webhook",
-    "plugins.notify_apprise",
-    "plugins.observe_journal",
-    "plugins.filter_photos",
+    "pipeline.plugins.ai_http",
+    "pipeline.plugins.ai_local",
+    "pipeline.plugins.ai_openai",
+    "pipeline.plugins.storage_local",
+    "pipeline.plugins.storage_cloudinary",
+    "pipeline.plugins.storage_object",
+    "pipeline.plugins.notify_websocket",
+    "pipeline.plugins.notify_webhook",
+    "pipeline.plugins.notify_apprise",
+    "pipeline.plugins.observe_journal",
+    "pipeline.plugins.filter_photos",
 )
 # What is called while the service works; the others register something at start.
 OBSERVERS = ("job_enqueued", "job_started", "job_retrying", "job_finished")
@@ -307,8 +307,7 @@ class Catalogue:
         enabled = self._settings.plugins_enabled
         if enabled and source.package != BUILT_IN and source.name not in enabled:
             return True
-        names = (source.name, source.module) if source.package == BUILT_IN else (source.name,)
-        return any(name in self._settings.plugins_disabled for name in names)
+        return any(name in self._settings.plugins_disabled for name in source.names)
 
     def _ask(self, kind: str, hook: str, implementation: pluggy.HookImpl) -> list[tuple[str, Any]]:
         """Return the pairs an implementation yields, those without faults; what fails is listed as broken."""

@@ -56,6 +56,13 @@ class Source:
     is_strict: bool = False
     import_ms: int | None = None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """By what PLUGINS_DISABLED may call it: its name; a built-in also by its module, as that was called before."""
+        if self.package != BUILT_IN:
+            return (self.name,)
+        return (self.name, self.module, self.module.removeprefix("pipeline."))
+
 
 def loaded(source: Source) -> tuple[Any, Source]:
     """Return the plugin's module, or what else its entry point names, and what is known of its source then.
@@ -98,7 +105,7 @@ def find_sources(settings: Settings, modules: Sequence[str]) -> Iterator[Source]
 def names_there_are(settings: Settings, modules: Sequence[str]) -> list[str]:
     """Return the names by which PLUGINS_DISABLED may call a plugin, whatever PLUGINS_SAFE_MODE says."""
     sources = [*find_sources(settings.model_copy(update={"plugins_safe_mode": False}), modules)]
-    return sorted({*(each.name for each in sources), *modules})
+    return sorted({name for each in sources for name in each.names})
 
 
 def _packaged(entry_point: EntryPoint) -> Source:

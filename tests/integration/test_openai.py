@@ -24,7 +24,7 @@ from pipeline.hooks import UNKNOWN, AIProvider, Analysis, AnalyzeRequest, Attrib
 from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import Settings
 from pipeline.testing import AIProviderSuite
-from plugins.ai_openai import (
+from pipeline.plugins.ai_openai import (
     ASKED_SCHEMA,
     HOLD_SECONDS,
     MAX_CAUSE_LENGTH,
@@ -560,7 +560,7 @@ import sys
 from pipeline.errors import ConfigurationError
 from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import Settings
-from plugins.ai_openai import register_ai_providers
+from pipeline.plugins.ai_openai import register_ai_providers
 assert "openai" not in sys.modules, "imported before it is chosen"
 sys.modules["openai"] = None
 ((_, build),) = register_ai_providers(Settings().with_plugin_variables({"PLUGIN_OPENAI_API_KEY": "sk-1"}), None)

@@ -17,8 +17,8 @@ from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, 
 from pipeline.hooks import UNKNOWN, Analysis, AnalyzeRequest, Attribute, retry_after_of
 from pipeline.hooks.replies import parse_retry_after
 from pipeline.settings import Settings
-from plugins import ai_http
-from plugins.ai_http import (
+from pipeline.plugins import ai_http
+from pipeline.plugins.ai_http import (
     DEFAULT_CONFIDENCE,
     MAX_REPLY_BYTES,
     HttpProvider,

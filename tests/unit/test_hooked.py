@@ -17,8 +17,8 @@ import structlog
 from structlog.testing import capture_logs
 from tornado.ioloop import IOLoop
 
-import plugins.filter_photos
-import plugins.observe_journal
+from pipeline.plugins import filter_photos
+from pipeline.plugins import observe_journal
 from pipeline.errors import (
     ConfigurationError,
     DependencyUnavailable,
@@ -666,7 +666,7 @@ def test_hook_with_wrong_settings_stops_the_start_and_is_listed_as_broken(house:
 async def test_journal_has_one_line_for_each_thing_that_happens(house: House, tmp_path: Path) -> None:
     """Lines of JSON in order of events; a file that was moved away is begun anew."""
     path = tmp_path / "journal.jsonl"
-    manager = house.open(plugins.observe_journal, variables={"PLUGIN_JOURNAL_PATH": str(path)})
+    manager = house.open(observe_journal, variables={"PLUGIN_JOURNAL_PATH": str(path)})
     at = datetime(2026, 1, 31, 12, 0, 0, 123456, UTC)
     event = JobEvent("ai-processing:1", "1", "user-1", "lego", "r-1", at, 2, "failed", "it ended\nbadly", 0, 1.5)
     for hook in OBSERVERS:
@@ -680,7 +680,7 @@ async def test_journal_has_one_line_for_each_thing_that_happens(house: House, tm
         "error": "it ended\nbadly", "delay_ms": 0, "seconds": 1.5,
     }  # fmt: skip
     path.rename(tmp_path / "journal.1")
-    again = house.open(plugins.observe_journal, variables={"PLUGIN_JOURNAL_PATH": str(path)})
+    again = house.open(observe_journal, variables={"PLUGIN_JOURNAL_PATH": str(path)})
     again.observe("job_started", event)
     await again.close()
     assert len(path.read_text().splitlines()) == 1
@@ -690,7 +690,7 @@ async def test_journal_has_one_line_for_each_thing_that_happens(house: House, tm
 async def test_journal_that_cannot_be_written_harms_nobody(house: House, tmp_path: Path) -> None:
     """A full or missing disk is a line in the log."""
     manager = house.open(
-        plugins.observe_journal, variables={"PLUGIN_JOURNAL_PATH": str(tmp_path / "no" / "journal")}
+        observe_journal, variables={"PLUGIN_JOURNAL_PATH": str(tmp_path / "no" / "journal")}
     )
     with capture_logs() as logs:
         manager.observe("job_started", make_job_event())
@@ -701,7 +701,7 @@ async def test_journal_that_cannot_be_written_harms_nobody(house: House, tmp_pat
 @pytest.mark.gen_test
 async def test_journal_and_photos_are_off_unless_configured(house: House) -> None:
     """What comes with the service but is not configured is never called."""
-    manager = house.open(plugins.observe_journal, plugins.filter_photos)
+    manager = house.open(observe_journal, filter_photos)
     assert [plugin.name for plugin in manager.all if plugin.kind == "hook"] == []
     assert not manager.has_upload_filters
 
@@ -716,7 +716,7 @@ async def test_journal_and_photos_are_off_unless_configured(house: House) -> Non
 @pytest.mark.gen_test
 async def test_photos_refuses_what_is_too_small(house: House, width: int, height: int, is_taken: bool) -> None:
     """The shorter side counts, the least one is taken, and the client reads what was wrong."""
-    manager = house.open(plugins.filter_photos, variables={"PLUGIN_PHOTOS_MIN_SIDE_PIXELS": "300"})
+    manager = house.open(filter_photos, variables={"PLUGIN_PHOTOS_MIN_SIDE_PIXELS": "300"})
     if is_taken:
         await manager.validate_upload(make_upload(width, height))
         return
@@ -733,7 +733,7 @@ async def test_photos_drops_what_the_ai_is_not_sure_of(house: House) -> None:
     image = ProcessedImage(b"image", "image/webp")
     found = Analysis(Attribute("Nike", 0.8), Attribute("501", 0.79), Attribute("red", 0.1), processed_image=image)
     manager = house.open(
-        plugins.filter_photos,
+        filter_photos,
         providers={"only": lambda request: found},
         variables={"PLUGIN_PHOTOS_MIN_CONFIDENCE": "0.8"},
     )
@@ -749,4 +749,4 @@ async def test_photos_drops_what_the_ai_is_not_sure_of(house: House) -> None:
 def test_photos_with_values_that_make_no_sense_stop_the_start(house: House, variable: str, value: str) -> None:
     """Found at start, with the variable's name."""
     with pytest.raises(ConfigurationError, match=f"The plugin 'photos' cannot start: PLUGIN_PHOTOS_{variable}: "):
-        house.open(plugins.filter_photos, variables={f"PLUGIN_PHOTOS_{variable}": value})
+        house.open(filter_photos, variables={f"PLUGIN_PHOTOS_{variable}": value})
