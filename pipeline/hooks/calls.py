@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ import structlog
 from pipeline.errors import DependencyUnavailable, NotReady, RetryableJobError, is_unreachable
 from pipeline.hooks.breaker import Breaker
 from pipeline.hooks.limits import Limits
+from pipeline.hooks.routes import Route
 from pipeline.hooks.threads import DaemonThreads, of_plugin
 from pipeline.hooks.timing import TimedCall
 from pipeline.texts import cause_of
@@ -42,6 +43,9 @@ START_SECONDS = 30.0
 # Of one `check`, and how often who asks for the plugin's health has it called.
 CHECK_SECONDS, CHECK_EVERY_SECONDS = 5.0, 10.0
 START, CHECK, CLOSE = "start", "check", "close"
+# Under this name the calls of the handlers that it gives us are counted.
+REGISTER_ROUTES = "register_routes"
+NOT_WORK = (CLOSE, START, CHECK, REGISTER_ROUTES)
 SEES_LENGTH = 500
 BLOCKING = "It blocks the event loop"
 log = structlog.get_logger(__name__)
@@ -115,6 +119,8 @@ class BoundPlugin:
         thread_wait = metrics.thread_wait_seconds.labels(kind, name)
         self._threads = DaemonThreads(threads, f"{kind}-{name}", thread_wait.observe)
         self._stuck = metrics.plugin_stuck.labels(kind, name)
+        # What it serves under /plugins/.
+        self.routes: Sequence[Route] = ()
         self._blocked_loop = metrics.plugin_blocked_loop.labels(kind, name)
         self._blocking: set[str] = set()  # methods that kept the loop and have not been judged since
         # Since the start, of all methods.
@@ -171,7 +177,7 @@ class BoundPlugin:
     @property
     def max_in_flight(self) -> int | None:
         """How many of its calls run at once; None when it is awaited: as many as there are."""
-        is_awaited = all(known.is_async for name, known in self._methods.items() if name not in (CLOSE, START, CHECK))
+        is_awaited = all(known.is_async for name, known in self._methods.items() if name not in NOT_WORK)
         return None if is_awaited else self._threads.limit
 
     @property

@@ -19,10 +19,21 @@ import structlog
 
 from pipeline.errors import ConfigurationError
 from pipeline.hooks import specs
-from pipeline.hooks.calls import CHECK, START, BoundPlugin
+from pipeline.hooks.calls import CHECK, REGISTER_ROUTES, START, BoundPlugin
 from pipeline.hooks.limits import Limits, declared_by
 from pipeline.hooks.listing import PluginInfo, limits_as_json
-from pipeline.hooks.load_checks import Finding, check_categories, check_module, check_object, check_pair, nearest, split
+from pipeline.hooks.load_checks import (
+    SINCE_2,
+    Finding,
+    check_categories,
+    check_module,
+    check_object,
+    check_pair,
+    nearest,
+    split,
+)
+from pipeline.hooks.notifiers import NOTIFY, NOTIFY_MANY
+from pipeline.hooks.routes import Route, RouteList
 from pipeline.hooks.sources import BUILT_IN, Source, find_sources, loaded, names_there_are
 from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import FILE_SUFFIX, PluginSettings, plugin_variable
@@ -36,12 +47,15 @@ BUILT_IN_MODULES = (
     "pipeline.plugins.ai_http",
     "pipeline.plugins.ai_local",
     "pipeline.plugins.ai_openai",
+    "pipeline.plugins.ai_anthropic",
+    "pipeline.plugins.ai_gemini",
     "pipeline.plugins.storage_local",
     "pipeline.plugins.storage_cloudinary",
     "pipeline.plugins.storage_object",
     "pipeline.plugins.notify_websocket",
     "pipeline.plugins.notify_webhook",
     "pipeline.plugins.notify_apprise",
+    "pipeline.plugins.notify_webpush",
     "pipeline.plugins.observe_journal",
     "pipeline.plugins.filter_photos",
 )
@@ -65,15 +79,21 @@ class Kind:
 
 # What every plugin may have; see Starting in lent.py. `close` is called whatever the API version.
 LIFE = (START, CHECK)
-PROVIDER = Kind("provider", "register_ai_providers", "AI_PROVIDER", ("analyze",), optional=LIFE)
+PROVIDER = Kind("provider", "register_ai_providers", "AI_PROVIDER", ("analyze",), optional=(*LIFE, REGISTER_ROUTES))
 STORAGE = Kind(
     "storage",
     "register_storage_backends",
     "STORAGE_BACKEND",
     ("save", "open", "delete", "check"),
-    optional=("list", "url", START),
+    optional=("list", "url", START, REGISTER_ROUTES),
 )
-NOTIFIER = Kind("notifier", "register_notifiers", "NOTIFIERS", ("notify",), optional=LIFE)
+NOTIFIER = Kind(
+    "notifier",
+    "register_notifiers",
+    "NOTIFIERS",
+    (NOTIFY,),
+    optional=(NOTIFY_MANY, *LIFE, REGISTER_ROUTES),
+)
 KINDS = (PROVIDER, STORAGE, NOTIFIER)
 HOOK = "hook"
 BROKEN = "broken"
@@ -93,13 +113,14 @@ class Offer:
 class Made:
     """A plugin that was made, or could not be. plugin: None then. faults, warnings: what is wrong with it.
 
-    unusable: its methods that cannot be called. cause: what making it raised.
+    unusable: its methods that cannot be called. routes: what it serves. cause: what making it raised.
     """
 
     plugin: Any
     faults: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     unusable: frozenset[str] = frozenset()
+    routes: Sequence[Route] = ()
     cause: BaseException | None = None
 
 
@@ -220,7 +241,9 @@ class Catalogue:
         present = [each for each in kind.optional if each not in made.unusable and _has(plugin, each, source)]
         methods = {method: getattr(plugin, method) for method in (*kind.methods, *present)}
         limits = declared_by(plugin).limits if source.api_version > 1 else Limits()
-        return _bind(kind.name, name, plugin, methods, threads, self._settings, metrics, lender, limits)
+        bound = _bind(kind.name, name, plugin, methods, threads, self._settings, metrics, lender, limits)
+        bound.routes = made.routes
+        return bound
 
     def make(self, kind: Kind, name: str) -> Any:
         """Return the plugin as its factory makes it; ConfigurationError says what is wrong."""
@@ -229,7 +252,7 @@ class Catalogue:
     def _made_well(self, kind: Kind, name: str) -> Made:
         offer = self._offers.get((kind, name))
         if offer is None:
-            is_by_category = any(name in names for names in self._settings.ai_provider_by_category.values())
+            is_by_category = any(name in self._settings.chain(each) for each in self._settings.ai_provider_by_category)
             by_category = kind is PROVIDER and is_by_category and name not in self._settings.providers
             setting = "AI_PROVIDER_BY_CATEGORY" if by_category else kind.setting
             raise ConfigurationError(f"{setting}: there is no {kind.name} {name!r}; {self._names(kind, name)}")
@@ -246,12 +269,15 @@ class Catalogue:
             plugin = offer.build()
             version = offer.source.api_version
             findings = [*check_object(offer.kind.name, plugin, offer.kind.methods, version)]
+            unusable = frozenset(each.method for each in findings)
+            has_routes = REGISTER_ROUTES not in unusable and _has(plugin, REGISTER_ROUTES, offer.source)
+            routes = _routes(plugin.register_routes) if has_routes else ()
         except (Exception, SystemExit) as error:
             return Made(None, (str(error) or type(error).__name__,), cause=error)
         faults, warnings = split(findings, offer.source.is_strict)
         if offer.kind is PROVIDER and version > 1:
             warnings += tuple(check_categories(plugin, self._settings.categories))
-        return Made(plugin, faults, warnings, frozenset(each.method for each in findings))
+        return Made(plugin, faults, warnings, unusable, routes)
 
     def kinds_of(self, name: str) -> list[Kind]:
         """Return the kinds of plugins there are of that name."""
@@ -273,7 +299,13 @@ class Catalogue:
             present = [each for each in LIFE if each not in unusable and _has(module, each, source)]
             life = {method: getattr(module, method) for method in present}
             methods = functions | life
-            built.append(_bind(HOOK, source.name, module, methods, 2, self._settings, metrics, lender))
+            bound = _bind(HOOK, source.name, module, methods, 2, self._settings, metrics, lender)
+            if REGISTER_ROUTES in functions:
+                try:
+                    bound.routes = _routes(functions[REGISTER_ROUTES], self._settings)
+                except Exception as error:
+                    raise ConfigurationError(f"The plugin {source.name!r} cannot start: {error}") from error
+            built.append(bound)
         return built
 
     def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
@@ -370,9 +402,9 @@ class Catalogue:
             self._unused.append(_broken(source, "", faults))
 
     def _hook_functions(self) -> dict[str, dict[str, Callable[..., Any]]]:
-        """Return the observers and filters, plugin -> hook -> function(argument, settings), in pluggy's order."""
+        """Return what modules implement, plugin -> hook -> function(argument, settings), in pluggy's order."""
         found: dict[str, dict[str, Callable[..., Any]]] = {}
-        for hook in (*OBSERVERS, *FILTERS):
+        for hook in (*OBSERVERS, *FILTERS, REGISTER_ROUTES):
             for implementation in self._implementations(hook):
                 names = getattr(self._registry.hook, hook).spec.argnames
                 found.setdefault(implementation.plugin_name, {})[hook] = _with_arguments(implementation, names)
@@ -397,15 +429,20 @@ class Catalogue:
         methods = [each for each in known if each not in made.unusable and _has(made.plugin, each, source)]
         limits = declared_by(made.plugin).limits if kind is PROVIDER and source.api_version > 1 else Limits()
         declared = limits_as_json(limits, getattr(made.plugin, "extra_fields", None))
-        return replace(info, warnings=warnings, methods=tuple(methods), limits=declared)
+        routes = _told_routes(name, made.routes)
+        return replace(info, warnings=warnings, methods=tuple(methods), limits=declared, routes=routes)
 
     def _hook_info(self, key: str, functions: Mapping[str, Any]) -> PluginInfo:
         source = self._sources[key]
         try:
-            info = _info(source, HOOK, "selected" if self._is_active(source) else "available")
-        except ConfigurationError as error:
-            return _broken(source, HOOK, (error.message,))
-        return replace(info, warnings=tuple(self._warnings[key]), methods=tuple(functions))
+            is_active = self._is_active(source)
+            has_routes = is_active and REGISTER_ROUTES in functions
+            routes = _routes(functions[REGISTER_ROUTES], self._settings) if has_routes else ()
+        except Exception as error:
+            return _broken(source, HOOK, (str(error),))
+        info = _info(source, HOOK, "selected" if is_active else "available")
+        told = _told_routes(source.name, routes)
+        return replace(info, warnings=tuple(self._warnings[key]), methods=tuple(functions), routes=told)
 
     def _is_active(self, source: Source) -> bool:
         return all(self._settings.plugin(name, self._own[name]).is_active for name in self._names_of(source))
@@ -453,9 +490,25 @@ def _bind(
     )
 
 
+def _routes(register: Callable[..., Any], *arguments: Any) -> Sequence[Route]:
+    """Return what a plugin serves under /plugins/; raises what its `register_routes` raises."""
+    if inspect.iscoroutinefunction(register):
+        raise TypeError(f"{REGISTER_ROUTES} must be a plain def")
+    routes = RouteList()
+    try:
+        register(routes, *arguments)
+    except SystemExit as error:
+        raise RuntimeError(f"{REGISTER_ROUTES} called sys.exit") from error
+    return tuple(routes.all)
+
+
+def _told_routes(name: str, routes: Sequence[Route]) -> tuple[str, ...]:
+    return tuple(f"{each.method} /plugins/{name}{each.path} ({each.role})" for each in routes)
+
+
 def _has(plugin: object, method: str, source: Source) -> bool:
-    """Return whether the plugin has that optional method; what is called `start` in one of version 1 is its own."""
-    return callable(getattr(plugin, method, None)) and (method != START or source.api_version > 1)
+    """Return whether the plugin has that optional method; what has come since is its own in one of version 1."""
+    return callable(getattr(plugin, method, None)) and (method not in SINCE_2 or source.api_version > 1)
 
 
 def _with_arguments(implementation: pluggy.HookImpl, names: Sequence[str]) -> Callable[..., Any]:

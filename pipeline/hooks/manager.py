@@ -27,10 +27,12 @@ from pipeline.hooks.protocols import (
     StoredImage,
     UploadFacts,
 )
-from pipeline.hooks.providers import Providers, ReadImage, Witness
+from pipeline.hooks.providers import Permit, Providers, ReadImage, Witness
+from pipeline.hooks.routes import Route
 from pipeline.hooks.starting import start
 from pipeline.hooks.storages import Storages
 from pipeline.hooks.storing import Storing
+from pipeline.hooks.usage import UsageCounts
 from pipeline.hooks.values import MemoryValues
 from pipeline.images import ImageName, SavedImage
 from pipeline.tracing import OFF, Tracing
@@ -57,20 +59,29 @@ class PluginManager:
         sandbox: Sandbox | None = None,
         inspect: Inspect | None = None,
         lender: Lender | None = None,
+        usage: UsageCounts | None = None,
     ) -> None:
         """providers: by name, all that settings.all_providers names. storages: the current one, and how to have others.
         sandbox: where plugins work, closed with them. inspect: looks at the bytes of the images that plugins made.
         """
         pictures = Pictures(settings, inspect)
-        self._providers = Providers(settings, providers, tracing, pictures, sandbox)
+        self._providers = Providers(settings, providers, tracing, pictures, sandbox, usage)
         self._asked = tuple(providers.values())
         # Which AI providers are not asked for now, and which of them the jobs of each category may ask.
         self.provider_holds = self._providers.holds
+        # How often those may be asked that have limits, by name.
+        self.provider_paces = self._providers.paces
+        # Whom the jobs of each category ask only after another has answered.
+        self.provider_behind = self._providers.behind
         self.storages = storages
-        self.notifiers = Notifiers(notifiers, rooms, settings.notifier_timeout_seconds, tracing)
+        self.notifiers = Notifiers(
+            notifiers, rooms, settings.notifier_timeout_seconds, tracing, settings.notifier_slots
+        )
         self._hooked = Hooked(hooks, settings, pictures)
         self.sandbox = sandbox
         self._lender = lender
+        # By the plugin's name; those that are opened later have none.
+        self.routes = _served(self.all)
 
     async def start(self, *, asks_providers: bool = True) -> None:
         """Start all plugins, at once; those that are not ready are held and started when they are first needed.
@@ -101,14 +112,19 @@ class PluginManager:
         await self.storages.open_storages(names)
 
     async def analyze(
-        self, request: AnalyzeRequest, read_image: ReadImage, tries: str = "", witness: Witness | None = None
+        self,
+        request: AnalyzeRequest,
+        read_image: ReadImage,
+        tries: str = "",
+        witness: Witness | None = None,
+        permit: Permit | None = None,
     ) -> Analysis:
         """Return the checked result of the category's first provider that has one, as the filters leave it.
 
         What a provider raises becomes a RetryableJobError or PermanentJobError. Arguments: see Providers.analyze.
         """
         self._hooked.check_transforming()
-        analysis = await self._providers.analyze(request, read_image, tries, witness)
+        analysis = await self._providers.analyze(request, read_image, tries, witness, permit)
         return await self._hooked.transform_analysis(analysis, request)
 
     @property
@@ -222,7 +238,20 @@ def assemble(
         sandbox=catalogue.sandbox,
         inspect=inspect,
         lender=lender,
+        usage=UsageCounts(metrics, catalogue.selected[PROVIDER]),
     )
+
+
+def _served(plugins: Iterable[BoundPlugin]) -> Mapping[str, Sequence[tuple[BoundPlugin, Route]]]:
+    """Return what the plugins serve, by their names: a provider and a notifier of one name share theirs."""
+    served: dict[str, list[tuple[BoundPlugin, Route]]] = {}
+    for plugin in plugins:
+        there = served.setdefault(plugin.name, []) if plugin.routes else []
+        for route in plugin.routes:
+            if any(route.is_like(other) for _, other in there):
+                raise ConfigurationError(f"two plugins {plugin.name!r} have the route {route.method} {route.path}")
+            there.append((plugin, route))
+    return served
 
 
 def _check_required(catalogue: Catalogue, settings: Settings, hooks: Sequence[BoundPlugin]) -> None:

@@ -74,7 +74,8 @@ def loaded(source: Source) -> tuple[Any, Source]:
     import_ms = round((perf_counter() - begun_at) * 1000)
     if import_ms > SLOW_IMPORT_MS:
         log.warning("plugin_import_slow", plugin=source.name, package=source.package, ms=import_ms)
-    version = getattr(plugin, "API_VERSION", specs.API_VERSION)
+    said = plugin if hasattr(plugin, "API_VERSION") else sys.modules.get(source.module, plugin)
+    version = getattr(said, "API_VERSION", specs.API_VERSION)
     if version not in specs.API_VERSIONS:
         is_newer = isinstance(version, int) and version > specs.API_VERSION
         cure = ": install a newer ai-queue-pipeline or an older version of it" if is_newer else ""
@@ -83,7 +84,7 @@ def loaded(source: Source) -> tuple[Any, Source]:
     return plugin, replace(
         source,
         api_version=int(version),
-        is_strict=hasattr(plugin, "API_VERSION") and version > 1,
+        is_strict=hasattr(said, "API_VERSION") and version > 1,
         import_ms=import_ms,
         path=str(path or ""),
     )
@@ -128,7 +129,7 @@ def _one_file(folder: Path | None) -> Iterator[Source]:
 
 def _load_file(path: Path) -> Any:
     """Import the file by its name, so that child processes of the sandbox find its functions too. Its folder is the
-    last on sys.path: it takes no other module's place.
+    last on sys.path: it takes no other module's place. What it calls `plugin` has the hooks, else the module itself.
     """
     name, folder = path.stem, str(path.parent)
     if not FILE_NAME.fullmatch(name):
@@ -140,4 +141,5 @@ def _load_file(path: Path) -> Any:
     if spec is None or spec.origin is None or Path(spec.origin).resolve() != path.resolve():
         there = f" in {spec.origin}" if spec is not None and spec.origin else ""
         raise ValueError(f"there is another module named {name}{there}: rename {path.name}, say to my_{path.name}")
-    return importlib.import_module(name)
+    module = importlib.import_module(name)
+    return getattr(module, "plugin", module)
