@@ -30,8 +30,8 @@ from pipeline.metrics import Metrics
 from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import Settings
 from pipeline.testing import AIProviderSuite
-from plugins.vision import prompt as prompts
-from plugins.vision.provider import HOLD_SECONDS, NO_QUOTA, REFUSED, VisionProvider
+from pipeline.plugins.vision import prompt as prompts
+from pipeline.plugins.vision.provider import HOLD_SECONDS, NO_QUOTA, REFUSED, VisionProvider
 from tests.factories import make_image, make_noise_image
 from tests.service import Service
 from tests.vision_fakes import FAKES, KEY, PRODUCT, FakeVision, Reply
@@ -72,7 +72,7 @@ def with_variables(name: str, **variables: str) -> Settings:
 
 def factory(name: str, settings: Settings, sandbox: Sandbox) -> AIProvider:
     """Return the provider as its module makes it."""
-    ((offered, build),) = import_module(f"plugins.ai_{name}").register_ai_providers(settings, sandbox)
+    ((offered, build),) = import_module(f"pipeline.plugins.ai_{name}").register_ai_providers(settings, sandbox)
     assert offered == name
     provider: AIProvider = build()
     return provider
@@ -649,7 +649,7 @@ def test_faulty_settings_are_named(name: str, tmp_path: Path) -> None:
         assert all(fault in caught.value.message for fault in faults), (variables, caught.value.message)
         assert prefix + faults[0].split()[0].rstrip(":") in caught.value.message
         assert not any(value in caught.value.message for value in variables.values() if len(value) > 5)
-    ((offered, own),) = import_module(f"plugins.ai_{name}").register_settings()
+    ((offered, own),) = import_module(f"pipeline.plugins.ai_{name}").register_settings()
     assert offered == name and all(field.description for field in own.model_fields.values())
 
 
