@@ -169,6 +169,29 @@ async def test_a_batch_takes_no_slot_of_the_others() -> None:
     assert (late.spends_attempt, late.provider) == (False, "")
 
 
+@pytest.mark.gen_test
+async def test_a_delivery_that_says_when_it_comes_again_holds_no_other() -> None:
+    """One user's receiver that wants to be left alone is no reason to leave all others alone."""
+    seconds = RetryableJobError("Slow down", retry_after_seconds=30, spends_attempt=True)
+    notifiers, (bound,) = make_notifiers(Picky(seconds))
+    with capture_logs():
+        for number in range(10):
+            assert await deliver(notifiers, number, "picky") is seconds
+    assert not bound.breaker("notify").is_held
+
+
+class Picky:
+    """One that refuses everything in the same way."""
+
+    durable = True
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def notify(self, notification: Notification) -> None:
+        raise self._error
+
+
 class Stuck:
     """One that never answers."""
 
