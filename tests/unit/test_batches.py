@@ -130,10 +130,12 @@ async def test_what_is_raised_is_about_the_whole_batch() -> None:
         raise errors.pop(0)
 
     notifiers, (bound,) = make_notifiers(Many(fail))
-    ended = await deliver_all(notifiers, 10)
+    with capture_logs():
+        ended = await deliver_all(notifiers, 10)
     assert {(str(each), each.spends_attempt) for each in ended} == {("Receiver failed", True)}
     assert not bound.breaker("notify_many").is_held
-    ended = await deliver_all(notifiers, 10)
+    with capture_logs():
+        ended = await deliver_all(notifiers, 10)
     assert {(str(each), each.provider) for each in ended} == {("Receiver unavailable", "many")}
     assert [finding.provider for finding in notifiers.holds.findings()] == ["many"]
     held = await deliver(notifiers, 0)
@@ -164,7 +166,8 @@ async def test_a_batch_takes_no_slot_of_the_others() -> None:
     ended = await asyncio.gather(*(deliver(notifiers, number, "single") for number in range(12)))
     assert (ended, single.most) == ([None] * 12, 2)
     stuck, _ = make_notifiers(Many(), Stuck(), slots=1, seconds=0.05)
-    busy, late = await asyncio.gather(*(deliver(stuck, number, "stuck") for number in range(2)))
+    with capture_logs():
+        busy, late = await asyncio.gather(*(deliver(stuck, number, "stuck") for number in range(2)))
     assert (str(busy), str(late)) == ("Receiver timed out", "Receiver is busy")
     assert (late.spends_attempt, late.provider) == (False, "")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotReady, ValidationError
 from pipeline.hooks import PluginReply, PluginRequest
@@ -107,7 +108,7 @@ async def test_a_plugin_that_is_not_ready_is_not_asked() -> None:
     assert len(starts) == 1
     ready = BoundPlugin("notifier", "bell", object(), {"register_routes": answer}, threads=1, metrics=Metrics())
     for _ in range(10):
-        with pytest.raises(RouteFailed):
+        with capture_logs(), pytest.raises(RouteFailed):
             await call_route(ready, Route("GET", "/a", fail), PluginRequest("GET"), 5)
     assert (await call_route(ready, route, PluginRequest("GET"), 5)).status == 204
 
