@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -165,10 +166,15 @@ async def test_a_batch_takes_no_slot_of_the_others() -> None:
     notifiers, _ = make_notifiers(Many(), single, slots=2)
     ended = await asyncio.gather(*(deliver(notifiers, number, "single") for number in range(12)))
     assert (ended, single.most) == ([None] * 12, 2)
-    stuck, _ = make_notifiers(Many(), Stuck(), slots=1, seconds=0.05)
+    plugin = Stuck()
+    stuck, _ = make_notifiers(Many(), plugin, slots=1, seconds=0.05)
     with capture_logs():
-        busy, late = await asyncio.gather(*(deliver(stuck, number, "stuck") for number in range(2)))
-    assert (str(busy), str(late)) == ("Receiver timed out", "Receiver is busy")
+        busy = asyncio.create_task(deliver(stuck, 0, "stuck"))
+        await plugin.begun.wait()
+        late = await deliver(stuck, 1, "stuck")
+        plugin.released.set()
+        assert str(await busy) == "Receiver timed out"
+    assert str(late) == "Receiver is busy"
     assert (late.spends_attempt, late.provider) == (False, "")
 
 
@@ -196,12 +202,18 @@ class Picky:
 
 
 class Stuck:
-    """One that never answers."""
+    """One that answers when it is let go, though it is cancelled once."""
 
     durable = True
 
+    def __init__(self) -> None:
+        self.begun, self.released = asyncio.Event(), asyncio.Event()
+
     async def notify(self, notification: Notification) -> None:
-        await asyncio.Event().wait()
+        self.begun.set()
+        with suppress(asyncio.CancelledError):
+            await self.released.wait()
+        await self.released.wait()
 
 
 @pytest.mark.gen_test
