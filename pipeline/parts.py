@@ -51,6 +51,7 @@ from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.moves import Moves
 from pipeline.usecases.overview import Overview
 from pipeline.usecases.pictures import PictureCheck
+from pipeline.usecases.permits import Permits
 from pipeline.usecases.plugin_values import PluginValues
 from pipeline.usecases.previews import LONGEST_SECONDS, PATIENCE_SECONDS, Previews
 from pipeline.usecases.processes import Processes
@@ -282,6 +283,7 @@ class Parts:
             provider_timeout_seconds=settings.provider_timeout_seconds,
             max_starts=settings.job_attempts + settings.max_stalls,
             witness=self.reports.analysis,
+            permit=Permits(self.queue, self.plugins.provider_paces).of,
             on_end=self.tallies.count_end,
             tracing=self.tracing,
         )
@@ -316,6 +318,8 @@ class Parts:
             QUEUE_NAME,
             keep_completed_seconds=settings.keep_completed_seconds,
             lanes=self.plugins.provider_holds.lanes,
+            paces=self.plugins.provider_paces,
+            behind=self.plugins.provider_behind,
         )
         self.notifications = self._make_queue(
             notifying.QUEUE_NAME,

@@ -219,7 +219,7 @@ def _jobs_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
 
 def _overview_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
     settings, plugins, with_processes = parts.settings, parts.plugins, common | {"processes": parts.processes}
-    asked = {name: settings.ai_provider_by_category.get(name, settings.providers) for name in settings.categories}
+    asked = {name: settings.chain(name) for name in settings.categories}
     of_plugins = {
         "plugins": lambda: plugins.all,
         "missing_storages": lambda: plugins.storages.missing,

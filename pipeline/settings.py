@@ -148,10 +148,10 @@ class Settings(BaseSettings):
     ai_provider: CommaList = _f(
         (),
         "AI provider plugins, comma-separated: the next is asked after a permanent failure of the one before or while "
-        "that is held. Default: http when AI_SERVICE_URL is set, else local.",
+        "that is held. local>openai: also when brand or model is missing in an answer; the fuller one counts. Default: http when AI_SERVICE_URL is set, else local.",
     )
     ai_provider_by_category: CategoryMap = _f(
-        {}, "AI providers of single categories, as sneaker=acme,lego=acme+local (+ as the comma of AI_PROVIDER)."
+        {}, "AI providers of single categories, as sneaker=acme,lego=acme+local>openai (+ as the comma of AI_PROVIDER)."
     )
     storage_backend: str = _f(
         "",
@@ -171,6 +171,7 @@ class Settings(BaseSettings):
         None, "Folder with plugins of one file each, named as the file: acme.py; files that begin with _ are none."
     )
     plugins_safe_mode: bool = _f(False, "Loads built-in plugins only: to see whether an installed one is at fault.")
+    plugins_trace: bool = _f(False, "Logs a line for each call of a plugin: its method, milliseconds, outcome.")
     filters_required: CommaList = _f(
         (),
         "Plugins whose filters must be heard, comma-separated: while one of them cannot answer, uploads are refused "
@@ -438,6 +439,9 @@ class Settings(BaseSettings):
             yield f"CATEGORIES: name {bad[0]} must be 1 to 40 characters a-z, 0-9, _ and -"
         elif twice := [name for at, name in enumerate(names) if name in names[:at]]:
             yield f"CATEGORIES has {twice[0]!r} twice"
+        for category in ("", *self.ai_provider_by_category):
+            if not all(self.cascade(category)):
+                yield f"AI_PROVIDER{'_BY_CATEGORY' if category else ''}: a provider is missing before or after >"
         for name in self.ai_provider_by_category:
             if name not in names:
                 yield f"AI_PROVIDER_BY_CATEGORY: there is no category {name!r}; there are {', '.join(names)}"
@@ -460,12 +464,29 @@ class Settings(BaseSettings):
     @property
     def providers(self) -> tuple[str, ...]:
         """The AI providers in force for categories that have none of their own, the first to be asked first."""
-        return tuple(dict.fromkeys(self.ai_provider)) or ("http" if self.ai_service_url else "local",)
+        return self.chain("")
+
+    def chain(self, category: str) -> tuple[str, ...]:
+        """Return the AI providers of a category, the first to be asked first. "": of those that have none of their own."""
+        return tuple(name for stage in self.cascade(category) for name in stage)
+
+    def cascade(self, category: str) -> tuple[tuple[str, ...], ...]:
+        """Return the stages of a category's providers: one of each is asked as long as the answers are not complete."""
+        written = self.ai_provider_by_category.get(category) or self.ai_provider
+        stages, seen = [], set[str]()
+        for text in ",".join(written or ("http" if self.ai_service_url else "local",)).split(">"):
+            names = tuple(dict.fromkeys(_split(text)))
+            if new := tuple(name for name in names if name not in seen):
+                stages.append(new)
+            elif not names:
+                stages.append(())
+            seen.update(names)
+        return tuple(stages)
 
     @property
     def all_providers(self) -> tuple[str, ...]:
         """Every AI provider that any category uses."""
-        chains = (self.providers, *self.ai_provider_by_category.values())
+        chains = (self.providers, *map(self.chain, self.ai_provider_by_category))
         return tuple(dict.fromkeys(name for chain in chains for name in chain))
 
     @property
@@ -496,6 +517,12 @@ class Settings(BaseSettings):
         copy._plugin_variables = {name: SecretStr(value) for name, value in variables.items() if value}
         copy._plugin_settings = {}
         return copy
+
+    def with_changed_plugin_variables(self, changed: Mapping[str, str]) -> Settings:
+        """Return a copy in which these PLUGIN_<NAME>_<FIELD> variables take the place of those there are."""
+        files = {name + FILE_SUFFIX for name in changed}
+        kept = {name: each.get_secret_value() for name, each in self._plugin_variables.items() if name not in files}
+        return self.with_plugin_variables(kept | dict(changed))
 
     @property
     def plugin_variables(self) -> tuple[str, ...]:

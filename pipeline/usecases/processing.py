@@ -26,7 +26,7 @@ from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, PermanentJobError, PipelineError, ValidationError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
 from pipeline.hooks.notifiers import About
-from pipeline.hooks.providers import Witness
+from pipeline.hooks.providers import Permit, Witness
 from pipeline.images import ImageName
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import AlreadyOver
@@ -60,9 +60,10 @@ class Plugins(ImageStorage, Protocol):
         read_image: Callable[[], Awaitable[bytes]],
         tries: str = "",
         witness: Witness | None = None,
+        permit: Permit | None = None,
     ) -> Analysis:
         """Ask the AI provider; read_image is for one that wants the image's bytes, tries the held one to ask. witness:
-        is told how it goes.
+        is told how it goes. permit: says when each may be called.
         """
 
 
@@ -103,13 +104,14 @@ class Processing:
         provider_timeout_seconds: float = 90,
         max_starts: int = 6,
         witness: Callable[[Job], AbstractContextManager[Witness | None]] = lambda job: nullcontext(),
+        permit: Callable[[Job], Permit | None] = lambda job: None,
         on_end: Callable[[AssetStatus], None] = lambda status: None,
         tracing: Tracing = OFF,
     ) -> None:
         """kept: where dead letters are, so that a Redis that loses them loses none.
 
         max_starts: an asset started so often without an end has lost its process each time, whatever Redis knows.
-        witness: yields what is told how a job's analysis goes. on_end: is told how an asset has ended.
+        witness: yields what is told how a job's analysis goes. permit: returns what lets a job ask providers. on_end: is told how an asset has ended.
         """
         self._store = store
         self._plugins = plugins
@@ -123,6 +125,7 @@ class Processing:
         self._provider_timeout_seconds = provider_timeout_seconds
         self._max_starts = max_starts
         self._witness = witness
+        self._permit = permit
         self._on_end = on_end
         self._tracing = tracing
         self._endings = Endings()
@@ -161,7 +164,9 @@ class Processing:
         self._previews.begin(asset, read)
         try:
             with self._witness(job) as witness:
-                analysis = await self._plugins.analyze(request, read, job.tries, attempt.before(witness))
+                analysis = await self._plugins.analyze(
+                    request, read, job.tries, attempt.before(witness), self._permit(job)
+                )
             attempt.found(analysis)
             return _Result(asset, analysis, attempt, await self._previews.take(asset))
         except asyncio.CancelledError:
