@@ -24,7 +24,7 @@ from pipeline.hooks.limits import Limits, declared_by
 from pipeline.hooks.listing import PluginInfo, limits_as_json
 from pipeline.hooks.load_checks import Finding, check_categories, check_module, check_object, check_pair, nearest, split
 from pipeline.hooks.notifiers import NOTIFY, NOTIFY_MANY
-from pipeline.hooks.routes import Route, RouteList
+from pipeline.hooks.routes import Route, RouteList, shown_routes
 from pipeline.hooks.sources import BUILT_IN, Source, find_sources, loaded, names_there_are
 from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import FILE_SUFFIX, PluginSettings, plugin_variable
@@ -106,7 +106,7 @@ class Offer:
 class Made:
     """A plugin that was made, or could not be. plugin: None then. faults, warnings: what is wrong with it.
 
-    unusable: its methods that cannot be called. cause: what making it raised.
+    unusable: its methods that cannot be called. cause: what making it raised. routes: what it serves.
     """
 
     plugin: Any
@@ -114,6 +114,7 @@ class Made:
     warnings: tuple[str, ...] = ()
     unusable: frozenset[str] = frozenset()
     cause: BaseException | None = None
+    routes: Sequence[Route] = ()
 
 
 class Catalogue:
@@ -227,8 +228,7 @@ class Catalogue:
         methods = {method: getattr(plugin, method) for method in (*kind.methods, *present)}
         limits = declared_by(plugin).limits if source.api_version > 1 else Limits()
         bound = _bind(kind.name, name, plugin, methods, threads, self._settings, metrics, lender, limits)
-        if REGISTER_ROUTES in methods:
-            bound.routes = _routes(f"{kind.setting}: {kind.name} {name!r}", methods[REGISTER_ROUTES])
+        bound.routes = made.routes
         return bound
 
     def make(self, kind: Kind, name: str) -> Any:
@@ -255,12 +255,13 @@ class Catalogue:
             plugin = offer.build()
             version = offer.source.api_version
             findings = [*check_object(offer.kind.name, plugin, offer.kind.methods, version)]
+            routes = _routes(plugin.register_routes) if _has(plugin, REGISTER_ROUTES, offer.source) else ()
         except (Exception, SystemExit) as error:
             return Made(None, (str(error) or type(error).__name__,), cause=error)
         faults, warnings = split(findings, offer.source.is_strict)
         if offer.kind is PROVIDER and version > 1:
             warnings += tuple(check_categories(plugin, self._settings.categories))
-        return Made(plugin, faults, warnings, frozenset(each.method for each in findings))
+        return Made(plugin, faults, warnings, frozenset(each.method for each in findings), routes=routes)
 
     def kinds_of(self, name: str) -> list[Kind]:
         """Return the kinds of plugins there are of that name."""
@@ -283,10 +284,15 @@ class Catalogue:
             life = {method: getattr(module, method) for method in present}
             methods = functions | life
             bound = _bind(HOOK, source.name, module, methods, 2, self._settings, metrics, lender)
-            if REGISTER_ROUTES in functions:
-                bound.routes = _routes(f"The plugin {source.name!r}", functions[REGISTER_ROUTES], self._settings)
+            bound.routes = self._routes_of_module(source, functions)
             built.append(bound)
         return built
+
+    def _routes_of_module(self, source: Source, functions: Mapping[str, Callable[..., Any]]) -> Sequence[Route]:
+        try:
+            return _routes(functions[REGISTER_ROUTES], self._settings) if REGISTER_ROUTES in functions else ()
+        except (Exception, SystemExit) as error:
+            raise ConfigurationError(f"The plugin {source.name!r} cannot start: {error}") from error
 
     def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
         """Return those of all plugins, in pluggy's order; a wrapper is none here."""
@@ -410,15 +416,16 @@ class Catalogue:
         methods = [each for each in known if each not in made.unusable and _has(made.plugin, each, source)]
         limits = declared_by(made.plugin).limits if kind is PROVIDER and source.api_version > 1 else Limits()
         declared = limits_as_json(limits, getattr(made.plugin, "extra_fields", None))
-        return replace(info, warnings=warnings, methods=tuple(methods), limits=declared)
+        return replace(info, warnings=warnings, methods=tuple(methods), limits=declared, routes=shown_routes(made.routes))
 
     def _hook_info(self, key: str, functions: Mapping[str, Any]) -> PluginInfo:
         source = self._sources[key]
         try:
             info = _info(source, HOOK, "selected" if self._is_active(source) else "available")
+            routes = shown_routes(self._routes_of_module(source, functions))
         except ConfigurationError as error:
             return _broken(source, HOOK, (error.message,))
-        return replace(info, warnings=tuple(self._warnings[key]), methods=tuple(functions))
+        return replace(info, warnings=tuple(self._warnings[key]), methods=tuple(functions), routes=routes)
 
     def _is_active(self, source: Source) -> bool:
         return all(self._settings.plugin(name, self._own[name]).is_active for name in self._names_of(source))
@@ -466,15 +473,12 @@ def _bind(
     )
 
 
-def _routes(whose: str, register: Callable[..., Any], *arguments: Any) -> Sequence[Route]:
-    """Return what a plugin serves under /plugins/; ConfigurationError says what is wrong. whose: for that."""
+def _routes(register: Callable[..., Any], *arguments: Any) -> Sequence[Route]:
+    """Return what a plugin serves under /plugins/; whatever it raises otherwise."""
+    if inspect.iscoroutinefunction(register):
+        raise TypeError(f"{REGISTER_ROUTES} must be a plain def")
     routes = RouteList()
-    try:
-        if inspect.iscoroutinefunction(register):
-            raise TypeError(f"{REGISTER_ROUTES} must be a plain def")
-        register(routes, *arguments)
-    except (Exception, SystemExit) as error:
-        raise ConfigurationError(f"{whose} cannot start: {error}") from error
+    register(routes, *arguments)
     return tuple(routes.all)
 
 

@@ -171,6 +171,11 @@ def find_routes(routes: Sequence[Route], path: str) -> list[tuple[Route, dict[st
     return list(first.values())
 
 
+def shown_routes(routes: Sequence[Route]) -> tuple[str, ...]:
+    """Return the routes for a list of plugins."""
+    return tuple(f"{route.method} {route.path} ({route.role})" for route in routes)
+
+
 def _shape(route: Route) -> tuple[str, ...]:
     return (route.method, *("{}" if each.startswith("{") else each for each in route.segments))
 

@@ -134,6 +134,10 @@ def test_routes_are_gathered_by_the_plugins_name() -> None:
     manager = house.open(module, notifiers=("bell",))
     served = [(plugin.kind, route.path) for plugin, route in manager.routes["bell"]]
     assert served == [("notifier", "/a"), ("hook", "/b")]
+    infos = make_catalogue(Settings(notifiers=("bell",)), module)
+    infos.look_into()
+    listed = {info.kind: info.routes for info in infos.infos() if info.name == "bell"}
+    assert listed == {"notifier": ("GET /a (user)",), "hook": ("GET /b (user)",)}
     with pytest.raises(ConfigurationError, match="two plugins 'bell' have the route GET /a"):
         house.open(module, notifiers=("bell",), port=1)
 
