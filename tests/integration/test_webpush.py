@@ -32,8 +32,6 @@ from tests.fake_receiver import FakeReceiver, Reply
 from tests.parts import require
 from tests.service import AiService, Service
 
-pytestmark = pytest.mark.skipif(find_spec("http_ece") is None, reason="needs the extra `webpush`")
-
 DELIVERY_ID = "notifications:0123456789abcdef01234567"
 SUBJECT = "mailto:ops@example.com"
 LARGE = "processedImageUrl"
@@ -44,6 +42,7 @@ Make = Callable[..., Awaitable[WebpushNotifier]]
 @pytest.fixture
 def make(io_loop: IOLoop, store: SqliteAssetStore) -> Iterator[Make]:
     """Returns started notifiers, each as a process of its own has it, on one asset store."""
+    require(find_spec("http_ece") is not None, "needs the extra `webpush`")
     lenders: list[Lender] = []
 
     async def started(**own: str) -> WebpushNotifier:
