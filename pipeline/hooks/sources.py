@@ -121,7 +121,7 @@ def _one_file(folder: Path | None) -> Iterator[Source]:
 
 def _load_file(path: Path) -> Any:
     """Import the file by its name, so that child processes of the sandbox find its functions too. Its folder is the
-    last on sys.path: it takes no other module's place.
+    last on sys.path: it takes no other module's place. What it calls `plugin` has the hooks, else the module itself.
     """
     name, folder = path.stem, str(path.parent)
     if not FILE_NAME.fullmatch(name):
@@ -133,4 +133,5 @@ def _load_file(path: Path) -> Any:
     if spec is None or spec.origin is None or Path(spec.origin).resolve() != path.resolve():
         there = f" in {spec.origin}" if spec is not None and spec.origin else ""
         raise ValueError(f"there is another module named {name}{there}: rename {path.name}, say to my_{path.name}")
-    return importlib.import_module(name)
+    module = importlib.import_module(name)
+    return getattr(module, "plugin", module)
