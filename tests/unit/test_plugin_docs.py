@@ -94,7 +94,8 @@ def package(tmp_path: Path) -> Path:
     about = tmp_path / "acme_vision-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-vision\nVersion: 1.0\n")
-    points = project["project"]["entry-points"][ENTRY_POINT_GROUP] | {name: name for name in ("bell", "night", "post", "tint")}
+    points = project["project"]["entry-points"][ENTRY_POINT_GROUP]
+    points |= {name: name for name in ("bell", "night", "post", "tint")}
     lines = [f"{name} = {module}" for name, module in points.items()]
     (about / "entry_points.txt").write_text("\n".join([f"[{ENTRY_POINT_GROUP}]", *lines]))
     return tmp_path
