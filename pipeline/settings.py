@@ -153,6 +153,18 @@ class Settings(BaseSettings):
     ai_provider_by_category: CategoryMap = _f(
         {}, "AI providers of single categories, as sneaker=acme,lego=acme+local>openai (+ as the comma of AI_PROVIDER)."
     )
+    ai_budget_per_day: float = _f(
+        0,
+        "What all AI providers together may cost in a day (UTC), in AI_BUDGET_CURRENCY; jobs beyond that wait for the "
+        "next day, as do those of a provider that does not tell what a call costs. 0: no limit.",
+        ge=0,
+    )
+    ai_budget_per_user_per_day: float = _f(
+        0, "The same for the photos of each user: only that user's jobs wait. 0: no limit.", ge=0
+    )
+    ai_budget_currency: str = _f(
+        "USD", "Of the budgets; a cost in another currency is a price that is not known.", pattern="^[A-Z]{3}$"
+    )
     storage_backend: str = _f(
         "",
         "Storage plugin of new images; those of before stay in the one that holds them. Default: cloudinary_private "

@@ -1,4 +1,5 @@
-"""Use case: what one job needs before a provider is asked: a turn, where the provider has a pace.
+"""Use case: what one job needs before a provider is asked: a turn, where the provider has a pace, and a budget that is
+not spent, where there is one.
 
 A job that was claimed for a provider with a pace has its turn already (queue/lua/turns.lua); for one that it asks
 instead of that, or after it, it gets one here. Runs on the event loop.
@@ -7,16 +8,18 @@ instead of that, or after it, it gets one here. Runs on the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from time import monotonic
 from typing import Protocol
 
 import structlog
 
-from pipeline.errors import DependencyUnavailable, RetryableJobError
+from pipeline.errors import BudgetReached, DependencyUnavailable, RetryableJobError
 from pipeline.hold import Pace
+from pipeline.hooks import Analysis
 from pipeline.queue.job import Job
 from pipeline.texts import cause_of
+from pipeline.usecases.budgets import Budgets
 
 log = structlog.get_logger(__name__)
 
@@ -40,15 +43,22 @@ class Turns(Protocol):
 
 
 class Permits:
-    """Makes the permit of each job. paces: the limits of those providers that have any."""
+    """Makes the permit of each job."""
 
-    def __init__(self, turns: Turns, paces: Mapping[str, Pace]) -> None:
+    def __init__(
+        self, turns: Turns, paces: Mapping[str, Pace], budgets: Budgets | None = None, free: Collection[str] = ()
+    ) -> None:
+        """paces: the limits of those providers that have any. budgets: None when nothing is limited.
+        free: providers that cost nothing.
+        """
         self.turns = turns
         self.paces = paces
+        self.budgets = budgets
+        self.free = free
 
     def of(self, job: Job) -> JobPermit | None:
         """Return the job's permit, None when nothing limits what it may ask."""
-        return JobPermit(self, job) if self.paces else None
+        return JobPermit(self, job) if self.paces or self.budgets else None
 
 
 class JobPermit:
@@ -58,6 +68,14 @@ class JobPermit:
         self._permits = permits
         self._lease = job.lease
         self._turn = job.turn
+        self._user_id = str(job.data.get("userId", ""))
+
+    async def allow(self, provider: str) -> BudgetReached | None:
+        """See Permit."""
+        budgets = self._permits.budgets
+        if budgets is None or provider in self._permits.free:
+            return None
+        return await budgets.refusal(provider, self._user_id)
 
     async def begin(self, provider: str, *, waits: bool) -> RetryableJobError | None:
         """See Permit."""
@@ -81,8 +99,10 @@ class JobPermit:
         error.provider = provider
         return error
 
-    async def end(self, provider: str) -> None:
+    async def end(self, provider: str, analysis: Analysis | None) -> None:
         """See Permit."""
+        if analysis is not None and self._permits.budgets is not None and provider not in self._permits.free:
+            await self._permits.budgets.record(provider, self._user_id, analysis.usage)
         pace = self._permits.paces.get(provider)
         if pace is None or pace.at_once is None:
             return
