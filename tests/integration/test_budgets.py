@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -139,16 +140,28 @@ def test_job_that_waits_for_the_next_day_never_fails_of_its_age() -> None:
 
 
 PRICED = """
+import json, os, time
+from pipeline.clock import CLOCK
 from pipeline.hooks import Analysis, Attribute, Usage, hookimpl
 
 API_VERSION = 2
 
 class Priced:
+    calls = 0
+
     async def analyze(self, request):
+        self.calls += 1
+        if self.calls == 4 and "NEAR_MIDNIGHT" in os.environ:
+            # From now on it is two seconds before midnight, in UTC.
+            offset = -CLOCK.now() % 86400 - 2
+            CLOCK.learn = lambda reading: None
+            CLOCK._course = None
+            CLOCK._wall = lambda: time.time() + offset
         return Analysis(Attribute("Leica", 0.9), Attribute("M6", 0.9), usage=Usage(100, 10, 0.25), ai_model="m")
 
 class Free(Priced):
     cost = 0
+
     async def analyze(self, request):
         return Analysis(Attribute("Lego", 0.9), Attribute("42083", 0.9))
 
@@ -159,20 +172,30 @@ def register_ai_providers(settings):
 """
 
 
-def test_photos_beyond_the_budget_are_held_and_others_are_not(tmp_path: Path) -> None:
-    """Four are paid for one after the other, the fifth waits and says why, without a lost attempt; a provider that costs
-    nothing goes on.
+@pytest.mark.parametrize("is_near_midnight", [False, True])
+def test_photos_beyond_the_budget_wait_for_the_next_day(tmp_path: Path, is_near_midnight: bool) -> None:
+    """Four are paid for one after the other, the others wait and say why, without a lost attempt; a provider that costs
+    nothing goes on. With the next day they are done.
     """
     settings = install(tmp_path / "packages", priced=PRICED) | {"CONCURRENCY": "1"}
     settings |= {"AI_PROVIDER": "priced", "AI_PROVIDER_BY_CATEGORY": "lego=free", "AI_BUDGET_PER_DAY": "1"}
+    settings |= {"NEAR_MIDNIGHT": "1"} if is_near_midnight else {}
     with Service(tmp_path / "data", **settings) as service:
-        ids = [service.upload().json()["data"]["assetId"] for _ in range(6)]
+        # Good for the next day as well.
+        caller = service.headers(exp=int(time.time()) + 200_000)
+        ids = [service.upload(headers=caller).json()["data"]["assetId"] for _ in range(6)]
         held = service.wait_log("plugin_held", plugin="priced")
         assert held["reason"] == "Daily AI budget reached"
         service.wait_log("job_parked")
-        free = service.upload(category="lego").json()["data"]["assetId"]
-        service.wait_log("asset_finished", assetId=free)
-        assert [service.asset(each)["status"] for each in ids] == ["active"] * 4 + ["processing"] * 2
-        progress = service.asset(ids[-1])["progress"]
-        assert (progress["state"], progress["reason"]) == ("held", "Daily AI budget reached") and progress["nextAt"]
+        if is_near_midnight:
+            for asset_id in ids:
+                service.wait_log("asset_finished", assetId=asset_id, status="active")
+        else:
+            free = service.upload(category="lego").json()["data"]["assetId"]
+            service.wait_log("asset_finished", assetId=free)
+            assert [service.asset(each)["status"] for each in ids] == ["active"] * 4 + ["processing"] * 2
+            progress = service.asset(ids[-1])["progress"]
+            assert (progress["state"], progress["reason"]) == ("held", "Daily AI budget reached")
+            assert progress["nextAt"]
+        assert {line["attempt"] for line in service.find("job_claimed")} == {1}
         assert not service.find("job_failed")
