@@ -63,6 +63,7 @@ from pipeline.usecases.progress_reports import Reports
 from pipeline.usecases.reconciler import Reconciler, Source
 from pipeline.usecases.removing import Jobs, Removing
 from pipeline.usecases.replay import Replay
+from pipeline.usecases.result_cache import ResultCache
 from pipeline.usecases.retention import Sweeper
 from pipeline.usecases.submission import Submission, SubmissionPolicy
 from pipeline.usecases.storages_in_use import StoragesInUse
@@ -125,6 +126,7 @@ class Parts:
         self.deliveries = Deliveries(self.store)
         self._build_queues()
         self.tallies = Tallies(self.store, self.queue)
+        self.result_cache = ResultCache(self.store, days=settings.ai_cache_days)
         self.budgets = Budgets(
             self.store,
             self.queue,
@@ -321,7 +323,14 @@ class Parts:
 
     def _make_permits(self) -> Permits:
         budgets = self.budgets if self.budgets.is_set else None
-        return Permits(self.queue, self.plugins.provider_paces, budgets, self.plugins.free_providers)
+        return Permits(
+            self.queue,
+            self.plugins.provider_paces,
+            budgets,
+            self.plugins.free_providers,
+            self.result_cache if self.settings.ai_cache else None,
+            self.plugins.provider_versions,
+        )
 
     def _build_queues(self) -> None:
         settings = self.settings
@@ -388,7 +397,7 @@ class Parts:
     async def _purge(self) -> None:
         await self.store.purge_keys(utc_now() - timedelta(seconds=self.settings.idempotency_seconds))
         await self._kept_jobs.purge()
-        for records in (self.tallies, self.audit, self.deliveries, self.budgets):
+        for records in (self.tallies, self.audit, self.deliveries, self.budgets, self.result_cache):
             await records.purge()
 
     def _make_notifier_worker(self) -> Worker:

@@ -165,6 +165,10 @@ class Settings(BaseSettings):
     ai_budget_currency: str = _f(
         "USD", "Of the budgets; a cost in another currency is a price that is not known.", pattern="^[A-Z]{3}$"
     )
+    ai_cache: bool = _f(
+        False, "Gives complete answers again for the same photo, category, provider, AI model and prompt."
+    )
+    ai_cache_days: float = _f(30, "How long an answer is kept for AI_CACHE.", gt=0)
     storage_backend: str = _f(
         "",
         "Storage plugin of new images; those of before stay in the one that holds them. Default: cloudinary_private "

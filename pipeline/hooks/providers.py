@@ -50,6 +50,9 @@ class Witness(Protocol):
 class Permit(Protocol):
     """Says whether one job may call a provider now, beside the provider itself; usecases/permits.py has it."""
 
+    async def known(self, provider: str) -> Analysis | None:
+        """Return what the provider has answered before to the same photo, None when that is not known."""
+
     async def allow(self, provider: str) -> BudgetReached | None:
         """Return None when the job may ask the provider at all today, else why not."""
 
@@ -98,6 +101,8 @@ class Providers:
         self._replaceable = {name for chain in self._chains.values() for name in chain[:-1]}
         breakers = {name: provider.breaker("analyze") for name, provider in providers.items()}
         self.holds = SharedBreakers(breakers, self._chains)
+        # Which AI model and prompt each declares.
+        self.versions = {name: _versions(each.plugin) for name, each in providers.items()}
         # What costs nothing needs no budget.
         self.free = {name for name, each in providers.items() if getattr(each.plugin, "cost", None) == 0}
         # Who is asked later on about photos of each category, at most once for each photo.
@@ -140,6 +145,12 @@ class Providers:
                     break
                 # Also after a refusal: the one who was not asked may take the photo.
                 raise RetryableJobError("AI service timed out") from fault or held
+            found = await permit.known(name) if permit is not None else None
+            if found is not None:
+                if witness is not None:
+                    witness.asked(name)
+                best, answered = _fuller(best, (found, name)), stage
+                break  # only complete ones are known
             if permit is not None and (spent := await permit.allow(name)):
                 if spent.provider and not provider.breaker("analyze").is_held:
                     provider.breaker("analyze").busy(spent.retry_after_seconds or 0, spent.message)
@@ -264,6 +275,10 @@ class Photo:
             part = min(CONVERT_SECONDS, seconds / 4)
             self._as_jpeg = await self._sandbox.reduce_to_jpeg(self._content, seconds=part, wait_seconds=part)
         return self._as_jpeg, JPEG
+
+
+def _versions(plugin: object) -> tuple[str, str]:
+    return str(getattr(plugin, "model_name", "")), str(getattr(plugin, "prompt_version", ""))
 
 
 def _cascades(settings: Settings, providers: Mapping[str, BoundPlugin]) -> Mapping[str, Sequence[Sequence[str]]]:

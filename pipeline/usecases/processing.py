@@ -104,7 +104,7 @@ class Processing:
         provider_timeout_seconds: float = 90,
         max_starts: int = 6,
         witness: Callable[[Job], AbstractContextManager[Witness | None]] = lambda job: nullcontext(),
-        permit: Callable[[Job], Permit | None] = lambda job: None,
+        permit: Callable[[Job, Asset], Permit | None] = lambda job, asset: None,
         on_end: Callable[[AssetStatus], None] = lambda status: None,
         tracing: Tracing = OFF,
     ) -> None:
@@ -165,7 +165,7 @@ class Processing:
         try:
             with self._witness(job) as witness:
                 analysis = await self._plugins.analyze(
-                    request, read, job.tries, attempt.before(witness), self._permit(job)
+                    request, read, job.tries, attempt.before(witness), self._permit(job, asset)
                 )
             attempt.found(analysis)
             return _Result(asset, analysis, attempt, await self._previews.take(asset))

@@ -19,6 +19,7 @@ from pipeline.queue.attempt import RetryPolicy, judge
 from pipeline.queue.job import Job, Outcome
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases.budgets import Budgets
+from tests.factories import make_image
 from tests.packages import install
 from tests.service import Service
 
@@ -157,7 +158,8 @@ class Priced:
             CLOCK.learn = lambda reading: None
             CLOCK._course = None
             CLOCK._wall = lambda: time.time() + offset
-        return Analysis(Attribute("Leica", 0.9), Attribute("M6", 0.9), usage=Usage(100, 10, 0.25), ai_model="m")
+        leica, m6, usage = Attribute("Leica", 0.9), Attribute("M6", 0.9), Usage(100, 10, 0.25)
+        return Analysis(leica, m6, extra={"call": self.calls}, usage=usage, ai_model="m")
 
 class Free(Priced):
     cost = 0
@@ -199,3 +201,28 @@ def test_photos_beyond_the_budget_wait_for_the_next_day(tmp_path: Path, is_near_
             assert progress["nextAt"]
         assert {line["attempt"] for line in service.find("job_claimed")} == {1}
         assert not service.find("job_failed")
+
+
+def test_answer_is_given_again_for_the_same_photo(tmp_path: Path) -> None:
+    """Only to the same photo in the same category, whoever sends it; it costs nothing, also no budget, and says so."""
+    settings = install(tmp_path / "packages", priced=PRICED) | {"AI_PROVIDER": "priced", "AI_CACHE": "true"}
+    settings |= {"AI_BUDGET_PER_DAY": "0.75"}
+    with Service(tmp_path / "data", **settings) as service:
+
+        def analyzed(sub: str, **photo: Any) -> dict[str, Any]:
+            asset_id = service.upload(sub, **photo).json()["data"]["assetId"]
+            service.wait_log("asset_finished", assetId=asset_id, status="active")
+            return service.asset(asset_id, sub)
+
+        other = make_image(size=(40, 30))
+        calls = [
+            analyzed("ann"),
+            analyzed("ann", category="lego"),
+            analyzed("ben", image=other),
+            analyzed("ben"),
+            analyzed("cem", image=other),
+        ]
+        assert [each["aiMetadata"]["extra"]["call"] for each in calls] == [1, 2, 3, 1, 3]
+        assert [each["provenance"]["cached"] for each in calls] == [False] * 3 + [True] * 2
+        assert [each["provenance"]["usage"]["cost"] for each in calls] == [0.25] * 3 + [0] * 2
+        assert {(each["provenance"]["provider"], each["provenance"]["model"]) for each in calls} == {("priced", "m")}
