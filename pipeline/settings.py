@@ -148,7 +148,8 @@ class Settings(BaseSettings):
     ai_provider: CommaList = _f(
         (),
         "AI provider plugins, comma-separated: the next is asked after a permanent failure of the one before or while "
-        "that is held. local>openai: also when brand or model is missing in an answer; the fuller one counts. Default: http when AI_SERVICE_URL is set, else local.",
+        "that is held. local>openai: also when brand or model is missing in an answer; the fuller one counts. "
+        "Default: http when AI_SERVICE_URL is set, else local.",
     )
     ai_provider_by_category: CategoryMap = _f(
         {}, "AI providers of single categories, as sneaker=acme,lego=acme+local>openai (+ as the comma of AI_PROVIDER)."
@@ -187,6 +188,7 @@ class Settings(BaseSettings):
         None, "Folder with plugins of one file each, named as the file: acme.py; files that begin with _ are none."
     )
     plugins_safe_mode: bool = _f(False, "Loads built-in plugins only: to see whether an installed one is at fault.")
+    plugins_trace: bool = _f(False, "Logs a line for each call of a plugin: its method, milliseconds, outcome.")
     filters_required: CommaList = _f(
         (),
         "Plugins whose filters must be heard, comma-separated: while one of them cannot answer, uploads are refused "
@@ -284,8 +286,8 @@ class Settings(BaseSettings):
     )
     user_claims: CommaList = _f(
         (),
-        "Claims of the token of an upload that notifiers get with its event, comma-separated, as email,locale; kept with "
-        "the asset, at most 2 KB, and shown to nobody. Default: none, because they are about a person.",
+        "Claims of an upload's token that notifiers get with its event, comma-separated, as email,locale; kept with the "
+        "asset, at most 2 KB, and shown to nobody. Default: none, because they are about a person.",
     )
     notifier_slots: int = _f(
         5, "Slots of this process for durable notifiers (webhook, apprise): they never take those of the AI.", ge=1
@@ -482,11 +484,11 @@ class Settings(BaseSettings):
         return self.chain("")
 
     def chain(self, category: str) -> tuple[str, ...]:
-        """Return the AI providers of a category, the first to be asked first. "": of those that have none of their own."""
+        """Return the AI providers of a category, the first one first. "": of those that have none of their own."""
         return tuple(name for stage in self.cascade(category) for name in stage)
 
     def cascade(self, category: str) -> tuple[tuple[str, ...], ...]:
-        """Return the stages of a category's providers: one of each is asked as long as the answers are not complete."""
+        """Return the stages of a category's providers: one of each is asked until an answer is complete."""
         written = self.ai_provider_by_category.get(category) or self.ai_provider
         stages, seen = [], set[str]()
         for text in ",".join(written or ("http" if self.ai_service_url else "local",)).split(">"):
@@ -532,6 +534,12 @@ class Settings(BaseSettings):
         copy._plugin_variables = {name: SecretStr(value) for name, value in variables.items() if value}
         copy._plugin_settings = {}
         return copy
+
+    def with_changed_plugin_variables(self, changed: Mapping[str, str]) -> Settings:
+        """Return a copy in which these PLUGIN_<NAME>_<FIELD> variables take the place of those there are."""
+        files = {name + FILE_SUFFIX for name in changed}
+        kept = {name: each.get_secret_value() for name, each in self._plugin_variables.items() if name not in files}
+        return self.with_plugin_variables(kept | dict(changed))
 
     @property
     def plugin_variables(self) -> tuple[str, ...]:

@@ -44,8 +44,9 @@ class PluginRouteHandler(BaseHandler):
         found = find_routes([route for _, route in served], slash + rest)
         self._found = {route.method: (plugins[id(route)], route, params) for route, params in found}
         if found:
+            plugin, route, _ = self._found.get(str(self.request.method), next(iter(self._found.values())))
             # A template, so that the metrics do not grow with the paths that are asked for.
-            self.route = f"{PREFIX}{served[0][0].name}{found[0][0].path}"  # type: ignore[misc]
+            self.route = f"{PREFIX}{plugin.name}{route.path}"  # type: ignore[misc]
 
     async def prepare(self) -> None:
         try:
@@ -142,7 +143,7 @@ class PluginRouteHandler(BaseHandler):
         return self.request.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.request.headers
 
     def _allowed_methods(self) -> str:
-        return ", ".join((*self._found, "OPTIONS"))
+        return ", ".join(name for name in self.SUPPORTED_METHODS if name in self._found or name == "OPTIONS")
 
     def log_exception(self, *exc_info: Any) -> None:
         if not isinstance(exc_info[1], RouteFailed):  # which is logged where the plugin was called

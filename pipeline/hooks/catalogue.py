@@ -8,11 +8,10 @@ implement. Runs at start, on the main thread.
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
@@ -20,12 +19,13 @@ import structlog
 
 from pipeline.errors import ConfigurationError
 from pipeline.hooks import specs
-from pipeline.hooks.batches import batch_limits
 from pipeline.hooks.calls import CHECK, REGISTER_ROUTES, START, BoundPlugin
 from pipeline.hooks.limits import Limits, declared_by
+from pipeline.hooks.listing import PluginInfo, limits_as_json
+from pipeline.hooks.load_checks import Finding, check_categories, check_module, check_object, check_pair, nearest, split
 from pipeline.hooks.notifiers import NOTIFY, NOTIFY_MANY
 from pipeline.hooks.routes import Route, RouteList
-from pipeline.hooks.sources import BUILT_IN, Source, find_sources, names_there_are
+from pipeline.hooks.sources import BUILT_IN, Source, find_sources, loaded, names_there_are
 from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import FILE_SUFFIX, PluginSettings, plugin_variable
 
@@ -38,12 +38,15 @@ BUILT_IN_MODULES = (
     "plugins.ai_http",
     "plugins.ai_local",
     "plugins.ai_openai",
+    "plugins.ai_anthropic",
+    "plugins.ai_gemini",
     "plugins.storage_local",
     "plugins.storage_cloudinary",
     "plugins.storage_object",
     "plugins.notify_websocket",
     "plugins.notify_webhook",
     "plugins.notify_apprise",
+    "plugins.notify_webpush",
     "plugins.observe_journal",
     "plugins.filter_photos",
 )
@@ -77,27 +80,16 @@ STORAGE = Kind(
     ("save", "open", "delete", "check"),
     optional=("list", "url", START, REGISTER_ROUTES),
 )
-NOTIFIER = Kind("notifier", "register_notifiers", "NOTIFIERS", (NOTIFY,), optional=(NOTIFY_MANY, *LIFE, REGISTER_ROUTES))
+NOTIFIER = Kind(
+    "notifier",
+    "register_notifiers",
+    "NOTIFIERS",
+    (NOTIFY,),
+    optional=(NOTIFY_MANY, *LIFE, REGISTER_ROUTES),
+)
 KINDS = (PROVIDER, STORAGE, NOTIFIER)
 HOOK = "hook"
-HOOKSPEC_MARK = f"{specs.PROJECT}_spec"  # pluggy's own
-
-
-@dataclass(frozen=True, slots=True)
-class PluginInfo:
-    """One line of `run.py plugins`.
-
-    kind: provider | storage | notifier | hook (observers and filters), or "" for a package that could not be loaded at
-    all. package: the distribution, or "built-in". state: selected | available | disabled | broken; reason: why it is
-    broken, else "".
-    """
-
-    name: str
-    kind: str
-    package: str
-    version: str
-    state: str
-    reason: str = ""
+BROKEN = "broken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +97,23 @@ class Offer:
     """A plugin that could be built."""
 
     kind: Kind
+    key: str
     source: Source
     build: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A plugin that was made, or could not be. plugin: None then. faults, warnings: what is wrong with it.
+
+    unusable: its methods that cannot be called. cause: what making it raised.
+    """
+
+    plugin: Any
+    faults: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    unusable: frozenset[str] = frozenset()
+    cause: BaseException | None = None
 
 
 class Catalogue:
@@ -128,27 +135,49 @@ class Catalogue:
         self._own: dict[str, type[PluginSettings]] = {}
         self._sources: dict[str, Source] = {}
         self._unused: list[PluginInfo] = []  # broken or disabled
+        # By the key of their source: what was wrong and harmless, the names it offers, and those of its settings.
+        self._warnings: defaultdict[str, list[str]] = defaultdict(list)
+        self._offered: defaultdict[str, set[str]] = defaultdict(set)
+        self._has_settings: defaultdict[str, set[str]] = defaultdict(set)
+        self._made: dict[tuple[Kind, str], Made] = {}
         self._registry = pluggy.PluginManager(specs.PROJECT)
         self._registry.add_hookspecs(specs)
         # pluggy asks the last registered first, and the first to offer a name keeps it: a package takes a built-in's
         # place only when it says so with `tryfirst`.
         for source in find_sources(settings, modules):
             self._register(source)
-        for implementation in reversed(self._registry.hook.register_settings.get_hookimpls()):
-            for name, own in self._ask("", implementation):
-                self._own.setdefault(str(name), own)
+        for implementation in self._implementations("register_settings"):
+            self._take_settings(implementation)
         for kind in KINDS:
-            for implementation in reversed(getattr(self._registry.hook, kind.hook).get_hookimpls()):
+            for implementation in self._implementations(kind.hook):
                 self._take_offers(kind, implementation)
+        self._check_names_of_sources()
+
+    def look_into(self) -> None:
+        """Make what is selected or does not come with the service, so that `infos` tells what is wrong with it."""
+        for (kind, name), offer in self._offers.items():
+            if name in self.selected[kind] or offer.source.package != BUILT_IN:
+                self._made[kind, name] = self._make(offer, name)
 
     def infos(self) -> list[PluginInfo]:
         """Return one line for each plugin, sorted."""
-        usable = [
-            _info(offer.source, kind.name, "selected" if name in self.selected[kind] else "available", name)
-            for (kind, name), offer in self._offers.items()
-        ]
-        hooks = [self._hook_info(self._sources[plugin]) for plugin in self._hook_functions()]
+        usable = [self._offer_info(kind, name, offer) for (kind, name), offer in self._offers.items()]
+        hooks = [self._hook_info(plugin, functions) for plugin, functions in self._hook_functions().items()]
         return sorted(usable + hooks + self._unused, key=lambda info: (info.kind, info.name, info.package))
+
+    def tell(self) -> None:
+        """Log what is wrong with plugins that stop no start: nobody selected them, or it is harmless."""
+        for info in self._unused:
+            if info.state == BROKEN:
+                log.warning("plugin_broken", plugin=info.name, package=info.package, faults=[*info.faults])
+        for key, warnings in self._warnings.items():
+            if key in self._sources and warnings:
+                source = self._sources[key]
+                log.warning("plugin_doubtful", plugin=source.name, package=source.package, warnings=warnings)
+
+    def why_broken(self, name: str) -> str:
+        """Return what is wrong with the plugin of that name, "" when nothing is."""
+        return next((info.reason for info in self._unused if info.name == name and info.state == BROKEN), "")
 
     def own_settings(self) -> Mapping[str, type[PluginSettings]]:
         """Return the settings of plugins, by the plugin's name."""
@@ -189,10 +218,12 @@ class Catalogue:
 
     def build(self, kind: Kind, name: str, metrics: Metrics, lender: Lender | None = None) -> BoundPlugin:
         """Return the plugin, ready to be started; ConfigurationError says what is wrong. lender: see BoundPlugin."""
-        plugin = self.make(kind, name)
+        made, source = self._made_well(kind, name), self._offers[kind, name].source
+        if made.warnings:
+            log.warning("plugin_doubtful", plugin=name, package=source.package, warnings=[*made.warnings])
+        plugin = made.plugin
         threads = int(getattr(plugin, "max_concurrency", self._settings.pool_threads))
-        source = self._offers[kind, name].source
-        present = [method for method in kind.optional if _has(plugin, method, source)]
+        present = [each for each in kind.optional if each not in made.unusable and _has(plugin, each, source)]
         methods = {method: getattr(plugin, method) for method in (*kind.methods, *present)}
         limits = declared_by(plugin).limits if source.api_version > 1 else Limits()
         bound = _bind(kind.name, name, plugin, methods, threads, self._settings, metrics, lender, limits)
@@ -202,28 +233,34 @@ class Catalogue:
 
     def make(self, kind: Kind, name: str) -> Any:
         """Return the plugin as its factory makes it; ConfigurationError says what is wrong."""
+        return self._made_well(kind, name).plugin
+
+    def _made_well(self, kind: Kind, name: str) -> Made:
         offer = self._offers.get((kind, name))
         if offer is None:
             is_by_category = any(name in self._settings.chain(each) for each in self._settings.ai_provider_by_category)
             by_category = kind is PROVIDER and is_by_category and name not in self._settings.providers
             setting = "AI_PROVIDER_BY_CATEGORY" if by_category else kind.setting
             raise ConfigurationError(f"{setting}: there is no {kind.name} {name!r}; {self._names(kind, name)}")
+        made = self._make(offer, name)
+        if made.faults:
+            told = f"{kind.setting}: {kind.name} {name!r} cannot start: {'; '.join(made.faults)}"
+            raise ConfigurationError(told) from made.cause
+        return made
+
+    def _make(self, offer: Offer, name: str) -> Made:
         try:
             if name in self._own:
                 self._settings.plugin(name, self._own[name])
             plugin = offer.build()
-            for method in kind.methods:
-                if not callable(getattr(plugin, method, None)):
-                    raise TypeError(f"it has no method {method}")
-            if int(getattr(plugin, "max_concurrency", 1)) < 1:
-                raise ValueError("its max_concurrency is less than 1")
-            if kind is PROVIDER and offer.source.api_version > 1 and (faults := declared_by(plugin).faults):
-                raise ValueError("; ".join(faults))
-            if kind is NOTIFIER and _has(plugin, NOTIFY_MANY, offer.source):
-                batch_limits(plugin)
-            return plugin
+            version = offer.source.api_version
+            findings = [*check_object(offer.kind.name, plugin, offer.kind.methods, version)]
         except (Exception, SystemExit) as error:
-            raise ConfigurationError(f"{kind.setting}: {kind.name} {name!r} cannot start: {error}") from error
+            return Made(None, (str(error) or type(error).__name__,), cause=error)
+        faults, warnings = split(findings, offer.source.is_strict)
+        if offer.kind is PROVIDER and version > 1:
+            warnings += tuple(check_categories(plugin, self._settings.categories))
+        return Made(plugin, faults, warnings, frozenset(each.method for each in findings))
 
     def kinds_of(self, name: str) -> list[Kind]:
         """Return the kinds of plugins there are of that name."""
@@ -241,13 +278,20 @@ class Catalogue:
                 raise ConfigurationError(f"The plugin {source.name!r} cannot start: {error}") from error
             # Two threads: one that hangs leaves one to try again with.
             module = self._registry.get_plugin(plugin)
-            life = {method: getattr(module, method) for method in LIFE if _has(module, method, source)}
+            unusable = {each.method for each in check_module(module, source.api_version)}
+            present = [each for each in LIFE if each not in unusable and _has(module, each, source)]
+            life = {method: getattr(module, method) for method in present}
             methods = functions | life
             bound = _bind(HOOK, source.name, module, methods, 2, self._settings, metrics, lender)
             if REGISTER_ROUTES in functions:
                 bound.routes = _routes(f"The plugin {source.name!r}", functions[REGISTER_ROUTES], self._settings)
             built.append(bound)
         return built
+
+    def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
+        """Return those of all plugins, in pluggy's order; a wrapper is none here."""
+        found = getattr(self._registry.hook, hook).get_hookimpls()
+        return [each for each in reversed(found) if not (each.wrapper or each.hookwrapper)]
 
     def _register(self, source: Source) -> None:
         if self._is_disabled(source):
@@ -256,17 +300,20 @@ class Catalogue:
         key = f"{source.package}: {source.name}: {source.module}"
         # SystemExit too: a package whose import gives up must not end the service.
         try:
-            plugin = source.load()
-            wanted = getattr(plugin, "API_VERSION", specs.API_VERSION)
-            if wanted not in specs.API_VERSIONS:
-                raise RuntimeError(f"it was written for API version {wanted}, this is {specs.API_VERSION}")
-            self._registry.register(plugin, name=key)
-            self._registry.check_pending()
-            self._sources[key] = replace(source, api_version=wanted)
+            plugin, source = loaded(source)
+            faults, warnings = split(check_module(plugin, source.api_version), source.is_strict)
+            if not faults:
+                self._registry.register(plugin, name=key)
+                self._registry.check_pending()
         except (Exception, SystemExit) as error:
-            self._unused.append(_info(source, "", "broken", reason=_reason(error)))
+            faults, warnings = (f"{type(error).__name__}: {error}",), ()
             with suppress(Exception):
                 self._registry.unregister(name=key)
+        if faults:
+            self._unused.append(_broken(source, "", faults))
+        else:
+            self._sources[key] = source
+            self._warnings[key] += warnings
 
     def _is_disabled(self, source: Source) -> bool:
         enabled = self._settings.plugins_enabled
@@ -275,30 +322,71 @@ class Catalogue:
         names = (source.name, source.module) if source.package == BUILT_IN else (source.name,)
         return any(name in self._settings.plugins_disabled for name in names)
 
-    def _ask(self, kind: str, implementation: pluggy.HookImpl) -> list[tuple[str, Any]]:
-        """Return the pairs an implementation yields; one that fails is listed as broken."""
+    def _ask(self, kind: str, hook: str, implementation: pluggy.HookImpl) -> list[tuple[str, Any]]:
+        """Return the pairs an implementation yields, those without faults; what fails is listed as broken."""
         source = self._sources[implementation.plugin_name]
         try:
             given = {"settings": self._settings, "sandbox": self.sandbox}
             arguments = [given[name] for name in implementation.argnames]
-            return [(str(name), offered) for name, offered in cast(Any, implementation.function)(*arguments)]
+            pairs = [(name, offered) for name, offered in cast(Any, implementation.function)(*arguments)]
         except (Exception, SystemExit) as error:
-            self._unused.append(_info(source, kind, "broken", reason=f"{type(error).__name__}: {error}"))
+            self._unused.append(_broken(source, kind, (f"{hook}: {type(error).__name__}: {error}",)))
             return []
+        wrong = {at: tuple(each.text for each in check_pair(hook, *pair)) for at, pair in enumerate(pairs)}
+        if faults := tuple(fault for each in wrong.values() for fault in each):
+            self._unused.append(_broken(source, kind, faults))
+        return [(str(name), offered) for at, (name, offered) in enumerate(pairs) if not wrong[at]]
+
+    def _take_settings(self, implementation: pluggy.HookImpl) -> None:
+        for name, own in self._ask("", "register_settings", implementation):
+            self._own.setdefault(name, own)
+            self._has_settings[implementation.plugin_name].add(name)
 
     def _take_offers(self, kind: Kind, implementation: pluggy.HookImpl) -> None:
-        source = self._sources[implementation.plugin_name]
-        for name, build in self._ask(kind.name, implementation):
-            taken = self._offers.setdefault((kind, name), Offer(kind, source, build))
+        key = implementation.plugin_name
+        source = self._sources[key]
+        for name, build in self._ask(kind.name, kind.hook, implementation):
+            self._offered[key].add(name)
+            taken = self._offers.setdefault((kind, name), Offer(kind, key, source, build))
             if taken.build is not build:
-                reason = f"ValueError: the name is taken by {taken.source.package}"
-                self._unused.append(_info(source, kind.name, "broken", name, reason))
+                both = f"{taken.source.package} and {source.package} both offer a {kind.name} {name!r}"
+                cure = f"{both}: uninstall one of them, or name it in PLUGINS_DISABLED"
+                self._unused.append(_broken(source, kind.name, (f"the name is taken: {cure}",), name))
+                if taken.source.package != BUILT_IN:
+                    self._warnings[taken.key].append(cure)
+
+    def _check_names_of_sources(self) -> None:
+        """Find those with one name, and those whose settings have another name than what they are for."""
+        keys = defaultdict(list)
+        for key, source in self._sources.items():
+            if source.package != BUILT_IN:
+                keys[source.name].append(key)
+            for name in self._has_settings[key] - self._offered[key] - {source.name}:
+                names = sorted(self._offered[key] or {source.name})
+                text = f"register_settings names {name!r}, but its plugins are {', '.join(names)}{nearest(name, names)}"
+                self._note(key, Finding(text, was_harmless=True))
+        for name, others in keys.items():
+            packages = " and ".join(self._sources[key].package for key in others)
+            for key in others if len(others) > 1 else ():
+                self._warnings[key].append(f"{packages} both have a plugin named {name!r}: uninstall one of them")
+
+    def _note(self, key: str, finding: Finding) -> None:
+        """Take a plugin out because of what is wrong, unless it is harmless."""
+        source = self._sources[key]
+        faults, warnings = split([finding], source.is_strict)
+        self._warnings[key] += warnings
+        if faults:
+            self._registry.unregister(name=key)
+            self._offers = {at: offer for at, offer in self._offers.items() if offer.key != key}
+            for name in self._has_settings[key]:
+                self._own.pop(name, None)
+            self._unused.append(_broken(source, "", faults))
 
     def _hook_functions(self) -> dict[str, dict[str, Callable[..., Any]]]:
         """Return what modules implement, plugin -> hook -> function(argument, settings), in pluggy's order."""
         found: dict[str, dict[str, Callable[..., Any]]] = {}
         for hook in (*OBSERVERS, *FILTERS, REGISTER_ROUTES):
-            for implementation in reversed(getattr(self._registry.hook, hook).get_hookimpls()):
+            for implementation in self._implementations(hook):
                 names = getattr(self._registry.hook, hook).spec.argnames
                 found.setdefault(implementation.plugin_name, {})[hook] = _with_arguments(implementation, names)
         return found
@@ -307,32 +395,48 @@ class Catalogue:
         """Return under which names the plugin has settings of its own."""
         return [source.name] if source.name in self._own else []
 
-    def _hook_info(self, source: Source) -> PluginInfo:
+    def _offer_info(self, kind: Kind, name: str, offer: Offer) -> PluginInfo:
+        is_selected, source = name in self.selected[kind], offer.source
+        made = self._made.get((kind, name), Made(None))
+        warnings = (*self._warnings[offer.key], *made.warnings)
+        if made.faults and (is_selected or made.plugin is not None):
+            return replace(_broken(source, kind.name, made.faults, name), warnings=warnings)
+        if made.faults:
+            warnings += (f"cannot be made as configured: {'; '.join(made.faults)}",)
+        info = _info(source, kind.name, "selected" if is_selected else "available", name)
+        if made.plugin is None:
+            return replace(info, warnings=warnings)
+        known = (*kind.methods, *kind.optional)
+        methods = [each for each in known if each not in made.unusable and _has(made.plugin, each, source)]
+        limits = declared_by(made.plugin).limits if kind is PROVIDER and source.api_version > 1 else Limits()
+        declared = limits_as_json(limits, getattr(made.plugin, "extra_fields", None))
+        return replace(info, warnings=warnings, methods=tuple(methods), limits=declared)
+
+    def _hook_info(self, key: str, functions: Mapping[str, Any]) -> PluginInfo:
+        source = self._sources[key]
         try:
-            return _info(source, HOOK, "selected" if self._is_active(source) else "available")
+            info = _info(source, HOOK, "selected" if self._is_active(source) else "available")
         except ConfigurationError as error:
-            return _info(source, HOOK, "broken", reason=str(error))
+            return _broken(source, HOOK, (error.message,))
+        return replace(info, warnings=tuple(self._warnings[key]), methods=tuple(functions))
 
     def _is_active(self, source: Source) -> bool:
         return all(self._settings.plugin(name, self._own[name]).is_active for name in self._names_of(source))
 
     def _names(self, kind: Kind, wanted: str) -> str:
         names = sorted(name for offered, name in self._offers if offered is kind)
-        unused = [f"{info.name} ({info.reason or info.state})" for info in self._unused if info.kind in ("", kind.name)]
+        unused = [info for info in self._unused if info.kind in ("", kind.name)]
+        told = [f"{info.name} ({info.reason or info.state})" for info in unused]
+        meant = nearest(wanted, [*names, *(info.name for info in unused)])
         return (
-            f"there are: {', '.join(names) or 'none'}{nearest(wanted, names)}"
-            + (f"; not usable: {', '.join(unused)}" if unused else "")
+            f"there are: {', '.join(names) or 'none'}{meant}"
+            + (f"; not usable: {', '.join(told)}" if told else "")
             + ("; PLUGINS_SAFE_MODE leaves out installed packages" if self._settings.plugins_safe_mode else "")
         )
 
 
-def hookspecs() -> dict[str, Callable[..., Any]]:
-    """Return every hook there is, by name, in the order of specs.py."""
-    return {name: value for name, value in vars(specs).items() if hasattr(value, HOOKSPEC_MARK)}
-
-
 def list_plugins(settings: Settings) -> list[PluginInfo]:
-    """Return every plugin there is, without building any."""
+    """Return every plugin there is, without making any."""
     return Catalogue(settings).infos()
 
 
@@ -358,6 +462,7 @@ def _bind(
         breaker_probe_seconds=settings.breaker_probe_seconds,
         lender=lender,
         limits=limits,
+        is_traced=settings.plugins_trace,
     )
 
 
@@ -365,8 +470,9 @@ def _routes(whose: str, register: Callable[..., Any], *arguments: Any) -> Sequen
     """Return what a plugin serves under /plugins/; ConfigurationError says what is wrong. whose: for that."""
     routes = RouteList()
     try:
-        if inspect.isawaitable(register(routes, *arguments)):
+        if inspect.iscoroutinefunction(register):
             raise TypeError(f"{REGISTER_ROUTES} must be a plain def")
+        register(routes, *arguments)
     except (Exception, SystemExit) as error:
         raise ConfigurationError(f"{whose} cannot start: {error}") from error
     return tuple(routes.all)
@@ -394,21 +500,11 @@ def _with_arguments(implementation: pluggy.HookImpl, names: Sequence[str]) -> Ca
     return awaited if inspect.iscoroutinefunction(function) else called
 
 
-def _info(source: Source, kind: str, state: str, name: str = "", reason: str = "") -> PluginInfo:
+def _info(source: Source, kind: str, state: str, name: str = "") -> PluginInfo:
     """Return the line of a plugin from there."""
-    return PluginInfo(name or source.name, kind, source.package, source.version, state, reason)
+    info = PluginInfo(name or source.name, kind, source.package, source.version, state)
+    return replace(info, source=source.path, import_ms=source.import_ms)
 
 
-def nearest(wanted: str, names: Iterable[str], prefix: str = "") -> str:
-    """Return the question whether the nearest of the names was meant. prefix: what all of them begin with."""
-    found = get_close_matches(wanted, list(names), 1)
-    return f" (did you mean {prefix}{found[0]}?)" if found else ""
-
-
-def _reason(error: BaseException) -> str:
-    """Return why a plugin cannot be loaded, for its author."""
-    is_known = isinstance(error, pluggy.PluginValidationError)
-    mistyped = re.search(r"unknown hook '(\w+)'", str(error)) if is_known else None
-    if mistyped is None:
-        return f"{type(error).__name__}: {error}"
-    return f"there is no hook {mistyped[1]}{nearest(mistyped[1], hookspecs())}"
+def _broken(source: Source, kind: str, faults: tuple[str, ...], name: str = "") -> PluginInfo:
+    return replace(_info(source, kind, BROKEN, name), reason="; ".join(faults), faults=faults)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.errors import ConfigurationError
 from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.catalogue import FILTERS, NOTIFIER, PROVIDER, STORAGE, Catalogue, nearest
+from pipeline.hooks.catalogue import FILTERS, NOTIFIER, PROVIDER, STORAGE, Catalogue
 from pipeline.hooks.context import Lender
 from pipeline.hooks.hooked import Hooked
 from pipeline.hooks.lent import PluginStore
+from pipeline.hooks.load_checks import nearest
 from pipeline.hooks.notifiers import Notifiers
 from pipeline.hooks.pictures import Inspect, Pictures
 from pipeline.hooks.protocols import (
@@ -207,6 +208,7 @@ def build_plugins(
     """
     catalogue = Catalogue(settings)
     catalogue.check_names()
+    catalogue.tell()
     return assemble(catalogue, settings, metrics, rooms, tracing, inspect, values)
 
 
@@ -222,7 +224,7 @@ def assemble(
     """Return those plugins of the catalogue that the settings select, ready to be started."""
     lender = Lender(settings, metrics, values)
     hooks = catalogue.build_hooks(metrics, lender)
-    _check_required(settings, hooks)
+    _check_required(catalogue, settings, hooks)
 
     def stored_in(name: str) -> Storing:
         return Storing(catalogue.build(STORAGE, name, metrics, lender), settings.storage_timeout_seconds, tracing)
@@ -254,10 +256,12 @@ def _served(plugins: Iterable[BoundPlugin]) -> Mapping[str, Sequence[tuple[Bound
     return served
 
 
-def _check_required(settings: Settings, hooks: Sequence[BoundPlugin]) -> None:
+def _check_required(catalogue: Catalogue, settings: Settings, hooks: Sequence[BoundPlugin]) -> None:
     """ConfigurationError when a filter that is required is not in use."""
     names = [each.name for each in hooks if set(each.methods) & set(FILTERS)]
     for name in settings.filters_required:
+        if name not in names and (fault := catalogue.why_broken(name)):
+            raise ConfigurationError(f"FILTERS_REQUIRED: the plugin {name!r} is broken: {fault}")
         if name not in names:
             there = f"in use: {', '.join(names) or 'none'}{nearest(name, names)}"
             raise ConfigurationError(f"FILTERS_REQUIRED: no filter {name!r} is in use; {there}")

@@ -321,8 +321,8 @@ class Notification:
 
     event: the payload of contracts/asset-processed-event.schema.json, not to be changed. delivery_id: the same for
     every repetition to one notifier. trace_context: what to send on as `traceparent`, or "". category: of the photo, ""
-    when it is not known any more. job_id: of the job that made the result, "" when another has run since. claims: those of USER_CLAIMS that the token
-    of the upload had, by name.
+    when it is not known any more. job_id: of the job that made the result, "" when another has run since. claims: those
+    of USER_CLAIMS that the token of the upload had, by name.
     """
 
     event: Mapping[str, Any]
@@ -332,7 +332,7 @@ class Notification:
     trace_context: str = ""
     category: str = ""
     job_id: str = ""
-    claims: Mapping[str, Any] = field(default_factory=dict)
+    claims: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 class Notifier(Protocol):

@@ -122,8 +122,8 @@ class Providers:
         The next provider is asked when one refuses the image for good, is held, or fails at the job's last attempt;
         one of the next stage also when there is no complete answer yet. Of several the fullest is returned.
         read_image: awaited once if a provider wants the photo's bytes; what it raises is passed on. tries: the held
-        provider that is to be asked all the same. witness: is told who is asked, and what that one reports. permit: lets
-        the job call each provider, None where nothing limits that.
+        provider that is to be asked all the same. witness: is told who is asked, and what that one reports.
+        permit: lets the job call each provider, None where nothing limits that.
         """
         # Some time is left for keeping the result.
         deadline = asyncio.get_running_loop().time() + self._settings.job_timeout_seconds * 0.95

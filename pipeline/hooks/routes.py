@@ -30,7 +30,7 @@ class PluginRequest:
 
     method: GET, POST ... path_params: what stands for each {name} of the path. query: the parameters of the address,
     the last of those that come twice. headers: by name in small letters, without the caller's token (of a public route
-    all of them). body: as it came. user_id: whose token it is, "" for a public route. role: admin | operator-read, or
+    all of them). body: as it came; `json()` reads it. user_id: whose token it is, "" for a public route. role: admin | operator-read, or
     "" for a user. claims: those of USER_CLAIMS that the token has.
     """
 
@@ -41,7 +41,7 @@ class PluginRequest:
     body: bytes = b""
     user_id: str = ""
     role: str = ""
-    claims: Mapping[str, Any] = field(default_factory=dict)
+    claims: Mapping[str, Any] = field(default_factory=dict, repr=False)
     request_id: str = ""
 
     def json(self) -> Any:

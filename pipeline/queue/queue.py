@@ -4,7 +4,8 @@ Every state move is one Lua script in lua/; this file names the keys, calls the 
 objects. Runs on the event loop. Redis 6.2 commands only. All keys of a queue share one hash tag, so that the scripts
 run on Redis Cluster.
 
-Keys that expire beside those of jobs: turn:<name>, sums:<name> (a hash), watched, processes (a hash, by process id), drain:<process id>.
+Keys that expire beside those of jobs: turn:<name>, sums:<name> (a hash), watched, processes (a hash, by process id),
+drain:<process id>.
 Permanent keys: waiting, groups, grouped, group:<name>, delayed, postponed, leases, completed, failed, wake (at most one
 marker), paused, holds, parked, owner. Each empties with its jobs. What is kept of a job is said in lua/place.lua,
 what holds are in lua/lanes.lua, whose the queue is in lua/owner.lua.

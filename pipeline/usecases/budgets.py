@@ -1,4 +1,4 @@
-"""Use case: what AI providers may cost in a day, in all and for each user. Jobs beyond that wait for the next day (UTC).
+"""Use case: what AI providers may cost in a day, in all and for each user. Jobs beyond that wait for the next (UTC).
 
 Each process writes what its own calls have cost to the asset store, as records of its own; Redis has the sums of all
 processes, made anew from the records when Redis has lost them. A call that is under way costs what nobody knows yet, so

@@ -1,4 +1,4 @@
-"""What a token says of its user beyond the user id, as it is kept with an asset: for notifiers, and for nobody else. Pure.
+"""What a token says of its user beyond the user id, as it is kept with an asset: for notifiers and for nobody else.
 
 It is about a person: no answer, event, webhook or log line has it, and it goes with the asset.
 """

@@ -111,7 +111,8 @@ class Processing:
         """kept: where dead letters are, so that a Redis that loses them loses none.
 
         max_starts: an asset started so often without an end has lost its process each time, whatever Redis knows.
-        witness: yields what is told how a job's analysis goes. permit: returns what lets a job ask providers. on_end: is told how an asset has ended.
+        witness: yields what is told how a job's analysis goes. permit: returns what lets a job ask providers.
+        on_end: is told how an asset has ended.
         """
         self._store = store
         self._plugins = plugins

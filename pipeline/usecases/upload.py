@@ -38,7 +38,7 @@ class Upload:
     request_id: str
     idempotency_key: str | None = None
     sent: BinaryIO | None = None
-    claims: Mapping[str, Any] = field(default_factory=dict)
+    claims: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     async def sent_sha256(self, pool: Executor) -> str:
         """Return the hash of what the client sent, hex: by this an upload is known when it comes again."""

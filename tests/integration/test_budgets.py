@@ -82,7 +82,7 @@ async def test_budget_of_the_day_counts_all_processes_and_ends_at_midnight(till:
 
 @pytest.mark.gen_test
 async def test_budget_of_a_user_holds_nobody_else(till: Till) -> None:
-    """The refusal names no provider: only this job waits. What a user has spent goes with the user, not from the sum."""
+    """The refusal names no provider: only this job waits. What is kept of a user goes with the user, the sum stays."""
     budgets = till.process(per_day=5, per_user_per_day=0.5)
     await budgets.record("acme", "ann", Usage(cost=0.5))
     refusal = await budgets.refusal("acme", "ann")

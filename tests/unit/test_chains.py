@@ -567,7 +567,7 @@ def test_chain_that_cannot_be_read_stops_the_start(text: str) -> None:
         ({"ai_provider_by_category": "lego=http+htpp"}, "there is no provider 'htpp'; .*did you mean http"),
         ({"storage_backend": "objct"}, "STORAGE_BACKEND: there is no storage 'objct'; .*did you mean object"),
         ({"notifiers": "websoket"}, "NOTIFIERS: there is no notifier 'websoket'; .*did you mean websocket"),
-        ({"ai_provider": "quux"}, "there are: http, local, openai$"),
+        ({"ai_provider": "quux"}, "there are: anthropic, gemini, http, local, openai$"),
     ],
     ids=str,
 )
