@@ -37,10 +37,10 @@ from pipeline.hooks import (
     retry_after_of,
     utc_now,
 )
-from plugins.notify_webhook import PublicResolver
-from plugins.notify_webpush.keys import decode, new_key, public_point, read_key
-from plugins.notify_webpush.payload import encode
-from plugins.notify_webpush.subscriptions import read_subscription
+from ..notify_webhook import PublicResolver
+from .keys import decode, new_key, public_point, read_key
+from .payload import encode
+from .subscriptions import read_subscription
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings

@@ -24,9 +24,9 @@ from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.testing import FAILURE_EVENT, SUCCESS_EVENT, NotifierSuite, RecordingRooms
 from pipeline.usecases.plugin_values import PluginValues
-from plugins.notify_webpush import SUBSCRIPTIONS_AT_MOST, WebpushNotifier, WebpushSettings
-from plugins.notify_webpush.keys import new_key, public_point, read_key
-from plugins.notify_webpush.payload import encode
+from pipeline.plugins.notify_webpush import SUBSCRIPTIONS_AT_MOST, WebpushNotifier, WebpushSettings
+from pipeline.plugins.notify_webpush.keys import new_key, public_point, read_key
+from pipeline.plugins.notify_webpush.payload import encode
 from tests.fake_push_service import Browser, check_sender
 from tests.fake_receiver import FakeReceiver, Reply
 from tests.parts import require
