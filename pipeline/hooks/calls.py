@@ -291,7 +291,10 @@ class BoundPlugin:
             if is_away(error):
                 raise NotReady(f"{cause_of(error)}") from error
             raise
-        self.is_started = True
+        self.is_started, self._health = True, None
+        # What was held until it is ready is held no more, called or not.
+        for method in self._methods.values():
+            method.breaker.answered()
 
     async def _start_late(self) -> None:
         try:
