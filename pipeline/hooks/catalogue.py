@@ -416,7 +416,8 @@ class Catalogue:
         methods = [each for each in known if each not in made.unusable and _has(made.plugin, each, source)]
         limits = declared_by(made.plugin).limits if kind is PROVIDER and source.api_version > 1 else Limits()
         declared = limits_as_json(limits, getattr(made.plugin, "extra_fields", None))
-        return replace(info, warnings=warnings, methods=tuple(methods), limits=declared, routes=shown_routes(made.routes))
+        routes = shown_routes(made.routes)
+        return replace(info, warnings=warnings, methods=tuple(methods), limits=declared, routes=routes)
 
     def _hook_info(self, key: str, functions: Mapping[str, Any]) -> PluginInfo:
         source = self._sources[key]
