@@ -130,7 +130,6 @@ class Providers:
         stages = self._stages(request.category)
         best: tuple[Analysis, str] | None = None
         answered: Sequence[str] = ()
-        names = _flat(stages)
         fault: JobError | None = None
         held: RetryableJobError | None = None
         photo = Photo(read_image, request.content_type, self._sandbox)
@@ -151,15 +150,8 @@ class Providers:
                     witness.asked(name)
                 best, answered = _fuller(best, (found, name)), stage
                 break  # only complete ones are known
-            if permit is not None and (spent := await permit.allow(name)):
-                if spent.provider and not provider.breaker("analyze").is_held:
-                    provider.breaker("analyze").busy(spent.retry_after_seconds or 0, spent.message)
-                held = held or spent
-                continue
-            if name == tries:
-                provider.breaker("analyze").tries()
-            elif not provider.lets_through("analyze"):
-                held = held or faults.held(name, provider.breaker("analyze"))
+            if refusal := await self._refusal(provider, permit, name == tries):
+                held = held or refusal
                 continue
             content, content_type = await photo.for_provider(provider, left)
             if permit is not None:
@@ -171,7 +163,9 @@ class Providers:
                 left = deadline - asyncio.get_running_loop().time()
             has_asked, found = True, None
             try:
-                asked = replace(request, image=content, content_type=content_type)
+                asked = request
+                if content is not None:
+                    asked = replace(request, image=content, content_type=content_type)
                 found = await self._ask(provider, asked, left, witness)
                 best, answered = _fuller(best, (found, name)), stage
                 if stage is stages[-1] or _known(best[0].brand, best[0].model) == 2:
@@ -183,7 +177,7 @@ class Providers:
                     held = held or error
                 else:
                     fault = error
-                if name != names[-1]:
+                if name != stages[-1][-1]:
                     log.warning("provider_passed_over", plugin=name, error=error.message)
             finally:
                 if permit is not None:
@@ -201,6 +195,19 @@ class Providers:
         if stages := self._taken[category]:
             return stages
         raise PermanentJobError(f"No AI provider takes photos of the category {category!r}")
+
+    async def _refusal(self, provider: BoundPlugin, permit: Permit | None, tries: bool) -> RetryableJobError | None:
+        """Return why the provider is not to be asked now, None when it is. tries: though it is held."""
+        breaker = provider.breaker("analyze")
+        if permit is not None and (spent := await permit.allow(provider.name)):
+            if spent.provider and not breaker.is_held:
+                breaker.busy(spent.retry_after_seconds or 0, spent.message)
+            return spent
+        if tries:
+            breaker.tries()
+        elif not provider.lets_through("analyze"):
+            return faults.held(provider.name, breaker)
+        return None
 
     def _goes_on(self, provider: BoundPlugin, error: JobError, attempt: int) -> bool:
         """Return whether the next provider, if there is one, is to be asked after that error."""

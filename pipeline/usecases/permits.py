@@ -107,14 +107,14 @@ class JobPermit:
         if self._turn is not None and self._turn.provider == provider:
             left_seconds, self._turn = self._turn.begins_at - monotonic(), None
             if not pace.interval_seconds or -left_seconds <= max(LATE_SECONDS, LATE_SHARE * pace.interval_seconds):
-                await asyncio.sleep(left_seconds)
+                await _sleep(left_seconds)
                 return None
             late_seconds = -left_seconds
         is_given, seconds = await self._permits.turns.take_turn_at(
             provider, self._lease, WAIT_SECONDS if waits else 0, late_seconds
         )
         if is_given:
-            await asyncio.sleep(seconds)
+            await _sleep(seconds)
             return None
         error = RetryableJobError(NO_TURN, spends_attempt=False)
         error.provider = provider
@@ -134,3 +134,9 @@ class JobPermit:
         except DependencyUnavailable as error:
             # The end of the job ends it as well.
             log.warning("turn_not_ended", plugin=provider, cause=cause_of(error))
+
+
+async def _sleep(seconds: float) -> None:
+    # Not even a turn of the loop for what is due.
+    if seconds > 0:
+        await asyncio.sleep(seconds)
