@@ -283,6 +283,13 @@ class Catalogue:
         """Return the kinds of plugins there are of that name."""
         return [kind for kind in KINDS if (kind, name) in self._offers]
 
+    def hook_plugin(self, name: str) -> object:
+        """Return the module, or the object, with the observers and filters of that name; KeyError when there is none."""
+        for plugin in self._hook_functions():
+            if self._sources[plugin].name == name:
+                return self._registry.get_plugin(plugin)
+        raise KeyError(name)
+
     def build_hooks(self, metrics: Metrics, lender: Lender | None = None) -> list[BoundPlugin]:
         """Return the plugins that observe or filter, in pluggy's order, methods named after the hooks."""
         built = []
