@@ -100,14 +100,19 @@ class PluginManager:
         await self.storages.open_storages(names)
 
     async def analyze(
-        self, request: AnalyzeRequest, read_image: ReadImage, tries: str = "", witness: Witness | None = None
+        self,
+        request: AnalyzeRequest,
+        read_image: ReadImage,
+        tries: str = "",
+        witness: Witness | None = None,
+        only: str = "",
     ) -> Analysis:
         """Return the checked result of the category's first provider that has one, as the filters leave it.
 
         What a provider raises becomes a RetryableJobError or PermanentJobError. Arguments: see Providers.analyze.
         """
         self._hooked.check_transforming()
-        analysis = await self._providers.analyze(request, read_image, tries, witness)
+        analysis = await self._providers.analyze(request, read_image, tries, witness, only)
         return await self._hooked.transform_analysis(analysis, request)
 
     @property

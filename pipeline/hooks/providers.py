@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import structlog
 
 from pipeline.errors import ConfigurationError, JobError, PermanentJobError, RetryableJobError
+from pipeline.hold import lane_behind
 from pipeline.hooks import faults
 from pipeline.hooks.breaker import SharedBreakers
 from pipeline.hooks.calls import BoundPlugin
@@ -75,20 +76,28 @@ class Providers:
         # Where there is another to go to, failures in a row hold a provider, whatever they are.
         self._replaceable = {name for chain in self._chains.values() for name in chain[:-1]}
         breakers = {name: provider.breaker("analyze") for name, provider in providers.items()}
-        self.holds = SharedBreakers(breakers, self._chains)
+        self.holds = SharedBreakers(breakers, {**self._chains, **_chains_behind(self._chains, providers)})
 
     async def analyze(
-        self, request: AnalyzeRequest, read_image: ReadImage, tries: str = "", witness: Witness | None = None
+        self,
+        request: AnalyzeRequest,
+        read_image: ReadImage,
+        tries: str = "",
+        witness: Witness | None = None,
+        only: str = "",
     ) -> Analysis:
         """Return the checked result of the category's first provider that has one.
 
         The next provider is asked when one refuses the image for good, is held, or fails at the job's last attempt.
         read_image: awaited once if a provider wants the photo's bytes; what it raises is passed on. tries: the held
-        provider that is to be asked all the same. witness: is told who is asked, and what that one reports.
+        provider that is to be asked all the same. witness: is told who is asked, and what that one reports. only: the
+        provider that is asked instead of the category's.
         """
         # Some time is left for keeping the result.
         deadline = asyncio.get_running_loop().time() + self._settings.job_timeout_seconds * 0.95
-        chain = self._chains.get(request.category, self._chains[""])
+        chain = self._chains.get(request.category, self._chains[""]) if not only else (only,)
+        if only and only not in self._providers:
+            raise PermanentJobError(f"The AI provider {only!r} is not in use any more")
         names = [name for name in chain if self._providers[name].limits.takes(request.category)]
         if not names:
             raise PermanentJobError(f"No AI provider takes photos of the category {request.category!r}")
@@ -212,6 +221,14 @@ def _chains(settings: Settings, providers: Mapping[str, BoundPlugin]) -> Mapping
         if chain != settings.providers or category in settings.ai_provider_by_category:
             chains[category] = chain
     return chains
+
+
+def _chains_behind(
+    chains: Mapping[str, Sequence[str]], providers: Mapping[str, BoundPlugin]
+) -> Mapping[str, Sequence[str]]:
+    """Return the same for jobs that wait until no other job is ready, and those that may ask one provider only."""
+    alone = {lane_behind("", name): (name,) for name in providers}
+    return {lane_behind(category): chain for category, chain in chains.items()} | alone
 
 
 def _without_faults(provider: BoundPlugin, analysis: Analysis) -> Analysis:

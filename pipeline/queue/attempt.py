@@ -31,6 +31,7 @@ from typing import Any, Protocol
 import structlog
 
 from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
+from pipeline.hold import BACKGROUND
 from pipeline.metrics import QueueMetrics
 from pipeline.queue.claim import Claim
 from pipeline.queue.job import Finish, Job, Outcome
@@ -198,7 +199,7 @@ class Attempts:
         structlog.contextvars.bind_contextvars(**fields)
         with self._tracing.process(self._queue_name, job) as span:
             claim.started_at = time.monotonic()
-            if job.attempt == 1 and not job.stalls:
+            if job.attempt == 1 and not job.stalls and job.group != BACKGROUND:
                 self._metrics.job_wait_seconds.observe((job.claimed_at_ms - job.enqueued_at_ms) / 1000)
             self._metrics.started(job.attempt)
             self._log.info("job_claimed", stalls=job.stalls)
