@@ -30,7 +30,6 @@ class Hold(NamedTuple):
     cause: str = ""
 
 
-
 class Found(StrEnum):
     """What one call has shown of a provider. TRIED: it was held, this call tried it, and it is still AWAY."""
 

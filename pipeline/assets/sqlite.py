@@ -114,7 +114,7 @@ WITH_ATTEMPT = (
     "THEN json_remove(attempts, '$[0]') ELSE COALESCE(attempts, '[]') END, '$[#]', json(:attempt))"
 )
 CURRENT_RUN = "id = :id AND processingJobId = :job AND fence = :fence"
-FINISHED_ONCE = f"status IN ({', '.join(f"'{status}'" for status in sorted(FINISHED))})"
+FINISHED_STATUSES = ", ".join(f"'{status}'" for status in sorted(FINISHED))
 
 
 @dataclass(slots=True)
@@ -728,7 +728,7 @@ def _meta_json(meta: AiMetadata) -> str | None:
 
 
 def _status_of_run(again: bool) -> str:
-    return FINISHED_ONCE if again else "status = 'processing'"
+    return f"status IN ({FINISHED_STATUSES})" if again else "status = 'processing'"
 
 
 def _json(value: Mapping[str, Any] | Sequence[Any] | None) -> str | None:

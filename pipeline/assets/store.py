@@ -87,8 +87,8 @@ class AssetStore(Protocol):
         """Take the fence for one start of the job: add 1 to it in one atomic step and return the asset with the new
         fence.
 
-        Only if the asset belongs to user_id, is `processing` and by job_id; None otherwise. again: only if it was finished
-        by job_id and not run again since: it is analyzed once more and keeps its status; the start is excused.
+        Only if the asset belongs to user_id, is `processing` and by job_id; None otherwise. again: only if job_id, its
+        last job, has finished it: it is analyzed once more and keeps its status; the start is excused.
         """
 
     async def finish(
@@ -126,7 +126,7 @@ class AssetStore(Protocol):
         """Commit `failed` with the error, under the same rule as finish."""
 
     async def add_attempt(self, asset_id: str, job_id: str, fence: int, attempt: Mapping[str, Any]) -> None:
-        """Add an attempt that came to nothing, if the fence is still that of the run; the last ATTEMPTS_AT_MOST are kept."""
+        """Add an attempt that came to nothing, while job and fence are still these; the last ATTEMPTS_AT_MOST are kept."""
 
     async def correct(self, seen: Asset, corrected: Asset) -> Asset | None:
         """Commit corrections, history and status of `corrected`, a changed copy of `seen`.

@@ -75,8 +75,8 @@ OVER = (Outcome.COMPLETED, Outcome.CANCELLED)
 @dataclass(frozen=True, slots=True)
 class QueueStats:
     """Jobs by state (those that wait for a held provider are waiting), how long the oldest that could start has waited
-    (None when there is none), which providers are held, and how many jobs ended in the last minute. background: jobs that
-    wait until no other job is ready; they are not among the waiting.
+    (None when there is none), which providers are held, and how many jobs ended in the last minute. background: jobs
+    that wait until no other job is ready; they are not among the waiting.
     """
 
     waiting: int
@@ -352,9 +352,8 @@ class JobQueue:
 
     async def stats(self) -> QueueStats:
         """Return the counts as they are now."""
-        waiting, delayed, active, completed, failed, is_paused, age_ms, held, now_ms, ended, background = await self._run(
-            "stats", self._step_keys, []
-        )
+        reply = await self._run("stats", self._step_keys, [])
+        waiting, delayed, active, completed, failed, is_paused, age_ms, held, now_ms, ended, background = reply
         return QueueStats(
             waiting=waiting,
             delayed=delayed,

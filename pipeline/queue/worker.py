@@ -205,7 +205,9 @@ class Worker:
         findings = self._holds.findings() if self._holds else ()
         avoided = self._holds.avoid() if self._holds and free else Avoided()
         free = min(free, 1) if avoided.is_trying else free
-        step = await self._queue.step(f"{self._id}:{self._steps}", finishes, free, findings, avoided.lanes, self._reserved)
+        step = await self._queue.step(
+            f"{self._id}:{self._steps}", finishes, free, findings, avoided.lanes, self._reserved
+        )
         self._hear()
         self._reconnected()
         if self._holds:

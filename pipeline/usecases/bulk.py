@@ -1,4 +1,4 @@
-"""Use case: an operator does the same with all jobs that a filter finds: retry, cancel, postpone, resume, delete, reanalyze.
+"""Use case: an operator does the same with all jobs that a filter finds: retry, cancel, postpone, analyze again.
 
 First a dry run tells how many there are. Then one chunk after the other is done, newest first; each begins where the
 one before ended, and jobs that were created after the dry run are left alone. To repeat a chunk does no harm: a job
@@ -113,8 +113,10 @@ class Bulk:
         provider: str = "",
         limit: int = CHUNK,
     ) -> Chunk:
-        """Do it with up to `limit` jobs, CHUNK at most. after: `next_after` of the chunk before. seconds: for how long to
-        postpone. provider: who is to analyze again, "" for the one of each category.
+        """Do it with up to `limit` jobs, CHUNK at most.
+
+        after: `next_after` of the chunk before. seconds: for how long to postpone. provider: which one is to analyze
+        again, "" for those of each category.
 
         DependencyUnavailable: with some of them it may have been done.
         """

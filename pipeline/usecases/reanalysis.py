@@ -1,7 +1,8 @@
 """Use case: a finished asset is analyzed again, by the provider that an operator names or by its category's.
 
 The promise is a kept job (kept_jobs.py) that says what it is about, so Redis may lose the job, and a deleted asset or
-user takes it along. In Redis the job is in the background: claimed only when no other job is ready (queue/lua/place.lua).
+user takes it along. In Redis the job is in the background: claimed only when no other job is ready, and never for the
+last slot of a process, so that an upload finds one free (queue/lua/place.lua, step.lua).
 The asset stays finished, with its result, until the new one is committed under a fence that this run takes from the
 document; the job that the asset names stays the one that finished it. So whatever happens meanwhile wins: a retry gives
 the asset another job, a delete removes it, and then this run matches nothing.
@@ -123,7 +124,7 @@ class Reanalysis:
 
 
 class Reanalyzing:
-    """The JobHandler of the `ai-processing` queue: analyzes again what is asked for, and leaves other jobs to another."""
+    """The JobHandler of the `ai-processing` queue: analyzes again what is asked for; other jobs are Processing's."""
 
     def __init__(
         self,
