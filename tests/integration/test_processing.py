@@ -47,6 +47,7 @@ class Plugins(MemoryStorage):
         self.analysis: Analysis | Exception = FOUND
         self.requests: list[AnalyzeRequest] = []
         self.tried: list[str] = []
+        self.only = ""
         self.events: list[tuple[Mapping[str, Any], str]] = []
         self.before_answer: Callable[[], Any] | None = None
 
@@ -56,7 +57,9 @@ class Plugins(MemoryStorage):
         read_image: Callable[[], Awaitable[bytes]],
         tries: str = "",
         witness: Witness | None = None,
+        only: str = "",
     ) -> Analysis:
+        self.only = only
         self.tried.append(tries)
         if self.needs_image:
             request = replace(request, image=await read_image())
