@@ -223,6 +223,8 @@ class Reanalyzing:
         if after is None:
             self._metrics.stale_results.inc()
             self._note("dropped", job)
+            await self._leftovers.discard(names_of(processed))
+            # Previews are the same for every run: the newer one may have named them.
             self._leftovers.discard_later(saved)
         else:
             if is_changed:
