@@ -42,6 +42,7 @@ from tests.workers import Bench, Claimer
 
 OTHER = Analysis(Attribute("Adidas", 0.9), Attribute("Samba", 0.8))
 PNG = make_image("PNG")
+QUICK = {"RENEW_SECONDS": "0.5"}
 
 
 class House:
@@ -275,28 +276,38 @@ def ai() -> Iterator[AiService]:
         yield ai_service
 
 
-def test_command_survives_a_wipe_and_a_kill(tmp_path: Path, ai: AiService) -> None:
-    """`reanalyze` tells how many, then asks for them; an upload passes them; FLUSHALL and kill -9 in the middle lose
-    none and double none.
+def test_wipe_and_kill_lose_none_and_double_none(tmp_path: Path, ai: AiService) -> None:
+    """`reanalyze` tells how many, then asks for them; an upload passes them; what is taken back does not run; the audit
+    list tells who did what.
     """
-    with RedisServer() as redis, Service(tmp_path, ai.url, REDIS_URL=redis.url, LEASE_SECONDS="3", RENEW_SECONDS="1") as service:
-        ids = [service.upload().json()["data"]["assetId"] for _ in range(12)]
+    with RedisServer() as redis, Service(tmp_path, ai.url, REDIS_URL=redis.url, LEASE_SECONDS="2", **QUICK) as service:
+        ids = [service.upload().json()["data"]["assetId"] for _ in range(8)]
         service.wait_status(waiting=0, active=0)
         before = {each: service.asset(each) for each in ids}
+        headers = service.headers("ops-1", role="admin")
 
-        def command(*arguments: str) -> list[Any]:
-            line = [sys.executable, "run.py", "reanalyze", *arguments, "--json", "--yes"]
-            done = subprocess.run(line, cwd=ROOT, env=service.environment, capture_output=True, text=True)
-            return [done.returncode, *map(json.loads, done.stdout.splitlines())]
+        def bulk(action: str, where: dict[str, str], **more: Any) -> dict[str, Any]:
+            said = {"action": action, "filter": where, "until": "2100-01-01T00:00:00.000Z"} | more
+            path = "/api/queue/jobs/bulk"
+            reply = httpx.post(service.url + path, json=said, headers=headers)
+            check_reply("POST", path, reply.status_code, reply.json(), reply.headers)
+            found: dict[str, Any] = reply.json()
+            return found
 
-        assert command("--where", "user=user-1", "--provider", "nobody") == [1]
-        code, preview = command("--where", "user=user-1", "--dry-run", "--limit", "10")
-        assert (code, preview["count"], len(preview["sample"])) == (0, 10, 5)
+        refused = bulk("reanalyze", {"user": "user-1"}, provider="nobody", dryRun=True)
+        assert refused["error"]["details"] == [{"field": "provider", "message": "Must be one of: http"}]
         body = {"brand": {"value": "Puma", "confidence": 0.9}, "model": {"value": "Suede", "confidence": 0.9}}
         ai.order(held=True, replies=[{"body": body, "times": 1000}])
-        code, _, chunk = command("--where", "user=user-1", "--provider", "http", "--limit", "10")
-        assert (code, chunk["done"]) == (0, 10)
-        assert sum(each["done"] for each in command("--all")[2:]) == 2
+        line = [sys.executable, "run.py", "reanalyze", "--where", "user=user-1", "--provider", "http", "--limit", "6"]
+        done = subprocess.run(
+            [*line, "--yes", "--json"], cwd=ROOT, env=service.environment, capture_output=True, text=True
+        )
+        preview, chunk = map(json.loads, done.stdout.splitlines())
+        assert (preview["count"], len(preview["sample"]), chunk["done"]) == (6, 5, 6)
+        assert bulk("reanalyze", {"user": "user-1"})["data"] | {"nextCursor": None} == {
+            **{"done": 2, "skipped": 6, "refused": []},
+            **{"nextCursor": None, "searchedTo": None},
+        }
         service.wait_status(active=4)
         assert all(service.asset(each)["status"] == "active" for each in ids)
         # The fifth slot is free for whoever comes next.
@@ -309,24 +320,19 @@ def test_command_survives_a_wipe_and_a_kill(tmp_path: Path, ai: AiService) -> No
         service.kill()
         service.start()
         ai.order(held=False)
-        service.wait_log("asset_reanalyzed", count=12, outcome="changed")
+        service.wait_log("asset_reanalyzed", count=8, outcome="changed")
         service.wait_status(waiting=0, active=0, delayed=0)
         for each in ids:
             after = service.asset(each)
             assert after["aiMetadata"]["brand"]["value"] == "Puma" and after["provenance"]["provider"] == "http"
             assert after["finishedAt"] > before[each]["finishedAt"]
             assert after["processingJobId"] == before[each]["processingJobId"]
-        assert len(service.find("asset_reanalyzed", outcome="changed")) == 12
-        # Taken back before they start; the audit list tells who did what.
-        bulk = "/api/queue/jobs/bulk"
-        headers = service.headers("ops-1", role="admin")
+        assert len(service.find("asset_reanalyzed")) == 8
         httpx.post(f"{service.url}/api/queue/pause", headers=headers)
-        assert sum(each["done"] for each in command("--all")[2:]) == 13
-        said = {"action": "keep", "filter": {"user": "user-1"}, "until": "2100-01-01T00:00:00.000Z"}
-        reply = httpx.post(service.url + bulk, json=said, headers=headers)
-        check_reply("POST", bulk, reply.status_code, reply.json(), reply.headers)
-        assert reply.json()["data"]["done"] == 12
+        assert bulk("reanalyze", {}, all=True)["data"]["done"] == 9
+        assert bulk("keep", {"user": "user-1"})["data"]["done"] == 8
         httpx.post(f"{service.url}/api/queue/resume", headers=headers)
-        service.wait_log("asset_reanalyzed", outcome="unchanged", count=1)
-        audit = httpx.get(f"{service.url}/api/audit", headers=headers).json()["data"]["items"]
-        assert ("keep jobs", 12) in {(each["action"], each["count"]) for each in audit}
+        service.wait_log("asset_reanalyzed", outcome="unchanged")
+        audit = httpx.get(f"{service.url}/api/queue/audit", headers=headers).json()["data"]["items"]
+        assert ("keep jobs", "user=user-1", 8) in {(each["action"], each["target"], each["count"]) for each in audit}
+        assert ("reanalyze jobs", 6) in {(each["action"], each["count"]) for each in audit}
