@@ -20,7 +20,7 @@ class Hold(NamedTuple):
 
     left_seconds: for how long. wait_seconds: how far single jobs that try the provider are apart, because it could not
     be asked; 0 where it said itself how long it is busy. reason: why, for the owner of a photo; cause: the same for
-    operators, type and text of the error.
+    operators, type and text of the error. is_paced: it is well, and all its turns of the near future are given.
     """
 
     provider: str
@@ -28,6 +28,24 @@ class Hold(NamedTuple):
     wait_seconds: float = 0
     reason: str = ""
     cause: str = ""
+    is_paced: bool = False
+
+
+class Pace(NamedTuple):
+    """How often and how many at once a provider may be called by all processes together.
+
+    interval_seconds: how far two calls are apart at least, 0: no limit. at_once: None: no limit.
+    """
+
+    interval_seconds: float = 0
+    at_once: int | None = None
+
+
+class Turn(NamedTuple):
+    """The right to call a provider that has a pace, once. begins_at: from when on, by the monotonic clock."""
+
+    provider: str
+    begins_at: float
 
 
 class Found(StrEnum):

@@ -108,6 +108,7 @@ class Metrics:
         self._add_assets()
         self._add_sockets()
         self._add_plugins()
+        self._add_ai()
         self._add_loop()
         self._queues: dict[str, QueueMetrics] = {}
 
@@ -231,6 +232,14 @@ class Metrics:
         self.thread_wait_seconds = self._histogram(
             "thread_wait_seconds", "From a blocking call to a thread that runs it.", LAG_SECONDS, *of_plugin
         )
+
+    def _add_ai(self) -> None:
+        of_model = ("provider", "model")
+        self.ai_calls = self._counter("ai_calls", "Answers of AI providers.", *of_model)
+        self.ai_tokens = self._counter(
+            "ai_tokens", "Tokens that AI providers have read and written, as they tell.", *of_model, "direction"
+        )
+        self.ai_cost = self._counter("ai_cost", "What AI providers' answers cost, as they tell.", *of_model, "currency")
 
     def _add_loop(self) -> None:
         self.task_restarts = self._counter(

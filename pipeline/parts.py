@@ -51,6 +51,7 @@ from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.moves import Moves
 from pipeline.usecases.overview import Overview
 from pipeline.usecases.pictures import PictureCheck
+from pipeline.usecases.permits import Permits
 from pipeline.usecases.plugin_values import PluginValues
 from pipeline.usecases.previews import LONGEST_SECONDS, PATIENCE_SECONDS, Previews
 from pipeline.usecases.processes import Processes
@@ -293,6 +294,7 @@ class Parts:
             provider_timeout_seconds=settings.provider_timeout_seconds,
             max_starts=settings.job_attempts + settings.max_stalls,
             witness=self.reports.analysis,
+            permit=Permits(self.queue, self.plugins.provider_paces).of,
             on_end=self.tallies.count_end,
             tracing=self.tracing,
         )
@@ -337,6 +339,8 @@ class Parts:
             QUEUE_NAME,
             keep_completed_seconds=settings.keep_completed_seconds,
             lanes=self.plugins.provider_holds.lanes,
+            paces=self.plugins.provider_paces,
+            behind=self.plugins.provider_behind,
         )
         self.notifications = self._make_queue(
             notifying.QUEUE_NAME,
@@ -404,7 +408,7 @@ class Parts:
             RetryPolicy(
                 attempts=settings.notifier_attempts,
                 backoff_ms=settings.notifier_backoff_ms,
-                timeout_seconds=settings.notifier_timeout_seconds + 1,
+                timeout_seconds=self.plugins.notifiers.longest_seconds + 1,
                 max_stalls=settings.max_stalls,
                 max_age_seconds=settings.job_max_age_seconds,
             ),
@@ -413,7 +417,7 @@ class Parts:
             on_reconnect=self.notification_reconciler.request,
             on_unowned=self.notification_reconciler.request,
             holds=self.plugins.notifiers.holds,
-            concurrency=settings.notifier_slots if settings.role is not Role.WEB else 0,
+            concurrency=self.plugins.notifiers.slots if settings.role is not Role.WEB else 0,
             lease_seconds=settings.lease_seconds,
             renew_seconds=settings.renew_seconds,
             tracing=self.tracing,
@@ -448,7 +452,7 @@ class Parts:
 def _unknown_backend(settings: Settings) -> str:
     """Return which storage a version 0.1 kept images in whose URL tells nothing: one of the few it could have."""
     built_in = {*CLOUDINARY, "local", "object"}
-    is_object = "PLUGIN_OBJECT_URL" in settings.plugin_variables or settings.storage_name in built_in
+    is_object = settings.is_given("object", "url") or settings.storage_name in built_in
     return "object" if is_object else settings.storage_name
 
 

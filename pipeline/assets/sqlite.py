@@ -100,6 +100,9 @@ UPDATE assets SET failure = fingerprint(iif(json_valid(aiMetadata), json_extract
     WHERE status = 'failed';
 {INDEXES}
 """,
+    """
+ALTER TABLE assets ADD COLUMN claims TEXT;
+""",
 )
 # What a statement raises that SQLite, or the binding of its values, refuses.
 REFUSALS = (sqlite3.Error, ValueError, OverflowError)
@@ -113,6 +116,7 @@ WITH_ATTEMPT = (
     f"json_insert(CASE WHEN json_array_length(COALESCE(attempts, '[]')) >= {ATTEMPTS_AT_MOST} "
     "THEN json_remove(attempts, '$[0]') ELSE COALESCE(attempts, '[]') END, '$[#]', json(:attempt))"
 )
+CREATED_AS_JSON = ("attempts", "provenance", "corrections", "history", "claims")
 CURRENT_RUN = "id = :id AND processingJobId = :job AND fence = :fence"
 FINISHED_STATUSES = ", ".join(f"'{status}'" for status in sorted(FINISHED))
 
@@ -202,10 +206,11 @@ class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
         document = asset.to_document()
         rows = await self._write(
             "INSERT INTO assets (id, userId, category, status, original, processed, previews, processingJobId, "
-            "fence, excused, aiMetadata, attempts, provenance, corrections, history, finishedAt, createdAt, "
+            "fence, excused, aiMetadata, attempts, provenance, corrections, history, claims, finishedAt, createdAt, "
             "updatedAt, originalGone, failure, schema) "
             "VALUES (:id, :user, :category, :status, :original, :processed, :previews, :job, :fence, :excused, :meta, "
-            ":attempts, :provenance, :corrections, :history, :finished, :created, :updated, :gone, :failure, :schema) "
+            ":attempts, :provenance, :corrections, :history, :claims, :finished, :created, :updated, :gone, :failure, "
+            ":schema) "
             "ON CONFLICT (id) DO NOTHING RETURNING *",
             {
                 "id": asset.id,
@@ -215,7 +220,7 @@ class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
                 "original": _json(document["images"]["original"]),
                 "processed": _json(document["images"]["processed"]),
                 "previews": _json(document["images"]["previews"]),
-                **{name: _json(document[name]) for name in ("attempts", "provenance", "corrections", "history")},
+                **{name: _json(document[name]) for name in CREATED_AS_JSON},
                 "gone": document["originalGone"],
                 "failure": document["failure"],
                 "schema": document["schema"],
@@ -710,7 +715,7 @@ def _asset(row: sqlite3.Row) -> Asset:
             "original": json.loads(row["original"]),
             **{name: _loaded(row[name]) for name in ("processed", "previews")},
         },
-        **{name: _loaded(row[name]) for name in ("attempts", "provenance", "corrections", "history")},
+        **{name: _loaded(row[name]) for name in CREATED_AS_JSON},
         "aiMetadata": meta | {"processedAt": _instant(meta["processedAt"])},
         "finishedAt": _instant(row["finishedAt"]),
         "createdAt": _instant(row["createdAt"]),

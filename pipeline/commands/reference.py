@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ import pluggy
 from pipeline import hooks
 from pipeline.commands.plugin_settings import built_in_settings
 from pipeline.hooks import specs
-from pipeline.hooks.catalogue import BUILT_IN_MODULES, hookspecs
+from pipeline.hooks.catalogue import BUILT_IN_MODULES
+from pipeline.hooks.load_checks import hookspecs
 
 
 def reference_lines() -> list[str]:
@@ -76,9 +77,20 @@ def _documented(level: str, title: str, what: object) -> Iterator[str]:
 
 def _signature(function: Callable[..., Any]) -> str:
     signature = inspect.signature(function)
-    parameters = [each for each in signature.parameters.values() if each.name != "self"]
-    given = ", ".join(f"{each.name}: {each.annotation}" for each in parameters)
-    return f"{function.__name__}({given}) -> {signature.return_annotation}"
+    how = "async " if inspect.iscoroutinefunction(function) else ""
+    given = ", ".join(_parameters(each for each in signature.parameters.values() if each.name != "self"))
+    return f"{how}{function.__name__}({given}) -> {signature.return_annotation}"
+
+
+def _parameters(parameters: Iterable[inspect.Parameter]) -> Iterator[str]:
+    is_by_name = False
+    for each in parameters:
+        if each.kind is each.KEYWORD_ONLY and not is_by_name:
+            yield "*"
+        is_by_name = is_by_name or each.kind in (each.KEYWORD_ONLY, each.VAR_POSITIONAL)
+        stars = "*" if each.kind is each.VAR_POSITIONAL else "**" if each.kind is each.VAR_KEYWORD else ""
+        default = "" if each.default is each.empty else f" = {each.default!r}"
+        yield f"{stars}{each.name}: {each.annotation}{default}"
 
 
 def _field(field: Any) -> str:

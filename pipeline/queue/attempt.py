@@ -116,7 +116,10 @@ def judge(error: Exception, job: Job, policy: RetryPolicy, seconds: float) -> Fi
         return Finish(job, Outcome.FAILED, error=message)
     is_held = isinstance(error, RetryableJobError) and error.provider
     outcome = Outcome.PARKED if is_held else Outcome.RETRY
-    return Finish(job, outcome, policy.backoff_ms, gives_back=True, error=_text(error))
+    # That of a held provider waits for the hold to end, whatever was asked for.
+    asked_seconds = 0 if is_held or not isinstance(error, RetryableJobError) else error.retry_after_seconds or 0
+    delay_ms = max(policy.backoff_ms, round(asked_seconds * 1000))
+    return Finish(job, outcome, delay_ms, gives_back=True, error=_text(error))
 
 
 def reason(error: Exception, attempt: int) -> str:

@@ -24,7 +24,7 @@ from redis.exceptions import NoPermissionError, NoScriptError, OutOfMemoryError,
 
 from pipeline.clock import Reading, boot_seconds
 from pipeline.errors import DependencyUnavailable
-from pipeline.hold import BACKGROUND, Finding, Hold
+from pipeline.hold import BACKGROUND, Finding, Hold, Pace
 from pipeline.instants import milliseconds_of
 from pipeline.link.connection import CALL_SECONDS, Link
 from pipeline.link.master import Master
@@ -37,15 +37,17 @@ T = TypeVar("T")
 UNKNOWN_OWNER = "?"
 SCRIPTS = (
     *("enqueue", "step", "renew", "recover", "release", "trim", "own", "pause", "stats", "list", "forget", "bury"),
-    *("cancel", "postpone", "snapshot"),
+    *("cancel", "postpone", "snapshot", "pace"),
 )
 # The keys that lua/place.lua names, and what goes before each script.
 PLACES = ("waiting", "groups", "grouped", "wake")
 PARTS = {
     **dict.fromkeys(("renew", "recover", "release", "trim", "list", "forget", "cancel", "postpone"), ("place",)),
-    **dict.fromkeys(("enqueue", "bury", "stats", "snapshot"), ("place", "owner")),
+    **dict.fromkeys(("enqueue", "bury"), ("place", "owner")),
+    **dict.fromkeys(("stats", "snapshot"), ("place", "owner", "turns")),
+    "pace": ("place", "turns"),
     "own": ("owner",),
-    "step": ("place", "owner", "claims", "lanes", "finish"),
+    "step": ("place", "owner", "claims", "turns", "lanes", "finish"),
 }
 TRIM_AT_MOST = 500
 RECOVER_AT_MOST = 100
@@ -130,6 +132,8 @@ class JobQueue:
         longest_delay_seconds: float = LONGEST_DELAY_SECONDS,
         max_age_seconds: float = 86_400,
         lanes: Mapping[str, Sequence[str]] = {},
+        paces: Mapping[str, Pace] = {},
+        behind: Mapping[str, Sequence[str]] = {},
         owner: str = "",
         clock_offset_ms: int = 0,
     ) -> None:
@@ -137,7 +141,8 @@ class JobQueue:
 
         block_seconds: longest one call of wait_for_work. max_age_seconds: a parked job that is older is claimed all the
         same, for its worker to end it. lanes: the providers of each lane, any of which will do; those of "" are for all
-        other lanes. owner: the id of the asset store whose jobs these are, see `own`; "" for one who does not care.
+        other lanes. paces: the limits of those providers that have any. behind: the providers that jobs of a lane ask
+        later on. owner: the id of the asset store whose jobs these are, see `own`; "" for one who does not care.
         clock_offset_ms: added to Redis TIME; only tests set it.
         """
         self.name = name
@@ -155,6 +160,7 @@ class JobQueue:
         self._longest_delay_ms = round(longest_delay_seconds * 1000)
         self._max_age_ms = round(max_age_seconds * 1000)
         self._lanes = records.to_json(lanes)
+        self._limits = records.as_limits(paces, lanes, behind)
         self._base = base = f"{prefix}:{{{name}}}:"
         self._key = {
             key: base + key
@@ -251,7 +257,7 @@ class JobQueue:
         args: list[Any] = [self.owner, self._lease_ms, f"{mark}:{self._lease_ms}", free]
         args += (self._longest_delay_ms, self._max_age_ms, self._lanes)
         args.append(records.to_json([records.as_texts(finding) for finding in findings]) if findings else NOTHING)
-        args += (records.to_json(avoided) if avoided else NOTHING, reserved, len(completed), *completed)
+        args += (records.to_json(avoided) if avoided else NOTHING, self._limits, reserved, len(completed), *completed)
         for finish in finishes:
             if finish.outcome not in OVER:
                 args += (finish.job.lease, finish.outcome, finish.delay_ms, int(finish.gives_back))
@@ -275,6 +281,23 @@ class JobQueue:
         lost, cancelled, watched = await self._run("renew", keys, [self._lease_ms, *leases])
         self._note_watched(bool(watched))
         return Renewal(lost, cancelled)
+
+    async def take_turn_at(
+        self, provider: str, lease: str, wait_seconds: float, late_seconds: float | None = None
+    ) -> tuple[bool, float]:
+        """Give a running job the next turn at a provider that has a pace.
+
+        wait_seconds: how far off it may be. late_seconds: how long ago the turn began that the job had and did not use.
+        Returns whether it has a turn, and in how many seconds it begins or, without one, it may be asked for again.
+        """
+        late_ms = -1 if late_seconds is None else round(late_seconds * 1000)
+        args = [self._limits, provider, lease, round(wait_seconds * 1000), late_ms, 0]
+        is_given, in_ms = await self._run("pace", self._places("leases", "holds"), args)
+        return bool(is_given), in_ms / 1000
+
+    async def end_turn_at(self, provider: str, lease: str) -> None:
+        """Let another job be asked of the provider: the call of this one has ended."""
+        await self._run("pace", self._places("leases", "holds"), [self._limits, provider, lease, 0, -1, 1])
 
     async def cancel(self, job_id: str) -> JobState | None:
         """End a job that waits or is delayed; return the state it was in, None when there was nothing to end.

@@ -25,7 +25,8 @@ from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, PermanentJobError, PipelineError, ValidationError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
-from pipeline.hooks.providers import Witness
+from pipeline.hooks.notifiers import About
+from pipeline.hooks.providers import Permit, Witness
 from pipeline.images import ImageName
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import AlreadyOver
@@ -40,6 +41,7 @@ from pipeline.usecases.endings import Endings
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.notifying import about
 from pipeline.usecases.previews import Previews
 from pipeline.usecases.storage import ImageStorage
 
@@ -58,10 +60,11 @@ class Plugins(ImageStorage, Protocol):
         read_image: Callable[[], Awaitable[bytes]],
         tries: str = "",
         witness: Witness | None = None,
+        permit: Permit | None = None,
         only: str = "",
     ) -> Analysis:
         """Ask the AI provider; read_image is for one that wants the image's bytes, tries the held one to ask. witness:
-        is told how it goes. only: the provider to ask, instead of the category's.
+        is told how it goes. permit: says when each may be called. only: the provider to ask, instead of the category's.
         """
 
 
@@ -72,7 +75,7 @@ class Announcer(Protocol):
     def is_durable(self) -> bool:
         """True when there is somebody whom each event has to reach, whatever happens."""
 
-    async def announce(self, event: Mapping[str, Any], user_id: str) -> None:
+    async def announce(self, event: Mapping[str, Any], user_id: str, about: About) -> None:
         """Tell every notifier; DependencyUnavailable when one could not be told and has to be, so: once more."""
 
 
@@ -104,13 +107,14 @@ class Processing:
         provider_timeout_seconds: float = 90,
         max_starts: int = 6,
         witness: Callable[[Job], AbstractContextManager[Witness | None]] = lambda job: nullcontext(),
+        permit: Callable[[Job], Permit | None] = lambda job: None,
         on_end: Callable[[AssetStatus], None] = lambda status: None,
         tracing: Tracing = OFF,
     ) -> None:
         """kept: where dead letters are, so that a Redis that loses them loses none.
 
         max_starts: an asset started so often without an end has lost its process each time, whatever Redis knows.
-        witness: yields what is told how a job's analysis goes. on_end: is told how an asset has ended.
+        witness: yields what is told how a job's analysis goes. permit: returns what lets a job ask providers. on_end: is told how an asset has ended.
         """
         self._store = store
         self._plugins = plugins
@@ -124,6 +128,7 @@ class Processing:
         self._provider_timeout_seconds = provider_timeout_seconds
         self._max_starts = max_starts
         self._witness = witness
+        self._permit = permit
         self._on_end = on_end
         self._tracing = tracing
         self._endings = Endings()
@@ -166,7 +171,9 @@ class Processing:
         self._previews.begin(asset, read)
         try:
             with self._witness(job) as witness:
-                analysis = await self._plugins.analyze(request, read, job.tries, attempt.before(witness), only)
+                analysis = await self._plugins.analyze(
+                    request, read, job.tries, attempt.before(witness), self._permit(job), only
+                )
             attempt.found(analysis)
             return Result(asset, analysis, attempt, await self._previews.take(asset))
         except asyncio.CancelledError:
@@ -379,7 +386,7 @@ class Processing:
 
     async def _tell(self, asset: Asset) -> None:
         url = await self._urls.of_image(asset.processed)
-        await self._announcer.announce(asset_processed(asset, url), asset.user_id)
+        await self._announcer.announce(asset_processed(asset, url), asset.user_id, about(asset))
 
     async def _announce(self, asset: Asset) -> None:
         self._metrics.assets_finished.labels(asset.status.value).inc()

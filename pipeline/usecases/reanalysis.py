@@ -39,6 +39,7 @@ from pipeline.usecases.endings import Endings
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.notifying import about
 from pipeline.usecases.processing import Announcer, Processing, Result, metadata_of, names_of
 
 log = structlog.get_logger(__name__)
@@ -83,7 +84,7 @@ class Reanalysis:
         if not asset.is_finished or asset.is_cancelled or not asset.has_original:
             return False
         before = await self._of(asset)
-        if any(FAILED not in about for about in before.values()):
+        if any(FAILED not in each for each in before.values()):
             return False
         job = NewJob(
             self._queue.job_id(_unique(asset)),
@@ -94,8 +95,8 @@ class Reanalysis:
             # One of the same fence that was taken back.
             revive=True,
         )
-        about = {"provider": provider, "of": asset.processing_job_id, "finishedAt": to_timestamp(asset.finished_at)}
-        await self._kept.keep_first(job, {ABOUT: about})
+        promise = {"provider": provider, "of": asset.processing_job_id, "finishedAt": to_timestamp(asset.finished_at)}
+        await self._kept.keep_first(job, {ABOUT: promise})
         try:
             await self._queue.enqueue(
                 job.id, job.data, request_id=request_id, group=job.group, lane=job.lane, revive=True
@@ -110,7 +111,7 @@ class Reanalysis:
 
     async def take_back(self, asset: Asset) -> bool:
         """End the reanalysis of the asset, if there is one; False when there is none."""
-        waiting = [job_id for job_id, about in (await self._of(asset)).items() if FAILED not in about]
+        waiting = [job_id for job_id, each in (await self._of(asset)).items() if FAILED not in each]
         for job_id in waiting:
             # The store first: what it still knew it would put back. Without that a run commits nothing.
             await self._kept.forget(job_id)
@@ -193,15 +194,15 @@ class Reanalyzing:
         if job.group != BACKGROUND:
             await self._processing.excuse(job)
 
-    async def _begin(self, job: Job, about: Mapping[str, Any] | None) -> Asset | None:
+    async def _begin(self, job: Job, promise: Mapping[str, Any] | None) -> Asset | None:
         """Take the fence; None when the reanalysis is over or nobody wants it any more."""
-        if about is None:
+        if promise is None:
             log.info("reanalysis_not_wanted")
             return None
-        asset = await self._store.begin(job.data["assetId"], job.data["userId"], about["of"], again=True)
+        asset = await self._store.begin(job.data["assetId"], job.data["userId"], promise["of"], again=True)
         if asset is None:
             self._note("dropped", job)
-        elif to_timestamp(asset.finished_at) != about["finishedAt"]:
+        elif to_timestamp(asset.finished_at) != promise["finishedAt"]:
             # The process died between commit and acknowledgement; the event may not have been sent.
             await self._tell(asset)
         else:
@@ -263,7 +264,7 @@ class Reanalyzing:
 
     async def _tell(self, asset: Asset) -> None:
         url = await self._urls.of_image(asset.processed)
-        await self._announcer.announce(asset_processed(asset, url), asset.user_id)
+        await self._announcer.announce(asset_processed(asset, url), asset.user_id, about(asset))
 
     def _note(self, outcome: str, job: Job, **fields: str) -> None:
         self._metrics.reanalyses.labels(outcome).inc()

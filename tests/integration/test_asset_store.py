@@ -87,6 +87,9 @@ def store(io_loop: IOLoop, make_store: MakeStore) -> Iterator[AssetStore]:
     io_loop.run_sync(store.close)
 
 
+FAILURE: dict[str, Any] = {"error": "no", "finished_at": NOON}
+
+
 async def create(store: AssetStore, *args: Any, **fields: Any) -> Asset:
     asset = make_asset(*args, **fields)
     assert await store.create(asset)
@@ -774,6 +777,19 @@ async def test_correction_is_committed_only_over_what_was_seen(store: AssetStore
     assert await store.correct(corrected, first) is None
     assert await store.delete(asset.id, asset.user_id) is not None
     assert await store.correct(stored, active) is None
+
+
+@pytest.mark.gen_test
+async def test_claims_of_the_upload_stay_through_all_runs(store: AssetStore) -> None:
+    """Whatever JSON they hold; clients are not shown them, and an asset without any has none."""
+    claims = {"https://x.example/roles": ["é", {"a.b": None}], "email": "a@b.c", "level": 2**62, "share": 0.5}
+    asset = await create(store, claims=claims)
+    failed = await store.fail(asset.id, asset.processing_job_id, (await begin(store, asset)).fence, **FAILURE)
+    again = await store.requeue(asset.id, asset.user_id, "job-2")
+    assert failed is not None and again is not None
+    assert [each.claims for each in (failed, again, await store.get(asset.id))] == [claims] * 3
+    assert "a@b.c" not in json.dumps(again.to_json({})) + repr(again)
+    assert (await create(store)).to_document()["claims"] is None
 
 
 # documents of version 0.1

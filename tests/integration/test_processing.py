@@ -15,6 +15,7 @@ from pipeline.clock import utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, ProcessedImage
+from pipeline.hooks.notifiers import About
 from pipeline.hooks.providers import Witness
 from pipeline.images import ImageName
 from pipeline.metrics import Metrics
@@ -57,6 +58,7 @@ class Plugins(MemoryStorage):
         read_image: Callable[[], Awaitable[bytes]],
         tries: str = "",
         witness: Witness | None = None,
+        permit: object = None,
         only: str = "",
     ) -> Analysis:
         self.only = only
@@ -72,7 +74,7 @@ class Plugins(MemoryStorage):
 
     is_durable = False
 
-    async def announce(self, event: Mapping[str, Any], user_id: str) -> None:
+    async def announce(self, event: Mapping[str, Any], user_id: str, about: About) -> None:
         check_event(dict(event))
         self.events.append((event, user_id))
 
@@ -150,7 +152,9 @@ async def test_job_asks_the_provider_with_all_it_needs(
     await run(processing, job)
     url = f"https://images.example/{asset.original.public_id}"
     assert plugins.requests == [
-        AnalyzeRequest(url, "sneaker", asset.id, job.id, "r-1", attempt=1, timeout_seconds=90)
+        AnalyzeRequest(
+            url, "sneaker", asset.id, job.id, "r-1", attempt=1, timeout_seconds=90, content_type="image/jpeg"
+        )
     ]
 
 

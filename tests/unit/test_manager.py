@@ -31,7 +31,8 @@ from pipeline.errors import (
 )
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, Notification, ProcessedImage, hookimpl
 from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.catalogue import PROVIDER, Catalogue, PluginInfo, list_plugins
+from pipeline.hooks.catalogue import PROVIDER, Catalogue, list_plugins
+from pipeline.hooks.listing import PluginInfo
 from pipeline.hooks.checks import find_fault
 from pipeline.hooks.manager import PluginManager, assemble, build_plugins
 from pipeline.hooks.threads import DaemonThreads
@@ -232,7 +233,7 @@ def test_listing_shows_built_ins_and_installed_packages(package: Callable[..., N
         ("def (", "SyntaxError"),
         (
             "from pipeline.hooks import hookimpl\n@hookimpl\ndef register_ai_providers(settings, app): return []",
-            "PluginValidationError",
+            "register_ai_providers has no argument 'app': it may name settings, sandbox",
         ),
         (GOOD_PACKAGE + "    @hookimpl\n    def register_games(): return []", "there is no hook register_games"),
         (

@@ -188,7 +188,7 @@ def acme_module(name: str = "tested_acme", *more: tuple[str, type[PluginSettings
 
 def check(*variables: str, more: tuple[tuple[str, type[PluginSettings]], ...] = ()) -> None:
     settings = Settings().with_plugin_variables({variable: SECRET for variable in variables})
-    make_catalogue(settings, acme_module("tested_acme", *more)).check_variables()
+    make_catalogue(settings, acme_module("tested_acme", *more)).check_names()
 
 
 def test_mistyped_variable_stops_the_start_with_the_nearest() -> None:
@@ -228,7 +228,7 @@ def test_plugin_whose_name_begins_with_anothers_takes_none_of_its_variables() ->
         check("PLUGIN_ACME_EU_KEYS", more=(("acme-eu", Short),))
     module = make_module("tested", register_settings=lambda: [("shop", Long), ("shop-eu", Short)])
     settings = Settings().with_plugin_variables({"PLUGIN_SHOP_EU_ZONE": "x", "PLUGIN_SHOP_EU_KEY": "x"})
-    make_catalogue(settings, module).check_variables()
+    make_catalogue(settings, module).check_names()
 
 
 # where they come from

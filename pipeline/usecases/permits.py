@@ -1,0 +1,93 @@
+"""Use case: what one job needs before a provider is asked: a turn, where the provider has a pace.
+
+A job that was claimed for a provider with a pace has its turn already (queue/lua/turns.lua); for one that it asks
+instead of that, or after it, it gets one here. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from time import monotonic
+from typing import Protocol
+
+import structlog
+
+from pipeline.errors import DependencyUnavailable, RetryableJobError
+from pipeline.hold import Pace
+from pipeline.queue.job import Job
+from pipeline.texts import cause_of
+
+log = structlog.get_logger(__name__)
+
+# So long a job may hold its slot while it waits for a turn.
+WAIT_SECONDS = 5.0
+# A turn that is used later than this part of its interval, or than so many seconds, would be too near to the next one.
+LATE_SHARE, LATE_SECONDS = 0.02, 0.02
+NO_TURN = "Waiting for a turn at the AI service"
+
+
+class Turns(Protocol):
+    """Who gives turns; JobQueue has it."""
+
+    async def take_turn_at(
+        self, provider: str, lease: str, wait_seconds: float, late_seconds: float | None = None
+    ) -> tuple[bool, float]:
+        """See JobQueue."""
+
+    async def end_turn_at(self, provider: str, lease: str) -> None:
+        """See JobQueue."""
+
+
+class Permits:
+    """Makes the permit of each job. paces: the limits of those providers that have any."""
+
+    def __init__(self, turns: Turns, paces: Mapping[str, Pace]) -> None:
+        self.turns = turns
+        self.paces = paces
+
+    def of(self, job: Job) -> JobPermit | None:
+        """Return the job's permit, None when nothing limits what it may ask."""
+        return JobPermit(self, job) if self.paces else None
+
+
+class JobPermit:
+    """The Permit of one job (hooks/providers.py)."""
+
+    def __init__(self, permits: Permits, job: Job) -> None:
+        self._permits = permits
+        self._lease = job.lease
+        self._turn = job.turn
+
+    async def begin(self, provider: str, *, waits: bool) -> RetryableJobError | None:
+        """See Permit."""
+        pace = self._permits.paces.get(provider)
+        if pace is None:
+            return None
+        late_seconds = None
+        if self._turn is not None and self._turn.provider == provider:
+            left_seconds, self._turn = self._turn.begins_at - monotonic(), None
+            if not pace.interval_seconds or -left_seconds <= max(LATE_SECONDS, LATE_SHARE * pace.interval_seconds):
+                await asyncio.sleep(left_seconds)
+                return None
+            late_seconds = -left_seconds
+        is_given, seconds = await self._permits.turns.take_turn_at(
+            provider, self._lease, WAIT_SECONDS if waits else 0, late_seconds
+        )
+        if is_given:
+            await asyncio.sleep(seconds)
+            return None
+        error = RetryableJobError(NO_TURN, spends_attempt=False)
+        error.provider = provider
+        return error
+
+    async def end(self, provider: str) -> None:
+        """See Permit."""
+        pace = self._permits.paces.get(provider)
+        if pace is None or pace.at_once is None:
+            return
+        try:
+            await self._permits.turns.end_turn_at(provider, self._lease)
+        except DependencyUnavailable as error:
+            # The end of the job ends it as well.
+            log.warning("turn_not_ended", plugin=provider, cause=cause_of(error))
