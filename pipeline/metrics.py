@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from pipeline import __version__
 
-QUEUE_STATES = ("waiting", "active", "delayed", "completed", "failed")
+QUEUE_STATES = ("waiting", "active", "delayed", "completed", "failed", "background")
 ATTEMPTS = ("1", "2", "3", "more")
 JOB_OUTCOMES = ("completed", "retried", "postponed", "parked", "failed", "released", "cancelled", "lost")
 HTTP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)

@@ -17,7 +17,8 @@ shutdown                         Claim.is_released                          give
 cancelled                        Claim.is_cancelled                         -           nobody: the job is over
 lease lost, process killed       Claim.has_lease, lua/recover.lua           a stall     nobody
 
-A job that would be given back once it is older than max_age_seconds fails with that last reason.
+A job that would be given back once it is older than max_age_seconds fails with that last reason; one in the background
+waits on.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def judge(error: Exception, job: Job, policy: RetryPolicy, seconds: float) -> Fi
         message = reason(error, job.attempt)
         return Finish(job, Outcome.FAILED if delay_ms is None else Outcome.RETRY, delay_ms or 0, error=message)
     age_seconds = (job.claimed_at_ms - job.submitted_at_ms) / 1000 + seconds
-    if age_seconds >= policy.max_age_seconds:
+    if age_seconds >= policy.max_age_seconds and job.group != BACKGROUND:
         message = f"{_text(error)}, given up after {_duration(policy.max_age_seconds)}"
         return Finish(job, Outcome.FAILED, error=message)
     is_held = isinstance(error, RetryableJobError) and error.provider

@@ -100,8 +100,9 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
     claims.take(id, record, state, to_try, turns, turn_of)
   end
 
-  -- From when on a parked job is claimed in any case, to be given up.
+  -- From when on a parked job is claimed in any case, to be given up. One in the background waits for as long as it takes.
   local function old_at(member)
+    if string.sub(member, 1, 1) == BACKGROUND then return now + longest_age end
     return tonumber(string.match(member, '|(%d+)|[^|]*$')) + longest_age
   end
 
