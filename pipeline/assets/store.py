@@ -126,7 +126,7 @@ class AssetStore(Protocol):
         """Commit `failed` with the error, under the same rule as finish."""
 
     async def add_attempt(self, asset_id: str, job_id: str, fence: int, attempt: Mapping[str, Any]) -> None:
-        """Add an attempt that came to nothing, while job and fence are still these; the last ATTEMPTS_AT_MOST are kept."""
+        """Add an attempt that came to nothing, while job and fence are these; the last ATTEMPTS_AT_MOST stay."""
 
     async def correct(self, seen: Asset, corrected: Asset) -> Asset | None:
         """Commit corrections, history and status of `corrected`, a changed copy of `seen`.
