@@ -71,6 +71,8 @@ class PluginManager:
         self.provider_holds = self._providers.holds
         # How often those may be asked that have limits, by name.
         self.provider_paces = self._providers.paces
+        self.free_providers = self._providers.free
+        self.provider_versions = self._providers.versions
         # Whom the jobs of each category ask only after another has answered.
         self.provider_behind = self._providers.behind
         self.storages = storages

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import structlog
 
-from pipeline.errors import ConfigurationError, JobError, PermanentJobError, RetryableJobError
+from pipeline.errors import BudgetReached, ConfigurationError, JobError, PermanentJobError, RetryableJobError
 from pipeline.hold import lane_behind
 from pipeline.hooks import faults
 from pipeline.hooks.breaker import SharedBreakers
@@ -51,13 +51,19 @@ class Witness(Protocol):
 class Permit(Protocol):
     """Says whether one job may call a provider now, beside the provider itself; usecases/permits.py has it."""
 
+    async def known(self, provider: str) -> Analysis | None:
+        """Return what the provider has answered before to the same photo, None when that is not known."""
+
+    async def allow(self, provider: str) -> BudgetReached | None:
+        """Return None when the job may ask the provider at all today, else why not."""
+
     async def begin(self, provider: str, *, waits: bool) -> RetryableJobError | None:
         """Return when the provider may be called or, in seconds at most, why not. waits: False where another provider
         can be asked instead.
         """
 
-    async def end(self, provider: str) -> None:
-        """The call has ended, however it did."""
+    async def end(self, provider: str, analysis: Analysis | None) -> None:
+        """The call has ended, with that answer or with none."""
 
 
 CONVERT_SECONDS = 30.0
@@ -97,6 +103,10 @@ class Providers:
         breakers = {name: provider.breaker("analyze") for name, provider in providers.items()}
         alone = {lane_behind("", name): (name,) for name in providers}
         self.holds = SharedBreakers(breakers, {**self._chains, **_behind_others(self._chains), **alone})
+        # Which AI model and prompt each declares.
+        self.versions = {name: _versions(each.plugin) for name, each in providers.items()}
+        # What costs nothing needs no budget.
+        self.free = {name for name, each in providers.items() if getattr(each.plugin, "cost", None) == 0}
         # Who is asked later on about photos of each category, at most once for each photo.
         behind = {category: _flat(cascade[1:]) for category, cascade in self._cascades.items()}
         self.behind: Mapping[str, Sequence[str]] = {**behind, **_behind_others(behind), **dict.fromkeys(alone, ())}
@@ -116,9 +126,9 @@ class Providers:
         The next provider is asked when one refuses the image for good, is held, or fails at the job's last attempt;
         one of the next stage also when there is no complete answer yet. Of several the fullest is returned.
         read_image: awaited once if a provider wants the photo's bytes; what it raises is passed on. tries: the held
-        provider that is to be asked all the same. witness: is told who is asked, and what that one reports. permit: lets
-        the job call each provider, None where nothing limits that. only: the provider that is asked instead of the
-        category's.
+        provider that is to be asked all the same. witness: is told who is asked, and what that one reports.
+        permit: lets the job call each provider, None where nothing limits that.
+        only: the provider that is asked instead of the category's.
         """
         # Some time is left for keeping the result.
         deadline = asyncio.get_running_loop().time() + self._settings.job_timeout_seconds * 0.95
@@ -140,6 +150,17 @@ class Providers:
                     break
                 # Also after a refusal: the one who was not asked may take the photo.
                 raise RetryableJobError("AI service timed out") from fault or held
+            found = await permit.known(name) if permit is not None else None
+            if found is not None:
+                if witness is not None:
+                    witness.asked(name)
+                best, answered = _fuller(best, (found, name)), stage
+                break  # only complete ones are known
+            if permit is not None and (spent := await permit.allow(name)):
+                if spent.provider and not provider.breaker("analyze").is_held:
+                    provider.breaker("analyze").busy(spent.retry_after_seconds or 0, spent.message)
+                held = held or spent
+                continue
             if name == tries:
                 provider.breaker("analyze").tries()
             elif not provider.lets_through("analyze"):
@@ -153,7 +174,7 @@ class Providers:
                     held = held or refusal
                     continue
                 left = deadline - asyncio.get_running_loop().time()
-            has_asked = True
+            has_asked, found = True, None
             try:
                 asked = replace(request, image=content, content_type=content_type)
                 found = await self._ask(provider, asked, left, witness)
@@ -171,7 +192,7 @@ class Providers:
                     log.warning("provider_passed_over", plugin=name, error=error.message)
             finally:
                 if permit is not None:
-                    await permit.end(name)
+                    await permit.end(name, found)
         if best is None:
             raise _of_all(fault, held)
         if witness is not None and best[1] != name:
@@ -267,6 +288,10 @@ class Photo:
         return self._as_jpeg, JPEG
 
 
+def _versions(plugin: object) -> tuple[str, str]:
+    return str(getattr(plugin, "model_name", "")), str(getattr(plugin, "prompt_version", ""))
+
+
 def _cascades(settings: Settings, providers: Mapping[str, BoundPlugin]) -> Mapping[str, Sequence[Sequence[str]]]:
     """Return the stages of providers that each category's photos may be asked of, "" for all other categories.
 
@@ -344,6 +369,7 @@ def _of_all(fault: JobError | None, held: RetryableJobError | None) -> JobError:
         assert error is not None
         return error
     # Who has not tried may take the photo. Nobody else waits for that, so the error names no provider.
-    error = RetryableJobError(held.message, spends_attempt=False)
+    kind = BudgetReached if isinstance(held, BudgetReached) else RetryableJobError
+    error = kind(held.message, spends_attempt=False)
     error.__cause__ = fault
     return error

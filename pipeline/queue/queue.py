@@ -4,7 +4,8 @@ Every state move is one Lua script in lua/; this file names the keys, calls the 
 objects. Runs on the event loop. Redis 6.2 commands only. All keys of a queue share one hash tag, so that the scripts
 run on Redis Cluster.
 
-Keys that expire beside those of jobs: turn:<name>, watched, processes (a hash, by process id), drain:<process id>.
+Keys that expire beside those of jobs: turn:<name>, sums:<name> (a hash), watched, processes (a hash, by process id),
+drain:<process id>.
 Permanent keys: waiting, groups, grouped, group:<name>, delayed, postponed, leases, completed, failed, wake (at most one
 marker), paused, holds, parked, owner. Each empties with its jobs. What is kept of a job is said in lua/place.lua,
 what holds are in lua/lanes.lua, whose the queue is in lua/owner.lua.
@@ -512,6 +513,23 @@ class JobQueue:
     def owner_key(self) -> str:
         """The key that says whose queue this is, for people."""
         return self._key["owner"]
+
+    async def sums(self, name: str, fields: Sequence[str]) -> list[float | None]:
+        """Return these fields of the sums of that name, None for one that is not there."""
+        found = await self._call(lambda link: link.ask("HMGET", f"{self._base}sums:{name}", *fields))
+        return [None if each is None else float(each) for each in found]
+
+    async def add_to_sums(self, name: str, amounts: Mapping[str, float], keep_seconds: int) -> None:
+        """Add to the sums of that name, which are kept for so long."""
+        key = f"{self._base}sums:{name}"
+        commands = [("HINCRBYFLOAT", key, field, repr(amount)) for field, amount in amounts.items()]
+        await self._call(lambda link: link.ask_all(*commands, ("EXPIRE", key, keep_seconds)))
+
+    async def begin_sums(self, name: str, amounts: Mapping[str, float], keep_seconds: int) -> None:
+        """Let the sums of that name begin with these; those that are there already stay."""
+        key = f"{self._base}sums:{name}"
+        commands = [("HSETNX", key, field, repr(amount)) for field, amount in amounts.items()]
+        await self._call(lambda link: link.ask_all(*commands, ("EXPIRE", key, keep_seconds)))
 
     async def take_turn(self, name: str, owner: str, seconds: float) -> bool:
         """Take or prolong a lease of that name, so that one process at a time does what it stands for.

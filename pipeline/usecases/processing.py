@@ -107,14 +107,15 @@ class Processing:
         provider_timeout_seconds: float = 90,
         max_starts: int = 6,
         witness: Callable[[Job], AbstractContextManager[Witness | None]] = lambda job: nullcontext(),
-        permit: Callable[[Job], Permit | None] = lambda job: None,
+        permit: Callable[[Job, Asset], Permit | None] = lambda job, asset: None,
         on_end: Callable[[AssetStatus], None] = lambda status: None,
         tracing: Tracing = OFF,
     ) -> None:
         """kept: where dead letters are, so that a Redis that loses them loses none.
 
         max_starts: an asset started so often without an end has lost its process each time, whatever Redis knows.
-        witness: yields what is told how a job's analysis goes. permit: returns what lets a job ask providers. on_end: is told how an asset has ended.
+        witness: yields what is told how a job's analysis goes. permit: returns what lets a job ask providers.
+        on_end: is told how an asset has ended.
         """
         self._store = store
         self._plugins = plugins
@@ -172,7 +173,7 @@ class Processing:
         try:
             with self._witness(job) as witness:
                 analysis = await self._plugins.analyze(
-                    request, read, job.tries, attempt.before(witness), self._permit(job), only
+                    request, read, job.tries, attempt.before(witness), self._permit(job, asset), only
                 )
             attempt.found(analysis)
             return Result(asset, analysis, attempt, await self._previews.take(asset))
