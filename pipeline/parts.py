@@ -60,6 +60,7 @@ from pipeline.usecases.processing import Processing
 from pipeline.usecases.progress import Progress
 from pipeline.usecases.progress_frames import ProgressFrames
 from pipeline.usecases.progress_reports import Reports
+from pipeline.usecases.reanalysis import Reanalysis, Reanalyzing
 from pipeline.usecases.reconciler import Reconciler, Source
 from pipeline.usecases.removing import Jobs, Removing
 from pipeline.usecases.replay import Replay
@@ -167,6 +168,15 @@ class Parts:
             self.workers.append(self._make_notifier_worker())
         self.removing = self._make_removing()
         self.job_lists = JobLists(self.store, self.queue, self.progress, self.image_urls)
+        self.reanalysis = Reanalysis(
+            self.store,
+            self.queue,
+            self._kept_jobs,
+            providers=settings.all_providers,
+            settle=self.dead_letters.remove_failed,
+            end_running=self.worker.cancel,
+            on_deferred=self._enqueue_later,
+        )
         self.bulk = Bulk(
             self.job_lists,
             self.queue,
@@ -174,6 +184,7 @@ class Parts:
             self.dead_letters,
             cancelling=self.cancelling,
             removing=self.removing,
+            reanalysis=self.reanalysis,
         )
         self.correcting = Correcting(self.store, self.progress_frames.corrected)
         self.erasing = Erasing(
@@ -297,9 +308,19 @@ class Parts:
             on_end=self.tallies.count_end,
             tracing=self.tracing,
         )
+        reanalyzing = Reanalyzing(
+            self.store,
+            processing,
+            self.notifying,
+            self._kept_jobs,
+            self.metrics,
+            leftovers=self.leftovers,
+            urls=self.image_urls,
+            settle=self.dead_letters.remove_failed,
+        )
         return Worker(
             self.queue,
-            processing,
+            reanalyzing,
             RetryPolicy(
                 attempts=settings.job_attempts,
                 backoff_ms=settings.backoff_ms,

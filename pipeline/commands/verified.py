@@ -28,8 +28,8 @@ from pipeline.hooks.catalogue import (
     STORAGE,
     Catalogue,
     Kind,
-    nearest,
 )
+from pipeline.hooks.load_checks import nearest
 from pipeline.settings import Settings
 
 Tell = Callable[[dict[str, Any]], None]

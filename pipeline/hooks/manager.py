@@ -120,13 +120,14 @@ class PluginManager:
         tries: str = "",
         witness: Witness | None = None,
         permit: Permit | None = None,
+        only: str = "",
     ) -> Analysis:
         """Return the checked result of the category's first provider that has one, as the filters leave it.
 
         What a provider raises becomes a RetryableJobError or PermanentJobError. Arguments: see Providers.analyze.
         """
         self._hooked.check_transforming()
-        analysis = await self._providers.analyze(request, read_image, tries, witness, permit)
+        analysis = await self._providers.analyze(request, read_image, tries, witness, permit, only)
         return await self._hooked.transform_analysis(analysis, request)
 
     @property

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import structlog
 
 from pipeline.errors import BudgetReached, ConfigurationError, JobError, PermanentJobError, RetryableJobError
+from pipeline.hold import lane_behind
 from pipeline.hooks import faults
 from pipeline.hooks.breaker import SharedBreakers
 from pipeline.hooks.calls import BoundPlugin
@@ -100,13 +101,15 @@ class Providers:
         # Where there is another to go to, failures in a row hold a provider, whatever they are.
         self._replaceable = {name for chain in self._chains.values() for name in chain[:-1]}
         breakers = {name: provider.breaker("analyze") for name, provider in providers.items()}
-        self.holds = SharedBreakers(breakers, self._chains)
+        alone = {lane_behind("", name): (name,) for name in providers}
+        self.holds = SharedBreakers(breakers, {**self._chains, **_behind_others(self._chains), **alone})
         # Which AI model and prompt each declares.
         self.versions = {name: _versions(each.plugin) for name, each in providers.items()}
         # What costs nothing needs no budget.
         self.free = {name for name, each in providers.items() if getattr(each.plugin, "cost", None) == 0}
         # Who is asked later on about photos of each category, at most once for each photo.
-        self.behind = {category: _flat(cascade[1:]) for category, cascade in self._cascades.items()}
+        behind = {category: _flat(cascade[1:]) for category, cascade in self._cascades.items()}
+        self.behind: Mapping[str, Sequence[str]] = {**behind, **_behind_others(behind), **dict.fromkeys(alone, ())}
         self.paces = {name: pace for name, each in providers.items() if (pace := each.limits.pace) is not None}
 
     async def analyze(
@@ -116,6 +119,7 @@ class Providers:
         tries: str = "",
         witness: Witness | None = None,
         permit: Permit | None = None,
+        only: str = "",
     ) -> Analysis:
         """Return the checked result of the category's first provider that has one.
 
@@ -124,10 +128,11 @@ class Providers:
         read_image: awaited once if a provider wants the photo's bytes; what it raises is passed on. tries: the held
         provider that is to be asked all the same. witness: is told who is asked, and what that one reports.
         permit: lets the job call each provider, None where nothing limits that.
+        only: the provider that is asked instead of the category's.
         """
         # Some time is left for keeping the result.
         deadline = asyncio.get_running_loop().time() + self._settings.job_timeout_seconds * 0.95
-        stages = self._stages(request.category)
+        stages = self._stages(request.category, only)
         best: tuple[Analysis, str] | None = None
         answered: Sequence[str] = ()
         fault: JobError | None = None
@@ -188,8 +193,14 @@ class Providers:
             witness.asked(best[1])
         return best[0]
 
-    def _stages(self, category: str) -> Sequence[Sequence[str]]:
+    def _stages(self, category: str, only: str = "") -> Sequence[Sequence[str]]:
         """Return the cascade for photos of that category; PermanentJobError when nobody takes them."""
+        if only and only not in self._providers:
+            raise PermanentJobError(f"The AI provider {only!r} is not in use any more")
+        if only and self._providers[only].limits.takes(category):
+            return ((only,),)
+        if only:
+            raise PermanentJobError(f"The AI provider {only!r} takes no photos of the category {category!r}")
         if category not in self._taken:
             self._taken[category] = _taking(category, self._cascades.get(category, self._cascades[""]), self._providers)
         if stages := self._taken[category]:
@@ -329,6 +340,11 @@ def _fuller(before: tuple[Analysis, str] | None, found: tuple[Analysis, str]) ->
         return found
     known = [_known(each.brand, each.model, each.colorway) for each in (before[0], found[0])]
     return before if known[0] > known[1] else found
+
+
+def _behind_others(of: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+    """Return the same for the lanes of jobs that are claimed only when no other job is ready."""
+    return {lane_behind(category): names for category, names in of.items()}
 
 
 def _without_faults(provider: BoundPlugin, analysis: Analysis) -> Analysis:

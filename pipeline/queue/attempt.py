@@ -21,7 +21,8 @@ shutdown                         Claim.is_released                          give
 cancelled                        Claim.is_cancelled                         -           nobody: the job is over
 lease lost, process killed       Claim.has_lease, lua/recover.lua           a stall     nobody
 
-A job that would be given back once it is older than max_age_seconds fails with that last reason.
+A job that would be given back once it is older than max_age_seconds fails with that last reason; one in the background
+waits on.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from typing import Any, Protocol
 import structlog
 
 from pipeline.errors import BudgetReached, DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
+from pipeline.hold import BACKGROUND
 from pipeline.metrics import QueueMetrics
 from pipeline.queue.claim import Claim
 from pipeline.queue.job import Finish, Job, Outcome
@@ -114,7 +116,7 @@ def judge(error: Exception, job: Job, policy: RetryPolicy, seconds: float) -> Fi
         message = reason(error, job.attempt)
         return Finish(job, Outcome.FAILED if delay_ms is None else Outcome.RETRY, delay_ms or 0, error=message)
     age_seconds = (job.claimed_at_ms - job.submitted_at_ms) / 1000 + seconds
-    is_old = age_seconds >= policy.max_age_seconds
+    is_old = age_seconds >= policy.max_age_seconds and job.group != BACKGROUND
     if is_old and not isinstance(error, BudgetReached):
         message = f"{_text(error)}, given up after {_duration(policy.max_age_seconds)}"
         return Finish(job, Outcome.FAILED, error=message)
@@ -207,7 +209,7 @@ class Attempts:
         structlog.contextvars.bind_contextvars(**fields)
         with self._tracing.process(self._queue_name, job) as span:
             claim.started_at = time.monotonic()
-            if job.attempt == 1 and not job.stalls:
+            if job.attempt == 1 and not job.stalls and job.group != BACKGROUND:
                 self._metrics.job_wait_seconds.observe((job.claimed_at_ms - job.enqueued_at_ms) / 1000)
             self._metrics.started(job.attempt)
             self._log.info("job_claimed", stalls=job.stalls)

@@ -25,7 +25,7 @@ from redis.exceptions import NoPermissionError, NoScriptError, OutOfMemoryError,
 
 from pipeline.clock import Reading, boot_seconds
 from pipeline.errors import DependencyUnavailable
-from pipeline.hold import Finding, Hold, Pace
+from pipeline.hold import BACKGROUND, Finding, Hold, Pace
 from pipeline.instants import milliseconds_of
 from pipeline.link.connection import CALL_SECONDS, Link
 from pipeline.link.master import Master
@@ -78,7 +78,8 @@ OVER = (Outcome.COMPLETED, Outcome.CANCELLED)
 @dataclass(frozen=True, slots=True)
 class QueueStats:
     """Jobs by state (those that wait for a held provider are waiting), how long the oldest that could start has waited
-    (None when there is none), which providers are held, and how many jobs ended in the last minute.
+    (None when there is none), which providers are held, and how many jobs ended in the last minute. background: jobs
+    that wait until no other job is ready; they are not among the waiting.
     """
 
     waiting: int
@@ -90,6 +91,7 @@ class QueueStats:
     oldest_ready_seconds: float | None
     holds: Sequence[Hold] = ()
     ended_in_last_minute: int = 0
+    background: int = 0
 
 
 class Owned(NamedTuple):
@@ -197,7 +199,8 @@ class JobQueue:
         """Put the job at the back of waiting; False when it is known already, which changes nothing.
 
         group: jobs of different groups take turns, those without go first and strictly in order. lane: jobs of
-        one lane may ask the same providers. revive: a job that is completed or failed starts over instead.
+        one lane may ask the same providers. Jobs of the group BACKGROUND wait behind all others. revive: a job that is
+        completed or failed starts over instead.
         """
         keys, args = self._enqueue_call(NewJob(job_id, data, request_id, trace_context, group, lane, revive))
         reply = _checked(await self._with_room(lambda: self._run("enqueue", keys, args)))
@@ -243,18 +246,19 @@ class JobQueue:
         free: int,
         findings: Sequence[Finding] = (),
         avoided: Sequence[str] = (),
+        reserved: int = 0,
     ) -> Step:
         """Acknowledge what finished and claim for `free` slots, in one call.
 
         mark: `worker:number`, never used before; it becomes part of the leases, with their length, so that processes
         with other lengths know how far each may reach. findings: what this process has found of providers. avoided:
-        lanes whose jobs it leaves to others.
+        lanes whose jobs it leaves to others. reserved: so many of the free slots are not for jobs in the background.
         """
         completed = [finish.job.lease for finish in finishes if finish.outcome in OVER]
         args: list[Any] = [self.owner, self._lease_ms, f"{mark}:{self._lease_ms}", free]
         args += (self._longest_delay_ms, self._max_age_ms, self._lanes)
         args.append(records.to_json([records.as_texts(finding) for finding in findings]) if findings else NOTHING)
-        args += (records.to_json(avoided) if avoided else NOTHING, self._limits, len(completed), *completed)
+        args += (records.to_json(avoided) if avoided else NOTHING, self._limits, reserved, len(completed), *completed)
         for finish in finishes:
             if finish.outcome not in OVER:
                 args += (finish.job.lease, finish.outcome, finish.delay_ms, int(finish.gives_back))
@@ -372,9 +376,8 @@ class JobQueue:
 
     async def stats(self) -> QueueStats:
         """Return the counts as they are now."""
-        waiting, delayed, active, completed, failed, is_paused, age_ms, held, now_ms, ended = await self._run(
-            "stats", self._step_keys, []
-        )
+        reply = await self._run("stats", self._step_keys, [])
+        waiting, delayed, active, completed, failed, is_paused, age_ms, held, now_ms, ended, background = reply
         return QueueStats(
             waiting=waiting,
             delayed=delayed,
@@ -385,6 +388,7 @@ class JobQueue:
             oldest_ready_seconds=None if age_ms < 0 else age_ms / 1000,
             holds=records.as_holds(held, now_ms),
             ended_in_last_minute=ended,
+            background=background,
         )
 
     async def snapshot(self, job_ids: Sequence[str] = ()) -> Snapshot:
@@ -470,7 +474,7 @@ class JobQueue:
             ("GET", self._key["grouped"]),
             ("ZCARD", self._key["delayed"]),
             ("ZCARD", self._key["postponed"]),
-            ("ZCARD", self._key["parked"]),
+            ("ZLEXCOUNT", self._key["parked"], "-", f"({BACKGROUND}"),
             ("LLEN", f"{self._base}group:{group}"),
         )
         waiting, grouped, *others, of_group = await self._call(lambda link: link.ask_all(*questions))

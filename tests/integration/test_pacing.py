@@ -10,14 +10,14 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from benchmarks.pacing import measure
-from pipeline.hold import Finding, Found, Pace
+from pipeline.hold import BACKGROUND, Finding, Found, Pace
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.queue.queue import JobQueue
 from tests.paced_ai import PacedAi
 from tests.service import Service
 from tests.workers import Claimer
 
-LANES = {"sneaker": ("slow",), "boots": ("slow",), "lego": ("slow", "free"), "camera": ("free",), "": ("few",)}
+LANES = {"sneaker": ("slow",), "~sneaker": ("slow",), "boots": ("slow",), "lego": ("slow", "free"), "camera": ("free",), "": ("few",)}
 PACES = {"slow": Pace(2.0), "few": Pace(0, 2)}
 REASON = "Waiting for a turn at the AI service"
 
@@ -29,10 +29,10 @@ def queue(io_loop: IOLoop, redis_url: str) -> Iterator[JobQueue]:
     io_loop.run_sync(queue.close)
 
 
-async def enqueue(queue: JobQueue, lane: str, *numbers: int) -> list[str]:
+async def enqueue(queue: JobQueue, lane: str, *numbers: int, group: str = "") -> list[str]:
     ids = [f"ai-processing:{number:024x}" for number in numbers]
     for job_id in ids:
-        assert await queue.enqueue(job_id, {}, lane=lane)
+        assert await queue.enqueue(job_id, {}, lane=lane, group=group)
         # So that no two are submitted in the same millisecond.
         queue.clock_offset_ms += 1
     return ids
@@ -137,6 +137,22 @@ async def test_a_cascade_waits_for_who_is_asked_later(redis_url: str) -> None:
     (job,) = await claim(5)
     assert (job.id, job.turn) == (sneaker, None)
     await queue.close()
+
+
+@pytest.mark.gen_test
+async def test_the_background_has_its_turn_when_nobody_else_wants_it(queue: JobQueue) -> None:
+    """A job that came later goes first, a reserved slot stays free without asking again at once, no age ends it."""
+    first, second, third = await enqueue(queue, "~sneaker", 1, 2, 3, group=BACKGROUND)
+    assert ids_of(await Claimer(queue)(5)) == [first]
+    upload, other = await enqueue(queue, "sneaker", 4, 5)
+    assert await Claimer(queue)(5) == []
+    for expected in (upload, other, second):
+        queue.clock_offset_ms += 2100
+        assert ids_of(await Claimer(queue)(5)) == [expected]
+    queue.clock_offset_ms += 2 * 86_400_000
+    step = await queue.step("w:1", [], 1, reserved=1)
+    assert step.claimed == [] and step.next_due_ms is None and not step.has_more
+    assert ids_of((await queue.step("w:2", [], 2, reserved=1)).claimed) == [third]
 
 
 @pytest.mark.gen_test
