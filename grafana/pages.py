@@ -63,7 +63,13 @@ def build() -> dict[str, str]:
         "pipeline-runtime": _page(
             "pipeline-runtime",
             "What the plugins cost, and how the processes are.",
-            {"Plugins": _plugins(), "HTTP": _http(), "Event loop": _loop(), "Processes": _processes()},
+            {
+                "Plugins": _plugins(),
+                "AI usage": _ai(),
+                "HTTP": _http(),
+                "Event loop": _loop(),
+                "Processes": _processes(),
+            },
         ),
     }
     return {uid: JSONEncoder(indent=1, sort_keys=True).encode(board) + "\n" for uid, board in pages.items()}
@@ -294,6 +300,7 @@ def _repairs() -> list[Panel]:
             rate("jobs_recovered", "queue", "@queue", "{{queue}} recovered"),
             rate("leases_lost", "queue", "@queue", "{{queue}} leases lost"),
             rate("stale_results", legend="results dropped"),
+            rate("reanalyses", by="outcome", legend="analyzed again: {{outcome}}"),
             unit="ops",
             width=6,
         ),
@@ -451,6 +458,25 @@ def _plugins() -> list[Panel]:
             "From a blocking call to a thread that runs it; 95 % wait less.",
             quantile(0.95, "thread_wait_seconds", "kind, plugin"),
             unit="s",
+        ),
+    ]
+
+
+def _ai() -> list[Panel]:
+    return [
+        graph("Answers", "Answers of AI providers, by model.", rate("ai_calls", "provider, model"), unit="ops"),
+        graph(
+            "Tokens",
+            "Tokens read (input) and written (output), as the providers tell.",
+            rate("ai_tokens", "provider, model, direction"),
+        ),
+        graph(
+            "Cost of the last 24 hours",
+            "In units of the currency, as the providers tell; an answer whose price is not known is in no sum.",
+            (
+                "sum by (provider, model, currency) (increase(pipeline_ai_cost_total{@}[24h]))",
+                "{{provider}} {{model}} {{currency}}",
+            ),
         ),
     ]
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jwt
@@ -36,12 +36,14 @@ class Principal:
     role: one of ROLES, "" for a user.
     expires_at: when the token ends, in seconds since 1970.
     is_of_page: the token is that of a link to one of our pages, or of the session made of it.
+    claims: what the token says of the user, those of USER_CLAIMS by name.
     """
 
     user_id: str
     role: str
     expires_at: float
     is_of_page: bool = False
+    claims: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
     @property
     def is_admin(self) -> bool:
@@ -74,6 +76,7 @@ class TokenVerifier:
     def __init__(self, settings: Settings) -> None:
         self._audience = settings.jwt_audience or None
         self._issuer = settings.jwt_issuer or None
+        self._wanted = settings.user_claims
         self._keys: KeySet | None = None
         self._key: Any = None
         self._algorithm = ""
@@ -105,7 +108,7 @@ class TokenVerifier:
                 issuer=self._issuer,
                 options=OPTIONS | {"verify_aud": self._audience is not None},
             )
-            principal = _principal(claims)
+            principal = _principal(claims, self._wanted)
             _check_times(claims)
             return principal
         # Beside its own errors PyJWT lets these escape for tokens made to confuse it.
@@ -162,9 +165,10 @@ def _instant(claim: Any) -> float:
     return seconds
 
 
-def _principal(claims: Mapping[str, Any]) -> Principal:
+def _principal(claims: Mapping[str, Any], wanted: Sequence[str]) -> Principal:
     if not USER_ID.fullmatch(claims["sub"]):
         raise Unauthorized("Invalid token")
     role = claims.get("role")
     is_of_page = claims.get(PAGE_CLAIM) is True
-    return Principal(claims["sub"], role if role in ROLES else "", _instant(claims["exp"]), is_of_page)
+    of_user = {name: claims[name] for name in wanted if name in claims}
+    return Principal(claims["sub"], role if role in ROLES else "", _instant(claims["exp"]), is_of_page, of_user)

@@ -36,6 +36,7 @@ from pipeline.commands import (
     assets,
     authoring,
     checking,
+    evaluating,
     jobs,
     moving,
     operating,
@@ -92,9 +93,11 @@ main.add_command(operating.queue)
 main.add_command(overview.processes)
 main.add_command(operating.audit)
 main.add_command(jobs.jobs)
+main.add_command(jobs.reanalyze)
 main.add_command(assets.assets)
 main.add_command(assets.users)
 main.add_command(checking.check)
+main.add_command(evaluating.evaluate)
 main.add_command(authoring.plugins)
 for command in (saving.backup, saving.restore, saving.verify, moving.move):
     main.add_command(command)

@@ -27,6 +27,8 @@ NEAR_IN_FILE = 0.6
 LEAST_SLIP_LENGTH = 8
 # OpenTelemetry's own variables, which its SDK reads.
 OTHERS = ("OTEL_",)
+# Of a file that holds one value.
+MAX_VALUE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,20 @@ def read() -> tuple[dict[str, str], dict[str, str]]:
             raise ConfigurationError(f"{FILE}, line {binding.original.line}: must look like NAME=value")
     in_file = {name: value for name, value in dotenv_values(stream=StringIO(text)).items() if value}
     return {name: value for name, value in os.environ.items() if value}, in_file
+
+
+def read_value(path: str) -> str:
+    """Return what the file holds, without the line end that editors put there; ValueError says what is wrong."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_VALUE_BYTES + 1)
+        text = content.decode().rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ValueError(f"the file cannot be read: {reason}") from None
+    if not text or len(content) > MAX_VALUE_BYTES:
+        raise ValueError("the file is empty" if not text else f"the file has more than {MAX_VALUE_BYTES} bytes")
+    return text
 
 
 def find_unknown(

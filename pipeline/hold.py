@@ -6,13 +6,21 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
+# How the group and the lanes of jobs begin that are claimed only when no other job is ready, see queue/lua/place.lua.
+BACKGROUND = "~"
+
+
+def lane_behind(category: str, provider: str = "") -> str:
+    """Return the lane of such a job. provider: the only one that it may ask."""
+    return f"{BACKGROUND}={provider}" if provider else BACKGROUND + category
+
 
 class Hold(NamedTuple):
     """Keeps everybody from asking one provider or durable notifier.
 
     left_seconds: for how long. wait_seconds: how far single jobs that try the provider are apart, because it could not
     be asked; 0 where it said itself how long it is busy. reason: why, for the owner of a photo; cause: the same for
-    operators, type and text of the error.
+    operators, type and text of the error. is_paced: it is well, and all its turns of the near future are given.
     """
 
     provider: str
@@ -20,6 +28,24 @@ class Hold(NamedTuple):
     wait_seconds: float = 0
     reason: str = ""
     cause: str = ""
+    is_paced: bool = False
+
+
+class Pace(NamedTuple):
+    """How often and how many at once a provider may be called by all processes together.
+
+    interval_seconds: how far two calls are apart at least, 0: no limit. at_once: None: no limit.
+    """
+
+    interval_seconds: float = 0
+    at_once: int | None = None
+
+
+class Turn(NamedTuple):
+    """The right to call a provider that has a pace, once. begins_at: from when on, by the monotonic clock."""
+
+    provider: str
+    begins_at: float
 
 
 class Found(StrEnum):

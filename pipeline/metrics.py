@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from pipeline import __version__
 
-QUEUE_STATES = ("waiting", "active", "delayed", "completed", "failed")
+QUEUE_STATES = ("waiting", "active", "delayed", "completed", "failed", "background")
 ATTEMPTS = ("1", "2", "3", "more")
 JOB_OUTCOMES = ("completed", "retried", "postponed", "parked", "failed", "released", "cancelled", "lost")
 HTTP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
@@ -108,6 +108,7 @@ class Metrics:
         self._add_assets()
         self._add_sockets()
         self._add_plugins()
+        self._add_ai()
         self._add_loop()
         self._queues: dict[str, QueueMetrics] = {}
 
@@ -175,6 +176,8 @@ class Metrics:
         _start(self.reconciler_searches, ("urgent", "regular"))
 
     def _add_assets(self) -> None:
+        self.reanalyses = self._counter("reanalyses", "Reanalyses of finished assets by what came of them.", "outcome")
+        _start(self.reanalyses, ("changed", "unchanged", "dropped", "failed"))
         self.assets_finished = self._counter("assets_finished", "Assets by the status they ended in.", "status")
         _start(self.assets_finished, ("active", "partial", "failed"))
         self.asset_seconds = self._histogram("asset_seconds", "From accepted upload to sent event.", ASSET_SECONDS)
@@ -229,6 +232,14 @@ class Metrics:
         self.thread_wait_seconds = self._histogram(
             "thread_wait_seconds", "From a blocking call to a thread that runs it.", LAG_SECONDS, *of_plugin
         )
+
+    def _add_ai(self) -> None:
+        of_model = ("provider", "model")
+        self.ai_calls = self._counter("ai_calls", "Answers of AI providers.", *of_model)
+        self.ai_tokens = self._counter(
+            "ai_tokens", "Tokens that AI providers have read and written, as they tell.", *of_model, "direction"
+        )
+        self.ai_cost = self._counter("ai_cost", "What AI providers' answers cost, as they tell.", *of_model, "currency")
 
     def _add_loop(self) -> None:
         self.task_restarts = self._counter(

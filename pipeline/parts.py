@@ -33,6 +33,7 @@ from pipeline.tracing import build_tracing
 from pipeline.usecases import notifying
 from pipeline.usecases.admission import Admission
 from pipeline.usecases.audit import Audit
+from pipeline.usecases.budgets import Budgets
 from pipeline.usecases.bulk import Bulk
 from pipeline.usecases.busiest import Busiest
 from pipeline.usecases.cancelling import Cancelling
@@ -51,6 +52,7 @@ from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.moves import Moves
 from pipeline.usecases.overview import Overview
 from pipeline.usecases.pictures import PictureCheck
+from pipeline.usecases.permits import Permits
 from pipeline.usecases.plugin_values import PluginValues
 from pipeline.usecases.previews import LONGEST_SECONDS, PATIENCE_SECONDS, Previews
 from pipeline.usecases.processes import Processes
@@ -58,9 +60,11 @@ from pipeline.usecases.processing import Processing
 from pipeline.usecases.progress import Progress
 from pipeline.usecases.progress_frames import ProgressFrames
 from pipeline.usecases.progress_reports import Reports
+from pipeline.usecases.reanalysis import Reanalysis, Reanalyzing
 from pipeline.usecases.reconciler import Reconciler, Source
 from pipeline.usecases.removing import Jobs, Removing
 from pipeline.usecases.replay import Replay
+from pipeline.usecases.result_cache import ResultCache
 from pipeline.usecases.retention import Sweeper
 from pipeline.usecases.submission import Submission, SubmissionPolicy
 from pipeline.usecases.storages_in_use import StoragesInUse
@@ -123,6 +127,14 @@ class Parts:
         self.deliveries = Deliveries(self.store)
         self._build_queues()
         self.tallies = Tallies(self.store, self.queue)
+        self.result_cache = ResultCache(self.store, days=settings.ai_cache_days)
+        self.budgets = Budgets(
+            self.store,
+            self.queue,
+            per_day=settings.ai_budget_per_day,
+            per_user_per_day=settings.ai_budget_per_user_per_day,
+            currency=settings.ai_budget_currency,
+        )
         self.sweeper = Sweeper(self.store, self.plugins, self.queue, self.metrics)
         self.storages_in_use = StoragesInUse(self.store, self.plugins)
         self.upgrade = Upgrade(self.store, self.queue, self.storages_in_use, _unknown_backend(settings))
@@ -156,6 +168,15 @@ class Parts:
             self.workers.append(self._make_notifier_worker())
         self.removing = self._make_removing()
         self.job_lists = JobLists(self.store, self.queue, self.progress, self.image_urls)
+        self.reanalysis = Reanalysis(
+            self.store,
+            self.queue,
+            self._kept_jobs,
+            providers=settings.all_providers,
+            settle=self.dead_letters.remove_failed,
+            end_running=self.worker.cancel,
+            on_deferred=self._enqueue_later,
+        )
         self.bulk = Bulk(
             self.job_lists,
             self.queue,
@@ -163,6 +184,7 @@ class Parts:
             self.dead_letters,
             cancelling=self.cancelling,
             removing=self.removing,
+            reanalysis=self.reanalysis,
         )
         self.correcting = Correcting(self.store, self.progress_frames.corrected)
         self.erasing = Erasing(
@@ -282,12 +304,23 @@ class Parts:
             provider_timeout_seconds=settings.provider_timeout_seconds,
             max_starts=settings.job_attempts + settings.max_stalls,
             witness=self.reports.analysis,
+            permit=self._make_permits().of,
             on_end=self.tallies.count_end,
             tracing=self.tracing,
         )
+        reanalyzing = Reanalyzing(
+            self.store,
+            processing,
+            self.notifying,
+            self._kept_jobs,
+            self.metrics,
+            leftovers=self.leftovers,
+            urls=self.image_urls,
+            settle=self.dead_letters.remove_failed,
+        )
         return Worker(
             self.queue,
-            processing,
+            reanalyzing,
             RetryPolicy(
                 attempts=settings.job_attempts,
                 backoff_ms=settings.backoff_ms,
@@ -309,6 +342,17 @@ class Parts:
             tracing=self.tracing,
         )
 
+    def _make_permits(self) -> Permits:
+        budgets = self.budgets if self.budgets.is_set else None
+        return Permits(
+            self.queue,
+            self.plugins.provider_paces,
+            budgets,
+            self.plugins.free_providers,
+            self.result_cache if self.settings.ai_cache else None,
+            self.plugins.provider_versions,
+        )
+
     def _build_queues(self) -> None:
         settings = self.settings
         self._is_fair = settings.queue_fairness is Fairness.USER
@@ -316,6 +360,8 @@ class Parts:
             QUEUE_NAME,
             keep_completed_seconds=settings.keep_completed_seconds,
             lanes=self.plugins.provider_holds.lanes,
+            paces=self.plugins.provider_paces,
+            behind=self.plugins.provider_behind,
         )
         self.notifications = self._make_queue(
             notifying.QUEUE_NAME,
@@ -372,7 +418,7 @@ class Parts:
     async def _purge(self) -> None:
         await self.store.purge_keys(utc_now() - timedelta(seconds=self.settings.idempotency_seconds))
         await self._kept_jobs.purge()
-        for records in (self.tallies, self.audit, self.deliveries):
+        for records in (self.tallies, self.audit, self.deliveries, self.budgets, self.result_cache):
             await records.purge()
 
     def _make_notifier_worker(self) -> Worker:
@@ -383,7 +429,7 @@ class Parts:
             RetryPolicy(
                 attempts=settings.notifier_attempts,
                 backoff_ms=settings.notifier_backoff_ms,
-                timeout_seconds=settings.notifier_timeout_seconds + 1,
+                timeout_seconds=self.plugins.notifiers.longest_seconds + 1,
                 max_stalls=settings.max_stalls,
                 max_age_seconds=settings.job_max_age_seconds,
             ),
@@ -392,7 +438,7 @@ class Parts:
             on_reconnect=self.notification_reconciler.request,
             on_unowned=self.notification_reconciler.request,
             holds=self.plugins.notifiers.holds,
-            concurrency=settings.notifier_slots if settings.role is not Role.WEB else 0,
+            concurrency=self.plugins.notifiers.slots if settings.role is not Role.WEB else 0,
             lease_seconds=settings.lease_seconds,
             renew_seconds=settings.renew_seconds,
             tracing=self.tracing,
@@ -427,7 +473,7 @@ class Parts:
 def _unknown_backend(settings: Settings) -> str:
     """Return which storage a version 0.1 kept images in whose URL tells nothing: one of the few it could have."""
     built_in = {*CLOUDINARY, "local", "object"}
-    is_object = "PLUGIN_OBJECT_URL" in settings.plugin_variables or settings.storage_name in built_in
+    is_object = settings.is_given("object", "url") or settings.storage_name in built_in
     return "object" if is_object else settings.storage_name
 
 

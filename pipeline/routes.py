@@ -22,6 +22,7 @@ from pipeline.handlers import (
     ops,
     overview,
     pages,
+    plugin_routes,
     queue,
     upload,
     users,
@@ -107,6 +108,11 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/openapi.json", ops.OpenApiHandler, common | filed),
         ("/asyncapi.json", ops.AsyncApiHandler, common | filed),
         *_pages_routes(parts, common),
+        (
+            "/plugins/.*",
+            plugin_routes.PluginRouteHandler,
+            common | {"plugin_routes": lambda: parts.plugins.routes, "seconds": settings.hook_timeout_seconds},
+        ),
         (
             "/media/(.*)",
             media.MediaHandler,
@@ -213,7 +219,7 @@ def _jobs_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
 
 def _overview_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
     settings, plugins, with_processes = parts.settings, parts.plugins, common | {"processes": parts.processes}
-    asked = {name: settings.ai_provider_by_category.get(name, settings.providers) for name in settings.categories}
+    asked = {name: settings.chain(name) for name in settings.categories}
     of_plugins = {
         "plugins": lambda: plugins.all,
         "missing_storages": lambda: plugins.storages.missing,

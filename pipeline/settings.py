@@ -52,6 +52,8 @@ class LogFormat(StrEnum):
 CommaList = Annotated[tuple[str, ...], NoDecode]
 CategoryMap = Annotated[Mapping[str, tuple[str, ...]], NoDecode]
 PLUGIN_PREFIX = "PLUGIN_"
+# A variable of a plugin with this behind its name names a file that holds the value, as container secrets are given.
+FILE_SUFFIX = "_FILE"
 # The specification's four. Only the default of CATEGORIES: everything else asks the settings.
 DEFAULT_CATEGORIES = ("sneaker", "lego", "camera", "other")
 CATEGORY = re.compile(r"[a-z0-9_-]{1,40}")
@@ -146,11 +148,28 @@ class Settings(BaseSettings):
     ai_provider: CommaList = _f(
         (),
         "AI provider plugins, comma-separated: the next is asked after a permanent failure of the one before or while "
-        "that is held. Default: http when AI_SERVICE_URL is set, else local.",
+        "that is held. local>openai: also when brand or model is missing in an answer; the fuller one counts. "
+        "Default: http when AI_SERVICE_URL is set, else local.",
     )
     ai_provider_by_category: CategoryMap = _f(
-        {}, "AI providers of single categories, as sneaker=acme,lego=acme+local (+ as the comma of AI_PROVIDER)."
+        {}, "AI providers of single categories, as sneaker=acme,lego=acme+local>openai (+ as the comma of AI_PROVIDER)."
     )
+    ai_budget_per_day: float = _f(
+        0,
+        "What all AI providers together may cost in a day (UTC), in AI_BUDGET_CURRENCY; jobs beyond that wait for the "
+        "next day, as do those of a provider that does not tell what a call costs. 0: no limit.",
+        ge=0,
+    )
+    ai_budget_per_user_per_day: float = _f(
+        0, "The same for the photos of each user: only that user's jobs wait. 0: no limit.", ge=0
+    )
+    ai_budget_currency: str = _f(
+        "USD", "Of the budgets; a cost in another currency is a price that is not known.", pattern="^[A-Z]{3}$"
+    )
+    ai_cache: bool = _f(
+        False, "Gives complete answers again for the same photo, category, provider, AI model and prompt."
+    )
+    ai_cache_days: float = _f(30, "How long an answer is kept for AI_CACHE.", gt=0)
     storage_backend: str = _f(
         "",
         "Storage plugin of new images; those of before stay in the one that holds them. Default: cloudinary_private "
@@ -160,8 +179,16 @@ class Settings(BaseSettings):
     plugins_disabled: CommaList = _f(
         (), "Plugins that are not even loaded, comma-separated: names of entry points, or of built-in modules."
     )
+    plugins_enabled: CommaList = _f(
+        (),
+        "The only plugins that are loaded beside the built-in ones, comma-separated: names of entry points, or of "
+        "files in PLUGINS_DIR. Default: all that are installed.",
+    )
+    plugins_dir: Path | None = _f(
+        None, "Folder with plugins of one file each, named as the file: acme.py; files that begin with _ are none."
+    )
     plugins_safe_mode: bool = _f(False, "Loads built-in plugins only: to see whether an installed one is at fault.")
-
+    plugins_trace: bool = _f(False, "Logs a line for each call of a plugin: its method, milliseconds, outcome.")
     filters_required: CommaList = _f(
         (),
         "Plugins whose filters must be heard, comma-separated: while one of them cannot answer, uploads are refused "
@@ -256,6 +283,11 @@ class Settings(BaseSettings):
     )
     breaker_probe_seconds: float = _f(
         15, "Longest wait between the single calls that try a held plugin again; starts at 1 s and doubles.", ge=1
+    )
+    user_claims: CommaList = _f(
+        (),
+        "Claims of an upload's token that notifiers get with its event, comma-separated, as email,locale; kept with "
+        "the asset, at most 2 KB, and shown to nobody. Default: none, because they are about a person.",
     )
     notifier_slots: int = _f(
         5, "Slots of this process for durable notifiers (webhook, apprise): they never take those of the AI.", ge=1
@@ -354,8 +386,8 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
-        lists = ("ai_provider", "categories", "notifiers", "plugins_disabled", "filters_required", "allowed_origins")
-        for name in lists:
+        lists = ("ai_provider", "categories", "notifiers", "filters_required", "allowed_origins", "user_claims")
+        for name in (*lists, "plugins_disabled", "plugins_enabled"):
             if isinstance(values.get(name), str):
                 values[name] = _split(values[name])
         if isinstance(origins := values.get("allowed_origins"), (tuple, list)):
@@ -424,6 +456,9 @@ class Settings(BaseSettings):
             yield f"CATEGORIES: name {bad[0]} must be 1 to 40 characters a-z, 0-9, _ and -"
         elif twice := [name for at, name in enumerate(names) if name in names[:at]]:
             yield f"CATEGORIES has {twice[0]!r} twice"
+        for category in ("", *self.ai_provider_by_category):
+            if not all(self.cascade(category)):
+                yield f"AI_PROVIDER{'_BY_CATEGORY' if category else ''}: a provider is missing before or after >"
         for name in self.ai_provider_by_category:
             if name not in names:
                 yield f"AI_PROVIDER_BY_CATEGORY: there is no category {name!r}; there are {', '.join(names)}"
@@ -446,12 +481,29 @@ class Settings(BaseSettings):
     @property
     def providers(self) -> tuple[str, ...]:
         """The AI providers in force for categories that have none of their own, the first to be asked first."""
-        return tuple(dict.fromkeys(self.ai_provider)) or ("http" if self.ai_service_url else "local",)
+        return self.chain("")
+
+    def chain(self, category: str) -> tuple[str, ...]:
+        """Return the AI providers of a category, the first one first. "": of those that have none of their own."""
+        return tuple(name for stage in self.cascade(category) for name in stage)
+
+    def cascade(self, category: str) -> tuple[tuple[str, ...], ...]:
+        """Return the stages of a category's providers: one of each is asked until an answer is complete."""
+        written = self.ai_provider_by_category.get(category) or self.ai_provider
+        stages, seen = [], set[str]()
+        for text in ",".join(written or ("http" if self.ai_service_url else "local",)).split(">"):
+            names = tuple(dict.fromkeys(_split(text)))
+            if new := tuple(name for name in names if name not in seen):
+                stages.append(new)
+            elif not names:
+                stages.append(())
+            seen.update(names)
+        return tuple(stages)
 
     @property
     def all_providers(self) -> tuple[str, ...]:
         """Every AI provider that any category uses."""
-        chains = (self.providers, *self.ai_provider_by_category.values())
+        chains = (self.providers, *map(self.chain, self.ai_provider_by_category))
         return tuple(dict.fromkeys(name for chain in chains for name in chain))
 
     @property
@@ -483,6 +535,12 @@ class Settings(BaseSettings):
         copy._plugin_settings = {}
         return copy
 
+    def with_changed_plugin_variables(self, changed: Mapping[str, str]) -> Settings:
+        """Return a copy in which these PLUGIN_<NAME>_<FIELD> variables take the place of those there are."""
+        files = {name + FILE_SUFFIX for name in changed}
+        kept = {name: each.get_secret_value() for name, each in self._plugin_variables.items() if name not in files}
+        return self.with_plugin_variables(kept | dict(changed))
+
     @property
     def plugin_variables(self) -> tuple[str, ...]:
         """The names of all variables that are some plugin's."""
@@ -491,14 +549,43 @@ class Settings(BaseSettings):
     def plugin(self, name: str, kind: type[Own]) -> Own:
         """Return the plugin's own settings; ConfigurationError lists every fault at once, and no value."""
         if (name, kind) not in self._plugin_settings:
-            variables = {field: plugin_variable(name, field) for field in kind.model_fields}
-            given = {field: self._plugin_variables.get(variable) for field, variable in variables.items()}
-            values = {field: value.get_secret_value() for field, value in given.items() if value is not None}
+            values, unread = self._given_to(name, kind)
+            faults = [*unread.values()]
             try:
                 self._plugin_settings[name, kind] = kind.model_validate(values)
             except PydanticValidationError as error:
-                raise ConfigurationError("; ".join(_faults(error, plugin_variable(name, "")))) from None
+                wrong = _faults(error, plugin_variable(name, ""))
+                faults += [each for each in wrong if each.partition(":")[0] not in unread]
+            if faults:
+                self._plugin_settings.pop((name, kind), None)
+                raise ConfigurationError("; ".join(faults)) from None
         return cast(Own, self._plugin_settings[name, kind])
+
+    def is_given(self, name: str, field: str) -> bool:
+        """Return whether that setting of a plugin's own is set, by itself or by a file."""
+        variable = plugin_variable(name, field)
+        return variable in self._plugin_variables or variable + FILE_SUFFIX in self._plugin_variables
+
+    def _given_to(self, name: str, kind: type[PluginSettings]) -> tuple[dict[str, str], dict[str, str]]:
+        """Return field -> value, from the plugin's variables and the files they name; and for the variables whose file
+        gives none, why.
+        """
+        values, faults = {}, {}
+        own = {plugin_variable(name, field): field for field in kind.model_fields}
+        for variable, field in own.items():
+            value, in_file = variable, variable + FILE_SUFFIX
+            if value in self._plugin_variables:
+                values[field] = self._plugin_variables[value].get_secret_value()
+            if in_file not in self._plugin_variables or in_file in own:
+                continue
+            if field in values:
+                faults[value] = f"{value} and {in_file} are both set: remove one"
+                continue
+            try:
+                values[field] = environment.read_value(self._plugin_variables[in_file].get_secret_value())
+            except ValueError as error:
+                faults[value] = f"{in_file}: {error}"
+        return values, faults
 
 
 def load(**overrides: Any) -> Settings:

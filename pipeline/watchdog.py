@@ -2,7 +2,8 @@
 
 A coroutine that blocks instead of awaiting makes every socket, upload and job wait, and nothing on the loop can tell of
 it while it lasts. So a thread looks on: when the loop has not given a sign of life in time, the frames of the loop's
-thread show whose call is running. A plugin is named in the log and counted.
+thread show whose call is running. A plugin is named in the log and counted; of an observer or a filter it is a
+failure, so that one that goes on doing so is held.
 """
 
 from __future__ import annotations
@@ -88,12 +89,13 @@ class Watchdog:
         if frame is None or _is_idle(frame):
             return  # it was the process that stood still, or the machine
         fields = {"where": f"{frame.f_code.co_filename}:{frame.f_lineno}", "forMs": round(silent_seconds * 1000)}
-        plugin = find_plugin(frame)
-        if plugin is None:
+        found = find_plugin(frame)
+        if found is None:
             log.warning("loop_blocked", **fields)
         else:
-            plugin.blocked_loop.inc()
-            log.warning("loop_blocked", kind=plugin.kind, plugin=plugin.name, **fields)
+            plugin, method = found
+            plugin.note_blocking(method)
+            log.warning("loop_blocked", kind=plugin.kind, plugin=plugin.name, method=method, **fields)
 
 
 def _is_idle(frame: FrameType) -> bool:

@@ -65,7 +65,7 @@ class HttpProvider:
                 timeout=aiohttp.ClientTimeout(total=request.timeout_seconds, sock_connect=CONNECT_SECONDS),
                 allow_redirects=False,
             ) as response:
-                body = await _read(response)
+                body = await read_reply(response)
                 if response.status >= 300:
                     error = judge_status(response.status, response.headers, _message(body))
                     raise error from Answer(response.status, self._host, _message(body))
@@ -130,7 +130,8 @@ def parse_analysis(body: bytes) -> Analysis:
         raise RetryableJobError(UNREADABLE, max_attempts=2) from error
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
+async def read_reply(response: aiohttp.ClientResponse) -> bytes:
+    """Return the body of a reply; RetryableJobError (two attempts) when it is longer than any result is."""
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk

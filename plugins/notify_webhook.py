@@ -25,7 +25,7 @@ from yarl import URL
 
 from pipeline.errors import PermanentJobError, RetryableJobError, is_unreachable
 from pipeline.hooks import Notification, Notifier, PluginSettings, hookimpl, retry_after_of, utc_now
-from plugins.ai_http import Answer
+from .ai_http import Answer
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -67,7 +67,7 @@ class WebhookSettings(PluginSettings):
         if not info.data.get("allow_private"):
             if url.scheme != "https":
                 raise ValueError("must be an https:// address, unless PLUGIN_WEBHOOK_ALLOW_PRIVATE is set")
-            if not all(is_public(address) for address in _literal(host)):
+            if not all(is_public(address) for address in literal_addresses(host)):
                 raise ValueError("is a private address, which PLUGIN_WEBHOOK_ALLOW_PRIVATE would allow")
         return value
 
@@ -240,7 +240,7 @@ def sign(secrets: Sequence[bytes], webhook_id: str, timestamp: str, body: bytes)
     return " ".join("v1," + base64.b64encode(digest).decode() for digest in digests)
 
 
-def _literal(host: str) -> list[str]:
+def literal_addresses(host: str) -> list[str]:
     """Return the address a host spells out, empty for a name: aiohttp's resolver never sees those.
 
     The C library reads them, as it does when connecting, because it knows forms like 127.1 and 0x7f000001.

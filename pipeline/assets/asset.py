@@ -103,7 +103,8 @@ class Asset:
 
     previews: by their long side in pixels, as text. fence: how often a job has started on it; a result is committed
     only under the newest. excused: how many of these starts are not held against the job. attempts, history: the last
-    ones of each, oldest first. corrections: what a person set, by field. All of these hold JSON values.
+    ones of each, oldest first. corrections: what a person set, by field. claims: what the token of the upload said of
+    the user, which clients never see. All of these hold JSON values.
     """
 
     id: str
@@ -124,6 +125,7 @@ class Asset:
     provenance: Mapping[str, Any] | None = None
     corrections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
+    claims: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def is_finished(self) -> bool:
@@ -269,6 +271,8 @@ class Asset:
             "provenance": dict(self.provenance) if self.provenance else None,
             "corrections": {name: dict(each) for name, each in self.corrections.items()},
             "history": [*map(dict, self.history)],
+            # None where there are none, as in documents of before, which have no such field.
+            "claims": dict(self.claims) or None,
             "finishedAt": self.finished_at,
             "createdAt": self.created_at,
             "updatedAt": self.updated_at,
@@ -311,6 +315,7 @@ class Asset:
             provenance=document.get("provenance"),
             corrections=document.get("corrections") or {},
             history=tuple(document.get("history") or ()),
+            claims=document.get("claims") or {},
             finished_at=_checked(document.get("finishedAt"), datetime, type(None)),
             created_at=_checked(document["createdAt"], datetime),
             updated_at=_checked(document["updatedAt"], datetime),

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from pipeline.assets.asset import (
     ATTEMPTS_AT_MOST,
     CANCELLED,
+    FINISHED,
     SCHEMA,
     AiMetadata,
     Asset,
@@ -99,6 +100,9 @@ UPDATE assets SET failure = fingerprint(iif(json_valid(aiMetadata), json_extract
     WHERE status = 'failed';
 {INDEXES}
 """,
+    """
+ALTER TABLE assets ADD COLUMN claims TEXT;
+""",
 )
 # What a statement raises that SQLite, or the binding of its values, refuses.
 REFUSALS = (sqlite3.Error, ValueError, OverflowError)
@@ -112,7 +116,9 @@ WITH_ATTEMPT = (
     f"json_insert(CASE WHEN json_array_length(COALESCE(attempts, '[]')) >= {ATTEMPTS_AT_MOST} "
     "THEN json_remove(attempts, '$[0]') ELSE COALESCE(attempts, '[]') END, '$[#]', json(:attempt))"
 )
-CURRENT_RUN = "id = :id AND processingJobId = :job AND fence = :fence AND status = 'processing'"
+CREATED_AS_JSON = ("attempts", "provenance", "corrections", "history", "claims")
+CURRENT_RUN = "id = :id AND processingJobId = :job AND fence = :fence"
+FINISHED_STATUSES = ", ".join(f"'{status}'" for status in sorted(FINISHED))
 
 
 @dataclass(slots=True)
@@ -200,10 +206,11 @@ class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
         document = asset.to_document()
         rows = await self._write(
             "INSERT INTO assets (id, userId, category, status, original, processed, previews, processingJobId, "
-            "fence, excused, aiMetadata, attempts, provenance, corrections, history, finishedAt, createdAt, "
+            "fence, excused, aiMetadata, attempts, provenance, corrections, history, claims, finishedAt, createdAt, "
             "updatedAt, originalGone, failure, schema) "
             "VALUES (:id, :user, :category, :status, :original, :processed, :previews, :job, :fence, :excused, :meta, "
-            ":attempts, :provenance, :corrections, :history, :finished, :created, :updated, :gone, :failure, :schema) "
+            ":attempts, :provenance, :corrections, :history, :claims, :finished, :created, :updated, :gone, :failure, "
+            ":schema) "
             "ON CONFLICT (id) DO NOTHING RETURNING *",
             {
                 "id": asset.id,
@@ -213,7 +220,7 @@ class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
                 "original": _json(document["images"]["original"]),
                 "processed": _json(document["images"]["processed"]),
                 "previews": _json(document["images"]["previews"]),
-                **{name: _json(document[name]) for name in ("attempts", "provenance", "corrections", "history")},
+                **{name: _json(document[name]) for name in CREATED_AS_JSON},
                 "gone": document["originalGone"],
                 "failure": document["failure"],
                 "schema": document["schema"],
@@ -228,10 +235,10 @@ class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
         )
         return bool(rows)
 
-    async def begin(self, asset_id: str, user_id: str, job_id: str) -> Asset | None:
+    async def begin(self, asset_id: str, user_id: str, job_id: str, *, again: bool = False) -> Asset | None:
         return await self._update(
-            "UPDATE assets SET fence = fence + 1, updatedAt = :now "
-            "WHERE id = :id AND userId = :user AND processingJobId = :job AND status = 'processing' RETURNING *",
+            f"UPDATE assets SET fence = fence + 1, excused = excused + {int(again)}, updatedAt = :now "
+            f"WHERE id = :id AND userId = :user AND processingJobId = :job AND {_status_of_run(again)} RETURNING *",
             {"id": asset_id, "user": user_id, "job": job_id},
         )
 
@@ -248,13 +255,14 @@ class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
         previews: Mapping[str, ImageRef] | None = None,
         attempt: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
+        again: bool = False,
     ) -> Asset | None:
         added = f", attempts = {WITH_ATTEMPT}" if attempt else ""
         return await self._update(
             "UPDATE assets SET status = :status, aiMetadata = :meta, processed = :processed, finishedAt = :finished, "
             f"previews = COALESCE(:previews, previews), provenance = :provenance{added}, failure = :failure, "
             "updatedAt = :now "
-            f"WHERE {CURRENT_RUN} RETURNING *",
+            f"WHERE {CURRENT_RUN} AND {_status_of_run(again)} RETURNING *",
             {
                 "attempt": _json(attempt),
                 "provenance": _json(provenance),
@@ -707,7 +715,7 @@ def _asset(row: sqlite3.Row) -> Asset:
             "original": json.loads(row["original"]),
             **{name: _loaded(row[name]) for name in ("processed", "previews")},
         },
-        **{name: _loaded(row[name]) for name in ("attempts", "provenance", "corrections", "history")},
+        **{name: _loaded(row[name]) for name in CREATED_AS_JSON},
         "aiMetadata": meta | {"processedAt": _instant(meta["processedAt"])},
         "finishedAt": _instant(row["finishedAt"]),
         "createdAt": _instant(row["createdAt"]),
@@ -722,6 +730,10 @@ def _loaded(text: str | None) -> Any:
 
 def _meta_json(meta: AiMetadata) -> str | None:
     return _json(ai_metadata_document(meta) | {"processedAt": _milliseconds(meta.processed_at)})
+
+
+def _status_of_run(again: bool) -> str:
+    return f"status IN ({FINISHED_STATUSES})" if again else "status = 'processing'"
 
 
 def _json(value: Mapping[str, Any] | Sequence[Any] | None) -> str | None:

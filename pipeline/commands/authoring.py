@@ -4,6 +4,8 @@ to a running service.
 
 from __future__ import annotations
 
+import json
+
 import click
 from rich.console import Console
 from rich.table import Table
@@ -11,22 +13,34 @@ from rich.table import Table
 from pipeline import settings as settings_module
 from pipeline.commands.making import new
 from pipeline.commands.reference import reference_lines
-from pipeline.commands.shown import shown
+from pipeline.commands.shown import cleaned, shown
 from pipeline.commands.verifying import verify
-from pipeline.hooks.catalogue import list_plugins
+from pipeline.hooks.catalogue import Catalogue
 
 stdout = Console(emoji=False)
 
 
 @click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON line each, with methods, limits and all that is wrong.")
 @click.pass_context
-def plugins(ctx: click.Context) -> None:
-    """Print every plugin: its name, kind, package, version and state; or do what a command says."""
+def plugins(ctx: click.Context, as_json: bool) -> None:
+    """Print every plugin: its name, kind, package, version, state and what is wrong with it; or do what a command says.
+
+    Makes those that are selected or do not come with the service, as the settings say, and starts none.
+    """
     if ctx.invoked_subcommand is not None:
         return
-    table = Table("name", "kind", "package", "version", "state", "reason")
-    for info in list_plugins(settings_module.load()):
-        table.add_row(*map(shown, (info.name, info.kind, info.package, info.version, info.state, info.reason)))
+    catalogue = Catalogue(settings_module.load())
+    catalogue.look_into()
+    infos = catalogue.infos()
+    if as_json:
+        for info in infos:
+            print(json.dumps(cleaned(info.as_json())), flush=True)
+        return
+    table = Table("name", "kind", "package", "version", "state", "what is wrong")
+    for info in infos:
+        wrong = "\n".join(map(shown, (*info.faults, *(f"warning: {each}" for each in info.warnings))))
+        table.add_row(*map(shown, (info.name, info.kind, info.package, info.version, info.state)), wrong)
     stdout.print(table)
 
 

@@ -41,11 +41,13 @@ from pipeline.commands.shown import shown
 from pipeline.disk import Disk
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError, Unauthorized
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
-from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, STORAGE, Catalogue, Kind
+from pipeline.hooks.calls import CHECK, START, BoundPlugin
+from pipeline.hooks.catalogue import HOOK, NOTIFIER, PROVIDER, STORAGE, Catalogue, Kind
 from pipeline.hooks.checks import find_fault
+from pipeline.hooks.context import Lender
 from pipeline.hooks.progress import Reporting, takes_progress
 from pipeline.hooks.threads import LoopThreads
+from pipeline.hooks.values import MemoryValues
 from pipeline.keys import KeySet
 from pipeline.link.master import Master
 from pipeline.metrics import Metrics
@@ -176,6 +178,8 @@ class Checks:
         self._metrics = Metrics()
         self._catalogue: Catalogue | None = None
         self._storage: BoundPlugin | None = None
+        # What plugins keep while they are checked is kept nowhere.
+        self._lender = Lender(settings, self._metrics, lambda name: MemoryValues())
 
     def all(self, analyze: bool) -> list[Check]:
         """Return the checks in the order they are to be made."""
@@ -208,6 +212,7 @@ class Checks:
         """Close the storage and the sandbox, which several checks share."""
         if self._storage is not None:
             await self._storage.close()
+        await self._lender.close()
         if self._catalogue is not None:
             await self._catalogue.sandbox.close()
 
@@ -357,13 +362,25 @@ class Checks:
             what = f"plugin {info.name}"
             if info.state == "broken":
                 yield Finding(Mark.WARNING, what, f"broken: {info.reason}", f"mend {info.package}, or PLUGINS_DISABLED")
-            elif info.state == "disabled":
+            for warning in info.warnings:
+                yield Finding(Mark.WARNING, what, warning, f"mend {info.package}")
+            if info.state == "disabled":
                 yield Finding(Mark.OK, what, "disabled")
         for name, kind in catalogue.own_settings().items():
             with suppress(ConfigurationError):  # told where the plugin is built, if it is
                 self._masker.learn(self._settings.plugin(name, kind))
-        catalogue.check_variables()
-        hooks = catalogue.build_hooks(self._metrics)
+        catalogue.check_names()
+        hooks = catalogue.build_hooks(self._metrics, self._lender)
+        for plugin in hooks:
+            try:
+                if {START, CHECK} & set(plugin.methods):
+                    yield await self._ask_check(plugin)
+            except Exception as error:
+                is_required = plugin.name in self._settings.filters_required
+                mark = Mark.FAILED if is_required else Mark.WARNING
+                yield Finding(mark, f"plugin {plugin.name}", reason(error), "see its settings")
+            finally:
+                await plugin.close()
         names = ", ".join(each.name for each in hooks) or "none"
         yield Finding(Mark.OK, "plugins", f"observers and filters in use: {names}")
 
@@ -385,7 +402,8 @@ class Checks:
     async def _try_storage(self) -> AsyncIterator[Finding]:
         name = self._settings.storage_name
         self._storage = storage = self._build(STORAGE, name)
-        await storage.call("check", LIMIT_SECONDS)
+        if await storage.call("check", LIMIT_SECONDS) is False:
+            raise DependencyUnavailable("Its check returned False")
         async with _saved_picture(storage) as (public_id, url):
             with await storage.call("open", LIMIT_SECONDS, public_id) as file:
                 if await asyncio.to_thread(file.read) != _picture():
@@ -439,7 +457,7 @@ class Checks:
         async def run() -> AsyncIterator[Finding]:
             provider = self._build(PROVIDER, name)
             try:
-                yield await self._ask_check(PROVIDER, provider)
+                yield await self._ask_check(provider)
                 if analyze:
                     yield Finding(Mark.OK, f"provider {name}", await self._analyze(provider))
             finally:
@@ -451,21 +469,20 @@ class Checks:
         async def run() -> AsyncIterator[Finding]:
             notifier = self._build(NOTIFIER, name)
             try:
-                yield await self._ask_check(NOTIFIER, notifier)
+                yield await self._ask_check(notifier)
             finally:
                 await notifier.close()
 
         return run
 
-    async def _ask_check(self, kind: Kind, plugin: BoundPlugin) -> Finding:
-        """Return that the plugin's own `check` found nothing wrong, or that it has none."""
-        what = f"{kind.name} {plugin.name}"
-        method = getattr(plugin.plugin, "check", None)
-        if method is None:
+    async def _ask_check(self, plugin: BoundPlugin) -> Finding:
+        """Return that the plugin starts and that its own `check` found nothing wrong, or that it has none."""
+        what = f"{'plugin' if plugin.kind == HOOK else plugin.kind} {plugin.name}"
+        await plugin.start()
+        if CHECK not in plugin.methods:
             return Finding(Mark.OK, what, "starts; it has no check of its own")
-        # The service never calls it, so it is none of the methods the plugin was built with.
-        asked = BoundPlugin(kind.name, plugin.name, object(), {"check": method}, threads=1, metrics=self._metrics)
-        await asked.call("check", LIMIT_SECONDS)
+        if await plugin.call(CHECK, LIMIT_SECONDS) is False:
+            raise DependencyUnavailable("Its check returned False")
         return Finding(Mark.OK, what, "starts and can be reached")
 
     async def _analyze(self, provider: BoundPlugin) -> str:
@@ -494,7 +511,7 @@ class Checks:
     def _build(self, kind: Kind, name: str) -> BoundPlugin:
         if self._catalogue is None:
             raise ConfigurationError("no plugins could be found")
-        return self._catalogue.build(kind, name, self._metrics)
+        return self._catalogue.build(kind, name, self._metrics, self._lender)
 
 
 def reason(error: BaseException) -> str:

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import click
@@ -23,6 +24,7 @@ from pipeline.commands import running
 from pipeline.commands.shown import shown
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError
 from pipeline.hooks.catalogue import STORAGE, Catalogue
+from pipeline.hooks.context import Lender
 from pipeline.hooks.storages import Storages
 from pipeline.hooks.storing import Storing
 from pipeline.metrics import Metrics
@@ -32,6 +34,7 @@ from pipeline.texts import cause_of
 from pipeline.tracing import OFF
 from pipeline.usecases import moving, store_copying, store_moving
 from pipeline.usecases.patience import Patience
+from pipeline.usecases.plugin_values import PluginValues
 from pipeline.usecases.storages_in_use import names_in_use
 
 stdout, stderr = Console(emoji=False), Console(stderr=True, emoji=False)
@@ -53,13 +56,14 @@ class Places(NamedTuple):
 @asynccontextmanager
 async def places(settings: Settings, storage_name: str = "") -> AsyncIterator[Places]:
     """Open the store, and the storages, the current one by that name."""
+    _check_user(settings)
     catalogue, metrics = Catalogue(settings), Metrics()
+    store = build_store(settings).as_asset_store()
+    lender = Lender(settings, metrics, partial(PluginValues, store))
 
     def stored_in(name: str) -> Storing:
-        return Storing(catalogue.build(STORAGE, name, metrics), settings.storage_timeout_seconds, OFF)
+        return Storing(catalogue.build(STORAGE, name, metrics, lender), settings.storage_timeout_seconds, OFF)
 
-    _check_user(settings)
-    store = build_store(settings).as_asset_store()
     storages = Storages(stored_in(storage_name or settings.storage_name), stored_in)
     try:
         await store.open()
@@ -67,6 +71,7 @@ async def places(settings: Settings, storage_name: str = "") -> AsyncIterator[Pl
         yield Places(store, storages)
     finally:
         await storages.close()
+        await lender.close()
         await store.close()
         await catalogue.sandbox.close()
 

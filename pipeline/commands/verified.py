@@ -28,8 +28,8 @@ from pipeline.hooks.catalogue import (
     STORAGE,
     Catalogue,
     Kind,
-    nearest,
 )
+from pipeline.hooks.load_checks import nearest
 from pipeline.settings import Settings
 
 Tell = Callable[[dict[str, Any]], None]
@@ -74,7 +74,7 @@ def run(name: str, kind_name: str | None, seconds: float, tell: Tell) -> None:
     try:
         settings = settings_module.load()
         catalogue = Catalogue(settings)
-        catalogue.check_variables()
+        catalogue.check_names()
         kind = _choose(catalogue, name, kind_name)
         # Before pytest starts: settings that are wrong are one line and not a test that failed.
         made = catalogue.make(kind, name) if kind else catalogue.hook_plugin(name)

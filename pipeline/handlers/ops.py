@@ -49,7 +49,9 @@ class MetricsHandler(BaseHandler):
             {state: getattr(stats, state) for state in QUEUE_STATES},
             oldest_ready_seconds=stats.oldest_ready_seconds or 0,
             is_paused=stats.is_paused,
-            held_seconds={hold.provider: hold.left_seconds or hold.wait_seconds for hold in stats.holds},
+            held_seconds={
+                hold.provider: hold.left_seconds or hold.wait_seconds for hold in stats.holds if not hold.is_paced
+            },
         )
         return True
 

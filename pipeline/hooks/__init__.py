@@ -10,6 +10,7 @@ from pipeline.hooks.protocols import (
     Analysis,
     AnalyzeRequest,
     Attribute,
+    BatchNotifier,
     JobEvent,
     Notification,
     Notifier,
@@ -28,6 +29,7 @@ from pipeline.hooks.protocols import (
     Usage,
 )
 from pipeline.hooks.replies import retry_after_of
+from pipeline.hooks.routes import PluginReply, PluginRequest, Routes
 from pipeline.hooks.specs import API_VERSION, hookimpl
 from pipeline.sandbox import Picture
 from pipeline.settings import PluginSettings
@@ -40,6 +42,7 @@ __all__ = [
     "Analysis",
     "AnalyzeRequest",
     "Attribute",
+    "BatchNotifier",
     "Context",
     "JobEvent",
     "Measure",
@@ -47,6 +50,8 @@ __all__ = [
     "Notification",
     "Notifier",
     "Picture",
+    "PluginReply",
+    "PluginRequest",
     "PluginSettings",
     "PluginStore",
     "ProcessedImage",
@@ -54,6 +59,7 @@ __all__ = [
     "Rate",
     "ReportingAIProvider",
     "RoomPublisher",
+    "Routes",
     "Sandbox",
     "SandboxPool",
     "Starting",

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ import structlog
 from pipeline.errors import DependencyUnavailable, NotReady, RetryableJobError, is_unreachable
 from pipeline.hooks.breaker import Breaker
 from pipeline.hooks.limits import Limits
+from pipeline.hooks.routes import Route
 from pipeline.hooks.threads import DaemonThreads, of_plugin
 from pipeline.hooks.timing import TimedCall
 from pipeline.texts import cause_of
@@ -41,7 +43,11 @@ START_SECONDS = 30.0
 # Of one `check`, and how often who asks for the plugin's health has it called.
 CHECK_SECONDS, CHECK_EVERY_SECONDS = 5.0, 10.0
 START, CHECK, CLOSE = "start", "check", "close"
+# Under this name the calls of the handlers that it gives us are counted.
+REGISTER_ROUTES = "register_routes"
+NOT_WORK = (CLOSE, START, CHECK, REGISTER_ROUTES)
 SEES_LENGTH = 500
+BLOCKING = "It blocks the event loop"
 log = structlog.get_logger(__name__)
 
 
@@ -82,14 +88,19 @@ class BoundPlugin:
         breaker_probe_seconds: float = 15,
         lender: Lender | None = None,
         limits: Limits = Limits(),
+        is_traced: bool = False,
     ) -> None:
-        """methods: what may be called, by name; `start`, if it is among them, before any other one. threads: how many
-        of its calls may run in threads at once. lender: gives `start` its context. limits: what it declares.
+        """methods: what may be called, by name; `start`, if it is among them, before any other one.
+        threads: how many of its calls may run in threads at once.
+        lender: gives `start` its context.
+        limits: what it declares.
+        is_traced: each call is logged.
         """
         self.kind = kind
         self.name = name
         self.plugin = plugin
         self.limits = limits
+        self._is_traced = is_traced
         close = getattr(plugin, "close", None)
         self._methods = {
             method: _Method(
@@ -108,7 +119,10 @@ class BoundPlugin:
         thread_wait = metrics.thread_wait_seconds.labels(kind, name)
         self._threads = DaemonThreads(threads, f"{kind}-{name}", thread_wait.observe)
         self._stuck = metrics.plugin_stuck.labels(kind, name)
-        self.blocked_loop = metrics.plugin_blocked_loop.labels(kind, name)
+        # What it serves under /plugins/.
+        self.routes: Sequence[Route] = ()
+        self._blocked_loop = metrics.plugin_blocked_loop.labels(kind, name)
+        self._blocking: set[str] = set()  # methods that kept the loop and have not been judged since
         # Since the start, of all methods.
         self.calls = self.errors = 0
         self._overdue: set[Future[Any]] = set()
@@ -163,7 +177,7 @@ class BoundPlugin:
     @property
     def max_in_flight(self) -> int | None:
         """How many of its calls run at once; None when it is awaited: as many as there are."""
-        is_awaited = all(known.is_async for name, known in self._methods.items() if name not in (CLOSE, START, CHECK))
+        is_awaited = all(known.is_async for name, known in self._methods.items() if name not in NOT_WORK)
         return None if is_awaited else self._threads.limit
 
     @property
@@ -196,6 +210,24 @@ class BoundPlugin:
         """Count what the method returned as an error."""
         self._methods[method].errors.inc()
         self.errors += 1
+
+    def note_blocking(self, method: str) -> None:
+        """Count that the method keeps the event loop. Called by the watchdog, in its thread, while it does."""
+        self._blocked_loop.inc()
+        self._blocking.add(method)
+
+    def answered(self, method: str) -> None:
+        """Let the method's breaker know that a call went well; one that kept the event loop did not."""
+        if method in self._blocking:
+            self.count_error(method)
+            self.failed(method, BLOCKING, "it kept the event loop from everything else")
+        else:
+            self.breaker(method).answered()
+
+    def failed(self, method: str, reason: str, cause: str) -> None:
+        """Let the method's breaker know that a call failed."""
+        self._blocking.discard(method)
+        self.breaker(method).failed(reason, cause)
 
     def skip(self, method: str) -> None:
         """Count a call that is not made."""
@@ -259,7 +291,10 @@ class BoundPlugin:
             if is_away(error):
                 raise NotReady(f"{cause_of(error)}") from error
             raise
-        self.is_started = True
+        self.is_started, self._health = True, None
+        # What was held until it is ready is held no more, called or not.
+        for method in self._methods.values():
+            method.breaker.answered()
 
     async def _start_late(self) -> None:
         try:
@@ -308,7 +343,12 @@ class BoundPlugin:
             raise
         finally:
             self.calls += 1
-            measured.seconds.observe(perf_counter() - (call.begun_at or call.made_at))
+            seconds_taken = perf_counter() - (call.begun_at or call.made_at)
+            measured.seconds.observe(seconds_taken)
+            if self._is_traced:
+                outcome = type(error).__name__ if (error := sys.exception()) else "ok"
+                fields = {"kind": self.kind, "plugin": self.name, "method": method, "outcome": outcome}
+                log.info("plugin_called", ms=round(seconds_taken * 1000, 1), **fields)
 
     async def _give_up(
         self, task: asyncio.Task[Any], call: TimedCall, method: str, on_late_end: Callable[[], None] | None
@@ -386,11 +426,13 @@ class BoundPlugin:
             raise
 
 
-def find_plugin(frame: FrameType | None) -> BoundPlugin | None:
-    """Return the plugin whose coroutine is running in these frames, the innermost first; None when there is none."""
+def find_plugin(frame: FrameType | None) -> tuple[BoundPlugin, str] | None:
+    """Return the plugin whose coroutine is running in these frames, the innermost first, and which of its methods that
+    is; None when there is none.
+    """
     while frame is not None:
         if frame.f_code is BoundPlugin._run.__code__:
-            return cast(BoundPlugin, frame.f_locals["self"])
+            return cast(BoundPlugin, frame.f_locals["self"]), cast(str, frame.f_locals["method"])
         frame = frame.f_back
     return None
 

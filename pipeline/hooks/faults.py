@@ -44,7 +44,9 @@ def job_error(raised: Exception, name: str, service: str) -> JobError:
 
 
 def note(breaker: Breaker, error: JobError, raised: Exception, *, counts: bool) -> None:
-    """Tell the breaker of what was raised. counts: so many failures in a row, whatever they are, hold the plugin."""
+    """Tell the breaker of what was raised. counts: so many failures in a row, whatever they are, hold the plugin, but
+    not those of which it said when this one is to be tried again.
+    """
     cause = cause_of(raised)
     if isinstance(error, RetryableJobError) and not error.spends_attempt:
         if isinstance(raised, NotReady):
@@ -55,7 +57,7 @@ def note(breaker: Breaker, error: JobError, raised: Exception, *, counts: bool) 
             breaker.busy(error.retry_after_seconds, error.message, cause)
     elif isinstance(raised, SandboxLimit):
         return  # that was the photo, and says nothing of the provider
-    elif isinstance(error, RetryableJobError) and counts:
+    elif isinstance(error, RetryableJobError) and counts and error.retry_after_seconds is None:
         breaker.failed(error.message, cause)
     elif not isinstance(raised, PluginOverrun):
         breaker.answered()

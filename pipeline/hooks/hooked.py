@@ -100,13 +100,13 @@ class Hooked:
             yield True
         except Exception as error:
             if hook == VALIDATE and isinstance(error, ValidationError):
-                plugin.breaker(hook).answered()
+                plugin.answered(hook)
                 raise
             _failed(plugin, hook, error)
             if is_required:
                 raise _unanswered(plugin, hook) from error
         else:
-            plugin.breaker(hook).answered()
+            plugin.answered(hook)
 
     async def _checked(self, changed: Analysis) -> Analysis:
         if fault := result_fault(changed, TRANSFORM) or extra_fault(changed.extra) or provenance_fault(changed):
@@ -177,7 +177,7 @@ class _Observer:
         except Exception as error:
             _failed(self._plugin, hook, error)
         else:
-            self._plugin.breaker(hook).answered()
+            self._plugin.answered(hook)
 
 
 def _unanswered(plugin: BoundPlugin, hook: str) -> DependencyUnavailable:
@@ -194,4 +194,4 @@ def _failed(plugin: BoundPlugin, hook: str, error: Exception) -> None:
     if isinstance(error, NotReady):
         plugin.breaker(hook).unreachable("Not ready", cause_of(error), error.retry_after_seconds)
     else:
-        plugin.breaker(hook).failed("The hook failed", cause_of(error))
+        plugin.failed(hook, "The hook failed", cause_of(error))

@@ -17,11 +17,11 @@ MAX_VALUE_BYTES = 64 * 1024
 
 
 class PluginStore(Protocol):
-    """A few small values that a plugin keeps, in the asset store: every process of the service has the same.
+    """A few small values that a plugin keeps in the asset store: all processes have the same.
 
     They are backed up and moved with the assets. A value is JSON of at most MAX_VALUE_BYTES. A key is 1 to 200
-    printable characters. What is about a user is kept with `user_id`: it goes when the user is erased. Every method raises
-    DependencyUnavailable while the store is away.
+    printable characters. What is about a user is kept with `user_id`: it goes when the user is erased. Every method
+    raises DependencyUnavailable while the store is away.
     """
 
     async def get(self, key: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
+from pipeline.hold import Pace
 from pipeline.hooks.protocols import Rate
 
 # What an image may be, by the names that providers use.
@@ -31,6 +32,13 @@ class Limits:
     max_in_flight: int | None = None
     rate: Rate | None = None
     extra_fields: Mapping[str, Draft202012Validator] | None = None
+
+    @property
+    def pace(self) -> Pace | None:
+        """How often and how many at once it may be called; None: no limit."""
+        if self.rate is None and self.max_in_flight is None:
+            return None
+        return Pace(self.rate.interval_seconds if self.rate else 0, self.max_in_flight)
 
     def takes(self, category: str) -> bool:
         """Return whether the provider is asked about photos of that category."""

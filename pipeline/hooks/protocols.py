@@ -7,7 +7,7 @@ decided once, when the plugin is loaded. Pure: needs nothing outside the standar
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, BinaryIO, Protocol
@@ -104,7 +104,7 @@ class Analysis:
     It is kept and shown; one that cannot be kept is left out, and the rest of the result stands.
     usage: what it took; None when nothing can be told of it. ai_model, prompt_version: which model answered which
     prompt, texts of at most 200 characters. confidence_kind: CONFIDENCE_KINDS says whence the confidences are.
-    These four are kept as the asset's provenance.
+    These four are kept as the asset's provenance. is_cached: the pipeline sets it: an earlier answer, given again.
     """
 
     brand: Attribute = UNKNOWN
@@ -117,6 +117,7 @@ class Analysis:
     ai_model: str = ""
     prompt_version: str = ""
     confidence_kind: str = "measured"
+    is_cached: bool = False
 
 
 class SandboxPool(Protocol):
@@ -320,8 +321,8 @@ class Notification:
 
     event: the payload of contracts/asset-processed-event.schema.json, not to be changed. delivery_id: the same for
     every repetition to one notifier. trace_context: what to send on as `traceparent`, or "". category: of the photo, ""
-    when it is not known any more. job_id: of the job that made the result. claims: those of USER_CLAIMS that the token
-    of the upload had, by name.
+    when it is not known any more. job_id: of the job that made the result, "" when another has run since. claims: those
+    of USER_CLAIMS that the token of the upload had, by name.
     """
 
     event: Mapping[str, Any]
@@ -331,20 +332,38 @@ class Notification:
     trace_context: str = ""
     category: str = ""
     job_id: str = ""
-    claims: Mapping[str, Any] = field(default_factory=dict)
+    claims: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 class Notifier(Protocol):
     """Tells the owner, or somebody on the owner's behalf, that an asset is finished.
 
     Optional attribute: `durable = True` makes each event a job of a queue of its own, with retries over hours and dead
-    letters; for whoever is told over a network. Without it an event gets one try. Optional method: `close()`.
+    letters; for whoever is told over a network. Without it an event gets one try. Optional methods: `close()`,
+    `check()`, and `notify_many`, which BatchNotifier describes.
     """
 
     def notify(self, notification: Notification) -> str | None | Awaitable[str | None]:
         """Deliver the event; may be called again with the same event. An exception is logged, counted and harms nobody
         else. A durable notifier raises PermanentJobError when no further try can help, and may return what the receiver
         said, such as "HTTP 200", for the operators' list of deliveries.
+        """
+
+
+class BatchNotifier(Protocol):
+    """An optional method of a Notifier, for receivers that take many events in one request. With it `notify` is not
+    called by the service.
+
+    Optional attributes: `batch_size`, how many one call takes at most (default 50); `batch_seconds`, how long the first
+    of them waits for others (default 0.2). A durable notifier gets whole batches also where NOTIFIER_SLOTS is less.
+    """
+
+    def notify_many(
+        self, notifications: Sequence[Notification]
+    ) -> Sequence[None | str | Exception] | None | Awaitable[Sequence[None | str | Exception] | None]:
+        """Deliver the events, within the time of one `notify`, and return for each in order what `notify` would return,
+        or the exception that it would raise: a RetryableJobError there lets this delivery alone wait. None: all are
+        delivered. An exception that is raised is about all of them.
         """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -10,6 +11,8 @@ from pipeline.clock import utc_now
 
 # Longer holds would let one mistaken header stop the queue.
 MAX_RETRY_AFTER_SECONDS = 3600.0
+# Whole seconds say the rules; some services send parts of them.
+NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 
 
 def parse_retry_after(value: str | None, now: datetime) -> float | None:
@@ -17,7 +20,8 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
     if not value:
         return None
     try:
-        seconds = float(value) if value.strip().isdigit() else (parsedate_to_datetime(value) - now).total_seconds()
+        is_number = NUMBER.fullmatch(value.strip()) is not None
+        seconds = float(value) if is_number else (parsedate_to_datetime(value) - now).total_seconds()
     except (ValueError, TypeError):
         return None
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)

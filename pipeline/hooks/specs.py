@@ -27,6 +27,7 @@ from pipeline.hooks.protocols import (
     StorageBackend,
     UploadFacts,
 )
+from pipeline.hooks.routes import Routes
 from pipeline.settings import PluginSettings
 
 if TYPE_CHECKING:
@@ -78,6 +79,14 @@ def register_notifiers(  # type: ignore[empty-body]
     settings: Settings, sandbox: Sandbox
 ) -> Factories[Notifier]:
     """Yield (name, factory) pairs; those that NOTIFIERS names are built, in that order."""
+
+
+@hookspec
+def register_routes(routes: Routes, settings: Settings) -> None:
+    """Add HTTP routes, which are served under /plugins/NAME/; NAME is that of the package's entry point.
+
+    A provider, storage or notifier may have a method `register_routes(self, routes)` instead; NAME is its own then.
+    """
 
 
 @hookspec

@@ -116,7 +116,8 @@ class Storing:
 
     async def check(self) -> None:
         """Return when the storage is usable; DependencyUnavailable otherwise."""
-        await self._call("check")
+        if await self._call("check") is False:
+            raise DependencyUnavailable("Storage unavailable") from ValueError("check returned False")
 
     async def close(self) -> None:
         """Close the plugin."""

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from pipeline.hold import Hold
+from pipeline.hold import Hold, Turn
 
 
 class JobState(StrEnum):
@@ -67,7 +67,7 @@ class Job(NamedTuple):
     data: the payload, exactly as it was enqueued. attempt: starts so far including this one, from 1. stalls: how often
     its process was lost. lease: what proves that this claim still holds. error: why the last attempt failed.
     submitted_at_ms: when it first came, however often it was lost since. tries: the held provider that this job alone
-    may ask, to see whether it works again; "" as a rule.
+    may ask, to see whether it works again; "" as a rule. turn: at which provider it has one, where that has a pace.
     """
 
     id: str
@@ -83,6 +83,7 @@ class Job(NamedTuple):
     group: str = ""
     submitted_at_ms: int = 0
     tries: str = ""
+    turn: Turn | None = None
 
 
 @dataclass(frozen=True, slots=True)

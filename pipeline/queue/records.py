@@ -6,13 +6,14 @@ A record may be damaged: what cannot be read is left out, the handler refuses su
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from time import monotonic
 from typing import Any
 
 import orjson
 
-from pipeline.hold import Finding, Hold
+from pipeline.hold import Finding, Hold, Pace, Turn
 from pipeline.instants import EPOCH, instant_of
 from pipeline.queue.job import FailedJob, Job
 
@@ -24,7 +25,7 @@ def to_json(value: object) -> str:
 
 def as_job(fields: list[Any], now_ms: int) -> Job:
     """Return a job that a step has claimed. fields: what lua/claims.lua lists of it."""
-    job_id, kept, attempt, stalls, lease, error, tries = fields
+    job_id, kept, attempt, stalls, lease, error, tries, turn_of, turn_in_ms = fields
     record = as_object(kept)
     enqueued_at_ms = _whole(record.get("enqueuedAt")) or now_ms
     return Job(
@@ -41,7 +42,30 @@ def as_job(fields: list[Any], now_ms: int) -> Job:
         group=_text(record.get("group")),
         submitted_at_ms=_whole(record.get("submittedAt")) or enqueued_at_ms,
         tries=tries,
+        turn=Turn(turn_of, monotonic() + turn_in_ms / 1000) if turn_of else None,
     )
+
+
+# A little slower than is allowed: calls do not take the same time to arrive. Far ends that take one call in seconds
+# look at each gap, those that take several a second count.
+SLOWER, SLOWER_BY_SECONDS = 1.02, 1.04
+
+
+def as_limits(
+    paces: Mapping[str, Pace], lanes: Mapping[str, Sequence[str]], behind: Mapping[str, Sequence[str]]
+) -> str:
+    """Return the limits as lua/turns.lua takes them, "{}" when there is none."""
+    if not paces:
+        return "{}"
+    providers = {
+        name: {"every": _every_ms(pace.interval_seconds), "most": pace.at_once or 0}
+        for name, pace in paces.items()
+    }
+    return to_json({"providers": providers, "behind": {lane: [*behind.get(lane, ())] for lane in lanes}})
+
+
+def _every_ms(interval_seconds: float) -> float:
+    return round(interval_seconds * 1000 * (SLOWER if interval_seconds < 1 else SLOWER_BY_SECONDS), 1)
 
 
 def as_texts(finding: Finding) -> tuple[str, str, int, str, str]:
@@ -55,7 +79,14 @@ def as_holds(text: str, now_ms: int) -> list[Hold]:
     if not text:
         return []
     return [
-        Hold(name, max(0, each["until"] - now_ms) / 1000, each["wait"] / 1000, each["reason"], each["cause"])
+        Hold(
+            name,
+            max(0, each["until"] - now_ms) / 1000,
+            each["wait"] / 1000,
+            each["reason"],
+            each["cause"],
+            bool(each.get("paced")),
+        )
         for name, each in as_object(text).items()
     ]
 

@@ -24,6 +24,7 @@ from pipeline.queue.job import JobState, NewJob
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
 from pipeline.usecases.kept_jobs import KeptJobs
+from pipeline.usecases.notifying import about
 from pipeline.usecases.processing import Announcer
 from pipeline.usecases.submission import Submission
 
@@ -77,7 +78,7 @@ class Cancelling:
             log.info("asset_cancelled", assetId=asset.id, jobId=asset.processing_job_id)
             self._metrics.assets_finished.labels(asset.status.value).inc()
             try:
-                await self._announcer.announce(asset_processed(asset), asset.user_id)
+                await self._announcer.announce(asset_processed(asset), asset.user_id, about(asset))
             except DependencyUnavailable as error:
                 # Nothing is acknowledged, so a worker finds the asset cancelled and sends the event again.
                 log.warning("cancel_not_told", assetId=asset.id, cause=cause_of(error))

@@ -21,6 +21,7 @@ from pipeline.assets.asset import Asset, to_timestamp
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
+from pipeline.hooks.notifiers import About
 from pipeline.metrics import Metrics
 from pipeline.queue.job import Job, NewJob
 from pipeline.queue.queue import JobQueue
@@ -46,7 +47,7 @@ class Notifiers(Protocol):
     def durable(self) -> Sequence[str]:
         """The names of the notifiers whose events are to be jobs."""
 
-    async def notify(self, event: Mapping[str, Any], user_id: str) -> None:
+    async def notify(self, event: Mapping[str, Any], user_id: str, about: About = About()) -> None:
         """Tell every notifier that is not durable."""
 
     async def deliver(
@@ -57,6 +58,7 @@ class Notifiers(Protocol):
         delivery_id: str,
         trace_context: str = "",
         tries: str = "",
+        about: About = About(),
     ) -> str | None:
         """Tell a durable one and return what the receiver said, if anything; RetryableJobError or PermanentJobError
         when it is not delivered.
@@ -108,10 +110,13 @@ class Notifying:
         """True when some notifier is to be told whatever happens."""
         return bool(self._notifiers.durable)
 
-    async def announce(self, event: Mapping[str, Any], user_id: str) -> None:
-        """Tell the plain notifiers and leave a job for each durable one; DependencyUnavailable when that fails."""
+    async def announce(self, event: Mapping[str, Any], user_id: str, about: About = About()) -> None:
+        """Tell the plain notifiers and leave a job for each durable one; DependencyUnavailable when that fails.
+
+        about: for the plain ones; the others get it when they are told, from the asset.
+        """
         enqueued = [self._enqueue(name, event, user_id) for name in self._notifiers.durable]
-        await asyncio.gather(self._notifiers.notify(event, user_id), *enqueued)
+        await asyncio.gather(self._notifiers.notify(event, user_id, about), *enqueued)
 
     async def _enqueue(self, notifier: str, event: Mapping[str, Any], user_id: str) -> None:
         unique = "\0".join((notifier, event["assetId"], event["timestamp"]))
@@ -165,7 +170,9 @@ class Notifying:
             return Told(is_dropped=True)
         event = await self._refreshed(event, asset)
         try:
-            return Told(await self._notifiers.deliver(name, event, user_id, job.id, job.trace_context, job.tries))
+            known = about(asset, event) if asset else About()
+            answer = await self._notifiers.deliver(name, event, user_id, job.id, job.trace_context, job.tries, known)
+            return Told(answer)
         except JobError as error:
             await self._note_try(job, error)
             raise
@@ -213,3 +220,9 @@ class Notifying:
 
     async def excuse(self, job: Job) -> None:
         """Nothing outside the queue counts its starts."""
+
+
+def about(asset: Asset, event: Mapping[str, Any] | None = None) -> About:
+    """Return what notifiers are told of the asset beside the event. event: one that may be of an earlier job of it."""
+    is_of_job = event is None or to_timestamp(asset.finished_at) == event["timestamp"]
+    return About(asset.category, asset.processing_job_id if is_of_job else "", asset.claims)

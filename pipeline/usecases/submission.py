@@ -167,6 +167,7 @@ class Submission:
             processing_job_id=self._queue.job_id(asset_id),
             created_at=now,
             updated_at=now,
+            claims=upload.claims,
         )
 
     async def _insert(self, asset: Asset, request_id: str) -> Receipt:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pipeline.assets.image import ImageInfo
 from pipeline.hooks import UploadFacts
@@ -27,6 +27,7 @@ class Upload:
     image: what that file holds.
     sha256: its hash, hex.
     sent: the image as the client sent it, where that is another file.
+    claims: what the token says of the user, those that may be kept.
     """
 
     user_id: str
@@ -37,6 +38,7 @@ class Upload:
     request_id: str
     idempotency_key: str | None = None
     sent: BinaryIO | None = None
+    claims: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     async def sent_sha256(self, pool: Executor) -> str:
         """Return the hash of what the client sent, hex: by this an upload is known when it comes again."""

@@ -87,6 +87,9 @@ def store(io_loop: IOLoop, make_store: MakeStore) -> Iterator[AssetStore]:
     io_loop.run_sync(store.close)
 
 
+FAILURE: dict[str, Any] = {"error": "no", "finished_at": NOON}
+
+
 async def create(store: AssetStore, *args: Any, **fields: Any) -> Asset:
     asset = make_asset(*args, **fields)
     assert await store.create(asset)
@@ -262,6 +265,36 @@ async def test_result_is_committed_once(store: AssetStore) -> None:
     fence = (await begin(store, asset)).fence
     done = await asyncio.gather(*(finish(store, asset, fence) for _ in range(10)))
     assert sum(each is not None for each in done) == 1
+
+
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize("status", [AssetStatus.ACTIVE, AssetStatus.PARTIAL, AssetStatus.FAILED])
+async def test_finished_asset_is_analyzed_again_under_a_fence(store: AssetStore, status: AssetStatus) -> None:
+    """It keeps its status and result until the newest run commits; no start counts, and another job ends that."""
+    done = await create_finished(store, status)
+    asset_id, user_id, job_id = done.id, done.user_id, done.processing_job_id
+    assert await store.begin(asset_id, user_id, job_id) is None
+    assert await store.begin(asset_id, "user-2", job_id, again=True) is None
+    old, new = [await store.begin(asset_id, user_id, job_id, again=True) for _ in range(2)]
+    assert old is not None and new is not None
+    assert new.starts == done.starts and new.fence == done.fence + 2
+    assert (new.status, new.ai_metadata, new.finished_at) == (status, done.ai_metadata, NOON)
+    attempt = {"attempt": 1, "outcome": "failed"}
+    await store.add_attempt(asset_id, job_id, old.fence, attempt)
+    await store.add_attempt(asset_id, job_id, new.fence, attempt)
+    assert await finish(store, new, new.fence) is None
+    assert await finish(store, new, old.fence, again=True) is None
+    finished = await finish(store, new, new.fence, finished_at=NOON + timedelta(seconds=1), again=True)
+    assert finished is not None and finished.status is AssetStatus.ACTIVE
+    assert finished.finished_at == NOON + timedelta(seconds=1) and list(finished.attempts) == [attempt]
+    begun = await begin(store, await create(store))
+    assert await store.begin(begun.id, begun.user_id, begun.processing_job_id, again=True) is None
+    assert await finish(store, begun, begun.fence, again=True) is None
+    if status is not AssetStatus.ACTIVE:
+        other = await create_finished(store, status)
+        run = await store.begin(other.id, other.user_id, other.processing_job_id, again=True)
+        assert run is not None and await store.requeue(other.id, other.user_id, "ai-processing:again") is not None
+        assert await finish(store, run, run.fence, again=True) is None
 
 
 @pytest.mark.gen_test(timeout=30)
@@ -744,6 +777,19 @@ async def test_correction_is_committed_only_over_what_was_seen(store: AssetStore
     assert await store.correct(corrected, first) is None
     assert await store.delete(asset.id, asset.user_id) is not None
     assert await store.correct(stored, active) is None
+
+
+@pytest.mark.gen_test
+async def test_claims_of_the_upload_stay_through_all_runs(store: AssetStore) -> None:
+    """Whatever JSON they hold; clients are not shown them, and an asset without any has none."""
+    claims = {"https://x.example/roles": ["é", {"a.b": None}], "email": "a@b.c", "level": 2**62, "share": 0.5}
+    asset = await create(store, claims=claims)
+    failed = await store.fail(asset.id, asset.processing_job_id, (await begin(store, asset)).fence, **FAILURE)
+    again = await store.requeue(asset.id, asset.user_id, "job-2")
+    assert failed is not None and again is not None
+    assert [each.claims for each in (failed, again, await store.get(asset.id))] == [claims] * 3
+    assert "a@b.c" not in json.dumps(again.to_json({})) + repr(again)
+    assert (await create(store)).to_document()["claims"] is None
 
 
 # documents of version 0.1

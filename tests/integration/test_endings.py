@@ -13,6 +13,7 @@ from pipeline.assets.asset import Asset, AssetStatus
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
+from pipeline.hooks.notifiers import About
 from pipeline.metrics import Metrics
 from pipeline.queue.job import FailedJob, Finish, NewJob, Outcome
 from pipeline.supervision import cancel
@@ -56,8 +57,8 @@ async def test_commit_that_was_on_its_way_when_the_lease_was_lost_is_told(
         result: Asset | None = await write(*arguments, **values)
         return result
 
-    async def announce_and_tell(event: Mapping[str, Any], user_id: str) -> None:
-        await announce(event, user_id)
+    async def announce_and_tell(event: Mapping[str, Any], user_id: str, about: About) -> None:
+        await announce(event, user_id, about)
         told.set()
 
     setattr(store, name, write_late)

@@ -248,10 +248,11 @@ async def test_failed_assets_of_an_older_file_have_their_kind(tmp_path: Path) ->
         for name in ("by_status", "newest_of_user", "failures", "job_of_retry"):
             connection.execute(f"DROP INDEX {name}")
         connection.execute("ALTER TABLE assets DROP COLUMN failure")
+        connection.execute("ALTER TABLE assets DROP COLUMN claims")
         connection.execute("CREATE INDEX unfinished ON assets (createdAt, id) WHERE status = 'processing'")
         connection.execute("CREATE INDEX newest_of_user ON assets (userId, createdAt, id)")
         connection.execute("UPDATE assets SET aiMetadata = '{' WHERE id = ?", [damaged.id])
-        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) - 1}")
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) - 2}")
     await store.open()
     kinds = {(each.failure, each.reason, each.count.count) for each in await store.failures()}
     assert kinds == {(fingerprint("no"), "no", 1), (fingerprint(None), "Unknown", 1)}

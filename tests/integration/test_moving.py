@@ -228,7 +228,7 @@ async def test_verify_finds_what_is_wrong(service: Service, tmp_path: Path) -> N
 async def test_what_is_kept_comes_back(tmp_path: Path, store: SqliteAssetStore) -> None:
     """Dead letters, the pause and the store's own id; and what an asset says of itself, to the millisecond."""
     storage = MemoryStorage()
-    asset = make_asset(status=AssetStatus.FAILED, finished_at=utc_now())
+    asset = make_asset(status=AssetStatus.FAILED, finished_at=utc_now(), claims={"email": "a@b.c"})
     assert await store.create(asset)
     storage.images[asset.original.public_id] = b"photo"
     about = ("user-1", asset.id)

@@ -17,8 +17,8 @@ from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, 
 from pipeline.hooks import UNKNOWN, Analysis, AnalyzeRequest, Attribute, retry_after_of
 from pipeline.hooks.replies import parse_retry_after
 from pipeline.settings import Settings
-from plugins import ai_http
-from plugins.ai_http import (
+from pipeline.hooks import replies
+from pipeline.plugins.ai_http import (
     DEFAULT_CONFIDENCE,
     MAX_REPLY_BYTES,
     HttpProvider,
@@ -317,6 +317,6 @@ def test_retry_after_of_counts_from_the_date_of_the_reply(
     date: str | None, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two clocks that differ make no wait longer or shorter."""
-    monkeypatch.setattr(ai_http, "utc_now", lambda: NOW + timedelta(hours=1))
+    monkeypatch.setattr(replies, "utc_now", lambda: NOW + timedelta(hours=1))
     headers = {"Retry-After": "Sat, 31 Jan 2026 12:01:00 GMT"} | ({"Date": date} if date else {})
     assert retry_after_of(headers) == seconds

@@ -17,7 +17,7 @@ from pipeline.errors import (
     PermanentJobError,
     RetryableJobError,
 )
-from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
+from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, Usage
 from pipeline.hooks.manager import PluginManager, build_plugins
 from pipeline.metrics import Metrics
 from pipeline.settings import DEFAULT_CATEGORIES, Settings
@@ -567,7 +567,7 @@ def test_chain_that_cannot_be_read_stops_the_start(text: str) -> None:
         ({"ai_provider_by_category": "lego=http+htpp"}, "there is no provider 'htpp'; .*did you mean http"),
         ({"storage_backend": "objct"}, "STORAGE_BACKEND: there is no storage 'objct'; .*did you mean object"),
         ({"notifiers": "websoket"}, "NOTIFIERS: there is no notifier 'websoket'; .*did you mean websocket"),
-        ({"ai_provider": "quux"}, "there are: http, local, openai$"),
+        ({"ai_provider": "quux"}, "there are: anthropic, gemini, http, local, openai$"),
     ],
     ids=str,
 )
@@ -576,3 +576,83 @@ def test_name_that_is_none_stops_the_start_with_the_nearest(settings: dict[str, 
     chosen = Settings(**{"ai_service_url": "http://127.0.0.1:9"} | settings)
     with pytest.raises(ConfigurationError, match=message):
         build_plugins(chosen, Metrics(), RecordingRooms())
+
+
+# cascades
+
+
+PARTIAL = Analysis(brand=Attribute("Nike", 0.9))
+COLOURED = Analysis(brand=Attribute("Nike", 0.8), colorway=Attribute("red", 0.7))
+
+
+@pytest.mark.parametrize(
+    ("setting", "answers", "asked", "brand", "provider"),
+    [
+        ("a>b", {}, "a", "a", "a"),
+        ("a>b", {"a": PARTIAL}, "ab", "b", "b"),
+        ("a>b", {"a": COLOURED, "b": PARTIAL}, "ab", "Nike", "a"),
+        ("a>b", {"a": PARTIAL, "b": PARTIAL}, "ab", "Nike", "b"),
+        ("a>b>c", {"a": PARTIAL, "b": PARTIAL}, "abc", "c", "c"),
+        ("a,b>c", {"a": PARTIAL}, "ac", "c", "c"),  # b would be asked instead of a, not after it
+        ("a,b>c", {"a": REFUSED, "b": PARTIAL}, "abc", "c", "c"),
+        ("a>b,c", {"a": PARTIAL, "b": BUSY}, "abc", "c", "c"),
+        ("a>b", {"a": REFUSED}, "ab", "b", "b"),
+        ("a>b", {"a": PARTIAL, "b": FAILED}, "ab", "Nike", "a"),  # half an answer is better than none
+        ("a>b", {"a": PARTIAL, "b": UNREACHABLE}, "ab", "Nike", "a"),
+        ("a > b > a", {"a": PARTIAL, "b": PARTIAL}, "ab", "Nike", "b"),
+    ],
+)
+@pytest.mark.gen_test
+async def test_cascade_goes_on_until_an_answer_is_complete(
+    chain: Chain, setting: str, answers: dict[str, Any], asked: str, brand: str, provider: str
+) -> None:
+    """One of each stage is asked; the fullest answer counts, and its provider is the one that is told last."""
+    chain.answers = {name: Analysis(Attribute(name, 0.9), Attribute("known", 0.9)) for name in "abc"} | answers
+    told: list[str] = []
+
+    class Told:
+        def asked(self, provider: str) -> None:
+            told.append(provider)
+
+        def reported(self, share: float | None, partial: Any) -> None:
+            raise AssertionError
+
+    manager = chain.open("a", "b", "c", ai_provider="c", ai_provider_by_category=f"sneaker={setting.replace(',', '+')}")
+    analysis = await manager.analyze(make_request("sneaker"), no_image, "", Told())
+    assert ("".join(chain.asked), analysis.brand.value, told[-1]) == (asked, brand, provider)
+
+
+@pytest.mark.parametrize("setting", ["a>", ">a", "a>>b", ">"])
+def test_cascade_without_a_provider_is_refused(setting: str) -> None:
+    """Also in the setting of a single category."""
+    with pytest.raises(ValueError, match="AI_PROVIDER: a provider is missing before or after >"):
+        Settings(ai_provider=setting)
+    with pytest.raises(ValueError, match="AI_PROVIDER_BY_CATEGORY"):
+        Settings(ai_provider_by_category=f"lego={setting.replace(',', '+')}")
+    assert Settings(ai_provider="a>b,c").cascade("lego") == (("a",), ("b", "c"))
+
+
+# usage
+
+
+@pytest.mark.gen_test
+async def test_usage_is_counted_by_provider_and_a_bounded_number_of_models(chain: Chain) -> None:
+    """Of each answer that counts or not; a model whose name changes all the time is one of the others."""
+    manager = chain.open("a", "b", ai_provider="a>b")
+    chain.answers["a"] = Analysis(ai_model="mini", usage=Usage(1000, 50, 0.25))
+    chain.answers["b"] = Analysis(ai_model="large", usage=Usage(output_tokens=7, currency="EUR"))
+    await manager.analyze(make_request(), no_image)
+    for number in range(30):
+        chain.answers["b"] = Analysis(ai_model=f"nightly-{number}", usage=Usage(cost=0.5, currency="EUR"))
+        await manager.analyze(make_request(), no_image)
+
+    def value(name: str, provider: str, model: str, **labels: str) -> float | None:
+        return chain.house.metrics.registry.get_sample_value(
+            f"pipeline_ai_{name}_total", {"provider": provider, "model": model} | labels
+        )
+
+    assert value("calls", "a", "mini") == 31 and value("cost", "a", "mini", currency="USD") == 7.75
+    assert value("tokens", "a", "mini", direction="input") == 31_000
+    assert value("tokens", "b", "large", direction="output") == 7
+    assert value("calls", "b", "nightly-0") == 1 and value("cost", "b", "large", currency="EUR") is None
+    assert value("calls", "b", "other") == 11 and value("cost", "b", "other", currency="EUR") == 5.5

@@ -31,7 +31,8 @@ from pipeline.errors import (
 )
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, Notification, ProcessedImage, hookimpl
 from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.catalogue import PROVIDER, Catalogue, PluginInfo, list_plugins
+from pipeline.hooks.catalogue import PROVIDER, Catalogue, list_plugins
+from pipeline.hooks.listing import PluginInfo
 from pipeline.hooks.checks import find_fault
 from pipeline.hooks.manager import PluginManager, assemble, build_plugins
 from pipeline.hooks.threads import DaemonThreads
@@ -232,7 +233,7 @@ def test_listing_shows_built_ins_and_installed_packages(package: Callable[..., N
         ("def (", "SyntaxError"),
         (
             "from pipeline.hooks import hookimpl\n@hookimpl\ndef register_ai_providers(settings, app): return []",
-            "PluginValidationError",
+            "register_ai_providers has no argument 'app': it may name settings, sandbox",
         ),
         (GOOD_PACKAGE + "    @hookimpl\n    def register_games(): return []", "there is no hook register_games"),
         (
@@ -261,7 +262,7 @@ def test_an_unknown_name_stops_the_start_and_lists_the_names_there_are(package: 
     package("badly", "import a_package_nobody_has")
     settings = Settings(ai_provider="htpp", ai_service_url="http://127.0.0.1:9")
     with pytest.raises(ConfigurationError) as caught:
-        Catalogue(settings, ["plugins.ai_http"]).build(PROVIDER, "htpp", Metrics())
+        Catalogue(settings, ["pipeline.plugins.ai_http"]).build(PROVIDER, "htpp", Metrics())
     expected = "AI_PROVIDER: there is no provider 'htpp'; there are: http (did you mean http?); not usable: badly ("
     assert str(caught.value).startswith(expected)
     assert "a_package_nobody_has" in str(caught.value)

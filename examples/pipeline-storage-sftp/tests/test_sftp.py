@@ -1,15 +1,17 @@
 """The storage keeps what the pipeline expects (the suite), on a real SFTP server, and its URLs end."""
 
 import asyncio
+import io
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import asyncssh
 import pytest
 
 from pipeline.errors import DependencyUnavailable, NotFound
-from pipeline.hooks import PluginRequest
+from pipeline.hooks import PluginRequest, utc_now
 from pipeline.testing import Call, StorageBackendSuite
 from pipeline_storage_sftp import SftpSettings, SftpStorage
 
@@ -58,14 +60,35 @@ class TestSftpStorage(StorageBackendSuite):
     def test_url_shows_its_image_until_it_ends(
         self, storage: SftpStorage, call: Call, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A URL that was changed or whose time is over shows nothing; one that is made later does."""
-        self._save_one(call, storage)
-        url = call(storage.url, "suite/65f8/original", 60)
-        assert call(storage.show, asked(url)).body == self.content
+        """A URL that was changed, or whose time is over, shows nothing; one that is made later does."""
+        self._save(call, storage, "suite/65f9/original", io.BytesIO(self.content), self.content_type)
+        url = call(storage.url, "suite/65f9/original", 60)
+        assert call(storage.show, request_of(url)).body == self.content
+        for wrong in (url.replace("65f9", "65f8"), url.replace("until=", "until=1"), url[:-1], url.split("?")[0]):
+            with pytest.raises(NotFound):
+                call(storage.show, request_of(wrong))
+        tomorrow = utc_now() + timedelta(days=1)
+        monkeypatch.setattr("pipeline_storage_sftp.utc_now", lambda: tomorrow)
         with pytest.raises(NotFound):
-            call(storage.show, asked(url.replace("65f8", "65f9")))
-        now = asyncio_now()
-        monkeypatch.setattr("pipeline_storage_sftp.utc_now", lambda: now + A_DAY)
-        with pytest.raises(NotFound):
-            call(storage.show, asked(url))
-        assert call(storage.show, asked(call(storage.url, "suite/65f8/original", 60))).body == self.content
+            call(storage.show, request_of(url))
+        assert call(storage.show, request_of(call(storage.url, "suite/65f9/original", 60))).body == self.content
+
+    def test_server_that_is_away_is_told_and_found_again(
+        self, storage: SftpStorage, server: asyncssh.SSHAcceptor, call: Call, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        """A lost connection is made again; without a server the storage says that it cannot be reached."""
+        call(storage.check)
+        assert storage._connection is not None
+        storage._connection.abort()
+        loop.run_until_complete(storage._connection.wait_closed())
+        call(storage.check)
+        server.close()
+        storage._connection.abort()
+        loop.run_until_complete(storage._connection.wait_closed())
+        with pytest.raises(DependencyUnavailable):
+            call(storage.check)
+
+
+def request_of(url: str) -> PluginRequest:
+    """Return what the plugin's route gets when a browser asks for the URL."""
+    return PluginRequest("GET", query=dict(parse_qsl(urlsplit(url).query)))

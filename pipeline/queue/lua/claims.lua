@@ -3,8 +3,8 @@
 local function new_claims(wanted, mark, now, leases, lease_ms)
   local self, states, members, seen = {list = {}, wanted = wanted}, {}, {}, {}
 
-  -- to_try: the held provider that this job alone may ask, or nil.
-  function self.take(id, record, state, to_try)
+  -- to_try: the held provider that this job alone may ask, or nil. turns: gives the job its turn at `turn_of`, if that is not nil.
+  function self.take(id, record, state, to_try, turns, turn_of)
     seen[id] = true
     local lease, attempt, stalls = id .. '|' .. mark, (tonumber(state.attempt) or 0) + 1, tonumber(state.stalls) or 0
     state.state, state.lease, state.attempt, state.stalls, state.readyAt = 'active', lease, attempt, stalls, nil
@@ -13,7 +13,8 @@ local function new_claims(wanted, mark, now, leases, lease_ms)
     states[#states + 1], states[#states + 2] = state_key(id), cjson.encode(state)
     members[#members + 1], members[#members + 2] = now + lease_ms, lease
     local err = type(state.error) == 'string' and state.error or ''
-    self.list[#self.list + 1] = {id, record, attempt, stalls, lease, err, to_try or ''}
+    local turn_in = turn_of and math.ceil(turns.book(turn_of, lease) - now) or 0
+    self.list[#self.list + 1] = {id, record, attempt, stalls, lease, err, to_try or '', turn_of or '', turn_in}
   end
 
   function self.free()

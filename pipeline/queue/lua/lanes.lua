@@ -2,8 +2,10 @@
 -- A job belongs to a lane, which its record names; a lane has providers, any of which will do. A hold keeps everybody from asking one
 -- provider. While all providers of a lane are held, its jobs are parked: they keep their order, cost nothing, and the jobs of other
 -- lanes pass them. A lane that is not known is that of the name ''.
--- `holds` is one JSON string: {providers: {name: {until, wait, tries, reason, cause}}, parked: {lane: 1}}. It is missing while nothing is held
--- or parked. until: when the hold ends (ms) or, where `wait` is not 0, when a single job may try the provider: it could not be asked, and
+-- A provider with limits that has no turn left for now (turns.lua) closes lanes as a held one does. A lane that has such a provider is
+-- paced: a job that is claimed from it gets its turn with the claim, and its parked jobs go before its waiting ones.
+-- `holds` is one JSON string: {providers: {name: {until, wait, tries, reason, cause}}, parked: {lane: 1}, turns}. It is missing while nothing
+-- is held, parked or booked. until: when the hold ends (ms) or, where `wait` is not 0, when a single job may try the provider: it could not be asked, and
 -- each such job moves `until` on by `wait` (ms) until one has an answer. `parked` is a sorted set of 'lane|submittedAt|job id', by name.
 -- tries: how many did; each time it is the next of the line, in each lane by turns, lest those whose fault it is (if it is) be the
 -- only ones.
@@ -39,12 +41,13 @@ local function note_finding(providers, finding, now, longest)
   providers[name] = {['until'] = until_ms, wait = wait, tries = hold and hold.tries or 0, reason = reason, cause = cause}
 end
 
--- The holds and the parked jobs during one step. text: what `holds` has. lanes, avoided: see step.lua, as JSON.
-local function new_book(text, parked, lanes, avoided, now, longest_age)
+-- The holds and the parked jobs during one step. text: what `holds` has. lanes, avoided, limits: see step.lua, as JSON.
+local function new_book(text, parked, lanes, avoided, limits, leases, now, longest_age)
   local kept = text and decode(text) or {}
   local providers = type(kept.providers) == 'table' and kept.providers or {}
   local parked_lanes = type(kept.parked) == 'table' and kept.parked or {}
   local self, chains, avoids, left, to_park = {}, decode(lanes), {}, {}, {}
+  local turns = new_turns(kept.turns, limits, leases, now)
   for _, lane in ipairs(decode(avoided)) do avoids[lane] = true end
 
   function self.note(findings, longest)
@@ -60,26 +63,46 @@ local function new_book(text, parked, lanes, avoided, now, longest_age)
     return avoids[chains[lane] and lane or '']
   end
 
-  -- Returns whether jobs of a lane may be claimed, which provider a single one may try, and else when that changes (ms).
+  local function is_behind(lane)
+    return string.sub(lane, 1, 1) == BACKGROUND
+  end
+
+  local function chain_of(lane)
+    return chains[lane] or chains[''] or {}
+  end
+
+  local function is_paced(lane)
+    for _, name in ipairs(chain_of(lane)) do
+      if turns.is_limited(name) then return true end
+    end
+    return false
+  end
+
+  -- Returns whether jobs of a lane may be claimed, which provider a single one may try, and else when that changes (ms). Of a job that
+  -- may be claimed: which provider it gets a turn at, or nil.
   local function look_at(lane)
+    local behind = turns.opens_behind(lane)
+    if behind then return false, nil, behind end
     local to_try, opens_at
-    for _, name in ipairs(chains[lane] or chains[''] or {}) do
-      local hold = providers[name]
-      if not hold then return true, to_try end
-      if hold['until'] <= now then to_try = to_try or name end
-      opens_at = math.min(opens_at or hold['until'], hold['until'])
+    for _, name in ipairs(chain_of(lane)) do
+      local hold, booked = providers[name], turns.opens_at(name)
+      if not hold and not booked then return true, to_try, nil, turns.is_limited(name) and name or nil end
+      if hold and hold['until'] <= now then to_try = to_try or name end
+      local at = math.max(hold and hold['until'] or 0, booked or 0)
+      opens_at = math.min(opens_at or at, at)
     end
     return opens_at == nil, to_try, opens_at
   end
 
-  local function take(claims, id, record, state, to_try)
+  local function take(claims, id, record, state, to_try, turn_of)
     local hold = providers[to_try]
     if hold then hold['until'], hold.tries = now + hold.wait, hold.tries + 1 end
-    claims.take(id, record, state, to_try)
+    claims.take(id, record, state, to_try, turns, turn_of)
   end
 
-  -- From when on a parked job is claimed in any case, to be given up.
+  -- From when on a parked job is claimed in any case, to be given up. One in the background waits for as long as it takes.
   local function old_at(member)
+    if string.sub(member, 1, 1) == BACKGROUND then return now + longest_age end
     return tonumber(string.match(member, '|(%d+)|[^|]*$')) + longest_age
   end
 
@@ -104,14 +127,63 @@ local function new_book(text, parked, lanes, avoided, now, longest_age)
   -- Claims a waiting job, parks it while its lane is closed, or leaves it to other workers.
   function self.choose(claims, id, record, state)
     local lane, member = place_in_lane(id, record)
-    local is_open, to_try = look_at(lane)
+    local is_open, to_try, _, turn_of = look_at(lane)
+    if is_open and turn_of and parked_lanes[lane] then return park(lane, member) end
     -- It is the oldest of a lane that tries a provider.
     if not is_open and (not to_try or parked_lanes[lane] or is_avoided(lane)) then return park(lane, member) end
     if is_avoided(lane) then
       left[#left + 1] = id
     else
-      take(claims, id, record, state, to_try)
+      take(claims, id, record, state, to_try, turn_of)
     end
+  end
+
+  -- The first parked job of the paced lanes that are open, the one submitted first: its lane and member, or nil. behind: of those whose
+  -- jobs are in the background, and else of the others.
+  local function next_in_turn(behind)
+    local first_lane, first, submitted_at
+    for lane in pairs(parked_lanes) do
+      if is_behind(lane) == behind and is_paced(lane) and not is_avoided(lane) and look_at(lane) then
+        local member = parked_jobs(parked, lane, 1)[1]
+        if not member then
+          parked_lanes[lane] = nil
+        elseif not first or string.match(member, '|(%d+|[^|]*)$') < submitted_at then
+          first_lane, first, submitted_at = lane, member, string.match(member, '|(%d+|[^|]*)$')
+        end
+      end
+    end
+    return first_lane, first
+  end
+
+  -- A job that was put back to the front was submitted before those of its lane that are parked, and is to be claimed before them.
+  local function park_front(at_most)
+    for _ = 1, next(parked_lanes) and at_most or 0 do
+      local id = redis.call('LINDEX', waiting, -1)
+      local record = id and redis.call('MGET', record_key(id))[1]
+      local lane, member = place_in_lane(id or '', record)
+      if not record or not parked_lanes[lane] or not is_paced(lane) then return end
+      redis.call('RPOP', waiting)
+      if (read_state(id).state or 'waiting') == 'waiting' then park(lane, member) end
+    end
+  end
+
+  -- parked -> active for paced lanes, one by one in order of submission while there are turns.
+  local function claim_in_turn(claims, behind, reserved)
+    local lane, member = next_in_turn(behind)
+    while member and claims.free() > reserved do
+      redis.call('ZREM', parked, member)
+      claims.consider({string.match(member, '[^|]*$')}, function(id, record, state)
+        local _, to_try, _, turn_of = look_at(lane)
+        take(claims, id, record, state, to_try, turn_of)
+      end)
+      lane, member = next_in_turn(behind)
+    end
+  end
+
+  -- As claim_parked for paced lanes in the background. reserved: so many slots are left free.
+  function self.claim_parked_behind(claims, reserved)
+    write_parked()
+    claim_in_turn(claims, true, reserved)
   end
 
   -- The lanes that have parked jobs, {name, ...}, and how many tries there have been: each time another lane is the first.
@@ -132,12 +204,16 @@ local function new_book(text, parked, lanes, avoided, now, longest_age)
 
   -- parked -> waiting for lanes that are open; -> active for one that tries a provider, and for those that are too old.
   function self.claim_parked(claims, promote_at_most)
+    park_front(promote_at_most)
     write_parked()
+    claim_in_turn(claims, false, 0)
     local names, tries = lanes_in_turn()
     for _, lane in ipairs(names) do
       local is_open, to_try = look_at(lane)
       local members = {}
-      if is_open then
+      if is_open and is_paced(lane) then
+        members = {}
+      elseif is_open then
         members = parked_jobs(parked, lane, promote_at_most)
       elseif claims.free() > 0 then
         for _, member in ipairs(parked_jobs(parked, lane, claims.free())) do
@@ -172,14 +248,15 @@ local function new_book(text, parked, lanes, avoided, now, longest_age)
   end
 
   -- The earlier of `due` and when a parked job may be claimed (ms); forgets lanes that have none.
-  function self.next_due(due)
+  -- claims_behind: there is a free slot for jobs in the background; else an end of another job makes one.
+  function self.next_due(due, claims_behind)
     for lane in pairs(parked_lanes) do
       local member = parked_jobs(parked, lane, 1)[1]
       if member then
         local is_open, _, opens_at = look_at(lane)
         -- The worker itself knows when it will try a provider again that it alone could not reach.
         local at = is_avoided(lane) and old_at(member) or is_open and now or math.min(opens_at, old_at(member))
-        due = math.min(due or at, at)
+        if claims_behind or not (is_open and is_behind(lane) and is_paced(lane)) then due = math.min(due or at, at) end
       else
         parked_lanes[lane] = nil
       end
@@ -189,9 +266,9 @@ local function new_book(text, parked, lanes, avoided, now, longest_age)
 
   -- Writes what has changed; returns the held providers as JSON, '' when there are none.
   function self.save(holds, before)
-    local is_held = next(providers) ~= nil
-    if is_held or next(parked_lanes) then
-      local after = cjson.encode({providers = providers, parked = parked_lanes})
+    local is_held, booked = next(providers) ~= nil, turns.kept()
+    if is_held or next(parked_lanes) or next(booked) then
+      local after = cjson.encode({providers = providers, parked = parked_lanes, turns = next(booked) and booked or nil})
       if after ~= before then redis.pcall('SET', holds, after) end
     elseif before then
       redis.call('DEL', holds)

@@ -3,7 +3,7 @@
 -- KEYS: those of place.lua, delayed, leases, completed, failed, paused, holds, parked, owner, watched
 -- ARGV: clock offset (ms), how long the mark lasts (ms), jobs of the line at most, jobs beside it at most, job ids that are asked for...
 -- Returns: {mode (see owner.lua), ids of the line as one text, front first, parked jobs as one text (members, see lanes.lua), jobs beside
---   the line, held providers (JSON) or '', jobs that ended in the last minute, now (ms)}
+--   the line, held providers (JSON, see turns.lua) or '', jobs that ended in the last minute, now (ms)}
 --   jobs beside the line are those that run, those delayed and those asked for: {id, state (JSON) or '', what the process that runs it
 --   has written or '', due (ms) or '', its record is there (1|0), it is completed (1|0)} each
 local delayed, leases, completed, failed = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
@@ -41,6 +41,8 @@ local function read_line()
     local turns = math.ceil((line_at_most - #line) / #alive)
     alive, from = add_turns(line, alive, from, turns), from + turns
   end
+  local behind = redis.call('LRANGE', list_of(BACKGROUND), -math.max(1, line_at_most - #line), -1)
+  for i = #behind, 1, -1 do line[#line + 1] = behind[i] end
   return table.concat(line, '\n', 1, math.min(#line, line_at_most))
 end
 
@@ -66,7 +68,6 @@ for first = 1, #ids, others_at_most do
 end
 
 local kept = redis.call('MGET', holds, paused, owner)
-local providers = decode(kept[1]).providers
-local held = type(providers) == 'table' and next(providers) and cjson.encode(providers) or ''
+local held = shown_holds(decode(kept[1]), now)
 local ended = redis.call('ZCOUNT', completed, now - MINUTE_MS, '+inf') + redis.call('ZCOUNT', failed, now - MINUTE_MS, '+inf')
 return {mode_of('', kept[3], kept[2]), read_line(), table.concat(redis.call('ZRANGE', parked, 0, line_at_most - 1), '\n'), others, held, ended, now}

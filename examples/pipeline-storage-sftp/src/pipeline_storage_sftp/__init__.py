@@ -103,6 +103,7 @@ class SftpStorage:
         """Store the image beside its place and move it there, so that nobody ever reads half of one."""
         client, place = await self._sftp(), self._place(public_id)
         part = f"{place}.{secrets.token_hex(4)}.part"
+        file.seek(0)
         with _told():
             await client.makedirs(posixpath.dirname(place), exist_ok=True)
             try:

@@ -1,0 +1,290 @@
+"""The command `eval`: asks several AI providers, or one with several prompts, about photos of which people have said
+what they show, and tells which one is right more often, for how much money and time. It asks the providers itself, from
+the same settings as the service, which need not run: no asset, no job and no budget knows of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from time import monotonic
+from typing import cast
+
+import click
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+
+from pipeline import logs
+from pipeline.client import ClientError
+from pipeline.commands import running
+from pipeline.commands.moving import places, with_json
+from pipeline.commands.scores import RIGHT, UNSURE, WRONG, Score
+from pipeline.commands.shown import shown
+from pipeline.commands.truths import Case, corrected, labelled
+from pipeline.errors import ConfigurationError, NotReady, PermanentJobError, PipelineError, RetryableJobError
+from pipeline.hooks import faults
+from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.catalogue import PROVIDER, Catalogue
+from pipeline.hooks.checks import cleaned, result_fault
+from pipeline.hooks.context import Lender
+from pipeline.hooks.load_checks import nearest
+from pipeline.hooks.progress import Reporting, takes_progress
+from pipeline.hooks.protocols import Analysis, AnalyzeRequest
+from pipeline.hooks.providers import SERVICE, Photo
+from pipeline.hooks.values import MemoryValues
+from pipeline.metrics import Metrics
+from pipeline.settings import Settings, plugin_variable
+from pipeline.texts import cause_of
+
+stdout, stderr = Console(emoji=False), Console(stderr=True, emoji=False)
+# As the queue does it: three attempts. One that asks for a longer wait than this is asked again all the same.
+ATTEMPTS, BACKOFF_SECONDS, WAIT_AT_MOST_SECONDS = 3, 2.0, 60.0
+PROMPT, PROMPT_FIELD = "prompt", "prompt_path"
+
+
+@click.command("eval")
+@click.option(
+    "--provider",
+    "names",
+    multiple=True,
+    metavar="NAME[:SETTING=VALUE,...]",
+    help="Whom to ask, perhaps with other settings of its own, as openai:prompt=FILE or openai:model=gpt-5.4; "
+    "may be given several times. Default: the providers in force.",
+)
+@click.option(
+    "--folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Photos with a labels.csv (file,category,brand,model,colorway) instead of corrected assets.",
+)
+@click.option("--category", help="Only photos of that one.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1), help="At most so many photos.")
+@click.option("--yes", is_flag=True, help="Do not ask before money is spent.")
+@with_json
+def evaluate(
+    names: Sequence[str], folder: Path | None, category: str | None, limit: int, yes: bool, as_json: bool
+) -> None:
+    """Compare AI providers, or prompts, over photos that people have corrected.
+
+    Right, wrong or unsure (no answer), of what people said: capitals, accents and punctuation do not matter. Every
+    photo is sent to every provider, which may cost money that no budget counts.
+    """
+    settings = running.load()
+    # What goes wrong is told at the end.
+    logs.configure(settings.log_format, "CRITICAL")
+    scores: list[Score] = []
+    work = _evaluate(settings, names or settings.all_providers, folder, category, limit, yes, scores)
+    is_whole = False
+    try:
+        asyncio.run(work)
+        is_whole = True
+    except KeyboardInterrupt:
+        stderr.print("Interrupted; so far:")
+    except ConfigurationError:
+        raise
+    except PipelineError as error:
+        cause = f": {cause_of(error)}" if error.__cause__ is not None else ""
+        raise ClientError(f"{error.message}{cause}") from error
+    _print(scores, as_json)
+    if not is_whole or not any(score.answers for score in scores):
+        raise SystemExit(1)
+
+
+async def _evaluate(
+    settings: Settings,
+    names: Sequence[str],
+    folder: Path | None,
+    category: str | None,
+    limit: int,
+    is_sure: bool,
+    scores: list[Score],
+) -> None:
+    """Fill in the scores, one for each name."""
+    async with AsyncExitStack() as opened:
+        # Their faults before anything else is opened.
+        asked = [await opened.enter_async_context(Asked(name, settings)) for name in names]
+        if folder is not None:
+            cases = labelled(folder, settings.categories, category, limit)
+        else:
+            found = await opened.enter_async_context(places(settings))
+            with stderr.status("Looking for photos that were corrected"):
+                cases = await corrected(found, category, limit)
+        if not cases:
+            where = "labels.csv names no such photo" if folder else "no asset was corrected"
+            raise ClientError(f"There is nothing to compare with: {where}")
+        for each in asked:
+            each.check(cases)
+        if not is_sure:
+            told = ", ".join(f"{each.score.label}: {sum(map(each.takes, cases))} photos" for each in asked)
+            click.confirm(f"Asks {shown(told)}. That may cost money. Go on?", abort=True, err=True)
+        scores += [each.score for each in asked]
+        columns = (SpinnerColumn(), TextColumn("Asking"), MofNCompleteColumn(), TextColumn("photos"))
+        with Progress(*columns, TimeElapsedColumn(), console=stderr) as progress:
+            for case in progress.track(cases):
+                await _compare(case, asked)
+
+
+async def _compare(case: Case, asked: Sequence[Asked]) -> None:
+    """Ask all about one photo, at once."""
+    taking = [each for each in asked if each.takes(case)]
+    try:
+        content = await case.read()
+    except (OSError, PipelineError) as error:
+        for each in taking:
+            each.score.fail(f"the photo cannot be read: {cause_of(error)}")
+        return
+    await asyncio.gather(*(each.ask(case, content) for each in taking))
+
+
+class Asked:
+    """A provider with the settings that it is to be asked with, while it is compared."""
+
+    def __init__(self, label: str, settings: Settings) -> None:
+        """label: NAME[:SETTING=VALUE,...]."""
+        self.score = Score(label)
+        self._name, _, changes = label.partition(":")
+        self._settings = settings.with_changed_plugin_variables(_changes(self._name, changes, settings))
+        self._metrics = Metrics()
+        self._catalogue = Catalogue(self._settings)
+        self._lender = Lender(self._settings, self._metrics, lambda name: MemoryValues())
+        self._next_at = 0.0
+        self._provider: BoundPlugin
+
+    async def __aenter__(self) -> Asked:
+        self._provider = self._catalogue.build(PROVIDER, self._name, self._metrics, self._lender)
+        try:
+            await self._provider.start()
+        except Exception as error:
+            await self.__aexit__()
+            what = "is not ready" if isinstance(error, NotReady) else "cannot start"
+            raise ConfigurationError(f"{self.score.label} {what}: {cause_of(error)}") from error
+        # A wrong key is told at once, and not after so many waits.
+        if reason := await self._provider.health():
+            await self.__aexit__()
+            raise ConfigurationError(f"{self.score.label} cannot be asked: {reason}")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._provider.close()
+        await self._lender.close()
+        await self._catalogue.sandbox.close()
+
+    def takes(self, case: Case) -> bool:
+        """Return whether it is asked about photos of that category."""
+        return self._provider.limits.takes(case.category)
+
+    def check(self, cases: Sequence[Case]) -> None:
+        """ConfigurationError when it cannot be asked about these photos."""
+        if not any(map(self.takes, cases)):
+            raise ConfigurationError(f"{self.score.label} takes photos of none of these categories")
+        if not getattr(self._provider.plugin, "needs_image", False) and not all(case.url for case in cases):
+            raise ConfigurationError(f"{self.score.label} fetches photos by their address, and these have none")
+
+    async def ask(self, case: Case, content: bytes) -> None:
+        """Ask it about one photo and count what comes of it."""
+        for attempt in range(1, ATTEMPTS + 1):
+            if self.score.stopped:
+                return
+            await self._wait_for_turn()
+            started_at = monotonic()
+            try:
+                self.score.calls += 1
+                analysis = await self._analyze(case, content, attempt)
+            except Exception as raised:
+                error = faults.job_error(raised, self._name, SERVICE)
+                tells_all = raised is error and raised.__cause__ is None
+                reason = error.message if tells_all else f"{error.message}: {cause_of(raised)}"
+                if isinstance(error, PermanentJobError) or attempt == ATTEMPTS:
+                    self.score.fail(reason)
+                    if isinstance(error, RetryableJobError) and not error.spends_attempt:
+                        self.score.stopped = reason
+                    return
+                assert isinstance(error, RetryableJobError)
+                await asyncio.sleep(min(error.retry_after_seconds or BACKOFF_SECONDS, WAIT_AT_MOST_SECONDS))
+            else:
+                self.score.add(case.name, case.category, case.truth, analysis, monotonic() - started_at)
+                return
+
+    async def _wait_for_turn(self) -> None:
+        """Keep to the rate that the provider declares."""
+        if (rate := self._provider.limits.rate) is None:
+            return
+        await asyncio.sleep(max(self._next_at - monotonic(), 0))
+        self._next_at = monotonic() + rate.interval_seconds
+
+    async def _analyze(self, case: Case, content: bytes, attempt: int) -> Analysis:
+        provider, seconds = self._provider, self._settings.provider_timeout_seconds
+
+        async def read() -> bytes:
+            return content
+
+        photo = Photo(read, case.content_type, self._catalogue.sandbox)
+        image, content_type = await photo.for_provider(provider, seconds)
+        request = AnalyzeRequest(
+            image_url=case.url,
+            category=case.category,
+            asset_id=case.name,
+            job_id="eval",
+            request_id="eval",
+            attempt=attempt,
+            timeout_seconds=seconds,
+            image=image,
+            content_type=content_type,
+        )
+        keywords = {"progress": Reporting()} if takes_progress(provider.function("analyze")) else {}
+        result = await provider.call("analyze", seconds, request, keywords=keywords)
+        if fault := result_fault(result):
+            raise RetryableJobError("AI service sent an invalid result") from ValueError(fault)
+        return cleaned(cast(Analysis, result))
+
+
+def _changes(name: str, text: str, settings: Settings) -> dict[str, str]:
+    """Return the variables in SETTING=VALUE,...; ConfigurationError when the provider has no such setting."""
+    own = Catalogue(settings).own_settings().get(name)
+    known = [*own.model_fields] if own is not None else []
+    changes = {}
+    for change in re.split(r",(?=\w+=)", text) if text else ():
+        field, is_given, value = change.partition("=")
+        field = field.strip().lower()
+        if field == PROMPT and PROMPT not in known:
+            field = PROMPT_FIELD
+        if not is_given or not value or field not in known:
+            there = f"there are: {', '.join(known) or 'none'}{nearest(field, known)}"
+            raise ConfigurationError(f"--provider {name}: {change!r} is no SETTING=VALUE of its own; {there}")
+        changes[plugin_variable(name, field)] = value
+    return changes
+
+
+def _print(scores: Sequence[Score], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"results": [score.to_json() for score in scores]}))
+        return
+    fields = Table(Column("provider", overflow="fold"), "field", RIGHT, WRONG, UNSURE)
+    totals = Table(Column("provider", overflow="fold"), "answered", "failed", "seconds", "cost", "tokens in, out")
+    for score in scores:
+        for name, counts in score.fields.items():
+            if counts:
+                cells = (counts[outcome] for outcome in (RIGHT, WRONG, UNSURE))
+                fields.add_row(shown(score.label), name, *(str(count) for count in cells))
+        tokens = ", ".join("?" if each is None else str(each) for each in map(score.tokens, ("input", "output")))
+        seconds = f"{taken['mean']:.2f}" if (taken := score.to_seconds()) else ""
+        totals.add_row(shown(score.label), str(len(score.answers)), str(score.failed), seconds, _cost(score), tokens)
+    stdout.print(fields)
+    stdout.print(totals)
+    for score in scores:
+        for reason, count in score.failures.most_common(3):
+            told = f"{score.label}: {count} failed: {reason}"
+            stderr.print(shown(told), highlight=False, soft_wrap=True)
+        if score.stopped:
+            stderr.print(f"{shown(score.label)} was not asked about the rest", highlight=False, soft_wrap=True)
+
+
+def _cost(score: Score) -> str:
+    if not score.answers:
+        return ""
+    costs = score.costs
+    return "unknown" if costs is None else ", ".join(f"{cost:.4f} {name}" for name, cost in costs.items())

@@ -1,0 +1,154 @@
+"""/plugins/NAME/...: the routes of plugins, with our tokens, limits, errors and access line.
+
+Nothing of ours stands under /plugins/, so no route of a plugin can take the place of one. Who is calling is settled
+before a body byte is looked at. Runs on the event loop, a plain `def` of a plugin in its threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote
+
+import tornado.web
+
+from pipeline.errors import Forbidden, NotFound, PipelineError, ValidationError
+from pipeline.handlers.base import BaseHandler
+from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.routes import ADMIN, OPERATOR, PUBLIC, PluginReply, PluginRequest, Route, find_routes
+from pipeline.hooks.serving import RouteFailed, answer
+
+PREFIX = "/plugins/"
+# What a plugin's page has no use for unless it says so: it would have the origin of our pages.
+POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+# A plugin has no use for what proves who is calling.
+SECRET_HEADERS = ("authorization", "cookie", "proxy-authorization")
+Served = Mapping[str, Sequence[tuple[BoundPlugin, Route]]]
+
+
+class PluginRouteHandler(BaseHandler):
+    """Every route of every plugin."""
+
+    def initialize(  # type: ignore[override]
+        self, *, plugin_routes: Callable[[], Served], seconds: float, **common: Any
+    ) -> None:
+        """plugin_routes: by the plugin's name. seconds: how long a handler may take."""
+        super().initialize(**common)
+        self._seconds = seconds
+        self._body = bytearray()
+        self._chosen: tuple[BoundPlugin, Route, Mapping[str, str]] | None = None
+        self._early_error: Exception | None = None
+        name, slash, rest = (self.request.path or "").removeprefix(PREFIX).partition("/")
+        served = plugin_routes().get(unquote(name), ()) if slash else ()
+        plugins = {id(route): plugin for plugin, route in served}
+        found = find_routes([route for _, route in served], slash + rest)
+        self._found = {route.method: (plugins[id(route)], route, params) for route, params in found}
+        if found:
+            plugin, route, _ = self._found.get(str(self.request.method), next(iter(self._found.values())))
+            # A template, so that the metrics do not grow with the paths that are asked for.
+            self.route = f"{PREFIX}{plugin.name}{route.path}"  # type: ignore[misc]
+
+    async def prepare(self) -> None:
+        try:
+            super().prepare()
+            if self.request.method == "OPTIONS":
+                self._check_found()
+            else:
+                self._chosen = await self._admit()
+        except (PipelineError, tornado.web.HTTPError) as error:
+            if self._has_body():
+                self.refuse(error, is_body_begun=False)
+            else:
+                self._early_error = error  # with nothing to drain, the method answers and the connection lives on
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        if self._chosen is None or self.is_refused:
+            return super().data_received(chunk)
+        most = self._chosen[1].max_body_bytes
+        self._body += chunk
+        if len(self._body) > most:
+            self._body.clear()
+            self.refuse(_too_large(most), is_body_begun=True)
+        return None
+
+    async def _serve(self, *_path: str) -> None:
+        if self.is_refused:
+            self.end_drain()
+            return
+        if self._early_error is not None:
+            raise self._early_error
+        assert self._chosen is not None
+        plugin, route, params = self._chosen
+        self._send(await answer(plugin, route, self._request_of(route, params), self._seconds))
+
+    get = post = put = patch = delete = _serve
+
+    def options(self, *path: str) -> None:
+        if self._early_error is not None:
+            raise self._early_error
+        super().options(*path)
+
+    async def _admit(self) -> tuple[BoundPlugin, Route, Mapping[str, str]]:
+        """Return what the caller asks for, if there is that and the caller may have it."""
+        self._check_found()
+        chosen = self._found.get(str(self.request.method))
+        if chosen is None:
+            raise tornado.web.HTTPError(405)
+        route = chosen[1]
+        if route.role != PUBLIC:
+            await self.authenticate()
+            self._check_role(chosen[0], route)
+        if not self.is_asking:
+            self.refuse_foreign_page()
+        if int(self.request.headers.get("Content-Length", "0")) > route.max_body_bytes:
+            raise _too_large(route.max_body_bytes)
+        return chosen
+
+    def _check_found(self) -> None:
+        if not self._found:
+            raise NotFound("Not found")
+
+    def _check_role(self, plugin: BoundPlugin, route: Route) -> None:
+        if route.role == ADMIN and not self.principal.is_admin:
+            raise Forbidden("Only for admins")
+        if route.role == OPERATOR and not self.principal.is_operator:
+            raise Forbidden("Only for operators")
+        if route.role == ADMIN and not self.is_asking:
+            self.begin_act(f"{route.method} {self.route}", plugin.name)
+
+    def _request_of(self, route: Route, params: Mapping[str, str]) -> PluginRequest:
+        query = {name: self.get_query_argument(name) for name in self.request.query_arguments}
+        headers = {name.lower(): value for name, value in self.request.headers.get_all()}
+        if route.role == PUBLIC:
+            caller: dict[str, Any] = {}
+        else:
+            headers = {name: value for name, value in headers.items() if name not in SECRET_HEADERS}
+            principal = self.principal
+            caller = {"user_id": principal.user_id, "role": principal.role, "claims": principal.claims}
+        body, method = bytes(self._body), str(self.request.method)
+        return PluginRequest(method, params, query, headers, body, request_id=self.request_id, **caller)
+
+    def _send(self, reply: PluginReply) -> None:
+        self.set_status(reply.status)
+        self.set_header("Content-Security-Policy", POLICY)
+        if reply.body:
+            self.set_header("Content-Type", reply.content_type)
+        else:
+            self.clear_header("Content-Type")
+        for name, value in reply.headers.items():
+            self.set_header(name, value)
+        self.finish(reply.body or None)
+
+    def _has_body(self) -> bool:
+        return self.request.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.request.headers
+
+    def _allowed_methods(self) -> str:
+        return ", ".join(name for name in self.SUPPORTED_METHODS if name in self._found or name == "OPTIONS")
+
+    def log_exception(self, *exc_info: Any) -> None:
+        if not isinstance(exc_info[1], RouteFailed):  # which is logged where the plugin was called
+            super().log_exception(*exc_info)
+
+
+def _too_large(most: int) -> ValidationError:
+    return ValidationError.of("body", f"Must have at most {most} bytes", "Request body too large")

@@ -1,0 +1,72 @@
+"""What is told of each plugin there is: by `run.py plugins`, by `check`, and by the suites. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.hooks.limits import FORMATS, Limits
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """One line of `run.py plugins`.
+
+    kind: provider | storage | notifier | hook (observers and filters), or "" for what could not be loaded at all.
+    package: the distribution, "built-in" or "PLUGINS_DIR".
+    state: selected | available | disabled | broken.
+    reason: why it is broken, else "": its faults in one text.
+    faults: why it is broken, one by one.
+    warnings: what is wrong and harms nothing yet; of one that is not selected also why it cannot be made as configured.
+    source: its file, "" when that is not known. import_ms: how long its import took.
+    methods: what of it is called, hooks included.
+    limits: what a provider declares, by the attribute's name, as JSON.
+    routes: "METHOD path (role)" of each it registers.
+    """
+
+    name: str
+    kind: str
+    package: str
+    version: str
+    state: str
+    reason: str = ""
+    faults: tuple[str, ...] = field(default=(), compare=False)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+    source: str = field(default="", compare=False)
+    import_ms: int | None = field(default=None, compare=False)
+    methods: tuple[str, ...] = field(default=(), compare=False)
+    limits: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    routes: tuple[str, ...] = field(default=(), compare=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return a line of `run.py plugins --json`."""
+        return {
+            "name": self.name,
+            "kind": self.kind or None,
+            "package": self.package,
+            "version": self.version or None,
+            "state": self.state,
+            "faults": list(self.faults),
+            "warnings": list(self.warnings),
+            "source": self.source or None,
+            "importMs": self.import_ms,
+            "methods": list(self.methods),
+            "limits": dict(self.limits),
+            "routes": list(self.routes),
+        }
+
+
+def limits_as_json(limits: Limits, extra_fields: object) -> dict[str, Any]:
+    """Return what is declared, by the name of the attribute. extra_fields: the schemas as the plugin has them."""
+    formats = {content_type: name for name, content_type in FORMATS.items()}
+    declared: dict[str, Any] = {
+        "categories": None if limits.categories is None else sorted(limits.categories),
+        "image_formats": None
+        if limits.content_types is None
+        else sorted(formats[each] for each in limits.content_types),
+        "max_in_flight": limits.max_in_flight,
+        "rate": None if limits.rate is None else {"n": limits.rate.n, "per_seconds": limits.rate.per_seconds},
+        "extra_fields": dict(extra_fields) if isinstance(extra_fields, Mapping) and limits.extra_fields else None,
+    }
+    return {name: value for name, value in declared.items() if value is not None}

@@ -1,0 +1,60 @@
+"""Counts what AI providers' answers took: calls, tokens and money by provider and model. Runs on the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from pipeline.hooks.protocols import Analysis
+
+if TYPE_CHECKING:
+    from prometheus_client import Counter
+
+    from pipeline.metrics import Metrics
+
+# A provider that names another model each time must not fill Prometheus.
+MODELS_AT_MOST, CURRENCIES_AT_MOST = 20, 5
+OTHER = "other"
+COSTS_AT_MOST = 100
+
+
+class UsageCounts:
+    """The counters of all providers of one process."""
+
+    def __init__(self, metrics: Metrics, providers: Iterable[str] = ()) -> None:
+        """providers: whose series are there from the start."""
+        self._metrics = metrics
+        self._models: dict[str, dict[str, tuple[Counter, Counter, Counter]]] = {}
+        self._costs: dict[tuple[str, str, str], Counter] = {}
+        self._currencies: set[str] = set()
+        for provider in providers:
+            metrics.ai_calls.labels(provider, "")
+            metrics.ai_cost.labels(provider, "", "USD")
+
+    def count(self, provider: str, analysis: Analysis) -> None:
+        """Count one answer of the provider."""
+        models = self._models.setdefault(provider, {})
+        model = analysis.ai_model
+        if model not in models:
+            model = model if len(models) < MODELS_AT_MOST else OTHER
+            of_model = (provider, model)
+            tokens = [self._metrics.ai_tokens.labels(*of_model, direction) for direction in ("input", "output")]
+            models[model] = self._metrics.ai_calls.labels(*of_model), tokens[0], tokens[1]
+        calls, input_tokens, output_tokens = models[model]
+        calls.inc()
+        if (usage := analysis.usage) is None:
+            return
+        input_tokens.inc(usage.input_tokens or 0)
+        output_tokens.inc(usage.output_tokens or 0)
+        if usage.cost is not None:
+            key = (provider, model, usage.currency)
+            if (cost := self._costs.get(key)) is None:
+                cost = self._metrics.ai_cost.labels(provider, model, self._currency(usage.currency))
+                if len(self._costs) < COSTS_AT_MOST:
+                    self._costs[key] = cost
+            cost.inc(usage.cost)
+
+    def _currency(self, currency: str) -> str:
+        if len(self._currencies) < CURRENCIES_AT_MOST:
+            self._currencies.add(currency)
+        return currency if currency in self._currencies else OTHER

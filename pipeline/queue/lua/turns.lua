@@ -1,0 +1,120 @@
+-- When providers with limits may be called. Not a script of its own: step.lua and pace.lua give turns, stats.lua and snapshot.lua
+-- show who waits for one.
+-- limits: {providers: {name: {every = between two calls (ms), 0: no limit; most = calls at once, 0: no limit}}, behind: {lane: [name...]}},
+-- as JSON. behind: providers that jobs of the lane ask after others have answered.
+-- `holds` keeps turns: {name: {next = when the next call may begin (ms), most, running = {lease: 1}}}, only where it says something.
+-- A turn is for one call: it begins at an instant of its own, so that calls of all processes are spread evenly.
+-- A job gets its turn so long before, so that it is ready by then.
+local AHEAD_MS = 500
+-- A lane whose jobs may ask a provider later on is closed while that one is booked for longer.
+local BEHIND_MS = 3000
+-- No turn is given longer before than this: pace.lua gives the earliest.
+local LONGEST_AHEAD_MS = 10000
+local LOOK_AGAIN_MS = 1000
+local TURN_REASON = 'Waiting for a turn at the AI service'
+
+local function size_of(set)
+  local count = 0
+  for _ in pairs(set or {}) do count = count + 1 end
+  return count
+end
+
+-- The held providers as JSON and, where jobs wait for them, those that are booked out; '' when there are none.
+local function shown_holds(kept, now)
+  local shown = {}
+  for name, turn in pairs(next(type(kept.parked) == 'table' and kept.parked or {}) and kept.turns or {}) do
+    local is_full = turn.most > 0 and size_of(turn.running) >= turn.most
+    local opens_at = turn['next'] > now + AHEAD_MS and turn['next'] or is_full and now + LOOK_AGAIN_MS
+    if opens_at then
+      shown[name] = {['until'] = opens_at, wait = 0, tries = 0, reason = TURN_REASON, cause = '', paced = 1}
+    end
+  end
+  for name, hold in pairs(type(kept.providers) == 'table' and kept.providers or {}) do shown[name] = hold end
+  return next(shown) and cjson.encode(shown) or ''
+end
+
+-- The turns during one script. kept: what `holds` has of them. leases: see step.lua.
+local function new_turns(kept, limits, leases, now)
+  local turns, known = type(kept) == 'table' and kept or {}, decode(limits)
+  local of, behind, fresh, self = known.providers or {}, known.behind or {}, {}, {}
+  for name, turn in pairs(turns) do
+    -- A clock that was set back must not close a provider for hours.
+    turn['next'] = math.min(turn['next'], now + LONGEST_AHEAD_MS + (of[name] and of[name].every or 0))
+  end
+
+  -- A job that has ended, or whose process was lost, runs no call.
+  local function forget_ended(turn)
+    local names = {}
+    for lease in pairs(turn.running) do names[#names + 1] = lease end
+    if #names == 0 then return end
+    local scores = redis.call('ZMSCORE', leases, unpack(names))
+    for i, lease in ipairs(names) do
+      if not scores[i] and not fresh[lease] then turn.running[lease] = nil end
+    end
+  end
+
+  local function is_full(name, lease)
+    local limit, turn = of[name], turns[name]
+    if limit.most == 0 or not turn or turn.running[lease or ''] or size_of(turn.running) < limit.most then return false end
+    forget_ended(turn)
+    return size_of(turn.running) >= limit.most
+  end
+
+  function self.is_limited(name)
+    return of[name] ~= nil
+  end
+
+  -- When that may change (ms), or nil when a turn of the provider may be given now. ahead: how long before its instant (ms).
+  function self.opens_at(name, ahead, lease)
+    if not of[name] or not turns[name] then return nil end
+    local first = turns[name]['next'] - (ahead or AHEAD_MS)
+    return first > now and first or is_full(name, lease) and now + LOOK_AGAIN_MS or nil
+  end
+
+  -- When a lane opens that is closed for a provider its jobs ask later on, or nil.
+  function self.opens_behind(lane)
+    local opens_at
+    for _, name in ipairs(behind[lane] or behind[''] or {}) do
+      local at = turns[name] and turns[name]['next'] - BEHIND_MS or 0
+      if at <= now then return nil end
+      opens_at = math.min(opens_at or at, at)
+    end
+    return opens_at
+  end
+
+  -- Gives the next turn to that lease and returns when its call may begin (ms).
+  function self.book(name, lease)
+    local limit, turn = of[name], turns[name] or {['next'] = 0, running = {}}
+    local at = math.max(now, turn['next'])
+    turn.most = limit.most
+    if limit.every > 0 then turn['next'] = at + limit.every end
+    if limit.most > 0 then turn.running[lease], fresh[lease] = 1, true end
+    turns[name] = turn
+    return at
+  end
+
+  -- Takes back a turn whose instant has passed unused, unless a later one was given.
+  function self.give_back(name, at)
+    local turn = turns[name]
+    local every = of[name] and of[name].every or 0
+    -- `at` is as exact as the clock of the process that had the turn.
+    if turn and every > 0 and math.abs(turn['next'] - at - every) < every / 2 then turn['next'] = at end
+  end
+
+  function self.end_call(name, lease)
+    if turns[name] then turns[name].running[lease] = nil end
+  end
+
+  -- Returns what is worth keeping.
+  function self.kept()
+    for name, turn in pairs(turns) do
+      if turn['next'] <= now then
+        forget_ended(turn)
+        if not next(turn.running) then turns[name] = nil end
+      end
+    end
+    return turns
+  end
+
+  return self
+end

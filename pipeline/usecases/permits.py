@@ -1,0 +1,142 @@
+"""Use case: what one job needs before a provider is asked: a turn, where the provider has a pace, and a budget that is
+not spent, where there is one. It also knows what was answered before, where that is given again.
+
+A job that was claimed for a provider with a pace has its turn already (queue/lua/turns.lua); for one that it asks
+instead of that, or after it, it gets one here. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from time import monotonic
+from typing import Protocol
+
+import structlog
+
+from pipeline.assets.asset import Asset
+from pipeline.errors import BudgetReached, DependencyUnavailable, RetryableJobError
+from pipeline.hold import Pace
+from pipeline.hooks import Analysis
+from pipeline.queue.job import Job
+from pipeline.texts import cause_of
+from pipeline.usecases.budgets import Budgets
+from pipeline.usecases.result_cache import ResultCache, key_of
+
+log = structlog.get_logger(__name__)
+
+# So long a job may hold its slot while it waits for a turn.
+WAIT_SECONDS = 5.0
+# A turn that is used later than this part of its interval, or than so many seconds, would be too near to the next one.
+LATE_SHARE, LATE_SECONDS = 0.02, 0.02
+NO_TURN = "Waiting for a turn at the AI service"
+
+
+class Turns(Protocol):
+    """Who gives turns; JobQueue has it."""
+
+    async def take_turn_at(
+        self, provider: str, lease: str, wait_seconds: float, late_seconds: float | None = None
+    ) -> tuple[bool, float]:
+        """See JobQueue."""
+
+    async def end_turn_at(self, provider: str, lease: str) -> None:
+        """See JobQueue."""
+
+
+class Permits:
+    """Makes the permit of each job."""
+
+    def __init__(
+        self,
+        turns: Turns,
+        paces: Mapping[str, Pace],
+        budgets: Budgets | None = None,
+        free: Collection[str] = (),
+        cache: ResultCache | None = None,
+        versions: Mapping[str, tuple[str, str]] = {},
+    ) -> None:
+        """paces: the limits of those providers that have any. budgets: None when nothing is limited.
+        free: providers that cost nothing. cache: None where answers are not given again. versions: the AI model and
+        prompt of each provider.
+        """
+        self.turns = turns
+        self.paces = paces
+        self.budgets = budgets
+        self.free = free
+        self.cache = cache
+        self.versions = versions
+
+    def of(self, job: Job, asset: Asset) -> JobPermit | None:
+        """Return the job's permit, None when it may ask as it likes and nothing is known of before."""
+        return JobPermit(self, job, asset) if self.paces or self.budgets or self.cache else None
+
+
+class JobPermit:
+    """The Permit of one job (hooks/providers.py)."""
+
+    def __init__(self, permits: Permits, job: Job, asset: Asset) -> None:
+        self._permits = permits
+        self._asset = asset
+        self._lease = job.lease
+        self._turn = job.turn
+        self._user_id = asset.user_id
+
+    async def known(self, provider: str) -> Analysis | None:
+        """See Permit."""
+        cache, key = self._permits.cache, self._key(provider)
+        return await cache.find(key) if cache and key else None
+
+    def _key(self, provider: str) -> str:
+        versions, digest = self._permits.versions.get(provider, ("", "")), self._asset.original.sha256
+        return key_of(digest, self._asset.category, provider, *versions) if digest else ""
+
+    async def allow(self, provider: str) -> BudgetReached | None:
+        """See Permit."""
+        budgets = self._permits.budgets
+        if budgets is None or provider in self._permits.free:
+            return None
+        return await budgets.refusal(provider, self._user_id)
+
+    async def begin(self, provider: str, *, waits: bool) -> RetryableJobError | None:
+        """See Permit."""
+        pace = self._permits.paces.get(provider)
+        if pace is None:
+            return None
+        late_seconds = None
+        if self._turn is not None and self._turn.provider == provider:
+            left_seconds, self._turn = self._turn.begins_at - monotonic(), None
+            if not pace.interval_seconds or -left_seconds <= max(LATE_SECONDS, LATE_SHARE * pace.interval_seconds):
+                await _sleep(left_seconds)
+                return None
+            late_seconds = -left_seconds
+        is_given, seconds = await self._permits.turns.take_turn_at(
+            provider, self._lease, WAIT_SECONDS if waits else 0, late_seconds
+        )
+        if is_given:
+            await _sleep(seconds)
+            return None
+        error = RetryableJobError(NO_TURN, spends_attempt=False)
+        error.provider = provider
+        return error
+
+    async def end(self, provider: str, analysis: Analysis | None) -> None:
+        """See Permit."""
+        if analysis is not None and self._permits.budgets is not None and provider not in self._permits.free:
+            await self._permits.budgets.record(provider, self._user_id, analysis.usage)
+        if analysis is not None and self._permits.cache is not None and (key := self._key(provider)):
+            await self._permits.cache.keep(key, analysis)
+        pace = self._permits.paces.get(provider)
+        if pace is None or pace.at_once is None:
+            return
+        try:
+            await self._permits.turns.end_turn_at(provider, self._lease)
+        except DependencyUnavailable as error:
+            # The end of the job ends it as well.
+            log.warning("turn_not_ended", plugin=provider, cause=cause_of(error))
+
+
+async def _sleep(seconds: float) -> None:
+    # Not even a turn of the loop for what is due.
+    if seconds > 0:
+        await asyncio.sleep(seconds)

@@ -1,0 +1,1 @@
+"""What the AI providers `openai`, `anthropic` and `gemini` share: prompt, photo, answer, waits and prices."""

@@ -1,0 +1,272 @@
+"""A provider that shows the photo to a vision model over HTTP and holds its answer against our schema.
+
+What one endpoint is asked and how it answers: ai_openai.py, ai_anthropic.py, ai_gemini.py, which subclass
+VisionProvider. Over HTTP and not through the makers' SDKs: each takes half a second to import, brings an HTTP client of
+its own, and repeats calls that the queue repeats. The photo itself is sent, never its URL: that may not be reachable
+from outside, and is nobody's business there. Runs on the event loop; photos are made small in the sandbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, RetryableJobError, is_unreachable
+from pipeline.hooks import Analysis, AnalyzeRequest, Context, Rate, Sandbox
+
+from ..ai_http import BUSY, CONNECT_SECONDS, MAX_MESSAGE_LENGTH, TIMED_OUT, UNAVAILABLE, read_reply
+from . import prompt as prompts
+from .answers import UnreadableAnswer, attributes_in, one_line
+from .settings import VisionSettings
+from .waits import wait_of
+
+REFUSED = "AI service refused the image: its content is not allowed there"
+NO_QUOTA = "AI service quota is used up"
+JPEG_QUALITY = 85
+# Of a call's time: until the photo's turn to be made small comes, and for that. The rest is the endpoint's.
+TURN_SHARE, SHRINK_SHARE = 0.4, 0.3
+CHECK_SECONDS = 5.0
+MAX_NAME_LENGTH = 200
+# How long jobs wait when our key, account or model is refused: no photo is at fault, so none spends an attempt on it.
+HOLD_SECONDS = 30.0
+# No decompression: a small reply may unpack to any size.
+JSON = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
+NEVER = re.compile("(?!)")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model answered, as the endpoint tells it. text: the JSON it was asked for; model: which one it was."""
+
+    text: str
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    model: Any = None
+
+
+class AnswerRefused(Exception):
+    """The model, or a filter before or behind it, does not answer about this photo."""
+
+
+class Refusal(Exception):
+    """What the endpoint answered instead of a result, for operators; never with our key in it."""
+
+
+class VisionProvider(ABC):
+    """One endpoint. Subclasses say what it is asked and how it answers."""
+
+    needs_image = True
+    name: ClassVar[str]
+    maker: ClassVar[str]
+    default_url: ClassVar[str]
+    # Which codes of errors (see `codes_in`) say that the account is used up, that the photo's content is not allowed,
+    # that the photo cannot be read there, that our key or account is refused, that the endpoint is overloaded. Every
+    # other 400 may as well be about our parameters, which would fail all photos.
+    used_up = NEVER
+    not_allowed = NEVER
+    bad_photo = NEVER
+    not_set_up = NEVER
+    overloaded = NEVER
+    settings_at_fault = {401: ("API_KEY",), 403: ("API_KEY",), 404: ("MODEL", "BASE_URL"), 405: ("BASE_URL",)}
+
+    def __init__(self, settings: VisionSettings, sandbox: Sandbox) -> None:
+        self.settings = settings
+        self._sandbox = sandbox
+        self._prefix = f"PLUGIN_{self.name.upper()}_"
+        self._prompt = prompts.load(settings.prompt_path, f"{self._prefix}PROMPT_PATH")
+        self._url = (settings.base_url or self.default_url).rstrip("/")
+        self._host = urlsplit(self._url).netloc
+        self._http: aiohttp.ClientSession | None = None
+        self._own_http: aiohttp.ClientSession | None = None
+        # Known before any answer: what results may be told apart by.
+        self.model_name = settings.model
+        self.prompt_version = self._prompt.version
+        self.rate: Rate | None = settings.rate
+        where = "a server of this site's choice" if settings.base_url else self.maker
+        self.sees = (
+            f"The photo goes to {where}, made smaller and without the file's other data. A vision model looks at all "
+            "of it; it may miss small or hidden details, or guess."
+        )
+
+    @abstractmethod
+    def headers(self) -> Mapping[str, str]:
+        """Return the headers of each call: the key, if there is one."""
+
+    @abstractmethod
+    def question(self, prompt: str, about: str, photo: str) -> tuple[str, Mapping[str, Any]]:
+        """Return the path and the JSON body of a call. prompt: for all photos; about: for this one; photo: a JPEG in
+        base64.
+        """
+
+    @abstractmethod
+    def answer(self, reply: Any) -> Answer:
+        """Return what the model says in the endpoint's reply. AnswerRefused; ValueError, LookupError, TypeError or
+        AttributeError when it is not readable, or was cut off.
+        """
+
+    @abstractmethod
+    def check_path(self) -> str:
+        """Return the path of a GET that needs the key and costs nothing."""
+
+    def codes_in(self, error: Mapping[str, Any]) -> str:
+        """Return what an error tells of its kind, in one line."""
+        return f"{error.get('code')} {error.get('type')}"
+
+    async def start(self, context: Context) -> None:
+        """Take the session that all plugins share."""
+        self._http = context.http
+
+    async def analyze(self, request: AnalyzeRequest) -> Analysis:
+        """Return what the model sees.
+
+        RetryableJobError: the endpoint cannot be reached, takes too long, answers 5xx, 408, 429 or something
+        unreadable; or it does not take our key, account, model or parameters, which is no photo's fault.
+        PermanentJobError: the photo cannot be read or its content is refused.
+        """
+        try:
+            async with asyncio.timeout(request.timeout_seconds):
+                # Upright, of bounded size, and without what else its file told, such as the place.
+                photo = await self._sandbox.reduce_to_jpeg(
+                    request.image or b"",
+                    self.settings.max_side_pixels,
+                    quality=JPEG_QUALITY,
+                    seconds=request.timeout_seconds * SHRINK_SHARE,
+                    wait_seconds=request.timeout_seconds * TURN_SHARE,
+                )
+                data, about = base64.b64encode(photo).decode(), self._prompt.about(request.category)
+                path, question = self.question(self._prompt.text, about, data)
+                headers = {"X-Request-Id": request.request_id}
+                if request.trace_context:
+                    headers["traceparent"] = request.trace_context
+                async with asyncio.timeout(self.settings.timeout_seconds):
+                    return self._analysis(await self._ask("POST", path, headers, question))
+        except TimeoutError as error:
+            raise RetryableJobError(TIMED_OUT, spends_attempt=not is_unreachable(error)) from self._cause(error)
+        except aiohttp.ClientError as error:
+            # Whether it was reached at all is told by what the error comes from.
+            raise RetryableJobError(UNAVAILABLE, spends_attempt=not is_unreachable(error)) from self._cause(error)
+
+    async def check(self) -> None:
+        """Return when the endpoint answers and takes our key; else DependencyUnavailable, the reason as its cause."""
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                body = await self._ask("GET", self.check_path(), {})
+            if not isinstance(json.loads(body), dict):
+                raise ValueError("no JSON object")
+        except JobError as error:
+            raise DependencyUnavailable(error.message) from error.__cause__
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise DependencyUnavailable(UNAVAILABLE) from self._cause(error)
+        except (ValueError, RecursionError) as error:
+            reason = f"{self._host} sent something unreadable ({error}): is {self._prefix}BASE_URL right?"
+            raise DependencyUnavailable(UNAVAILABLE) from self._cause(Refusal(reason))
+
+    async def close(self) -> None:
+        """Close the connections that are ours."""
+        if self._own_http is not None:
+            await self._own_http.close()
+
+    async def _ask(self, method: str, path: str, headers: Mapping[str, str], body: Any = None) -> bytes:
+        """Return the body of the endpoint's answer; the JobError it means when it is none."""
+        async with self._session().request(
+            method,
+            self._url + path,
+            # A file and not bytes, which would be handed to the socket in one piece.
+            data=None if body is None else io.BytesIO(json.dumps(body).encode()),
+            headers={**self.headers(), **headers, **JSON},
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            allow_redirects=False,
+        ) as response:
+            content = await read_reply(response)
+            if response.status >= 300:
+                fault, hint = self._fault_of(response.status, response.headers, content)
+                words = f"HTTP {response.status} from {self._host}: {_message(content)}"
+                raise fault from self._cause(Refusal(f"{hint}; {words}" if hint else words))
+            return content
+
+    def _session(self) -> aiohttp.ClientSession:
+        # Commands that try a plugin do not start it.
+        if self._http is None and self._own_http is None:
+            self._own_http = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=True)
+        session = self._http or self._own_http
+        assert session is not None
+        return session
+
+    def _analysis(self, body: bytes) -> Analysis:
+        """Return the analysis in a reply; UnreadableAnswer, or PermanentJobError when the model refused to answer."""
+        try:
+            answer = self.answer(json.loads(body))
+            found = attributes_in(answer.text)
+        except AnswerRefused as error:
+            raise PermanentJobError(REFUSED) from self._cause(Refusal(f"{self._host} refused the photo: {error}"))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise UnreadableAnswer() from self._cause(error)
+        model = answer.model if isinstance(answer.model, str) and answer.model else self.settings.model
+        return Analysis(
+            *found,
+            usage=self.settings.usage(answer.input_tokens, answer.output_tokens),
+            ai_model=one_line(model, MAX_NAME_LENGTH),
+            prompt_version=self._prompt.version,
+            confidence_kind="self_reported",
+        )
+
+    def _fault_of(self, status: int, headers: Mapping[str, str], body: bytes) -> tuple[JobError, str]:
+        """Return what an answer other than 2xx means for the job and, where operators can put it right, what to see."""
+        codes = self.codes_in(_error_in(body))
+        is_limited = status == 429
+        wait = wait_of(headers, body, is_limited=is_limited)
+        is_refusal = 400 <= status < 500
+        if status == 402 or (is_refusal and self.used_up.search(codes)):
+            waited = max(wait or 0, HOLD_SECONDS)
+            return RetryableJobError(NO_QUOTA, retry_after_seconds=waited), f"see the account of {self._prefix}API_KEY"
+        if is_limited or status == 529 or (status == 503 and self.overloaded.search(codes)):
+            # One that is busy without saying for how long is tried by single jobs.
+            return RetryableJobError(BUSY, retry_after_seconds=wait, spends_attempt=False), ""
+        if status == 408 or status >= 500:
+            return RetryableJobError(TIMED_OUT if status == 408 else UNAVAILABLE, retry_after_seconds=wait), ""
+        if is_refusal and self.not_allowed.search(codes):
+            return PermanentJobError(REFUSED), ""
+        if status == 413 or (is_refusal and self.bad_photo.search(codes)):
+            return PermanentJobError(f"AI service refused the image (HTTP {status})"), ""
+        if status < 400 or status in self.settings_at_fault or (is_refusal and self.not_set_up.search(codes)):
+            settings = ("BASE_URL",) if status < 400 else self.settings_at_fault.get(status, ("API_KEY",))
+            hint = "see " + " and ".join(f"{self._prefix}{name}" for name in settings)
+            error = RetryableJobError(f"AI service is not set up (HTTP {status})", retry_after_seconds=HOLD_SECONDS)
+            return error, hint
+        # Without a word about the photo it may be our parameters; if it was the photo, it fails after the last attempt.
+        return RetryableJobError(f"AI service refused the request (HTTP {status})"), ""
+
+    def _cause(self, error: Exception) -> Exception:
+        """Return what happened, for the log, without the key: an endpoint may repeat it."""
+        text = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
+        if key := self.settings.api_key.get_secret_value():
+            text = text.replace(key, "***")
+        kind = Refusal if isinstance(error, Refusal) else ConnectionError
+        return kind(one_line(text, MAX_MESSAGE_LENGTH))
+
+
+def _error_in(body: bytes) -> Mapping[str, Any]:
+    """Return what a reply has under `error`, nothing when it has no such."""
+    try:
+        reply = json.loads(body)
+        # OpenAI's way of speaking as Gemini has it makes a list of it.
+        error = (reply[0] if isinstance(reply, list) else reply)["error"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return {}
+    return error if isinstance(error, dict) else {}
+
+
+def _message(body: bytes) -> str:
+    message = _error_in(body).get("message")
+    # Whole: a cut may leave half a key, which is not recognized as ours.
+    return message if isinstance(message, str) else body.decode(errors="replace")

@@ -1,0 +1,251 @@
+"""What the service lends a plugin, and that one which is not ready is waited for: a real service whose provider,
+storage, notifier and filter are plugins of one file each.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.contract.contracts import check_reply
+from tests.pictures import encode, gradient
+from tests.service import WAIT_SECONDS, AiService, Service
+
+SEEN_HEAD = '''
+from pathlib import Path
+
+from pipeline.errors import PermanentJobError
+from pipeline.hooks import Analysis, Attribute, NotReady, Usage, hookimpl
+
+API_VERSION = 2
+
+
+def wait_for(name, context):
+    """A gate that the test opens."""
+    if not (context.settings.data_dir / name).exists():
+        raise NotReady(f"{name} is closed", retry_after_seconds=1)
+'''
+
+PLUGINS = {
+    "seer": '''
+class Seer:
+    categories = ("sneaker",)
+    needs_image = True
+    image_formats = ("jpeg", "png")
+    max_in_flight = 4
+    extra_fields = {"format": {"type": "string"}, "starts": {"type": "integer"}, "side": {"type": "integer"}}
+
+    async def start(self, context):
+        wait_for("gate-seer", context)
+        self.context = context
+        self.asked = context.counter("asked", "How often it was asked.", "format")
+        starts = (await context.store.get("starts") or 0) + 1
+        await context.store.put("starts", starts)
+        self.starts = starts
+        async with context.http.get(context.settings.ai_service_url + "/_calls") as reply:
+            assert reply.status == 200 and reply.request_info.headers["User-Agent"].startswith("ai-queue-pipeline/")
+        context.task(self.note(), "note")
+
+    async def note(self):
+        (self.context.data_dir / "note").write_text("written by a task")
+
+    async def analyze(self, request):
+        kind = {b"\\x89P": "png", b"\\xff\\xd8": "jpeg"}.get(request.image[:2], "?")
+        assert request.content_type == f"image/{kind}", request.content_type
+        self.asked.inc(format=kind)
+        extra = {"format": kind, "starts": self.starts, "side": "no number", "stray": 1}
+        usage = Usage(1200, 34, 0.0042, "EUR")
+        return Analysis(
+            brand=Attribute("Nike", 0.9), model=Attribute("501", 0.4), extra=extra, usage=usage,
+            ai_model="seer-1", prompt_version="7", confidence_kind="self_reported",
+        )
+
+    def check(self):
+        return False
+
+
+@hookimpl
+def register_ai_providers(settings):
+    yield "seer", Seer
+''',
+    "attic": '''
+class Attic:
+    def start(self, context):
+        wait_for("gate-attic", context)
+        self.folder = context.data_dir
+
+    def path(self, public_id):
+        return self.folder / public_id.replace("/", "_")
+
+    def save(self, public_id, file, content_type):
+        self.path(public_id).write_bytes(file.read())
+        return f"https://attic.example/{public_id}"
+
+    def open(self, public_id):
+        return self.path(public_id).open("rb")
+
+    def delete(self, public_id):
+        self.path(public_id).unlink(missing_ok=True)
+
+    def check(self):
+        self.folder.stat()
+
+
+@hookimpl
+def register_storage_backends(settings):
+    yield "attic", Attic
+''',
+    "bell": '''
+import json
+
+
+class Bell:
+    durable = True
+
+    async def start(self, context):
+        wait_for("gate-bell", context)
+        self.folder = context.data_dir
+
+    async def notify(self, notification):
+        with (self.folder / "rung").open("a") as file:
+            print(json.dumps({"asset": notification.event["assetId"]}), file=file)
+
+
+@hookimpl
+def register_notifiers(settings):
+    yield "bell", Bell
+''',
+    "police": '''
+def start(context):
+    wait_for("gate-police", context)
+
+
+@hookimpl
+def validate_upload(upload):
+    pass
+''',
+}
+GATES = ("gate-attic", "gate-police", "gate-seer", "gate-bell")
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    """A service whose plugins are closed; lego is the AI service's."""
+    folder = tmp_path / "one-file"
+    folder.mkdir()
+    for name, source in PLUGINS.items():
+        (folder / f"{name}.py").write_text(SEEN_HEAD + source)
+    own = {
+        "PLUGINS_DIR": str(folder),
+        "AI_PROVIDER": "http",
+        "AI_PROVIDER_BY_CATEGORY": "sneaker=seer,lego=seer+http",
+        "STORAGE_BACKEND": "attic",
+        "NOTIFIERS": "websocket,bell",
+        "FILTERS_REQUIRED": "police",
+        "BREAKER_PROBE_SECONDS": "1",
+        "CATEGORIES": "sneaker,lego",
+    }
+    with AiService() as ai_service, Service(tmp_path / "data", ai_service.url, **own) as service:
+        yield service
+
+
+def until(ask: Callable[[], Any]) -> Any:
+    """Return the first answer that is one: single uploads and jobs try what is held, after a second or so."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (answer := ask()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return answer
+
+
+def open_gate(service: Service, name: str) -> None:
+    (service.data_dir / name).touch()
+
+
+def accepted(service: Service, **upload: Any) -> dict[str, Any]:
+    """Return what the upload is told once it is taken."""
+    reply = until(lambda: (given := service.upload(**upload)).status_code == 202 and given)
+    data: dict[str, Any] = reply.json()["data"]
+    return data
+
+
+@pytest.mark.fault("P1")
+@pytest.mark.fault("P4")
+def test_what_is_not_ready_is_waited_for_and_then_has_all_it_was_lent(service: Service, tmp_path: Path) -> None:
+    """Uploads are refused while the storage or the required filter is not ready, jobs and deliveries wait without
+    spending an attempt; then each goes on, and everything a plugin is lent works, after a restart too.
+    """
+    states = {each["name"]: each for each in service.get("/readyz", verbose="").json()["data"]["plugins"]}
+    for name in PLUGINS:
+        assert states[name]["state"] == "held" and f"gate-{name} is closed" in states[name]["reason"]
+    assert "storage" in service.get("/readyz").json()["error"]["message"]
+    _check_refusals(service)
+    asset_id = accepted(service)["assetId"]
+    service.wait_log("provider_failed", plugin="seer")
+    open_gate(service, "gate-seer")
+    asset = until(lambda: (shown := service.asset(asset_id))["status"] == "active" and shown)
+    _check_result(service, asset)
+    _check_formats_and_categories(service)
+    rung = service.data_dir / "plugins/bell/rung"
+    assert not rung.exists()
+    open_gate(service, "gate-bell")
+    until(lambda: rung.exists() and len(rung.read_text().splitlines()) == 3)
+    assert asset_id in rung.read_text()
+    assert (service.data_dir / "plugins/seer/note").read_text() == "written by a task"
+    assert stat.S_IMODE((service.data_dir / "plugins/seer").stat().st_mode) == 0o700
+    states = {each["name"]: each for each in service.get("/readyz", verbose="").json()["data"]["plugins"]}
+    assert (states["seer"]["state"], states["seer"]["reason"]) == ("failing", "check returned False")
+    assert states["police"]["state"] == "ok"
+    service.stop()
+    service.start()
+    again = accepted(service)["assetId"]
+    asset = until(lambda: (shown := service.asset(again))["status"] == "active" and shown)
+    assert asset["aiMetadata"]["extra"]["starts"] == 2, "what it kept is there"
+
+
+def _check_refusals(service: Service) -> None:
+    for gate, told in (("gate-police", "Image storage unavailable"), ("gate-attic", None)):
+        refused = service.upload()
+        assert refused.status_code == 503 and int(refused.headers["Retry-After"]) >= 1
+        if gate == "gate-police":
+            assert "cannot be checked" in refused.json()["error"]["message"]
+        open_gate(service, gate)
+        if told is not None:
+            until(lambda: told in service.upload().json()["error"]["message"])
+
+
+def _check_result(service: Service, asset: dict[str, Any]) -> None:
+    reply = service.get(f"/api/assets/{asset['id']}")
+    check_reply("GET", f"/api/assets/{asset['id']}", 200, reply.json(), reply.headers)
+    asked = [each["attempt"] for each in asset["attempts"]]
+    assert len(asked) > 1 and set(asked) == {1}, "what was given back spent no attempt"
+    assert asset["aiMetadata"]["extra"] == {"format": "jpeg", "starts": 1}
+    refused = service.wait_log("extra_refused", plugin="seer")["reason"]
+    assert "'stray' is none of its extra_fields" in refused and "'side'" in refused
+    provenance = asset["provenance"]
+    names = ("provider", "model", "promptVersion", "confidenceKind", "usage")
+    told = {name: provenance[name] for name in names}
+    assert told == {
+        **{"provider": "seer", "model": "seer-1", "promptVersion": "7", "confidenceKind": "self_reported"},
+        "usage": {"inputTokens": 1200, "outputTokens": 34, "cost": 0.0042, "currency": "EUR"},
+    }
+
+
+def _check_formats_and_categories(service: Service) -> None:
+    heic = encode(gradient((64, 48)), "HEIF")
+    assert Image.open(io.BytesIO(heic)).format == "HEIF"
+    sneaker = accepted(service, image=heic)["assetId"]
+    lego = accepted(service, category="lego")["assetId"]
+    asset = until(lambda: (shown := service.asset(sneaker))["status"] == "active" and shown)
+    assert asset["aiMetadata"]["extra"]["format"] == "jpeg", "it was brought into a form that the provider takes"
+    asset = until(lambda: (shown := service.asset(lego))["status"] == "active" and shown)
+    assert asset["provenance"]["provider"] == "http", "the other one does not take that category"
+    metrics = service.get("/metrics").text
+    assert 'pipeline_plugin_seer_asked_total{format="jpeg"} 2.0' in metrics

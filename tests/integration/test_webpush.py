@@ -1,0 +1,279 @@
+"""The notifier `webpush` against a push service that reads what it is sent: whom it tells, and what it forgets."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from structlog.testing import capture_logs
+from tornado.ioloop import IOLoop
+
+from pipeline.assets.sqlite import SqliteAssetStore
+from pipeline.errors import ConfigurationError, NotFound, PermanentJobError, RetryableJobError, ValidationError
+from pipeline.hooks import Notification, Notifier, PluginRequest
+from pipeline.hooks.context import Lender
+from pipeline.metrics import Metrics
+from pipeline.settings import Settings
+from pipeline.testing import FAILURE_EVENT, SUCCESS_EVENT, NotifierSuite, RecordingRooms
+from pipeline.usecases.plugin_values import PluginValues
+from pipeline.plugins.notify_webpush import SUBSCRIPTIONS_AT_MOST, WebpushNotifier, WebpushSettings
+from pipeline.plugins.notify_webpush.keys import new_key, public_point, read_key
+from pipeline.plugins.notify_webpush.payload import encode
+from tests.fake_push_service import Browser, check_sender
+from tests.fake_receiver import FakeReceiver, Reply
+from tests.parts import require
+from tests.service import AiService, Service
+
+DELIVERY_ID = "notifications:0123456789abcdef01234567"
+SUBJECT = "mailto:ops@example.com"
+LARGE = "processedImageUrl"
+ALLOWED = {"PLUGIN_WEBPUSH_SUBJECT": SUBJECT, "PLUGIN_WEBPUSH_ALLOW_PRIVATE": "true"}
+Make = Callable[..., Awaitable[WebpushNotifier]]
+
+
+@pytest.fixture
+def make(io_loop: IOLoop, store: SqliteAssetStore) -> Iterator[Make]:
+    """Returns started notifiers, each as a process of its own has it, on one asset store."""
+    require(find_spec("http_ece") is not None, "needs the extra `webpush`")
+    lenders: list[Lender] = []
+
+    async def started(**own: str) -> WebpushNotifier:
+        settings = Settings().with_plugin_variables(ALLOWED | own)
+        lenders.append(Lender(settings, Metrics(), lambda name: PluginValues(store, name)))
+        notifier = WebpushNotifier(settings.plugin("webpush", WebpushSettings), 5)
+        await notifier.start(lenders[-1].to("webpush"))
+        return notifier
+
+    yield started
+    for lender in lenders:
+        io_loop.run_sync(lender.close)
+
+
+class TestWebpushSuite(NotifierSuite):
+    """What every notifier must bear."""
+
+    @pytest.fixture
+    def notifier(self, make: Make, io_loop: IOLoop) -> Notifier:
+        """The notifier, of users without a browser."""
+        notifier: Notifier = io_loop.run_sync(make)
+        return notifier
+
+
+async def subscribe(notifier: WebpushNotifier, said: Browser | Any, user_id: str = "user-1") -> str:
+    """Return the id of the subscription."""
+    body = json.dumps(said.subscription if isinstance(said, Browser) else said).encode()
+    reply = await notifier.subscribe(PluginRequest("POST", body=body, user_id=user_id))
+    assert reply.status == 201
+    return str(reply.json["id"])
+
+
+def make_notification(event: Mapping[str, Any] = SUCCESS_EVENT, user_id: str = "user-1") -> Notification:
+    return Notification(event, user_id, RecordingRooms(), DELIVERY_ID, category="lego")
+
+
+def paths(receiver: FakeReceiver) -> list[str]:
+    """Return which browsers were sent to, in order of their names."""
+    return sorted(request.path for request in receiver.requests)
+
+
+async def key_of(notifier: WebpushNotifier) -> str:
+    """Return the key that pages are given."""
+    return str((await notifier.show_key(PluginRequest("GET"))).json["key"])
+
+
+@pytest.mark.gen_test
+async def test_each_browser_of_the_owner_reads_the_event(make: Make, receiver: FakeReceiver) -> None:
+    """Encrypted for each, signed for its push service by the key of all processes, a topic for each photo."""
+    first, second = await make(), await make()
+    assert await key_of(first) == await key_of(second)
+    browsers = {f"/{name}": Browser(f"{receiver.url}/{name}") for name in ("phone", "laptop", "foreign")}
+    for path, browser in browsers.items():
+        await subscribe(first, browser, "user-2" if path == "/foreign" else "user-1")
+    assert await second.notify(make_notification()) == "2 told"
+    assert paths(receiver) == ["/laptop", "/phone"]
+    for request in receiver.requests:
+        assert browsers[request.path].read(request) == {**SUCCESS_EVENT, "category": "lego"}
+        claims = check_sender(request, receiver.url, await key_of(first))
+        assert claims["sub"] == SUBJECT and 0 < claims["exp"] - time.time() < 24 * 3600
+        headers = [request.headers[name] for name in ("Ttl", "Urgency", "Topic")]
+        assert headers == ["86400", "normal", SUCCESS_EVENT["assetId"]]
+    assert await first.notify(make_notification(user_id="user-3")) == "0 told"
+    # Who signs in at a browser takes it over: its former user's events are not for it.
+    await subscribe(first, browsers["/phone"], "user-2")
+    assert await first.notify(make_notification()) == "1 told"
+
+
+@pytest.mark.gen_test
+async def test_one_that_was_told_is_not_told_again(make: Make, receiver: FakeReceiver) -> None:
+    """Whichever process has the next try: the event waits as long as the slowest service asks, for that one alone."""
+    notifier, other = await make(), await make()
+    for name in ("a", "b", "c"):
+        await subscribe(notifier, Browser(f"{receiver.url}/{name}"))
+    receiver.script(Reply(429, {"Retry-After": "77"}, path="/a"), Reply(503, path="/b"))
+    with pytest.raises(RetryableJobError, match="2 of 3 browsers were not reached") as caught:
+        await notifier.notify(make_notification())
+    assert (caught.value.retry_after_seconds, caught.value.spends_attempt) == (77, True)
+    receiver.script(Reply(500, path="/b"))
+    with pytest.raises(RetryableJobError, match="1 of 2"):
+        await other.notify(make_notification())
+    assert await notifier.notify(make_notification()) == "3 told"
+    assert paths(receiver) == ["/a"] * 2 + ["/b"] * 3 + ["/c"]
+    # Nothing is left of it: should it come once more, as after a crash, all are told.
+    assert await notifier.notify(make_notification()) == "3 told"
+    assert len(receiver.requests) == 9
+
+
+@pytest.mark.gen_test
+async def test_a_browser_that_is_gone_is_forgotten(make: Make, receiver: FakeReceiver) -> None:
+    """At 404 and 410; one that refuses stays, and a service that nobody reaches is tried again."""
+    notifier = await make()
+    for name in ("a", "b", "c"):
+        await subscribe(notifier, Browser(f"{receiver.url}/{name}"))
+    receiver.script(Reply(410, path="/a"), Reply(404, path="/b"), Reply(403, path="/c"))
+    with capture_logs() as logs, pytest.raises(PermanentJobError, match="All 1 push services refused"):
+        await notifier.notify(make_notification())
+    told = sorted((line["outcome"], line["cause"]) for line in logs)
+    assert told == [("gone", "HTTP 404"), ("gone", "HTTP 410"), ("refused", "HTTP 403")]
+    # Who has the rest of the address may send to that browser.
+    assert all(line["host"] == "127.0.0.1" and receiver.url not in str(line) for line in logs)
+    assert await notifier.notify(make_notification()) == "1 told"
+    assert paths(receiver) == ["/a", "/b", "/c", "/c"]
+    await subscribe(notifier, Browser("http://127.0.0.1:9/d"))
+    with pytest.raises(RetryableJobError, match="1 of 2 browsers"):
+        await notifier.notify(make_notification())
+
+
+@pytest.mark.gen_test
+async def test_a_user_has_some_browsers(make: Make, store: SqliteAssetStore) -> None:
+    """The oldest go; a subscription that is sent twice is one; only its user may end it; all go with the user."""
+    notifier = await make()
+    browsers = [Browser(f"https://push.example/{number}") for number in range(SUBSCRIPTIONS_AT_MOST + 2)]
+    ids = [await subscribe(notifier, browser) for browser in browsers]
+    assert await subscribe(notifier, browsers[-1]) == ids[-1]
+    values = PluginValues(store, "webpush")
+    kept = {key.split()[-1] async for key, _ in values.of_user("user-1")}
+    assert kept == set(ids[2:])
+
+    async def unsubscribe(id: str, user_id: str) -> None:
+        await notifier.unsubscribe(PluginRequest("DELETE", {"id": id}, user_id=user_id))
+
+    for id, user_id in ((ids[5], "user-2"), (ids[0], "user-1"), ("vapid key", "user-1"), ("x" * 999, "user-1")):
+        with pytest.raises(NotFound):
+            await unsubscribe(id, user_id)
+    await unsubscribe(ids[5], "user-1")
+    assert len([key async for key, _ in values.of_user("user-1")]) == SUBSCRIPTIONS_AT_MOST - 1
+
+
+GOOD = Browser("https://push.example/a").subscription
+BAD_ENDPOINTS = [
+    *("http://push.example/a", "https://", "push.example/a", "https://u:p@push.example/a", "https://push.example/a#b"),
+    *("https://push.example/ä", "https://push.example/" + "a" * 2000, "https://push.example:99999/", None, 7),
+    *("https://127.0.0.1/a", "https://127.1/a", "https://0x7f000001/", "https://[::1]/a", "https://10.0.0.1:8443/a"),
+    *("https://169.254.169.254/latest", "https://[::ffff:10.0.0.1]/", "https://localhost/a", "ftp://push.example/"),
+]
+
+
+@pytest.mark.parametrize(
+    ("said", "fields"),
+    [
+        *((GOOD | {"endpoint": endpoint}, ["endpoint"]) for endpoint in BAD_ENDPOINTS),
+        (GOOD | {"keys": GOOD["keys"] | {"p256dh": "A" * 87}}, ["keys.p256dh"]),
+        (GOOD | {"keys": {"p256dh": GOOD["keys"]["p256dh"], "auth": "AAAA"}}, ["keys.auth"]),
+        (GOOD | {"keys": None}, ["keys.p256dh", "keys.auth"]),
+        ([], ["endpoint", "keys.p256dh", "keys.auth"]),
+        (None, ["endpoint", "keys.p256dh", "keys.auth"]),
+    ],
+)
+@pytest.mark.gen_test
+async def test_what_is_no_subscription_is_refused(make: Make, said: Any, fields: list[str]) -> None:
+    """Every fault is named; nobody makes this service ask addresses of its own network."""
+    notifier = await make(PLUGIN_WEBPUSH_ALLOW_PRIVATE="false")
+    with pytest.raises(ValidationError) as caught:
+        await subscribe(notifier, said)
+    assert [each["field"] for each in caught.value.details or ()] == fields
+
+
+@pytest.mark.gen_test
+async def test_an_address_that_became_private_is_not_asked(make: Make, receiver: FakeReceiver) -> None:
+    """Also when the subscription is from a time at which it was allowed."""
+    await subscribe(await make(), Browser(receiver.url.replace("127.0.0.1", "localhost") + "/a"))
+    notifier = await make(PLUGIN_WEBPUSH_ALLOW_PRIVATE="false")
+    with pytest.raises(PermanentJobError):
+        await notifier.notify(make_notification())
+    assert receiver.requests == []
+
+
+@pytest.mark.parametrize(
+    ("event", "left"),
+    [
+        (SUCCESS_EVENT | {"processedImageUrl": "https://x/" + "u" * 3000}, SUCCESS_EVENT.keys() - {LARGE}),
+        (
+            SUCCESS_EVENT | {"aiMetadata": {"brand": {"value": "ü" * 1000, "confidence": 1}} | {"model": "x" * 2000}},
+            SUCCESS_EVENT.keys() - {"aiMetadata", LARGE},
+        ),
+        (FAILURE_EVENT | {"error": "ü" * 5000}, FAILURE_EVENT.keys()),
+    ],
+    ids=["url", "texts", "error"],
+)
+def test_what_is_too_large_is_left_out(event: dict[str, Any], left: set[str]) -> None:
+    """Every push service takes what is left."""
+    text = encode(make_notification(event))
+    assert len(text) <= 3000
+    assert json.loads(text).keys() == {*left, "category"}
+
+
+def test_settings_are_checked() -> None:
+    """At start, without showing the key."""
+    pem = ec.generate_private_key(ec.SECP384R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    table = [
+        {"PLUGIN_WEBPUSH_SUBJECT": "ops@example.com"},
+        {"PLUGIN_WEBPUSH_URGENCY": "now"},
+        *({"PLUGIN_WEBPUSH_PRIVATE_KEY": text} for text in (pem.decode(), "A" * 43, "secret", "A" * 44)),
+    ]
+    for own in table:
+        settings = Settings().with_plugin_variables(ALLOWED | own)
+        with pytest.raises(ConfigurationError) as caught:
+            settings.plugin("webpush", WebpushSettings)
+        assert own.get("PLUGIN_WEBPUSH_PRIVATE_KEY", "no key") not in str(caught.value)
+    given = ec.generate_private_key(ec.SECP256R1())
+    as_pem = given.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    assert public_point(read_key(as_pem.decode())) == public_point(given)
+    assert len(public_point(read_key(new_key()))) == 87
+
+
+def test_a_page_subscribes_and_is_told(tmp_path: Path, ai_service: AiService, receiver: FakeReceiver) -> None:
+    """Through the routes, and after a restart with the same key; what an erased user had goes with the user."""
+    require(find_spec("http_ece") is not None, "needs the extra `webpush`")
+    with Service(tmp_path, ai_service.url, NOTIFIERS="websocket,webpush", **ALLOWED) as service:
+        key = service.get("/plugins/webpush/key").json()["key"]
+        browser = Browser(f"{receiver.url}/phone")
+        where, headers = f"{service.url}/plugins/webpush/subscriptions", service.headers()
+        assert httpx.post(where, json=browser.subscription).status_code == 401
+        assert httpx.post(where, json={}, headers=headers).json()["error"]["code"] == "VALIDATION_ERROR"
+        subscribed = httpx.post(where, json=browser.subscription, headers=headers)
+        assert subscribed.status_code == 201
+    with service:
+        assert service.get("/plugins/webpush/key").json()["key"] == key
+        asset_id = service.upload().json()["data"]["assetId"]
+        receiver.wait_for_requests(1)
+        service.wait_log("job_completed", notifier="webpush")
+        assert browser.read(receiver.requests[0])["assetId"] == asset_id
+        assert check_sender(receiver.requests[0], receiver.url, key)["sub"] == SUBJECT
+        assert receiver.requests[0].headers["User-Agent"].startswith("ai-queue-pipeline")
+        where, admin = f"{service.url}/plugins/webpush/subscriptions", service.headers("boss", role="admin")
+        erased = httpx.delete(f"{service.url}/api/users/user-1", headers=admin, timeout=30)
+        assert erased.status_code == 200, erased.text
+        gone = httpx.delete(f"{where}/{subscribed.json()['id']}", headers=service.headers())
+        assert (gone.status_code, gone.json()["error"]["code"]) == (404, "NOT_FOUND")

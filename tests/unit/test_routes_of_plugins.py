@@ -1,0 +1,154 @@
+"""What a plugin may serve, and which of its routes is meant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from pipeline.errors import ConfigurationError, DependencyUnavailable, NotReady, ValidationError
+from pipeline.hooks import PluginReply, PluginRequest
+from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.context import Lender
+from pipeline.hooks.routes import Route, RouteList, find_routes
+from pipeline.hooks.serving import RouteFailed, WrongReply, checked_reply
+from pipeline.hooks.serving import answer as call_route
+from pipeline.hooks.values import MemoryValues
+from pipeline.metrics import Metrics
+from pipeline.settings import Settings
+from tests.fake_plugins import House, make_catalogue, make_module
+
+
+def answer(request: PluginRequest) -> None:
+    """Answer nothing."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "fault"),
+    [
+        (("TRACE", "/a", answer), {}, "the method is none of"),
+        (("get", "/a", answer), {}, "the method is none of"),
+        (("GET", "a", answer), {}, "must begin with /"),
+        (("GET", "/" + "a" * 200, answer), {}, "at most 200"),
+        (("GET", "/a//b", answer), {}, "each part"),
+        (("GET", "/..", answer), {}, "each part"),
+        (("GET", "/{a}b", answer), {}, "each part"),
+        (("GET", "/{a}/{a}", answer), {}, "twice"),
+        (("GET", "/a", answer), {"role": "root"}, "the role is none of"),
+        (("POST", "/a", answer), {"role": "operator-read"}, "may change nothing"),
+        (("POST", "/a", answer), {"max_body_bytes": 10**9}, "max_body_bytes"),
+        (("GET", "/a", "answer"), {}, "no function"),
+        (("GET", "/a", lambda: None), {}, "one argument"),
+        (("GET", "/there/{other}", answer), {}, "there already"),
+    ],
+)
+def test_a_route_that_cannot_be_is_refused(arguments: Any, options: Any, fault: str) -> None:
+    """At load, in words for its author."""
+    routes = RouteList()
+    routes.add("GET", "/there/{name}", answer)
+    with pytest.raises(ValueError, match=fault):
+        routes.add(*arguments, **options)
+
+
+def test_a_fixed_part_goes_before_a_name() -> None:
+    """Whichever was added first; names are decoded one by one, so that %2F stays in its part."""
+    routes = RouteList()
+    for method, path in (("GET", "/a/{b}"), ("GET", "/a/new"), ("POST", "/a/{c}")):
+        routes.add(method, path, answer)
+    found = {route.method: (route.path, params) for route, params in find_routes(routes.all, "/a/new")}
+    assert found == {"GET": ("/a/new", {}), "POST": ("/a/{c}", {"c": "new"})}
+    assert [params for _, params in find_routes(routes.all, "/a/x%2F%C3%A9")] == [{"b": "x/é"}, {"c": "x/é"}]
+    for path in ("", "/", "/a", "/a/", "/a/x/y", "/A/new"):
+        assert find_routes(routes.all, path) == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("text", PluginReply(True), PluginReply(600), PluginReply(body="x"), PluginReply(json=1, body=b"x")),
+        *(PluginReply(json=float("nan")), PluginReply(204, body=b"x"), PluginReply(headers={"Content-Length": "9"})),
+        *(PluginReply(headers={"Access-Control-Allow-Origin": "*"}), PluginReply(headers={"X": 1})),
+        *(PluginReply(headers=[("X", "1")]), PluginReply(headers={"X Y": "1"}), PluginReply(content_type="a\r\nb: c")),
+    ],
+)  # type: ignore[arg-type]
+def test_a_reply_that_cannot_be_sent_is_the_plugins_error(said: Any) -> None:
+    """Nothing of it reaches the client."""
+    with pytest.raises(WrongReply):
+        checked_reply(said)
+
+
+def test_a_request_without_json_is_the_clients_fault() -> None:
+    """400, however deep it is."""
+    for body in (b"", b"{", b"\xff", b"[" * 100_000):
+        with pytest.raises(ValidationError):
+            PluginRequest("POST", body=body).json()
+
+
+@pytest.mark.gen_test
+async def test_a_plugin_that_is_not_ready_is_not_asked() -> None:
+    """Its routes are a 503 that says when, and nobody starts it at each request; one that fails is asked again."""
+    starts: list[Any] = []
+
+    def start(context: Any) -> None:
+        starts.append(context)
+        raise NotReady("no licence yet", retry_after_seconds=60)
+
+    async def fail(request: PluginRequest) -> None:
+        raise ValueError("odd")
+
+    lender = Lender(Settings(), Metrics(), lambda name: MemoryValues())
+    methods = {"start": start, "register_routes": lambda routes: None}
+    plugin = BoundPlugin("notifier", "bell", object(), methods, threads=1, metrics=Metrics(), lender=lender)
+    route = Route("GET", "/a", answer)
+    for _ in range(3):
+        with pytest.raises(DependencyUnavailable, match="The plugin is not ready") as caught:
+            await call_route(plugin, route, PluginRequest("GET"), 5)
+        assert 1 <= caught.value.retry_after_seconds <= 60
+    assert len(starts) == 1
+    ready = BoundPlugin("notifier", "bell", object(), {"register_routes": answer}, threads=1, metrics=Metrics())
+    for _ in range(10):
+        with capture_logs(), pytest.raises(RouteFailed):
+            await call_route(ready, Route("GET", "/a", fail), PluginRequest("GET"), 5)
+    assert (await call_route(ready, route, PluginRequest("GET"), 5)).status == 204
+
+
+def test_routes_are_gathered_by_the_plugins_name() -> None:
+    """Of objects and of modules; a fault or two of one kind stop the start, and say whose they are."""
+
+    class Notifier:
+        def notify(self, notification: Any) -> None:
+            pass
+
+        def register_routes(self, routes: Any) -> None:
+            routes.add("GET", "/a", answer)
+
+    class Old(Notifier):
+        pass
+
+    def of_module(routes: Any, settings: Settings) -> None:
+        routes.add("GET", "/a" if settings.port == 1 else "/b", answer)
+
+    module = make_module("bell", register_notifiers=lambda: [("bell", Notifier)], register_routes=of_module)
+    house = House()
+    manager = house.open(module, notifiers=("bell",))
+    served = [(plugin.kind, route.path) for plugin, route in manager.routes["bell"]]
+    assert served == [("notifier", "/a"), ("hook", "/b")]
+    infos = make_catalogue(Settings(notifiers=("bell",)), module)
+    infos.look_into()
+    listed = {info.kind: info.routes for info in infos.infos() if info.name == "bell"}
+    assert listed == {"notifier": ("GET /a (user)",), "hook": ("GET /b (user)",)}
+    with pytest.raises(ConfigurationError, match="two plugins 'bell' have the route GET /a"):
+        house.open(module, notifiers=("bell",), port=1)
+
+    async def late(self: Any, routes: Any) -> None:
+        pass
+
+    Notifier.register_routes = late  # type: ignore[method-assign, assignment]
+    with pytest.raises(ConfigurationError, match="NOTIFIERS: notifier 'bell' cannot start: register_routes must be"):
+        house.open(module, notifiers=("bell",))
+    old = make_module("old", register_notifiers=lambda: [("old", Old)])
+    old.API_VERSION = 1  # type: ignore[attr-defined]
+    catalogue = make_catalogue(Settings(notifiers=("old",)), old)
+    (kind,) = catalogue.kinds_of("old")
+    assert catalogue.build(kind, "old", Metrics()).routes == ()

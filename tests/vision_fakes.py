@@ -1,0 +1,415 @@
+"""The endpoints of OpenAI, Anthropic and Gemini on real sockets: questions about a photo and about the model, one key.
+
+In a test's loop: `fake = FAKES["openai"](); fake.start(); ...; await fake.stop()`. As strict as the real ones about
+what they are sent, by their API references, and worse in one thing: when they refuse a key they repeat it in full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+from tornado.httpserver import HTTPServer
+from tornado.iostream import StreamClosedError
+from tornado.netutil import bind_sockets
+from tornado.web import Application, RequestHandler
+
+KEY = "sk-test-0123456789abcdefghijklmnop"
+PRODUCT = {
+    "brand": {"value": "Nike", "confidence": 0.93},
+    "model": {"value": "Air Max 90", "confidence": 0.88},
+    "colorway": {"value": "Infrared", "confidence": 0.71},
+}
+SEEN_FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
+# What a strict schema may not have; some endpoints take a few of them, none takes all.
+UNSUPPORTED = {"minimum", "maximum", "minLength", "maxLength", "pattern", "default", "oneOf", "not"}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One scripted answer.
+
+    body: a JSON value, or bytes sent as they are. cut: close the connection instead. trickles: send a blank now and
+    then for ever instead.
+    """
+
+    status: int = 200
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cut: bool = False
+    trickles: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One call as it arrived. image: the photo's bytes, b"" without one. client_port: one per connection."""
+
+    method: str
+    path: str
+    body: Any
+    headers: dict[str, str]
+    image: bytes
+    client_port: int
+
+
+class FakeVision:
+    """Names the product in every photo unless told otherwise with `script` or `hold`.
+
+    requests: all calls. dropped: set once a caller went away without waiting for the answer. key: None to look at none.
+    """
+
+    name = ""
+    root = ""
+    # What a good answer says it took, all in all.
+    tokens = (0, 0)
+
+    def __init__(self, key: str | None = KEY) -> None:
+        self.key = key
+        self.url = ""
+        self.product: Any = PRODUCT
+        self.requests: list[Recorded] = []
+        self.dropped = asyncio.Event()
+        self._script: deque[Reply] = deque()
+        self._arrived = asyncio.Condition()
+        self._open = asyncio.Event()
+        self._open.set()
+        self._server = HTTPServer(Application([(f"{self.root}/(.*)", _Api, {"fake": self})], log_function=_silent))
+
+    def start(self) -> str:
+        """Listen on 127.0.0.1 and return the base URL."""
+        sockets = bind_sockets(0, "127.0.0.1")
+        self._server.add_sockets(sockets)
+        self.url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}{self.root}"
+        return self.url
+
+    async def stop(self) -> None:
+        """Stop listening and drop every connection."""
+        self._server.stop()
+        self._open.set()
+        await self._server.close_all_connections()
+
+    def script(self, *replies: Reply) -> None:
+        """Answer the next calls with these, in order; after them all is well again."""
+        self._script.extend(replies)
+
+    def hold(self) -> None:
+        """Leave every call unanswered."""
+        self._open.clear()
+
+    def release(self) -> None:
+        """Answer again."""
+        self._open.set()
+
+    async def wait_for_call(self) -> None:
+        """Return when a call has arrived."""
+        async with asyncio.timeout(10), self._arrived:
+            await self._arrived.wait_for(lambda: self.requests)
+
+    async def reply_to(self, recorded: Recorded) -> Reply:
+        """Record the call and return its reply once it is due."""
+        async with self._arrived:
+            self.requests.append(recorded)
+            self._arrived.notify_all()
+        await self._open.wait()
+        if self._script:
+            return self._script.popleft()
+        if (refusal := self.refused_key(recorded)) is not None:
+            return refusal
+        if recorded.method == "GET":
+            return self.about_model(recorded)
+        try:
+            if fault := self.fault(recorded):
+                return Reply(400, self.error(fault))
+        except (KeyError, TypeError) as error:
+            return Reply(400, self.error(f"Missing: {error!r}"))
+        return Reply(body=self.completion(self.product))
+
+    def completion(self, content: Any, **more: Any) -> dict[str, Any]:
+        """Return a good answer. content: what the model says: text as it is, anything else as JSON."""
+        raise NotImplementedError
+
+    def error(self, message: str, kind: str = "") -> dict[str, Any]:
+        """Return the body of an error."""
+        raise NotImplementedError
+
+    def refused_key(self, recorded: Recorded) -> Reply | None:
+        """Return the refusal of a wrong key."""
+        raise NotImplementedError
+
+    def about_model(self, recorded: Recorded) -> Reply:
+        """Return what is told of models."""
+        raise NotImplementedError
+
+    def fault(self, recorded: Recorded) -> str:
+        """Return what the real endpoint would not take in this call, "" when it is fine."""
+        raise NotImplementedError
+
+    def image_in(self, body: Any) -> bytes:
+        """Return the photo in a call."""
+        raise NotImplementedError
+
+
+class FakeOpenAi(FakeVision):
+    """Chat completions."""
+
+    name, root, tokens = "openai", "/v1", (1105, 57)
+
+    def completion(self, content: Any, finish_reason: str = "stop", **message: Any) -> dict[str, Any]:
+        choice = {
+            "index": 0,
+            "finish_reason": finish_reason,
+            "logprobs": None,
+            "message": {"role": "assistant", "content": as_text(content), "refusal": None} | message,
+        }
+        usage = {
+            **{"prompt_tokens": 1105, "completion_tokens": 57, "total_tokens": 1162},
+            "completion_tokens_details": {"reasoning_tokens": 20},
+        }
+        head = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "openai-model-2026-01-01"}
+        return head | {"choices": [choice], "usage": usage}
+
+    def error(self, message: str, kind: str = "") -> dict[str, Any]:
+        return {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": kind or None}}
+
+    def refused_key(self, recorded: Recorded) -> Reply | None:
+        given = recorded.headers.get("Authorization")
+        if self.key is None or given == f"Bearer {self.key}":
+            return None
+        return Reply(401, self.error(f"Incorrect API key provided: {given}", "invalid_api_key"))
+
+    def about_model(self, recorded: Recorded) -> Reply:
+        assert recorded.path == "models"
+        return Reply(body={"object": "list", "data": [{"id": "openai-model", "object": "model"}]})
+
+    def fault(self, recorded: Recorded) -> str:
+        if recorded.path != "chat/completions":
+            return "Invalid URL"
+        known = {"model", "messages", "response_format", "max_completion_tokens"}
+        if unknown := set(recorded.body) - known:
+            return f"Unsupported parameter: {unknown}"
+        if fault := photo_fault(recorded.image):
+            return fault
+        response_format = recorded.body["response_format"]
+        if response_format["type"] == "json_object":
+            says_json = "JSON" in json.dumps(recorded.body["messages"])
+            return "" if says_json else "'messages' must contain the word 'json' in some form"
+        return strict_fault(response_format["json_schema"]["schema"])
+
+    def image_in(self, body: Any) -> bytes:
+        for message in body.get("messages", ()):
+            for part in message["content"] if isinstance(message["content"], list) else ():
+                if part["type"] == "image_url":
+                    head, _, data = part["image_url"]["url"].partition(";base64,")
+                    assert head.startswith("data:image/"), "the image was sent as an address"
+                    return base64.b64decode(data, validate=True)
+        return b""
+
+
+class FakeAnthropic(FakeVision):
+    """Messages."""
+
+    name, root, tokens = "anthropic", "/proxy", (1425, 83)
+
+    def completion(self, content: Any, stop_reason: str = "end_turn", **more: Any) -> dict[str, Any]:
+        blocks = [{"type": "thinking", "thinking": "{It may be a shoe}", "signature": "x"}]
+        text = as_text(content)
+        said = [] if text is None else [{"type": "text", "text": text}]
+        return {
+            **{"id": "msg_1", "type": "message", "role": "assistant", "model": "anthropic-model-2026-01-01"},
+            **{"content": blocks + said, "stop_reason": stop_reason, "stop_sequence": None},
+            "usage": {
+                **{"input_tokens": 1400, "cache_creation_input_tokens": 25, "cache_read_input_tokens": 0},
+                "output_tokens": 83,
+            },
+            **more,
+        }
+
+    def error(self, message: str, kind: str = "") -> dict[str, Any]:
+        error = {"type": kind or "invalid_request_error", "message": message}
+        return {"type": "error", "error": error, "request_id": "req_1"}
+
+    def refused_key(self, recorded: Recorded) -> Reply | None:
+        given = recorded.headers.get("X-Api-Key")
+        if self.key is None or given == self.key:
+            return None
+        return Reply(401, self.error(f"invalid x-api-key {given}", "authentication_error"))
+
+    def about_model(self, recorded: Recorded) -> Reply:
+        model = recorded.path.removeprefix("v1/models/")
+        if model.startswith("no-"):
+            return Reply(404, self.error(f"model: {model}", "not_found_error"))
+        return Reply(body={"type": "model", "id": model, "display_name": model, "created_at": "2026-01-01T00:00:00Z"})
+
+    def fault(self, recorded: Recorded) -> str:
+        body = recorded.body
+        if recorded.path != "v1/messages" or recorded.headers.get("Anthropic-Version") != "2023-06-01":
+            return "anthropic-version: header is required"
+        # Neither sampling settings nor a tool that must be used: current models refuse both.
+        known = {"model", "max_tokens", "system", "messages", "output_config"}
+        if unknown := set(body) - known:
+            return f"{unknown}: Extra inputs are not permitted"
+        if not isinstance(body["max_tokens"], int) or body["max_tokens"] < 1:
+            return "max_tokens: Input should be a valid integer"
+        source = next(each for each in body["messages"][0]["content"] if each["type"] == "image")["source"]
+        if fault := photo_fault(recorded.image, source["media_type"]):
+            return fault
+        if body["output_config"]["format"]["type"] != "json_schema":
+            return "output_config.format.type: Input should be 'json_schema'"
+        return strict_fault(body["output_config"]["format"]["schema"])
+
+    def image_in(self, body: Any) -> bytes:
+        for part in body["messages"][0]["content"]:
+            if part["type"] == "image":
+                assert part["source"]["type"] == "base64", "the image was sent as an address"
+                return base64.b64decode(part["source"]["data"], validate=True)
+        return b""
+
+
+class FakeGemini(FakeVision):
+    """generateContent."""
+
+    name, root, tokens = "gemini", "/v1beta", (1290, 91)
+
+    def completion(self, content: Any, finish_reason: str = "STOP", **more: Any) -> dict[str, Any]:
+        text = as_text(content)
+        # Text may come in several parts; thoughts are none of it.
+        half = len(text or "") // 2
+        said = [] if text is None else [{"text": text[:half]}, {"text": text[half:]}]
+        parts = [{"text": "{It may be a shoe}", "thought": True}, *said]
+        return {
+            "candidates": [
+                {"content": {"parts": parts, "role": "model"}, "finishReason": finish_reason, "index": 0},
+            ],
+            "usageMetadata": {
+                **{"promptTokenCount": 1290, "candidatesTokenCount": 51, "thoughtsTokenCount": 40},
+                **{"totalTokenCount": 1381, "promptTokensDetails": [{"modality": "IMAGE", "tokenCount": 1032}]},
+            },
+            **{"modelVersion": "gemini-model-001", "responseId": "x"},
+            **more,
+        }
+
+    def error(self, message: str, kind: str = "", *details: Mapping[str, Any]) -> dict[str, Any]:
+        return {"error": {"code": 400, "message": message, "status": kind or "INVALID_ARGUMENT", "details": details}}
+
+    def refused_key(self, recorded: Recorded) -> Reply | None:
+        given = recorded.headers.get("X-Goog-Api-Key")
+        if self.key is None or given == self.key:
+            return None
+        info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
+        return Reply(400, self.error(f"API key not valid. Please pass a valid API key: {given}", "", info))
+
+    def about_model(self, recorded: Recorded) -> Reply:
+        model = recorded.path.removeprefix("models/")
+        if model.startswith("no-"):
+            return Reply(404, self.error(f"models/{model} is not found for API version v1beta", "NOT_FOUND"))
+        return Reply(body={"name": f"models/{model}", "inputTokenLimit": 1048576})
+
+    def fault(self, recorded: Recorded) -> str:
+        body = recorded.body
+        if not recorded.path.endswith(":generateContent"):
+            return "Method not found"
+        generation = body["generationConfig"]
+        unknown = (set(body) - {"systemInstruction", "contents", "generationConfig"}) | (
+            set(generation) - {"responseMimeType", "responseSchema", "maxOutputTokens"}
+        )
+        if unknown:
+            return f'Invalid JSON payload received. Unknown name "{unknown}": Cannot find field.'
+        if generation["responseMimeType"] != "application/json":
+            return "responseSchema needs the response mime type application/json"
+        inline = next(each for each in body["contents"][0]["parts"] if "inlineData" in each)["inlineData"]
+        return photo_fault(recorded.image, inline["mimeType"]) or openapi_fault(generation["responseSchema"])
+
+    def image_in(self, body: Any) -> bytes:
+        for part in body["contents"][0]["parts"]:
+            if "inlineData" in part:
+                return base64.b64decode(part["inlineData"]["data"], validate=True)
+        return b""
+
+
+FAKES: Mapping[str, type[FakeVision]] = {fake.name: fake for fake in (FakeOpenAi, FakeAnthropic, FakeGemini)}
+
+
+class _Api(RequestHandler):
+    def initialize(self, fake: FakeVision) -> None:
+        self.fake = fake
+
+    def on_connection_close(self) -> None:
+        self.fake.dropped.set()
+
+    async def get(self, path: str) -> None:
+        await self._answer(path, None)
+
+    async def post(self, path: str) -> None:
+        assert self.request.headers["Content-Type"] == "application/json"
+        await self._answer(path, json.loads(self.request.body))
+
+    async def _answer(self, path: str, body: Any) -> None:
+        port = self.request.connection.context.address[1]  # type: ignore[union-attr]
+        headers = dict(self.request.headers.get_all())
+        image = b"" if body is None else self.fake.image_in(body)
+        reply = await self.fake.reply_to(Recorded(self.request.method or "", path, body, headers, image, port))
+        if reply.cut:
+            self.request.connection.stream.close()  # type: ignore[union-attr]
+            return
+        self.set_status(reply.status)
+        self.set_header("Content-Type", "application/json")
+        for name, value in reply.headers.items():
+            self.set_header(name, value)
+        while reply.trickles and not self.fake.dropped.is_set():
+            self.write(b" ")
+            with suppress(StreamClosedError):
+                await self.flush()
+            await asyncio.sleep(0.05)  # slow is what it is meant to be
+        self.finish(reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body))
+
+
+def as_text(content: Any) -> str | None:
+    """Return what a model says as the text it is."""
+    return content if isinstance(content, str) or content is None else json.dumps(content)
+
+
+def photo_fault(image: bytes, content_type: str = "image/jpeg") -> str:
+    """Return why an endpoint would not take the photo."""
+    try:
+        picture = Image.open(io.BytesIO(image), formats=SEEN_FORMATS)
+        picture.load()
+    except OSError:
+        return "You uploaded an unsupported image"
+    return "" if picture.get_format_mimetype() == content_type else f"the image is no {content_type}"
+
+
+def strict_fault(schema: dict[str, Any]) -> str:
+    """Return why a strict JSON schema would not be taken."""
+    if unsupported := UNSUPPORTED & set(schema):
+        return f"Invalid schema: {unsupported} not permitted"
+    if schema["type"] != "object":
+        return ""
+    if schema.get("additionalProperties") is not False or set(schema["required"]) != set(schema["properties"]):
+        return "Invalid schema: additionalProperties must be false and every property required"
+    return next(filter(None, map(strict_fault, schema["properties"].values())), "")
+
+
+def openapi_fault(schema: dict[str, Any]) -> str:
+    """Return why a schema as Gemini knows them would not be taken."""
+    if unknown := set(schema) - {"type", "properties", "required", "propertyOrdering"}:
+        return f'Invalid JSON payload received. Unknown name "{unknown}" at generation_config.response_schema'
+    if schema["type"] not in ("OBJECT", "STRING", "NUMBER"):
+        return f"Invalid value at type: {schema['type']}"
+    if schema["type"] != "OBJECT":
+        return ""
+    names = set(schema["properties"])
+    if set(schema["required"]) != names or set(schema["propertyOrdering"]) != names:
+        return "required: property is not defined"
+    return next(filter(None, map(openapi_fault, schema["properties"].values())), "")
+
+
+def _silent(_handler: RequestHandler) -> None:
+    """Scripted 5xx answers are no warnings."""
