@@ -35,12 +35,12 @@ def test_reference_is_what_the_command_prints() -> None:
 @pytest.mark.fault("P10")
 def test_reference_tells_how_each_method_is_written() -> None:
     """What is awaited has `async`, what is passed by name stands behind a `*`; and what a module may have besides."""
-    assert "##### `async put_first(key: str, value: Any, *, user_id: str = '') -> Any`" in REFERENCE
-    assert "##### `async publish(room: str, event: Mapping[str, Any]) -> None`" in REFERENCE
+    assert "##### `async def put_first(key: str, value: Any, *, user_id: str = '') -> Any`" in REFERENCE
+    assert "##### `async def publish(room: str, event: Mapping[str, Any]) -> None`" in REFERENCE
     starting = REFERENCE.partition("#### `Starting`")[2].partition("\n#### ")[0]
     assert "a module with observers or filters may have them as\nfunctions of the same names" in starting
     for method in ("start(context: Context)", "check()", "close()"):
-        assert f"##### `{method} -> None | Awaitable[None]`" in starting
+        assert f"##### `def or async def {method} -> None`" in starting
 
 
 def test_reference_names_every_hook_protocol_and_field() -> None:
