@@ -14,18 +14,37 @@ import statistics
 import sys
 import types
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
-from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, JobEvent, Notification, hookimpl
+from pipeline.hold import Turn
+from pipeline.hooks import (
+    API_VERSION,
+    Analysis,
+    AnalyzeRequest,
+    Attribute,
+    JobEvent,
+    Notification,
+    Progress,
+    Rate,
+    Usage,
+    hookimpl,
+)
 from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.manager import PluginManager, assemble
 from pipeline.metrics import Metrics
+from pipeline.queue.job import Job
 from pipeline.settings import Settings
 from pipeline.testing import SUCCESS_EVENT, RecordingRooms
+from pipeline.usecases.attempts import Attempt
+from pipeline.usecases.permits import Permits
+from tests.factories import make_asset
 
 FOUND = Analysis(brand=Attribute("Nike", 0.9), model=Attribute("Air Max 90", 0.8))
+FOUND_WITH_USAGE = replace(FOUND, usage=Usage(1200, 90, 0.002), ai_model="model-1")
+JOB = Job("ai-processing:65f0", {}, 1, 0, "lease", 0, 0)
 REQUEST = AnalyzeRequest("https://images.example/x", "sneaker", "65f0", "ai-processing:65f0", "request-1", 1, 90)
 QUEUE = "ai-processing"
 
@@ -45,6 +64,28 @@ class Nothing:
     save = open = delete = check = nothing
 
 
+class Told(Nothing):
+    """The same provider, which reports progress once, tells what it took and has a rate."""
+
+    rate = Rate(1e6)
+
+    async def analyze(self, request: AnalyzeRequest, progress: Progress) -> Analysis:  # type: ignore[override]
+        progress(0.5)
+        return FOUND_WITH_USAGE
+
+
+class NoTurns:
+    """Gives turns as fast as it can be done: what Redis takes for it is part of the claim."""
+
+    async def take_turn_at(
+        self, provider: str, lease: str, wait_seconds: float, late_seconds: float | None = None
+    ) -> tuple[bool, float]:
+        return True, 0
+
+    async def end_turn_at(self, provider: str, lease: str) -> None:
+        return None
+
+
 class Threaded(Nothing):
     """The same provider as a plain `def`, so that it is run in a thread."""
 
@@ -55,10 +96,11 @@ class Threaded(Nothing):
 def make_module(*, hooks: bool) -> types.ModuleType:
     """Return a plugin module with everything, with or without hooks that are called for each job."""
     module = types.ModuleType("pipeline.plugins.bench_nothing")
+    module.API_VERSION = API_VERSION  # type: ignore[attr-defined]
 
     @hookimpl
     def register_ai_providers() -> Any:
-        return [("nothing", Nothing), ("threaded", Threaded)]
+        return [("nothing", Nothing), ("threaded", Threaded), ("told", Told)]
 
     @hookimpl
     def register_storage_backends() -> Any:
@@ -129,6 +171,8 @@ async def measure(jobs: int, work: Callable[[], Awaitable[Any]]) -> float:
 async def run(jobs: int, rounds: int) -> None:
     """Measure everything in turn, round after round, and print the table."""
     plain, threaded, hooked, direct = build("nothing"), build("threaded"), build("nothing", hooks=True), Nothing()
+    told, told_at, asset = build("told"), Attempt(JOB), make_asset()
+    permits = Permits(NoTurns(), told.provider_paces)
     metrics = Metrics()
     event = JobEvent("ai-processing:65f0", "65f0", "user-1", "sneaker", "request-1", datetime.now(UTC))
     notification = Notification(SUCCESS_EVENT, "user-1", RecordingRooms())
@@ -141,9 +185,14 @@ async def run(jobs: int, rounds: int) -> None:
     async def counted() -> None:
         count_one_job(metrics)
 
+    async def analyze_told() -> None:
+        job = JOB._replace(turn=Turn("told", monotonic()))
+        await told.analyze(REQUEST, no_image, "", told_at, permits.of(job, asset))
+
     cases: dict[str, Callable[[], Awaitable[Any]]] = {
         "analyze, called directly": lambda: direct.analyze(REQUEST),
         "analyze, async plugin": lambda: plain.analyze(REQUEST, no_image),
+        "the same with pace, usage, progress": analyze_told,
         "analyze, plain def in a thread": lambda: threaded.analyze(REQUEST, no_image),
         "analyze, async plugin and one filter": lambda: hooked.analyze(REQUEST, no_image),
         "notify, called directly": lambda: direct.notify(notification),
@@ -160,7 +209,7 @@ async def run(jobs: int, rounds: int) -> None:
         print(f"{name:>40}  {statistics.median(figures):6.1f} {min(figures):6.1f} {max(figures):6.1f}")
     total = sum(statistics.median(taken[name]) for name in ("analyze, async plugin", "notify, one notifier"))
     print(f"{'metrics and dispatch of a plain job':>40}  {total + statistics.median(taken['metrics of one job']):6.1f}")
-    for manager in (plain, threaded, hooked):
+    for manager in (plain, threaded, hooked, told):
         await manager.close()
 
 

@@ -300,6 +300,7 @@ def _repairs() -> list[Panel]:
             rate("jobs_recovered", "queue", "@queue", "{{queue}} recovered"),
             rate("leases_lost", "queue", "@queue", "{{queue}} leases lost"),
             rate("stale_results", legend="results dropped"),
+            rate("reanalyses", by="outcome", legend="analyzed again: {{outcome}}"),
             unit="ops",
             width=6,
         ),

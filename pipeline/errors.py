@@ -182,6 +182,10 @@ class RetryableJobError(JobError):
         self.provider = ""
 
 
+class BudgetReached(RetryableJobError):
+    """What AI may cost today is spent. A job waits for the next day, however old it gets."""
+
+
 class NotReady(Exception):
     """A plugin cannot start yet. reason: why, for operators; retry_after_seconds: when to try again."""
 

@@ -6,6 +6,14 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
+# How the group and the lanes of jobs begin that are claimed only when no other job is ready, see queue/lua/place.lua.
+BACKGROUND = "~"
+
+
+def lane_behind(category: str, provider: str = "") -> str:
+    """Return the lane of such a job. provider: the only one that it may ask."""
+    return f"{BACKGROUND}={provider}" if provider else BACKGROUND + category
+
 
 class Hold(NamedTuple):
     """Keeps everybody from asking one provider or durable notifier.

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from pipeline import __version__
 
-QUEUE_STATES = ("waiting", "active", "delayed", "completed", "failed")
+QUEUE_STATES = ("waiting", "active", "delayed", "completed", "failed", "background")
 ATTEMPTS = ("1", "2", "3", "more")
 JOB_OUTCOMES = ("completed", "retried", "postponed", "parked", "failed", "released", "cancelled", "lost")
 HTTP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
@@ -176,6 +176,8 @@ class Metrics:
         _start(self.reconciler_searches, ("urgent", "regular"))
 
     def _add_assets(self) -> None:
+        self.reanalyses = self._counter("reanalyses", "Reanalyses of finished assets by what came of them.", "outcome")
+        _start(self.reanalyses, ("changed", "unchanged", "dropped", "failed"))
         self.assets_finished = self._counter("assets_finished", "Assets by the status they ended in.", "status")
         _start(self.assets_finished, ("active", "partial", "failed"))
         self.asset_seconds = self._histogram("asset_seconds", "From accepted upload to sent event.", ASSET_SECONDS)

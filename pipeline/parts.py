@@ -33,6 +33,7 @@ from pipeline.tracing import build_tracing
 from pipeline.usecases import notifying
 from pipeline.usecases.admission import Admission
 from pipeline.usecases.audit import Audit
+from pipeline.usecases.budgets import Budgets
 from pipeline.usecases.bulk import Bulk
 from pipeline.usecases.busiest import Busiest
 from pipeline.usecases.cancelling import Cancelling
@@ -59,9 +60,11 @@ from pipeline.usecases.processing import Processing
 from pipeline.usecases.progress import Progress
 from pipeline.usecases.progress_frames import ProgressFrames
 from pipeline.usecases.progress_reports import Reports
+from pipeline.usecases.reanalysis import Reanalysis, Reanalyzing
 from pipeline.usecases.reconciler import Reconciler, Source
 from pipeline.usecases.removing import Jobs, Removing
 from pipeline.usecases.replay import Replay
+from pipeline.usecases.result_cache import ResultCache
 from pipeline.usecases.retention import Sweeper
 from pipeline.usecases.submission import Submission, SubmissionPolicy
 from pipeline.usecases.storages_in_use import StoragesInUse
@@ -124,6 +127,14 @@ class Parts:
         self.deliveries = Deliveries(self.store)
         self._build_queues()
         self.tallies = Tallies(self.store, self.queue)
+        self.result_cache = ResultCache(self.store, days=settings.ai_cache_days)
+        self.budgets = Budgets(
+            self.store,
+            self.queue,
+            per_day=settings.ai_budget_per_day,
+            per_user_per_day=settings.ai_budget_per_user_per_day,
+            currency=settings.ai_budget_currency,
+        )
         self.sweeper = Sweeper(self.store, self.plugins, self.queue, self.metrics)
         self.storages_in_use = StoragesInUse(self.store, self.plugins)
         self.upgrade = Upgrade(self.store, self.queue, self.storages_in_use, _unknown_backend(settings))
@@ -157,6 +168,15 @@ class Parts:
             self.workers.append(self._make_notifier_worker())
         self.removing = self._make_removing()
         self.job_lists = JobLists(self.store, self.queue, self.progress, self.image_urls)
+        self.reanalysis = Reanalysis(
+            self.store,
+            self.queue,
+            self._kept_jobs,
+            providers=settings.all_providers,
+            settle=self.dead_letters.remove_failed,
+            end_running=self.worker.cancel,
+            on_deferred=self._enqueue_later,
+        )
         self.bulk = Bulk(
             self.job_lists,
             self.queue,
@@ -164,6 +184,7 @@ class Parts:
             self.dead_letters,
             cancelling=self.cancelling,
             removing=self.removing,
+            reanalysis=self.reanalysis,
         )
         self.correcting = Correcting(self.store, self.progress_frames.corrected)
         self.erasing = Erasing(
@@ -283,13 +304,23 @@ class Parts:
             provider_timeout_seconds=settings.provider_timeout_seconds,
             max_starts=settings.job_attempts + settings.max_stalls,
             witness=self.reports.analysis,
-            permit=Permits(self.queue, self.plugins.provider_paces).of,
+            permit=self._make_permits().of,
             on_end=self.tallies.count_end,
             tracing=self.tracing,
         )
+        reanalyzing = Reanalyzing(
+            self.store,
+            processing,
+            self.notifying,
+            self._kept_jobs,
+            self.metrics,
+            leftovers=self.leftovers,
+            urls=self.image_urls,
+            settle=self.dead_letters.remove_failed,
+        )
         return Worker(
             self.queue,
-            processing,
+            reanalyzing,
             RetryPolicy(
                 attempts=settings.job_attempts,
                 backoff_ms=settings.backoff_ms,
@@ -309,6 +340,17 @@ class Parts:
             on_finish=self._observe_finish,
             untold=lambda job: self.fanout.untold(str(job.data.get("assetId", ""))),
             tracing=self.tracing,
+        )
+
+    def _make_permits(self) -> Permits:
+        budgets = self.budgets if self.budgets.is_set else None
+        return Permits(
+            self.queue,
+            self.plugins.provider_paces,
+            budgets,
+            self.plugins.free_providers,
+            self.result_cache if self.settings.ai_cache else None,
+            self.plugins.provider_versions,
         )
 
     def _build_queues(self) -> None:
@@ -376,7 +418,7 @@ class Parts:
     async def _purge(self) -> None:
         await self.store.purge_keys(utc_now() - timedelta(seconds=self.settings.idempotency_seconds))
         await self._kept_jobs.purge()
-        for records in (self.tallies, self.audit, self.deliveries):
+        for records in (self.tallies, self.audit, self.deliveries, self.budgets, self.result_cache):
             await records.purge()
 
     def _make_notifier_worker(self) -> Worker:

@@ -148,11 +148,28 @@ class Settings(BaseSettings):
     ai_provider: CommaList = _f(
         (),
         "AI provider plugins, comma-separated: the next is asked after a permanent failure of the one before or while "
-        "that is held. local>openai: also when brand or model is missing in an answer; the fuller one counts. Default: http when AI_SERVICE_URL is set, else local.",
+        "that is held. local>openai: also when brand or model is missing in an answer; the fuller one counts. "
+        "Default: http when AI_SERVICE_URL is set, else local.",
     )
     ai_provider_by_category: CategoryMap = _f(
         {}, "AI providers of single categories, as sneaker=acme,lego=acme+local>openai (+ as the comma of AI_PROVIDER)."
     )
+    ai_budget_per_day: float = _f(
+        0,
+        "What all AI providers together may cost in a day (UTC), in AI_BUDGET_CURRENCY; jobs beyond that wait for the "
+        "next day, as do those of a provider that does not tell what a call costs. 0: no limit.",
+        ge=0,
+    )
+    ai_budget_per_user_per_day: float = _f(
+        0, "The same for the photos of each user: only that user's jobs wait. 0: no limit.", ge=0
+    )
+    ai_budget_currency: str = _f(
+        "USD", "Of the budgets; a cost in another currency is a price that is not known.", pattern="^[A-Z]{3}$"
+    )
+    ai_cache: bool = _f(
+        False, "Gives complete answers again for the same photo, category, provider, AI model and prompt."
+    )
+    ai_cache_days: float = _f(30, "How long an answer is kept for AI_CACHE.", gt=0)
     storage_backend: str = _f(
         "",
         "Storage plugin of new images; those of before stay in the one that holds them. Default: cloudinary_private "
@@ -269,8 +286,8 @@ class Settings(BaseSettings):
     )
     user_claims: CommaList = _f(
         (),
-        "Claims of an upload's token that notifiers get with its event, comma-separated, as email,locale; kept with the "
-        "asset, at most 2 KB, and shown to nobody. Default: none, because they are about a person.",
+        "Claims of an upload's token that notifiers get with its event, comma-separated, as email,locale; kept with "
+        "the asset, at most 2 KB, and shown to nobody. Default: none, because they are about a person.",
     )
     notifier_slots: int = _f(
         5, "Slots of this process for durable notifiers (webhook, apprise): they never take those of the AI.", ge=1
@@ -467,11 +484,11 @@ class Settings(BaseSettings):
         return self.chain("")
 
     def chain(self, category: str) -> tuple[str, ...]:
-        """Return the AI providers of a category, the first to be asked first. "": of those that have none of their own."""
+        """Return the AI providers of a category, the first one first. "": of those that have none of their own."""
         return tuple(name for stage in self.cascade(category) for name in stage)
 
     def cascade(self, category: str) -> tuple[tuple[str, ...], ...]:
-        """Return the stages of a category's providers: one of each is asked as long as the answers are not complete."""
+        """Return the stages of a category's providers: one of each is asked until an answer is complete."""
         written = self.ai_provider_by_category.get(category) or self.ai_provider
         stages, seen = [], set[str]()
         for text in ",".join(written or ("http" if self.ai_service_url else "local",)).split(">"):

@@ -49,7 +49,7 @@ def register_ai_providers(settings):
 
 
 class PacedAi:
-    """The far end: a real server in a thread. every_seconds: two calls must be so far apart. seconds: each one takes."""
+    """The far end: a real server in a thread. every_seconds: two calls must be so far apart. seconds: one takes."""
 
     def __init__(self, every_seconds: float = 0, seconds: float = 0) -> None:
         self.called_at: list[float] = []
@@ -115,4 +115,4 @@ class PacedAi:
     def most_in(self, seconds: float) -> int:
         """Return how many calls came in the fullest window of that length."""
         times = sorted(self.called_at)
-        return max((sum(first <= each < first + seconds for each in times[i:]) for i, first in enumerate(times)), default=0)
+        return max(sum(first <= each < first + seconds for each in times) for first in times)

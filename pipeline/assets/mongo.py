@@ -23,6 +23,7 @@ from pipeline.assets import mongo_indexes
 from pipeline.assets.asset import (
     ATTEMPTS_AT_MOST,
     CANCELLED,
+    FINISHED,
     SCHEMA,
     AiMetadata,
     Asset,
@@ -123,11 +124,11 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments, JobDocuments):
             raise OutcomeUnknown(error.message) from error.__cause__
         return True
 
-    async def begin(self, asset_id: str, user_id: str, job_id: str) -> Asset | None:
+    async def begin(self, asset_id: str, user_id: str, job_id: str, *, again: bool = False) -> Asset | None:
         return await self._update(
             asset_id,
-            {"userId": user_id, "processingJobId": job_id, "status": AssetStatus.PROCESSING.value},
-            {"$inc": {"fence": 1}},
+            {"userId": user_id, "processingJobId": job_id, "status": _status_of_run(again)},
+            {"$inc": {"fence": 1} | ({"excused": 1} if again else {})},
         )
 
     async def finish(
@@ -143,19 +144,20 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments, JobDocuments):
         previews: Mapping[str, ImageRef] | None = None,
         attempt: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
+        again: bool = False,
     ) -> Asset | None:
         result = _result(status, ai_metadata, processed, finished_at, previews)
         change = {"$set": result | {"provenance": dict(provenance) if provenance else None}}
         return await self._update(
             asset_id,
-            {"processingJobId": job_id, "fence": fence, "status": AssetStatus.PROCESSING.value},
+            {"processingJobId": job_id, "fence": fence, "status": _status_of_run(again)},
             change | (_with_attempt(attempt) if attempt else {}),
         )
 
     async def add_attempt(self, asset_id: str, job_id: str, fence: int, attempt: Mapping[str, Any]) -> None:
         await self._update(
             asset_id,
-            {"processingJobId": job_id, "fence": fence, "status": AssetStatus.PROCESSING.value},
+            {"processingJobId": job_id, "fence": fence},
             _with_attempt(attempt),
         )
 
@@ -391,6 +393,10 @@ def _result(
         "failure": failure_of(status, ai_metadata),
     }
     return result if previews is None else result | {"images.previews": previews_document(previews)}
+
+
+def _status_of_run(again: bool) -> Any:
+    return {"$in": sorted(FINISHED)} if again else AssetStatus.PROCESSING.value
 
 
 def _with_attempt(attempt: Mapping[str, Any]) -> dict[str, Any]:

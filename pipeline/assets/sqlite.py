@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from pipeline.assets.asset import (
     ATTEMPTS_AT_MOST,
     CANCELLED,
+    FINISHED,
     SCHEMA,
     AiMetadata,
     Asset,
@@ -116,7 +117,8 @@ WITH_ATTEMPT = (
     "THEN json_remove(attempts, '$[0]') ELSE COALESCE(attempts, '[]') END, '$[#]', json(:attempt))"
 )
 CREATED_AS_JSON = ("attempts", "provenance", "corrections", "history", "claims")
-CURRENT_RUN = "id = :id AND processingJobId = :job AND fence = :fence AND status = 'processing'"
+CURRENT_RUN = "id = :id AND processingJobId = :job AND fence = :fence"
+FINISHED_STATUSES = ", ".join(f"'{status}'" for status in sorted(FINISHED))
 
 
 @dataclass(slots=True)
@@ -233,10 +235,10 @@ class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
         )
         return bool(rows)
 
-    async def begin(self, asset_id: str, user_id: str, job_id: str) -> Asset | None:
+    async def begin(self, asset_id: str, user_id: str, job_id: str, *, again: bool = False) -> Asset | None:
         return await self._update(
-            "UPDATE assets SET fence = fence + 1, updatedAt = :now "
-            "WHERE id = :id AND userId = :user AND processingJobId = :job AND status = 'processing' RETURNING *",
+            f"UPDATE assets SET fence = fence + 1, excused = excused + {int(again)}, updatedAt = :now "
+            f"WHERE id = :id AND userId = :user AND processingJobId = :job AND {_status_of_run(again)} RETURNING *",
             {"id": asset_id, "user": user_id, "job": job_id},
         )
 
@@ -253,13 +255,14 @@ class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
         previews: Mapping[str, ImageRef] | None = None,
         attempt: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
+        again: bool = False,
     ) -> Asset | None:
         added = f", attempts = {WITH_ATTEMPT}" if attempt else ""
         return await self._update(
             "UPDATE assets SET status = :status, aiMetadata = :meta, processed = :processed, finishedAt = :finished, "
             f"previews = COALESCE(:previews, previews), provenance = :provenance{added}, failure = :failure, "
             "updatedAt = :now "
-            f"WHERE {CURRENT_RUN} RETURNING *",
+            f"WHERE {CURRENT_RUN} AND {_status_of_run(again)} RETURNING *",
             {
                 "attempt": _json(attempt),
                 "provenance": _json(provenance),
@@ -727,6 +730,10 @@ def _loaded(text: str | None) -> Any:
 
 def _meta_json(meta: AiMetadata) -> str | None:
     return _json(ai_metadata_document(meta) | {"processedAt": _milliseconds(meta.processed_at)})
+
+
+def _status_of_run(again: bool) -> str:
+    return f"status IN ({FINISHED_STATUSES})" if again else "status = 'processing'"
 
 
 def _json(value: Mapping[str, Any] | Sequence[Any] | None) -> str | None:

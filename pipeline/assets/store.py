@@ -83,11 +83,12 @@ class AssetStore(Protocol):
         OutcomeUnknown when it may have been inserted all the same; any other DependencyUnavailable: it was not.
         """
 
-    async def begin(self, asset_id: str, user_id: str, job_id: str) -> Asset | None:
+    async def begin(self, asset_id: str, user_id: str, job_id: str, *, again: bool = False) -> Asset | None:
         """Take the fence for one start of the job: add 1 to it in one atomic step and return the asset with the new
         fence.
 
-        Only if the asset belongs to user_id, is `processing` and by job_id; None otherwise.
+        Only if the asset belongs to user_id, is `processing` and by job_id; None otherwise. again: only if job_id, its
+        last job, has finished it: it is analyzed once more and keeps its status; the start is excused.
         """
 
     async def finish(
@@ -103,11 +104,13 @@ class AssetStore(Protocol):
         previews: Mapping[str, ImageRef] | None = None,
         attempt: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
+        again: bool = False,
     ) -> Asset | None:
         """Commit a result (active or partial) under the fence; return the asset as committed. previews: None leaves
         those there are. attempt: added to the asset's attempts, as add_attempt does.
 
         None when the asset is not `processing` by job_id with exactly this fence: a newer run exists, or it is gone.
+        again: when it is not finished by job_id with exactly this fence.
         """
 
     async def fail(
@@ -123,7 +126,7 @@ class AssetStore(Protocol):
         """Commit `failed` with the error, under the same rule as finish."""
 
     async def add_attempt(self, asset_id: str, job_id: str, fence: int, attempt: Mapping[str, Any]) -> None:
-        """Add an attempt that came to nothing, under the same rule as finish; the last ATTEMPTS_AT_MOST are kept."""
+        """Add an attempt that came to nothing, while job and fence are these; the last ATTEMPTS_AT_MOST stay."""
 
     async def correct(self, seen: Asset, corrected: Asset) -> Asset | None:
         """Commit corrections, history and status of `corrected`, a changed copy of `seen`.

@@ -1,5 +1,5 @@
-"""The suites of testing.py as `run.py plugins verify` runs them. pytest collects this file; authoring.py, which starts
-it, defines the fixture `plugin`: the plugin as configured, a new one for each test.
+"""The suites of pipeline.testing as `run.py plugins verify` runs them. pytest collects this file; verified.py, which
+starts it, defines the fixture `configured`: the plugin as it is set up, a new one for each test.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import pytest
 
 from pipeline.demo import pictures
 from pipeline.hooks import AIProvider, Notifier, StorageBackend
-from pipeline.testing import AIProviderSuite, NotifierSuite, StorageBackendSuite
+from pipeline.settings import Settings, load
+from pipeline.testing import AIProviderSuite, FilterSuite, NotifierSuite, ObserverSuite, StorageBackendSuite
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -33,29 +34,53 @@ def photo_url() -> Iterator[str]:
         server.shutdown()
 
 
-class TestProvider(AIProviderSuite):
+class AsConfigured:
+    """A plugin gets the service's settings, DATA_DIR and all: it may keep there what takes long to fetch."""
+
+    @pytest.fixture
+    def context_settings(self) -> Settings:
+        return load()
+
+
+class TestProvider(AsConfigured, AIProviderSuite):
     """An AI provider."""
 
     @pytest.fixture
-    def provider(self, plugin: AIProvider) -> AIProvider:
-        return plugin
+    def provider(self, configured: AIProvider) -> AIProvider:
+        return configured
 
     @pytest.fixture
     def image_url(self, photo_url: str) -> str:
         return photo_url
 
 
-class TestStorage(StorageBackendSuite):
+class TestStorage(AsConfigured, StorageBackendSuite):
     """A storage backend."""
 
     @pytest.fixture
-    def storage(self, plugin: StorageBackend) -> StorageBackend:
-        return plugin
+    def storage(self, configured: StorageBackend) -> StorageBackend:
+        return configured
 
 
-class TestNotifier(NotifierSuite):
+class TestNotifier(AsConfigured, NotifierSuite):
     """A notifier."""
 
     @pytest.fixture
-    def notifier(self, plugin: Notifier) -> Notifier:
-        return plugin
+    def notifier(self, configured: Notifier) -> Notifier:
+        return configured
+
+
+class TestFilter(AsConfigured, FilterSuite):
+    """A plugin that filters."""
+
+    @pytest.fixture
+    def plugin(self, configured: object) -> object:
+        return configured
+
+
+class TestObserver(AsConfigured, ObserverSuite):
+    """A plugin that observes."""
+
+    @pytest.fixture
+    def plugin(self, configured: object) -> object:
+        return configured

@@ -1,4 +1,6 @@
-"""The command `jobs`: find jobs by a filter, look at one, run many again or cancel them. It asks the service."""
+"""The commands `jobs` (find jobs by a filter, look at one, run many again or cancel them) and `reanalyze`. They ask the
+service.
+"""
 
 from __future__ import annotations
 
@@ -137,9 +139,20 @@ def _single(name: str) -> Any:
 
 
 async def _change(
-    client: Operator, action: str, where: Mapping[str, str], *, is_dry: bool, is_sure: bool, as_json: bool
+    client: Operator,
+    action: str,
+    where: Mapping[str, str],
+    *,
+    is_dry: bool,
+    is_sure: bool,
+    as_json: bool,
+    is_all: bool = False,
+    provider: str | None = None,
+    limit: int | None = None,
 ) -> None:
-    preview = cleaned(await client.preview_jobs(action, where))
+    preview = cleaned(await client.preview_jobs(action, where, is_all=is_all, provider=provider))
+    if limit is not None and preview["count"] > limit:
+        preview |= {"count": limit, "isExact": True}
     if as_json:
         print(json.dumps(preview), flush=True)
     else:
@@ -152,7 +165,10 @@ async def _change(
         click.confirm(f"{action.capitalize()} {_count(preview)}?", abort=True, err=True)
     done = skipped = refused = 0
     is_cut = False
-    async for chunk in client.change_jobs(action, where, until=preview["until"]):
+    changed = client.change_jobs(
+        action, where, until=preview["until"], is_all=is_all, provider=provider, limit=limit
+    )
+    async for chunk in changed:
         chunk = cleaned(chunk)
         done, skipped, refused = done + chunk["done"], skipped + chunk["skipped"], refused + len(chunk["refused"])
         is_cut = is_cut or len(chunk["refused"]) >= REFUSED_AT_MOST
@@ -191,3 +207,37 @@ def _count(counted: Mapping[str, Any]) -> str:
 
 jobs.add_command(changes("retry", "Run failed or partial jobs again: those named, or all that match --where."))
 jobs.add_command(changes("cancel", "End jobs that have not ended: those named, or all that match --where."))
+
+
+@click.command()
+@with_where
+@click.option("--all", "is_all", is_flag=True, help="All finished assets, instead of --where.")
+@click.option("--provider", help="The AI provider to ask, one of those in use; default: those of each category.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many, the newest.")
+@click.option("--stop", is_flag=True, help="Take it back for those that have yet to be analyzed again.")
+@click.option("--dry-run", is_flag=True, help="Only show how many it would be.")
+@click.option("--yes", is_flag=True, help="Do not ask before.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON: first the dry run, then a line for each chunk.")
+@with_url
+@with_token
+def reanalyze(
+    where: str,
+    is_all: bool,
+    provider: str | None,
+    limit: int | None,
+    stop: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    url: str | None,
+    token: str | None,
+) -> None:
+    """Analyze finished assets again, when no upload waits. Each keeps its result until there is a new one."""
+    wanted = read_where(where)
+    if bool(wanted) == is_all:
+        raise click.UsageError("Say which by --where, or --all")
+    if stop and provider:
+        raise click.UsageError("--provider is not for --stop")
+    options = {"is_dry": dry_run, "is_sure": yes, "as_json": as_json, "is_all": is_all}
+    action = "keep" if stop else "reanalyze"
+    run(lambda client: _change(client, action, wanted, **options, provider=provider, limit=limit), url, token)

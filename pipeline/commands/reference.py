@@ -6,22 +6,34 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 import pluggy
 
-from pipeline import hooks
+from pipeline import errors, hooks
 from pipeline.commands.plugin_settings import built_in_settings
 from pipeline.hooks import specs
 from pipeline.hooks.catalogue import BUILT_IN_MODULES
 from pipeline.hooks.load_checks import hookspecs
 
+# Those that a plugin raises.
+ERRORS: tuple[type[Exception], ...] = (
+    errors.RetryableJobError,
+    errors.PermanentJobError,
+    errors.NotReady,
+    errors.DependencyUnavailable,
+    errors.ValidationError,
+    errors.ConfigurationError,
+    errors.SandboxLimit,
+)
+
 
 def reference_lines() -> list[str]:
     """Return the reference."""
-    return [*_hook_lines(), *_protocol_lines(), *_data_lines(), *_user_lines(), *_setting_lines()]
+    parts = (_hook_lines, _protocol_lines, _data_lines, _error_lines, _user_lines, _setting_lines)
+    return [line for part in parts for line in part()]
 
 
 def hook_users() -> dict[str, list[str]]:
@@ -37,7 +49,12 @@ def hook_users() -> dict[str, list[str]]:
 def _hook_lines() -> Iterator[str]:
     yield "### The hooks"
     for hook in hookspecs().values():
-        yield from _documented("####", _signature(hook), hook)
+        may_wait = not hook.__name__.startswith("register_")
+        yield from _documented("####", _signature(hook, "def or async def" if may_wait else "def"), hook)
+    yield from ("", "### What a module with hooks may have besides", "", "Functions of the module, without `@hookimpl`.")
+    for name, function in vars(hooks.Starting).items():
+        if inspect.isfunction(function) and not name.startswith("_"):
+            yield from _documented("####", _signature(function), function)
 
 
 def _protocol_lines() -> Iterator[str]:
@@ -75,22 +92,38 @@ def _documented(level: str, title: str, what: object) -> Iterator[str]:
     yield from ("", f"{level} `{title}`", "", *(inspect.getdoc(what) or "").replace("<", r"\<").splitlines())
 
 
-def _signature(function: Callable[..., Any]) -> str:
-    signature = inspect.signature(function)
-    how = "async " if inspect.iscoroutinefunction(function) else ""
-    given = ", ".join(_parameters(each for each in signature.parameters.values() if each.name != "self"))
-    return f"{how}{function.__name__}({given}) -> {signature.return_annotation}"
+def _error_lines() -> Iterator[str]:
+    yield from ("", "### What it raises", "", "All are in `pipeline.errors`.")
+    for error in ERRORS:
+        yield from _documented("####", f"{error.__name__}({_parameters(error.__init__)})", error)
 
 
-def _parameters(parameters: Iterable[inspect.Parameter]) -> Iterator[str]:
-    is_by_name = False
-    for each in parameters:
-        if each.kind is each.KEYWORD_ONLY and not is_by_name:
-            yield "*"
-        is_by_name = is_by_name or each.kind in (each.KEYWORD_ONLY, each.VAR_POSITIONAL)
+def _signature(function: Callable[..., Any], written: str = "") -> str:
+    """Return how a function is written. written: what stands before its name, if its types do not tell."""
+    returns = str(inspect.signature(function).return_annotation)
+    # "X | Awaitable[X]": the author chooses.
+    plain, either, _ = returns.partition(" | Awaitable[")
+    if not either and returns.startswith("Awaitable["):
+        plain, either = returns.removeprefix("Awaitable[").removesuffix("]"), "awaited"
+    if inspect.iscoroutinefunction(function):
+        written = written or "async def"
+    written = written or ("def or async def" if either else "def")
+    return f"{written} {function.__name__}({_parameters(function)}) -> {plain}"
+
+
+def _parameters(function: Callable[..., Any]) -> str:
+    given, has_star = [], False
+    for each in inspect.signature(function).parameters.values():
+        if each.name == "self":
+            continue
+        if each.kind is each.KEYWORD_ONLY and not has_star:
+            given.append("*")
+        has_star |= each.kind in (each.KEYWORD_ONLY, each.VAR_POSITIONAL)
         stars = "*" if each.kind is each.VAR_POSITIONAL else "**" if each.kind is each.VAR_KEYWORD else ""
+        kind = each.annotation if isinstance(each.annotation, str) else inspect.formatannotation(each.annotation)
         default = "" if each.default is each.empty else f" = {each.default!r}"
-        yield f"{stars}{each.name}: {each.annotation}{default}"
+        given.append(f"{stars}{each.name}: {kind}{default}")
+    return ", ".join(given)
 
 
 def _field(field: Any) -> str:

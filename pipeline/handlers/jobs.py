@@ -21,7 +21,7 @@ from pipeline.queue.queue import LONGEST_POSTPONEMENT_SECONDS
 from pipeline.settings import CATEGORY
 from pipeline.texts import clean
 from pipeline.tracing import OFF, Tracing
-from pipeline.usecases.bulk import REFUSED_AT_MOST, Action, Bulk
+from pipeline.usecases.bulk import CHUNK, REFUSED_AT_MOST, Action, Bulk
 from pipeline.usecases.cancelling import Cancelling
 from pipeline.usecases.job_lists import JobLists, JobQuery
 
@@ -31,7 +31,7 @@ PROVIDER = re.compile(r"[\x21-\x7e]{1,100}", re.ASCII)
 WORDS_AT_MOST, MAX_SEARCH_LENGTH = 10, 200
 SEARCH = re.compile(rf".{{0,{MAX_SEARCH_LENGTH}}}", re.DOTALL)
 FILTERS = ("state", "user", "category", "provider", "failure", "q", "from", "to")
-BULK_FIELDS = ("action", "filter", "all", "dryRun", "cursor", "until", "seconds")
+BULK_FIELDS = ("action", "filter", "all", "dryRun", "cursor", "until", "seconds", "provider", "limit")
 MAX_BODY_BYTES = 16 * 1024
 
 
@@ -163,15 +163,23 @@ class BulkHandler(_JobsHandler):
         wanted = replace(wanted, until=min(each for each in (wanted.until, until or now) if each))
         action = Action(said["action"])
         self.note_act(action=f"{action.value} jobs", target=_shown_filter(said))
+        provider = said.get("provider") or ""
         if said.get("dryRun") is True:
             self.drop_act()
-            count, sample = await self.bulk.preview(action, wanted)
+            count, sample = await self.bulk.preview(action, wanted, provider)
             told = {"count": count.count, "isExact": count.is_exact, "sample": sample}
             self.reply(told | {"until": to_timestamp(wanted.until)})
             return
         with self.tracing.request(self):
-            seconds = said.get("seconds", 0)
-            chunk = await self.bulk.run(action, wanted, after=after, seconds=seconds, request_id=self.request_id)
+            chunk = await self.bulk.run(
+                action,
+                wanted,
+                after=after,
+                seconds=said.get("seconds", 0),
+                request_id=self.request_id,
+                provider=provider,
+                limit=said.get("limit") or CHUNK,
+            )
             refused = [{"jobId": job_id, "message": message} for job_id, message in chunk.refused[:REFUSED_AT_MOST]]
             self.note_act(count=chunk.done)
             counts = {"done": chunk.done, "skipped": chunk.skipped, "refused": refused}
@@ -225,6 +233,8 @@ def bulk_faults(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in ("dryRun", "all"):
         if not isinstance(said.get(name, False), bool):
             yield name, "Must be true or false"
+    if said.get("provider") is not None and not (isinstance(said["provider"], str) and action == Action.REANALYZE):
+        yield "provider", "Must be the name of a provider that is to reanalyze"
     if said.get("dryRun") is not True:
         yield from _faults_of_run(said)
 
@@ -235,6 +245,9 @@ def _faults_of_run(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, "Must be a text"
     if said.get("until") is None:
         yield "until", "Must be that of the reply to a dry run"
+    limit = said.get("limit", 1)
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        yield "limit", "Must be a number from 1"
     seconds = said.get("seconds")
     is_postponement = isinstance(seconds, int) and 1 <= seconds <= LONGEST_POSTPONEMENT_SECONDS
     if said.get("action") == Action.POSTPONE and (isinstance(seconds, bool) or not is_postponement):
@@ -253,7 +266,8 @@ def _shown_filter(said: Mapping[str, Any]) -> str:
     """Return which jobs a bulk request is about, as the audit list has it."""
     wanted = said.get("filter") or {}
     texts = [f"{name}={wanted[name]}" for name in FILTERS if wanted.get(name)]
-    return clean(" ".join(texts))[:MAX_TARGET_LENGTH] or "all"
+    by = f" by {said['provider']}" if said.get("provider") else ""
+    return clean((" ".join(texts) or "all") + by)[:MAX_TARGET_LENGTH]
 
 
 def _shown_name(name: str) -> str:

@@ -33,7 +33,7 @@ from pipeline.hooks.load_checks import (
     split,
 )
 from pipeline.hooks.notifiers import NOTIFY, NOTIFY_MANY
-from pipeline.hooks.routes import Route, RouteList
+from pipeline.hooks.routes import Route, RouteList, shown_routes
 from pipeline.hooks.sources import BUILT_IN, Source, find_sources, loaded, names_there_are
 from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import FILE_SUFFIX, PluginSettings, plugin_variable
@@ -113,15 +113,15 @@ class Offer:
 class Made:
     """A plugin that was made, or could not be. plugin: None then. faults, warnings: what is wrong with it.
 
-    unusable: its methods that cannot be called. routes: what it serves. cause: what making it raised.
+    unusable: its methods that cannot be called. cause: what making it raised. routes: what it serves.
     """
 
     plugin: Any
     faults: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     unusable: frozenset[str] = frozenset()
-    routes: Sequence[Route] = ()
     cause: BaseException | None = None
+    routes: Sequence[Route] = ()
 
 
 class Catalogue:
@@ -277,11 +277,18 @@ class Catalogue:
         faults, warnings = split(findings, offer.source.is_strict)
         if offer.kind is PROVIDER and version > 1:
             warnings += tuple(check_categories(plugin, self._settings.categories))
-        return Made(plugin, faults, warnings, unusable, routes)
+        return Made(plugin, faults, warnings, unusable, routes=routes)
 
     def kinds_of(self, name: str) -> list[Kind]:
         """Return the kinds of plugins there are of that name."""
         return [kind for kind in KINDS if (kind, name) in self._offers]
+
+    def hook_plugin(self, name: str) -> object:
+        """Return the module, or the object, with the observers and filters of that name; KeyError when there is none."""
+        for plugin in self._hook_functions():
+            if self._sources[plugin].name == name:
+                return self._registry.get_plugin(plugin)
+        raise KeyError(name)
 
     def build_hooks(self, metrics: Metrics, lender: Lender | None = None) -> list[BoundPlugin]:
         """Return the plugins that observe or filter, in pluggy's order, methods named after the hooks."""
@@ -300,13 +307,15 @@ class Catalogue:
             life = {method: getattr(module, method) for method in present}
             methods = functions | life
             bound = _bind(HOOK, source.name, module, methods, 2, self._settings, metrics, lender)
-            if REGISTER_ROUTES in functions:
-                try:
-                    bound.routes = _routes(functions[REGISTER_ROUTES], self._settings)
-                except Exception as error:
-                    raise ConfigurationError(f"The plugin {source.name!r} cannot start: {error}") from error
+            bound.routes = self._routes_of_module(source, functions)
             built.append(bound)
         return built
+
+    def _routes_of_module(self, source: Source, functions: Mapping[str, Callable[..., Any]]) -> Sequence[Route]:
+        try:
+            return _routes(functions[REGISTER_ROUTES], self._settings) if REGISTER_ROUTES in functions else ()
+        except (Exception, SystemExit) as error:
+            raise ConfigurationError(f"The plugin {source.name!r} cannot start: {error}") from error
 
     def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
         """Return those of all plugins, in pluggy's order; a wrapper is none here."""
@@ -429,20 +438,17 @@ class Catalogue:
         methods = [each for each in known if each not in made.unusable and _has(made.plugin, each, source)]
         limits = declared_by(made.plugin).limits if kind is PROVIDER and source.api_version > 1 else Limits()
         declared = limits_as_json(limits, getattr(made.plugin, "extra_fields", None))
-        routes = _told_routes(name, made.routes)
+        routes = shown_routes(made.routes)
         return replace(info, warnings=warnings, methods=tuple(methods), limits=declared, routes=routes)
 
     def _hook_info(self, key: str, functions: Mapping[str, Any]) -> PluginInfo:
         source = self._sources[key]
         try:
-            is_active = self._is_active(source)
-            has_routes = is_active and REGISTER_ROUTES in functions
-            routes = _routes(functions[REGISTER_ROUTES], self._settings) if has_routes else ()
-        except Exception as error:
-            return _broken(source, HOOK, (str(error),))
-        info = _info(source, HOOK, "selected" if is_active else "available")
-        told = _told_routes(source.name, routes)
-        return replace(info, warnings=tuple(self._warnings[key]), methods=tuple(functions), routes=told)
+            info = _info(source, HOOK, "selected" if self._is_active(source) else "available")
+            routes = shown_routes(self._routes_of_module(source, functions))
+        except ConfigurationError as error:
+            return _broken(source, HOOK, (error.message,))
+        return replace(info, warnings=tuple(self._warnings[key]), methods=tuple(functions), routes=routes)
 
     def _is_active(self, source: Source) -> bool:
         return all(self._settings.plugin(name, self._own[name]).is_active for name in self._names_of(source))
@@ -491,19 +497,12 @@ def _bind(
 
 
 def _routes(register: Callable[..., Any], *arguments: Any) -> Sequence[Route]:
-    """Return what a plugin serves under /plugins/; raises what its `register_routes` raises."""
+    """Return what a plugin serves under /plugins/; whatever it raises otherwise."""
     if inspect.iscoroutinefunction(register):
         raise TypeError(f"{REGISTER_ROUTES} must be a plain def")
     routes = RouteList()
-    try:
-        register(routes, *arguments)
-    except SystemExit as error:
-        raise RuntimeError(f"{REGISTER_ROUTES} called sys.exit") from error
+    register(routes, *arguments)
     return tuple(routes.all)
-
-
-def _told_routes(name: str, routes: Sequence[Route]) -> tuple[str, ...]:
-    return tuple(f"{each.method} /plugins/{name}{each.path} ({each.role})" for each in routes)
 
 
 def _has(plugin: object, method: str, source: Source) -> bool:

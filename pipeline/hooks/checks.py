@@ -89,6 +89,7 @@ def cleaned(analysis: Analysis) -> Analysis:
         model=model,
         colorway=colorway,
         extra=kept_extra(analysis.extra),
+        is_cached=False,
         ai_model=clean(analysis.ai_model).strip(),
         prompt_version=clean(analysis.prompt_version).strip(),
     )

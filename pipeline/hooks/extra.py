@@ -23,6 +23,8 @@ def kept_extra(extra: object) -> dict[str, Any]:
     """
     if not isinstance(extra, Mapping):
         raise ValueError(f"extra is {type(extra).__name__}, not a mapping")
+    if not extra:
+        return {}
     kept: dict[str, Any] = _Copy().of(dict(extra), MAX_LEVELS)
     if len(json.dumps(kept, ensure_ascii=False).encode()) > MAX_BYTES:
         raise ValueError(TOO_LARGE)

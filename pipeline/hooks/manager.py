@@ -71,6 +71,8 @@ class PluginManager:
         self.provider_holds = self._providers.holds
         # How often those may be asked that have limits, by name.
         self.provider_paces = self._providers.paces
+        self.free_providers = self._providers.free
+        self.provider_versions = self._providers.versions
         # Whom the jobs of each category ask only after another has answered.
         self.provider_behind = self._providers.behind
         self.storages = storages
@@ -118,13 +120,14 @@ class PluginManager:
         tries: str = "",
         witness: Witness | None = None,
         permit: Permit | None = None,
+        only: str = "",
     ) -> Analysis:
         """Return the checked result of the category's first provider that has one, as the filters leave it.
 
         What a provider raises becomes a RetryableJobError or PermanentJobError. Arguments: see Providers.analyze.
         """
         self._hooked.check_transforming()
-        analysis = await self._providers.analyze(request, read_image, tries, witness, permit)
+        analysis = await self._providers.analyze(request, read_image, tries, witness, permit, only)
         return await self._hooked.transform_analysis(analysis, request)
 
     @property

@@ -60,6 +60,8 @@ class Pictures:
         if fault := picture_fault(analysis):
             raise ValueError(fault)
         url, image = analysis.processed_image_url, analysis.processed_image
+        if url is None and image is None:
+            return analysis
         host = urlsplit(url or "").hostname or ""
         if host not in self._own_hosts and is_internal(host):
             raise ValueError(INTERNAL_ADDRESS)

@@ -104,7 +104,7 @@ class Analysis:
     It is kept and shown; one that cannot be kept is left out, and the rest of the result stands.
     usage: what it took; None when nothing can be told of it. ai_model, prompt_version: which model answered which
     prompt, texts of at most 200 characters. confidence_kind: CONFIDENCE_KINDS says whence the confidences are.
-    These four are kept as the asset's provenance.
+    These four are kept as the asset's provenance. is_cached: the pipeline sets it: an earlier answer, given again.
     """
 
     brand: Attribute = UNKNOWN
@@ -117,6 +117,7 @@ class Analysis:
     ai_model: str = ""
     prompt_version: str = ""
     confidence_kind: str = "measured"
+    is_cached: bool = False
 
 
 class SandboxPool(Protocol):

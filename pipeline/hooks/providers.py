@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import structlog
 
-from pipeline.errors import ConfigurationError, JobError, PermanentJobError, RetryableJobError
+from pipeline.errors import BudgetReached, ConfigurationError, JobError, PermanentJobError, RetryableJobError
+from pipeline.hold import lane_behind
 from pipeline.hooks import faults
 from pipeline.hooks.breaker import SharedBreakers
 from pipeline.hooks.calls import BoundPlugin
@@ -50,13 +51,19 @@ class Witness(Protocol):
 class Permit(Protocol):
     """Says whether one job may call a provider now, beside the provider itself; usecases/permits.py has it."""
 
+    async def known(self, provider: str) -> Analysis | None:
+        """Return what the provider has answered before to the same photo, None when that is not known."""
+
+    async def allow(self, provider: str) -> BudgetReached | None:
+        """Return None when the job may ask the provider at all today, else why not."""
+
     async def begin(self, provider: str, *, waits: bool) -> RetryableJobError | None:
         """Return when the provider may be called or, in seconds at most, why not. waits: False where another provider
         can be asked instead.
         """
 
-    async def end(self, provider: str) -> None:
-        """The call has ended, however it did."""
+    async def end(self, provider: str, analysis: Analysis | None) -> None:
+        """The call has ended, with that answer or with none."""
 
 
 CONVERT_SECONDS = 30.0
@@ -94,9 +101,15 @@ class Providers:
         # Where there is another to go to, failures in a row hold a provider, whatever they are.
         self._replaceable = {name for chain in self._chains.values() for name in chain[:-1]}
         breakers = {name: provider.breaker("analyze") for name, provider in providers.items()}
-        self.holds = SharedBreakers(breakers, self._chains)
+        alone = {lane_behind("", name): (name,) for name in providers}
+        self.holds = SharedBreakers(breakers, {**self._chains, **_behind_others(self._chains), **alone})
+        # Which AI model and prompt each declares.
+        self.versions = {name: _versions(each.plugin) for name, each in providers.items()}
+        # What costs nothing needs no budget.
+        self.free = {name for name, each in providers.items() if getattr(each.plugin, "cost", None) == 0}
         # Who is asked later on about photos of each category, at most once for each photo.
-        self.behind = {category: _flat(cascade[1:]) for category, cascade in self._cascades.items()}
+        behind = {category: _flat(cascade[1:]) for category, cascade in self._cascades.items()}
+        self.behind: Mapping[str, Sequence[str]] = {**behind, **_behind_others(behind), **dict.fromkeys(alone, ())}
         self.paces = {name: pace for name, each in providers.items() if (pace := each.limits.pace) is not None}
 
     async def analyze(
@@ -106,21 +119,22 @@ class Providers:
         tries: str = "",
         witness: Witness | None = None,
         permit: Permit | None = None,
+        only: str = "",
     ) -> Analysis:
         """Return the checked result of the category's first provider that has one.
 
         The next provider is asked when one refuses the image for good, is held, or fails at the job's last attempt;
         one of the next stage also when there is no complete answer yet. Of several the fullest is returned.
         read_image: awaited once if a provider wants the photo's bytes; what it raises is passed on. tries: the held
-        provider that is to be asked all the same. witness: is told who is asked, and what that one reports. permit: lets
-        the job call each provider, None where nothing limits that.
+        provider that is to be asked all the same. witness: is told who is asked, and what that one reports.
+        permit: lets the job call each provider, None where nothing limits that.
+        only: the provider that is asked instead of the category's.
         """
         # Some time is left for keeping the result.
         deadline = asyncio.get_running_loop().time() + self._settings.job_timeout_seconds * 0.95
-        stages = self._stages(request.category)
+        stages = self._stages(request.category, only)
         best: tuple[Analysis, str] | None = None
         answered: Sequence[str] = ()
-        names = _flat(stages)
         fault: JobError | None = None
         held: RetryableJobError | None = None
         photo = Photo(read_image, request.content_type, self._sandbox)
@@ -135,10 +149,14 @@ class Providers:
                     break
                 # Also after a refusal: the one who was not asked may take the photo.
                 raise RetryableJobError("AI service timed out") from fault or held
-            if name == tries:
-                provider.breaker("analyze").tries()
-            elif not provider.lets_through("analyze"):
-                held = held or faults.held(name, provider.breaker("analyze"))
+            found = await permit.known(name) if permit is not None else None
+            if found is not None:
+                if witness is not None:
+                    witness.asked(name)
+                best, answered = _fuller(best, (found, name)), stage
+                break  # only complete ones are known
+            if refusal := await self._refusal(provider, permit, name == tries):
+                held = held or refusal
                 continue
             content, content_type = await photo.for_provider(provider, left)
             if permit is not None:
@@ -148,9 +166,11 @@ class Providers:
                     held = held or refusal
                     continue
                 left = deadline - asyncio.get_running_loop().time()
-            has_asked = True
+            has_asked, found = True, None
             try:
-                asked = replace(request, image=content, content_type=content_type)
+                asked = request
+                if content is not None:
+                    asked = replace(request, image=content, content_type=content_type)
                 found = await self._ask(provider, asked, left, witness)
                 best, answered = _fuller(best, (found, name)), stage
                 if stage is stages[-1] or _known(best[0].brand, best[0].model) == 2:
@@ -162,24 +182,43 @@ class Providers:
                     held = held or error
                 else:
                     fault = error
-                if name != names[-1]:
+                if name != stages[-1][-1]:
                     log.warning("provider_passed_over", plugin=name, error=error.message)
             finally:
                 if permit is not None:
-                    await permit.end(name)
+                    await permit.end(name, found)
         if best is None:
             raise _of_all(fault, held)
         if witness is not None and best[1] != name:
             witness.asked(best[1])
         return best[0]
 
-    def _stages(self, category: str) -> Sequence[Sequence[str]]:
+    def _stages(self, category: str, only: str = "") -> Sequence[Sequence[str]]:
         """Return the cascade for photos of that category; PermanentJobError when nobody takes them."""
+        if only and only not in self._providers:
+            raise PermanentJobError(f"The AI provider {only!r} is not in use any more")
+        if only and self._providers[only].limits.takes(category):
+            return ((only,),)
+        if only:
+            raise PermanentJobError(f"The AI provider {only!r} takes no photos of the category {category!r}")
         if category not in self._taken:
             self._taken[category] = _taking(category, self._cascades.get(category, self._cascades[""]), self._providers)
         if stages := self._taken[category]:
             return stages
         raise PermanentJobError(f"No AI provider takes photos of the category {category!r}")
+
+    async def _refusal(self, provider: BoundPlugin, permit: Permit | None, tries: bool) -> RetryableJobError | None:
+        """Return why the provider is not to be asked now, None when it is. tries: though it is held."""
+        breaker = provider.breaker("analyze")
+        if permit is not None and (spent := await permit.allow(provider.name)):
+            if spent.provider and not breaker.is_held:
+                breaker.busy(spent.retry_after_seconds or 0, spent.message)
+            return spent
+        if tries:
+            breaker.tries()
+        elif not provider.lets_through("analyze"):
+            return faults.held(provider.name, breaker)
+        return None
 
     def _goes_on(self, provider: BoundPlugin, error: JobError, attempt: int) -> bool:
         """Return whether the next provider, if there is one, is to be asked after that error."""
@@ -256,6 +295,10 @@ class Photo:
         return self._as_jpeg, JPEG
 
 
+def _versions(plugin: object) -> tuple[str, str]:
+    return str(getattr(plugin, "model_name", "")), str(getattr(plugin, "prompt_version", ""))
+
+
 def _cascades(settings: Settings, providers: Mapping[str, BoundPlugin]) -> Mapping[str, Sequence[Sequence[str]]]:
     """Return the stages of providers that each category's photos may be asked of, "" for all other categories.
 
@@ -299,6 +342,11 @@ def _fuller(before: tuple[Analysis, str] | None, found: tuple[Analysis, str]) ->
     return before if known[0] > known[1] else found
 
 
+def _behind_others(of: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+    """Return the same for the lanes of jobs that are claimed only when no other job is ready."""
+    return {lane_behind(category): names for category, names in of.items()}
+
+
 def _without_faults(provider: BoundPlugin, analysis: Analysis) -> Analysis:
     """Return the analysis without what it cannot tell so, beside what is in the photo: an `extra` that cannot be kept,
     or how it came about. Each is logged and counted as an error of the provider.
@@ -328,6 +376,7 @@ def _of_all(fault: JobError | None, held: RetryableJobError | None) -> JobError:
         assert error is not None
         return error
     # Who has not tried may take the photo. Nobody else waits for that, so the error names no provider.
-    error = RetryableJobError(held.message, spends_attempt=False)
+    kind = BudgetReached if isinstance(held, BudgetReached) else RetryableJobError
+    error = kind(held.message, spends_attempt=False)
     error.__cause__ = fault
     return error

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # A provider that names another model each time must not fill Prometheus.
 MODELS_AT_MOST, CURRENCIES_AT_MOST = 20, 5
 OTHER = "other"
+COSTS_AT_MOST = 100
 
 
 class UsageCounts:
@@ -24,6 +25,7 @@ class UsageCounts:
         """providers: whose series are there from the start."""
         self._metrics = metrics
         self._models: dict[str, dict[str, tuple[Counter, Counter, Counter]]] = {}
+        self._costs: dict[tuple[str, str, str], Counter] = {}
         self._currencies: set[str] = set()
         for provider in providers:
             metrics.ai_calls.labels(provider, "")
@@ -45,7 +47,12 @@ class UsageCounts:
         input_tokens.inc(usage.input_tokens or 0)
         output_tokens.inc(usage.output_tokens or 0)
         if usage.cost is not None:
-            self._metrics.ai_cost.labels(provider, model, self._currency(usage.currency)).inc(usage.cost)
+            key = (provider, model, usage.currency)
+            if (cost := self._costs.get(key)) is None:
+                cost = self._metrics.ai_cost.labels(provider, model, self._currency(usage.currency))
+                if len(self._costs) < COSTS_AT_MOST:
+                    self._costs[key] = cost
+            cost.inc(usage.cost)
 
     def _currency(self, currency: str) -> str:
         if len(self._currencies) < CURRENCIES_AT_MOST:

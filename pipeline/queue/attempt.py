@@ -12,12 +12,17 @@ could not be asked: refused,     RetryableJobError(spends_attempt=False)    give
   free, held already
 busy: 429, Retry-After           RetryableJobError(retry_after_seconds=n)   given back  the same jobs, for n seconds
                                    and .provider
+budget of the day is spent       BudgetReached, and .provider where it is   given back  the same jobs, or this one, for
+                                   not one user's                                         n seconds, however old it is
+no turn at a provider in time    RetryableJobError(spends_attempt=False)    given back  the same jobs, until there is a
+                                   and .provider                                          turn (lua/turns.lua)
 Redis, store or storage away     DependencyUnavailable                      given back  this job, longer each time
 shutdown                         Claim.is_released                          given back  this job
 cancelled                        Claim.is_cancelled                         -           nobody: the job is over
 lease lost, process killed       Claim.has_lease, lua/recover.lua           a stall     nobody
 
-A job that would be given back once it is older than max_age_seconds fails with that last reason.
+A job that would be given back once it is older than max_age_seconds fails with that last reason; one in the background
+waits on.
 """
 
 from __future__ import annotations
@@ -30,7 +35,8 @@ from typing import Any, Protocol
 
 import structlog
 
-from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
+from pipeline.errors import BudgetReached, DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
+from pipeline.hold import BACKGROUND
 from pipeline.metrics import QueueMetrics
 from pipeline.queue.claim import Claim
 from pipeline.queue.job import Finish, Job, Outcome
@@ -110,10 +116,12 @@ def judge(error: Exception, job: Job, policy: RetryPolicy, seconds: float) -> Fi
         message = reason(error, job.attempt)
         return Finish(job, Outcome.FAILED if delay_ms is None else Outcome.RETRY, delay_ms or 0, error=message)
     age_seconds = (job.claimed_at_ms - job.submitted_at_ms) / 1000 + seconds
-    if age_seconds >= policy.max_age_seconds:
+    is_old = age_seconds >= policy.max_age_seconds and job.group != BACKGROUND
+    if is_old and not isinstance(error, BudgetReached):
         message = f"{_text(error)}, given up after {_duration(policy.max_age_seconds)}"
         return Finish(job, Outcome.FAILED, error=message)
-    is_held = isinstance(error, RetryableJobError) and error.provider
+    # An old one would be taken out of the parked ones again at once.
+    is_held = isinstance(error, RetryableJobError) and error.provider and not is_old
     outcome = Outcome.PARKED if is_held else Outcome.RETRY
     # That of a held provider waits for the hold to end, whatever was asked for.
     asked_seconds = 0 if is_held or not isinstance(error, RetryableJobError) else error.retry_after_seconds or 0
@@ -201,7 +209,7 @@ class Attempts:
         structlog.contextvars.bind_contextvars(**fields)
         with self._tracing.process(self._queue_name, job) as span:
             claim.started_at = time.monotonic()
-            if job.attempt == 1 and not job.stalls:
+            if job.attempt == 1 and not job.stalls and job.group != BACKGROUND:
                 self._metrics.job_wait_seconds.observe((job.claimed_at_ms - job.enqueued_at_ms) / 1000)
             self._metrics.started(job.attempt)
             self._log.info("job_claimed", stalls=job.stalls)

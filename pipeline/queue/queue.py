@@ -4,7 +4,8 @@ Every state move is one Lua script in lua/; this file names the keys, calls the 
 objects. Runs on the event loop. Redis 6.2 commands only. All keys of a queue share one hash tag, so that the scripts
 run on Redis Cluster.
 
-Keys that expire beside those of jobs: turn:<name>, watched, processes (a hash, by process id), drain:<process id>.
+Keys that expire beside those of jobs: turn:<name>, sums:<name> (a hash), watched, processes (a hash, by process id),
+drain:<process id>.
 Permanent keys: waiting, groups, grouped, group:<name>, delayed, postponed, leases, completed, failed, wake (at most one
 marker), paused, holds, parked, owner. Each empties with its jobs. What is kept of a job is said in lua/place.lua,
 what holds are in lua/lanes.lua, whose the queue is in lua/owner.lua.
@@ -24,7 +25,7 @@ from redis.exceptions import NoPermissionError, NoScriptError, OutOfMemoryError,
 
 from pipeline.clock import Reading, boot_seconds
 from pipeline.errors import DependencyUnavailable
-from pipeline.hold import Finding, Hold, Pace
+from pipeline.hold import BACKGROUND, Finding, Hold, Pace
 from pipeline.instants import milliseconds_of
 from pipeline.link.connection import CALL_SECONDS, Link
 from pipeline.link.master import Master
@@ -77,7 +78,8 @@ OVER = (Outcome.COMPLETED, Outcome.CANCELLED)
 @dataclass(frozen=True, slots=True)
 class QueueStats:
     """Jobs by state (those that wait for a held provider are waiting), how long the oldest that could start has waited
-    (None when there is none), which providers are held, and how many jobs ended in the last minute.
+    (None when there is none), which providers are held, and how many jobs ended in the last minute. background: jobs
+    that wait until no other job is ready; they are not among the waiting.
     """
 
     waiting: int
@@ -89,6 +91,7 @@ class QueueStats:
     oldest_ready_seconds: float | None
     holds: Sequence[Hold] = ()
     ended_in_last_minute: int = 0
+    background: int = 0
 
 
 class Owned(NamedTuple):
@@ -196,7 +199,8 @@ class JobQueue:
         """Put the job at the back of waiting; False when it is known already, which changes nothing.
 
         group: jobs of different groups take turns, those without go first and strictly in order. lane: jobs of
-        one lane may ask the same providers. revive: a job that is completed or failed starts over instead.
+        one lane may ask the same providers. Jobs of the group BACKGROUND wait behind all others. revive: a job that is
+        completed or failed starts over instead.
         """
         keys, args = self._enqueue_call(NewJob(job_id, data, request_id, trace_context, group, lane, revive))
         reply = _checked(await self._with_room(lambda: self._run("enqueue", keys, args)))
@@ -242,18 +246,19 @@ class JobQueue:
         free: int,
         findings: Sequence[Finding] = (),
         avoided: Sequence[str] = (),
+        reserved: int = 0,
     ) -> Step:
         """Acknowledge what finished and claim for `free` slots, in one call.
 
         mark: `worker:number`, never used before; it becomes part of the leases, with their length, so that processes
         with other lengths know how far each may reach. findings: what this process has found of providers. avoided:
-        lanes whose jobs it leaves to others.
+        lanes whose jobs it leaves to others. reserved: so many of the free slots are not for jobs in the background.
         """
         completed = [finish.job.lease for finish in finishes if finish.outcome in OVER]
         args: list[Any] = [self.owner, self._lease_ms, f"{mark}:{self._lease_ms}", free]
         args += (self._longest_delay_ms, self._max_age_ms, self._lanes)
         args.append(records.to_json([records.as_texts(finding) for finding in findings]) if findings else NOTHING)
-        args += (records.to_json(avoided) if avoided else NOTHING, self._limits, len(completed), *completed)
+        args += (records.to_json(avoided) if avoided else NOTHING, self._limits, reserved, len(completed), *completed)
         for finish in finishes:
             if finish.outcome not in OVER:
                 args += (finish.job.lease, finish.outcome, finish.delay_ms, int(finish.gives_back))
@@ -371,9 +376,8 @@ class JobQueue:
 
     async def stats(self) -> QueueStats:
         """Return the counts as they are now."""
-        waiting, delayed, active, completed, failed, is_paused, age_ms, held, now_ms, ended = await self._run(
-            "stats", self._step_keys, []
-        )
+        reply = await self._run("stats", self._step_keys, [])
+        waiting, delayed, active, completed, failed, is_paused, age_ms, held, now_ms, ended, background = reply
         return QueueStats(
             waiting=waiting,
             delayed=delayed,
@@ -384,6 +388,7 @@ class JobQueue:
             oldest_ready_seconds=None if age_ms < 0 else age_ms / 1000,
             holds=records.as_holds(held, now_ms),
             ended_in_last_minute=ended,
+            background=background,
         )
 
     async def snapshot(self, job_ids: Sequence[str] = ()) -> Snapshot:
@@ -469,7 +474,7 @@ class JobQueue:
             ("GET", self._key["grouped"]),
             ("ZCARD", self._key["delayed"]),
             ("ZCARD", self._key["postponed"]),
-            ("ZCARD", self._key["parked"]),
+            ("ZLEXCOUNT", self._key["parked"], "-", f"({BACKGROUND}"),
             ("LLEN", f"{self._base}group:{group}"),
         )
         waiting, grouped, *others, of_group = await self._call(lambda link: link.ask_all(*questions))
@@ -508,6 +513,23 @@ class JobQueue:
     def owner_key(self) -> str:
         """The key that says whose queue this is, for people."""
         return self._key["owner"]
+
+    async def sums(self, name: str, fields: Sequence[str]) -> list[float | None]:
+        """Return these fields of the sums of that name, None for one that is not there."""
+        found = await self._call(lambda link: link.ask("HMGET", f"{self._base}sums:{name}", *fields))
+        return [None if each is None else float(each) for each in found]
+
+    async def add_to_sums(self, name: str, amounts: Mapping[str, float], keep_seconds: int) -> None:
+        """Add to the sums of that name, which are kept for so long."""
+        key = f"{self._base}sums:{name}"
+        commands = [("HINCRBYFLOAT", key, field, repr(amount)) for field, amount in amounts.items()]
+        await self._call(lambda link: link.ask_all(*commands, ("EXPIRE", key, keep_seconds)))
+
+    async def begin_sums(self, name: str, amounts: Mapping[str, float], keep_seconds: int) -> None:
+        """Let the sums of that name begin with these; those that are there already stay."""
+        key = f"{self._base}sums:{name}"
+        commands = [("HSETNX", key, field, repr(amount)) for field, amount in amounts.items()]
+        await self._call(lambda link: link.ask_all(*commands, ("EXPIRE", key, keep_seconds)))
 
     async def take_turn(self, name: str, owner: str, seconds: float) -> bool:
         """Take or prolong a lease of that name, so that one process at a time does what it stands for.

@@ -85,6 +85,8 @@ class Worker:
         self._supervisor = supervisor or Supervisor()
         self._holds = holds
         self._concurrency = concurrency
+        # A job that is not in the background finds a slot free.
+        self._reserved = min(1, concurrency - 1)
         self._leases = Leases(
             queue, self._metrics, lease_seconds=lease_seconds, renew_seconds=renew_seconds, on_answer=self._hear
         )
@@ -203,7 +205,9 @@ class Worker:
         findings = self._holds.findings() if self._holds else ()
         avoided = self._holds.avoid() if self._holds and free else Avoided()
         free = min(free, 1) if avoided.is_trying else free
-        step = await self._queue.step(f"{self._id}:{self._steps}", finishes, free, findings, avoided.lanes)
+        step = await self._queue.step(
+            f"{self._id}:{self._steps}", finishes, free, findings, avoided.lanes, self._reserved
+        )
         self._hear()
         self._reconnected()
         if self._holds:

@@ -71,6 +71,7 @@ class Attempt:
             "promptVersion": analysis.prompt_version or None,
             "confidenceKind": analysis.confidence_kind if self._analysis else None,
             "usage": _shown(analysis.usage) if analysis.usage else None,
+            "cached": analysis.is_cached,
         }
 
 

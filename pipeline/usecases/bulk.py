@@ -1,8 +1,9 @@
-"""Use case: an operator does the same with all jobs that a filter finds: retry, cancel, postpone, resume, delete.
+"""Use case: an operator does the same with all jobs that a filter finds: retry, cancel, postpone, analyze again.
 
 First a dry run tells how many there are. Then one chunk after the other is done, newest first; each begins where the
 one before ended, and jobs that were created after the dry run are left alone. To repeat a chunk does no harm: a job
-with which it has been done is no longer one that it could be done with. Runs on the event loop.
+with which it has been done is no longer one that it could be done with; one that is analyzed again could be once more
+when that is over. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from pipeline.assets.asset import Asset, AssetStatus
+from pipeline.assets.asset import FINISHED, Asset, AssetStatus
 from pipeline.assets.job_search import Count, Position
 from pipeline.errors import Conflict, DependencyUnavailable, NotFound, ValidationError
 from pipeline.queue.job import JobState
@@ -25,6 +26,7 @@ from pipeline.texts import cause_of
 from pipeline.usecases.cancelling import Cancelling
 from pipeline.usecases.dead_letters import DeadLetters
 from pipeline.usecases.job_lists import STATUSES, JobLists, JobQuery
+from pipeline.usecases.reanalysis import Reanalysis
 from pipeline.usecases.removing import Removing
 from pipeline.usecases.submission import Receipt, Submission
 
@@ -37,13 +39,15 @@ REFUSED_AT_MOST, SAMPLE = 20, 5
 
 
 class Action(StrEnum):
-    """What may be done with many jobs. resume undoes postpone."""
+    """What may be done with many jobs. resume undoes postpone, and keep undoes reanalyze."""
 
     RETRY = "retry"
     CANCEL = "cancel"
     POSTPONE = "postpone"
     RESUME = "resume"
     DELETE = "delete"
+    REANALYZE = "reanalyze"
+    KEEP = "keep"
 
 
 # Whose jobs an action can be done with, and which state alone it is for.
@@ -53,6 +57,7 @@ ELIGIBLE: Mapping[Action, tuple[Sequence[AssetStatus], JobState | None]] = {
     Action.POSTPONE: ((AssetStatus.PROCESSING,), JobState.WAITING),
     Action.RESUME: ((AssetStatus.PROCESSING,), JobState.DELAYED),
     Action.DELETE: (tuple(AssetStatus), None),
+    **dict.fromkeys((Action.REANALYZE, Action.KEEP), (tuple(sorted(FINISHED)), None)),
 }
 
 
@@ -78,6 +83,7 @@ class Bulk:
         *,
         cancelling: Cancelling,
         removing: Removing,
+        reanalysis: Reanalysis,
     ) -> None:
         self._dead_letters = dead_letters
         self._lists = lists
@@ -85,22 +91,38 @@ class Bulk:
         self._submission = submission
         self._cancelling = cancelling
         self._removing = removing
+        self._reanalysis = reanalysis
 
-    async def preview(self, action: Action, query: JobQuery) -> tuple[Count, list[dict[str, Any]]]:
-        """Return how many jobs the action is for, and some of them."""
+    async def preview(
+        self, action: Action, query: JobQuery, provider: str = ""
+    ) -> tuple[Count, list[dict[str, Any]]]:
+        """Return how many jobs the action is for, and some of them. provider: see `run`."""
+        self._reanalysis.check(provider)
         query = narrowed(action, query)
         found = await self._lists.search(query, limit=SAMPLE)
         return await self._lists.count(query), await self._lists.shown(found.assets)
 
     async def run(
-        self, action: Action, query: JobQuery, *, after: Position | None, seconds: int, request_id: str
+        self,
+        action: Action,
+        query: JobQuery,
+        *,
+        after: Position | None,
+        seconds: int,
+        request_id: str,
+        provider: str = "",
+        limit: int = CHUNK,
     ) -> Chunk:
-        """Do it with up to CHUNK jobs. after: `next_after` of the chunk before. seconds: for how long to postpone.
+        """Do it with up to `limit` jobs, CHUNK at most.
+
+        after: `next_after` of the chunk before. seconds: for how long to postpone. provider: which one is to analyze
+        again, "" for those of each category.
 
         DependencyUnavailable: with some of them it may have been done.
         """
-        act = self._act(action, seconds, request_id)
-        page = await self._lists.search(narrowed(action, query), limit=CHUNK, after=after)
+        self._reanalysis.check(provider)
+        act = self._act(action, seconds, request_id, provider)
+        page = await self._lists.search(narrowed(action, query), limit=min(limit, CHUNK), after=after)
         ends_at = time.monotonic() + CHUNK_SECONDS
         answers: list[str | None] = []
         refused: list[tuple[str, str]] = []
@@ -132,7 +154,9 @@ class Bulk:
             log.warning("dead_letter_left", jobId=asset.processing_job_id, cause=cause_of(error))
         return receipt
 
-    def _act(self, action: Action, seconds: int, request_id: str) -> Callable[[Asset], Awaitable[object]]:
+    def _act(
+        self, action: Action, seconds: int, request_id: str, provider: str
+    ) -> Callable[[Asset], Awaitable[object]]:
         """Return what does the action with one asset. It returns False for one that has moved on."""
         return {
             Action.RETRY: lambda asset: self.retry(asset, request_id),
@@ -140,6 +164,8 @@ class Bulk:
             Action.POSTPONE: lambda asset: self._queue.postpone(asset.processing_job_id, seconds),
             Action.RESUME: lambda asset: self._queue.unpostpone(asset.processing_job_id),
             Action.DELETE: lambda asset: self._removing.delete(asset.id, None),
+            Action.REANALYZE: lambda asset: self._reanalysis.ask(asset, provider, request_id),
+            Action.KEEP: self._reanalysis.take_back,
         }[action]
 
 

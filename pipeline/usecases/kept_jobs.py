@@ -42,13 +42,22 @@ class KeptJobs:
 
     async def keep(self, job: NewJob) -> None:
         """Keep a job that is about to be enqueued."""
-        fields = {"data": job.data, "requestId": job.request_id, "lane": job.lane}
-        await self._store.keep(self._about(job.id, job.data, fields))
+        await self._store.keep(self._about(job.id, job.data, _fields(job)))
 
-    async def bury(self, job: Job, error: str) -> None:
-        """Keep a job that is about to become a dead letter, instead of what was kept of it before."""
+    async def keep_first(self, job: NewJob, more: Mapping[str, Any]) -> None:
+        """Keep a job that is about to be enqueued, and more about it, unless it is kept already."""
+        fields = {**_fields(job), "group": job.group, **more}
+        await self._store.keep_first(self._about(job.id, job.data, fields))
+
+    async def find(self, job_id: str) -> Mapping[str, Any]:
+        """Return what is kept of the job, {} when nothing. `failed`: of a dead letter."""
+        kept = await self._store.find_kept(self.kind, job_id)
+        return kept.data if kept is not None else {}
+
+    async def bury(self, job: Job, error: str, more: Mapping[str, Any] = {}) -> None:
+        """Keep a job that is about to become a dead letter, and more about it, instead of what was kept before."""
         failed = {"error": error, "attempts": job.attempt, "stalls": job.stalls, "enqueuedAtMs": job.enqueued_at_ms}
-        fields = {"data": job.data, "requestId": job.request_id, "failed": failed}
+        fields = {"data": job.data, "requestId": job.request_id, "failed": failed, **more}
         await self._store.keep(self._about(job.id, job.data, fields))
 
     def among(self, kept: Sequence[Kept]) -> list[str]:
@@ -99,12 +108,17 @@ class KeptJobs:
         await self._store.purge_kept(self.kind, utc_now() - self._longest)
 
 
+def _fields(job: NewJob) -> dict[str, Any]:
+    return {"data": job.data, "requestId": job.request_id, "lane": job.lane}
+
+
 def _waiting(kept: Kept) -> NewJob:
     return NewJob(
         kept.id,
         kept.data["data"],
         request_id=kept.data["requestId"],
         lane=kept.data["lane"],
+        group=kept.data.get("group", ""),
         submitted_at_ms=milliseconds_of(kept.at),
     )
 

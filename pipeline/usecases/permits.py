@@ -1,4 +1,5 @@
-"""Use case: what one job needs before a provider is asked: a turn, where the provider has a pace.
+"""Use case: what one job needs before a provider is asked: a turn, where the provider has a pace, and a budget that is
+not spent, where there is one. It also knows what was answered before, where that is given again.
 
 A job that was claimed for a provider with a pace has its turn already (queue/lua/turns.lua); for one that it asks
 instead of that, or after it, it gets one here. Runs on the event loop.
@@ -7,16 +8,20 @@ instead of that, or after it, it gets one here. Runs on the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from time import monotonic
 from typing import Protocol
 
 import structlog
 
-from pipeline.errors import DependencyUnavailable, RetryableJobError
+from pipeline.assets.asset import Asset
+from pipeline.errors import BudgetReached, DependencyUnavailable, RetryableJobError
 from pipeline.hold import Pace
+from pipeline.hooks import Analysis
 from pipeline.queue.job import Job
 from pipeline.texts import cause_of
+from pipeline.usecases.budgets import Budgets
+from pipeline.usecases.result_cache import ResultCache, key_of
 
 log = structlog.get_logger(__name__)
 
@@ -40,24 +45,58 @@ class Turns(Protocol):
 
 
 class Permits:
-    """Makes the permit of each job. paces: the limits of those providers that have any."""
+    """Makes the permit of each job."""
 
-    def __init__(self, turns: Turns, paces: Mapping[str, Pace]) -> None:
+    def __init__(
+        self,
+        turns: Turns,
+        paces: Mapping[str, Pace],
+        budgets: Budgets | None = None,
+        free: Collection[str] = (),
+        cache: ResultCache | None = None,
+        versions: Mapping[str, tuple[str, str]] = {},
+    ) -> None:
+        """paces: the limits of those providers that have any. budgets: None when nothing is limited.
+        free: providers that cost nothing. cache: None where answers are not given again. versions: the AI model and
+        prompt of each provider.
+        """
         self.turns = turns
         self.paces = paces
+        self.budgets = budgets
+        self.free = free
+        self.cache = cache
+        self.versions = versions
 
-    def of(self, job: Job) -> JobPermit | None:
-        """Return the job's permit, None when nothing limits what it may ask."""
-        return JobPermit(self, job) if self.paces else None
+    def of(self, job: Job, asset: Asset) -> JobPermit | None:
+        """Return the job's permit, None when it may ask as it likes and nothing is known of before."""
+        return JobPermit(self, job, asset) if self.paces or self.budgets or self.cache else None
 
 
 class JobPermit:
     """The Permit of one job (hooks/providers.py)."""
 
-    def __init__(self, permits: Permits, job: Job) -> None:
+    def __init__(self, permits: Permits, job: Job, asset: Asset) -> None:
         self._permits = permits
+        self._asset = asset
         self._lease = job.lease
         self._turn = job.turn
+        self._user_id = asset.user_id
+
+    async def known(self, provider: str) -> Analysis | None:
+        """See Permit."""
+        cache, key = self._permits.cache, self._key(provider)
+        return await cache.find(key) if cache and key else None
+
+    def _key(self, provider: str) -> str:
+        versions, digest = self._permits.versions.get(provider, ("", "")), self._asset.original.sha256
+        return key_of(digest, self._asset.category, provider, *versions) if digest else ""
+
+    async def allow(self, provider: str) -> BudgetReached | None:
+        """See Permit."""
+        budgets = self._permits.budgets
+        if budgets is None or provider in self._permits.free:
+            return None
+        return await budgets.refusal(provider, self._user_id)
 
     async def begin(self, provider: str, *, waits: bool) -> RetryableJobError | None:
         """See Permit."""
@@ -68,21 +107,25 @@ class JobPermit:
         if self._turn is not None and self._turn.provider == provider:
             left_seconds, self._turn = self._turn.begins_at - monotonic(), None
             if not pace.interval_seconds or -left_seconds <= max(LATE_SECONDS, LATE_SHARE * pace.interval_seconds):
-                await asyncio.sleep(left_seconds)
+                await _sleep(left_seconds)
                 return None
             late_seconds = -left_seconds
         is_given, seconds = await self._permits.turns.take_turn_at(
             provider, self._lease, WAIT_SECONDS if waits else 0, late_seconds
         )
         if is_given:
-            await asyncio.sleep(seconds)
+            await _sleep(seconds)
             return None
         error = RetryableJobError(NO_TURN, spends_attempt=False)
         error.provider = provider
         return error
 
-    async def end(self, provider: str) -> None:
+    async def end(self, provider: str, analysis: Analysis | None) -> None:
         """See Permit."""
+        if analysis is not None and self._permits.budgets is not None and provider not in self._permits.free:
+            await self._permits.budgets.record(provider, self._user_id, analysis.usage)
+        if analysis is not None and self._permits.cache is not None and (key := self._key(provider)):
+            await self._permits.cache.keep(key, analysis)
         pace = self._permits.paces.get(provider)
         if pace is None or pace.at_once is None:
             return
@@ -91,3 +134,9 @@ class JobPermit:
         except DependencyUnavailable as error:
             # The end of the job ends it as well.
             log.warning("turn_not_ended", plugin=provider, cause=cause_of(error))
+
+
+async def _sleep(seconds: float) -> None:
+    # Not even a turn of the loop for what is due.
+    if seconds > 0:
+        await asyncio.sleep(seconds)

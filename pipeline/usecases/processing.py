@@ -61,9 +61,10 @@ class Plugins(ImageStorage, Protocol):
         tries: str = "",
         witness: Witness | None = None,
         permit: Permit | None = None,
+        only: str = "",
     ) -> Analysis:
         """Ask the AI provider; read_image is for one that wants the image's bytes, tries the held one to ask. witness:
-        is told how it goes. permit: says when each may be called.
+        is told how it goes. permit: says when each may be called. only: the provider to ask, instead of the category's.
         """
 
 
@@ -79,7 +80,9 @@ class Announcer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Result:
+class Result:
+    """What an analysis has found, before it is committed."""
+
     asset: Asset
     analysis: Analysis
     attempt: Attempt
@@ -104,14 +107,15 @@ class Processing:
         provider_timeout_seconds: float = 90,
         max_starts: int = 6,
         witness: Callable[[Job], AbstractContextManager[Witness | None]] = lambda job: nullcontext(),
-        permit: Callable[[Job], Permit | None] = lambda job: None,
+        permit: Callable[[Job, Asset], Permit | None] = lambda job, asset: None,
         on_end: Callable[[AssetStatus], None] = lambda status: None,
         tracing: Tracing = OFF,
     ) -> None:
         """kept: where dead letters are, so that a Redis that loses them loses none.
 
         max_starts: an asset started so often without an end has lost its process each time, whatever Redis knows.
-        witness: yields what is told how a job's analysis goes. permit: returns what lets a job ask providers. on_end: is told how an asset has ended.
+        witness: yields what is told how a job's analysis goes. permit: returns what lets a job ask providers.
+        on_end: is told how an asset has ended.
         """
         self._store = store
         self._plugins = plugins
@@ -134,7 +138,7 @@ class Processing:
         """Return the log field that names the asset."""
         return {"assetId": str(job.data.get("assetId", ""))}
 
-    async def process(self, job: Job) -> _Result | None:
+    async def process(self, job: Job) -> Result | None:
         """Take the fence and analyze the job's photo; None when there is nothing left to do."""
         if not _is_ours(job):
             raise PermanentJobError("The job's payload is not that of a photo")
@@ -143,6 +147,10 @@ class Processing:
             return None
         if asset.starts > self._max_starts:
             raise PermanentJobError(f"Processing stalled, it was started {self._max_starts} times in vain")
+        return await self.analyze(job, asset)
+
+    async def analyze(self, job: Job, asset: Asset, only: str = "") -> Result:
+        """Return what the AI says of the asset, whose fence this run has. only: the provider to ask."""
         if not asset.has_original:
             # A process of version 0.1 lets such an asset run again.
             raise PermanentJobError(NO_ORIGINAL)
@@ -165,10 +173,10 @@ class Processing:
         try:
             with self._witness(job) as witness:
                 analysis = await self._plugins.analyze(
-                    request, read, job.tries, attempt.before(witness), self._permit(job)
+                    request, read, job.tries, attempt.before(witness), self._permit(job, asset), only
                 )
             attempt.found(analysis)
-            return _Result(asset, analysis, attempt, await self._previews.take(asset))
+            return Result(asset, analysis, attempt, await self._previews.take(asset))
         except asyncio.CancelledError:
             await self._previews.drop(asset)
             raise
@@ -186,16 +194,16 @@ class Processing:
         except (PipelineError, TimeoutError) as fault:
             log.warning("attempt_not_kept", cause=cause_of(fault))
 
-    async def commit(self, job: Job, result: _Result) -> None:
+    async def commit(self, job: Job, result: Result) -> None:
         """Save the processed image, commit the result under its run's fence and send the event.
 
         NotStorable when the store will never take the result.
         """
-        processed = await self._keep_processed(result.asset, result.analysis)
+        processed = await self.keep_processed(result)
         await self._endings.reach(self._commit_and_tell(job, result, processed))
 
-    async def _commit_and_tell(self, job: Job, result: _Result, processed: ImageRef | None) -> None:
-        saved = _names(processed, *(result.previews or {}).values())
+    async def _commit_and_tell(self, job: Job, result: Result, processed: ImageRef | None) -> None:
+        saved = names_of(processed, *(result.previews or {}).values())
         try:
             with self._tracing.step("commit"):
                 finished = await self._commit_result(job, result, processed)
@@ -204,7 +212,7 @@ class Processing:
             self._leftovers.discard_later(saved)
             raise
         if finished is None:
-            await self._leftovers.discard(_names(processed))
+            await self._leftovers.discard(names_of(processed))
             # Previews are the same for every run: the newer one may have named them.
             self._leftovers.discard_later(saved)
             await self._drop(result.asset)
@@ -213,8 +221,8 @@ class Processing:
         if self._announcer.is_durable:
             await self._kept.forget(job.id)
 
-    async def _commit_result(self, job: Job, result: _Result, processed: ImageRef | None) -> Asset | None:
-        asset, found = result.asset, _metadata(result.analysis, None)
+    async def _commit_result(self, job: Job, result: Result, processed: ImageRef | None) -> Asset | None:
+        asset, found = result.asset, metadata_of(result.analysis)
         attempt, provenance = result.attempt.ended("completed"), result.attempt.provenance()
         finished = await self._commit(
             job,
@@ -257,7 +265,7 @@ class Processing:
                 is_kept=True,
             )
         if failed is None:
-            self._leftovers.discard_later(_names(*(previews or {}).values()))
+            self._leftovers.discard_later(names_of(*(previews or {}).values()))
             if await self._drop(asset):
                 raise AlreadyOver
             return
@@ -312,7 +320,9 @@ class Processing:
             return await self._read(current)
         return await self._cleaning.for_provider(content, asset.original.content_type)
 
-    async def _keep_processed(self, asset: Asset, analysis: Analysis) -> ImageRef | None:
+    async def keep_processed(self, result: Result) -> ImageRef | None:
+        """Store the processed image, where there is one to store; return which it is."""
+        asset, analysis = result.asset, result.analysis
         if analysis.processed_image_url:
             return ImageRef("", "", analysis.processed_image_url)
         if analysis.processed_image is None:
@@ -387,7 +397,8 @@ class Processing:
         log.info("asset_finished", status=asset.status.value, fence=asset.fence, error=asset.ai_metadata.error)
 
 
-def _names(*images: ImageRef | None) -> list[ImageName]:
+def names_of(*images: ImageRef | None) -> list[ImageName]:
+    """Return those of the images that our storages hold."""
     return [image.name for image in images if image is not None and image.name]
 
 
@@ -410,7 +421,9 @@ def _is_ours(job: Job) -> bool:
     return all(isinstance(text, str) and not HALVES.search(text) for text in texts)
 
 
-def _metadata(analysis: Analysis, processed_at: Any) -> AiMetadata:
+def metadata_of(analysis: Analysis, processed_at: datetime | None = None) -> AiMetadata:
+    """Return the analysis as the asset keeps it."""
+
     def field(attribute: Attribute | None) -> Mapping[str, Any] | None:
         return asdict(attribute) if attribute is not None and attribute.value else None
 

@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.assets.asset import to_timestamp
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
+from pipeline.hold import BACKGROUND
 from pipeline.hooks import Attribute
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.queue.queue import REPORT_SECONDS, JobQueue
@@ -97,8 +98,9 @@ class Reports:
             self.tell(finish.job, _event("asset_retrying", finish.job, attempt=finish.job.attempt, **told))
 
     def tell(self, job: Job, event: Mapping[str, Any]) -> None:
-        """Send an event of the job to the sockets that ask."""
-        self._tell(job, event, self._queue.is_watched)
+        """Send an event of the job to the sockets that ask: while its asset has a result already, none."""
+        if job.group != BACKGROUND:
+            self._tell(job, event, self._queue.is_watched)
 
     async def run(self) -> None:
         """Write what runs, while somebody asks, for ever."""

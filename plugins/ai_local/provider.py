@@ -33,6 +33,7 @@ class LocalProvider:
     """
 
     needs_image = True
+    cost = 0
     sees = (
         "Reads the lettering on a product and measures its colours. It does not know products by their shape: "
         "where no name can be read, it finds neither brand nor model."

@@ -268,6 +268,36 @@ async def test_result_is_committed_once(store: AssetStore) -> None:
 
 
 @pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize("status", [AssetStatus.ACTIVE, AssetStatus.PARTIAL, AssetStatus.FAILED])
+async def test_finished_asset_is_analyzed_again_under_a_fence(store: AssetStore, status: AssetStatus) -> None:
+    """It keeps its status and result until the newest run commits; no start counts, and another job ends that."""
+    done = await create_finished(store, status)
+    asset_id, user_id, job_id = done.id, done.user_id, done.processing_job_id
+    assert await store.begin(asset_id, user_id, job_id) is None
+    assert await store.begin(asset_id, "user-2", job_id, again=True) is None
+    old, new = [await store.begin(asset_id, user_id, job_id, again=True) for _ in range(2)]
+    assert old is not None and new is not None
+    assert new.starts == done.starts and new.fence == done.fence + 2
+    assert (new.status, new.ai_metadata, new.finished_at) == (status, done.ai_metadata, NOON)
+    attempt = {"attempt": 1, "outcome": "failed"}
+    await store.add_attempt(asset_id, job_id, old.fence, attempt)
+    await store.add_attempt(asset_id, job_id, new.fence, attempt)
+    assert await finish(store, new, new.fence) is None
+    assert await finish(store, new, old.fence, again=True) is None
+    finished = await finish(store, new, new.fence, finished_at=NOON + timedelta(seconds=1), again=True)
+    assert finished is not None and finished.status is AssetStatus.ACTIVE
+    assert finished.finished_at == NOON + timedelta(seconds=1) and list(finished.attempts) == [attempt]
+    begun = await begin(store, await create(store))
+    assert await store.begin(begun.id, begun.user_id, begun.processing_job_id, again=True) is None
+    assert await finish(store, begun, begun.fence, again=True) is None
+    if status is not AssetStatus.ACTIVE:
+        other = await create_finished(store, status)
+        run = await store.begin(other.id, other.user_id, other.processing_job_id, again=True)
+        assert run is not None and await store.requeue(other.id, other.user_id, "ai-processing:again") is not None
+        assert await finish(store, run, run.fence, again=True) is None
+
+
+@pytest.mark.gen_test(timeout=30)
 async def test_excused_starts_do_not_count(store: AssetStore) -> None:
     """Only for the current job while it is processing; a new job starts from nothing."""
     asset = await create(store)

@@ -68,7 +68,7 @@ def test_readme_leads_from_pip_install_to_an_event(tmp_path: Path, environment: 
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     out = done.stdout
-    assert "9 passed" in out and "5 passed" in out  # its own tests, and what `verify` runs
+    assert "15 passed" in out and "5 passed" in out  # its own tests, and what `verify` runs
     assert re.findall(r"│ example +│ (\w+) +│ (\S+) +│ 1\.0\.0 +│ (\w+)", out) == [
         ("hook", "pipeline-plugin-example", "available"),
         ("provider", "pipeline-plugin-example", "available"),

@@ -95,6 +95,8 @@ from pipeline import pages
 assert set(("index.html", "console.html", "client/pipeline-client.js", "client/photos/row.js")) <= set(pages.files())
 from pipeline.hooks.catalogue import list_plugins
 from pipeline.settings import Settings
+from pipeline.plugins.vision import prompt
+assert prompt.load(None, "").text
 broken = [info for info in list_plugins(Settings()) if info.state == "broken"]
 assert not broken, broken
 """

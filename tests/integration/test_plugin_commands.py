@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -131,10 +132,10 @@ def test_verify_holds_a_provider_to_the_suite_as_configured(folder: Path) -> Non
     """
     good = run(folder, "plugins", "verify", "acme", PLUGIN_ACME_API_KEY=KEY)
     assert (good.returncode, "5 passed" in good.stdout) == (0, True), good.stdout + good.stderr
-    assert "analyzes a photo" in good.stderr
+    assert "analyzes photos" in good.stderr
     bad = run(folder, "plugins", "verify", "acme", PLUGIN_ACME_API_KEY=KEY, PLUGIN_ACME_CONFIDENCE="93")
     assert bad.returncode == 1
-    assert "brand has a confidence of 93, not 0 to 1" in bad.stdout and "4 failed, 1 passed" in bad.stdout
+    assert "found: brand has a confidence of 93, not 0 to 1" in bad.stdout and "4 failed, 1 passed" in bad.stdout
     assert KEY not in good.stdout + good.stderr + bad.stdout + bad.stderr
 
 
@@ -149,7 +150,8 @@ def test_verify_asks_the_configured_ai_service(folder: Path, ai_service: AiServi
     """It is the real thing that is called, not a stand-in."""
     done = run(folder, "plugins", "verify", "http", AI_SERVICE_URL=ai_service.url)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert ai_service.state()["calls"] == 12  # one, four categories and an unknown one, five at once, one broken
+    # One, four categories and an unknown one, five at once and two of them alone, one broken.
+    assert ai_service.state()["calls"] == 14
 
 
 def test_verify_leaves_nothing_in_a_storage(folder: Path) -> None:
@@ -188,7 +190,7 @@ def test_verify_without_pytest_says_how_to_get_it(folder: Path) -> None:
         (["broken"], {}, ["'broken' is broken", "RuntimeError: out of order"]),
         (["looker"], {"PLUGINS_DISABLED": "acme"}, ["no plugin 'looker'"]),
         (["acme"], {"PLUGINS_DISABLED": "acme"}, ["'acme' is disabled"]),
-        (["journal"], {}, ["observes or filters"]),
+        (["journal"], {}, ["'journal' is not active as it is set up"]),
         (["acme"], {}, ["PLUGIN_ACME_API_KEY", "required"]),
         (["acme"], {"PLUGIN_ACME_API_KYE": KEY}, ["did you mean PLUGIN_ACME_API_KEY?"]),
     ],
@@ -254,6 +256,24 @@ def test_settings_for_files_know_built_in_plugins_only(invoke: Invoke, format_: 
     assert invoke("settings", "--format", format_, **environment).stdout == plain.stdout
     assert "PLUGIN_JOURNAL_PATH" in plain.stdout and "PLUGIN_WEBHOOK_SECRET" in plain.stdout
     assert "ACME" not in plain.stdout
+
+
+def test_verify_takes_observers_and_tells_programs(folder: Path) -> None:
+    """By the name of the entry point; the result as JSON, progress beside it."""
+    done = run(folder, "plugins", "verify", "acme", "--kind", "hook", "--json", PLUGIN_ACME_API_KEY=KEY)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout)
+    assert (told["name"], told["passed"], told["findings"], told["fault"]) == ("acme", 5, [], None)
+    assert "observer bears every event" in done.stderr
+
+
+def test_verify_ends_in_time_whatever_the_plugin_does(folder: Path) -> None:
+    """It is ended, and what it did last is named; meanwhile there is a word every few seconds."""
+    (folder / "acme.py").write_text("import time\ntime.sleep(600)\n")
+    done = run(folder, "plugins", "verify", "acme", "--timeout", "7")
+    assert done.returncode == 1
+    assert "found: it does not come back within 7 s (load): set a timeout" in done.stdout
+    assert "... 5 s" in done.stderr
 
 
 HANGING = """

@@ -26,7 +26,7 @@ from pipeline.usecases.cleaning import Cleaning
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.previews import PreviewMaker, Previews
-from pipeline.usecases.processing import Processing, _Result
+from pipeline.usecases.processing import Processing, Result
 from pipeline.queue.job import Job
 from pipeline.usecases.image_urls import ImageUrls
 from tests.contract.contracts import check_event
@@ -48,6 +48,7 @@ class Plugins(MemoryStorage):
         self.analysis: Analysis | Exception = FOUND
         self.requests: list[AnalyzeRequest] = []
         self.tried: list[str] = []
+        self.only = ""
         self.events: list[tuple[Mapping[str, Any], str]] = []
         self.before_answer: Callable[[], Any] | None = None
 
@@ -57,7 +58,10 @@ class Plugins(MemoryStorage):
         read_image: Callable[[], Awaitable[bytes]],
         tries: str = "",
         witness: Witness | None = None,
+        permit: object = None,
+        only: str = "",
     ) -> Analysis:
+        self.only = only
         self.tried.append(tries)
         if self.needs_image:
             request = replace(request, image=await read_image())
@@ -341,7 +345,7 @@ async def test_image_of_a_run_that_was_not_committed_goes(
         patched.setattr(store, "finish", ends)
         if end == "deleted":
             await store.delete(asset.id, asset.user_id)
-            result = _Result(replace(asset, fence=1), plugins.analysis, Attempt(job), None)
+            result = Result(replace(asset, fence=1), plugins.analysis, Attempt(job), None)
             await processing.commit(job, result)
         else:
             with pytest.raises((ValueError, asyncio.CancelledError)):

@@ -18,6 +18,8 @@ HELD = "pipeline_provider_held_seconds"
 # Each takes its values from a small fixed set: names in the code, settings, or HTTP and close codes we choose.
 BOUNDED_LABELS = {
     *("route", "method", "status", "outcome", "state", "attempt"),
+    # Of what AI providers tell hooks/usage.py takes so many different ones.
+    *("model", "currency", "direction"),
     *("code", "kind", "plugin", "method", "queue", "provider", "reason", "task", "transport"),
 }
 

@@ -17,7 +17,7 @@ import pytest
 from pipeline.cli import main
 from pipeline.hooks.sources import ENTRY_POINT_GROUP
 from pipeline.metrics import Metrics
-from pipeline.commands.reference import hook_users, reference_lines
+from pipeline.commands.reference import ERRORS, hook_users, reference_lines
 from pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -45,14 +45,25 @@ def test_reference_tells_how_each_method_is_written() -> None:
 
 def test_reference_names_every_hook_protocol_and_field() -> None:
     """Nothing that pipeline.hooks offers is left out."""
-    hooks = re.findall(r"^#### `(\w+)\(", REFERENCE, re.MULTILINE)
+    hooks = re.findall(r"^#### `(?:def|def or async def) (\w+)\(", REFERENCE, re.MULTILINE)
     assert {"register_settings", "register_notifiers", "validate_upload", "job_finished"} < set(hooks)
-    assert set(hooks) == set(hook_users())
+    assert set(hooks) == {*hook_users(), "start", "check", "close"}
     assert {"AIProvider", "StorageBackend", "Notifier", "AnalyzeRequest", "JobEvent", "UploadFacts"} < set(
         re.findall(r"^#### `(\w+)`", REFERENCE, re.MULTILINE)
     )
-    assert "##### `analyze(request: AnalyzeRequest) -> Analysis | Awaitable[Analysis]`" in REFERENCE
+    assert "##### `def or async def analyze(request: AnalyzeRequest) -> Analysis`" in REFERENCE
+    assert "##### `async def publish(room: str, event: Mapping[str, Any]) -> None`" in REFERENCE
     assert "\ntimeout_seconds: float\nimage: bytes | None = None\n" in REFERENCE
+
+
+@pytest.mark.fault("P10")
+def test_reference_has_every_error_that_an_author_raises() -> None:
+    """With its arguments; and what a module may have beside its hooks."""
+    for error in ERRORS:
+        assert f"#### `{error.__name__}(message: str" in REFERENCE or f"#### `{error.__name__}(reason: str" in REFERENCE
+    arguments = "message: str, *, retry_after_seconds: float | None = None, spends_attempt: bool | None = None"
+    assert f"#### `RetryableJobError({arguments}, max_attempts: int | None = None)`" in REFERENCE
+    assert "#### `def or async def start(context: Context) -> None`" in REFERENCE
 
 
 def test_every_hook_has_a_built_in_user() -> None:
@@ -94,7 +105,8 @@ def package(tmp_path: Path) -> Path:
     about = tmp_path / "acme_vision-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-vision\nVersion: 1.0\n")
-    points = project["project"]["entry-points"][ENTRY_POINT_GROUP] | {name: name for name in ("bell", "night", "post", "tint")}
+    points = project["project"]["entry-points"][ENTRY_POINT_GROUP]
+    points |= {name: name for name in ("bell", "night", "post", "tint")}
     lines = [f"{name} = {module}" for name, module in points.items()]
     (about / "entry_points.txt").write_text("\n".join([f"[{ENTRY_POINT_GROUP}]", *lines]))
     return tmp_path

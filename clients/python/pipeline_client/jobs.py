@@ -50,26 +50,43 @@ class JobsClient(Client):
         found: list[dict[str, Any]] = reply["items"]
         return found
 
-    async def preview_jobs(self, action: str, where: Mapping[str, str], *, is_all: bool = False) -> dict[str, Any]:
+    async def preview_jobs(
+        self, action: str, where: Mapping[str, str], *, is_all: bool = False, provider: str | None = None
+    ) -> dict[str, Any]:
         """Return how many jobs an action is for and some of them: {"count", "isExact", "sample", "until"}.
 
-        action: retry, cancel, postpone, resume or delete. is_all: an empty filter is meant.
+        action: retry, cancel, postpone, resume, delete, reanalyze or keep (which takes reanalyze back).
+        is_all: an empty filter is meant. provider: which one is to reanalyze; None: those of each category.
         """
-        return await self._change({"action": action, "filter": {**where}, "all": is_all, "dryRun": True})
+        body = {"action": action, "filter": {**where}, "all": is_all, "dryRun": True}
+        return await self._change(body | ({"provider": provider} if provider else {}))
 
     async def change_jobs(
-        self, action: str, where: Mapping[str, str], *, until: str, is_all: bool = False, seconds: int | None = None
+        self,
+        action: str,
+        where: Mapping[str, str],
+        *,
+        until: str,
+        is_all: bool = False,
+        seconds: int | None = None,
+        provider: str | None = None,
+        limit: int | None = None,
     ) -> AsyncIterator[dict[str, Any]]:
         """Do it with all jobs that the filter finds; yield {"done", "skipped", "refused"} of each chunk.
 
-        until: that of the preview. seconds: for how long to postpone.
+        until: that of the preview. seconds: for how long to postpone. provider: as in preview_jobs. limit: with so many
+        at most; None: all.
         """
         body: dict[str, Any] = {"action": action, "filter": {**where}, "all": is_all, "until": until, "cursor": None}
-        body |= {} if seconds is None else {"seconds": seconds}
+        given = {"seconds": seconds, "provider": provider, "limit": limit}
+        body |= {name: value for name, value in given.items() if value is not None}
         while True:
             chunk = await self._change(body)
             yield chunk
-            if (cursor := chunk["nextCursor"]) is None:
+            if limit is not None:
+                # Those that had moved on are not among them.
+                body["limit"] -= chunk["done"]
+            if (cursor := chunk["nextCursor"]) is None or limit is not None and body["limit"] < 1:
                 return
             body["cursor"] = cursor
 

@@ -1,6 +1,5 @@
 """The provider keeps what the pipeline expects (the suite), and names colours (the rest)."""
 
-import asyncio
 import io
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,9 +9,12 @@ from PIL import Image
 from structlog.testing import capture_logs
 
 from pipeline.hooks import AIProvider, AnalyzeRequest, JobEvent
+import pipeline_plugin_example
 from pipeline.settings import Settings
-from pipeline.testing import AIProviderSuite
+from pipeline.testing import AIProviderSuite, Call, ObserverSuite
 from pipeline_plugin_example import ExampleProvider, ExampleSettings, job_finished
+
+KEY = {"PLUGIN_EXAMPLE_PSEUDONYM_KEY": "any text"}
 
 
 class TestExampleProvider(AIProviderSuite):
@@ -33,14 +35,29 @@ class TestExampleProvider(AIProviderSuite):
         assert found.colorway is not None and found.colorway.value == color
 
 
-def test_finished_jobs_are_logged_without_their_user() -> None:
-    """The same user has the same pseudonym; neither the user nor the key shows, and without a key nothing is logged."""
-    settings = Settings().with_plugin_variables({"PLUGIN_EXAMPLE_PSEUDONYM_KEY": "any text"})
-    event = JobEvent("ai-processing:1", "1", "user-1", "lego", "request-1", datetime.now(UTC), outcome="completed")
-    with capture_logs() as logged:
-        for user_id in ("user-1", "user-1", "user-2"):
-            asyncio.run(job_finished(replace(event, user_id=user_id), settings))
-    first, again, other = (line["user"] for line in logged)
-    assert first == again != other
-    assert "user-1" not in str(logged) and "any text" not in str(logged)
+class TestExampleObserver(ObserverSuite):
+    """All that every observer must do, and what this one is for."""
+
+    @pytest.fixture
+    def plugin(self) -> object:
+        return pipeline_plugin_example
+
+    @pytest.fixture
+    def plugin_settings(self) -> Settings:
+        return Settings().with_plugin_variables(KEY)
+
+    def test_finished_jobs_are_logged_without_their_user(self, plugin_settings: Settings, call: Call) -> None:
+        """The same user has the same pseudonym; neither the user nor the key shows."""
+        event = JobEvent("ai-processing:1", "1", "user-1", "lego", "request-1", datetime.now(UTC), outcome="completed")
+        with capture_logs() as logged:
+            for user_id in ("user-1", "user-1", "user-2"):
+                call(job_finished, replace(event, user_id=user_id), plugin_settings)
+        first, again, other = (line["user"] for line in logged)
+        assert first == again != other
+        assert "user-1" not in str(logged) and "any text" not in str(logged)
+
+
+def test_nothing_is_logged_without_a_key() -> None:
+    """A pseudonym without a key could be guessed."""
+    settings = Settings().with_plugin_variables(KEY)
     assert not ExampleSettings().is_active and settings.plugin("example", ExampleSettings).is_active

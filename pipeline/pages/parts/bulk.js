@@ -8,7 +8,7 @@ import { time } from "./time.js";
 const AT_ONCE = 5;
 const FEW = 20;
 const CANCELLED = "8b47045eb7b8"; // the kind of failure of those that were cancelled, as the service names it
-/** @type {Record<string, {verb: string, past: string, text: string, isDangerous?: boolean, undo?: "retry" | "resume"}>} */
+/** @type {Record<string, {verb: string, past: string, text: string, isDangerous?: boolean, undo?: "retry" | "resume" | "keep"}>} */
 export const ACTIONS = {
   retry: { verb: "Retry", past: "queued again", text: "The AI looks at these photos again." },
   cancel: {
@@ -24,6 +24,13 @@ export const ACTIONS = {
     undo: "resume",
   },
   resume: { verb: "Resume", past: "waiting again", text: "Postponed jobs go back into the line at once." },
+  reanalyze: {
+    verb: "Analyze again",
+    past: "to be analyzed again",
+    text: "The AI looks at these photos again when nothing else waits. Each keeps its result until there is a new one.",
+    undo: "keep",
+  },
+  keep: { verb: "Keep", past: "kept as they are", text: "Photos that have yet to be analyzed again stay as they are." },
   delete: {
     verb: "Delete",
     past: "deleted",
@@ -40,7 +47,7 @@ const SPANS = [
 ];
 
 /**
- * @typedef {"retry" | "cancel" | "postpone" | "resume" | "delete"} Action
+ * @typedef {"retry" | "cancel" | "postpone" | "resume" | "delete" | "reanalyze" | "keep"} Action
  *
  * @typedef {object} Given
  * @property {import("../api.js").Api} api
@@ -160,6 +167,8 @@ function ofJobs(given, seconds) {
  */
 function undoFilter({ api, action, filter = {} }, until) {
   const same = { ...filter, to: filter.to && until && filter.to < until ? filter.to : (until ?? "") };
+  if (action === "reanalyze")
+    return runBulk({ api, action: "keep", filter: same, title: "Keep the results as they are?" });
   if (action === "postpone")
     return runBulk({
       api,

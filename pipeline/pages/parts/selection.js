@@ -12,8 +12,8 @@ const POSSIBLE = {
   waiting: ["cancel", "postpone", "delete"],
   delayed: ["resume", "cancel", "delete"],
   active: ["cancel", "delete"],
-  completed: ["retry", "delete"],
-  failed: ["retry", "delete"],
+  completed: ["retry", "reanalyze", "delete"],
+  failed: ["retry", "reanalyze", "delete"],
 };
 
 export class Selection {

@@ -63,6 +63,10 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
     return avoids[chains[lane] and lane or '']
   end
 
+  local function is_behind(lane)
+    return string.sub(lane, 1, 1) == BACKGROUND
+  end
+
   local function chain_of(lane)
     return chains[lane] or chains[''] or {}
   end
@@ -96,8 +100,9 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
     claims.take(id, record, state, to_try, turns, turn_of)
   end
 
-  -- From when on a parked job is claimed in any case, to be given up.
+  -- From when on a parked job is claimed in any case, to be given up. One in the background waits for as long as it takes.
   local function old_at(member)
+    if string.sub(member, 1, 1) == BACKGROUND then return now + longest_age end
     return tonumber(string.match(member, '|(%d+)|[^|]*$')) + longest_age
   end
 
@@ -133,11 +138,12 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
     end
   end
 
-  -- The first parked job of the paced lanes that are open, the one submitted first: its lane and member, or nil.
-  local function next_in_turn()
+  -- The first parked job of the paced lanes that are open, the one submitted first: its lane and member, or nil. behind: of those whose
+  -- jobs are in the background, and else of the others.
+  local function next_in_turn(behind)
     local first_lane, first, submitted_at
     for lane in pairs(parked_lanes) do
-      if is_paced(lane) and not is_avoided(lane) and look_at(lane) then
+      if is_behind(lane) == behind and is_paced(lane) and not is_avoided(lane) and look_at(lane) then
         local member = parked_jobs(parked, lane, 1)[1]
         if not member then
           parked_lanes[lane] = nil
@@ -162,16 +168,22 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
   end
 
   -- parked -> active for paced lanes, one by one in order of submission while there are turns.
-  local function claim_in_turn(claims)
-    local lane, member = next_in_turn()
-    while member and claims.free() > 0 do
+  local function claim_in_turn(claims, behind, reserved)
+    local lane, member = next_in_turn(behind)
+    while member and claims.free() > reserved do
       redis.call('ZREM', parked, member)
       claims.consider({string.match(member, '[^|]*$')}, function(id, record, state)
         local _, to_try, _, turn_of = look_at(lane)
         take(claims, id, record, state, to_try, turn_of)
       end)
-      lane, member = next_in_turn()
+      lane, member = next_in_turn(behind)
     end
+  end
+
+  -- As claim_parked for paced lanes in the background. reserved: so many slots are left free.
+  function self.claim_parked_behind(claims, reserved)
+    write_parked()
+    claim_in_turn(claims, true, reserved)
   end
 
   -- The lanes that have parked jobs, {name, ...}, and how many tries there have been: each time another lane is the first.
@@ -194,7 +206,7 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
   function self.claim_parked(claims, promote_at_most)
     park_front(promote_at_most)
     write_parked()
-    claim_in_turn(claims)
+    claim_in_turn(claims, false, 0)
     local names, tries = lanes_in_turn()
     for _, lane in ipairs(names) do
       local is_open, to_try = look_at(lane)
@@ -236,14 +248,15 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
   end
 
   -- The earlier of `due` and when a parked job may be claimed (ms); forgets lanes that have none.
-  function self.next_due(due)
+  -- claims_behind: there is a free slot for jobs in the background; else an end of another job makes one.
+  function self.next_due(due, claims_behind)
     for lane in pairs(parked_lanes) do
       local member = parked_jobs(parked, lane, 1)[1]
       if member then
         local is_open, _, opens_at = look_at(lane)
         -- The worker itself knows when it will try a provider again that it alone could not reach.
         local at = is_avoided(lane) and old_at(member) or is_open and now or math.min(opens_at, old_at(member))
-        due = math.min(due or at, at)
+        if claims_behind or not (is_open and is_behind(lane) and is_paced(lane)) then due = math.min(due or at, at) end
       else
         parked_lanes[lane] = nil
       end

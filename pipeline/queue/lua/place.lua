@@ -4,6 +4,8 @@
 -- A job without a group stands in `waiting`. The others stand in one list per group, and `groups` is the ring of the groups that
 -- have one: each claim takes the oldest job of the front group and sends the group to the back, so that groups take turns and a
 -- move costs the same however many there are. `grouped` counts their jobs. The right end is the front.
+-- Jobs of the group '~' are in the background: they are claimed only when no other job is ready, the oldest first. Their list is not in
+-- the ring and `grouped` does not count them; their lanes begin with '~' as well, so that no other job waits behind one in `parked`.
 -- Of a job there are two strings, both JSON. `record:` is written once: {enqueuedAt, submittedAt, requestId, trace, group, lane, data};
 -- only a job that was lost has a submittedAt: when it came first. `state:` is what happened since: {state, attempt, stalls, postponed,
 -- readyAt, lease, error, givenBack, cancelled, postponedUntil}; one that was never claimed has none and waits. givenBack: the last start
@@ -13,6 +15,7 @@
 -- a missing one. Of a completed job only its id is kept.
 local waiting, groups, grouped, wake, prefix = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local postponed = prefix .. 'postponed'
+local BACKGROUND = '~'
 
 local function record_key(id)
   return prefix .. 'record:' .. id
@@ -61,7 +64,7 @@ end
 -- push: RPUSH (to the front: it was submitted before whatever waits) or LPUSH (to the back)
 local function put_waiting(push, id, group)
   local length = redis.call(push, list_of(group), id)
-  if group ~= '' then
+  if group ~= '' and group ~= BACKGROUND then
     redis.call('INCR', grouped)
     if length == 1 then redis.call(push, groups, group) end
   end
@@ -81,6 +84,10 @@ local function take_waiting(count)
   return ids
 end
 
+local function take_background(count)
+  return redis.call('RPOP', list_of(BACKGROUND), count) or {}
+end
+
 -- Takes a waiting job out of its list. From each end of it so many are looked at: 2 ms of Redis. Beyond that an id is left where it
 -- stands and passed over when its turn comes.
 local LEAVE_LOOK_AT_MOST = 100000
@@ -92,7 +99,7 @@ local function leave_line(id)
   elseif redis.call('LPOS', list, id, 'RANK', -1, 'MAXLEN', LEAVE_LOOK_AT_MOST) then
     removed = redis.call('LREM', list, -1, id)
   end
-  if group ~= '' and removed > 0 then
+  if group ~= '' and group ~= BACKGROUND and removed > 0 then
     redis.call('DECRBY', grouped, removed)
     if redis.call('EXISTS', list) == 0 then redis.call('LREM', groups, 0, group) end
   end

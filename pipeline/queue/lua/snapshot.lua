@@ -41,6 +41,8 @@ local function read_line()
     local turns = math.ceil((line_at_most - #line) / #alive)
     alive, from = add_turns(line, alive, from, turns), from + turns
   end
+  local behind = redis.call('LRANGE', list_of(BACKGROUND), -math.max(1, line_at_most - #line), -1)
+  for i = #behind, 1, -1 do line[#line + 1] = behind[i] end
   return table.concat(line, '\n', 1, math.min(#line, line_at_most))
 end
 

@@ -3,7 +3,8 @@
 -- KEYS: those of place.lua, delayed, leases, completed, failed, paused, holds, parked, owner
 -- ARGV: clock offset (ms)
 -- Returns: {waiting, delayed, active, completed, failed, paused (1|0), how long the oldest job that could start has waited (ms) or -1,
---   held providers (JSON, see turns.lua) or '', now (ms), jobs that ended in the last minute}
+--   held providers (JSON, see turns.lua) or '', now (ms), jobs that ended in the last minute, jobs in the background, which wait and are
+--   not among waiting}
 local delayed, leases, completed, failed, paused, holds, parked, owner =
   KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 local MINUTE_MS = 60000
@@ -19,7 +20,9 @@ if id then
 end
 local kept = redis.call('MGET', holds, paused, owner)
 local count = redis.call('LLEN', waiting) + (tonumber(redis.call('GET', grouped)) or 0) + redis.call('ZCARD', parked)
+local parked_behind = redis.call('ZLEXCOUNT', parked, '[' .. BACKGROUND, '+')
+local background = redis.call('LLEN', list_of(BACKGROUND)) + parked_behind
 local ended = redis.call('ZCOUNT', completed, now - MINUTE_MS, '+inf') + redis.call('ZCOUNT', failed, now - MINUTE_MS, '+inf')
-return {count, redis.call('ZCARD', delayed) + redis.call('ZCARD', postponed), redis.call('ZCARD', leases),
+return {count - parked_behind, redis.call('ZCARD', delayed) + redis.call('ZCARD', postponed), redis.call('ZCARD', leases),
   redis.call('ZCARD', completed), redis.call('ZCARD', failed), mode_of('', kept[3], kept[2]) == 'paused' and 1 or 0, age,
-  shown_holds(decode(kept[1]), now), now, ended}
+  shown_holds(decode(kept[1]), now), now, ended, background}

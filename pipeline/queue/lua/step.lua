@@ -4,8 +4,8 @@
 -- KEYS: those of place.lua, delayed, leases, completed, failed, paused, holds, parked, owner, watched
 -- ARGV: clock offset (ms), store id or '' (see owner.lua), lease length (ms), claim mark (worker:number:lease length, new for each step),
 --   free slots, longest delay (ms), longest age of a parked job (ms), lanes ({name: [provider...]} as JSON), findings (JSON, see
---   lanes.lua), lanes that this worker leaves to others (JSON), limits (JSON, see turns.lua) or '{}'; number of completed jobs, and the lease of each; then six for each that
---   ended otherwise, see finish.lua
+--   lanes.lua), lanes that this worker leaves to others (JSON), limits (JSON, see turns.lua) or '{}', free slots that are not for jobs in
+--   the background; number of completed jobs, and the lease of each; then six for each that ended otherwise, see finish.lua
 -- Returns: {leases that were lost, claimed, more are waiting (1|0), ms until the next job is due or -1, mode (see owner.lua), held
 --   providers (JSON) or '', now (ms), whether somebody asks how jobs go (1|0)}
 --   claimed: {id, record, attempt, stalls, lease, error, provider that it alone tries or '', provider that it has a turn at or '',
@@ -15,8 +15,9 @@ local keys = {delayed = KEYS[6], leases = KEYS[7], completed = KEYS[8], failed =
 local paused, holds, parked, owner, watched = KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14]
 local offset, store_id, lease_ms, mark, free, longest_delay, longest_age =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local lanes, findings, avoided, limits, completions = ARGV[8], ARGV[9], ARGV[10], ARGV[11], tonumber(ARGV[12])
-local FIRST, PROMOTE_AT_MOST, LOOK_AT_MOST = 13, 100, 1000
+local lanes, findings, avoided, limits, reserved, completions =
+  ARGV[8], ARGV[9], ARGV[10], ARGV[11], tonumber(ARGV[12]), tonumber(ARGV[13])
+local FIRST, PROMOTE_AT_MOST, LOOK_AT_MOST = 14, 100, 1000
 local now = now_ms(offset)
 
 local kept = redis.call('MGET', holds, paused, owner, watched)
@@ -48,15 +49,27 @@ while claims.free() > 0 and looked < LOOK_AT_MOST and not is_empty and not has_l
   if not book then break end
   has_left_any = book.has_left_any()
 end
+-- Only when no other job is ready, and never for the last slots: whoever comes next finds one free.
+local is_behind = is_empty and not has_left_any
+if is_behind and book then book.claim_parked_behind(claims, reserved) end
+while is_behind and claims.free() > reserved and looked < LOOK_AT_MOST do
+  local wanted = claims.free() - reserved
+  local ids = take_background(wanted)
+  looked, is_behind = looked + wanted, #ids == wanted
+  claims.consider(ids, choose)
+  has_left_any = book and book.has_left_any() or false
+  is_behind = is_behind and not has_left_any
+end
 claims.write()
 local held = ''
 if book then
   book.put_back()
-  if claims.free() > 0 then next_due = book.next_due(next_due) end
+  if claims.free() > 0 then next_due = book.next_due(next_due, claims.free() > reserved) end
   held = book.save(holds, kept[1])
 end
 
 -- Who got fewer than it asked for has emptied the lists.
 local more = not is_empty and not has_left_any and redis.call('EXISTS', waiting, groups) > 0
+  or is_behind and claims.free() > reserved
 if more and is_running then wake_one() end
 return {lost, claims.list, more and 1 or 0, next_due and math.max(0, next_due - now) or -1, mode, held, now, kept[4] and 1 or 0}

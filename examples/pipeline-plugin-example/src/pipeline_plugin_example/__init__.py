@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-import structlog
 from PIL import Image, ImageStat
 from pydantic import Field, SecretStr
 
@@ -22,15 +21,17 @@ from pipeline.hooks import (
     Analysis,
     AnalyzeRequest,
     Attribute,
+    Context,
     JobEvent,
     PluginSettings,
+    Usage,
     hookimpl,
 )
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
 
-API_VERSION = 1  # of pipeline.hooks, the one this was written for
+API_VERSION = 2  # of pipeline.hooks, the one this was written for
 NAME = "example"
 COLORS = {
     "black": (0, 0, 0),
@@ -48,7 +49,6 @@ COLORS = {
     "beige": (225, 205, 170),
 }
 SIDE_PIXELS = 64
-log = structlog.get_logger(__name__)
 
 
 class ExampleSettings(PluginSettings):
@@ -83,18 +83,31 @@ def register_ai_providers(settings: Settings) -> Iterator[tuple[str, Callable[[]
     yield NAME, lambda: ExampleProvider(settings.plugin(NAME, ExampleSettings).center_percent)
 
 
+class Lent:
+    """What the service has lent the observer; `start` fills it in before the first job."""
+
+    context: Context
+
+
+async def start(context: Context) -> None:
+    """Take what the service lends us."""
+    Lent.context = context
+
+
 @hookimpl
 async def job_finished(event: JobEvent, settings: Settings) -> None:
     """Log who had a job finished, without saying who."""
     key = settings.plugin(NAME, ExampleSettings).pseudonym_key.get_secret_value()
     user = hmac.new(key.encode(), event.user_id.encode(), hashlib.sha256).hexdigest()[:12]
-    log.info("example_job_finished", user=user, outcome=event.outcome, category=event.category)
+    Lent.context.log.info("example_job_finished", user=user, outcome=event.outcome, category=event.category)
 
 
 class ExampleProvider:
     """Knows colours and nothing else: brand and model stay unknown, so its assets are `partial`."""
 
     needs_image = True
+    image_formats = ("jpeg", "png", "webp")  # anything else comes as a JPEG
+    sees = "The colour in the middle of the photo, and nothing else."
 
     def __init__(self, center_percent: int) -> None:
         self._center_percent = center_percent
@@ -112,4 +125,6 @@ class ExampleProvider:
         average = ImageStat.Stat(small.crop((edge, edge, SIDE_PIXELS - edge, SIDE_PIXELS - edge))).mean
         distances = {name: math.dist(average, color) for name, color in COLORS.items()}
         nearest = min(distances, key=distances.__getitem__)
-        return Analysis(colorway=Attribute(nearest, round(1 - distances[nearest] / math.dist((0,) * 3, (255,) * 3), 2)))
+        colorway = Attribute(nearest, round(1 - distances[nearest] / math.dist((0,) * 3, (255,) * 3), 2))
+        # Made up of a distance: no probability that the answer is right.
+        return Analysis(colorway=colorway, usage=Usage(cost=0), confidence_kind="none")

@@ -1,0 +1,198 @@
+"""`plugins verify`: runs a conformance suite on a plugin as it is configured, in a child process that can be ended.
+
+However bad the plugin is, the command ends in time and says something every few seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import IO, Any
+
+import click
+from rich.console import Console
+
+from pipeline.commands.shown import cleaned, shown
+from pipeline.errors import ConfigurationError
+from pipeline.hooks.catalogue import HOOK, KINDS
+
+# As nobody waits without a word.
+SILENT_SECONDS = 5.0
+# How long after its time the child may take to end by itself.
+GRACE_SECONDS = 3.0
+STDERR_BYTES = 2000
+stdout, stderr = Console(emoji=False), Console(stderr=True, emoji=False)
+
+
+@dataclass
+class Verdict:
+    """What has come out so far. findings: (line, test), each line once. at: what is under way."""
+
+    name: str
+    about: str = ""
+    fault: str = ""
+    findings: dict[str, str] = field(default_factory=dict)
+    passed: int = 0
+    failed: int = 0
+    left_out: dict[str, str] = field(default_factory=dict)
+    at: str = "load"
+    is_done: bool = False
+    _failing: bool = False
+
+    def take(self, message: dict[str, Any]) -> None:
+        """Note a message of the child; see verified.py."""
+        self.about = message.get("about", self.about)
+        self.fault = message.get("fault", self.fault)
+        self.is_done |= "done" in message or "fault" in message
+        if "begins" in message:
+            self.at, self._failing = message["begins"], False
+        elif "finding" in message:
+            self._failing = True
+            self.findings.setdefault(message["finding"], message["test"])
+        elif "left_out" in message:
+            self.left_out[message["left_out"]] = message["why"]
+        elif "ends" in message:
+            is_left_out = self.at in self.left_out and not self._failing
+            self.passed += not self._failing and not is_left_out
+            self.failed += self._failing
+
+    def ended(self, how: str) -> None:
+        """Note that the child ended before it was done."""
+        if not self.is_done:
+            self.failed += 1
+            self.findings.setdefault(how, self.at)
+
+    @property
+    def exit_code(self) -> int:
+        """0: it passes. 1: it fails. 2: there is nothing to verify."""
+        return 2 if self.fault else 1 if self.findings else 0
+
+    def as_json(self, seconds: float) -> dict[str, Any]:
+        """Return it for programs."""
+        return {
+            "name": self.name,
+            "passed": self.passed,
+            "failed": self.failed,
+            "findings": [{"test": test, "text": line} for line, test in self.findings.items()],
+            "leftOut": [{"test": test, "why": why} for test, why in self.left_out.items()],
+            "fault": self.fault or None,
+            "seconds": round(seconds, 1),
+        }
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--kind",
+    "kind_name",
+    type=click.Choice([*(kind.name for kind in KINDS), HOOK]),
+    help="Which, if there are two. hook: observers and filters.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--timeout", "seconds", type=click.FloatRange(5, 3600), default=55, help="Longest it may take [s]: 55.")
+def verify(name: str, kind_name: str | None, as_json: bool, seconds: float) -> None:
+    """Run the conformance suite on a plugin as it is configured, for real; exit code 1 when it fails."""
+    began = monotonic()
+    verdict = Verdict(name)
+
+    def take(message: dict[str, Any]) -> None:
+        verdict.take(message)
+        if "fault" not in message:
+            stderr.print(*_progress(message), sep="", end="", highlight=False, soft_wrap=True)
+
+    for message in _messages(_command(name, kind_name, seconds), seconds, verdict):
+        take(message)
+    if verdict.fault:
+        raise ConfigurationError(verdict.fault)
+    if as_json:
+        print(json.dumps(cleaned(verdict.as_json(monotonic() - began)), indent=2))
+    else:
+        _print(verdict, monotonic() - began)
+    sys.exit(verdict.exit_code)
+
+
+def _command(name: str, kind_name: str | None, seconds: float) -> list[str]:
+    return [sys.executable, "-m", "pipeline.commands.verified", name, kind_name or "", str(seconds)]
+
+
+def _messages(command: list[str], seconds: float, verdict: Verdict) -> Iterator[dict[str, Any]]:
+    """Start the child and yield its messages; end it when its time is over."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
+        ) as child,
+    ):
+        assert child.stdout is not None
+        try:
+            yield from read_messages(child.stdout, monotonic() + seconds)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(GRACE_SECONDS if not verdict.is_done else 0.1)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # whatever it has started, too
+        verdict.ended(_how_it_ended(child.wait(), seconds, verdict.at, _last_line(errors)))
+
+
+def read_messages(pipe: IO[bytes], ends_at: float) -> Iterator[dict[str, Any]]:
+    """Yield messages until the pipe ends or the time is over, and {"waits": seconds} when there are none for a while."""
+    began, rest = monotonic(), b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        while (left := ends_at - monotonic()) > 0:
+            if not selector.select(min(left, SILENT_SECONDS)):
+                yield {"waits": round(monotonic() - began)}
+                continue
+            if not (chunk := os.read(pipe.fileno(), 65536)):
+                return
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                message = json.loads(line)
+                yield message
+                if "done" in message or "fault" in message:
+                    return
+
+
+def _how_it_ended(code: int, seconds: float, at: str, said: str) -> str:
+    if code == -signal.SIGKILL:
+        return f"it does not come back within {seconds:g} s ({at}): set a timeout for whatever it waits for"
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return f"it ends the process ({how}, {at}): raise an error instead{f'; it said: {said}' if said else ''}"
+
+
+def _last_line(file: IO[bytes]) -> str:
+    file.seek(0, os.SEEK_END)
+    file.seek(max(0, file.tell() - STDERR_BYTES))
+    lines = file.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def _progress(message: dict[str, Any]) -> tuple[str, ...]:
+    if "about" in message:
+        return shown(message["about"]), "\n"
+    if "begins" in message:
+        return "  ", shown(message["begins"]), "\n"
+    if "waits" in message:
+        return "  ... ", str(message["waits"]), " s\n"
+    return ()
+
+
+def _print(verdict: Verdict, seconds: float) -> None:
+    print_line: Callable[[str], None] = lambda text: stdout.print(text, highlight=False, soft_wrap=True)
+    for line, test in verdict.findings.items():
+        print_line(shown(f"found: {line} [{test}]"))
+    for test, why in verdict.left_out.items():
+        print_line(shown(f"left out: {test} ({why})"))
+    counts = [f"{verdict.failed} failed"] if verdict.failed else []
+    counts += [f"{verdict.passed} passed"] + ([f"{len(verdict.left_out)} left out"] if verdict.left_out else [])
+    print_line(f"{shown(verdict.name)}: {', '.join(counts)} in {seconds:.1f} s")

@@ -1,0 +1,245 @@
+"""The suites of plugins with hooks: filters and observers."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from inspect import iscoroutinefunction, signature
+from typing import Any
+
+import pluggy
+import pytest
+
+from pipeline.demo import pictures
+from pipeline.errors import ValidationError
+from pipeline.hooks import UNKNOWN, Analysis, AnalyzeRequest, Attribute, JobEvent, UploadFacts, specs
+from pipeline.hooks.catalogue import FILTERS, OBSERVERS, TRANSFORM, VALIDATE
+from pipeline.hooks.load_checks import hookspecs
+from pipeline.hooks.checks import find_fault, result_fault
+from pipeline.hooks.context import PluginContext
+from pipeline.settings import Settings, load
+from pipeline.testing.findings import expect, found, told
+from pipeline.testing.samples import ASSET_ID, JOB_ID, UNKNOWN_CATEGORY
+from pipeline.testing.suite import Call, PluginSuite
+
+AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
+REFUSE = "raise ValidationError to refuse an upload, return nothing to take it"
+
+
+class HookSuite(PluginSuite):
+    """What the suites of filters and observers share. hooks: those that the plugin has at least one of."""
+
+    hooks: Sequence[str] = ()
+
+    @pytest.fixture
+    def plugin(self) -> object:
+        """The plugin under test: the module, or the object that the entry point names."""
+        raise NotImplementedError("define a fixture `plugin`")
+
+    @pytest.fixture
+    def plugin_settings(self) -> Settings:
+        """The `settings` that hooks get: those of the environment. Override it for a plugin that needs some of its own:
+        `Settings().with_plugin_variables({"PLUGIN_X_Y": "..."})`.
+        """
+        return load()
+
+    @pytest.fixture
+    def context_settings(self, plugin_settings: Settings, tmp_path: Any) -> Settings:
+        """The same in `start`, with a DATA_DIR of the test."""
+        changed = plugin_settings.model_copy(update={"data_dir": tmp_path / "data"})
+        return changed
+
+    @pytest.fixture(autouse=True)
+    def _in_use(
+        self, _watched: None, loop: Any, context: PluginContext, plugin: object, call: Call
+    ) -> Iterator[None]:
+        yield from self._used(plugin, call, context, loop)
+
+    @pytest.fixture
+    def hook(self, plugin: object, plugin_settings: Settings) -> Mapping[str, Callable[..., Any]]:
+        """The hooks that the plugin has, by name, as functions of what comes before `settings`."""
+        return hooks_of(plugin, plugin_settings, self.hooks)
+
+    def test_plugin_has_such_hooks(self, plugin: object, hook: Mapping[str, Any]) -> None:
+        """pluggy finds them: each is marked, named and has the arguments as in the reference."""
+        named = [each for each in hookspecs() if callable(getattr(plugin, each, None))]
+        unmarked = [each for each in named if not hasattr(getattr(plugin, each), f"{specs.PROJECT}_impl")]
+        expect(not unmarked, f"{', '.join(unmarked)} is never called: write @hookimpl above it")
+        expect(hook, f"it has none of {', '.join(self.hooks)}: write one, with @hookimpl above it")
+
+
+class FilterSuite(HookSuite):
+    """Give it a fixture `plugin`: a module, or an object, with `validate_upload` or `transform_analysis`."""
+
+    hooks = FILTERS
+
+    @pytest.fixture
+    def upload(self) -> UploadFacts:
+        """An upload that the filter may take or refuse: a photo of a sneaker."""
+        return self._facts("sneaker", pictures()[2][0].read_bytes())
+
+    def test_validate_upload_takes_or_refuses(
+        self, hook: Mapping[str, Any], upload: UploadFacts, call: Call, call_together: Call
+    ) -> None:
+        """Each upload is taken or refused in words, the same one in the same way, also when five come at once."""
+        if VALIDATE not in hook:
+            return
+        various = [upload, self._facts("other", pictures()[0][0].read_bytes())]
+        first = [self._verdict(call, hook, each) for each in various]
+        answers = [self._verdict(call, hook, each) for each in various]
+        expect(first == answers, "validate_upload decides otherwise when the same upload comes again")
+        outcomes = call_together(*((_outcome(hook[VALIDATE]), each) for each in [*various, *various, upload]))
+        at_once = [self._judged(each) for each in outcomes]
+        expect(at_once[:2] == first, "validate_upload decides otherwise when calls run at once: keep nothing in self")
+
+    def test_validate_upload_bears_odd_uploads(self, hook: Mapping[str, Any], call: Call) -> None:
+        """A category it has never heard of, one pixel, bytes that it cannot read: taken or refused all the same."""
+        if VALIDATE not in hook:
+            return
+        for facts in (
+            self._facts(UNKNOWN_CATEGORY, pictures()[0][0].read_bytes()),
+            self._facts("other", b"not an image", width=1, height=1),
+        ):
+            self._verdict(call, hook, facts)
+
+    def test_transform_analysis_returns_an_analysis_or_none(
+        self, hook: Mapping[str, Any], call: Call, call_together: Call
+    ) -> None:
+        """Whatever a provider may return: all known, nothing known; the given one stays as it is."""
+        if TRANSFORM not in hook:
+            return
+        known = Analysis(Attribute("Nike", 0.9), Attribute("Air Max 90", 0.8), Attribute("red", 0.7), extra={"a": [1]})
+        for analysis in (known, Analysis(), Analysis(Attribute("Nike", 0.9), UNKNOWN, extra={"a": [1]})):
+            self._changed(call, hook, analysis, _request("sneaker"))
+        self._changed(call, hook, known, _request(UNKNOWN_CATEGORY))
+        outcomes = call_together(*((_outcome(hook[TRANSFORM]), known, _request("sneaker")) for _ in range(5)))
+        alike = len({repr(each) for each in outcomes}) == 1
+        expect(alike, "transform_analysis answers otherwise when calls run at once: keep nothing in self")
+
+    def _changed(self, call: Call, hook: Mapping[str, Any], analysis: Analysis, request: AnalyzeRequest) -> None:
+        before = copy.deepcopy(analysis)
+        try:
+            changed = call(hook[TRANSFORM], analysis, request)
+        except Exception as error:
+            found(f"transform_analysis raised {told(error)}: return None for what it does not know")
+        is_same = repr(analysis) == repr(before)
+        expect(is_same, "transform_analysis changes the analysis it is given: return dataclasses.replace(analysis, ...)")
+        if changed is not None and (fault := result_fault(changed, TRANSFORM) or find_fault(changed)):
+            found(f"{fault}: return an Analysis as in the reference, or None to keep the given one")
+
+    def _verdict(self, call: Call, hook: Mapping[str, Any], facts: UploadFacts) -> str:
+        return self._judged(call(_outcome(hook[VALIDATE]), facts))
+
+    def _judged(self, outcome: object) -> str:
+        """Return "" for an upload that was taken, else the words with which it was refused."""
+        expect(not self._read_on_loop, "validate_upload reads the image on the event loop: write a plain def, or asyncio.to_thread")
+        if isinstance(outcome, ValidationError):
+            expect(outcome.message, "validate_upload refuses without a word: say why in the ValidationError")
+            return str(outcome.message)
+        if isinstance(outcome, BaseException):
+            found(f"validate_upload raised {told(outcome)}, so the upload goes on: {REFUSE}")
+        expect(outcome is None, f"validate_upload returns {outcome!r}, so the upload goes on: {REFUSE}")
+        return ""
+
+    def _facts(self, category: str, content: bytes, width: int = 640, height: int = 480) -> UploadFacts:
+        self._read_on_loop = False
+        loops_thread = threading.get_ident()
+
+        def read() -> bytes:
+            self._read_on_loop |= threading.get_ident() == loops_thread
+            return content
+
+        return UploadFacts("user-1", category, "image/jpeg", len(content), width, height, read)
+
+
+class ObserverSuite(HookSuite):
+    """Give it a fixture `plugin`: a module, or an object, with `job_enqueued`, `job_started`, `job_retrying` or
+    `job_finished`.
+    """
+
+    hooks = OBSERVERS
+
+    @pytest.mark.parametrize("name", OBSERVERS)
+    def test_observer_bears_every_event(self, name: str, hook: Mapping[str, Any], call: Call) -> None:
+        """Whatever may happen to a job, and a second time, since a process may die in between."""
+        if name not in hook:
+            return
+        for event in (*_events(name), *_events(name)):
+            try:
+                call(hook[name], event)
+            except Exception as error:
+                found(f"{name} raised {told(error)}: after five such failures it is not called for a while")
+
+
+def hooks_of(plugin: object, settings: Settings, names: Sequence[str]) -> dict[str, Callable[..., Any]]:
+    """Return those of the hooks that the plugin has, as functions of their first arguments."""
+    registry = pluggy.PluginManager(specs.PROJECT)
+    registry.add_hookspecs(specs)
+    try:
+        registry.register(plugin, name="suite")
+        registry.check_pending()
+    except pluggy.PluginValidationError as error:
+        found(f"pluggy refuses it: {' '.join(str(error).split())}; see the reference for names and arguments")
+    implementations = {name: getattr(registry.hook, name).get_hookimpls() for name in names}
+    return {name: _called(name, made[0], settings) for name, made in implementations.items() if made}
+
+
+def _called(name: str, implementation: Any, settings: Settings) -> Callable[..., Any]:
+    """Return a function that calls the hook with those arguments that it wants, on the loop or in a thread as it says."""
+    names = [each for each in signature(hookspecs()[name]).parameters]
+
+    def wanted(args: tuple[Any, ...]) -> list[Any]:
+        given = dict(zip(names, (*args, settings), strict=True))
+        return [given[each] for each in implementation.argnames]
+
+    async def awaited(*args: Any) -> Any:
+        return await implementation.function(*wanted(args))
+
+    def plain(*args: Any) -> Any:
+        return implementation.function(*wanted(args))
+
+    function = awaited if iscoroutinefunction(implementation.function) else plain
+    function.__name__ = name
+    return function
+
+
+def _outcome(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the hook as a function that returns what it raises."""
+
+    async def awaited(*args: Any) -> Any:
+        try:
+            return await hook(*args)
+        except Exception as error:
+            return error
+
+    def plain(*args: Any) -> Any:
+        try:
+            return hook(*args)
+        except Exception as error:
+            return error
+
+    function = awaited if iscoroutinefunction(hook) else plain
+    function.__name__ = hook.__name__
+    return function
+
+
+def _request(category: str) -> AnalyzeRequest:
+    return AnalyzeRequest("https://images.example/original.jpg", category, ASSET_ID, JOB_ID, "request-1", 1, 30)
+
+
+def _events(name: str) -> Iterator[JobEvent]:
+    def event(**more: Any) -> JobEvent:
+        return JobEvent(JOB_ID, ASSET_ID, "user-1", "sneaker", "request-1", AT, **more)
+
+    if name == "job_enqueued":
+        yield event()
+    elif name == "job_started":
+        yield event(attempt=1)
+    elif name == "job_retrying":
+        yield event(attempt=1, error="AI service unavailable", delay_ms=2000, seconds=1.5)
+    else:
+        yield event(attempt=1, outcome="completed", seconds=1.5)
+        yield event(attempt=3, outcome="failed", error="AI service unavailable", seconds=0.2)
+        yield event(outcome="cancelled")

@@ -1,0 +1,224 @@
+"""The suite of AI providers."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pipeline.demo import pictures
+from pipeline.errors import JobError
+from pipeline.hooks import AIProvider, Analysis, AnalyzeRequest, ReportingAIProvider
+from pipeline.hooks.checks import find_fault
+from pipeline.hooks.context import PluginContext
+from pipeline.hooks.limits import Limits, declared_by
+from pipeline.settings import load
+from pipeline.testing.findings import expect, found, told
+from pipeline.testing.pacing import Pace
+from pipeline.testing.samples import ASSET_ID, JOB_ID, UNKNOWN_CATEGORY
+from pipeline.testing.suite import Call, PluginSuite, api_version_of
+
+RAISE_THESE = "raise RetryableJobError or PermanentJobError"
+
+
+class AIProviderSuite(PluginSuite):
+    """Give it a fixture `provider`; override `analyze_request` when it must be shown another photo.
+
+    It keeps to what the provider declares: asks only of its `categories`, never faster than its `rate`, never more at
+    once than `max_in_flight`.
+    """
+
+    @pytest.fixture
+    def provider(self) -> AIProvider | ReportingAIProvider:
+        """The provider under test, new for each test."""
+        raise NotImplementedError("define a fixture `provider`")
+
+    @pytest.fixture(autouse=True)
+    def _in_use(
+        self, _watched: None, loop: Any, context: PluginContext, provider: AIProvider, call: Call
+    ) -> Iterator[None]:
+        self._pace = Pace(self._limits(provider), self._kept)
+        yield from self._used(provider, call, context, loop)
+
+    @pytest.fixture
+    def image_url(self) -> str:
+        """Where the photo can be fetched; to be overridden for a provider that does so."""
+        return "https://images.example/original.jpg"
+
+    @pytest.fixture
+    def categories(self) -> Sequence[str]:
+        """The categories there are: those of CATEGORIES."""
+        return load().categories
+
+    @pytest.fixture
+    def analyze_request(self, provider: AIProvider, image_url: str, categories: Sequence[str]) -> AnalyzeRequest:
+        """A photo the provider can analyze: of a sneaker, its bytes only when the provider says `needs_image`."""
+        category = next((each for each in self._asked(provider, categories)), "other")
+        return AnalyzeRequest(
+            image_url=image_url,
+            category=category,
+            asset_id=ASSET_ID,
+            job_id=JOB_ID,
+            request_id="request-1",
+            attempt=1,
+            timeout_seconds=self._limit_seconds,
+            image=_photo(category) if getattr(provider, "needs_image", False) else None,
+            content_type="image/jpeg",
+        )
+
+    def test_analyze_returns_a_valid_analysis(
+        self, provider: AIProvider, analyze_request: AnalyzeRequest, call: Call
+    ) -> None:
+        """The result keeps the contract: texts, confidences from 0 to 1, at most one processed image."""
+        analysis = self._analysis(provider, analyze_request, call)
+        _, faults = self._limits(provider).extra_of(analysis.extra)
+        expect(not faults, f"analyze returns an extra that its extra_fields do not allow: {'; '.join(faults)}")
+        if analysis.processed_image is not None:
+            expect(_is_image(analysis.processed_image.content), "processed_image holds bytes that are no image")
+
+    def test_analyze_answers_every_category(
+        self, provider: AIProvider, analyze_request: AnalyzeRequest, categories: Sequence[str], call: Call
+    ) -> None:
+        """No category that it is asked about is an error, even one it knows nothing about: operators choose them."""
+        for category in self._asked(provider, categories):
+            try:
+                _expect_valid(call(provider.analyze, replace(analyze_request, category=category)))
+            except Exception as error:
+                found(
+                    f"analyze raised {told(error)} for the category {category!r}: "
+                    "answer it as it does `other`, or declare `categories`"
+                )
+
+    def test_analyze_bears_five_calls_at_once(
+        self,
+        provider: AIProvider,
+        analyze_request: AnalyzeRequest,
+        categories: Sequence[str],
+        call: Call,
+        call_together: Call,
+    ) -> None:
+        """Five job slots share one provider, so its calls must not disturb each other."""
+        requests = self._various(provider, analyze_request, categories)
+        try:
+            results = call_together(*((provider.analyze, request) for request in requests))
+        except Exception as error:
+            found(f"analyze raised {told(error)} when five calls ran at once: keep what belongs to one call in variables")
+        for result in results:
+            _expect_valid(result)
+        as_then = [repr(result) for result in results]
+        alone = [repr(self._analysis(provider, request, call)) for request in requests[:2]]
+        expect(
+            [repr(result) for result in results] == as_then,
+            "analyze changes a result that it has returned: make a new Analysis, with an `extra` of its own, in each call",
+        )
+        # Whether the calls were mixed up shows only where what they return depends on the photo, each time alike.
+        if alone != as_then[:2] and alone[0] != alone[1]:
+            again = [repr(self._analysis(provider, request, call)) for request in requests[:2]]
+            expect(
+                again != alone,
+                "analyze answers otherwise when calls run at once: keep what belongs to one call in variables, not in self",
+            )
+
+    def test_analyze_raises_only_job_errors_for_a_broken_image(
+        self, provider: AIProvider, analyze_request: AnalyzeRequest, call: Call
+    ) -> None:
+        """Bytes that are no image, or of an odd one, give an analysis or a JobError, never anything else."""
+        for content, what in self._odd_images(provider):
+            request = replace(analyze_request, image=content)
+            try:
+                self._analysis(provider, request, call, what)
+            except JobError as error:
+                expect(error.message, f"analyze raised {type(error).__name__} without words for the owner of the photo")
+
+    def test_optional_attributes_have_their_types(self, provider: AIProvider) -> None:
+        """What it declares can be used: a plain bool, numbers from 1, names, a Rate."""
+        needs = getattr(provider, "needs_image", False)
+        expect(isinstance(needs, bool), f"needs_image is {needs!r}: say True or False")
+        threads = getattr(provider, "max_concurrency", 1)
+        expect(isinstance(threads, int) and threads >= 1, f"max_concurrency is {threads!r}: say a whole number from 1")
+        sees = getattr(provider, "sees", "")
+        expect(isinstance(sees, str), f"sees is {sees!r}: say it in a sentence")
+        if api_version_of(provider) > 1:
+            expect(not (faults := declared_by(provider).faults), "; ".join(faults))
+
+    def _limits(self, provider: object) -> Limits:
+        return declared_by(provider).limits if api_version_of(provider) > 1 else Limits()
+
+    def _asked(self, provider: object, categories: Sequence[str]) -> list[str]:
+        """Return the categories the provider is asked about, first that of the photo, if it can be."""
+        declared = self._limits(provider).categories
+        asked = [*categories, UNKNOWN_CATEGORY] if declared is None else sorted(declared)
+        return sorted(asked, key=lambda each: each != "sneaker")
+
+    def _various(
+        self, provider: AIProvider, request: AnalyzeRequest, categories: Sequence[str]
+    ) -> list[AnalyzeRequest]:
+        """Return requests that are as different as they can be."""
+        asked = self._asked(provider, categories)
+        made = []
+        for number in range(self._pace.calls_at_once):
+            category = asked[number % len(asked)]
+            asset_id = f"{ASSET_ID[:-1]}{number}"
+            other = replace(request, category=category, asset_id=asset_id, job_id=f"ai-processing:{asset_id}")
+            made.append(replace(other, image=_photo(category)) if request.image is not None else other)
+        return made
+
+    def _odd_images(self, provider: AIProvider) -> Iterator[tuple[bytes, str]]:
+        yield b"not an image", "bytes that are no image"
+        if getattr(provider, "needs_image", False):
+            types = self._limits(provider).content_types
+            for name, mode in (("png", "RGBA"), ("webp", "RGB"), ("gif", "P")):
+                if types is None or f"image/{name}" in types:
+                    yield _image(name, mode), f"a {name.upper()}"
+
+    def _turn(self, name: str) -> AbstractAsyncContextManager[None]:
+        return self._pace if name == "analyze" else super()._turn(name)
+
+    def _analysis(
+        self, provider: AIProvider, request: AnalyzeRequest, call: Call, what: str = "a good photo"
+    ) -> Analysis:
+        """Return the checked analysis, or raise the provider's JobError."""
+        before = repr(request)
+        try:
+            result = call(provider.analyze, request)
+        except JobError:
+            raise
+        except Exception as error:
+            found(f"analyze raised {told(error)} for {what}: {RAISE_THESE}")
+        expect(repr(request) == before, "analyze changes its request, which others read: copy what it wants to change")
+        _expect_valid(result)
+        return result  # type: ignore[no-any-return]
+
+
+def _expect_valid(result: object) -> None:
+    fault = find_fault(result)
+    expect(fault is None, f"{fault}: see Analysis in the reference")
+
+
+def _photo(category: str) -> bytes:
+    files = {name: path for path, name in pictures()}
+    return files.get(category, files["other"]).read_bytes()
+
+
+def _image(kind: str, mode: str) -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, (320, 240)).save(file, kind.upper())
+    return file.getvalue()
+
+
+def _is_image(content: bytes) -> bool:
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.verify()
+    except Exception:
+        return _is_of_a_kind_that_pillow_lacks(content)
+    return True
+
+
+def _is_of_a_kind_that_pillow_lacks(content: bytes) -> bool:
+    return content[4:8] == b"ftyp"  # HEIC, AVIF

@@ -1,0 +1,283 @@
+"""What all suites share: a loop for each test, a plugin that is started and closed as the service does, and a look at
+what it leaves behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import warnings
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
+from inspect import isawaitable, iscoroutinefunction
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from pipeline.errors import NotReady
+from pipeline.hooks.context import Lender, PluginContext
+from pipeline.hooks.progress import Reporting, takes_progress
+from pipeline.hooks.threads import DaemonThreads, LoopThreads, of_plugin
+from pipeline.hooks.values import MemoryValues
+from pipeline.metrics import Metrics
+from pipeline.sandbox.sandbox import Sandbox as RealSandbox
+from pipeline.settings import Settings, load
+from pipeline.testing.findings import found, told
+from pipeline.testing.surroundings import Held, Printed, Shared
+from pipeline.testing.watching import BLOCKED_SECONDS, Stuck, Watch
+
+Call = Callable[..., Any]
+# How long a call that was cancelled, and what a plugin lets go in `close`, may take to end.
+GRACE_SECONDS = 0.5
+# A library may open something once for the whole process; a plugin that leaks does it again.
+LEAKS_FROM = 3
+# Of these a single test shows enough.
+AT_ONCE = ("clients", "sockets", "many threads")
+# And the first call may import something on the loop.
+BLOCKS_FROM = 2
+NO_TIME = "there was no time left for it"
+NEVER_AWAITED = "coroutine .* was never awaited"
+
+
+class PluginSuite:
+    """`call(method, *args)` runs or awaits a plugin's method as the pipeline does.
+
+    call_seconds: the longest that one call may take. in_force: a setting that allows less, and its seconds.
+    gives_up: leave out the tests after a call that never returned. ends_at: when no further call is made, by monotonic().
+    """
+
+    call_seconds = 30.0
+    in_force: tuple[str, float] | None = None
+    gives_up = False
+    ends_at: float | None = None
+    _at_once = 1
+
+    @pytest.fixture
+    def loop(self) -> Iterator[asyncio.AbstractEventLoop]:
+        """The loop the plugin lives on during one test; never the current one, which may belong to other tests."""
+        loop = asyncio.new_event_loop()
+        loop.set_default_executor(LoopThreads())
+        yield loop
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()  # and leaves its threads
+
+    @pytest.fixture
+    def sandbox(self, loop: asyncio.AbstractEventLoop) -> Iterator[RealSandbox]:
+        """The child processes the service lends its plugins, real ones."""
+        sandbox = RealSandbox()
+        yield sandbox
+        loop.run_until_complete(sandbox.close())
+
+    @pytest.fixture
+    def context_settings(self, tmp_path: Path) -> Settings:
+        """The service's settings as `start(context)` gets them: those of the environment, with a DATA_DIR of the test."""
+        return load(data_dir=tmp_path / "data")
+
+    @pytest.fixture
+    def context(self, loop: asyncio.AbstractEventLoop, context_settings: Settings) -> Iterator[PluginContext]:
+        """What `start` gets: a real context, with a store that remembers nothing after the test."""
+        values = MemoryValues()
+        lender = Lender(context_settings, Metrics(), lambda name: values)
+        yield lender.to("suite")
+        loop.run_until_complete(lender.close())
+
+    @pytest.fixture
+    def call(self, loop: asyncio.AbstractEventLoop) -> Call:
+        """Return a function that calls a method and returns its result or raises its exception."""
+        return lambda method, *args: self._on_loop(loop, _name(method), self._call(method, *args))
+
+    @pytest.fixture
+    def call_together(self, loop: asyncio.AbstractEventLoop) -> Call:
+        """Return a function that makes several calls, (method, *args) each, at once and returns their results."""
+
+        async def together(calls: list[tuple[Any, ...]]) -> list[Any]:
+            self._at_once = max(self._at_once, len(calls))
+            return await asyncio.gather(*(self._call(*each) for each in calls))
+
+        return lambda *calls: self._on_loop(loop, _name(calls[0][0]), together(list(calls)))
+
+    @pytest.fixture(autouse=True)
+    def _watched(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        """Find what the plugin does to all others: it keeps the loop, prints, changes the process, leaves things behind."""
+        self._seen: list[str] = []
+        self._at_once = 1
+        if self._kept.get("never returned"):
+            pytest.skip("an earlier call never returned")
+        shared, held = Shared.now(), Held.now()
+        yield
+        self._seen += Shared.now().changes(shared)
+        self._look_for_tasks(loop)
+        self._look_for_leaks(loop, held)
+        if self._seen:
+            found(*self._seen)
+
+    @property
+    def _kept(self) -> dict[str, Any]:
+        """What the tests of one class know of each other."""
+        if "_of_class" not in vars(type(self)):
+            type(self)._of_class = {}  # type: ignore[attr-defined]
+        return vars(type(self))["_of_class"]  # type: ignore[no-any-return]
+
+    def _used(self, plugin: object, call: Call, context: PluginContext, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        """Start the plugin, let the test go on, and close it."""
+        if api_version_of(plugin) > 1 and callable(start := getattr(plugin, "start", None)):
+            self._start(start, call, context)
+        yield
+        loop.run_until_complete(context.end_tasks())
+        if close := getattr(plugin, "close", None):
+            try:
+                call(close)
+            except Exception as error:
+                found(f"close raised {told(error)}: let everything go without an error")
+
+    def _start(self, start: Call, call: Call, context: PluginContext) -> None:
+        try:
+            call(start, context)
+        except NotReady as error:
+            found(f"it is not ready: {error}; try again once it can be")
+        except Exception as error:
+            found(f"start raised {told(error)}: raise NotReady for what ends by itself, else mend what it says")
+
+    def _on_loop(self, loop: asyncio.AbstractEventLoop, name: str, work: Awaitable[Any]) -> Any:
+        """Run the work on the loop, watched; what is seen is told when the test ends."""
+        watch, printed = Watch(self._limit_seconds), Printed(sys.stdout)
+
+        async def watched() -> Any:
+            beat = asyncio.create_task(watch.beat())
+            try:
+                return await work
+            finally:
+                beat.cancel()
+                await asyncio.wait([beat])
+
+        sys.stdout = printed
+        try:
+            with warnings.catch_warnings(record=True) as warned, watch.looking():
+                warnings.filterwarnings("always", message=NEVER_AWAITED, category=RuntimeWarning)
+                return loop.run_until_complete(watched())
+        except Stuck:
+            self._note_hang()
+            where = watch.blocked[-1][1]
+            found(f"{name} keeps the event loop and never returns ({where}): await, or hand it to asyncio.to_thread")
+        finally:
+            sys.stdout = printed._stream if sys.stdout is printed else sys.stdout
+            self._note(name, watch, printed, warned)
+
+    def _note(self, name: str, watch: Watch, printed: Printed, warned: list[warnings.WarningMessage]) -> None:
+        if watch.blocked and name not in ("start", "close"):
+            times = self._kept[f"blocked {name}"] = self._kept.get(f"blocked {name}", 0) + 1
+            seconds, where = max(watch.blocked)
+            if times >= BLOCKS_FROM:
+                self._seen.append(
+                    f"{name} keeps the event loop for {seconds:.2f} s{f' ({where})' if where else ''}, more than "
+                    f"{BLOCKED_SECONDS} s: await, write a plain def, or hand it to asyncio.to_thread"
+                )
+        if printed.text.strip() and not self._kept.setdefault("printed", False):
+            self._kept["printed"] = True
+            self._seen.append(f"{name} prints ({printed.text.strip()[:60]!r}): log through context.log or structlog")
+        for each in warned:
+            if "was never awaited" in str(each.message):
+                self._seen.append(f"{name}: {each.message}; write `await` before the call, or nothing is done")
+            else:
+                warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+
+    @property
+    def _limit_seconds(self) -> float:
+        return min(self.call_seconds, self.in_force[1] if self.in_force else self.call_seconds)
+
+    async def _call(self, method: Callable[..., Any], *args: Any) -> Any:
+        name = _name(method)
+        if takes_progress(method):
+            method = partial(method, progress=Reporting())
+        if self.ends_at is not None and monotonic() > self.ends_at:
+            pytest.skip(NO_TIME)
+        async with self._turn(name):
+            return await self._in_time(name, method, *args)
+
+    def _turn(self, name: str) -> AbstractAsyncContextManager[None]:
+        """Return what lets a call of that method begin; nothing keeps it, unless a plugin declares so."""
+        return nullcontext()
+
+    async def _in_time(self, name: str, method: Callable[..., Any], *args: Any) -> Any:
+        task = asyncio.create_task(self._run(method, *args))
+        try:
+            await asyncio.wait([task], timeout=self._limit_seconds)
+        finally:
+            if is_late := not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=GRACE_SECONDS)
+        if is_late:
+            self._note_hang()
+            found(self._too_slow(name) + ("" if task.done() else "; it goes on although it was cancelled"))
+        try:
+            return task.result()
+        except asyncio.CancelledError:
+            found(f"{name} lets a CancelledError escape: catch it where it cancels")
+
+    async def _run(self, method: Callable[..., Any], *args: Any) -> Any:
+        # Daemon threads: one that hangs fails its test and must not keep pytest from ending.
+        threads = DaemonThreads(4, "suite")
+        of_plugin.set(threads)
+        try:
+            if iscoroutinefunction(method):
+                return await method(*args)
+            result = await asyncio.wrap_future(threads.submit(partial(method, *args)))
+            return await result if isawaitable(result) else result
+        except SystemExit:
+            found(f"{_name(method)} calls sys.exit, which would end the service: raise an error")
+        finally:
+            threads.shutdown()
+
+    def _too_slow(self, name: str) -> str:
+        if self.in_force and self.in_force[1] <= self.call_seconds:
+            return f"{name} takes longer than {self.in_force[0]}={self.in_force[1]:g}, which is in force: set a shorter timeout"
+        return f"{name} does not return within {self.call_seconds:g} s: set a timeout for whatever it waits for"
+
+    def _note_hang(self) -> None:
+        self._kept["never returned"] = self.gives_up
+
+    def _look_for_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Find tasks that go on after `close`."""
+        tasks = self._running(loop, until=monotonic() + GRACE_SECONDS)
+        names = sorted({getattr(each.get_coro(), "__qualname__", each.get_name()) for each in tasks})
+        if names:
+            self._seen.append(f"tasks go on after close ({', '.join(names[:3])}): use context.task, or cancel them in close()")
+        for each in tasks:
+            each.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=GRACE_SECONDS))
+
+    def _running(self, loop: asyncio.AbstractEventLoop, until: float) -> set[asyncio.Task[Any]]:
+        while (tasks := asyncio.all_tasks(loop)) and monotonic() < until:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=0.05))
+        return tasks
+
+    def _look_for_leaks(self, loop: asyncio.AbstractEventLoop, before: Held) -> None:
+        until = monotonic() + GRACE_SECONDS
+        while (left := Held.now().more(before, self._at_once)) and monotonic() < until:
+            gc.collect()
+            loop.run_until_complete(asyncio.sleep(0.05))
+        for sort, line in left.items():
+            times = self._kept[sort] = self._kept.get(sort, 0) + 1
+            if times >= LEAKS_FROM or sort in AT_ONCE:
+                self._seen.append(line)
+
+
+def api_version_of(plugin: object) -> int:
+    """Return the version of the plugin API that a plugin was written for, as its module says."""
+    module = sys.modules.get(type(plugin).__module__)
+    version = getattr(plugin, "API_VERSION", getattr(module, "API_VERSION", 2))
+    return version if isinstance(version, int) else 2
+
+
+def differing(shown: Collection[object]) -> bool:
+    """True when not all of them are alike."""
+    return len({repr(each) for each in shown}) > 1
+
+
+def _name(method: Callable[..., Any]) -> str:
+    return str(getattr(method, "__name__", getattr(getattr(method, "func", None), "__name__", "the method")))

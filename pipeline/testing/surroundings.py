@@ -1,0 +1,196 @@
+"""What belongs to the whole process, and what a plugin must therefore leave as it found it.
+
+A process runs many plugins. One that changes what all of them share - signal handlers, environment variables, where logs
+go - changes the others. One that leaves threads, sockets or tasks behind fills the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD", "SIGUSR1", "SIGUSR2", "SIGPIPE")
+# Clients that must be closed: package, class, and the attribute that tells whether one is.
+CLIENTS = (("aiohttp", "ClientSession", "closed"), ("httpx", "AsyncClient", "is_closed"), ("httpx", "Client", "is_closed"))
+# Set by pytest for each test.
+NOT_THEIRS = {"PYTEST_CURRENT_TEST"}
+# Of the suites themselves, and of the loop.
+OUR_THREADS = ("suite", "loop-", "asyncio_")
+LIBRARIES_OF_LOGGING = ("structlog", "logging", "rich")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What is set for the whole process."""
+
+    environ: dict[str, str]
+    handlers: dict[str, Any]
+    policy: type
+    logging: tuple[Any, ...]
+    folder: str
+    excepthook: Any
+
+    @classmethod
+    def now(cls) -> Shared:
+        """Return it as it is now."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python 3.14 and later warn of the policy
+            policy = type(asyncio.get_event_loop_policy())
+        return cls(
+            {name: value for name, value in os.environ.items() if name not in NOT_THEIRS},
+            {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS if hasattr(signal, name)},
+            policy,
+            _logging(),
+            os.getcwd(),
+            sys.excepthook,
+        )
+
+    def changes(self, before: Shared) -> Iterator[str]:
+        """Yield what has become another since `before`, each with the cure."""
+        names = sorted(name for name in self.environ.keys() | before.environ.keys() if self._differs(before, name))
+        if names:
+            yield f"it changes environment variables ({', '.join(names[:5])}), which all plugins share: use PluginSettings"
+        signals = sorted(name for name in self.handlers if self.handlers[name] != before.handlers.get(name))
+        if signals:
+            yield f"it handles {', '.join(signals)}, on which the service ends in order: end its work in close()"
+        if self.policy is not before.policy:
+            yield "it sets the event loop policy, which is the service's: leave it out"
+        if self.logging != before.logging:
+            yield "it configures logging for the whole process: leave that to the service, and log through context.log"
+        if self.folder != before.folder:
+            yield "it changes the working directory of the process: use absolute paths, such as context.data_dir"
+        if self.excepthook is not before.excepthook:
+            yield "it sets sys.excepthook, which is the service's: leave it out"
+
+    def _differs(self, before: Shared, name: str) -> bool:
+        return self.environ.get(name) != before.environ.get(name)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the process holds: threads, open files and sockets, children, clients."""
+
+    threads: frozenset[threading.Thread]
+    files: frozenset[tuple[int, str]]
+    children: frozenset[int]
+    clients: frozenset[int]
+    names: dict[int, str]
+
+    @classmethod
+    def now(cls) -> Held:
+        """Return what it holds now."""
+        open_clients = dict(_open_clients())
+        files = frozenset(_open_files())
+        threads = frozenset(their_threads())
+        return cls(threads, files, frozenset(_children()), frozenset(open_clients), open_clients)
+
+    def more(self, before: Held, at_once: int = 1) -> dict[str, str]:
+        """Return what came since `before`: sort of thing -> the line that says so, with the cure.
+
+        at_once: how many calls ran at once. A pool may keep a connection for each until its owner is gone, and whoever
+        answers in a test may do so from this process.
+        """
+        lines = {}
+        if threads := [each.name for each in self.threads - before.threads if each.is_alive()]:
+            # A library's own pool grows with the calls at once, and no further.
+            sort = "many threads" if len(threads) > 2 * at_once + 1 else "threads"
+            lines[sort] = f"threads go on after close ({', '.join(sorted(threads)[:3])}): end and join them in close()"
+        opened = [what for _, what in self.files - before.files]
+        if files := sorted({what for what in opened if what.startswith("/") and not what.startswith(("/dev/", "/proc/"))}):
+            lines["files"] = f"files stay open after close ({', '.join(files[:3])}): close each where it is opened"
+        if (sockets := sum(what.startswith("socket:") for what in opened)) > 2 * at_once + 1:
+            lines["sockets"] = f"{sockets} sockets stay open after close: close each after use, or use context.http"
+        if self.children - before.children:
+            lines["children"] = "child processes go on after close: end and wait for them in close(), or use the sandbox"
+        if clients := {self.names[each] for each in self.clients - before.clients}:
+            lines["clients"] = f"a {', '.join(sorted(clients))} is not closed: close it in close(), or use context.http"
+        return lines
+
+
+class Printed:
+    """Stands for sys.stdout and notes what a plugin prints; what loggers write is none of it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.text = ""
+
+    def write(self, text: str) -> int:
+        """Write, and note the text."""
+        if not _is_of_a_logger(sys._getframe(1)):
+            self.text += text[: 200 - len(self.text)]
+        return int(self._stream.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def their_threads() -> set[threading.Thread]:
+    """Return the threads that run, without those of the suites and the loop."""
+    return {each for each in threading.enumerate() if not each.name.startswith(OUR_THREADS)}
+
+
+def _is_of_a_logger(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] in LIBRARIES_OF_LOGGING:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _logging() -> tuple[Any, ...]:
+    root = logging.getLogger()
+    # pytest has handlers of its own for each part of a test.
+    handlers = [each for each in root.handlers if not type(each).__module__.startswith("_pytest")]
+    return tuple(handlers), root.level if not _has_pytest(root) else None, root.manager.disable
+
+
+def _has_pytest(root: logging.Logger) -> bool:
+    """True while pytest may have set the level: `--log-level` does."""
+    return any(type(each).__module__.startswith("_pytest") and each.level for each in root.handlers)
+
+
+def _open_files() -> Iterator[tuple[int, str]]:
+    """Yield (number, what it is) of each open file; nothing where the system does not list them."""
+    folder = Path("/proc/self/fd")
+    if not folder.is_dir():
+        return
+    for entry in os.listdir(folder):
+        try:
+            yield int(entry), os.readlink(folder / entry)
+        except OSError:
+            continue  # the listing's own
+
+
+def _children() -> Iterator[int]:
+    try:
+        for task in os.listdir("/proc/self/task"):
+            yield from map(int, Path(f"/proc/self/task/{task}/children").read_text().split())
+    except OSError:
+        return
+
+
+def _open_clients() -> Iterator[tuple[int, str]]:
+    kinds = {
+        getattr(sys.modules[package], name): (f"{package}.{name}", attribute)
+        for package, name, attribute in CLIENTS
+        if hasattr(sys.modules.get(package), name)
+    }
+    if not kinds:
+        return
+    for each in gc.get_objects():
+        for kind in type(each).__mro__:
+            if kind in kinds:
+                name, attribute = kinds[kind]
+                if not getattr(each, attribute, True):
+                    yield id(each), name

@@ -1,0 +1,186 @@
+"""Use case: what AI providers may cost in a day, in all and for each user. Jobs beyond that wait for the next (UTC).
+
+Each process writes what its own calls have cost to the asset store, as records of its own; Redis has the sums of all
+processes, made anew from the records when Redis has lost them. A call that is under way costs what nobody knows yet, so
+a budget can be exceeded by the calls that run when it is reached. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import secrets
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import structlog
+
+from pipeline.assets.store import AssetStore, Kept
+from pipeline.clock import CLOCK
+from pipeline.errors import BudgetReached, DependencyUnavailable
+from pipeline.hooks import Usage
+from pipeline.instants import instant_of, milliseconds_of
+from pipeline.texts import cause_of
+
+log = structlog.get_logger(__name__)
+
+KIND = "spending"
+DAY_SECONDS = 86_400
+KEPT_SECONDS = 8 * DAY_SECONDS
+PAGE = 100
+# Asked again so often, in case the budget was raised.
+ASK_AGAIN_SECONDS = 60.0
+IN_ALL = "all"
+# How far a sum may be from what people would get on paper.
+LEAST = 1e-9
+REACHED, REACHED_BY_USER = "Daily AI budget reached", "Your daily AI budget is reached"
+UNKNOWN_PRICE = "Daily AI budget: the price of a call is not known"
+
+
+class Sums(Protocol):
+    """The sums of all processes; JobQueue has them."""
+
+    async def sums(self, name: str, fields: Sequence[str]) -> list[float | None]:
+        """See JobQueue."""
+
+    async def add_to_sums(self, name: str, amounts: Mapping[str, float], keep_seconds: int) -> None:
+        """See JobQueue."""
+
+    async def begin_sums(self, name: str, amounts: Mapping[str, float], keep_seconds: int) -> None:
+        """See JobQueue."""
+
+
+class Budgets:
+    """What was spent today and what is left."""
+
+    def __init__(
+        self,
+        store: AssetStore,
+        sums: Sums,
+        *,
+        per_day: float,
+        per_user_per_day: float,
+        currency: str,
+        now: Callable[[], float] = CLOCK.now,
+    ) -> None:
+        """per_day, per_user_per_day: in units of the currency, 0: no limit. now: only tests have another one."""
+        self._store = store
+        self._sums = sums
+        self._per_day = per_day or math.inf
+        self._per_user = per_user_per_day or math.inf
+        self._currency = currency
+        self._now = now
+        self._id = secrets.token_hex(8)
+        # What this process has spent, by the day and field, and what of it Redis has not heard.
+        self._spent: dict[tuple[str, str], float] = defaultdict(float)
+        self._untold: dict[tuple[str, str], float] = defaultdict(float)
+        self._users: dict[str, str] = {}
+        self._telling = asyncio.Lock()
+
+    @property
+    def is_set(self) -> bool:
+        """True when anything is limited."""
+        return min(self._per_day, self._per_user) < math.inf
+
+    async def refusal(self, provider: str, user_id: str) -> BudgetReached | None:
+        """Return why the provider must not be asked for a photo of that user now, None when it may.
+
+        Where that is so for all users, the error names the provider.
+        """
+        day, left_seconds = self._today()
+        in_all, of_user, unpriced = await self._read(day, IN_ALL, _of_user(user_id), _unpriced(provider))
+        seconds = min(left_seconds, ASK_AGAIN_SECONDS)
+        if unpriced:
+            error = BudgetReached(UNKNOWN_PRICE, retry_after_seconds=seconds)
+        elif in_all + LEAST >= self._per_day:
+            error = BudgetReached(REACHED, retry_after_seconds=seconds)
+        elif of_user + LEAST >= self._per_user:
+            return BudgetReached(REACHED_BY_USER, retry_after_seconds=seconds)
+        else:
+            return None
+        error.provider = provider
+        return error
+
+    async def record(self, provider: str, user_id: str, usage: Usage | None) -> None:
+        """Count what a call has cost. While Redis or the store is away that is kept for the next time."""
+        day, _ = self._today()
+        is_known = usage is not None and usage.cost is not None and (usage.currency == self._currency or not usage.cost)
+        if not is_known:
+            log.warning("price_unknown", plugin=provider, currency=usage.currency if usage else None)
+            amounts = {_unpriced(provider): 1.0}
+        else:
+            assert usage is not None and usage.cost is not None
+            amounts = {IN_ALL: float(usage.cost), _of_user(user_id): float(usage.cost)} if usage.cost else {}
+        async with self._telling:
+            for field, amount in amounts.items():
+                self._spent[day, field] += amount
+                self._untold[day, field] += amount
+                self._users[field] = user_id if field == _of_user(user_id) else ""
+            try:
+                # What was not kept the last time included.
+                for key in self._untold:
+                    await self._keep(*key)
+                await self._tell(day)
+            except DependencyUnavailable as error:
+                log.warning("spending_not_kept", cause=cause_of(error))
+
+    async def _keep(self, day: str, field: str) -> None:
+        data = {"field": field, "amount": self._spent[day, field]}
+        kept_id = f"{day} {field} {self._id}"
+        await self._store.keep(Kept(KIND, kept_id, _start_of(day), data, user_id=self._users[field]))
+
+    async def _tell(self, day: str) -> None:
+        for each in {each for each, _ in self._untold}:
+            amounts = {field: amount for (of_day, field), amount in self._untold.items() if of_day == each}
+            if (await self._sums.sums(each, [IN_ALL]))[0] is None:
+                await self._begin(each)
+            else:
+                await self._sums.add_to_sums(each, amounts, 2 * DAY_SECONDS)
+            for field in amounts:
+                del self._untold[each, field]
+        self._spent = defaultdict(float, {key: amount for key, amount in self._spent.items() if key[0] == day})
+        self._users = {field: self._users[field] for _, field in self._spent}
+
+    async def _read(self, day: str, *fields: str) -> list[float]:
+        found = await self._sums.sums(day, [IN_ALL, *fields])
+        if found[0] is None:
+            await self._begin(day)
+            found = await self._sums.sums(day, [IN_ALL, *fields])
+        return [each or 0.0 for each in found[1:]]
+
+    async def _begin(self, day: str) -> None:
+        """Give Redis the sums of that day as the store has them."""
+        amounts: dict[str, float] = defaultdict(float, {IN_ALL: 0.0})
+        start = _start_of(day)
+        after = (start - timedelta(milliseconds=1), "")
+        while page := await self._store.kept(KIND, limit=PAGE, after=after):
+            for kept in page:
+                if kept.at == start:
+                    amounts[str(kept.data.get("field"))] += float(kept.data.get("amount", 0))
+            after = (page[-1].at, page[-1].id)
+        await self._sums.begin_sums(day, amounts, 2 * DAY_SECONDS)
+
+    async def purge(self) -> None:
+        """Remove what is over."""
+        await self._store.purge_kept(KIND, instant_of(int(self._now() - KEPT_SECONDS) * 1000))
+
+    def _today(self) -> tuple[str, float]:
+        """Return the day's name and how many seconds it has left."""
+        now = self._now()
+        return f"{instant_of(int(now) * 1000):%Y-%m-%d}", DAY_SECONDS - now % DAY_SECONDS
+
+
+def _start_of(day: str) -> datetime:
+    return instant_of(milliseconds_of(datetime.fromisoformat(f"{day}T00:00:00+00:00")))
+
+
+def _of_user(user_id: str) -> str:
+    """No names in Redis: an erased user must be gone."""
+    return f"user {hashlib.sha256(user_id.encode('utf-8', 'surrogatepass')).hexdigest()[:24]}"
+
+
+def _unpriced(provider: str) -> str:
+    return f"unpriced {provider}"

@@ -1,0 +1,282 @@
+"""Use case: a finished asset is analyzed again, by the provider that an operator names or by its category's.
+
+The promise is a kept job (kept_jobs.py) that says what it is about, so Redis may lose the job, and a deleted asset or
+user takes it along. In Redis the job is in the background: claimed only when no other job is ready, and never for the
+last slot of a process, so that an upload finds one free (queue/lua/place.lua, step.lua).
+The asset stays finished, with its result, until the new one is committed under a fence that this run takes from the
+document; the job that the asset names stays the one that finished it. So whatever happens meanwhile wins: a retry gives
+the asset another job, a delete removes it, and then this run matches nothing.
+
+`finishedAt` tells a run that was repeated whether the one before had committed: it changes when the result does, and
+only then does an event go out. A reanalysis that fails leaves the asset as it is and becomes a dead letter.
+Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from pipeline.assets.asset import Asset, AssetStatus, ImageRef, job_data, to_timestamp
+from pipeline.assets.events import asset_processed
+from pipeline.assets.store import AssetStore
+from pipeline.clock import utc_now
+from pipeline.errors import DependencyUnavailable, PermanentJobError, ValidationError
+from pipeline.hold import BACKGROUND, lane_behind
+from pipeline.metrics import Metrics
+from pipeline.queue.attempt import AlreadyOver
+from pipeline.queue.job import Job, NewJob
+from pipeline.queue.queue import JobQueue
+from pipeline.texts import cause_of
+from pipeline.usecases.committing import until_stored
+from pipeline.usecases.correcting import settle_status
+from pipeline.usecases.endings import Endings
+from pipeline.usecases.image_urls import ImageUrls
+from pipeline.usecases.kept_jobs import KeptJobs
+from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.notifying import about
+from pipeline.usecases.processing import Announcer, Processing, Result, metadata_of, names_of
+
+log = structlog.get_logger(__name__)
+
+# Under this name a kept job says what it is about: {provider, of: the job that finished the asset, finishedAt}.
+ABOUT = "reanalysis"
+FAILED = "failed"
+
+
+class Reanalysis:
+    """Asks for reanalyses and takes that back."""
+
+    def __init__(
+        self,
+        store: AssetStore,
+        queue: JobQueue,
+        kept: KeptJobs,
+        *,
+        providers: Collection[str],
+        settle: Callable[[str], Awaitable[object]],
+        end_running: Callable[[str], None] = lambda job_id: None,
+        on_deferred: Callable[[], None] = lambda: None,
+    ) -> None:
+        """providers: those in use. settle: removes a dead letter. end_running: ends the job if it runs on this process.
+        on_deferred: called when Redis has yet to be given a job that the store has.
+        """
+        self._store = store
+        self._queue = queue
+        self._kept = kept
+        self._providers = providers
+        self._settle = settle
+        self._end_running = end_running
+        self._on_deferred = on_deferred
+
+    def check(self, provider: str) -> None:
+        """ValidationError when that provider is not in use. provider: "" for that of each category."""
+        if provider and provider not in self._providers:
+            raise ValidationError.of("provider", f"Must be one of: {', '.join(sorted(self._providers))}")
+
+    async def ask(self, asset: Asset, provider: str, request_id: str) -> bool:
+        """Have the asset analyzed again; False when it cannot be, or is about to be."""
+        if not asset.is_finished or asset.is_cancelled or not asset.has_original:
+            return False
+        before = await self._of(asset)
+        if any(FAILED not in each for each in before.values()):
+            return False
+        job = NewJob(
+            self._queue.job_id(_unique(asset)),
+            job_data(asset),
+            request_id,
+            group=BACKGROUND,
+            lane=lane_behind(asset.category, provider),
+            # One of the same fence that was taken back.
+            revive=True,
+        )
+        promise = {"provider": provider, "of": asset.processing_job_id, "finishedAt": to_timestamp(asset.finished_at)}
+        await self._kept.keep_first(job, {ABOUT: promise})
+        try:
+            await self._queue.enqueue(
+                job.id, job.data, request_id=request_id, group=job.group, lane=job.lane, revive=True
+            )
+        except DependencyUnavailable as error:
+            log.warning("enqueue_deferred", jobId=job.id, cause=cause_of(error))
+            self._on_deferred()
+        for job_id in before:
+            with suppress(DependencyUnavailable):
+                await self._settle(job_id)
+        return True
+
+    async def take_back(self, asset: Asset) -> bool:
+        """End the reanalysis of the asset, if there is one; False when there is none."""
+        waiting = [job_id for job_id, each in (await self._of(asset)).items() if FAILED not in each]
+        for job_id in waiting:
+            # The store first: what it still knew it would put back. Without that a run commits nothing.
+            await self._kept.forget(job_id)
+            await self._queue.cancel(job_id)
+            self._end_running(job_id)
+        return bool(waiting)
+
+    async def _of(self, asset: Asset) -> dict[str, Mapping[str, Any]]:
+        kept = await self._store.kept_of(asset.user_id, asset.id, kinds=[self._kept.kind])
+        return {each.id: each.data for each in kept if ABOUT in each.data}
+
+
+class Reanalyzing:
+    """The JobHandler of the `ai-processing` queue: analyzes again what is asked for; other jobs are Processing's."""
+
+    def __init__(
+        self,
+        store: AssetStore,
+        processing: Processing,
+        announcer: Announcer,
+        kept: KeptJobs,
+        metrics: Metrics,
+        *,
+        leftovers: Leftovers,
+        urls: ImageUrls,
+        settle: Callable[[str], Awaitable[object]],
+    ) -> None:
+        """settle: removes the dead letter of an asset that is failed no longer."""
+        self._store = store
+        self._processing = processing
+        self._announcer = announcer
+        self._kept = kept
+        self._metrics = metrics
+        self._leftovers = leftovers
+        self._urls = urls
+        self._settle = settle
+        self._endings = Endings()
+
+    def describe(self, job: Job) -> Mapping[str, str]:
+        """Return the log field that names the asset."""
+        return self._processing.describe(job)
+
+    async def process(self, job: Job) -> Result | None:
+        """Take the fence and analyze the photo again; None when there is nothing left to do."""
+        if job.group != BACKGROUND:
+            return await self._processing.process(job)
+        kept = await self._kept.find(job.id)
+        if FAILED in kept:
+            # The process died between its end and the acknowledgement.
+            raise PermanentJobError(str(kept[FAILED].get("error", "")))
+        asset = await self._begin(job, kept.get(ABOUT))
+        return None if asset is None else await self._processing.analyze(job, asset, kept[ABOUT]["provider"])
+
+    async def commit(self, job: Job, result: Result) -> None:
+        """Commit the new result under its run's fence, and send the event if it tells something new."""
+        if job.group != BACKGROUND:
+            await self._processing.commit(job, result)
+            return
+        processed = await self._processing.keep_processed(result)
+        await self._endings.reach(self._commit(job, result, processed))
+
+    async def give_up(self, job: Job, message: str) -> None:
+        """Keep the dead letter; the asset stays as it is."""
+        if job.group != BACKGROUND:
+            await self._processing.give_up(job, message)
+            return
+        kept = await self._kept.find(job.id)
+        # Taking the fence ends a run that is lost and goes on.
+        if FAILED not in kept and await self._begin(job, kept.get(ABOUT)) is None:
+            raise AlreadyOver
+        await self._kept.bury(job, message, {ABOUT: kept[ABOUT]})
+        self._note("failed", job, error=message)
+        if not await self._store.known([str(job.data.get("assetId"))]):
+            # Deleted meanwhile: nobody else would look for this dead letter.
+            await self._kept.forget(job.id)
+            raise AlreadyOver
+
+    async def excuse(self, job: Job) -> None:
+        """Do not count the job's last start against its asset; those of a reanalysis never are."""
+        if job.group != BACKGROUND:
+            await self._processing.excuse(job)
+
+    async def _begin(self, job: Job, promise: Mapping[str, Any] | None) -> Asset | None:
+        """Take the fence; None when the reanalysis is over or nobody wants it any more."""
+        if promise is None:
+            log.info("reanalysis_not_wanted")
+            return None
+        asset = await self._store.begin(job.data["assetId"], job.data["userId"], promise["of"], again=True)
+        if asset is None:
+            self._note("dropped", job)
+        elif to_timestamp(asset.finished_at) != promise["finishedAt"]:
+            # The process died between commit and acknowledgement; the event may not have been sent.
+            await self._tell(asset)
+        else:
+            return asset
+        await self._kept.forget(job.id)
+        return None
+
+    async def _commit(self, job: Job, result: Result, processed: ImageRef | None) -> None:
+        before, saved = result.asset, names_of(processed, *(result.previews or {}).values())
+        new = replace(before, ai_metadata=metadata_of(result.analysis), processed=processed)
+        new = replace(new, status=new.status_when_known())
+        is_changed = _told(new) != _told(before)
+        try:
+            after = await self._write(job, result, new, is_changed)
+        except BaseException:
+            # Refused, or cancelled long after the lease was lost: the store knows whether the result stands.
+            self._leftovers.discard_later(saved)
+            raise
+        if after is None:
+            self._metrics.stale_results.inc()
+            self._note("dropped", job)
+            await self._leftovers.discard(names_of(processed))
+            # Previews are the same for every run: the newer one may have named them.
+            self._leftovers.discard_later(saved)
+        else:
+            if is_changed:
+                await self._tell(after)
+            self._note("changed" if is_changed else "unchanged", job)
+            self._leftovers.discard_later(names_of(before.processed))
+            if before.status is AssetStatus.FAILED and after.status is not AssetStatus.FAILED:
+                with suppress(DependencyUnavailable):
+                    await self._settle(before.processing_job_id)
+        await self._kept.forget(job.id)
+
+    async def _write(self, job: Job, result: Result, new: Asset, is_changed: bool) -> Asset | None:
+        attempt, provenance = result.attempt.ended("completed"), result.attempt.provenance()
+
+        async def write() -> Asset | None:
+            if ABOUT not in await self._kept.find(job.id):
+                # Taken back.
+                return None
+            now = utc_now()
+            return await self._store.finish(
+                new.id,
+                new.processing_job_id,
+                new.fence,
+                status=new.status,
+                ai_metadata=replace(new.ai_metadata, processed_at=now),
+                processed=new.processed,
+                finished_at=now if is_changed or new.finished_at is None else new.finished_at,
+                previews=result.previews,
+                attempt=attempt,
+                provenance=provenance,
+                again=True,
+            )
+
+        finished = await until_stored(write)
+        return await until_stored(lambda: settle_status(self._store, finished)) if finished else None
+
+    async def _tell(self, asset: Asset) -> None:
+        url = await self._urls.of_image(asset.processed)
+        await self._announcer.announce(asset_processed(asset, url), asset.user_id, about(asset))
+
+    def _note(self, outcome: str, job: Job, **fields: str) -> None:
+        self._metrics.reanalyses.labels(outcome).inc()
+        log.info("asset_reanalyzed", outcome=outcome, jobId=job.id, **fields)
+
+
+def _unique(asset: Asset) -> str:
+    """Return what the job's id ends with: the same until a run has begun, so that asking twice makes one job."""
+    return hashlib.sha256(f"{asset.id} {asset.processing_job_id} {asset.fence}".encode()).hexdigest()[:24]
+
+
+def _told(asset: Asset) -> tuple[Mapping[str, Any], str]:
+    """Return what the owner is told of the asset, but for when; an image is what its bytes are."""
+    image = asset.processed
+    return asset_processed(replace(asset, finished_at=None)), (image.sha256 or image.url) if image else ""

@@ -1,0 +1,113 @@
+"""Jobs in the background: claimed when no other job is ready, in order, and with all that can happen to other jobs."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from pipeline.hold import BACKGROUND, Finding, Found, lane_behind
+from pipeline.queue.job import Finish, JobState, Outcome
+from pipeline.queue.queue import JobQueue
+from tests.workers import Bench, Claimer, Handler, Job
+
+LANES = {"": ("acme",), lane_behind(""): ("acme",), lane_behind("", "other"): ("other",)}
+
+
+async def behind(queue: JobQueue, *names: str, lane: str = BACKGROUND) -> list[str]:
+    """Enqueue jobs in the background; return their ids."""
+    ids = [f"ai-processing:{name}" for name in names]
+    for job_id in ids:
+        await queue.enqueue(job_id, {"n": job_id}, group=BACKGROUND, lane=lane)
+    return ids
+
+
+@pytest.mark.parametrize("group", ["", "user-1"])
+@pytest.mark.gen_test
+async def test_background_comes_last_and_in_order(bench: Bench, group: str) -> None:
+    """Whatever is enqueued later goes first; only then the oldest of the background, but never for reserved slots."""
+    queue, claim = bench.queue, Claimer(bench.queue)
+    a, b, c, d = await behind(queue, *"abcd")
+    for name in "xyz":
+        await queue.enqueue(name, {}, group=group)
+    assert [job.id for job in await claim(2)] == ["x", "y"]
+    stats = await queue.stats()
+    assert (stats.waiting, stats.background, stats.active) == (1, 4, 2)
+    assert (await queue.backlog(group))[0] == 1
+    assert list((await queue.snapshot()).line) == ["z", a, b, c, d]
+    step = await queue.step("w:1", [], 3, reserved=1)
+    assert [job.id for job in step.claimed] == ["z", a] and not step.has_more
+    assert (await queue.step("w:2", [], 1, reserved=1)).claimed == []
+    (job,) = await claim(1)
+    assert job.id == b and job.group == BACKGROUND
+    # A start that is given back, and one whose worker is lost, go back into the background, to its front.
+    await claim(0, Finish(job, Outcome.RELEASED, gives_back=True))
+    queue.clock_offset_ms += 60_000
+    assert a in await queue.recover()
+    stats = await queue.stats()
+    assert (stats.background, stats.waiting) == (4, 3)
+    assert [job.id for job in await claim(9)][3:] == [a, b, c, d]
+
+
+@pytest.mark.gen_test
+async def test_background_is_paused_cancelled_postponed_and_restored(bench: Bench) -> None:
+    """As any other job; what Redis has lost comes back once."""
+    queue, claim = bench.queue, Claimer(bench.queue)
+    a, b, c = await behind(queue, *"abc")
+    await queue.pause()
+    assert await claim(5) == []
+    await queue.resume()
+    assert await queue.cancel(a) is JobState.WAITING
+    assert await queue.postpone(b, 60)
+    assert await queue.postpone(c, 60) and await queue.unpostpone(c)
+    (job,) = await claim(5)
+    assert job.id == c
+    await claim(0, Finish(job, Outcome.RETRY, 1000, error="no"))
+    queue.clock_offset_ms += 61_000
+    await queue.enqueue("x", {})
+    assert [each.id for each in await claim(5)][0] == "x"
+    assert (await queue.stats()).background == 0
+    assert not await queue.enqueue(c, {}, group=BACKGROUND)
+
+
+@pytest.mark.gen_test
+async def test_held_provider_parks_the_background_apart(redis_url: str) -> None:
+    """Jobs that may ask another go on; parked ones are no backlog, and no upload is parked behind them."""
+    queue = JobQueue(redis_url, lanes=LANES)
+    claim = Claimer(queue)
+    parked = await behind(queue, *"abc")
+    (free,) = await behind(queue, "d", lane=lane_behind("", "other"))
+    busy = Finding("acme", Found.BUSY, 5, "busy", "")
+    step = await queue.step("w:1", [], 5, [busy])
+    assert [job.id for job in step.claimed] == [free]
+    await queue.enqueue("x", {})
+    assert await claim(5) == []
+    stats = await queue.stats()
+    assert (stats.waiting, stats.background) == (1, 3) and (await queue.backlog())[0] == 1
+    queue.clock_offset_ms += 6000
+    assert [job.id for job in await claim(9)] == ["x", *parked]
+    await queue.close()
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_upload_starts_at_once_beside_a_long_background(bench: Bench) -> None:
+    """500 jobs wait in the background and four of five slots run some: an upload finds the fifth."""
+    release = asyncio.Event()
+
+    async def work(job: Job) -> None:
+        if job.group == BACKGROUND:
+            await release.wait()
+
+    handler = Handler(work)
+    names = [f"{number:04}" for number in range(500)]
+    await behind(bench.queue, *names)
+    bench.start(handler)
+    assert [(await handler.started.get()).group for _ in range(4)] == [BACKGROUND] * 4
+    for number in range(20):
+        await bench.queue.enqueue(f"upload-{number}", {})
+        assert (await handler.started.get()).id == f"upload-{number}"
+        await handler.ended.get()
+    release.set()
+    seen = [(await handler.started.get()).id for _ in range(496)]
+    assert sorted(seen) == [f"ai-processing:{name}" for name in names[4:]]
+    await bench.until(lambda stats: stats.completed == 520)

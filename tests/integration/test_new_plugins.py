@@ -1,0 +1,98 @@
+"""`plugins new` makes packages that pass their own tests, the type checker and `plugins verify` as they are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline.cli import main
+from pipeline.commands import making
+from tests.service import ROOT
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command with the plugin's package on the path, as it is when it is installed."""
+    inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    own = {
+        "PYTHONPATH": f"{folder / 'src'}:{ROOT}",
+        "MYPYPATH": str(ROOT),
+        "DATA_DIR": str(folder / "data"),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
+    return subprocess.run(
+        [sys.executable, *command], cwd=folder, env=inherited | own, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize("kind", making.KINDS)
+def test_new_plugin_passes_its_tests_and_verify(tmp_path: Path, kind: str) -> None:
+    """Its own tests with no warning, and the suite as it would be installed, without a finding."""
+    folder = tmp_path / "made"
+    making.write(folder, "acme-1", kind)
+    tested = run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error")
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    about = folder / "src/pipeline_acme_1-0.1.0.dist-info"
+    about.mkdir()
+    target = "pipeline_acme_1:plugin" if kind in making.OBJECTS else "pipeline_acme_1"
+    assert f'acme-1 = "{target}"' in (folder / "pyproject.toml").read_text()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: pipeline-acme-1\nVersion: 0.1.0\n")
+    (about / "entry_points.txt").write_text(f"[ai_queue_pipeline]\nacme-1 = {target}\n")
+    verified = run(folder, str(ROOT / "run.py"), "plugins", "verify", "acme-1")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert "found" not in verified.stdout and " passed in " in verified.stdout
+
+
+def test_new_plugins_are_typed(tmp_path: Path) -> None:
+    """`mypy --strict` finds nothing in any of them, tests included."""
+    for kind in making.KINDS:
+        making.write(tmp_path / kind, f"acme_{kind}", kind)
+    sources = [str(tmp_path / kind / "src") for kind in making.KINDS]
+    inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    files = [str(path) for kind in making.KINDS for path in (tmp_path / kind).rglob("*.py") if path.name != "conftest.py"]
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file", str(tmp_path / "provider/pyproject.toml"), *files]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=inherited | {"MYPYPATH": ":".join([*sources, str(ROOT)])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Acme", "use 2 to 40 of a-z"),
+        ("1st", "a letter first"),
+        ("acme--one", "in a row"),
+        ("acme-", "none at the end"),
+        ("class", "Python has that word"),
+        ("webhook", "a built-in plugin has it"),
+        ("../acme", "use 2 to 40 of a-z"),
+    ],
+)
+def test_bad_names_are_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str
+) -> None:
+    """Exit code 2, one line, nothing written."""
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["plugins", "new", name, "--kind", "filter"])
+    assert (done.exit_code, done.stdout, os.listdir()) == (2, "", [])
+    assert words in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_folder_that_is_there_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in it stays; another may be given."""
+    monkeypatch.chdir(tmp_path)
+    Path("pipeline-acme").mkdir()
+    done = CliRunner().invoke(main, ["plugins", "new", "acme", "--kind", "filter"])
+    assert done.exit_code == 2 and "is there already" in done.stderr and os.listdir("pipeline-acme") == []
+    done = CliRunner().invoke(main, ["plugins", "new", "acme", "--kind", "filter", "--into", "other/acme"])
+    assert done.exit_code == 0 and Path("other/acme/.github/workflows/test.yml").exists(), done.output

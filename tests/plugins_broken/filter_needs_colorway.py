@@ -1,0 +1,9 @@
+# Takes for granted that there is a colorway. | transform_analysis raised AttributeError
+from dataclasses import replace
+
+from pipeline.hooks import Attribute, hookimpl
+
+
+@hookimpl
+def transform_analysis(analysis):
+    return replace(analysis, colorway=Attribute(analysis.colorway.value.title(), analysis.colorway.confidence))

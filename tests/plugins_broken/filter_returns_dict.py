@@ -1,0 +1,7 @@
+# Returns a dict for an analysis. | transform_analysis returned dict, not Analysis
+from pipeline.hooks import hookimpl
+
+
+@hookimpl
+def transform_analysis(analysis):
+    return {"brand": analysis.brand}

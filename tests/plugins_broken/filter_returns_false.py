@@ -1,0 +1,7 @@
+# Returns False to refuse. | validate_upload returns False
+from pipeline.hooks import hookimpl
+
+
+@hookimpl
+def validate_upload(upload):
+    return upload.width > 10_000

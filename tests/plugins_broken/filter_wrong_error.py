@@ -1,0 +1,8 @@
+# Refuses with ValueError. | raise ValidationError to refuse
+from pipeline.hooks import hookimpl
+
+
+@hookimpl
+def validate_upload(upload):
+    if upload.width < 100:
+        raise ValueError("too small")

@@ -1,0 +1,12 @@
+# Returns the reply of its client. | return nothing, or a text
+from pipeline.hooks import hookimpl
+
+
+class Broken:
+    async def notify(self, notification):
+        return object()
+
+
+@hookimpl
+def register_notifiers(settings):
+    yield "broken", Broken

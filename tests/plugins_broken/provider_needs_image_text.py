@@ -1,0 +1,14 @@
+# needs_image as text. | needs_image is 'no'
+from pipeline.hooks import Analysis, hookimpl
+
+
+class Broken:
+    needs_image = "no"
+
+    async def analyze(self, request):
+        return Analysis()
+
+
+@hookimpl
+def register_ai_providers(settings):
+    yield "broken", Broken

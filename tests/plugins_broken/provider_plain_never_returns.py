@@ -1,0 +1,14 @@
+# A plain def that hangs in its thread. | analyze does not return within
+import threading
+
+from pipeline.hooks import hookimpl
+
+
+class Broken:
+    def analyze(self, request):
+        threading.Event().wait()
+
+
+@hookimpl
+def register_ai_providers(settings):
+    yield "broken", Broken

@@ -1,0 +1,12 @@
+# Confidence as text. | brand has a confidence that is no number
+from pipeline.hooks import Analysis, Attribute, hookimpl
+
+
+class Broken:
+    async def analyze(self, request):
+        return Analysis(brand=Attribute("Nike", "0.9"))
+
+
+@hookimpl
+def register_ai_providers(settings):
+    yield "broken", Broken

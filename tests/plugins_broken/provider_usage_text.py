@@ -1,0 +1,12 @@
+# A cost as text. | usage has a cost
+from pipeline.hooks import Analysis, Usage, hookimpl
+
+
+class Broken:
+    async def analyze(self, request):
+        return Analysis(usage=Usage(cost="0.01"))
+
+
+@hookimpl
+def register_ai_providers(settings):
+    yield "broken", Broken
