@@ -189,10 +189,6 @@ def _check_attributes(plugin: object) -> Iterator[Finding]:
             yield Finding("its max_concurrency is less than 1")
     except (TypeError, ValueError):
         yield Finding(f"its max_concurrency is {threads!r}, which is no number")
-    for name, kinds, least in (("batch_size", int, 1), ("batch_seconds", (int, float), 0)):
-        number = getattr(plugin, name, least)
-        if hasattr(plugin, "notify_many") and not (isinstance(number, kinds) and number >= least):
-            yield Finding(f"{name} is {number!r}; it must be a number from {least}", was_harmless=True)
     if not isinstance(sees := getattr(plugin, "sees", ""), str):
         yield Finding(f"sees is {_a(type(sees).__name__)}, not a text", was_harmless=True)
 

@@ -79,7 +79,7 @@ def loaded(source: Source) -> tuple[Any, Source]:
     if version not in specs.API_VERSIONS:
         is_newer = isinstance(version, int) and version > specs.API_VERSION
         cure = ": install a newer ai-queue-pipeline or an older version of it" if is_newer else ""
-        raise ValueError(f"it was written for API version {version}, this is {specs.API_VERSION}{cure}")
+        raise ValueError(f"it was written for API version {version!r}, this is {specs.API_VERSION}{cure}")
     path = source.path or getattr(plugin, "__file__", None) or getattr(sys.modules.get(source.module), "__file__", "")
     return plugin, replace(
         source,
@@ -123,7 +123,7 @@ def _one_file(folder: Path | None) -> Iterator[Source]:
     except OSError as error:
         raise ConfigurationError(f"PLUGINS_DIR: the folder {folder} cannot be read: {error.strerror}") from None
     for path in paths:
-        if not path.name.startswith(("_", ".")):
+        if not path.name.startswith(("_", ".")) and not path.is_dir():
             yield Source(path.stem, ONE_FILE, "", path.stem, str(path), partial(_load_file, path))
 
 
@@ -132,6 +132,8 @@ def _load_file(path: Path) -> Any:
     last on sys.path: it takes no other module's place. What it calls `plugin` has the hooks, else the module itself.
     """
     name, folder = path.stem, str(path.parent)
+    if not path.is_file():
+        raise ValueError(f"{path.name} leads to no file")
     if not FILE_NAME.fullmatch(name):
         raise ValueError(f"the name of the file {path.name} must be of a-z, 0-9, _ and -: rename it")
     if folder not in sys.path:
