@@ -40,7 +40,7 @@ clean:
 	@touch $@
 
 .venv/installed-test: .venv/installed
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,object,apprise,otel,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,object,apprise,webpush,otel,test]'
 	@touch $@
 
 .venv/installed-bench: .venv/installed-test

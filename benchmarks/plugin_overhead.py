@@ -95,7 +95,7 @@ class Threaded(Nothing):
 
 def make_module(*, hooks: bool) -> types.ModuleType:
     """Return a plugin module with everything, with or without hooks that are called for each job."""
-    module = types.ModuleType("plugins.bench_nothing")
+    module = types.ModuleType("pipeline.plugins.bench_nothing")
     module.API_VERSION = API_VERSION  # type: ignore[attr-defined]
 
     @hookimpl

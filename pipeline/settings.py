@@ -286,8 +286,8 @@ class Settings(BaseSettings):
     )
     user_claims: CommaList = _f(
         (),
-        "Claims of an upload's token that notifiers get with its event, comma-separated, as email,locale; kept with the "
-        "asset, at most 2 KB, and shown to nobody. Default: none, because they are about a person.",
+        "Claims of an upload's token that notifiers get with its event, comma-separated, as email,locale; kept with "
+        "the asset, at most 2 KB, and shown to nobody. Default: none, because they are about a person.",
     )
     notifier_slots: int = _f(
         5, "Slots of this process for durable notifiers (webhook, apprise): they never take those of the AI.", ge=1

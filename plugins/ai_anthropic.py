@@ -68,8 +68,7 @@ def register_ai_providers(settings: Settings, sandbox: Sandbox) -> Iterator[tupl
 class AnthropicProvider(VisionProvider):
     """Messages with a photo."""
 
-    sees = "A vision model looks at the whole photo, made smaller. It may miss small or hidden details, or guess."
-    name = NAME
+    name, maker = NAME, "Anthropic"
     default_url = "https://api.anthropic.com"
     # Its errors have few types, so what is wrong stands in their messages.
     used_up = re.compile(r"billing_error|credit balance is too low|spend[ _]limit|usage limits", re.IGNORECASE)

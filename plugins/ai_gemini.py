@@ -71,8 +71,7 @@ def register_ai_providers(settings: Settings, sandbox: Sandbox) -> Iterator[tupl
 class GeminiProvider(VisionProvider):
     """Content generated from a photo."""
 
-    sees = "A vision model looks at the whole photo, made smaller. It may miss small or hidden details, or guess."
-    name = NAME
+    name, maker = NAME, "Google"
     default_url = "https://generativelanguage.googleapis.com/v1beta"
     # A limit for each day: its RetryInfo knows only of the one for each minute.
     used_up = re.compile(r"PerDay|quota_exceeded|BILLING_DISABLED|billing_disabled")

@@ -68,8 +68,7 @@ def register_ai_providers(settings: Settings, sandbox: Sandbox) -> Iterator[tupl
 class OpenAiProvider(VisionProvider):
     """Chat completions with a photo."""
 
-    sees = "A vision model looks at the whole photo, made smaller. It may miss small or hidden details, or guess."
-    name = NAME
+    name, maker = NAME, "OpenAI"
     default_url = "https://api.openai.com/v1"
     used_up = re.compile(r"insufficient_quota|credit_balance|billing_hard_limit|spend_limit|usage_limit")
     not_allowed = re.compile(r"(image_)?content_(filter|policy)|moderation|safety_violation")

@@ -25,7 +25,7 @@ from yarl import URL
 
 from pipeline.errors import PermanentJobError, RetryableJobError, is_unreachable
 from pipeline.hooks import Notification, Notifier, PluginSettings, hookimpl, retry_after_of, utc_now
-from plugins.ai_http import Answer
+from .ai_http import Answer
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from benchmarks.recognition.pictures import Picture
-from plugins.ai_local import work
-from plugins.ai_local.colors import name_colorway
-from plugins.ai_local.lexicon import plain
-from plugins.ai_local.subject import find_on_white, find_subject
+from pipeline.plugins.ai_local import work
+from pipeline.plugins.ai_local.colors import name_colorway
+from pipeline.plugins.ai_local.lexicon import plain
+from pipeline.plugins.ai_local.subject import find_on_white, find_subject
 
 BANDS = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
 MIN_OVERLAP = 0.85  # of a mask and the product, as a share of both together; less is a product cut to pieces

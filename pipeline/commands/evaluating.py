@@ -29,9 +29,10 @@ from pipeline.commands.truths import Case, corrected, labelled
 from pipeline.errors import ConfigurationError, NotReady, PermanentJobError, PipelineError, RetryableJobError
 from pipeline.hooks import faults
 from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.catalogue import PROVIDER, Catalogue, nearest
+from pipeline.hooks.catalogue import PROVIDER, Catalogue
 from pipeline.hooks.checks import cleaned, result_fault
 from pipeline.hooks.context import Lender
+from pipeline.hooks.load_checks import nearest
 from pipeline.hooks.progress import Reporting, takes_progress
 from pipeline.hooks.protocols import Analysis, AnalyzeRequest
 from pipeline.hooks.providers import SERVICE, Photo
@@ -109,7 +110,9 @@ async def _evaluate(
         if folder is not None:
             cases = labelled(folder, settings.categories, category, limit)
         else:
-            cases = await corrected(await opened.enter_async_context(places(settings)), category, limit)
+            found = await opened.enter_async_context(places(settings))
+            with stderr.status("Looking for photos that were corrected"):
+                cases = await corrected(found, category, limit)
         if not cases:
             where = "labels.csv names no such photo" if folder else "no asset was corrected"
             raise ClientError(f"There is nothing to compare with: {where}")
@@ -159,6 +162,10 @@ class Asked:
             await self.__aexit__()
             what = "is not ready" if isinstance(error, NotReady) else "cannot start"
             raise ConfigurationError(f"{self.score.label} {what}: {cause_of(error)}") from error
+        # A wrong key is told at once, and not after so many waits.
+        if reason := await self._provider.health():
+            await self.__aexit__()
+            raise ConfigurationError(f"{self.score.label} cannot be asked: {reason}")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -264,7 +271,7 @@ def _print(scores: Sequence[Score], as_json: bool) -> None:
                 cells = (counts[outcome] for outcome in (RIGHT, WRONG, UNSURE))
                 fields.add_row(shown(score.label), name, *(str(count) for count in cells))
         tokens = ", ".join("?" if each is None else str(each) for each in map(score.tokens, ("input", "output")))
-        seconds = "" if score.mean_seconds is None else f"{score.mean_seconds:.2f}"
+        seconds = f"{taken['mean']:.2f}" if (taken := score.to_seconds()) else ""
         totals.add_row(shown(score.label), str(len(score.answers)), str(score.failed), seconds, _cost(score), tokens)
     stdout.print(fields)
     stdout.print(totals)

@@ -61,10 +61,11 @@ class Score:
             costs[analysis.usage.currency] += analysis.usage.cost  # type: ignore[assignment]
         return dict(costs)
 
-    @property
-    def mean_seconds(self) -> float | None:
-        """How long an answer took."""
-        return round(fmean(self.seconds), 3) if self.seconds else None
+    def to_seconds(self) -> dict[str, float] | None:
+        """Return how long an answer took; None without any."""
+        if not self.seconds:
+            return None
+        return {"mean": round(fmean(self.seconds), 3), "median": round(median(self.seconds), 3)}
 
     def tokens(self, direction: str) -> int | None:
         """Return how many input or output tokens the answers took; None when that is not known of some of them."""
@@ -91,7 +92,7 @@ class Score:
             },
             "cost": None if costs is None else {currency: round(cost, 6) for currency, cost in costs.items()},
             "tokens": {"input": self.tokens("input"), "output": self.tokens("output")},
-            "seconds": self.mean_seconds and {"mean": self.mean_seconds, "median": round(median(self.seconds), 3)},
+            "seconds": self.to_seconds(),
             "mistakes": self.mistakes,
         }
 

@@ -43,7 +43,7 @@ def with_categories(contract: Any, categories: Sequence[str]) -> Any:
 
 
 def _read(name: str) -> bytes:
-    return resources.files("contracts").joinpath(name).read_bytes()
+    return resources.files("pipeline.contracts").joinpath(name).read_bytes()
 
 
 def _kept(content: bytes, categories: tuple[str, ...]) -> bytes:

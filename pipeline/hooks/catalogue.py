@@ -22,9 +22,18 @@ from pipeline.hooks import specs
 from pipeline.hooks.calls import CHECK, REGISTER_ROUTES, START, BoundPlugin
 from pipeline.hooks.limits import Limits, declared_by
 from pipeline.hooks.listing import PluginInfo, limits_as_json
-from pipeline.hooks.load_checks import Finding, check_categories, check_module, check_object, check_pair, nearest, split
+from pipeline.hooks.load_checks import (
+    SINCE_2,
+    Finding,
+    check_categories,
+    check_module,
+    check_object,
+    check_pair,
+    nearest,
+    split,
+)
 from pipeline.hooks.notifiers import NOTIFY, NOTIFY_MANY
-from pipeline.hooks.routes import Route, RouteList
+from pipeline.hooks.routes import Route, RouteList, shown_routes
 from pipeline.hooks.sources import BUILT_IN, Source, find_sources, loaded, names_there_are
 from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import FILE_SUFFIX, PluginSettings, plugin_variable
@@ -35,20 +44,20 @@ if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 BUILT_IN_MODULES = (
-    "plugins.ai_http",
-    "plugins.ai_local",
-    "plugins.ai_openai",
-    "plugins.ai_anthropic",
-    "plugins.ai_gemini",
-    "plugins.storage_local",
-    "plugins.storage_cloudinary",
-    "plugins.storage_object",
-    "plugins.notify_websocket",
-    "plugins.notify_webhook",
-    "plugins.notify_apprise",
-    "plugins.notify_webpush",
-    "plugins.observe_journal",
-    "plugins.filter_photos",
+    "pipeline.plugins.ai_http",
+    "pipeline.plugins.ai_local",
+    "pipeline.plugins.ai_openai",
+    "pipeline.plugins.ai_anthropic",
+    "pipeline.plugins.ai_gemini",
+    "pipeline.plugins.storage_local",
+    "pipeline.plugins.storage_cloudinary",
+    "pipeline.plugins.storage_object",
+    "pipeline.plugins.notify_websocket",
+    "pipeline.plugins.notify_webhook",
+    "pipeline.plugins.notify_apprise",
+    "pipeline.plugins.notify_webpush",
+    "pipeline.plugins.observe_journal",
+    "pipeline.plugins.filter_photos",
 )
 # What is called while the service works; the others register something at start.
 OBSERVERS = ("job_enqueued", "job_started", "job_retrying", "job_finished")
@@ -70,8 +79,6 @@ class Kind:
 
 # What every plugin may have; see Starting in lent.py. `close` is called whatever the API version.
 LIFE = (START, CHECK)
-# What a plugin of version 1 may call so for itself.
-SINCE_2 = (START, NOTIFY_MANY, REGISTER_ROUTES)
 PROVIDER = Kind("provider", "register_ai_providers", "AI_PROVIDER", ("analyze",), optional=(*LIFE, REGISTER_ROUTES))
 STORAGE = Kind(
     "storage",
@@ -106,7 +113,7 @@ class Offer:
 class Made:
     """A plugin that was made, or could not be. plugin: None then. faults, warnings: what is wrong with it.
 
-    unusable: its methods that cannot be called. cause: what making it raised.
+    unusable: its methods that cannot be called. cause: what making it raised. routes: what it serves.
     """
 
     plugin: Any
@@ -114,6 +121,7 @@ class Made:
     warnings: tuple[str, ...] = ()
     unusable: frozenset[str] = frozenset()
     cause: BaseException | None = None
+    routes: Sequence[Route] = ()
 
 
 class Catalogue:
@@ -162,8 +170,15 @@ class Catalogue:
     def infos(self) -> list[PluginInfo]:
         """Return one line for each plugin, sorted."""
         usable = [self._offer_info(kind, name, offer) for (kind, name), offer in self._offers.items()]
-        hooks = [self._hook_info(plugin, functions) for plugin, functions in self._hook_functions().items()]
-        return sorted(usable + hooks + self._unused, key=lambda info: (info.kind, info.name, info.package))
+        functions = self._hook_functions()
+        hooks = [self._hook_info(key, each) for key, each in functions.items()]
+        idle = [key for key in self._sources if not self._offered[key] and key not in functions]
+        silent = [
+            replace(_info(self._sources[key], "", "available"), warnings=tuple(self._warnings[key]))
+            for key in idle
+            if self._warnings[key]
+        ]
+        return sorted(usable + hooks + silent + self._unused, key=lambda info: (info.kind, info.name, info.package))
 
     def tell(self) -> None:
         """Log what is wrong with plugins that stop no start: nobody selected them, or it is harmless."""
@@ -227,8 +242,7 @@ class Catalogue:
         methods = {method: getattr(plugin, method) for method in (*kind.methods, *present)}
         limits = declared_by(plugin).limits if source.api_version > 1 else Limits()
         bound = _bind(kind.name, name, plugin, methods, threads, self._settings, metrics, lender, limits)
-        if REGISTER_ROUTES in methods:
-            bound.routes = _routes(f"{kind.setting}: {kind.name} {name!r}", methods[REGISTER_ROUTES])
+        bound.routes = made.routes
         return bound
 
     def make(self, kind: Kind, name: str) -> Any:
@@ -255,12 +269,15 @@ class Catalogue:
             plugin = offer.build()
             version = offer.source.api_version
             findings = [*check_object(offer.kind.name, plugin, offer.kind.methods, version)]
+            unusable = frozenset(each.method for each in findings)
+            has_routes = REGISTER_ROUTES not in unusable and _has(plugin, REGISTER_ROUTES, offer.source)
+            routes = _routes(plugin.register_routes) if has_routes else ()
         except (Exception, SystemExit) as error:
             return Made(None, (str(error) or type(error).__name__,), cause=error)
         faults, warnings = split(findings, offer.source.is_strict)
         if offer.kind is PROVIDER and version > 1:
             warnings += tuple(check_categories(plugin, self._settings.categories))
-        return Made(plugin, faults, warnings, frozenset(each.method for each in findings))
+        return Made(plugin, faults, warnings, unusable, routes=routes)
 
     def kinds_of(self, name: str) -> list[Kind]:
         """Return the kinds of plugins there are of that name."""
@@ -283,10 +300,15 @@ class Catalogue:
             life = {method: getattr(module, method) for method in present}
             methods = functions | life
             bound = _bind(HOOK, source.name, module, methods, 2, self._settings, metrics, lender)
-            if REGISTER_ROUTES in functions:
-                bound.routes = _routes(f"The plugin {source.name!r}", functions[REGISTER_ROUTES], self._settings)
+            bound.routes = self._routes_of_module(source, functions)
             built.append(bound)
         return built
+
+    def _routes_of_module(self, source: Source, functions: Mapping[str, Callable[..., Any]]) -> Sequence[Route]:
+        try:
+            return _routes(functions[REGISTER_ROUTES], self._settings) if REGISTER_ROUTES in functions else ()
+        except (Exception, SystemExit) as error:
+            raise ConfigurationError(f"The plugin {source.name!r} cannot start: {error}") from error
 
     def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
         """Return those of all plugins, in pluggy's order; a wrapper is none here."""
@@ -319,8 +341,7 @@ class Catalogue:
         enabled = self._settings.plugins_enabled
         if enabled and source.package != BUILT_IN and source.name not in enabled:
             return True
-        names = (source.name, source.module) if source.package == BUILT_IN else (source.name,)
-        return any(name in self._settings.plugins_disabled for name in names)
+        return any(name in self._settings.plugins_disabled for name in source.names)
 
     def _ask(self, kind: str, hook: str, implementation: pluggy.HookImpl) -> list[tuple[str, Any]]:
         """Return the pairs an implementation yields, those without faults; what fails is listed as broken."""
@@ -410,15 +431,17 @@ class Catalogue:
         methods = [each for each in known if each not in made.unusable and _has(made.plugin, each, source)]
         limits = declared_by(made.plugin).limits if kind is PROVIDER and source.api_version > 1 else Limits()
         declared = limits_as_json(limits, getattr(made.plugin, "extra_fields", None))
-        return replace(info, warnings=warnings, methods=tuple(methods), limits=declared)
+        routes = shown_routes(made.routes)
+        return replace(info, warnings=warnings, methods=tuple(methods), limits=declared, routes=routes)
 
     def _hook_info(self, key: str, functions: Mapping[str, Any]) -> PluginInfo:
         source = self._sources[key]
         try:
             info = _info(source, HOOK, "selected" if self._is_active(source) else "available")
+            routes = shown_routes(self._routes_of_module(source, functions))
         except ConfigurationError as error:
             return _broken(source, HOOK, (error.message,))
-        return replace(info, warnings=tuple(self._warnings[key]), methods=tuple(functions))
+        return replace(info, warnings=tuple(self._warnings[key]), methods=tuple(functions), routes=routes)
 
     def _is_active(self, source: Source) -> bool:
         return all(self._settings.plugin(name, self._own[name]).is_active for name in self._names_of(source))
@@ -466,15 +489,12 @@ def _bind(
     )
 
 
-def _routes(whose: str, register: Callable[..., Any], *arguments: Any) -> Sequence[Route]:
-    """Return what a plugin serves under /plugins/; ConfigurationError says what is wrong. whose: for that."""
+def _routes(register: Callable[..., Any], *arguments: Any) -> Sequence[Route]:
+    """Return what a plugin serves under /plugins/; whatever it raises otherwise."""
+    if inspect.iscoroutinefunction(register):
+        raise TypeError(f"{REGISTER_ROUTES} must be a plain def")
     routes = RouteList()
-    try:
-        if inspect.iscoroutinefunction(register):
-            raise TypeError(f"{REGISTER_ROUTES} must be a plain def")
-        register(routes, *arguments)
-    except (Exception, SystemExit) as error:
-        raise ConfigurationError(f"{whose} cannot start: {error}") from error
+    register(routes, *arguments)
     return tuple(routes.all)
 
 

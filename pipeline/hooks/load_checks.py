@@ -18,7 +18,7 @@ from pipeline.hooks.batches import batch_limits
 from pipeline.hooks.lent import Starting
 from pipeline.hooks.limits import declared_by
 from pipeline.hooks.progress import takes_progress
-from pipeline.hooks.protocols import AIProvider, Notifier, StorageBackend, StorageLinking, StorageListing
+from pipeline.hooks.protocols import AIProvider, BatchNotifier, Notifier, StorageBackend, StorageLinking, StorageListing
 from pipeline.settings import PluginSettings
 
 IMPL_MARK = f"{specs.PROJECT}_impl"  # pluggy's own, on what @hookimpl marks
@@ -28,8 +28,10 @@ REGISTERING = "register_"
 PROTOCOLS: Mapping[str, tuple[type, ...]] = {
     "provider": (AIProvider, Starting),
     "storage": (StorageBackend, StorageListing, StorageLinking, Starting),
-    "notifier": (Notifier, Starting),
+    "notifier": (Notifier, BatchNotifier, Starting),
 }
+# What a plugin of version 1 may call so for itself.
+SINCE_2 = ("start", "notify_many", "register_routes")
 YIELDING = ("list",)
 FLAGS = ("needs_image", "durable")
 
@@ -109,6 +111,8 @@ def check_object(kind: str, plugin: object, required: Sequence[str], api_version
             if callable(function := getattr(plugin, method, None)) and not _is_own(method, api_version):
                 arguments = _arguments(protocol, method)
                 yield from _check_call(method, function, arguments, was_harmless=method not in required)
+    if callable(function := getattr(plugin, "register_routes", None)) and not _is_own("register_routes", api_version):
+        yield from _check_call("register_routes", function, ("routes",), was_harmless=True)
     yield from _check_attributes(plugin)
     for fault in declared_by(plugin).faults if kind == "provider" and api_version > 1 else ():
         yield Finding(fault, was_harmless=True)
@@ -185,13 +189,17 @@ def _check_attributes(plugin: object) -> Iterator[Finding]:
             yield Finding("its max_concurrency is less than 1")
     except (TypeError, ValueError):
         yield Finding(f"its max_concurrency is {threads!r}, which is no number")
+    for name, kinds, least in (("batch_size", int, 1), ("batch_seconds", (int, float), 0)):
+        number = getattr(plugin, name, least)
+        if hasattr(plugin, "notify_many") and not (isinstance(number, kinds) and number >= least):
+            yield Finding(f"{name} is {number!r}; it must be a number from {least}", was_harmless=True)
     if not isinstance(sees := getattr(plugin, "sees", ""), str):
         yield Finding(f"sees is {_a(type(sees).__name__)}, not a text", was_harmless=True)
 
 
 def _is_own(method: str, api_version: int) -> bool:
     """Return whether a method of that name is the plugin's own affair, because its version knows none such."""
-    return method == "start" and api_version == 1
+    return method in SINCE_2 and api_version == 1
 
 
 def _methods(protocol: type) -> list[str]:

@@ -28,10 +28,15 @@ LONGEST_PATH = 200
 class PluginRequest:
     """What a handler of a plugin's route gets.
 
-    method: GET, POST ... path_params: what stands for each {name} of the path. query: the parameters of the address,
-    the last of those that come twice. headers: by name in small letters, without the caller's token (of a public route
-    all of them). body: as it came; `json()` reads it. user_id: whose token it is, "" for a public route. role: admin | operator-read, or
-    "" for a user. claims: those of USER_CLAIMS that the token has.
+    method: GET, POST ...
+    path_params: what stands for each {name} of the path: any text, `..` and a slash too.
+    query: the parameters of the address, the last of those that come twice.
+    headers: by name in small letters, without the caller's token; of a public route all of them.
+    body: as it came; `json()` reads it.
+    user_id: whose token it is, "" for a public route.
+    role: admin | operator-read, or "" for a user.
+    claims: those of USER_CLAIMS that the token has.
+    request_id: under which the log has the request.
     """
 
     method: str
@@ -164,6 +169,11 @@ def find_routes(routes: Sequence[Route], path: str) -> list[tuple[Route, dict[st
     for each in found:
         first.setdefault(each[0].method, each)
     return list(first.values())
+
+
+def shown_routes(routes: Sequence[Route]) -> tuple[str, ...]:
+    """Return the routes for a list of plugins."""
+    return tuple(f"{route.method} {route.path} ({route.role})" for route in routes)
 
 
 def _shape(route: Route) -> tuple[str, ...]:

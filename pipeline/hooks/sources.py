@@ -56,6 +56,13 @@ class Source:
     is_strict: bool = False
     import_ms: int | None = None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """By what PLUGINS_DISABLED may call it: its name; a built-in also by its module, as that was called before."""
+        if self.package != BUILT_IN:
+            return (self.name,)
+        return (self.name, self.module, self.module.removeprefix("pipeline."))
+
 
 def loaded(source: Source) -> tuple[Any, Source]:
     """Return the plugin's module, or what else its entry point names, and what is known of its source then.
@@ -67,7 +74,8 @@ def loaded(source: Source) -> tuple[Any, Source]:
     import_ms = round((perf_counter() - begun_at) * 1000)
     if import_ms > SLOW_IMPORT_MS:
         log.warning("plugin_import_slow", plugin=source.name, package=source.package, ms=import_ms)
-    version = getattr(plugin, "API_VERSION", specs.API_VERSION)
+    said = plugin if hasattr(plugin, "API_VERSION") else sys.modules.get(source.module, plugin)
+    version = getattr(said, "API_VERSION", specs.API_VERSION)
     if version not in specs.API_VERSIONS:
         is_newer = isinstance(version, int) and version > specs.API_VERSION
         cure = ": install a newer ai-queue-pipeline or an older version of it" if is_newer else ""
@@ -76,7 +84,7 @@ def loaded(source: Source) -> tuple[Any, Source]:
     return plugin, replace(
         source,
         api_version=int(version),
-        is_strict=hasattr(plugin, "API_VERSION") and version > 1,
+        is_strict=hasattr(said, "API_VERSION") and version > 1,
         import_ms=import_ms,
         path=str(path or ""),
     )
@@ -98,7 +106,7 @@ def find_sources(settings: Settings, modules: Sequence[str]) -> Iterator[Source]
 def names_there_are(settings: Settings, modules: Sequence[str]) -> list[str]:
     """Return the names by which PLUGINS_DISABLED may call a plugin, whatever PLUGINS_SAFE_MODE says."""
     sources = [*find_sources(settings.model_copy(update={"plugins_safe_mode": False}), modules)]
-    return sorted({*(each.name for each in sources), *modules})
+    return sorted({name for each in sources for name in each.names})
 
 
 def _packaged(entry_point: EntryPoint) -> Source:

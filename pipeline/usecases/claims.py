@@ -26,7 +26,7 @@ def kept_claims(claims: Mapping[str, Any]) -> dict[str, Any]:
         except ValueError:
             with_it = kept
         if with_it is kept or len(json.dumps(with_it, ensure_ascii=False).encode()) > MAX_BYTES:
-            log.warning("claim_left_out", claim=name)
+            log.info("claim_left_out", claim=name)
         else:
             kept = with_it
     return kept

@@ -34,6 +34,6 @@ def _build(sandbox: Sandbox, processes: int) -> AIProvider:
             f"the offline AI provider needs packages that are not installed ({', '.join(missing)}): run pip install "
             "'ai-queue-pipeline[local]' (in a checkout: pip install -e '.[local]'), or set AI_SERVICE_URL"
         )
-    from plugins.ai_local.provider import LocalProvider
+    from .provider import LocalProvider
 
     return LocalProvider(sandbox, processes)

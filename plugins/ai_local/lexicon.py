@@ -24,7 +24,7 @@ from typing import Any
 from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
-from plugins.ai_local.line import Line
+from .line import Line
 
 LOOK_ALIKE = 0.85
 SLIP = 0.75
@@ -170,7 +170,7 @@ class Lexicon:
     @classmethod
     def load(cls) -> Lexicon:
         """Return the lexicon that comes with this package."""
-        content = json.loads(files("plugins.ai_local").joinpath("lexicon.json").read_text(encoding="utf-8"))
+        content = json.loads(files("pipeline.plugins.ai_local").joinpath("lexicon.json").read_text(encoding="utf-8"))
         brands = {
             category: [_brand(name, entry) for name, entry in content["brands"][category].items()]
             for category in CATEGORIES

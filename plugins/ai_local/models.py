@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from pipeline.hooks import UNKNOWN, Attribute
-from plugins.ai_local.lexicon import CATEGORIES, Brand, Lexicon, Match, Word, plain
-from plugins.ai_local.line import Line
+from .lexicon import CATEGORIES, Brand, Lexicon, Match, Word, plain
+from .line import Line
 
 PATTERN = 0.9
 DESIGNATION = 0.6

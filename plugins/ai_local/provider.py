@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, SandboxLimit
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, Picture, ProcessedImage, Sandbox
-from plugins.ai_local import work
+from . import work
 
 # The longest each step may take: ten times what it takes on a machine of today.
 DECODE_SECONDS, READ_SECONDS, FINISH_SECONDS = 30.0, 45.0, 10.0

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from plugins.ai_local.line import Line
+from .line import Line
 
 Pixels = NDArray[Any]  # of uint8
 

@@ -17,7 +17,7 @@ from PIL.Image import Transpose
 from rapidocr import RapidOCR
 
 from pipeline.errors import ConfigurationError
-from plugins.ai_local.line import Line
+from .line import Line
 
 FIND_AT_PIXELS = 960  # text is searched at this size and read at full size: a third of the time, the same words
 MIN_SCORE = 0.5  # below this the letters are guesses

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from plugins.ai_local.lexicon import Lexicon
-    from plugins.ai_local.text import TextReader
+    from .lexicon import Lexicon
+    from .text import TextReader
 
 # RapidOCR makes every strip 30 pixels high and pads it: one pixel high and 1600 long, it would take gigabytes.
 LEAST_SIDE_PIXELS = 8
@@ -26,8 +26,8 @@ def load() -> tuple[TextReader, Lexicon]:
     """Return the OCR engine and the lexicon of this child: what each child calls first."""
     import cv2
 
-    from plugins.ai_local.lexicon import Lexicon
-    from plugins.ai_local.text import TextReader
+    from .lexicon import Lexicon
+    from .text import TextReader
 
     # One core is left to the event loop; more than four gain nothing on pictures of this size.
     threads = max(1, min(4, (os.cpu_count() or 1) - 1))
@@ -52,9 +52,9 @@ def read(width: int, height: int, rgb: bytes, category: str, seconds: float) -> 
     """
     import numpy as np
 
-    from plugins.ai_local.models import legible_texts, name_product
-    from plugins.ai_local.screens import weigh_down
-    from plugins.ai_local.text import read_upright
+    from .models import legible_texts, name_product
+    from .screens import weigh_down
+    from .text import read_upright
 
     if min(width, height) < LEAST_SIDE_PIXELS:
         return {"brand": ("", 0.0), "model": ("", 0.0), "turn": None, "boxes": [], "text": []}
@@ -86,8 +86,8 @@ def finish(
     import numpy as np
     from PIL.Image import Transpose
 
-    from plugins.ai_local.colors import name_colorway
-    from plugins.ai_local.subject import clean_background, find_on_white, find_subject
+    from .colors import name_colorway
+    from .subject import clean_background, find_on_white, find_subject
 
     cv2.setNumThreads(1)
     photo = _photo(width, height, rgb)

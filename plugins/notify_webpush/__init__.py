@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -38,9 +37,10 @@ from pipeline.hooks import (
     retry_after_of,
     utc_now,
 )
-from plugins.notify_webhook import PublicResolver
-from plugins.notify_webpush.keys import decode, new_key, public_point, read_key
-from plugins.notify_webpush.subscriptions import read_subscription
+from ..notify_webhook import PublicResolver
+from .keys import decode, new_key, public_point, read_key
+from .payload import encode
+from .subscriptions import read_subscription
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -49,9 +49,6 @@ KEY_NAME = "vapid key"
 SUBSCRIPTION, TOLD = "subscription ", "told "
 # A person has a few browsers; those that were put first go, because nobody takes away the one of a lost phone.
 SUBSCRIPTIONS_AT_MOST = 20
-# Of what every push service takes, 4096 bytes, encryption and an old browser's padding need some.
-MAX_PAYLOAD_BYTES = 3000
-MAX_ERROR_LENGTH = 300
 # Services take a token of at most 24 h; their clocks may differ from ours.
 TOKEN_SECONDS = 12 * 3600
 # How long a half-told event may have a next try.
@@ -107,8 +104,8 @@ def register_settings() -> Iterator[tuple[str, type[PluginSettings]]]:
 @hookimpl
 def register_notifiers(settings: Settings) -> Iterator[tuple[str, Callable[[], Notifier]]]:
     """Offer `webpush`."""
-    # A little under the caller's budget, so that the reason arrives rather than a timeout.
-    budget_seconds = settings.notifier_timeout_seconds * 0.9
+    # Under the caller's budget: a timeout would lose who was told, so that is still to be kept in time.
+    budget_seconds = settings.notifier_timeout_seconds * 0.8
     yield "webpush", lambda: WebpushNotifier(settings.plugin("webpush", WebpushSettings), budget_seconds)
 
 
@@ -303,19 +300,6 @@ class WebpushNotifier:
         async for key, value in self._store.of_user(user_id):
             if key.startswith(prefix):
                 yield key, value
-
-
-def encode(notification: Notification) -> bytes:
-    """Return what the page's service worker gets: the event and the category, without what is too large."""
-    said = {**notification.event, "category": notification.category}
-    for left_out in ("", "processedImageUrl", "aiMetadata"):
-        said.pop(left_out, None)
-        if isinstance(said.get("error"), str):
-            said["error"] = said["error"][:MAX_ERROR_LENGTH]
-        text = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) <= MAX_PAYLOAD_BYTES:
-            break
-    return text
 
 
 def _judge(status: int) -> Outcome:

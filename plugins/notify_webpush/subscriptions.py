@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from yarl import URL
 
 from pipeline.errors import ValidationError
-from plugins.notify_webhook import is_public, literal_addresses
-from plugins.notify_webpush.keys import decode
+from ..notify_webhook import is_public, literal_addresses
+from .keys import decode
 
 MAX_ENDPOINT_LENGTH, MAX_KEY_LENGTH = 2000, 200
 PUBLIC_KEY_BYTES, AUTH_BYTES = 65, 16

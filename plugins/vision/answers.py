@@ -18,7 +18,7 @@ from ..ai_http import UNREADABLE
 FIELDS = ("brand", "model", "colorway")
 MAX_VALUE_LENGTH = 200
 # What models say instead of "", though they are told not to.
-NO_ANSWERS = {"unknown", "n/a", "na", "none", "null", "not visible", "not sure", "unclear", "unidentified", "-", "?"}
+NO_ANSWERS = {"unknown", "n/a", "none", "null", "not visible", "not sure", "unclear", "unidentified", "-", "?"}
 # What an answer must be for any of it to be believed.
 Schema = dict[str, Any]
 

@@ -67,6 +67,7 @@ class VisionProvider(ABC):
 
     needs_image = True
     name: ClassVar[str]
+    maker: ClassVar[str]
     default_url: ClassVar[str]
     # Which codes of errors (see `codes_in`) say that the account is used up, that the photo's content is not allowed,
     # that the photo cannot be read there, that our key or account is refused, that the endpoint is overloaded. Every
@@ -76,6 +77,7 @@ class VisionProvider(ABC):
     bad_photo = NEVER
     not_set_up = NEVER
     overloaded = NEVER
+    settings_at_fault = {401: ("API_KEY",), 403: ("API_KEY",), 404: ("MODEL", "BASE_URL"), 405: ("BASE_URL",)}
 
     def __init__(self, settings: VisionSettings, sandbox: Sandbox) -> None:
         self.settings = settings
@@ -90,6 +92,11 @@ class VisionProvider(ABC):
         self.model_name = settings.model
         self.prompt_version = self._prompt.version
         self.rate: Rate | None = settings.rate
+        where = "a server of this site's choice" if settings.base_url else self.maker
+        self.sees = (
+            f"The photo goes to {where}, made smaller and without the file's other data. A vision model looks at all "
+            "of it; it may miss small or hidden details, or guess."
+        )
 
     @abstractmethod
     def headers(self) -> Mapping[str, str]:
@@ -128,8 +135,16 @@ class VisionProvider(ABC):
         """
         try:
             async with asyncio.timeout(request.timeout_seconds):
-                photo = base64.b64encode(await self._shrink(request.image or b"", request.timeout_seconds)).decode()
-                path, question = self.question(self._prompt.text, self._prompt.about(request.category), photo)
+                # Upright, of bounded size, and without what else its file told, such as the place.
+                photo = await self._sandbox.reduce_to_jpeg(
+                    request.image or b"",
+                    self.settings.max_side_pixels,
+                    quality=JPEG_QUALITY,
+                    seconds=request.timeout_seconds * SHRINK_SHARE,
+                    wait_seconds=request.timeout_seconds * TURN_SHARE,
+                )
+                data, about = base64.b64encode(photo).decode(), self._prompt.about(request.category)
+                path, question = self.question(self._prompt.text, about, data)
                 headers = {"X-Request-Id": request.request_id}
                 if request.trace_context:
                     headers["traceparent"] = request.trace_context
@@ -174,9 +189,9 @@ class VisionProvider(ABC):
         ) as response:
             content = await read_reply(response)
             if response.status >= 300:
-                fault, mend = self._judge(response.status, response.headers, content)
+                fault, hint = self._fault_of(response.status, response.headers, content)
                 words = f"HTTP {response.status} from {self._host}: {_message(content)}"
-                raise fault from self._cause(Refusal(f"{mend}; {words}" if mend else words))
+                raise fault from self._cause(Refusal(f"{hint}; {words}" if hint else words))
             return content
 
     def _session(self) -> aiohttp.ClientSession:
@@ -186,16 +201,6 @@ class VisionProvider(ABC):
         session = self._http or self._own_http
         assert session is not None
         return session
-
-    async def _shrink(self, content: bytes, timeout_seconds: float) -> bytes:
-        """Return the photo as an upright JPEG of bounded size, without what else its file told, such as the place."""
-        return await self._sandbox.reduce_to_jpeg(
-            content,
-            self.settings.max_side_pixels,
-            quality=JPEG_QUALITY,
-            seconds=timeout_seconds * SHRINK_SHARE,
-            wait_seconds=timeout_seconds * TURN_SHARE,
-        )
 
     def _analysis(self, body: bytes) -> Analysis:
         """Return the analysis in a reply; UnreadableAnswer, or PermanentJobError when the model refused to answer."""
@@ -215,8 +220,8 @@ class VisionProvider(ABC):
             confidence_kind="self_reported",
         )
 
-    def _judge(self, status: int, headers: Mapping[str, str], body: bytes) -> tuple[JobError, str]:
-        """Return what an answer other than 2xx means for the job and, where operators can mend it, what to look at."""
+    def _fault_of(self, status: int, headers: Mapping[str, str], body: bytes) -> tuple[JobError, str]:
+        """Return what an answer other than 2xx means for the job and, where operators can put it right, what to see."""
         codes = self.codes_in(_error_in(body))
         is_limited = status == 429
         wait = wait_of(headers, body, is_limited=is_limited)
@@ -233,11 +238,11 @@ class VisionProvider(ABC):
             return PermanentJobError(REFUSED), ""
         if status == 413 or (is_refusal and self.bad_photo.search(codes)):
             return PermanentJobError(f"AI service refused the image (HTTP {status})"), ""
-        if status in (401, 403, 404) or (is_refusal and self.not_set_up.search(codes)):
-            settings = "MODEL and {0}BASE_URL" if status == 404 else "API_KEY"
-            mend = f"see {self._prefix}{settings.format(self._prefix)}"
+        if status < 400 or status in self.settings_at_fault or (is_refusal and self.not_set_up.search(codes)):
+            settings = ("BASE_URL",) if status < 400 else self.settings_at_fault.get(status, ("API_KEY",))
+            hint = "see " + " and ".join(f"{self._prefix}{name}" for name in settings)
             error = RetryableJobError(f"AI service is not set up (HTTP {status})", retry_after_seconds=HOLD_SECONDS)
-            return error, mend
+            return error, hint
         # Without a word about the photo it may be our parameters; if it was the photo, it fails after the last attempt.
         return RetryableJobError(f"AI service refused the request (HTTP {status})"), ""
 

@@ -27,7 +27,7 @@ def _is_uri(value: object) -> bool:
 
 def load(name: str) -> dict[str, Any]:
     """Return the contract of that file name."""
-    return json.loads(resources.files("contracts").joinpath(name).read_text("utf-8"))
+    return json.loads(resources.files("pipeline.contracts").joinpath(name).read_text("utf-8"))
 
 
 JOB = load("ai-job.schema.json")

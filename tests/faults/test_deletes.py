@@ -248,7 +248,7 @@ REFUSES = """
 from pipeline.errors import DependencyUnavailable
 from pipeline.hooks import hookimpl
 from pipeline.usecases.image_urls import ImageUrls
-from plugins.storage_local import LocalStorage
+from pipeline.plugins.storage_local import LocalStorage
 
 class Refuses(LocalStorage):
     def __init__(self, folder):

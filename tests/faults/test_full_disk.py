@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from plugins.storage_local import INCOMING
+from pipeline.plugins.storage_local import INCOMING
 from tests.factories import make_noise_image
 from tests.faults.test_process import accept, statuses, wait_until
 from tests.packages import install

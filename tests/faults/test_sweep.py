@@ -32,7 +32,7 @@ from pipeline.queue.queue import JobQueue
 from pipeline.tracing import OFF
 from pipeline.usecases.retention import LEAST_AGE, OWNERS, Sweeper
 from pipeline.usecases.storages_in_use import left_ever, names_in_use, note_left
-from plugins.storage_local import LocalStorage
+from pipeline.plugins.storage_local import LocalStorage
 from tests.factories import make_asset, make_image
 from tests.memory_storage import MemoryStorage
 from tests.packages import install
@@ -382,7 +382,7 @@ SIGNALS = """
 import time
 from pathlib import Path
 from pipeline.hooks import hookimpl
-from plugins.storage_local import LocalStorage
+from pipeline.plugins.storage_local import LocalStorage
 
 class Signals(LocalStorage):
     def __init__(self, folder):

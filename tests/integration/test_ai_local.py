@@ -21,8 +21,8 @@ from pipeline.hooks.checks import find_fault
 from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import Settings
 from pipeline.testing import AIProviderSuite
-from plugins.ai_local import register_ai_providers, work
-from plugins.ai_local.provider import LocalProvider
+from pipeline.plugins.ai_local import register_ai_providers, work
+from pipeline.plugins.ai_local.provider import LocalProvider
 from tests import sandboxed
 from tests.factories import make_image
 from tests.parts import require
@@ -252,7 +252,7 @@ import io, socket, sys
 def refuse(*args, **kwargs): raise SystemExit("network used")
 socket.socket.connect = socket.getaddrinfo = refuse
 from PIL import Image, ImageOps
-from plugins.ai_local import work
+from pipeline.plugins.ai_local import work
 photo = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
 assert work.read(*photo.size, photo.tobytes(), "camera", 9.0)["brand"][0] == "Canon"
 """

@@ -84,6 +84,11 @@ PROVIDERS = """
             raise error from ValueError("see SHUT_KEY")
 
 
+    class Closed(Shut):
+        def check(self):
+            raise ValueError("see CLOSED_KEY")
+
+
     class Fussy:
         needs_image = True
 
@@ -104,6 +109,7 @@ PROVIDERS = """
         yield "choosy", Choosy
         yield "shut", Shut
         yield "fussy", Fussy
+        yield "closed", Closed
 """
 SAID = {
     "sneaker": {"brand": "Nike", "model": "Air Max 90"},
@@ -161,7 +167,9 @@ async def keep_assets(settings: Settings) -> dict[str, Asset]:
     return kept
 
 
-def test_eval_compares_over_corrected_assets(folder: Path, invoke: Invoke) -> None:
+def test_eval_compares_over_corrected_assets(
+    folder: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Right, wrong and unsure per field, mistakes, cost, tokens and seconds; settings of one provider beside those of
     the other; who takes only some categories is asked about those, who is shut is not asked again and again, and what
     comes back is not believed. Nothing is asked before somebody says yes.
@@ -173,6 +181,9 @@ def test_eval_compares_over_corrected_assets(folder: Path, invoke: Invoke) -> No
     unsure = invoke(*chosen, input="n\n")
     assert unsure.exit_code == 1 and unsure.stdout == ""
     assert f"knowing: 3 photos, {bold}: 3 photos, choosy: 1 photos" in unsure.stderr
+    # What is changed for the comparison also takes the place of what a file sets.
+    (folder / "boldness").write_text("0\n")
+    monkeypatch.setenv("PLUGIN_KNOWING_BOLDNESS_FILE", str(folder / "boldness"))
     result = invoke(*chosen, "--yes", "--json")
     assert result.exit_code == 0, result.stderr
     found = results(result)
@@ -233,6 +244,7 @@ def test_eval_takes_a_folder_with_labels(folder: Path, invoke: Invoke) -> None:
         (("--provider", "knowing:boldness=very", *chosen), "PLUGIN_KNOWING_BOLDNESS"),
         (("--provider", "fussy:prompt=x", *chosen), "there are: none"),
         (("--provider", "knwing", *chosen), "did you mean knowing?"),
+        (("--provider", "knowing", "--provider", "closed", *chosen), "closed cannot be asked: ValueError: see CLOSED"),
     ]
     for arguments, words in refused:
         result = invoke(*arguments)

@@ -34,7 +34,7 @@ from pipeline.rooms.lane import Owed
 from pipeline.rooms.publisher import Publisher
 from pipeline.settings import Settings
 from pipeline.testing import NotifierSuite
-from plugins.notify_websocket import WebSocketNotifier
+from pipeline.plugins.notify_websocket import WebSocketNotifier
 from tests.factories import SECRET
 from tests.forwarder import Forwarder
 from tests.redis_server import RedisCluster, RedisServer

@@ -26,9 +26,9 @@ from pipeline.hooks import Notification, Notifier
 from pipeline.settings import Settings
 from pipeline.testing import FAILURE_EVENT, SUCCESS_EVENT, NotifierSuite, RecordingRooms
 from pipeline.texts import cause_of
-from plugins import notify_apprise, notify_webhook
-from plugins.notify_apprise import AppriseNotifier, AppriseSettings, describe
-from plugins.notify_webhook import WebhookNotifier, WebhookSettings, is_public
+from pipeline.plugins import notify_apprise, notify_webhook
+from pipeline.plugins.notify_apprise import AppriseNotifier, AppriseSettings, describe
+from pipeline.plugins.notify_webhook import WebhookNotifier, WebhookSettings, is_public
 from tests.fake_receiver import FakeReceiver, Reply, running_in_thread
 from tests.parts import require
 

@@ -29,13 +29,13 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from pydantic import SecretStr
 
-import plugins.storage_object
+from pipeline.plugins import storage_object
 from pipeline.errors import ConfigurationError, DependencyUnavailable
 from pipeline.hooks import StorageBackend
 from pipeline.settings import Settings
 from pipeline.testing import StorageBackendSuite
 from pipeline.texts import cause_of
-from plugins.storage_object import ObjectSettings, ObjectStorage, register_settings, register_storage_backends
+from pipeline.plugins.storage_object import ObjectSettings, ObjectStorage, register_settings, register_storage_backends
 from tests.factories import make_image
 from tests.moto_server import REGION, MotoServer
 from tests.parts import require
@@ -249,7 +249,7 @@ def test_an_object_larger_than_any_photo_is_not_read(
     object_storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is all in memory while it is read."""
-    monkeypatch.setattr(plugins.storage_object, "READ_AT_MOST_BYTES", 1000)
+    monkeypatch.setattr(storage_object, "READ_AT_MOST_BYTES", 1000)
     save(object_storage, io.BytesIO(bytes(1000)))
     assert run(object_storage.open(PUBLIC_ID)).read() == bytes(1000)
     save(object_storage, io.BytesIO(bytes(1001)))

@@ -80,19 +80,23 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_installed_wheel_holds_its_data_files(installed: Path, tmp_path: Path) -> None:
     """Lua scripts, contracts, pages, pictures and plugins load from an installed wheel."""
     code = f"""
-import pipeline, plugins, contracts
-assert all(m.__file__.startswith({str(installed)!r}) for m in (pipeline, plugins, contracts)), pipeline.__file__
+import pipeline, pipeline.plugins, pipeline.contracts
+modules = (pipeline, pipeline.plugins, pipeline.contracts)
+assert all(each.__file__.startswith({str(installed / "pipeline")!r}) for each in modules), modules
+assert [*pipeline.__path__] == [{str(installed / "pipeline")!r}]
 from importlib import resources
 from pipeline.queue.queue import JobQueue
 JobQueue("redis://127.0.0.1:1/0")
 from pipeline.client import Client
 from pipeline.demo import pictures
 assert all(path.stat().st_size > 10_000 for path, _ in pictures()) and len(pictures()) >= 3
-assert resources.files("contracts").joinpath("analyze-queue.openapi.json").is_file()
+assert resources.files("pipeline.contracts").joinpath("analyze-queue.openapi.json").is_file()
 from pipeline import pages
 assert set(("index.html", "console.html", "client/pipeline-client.js", "client/photos/row.js")) <= set(pages.files())
 from pipeline.hooks.catalogue import list_plugins
 from pipeline.settings import Settings
+from pipeline.plugins.vision import prompt
+assert prompt.load(None, "").text
 broken = [info for info in list_plugins(Settings()) if info.state == "broken"]
 assert not broken, broken
 """
@@ -110,3 +114,34 @@ def test_a_strict_type_checker_reads_the_types_of_the_wheel(installed: Path, tmp
     lines = [int(line.split(":")[1]) for line in found.stdout.splitlines() if "error:" in line]
     expected = [at for at, line in enumerate(PLUGIN.splitlines(), 1) if "EXPECTED" in line]
     assert lines == expected, found.stdout + found.stderr
+
+
+OWN_NAMES = """
+import json, sys
+from pathlib import Path
+import plugins, contracts
+assert [Path(each.__file__).parents[1] for each in (plugins, contracts)] == [Path.cwd()] * 2
+from pipeline.handlers.contracts import openapi
+from pipeline.hooks.catalogue import Catalogue
+from pipeline.settings import Settings
+catalogue = Catalogue(Settings())
+states = {(info.name, info.state) for info in catalogue.infos()}
+assert json.loads(openapi(("sneaker",)))["openapi"]
+assert not [state for state in states if "broken" in state], states
+print(sys.modules["pipeline.plugins"].__file__)
+"""
+
+
+@pytest.mark.fault("P6")
+@pytest.mark.parametrize("where", ["wheel", "checkout"])
+def test_a_project_may_have_folders_named_plugins_and_contracts(where: str, installed: Path, tmp_path: Path) -> None:
+    """Its own are found by these names, and the built-in plugins and our contracts are there all the same."""
+    for name in ("plugins", "contracts"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("WHOSE = 'the project'\n")
+    ours = installed if where == "wheel" else ROOT
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ours)))}
+    command = [sys.executable, "-c", OWN_NAMES]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    expected = installed / "pipeline" if where == "wheel" else ROOT
+    assert done.stdout.strip() == str(expected / "plugins" / "__init__.py")

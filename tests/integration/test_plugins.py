@@ -18,16 +18,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-import plugins.storage_cloudinary
-import plugins.storage_local
+from pipeline.plugins import storage_cloudinary
+from pipeline.plugins import storage_local
 from pipeline.errors import ConfigurationError, DependencyUnavailable, ValidationError
 from pipeline.handlers.multipart import MultipartReader
 from pipeline.hooks import AIProvider, Notification, Notifier, StorageBackend
 from pipeline.testing import AIProviderSuite, Call, NotifierSuite, StorageBackendSuite
 from pipeline.texts import cause_of
-from plugins.ai_http import HttpProvider
-from plugins.storage_cloudinary import CloudinaryStorage, PrivateCloudinaryStorage
-from plugins.storage_local import LocalStorage
+from pipeline.plugins.ai_http import HttpProvider
+from pipeline.plugins.storage_cloudinary import CloudinaryStorage, PrivateCloudinaryStorage
+from pipeline.plugins.storage_local import LocalStorage
 from tests.factories import make_image, make_upload
 from tests.fake_cloudinary import SECRET, FakeCloudinary
 from tests.parts import require
@@ -282,7 +282,7 @@ def test_local_makes_no_folder_before_something_is_saved(tmp_path: Path) -> None
 def test_local_check_fails_when_nothing_can_be_written(local_storage: LocalStorage) -> None:
     """Readiness notices that the folder is gone."""
     local_storage.check()
-    (local_storage.media_root / plugins.storage_local.INCOMING).rmdir()
+    (local_storage.media_root / storage_local.INCOMING).rmdir()
     with pytest.raises(DependencyUnavailable):
         local_storage.check()
 
@@ -473,7 +473,7 @@ def test_cloudinary_image_without_end_does_not_fill_the_memory(
     cloudinary: FakeCloudinary, cloudinary_storage: CloudinaryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is larger than any photo is not read to its end, and not asked for again."""
-    monkeypatch.setattr(plugins.storage_cloudinary, "READ_AT_MOST_BYTES", 1000)
+    monkeypatch.setattr(storage_cloudinary, "READ_AT_MOST_BYTES", 1000)
     cloudinary.images |= {"a/fits": bytes(1000), "a/large": bytes(1001)}
     assert cloudinary_storage.open("a/fits").read() == bytes(1000)
     with pytest.raises(DependencyUnavailable) as caught:

@@ -161,7 +161,8 @@ def test_each_attempt_is_a_span_that_says_why_it_failed(
     error_type, message = "pipeline.errors.RetryableJobError", "AI service unavailable"
     event = ("exception", {"exception.type": error_type, "exception.message": message})
     assert failed.events == first.events == (event,)
-    assert failed.attributes["error.type"] == "plugins.ai_http.Answer", "what is behind it: the service did answer"
+    behind = "pipeline.plugins.ai_http.Answer"
+    assert failed.attributes["error.type"] == behind, "the service did answer"
     assert failed.parent_id == first.span_id
 
 

@@ -9,10 +9,11 @@ import io
 import json
 import socket
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -29,9 +30,10 @@ from pipeline.metrics import Metrics
 from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import Settings
 from pipeline.testing import AIProviderSuite
-from plugins.vision import prompt as prompts
-from plugins.vision.provider import HOLD_SECONDS, NO_QUOTA, REFUSED, VisionProvider
+from pipeline.plugins.vision import prompt as prompts
+from pipeline.plugins.vision.provider import HOLD_SECONDS, NO_QUOTA, REFUSED, VisionProvider
 from tests.factories import make_image, make_noise_image
+from tests.service import Service
 from tests.vision_fakes import FAKES, KEY, PRODUCT, FakeVision, Reply
 
 NAMES = sorted(FAKES)
@@ -70,7 +72,7 @@ def with_variables(name: str, **variables: str) -> Settings:
 
 def factory(name: str, settings: Settings, sandbox: Sandbox) -> AIProvider:
     """Return the provider as its module makes it."""
-    ((offered, build),) = import_module(f"plugins.ai_{name}").register_ai_providers(settings, sandbox)
+    ((offered, build),) = import_module(f"pipeline.plugins.ai_{name}").register_ai_providers(settings, sandbox)
     assert offered == name
     provider: AIProvider = build()
     return provider
@@ -149,7 +151,7 @@ class TestGemini(VisionSuite):
     name = "gemini"
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_analyze_sends_the_photo_and_returns_what_the_model_sees(
     endpoint: FakeVision, sandbox: Sandbox
 ) -> None:
@@ -165,6 +167,9 @@ async def test_analyze_sends_the_photo_and_returns_what_the_model_sees(
     assert analysis.confidence_kind == "self_reported" and endpoint.name in analysis.ai_model
     assert analysis.prompt_version == provider.prompt_version and analysis.prompt_version.startswith("2-")
     assert provider.model_name and provider.rate == Rate(30, 60)
+    # Owners of photos are told who gets them.
+    assert "a server of this site's choice" in provider.sees
+    assert f"goes to {provider.maker}, " in build(endpoint, sandbox, BASE_URL="").sees
     (recorded,) = endpoint.requests
     assert Image.open(io.BytesIO(recorded.image)).format == "JPEG"
     assert "secret-place" not in json.dumps(recorded.body) + json.dumps(recorded.headers)
@@ -181,7 +186,7 @@ async def test_analyze_sends_the_photo_and_returns_what_the_model_sees(
     await provider.close()
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_settings_reach_the_endpoint(endpoint: FakeVision, sandbox: Sandbox, tmp_path: Path) -> None:
     """Another model, a smaller photo, a limit of tokens, another prompt and no key; prices of 0 are a cost of 0, and
     without prices there is none.
@@ -206,7 +211,7 @@ async def test_settings_reach_the_endpoint(endpoint: FakeVision, sandbox: Sandbo
     await unpriced.close()
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_started_by_the_service_it_uses_the_session_of_all(
     endpoint: FakeVision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,7 +237,7 @@ async def test_started_by_the_service_it_uses_the_session_of_all(
 
 
 @pytest.mark.parametrize("endpoint", ["openai"], indirect=True)  # what makes photos small is the same code for all
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_every_photo_is_sent_as_a_small_upright_jpeg(endpoint: FakeVision, provider: VisionProvider) -> None:
     """Endpoints take neither HEIC nor AVIF, and bill by the pixel; what the file tells besides goes nowhere. What
     cannot be decoded here is not paid for there.
@@ -286,7 +291,8 @@ def statuses(fake: FakeVision) -> list[tuple[Reply, type[JobError], str, float |
         (Reply(401, error("x")), again, "AI service is not set up (HTTP 401)", HOLD_SECONDS),
         (Reply(403, error("x", "permission_error")), again, "AI service is not set up (HTTP 403)", HOLD_SECONDS),
         (Reply(404, error("No such model")), again, "AI service is not set up (HTTP 404)", HOLD_SECONDS),
-        (Reply(307, headers={"Location": "/v1/x"}), again, "AI service refused the request (HTTP 307)", None),
+        (Reply(307, headers={"Location": "/v1/x"}), again, "AI service is not set up (HTTP 307)", HOLD_SECONDS),
+        (Reply(405), again, "AI service is not set up (HTTP 405)", HOLD_SECONDS),
         (Reply(400, error("Unsupported parameter")), again, "AI service refused the request (HTTP 400)", None),
         (Reply(400, [1, "text"]), again, "AI service refused the request (HTTP 400)", None),
         (Reply(400, b"[" * 100_000), again, "AI service refused the request (HTTP 400)", None),
@@ -357,7 +363,7 @@ def gemini_statuses(fake: FakeVision) -> list[tuple[Reply, type[JobError], str, 
 STATUSES = {"openai": openai_statuses, "anthropic": anthropic_statuses, "gemini": gemini_statuses}
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_error_says_whose_fault_it_is(endpoint: FakeVision, provider: VisionProvider) -> None:
     """Only what is surely the photo's fault is permanent; what is ours to put right, and any limit, costs no photo an
     attempt. The call is made once: the queue repeats it. Operators read in the cause which setting to look at.
@@ -375,7 +381,8 @@ async def test_error_says_whose_fault_it_is(endpoint: FakeVision, provider: Visi
         cause, prefix = str(error.__cause__), f"PLUGIN_{endpoint.name.upper()}_"
         assert f"HTTP {reply.status} from 127.0.0.1" in cause
         if "not set up" in error.message:
-            assert (f"{prefix}MODEL" if reply.status == 404 else f"{prefix}API_KEY") in cause
+            setting = {404: "MODEL", 405: "BASE_URL", 307: "BASE_URL"}.get(reply.status, "API_KEY")
+            assert f"see {prefix}{setting}" in cause
     assert len(endpoint.requests) == len(rows)
 
 
@@ -414,7 +421,7 @@ def unreadable(fake: FakeVision) -> list[Any]:
     return [*bodies, *map(fake.completion, said), fake.completion(PRODUCT, cut_off)]
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_refusals_are_permanent_and_unreadable_answers_are_tried_twice(
     endpoint: FakeVision, provider: VisionProvider
 ) -> None:
@@ -434,7 +441,7 @@ async def test_refusals_are_permanent_and_unreadable_answers_are_tried_twice(
         assert len(str(error.__cause__)) < 400 and "IGNORE" not in str(error.__cause__)
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_what_keeps_the_schema_is_taken_and_cleaned(endpoint: FakeVision, provider: VisionProvider) -> None:
     """Blanks and control characters go, "" and what models say instead of it is UNKNOWN, additions are left out. An
     answer without a word about tokens, or with nonsense for them, is an answer.
@@ -460,7 +467,8 @@ async def test_what_keeps_the_schema_is_taken_and_cleaned(endpoint: FakeVision, 
         assert analysis.usage is None and analysis.ai_model == provider.model_name
 
 
-@pytest.mark.gen_test
+@pytest.mark.parametrize("endpoint", ["openai"], indirect=True)  # waiting is the same code for all
+@pytest.mark.gen_test(timeout=60)
 async def test_what_is_not_answered_in_time_is_given_up(endpoint: FakeVision, sandbox: Sandbox) -> None:
     """An endpoint that is silent, or never ends, costs the time of the call or of the setting; one that goes away in
     the middle is unavailable; a call that is cancelled drops its connection, and the next is none the worse.
@@ -490,7 +498,7 @@ async def test_what_is_not_answered_in_time_is_given_up(endpoint: FakeVision, sa
     await provider.close()
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_nobody_listening_spends_no_attempt_and_fails_the_check(endpoint: FakeVision, sandbox: Sandbox) -> None:
     """A refused connection is not the photo's fault."""
     with socket.socket() as unheard:
@@ -504,7 +512,7 @@ async def test_nobody_listening_spends_no_attempt_and_fails_the_check(endpoint: 
     await provider.close()
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_check_costs_nothing_and_names_the_reason(endpoint: FakeVision, provider: VisionProvider) -> None:
     """It asks about models, with the key; an operator reads in the chained cause what to put right."""
     assert await provider.check() is None
@@ -525,7 +533,7 @@ async def test_check_costs_nothing_and_names_the_reason(endpoint: FakeVision, pr
         assert reason in str(caught.value.__cause__)
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_key_is_in_no_error_and_no_repr(endpoint: FakeVision, sandbox: Sandbox) -> None:
     """Even an endpoint that repeats the key it refuses does not get it into an error, its trace or a repr."""
     key = "sk-wrong-9876543210"
@@ -546,7 +554,7 @@ async def test_key_is_in_no_error_and_no_repr(endpoint: FakeVision, sandbox: San
 
 
 @pytest.mark.parametrize("endpoint", ["openai"], indirect=True)
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=60)
 async def test_event_loop_stays_free_while_a_photo_is_made_small(provider: VisionProvider) -> None:
     """A large photo is decoded in a child process: the loop goes on turning meanwhile."""
     image = encode(Image.open(pictures()[0][0]).resize((4000, 3000)), "PNG", compress_level=1)
@@ -559,6 +567,57 @@ async def test_event_loop_stays_free_while_a_photo_is_made_small(provider: Visio
     assert (await call).brand == NIKE[0]
     # In the loop it would be nearly 0.5 s.
     assert longest < 0.25
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[tuple[Mapping[str, FakeVision], Service]]:
+    """A service that asks another provider about each category, and the endpoints, on a loop in a thread."""
+    fakes = {name: fake() for name, fake in FAKES.items()}
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever)
+    thread.start()
+
+    async def work(begins: bool) -> None:
+        for fake in fakes.values():
+            if begins:
+                fake.start()
+            else:
+                await fake.stop()
+
+    asyncio.run_coroutine_threadsafe(work(True), loop).result()
+    given = {"AI_PROVIDER": "openai", "AI_PROVIDER_BY_CATEGORY": "lego=anthropic,camera=gemini"}
+    for name, fake in fakes.items():
+        own = {"API_KEY": KEY, "BASE_URL": fake.url, **PRICES}
+        given |= {f"PLUGIN_{name.upper()}_{variable}": value for variable, value in own.items()}
+    with Service(tmp_path, **given) as service:
+        yield fakes, service
+    asyncio.run_coroutine_threadsafe(work(False), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def test_wrong_key_holds_its_provider_and_fails_no_photo(
+    running: tuple[Mapping[str, FakeVision], Service]
+) -> None:
+    """In the service: results come with their provenance; photos of the provider whose key is wrong wait, those of the
+    others do not, and the operator reads which setting it is.
+    """
+    fakes, service = running
+    fakes["gemini"].key = "another"
+    ids = {each: service.upload(category=each).json()["data"]["assetId"] for each in ("camera", "sneaker", "lego")}
+    held = service.wait_log("plugin_held", plugin="gemini")
+    assert "see PLUGIN_GEMINI_API_KEY" in held["cause"] and KEY not in json.dumps(service.lines)
+    for category, name in (("sneaker", "openai"), ("lego", "anthropic")):
+        service.wait_log("job_completed", assetId=ids[category])
+        asset = service.asset(ids[category])
+        assert (asset["status"], asset["aiMetadata"]["model"]["value"]) == ("active", "Air Max 90")
+        provenance = asset["provenance"]
+        assert (provenance["provider"], provenance["confidenceKind"]) == (name, "self_reported")
+        assert provenance["usage"]["inputTokens"] == fakes[name].tokens[0] and provenance["usage"]["cost"] > 0
+        assert name in provenance["model"] and provenance["promptVersion"].startswith("2-")
+    waiting = service.asset(ids["camera"])
+    assert waiting["status"] == "processing" and waiting["aiMetadata"]["error"] is None
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -590,7 +649,7 @@ def test_faulty_settings_are_named(name: str, tmp_path: Path) -> None:
         assert all(fault in caught.value.message for fault in faults), (variables, caught.value.message)
         assert prefix + faults[0].split()[0].rstrip(":") in caught.value.message
         assert not any(value in caught.value.message for value in variables.values() if len(value) > 5)
-    ((offered, own),) = import_module(f"plugins.ai_{name}").register_settings()
+    ((offered, own),) = import_module(f"pipeline.plugins.ai_{name}").register_settings()
     assert offered == name and all(field.description for field in own.model_fields.values())
 
 

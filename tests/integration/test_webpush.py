@@ -24,14 +24,13 @@ from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.testing import FAILURE_EVENT, SUCCESS_EVENT, NotifierSuite, RecordingRooms
 from pipeline.usecases.plugin_values import PluginValues
-from plugins.notify_webpush import SUBSCRIPTIONS_AT_MOST, WebpushNotifier, WebpushSettings, encode
-from plugins.notify_webpush.keys import new_key, public_point, read_key
+from pipeline.plugins.notify_webpush import SUBSCRIPTIONS_AT_MOST, WebpushNotifier, WebpushSettings
+from pipeline.plugins.notify_webpush.keys import new_key, public_point, read_key
+from pipeline.plugins.notify_webpush.payload import encode
 from tests.fake_push_service import Browser, check_sender
 from tests.fake_receiver import FakeReceiver, Reply
 from tests.parts import require
 from tests.service import AiService, Service
-
-pytestmark = pytest.mark.skipif(find_spec("http_ece") is None, reason="needs the extra `webpush`")
 
 DELIVERY_ID = "notifications:0123456789abcdef01234567"
 SUBJECT = "mailto:ops@example.com"
@@ -43,6 +42,7 @@ Make = Callable[..., Awaitable[WebpushNotifier]]
 @pytest.fixture
 def make(io_loop: IOLoop, store: SqliteAssetStore) -> Iterator[Make]:
     """Returns started notifiers, each as a process of its own has it, on one asset store."""
+    require(find_spec("http_ece") is not None, "needs the extra `webpush`")
     lenders: list[Lender] = []
 
     async def started(**own: str) -> WebpushNotifier:

@@ -18,7 +18,7 @@ from pipeline.hooks import UNKNOWN, Analysis, AnalyzeRequest, Attribute, retry_a
 from pipeline.hooks.replies import parse_retry_after
 from pipeline.settings import Settings
 from pipeline.hooks import replies
-from plugins.ai_http import (
+from pipeline.plugins.ai_http import (
     DEFAULT_CONFIDENCE,
     MAX_REPLY_BYTES,
     HttpProvider,

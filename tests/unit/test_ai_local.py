@@ -20,7 +20,7 @@ from pipeline.sandbox.cost import LONG_SIDE_PIXELS
 from pipeline.sandbox.photo import read_photo
 from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import Settings
-from plugins.ai_local import register_ai_providers
+from pipeline.plugins.ai_local import register_ai_providers
 from tests.factories import make_image
 
 if find_spec("rapidocr") is None and not os.environ.get("CI"):
@@ -28,11 +28,11 @@ if find_spec("rapidocr") is None and not os.environ.get("CI"):
 
 import numpy as np
 
-from plugins.ai_local.colors import name_colorway
-from plugins.ai_local.lexicon import Lexicon
-from plugins.ai_local.line import Line
-from plugins.ai_local.models import legible_texts, name_product
-from plugins.ai_local.subject import find_subject
+from pipeline.plugins.ai_local.colors import name_colorway
+from pipeline.plugins.ai_local.lexicon import Lexicon
+from pipeline.plugins.ai_local.line import Line
+from pipeline.plugins.ai_local.models import legible_texts, name_product
+from pipeline.plugins.ai_local.subject import find_subject
 
 LEXICON = Lexicon.load()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -130,10 +131,12 @@ async def test_what_is_raised_is_about_the_whole_batch() -> None:
         raise errors.pop(0)
 
     notifiers, (bound,) = make_notifiers(Many(fail))
-    ended = await deliver_all(notifiers, 10)
+    with capture_logs():
+        ended = await deliver_all(notifiers, 10)
     assert {(str(each), each.spends_attempt) for each in ended} == {("Receiver failed", True)}
     assert not bound.breaker("notify_many").is_held
-    ended = await deliver_all(notifiers, 10)
+    with capture_logs():
+        ended = await deliver_all(notifiers, 10)
     assert {(str(each), each.provider) for each in ended} == {("Receiver unavailable", "many")}
     assert [finding.provider for finding in notifiers.holds.findings()] == ["many"]
     held = await deliver(notifiers, 0)
@@ -163,19 +166,54 @@ async def test_a_batch_takes_no_slot_of_the_others() -> None:
     notifiers, _ = make_notifiers(Many(), single, slots=2)
     ended = await asyncio.gather(*(deliver(notifiers, number, "single") for number in range(12)))
     assert (ended, single.most) == ([None] * 12, 2)
-    stuck, _ = make_notifiers(Many(), Stuck(), slots=1, seconds=0.05)
-    busy, late = await asyncio.gather(*(deliver(stuck, number, "stuck") for number in range(2)))
-    assert (str(busy), str(late)) == ("Receiver timed out", "Receiver is busy")
+    plugin = Stuck()
+    stuck, _ = make_notifiers(Many(), plugin, slots=1, seconds=0.05)
+    with capture_logs():
+        busy = asyncio.create_task(deliver(stuck, 0, "stuck"))
+        await plugin.begun.wait()
+        late = await deliver(stuck, 1, "stuck")
+        plugin.released.set()
+        assert str(await busy) == "Receiver timed out"
+    assert str(late) == "Receiver is busy"
     assert (late.spends_attempt, late.provider) == (False, "")
 
 
-class Stuck:
-    """One that never answers."""
+@pytest.mark.gen_test
+async def test_a_delivery_that_says_when_it_comes_again_holds_no_other() -> None:
+    """One user's receiver that wants to be left alone is no reason to leave all others alone."""
+    seconds = RetryableJobError("Slow down", retry_after_seconds=30, spends_attempt=True)
+    notifiers, (bound,) = make_notifiers(Picky(seconds))
+    with capture_logs():
+        for number in range(10):
+            assert await deliver(notifiers, number, "picky") is seconds
+    assert not bound.breaker("notify").is_held
+
+
+class Picky:
+    """One that refuses everything in the same way."""
 
     durable = True
 
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
     async def notify(self, notification: Notification) -> None:
-        await asyncio.Event().wait()
+        raise self._error
+
+
+class Stuck:
+    """One that answers when it is let go, though it is cancelled once."""
+
+    durable = True
+
+    def __init__(self) -> None:
+        self.begun, self.released = asyncio.Event(), asyncio.Event()
+
+    async def notify(self, notification: Notification) -> None:
+        self.begun.set()
+        with suppress(asyncio.CancelledError):
+            await self.released.wait()
+        await self.released.wait()
 
 
 @pytest.mark.gen_test

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +17,15 @@ import structlog
 from structlog.testing import capture_logs
 from tornado.ioloop import IOLoop
 
-import plugins.filter_photos
-import plugins.observe_journal
-from pipeline.errors import ConfigurationError, PermanentJobError, ValidationError
+from pipeline.plugins import filter_photos
+from pipeline.plugins import observe_journal
+from pipeline.errors import (
+    ConfigurationError,
+    DependencyUnavailable,
+    PermanentJobError,
+    RetryableJobError,
+    ValidationError,
+)
 from pipeline.hooks import (
     UNKNOWN,
     Analysis,
@@ -31,6 +38,7 @@ from pipeline.hooks import (
 )
 from pipeline.hooks.catalogue import OBSERVERS
 from pipeline.settings import Settings
+from pipeline.watchdog import Watchdog
 from tests.clock import Clock
 from tests.fake_plugins import House, find, make_analysis, make_catalogue, make_job_event, make_module, make_request
 
@@ -348,6 +356,7 @@ async def test_held_filter_is_asked_again_when_it_works(house: House, monkeypatc
     assert [(line["event"], line["method"]) for line in logs] == [("plugin_released", "validate_upload")]
 
 
+@pytest.mark.fault("P1")
 @pytest.mark.parametrize("broken", ["job_started", "transform_analysis", "validate_upload"])
 @pytest.mark.gen_test
 async def test_each_hook_of_a_plugin_is_held_by_itself(house: House, broken: str) -> None:
@@ -384,6 +393,123 @@ async def test_each_hook_of_a_plugin_is_held_by_itself(house: House, broken: str
     assert {name: asked.count(name) for name in hooks} == {name: 2 if name == broken else 5 for name in hooks}
     assert brands == ["Nike" if broken == "transform_analysis" else "changed"] * 5
     assert refused == (0 if broken == "validate_upload" else 5)
+
+
+@pytest.mark.fault("P1")
+@pytest.mark.gen_test
+async def test_a_required_filter_that_cannot_say_lets_nothing_pass(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither while it fails nor while it is held: uploads are refused for as long as it is not asked, results wait."""
+    clock = Clock.of_breakers(monkeypatch)
+    asked: list[str] = []
+    answers: dict[str, Callable[..., Any]] = {"policy": break_down}
+
+    def transform_analysis(analysis: Analysis) -> None:
+        answers["policy"](analysis)
+
+    policy = upload_filter("policy", asked, lambda upload: answers["policy"](upload))
+    policy.transform_analysis = IMPL(transform_analysis)
+    manager = house.open(policy, breaker_failures=2, filters_required=("policy",), breaker_probe_seconds=8)
+    seconds = []
+    for _ in range(4):
+        with pytest.raises(DependencyUnavailable, match="Uploads cannot be checked now") as refused:
+            await manager.validate_upload(make_upload())
+        seconds.append(refused.value.retry_after_seconds)
+        with pytest.raises(DependencyUnavailable, match="Results cannot be checked now"):
+            await analyze(manager)
+    assert len(asked) == 2 and seconds == [5, 1, 1, 1], "until it is tried"
+    clock.now += 1.1
+    answers["policy"] = lambda _: None
+    await manager.validate_upload(make_upload())
+    assert (await analyze(manager)).brand.value == "Nike"
+
+
+@pytest.mark.fault("P3")
+@pytest.mark.gen_test
+async def test_a_provider_that_returns_something_else_is_told_so(house: House) -> None:
+    """Each such answer is an error of its, and the log names it and what it returned."""
+    manager = house.open(providers={"wrong": lambda request: {"brand": "Nike"}})
+    with capture_logs() as logs:
+        for _ in range(2):
+            with pytest.raises(RetryableJobError, match="AI service sent an invalid result"):
+                await analyze(manager)
+    assert house.count(ERRORS, "provider", "wrong") == 2
+    failed = [line for line in logs if line["event"] == "provider_failed"]
+    assert [line["plugin"] for line in failed] == ["wrong"] * 2
+    assert "analyze returned dict, not Analysis" in failed[0]["cause"]
+
+
+@pytest.mark.fault("P3")
+@pytest.mark.parametrize(
+    ("hook", "answer", "told"),
+    [
+        ("transform_analysis", {"brand": "Nike"}, "transform_analysis returned dict, not Analysis"),
+        ("transform_analysis", Analysis(brand="Nike"), "brand is str, not Attribute"),  # type: ignore[arg-type]
+        ("validate_upload", False, "validate_upload returned False; it refuses by ValidationError"),
+    ],
+)
+@pytest.mark.gen_test
+async def test_a_filter_that_returns_something_else_is_told_so(
+    house: House, hook: str, answer: object, told: str
+) -> None:
+    """It counts as an error of that hook, is named rightly in the log, changes nothing, and is held in the end."""
+    calls: list[object] = []
+
+    def implementation() -> object:
+        calls.append(answer)
+        return answer
+
+    manager = house.open(make_module("wrong", **{hook: implementation}), breaker_failures=2)
+    with capture_logs() as logs:
+        for _ in range(3):
+            await manager.validate_upload(make_upload())
+            assert (await analyze(manager)).brand.value == "Nike"
+    assert len(calls) == 2 and house.count(ERRORS, "hook", "wrong") == 2
+    failed = [line for line in logs if line["event"] == "hook_failed"]
+    assert [(line["plugin"], line["hook"]) for line in failed] == [("wrong", hook)] * 2
+    (held,) = [line for line in logs if line["event"] == "plugin_held"]
+    assert told in held["cause"]
+
+
+@pytest.mark.fault("P5")
+@pytest.mark.gen_test
+async def test_a_hook_that_blocks_the_loop_is_held(house: House) -> None:
+    """It keeps everything from going on, whatever it answers: after some times in a row it is not asked for a while."""
+    asked: list[float] = []
+
+    async def validate_upload() -> None:
+        asked.append(seconds)
+        time.sleep(seconds)
+
+    manager = house.open(make_module("blocker", validate_upload=validate_upload), breaker_failures=2)
+    watchdog = Watchdog(house.metrics, block_seconds=0.05)
+    watchdog.start()
+    try:
+        with capture_logs() as logs:
+            for seconds in (0.25, 0, 0.25, 0.25, 0):
+                await manager.validate_upload(make_upload())
+    finally:
+        watchdog.stop()
+    assert asked == [0.25, 0, 0.25, 0.25], "one that is quick in between begins anew; then it is held"
+    assert house.count(ERRORS, "hook", "blocker") == 3
+    blocked = [(line["plugin"], line["method"]) for line in logs if line["event"] == "loop_blocked"]
+    assert blocked == [("blocker", "validate_upload")] * 3
+    (held,) = [line for line in logs if line["event"] == "plugin_held"]
+    assert held["reason"] == "It blocks the event loop"
+
+
+@pytest.mark.gen_test
+async def test_each_call_is_logged_when_that_is_wished(house: House) -> None:
+    """PLUGINS_TRACE tells what a plugin is asked, for how long, and how that ends."""
+    manager = house.open(upload_filter("tried", [], break_down), plugins_trace=True)
+    with capture_logs() as logs:
+        await manager.validate_upload(make_upload())
+        await analyze(manager)
+    called = [line for line in logs if line["event"] == "plugin_called"]
+    told = [(line["kind"], line["plugin"], line["method"], line["outcome"]) for line in called]
+    assert told == [("hook", "tried", "validate_upload", "KeyError"), ("provider", "only", "analyze", "ok")]
+    assert all(line["ms"] >= 0 for line in called)
 
 
 @pytest.mark.gen_test
@@ -540,7 +666,7 @@ def test_hook_with_wrong_settings_stops_the_start_and_is_listed_as_broken(house:
 async def test_journal_has_one_line_for_each_thing_that_happens(house: House, tmp_path: Path) -> None:
     """Lines of JSON in order of events; a file that was moved away is begun anew."""
     path = tmp_path / "journal.jsonl"
-    manager = house.open(plugins.observe_journal, variables={"PLUGIN_JOURNAL_PATH": str(path)})
+    manager = house.open(observe_journal, variables={"PLUGIN_JOURNAL_PATH": str(path)})
     at = datetime(2026, 1, 31, 12, 0, 0, 123456, UTC)
     event = JobEvent("ai-processing:1", "1", "user-1", "lego", "r-1", at, 2, "failed", "it ended\nbadly", 0, 1.5)
     for hook in OBSERVERS:
@@ -554,7 +680,7 @@ async def test_journal_has_one_line_for_each_thing_that_happens(house: House, tm
         "error": "it ended\nbadly", "delay_ms": 0, "seconds": 1.5,
     }  # fmt: skip
     path.rename(tmp_path / "journal.1")
-    again = house.open(plugins.observe_journal, variables={"PLUGIN_JOURNAL_PATH": str(path)})
+    again = house.open(observe_journal, variables={"PLUGIN_JOURNAL_PATH": str(path)})
     again.observe("job_started", event)
     await again.close()
     assert len(path.read_text().splitlines()) == 1
@@ -564,7 +690,7 @@ async def test_journal_has_one_line_for_each_thing_that_happens(house: House, tm
 async def test_journal_that_cannot_be_written_harms_nobody(house: House, tmp_path: Path) -> None:
     """A full or missing disk is a line in the log."""
     manager = house.open(
-        plugins.observe_journal, variables={"PLUGIN_JOURNAL_PATH": str(tmp_path / "no" / "journal")}
+        observe_journal, variables={"PLUGIN_JOURNAL_PATH": str(tmp_path / "no" / "journal")}
     )
     with capture_logs() as logs:
         manager.observe("job_started", make_job_event())
@@ -575,7 +701,7 @@ async def test_journal_that_cannot_be_written_harms_nobody(house: House, tmp_pat
 @pytest.mark.gen_test
 async def test_journal_and_photos_are_off_unless_configured(house: House) -> None:
     """What comes with the service but is not configured is never called."""
-    manager = house.open(plugins.observe_journal, plugins.filter_photos)
+    manager = house.open(observe_journal, filter_photos)
     assert [plugin.name for plugin in manager.all if plugin.kind == "hook"] == []
     assert not manager.has_upload_filters
 
@@ -590,7 +716,7 @@ async def test_journal_and_photos_are_off_unless_configured(house: House) -> Non
 @pytest.mark.gen_test
 async def test_photos_refuses_what_is_too_small(house: House, width: int, height: int, is_taken: bool) -> None:
     """The shorter side counts, the least one is taken, and the client reads what was wrong."""
-    manager = house.open(plugins.filter_photos, variables={"PLUGIN_PHOTOS_MIN_SIDE_PIXELS": "300"})
+    manager = house.open(filter_photos, variables={"PLUGIN_PHOTOS_MIN_SIDE_PIXELS": "300"})
     if is_taken:
         await manager.validate_upload(make_upload(width, height))
         return
@@ -607,7 +733,7 @@ async def test_photos_drops_what_the_ai_is_not_sure_of(house: House) -> None:
     image = ProcessedImage(b"image", "image/webp")
     found = Analysis(Attribute("Nike", 0.8), Attribute("501", 0.79), Attribute("red", 0.1), processed_image=image)
     manager = house.open(
-        plugins.filter_photos,
+        filter_photos,
         providers={"only": lambda request: found},
         variables={"PLUGIN_PHOTOS_MIN_CONFIDENCE": "0.8"},
     )
@@ -623,4 +749,4 @@ async def test_photos_drops_what_the_ai_is_not_sure_of(house: House) -> None:
 def test_photos_with_values_that_make_no_sense_stop_the_start(house: House, variable: str, value: str) -> None:
     """Found at start, with the variable's name."""
     with pytest.raises(ConfigurationError, match=f"The plugin 'photos' cannot start: PLUGIN_PHOTOS_{variable}: "):
-        house.open(plugins.filter_photos, variables={f"PLUGIN_PHOTOS_{variable}": value})
+        house.open(filter_photos, variables={f"PLUGIN_PHOTOS_{variable}": value})

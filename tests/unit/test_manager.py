@@ -262,7 +262,7 @@ def test_an_unknown_name_stops_the_start_and_lists_the_names_there_are(package: 
     package("badly", "import a_package_nobody_has")
     settings = Settings(ai_provider="htpp", ai_service_url="http://127.0.0.1:9")
     with pytest.raises(ConfigurationError) as caught:
-        Catalogue(settings, ["plugins.ai_http"]).build(PROVIDER, "htpp", Metrics())
+        Catalogue(settings, ["pipeline.plugins.ai_http"]).build(PROVIDER, "htpp", Metrics())
     expected = "AI_PROVIDER: there is no provider 'htpp'; there are: http (did you mean http?); not usable: badly ("
     assert str(caught.value).startswith(expected)
     assert "a_package_nobody_has" in str(caught.value)

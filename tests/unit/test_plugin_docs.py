@@ -32,6 +32,17 @@ def test_reference_is_what_the_command_prints() -> None:
     assert REFERENCE == "\n".join(reference_lines()) + "\n<!-- end of reference -->\n"
 
 
+@pytest.mark.fault("P10")
+def test_reference_tells_how_each_method_is_written() -> None:
+    """What is awaited has `async`, what is passed by name stands behind a `*`; and what a module may have besides."""
+    assert "##### `async put_first(key: str, value: Any, *, user_id: str = '') -> Any`" in REFERENCE
+    assert "##### `async publish(room: str, event: Mapping[str, Any]) -> None`" in REFERENCE
+    starting = REFERENCE.partition("#### `Starting`")[2].partition("\n#### ")[0]
+    assert "a module with observers or filters may have them as\nfunctions of the same names" in starting
+    for method in ("start(context: Context)", "check()", "close()"):
+        assert f"##### `{method} -> None | Awaitable[None]`" in starting
+
+
 def test_reference_names_every_hook_protocol_and_field() -> None:
     """Nothing that pipeline.hooks offers is left out."""
     hooks = re.findall(r"^#### `(\w+)\(", REFERENCE, re.MULTILINE)
@@ -83,7 +94,8 @@ def package(tmp_path: Path) -> Path:
     about = tmp_path / "acme_vision-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-vision\nVersion: 1.0\n")
-    points = project["project"]["entry-points"][ENTRY_POINT_GROUP] | {name: name for name in ("bell", "night", "post", "tint")}
+    points = project["project"]["entry-points"][ENTRY_POINT_GROUP]
+    points |= {name: name for name in ("bell", "night", "post", "tint")}
     lines = [f"{name} = {module}" for name, module in points.items()]
     (about / "entry_points.txt").write_text("\n".join([f"[{ENTRY_POINT_GROUP}]", *lines]))
     return tmp_path

@@ -321,9 +321,9 @@ def test_disabled_plugins_are_not_even_loaded(packages: Any, tmp_path: Path) -> 
         make_catalogue(disabled).build(PROVIDER, "pkgoff", Metrics())
 
 
-@pytest.mark.parametrize("name", ["webhook", "plugins.notify_webhook"])
+@pytest.mark.parametrize("name", ["webhook", "pipeline.plugins.notify_webhook", "plugins.notify_webhook"])
 def test_built_in_plugins_are_disabled_by_name_or_module(name: str) -> None:
-    """Both ways to call a built-in keep it out, and only it."""
+    """All ways to call a built-in keep it out, that of version 0.1 too, and only it."""
     infos = list_plugins(Settings(plugins_disabled=name))
     assert [(info.name, info.kind) for info in infos if info.state == "disabled"] == [("webhook", "")]
     assert not [info for info in infos if info.name == "webhook" and info.state != "disabled"]

@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from pipeline.errors import ConfigurationError, ValidationError
+from pipeline.errors import ConfigurationError, DependencyUnavailable, NotReady, ValidationError
 from pipeline.hooks import PluginReply, PluginRequest
-from pipeline.hooks.routes import RouteList, find_routes
-from pipeline.hooks.serving import WrongReply, checked_reply
+from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.context import Lender
+from pipeline.hooks.routes import Route, RouteList, find_routes
+from pipeline.hooks.serving import RouteFailed, WrongReply, checked_reply
+from pipeline.hooks.serving import answer as call_route
+from pipeline.hooks.values import MemoryValues
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from tests.fake_plugins import House, make_catalogue, make_module
@@ -80,6 +85,34 @@ def test_a_request_without_json_is_the_clients_fault() -> None:
             PluginRequest("POST", body=body).json()
 
 
+@pytest.mark.gen_test
+async def test_a_plugin_that_is_not_ready_is_not_asked() -> None:
+    """Its routes are a 503 that says when, and nobody starts it at each request; one that fails is asked again."""
+    starts: list[Any] = []
+
+    def start(context: Any) -> None:
+        starts.append(context)
+        raise NotReady("no licence yet", retry_after_seconds=60)
+
+    async def fail(request: PluginRequest) -> None:
+        raise ValueError("odd")
+
+    lender = Lender(Settings(), Metrics(), lambda name: MemoryValues())
+    methods = {"start": start, "register_routes": lambda routes: None}
+    plugin = BoundPlugin("notifier", "bell", object(), methods, threads=1, metrics=Metrics(), lender=lender)
+    route = Route("GET", "/a", answer)
+    for _ in range(3):
+        with pytest.raises(DependencyUnavailable, match="The plugin is not ready") as caught:
+            await call_route(plugin, route, PluginRequest("GET"), 5)
+        assert 1 <= caught.value.retry_after_seconds <= 60
+    assert len(starts) == 1
+    ready = BoundPlugin("notifier", "bell", object(), {"register_routes": answer}, threads=1, metrics=Metrics())
+    for _ in range(10):
+        with capture_logs(), pytest.raises(RouteFailed):
+            await call_route(ready, Route("GET", "/a", fail), PluginRequest("GET"), 5)
+    assert (await call_route(ready, route, PluginRequest("GET"), 5)).status == 204
+
+
 def test_routes_are_gathered_by_the_plugins_name() -> None:
     """Of objects and of modules; a fault or two of one kind stop the start, and say whose they are."""
 
@@ -101,6 +134,10 @@ def test_routes_are_gathered_by_the_plugins_name() -> None:
     manager = house.open(module, notifiers=("bell",))
     served = [(plugin.kind, route.path) for plugin, route in manager.routes["bell"]]
     assert served == [("notifier", "/a"), ("hook", "/b")]
+    infos = make_catalogue(Settings(notifiers=("bell",)), module)
+    infos.look_into()
+    listed = {info.kind: info.routes for info in infos.infos() if info.name == "bell"}
+    assert listed == {"notifier": ("GET /a (user)",), "hook": ("GET /b (user)",)}
     with pytest.raises(ConfigurationError, match="two plugins 'bell' have the route GET /a"):
         house.open(module, notifiers=("bell",), port=1)
 

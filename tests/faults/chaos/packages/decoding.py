@@ -8,7 +8,7 @@ from pydantic import Field
 
 from pipeline.hooks import AIProvider, Analysis, AnalyzeRequest, PluginSettings, Sandbox, hookimpl
 from pipeline.settings import Settings
-from plugins.ai_http import HttpProvider
+from pipeline.plugins.ai_http import HttpProvider
 
 # A photo of a run takes milliseconds, a hostile one many seconds.
 SECONDS = 0.5

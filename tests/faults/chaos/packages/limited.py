@@ -8,7 +8,7 @@ from pydantic import Field
 
 from pipeline.hooks import AIProvider, PluginSettings, hookimpl
 from pipeline.settings import Settings
-from plugins.ai_http import HttpProvider
+from pipeline.plugins.ai_http import HttpProvider
 
 
 class LimitedSettings(PluginSettings):
