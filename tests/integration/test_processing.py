@@ -16,7 +16,7 @@ from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, ProcessedImage
 from pipeline.hooks.notifiers import About
-from pipeline.hooks.providers import Witness
+from pipeline.hooks.providers import Permit, Witness
 from pipeline.images import ImageName
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import AlreadyOver
@@ -58,7 +58,7 @@ class Plugins(MemoryStorage):
         read_image: Callable[[], Awaitable[bytes]],
         tries: str = "",
         witness: Witness | None = None,
-        permit: object = None,
+        permit: Permit | None = None,
         only: str = "",
     ) -> Analysis:
         self.only = only
