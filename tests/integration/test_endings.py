@@ -94,7 +94,7 @@ async def test_job_is_kept_until_all_is_told(
     plugins.is_durable = True
     asset, job = await submit(store)
 
-    async def refuse(event: Mapping[str, Any], user_id: str) -> None:
+    async def refuse(event: Mapping[str, Any], user_id: str, about: About) -> None:
         raise DependencyUnavailable("The queue cannot be reached")
 
     announce, plugins.announce = plugins.announce, refuse  # type: ignore[method-assign]

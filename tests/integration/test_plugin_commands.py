@@ -183,8 +183,8 @@ def test_verify_without_pytest_says_how_to_get_it(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "environment", "words"),
     [
-        (["acne"], {}, ["no plugin 'acne'", "acme, apprise", "websocket (did you mean acme?)"]),
-        (["webhok", "--kind", "notifier"], {}, ["apprise, webhook, websocket (did you mean webhook?)"]),
+        (["acne"], {}, ["no plugin 'acne'", "acme, anthropic, apprise", "websocket (did you mean acme?)"]),
+        (["webhok", "--kind", "notifier"], {}, ["apprise, webhook, webpush, websocket (did you mean webhook?)"]),
         (["acme", "--kind", "storage"], {}, ["no storage 'acme'", "cloudinary, cloudinary_private, local, object"]),
         (["local"], {}, ["a provider 'local' and a storage 'local'", "--kind"]),
         (["broken"], {}, ["'broken' is broken", "RuntimeError: out of order"]),
