@@ -10,12 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from pipeline import settings as settings_module
 from pipeline.commands.reference import reference_lines
-from pipeline.commands.shown import shown
+from pipeline.commands.shown import shown, stderr, stdout
 from pipeline.errors import ConfigurationError
 from pipeline.hooks.catalogue import HOOK, KINDS, NOTIFIER, PROVIDER, STORAGE, Catalogue, Kind, list_plugins, nearest
 
@@ -25,7 +24,6 @@ WARNINGS = {
     STORAGE: "writes and deletes images under suite/",
     NOTIFIER: "delivers some twenty-five invented events, for real",
 }
-stdout, stderr = Console(emoji=False), Console(stderr=True, emoji=False)
 
 
 @click.group(invoke_without_command=True)
