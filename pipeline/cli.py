@@ -22,7 +22,6 @@ from typing import Any
 import click
 import structlog
 from pydantic import SecretStr
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
@@ -45,7 +44,7 @@ from pipeline.commands import (
     running,
     saving,
 )
-from pipeline.commands.shown import cleaned, shown
+from pipeline.commands.shown import cleaned, shown, stderr, stdout
 from pipeline.errors import ConfigurationError
 from pipeline.exit import Exit
 from pipeline.handlers.server import raise_file_limit
@@ -62,7 +61,6 @@ EVENT_SECONDS = 180.0
 PATIENCE_SECONDS = 10.0
 # How long what is left of plugins' tasks may take to heed its cancellation.
 LEFT_SECONDS = 0.3
-stdout, stderr = Console(emoji=False), Console(stderr=True, emoji=False)
 
 
 class Commands(click.Group):

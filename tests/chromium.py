@@ -151,6 +151,17 @@ class Page:
             uploadThroughput=-1,
         )
 
+    async def block(self, *addresses: str) -> None:
+        """Let no request to these addresses out of the tab from now on, patterns like "*/api/about"; without any: all
+        go out again.
+        """
+        await self.call("Network.enable")
+        await self.call("Network.setBlockedURLs", urls=addresses)
+
+    async def run_first(self, script: str) -> None:
+        """Run JavaScript in every page that is loaded from now on, before its own."""
+        await self.call("Page.addScriptToEvaluateOnNewDocument", source=script)
+
     async def reload(self) -> None:
         """Load the page again and wait for it."""
         await self.evaluate("window.isOfBefore = true")

@@ -280,8 +280,8 @@ export class PhotoQueue extends HTMLElement {
 
   #tellUnanswered() {
     const count = this.#early.length;
-    const wait = count && ` ${counted(count, "photo waits", "photos wait")} for it: leave this page open.`;
-    this.#problem(`The service cannot be reached; it is asked again and again.${wait || ""}`);
+    const wait = count ? ` ${counted(count, "photo waits", "photos wait")} for it: leave this page open.` : "";
+    this.#problem(`The service cannot be reached; it is asked again and again.${wait}`);
   }
 
   /** @returns {import("./photos/work.js").Told} */

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from pipeline.assets.asset import AssetStatus
 from pipeline.client import Operator
-from pipeline.commands.operating import each, run, stderr, stdout, with_token, with_url
-from pipeline.commands.shown import cleaned, shown
+from pipeline.commands.operating import each, run, with_token, with_url
+from pipeline.commands.shown import cleaned, shown, stderr, stdout
 
 AGAIN_SECONDS = 1.0
 USER_COLUMNS = ("assets", "bytes", "oldest", "newest", "waitingJobs", "deadLetters", "undelivered", "socketsHere")

@@ -7,17 +7,14 @@ from __future__ import annotations
 import json
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from pipeline import settings as settings_module
 from pipeline.commands.making import new
 from pipeline.commands.reference import reference_lines
-from pipeline.commands.shown import cleaned, shown
+from pipeline.commands.shown import cleaned, shown, stdout
 from pipeline.commands.verifying import verify
 from pipeline.hooks.catalogue import Catalogue
-
-stdout = Console(emoji=False)
 
 
 @click.group(invoke_without_command=True)

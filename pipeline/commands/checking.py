@@ -28,7 +28,6 @@ from urllib.parse import unquote, urlsplit
 import click
 from pydantic import BaseModel, SecretStr
 from redis.exceptions import NoPermissionError
-from rich.console import Console
 
 from pipeline import data_dir, demo, embedded, logs
 from pipeline import settings as settings_module
@@ -37,7 +36,7 @@ from pipeline.assets.store import AssetStore
 from pipeline.auth import TokenVerifier
 from pipeline.clock import Clock, utc_now
 from pipeline.commands import running
-from pipeline.commands.shown import shown
+from pipeline.commands.shown import shown, stdout
 from pipeline.disk import Disk
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError, Unauthorized
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
@@ -72,7 +71,6 @@ OPEN_LIMIT = 1000
 LIGHT_MB, PREVIEW_MB, READER_MB = 100, 40, 360
 REASON_LENGTH = 300
 COLORS = {"ok": "green", "warning": "yellow", "failed": "red"}
-stdout = Console(emoji=False)
 
 
 class Mark(StrEnum):

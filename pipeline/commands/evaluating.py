@@ -15,7 +15,6 @@ from time import monotonic
 from typing import cast
 
 import click
-from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
@@ -24,7 +23,7 @@ from pipeline.client import ClientError
 from pipeline.commands import running
 from pipeline.commands.moving import places, with_json
 from pipeline.commands.scores import RIGHT, UNSURE, WRONG, Score
-from pipeline.commands.shown import shown
+from pipeline.commands.shown import shown, stderr, stdout
 from pipeline.commands.truths import Case, corrected, labelled
 from pipeline.errors import ConfigurationError, NotReady, PermanentJobError, PipelineError, RetryableJobError
 from pipeline.hooks import faults
@@ -41,7 +40,6 @@ from pipeline.metrics import Metrics
 from pipeline.settings import Settings, plugin_variable
 from pipeline.texts import cause_of
 
-stdout, stderr = Console(emoji=False), Console(stderr=True, emoji=False)
 # As the queue does it: three attempts. One that asks for a longer wait than this is asked again all the same.
 ATTEMPTS, BACKOFF_SECONDS, WAIT_AT_MOST_SECONDS = 3, 2.0, 60.0
 PROMPT, PROMPT_FIELD = "prompt", "prompt_path"

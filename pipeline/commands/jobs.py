@@ -13,8 +13,8 @@ import click
 from rich.table import Table
 
 from pipeline.client import ClientError, Operator
-from pipeline.commands.operating import each, run, stderr, stdout, with_token, with_url
-from pipeline.commands.shown import cleaned, shown
+from pipeline.commands.operating import each, run, with_token, with_url
+from pipeline.commands.shown import cleaned, shown, stderr, stdout
 from pipeline.usecases.bulk import REFUSED_AT_MOST
 
 FILTERS = ("state", "user", "category", "provider", "failure", "q", "from", "to")

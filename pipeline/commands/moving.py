@@ -15,13 +15,12 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import click
-from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pipeline import logs
 from pipeline.assets.store import AssetStore
 from pipeline.commands import running
-from pipeline.commands.shown import shown
+from pipeline.commands.shown import shown, stderr, stdout
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError
 from pipeline.hooks.catalogue import STORAGE, Catalogue
 from pipeline.hooks.context import Lender
@@ -37,7 +36,6 @@ from pipeline.usecases.patience import Patience
 from pipeline.usecases.plugin_values import PluginValues
 from pipeline.usecases.storages_in_use import names_in_use
 
-stdout, stderr = Console(emoji=False), Console(stderr=True, emoji=False)
 T = TypeVar("T")
 # Every process has looked where new images go by then.
 CHOSEN_SECONDS = 2 * 1.0

@@ -10,16 +10,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Column, Table
 
 from pipeline.auth import ADMIN_ROLE
 from pipeline.client import ClientError, Operator
 from pipeline.commands.running import OPERATOR, target
-from pipeline.commands.shown import shown
+from pipeline.commands.shown import shown, stderr, stdout
 
 TOKEN_SECONDS = 3600
-stdout, stderr = Console(emoji=False), Console(stderr=True, emoji=False)
 Work = Callable[[Operator], Awaitable[Any]]
 
 

@@ -8,21 +8,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.client import Operator, Unavailable
 from pipeline.commands.operating import each, queue, run, with_token, with_url
-from pipeline.commands.shown import cleaned, shown
+from pipeline.commands.shown import cleaned, shown, stdout
 
 EVERY_SECONDS = 2.0
 STATES = ("waiting", "delayed", "active", "completed", "failed")
 MEGABYTE = 1_000_000
 # The address and the token that `processes` was given itself, before the name of what it is to do.
 Place = tuple[str | None, str | None]
-stdout = Console(emoji=False)
 
 
 @queue.command()

@@ -1,12 +1,16 @@
-"""Text from elsewhere as the commands print it: of the service, of plugins, of file names. Pure."""
+"""What the commands print, and text from elsewhere in it: of the service, of plugins, of file names."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from rich.console import Console
 from rich.markup import escape
 
 from pipeline.texts import clean
+
+# ":key:" in an id is no picture of a key.
+stdout, stderr = Console(emoji=False), Console(stderr=True, emoji=False)
 
 
 def shown(text: object) -> str:

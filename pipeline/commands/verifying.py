@@ -19,9 +19,8 @@ from time import monotonic
 from typing import IO, Any
 
 import click
-from rich.console import Console
 
-from pipeline.commands.shown import cleaned, shown
+from pipeline.commands.shown import cleaned, shown, stderr, stdout
 from pipeline.errors import ConfigurationError
 from pipeline.hooks.catalogue import HOOK, KINDS
 
@@ -30,7 +29,6 @@ SILENT_SECONDS = 5.0
 # How long after its time the child may take to end by itself.
 GRACE_SECONDS = 3.0
 STDERR_BYTES = 2000
-stdout, stderr = Console(emoji=False), Console(stderr=True, emoji=False)
 
 
 @dataclass

@@ -28,7 +28,7 @@ export class SessionKeeper extends EventTarget {
     this.#key = `pipeline.${name}.session`;
     addEventListener("storage", ({ key }) => key === this.#key && this.#take(this.#stored()));
     // A page that was left is told nothing meanwhile.
-    addEventListener("pageshow", ({ persisted }) => persisted && this.#isKept && this.#take(this.#stored()));
+    addEventListener("pageshow", ({ persisted }) => persisted && this.#look());
     setInterval(() => this.#prolong(), LOOK_EVERY_MS);
   }
 
@@ -42,9 +42,7 @@ export class SessionKeeper extends EventTarget {
     } catch (error) {
       if (!this.#stored()) throw error;
     }
-    const stored = this.#stored();
-    // A browser that keeps nothing has forgotten who is signed in here.
-    if (this.#isKept || !this.current) this.#take(stored);
+    this.#look();
     this.#prolong();
     return this.current;
   }
@@ -124,6 +122,12 @@ export class SessionKeeper extends EventTarget {
     } catch {
       return null;
     }
+  }
+
+  /** Take what is kept. A browser that keeps nothing has forgotten who is signed in here. */
+  #look() {
+    const stored = this.#stored();
+    if (this.#isKept || !this.current) this.#take(stored);
   }
 
   /** @param {Session | null} session */

@@ -1,5 +1,5 @@
-"""Use case: the small values that plugins keep, in the asset store, where they are backed up and moved with the rest and
-erased with the user they are about. Runs on the event loop.
+"""Use case: the small values that plugins keep, in the asset store, where they are backed up and moved with the rest
+and erased with the user they are about. Runs on the event loop.
 """
 
 from __future__ import annotations

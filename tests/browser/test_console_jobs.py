@@ -97,6 +97,21 @@ async def go(page: Page, address: str) -> None:
     await page.until("!document.querySelector('main [aria-busy=true], main .skeleton')")
 
 
+async def ask_to_cancel(page: Page, count: str) -> None:
+    """Return once the dialog asks whether so many are to be cancelled. count: like "3 jobs"."""
+    await page.click(find("Cancel …"))
+    await page.until(f"{DIALOG}?.innerText.includes('{count}')")
+
+
+async def bring_back(page: Page, count: str) -> None:
+    """Undo a cancel that has ended, of so many."""
+    await page.click(find("Undo", "dialog button"))
+    await page.until(f"{DIALOG}?.innerText.includes('Run the cancelled jobs again?')")
+    await page.click(find(f"Retry {count}"))
+    await until_ended(page, f"{count} queued again")
+    await page.press("Escape")
+
+
 async def until_ended(page: Page, text: str, heading: str = "Done") -> None:
     """Return once the dialog tells that all has been done, or that it was stopped."""
     has_heading = f"{DIALOG}?.querySelector('h2').textContent === {json.dumps(heading)}"
@@ -295,8 +310,7 @@ async def test_many_jobs_are_cancelled_and_brought_back(held: Service) -> None:
 
         await page.press("a")
         await page.until_text("All that match: 3 jobs")
-        await page.click(find("Cancel …"))
-        await page.until(f"{DIALOG}?.innerText.includes('3 jobs')")
+        await ask_to_cancel(page, "3 jobs")
         assert page.problems == []
         await page.go_offline()
         await page.press("Enter")
@@ -305,11 +319,7 @@ async def test_many_jobs_are_cancelled_and_brought_back(held: Service) -> None:
         await page.go_offline(False)
         await until_ended(page, "3 jobs cancelled")
         assert {job["reason"] for job in jobs_of(held, user="emil")} == {"Cancelled"}
-        await page.click(find("Undo", "dialog button"))
-        await page.until(f"{DIALOG}?.innerText.includes('Run the cancelled jobs again?')")
-        await page.click(find("Retry 3 jobs"))
-        await until_ended(page, "3 jobs queued again")
-        await page.press("Escape")
+        await bring_back(page, "3 jobs")
         assert len(jobs_of(held, user="emil", state="waiting")) == 3
 
         # Another operator deletes the first of the sample meanwhile: Undo is about the others all the same.
@@ -318,23 +328,18 @@ async def test_many_jobs_are_cancelled_and_brought_back(held: Service) -> None:
         await page.press("r")
         await page.until_text("4 jobs match")
         await page.press("a")
-        await page.click(find("Cancel …"))
-        await page.until(f"{DIALOG}?.innerText.includes('4 jobs')")
+        await ask_to_cancel(page, "4 jobs")
         ask_away = f"{held.url}/api/assets/{photo}"
         assert httpx.delete(ask_away, headers=held.headers("emil")).status_code == 204
         await page.press("Enter")
         await until_ended(page, "3 jobs cancelled")
-        await page.click(find("Undo", "dialog button"))
-        await page.click(find("Retry 3 jobs"))
-        await until_ended(page, "3 jobs queued again")
-        await page.press("Escape")
+        await bring_back(page, "3 jobs")
 
         # Who goes back while it is being done is told how far it came.
         await page.until("!document.querySelector('dialog')")
         await page.until_text("3 jobs match")
         await page.press("a")
-        await page.click(find("Cancel …"))
-        await page.until(f"{DIALOG}?.innerText.includes('3 jobs')")
+        await ask_to_cancel(page, "3 jobs")
         await page.go_offline()
         await page.press("Enter")
         await page.until(f"{DIALOG}.innerText.includes('It goes on by itself')")

@@ -138,29 +138,27 @@ async def test_browser_that_keeps_nothing_loses_nothing(tmp_path: Path, ai_servi
     """
     with Service(tmp_path, ai_service.url) as service:
         async with photo_page(service.url) as page:
-            await page.call("Network.enable")
-            await page.call("Network.setBlockedURLs", urls=["*analyze-queue*"])
+            await page.block("*analyze-queue*")
             await choose(page, *photos(tmp_path / "photos", 1))
             (row,) = await until_rows(page, "rows[0]?.badge === 'Sending again'")
             await page.evaluate(LOSE_DATABASE)
             await until_rows(page, f"rows[0]?.badge === 'Sending again' && rows[0].told !== {json.dumps(row['told'])}")
-            await page.call("Network.setBlockedURLs", urls=[])
+            await page.block()
             await until_rows(page, "rows[0]?.badge === 'Done'")
 
-            await page.call("Network.setBlockedURLs", urls=["*analyze-queue*"])
+            await page.block("*analyze-queue*")
             await choose(page, *photos(tmp_path / "photos", 2, first=1))
             await page.until_text("This browser has no room to keep the photos")
             await until_rows(page, "rows.filter(({badge}) => badge === 'Sending again').length === 2")
             await page.evaluate(f"globalThis.before = {QUEUE}.querySelector('.list .photo')")
             await page.evaluate("for (const name of ['freeze', 'resume']) document.dispatchEvent(new Event(name))")
             await page.until("!before.isConnected")
-            await page.call("Network.setBlockedURLs", urls=[])
+            await page.block()
             await until_rows(page, "rows.length === 3 && rows.every(({badge}) => badge === 'Done')")
 
             refused = '{"success": false, "error": {"code": "UNAVAILABLE", "message": "not yet"}}'
-            await page.call(
-                "Page.addScriptToEvaluateOnNewDocument",
-                source=f"""globalThis.isReady = false;
+            await page.run_first(
+                f"""globalThis.isReady = false;
                 const ask = fetch;
                 fetch = (address, options) => !isReady && `${{address}}`.endsWith("/api/about")
                   ? Promise.resolve(new Response('{refused}', {{ status: 503 }})) : ask(address, options);

@@ -230,8 +230,7 @@ async def test_tabs_show_the_same_and_users_do_not_mix(tmp_path: Path, service: 
         for tab in (page, other):
             await until_rows(tab, "rows.length === 2")
 
-        await page.call("Network.enable")
-        await page.call("Network.setBlockedURLs", urls=["*analyze-queue*"])
+        await page.block("*analyze-queue*")
         await choose(page, *photos(tmp_path / "left", 1, first=7))
         await until_rows(page, "rows[0].badge === 'Sending again'")
         await until_rows(other, "rows.length === 3")

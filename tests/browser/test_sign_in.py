@@ -125,7 +125,7 @@ NO_STORAGE = """Object.defineProperty(globalThis, "localStorage", {
 
 async def go_with(page: Page, script: str, url: str) -> None:
     """Open the address with that script before those of the page."""
-    await page.call("Page.addScriptToEvaluateOnNewDocument", source=script)
+    await page.run_first(script)
     await go(page, url)
 
 
@@ -147,11 +147,10 @@ async def test_session_ends_when_the_service_says_so(service: Service) -> None:
         await page.until_text("You are signed out.")
         assert page.problems == []
 
-        await page.call("Network.enable")
-        await page.call("Network.setBlockedURLs", urls=["*/api/about"])
+        await page.block("*/api/about")
         await go(page, f"{service.url}/#token={make_token(expires_in=2)}")
         await page.until_text("The service cannot be reached. Signing in waits for it.")
-        await page.call("Network.setBlockedURLs", urls=[])
+        await page.block()
         await page.until_text("The sign-in has ended. What was not sent yet is kept for you.")
         assert [each for each in page.problems if "401" not in each and "ERR_" not in each] == []
 

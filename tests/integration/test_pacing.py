@@ -17,7 +17,14 @@ from tests.paced_ai import PacedAi
 from tests.service import Service
 from tests.workers import Claimer
 
-LANES = {"sneaker": ("slow",), "~sneaker": ("slow",), "boots": ("slow",), "lego": ("slow", "free"), "camera": ("free",), "": ("few",)}
+LANES = {
+    "sneaker": ("slow",),
+    "~sneaker": ("slow",),
+    "boots": ("slow",),
+    "lego": ("slow", "free"),
+    "camera": ("free",),
+    "": ("few",),
+}
 PACES = {"slow": Pace(2.0), "few": Pace(0, 2)}
 REASON = "Waiting for a turn at the AI service"
 

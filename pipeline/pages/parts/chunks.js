@@ -190,7 +190,7 @@ class ChunkDialog {
     if (this.#dialog.open) this.#tell(problem, isStopped);
     // Somebody went back, or pressed Escape twice.
     else if (isStopped) toast(`Stopped: ${this.#progressWords(count, isExact)}`, { kind: "bad" });
-    else toast(`${this.#doneWords()}`, { kind: "good" });
+    else toast(this.#doneWords(), { kind: "good" });
   }
 
   /** A chunk, tried until the service has answered. @param {string | null} cursor @param {HTMLElement} trouble */

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import aiohttp
 from pydantic import Field, SecretStr
 
 from pipeline.errors import ConfigurationError, DependencyUnavailable, ValidationError
 from pipeline.hooks import Context, PluginSettings, UploadFacts, hookimpl
-
-if TYPE_CHECKING:
-    from pipeline.settings import Settings
 
 NAME = "moderation"
 REFUSED = "This picture cannot be taken here"
