@@ -106,7 +106,7 @@ def package(tmp_path: Path) -> Path:
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-vision\nVersion: 1.0\n")
     points = project["project"]["entry-points"][ENTRY_POINT_GROUP]
-    points |= {name: name for name in ("bell", "night", "post", "tint")}
+    points |= {name: name for name in ("bell", "post", "small", "tint")} | {"night": "night:counted"}
     lines = [f"{name} = {module}" for name, module in points.items()]
     (about / "entry_points.txt").write_text("\n".join([f"[{ENTRY_POINT_GROUP}]", *lines]))
     return tmp_path
@@ -136,6 +136,7 @@ def test_page_leads_to_a_working_provider(package: Path, acme_url: str) -> None:
     found = re.findall(r"│ (\w+) +│ (\w+) +│ acme-vision +│ 1\.0 +│ (\w+)", listed)
     assert found == [
         ("night", "hook", "selected"),
+        ("small", "hook", "selected"),
         ("bell", "notifier", "available"),
         ("post", "notifier", "available"),
         ("acme", "provider", "selected"),
