@@ -18,17 +18,8 @@ from typing import Any
 
 from pipeline import settings as settings_module
 from pipeline.errors import ConfigurationError
-from pipeline.hooks.catalogue import (
-    FILTERS,
-    HOOK,
-    KINDS,
-    NOTIFIER,
-    OBSERVERS,
-    PROVIDER,
-    STORAGE,
-    Catalogue,
-    Kind,
-)
+from pipeline.hooks.catalogue import Catalogue
+from pipeline.hooks.kinds import FILTERS, HOOK, KINDS, NOTIFIER, OBSERVERS, PROVIDER, STORAGE, Kind
 from pipeline.hooks.load_checks import nearest
 from pipeline.settings import Settings
 

@@ -19,8 +19,8 @@ import structlog
 
 from pipeline.errors import DependencyUnavailable, NotReady, ValidationError
 from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.catalogue import FILTERS, OBSERVERS, TRANSFORM, VALIDATE
 from pipeline.hooks.checks import cleaned, extra_fault, provenance_fault, result_fault
+from pipeline.hooks.kinds import FILTERS, OBSERVERS, TRANSFORM, VALIDATE
 from pipeline.hooks.pictures import Pictures
 from pipeline.hooks.protocols import Analysis, AnalyzeRequest, JobEvent, UploadFacts
 from pipeline.texts import cause_of

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.errors import ConfigurationError
 from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.catalogue import FILTERS, NOTIFIER, PROVIDER, STORAGE, Catalogue
+from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.context import Lender
 from pipeline.hooks.hooked import Hooked
+from pipeline.hooks.kinds import FILTERS, NOTIFIER, PROVIDER, STORAGE
 from pipeline.hooks.lent import PluginStore
 from pipeline.hooks.load_checks import nearest
 from pipeline.hooks.notifiers import Notifiers

@@ -36,7 +36,7 @@ from pipeline.hooks import (
     ProcessedImage,
     UploadFacts,
 )
-from pipeline.hooks.catalogue import OBSERVERS
+from pipeline.hooks.kinds import OBSERVERS
 from pipeline.settings import Settings
 from pipeline.watchdog import Watchdog
 from tests.clock import Clock

@@ -31,7 +31,8 @@ from pipeline.errors import (
 )
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, Notification, ProcessedImage, hookimpl
 from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.catalogue import PROVIDER, Catalogue, list_plugins
+from pipeline.hooks.catalogue import Catalogue, list_plugins
+from pipeline.hooks.kinds import PROVIDER
 from pipeline.hooks.listing import PluginInfo
 from pipeline.hooks.checks import find_fault
 from pipeline.hooks.manager import PluginManager, assemble, build_plugins
