@@ -28,14 +28,15 @@ from pipeline.commands.truths import Case, corrected, labelled
 from pipeline.errors import ConfigurationError, NotReady, PermanentJobError, PipelineError, RetryableJobError
 from pipeline.hooks import faults
 from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.asking import SERVICE
 from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.checks import cleaned, result_fault
 from pipeline.hooks.context import Lender
 from pipeline.hooks.kinds import PROVIDER
 from pipeline.hooks.load_checks import nearest
+from pipeline.hooks.photo import Photo
 from pipeline.hooks.progress import Reporting, takes_progress
 from pipeline.hooks.protocols import Analysis, AnalyzeRequest
-from pipeline.hooks.providers import SERVICE, Photo
 from pipeline.hooks.values import MemoryValues
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings, plugin_variable

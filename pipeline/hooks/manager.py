@@ -15,10 +15,12 @@ from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.context import Lender
 from pipeline.hooks.hooked import Hooked
+from pipeline.hooks.job_side import Permit, Witness
 from pipeline.hooks.kinds import FILTERS, NOTIFIER, PROVIDER, STORAGE
 from pipeline.hooks.lent import PluginStore
 from pipeline.hooks.load_checks import nearest
 from pipeline.hooks.notifiers import Notifiers
+from pipeline.hooks.photo import ReadImage
 from pipeline.hooks.pictures import Inspect, Pictures
 from pipeline.hooks.protocols import (
     Analysis,
@@ -28,7 +30,7 @@ from pipeline.hooks.protocols import (
     StoredImage,
     UploadFacts,
 )
-from pipeline.hooks.providers import Permit, Providers, ReadImage, Witness
+from pipeline.hooks.providers import Providers
 from pipeline.hooks.routes import Route
 from pipeline.hooks.starting import start
 from pipeline.hooks.storages import Storages

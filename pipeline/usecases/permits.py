@@ -73,7 +73,7 @@ class Permits:
 
 
 class JobPermit:
-    """The Permit of one job (hooks/providers.py)."""
+    """The Permit of one job (hooks/job_side.py)."""
 
     def __init__(self, permits: Permits, job: Job, asset: Asset) -> None:
         self._permits = permits
