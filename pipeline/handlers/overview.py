@@ -103,7 +103,7 @@ def _plugin(plugin: BoundPlugin, categories: Mapping[str, Sequence[str]]) -> dic
         "name": plugin.name,
         "kind": plugin.kind,
         "state": plugin.state,
-        "reason": clean(plugin.held_because) or None,
+        "reason": clean(plugin.reason) or None,
         "sees": plugin.sees or None,
         "categories": list(categories.get(plugin.name, ())) if is_provider else None,
         "maxInFlight": plugin.max_in_flight,

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import structlog
 
 from pipeline.errors import DependencyUnavailable, NotReady, RetryableJobError, is_unreachable
-from pipeline.hooks.breaker import Breaker
+from pipeline.hooks.breaker import BLOCKING_CAUSE, Breaker
 from pipeline.hooks.limits import Limits
 from pipeline.hooks.routes import Route
 from pipeline.hooks.threads import DaemonThreads, of_plugin
@@ -47,7 +47,6 @@ START, CHECK, CLOSE = "start", "check", "close"
 REGISTER_ROUTES = "register_routes"
 NOT_WORK = (CLOSE, START, CHECK, REGISTER_ROUTES)
 SEES_LENGTH = 500
-BLOCKING = "It blocks the event loop"
 log = structlog.get_logger(__name__)
 
 
@@ -122,7 +121,6 @@ class BoundPlugin:
         # What it serves under /plugins/.
         self.routes: Sequence[Route] = ()
         self._blocked_loop = metrics.plugin_blocked_loop.labels(kind, name)
-        self._blocking: set[str] = set()  # methods that kept the loop and have not been judged since
         # Since the start, of all methods.
         self.calls = self.errors = 0
         self._overdue: set[Future[Any]] = set()
@@ -140,16 +138,26 @@ class BoundPlugin:
 
     @property
     def state(self) -> str:
-        """Return how it is now: ok, held, or stuck (calls whose time was up go on, in threads or on the loop)."""
-        if self.held_because:
+        """Return how it is now: ok, held, stuck (calls whose time was up go on, in threads or on the loop), or blocking
+        (the last call of a method kept the event loop from everything else).
+        """
+        if any(known.breaker.is_held for known in self._methods.values()):
             return "held"
-        return "stuck" if self.overdue or self._left_behind else "ok"
+        if self.overdue or self._left_behind:
+            return "stuck"
+        return "blocking" if self.reason else "ok"
 
     @property
-    def held_because(self) -> str:
-        """Return which methods are held and why, "" when none is."""
-        held = {method: known.breaker for method, known in self._methods.items() if known.breaker.is_held}
-        return "; ".join(f"{method}: {each.reason} ({each.cause})" for method, each in held.items())
+    def reason(self) -> str:
+        """Return which methods are held and why, or keep the event loop, "" when none does."""
+        told = []
+        for method, known in self._methods.items():
+            breaker = known.breaker
+            if breaker.is_held:
+                told.append(f"{method}: {breaker.reason} ({breaker.cause})")
+            elif breaker.blocks:
+                told.append(f"{method}: {BLOCKING_CAUSE} (calls in a row: {breaker.blocks})")
+        return "; ".join(told)
 
     @property
     def held_seconds(self) -> float:
@@ -211,23 +219,10 @@ class BoundPlugin:
         self._methods[method].errors.inc()
         self.errors += 1
 
-    def note_blocking(self, method: str) -> None:
-        """Count that the method keeps the event loop. Called by the watchdog, in its thread, while it does."""
+    def note_blocking(self, call: TimedCall) -> None:
+        """Count that the call keeps the event loop. Called by the watchdog, in its thread, while it does."""
         self._blocked_loop.inc()
-        self._blocking.add(method)
-
-    def answered(self, method: str) -> None:
-        """Let the method's breaker know that a call went well; one that kept the event loop did not."""
-        if method in self._blocking:
-            self.count_error(method)
-            self.failed(method, BLOCKING, "it kept the event loop from everything else")
-        else:
-            self.breaker(method).answered()
-
-    def failed(self, method: str, reason: str, cause: str) -> None:
-        """Let the method's breaker know that a call failed."""
-        self._blocking.discard(method)
-        self.breaker(method).failed(reason, cause)
+        call.has_blocked = True
 
     def skip(self, method: str) -> None:
         """Count a call that is not made."""
@@ -342,6 +337,7 @@ class BoundPlugin:
             self.errors += 1
             raise
         finally:
+            self._judge_blocking(method, call)
             self.calls += 1
             seconds_taken = perf_counter() - (call.begun_at or call.made_at)
             measured.seconds.observe(seconds_taken)
@@ -349,6 +345,13 @@ class BoundPlugin:
                 outcome = type(error).__name__ if (error := sys.exception()) else "ok"
                 fields = {"kind": self.kind, "plugin": self.name, "method": method, "outcome": outcome}
                 log.info("plugin_called", ms=round(seconds_taken * 1000, 1), **fields)
+
+    def _judge_blocking(self, method: str, call: TimedCall) -> None:
+        """Count a call that kept the event loop as an error; so many in a row hold the method (breaker.py)."""
+        breaker = self._methods[method].breaker
+        breaker.blocks = breaker.blocks + 1 if call.has_blocked else 0
+        if call.has_blocked and sys.exception() is None:
+            self.count_error(method)
 
     async def _give_up(
         self, task: asyncio.Task[Any], call: TimedCall, method: str, on_late_end: Callable[[], None] | None
@@ -426,13 +429,14 @@ class BoundPlugin:
             raise
 
 
-def find_plugin(frame: FrameType | None) -> tuple[BoundPlugin, str] | None:
-    """Return the plugin whose coroutine is running in these frames, the innermost first, and which of its methods that
-    is; None when there is none.
+def find_plugin(frame: FrameType | None) -> tuple[BoundPlugin, str, TimedCall] | None:
+    """Return the plugin whose coroutine is running in these frames, the innermost first, which of its methods that is,
+    and the call; None when there is none.
     """
     while frame is not None:
         if frame.f_code is BoundPlugin._run.__code__:
-            return cast(BoundPlugin, frame.f_locals["self"]), cast(str, frame.f_locals["method"])
+            names = frame.f_locals
+            return cast(BoundPlugin, names["self"]), cast(str, names["method"]), cast(TimedCall, names["call"])
         frame = frame.f_back
     return None
 

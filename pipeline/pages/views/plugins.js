@@ -52,6 +52,7 @@ const STATES = {
   ok: ["good", "in order"],
   held: ["bad", "in quarantine"],
   stuck: ["warn", "calls hang"],
+  blocking: ["warn", "blocks the service"],
   missing: ["bad", "missing"],
 };
 
