@@ -75,6 +75,7 @@ class App:
         self._watch("clock", lambda: CLOCK.follow(parts.queue.time))
         self._watch("processes", parts.processes.run)
         self._watch("console frames", parts.console_frames.run, "console")
+        self._watch("ai usage", parts.ai_usage.run, "console")
         self._watch("reconciler", parts.reconciler.run)
         self._watch("sweeper", parts.sweeper.run)
         self._watch("expiry", parts.expiry.run)
@@ -126,6 +127,7 @@ class App:
         await parts.tickets.close()
         # With a Redis that does not answer this process will be shown as gone, which is no reason to wait.
         await _settled(parts.processes.leave(), LEAST_CLOSE_SECONDS)
+        await _settled(parts.ai_usage.close(), LEAST_CLOSE_SECONDS)
         await parts.queue.close()
         await parts.notifications.close()
         await _settled(asyncio.gather(parts.tallies.close(close_seconds()), parts.audit.close(close_seconds())))

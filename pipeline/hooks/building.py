@@ -78,7 +78,7 @@ class Building:
         methods = {method: getattr(plugin, method) for method in names}
         threads = int(getattr(plugin, "max_concurrency", self._settings.pool_threads))
         bound = self._bound(kind.name, name, plugin, methods, threads, metrics, lender, _limits(plugin, source))
-        bound.routes = made.routes
+        bound.routes, bound.source = made.routes, source
         return bound
 
     def bind_module(
@@ -99,7 +99,7 @@ class Building:
             unusable = {each.method for each in check_module(module, source.api_version)}
             life = {method: getattr(module, method) for method in _present(module, LIFE, unusable, source)}
             bound = self._bound(HOOK, source.name, module, {**functions, **life}, HOOK_THREADS, metrics, lender)
-            bound.routes = self.routes_of_module(functions)
+            bound.routes, bound.source = self.routes_of_module(functions), source
         except ConfigurationError as error:
             raise ConfigurationError(f"The plugin {source.name!r} cannot start: {error}") from error
         return bound

@@ -24,6 +24,7 @@ from pipeline.errors import DependencyUnavailable, NotReady, RetryableJobError, 
 from pipeline.hooks.breaker import BLOCKING_CAUSE, Breaker
 from pipeline.hooks.limits import Limits
 from pipeline.hooks.routes import Route
+from pipeline.hooks.sources import Source
 from pipeline.hooks.threads import DaemonThreads, of_plugin
 from pipeline.hooks.timing import TimedCall
 from pipeline.texts import cause_of
@@ -118,8 +119,10 @@ class BoundPlugin:
         thread_wait = metrics.thread_wait_seconds.labels(kind, name)
         self._threads = DaemonThreads(threads, f"{kind}-{name}", thread_wait.observe)
         self._stuck = metrics.plugin_stuck.labels(kind, name)
-        # What it serves under /plugins/.
+        # What it serves under /plugins/, where it comes from, and what is wrong with it and harmless.
         self.routes: Sequence[Route] = ()
+        self.source: Source | None = None
+        self.warnings: Sequence[str] = ()
         self._blocked_loop = metrics.plugin_blocked_loop.labels(kind, name)
         # Since the start, of all methods.
         self.calls = self.errors = 0

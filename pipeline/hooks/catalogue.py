@@ -72,9 +72,10 @@ class Catalogue:
         """Log what is wrong with plugins that stop no start: nobody selected them, or it is harmless."""
         self._registry.tell()
 
-    def why_broken(self, name: str) -> str:
-        """Return what is wrong with the plugin of that name, "" when nothing is."""
-        return self._registry.why_broken(name)
+    @property
+    def broken(self) -> list[PluginInfo]:
+        """Those that cannot be used, though nobody may have asked for them."""
+        return self._registry.broken
 
     def own_settings(self) -> Mapping[str, type[PluginSettings]]:
         """Return the settings of plugins, by the plugin's name."""
@@ -96,15 +97,20 @@ class Catalogue:
         offer, made = self._make_well(kind, name)
         if made.warnings:
             log.warning("plugin_doubtful", plugin=name, package=offer.source.package, warnings=[*made.warnings])
-        return self._building.bind(offer, name, made, metrics, lender)
+        bound = self._building.bind(offer, name, made, metrics, lender)
+        bound.warnings = (*self._registry.warnings[offer.key], *made.warnings)
+        return bound
 
     def build_hooks(self, metrics: Metrics, lender: Lender | None = None) -> list[BoundPlugin]:
         """Return the plugins that observe or filter, in pluggy's order, methods named after the hooks."""
-        built = (
-            self._building.bind_module(self._registry.sources[key], self._registry.module(key), each, metrics, lender)
-            for key, each in self._registry.hook_functions().items()
-        )
-        return [each for each in built if each is not None]
+        registry, built = self._registry, []
+        for key, functions in registry.hook_functions().items():
+            module = registry.module(key)
+            bound = self._building.bind_module(registry.sources[key], module, functions, metrics, lender)
+            if bound is not None:
+                bound.warnings = tuple(registry.warnings[key])
+                built.append(bound)
+        return built
 
     def make(self, kind: Kind, name: str) -> Any:
         """Return the plugin as its factory makes it; ConfigurationError says what is wrong."""

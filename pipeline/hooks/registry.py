@@ -70,15 +70,15 @@ class Registry:
         functions = self.hook_functions()
         return [key for key in self.sources if not self._offered[key] and key not in functions]
 
-    def why_broken(self, name: str) -> str:
-        """Return what is wrong with the plugin of that name, "" when nothing is."""
-        return next((info.reason for info in self.unused if info.name == name and info.state == BROKEN), "")
+    @property
+    def broken(self) -> list[PluginInfo]:
+        """Those that cannot be used."""
+        return [info for info in self.unused if info.state == BROKEN]
 
     def tell(self) -> None:
         """Log what is wrong with plugins that stop no start: nobody selected them, or it is harmless."""
-        for info in self.unused:
-            if info.state == BROKEN:
-                log.warning("plugin_broken", plugin=info.name, package=info.package, faults=[*info.faults])
+        for info in self.broken:
+            log.warning("plugin_broken", plugin=info.name, package=info.package, faults=[*info.faults])
         for key, warnings in self.warnings.items():
             if key in self.sources and warnings:
                 source = self.sources[key]
