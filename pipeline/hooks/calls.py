@@ -340,7 +340,8 @@ class BoundPlugin:
             self.errors += 1
             raise
         finally:
-            self._judge_blocking(method, call)
+            if call.has_blocked or measured.breaker.blocks:
+                self._judge_blocking(method, call)
             self.calls += 1
             seconds_taken = perf_counter() - (call.begun_at or call.made_at)
             measured.seconds.observe(seconds_taken)
