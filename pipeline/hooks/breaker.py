@@ -34,7 +34,7 @@ class Breaker:
         """
         self._limit = failures
         self._longest_seconds = longest_seconds
-        self._on_change = on_change
+        self.on_change = on_change
         self.on_found: Callable[[Found, float], None] = lambda found, seconds: None
         self._failures = 0
         # How many calls in a row kept the event loop, whatever they came to.
@@ -115,7 +115,7 @@ class Breaker:
             self.on_found(Found.ANSWERED, 0)
         if self._is_told and not self.is_held_here:
             self._is_told = False
-            self._on_change(False)
+            self.on_change(False)
 
     def failed(self, reason: str, cause: str = "") -> None:
         """The plugin failed: once is no reason to hold it."""
@@ -154,7 +154,7 @@ class Breaker:
         self._may_try = self._is_trying = False
         if not self._is_told:
             self._is_told = True
-            self._on_change(True)
+            self.on_change(True)
 
 
 class SharedBreakers:

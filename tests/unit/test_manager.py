@@ -429,7 +429,7 @@ async def test_stuck_threads_fail_calls_at_once_and_only_of_their_plugin(house: 
     assert "all 2 threads hang" in str(caught.value.__cause__)
     await manager.storages.check()
     house.released.set()
-    while provider_of(manager).overdue:
+    while provider_of(manager).state == "stuck":
         await asyncio.sleep(0.01)  # the threads end on their own time; nothing signals it
     with pytest.raises(RetryableJobError, match="invalid result"):
         await manager.analyze(REQUEST, no_image, "tested")
@@ -457,7 +457,7 @@ async def test_a_call_still_waiting_for_a_thread_never_runs_after_its_time(house
     ]
     assert house.count("pipeline_plugin_overruns_total", "provider") == 1
     house.released.set()
-    while provider_of(manager).overdue:
+    while provider_of(manager).state == "stuck":
         await asyncio.sleep(0.01)  # as above
     assert await manager.analyze(REQUEST, no_image, "tested") == FOUND
     assert len(started) == 2
