@@ -42,7 +42,14 @@ log = structlog.get_logger(__name__)
 
 
 class BoundPlugin:
-    """One plugin in use. Whether a method is awaited or run in a thread is decided here, once."""
+    """One plugin in use. Whether a method is awaited or run in a thread is decided here, once.
+
+    routes: what it serves under /plugins/. source: where it comes from. warnings: what is wrong with it and harmless.
+    """
+
+    routes: Sequence[Route] = ()
+    source: Source | None = None
+    warnings: Sequence[str] = ()
 
     def __init__(
         self,
@@ -77,10 +84,6 @@ class BoundPlugin:
             for method, function in {**methods, **({CLOSE: close} if close else {})}.items()
         }
         self._running = Running(kind, name, threads, metrics)
-        # What it serves under /plugins/, where it comes from, and what is wrong with it and harmless.
-        self.routes: Sequence[Route] = ()
-        self.source: Source | None = None
-        self.warnings: Sequence[str] = ()
         # Since the start, of all methods.
         self.calls = self.errors = 0
         self._lender = lender
@@ -225,8 +228,7 @@ class BoundPlugin:
 
     async def _start(self) -> None:
         assert self._lender is not None, f"nobody lends the {self.kind} {self.name} what it starts with"
-        known = self._methods[START]
-        context = self._lender.to(self.name)
+        known, context = self._methods[START], self._lender.to(self.name)
         try:
             await self._timed(START, TimedCall(known.function, known.is_async), START_SECONDS, (context,))
         except Exception as error:

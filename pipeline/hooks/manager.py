@@ -82,14 +82,11 @@ class PluginManager:
         # Whom the jobs of each category ask only after another has answered.
         self.provider_behind = self._providers.behind
         self.storages = storages
-        self.notifiers = Notifiers(
-            notifiers, rooms, settings.notifier_timeout_seconds, tracing, settings.notifier_slots
-        )
+        seconds, slots = settings.notifier_timeout_seconds, settings.notifier_slots
+        self.notifiers = Notifiers(notifiers, rooms, seconds, tracing, slots)
         self._hooked = Hooked(hooks, settings, pictures)
         self.sandbox = sandbox
-        self._lender = lender
-        self.usage = usage
-        self.broken = broken
+        self._lender, self.usage, self.broken = lender, usage, broken
         # By the plugin's name; those that are opened later have none.
         self.routes = _served(self.all)
 
