@@ -43,7 +43,7 @@ IN_FORCE = {
 WARNINGS = {
     PROVIDER: "analyzes photos some twenty times",
     STORAGE: "writes and deletes images under suite/",
-    NOTIFIER: "delivers some twenty-five invented events, for real",
+    NOTIFIER: "delivers some twenty-five invented events, for real, or some hundred in batches",
     None: "shows it invented uploads, results and jobs",
 }
 # Of one call; a plugin that needs longer holds one of few job slots.
@@ -72,7 +72,7 @@ def run(name: str, kind_name: str | None, seconds: float, tell: Tell) -> None:
 
     before = Shared.now()
     try:
-        settings = settings_module.load()
+        settings = as_served(settings_module.load())
         catalogue = Catalogue(settings)
         catalogue.check_names()
         kind = _choose(catalogue, name, kind_name)
@@ -87,6 +87,12 @@ def run(name: str, kind_name: str | None, seconds: float, tell: Tell) -> None:
     gc.freeze()  # what is there by now need not be looked through for what the plugin leaves
     _run_suites(name, kind, settings, _suites(kind, made), monotonic() + seconds, seconds, tell)
     tell({"done": True})
+
+
+def as_served(settings: Settings) -> Settings:
+    """Return the settings as a server has them, which always knows under which URL others reach it."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return settings.model_copy(update={"public_url": settings.public_url or f"http://{host}:{settings.port}"})
 
 
 def _choose(catalogue: Catalogue, name: str, kind_name: str | None) -> Kind | None:
@@ -132,6 +138,10 @@ def _run_suites(
 
     class Configured:
         """A pytest plugin: what conformance.py lacks."""
+
+        @pytest.fixture
+        def configured_settings(self) -> Settings:
+            return settings
 
         @pytest.fixture
         def configured(self, loop: Any) -> Iterator[object]:

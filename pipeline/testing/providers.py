@@ -20,13 +20,14 @@ from pipeline.hooks.limits import Limits, declared_by
 from pipeline.settings import load
 from pipeline.testing.findings import expect, found, told
 from pipeline.testing.pacing import Pace
+from pipeline.testing.routes import RouteTests
 from pipeline.testing.samples import ASSET_ID, JOB_ID, UNKNOWN_CATEGORY
-from pipeline.testing.suite import Call, PluginSuite, api_version_of
+from pipeline.testing.suite import Call, api_version_of
 
 RAISE_THESE = "raise RetryableJobError or PermanentJobError"
 
 
-class AIProviderSuite(PluginSuite):
+class AIProviderSuite(RouteTests):
     """Give it a fixture `provider`; override `analyze_request` when it must be shown another photo.
 
     It keeps to what the provider declares: asks only of its `categories`, never faster than its `rate`, never more at

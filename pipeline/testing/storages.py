@@ -14,8 +14,9 @@ from pipeline.hooks import StorageBackend, StoredImage
 from pipeline.hooks.checks import is_web_url
 from pipeline.hooks.context import PluginContext
 from pipeline.testing.findings import expect, found, told
+from pipeline.testing.routes import RouteTests
 from pipeline.testing.samples import GIF
-from pipeline.testing.suite import Call, PluginSuite
+from pipeline.testing.suite import Call
 
 # A storage tells the time by a clock of its own.
 CLOCKS_APART = timedelta(hours=1)
@@ -23,7 +24,7 @@ ABSOLUTE = "return an absolute http(s) URL"
 GONE = "raise FileNotFoundError for an image that is not there"
 
 
-class StorageBackendSuite(PluginSuite):
+class StorageBackendSuite(RouteTests):
     """Give it a fixture `storage`: an empty storage, or one where nothing begins with "suite/".
 
     What a test saves there it deletes again.

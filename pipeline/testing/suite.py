@@ -127,6 +127,7 @@ class PluginSuite:
         self, plugin: object, call: Call, context: PluginContext, loop: asyncio.AbstractEventLoop
     ) -> Iterator[None]:
         """Start the plugin, let the test go on, and close it."""
+        self._settings = context.settings
         if api_version_of(plugin) > 1 and callable(start := getattr(plugin, "start", None)):
             self._start(start, call, context)
         yield

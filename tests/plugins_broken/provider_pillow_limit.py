@@ -1,0 +1,16 @@
+# Takes away the limit of images. | MAX_IMAGE_PIXELS
+from PIL import Image
+
+from pipeline.hooks import Analysis, hookimpl
+
+Image.MAX_IMAGE_PIXELS = None
+
+
+class Broken:
+    async def analyze(self, request):
+        return Analysis()
+
+
+@hookimpl
+def register_ai_providers(settings):
+    yield "broken", Broken
