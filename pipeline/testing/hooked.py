@@ -22,6 +22,7 @@ from pipeline.hooks.checks import find_fault, result_fault
 from pipeline.hooks.context import PluginContext
 from pipeline.hooks.routes import RouteList
 from pipeline.settings import Settings, load
+from pipeline.testing.checking import CheckTests
 from pipeline.testing.findings import expect, found, told
 from pipeline.testing.routes import RouteTests
 from pipeline.testing.samples import ASSET_ID, JOB_ID, UNKNOWN_CATEGORY
@@ -31,7 +32,7 @@ AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
 REFUSE = "raise ValidationError to refuse an upload, return nothing to take it"
 
 
-class HookSuite(RouteTests):
+class HookSuite(RouteTests, CheckTests):
     """What the suites of filters and observers share. hooks: those that the plugin has at least one of."""
 
     hooks: Sequence[str] = ()

@@ -13,13 +13,14 @@ from pipeline.errors import PermanentJobError
 from pipeline.hooks import Notification, Notifier
 from pipeline.hooks.context import PluginContext
 from pipeline.testing.batches import BatchTests, notification
+from pipeline.testing.checking import CheckTests
 from pipeline.testing.findings import expect, found, told
 from pipeline.testing.routes import RouteTests
 from pipeline.testing.samples import FAILURE_EVENT, SUCCESS_EVENT, RecordingRooms
 from pipeline.testing.suite import Call
 
 
-class NotifierSuite(BatchTests, RouteTests):
+class NotifierSuite(BatchTests, RouteTests, CheckTests):
     """Give it a fixture `notifier`; the fixture `rooms` shows what it published."""
 
     @pytest.fixture

@@ -18,6 +18,7 @@ from pipeline.hooks.checks import find_fault
 from pipeline.hooks.context import PluginContext
 from pipeline.hooks.limits import Limits, declared_by
 from pipeline.settings import load
+from pipeline.testing.checking import CheckTests
 from pipeline.testing.findings import expect, found, told
 from pipeline.testing.pacing import Pace
 from pipeline.testing.routes import RouteTests
@@ -27,7 +28,7 @@ from pipeline.testing.suite import Call, api_version_of
 RAISE_THESE = "raise RetryableJobError or PermanentJobError"
 
 
-class AIProviderSuite(RouteTests):
+class AIProviderSuite(RouteTests, CheckTests):
     """Give it a fixture `provider`; override `analyze_request` when it must be shown another photo.
 
     It keeps to what the provider declares: asks only of its `categories`, never faster than its `rate`, never more at

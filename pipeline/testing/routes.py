@@ -13,12 +13,18 @@ from pipeline.errors import NotReady, PipelineError
 from pipeline.hooks import PluginReply, PluginRequest
 from pipeline.hooks.routes import ADMIN, OPERATOR, PUBLIC, Route, RouteList
 from pipeline.hooks.serving import WrongReply, checked_reply
+from pipeline.testing.checking import under_test
 from pipeline.testing.findings import expect, found, told
 from pipeline.testing.suite import Call, PluginSuite, api_version_of
 
 # What may stand for a {name}: the client says.
 MARK, OUTSIDE = "<b>suite</b>", "../" * 12 + "etc/passwd"
-PARAMS = {"an id that is none": "suite", "an id with .. in it": OUTSIDE, "an id of other letters": f"ä{MARK}"}
+PARAMS = {
+    "an id that is none": "suite",
+    "an id with .. in it": OUTSIDE,
+    "a path as id": "/etc/passwd",
+    "an id of other letters": f"ä{MARK}",
+}
 BODIES = {"no body": b"", "a body that is no JSON": b"{suite", "a list as body": b"[]", "{} as body": b"{}"}
 ANSWER = "raise ValidationError or NotFound for what the client does wrong; this is a 500"
 IN_VARIABLES = "keep what belongs to one in variables, not in self"
@@ -32,8 +38,7 @@ class RouteTests(PluginSuite):
     @pytest.fixture
     def routes(self, request: pytest.FixtureRequest) -> Sequence[Route]:
         """What the plugin serves under /plugins/."""
-        name = next(each for each in ("provider", "storage", "notifier", "plugin") if each in request.fixturenames)
-        routes = self._routes_of(request.getfixturevalue(name))
+        routes = self._routes_of(under_test(request))
         if not routes:
             pytest.skip("the plugin has no routes, which are optional")
         return [each for each in routes if self._may_ask(each)]

@@ -111,6 +111,8 @@ class PluginSuite:
         shared, held = Shared.now(), Held.now()
         yield
         self._seen += Shared.now().changes(shared)
+        if loop.get_exception_handler() is not None:
+            self._seen.append("it sets an exception handler of the event loop, which is the service's: leave it out")
         self._look_for_tasks(loop)
         self._look_for_leaks(loop, held)
         if self._seen:

@@ -1,4 +1,4 @@
-# Ignores all warnings. | warnings
+# Ignores all warnings. | it sets that warnings are ignored
 import warnings
 
 from pipeline.hooks import Analysis, hookimpl

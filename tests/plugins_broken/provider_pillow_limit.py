@@ -1,4 +1,4 @@
-# Takes away the limit of images. | MAX_IMAGE_PIXELS
+# Takes away the limit of images. | missed: the service sets that limit itself, elsewhere
 from PIL import Image
 
 from pipeline.hooks import Analysis, hookimpl

@@ -1,4 +1,4 @@
-# Keeps the first 64 KB. | open returns other bytes
+# Keeps the first 64 KB. | of a large image
 import io
 
 from pipeline.hooks import hookimpl

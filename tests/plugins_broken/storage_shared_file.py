@@ -1,4 +1,4 @@
-# Hands out one and the same open file. | open
+# Hands out one and the same open file. | open returns one and the same file
 import io
 
 from pipeline.hooks import hookimpl
