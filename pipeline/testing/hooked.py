@@ -59,7 +59,7 @@ class HookSuite(RouteTests, CheckTests):
     def _in_use(
         self, _watched: None, loop: Any, context: PluginContext, plugin: object, call: Call
     ) -> Iterator[None]:
-        yield from self._used(plugin, call, context, loop)
+        yield from self.used(plugin, call, context, loop)
 
     @pytest.fixture
     def hook(self, plugin: object, plugin_settings: Settings) -> Mapping[str, Callable[..., Any]]:
@@ -67,7 +67,7 @@ class HookSuite(RouteTests, CheckTests):
         return hooks_of(plugin, plugin_settings, self.hooks)
 
     def _register(self, plugin: Any, routes: RouteList) -> None:
-        for register in hooks_of(plugin, self._settings, [REGISTER_ROUTES]).values():
+        for register in hooks_of(plugin, self.service_settings, [REGISTER_ROUTES]).values():
             register(routes)
 
     def test_plugin_has_such_hooks(self, plugin: object, hook: Mapping[str, Any]) -> None:

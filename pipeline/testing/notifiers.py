@@ -37,7 +37,7 @@ class NotifierSuite(BatchTests, RouteTests, CheckTests):
     def _in_use(
         self, _watched: None, loop: Any, context: PluginContext, notifier: Notifier, rooms: RecordingRooms, call: Call
     ) -> Iterator[None]:
-        yield from self._used(notifier, call, context, loop)
+        yield from self.used(notifier, call, context, loop)
         expect(rooms.asked <= len(rooms.published), "publish is not awaited: write `await` before the call")
 
     @pytest.mark.parametrize("event", [SUCCESS_EVENT, FAILURE_EVENT], ids=["success", "failure"])

@@ -45,7 +45,7 @@ class AIProviderSuite(RouteTests, CheckTests):
         self, _watched: None, loop: Any, context: PluginContext, provider: AIProvider, call: Call
     ) -> Iterator[None]:
         self._pace = Pace(self._limits(provider), self._kept)
-        yield from self._used(provider, call, context, loop)
+        yield from self.used(provider, call, context, loop)
 
     @pytest.fixture
     def image_url(self) -> str:

@@ -46,7 +46,7 @@ class StorageBackendSuite(RouteTests):
         self, _watched: None, loop: Any, context: PluginContext, storage: StorageBackend, call: Call
     ) -> Iterator[None]:
         self._saved: set[str] = set()
-        use = self._used(storage, call, context, loop)
+        use = self.used(storage, call, context, loop)
         next(use)
         yield
         for public_id in self._saved:

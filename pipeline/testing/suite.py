@@ -125,11 +125,11 @@ class PluginSuite:
             type(self).of_class = {}  # type: ignore[attr-defined]
         return vars(type(self))["of_class"]  # type: ignore[no-any-return]
 
-    def _used(
+    def used(
         self, plugin: object, call: Call, context: PluginContext, loop: asyncio.AbstractEventLoop
     ) -> Iterator[None]:
         """Start the plugin, let the test go on, and close it."""
-        self._settings = context.settings
+        self.service_settings = context.settings
         if api_version_of(plugin) > 1 and callable(start := getattr(plugin, "start", None)):
             self._start(start, call, context)
         yield

@@ -33,6 +33,8 @@ CLIENTS = (
 NOT_THEIRS = {"PYTEST_CURRENT_TEST"}
 # Of the suites themselves, and of the loop.
 OUR_THREADS = ("suite", "loop-", "asyncio_")
+# There is no public name of what urllib trusts.
+DEFAULT_CONTEXT = "_create_default_https_context"
 LIBRARIES_OF_LOGGING = ("structlog", "logging", "rich")
 
 
@@ -165,7 +167,7 @@ def _switches() -> Iterator[tuple[str, tuple[Any, str]]]:
     yield "socket.setdefaulttimeout", (socket.getdefaulttimeout(), "give each client its own timeout")
     yield "the recursion limit", (sys.getrecursionlimit(), "leave it out")
     yield "gc.disable", (gc.isenabled(), "leave it out")
-    context = getattr(ssl, "_create_default_https_context", None)
+    context = getattr(ssl, DEFAULT_CONTEXT, None)
     yield "which certificates are trusted", (context, "set SSL_CERT_FILE, or use context.http")
     all_ignored = any(each[0] == "ignore" and each[1] is each[3] is None and each[2] is Warning for each in _filters())
     yield "that warnings are ignored", (all_ignored, "leave it out, or use warnings.catch_warnings")

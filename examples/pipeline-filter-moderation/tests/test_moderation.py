@@ -44,7 +44,7 @@ class TestModeration(FilterSuite):
     def service(self) -> Iterator[Service]:
         """A moderation service."""
         with Service(("127.0.0.1", 0), Handler) as service:
-            threading.Thread(target=service.serve_forever, name="suite-moderation", daemon=True).start()
+            threading.Thread(target=service.serve_forever, args=(0.01,), name="suite-moderation", daemon=True).start()
             yield service
             service.shutdown()
 
