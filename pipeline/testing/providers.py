@@ -44,7 +44,7 @@ class AIProviderSuite(RouteTests, CheckTests):
     def _in_use(
         self, _watched: None, loop: Any, context: PluginContext, provider: AIProvider, call: Call
     ) -> Iterator[None]:
-        self._pace = Pace(self._limits(provider), self._kept)
+        self._pace = Pace(self._limits(provider), self.kept_of_class)
         yield from self.used(provider, call, context, loop)
 
     @pytest.fixture
@@ -68,7 +68,7 @@ class AIProviderSuite(RouteTests, CheckTests):
             job_id=JOB_ID,
             request_id="request-1",
             attempt=1,
-            timeout_seconds=self._limit_seconds,
+            timeout_seconds=self.limit_seconds,
             image=_photo(category) if getattr(provider, "needs_image", False) else None,
             content_type="image/jpeg",
         )
