@@ -1,5 +1,6 @@
 """The suites of pipeline.testing as `run.py plugins verify` runs them. pytest collects this file; verified.py, which
-starts it, defines the fixture `configured`: the plugin as it is set up, a new one for each test.
+starts it, defines the fixtures `configured`: the plugin as it is set up, a new one for each test; and
+`configured_settings`: those of the service.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pytest
 
 from pipeline.demo import pictures
 from pipeline.hooks import AIProvider, Notifier, StorageBackend
-from pipeline.settings import Settings, load
+from pipeline.settings import Settings
 from pipeline.testing import AIProviderSuite, FilterSuite, NotifierSuite, ObserverSuite, StorageBackendSuite
 
 
@@ -37,9 +38,16 @@ def photo_url() -> Iterator[str]:
 class AsConfigured:
     """A plugin gets the service's settings, DATA_DIR and all: it may keep there what takes long to fetch."""
 
+    # What one changes for all belongs to the operator.
+    asks_admin_routes = False
+
     @pytest.fixture
-    def context_settings(self) -> Settings:
-        return load()
+    def context_settings(self, configured_settings: Settings) -> Settings:
+        return configured_settings
+
+    @pytest.fixture
+    def plugin_settings(self, configured_settings: Settings) -> Settings:
+        return configured_settings
 
 
 class TestProvider(AsConfigured, AIProviderSuite):

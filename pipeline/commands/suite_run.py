@@ -51,6 +51,10 @@ class SuiteRun:
         pytest.main([*options, *(f"{file}::{suite}" for suite in suites)], plugins=[self])
 
     @pytest.fixture
+    def configured_settings(self) -> Settings:
+        return self._settings
+
+    @pytest.fixture
     def configured(self, loop: Any) -> Iterator[object]:
         catalogue = Catalogue(self._settings)
         yield catalogue.make(self._kind, self._name) if self._kind else catalogue.hook_plugin(self._name)

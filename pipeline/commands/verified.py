@@ -19,13 +19,14 @@ from pipeline.errors import ConfigurationError
 from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.kinds import FILTERS, HOOK, KINDS, NOTIFIER, OBSERVERS, PROVIDER, STORAGE, Kind
 from pipeline.hooks.load_checks import nearest
+from pipeline.settings import Settings
 
 Tell = Callable[[dict[str, Any]], None]
 SUITES = {PROVIDER: "TestProvider", STORAGE: "TestStorage", NOTIFIER: "TestNotifier"}
 WARNINGS = {
     PROVIDER: "analyzes photos some twenty times",
     STORAGE: "writes and deletes images under suite/",
-    NOTIFIER: "delivers some twenty-five invented events, for real",
+    NOTIFIER: "delivers some twenty-five invented events, for real, or some hundred in batches",
     None: "shows it invented uploads, results and jobs",
 }
 
@@ -53,7 +54,7 @@ def run(name: str, kind_name: str | None, seconds: float, tell: Tell) -> None:
 
     before = Shared.now()
     try:
-        settings = settings_module.load()
+        settings = as_served(settings_module.load())
         catalogue = Catalogue(settings)
         catalogue.check_names()
         kind = _choose(catalogue, name, kind_name)
@@ -68,6 +69,12 @@ def run(name: str, kind_name: str | None, seconds: float, tell: Tell) -> None:
     gc.freeze()  # what is there by now need not be looked through for what the plugin leaves
     SuiteRun(name, kind, settings, seconds, tell).run(_suites(kind, made))
     tell({"done": True})
+
+
+def as_served(settings: Settings) -> Settings:
+    """Return the settings as a server has them, which always knows under which URL others reach it."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return settings.model_copy(update={"public_url": settings.public_url or f"http://{host}:{settings.port}"})
 
 
 def _choose(catalogue: Catalogue, name: str, kind_name: str | None) -> Kind | None:

@@ -15,20 +15,24 @@ import pytest
 from pipeline.demo import pictures
 from pipeline.errors import ValidationError
 from pipeline.hooks import UNKNOWN, Analysis, AnalyzeRequest, Attribute, JobEvent, UploadFacts, specs
+from pipeline.hooks.calls import REGISTER_ROUTES
 from pipeline.hooks.kinds import FILTERS, OBSERVERS, TRANSFORM, VALIDATE
 from pipeline.hooks.load_checks import hookspecs
 from pipeline.hooks.checks import find_fault, result_fault
 from pipeline.hooks.context import PluginContext
+from pipeline.hooks.routes import RouteList
 from pipeline.settings import Settings, load
+from pipeline.testing.checking import CheckTests
 from pipeline.testing.findings import expect, found, told
+from pipeline.testing.routes import RouteTests
 from pipeline.testing.samples import ASSET_ID, JOB_ID, UNKNOWN_CATEGORY
-from pipeline.testing.suite import Call, PluginSuite
+from pipeline.testing.suite import Call
 
 AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
 REFUSE = "raise ValidationError to refuse an upload, return nothing to take it"
 
 
-class HookSuite(PluginSuite):
+class HookSuite(RouteTests, CheckTests):
     """What the suites of filters and observers share. hooks: those that the plugin has at least one of."""
 
     hooks: Sequence[str] = ()
@@ -55,12 +59,16 @@ class HookSuite(PluginSuite):
     def _in_use(
         self, _watched: None, loop: Any, context: PluginContext, plugin: object, call: Call
     ) -> Iterator[None]:
-        yield from self._used(plugin, call, context, loop)
+        yield from self.used(plugin, call, context, loop)
 
     @pytest.fixture
     def hook(self, plugin: object, plugin_settings: Settings) -> Mapping[str, Callable[..., Any]]:
         """The hooks that the plugin has, by name, as functions of what comes before `settings`."""
         return hooks_of(plugin, plugin_settings, self.hooks)
+
+    def _register(self, plugin: Any, routes: RouteList) -> None:
+        for register in hooks_of(plugin, self.service_settings, [REGISTER_ROUTES]).values():
+            register(routes)
 
     def test_plugin_has_such_hooks(self, plugin: object, hook: Mapping[str, Any]) -> None:
         """pluggy finds them: each is marked, named and has the arguments as in the reference."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import json
 from collections.abc import Iterator
@@ -13,13 +12,15 @@ import pytest
 from pipeline.errors import PermanentJobError
 from pipeline.hooks import Notification, Notifier
 from pipeline.hooks.context import PluginContext
+from pipeline.testing.batches import BatchTests, notification
+from pipeline.testing.checking import CheckTests
 from pipeline.testing.findings import expect, found, told
-from pipeline.testing.samples import FAILURE_EVENT, JOB_ID, SUCCESS_EVENT, RecordingRooms
-from pipeline.testing.suite import Call, PluginSuite
-from pipeline.testing.surroundings import their_threads
+from pipeline.testing.routes import RouteTests
+from pipeline.testing.samples import FAILURE_EVENT, SUCCESS_EVENT, RecordingRooms
+from pipeline.testing.suite import Call
 
 
-class NotifierSuite(PluginSuite):
+class NotifierSuite(BatchTests, RouteTests, CheckTests):
     """Give it a fixture `notifier`; the fixture `rooms` shows what it published."""
 
     @pytest.fixture
@@ -36,7 +37,7 @@ class NotifierSuite(PluginSuite):
     def _in_use(
         self, _watched: None, loop: Any, context: PluginContext, notifier: Notifier, rooms: RecordingRooms, call: Call
     ) -> Iterator[None]:
-        yield from self._used(notifier, call, context, loop)
+        yield from self.used(notifier, call, context, loop)
         expect(rooms.asked <= len(rooms.published), "publish is not awaited: write `await` before the call")
 
     @pytest.mark.parametrize("event", [SUCCESS_EVENT, FAILURE_EVENT], ids=["success", "failure"])
@@ -46,7 +47,7 @@ class NotifierSuite(PluginSuite):
         """After a crash the same event comes again; it is never changed and stays JSON."""
         shown = copy.deepcopy(event)
         for time in ("", " when the same event came again: bear that"):
-            said = self._told(call, notifier, _notification(shown, "user-1", rooms), time)
+            said, _ = self._told(call, notifier, notification(shown, "user-1", rooms), time)
             expect(said is None or isinstance(said, str), f"notify returns {said!r}: return nothing, or a text")
         is_same = json.dumps(shown, default=repr) == json.dumps(event)
         expect(is_same, "notify changes the event, which others get too: copy what it wants to change")
@@ -55,10 +56,10 @@ class NotifierSuite(PluginSuite):
         """Whatever is published goes to the owner's room only; it is done when `notify` returns."""
         durable = getattr(notifier, "durable", False)
         expect(isinstance(durable, bool), f"durable is {durable!r}, and the text 'false' is true: say True or False")
-        running: list[object] = []
+        running: set[object] = set()
         before = rooms.asked
         for _ in range(2):  # what a client keeps running begins with the first
-            running = [*call(self._then_running, notifier, _notification(SUCCESS_EVENT, "user-1", rooms))]
+            running = self._told(call, notifier, notification(SUCCESS_EVENT, "user-1", rooms))[1]
         others = {room for room, _ in rooms.published} - {"user:user-1"}
         expect(not others, f"notify publishes to {', '.join(sorted(others))}: to user:<user_id> only")
         expect(rooms.asked == before or rooms.published, "publish is not awaited: nobody got the event")
@@ -73,7 +74,7 @@ class NotifierSuite(PluginSuite):
         self, notifier: Notifier, rooms: RecordingRooms, call_together: Call
     ) -> None:
         """Twenty events of twenty users at the same time are all delivered."""
-        sent = [_notification(SUCCESS_EVENT, f"user-{n}", rooms) for n in range(20)]
+        sent = [notification(SUCCESS_EVENT, f"user-{n}", rooms) for n in range(20)]
         try:
             call_together(*((notifier.notify, each) for each in sent))
         except Exception as error:
@@ -82,30 +83,10 @@ class NotifierSuite(PluginSuite):
         is_complete = not users or len(set(users)) == len(sent)
         expect(is_complete, "notify mixes up calls that run at once: keep what is of one in variables, not in self")
 
-    def _told(self, call: Call, notifier: Notifier, notification: Notification, when: str = "") -> Any:
+    def _told(self, call: Call, notifier: Notifier, shown: Notification, when: str = "") -> Any:
         try:
-            return call(notifier.notify, notification)
+            return call(self._looked_at(notifier.notify), shown)
         except PermanentJobError as error:
             found(f"notify raised {told(error)}{when}: the suite's events can be delivered; is it set up?")
         except Exception as error:
             found(f"notify raised {told(error)}{when}: nothing was delivered; can the receiver be reached?")
-
-    async def _then_running(self, notifier: Notifier, notification: Notification) -> set[object]:
-        """Notify, and return what it has begun that goes on."""
-        tasks, threads = asyncio.all_tasks(), their_threads()
-        try:
-            await self._call(notifier.notify, notification)
-        except Exception as error:
-            found(f"notify raised {told(error)}: nothing was delivered; is it set up, can the receiver be reached?")
-        begun = {each for each in asyncio.all_tasks() - tasks if not _is_of_a_server(each)}
-        return {*begun, *(their_threads() - threads)}
-
-
-def _is_of_a_server(task: asyncio.Task[Any]) -> bool:
-    """True for what serves a receiver that the test runs on the same loop."""
-    code = getattr(task.get_coro(), "cr_code", None)
-    return code is not None and "/aiohttp/web" in code.co_filename
-
-
-def _notification(event: Any, user_id: str, rooms: RecordingRooms) -> Notification:
-    return Notification(event, user_id, rooms, f"delivery-{user_id}", category="sneaker", job_id=JOB_ID)

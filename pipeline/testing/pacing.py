@@ -20,7 +20,7 @@ class Pace:
     def __init__(self, limits: Limits, kept: dict[str, Any]) -> None:
         self._interval = limits.rate.interval_seconds if limits.rate else 0.0
         self._slots = asyncio.Semaphore(limits.max_in_flight or 1000)
-        self._kept = kept
+        self.kept_of_class = kept
 
     @property
     def calls_at_once(self) -> int:
@@ -30,11 +30,11 @@ class Pace:
     async def __aenter__(self) -> None:
         await self._slots.acquire()
         now = monotonic()
-        begins_at = max(now, self._kept.get("next call at", 0.0))
+        begins_at = max(now, self.kept_of_class.get("next call at", 0.0))
         if begins_at - now > WAIT_SECONDS:
             self._slots.release()
             pytest.skip("its rate leaves no time for this")
-        self._kept["next call at"] = begins_at + self._interval
+        self.kept_of_class["next call at"] = begins_at + self._interval
         await asyncio.sleep(begins_at - now)
 
     async def __aexit__(self, *error: object) -> None:

@@ -18,15 +18,17 @@ from pipeline.hooks.checks import find_fault
 from pipeline.hooks.context import PluginContext
 from pipeline.hooks.limits import Limits, declared_by
 from pipeline.settings import load
+from pipeline.testing.checking import CheckTests
 from pipeline.testing.findings import expect, found, told
 from pipeline.testing.pacing import Pace
+from pipeline.testing.routes import RouteTests
 from pipeline.testing.samples import ASSET_ID, JOB_ID, UNKNOWN_CATEGORY
-from pipeline.testing.suite import Call, PluginSuite, api_version_of
+from pipeline.testing.suite import Call, api_version_of
 
 RAISE_THESE = "raise RetryableJobError or PermanentJobError"
 
 
-class AIProviderSuite(PluginSuite):
+class AIProviderSuite(RouteTests, CheckTests):
     """Give it a fixture `provider`; override `analyze_request` when it must be shown another photo.
 
     It keeps to what the provider declares: asks only of its `categories`, never faster than its `rate`, never more at
@@ -42,8 +44,8 @@ class AIProviderSuite(PluginSuite):
     def _in_use(
         self, _watched: None, loop: Any, context: PluginContext, provider: AIProvider, call: Call
     ) -> Iterator[None]:
-        self._pace = Pace(self._limits(provider), self._kept)
-        yield from self._used(provider, call, context, loop)
+        self._pace = Pace(self._limits(provider), self.kept_of_class)
+        yield from self.used(provider, call, context, loop)
 
     @pytest.fixture
     def image_url(self) -> str:
@@ -66,7 +68,7 @@ class AIProviderSuite(PluginSuite):
             job_id=JOB_ID,
             request_id="request-1",
             attempt=1,
-            timeout_seconds=self._limit_seconds,
+            timeout_seconds=self.limit_seconds,
             image=_photo(category) if getattr(provider, "needs_image", False) else None,
             content_type="image/jpeg",
         )

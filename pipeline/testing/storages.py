@@ -14,16 +14,20 @@ from pipeline.hooks import StorageBackend, StoredImage
 from pipeline.hooks.checks import is_web_url
 from pipeline.hooks.context import PluginContext
 from pipeline.testing.findings import expect, found, told
+from pipeline.testing.routes import RouteTests
 from pipeline.testing.samples import GIF
-from pipeline.testing.suite import Call, PluginSuite
+from pipeline.testing.suite import Call
 
 # A storage tells the time by a clock of its own.
 CLOCKS_APART = timedelta(hours=1)
+# More than a buffer of any library, and than a part of an upload in parts.
+LARGE_ROWS = 4096
 ABSOLUTE = "return an absolute http(s) URL"
+ANEW = "open it anew for each reader"
 GONE = "raise FileNotFoundError for an image that is not there"
 
 
-class StorageBackendSuite(PluginSuite):
+class StorageBackendSuite(RouteTests):
     """Give it a fixture `storage`: an empty storage, or one where nothing begins with "suite/".
 
     What a test saves there it deletes again.
@@ -42,7 +46,7 @@ class StorageBackendSuite(PluginSuite):
         self, _watched: None, loop: Any, context: PluginContext, storage: StorageBackend, call: Call
     ) -> Iterator[None]:
         self._saved: set[str] = set()
-        use = self._used(storage, call, context, loop)
+        use = self.used(storage, call, context, loop)
         next(use)
         yield
         for public_id in self._saved:
@@ -68,6 +72,7 @@ class StorageBackendSuite(PluginSuite):
     def _read(self, call: Call, storage: StorageBackend, public_id: str) -> bytes:
         file = self._done(call, storage.open, public_id)
         expect(hasattr(file, "read"), f"open returns {type(file).__name__}: return a binary file, such as io.BytesIO")
+        expect(not getattr(file, "closed", False), f"open returns a closed file: {ANEW}")
         with file:
             content = file.read()
         expect(isinstance(content, bytes), f"open returns a file of {type(content).__name__}: open it in binary mode")
@@ -95,6 +100,18 @@ class StorageBackendSuite(PluginSuite):
         expect(is_web_url(url), f"save returns {url!r}: {ABSOLUTE}")
         same = self._read(call, storage, "suite/65f0/original") == self.content
         expect(same, "open returns other bytes than were saved: store and return them unchanged")
+
+    def test_large_images_are_kept_whole_and_read_by_several(self, storage: StorageBackend, call: Call) -> None:
+        """As large as photos are; two readers of one image do not disturb each other."""
+        large = self.content + bytes(range(256)) * LARGE_ROWS
+        self._save(call, storage, "suite/65f9/original", io.BytesIO(large), self.content_type)
+        one, other = (self._done(call, storage.open, "suite/65f9/original") for _ in range(2))
+        expect(hasattr(one, "read"), f"open returns {type(one).__name__}: return a binary file, such as io.BytesIO")
+        with one, other:
+            both = one.read(10), other.read(10)
+        expect(both[0] == both[1], f"open returns one and the same file to two readers: {ANEW}")
+        same = self._read(call, storage, "suite/65f9/original") == large
+        expect(same, "open returns other bytes than were saved, of a large image: read the file to its end")
 
     def test_save_reads_from_the_start_of_the_file(self, storage: StorageBackend, call: Call) -> None:
         """A file that was read before is still stored whole."""

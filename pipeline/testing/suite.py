@@ -106,27 +106,30 @@ class PluginSuite:
         """Find what the plugin does to all others: it keeps the loop, prints, changes the process, leaks."""
         self._seen: list[str] = []
         self._at_once = 1
-        if self._kept.get("never returned"):
+        if self.kept_of_class.get("never returned"):
             pytest.skip("an earlier call never returned")
         shared, held = Shared.now(), Held.now()
         yield
         self._seen += Shared.now().changes(shared)
+        if loop.get_exception_handler() is not None:
+            self._seen.append("it sets an exception handler of the event loop, which is the service's: leave it out")
         self._look_for_tasks(loop)
         self._look_for_leaks(loop, held)
         if self._seen:
             found(*self._seen)
 
     @property
-    def _kept(self) -> dict[str, Any]:
+    def kept_of_class(self) -> dict[str, Any]:
         """What the tests of one class know of each other."""
         if "of_class" not in vars(type(self)):
             type(self).of_class = {}  # type: ignore[attr-defined]
         return vars(type(self))["of_class"]  # type: ignore[no-any-return]
 
-    def _used(
+    def used(
         self, plugin: object, call: Call, context: PluginContext, loop: asyncio.AbstractEventLoop
     ) -> Iterator[None]:
         """Start the plugin, let the test go on, and close it."""
+        self.service_settings = context.settings
         if api_version_of(plugin) > 1 and callable(start := getattr(plugin, "start", None)):
             self._start(start, call, context)
         yield
@@ -147,7 +150,7 @@ class PluginSuite:
 
     def _on_loop(self, loop: asyncio.AbstractEventLoop, name: str, work: Awaitable[Any]) -> Any:
         """Run the work on the loop, watched; what is seen is told when the test ends."""
-        watch, printed = Watch(self._limit_seconds), Printed(sys.stdout)
+        watch, printed = Watch(self.limit_seconds), Printed(sys.stdout)
 
         async def watched() -> Any:
             beat = asyncio.create_task(watch.beat())
@@ -172,15 +175,15 @@ class PluginSuite:
 
     def _note(self, name: str, watch: Watch, printed: Printed, warned: list[warnings.WarningMessage]) -> None:
         if watch.blocked and name not in ("start", "close"):
-            times = self._kept[f"blocked {name}"] = self._kept.get(f"blocked {name}", 0) + 1
+            times = self.kept_of_class[f"blocked {name}"] = self.kept_of_class.get(f"blocked {name}", 0) + 1
             seconds, where = max(watch.blocked)
             if times >= BLOCKS_FROM:
                 self._seen.append(
                     f"{name} keeps the event loop for {seconds:.2f} s{f' ({where})' if where else ''}, more than "
                     f"{BLOCKED_SECONDS} s: await, write a plain def, or hand it to asyncio.to_thread"
                 )
-        if printed.text.strip() and not self._kept.setdefault("printed", False):
-            self._kept["printed"] = True
+        if printed.text.strip() and not self.kept_of_class.setdefault("printed", False):
+            self.kept_of_class["printed"] = True
             self._seen.append(f"{name} prints ({printed.text.strip()[:60]!r}): log through context.log or structlog")
         for each in warned:
             if "was never awaited" in str(each.message):
@@ -189,7 +192,7 @@ class PluginSuite:
                 warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
     @property
-    def _limit_seconds(self) -> float:
+    def limit_seconds(self) -> float:
         return min(self.call_seconds, self.in_force[1] if self.in_force else self.call_seconds)
 
     async def _call(self, method: Callable[..., Any], *args: Any) -> Any:
@@ -208,7 +211,7 @@ class PluginSuite:
     async def _in_time(self, name: str, method: Callable[..., Any], *args: Any) -> Any:
         task = asyncio.create_task(self._run(method, *args))
         try:
-            await asyncio.wait([task], timeout=self._limit_seconds)
+            await asyncio.wait([task], timeout=self.limit_seconds)
         finally:
             if is_late := not task.done():
                 task.cancel()
@@ -242,7 +245,7 @@ class PluginSuite:
         return f"{name} does not return within {self.call_seconds:g} s: set a timeout for whatever it waits for"
 
     def _note_hang(self) -> None:
-        self._kept["never returned"] = self.gives_up
+        self.kept_of_class["never returned"] = self.gives_up
 
     def _look_for_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
         """Find tasks that go on after `close`."""
@@ -267,7 +270,7 @@ class PluginSuite:
             gc.collect()
             loop.run_until_complete(asyncio.sleep(0.05))
         for sort, line in left.items():
-            times = self._kept[sort] = self._kept.get(sort, 0) + 1
+            times = self.kept_of_class[sort] = self.kept_of_class.get(sort, 0) + 1
             if times >= LEAKS_FROM or sort in AT_ONCE:
                 self._seen.append(line)
 

@@ -11,6 +11,8 @@ import gc
 import logging
 import os
 import signal
+import socket
+import ssl
 import sys
 import threading
 import warnings
@@ -31,6 +33,8 @@ CLIENTS = (
 NOT_THEIRS = {"PYTEST_CURRENT_TEST"}
 # Of the suites themselves, and of the loop.
 OUR_THREADS = ("suite", "loop-", "asyncio_")
+# There is no public name of what urllib trusts.
+DEFAULT_CONTEXT = "_create_default_https_context"
 LIBRARIES_OF_LOGGING = ("structlog", "logging", "rich")
 
 
@@ -44,6 +48,7 @@ class Shared:
     logging: tuple[Any, ...]
     folder: str
     excepthook: Any
+    switches: dict[str, tuple[Any, str]]
 
     @classmethod
     def now(cls) -> Shared:
@@ -58,6 +63,7 @@ class Shared:
             _logging(),
             os.getcwd(),
             sys.excepthook,
+            dict(_switches()),
         )
 
     def changes(self, before: Shared) -> Iterator[str]:
@@ -76,6 +82,9 @@ class Shared:
             yield "it changes the working directory of the process: use absolute paths, such as context.data_dir"
         if self.excepthook is not before.excepthook:
             yield "it sets sys.excepthook, which is the service's: leave it out"
+        for name, (value, cure) in self.switches.items():
+            if value != before.switches.get(name, (value,))[0]:
+                yield f"it sets {name} for the whole process: {cure}"
 
     def _differs(self, before: Shared, name: str) -> bool:
         return self.environ.get(name) != before.environ.get(name)
@@ -151,6 +160,24 @@ def _is_of_a_logger(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def _switches() -> Iterator[tuple[str, tuple[Any, str]]]:
+    """Yield what else libraries let one set for all: its name, its value now, and what to do instead."""
+    yield "socket.setdefaulttimeout", (socket.getdefaulttimeout(), "give each client its own timeout")
+    yield "the recursion limit", (sys.getrecursionlimit(), "leave it out")
+    yield "gc.disable", (gc.isenabled(), "leave it out")
+    context = getattr(ssl, DEFAULT_CONTEXT, None)
+    yield "which certificates are trusted", (context, "set SSL_CERT_FILE, or use context.http")
+    all_ignored = any(each[0] == "ignore" and each[1] is each[3] is None and each[2] is Warning for each in _filters())
+    yield "that warnings are ignored", (all_ignored, "leave it out, or use warnings.catch_warnings")
+    # Not Image.MAX_IMAGE_PIXELS, which the service sets too.
+    if file := sys.modules.get("PIL.ImageFile"):
+        yield "ImageFile.LOAD_TRUNCATED_IMAGES", (file.LOAD_TRUNCATED_IMAGES, "catch OSError of the image at hand")
+
+
+def _filters() -> list[Any]:
+    return list(warnings.filters)
 
 
 def _logging() -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -104,15 +104,19 @@ class Publishing:
 
 
 class Counting:
-    """The same, plain and with a close method."""
+    """The same, plain, with batches and a close method."""
 
     calls = 0
 
     def notify(self, notification: Notification) -> None:
         self.calls += 1
 
+    def notify_many(self, notifications: Sequence[Notification]) -> Sequence[str]:
+        self.calls += len(notifications)
+        return [f"number {self.calls}" for _ in notifications]
+
     def close(self) -> None:
-        assert self.calls
+        self.calls = 0
 
 
 class TestPublishingNotifier(NotifierSuite):
@@ -136,11 +140,18 @@ FAULTY_PLUGINS = """
     from pipeline.hooks import Analysis, Attribute
     from pipeline.testing import AIProviderSuite, NotifierSuite, StorageBackendSuite
 
+    class Routed:
+        def register_routes(self, routes): routes.add("GET", "/{id}", self.show)
+        def show(self, request):
+            assert request.path_params["id"] != "../" * 12 + "etc/passwd"
+            assert request.user_id != "user-4"
+
     class TestProvider(AIProviderSuite):
         @pytest.fixture
         def provider(self):
-            class Overconfident:
+            class Overconfident(Routed):
                 max_concurrency = -1
+                def check(self): return False
                 def analyze(self, request):
                     if request.image == b"not an image":
                         raise ValueError("a stray error")
@@ -150,7 +161,7 @@ FAULTY_PLUGINS = """
     class TestStorage(StorageBackendSuite):
         @pytest.fixture
         def storage(self):
-            class Forgetful:
+            class Forgetful(Routed):
                 def save(self, public_id, file, content_type): return "/media/x"
                 def open(self, public_id): raise KeyError(public_id)
                 def delete(self, public_id): raise KeyError(public_id)
@@ -162,7 +173,9 @@ FAULTY_PLUGINS = """
     class TestNotifier(NotifierSuite):
         @pytest.fixture
         def notifier(self):
-            class Gossip:
+            class Gossip(Routed):
+                def check(self): return False
+                def notify_many(self, notifications): return []
                 async def notify(self, notification):
                     assert notification.user_id != "user-19"
                     notification.event["seen"] = True
@@ -178,7 +191,7 @@ def test_every_test_of_the_suites_can_fail(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:tornado", "-p", "no:cacheprovider", str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    assert run.stdout.splitlines()[-1].startswith("18 failed in"), run.stdout[-2000:]
+    assert run.stdout.splitlines()[-1].startswith("29 failed in"), run.stdout[-2000:]
 
 
 def test_local_save_takes_over_a_file_without_a_name(local_storage: LocalStorage, tmp_path: Path) -> None:

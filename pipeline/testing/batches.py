@@ -1,0 +1,135 @@
+"""The tests of a notifier that takes many events at once: of `notify_many`."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from pipeline.hooks import Notification, Notifier
+from pipeline.hooks.batches import BatchLimits, batch_limits, checked_answers
+from pipeline.testing.findings import expect, found, told
+from pipeline.testing.samples import FAILURE_EVENT, JOB_ID, SUCCESS_EVENT, RecordingRooms
+from pipeline.testing.suite import Call, PluginSuite, api_version_of
+from pipeline.testing.surroundings import their_threads
+
+# User ids as identity providers make them.
+USERS = ("user-1", "auth0|65f2:a@suite.example", "user-3")
+# What a notifier may say is its own up to there: each is delivered for real.
+LARGEST = 50
+RETURN = "return None, or for each in order None, a text or an exception"
+
+
+class BatchTests(PluginSuite):
+    """Part of NotifierSuite. An empty batch is not among them: the service never sends one."""
+
+    def test_notify_many_answers_for_each(self, notifier: Notifier, rooms: RecordingRooms, call: Call) -> None:
+        """Several users, one event twice, then all once more: an answer each, and each event as it was."""
+        limits = self._batches(notifier)
+        events = [SUCCESS_EVENT, FAILURE_EVENT, SUCCESS_EVENT]
+        batch = [notification(copy.deepcopy(event), user, rooms) for event, user in zip(events, USERS, strict=True)]
+        batch = [*batch, batch[0]][: limits.size]
+        for when in ("", " when the same events came again: bear that"):
+            running = self._deliver(call, notifier, batch, rooms, when)
+            changed = [each for each, event in zip(batch, events, strict=False) if _text(each.event) != _text(event)]
+            expect(not changed, "notify_many changes an event, which others get too: copy what it wants to change")
+        if getattr(notifier, "durable", False) is True:
+            expect(
+                not running,
+                "notify_many returns before the events are delivered, so a durable notifier loses them in a crash: "
+                "await what it begins",
+            )
+
+    def test_notify_many_bears_full_batches_at_once(
+        self, notifier: Notifier, rooms: RecordingRooms, call: Call, call_together: Call
+    ) -> None:
+        """One event, as many as it says, and two batches at the same time: each event for its own user."""
+        size = min(self._batches(notifier).size, LARGEST)
+        users = [f"user-{number}" for number in range(size)]
+        for names in (users[:1], users, users[:1]):
+            self._deliver(call, notifier, [notification(SUCCESS_EVENT, name, rooms) for name in names], rooms)
+        halves = [[f"user-{half}{number}" for number in range(min(size, 5))] for half in "ab"]
+        batches = [tuple(notification(SUCCESS_EVENT, name, rooms) for name in names) for names in halves]
+        before = len(rooms.published)
+        try:
+            answers = call_together(*((_many(notifier), batch) for batch in batches))
+        except Exception as error:
+            found(f"notify_many raised {told(error)} when two calls ran at once: keep what is of one in variables")
+        for batch, answer in zip(batches, answers, strict=True):
+            self._check_answers(answer, len(batch))
+        self._check_rooms(rooms, before, [*halves[0], *halves[1]], " when two calls run at once")
+
+    def _batches(self, notifier: Notifier) -> BatchLimits:
+        if api_version_of(notifier) < 2 or not callable(getattr(notifier, "notify_many", None)):
+            pytest.skip("the notifier has no notify_many, which is optional")
+        try:
+            return batch_limits(notifier)
+        except ValueError as error:
+            found(str(error))
+
+    def _deliver(
+        self, call: Call, notifier: Notifier, batch: Sequence[Notification], rooms: RecordingRooms, when: str = ""
+    ) -> set[object]:
+        """Tell the notifier of the batch, look at what it says, and return what it has begun that goes on."""
+        before = len(rooms.published)
+        try:
+            answers, running = call(self._looked_at(_many(notifier)), tuple(batch))
+        except Exception as error:
+            found(f"notify_many raised {told(error)}{when}, which is about all of them: return it for the one it is of")
+        self._check_answers(answers, len(batch), when)
+        self._check_rooms(rooms, before, [each.user_id for each in batch], when)
+        return {*running}
+
+    def _looked_at(self, method: Call) -> Call:
+        """Return the method, which then returns its result and the tasks and threads it has begun that go on."""
+
+        async def called(*args: Any) -> tuple[Any, set[object]]:
+            tasks, threads = asyncio.all_tasks(), their_threads()
+            result = await self._call(method, *args)
+            begun = {each for each in asyncio.all_tasks() - tasks if not _is_of_a_server(each)}
+            return result, {*begun, *(their_threads() - threads)}
+
+        called.__name__ = method.__name__
+        return called
+
+    def _check_answers(self, answers: object, count: int, when: str = "") -> None:
+        try:
+            checked = checked_answers(answers, count)
+        except TypeError as error:
+            found(f"{error}{when}: {RETURN}")
+        refused = next((each for each in checked if isinstance(each, Exception)), None)
+        if refused is not None:
+            found(f"notify_many answers {told(refused)}{when}: the suite's events can be delivered; is it set up?")
+
+    def _check_rooms(self, rooms: RecordingRooms, before: int, users: Sequence[str], when: str = "") -> None:
+        """Whoever publishes does so for each of the batch, and for nobody else."""
+        got = {room for room, _ in rooms.published[before:]}
+        wanted = {f"user:{user}" for user in users}
+        strangers = ", ".join(sorted(got - wanted)[:3])
+        expect(not strangers, f"notify_many publishes to {strangers}{when}, of whom there is no event in the batch")
+        missing = len(wanted - got) if got else 0
+        expect(not missing, f"notify_many leaves out {missing} of {len(wanted)} users{when}: deliver each event")
+
+
+def notification(event: Any, user_id: str, rooms: RecordingRooms) -> Notification:
+    """Return an event as the service hands it on."""
+    return Notification(event, user_id, rooms, f"delivery-{user_id}", category="sneaker", job_id=JOB_ID)
+
+
+def _many(notifier: Any) -> Call:
+    method: Call = notifier.notify_many
+    return method
+
+
+def _text(event: object) -> str:
+    return json.dumps(event, default=repr)
+
+
+def _is_of_a_server(task: asyncio.Task[Any]) -> bool:
+    """True for what serves a receiver that the test runs on the same loop."""
+    code = getattr(task.get_coro(), "cr_code", None)
+    return code is not None and "/aiohttp/web" in code.co_filename

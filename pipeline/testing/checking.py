@@ -1,0 +1,40 @@
+"""The test of `check`, which providers, notifiers, filters and observers may have."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from pipeline.testing.findings import expect, found, told
+from pipeline.testing.suite import Call, PluginSuite, api_version_of
+
+# What no far end can be the reason of.
+MISTAKES = (AttributeError, NameError, TypeError, LookupError)
+
+
+class CheckTests(PluginSuite):
+    """Part of all suites but that of storages, which must have a `check`. The far end may be away."""
+
+    def test_check_returns_nothing_or_raises(self, request: pytest.FixtureRequest, call: Call) -> None:
+        """What it returns says nothing to readiness, so that False would pass for well."""
+        check = getattr(under_test(request), "check", None)
+        if not callable(check) or api_version_of(under_test(request)) < 2:
+            pytest.skip("the plugin has no check, which is optional")
+        answer: Any = None
+        try:
+            answer = call(check)
+        except MISTAKES as error:
+            found(f"check raised {told(error)}: return nothing, raise in words when it is not usable")
+        except Exception:
+            return  # which is how it says so
+        expect(answer is None, f"check returns {answer!r}: return nothing, raise when it is not usable")
+
+
+def under_test(request: pytest.FixtureRequest) -> Any:
+    """Return the plugin that the suite got."""
+    for name in ("provider", "storage", "notifier", "plugin"):
+        with suppress(pytest.FixtureLookupError):
+            return request.getfixturevalue(name)
+    raise LookupError("the suite has no plugin")

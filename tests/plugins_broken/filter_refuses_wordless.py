@@ -1,0 +1,9 @@
+# Refuses without a word. | refuses without a word
+from pipeline.errors import ValidationError
+from pipeline.hooks import hookimpl
+
+
+@hookimpl
+def validate_upload(upload):
+    if upload.width < 10_000:
+        raise ValidationError("")

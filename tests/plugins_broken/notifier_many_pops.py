@@ -1,0 +1,16 @@
+# Takes the batch for a list of its own. | notify_many raised AttributeError
+from pipeline.hooks import hookimpl
+
+
+class Broken:
+    async def notify(self, notification):
+        pass
+
+    async def notify_many(self, notifications):
+        while notifications:
+            notifications.pop()
+
+
+@hookimpl
+def register_notifiers(settings):
+    yield "broken", Broken

@@ -1,0 +1,12 @@
+# Takes each event for a success. | notify raised KeyError
+from pipeline.hooks import hookimpl
+
+
+class Broken:
+    async def notify(self, notification):
+        return notification.event["processedImageUrl"]
+
+
+@hookimpl
+def register_notifiers(settings):
+    yield "broken", Broken

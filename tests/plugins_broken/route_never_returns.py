@@ -1,0 +1,20 @@
+# A handler that waits for what never comes. | GET /items/{id} takes longer than
+import asyncio
+
+from pipeline.hooks import hookimpl
+
+
+class Broken:
+    async def notify(self, notification):
+        pass
+
+    def register_routes(self, routes):
+        routes.add("GET", "/items/{id}", self.show)
+
+    async def show(self, request):
+        await asyncio.Event().wait()
+
+
+@hookimpl
+def register_notifiers(settings):
+    yield "broken", Broken

@@ -1,0 +1,18 @@
+# Sets a cookie. | is not the plugin's to set
+from pipeline.hooks import PluginReply, hookimpl
+
+
+class Broken:
+    async def notify(self, notification):
+        pass
+
+    def register_routes(self, routes):
+        routes.add("GET", "/items/{id}", self.show)
+
+    async def show(self, request):
+        return PluginReply(headers={"Set-Cookie": "seen=1"})
+
+
+@hookimpl
+def register_notifiers(settings):
+    yield "broken", Broken
