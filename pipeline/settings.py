@@ -532,7 +532,7 @@ class Settings(BaseSettings):
         return self._unknown_variables
 
     def with_plugin_variables(self, variables: Mapping[str, str]) -> Settings:
-        """Return a copy that gives plugins these PLUGIN_<NAME>_<FIELD> variables."""
+        """Return a copy that gives plugins these PLUGIN_<NAME>_<FIELD> variables, as a plugin's tests need it."""
         copy = self.model_copy()
         copy._plugin_variables = {name: SecretStr(value) for name, value in variables.items() if value}
         copy._plugin_settings = {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 
 import click
-from rich.table import Table
+from rich.table import Column, Table
 
 from pipeline import settings as settings_module
 from pipeline.commands.making import new
@@ -34,7 +34,8 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
         for info in infos:
             print(json.dumps(cleaned(info.as_json())), flush=True)
         return
-    table = Table("name", "kind", "package", "version", "state", "what is wrong")
+    # Folded, as what is cut off could not be read, nor copied.
+    table = Table("name", "kind", "package", "version", "state", Column("what is wrong", overflow="fold"))
     for info in infos:
         wrong = "\n".join(map(shown, (*info.faults, *(f"warning: {each}" for each in info.warnings))))
         table.add_row(*map(shown, (info.name, info.kind, info.package, info.version, info.state)), wrong)

@@ -17,6 +17,7 @@ from pipeline.commands.plugin_settings import built_in_settings
 from pipeline.hooks import specs
 from pipeline.hooks.kinds import BUILT_IN_MODULES
 from pipeline.hooks.load_checks import hookspecs
+from pipeline.settings import PluginSettings, Settings
 
 # Those that a plugin raises.
 ERRORS: tuple[type[Exception], ...] = (
@@ -32,7 +33,7 @@ ERRORS: tuple[type[Exception], ...] = (
 
 def reference_lines() -> list[str]:
     """Return the reference."""
-    parts = (_hook_lines, _protocol_lines, _data_lines, _error_lines, _user_lines, _setting_lines)
+    parts = (_hook_lines, _protocol_lines, _data_lines, _used_lines, _error_lines, _user_lines, _setting_lines)
     return [line for part in parts for line in part()]
 
 
@@ -73,6 +74,16 @@ def _data_lines() -> Iterator[str]:
         yield from ("", "```", *(_field(field) for field in fields(kind)), "```")
 
 
+def _used_lines() -> Iterator[str]:
+    yield from ("", "### What it may use")
+    of = Settings.with_plugin_variables
+    yield from _documented("####", "PluginSettings", PluginSettings)
+    yield from _documented("#####", "is_active -> bool", PluginSettings.is_active)
+    yield from _documented("####", f"Settings.{of.__name__}({_parameters(of)}) -> Settings", of)
+    for function in filter(inspect.isfunction, (getattr(hooks, name) for name in hooks.__all__)):
+        yield from _documented("####", _signature(function), function)
+
+
 def _user_lines() -> Iterator[str]:
     yield from ("", "### Who uses which hook", "", "| hook | built-in plugins that implement it |", "|---|---|")
     for hook, users in hook_users().items():
@@ -96,6 +107,9 @@ def _error_lines() -> Iterator[str]:
     yield from ("", "### What it raises", "", "All are in `pipeline.errors`.")
     for error in ERRORS:
         yield from _documented("####", f"{error.__name__}({_parameters(error.__init__)})", error)
+        if error is errors.ValidationError:
+            one = errors.ValidationError.of
+            yield from _documented("#####", f"ValidationError.{one.__name__}({_parameters(one)})", one)
 
 
 def _signature(function: Callable[..., Any], written: str = "") -> str:
