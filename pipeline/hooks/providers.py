@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, cast
 
 import structlog
@@ -19,12 +19,12 @@ from pipeline.hold import lane_behind
 from pipeline.hooks import faults
 from pipeline.hooks.breaker import SharedBreakers
 from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.checks import cleaned, extra_fault, provenance_fault, result_fault
+from pipeline.hooks.checks import cleaned, extra_fault, provenance_fault, result_fault, usage_fault
 from pipeline.hooks.context import trace_of_call
 from pipeline.hooks.limits import JPEG
 from pipeline.hooks.pictures import Pictures
 from pipeline.hooks.progress import Reporting, takes_progress
-from pipeline.hooks.protocols import Analysis, AnalyzeRequest, Attribute
+from pipeline.hooks.protocols import Analysis, AnalyzeRequest, Attribute, Usage
 from pipeline.hooks.usage import UsageCounts
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
@@ -48,6 +48,13 @@ class Witness(Protocol):
         """The provider has done so much of it, and found so much."""
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What one call took, as far as the provider has told. usage: None when what it told cannot be."""
+
+    usage: Usage | None
+
+
 class Permit(Protocol):
     """Says whether one job may call a provider now, beside the provider itself; usecases/permits.py has it."""
 
@@ -62,8 +69,8 @@ class Permit(Protocol):
         can be asked instead.
         """
 
-    async def end(self, provider: str, analysis: Analysis | None) -> None:
-        """The call has ended, with that answer or with none."""
+    async def end(self, provider: str, analysis: Analysis | None, spent: Spent | None = None) -> None:
+        """The call has ended, with that answer or with none. spent: what a call without a usable answer took."""
 
 
 CONVERT_SECONDS = 30.0
@@ -166,7 +173,7 @@ class Providers:
                     held = held or refusal
                     continue
                 left = deadline - asyncio.get_running_loop().time()
-            has_asked, found = True, None
+            has_asked, found, spent = True, None, None
             try:
                 asked = request
                 if content is not None:
@@ -176,6 +183,7 @@ class Providers:
                 if stage is stages[-1] or _known(best[0].brand, best[0].model) == 2:
                     break
             except (PermanentJobError, RetryableJobError) as error:
+                spent = self._spent(provider, error)
                 if best is None and not self._goes_on(provider, error, request.attempt):
                     raise
                 if isinstance(error, RetryableJobError) and not error.spends_attempt:
@@ -186,7 +194,7 @@ class Providers:
                     log.warning("provider_passed_over", plugin=name, error=error.message)
             finally:
                 if permit is not None:
-                    await permit.end(name, found)
+                    await permit.end(name, found, spent)
         if best is None:
             raise _of_all(fault, held)
         if witness is not None and best[1] != name:
@@ -210,10 +218,10 @@ class Providers:
     async def _refusal(self, provider: BoundPlugin, permit: Permit | None, tries: bool) -> RetryableJobError | None:
         """Return why the provider is not to be asked now, None when it is. tries: though it is held."""
         breaker = provider.breaker("analyze")
-        if permit is not None and (spent := await permit.allow(provider.name)):
-            if spent.provider and not breaker.is_held:
-                breaker.busy(spent.retry_after_seconds or 0, spent.message)
-            return spent
+        if permit is not None and (over := await permit.allow(provider.name)):
+            if over.provider and not breaker.is_held:
+                breaker.busy(over.retry_after_seconds or 0, over.message)
+            return over
         if tries:
             breaker.tries()
         elif not provider.lets_through("analyze"):
@@ -247,7 +255,9 @@ class Providers:
                 )
                 if fault := result_fault(result):
                     provider.count_error("analyze")
-                    raise RetryableJobError("AI service sent an invalid result", max_attempts=2) from ValueError(fault)
+                    usage = result.usage if isinstance(result, Analysis) else None
+                    invalid = RetryableJobError("AI service sent an invalid result", max_attempts=2, usage=usage)
+                    raise invalid from ValueError(fault)
         except Exception as raised:
             error = faults.job_error(raised, provider.name, SERVICE)
             names = {"plugin": provider.name, "category": request.category}
@@ -264,8 +274,24 @@ class Providers:
         analysis = _without_faults(provider, cast(Analysis, result))
         analysis = cleaned(await self._pictures.kept(provider, "analyze", analysis))
         if self._usage is not None:
-            self._usage.count(provider.name, analysis)
+            self._usage.count(provider.name, analysis.ai_model, analysis.usage)
         return analysis
+
+    def _spent(self, provider: BoundPlugin, error: JobError) -> Spent | None:
+        """Count what a call took that ended with an error and was billed all the same; None when it tells nothing."""
+        usage = error.usage
+        if usage is None:
+            return None
+        if fault := usage_fault(usage):
+            provider.count_error("analyze")
+            log.warning("provenance_refused", plugin=provider.name, reason=fault)
+            return Spent(None)
+        assert isinstance(usage, Usage)
+        if self._usage is not None:
+            self._usage.count(provider.name, self.versions[provider.name][0], usage)
+        told = {"inputTokens": usage.input_tokens, "outputTokens": usage.output_tokens, "currency": usage.currency}
+        log.info("refused_answer_paid", plugin=provider.name, cost=usage.cost, **told)
+        return Spent(usage)
 
 
 class Photo:

@@ -18,6 +18,7 @@ from pipeline.assets.asset import Asset
 from pipeline.errors import BudgetReached, DependencyUnavailable, RetryableJobError
 from pipeline.hold import Pace
 from pipeline.hooks import Analysis
+from pipeline.hooks.providers import Spent
 from pipeline.queue.job import Job
 from pipeline.texts import cause_of
 from pipeline.usecases.budgets import Budgets
@@ -120,10 +121,11 @@ class JobPermit:
         error.provider = provider
         return error
 
-    async def end(self, provider: str, analysis: Analysis | None) -> None:
+    async def end(self, provider: str, analysis: Analysis | None, spent: Spent | None = None) -> None:
         """See Permit."""
-        if analysis is not None and self._permits.budgets is not None and provider not in self._permits.free:
-            await self._permits.budgets.record(provider, self._user_id, analysis.usage)
+        paid = Spent(analysis.usage) if analysis is not None else spent
+        if paid is not None and self._permits.budgets is not None and provider not in self._permits.free:
+            await self._permits.budgets.record(provider, self._user_id, paid.usage)
         if analysis is not None and self._permits.cache is not None and (key := self._key(provider)):
             await self._permits.cache.keep(key, analysis)
         pace = self._permits.paces.get(provider)
