@@ -41,7 +41,7 @@ class Turns(Protocol):
     ) -> tuple[bool, float]:
         """See JobQueue."""
 
-    async def end_turn_at(self, provider: str, lease: str) -> None:
+    async def end_turn_at(self, provider: str, lease: str, unused_seconds: float | None = None) -> None:
         """See JobQueue."""
 
 
@@ -86,7 +86,19 @@ class JobPermit:
     async def known(self, provider: str) -> Analysis | None:
         """See Permit."""
         cache, key = self._permits.cache, self._key(provider)
-        return await cache.find(key) if cache and key else None
+        found = await cache.find(key) if cache and key else None
+        if found is not None:
+            await self._give_back()
+        return found
+
+    async def _give_back(self) -> None:
+        """Let another job have the turn that this one was claimed with and does not need.
+
+        Those between it and the last one that was given stay unused: no job could be ready for them in time.
+        """
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            await self._end_turn(turn.provider, monotonic() - turn.begins_at)
 
     def _key(self, provider: str) -> str:
         versions, digest = self._permits.versions.get(provider, ("", "")), self._asset.original.sha256
@@ -129,10 +141,12 @@ class JobPermit:
         if analysis is not None and self._permits.cache is not None and (key := self._key(provider)):
             await self._permits.cache.keep(key, analysis)
         pace = self._permits.paces.get(provider)
-        if pace is None or pace.at_once is None:
-            return
+        if pace is not None and pace.at_once is not None:
+            await self._end_turn(provider)
+
+    async def _end_turn(self, provider: str, unused_seconds: float | None = None) -> None:
         try:
-            await self._permits.turns.end_turn_at(provider, self._lease)
+            await self._permits.turns.end_turn_at(provider, self._lease, unused_seconds)
         except DependencyUnavailable as error:
             # The end of the job ends it as well.
             log.warning("turn_not_ended", plugin=provider, cause=cause_of(error))
