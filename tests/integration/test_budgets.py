@@ -18,7 +18,7 @@ from pipeline.hooks import Usage
 from pipeline.queue.attempt import RetryPolicy, judge
 from pipeline.queue.job import Job, Outcome
 from pipeline.queue.queue import JobQueue
-from pipeline.usecases.budgets import Budgets
+from pipeline.usecases.budgets import Apart, Budgets
 from tests.factories import make_image
 from tests.packages import install
 from tests.service import Service
@@ -78,6 +78,49 @@ async def test_budget_of_the_day_counts_all_processes_and_ends_at_midnight(till:
     till.now += 9 * 86_400
     await one.purge()
     assert await till.store.kept("spending", limit=9) == []
+
+
+@pytest.mark.gen_test
+async def test_what_a_command_spends_counts_to_the_day(till: Till) -> None:
+    """At once for commands, and for the service when it has looked, once, whether or not Redis had lost the sums."""
+    budgets = till.process(per_day=1.0)
+    apart = Apart(till.store, per_day=1.0, currency="USD", now=lambda: till.now)
+    await budgets.record("acme", "ann", Usage(cost=0.4))
+    assert await apart.record("acme", Usage(cost=0.35)) and await apart.record("acme", Usage(cost=0, currency="EUR"))
+    assert not await apart.record("acme", None) and not await apart.record("acme", Usage(cost=1, currency="EUR"))
+    assert not await apart.is_reached()
+    for wipes in (False, True, False):
+        if wipes:
+            await till.wipe()
+        await budgets.purge()
+        assert await budgets.refusal("acme", "ann") is None
+        assert (await till.queue.sums("2026-03-31", ["all"]))[0] == pytest.approx(0.75)
+    await till.wipe()
+    assert await apart.record("acme", Usage(cost=0.25)) and await apart.is_reached()
+    await budgets.purge()
+    assert await budgets.refusal("acme", "ann") is not None and await apart.is_reached()
+    till.now += 600
+    assert not await apart.is_reached()
+
+
+@pytest.mark.parametrize("away", ["sums", "kept"])
+@pytest.mark.gen_test
+async def test_nobody_spends_while_nobody_knows_what_was_spent(
+    till: Till, monkeypatch: pytest.MonkeyPatch, away: str
+) -> None:
+    """Redis away, or wiped while the store is away: the job is given back as for any outage, and not asked for free."""
+    budgets = till.process(per_day=1.0)
+    await budgets.record("acme", "ann", Usage(cost=2))
+    await till.wipe()
+
+    async def fail(*_: Any, **__: Any) -> None:
+        raise DependencyUnavailable("away")
+
+    monkeypatch.setattr(till.queue if away == "sums" else till.store, away, fail)
+    with pytest.raises(DependencyUnavailable) as caught:
+        await budgets.refusal("acme", "ann")
+    finish = judge(caught.value, Job("id", {}, 1, 0, "lease", 0, 0), RetryPolicy(), 1)
+    assert (finish.outcome, finish.gives_back) == (Outcome.RETRY, True)
 
 
 @pytest.mark.gen_test
