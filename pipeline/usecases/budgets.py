@@ -150,7 +150,8 @@ class Budgets:
         if found[0] is None:
             await self._begin(day)
             found = await self._sums.sums(day, [IN_ALL, *fields])
-        return [each or 0.0 for each in found[1:]]
+        # What this process could not tell Redis yet counts here at least.
+        return [(each or 0.0) + self._untold.get((day, name), 0.0) for name, each in zip(fields, found[1:], strict=True)]
 
     async def _begin(self, day: str) -> None:
         """Give Redis the sums of that day as the store has them."""

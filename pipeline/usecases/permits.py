@@ -109,7 +109,11 @@ class JobPermit:
         budgets = self._permits.budgets
         if budgets is None or provider in self._permits.free:
             return None
-        return await budgets.refusal(provider, self._user_id)
+        refusal = await budgets.refusal(provider, self._user_id)
+        if refusal is not None:
+            # A user whose photos wait for the next day takes no turns from the others meanwhile.
+            await self._give_back()
+        return refusal
 
     async def begin(self, provider: str, *, waits: bool) -> RetryableJobError | None:
         """See Permit."""
