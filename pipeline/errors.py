@@ -166,7 +166,7 @@ class RetryableJobError(JobError):
     An attempt that is not spent holds the provider: nobody asks it for retry_after_seconds or, without one, but for
     single probes.
     max_attempts: give up after this many starts even if the policy allows more, or None.
-    usage: see JobError.
+    usage: a pipeline.hooks.Usage: what a call of an AI provider took that was billed although its answer is of no use.
     provider: whom this is about; the pipeline fills it in.
     """
 
@@ -215,7 +215,10 @@ class SandboxLimit(RetryableJobError):
 
 
 class PermanentJobError(JobError):
-    """Trying again cannot help: other 4xx, an image the provider refuses. usage: see JobError."""
+    """Trying again cannot help: other 4xx, an image the provider refuses.
+
+    usage: as of RetryableJobError; budgets and metrics count it.
+    """
 
 
 class NotStorable(PermanentJobError):

@@ -212,8 +212,8 @@ class Asked:
             except Exception as raised:
                 error = faults.job_error(raised, self.name, SERVICE)
                 if error.usage is not None:
-                    usage = error.usage if usage_fault(error.usage) is None else None
-                    self.score.stopped = await limited.record(self.name, cast(Usage | None, usage), is_free=self.is_free)
+                    usage = cast(Usage, error.usage) if usage_fault(error.usage) is None else None
+                    self.score.stopped = await limited.record(self.name, usage, is_free=self.is_free)
                 tells_all = raised is error and raised.__cause__ is None
                 reason = error.message if tells_all else f"{error.message}: {cause_of(raised)}"
                 if isinstance(error, PermanentJobError) or attempt == ATTEMPTS:

@@ -151,7 +151,8 @@ class Budgets:
             await self._begin(day)
             found = await self._sums.sums(day, [IN_ALL, *fields])
         # What this process could not tell Redis yet counts here at least.
-        return [(each or 0.0) + self._untold.get((day, name), 0.0) for name, each in zip(fields, found[1:], strict=True)]
+        told = zip(fields, found[1:], strict=True)
+        return [(each or 0.0) + self._untold.get((day, field), 0.0) for field, each in told]
 
     async def _begin(self, day: str) -> None:
         """Give Redis the sums of that day as the store has them."""

@@ -382,7 +382,8 @@ def test_wipe_and_kill_lose_none_and_double_none(tmp_path: Path, ai: AiService) 
         assert bulk("retry", {"state": "background"})["error"]["details"][0]["field"] == "state"
         one = listed[0]["jobId"]
         assert one != after["processingJobId"]
-        replies = [httpx.post(f"{service.url}{jobs}/{one}/cancel", headers=headers).status_code for _ in range(2)]
+        cancel = f"{service.url}{jobs}/{one}/cancel"
+        replies = [httpx.post(cancel, headers=headers).status_code for _ in range(2)]
         assert replies[0] == 200 and replies[1] in (404, 409)
         found = bulk("cancel", {"state": "background", "user": "user-1"}, dryRun=True)["data"]
         assert (found["count"], len(found["sample"])) == (7, 5)
