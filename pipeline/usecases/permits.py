@@ -110,7 +110,7 @@ class JobPermit:
         if budgets is None or provider in self._permits.free:
             return None
         refusal = await budgets.refusal(provider, self._user_id)
-        if refusal is not None:
+        if refusal is not None and self._turn is not None and self._turn.provider == provider:
             # A user whose photos wait for the next day takes no turns from the others meanwhile.
             await self._give_back()
         return refusal

@@ -12,10 +12,12 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from benchmarks.pacing import measure
+from pipeline.errors import BudgetReached
 from pipeline.hold import BACKGROUND, Finding, Found, Pace
 from pipeline.hooks import Analysis
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.queue.queue import JobQueue
+from pipeline.usecases.budgets import Budgets
 from pipeline.usecases.permits import Permits
 from pipeline.usecases.result_cache import ResultCache, key_of
 from tests.factories import make_asset
@@ -141,6 +143,10 @@ async def test_an_answer_of_before_leaves_its_turn_to_the_next_job(queue: JobQue
         async def find(self, key: str) -> Analysis | None:
             return Analysis() if key == known else None
 
+    class Spent:
+        async def refusal(self, provider: str, user_id: str) -> BudgetReached:
+            return BudgetReached("Your daily AI budget is reached", retry_after_seconds=60)
+
     asset = make_asset()
     known = key_of(asset.original.sha256, asset.category, "slow", "", "")
     permits = Permits(queue, PACES, cache=cast(ResultCache, Cache()))
@@ -153,7 +159,10 @@ async def test_an_answer_of_before_leaves_its_turn_to_the_next_job(queue: JobQue
     assert ids_of([first, second]) == ids[:2] and abs(second.turn.begins_at - first.turn.begins_at) < 0.1
     permit = permits.of(second, replace(asset, category="boots"))
     assert permit is not None and await permit.known("slow") is None and await claim(5) == []
-    queue.clock_offset_ms += 1600
+    # As does a photo of a user whose budget is spent.
+    permit = Permits(queue, PACES, cast(Budgets, Spent())).of(second, asset)
+    assert permit is not None and await permit.allow("free") is not None and await claim(5) == []
+    assert await permit.allow("slow") is not None
     (third,) = await claim(5)
     # That of the second job is passed, and the third job has its own.
     await queue.end_turn_at("slow", second.lease, 2.0)

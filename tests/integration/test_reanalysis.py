@@ -394,5 +394,6 @@ def test_wipe_and_kill_lose_none_and_double_none(tmp_path: Path, ai: AiService) 
         httpx.post(f"{service.url}/api/queue/resume", headers=headers)
         service.wait_log("asset_reanalyzed", outcome="unchanged")
         audit = httpx.get(f"{service.url}/api/queue/audit", headers=headers).json()["data"]["items"]
-        assert ("cancel jobs", "state=background user=user-1", 7) in {(each["action"], each["target"], each["count"]) for each in audit}
+        acts = {(each["action"], each["target"], each["count"]) for each in audit}
+        assert ("cancel jobs", "state=background user=user-1", 7) in acts
         assert ("reanalyze jobs", 6) in {(each["action"], each["count"]) for each in audit}
