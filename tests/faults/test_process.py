@@ -271,7 +271,7 @@ async def test_event_reaches_a_socket_on_another_process(tmp_path: Path, ai_serv
         ({"HOST": "0.0.0.0", "JWT_SECRET": ""}, "JWT_SECRET"),
         ({"JWT_SECRET": "short"}, "32 bytes"),
         ({"PROVIDER_TIMEOUT_SECONDS": "200", "RENEW_SECONDS": "10"}, "RENEW_SECONDS"),
-        ({"AI_PROVIDER": "nobody"}, "there are: http, local"),
+        ({"AI_PROVIDER": "nobody"}, "there are: anthropic, gemini, http, local, openai"),
         ({"PUBLIC_URL": "http://example.com"}, "PUBLIC_URL"),
     ],
 )

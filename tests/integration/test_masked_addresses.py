@@ -67,7 +67,7 @@ def test_all_address_settings_are_known() -> None:
     assert {"REDIS_URL", "AI_SERVICE_URL", "PUBLIC_URL", "JWT_JWKS_URL", "PLUGIN_OPENAI_BASE_URL"} <= set(VARIABLES)
     told = {name.upper() for name, field in Settings.model_fields.items() if "://" in (field.description or "")}
     told |= {each.variable for each in plugin_settings.built_in_settings() if "://" in each.why}
-    assert told - {"PLUGIN_WEBHOOK_ALLOW_PRIVATE"} <= set(VARIABLES)
+    assert told - {"PLUGIN_WEBHOOK_ALLOW_PRIVATE", "PLUGIN_WEBPUSH_ALLOW_PRIVATE"} <= set(VARIABLES)
 
 
 @pytest.mark.fault("R17")

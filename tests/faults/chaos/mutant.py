@@ -35,7 +35,8 @@ def without_fence() -> None:
         return await update(self, asset_id, {} if "fence" in wanted and "userId" not in wanted else wanted, change)
 
     MongoAssetStore._update = update_anyway  # type: ignore[method-assign]
-    sqlite.CURRENT_RUN = "id = :id"
+    # What follows with AND, the status, narrows the second part alone.
+    sqlite.CURRENT_RUN = "id = :id OR id = :id"
 
 
 def without_reconciler() -> None:
