@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from time import monotonic
 
+from pipeline.commands.moving import check_user
 from pipeline.errors import DependencyUnavailable
 from pipeline.hold import Pace
 from pipeline.hooks import Usage
@@ -73,6 +74,7 @@ async def limits(settings: Settings, paces: Mapping[str, Pace]) -> AsyncIterator
     spending = None
     try:
         if store is not None:
+            check_user(settings)
             await store.open()
             spending = Apart(store, per_day=settings.ai_budget_per_day, currency=settings.ai_budget_currency)
         yield EvalLimits(spending, queue)

@@ -55,7 +55,8 @@ class JobQuery:
     """Which jobs are wanted, as an operator says it; None and () leave all in.
 
     statuses: further restricts which assets' jobs are meant. is_postponed: only jobs that an operator postponed.
-    is_again: only reanalyses that have not ended, and no other job; since, until: when they were asked for.
+    is_again: only reanalyses that have not ended, and no other job; since, until: when they were asked for; provider:
+    that was named for them.
     The others are those of JobFilter; a word may also be the id of a job or an asset, or a user's whole id.
     """
 
@@ -144,10 +145,10 @@ class JobLists:
 
     async def _search_again(self, query: JobQuery, limit: int, after: Position | None) -> AssetsFound:
         """Return assets that are to be analyzed again, those asked for last first. A call reads so many kept jobs."""
-        wanted, named = await self._resolve(replace(query, since=None, until=None))
+        wanted, named = await self._resolve(replace(query, since=None, until=None, provider=None))
         last = (after[0], f"{self._queue.name}:{after[1]}") if after else None
         page = await self._store.newest_kept(self._kind, limit=ASKED_AT_MOST, after=last)
-        asked = [each for each in page if _is_again(each) and _is_between(each.at, query.since, query.until)]
+        asked = [each for each in page if _is_again(each, query)]
         by_id = {asset.id: asset for asset in await self._store.get_many([each.asset_id for each in asked])}
         names, holds = None if named is None else {asset.id for asset in named}, wanted.as_filter().holds
         found: list[Asset] = []
@@ -368,12 +369,13 @@ def _shown_again(kept: Kept, places: Mapping[str, Place], provider: str | None) 
     }
 
 
-def _is_again(kept: Kept) -> bool:
-    return isinstance(kept.data.get(ABOUT), Mapping) and FAILED not in kept.data
-
-
-def _is_between(at: datetime, since: datetime | None, until: datetime | None) -> bool:
-    return (since is None or at >= since) and (until is None or at <= until)
+def _is_again(kept: Kept, query: JobQuery) -> bool:
+    """Return whether that is a reanalysis that has not ended, was asked for then, and of that provider if of any."""
+    about = kept.data.get(ABOUT)
+    if not isinstance(about, Mapping) or FAILED in kept.data:
+        return False
+    is_then = (query.since is None or kept.at >= query.since) and (query.until is None or kept.at <= query.until)
+    return is_then and query.provider in (None, about.get("provider"))
 
 
 def _place_of(kept: Kept) -> Position:

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from pydantic import SecretStr
 from tornado.ioloop import IOLoop
 
 from benchmarks.pacing import measure
+from pipeline.commands.eval_limits import limits
 from pipeline.errors import BudgetReached
 from pipeline.hold import BACKGROUND, Finding, Found, Pace
 from pipeline.hooks import Analysis
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.queue.queue import JobQueue
+from pipeline.settings import Settings
 from pipeline.usecases.budgets import Budgets
 from pipeline.usecases.permits import Permits
 from pipeline.usecases.result_cache import ResultCache, key_of
@@ -168,6 +171,21 @@ async def test_an_answer_of_before_leaves_its_turn_to_the_next_job(queue: JobQue
     await queue.end_turn_at("slow", second.lease, 2.0)
     given, seconds = await queue.take_turn_at("slow", "other", 5)
     assert third.id == ids[2] and given and seconds > 2
+
+
+@pytest.mark.gen_test
+async def test_eval_takes_its_turns_among_those_of_the_service(queue: JobQueue, redis_url: str) -> None:
+    """Where REDIS_URL is set; else, or while Redis is away, it keeps to the rate by itself, whatever its settings are."""
+    pace = PACES["slow"]
+    async with limits(Settings(redis_url=SecretStr(redis_url)), PACES) as limited:
+        await limited.wait_for_turn("slow", pace)
+        given, seconds = await queue.take_turn_at("slow", "job", 5)
+        assert given and 1.5 < seconds <= 2.08
+    async with limits(Settings(), {"quick": Pace(0.05)}) as limited:
+        started_at = time.monotonic()
+        for _ in range(3):
+            await limited.wait_for_turn("quick", Pace(0.05))
+        assert time.monotonic() - started_at >= 0.1
 
 
 @pytest.mark.gen_test
