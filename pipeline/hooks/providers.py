@@ -61,6 +61,9 @@ class Permit(Protocol):
     async def known(self, provider: str) -> Analysis | None:
         """Return what the provider has answered before to the same photo, None when that is not known."""
 
+    async def put_by(self, provider: str, analysis: Analysis) -> None:
+        """Keep an answer that leaves something open for when the job can ask the next stage: then it is `known`."""
+
     async def allow(self, provider: str) -> BudgetReached | None:
         """Return None when the job may ask the provider at all today, else why not."""
 
@@ -161,7 +164,9 @@ class Providers:
                 if witness is not None:
                     witness.asked(name)
                 best, answered = _fuller(best, (found, name)), stage
-                break  # only complete ones are known
+                if stage is stages[-1] or _known(best[0].brand, best[0].model) == 2:
+                    break
+                continue
             if refusal := await self._refusal(provider, permit, name == tries):
                 held = held or refusal
                 continue
@@ -169,6 +174,7 @@ class Providers:
             if permit is not None:
                 if refusal := await permit.begin(name, waits=name == stage[-1]):
                     if best is not None:
+                        await permit.put_by(best[1], best[0])
                         raise refusal
                     held = held or refusal
                     continue

@@ -56,10 +56,12 @@ class Permits:
         free: Collection[str] = (),
         cache: ResultCache | None = None,
         versions: Mapping[str, tuple[str, str]] = {},
+        partial: ResultCache | None = None,
     ) -> None:
         """paces: the limits of those providers that have any. budgets: None when nothing is limited.
         free: providers that cost nothing. cache: None where answers are not given again. versions: the AI model and
-        prompt of each provider.
+        prompt of each provider. partial: keeps answers of jobs that wait for the next stage of a cascade, None where no
+        job does.
         """
         self.turns = turns
         self.paces = paces
@@ -67,6 +69,7 @@ class Permits:
         self.free = free
         self.cache = cache
         self.versions = versions
+        self.partial = partial
 
     def of(self, job: Job, asset: Asset) -> JobPermit | None:
         """Return the job's permit, None when it may ask as it likes and nothing is known of before."""
@@ -82,6 +85,7 @@ class JobPermit:
         self._lease = job.lease
         self._turn = job.turn
         self._user_id = asset.user_id
+        self._job_id = job.id
 
     async def known(self, provider: str) -> Analysis | None:
         """See Permit."""
@@ -89,7 +93,14 @@ class JobPermit:
         found = await cache.find(key) if cache and key else None
         if found is not None:
             await self._give_back()
+        elif self._permits.partial is not None and (key := self._key(provider, self._job_id)):
+            found = await self._permits.partial.find(key)
         return found
+
+    async def put_by(self, provider: str, analysis: Analysis) -> None:
+        """See Permit."""
+        if self._permits.partial is not None and (key := self._key(provider, self._job_id)):
+            await self._permits.partial.keep(key, analysis, is_partial=True)
 
     async def _give_back(self) -> None:
         """Let another job have the turn that this one was claimed with and does not need.
@@ -100,9 +111,9 @@ class JobPermit:
         if turn is not None:
             await self._end_turn(turn.provider, monotonic() - turn.begins_at)
 
-    def _key(self, provider: str) -> str:
+    def _key(self, provider: str, job_id: str = "") -> str:
         versions, digest = self._permits.versions.get(provider, ("", "")), self._asset.original.sha256
-        return key_of(digest, self._asset.category, provider, *versions) if digest else ""
+        return key_of(digest, self._asset.category, provider, *versions, job_id) if digest else ""
 
     async def allow(self, provider: str) -> BudgetReached | None:
         """See Permit."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from tornado.ioloop import IOLoop
 
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import BudgetReached, DependencyUnavailable, PermanentJobError
-from pipeline.hooks import Usage
+from pipeline.hold import Pace
+from pipeline.hooks import Analysis, Attribute, Usage
 from pipeline.queue.attempt import RetryPolicy, judge
 from pipeline.queue.job import Job, Outcome
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases.budgets import Apart, Budgets
-from tests.factories import make_image
+from pipeline.usecases.permits import Permits
+from pipeline.usecases.result_cache import ResultCache
+from tests.factories import make_asset, make_image
 from tests.packages import install
 from tests.service import Service
 
@@ -172,6 +176,24 @@ async def test_spending_outlasts_an_outage_of_the_store(till: Till, monkeypatch:
     assert await budgets.refusal("acme", "ann") is not None
     await till.wipe()
     assert await till.process(per_day=1).refusal("acme", "ann") is not None
+
+
+@pytest.mark.gen_test
+async def test_an_answer_that_was_put_by_is_for_its_job_alone(till: Till) -> None:
+    """It costs nothing again, and is looked for only where a cascade has a rate behind its first stage."""
+    asset, found = make_asset(), Analysis(Attribute("Nike", 0.9), usage=Usage(cost=0.5))
+    kept = ResultCache(till.store, days=1)
+    permits = Permits(till.queue, {"slow": Pace(2.0)}, partial=kept)
+    one, other = (permits.of(Job(name, {}, 1, 0, "lease", 0, 0), asset) for name in ("one", "other"))
+    assert one is not None and other is not None and await one.known("acme") is None
+    await one.put_by("acme", found)
+    known = await one.known("acme")
+    assert known is not None and known.brand == found.brand and known.is_cached and known.usage == Usage(cost=0)
+    assert await other.known("acme") is None and await one.known("slow") is None
+    plain = Permits(till.queue, {"slow": Pace(2.0)}).of(Job("one", {}, 1, 0, "lease", 0, 0), asset)
+    assert plain is not None and await plain.known("acme") is None
+    await one.put_by("slow", replace(found, processed_image_url="https://images.example/x.jpg"))
+    assert await one.known("slow") is None
 
 
 def test_job_that_waits_for_the_next_day_never_fails_of_its_age() -> None:

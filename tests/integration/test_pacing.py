@@ -175,7 +175,7 @@ async def test_an_answer_of_before_leaves_its_turn_to_the_next_job(queue: JobQue
 
 @pytest.mark.gen_test
 async def test_eval_takes_its_turns_among_those_of_the_service(queue: JobQueue, redis_url: str) -> None:
-    """Where REDIS_URL is set; else, or while Redis is away, it keeps to the rate by itself, whatever its settings are."""
+    """Where REDIS_URL is set; else, or while Redis is away, it keeps to the rate by itself."""
     pace = PACES["slow"]
     async with limits(Settings(redis_url=SecretStr(redis_url)), PACES) as limited:
         await limited.wait_for_turn("slow", pace)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -642,15 +643,20 @@ class Till:
 
     def __init__(self) -> None:
         self.paid: list[tuple[str, float | None]] = []
+        self.kept: dict[str, Analysis] = {}
+        self.without_turn: str = ""
 
     async def known(self, provider: str) -> Analysis | None:
-        return None
+        return self.kept.get(provider)
+
+    async def put_by(self, provider: str, analysis: Analysis) -> None:
+        self.kept[provider] = analysis
 
     async def allow(self, provider: str) -> None:
         return None
 
-    async def begin(self, provider: str, *, waits: bool) -> None:
-        return None
+    async def begin(self, provider: str, *, waits: bool) -> RetryableJobError | None:
+        return RetryableJobError("no turn", spends_attempt=False) if provider == self.without_turn else None
 
     async def end(self, provider: str, analysis: Analysis | None, spent: Spent | None = None) -> None:
         paid = Spent(analysis.usage) if analysis is not None else spent
@@ -684,6 +690,20 @@ async def test_what_a_refused_answer_cost_is_counted(
     assert (analysis.brand.value, till.paid) == ("b", paid)
     labels = {"provider": "a", "model": "", "direction": "input"}
     assert chain.house.metrics.registry.get_sample_value("pipeline_ai_tokens_total", labels) == tokens
+
+
+@pytest.mark.gen_test
+async def test_a_job_that_waits_for_the_next_stage_pays_the_first_one_once(chain: Chain) -> None:
+    """Given back for want of a turn, it goes on where it was."""
+    chain.answers = {"a": replace(PARTIAL, usage=Usage(cost=0.5)), "b": replace(COLOURED, usage=Usage(cost=0.25))}
+    manager, till = chain.open("a", "b", ai_provider="a>b"), Till()
+    till.without_turn = "b"
+    for _ in range(3):
+        with pytest.raises(RetryableJobError, match="no turn"):
+            await manager.analyze(make_request(), no_image, permit=till)
+    till.without_turn = ""
+    assert (await manager.analyze(make_request(), no_image, permit=till)).colorway is not None
+    assert (chain.asked, till.paid) == (["a", "b"], [("a", 0.5), ("b", 0.25)])
 
 
 @pytest.mark.gen_test
