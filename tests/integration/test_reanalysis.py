@@ -174,6 +174,28 @@ async def test_result_that_tells_less_changes_nothing_unless_it_is_to_replace(
     assert (after.processed is None) is is_less or not is_less
 
 
+@pytest.mark.parametrize("replaces", [False, True])
+@pytest.mark.gen_test
+async def test_correction_during_the_run_stands(house: House, replaces: bool) -> None:
+    """Whether the new result counts or not, and in the event; to give the field back shows what the AI said last."""
+    before = await house.finished(Analysis(Attribute("Nike", 0.9)))
+    assert before.status is AssetStatus.PARTIAL
+    correcting = Correcting(house.store)
+
+    async def correct() -> None:
+        await correcting.correct(before.id, before.user_id, {"brand": "Puma", "model": "Suede"})
+
+    house.plugins.before_answer = correct
+    await house.process(await house.ask(before, replaces=replaces), OTHER if not replaces else Analysis())
+    after = await house.asset(before)
+    assert after.status is AssetStatus.ACTIVE
+    assert [after.known.brand, after.known.model] == [{"value": each, "confidence": 1} for each in ("Puma", "Suede")]
+    for event, _ in house.plugins.events:
+        assert event["aiMetadata"]["brand"]["value"] == "Puma"
+    after = await correcting.correct(before.id, before.user_id, {"brand": None})
+    assert after.known.brand == (None if replaces else {"value": "Adidas", "confidence": 0.9})
+
+
 @pytest.mark.gen_test
 async def test_same_result_is_not_told(house: House) -> None:
     """finishedAt stays, so no replay sends it either; where the result came from is kept."""
