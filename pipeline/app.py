@@ -75,17 +75,8 @@ class App:
         self._watch("clock", lambda: CLOCK.follow(parts.queue.time))
         self._watch("processes", parts.processes.run)
         self._watch("console frames", parts.console_frames.run, "console")
-        self._watch("reconciler", parts.reconciler.run)
-        self._watch("sweeper", parts.sweeper.run)
-        self._watch("expiry", parts.expiry.run)
-        self._watch("erasing", parts.erasing.run)
-        self._watch("storages in use", parts.storages_in_use.run, "store")
-        self._watch("moves", parts.moves.run, "store")
-        self._watch("store move", parts.movable_store.run, "store")
-        self._watch("upgrade", parts.upgrade.run, "store")
-        self._watch("tallies", parts.tallies.run, "store")
-        self._watch("audit", parts.audit.run, "store")
-        self._watch("notification reconciler", parts.notification_reconciler.run, "reconciler")
+        self._watch("ai usage", parts.ai_usage.run, "console")
+        self._watch_store()
         if settings.role is not Role.WEB:
             for worker in parts.workers:
                 worker.start()
@@ -99,6 +90,21 @@ class App:
             store="mongodb" if settings.mongodb_uri.get_secret_value() else "sqlite",
             **_reading(settings),
         )
+
+    def _watch_store(self) -> None:
+        """Run what brings back, tidies, moves and writes down what the asset store holds."""
+        parts = self.parts
+        self._watch("reconciler", parts.reconciler.run)
+        self._watch("notification reconciler", parts.notification_reconciler.run, "reconciler")
+        self._watch("sweeper", parts.sweeper.run)
+        self._watch("expiry", parts.expiry.run)
+        self._watch("erasing", parts.erasing.run)
+        self._watch("storages in use", parts.storages_in_use.run, "store")
+        self._watch("moves", parts.moves.run, "store")
+        self._watch("store move", parts.movable_store.run, "store")
+        self._watch("upgrade", parts.upgrade.run, "store")
+        self._watch("tallies", parts.tallies.run, "store")
+        self._watch("audit", parts.audit.run, "store")
 
     async def stop(self) -> None:
         """Refuse uploads, stop claiming, let uploads and slots finish, hand back the rest, say goodbye, close."""
@@ -126,6 +132,7 @@ class App:
         await parts.tickets.close()
         # With a Redis that does not answer this process will be shown as gone, which is no reason to wait.
         await _settled(parts.processes.leave(), LEAST_CLOSE_SECONDS)
+        await _settled(parts.ai_usage.close(), LEAST_CLOSE_SECONDS)
         await parts.queue.close()
         await parts.notifications.close()
         await _settled(asyncio.gather(parts.tallies.close(close_seconds()), parts.audit.close(close_seconds())))

@@ -32,6 +32,7 @@ from pipeline.supervision import Supervisor
 from pipeline.tracing import build_tracing
 from pipeline.usecases import notifying
 from pipeline.usecases.admission import Admission
+from pipeline.usecases.ai_usage import AiUsage
 from pipeline.usecases.audit import Audit
 from pipeline.usecases.budgets import Budgets
 from pipeline.usecases.bulk import Bulk
@@ -134,6 +135,13 @@ class Parts:
             per_day=settings.ai_budget_per_day,
             per_user_per_day=settings.ai_budget_per_user_per_day,
             currency=settings.ai_budget_currency,
+        )
+        self.ai_usage = AiUsage(
+            self.queue,
+            self.plugins.usage,
+            self.budgets,
+            currency=settings.ai_budget_currency,
+            free=self.plugins.free_providers,
         )
         self.sweeper = Sweeper(self.store, self.plugins, self.queue, self.metrics)
         self.storages_in_use = StoragesInUse(self.store, self.plugins)

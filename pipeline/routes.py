@@ -23,6 +23,7 @@ from pipeline.handlers import (
     overview,
     pages,
     plugin_routes,
+    plugins,
     queue,
     upload,
     users,
@@ -219,11 +220,11 @@ def _jobs_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
 
 
 def _overview_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
-    settings, plugins, with_processes = parts.settings, parts.plugins, common | {"processes": parts.processes}
+    settings, with_processes = parts.settings, common | {"processes": parts.processes}
     asked = {name: settings.chain(name) for name in settings.categories}
     of_plugins = {
-        "plugins": lambda: plugins.all,
-        "missing_storages": lambda: plugins.storages.missing,
+        "plugins": parts.plugins,
+        "usage": parts.ai_usage,
         "categories": {
             each: [name for name, chain in asked.items() if each in chain] for each in settings.all_providers
         },
@@ -233,5 +234,5 @@ def _overview_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/api/processes", overview.ProcessesHandler, with_processes),
         ("/api/processes/([^/]+)/drain", overview.DrainHandler, with_processes),
         ("/api/processes/([^/]+)/resume", overview.ResumeHandler, with_processes),
-        ("/api/plugins", overview.PluginsHandler, common | of_plugins),
+        ("/api/plugins", plugins.PluginsHandler, common | of_plugins),
     ]

@@ -279,7 +279,10 @@ class Settings(BaseSettings):
         2, "Longest one call of an observer or a filter may take: an upload waits for filters.", gt=0
     )
     breaker_failures: int = _f(
-        5, "So many failures in a row hold a provider with a next one, a notifier or a hook: it is not called.", ge=1
+        5,
+        "So many failures in a row hold a provider with a next one, a notifier or a hook: it is not called. So do as "
+        "many calls that block the event loop, of any provider too.",
+        ge=1,
     )
     breaker_probe_seconds: float = _f(
         15, "Longest wait between the single calls that try a held plugin again; starts at 1 s and doubles.", ge=1

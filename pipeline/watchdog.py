@@ -2,8 +2,8 @@
 
 A coroutine that blocks instead of awaiting makes every socket, upload and job wait, and nothing on the loop can tell of
 it while it lasts. So a thread looks on: when the loop has not given a sign of life in time, the frames of the loop's
-thread show whose call is running. A plugin is named in the log and counted; of an observer or a filter it is a
-failure, so that one that goes on doing so is held.
+thread show whose call is running. A plugin is named in the log and counted; a method that goes on doing so is held
+(hooks/breaker.py), but for a storage's, without which nothing works: that one is shown to operators.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import FrameType
 
 import structlog
 
-from pipeline.hooks.calls import find_plugin
+from pipeline.hooks.running import find_plugin
 from pipeline.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -93,8 +93,8 @@ class Watchdog:
         if found is None:
             log.warning("loop_blocked", **fields)
         else:
-            plugin, method = found
-            plugin.note_blocking(method)
+            plugin, method, call = found
+            plugin.note_blocking(call)
             log.warning("loop_blocked", kind=plugin.kind, plugin=plugin.name, method=method, **fields)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 from pipeline.commands import conformance, verified  # noqa: F401
-from pipeline.hooks.catalogue import BUILT_IN_MODULES
+from pipeline.hooks.kinds import BUILT_IN_MODULES
 
 GRACE_SECONDS = 3.0
 

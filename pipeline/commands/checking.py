@@ -41,9 +41,10 @@ from pipeline.disk import Disk
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError, Unauthorized
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
 from pipeline.hooks.calls import CHECK, START, BoundPlugin
-from pipeline.hooks.catalogue import HOOK, NOTIFIER, PROVIDER, STORAGE, Catalogue, Kind
+from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.checks import find_fault
 from pipeline.hooks.context import Lender
+from pipeline.hooks.kinds import HOOK, NOTIFIER, PROVIDER, STORAGE, Kind
 from pipeline.hooks.progress import Reporting, takes_progress
 from pipeline.hooks.threads import LoopThreads
 from pipeline.hooks.values import MemoryValues

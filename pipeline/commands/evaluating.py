@@ -32,13 +32,15 @@ from pipeline.errors import ConfigurationError, NotReady, PermanentJobError, Pip
 from pipeline.hold import Pace
 from pipeline.hooks import faults
 from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.catalogue import PROVIDER, Catalogue
+from pipeline.hooks.asking import SERVICE
+from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.checks import cleaned, provenance_fault, result_fault, usage_fault
 from pipeline.hooks.context import Lender
+from pipeline.hooks.kinds import PROVIDER
 from pipeline.hooks.load_checks import nearest
+from pipeline.hooks.photo import Photo
 from pipeline.hooks.progress import Reporting, takes_progress
 from pipeline.hooks.protocols import Analysis, AnalyzeRequest, Usage
-from pipeline.hooks.providers import SERVICE, Photo
 from pipeline.hooks.values import MemoryValues
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings, plugin_variable

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -154,18 +154,11 @@ async def _change(
     preview = cleaned(await client.preview_jobs(action, where, is_all=is_all, provider=provider))
     if limit is not None and preview["count"] > limit:
         preview |= {"count": limit, "isExact": True}
-    if as_json:
-        print(json.dumps(preview), flush=True)
-    else:
-        if preview["sample"]:
-            stdout.print(_table(preview["sample"]))
-        stdout.print(f"{_count(preview)} to {action}", highlight=False)
+    _show_preview(preview, action, as_json=as_json)
     if is_dry or not preview["count"] and preview["isExact"]:
         return
     if not is_sure:
         click.confirm(f"{action.capitalize()} {_count(preview)}?", abort=True, err=True)
-    done = skipped = refused = 0
-    is_cut = False
     changed = client.change_jobs(
         action,
         where,
@@ -175,7 +168,23 @@ async def _change(
         replace=replaces or None,
         limit=limit,
     )
-    async for chunk in changed:
+    await _show_changes(changed, as_json=as_json)
+
+
+def _show_preview(preview: dict[str, Any], action: str, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(preview), flush=True)
+        return
+    if preview["sample"]:
+        stdout.print(_table(preview["sample"]))
+    stdout.print(f"{_count(preview)} to {action}", highlight=False)
+
+
+async def _show_changes(chunks: AsyncIterator[dict[str, Any]], *, as_json: bool) -> None:
+    """Print what becomes of the jobs, chunk by chunk; ClientError when some were refused."""
+    done = skipped = refused = 0
+    is_cut = False
+    async for chunk in chunks:
         chunk = cleaned(chunk)
         done, skipped, refused = done + chunk["done"], skipped + chunk["skipped"], refused + len(chunk["refused"])
         is_cut = is_cut or len(chunk["refused"]) >= REFUSED_AT_MOST

@@ -12,7 +12,7 @@ from string import Template
 import click
 
 from pipeline.errors import ConfigurationError
-from pipeline.hooks.catalogue import BUILT_IN_MODULES, NOTIFIER, PROVIDER, STORAGE
+from pipeline.hooks.kinds import BUILT_IN_MODULES, NOTIFIER, PROVIDER, STORAGE
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{1,39}")
 NEEDS = {"provider": ', "aiohttp"', "notifier": ', "aiohttp"'}

@@ -22,8 +22,9 @@ from pipeline.assets.store import AssetStore
 from pipeline.commands import running
 from pipeline.commands.shown import shown, stderr, stdout
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError
-from pipeline.hooks.catalogue import STORAGE, Catalogue
+from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.context import Lender
+from pipeline.hooks.kinds import STORAGE
 from pipeline.hooks.storages import Storages
 from pipeline.hooks.storing import Storing
 from pipeline.metrics import Metrics

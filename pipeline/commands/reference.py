@@ -15,7 +15,7 @@ import pluggy
 from pipeline import errors, hooks
 from pipeline.commands.plugin_settings import built_in_settings
 from pipeline.hooks import specs
-from pipeline.hooks.catalogue import BUILT_IN_MODULES
+from pipeline.hooks.kinds import BUILT_IN_MODULES
 from pipeline.hooks.load_checks import hookspecs
 
 # Those that a plugin raises.

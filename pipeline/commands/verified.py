@@ -11,43 +11,23 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from time import monotonic
+from collections.abc import Callable
 from typing import Any
 
 from pipeline import settings as settings_module
 from pipeline.errors import ConfigurationError
-from pipeline.hooks.catalogue import (
-    FILTERS,
-    HOOK,
-    KINDS,
-    NOTIFIER,
-    OBSERVERS,
-    PROVIDER,
-    STORAGE,
-    Catalogue,
-    Kind,
-)
+from pipeline.hooks.catalogue import Catalogue
+from pipeline.hooks.kinds import FILTERS, HOOK, KINDS, NOTIFIER, OBSERVERS, PROVIDER, STORAGE, Kind
 from pipeline.hooks.load_checks import nearest
-from pipeline.settings import Settings
 
 Tell = Callable[[dict[str, Any]], None]
 SUITES = {PROVIDER: "TestProvider", STORAGE: "TestStorage", NOTIFIER: "TestNotifier"}
-IN_FORCE = {
-    PROVIDER: "provider_timeout_seconds",
-    STORAGE: "storage_timeout_seconds",
-    NOTIFIER: "notifier_timeout_seconds",
-    None: "hook_timeout_seconds",
-}
 WARNINGS = {
     PROVIDER: "analyzes photos some twenty times",
     STORAGE: "writes and deletes images under suite/",
     NOTIFIER: "delivers some twenty-five invented events, for real",
     None: "shows it invented uploads, results and jobs",
 }
-# Of one call; a plugin that needs longer holds one of few job slots.
-CALL_SECONDS_AT_MOST = 20.0
 
 
 def main() -> None:
@@ -68,6 +48,7 @@ def run(name: str, kind_name: str | None, seconds: float, tell: Tell) -> None:
     except ImportError:
         tell({"fault": "The suites run on pytest, which is missing: pip install pytest"})
         return
+    from pipeline.commands.suite_run import SuiteRun
     from pipeline.testing.surroundings import Shared
 
     before = Shared.now()
@@ -85,7 +66,7 @@ def run(name: str, kind_name: str | None, seconds: float, tell: Tell) -> None:
     for change in Shared.now().changes(before):
         tell({"finding": f"when it is loaded, {change}", "test": "load"})
     gc.freeze()  # what is there by now need not be looked through for what the plugin leaves
-    _run_suites(name, kind, settings, _suites(kind, made), monotonic() + seconds, seconds, tell)
+    SuiteRun(name, kind, settings, seconds, tell).run(_suites(kind, made))
     tell({"done": True})
 
 
@@ -120,71 +101,6 @@ def _suites(kind: Kind | None, plugin: object) -> list[str]:
         if any(callable(getattr(plugin, hook, None)) for hook in hooks)
     ]
     return has
-
-
-def _run_suites(
-    name: str, kind: Kind | None, settings: Settings, suites: list[str], ends_at: float, seconds: float, tell: Tell
-) -> None:
-    import pytest
-
-    call_seconds = min(CALL_SECONDS_AT_MOST, seconds / 3)
-    setting = IN_FORCE[kind]
-
-    class Configured:
-        """A pytest plugin: what conformance.py lacks."""
-
-        @pytest.fixture
-        def configured(self, loop: Any) -> Iterator[object]:
-            catalogue = Catalogue(settings)
-            yield catalogue.make(kind, name) if kind else catalogue.hook_plugin(name)
-            loop.run_until_complete(catalogue.sandbox.close())
-
-        @pytest.fixture(autouse=True)
-        def _hurry(self, request: pytest.FixtureRequest) -> None:
-            suite: Any = request.instance
-            suite.call_seconds, suite.gives_up = call_seconds, True
-            suite.in_force = setting.upper(), getattr(settings, setting)
-            suite.ends_at = ends_at - call_seconds - 3
-
-        def pytest_runtest_logstart(self, nodeid: str) -> None:
-            tell({"begins": _title(nodeid)})
-
-        def pytest_runtest_logfinish(self, nodeid: str) -> None:
-            tell({"ends": _title(nodeid)})
-
-        @pytest.hookimpl(wrapper=True)
-        def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-            report = yield
-            error = call.excinfo.value if call.excinfo else None
-            if report.skipped:
-                tell({"left_out": _title(item.nodeid), "why": str(error)})
-            elif report.failed and error is not None:
-                for line in _lines(error):
-                    tell({"finding": line, "test": _title(item.nodeid)})
-            return report
-
-    # Neither the author's configuration nor what else is installed has a say.
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    folder = Path(__file__).parent
-    options = ["-q", "--tb=no", "--no-header", "-c", os.devnull, "--rootdir", str(folder), "-p", "no:cacheprovider"]
-    # Else each folder above is looked through.
-    options += ["-p", "no:faulthandler", "--confcutdir", str(folder)]
-    file = folder / "conformance.py"
-    pytest.main([*options, *(f"{file}::{suite}" for suite in suites)], plugins=[Configured()])
-
-
-def _lines(error: BaseException) -> list[str]:
-    import pytest
-
-    from pipeline.testing.findings import told
-
-    if isinstance(error, pytest.fail.Exception):
-        return str(error).splitlines()
-    return [f"the test ended with {told(error)}"]
-
-
-def _title(nodeid: str) -> str:
-    return nodeid.rpartition("::")[2].removeprefix("test_").replace("_", " ")
 
 
 if __name__ == "__main__":

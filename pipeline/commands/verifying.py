@@ -22,7 +22,7 @@ import click
 
 from pipeline.commands.shown import cleaned, shown, stderr, stdout
 from pipeline.errors import ConfigurationError
-from pipeline.hooks.catalogue import HOOK, KINDS
+from pipeline.hooks.kinds import HOOK, KINDS
 
 # As nobody waits without a word.
 SILENT_SECONDS = 5.0

@@ -159,7 +159,7 @@ async def _check(name: str, check: Callable[[], Awaitable[None]]) -> dict[str, A
 async def _plugin_state(plugin: BoundPlugin) -> dict[str, str]:
     fault = clean(mask(await plugin.health()))
     state = "failing" if fault and plugin.state == "ok" else plugin.state
-    reason = plugin.held_because or fault
+    reason = plugin.reason or fault
     return {"name": plugin.name, "kind": plugin.kind, "state": state} | ({"reason": reason} if reason else {})
 
 

@@ -1,7 +1,8 @@
 """When a plugin is not asked for a while: the one mechanism for providers, notifiers and hooks, each by itself.
 
-Three things hold a plugin: it could not be asked at all, it failed so often in a row, or it said how long it is busy.
-The first two let single calls try it, after waits that double; the third ends by itself. What one process finds of a
+Four things hold a plugin: it could not be asked at all, it failed so often in a row, it kept the event loop so often in
+a row, or it said how long it is busy. The first three let single calls try it, after waits that double; the last one
+ends by itself. What one process finds of a
 provider the worker carries to Redis, where it becomes a hold for all, and Redis picks the jobs that try
 (queue/lua/lanes.lua). A process that alone cannot reach a provider goes on holding it when the others do not.
 Runs on the event loop.
@@ -16,6 +17,8 @@ from time import monotonic
 from pipeline.hold import Avoided, Finding, Found, Hold
 
 FIRST_WAIT_SECONDS = 1.0
+# Of a plugin that keeps the event loop: the reason, which owners of photos read too, and the cause.
+BLOCKING, BLOCKING_CAUSE = "Not available now", "it blocks the event loop"
 # One who asks to be called again at once is believed only so far.
 LEAST_BUSY_SECONDS = 1.0
 
@@ -31,9 +34,11 @@ class Breaker:
         """
         self._limit = failures
         self._longest_seconds = longest_seconds
-        self._on_change = on_change
+        self.on_change = on_change
         self.on_found: Callable[[Found, float], None] = lambda found, seconds: None
         self._failures = 0
+        # How many calls in a row kept the event loop, whatever they came to.
+        self.blocks = 0
         self._wait_seconds = 0.0  # between two calls that try it; 0 where the hold ends by itself
         self._until = 0.0
         self._is_trying = self._may_try = False
@@ -92,7 +97,13 @@ class Breaker:
         self._may_try, self._is_trying = False, True
 
     def answered(self) -> None:
-        """The plugin did its work, whether the result was good or not. While it asks to be left alone it stays held."""
+        """The plugin did its work, whether the result was good or not. While it asks to be left alone it stays held.
+
+        One whose calls keep the event loop is held now: everything else has to wait for them.
+        """
+        if self.blocks >= self._limit:
+            self.unreachable(BLOCKING, BLOCKING_CAUSE)
+            return
         self._failures = 0
         self._may_try = self._is_trying = False
         was_away = self._wait_seconds > 0
@@ -104,7 +115,7 @@ class Breaker:
             self.on_found(Found.ANSWERED, 0)
         if self._is_told and not self.is_held_here:
             self._is_told = False
-            self._on_change(False)
+            self.on_change(False)
 
     def failed(self, reason: str, cause: str = "") -> None:
         """The plugin failed: once is no reason to hold it."""
@@ -143,7 +154,7 @@ class Breaker:
         self._may_try = self._is_trying = False
         if not self._is_told:
             self._is_told = True
-            self._on_change(True)
+            self.on_change(True)
 
 
 class SharedBreakers:

@@ -1,43 +1,34 @@
-"""How one plugin is called: awaited on the loop or run in threads of its own, in a time budget, timed and counted.
+"""How one plugin is called: started before its first call, timed and counted, each method by itself.
 
-Every plugin has its own threads, also for what it hands to `asyncio.to_thread`, so one that hangs cannot take those of
-another, and nothing of ours runs in them. What a method means is not known here.
+How a call runs within its time: running.py. What a method means is not known here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from time import monotonic, perf_counter
-from types import FrameType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from pipeline.errors import DependencyUnavailable, NotReady, RetryableJobError, is_unreachable
-from pipeline.hooks.breaker import Breaker
+from pipeline.errors import NotReady
+from pipeline.hooks.breaker import BLOCKING_CAUSE, Breaker
 from pipeline.hooks.limits import Limits
+from pipeline.hooks.methods import bound_method
 from pipeline.hooks.routes import Route
-from pipeline.hooks.threads import DaemonThreads, of_plugin
+from pipeline.hooks.running import PluginOverrun, Running, ignore, is_away
+from pipeline.hooks.sources import Source
 from pipeline.hooks.timing import TimedCall
 from pipeline.texts import cause_of
 
 if TYPE_CHECKING:
-    from prometheus_client import Counter, Histogram
-
     from pipeline.hooks.context import Lender
     from pipeline.metrics import Metrics
 
 CLOSE_SECONDS = 5.0
-# How long a call that was cancelled may take to clean up before it is left behind. Half of what a drain waits for its
-# job to be handed back (queue/worker.py).
-GRACE_SECONDS = 0.5
 # How long a plugin may take to get ready; one that needs longer says so with NotReady.
 START_SECONDS = 30.0
 # Of one `check`, and how often who asks for the plugin's health has it called.
@@ -47,33 +38,18 @@ START, CHECK, CLOSE = "start", "check", "close"
 REGISTER_ROUTES = "register_routes"
 NOT_WORK = (CLOSE, START, CHECK, REGISTER_ROUTES)
 SEES_LENGTH = 500
-BLOCKING = "It blocks the event loop"
 log = structlog.get_logger(__name__)
 
 
-class PluginOverrun(Exception):
-    """The call took longer than its time budget."""
-
-
-class PluginBusy(Exception):
-    """The call did not begin: all threads of the plugin are busy with, or hang in, earlier ones."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Method:
-    """One method of a plugin, its series, and whether it is called for now."""
-
-    function: Callable[..., Any]
-    is_async: bool
-    seconds: Histogram
-    errors: Counter
-    overruns: Counter
-    skipped: Counter
-    breaker: Breaker
-
-
 class BoundPlugin:
-    """One plugin in use. Whether a method is awaited or run in a thread is decided here, once."""
+    """One plugin in use. Whether a method is awaited or run in a thread is decided here, once.
+
+    routes: what it serves under /plugins/. source: where it comes from. warnings: what is wrong with it and harmless.
+    """
+
+    routes: Sequence[Route] = ()
+    source: Source | None = None
+    warnings: Sequence[str] = ()
 
     def __init__(
         self,
@@ -102,54 +78,41 @@ class BoundPlugin:
         self.limits = limits
         self._is_traced = is_traced
         close = getattr(plugin, "close", None)
+        breaker = partial(Breaker, breaker_failures, breaker_probe_seconds)
         self._methods = {
-            method: _Method(
-                function,
-                inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function),
-                metrics.plugin_seconds.labels(kind, name, method),
-                metrics.plugin_errors.labels(kind, name, method),
-                metrics.plugin_overruns.labels(kind, name, method),
-                metrics.plugin_skipped.labels(kind, name, method),
-                Breaker(breaker_failures, breaker_probe_seconds, partial(self._note_held, method)),
-            )
+            method: bound_method(kind, name, method, function, metrics, breaker())
             for method, function in {**methods, **({CLOSE: close} if close else {})}.items()
         }
-        for method, known in self._methods.items():
-            metrics.plugin_held.labels(kind, name, method).set_function(partial(_is_held, known.breaker))
-        thread_wait = metrics.thread_wait_seconds.labels(kind, name)
-        self._threads = DaemonThreads(threads, f"{kind}-{name}", thread_wait.observe)
-        self._stuck = metrics.plugin_stuck.labels(kind, name)
-        # What it serves under /plugins/.
-        self.routes: Sequence[Route] = ()
-        self._blocked_loop = metrics.plugin_blocked_loop.labels(kind, name)
-        self._blocking: set[str] = set()  # methods that kept the loop and have not been judged since
+        self._running = Running(kind, name, threads, metrics)
         # Since the start, of all methods.
         self.calls = self.errors = 0
-        self._overdue: set[Future[Any]] = set()
-        self._left_behind: set[asyncio.Task[Any]] = set()
         self._lender = lender
         self.is_started = START not in self._methods
         self._starting: asyncio.Task[None] | None = None
         self._health: tuple[float, asyncio.Future[str]] | None = None
 
     @property
-    def overdue(self) -> int:
-        """How many threads are held now by calls whose time was up: a thread cannot be cancelled."""
-        self._overdue = {future for future in self._overdue if not future.done()}
-        return len(self._overdue)
-
-    @property
     def state(self) -> str:
-        """Return how it is now: ok, held, or stuck (calls whose time was up go on, in threads or on the loop)."""
-        if self.held_because:
+        """Return how it is now: ok, held, stuck (calls whose time was up go on, in threads or on the loop), or blocking
+        (the last call of a method kept the event loop from everything else).
+        """
+        if any(known.breaker.is_held for known in self._methods.values()):
             return "held"
-        return "stuck" if self.overdue or self._left_behind else "ok"
+        if self._running.is_stuck:
+            return "stuck"
+        return "blocking" if self.reason else "ok"
 
     @property
-    def held_because(self) -> str:
-        """Return which methods are held and why, "" when none is."""
-        held = {method: known.breaker for method, known in self._methods.items() if known.breaker.is_held}
-        return "; ".join(f"{method}: {each.reason} ({each.cause})" for method, each in held.items())
+    def reason(self) -> str:
+        """Return which methods are held and why, or keep the event loop, "" when none does."""
+        told = []
+        for method, known in self._methods.items():
+            breaker = known.breaker
+            if breaker.is_held:
+                told.append(f"{method}: {breaker.reason} ({breaker.cause})")
+            elif breaker.blocks:
+                told.append(f"{method}: {BLOCKING_CAUSE} (calls in a row: {breaker.blocks})")
+        return "; ".join(told)
 
     @property
     def held_seconds(self) -> float:
@@ -178,7 +141,7 @@ class BoundPlugin:
     def max_in_flight(self) -> int | None:
         """How many of its calls run at once; None when it is awaited: as many as there are."""
         is_awaited = all(known.is_async for name, known in self._methods.items() if name not in NOT_WORK)
-        return None if is_awaited else self._threads.limit
+        return None if is_awaited else self._running.thread_limit
 
     @property
     def sees(self) -> str:
@@ -210,24 +173,6 @@ class BoundPlugin:
         """Count what the method returned as an error."""
         self._methods[method].errors.inc()
         self.errors += 1
-
-    def note_blocking(self, method: str) -> None:
-        """Count that the method keeps the event loop. Called by the watchdog, in its thread, while it does."""
-        self._blocked_loop.inc()
-        self._blocking.add(method)
-
-    def answered(self, method: str) -> None:
-        """Let the method's breaker know that a call went well; one that kept the event loop did not."""
-        if method in self._blocking:
-            self.count_error(method)
-            self.failed(method, BLOCKING, "it kept the event loop from everything else")
-        else:
-            self.breaker(method).answered()
-
-    def failed(self, method: str, reason: str, cause: str) -> None:
-        """Let the method's breaker know that a call failed."""
-        self._blocking.discard(method)
-        self.breaker(method).failed(reason, cause)
 
     def skip(self, method: str) -> None:
         """Count a call that is not made."""
@@ -277,14 +222,13 @@ class BoundPlugin:
             return
         if self._starting is None or self._starting.done():
             self._starting = asyncio.create_task(self._start(), name=f"{self.kind} {self.name}: start")
-            self._starting.add_done_callback(_ignore)
+            self._starting.add_done_callback(ignore)
         # Who goes away does not take it from the others.
         await asyncio.shield(self._starting)
 
     async def _start(self) -> None:
         assert self._lender is not None, f"nobody lends the {self.kind} {self.name} what it starts with"
-        known = self._methods[START]
-        context = self._lender.to(self.name)
+        known, context = self._methods[START], self._lender.to(self.name)
         try:
             await self._timed(START, TimedCall(known.function, known.is_async), START_SECONDS, (context,))
         except Exception as error:
@@ -319,29 +263,15 @@ class BoundPlugin:
         on_late_end: Callable[[], None] | None = None,
     ) -> Any:
         measured = self._methods[method]
-        # A task of its own: whatever the plugin does with a cancellation, the caller comes free.
-        task = asyncio.create_task(self._run(method, call, args), name=f"{self.kind} {self.name}: {method}")
-        task.add_done_callback(_ignore)
         try:
-            while not task.done() and (left := call.left_seconds(seconds, wait_seconds)) > 0:
-                await asyncio.wait([task], timeout=left)
-            if task.done():
-                return task.result()
-            has_begun = call.begun_at is not None
-            await self._give_up(task, call, method, on_late_end)
-            if not has_begun:
-                raise PluginBusy(f"{self.kind} {self.name}: no thread came free for {method}")
-            measured.overruns.inc()
-            raise PluginOverrun(f"{self.kind} {self.name}: {method} took longer than {seconds:g} s")
-        except asyncio.CancelledError:
-            if not task.done():
-                await self._give_up(task, call, method, on_late_end)
-            raise
-        except Exception:
-            measured.errors.inc()
-            self.errors += 1
+            return await self._running.result_of(method, call, seconds, args, wait_seconds, on_late_end)
+        except Exception as failure:
+            measured.overruns.inc(int(isinstance(failure, PluginOverrun)))
+            self.count_error(method)
             raise
         finally:
+            if call.has_blocked or measured.breaker.blocks:
+                self._judge_blocking(method, call)
             self.calls += 1
             seconds_taken = perf_counter() - (call.begun_at or call.made_at)
             measured.seconds.observe(seconds_taken)
@@ -350,39 +280,12 @@ class BoundPlugin:
                 fields = {"kind": self.kind, "plugin": self.name, "method": method, "outcome": outcome}
                 log.info("plugin_called", ms=round(seconds_taken * 1000, 1), **fields)
 
-    async def _give_up(
-        self, task: asyncio.Task[Any], call: TimedCall, method: str, on_late_end: Callable[[], None] | None
-    ) -> None:
-        try:
-            await self._cancel(task, method)
-        finally:
-            if on_late_end is not None:
-                call.when_ended(task, on_late_end)
-
-    async def _cancel(self, task: asyncio.Task[Any], method: str) -> None:
-        """Cancel the call; one that goes on all the same is left behind, counted until it ends."""
-        task.cancel()
-        try:
-            await asyncio.wait([task], timeout=GRACE_SECONDS)
-        finally:
-            if not task.done():
-                log.warning("plugin_stuck", kind=self.kind, plugin=self.name, method=method)
-                self._stuck.inc()
-                self._left_behind.add(task)
-                task.add_done_callback(self._came_back)
-
-    def _note_held(self, method: str, is_held: bool) -> None:
-        fields: dict[str, Any] = {"kind": self.kind, "plugin": self.name, "method": method}
-        if is_held:
-            breaker = self._methods[method].breaker
-            left_ms = round(breaker.left_seconds * 1000)
-            log.warning("plugin_held", leftMs=left_ms, reason=breaker.reason, cause=breaker.cause, **fields)
-        else:
-            log.warning("plugin_released", **fields)
-
-    def _came_back(self, task: asyncio.Task[Any]) -> None:
-        self._stuck.dec()
-        self._left_behind.discard(task)
+    def _judge_blocking(self, method: str, call: TimedCall) -> None:
+        """Count a call that kept the event loop as an error; so many in a row hold the method (breaker.py)."""
+        breaker = self._methods[method].breaker
+        breaker.blocks = breaker.blocks + 1 if call.has_blocked else 0
+        if call.has_blocked and sys.exception() is None:
+            self.count_error(method)
 
     async def close(self) -> None:
         """End its tasks, call its close method if it has one, log its failure, and leave its threads behind."""
@@ -394,60 +297,4 @@ class BoundPlugin:
         except Exception:
             log.warning("plugin_close_failed", kind=self.kind, plugin=self.name, exc_info=True)
         finally:
-            self._threads.shutdown()
-
-    async def _run(self, method: str, call: TimedCall, args: tuple[Any, ...]) -> Any:
-        of_plugin.set(self._threads)
-        try:
-            result = call.begin(*args) if call.is_async else await self._run_in_thread(method, call, args)
-            return await result if inspect.isawaitable(result) else result
-        except SystemExit as error:
-            raise RuntimeError(f"{method} called sys.exit") from error
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # Nobody cancelled us: it escaped from inside the plugin and must not look like our own shutdown.
-            raise RuntimeError(f"{method} let a cancellation escape") from error
-
-    async def _run_in_thread(self, method: str, call: TimedCall, args: tuple[Any, ...]) -> Any:
-        # Waiting for a thread that will not come would only cost the caller its whole time.
-        if self.overdue >= self._threads.limit:
-            raise PluginBusy(f"{self.kind} {self.name}: all {self._threads.limit} threads hang in earlier calls")
-        future = call.future = self._threads.submit(contextvars.copy_context().run, call.begin, *args)
-        try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            if not future.cancel():
-                log.warning("plugin_stuck", kind=self.kind, plugin=self.name, method=method)
-                self._overdue.add(future)
-                self._stuck.inc()
-                future.add_done_callback(lambda _: self._stuck.dec())
-            raise
-
-
-def find_plugin(frame: FrameType | None) -> tuple[BoundPlugin, str] | None:
-    """Return the plugin whose coroutine is running in these frames, the innermost first, and which of its methods that
-    is; None when there is none.
-    """
-    while frame is not None:
-        if frame.f_code is BoundPlugin._run.__code__:
-            return cast(BoundPlugin, frame.f_locals["self"]), cast(str, frame.f_locals["method"])
-        frame = frame.f_back
-    return None
-
-
-def is_away(error: Exception) -> bool:
-    """Return whether what a `start` raised may be over in a while, though it is no NotReady."""
-    away = (DependencyUnavailable, RetryableJobError, PluginOverrun, PluginBusy, TimeoutError)
-    return isinstance(error, away) or is_unreachable(error)
-
-
-def _is_held(breaker: Breaker) -> float:
-    return float(breaker.is_held)
-
-
-def _ignore(task: asyncio.Task[Any]) -> None:
-    """Fetch what nobody may wait for any more, so that the loop does not complain of it."""
-    if not task.cancelled():
-        task.exception()
+            self._running.shutdown()

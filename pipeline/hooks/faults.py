@@ -16,7 +16,7 @@ from pipeline.errors import (
     is_unreachable,
 )
 from pipeline.hooks.breaker import Breaker
-from pipeline.hooks.calls import PluginBusy, PluginOverrun
+from pipeline.hooks.running import PluginBusy, PluginOverrun
 from pipeline.texts import cause_of
 
 

@@ -19,8 +19,8 @@ import structlog
 
 from pipeline.errors import DependencyUnavailable, NotReady, ValidationError
 from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.catalogue import FILTERS, OBSERVERS, TRANSFORM, VALIDATE
 from pipeline.hooks.checks import cleaned, extra_fault, provenance_fault, result_fault
+from pipeline.hooks.kinds import FILTERS, OBSERVERS, TRANSFORM, VALIDATE
 from pipeline.hooks.pictures import Pictures
 from pipeline.hooks.protocols import Analysis, AnalyzeRequest, JobEvent, UploadFacts
 from pipeline.texts import cause_of
@@ -100,13 +100,13 @@ class Hooked:
             yield True
         except Exception as error:
             if hook == VALIDATE and isinstance(error, ValidationError):
-                plugin.answered(hook)
+                plugin.breaker(hook).answered()
                 raise
             _failed(plugin, hook, error)
             if is_required:
                 raise _unanswered(plugin, hook) from error
         else:
-            plugin.answered(hook)
+            plugin.breaker(hook).answered()
 
     async def _checked(self, changed: Analysis) -> Analysis:
         if fault := result_fault(changed, TRANSFORM) or extra_fault(changed.extra) or provenance_fault(changed):
@@ -177,7 +177,7 @@ class _Observer:
         except Exception as error:
             _failed(self._plugin, hook, error)
         else:
-            self._plugin.answered(hook)
+            self._plugin.breaker(hook).answered()
 
 
 def _unanswered(plugin: BoundPlugin, hook: str) -> DependencyUnavailable:
@@ -194,4 +194,4 @@ def _failed(plugin: BoundPlugin, hook: str, error: Exception) -> None:
     if isinstance(error, NotReady):
         plugin.breaker(hook).unreachable("Not ready", cause_of(error), error.retry_after_seconds)
     else:
-        plugin.failed(hook, "The hook failed", cause_of(error))
+        plugin.breaker(hook).failed("The hook failed", cause_of(error))

@@ -1,12 +1,15 @@
-"""What is told of each plugin there is: by `run.py plugins`, by `check`, and by the suites. Pure."""
+"""What is told of each plugin there is: by `run.py plugins`, by `check`, and by the suites."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.hooks.limits import FORMATS, Limits
+from pipeline.hooks.sources import Source
+
+BROKEN = "broken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +73,14 @@ def limits_as_json(limits: Limits, extra_fields: object) -> dict[str, Any]:
         "extra_fields": dict(extra_fields) if isinstance(extra_fields, Mapping) and limits.extra_fields else None,
     }
     return {name: value for name, value in declared.items() if value is not None}
+
+
+def info_of(source: Source, kind: str, state: str, name: str = "") -> PluginInfo:
+    """Return the line of a plugin from there."""
+    info = PluginInfo(name or source.name, kind, source.package, source.version, state)
+    return replace(info, source=source.path, import_ms=source.import_ms)
+
+
+def broken_info(source: Source, kind: str, faults: tuple[str, ...], name: str = "") -> PluginInfo:
+    """Return the line of a plugin that cannot be used."""
+    return replace(info_of(source, kind, BROKEN, name), reason="; ".join(faults), faults=faults)

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.errors import ConfigurationError
 from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.catalogue import FILTERS, NOTIFIER, PROVIDER, STORAGE, Catalogue
+from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.context import Lender
 from pipeline.hooks.hooked import Hooked
+from pipeline.hooks.job_side import Permit, Witness
+from pipeline.hooks.kinds import FILTERS, NOTIFIER, PROVIDER, STORAGE
 from pipeline.hooks.lent import PluginStore
+from pipeline.hooks.listing import PluginInfo
 from pipeline.hooks.load_checks import nearest
 from pipeline.hooks.notifiers import Notifiers
+from pipeline.hooks.photo import ReadImage
 from pipeline.hooks.pictures import Inspect, Pictures
 from pipeline.hooks.protocols import (
     Analysis,
@@ -27,7 +31,7 @@ from pipeline.hooks.protocols import (
     StoredImage,
     UploadFacts,
 )
-from pipeline.hooks.providers import Permit, Providers, ReadImage, Witness
+from pipeline.hooks.providers import Providers
 from pipeline.hooks.routes import Route
 from pipeline.hooks.starting import start
 from pipeline.hooks.storages import Storages
@@ -54,15 +58,17 @@ class PluginManager:
         providers: Mapping[str, BoundPlugin],
         storages: Storages,
         notifiers: Sequence[BoundPlugin],
+        usage: UsageCounts,
         hooks: Sequence[BoundPlugin] = (),
         tracing: Tracing = OFF,
         sandbox: Sandbox | None = None,
         inspect: Inspect | None = None,
         lender: Lender | None = None,
-        usage: UsageCounts | None = None,
+        broken: Sequence[PluginInfo] = (),
     ) -> None:
         """providers: by name, all that settings.all_providers names. storages: the current one, and how to have others.
         sandbox: where plugins work, closed with them. inspect: looks at the bytes of the images that plugins made.
+        usage: counts what the AI takes. broken: plugins that cannot be used, to be shown.
         """
         pictures = Pictures(settings, inspect)
         self._providers = Providers(settings, providers, tracing, pictures, sandbox, usage)
@@ -76,12 +82,11 @@ class PluginManager:
         # Whom the jobs of each category ask only after another has answered.
         self.provider_behind = self._providers.behind
         self.storages = storages
-        self.notifiers = Notifiers(
-            notifiers, rooms, settings.notifier_timeout_seconds, tracing, settings.notifier_slots
-        )
+        seconds, slots = settings.notifier_timeout_seconds, settings.notifier_slots
+        self.notifiers = Notifiers(notifiers, rooms, seconds, tracing, slots)
         self._hooked = Hooked(hooks, settings, pictures)
         self.sandbox = sandbox
-        self._lender = lender
+        self._lender, self.usage, self.broken = lender, usage, broken
         # By the plugin's name; those that are opened later have none.
         self.routes = _served(self.all)
 
@@ -242,6 +247,7 @@ def assemble(
         inspect=inspect,
         lender=lender,
         usage=UsageCounts(metrics, catalogue.selected[PROVIDER]),
+        broken=catalogue.broken,
     )
 
 
@@ -261,7 +267,8 @@ def _check_required(catalogue: Catalogue, settings: Settings, hooks: Sequence[Bo
     """ConfigurationError when a filter that is required is not in use."""
     names = [each.name for each in hooks if set(each.methods) & set(FILTERS)]
     for name in settings.filters_required:
-        if name not in names and (fault := catalogue.why_broken(name)):
+        fault = next((info.reason for info in catalogue.broken if info.name == name), "")
+        if name not in names and fault:
             raise ConfigurationError(f"FILTERS_REQUIRED: the plugin {name!r} is broken: {fault}")
         if name not in names:
             there = f"in use: {', '.join(names) or 'none'}{nearest(name, names)}"

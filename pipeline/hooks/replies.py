@@ -28,9 +28,13 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
 
 
 def retry_after_of(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds a reply asks to wait, or None; a date counts from the reply's own, as clocks differ."""
+    """Return the seconds a reply asks to wait, or None."""
+    return parse_retry_after(headers.get("Retry-After"), date_of(headers))
+
+
+def date_of(headers: Mapping[str, str]) -> datetime:
+    """Return the time as the service's own clock tells it in a reply, which the instants in that reply are by."""
     try:
-        now = parsedate_to_datetime(headers.get("Date", ""))
+        return parsedate_to_datetime(headers.get("Date", ""))
     except (ValueError, TypeError):
-        now = utc_now()
-    return parse_retry_after(headers.get("Retry-After"), now)
+        return utc_now()

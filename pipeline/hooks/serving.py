@@ -16,8 +16,9 @@ from typing import Any
 import structlog
 
 from pipeline.errors import DependencyUnavailable, NotReady, PipelineError
-from pipeline.hooks.calls import REGISTER_ROUTES, BoundPlugin, PluginBusy, PluginOverrun
+from pipeline.hooks.calls import REGISTER_ROUTES, BoundPlugin
 from pipeline.hooks.routes import PluginReply, PluginRequest, Route
+from pipeline.hooks.running import PluginBusy, PluginOverrun
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)

@@ -6,7 +6,7 @@ import structlog
 
 from pipeline.errors import ConfigurationError, NotReady
 from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.catalogue import HOOK, KINDS
+from pipeline.hooks.kinds import HOOK, KINDS
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)

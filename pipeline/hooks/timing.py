@@ -14,9 +14,14 @@ LEAST_WAIT_SECONDS = 0.5
 
 
 class TimedCall:
-    """One call that is under way. begun_at: None while it waits for a thread. future: of the thread it runs in."""
+    """One call that is under way.
 
-    __slots__ = ("function", "is_async", "made_at", "begun_at", "future")
+    begun_at: None while it waits for a thread.
+    future: of the thread it runs in.
+    has_blocked: it has kept the event loop from everything else.
+    """
+
+    __slots__ = ("function", "is_async", "made_at", "begun_at", "future", "has_blocked")
 
     def __init__(self, function: Callable[..., Any], is_async: bool) -> None:
         self.function = function
@@ -24,6 +29,7 @@ class TimedCall:
         self.made_at = perf_counter()
         self.begun_at: float | None = None
         self.future: Future[Any] | None = None
+        self.has_blocked = False
 
     def begin(self, *args: Any) -> Any:
         """Call the function."""

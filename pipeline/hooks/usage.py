@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from pipeline.hooks.protocols import Usage
@@ -27,6 +28,8 @@ class UsageCounts:
         self._models: dict[str, dict[str, tuple[Counter, Counter, Counter]]] = {}
         self._costs: dict[tuple[str, str, str], Counter] = {}
         self._currencies: set[str] = set()
+        # By provider, and what it is: see `take`.
+        self._fresh: defaultdict[tuple[str, str], float] = defaultdict(float)
         for provider in providers:
             metrics.ai_calls.labels(provider, "")
             metrics.ai_cost.labels(provider, "", "USD")
@@ -41,17 +44,37 @@ class UsageCounts:
             models[model] = self._metrics.ai_calls.labels(*of_model), tokens[0], tokens[1]
         calls, input_tokens, output_tokens = models[model]
         calls.inc()
+        self._fresh[provider, "calls"] += 1
         if usage is None:
             return
         input_tokens.inc(usage.input_tokens or 0)
         output_tokens.inc(usage.output_tokens or 0)
+        self._fresh[provider, "input"] += usage.input_tokens or 0
+        self._fresh[provider, "output"] += usage.output_tokens or 0
         if usage.cost is not None:
+            currency = self._currency(usage.currency)
+            self._fresh[provider, f"cost {currency}"] += usage.cost
+            self._fresh[provider, f"priced {currency}"] += 1
             key = (provider, model, usage.currency)
             if (cost := self._costs.get(key)) is None:
-                cost = self._metrics.ai_cost.labels(provider, model, self._currency(usage.currency))
+                cost = self._metrics.ai_cost.labels(provider, model, currency)
                 if len(self._costs) < COSTS_AT_MOST:
                     self._costs[key] = cost
             cost.inc(usage.cost)
+
+    def take(self) -> Mapping[tuple[str, str], float]:
+        """Return what was counted since the last time, by the provider and what it is.
+
+        That is `calls`, `input` and `output` (tokens) and, by currency, `cost USD` and of how many calls it is,
+        `priced USD`.
+        """
+        taken, self._fresh = self._fresh, defaultdict(float)
+        return taken
+
+    def give_back(self, amounts: Mapping[tuple[str, str], float]) -> None:
+        """Let the next `take` have these too: nobody could be told of them."""
+        for key, amount in amounts.items():
+            self._fresh[key] += amount
 
     def _currency(self, currency: str) -> str:
         if len(self._currencies) < CURRENCIES_AT_MOST:

@@ -15,7 +15,7 @@ import pytest
 from pipeline.demo import pictures
 from pipeline.errors import ValidationError
 from pipeline.hooks import UNKNOWN, Analysis, AnalyzeRequest, Attribute, JobEvent, UploadFacts, specs
-from pipeline.hooks.catalogue import FILTERS, OBSERVERS, TRANSFORM, VALIDATE
+from pipeline.hooks.kinds import FILTERS, OBSERVERS, TRANSFORM, VALIDATE
 from pipeline.hooks.load_checks import hookspecs
 from pipeline.hooks.checks import find_fault, result_fault
 from pipeline.hooks.context import PluginContext

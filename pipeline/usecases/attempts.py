@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.assets.asset import CAUSE, to_timestamp
 from pipeline.clock import utc_now
 from pipeline.hooks import Analysis, Attribute, Usage
-from pipeline.hooks.providers import Witness
+from pipeline.hooks.job_side import Witness
 from pipeline.queue.job import Job
 
 # The longest reason that is kept.

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -105,6 +105,12 @@ class Budgets:
             return None
         error.provider = provider
         return error
+
+    async def shown(self) -> dict[str, Any]:
+        """Return the budget and what is spent of it today; DependencyUnavailable when nobody can tell."""
+        (spent,) = await self._read(self._today()[0], IN_ALL)
+        per_day, per_user = (None if each == math.inf else each for each in (self._per_day, self._per_user))
+        return {"perDay": per_day, "perUserPerDay": per_user, "spent": spent, "currency": self._currency}
 
     async def record(self, provider: str, user_id: str, usage: Usage | None) -> None:
         """Count what a call has cost. While Redis or the store is away that is kept for the next time."""

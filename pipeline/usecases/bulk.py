@@ -125,16 +125,8 @@ class Bulk:
         # Of an asset that is analyzed again only that ends.
         act = self._act(Action.KEEP if query.is_again else action, seconds, request_id, provider, replaces)
         page = await self._lists.search(narrowed(action, query), limit=min(limit, CHUNK), after=after)
-        ends_at = time.monotonic() + CHUNK_SECONDS
-        answers: list[str | None] = []
-        refused: list[tuple[str, str]] = []
-        for first in range(0, len(page.assets), AT_ONCE):
-            if time.monotonic() > ends_at:
-                break
-            assets = page.assets[first : first + AT_ONCE]
-            some = await asyncio.gather(*(_answer(act, asset) for asset in assets))
-            answers += some
-            refused += [(asset.processing_job_id, why) for asset, why in zip(assets, some, strict=True) if why]
+        answers = await _answers(act, page.assets)
+        refused = [(asset.processing_job_id, why) for asset, why in zip(page.assets, answers, strict=False) if why]
         is_whole = len(answers) == len(page.assets)
         last = page.assets[len(answers) - 1] if answers else None
         chunk = Chunk(
@@ -182,6 +174,16 @@ def narrowed(action: Action, query: JobQuery) -> JobQuery:
     return replace(
         query, statuses=statuses, state=state or query.state, is_postponed=action is Action.RESUME
     )
+
+
+async def _answers(act: Callable[[Asset], Awaitable[object]], assets: Sequence[Asset]) -> list[str | None]:
+    """Return what became of each, as `_answer` does; of fewer when the time of a chunk is over."""
+    ends_at = time.monotonic() + CHUNK_SECONDS
+    answers: list[str | None] = []
+    while len(answers) < len(assets) and time.monotonic() <= ends_at:
+        some = assets[len(answers) : len(answers) + AT_ONCE]
+        answers += await asyncio.gather(*(_answer(act, asset) for asset in some))
+    return answers
 
 
 async def _answer(act: Callable[[Asset], Awaitable[object]], asset: Asset) -> str | None:

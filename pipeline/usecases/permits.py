@@ -18,7 +18,7 @@ from pipeline.assets.asset import Asset
 from pipeline.errors import BudgetReached, DependencyUnavailable, RetryableJobError
 from pipeline.hold import Pace
 from pipeline.hooks import Analysis
-from pipeline.hooks.providers import Spent
+from pipeline.hooks.job_side import Spent
 from pipeline.queue.job import Job
 from pipeline.texts import cause_of
 from pipeline.usecases.budgets import Budgets
@@ -77,7 +77,7 @@ class Permits:
 
 
 class JobPermit:
-    """The Permit of one job (hooks/providers.py)."""
+    """The Permit of one job (hooks/job_side.py)."""
 
     def __init__(self, permits: Permits, job: Job, asset: Asset) -> None:
         self._permits = permits

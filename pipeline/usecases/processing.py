@@ -25,8 +25,8 @@ from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, PermanentJobError, PipelineError, ValidationError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
+from pipeline.hooks.job_side import Permit, Witness
 from pipeline.hooks.notifiers import About
-from pipeline.hooks.providers import Permit, Witness
 from pipeline.images import ImageName
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import AlreadyOver

@@ -29,7 +29,7 @@ Tell = Callable[[Job, Mapping[str, Any], bool], None]
 
 
 class RunningJob:
-    """One job that this process runs: the Witness of its analysis (hooks/providers.py)."""
+    """One job that this process runs: the Witness of its analysis (hooks/job_side.py)."""
 
     def __init__(self, reports: Reports, job: Job) -> None:
         self.job = job

@@ -16,12 +16,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
-from pydantic import Field, SecretStr, field_validator
 from yarl import URL
 
 from pipeline.errors import ConfigurationError, NotFound, PermanentJobError, RetryableJobError, ValidationError
@@ -40,6 +39,7 @@ from pipeline.hooks import (
 from ..notify_webhook import PublicResolver
 from .keys import decode, new_key, public_point, read_key
 from .payload import encode
+from .settings import WebpushSettings
 from .subscriptions import read_subscription
 
 if TYPE_CHECKING:
@@ -57,42 +57,6 @@ KEEP_TOLD = timedelta(days=2)
 # the browser of one user must not hold those of all others.
 AGAIN_SECONDS = 30.0
 SUBSCRIPTION_ID = re.compile("[0-9a-f]{32}")
-
-
-class WebpushSettings(PluginSettings):
-    """Who sends, and how urgently."""
-
-    subject: str = Field(
-        description="mailto: or https: address at which a push service reaches the operator of this service."
-    )
-    private_key: SecretStr = Field(
-        default=SecretStr(""),
-        description="P-256 key that signs, PEM or base64url of its 32 bytes; default: made on first start and kept in "
-        "the asset store. With another key every browser has to subscribe anew.",
-    )
-    ttl_seconds: int = Field(
-        default=86_400, ge=0, le=2_419_200, description="How long a service keeps an event for a browser that is off."
-    )
-    urgency: Literal["very-low", "low", "normal", "high"] = Field(
-        default="normal", description="What a phone that saves power is woken for: very-low, low, normal or high."
-    )
-    allow_private: bool = Field(
-        default=False, description="Allows http:// and private addresses, for a push service in one's own network."
-    )
-
-    @field_validator("subject")
-    @classmethod
-    def _check_subject(cls, value: str) -> str:
-        if not re.fullmatch(r"mailto:[^\s@]+@[^\s@]+|https://\S+", value):
-            raise ValueError("must look like mailto:ops@example.com or https://example.com/contact")
-        return value
-
-    @field_validator("private_key")
-    @classmethod
-    def _check_key(cls, value: SecretStr) -> SecretStr:
-        if value.get_secret_value():
-            read_key(value.get_secret_value())
-        return value
 
 
 @hookimpl

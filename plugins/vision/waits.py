@@ -6,11 +6,10 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
-from pipeline.hooks import retry_after_of, utc_now
-from pipeline.hooks.replies import MAX_RETRY_AFTER_SECONDS
+from pipeline.hooks import retry_after_of
+from pipeline.hooks.replies import MAX_RETRY_AFTER_SECONDS, date_of
 
 NUMBER = r"(\d{1,12}(?:\.\d{1,12})?)"
 # As Go and Protocol Buffers write them: 6m0s, 20ms, 1h2m3.5s, 58.217s.
@@ -26,7 +25,7 @@ def wait_of(headers: Mapping[str, str], body: bytes, *, is_limited: bool) -> flo
 
     is_limited: it refused because of a limit, so what its headers tell of limits is why.
     """
-    now = _date(headers)
+    now = date_of(headers)
     asked = [_milliseconds(headers.get("retry-after-ms")), retry_after_of(headers), _retry_info(body)]
     told = next((each for each in asked if each is not None), None)
     if told is None and is_limited:
@@ -82,11 +81,3 @@ def _retry_info(body: bytes) -> float | None:
 
 def _milliseconds(text: str | None) -> float | None:
     return float(text) / 1000 if text and re.fullmatch(NUMBER, text.strip()) else None
-
-
-def _date(headers: Mapping[str, str]) -> datetime:
-    """Return the time as the endpoint's own clock tells it, which its instants are by."""
-    try:
-        return parsedate_to_datetime(headers.get("Date", ""))
-    except (ValueError, TypeError):
-        return utc_now()

@@ -20,6 +20,23 @@ from tests.parts import require
 from tests.service import WAIT_SECONDS, AiService, Service
 
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+# A plugin with a route of its own.
+BELL = """
+from pipeline.hooks import PluginReply, hookimpl
+
+API_VERSION = 2
+
+@hookimpl
+def job_finished(event):
+    pass
+
+@hookimpl
+def register_routes(routes):
+    routes.add("GET", "/ring", ring)
+
+async def ring(request):
+    return PluginReply(204)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +49,11 @@ def ai() -> Iterator[AiService]:
 def service(tmp_path_factory: pytest.TempPathFactory, ai: AiService) -> Iterator[Service]:
     require(BROWSER is not None, "needs Chromium")
     require(AXE is not None and AXE.exists(), "needs axe-core")
-    with Service(tmp_path_factory.mktemp("data"), ai.url, CONCURRENCY="2", BACKOFF_MS="20") as service:
+    folder = tmp_path_factory.mktemp("plugins")
+    (folder / "bell.py").write_text(BELL)
+    (folder / "shattered.py").write_text(f"raise ValueError({HOSTILE!r})")
+    settings = {"PLUGINS_DIR": str(folder), "CONCURRENCY": "2", "BACKOFF_MS": "20"}
+    with Service(tmp_path_factory.mktemp("data"), ai.url, **settings) as service:
         yield service
 
 
@@ -152,6 +173,11 @@ async def test_processes_show_their_slots_and_drain(busy: Service) -> None:
         await page.click(find("Plugins", ".places a span"))
         await page.until_text("in order")
         await page.until_text("websocket")
+        # Where each comes from, what it serves, what is wrong with it, what it took; a plugin's words are only text.
+        for text in ("built-in, API 2", "Serves GET /ring (user).", "cannot be used", f"ValueError: {HOSTILE}"):
+            await page.until_text(text)
+        await page.until_text("answers")
+        assert await page.evaluate("document.querySelectorAll('main img, main script').length") == 0
         await check_looks(page)
         assert page.problems == []
 

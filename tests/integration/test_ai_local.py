@@ -222,7 +222,8 @@ def test_service_loads_nothing_heavy() -> None:
     program = """
 import asyncio, sys
 from pipeline.hooks import AnalyzeRequest
-from pipeline.hooks.catalogue import PROVIDER, Catalogue
+from pipeline.hooks.catalogue import Catalogue
+from pipeline.hooks.kinds import PROVIDER
 from pipeline.settings import Settings
 
 async def main():

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from tornado.ioloop import IOLoop
 
@@ -17,9 +18,12 @@ from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import BudgetReached, DependencyUnavailable, PermanentJobError
 from pipeline.hold import Pace
 from pipeline.hooks import Analysis, Attribute, Usage
+from pipeline.hooks.usage import UsageCounts
+from pipeline.metrics import Metrics
 from pipeline.queue.attempt import RetryPolicy, judge
 from pipeline.queue.job import Job, Outcome
 from pipeline.queue.queue import JobQueue
+from pipeline.usecases.ai_usage import AiUsage
 from pipeline.usecases.budgets import Apart, Budgets
 from pipeline.usecases.permits import Permits
 from pipeline.usecases.result_cache import ResultCache
@@ -243,10 +247,44 @@ def register_ai_providers(settings):
 """
 
 
+@pytest.mark.gen_test
+async def test_sums_of_today_survive_an_outage_and_are_of_all_processes(till: Till) -> None:
+    """What could not be told is told later, once; a cost in another currency is not known."""
+    counts = [UsageCounts(Metrics()), UsageCounts(Metrics())]
+    one, other = (
+        AiUsage(till.queue, each, till.process(), currency="USD", now=lambda: till.now) for each in counts
+    )
+    counts[0].count("acme", Analysis(Attribute("Leica", 0.9), usage=Usage(100, 10, 0.25)))
+    counts[1].count("acme", Analysis(Attribute("Leica", 0.9), usage=Usage(100, 10, 0.5, "EUR")))
+    add, till.queue.add_to_sums = till.queue.add_to_sums, away  # type: ignore[method-assign]
+    await one.close()
+    assert (await one.today(["acme"])).providers is None
+    till.queue.add_to_sums = add  # type: ignore[method-assign]
+    await other.close()
+    for _ in range(2):
+        seen = await one.today(["acme", "idle"])
+        assert seen.providers is not None and seen.budget is None
+        assert seen.providers["acme"] == {
+            "calls": 2,
+            "inputTokens": 200,
+            "outputTokens": 20,
+            "cost": 0.25,
+            "currency": "USD",
+            "unpricedCalls": 1,
+        }
+        assert seen.providers["idle"]["calls"] == 0
+    till.now += 3600
+    assert (await one.today(["acme"])).providers == {"acme": {**seen.providers["idle"]}}
+
+
+async def away(*_: Any) -> None:
+    raise DependencyUnavailable("Redis is away")
+
+
 @pytest.mark.parametrize("is_near_midnight", [False, True])
 def test_photos_beyond_the_budget_wait_for_the_next_day(tmp_path: Path, is_near_midnight: bool) -> None:
     """Four are paid for one after the other, the others wait and say why, without a lost attempt; a provider that costs
-    nothing goes on. With the next day they are done.
+    nothing goes on. With the next day they are done. Operators see what was spent.
     """
     settings = install(tmp_path / "packages", priced=PRICED) | {"CONCURRENCY": "1"}
     settings |= {"AI_PROVIDER": "priced", "AI_PROVIDER_BY_CATEGORY": "lego=free", "AI_BUDGET_PER_DAY": "1"}
@@ -268,6 +306,13 @@ def test_photos_beyond_the_budget_wait_for_the_next_day(tmp_path: Path, is_near_
             progress = service.asset(ids[-1])["progress"]
             assert (progress["state"], progress["reason"]) == ("held", "Daily AI budget reached")
             assert progress["nextAt"]
+            admin = service.headers("ops-1", role="admin")
+            listed = httpx.get(f"{service.url}/api/plugins", headers=admin).json()["data"]
+            today = {each["name"]: each["today"] for each in listed["items"] if each["kind"] == "provider"}
+            of_priced = {"calls": 4, "inputTokens": 400, "outputTokens": 40, "cost": 1, "currency": "USD"}
+            assert today["priced"] == of_priced | {"unpricedCalls": 0}
+            assert (today["free"]["calls"], today["free"]["unpricedCalls"]) == (1, 0)
+            assert listed["aiBudget"] == {"perDay": 1, "perUserPerDay": None, "spent": 1, "currency": "USD"}
         assert {line["attempt"] for line in service.find("job_claimed")} == {1}
         assert not service.find("job_failed")
 

@@ -234,10 +234,43 @@ def test_routes_of_the_whole_are_for_operators(operated: Service, method: str, p
         assert httpx.post(operated.url + path, headers=headers).status_code == 403
 
 
+DECLARED = """
+from pipeline.hooks import Analysis, Rate, hookimpl
+
+API_VERSION = 2
+
+class Declared:
+    needs_image = True
+    categories = ["lego"]
+    image_formats = ["png", "jpeg"]
+    max_in_flight = 3
+    rate = Rate(2, 10)
+
+    async def analyze(self, request):
+        return Analysis()
+
+    def register_routes(self, routes):
+        routes.add("GET", "/hello", self.hello)
+
+    async def hello(self, request):
+        raise AssertionError("nobody asks")
+
+@hookimpl
+def register_ai_providers():
+    yield "declared", Declared
+"""
+
+
 @pytest.fixture(scope="module")
 def operated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A process that answers HTTP only, with a provider that is told from others by what it sees."""
-    with RedisServer() as own, Service(tmp_path_factory.mktemp("data"), REDIS_URL=own.url, ROLE="web") as service:
+    """A process that answers HTTP only, with a provider that is told from others by what it sees, one that declares its
+    limits, and a plugin that is broken.
+    """
+    folder = tmp_path_factory.mktemp("plugins")
+    (folder / "declared.py").write_text(DECLARED)
+    (folder / "shattered.py").write_text("raise ValueError('no \\x1b[31mlicence')")
+    settings = {"PLUGINS_DIR": str(folder), "AI_PROVIDER": "local,declared", "ROLE": "web"}
+    with RedisServer() as own, Service(tmp_path_factory.mktemp("data"), REDIS_URL=own.url, **settings) as service:
         yield service
 
 
@@ -255,11 +288,27 @@ def test_process_that_runs_no_jobs_cannot_be_drained(operated: Service) -> None:
 def test_plugins_are_shown_with_what_they_see(operated: Service) -> None:
     """The provider says in plain words what it can see; the same words stand in what anybody may ask."""
     assert overview(operated)["storage"]["isUp"]
-    plugins: Mapping[str, Any] = {each["kind"]: each for each in call(operated, "GET", "/api/plugins")[1]["items"]}
-    provider, storage, notifier = plugins["provider"], plugins["storage"], plugins["notifier"]
+    listed = call(operated, "GET", "/api/plugins")[1]
+    plugins: Mapping[tuple[str, str], Any] = {(each["kind"], each["name"]): each for each in listed["items"]}
+    provider, storage = plugins["provider", "local"], plugins["storage", "local"]
+    notifier = plugins["notifier", "websocket"]
     assert "lettering" in provider["sees"] and provider["categories"] == ["sneaker", "lego", "camera", "other"]
     assert (storage["name"], storage["state"], storage["categories"]) == ("local", "ok", None)
     assert storage["calls"] >= 1 and (storage["errors"], storage["maxInFlight"]) == (0, 16)
     assert (notifier["isDurable"], notifier["quarantinedUntil"]) == (False, None)
     about = httpx.get(f"{operated.url}/api/about").json()["data"]["providers"]
-    assert about == [{"name": "local", "sees": provider["sees"]}]
+    assert about == [{"name": "local", "sees": provider["sees"]}, {"name": "declared", "sees": None}]
+    assert listed["aiBudget"] is None and provider["today"]["calls"] == 0
+
+
+def test_plugins_are_shown_with_their_limits_and_faults(operated: Service) -> None:
+    """What a plugin declares, where it comes from, what it serves; and one that cannot be used, with the reason."""
+    plugins: Mapping[str, Any] = {each["name"]: each for each in call(operated, "GET", "/api/plugins")[1]["items"]}
+    declared = plugins["declared"]
+    assert (declared["package"], declared["version"], declared["apiVersion"]) == ("PLUGINS_DIR", None, 2)
+    assert (declared["categories"], declared["imageFormats"]) == (["lego"], ["jpeg", "png"])
+    assert (declared["rate"], declared["maxInFlightInAll"]) == ({"calls": 2, "perSeconds": 10}, 3)
+    assert declared["routes"] == ["GET /hello (user)"] and declared["importMs"] >= 0
+    broken = plugins["shattered"]
+    assert (broken["kind"], broken["state"], broken["package"]) == (None, "broken", "PLUGINS_DIR")
+    assert broken["reason"] == "ValueError: no licence"

@@ -15,8 +15,8 @@ from pipeline.clock import utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, ProcessedImage
+from pipeline.hooks.job_side import Permit, Witness
 from pipeline.hooks.notifiers import About
-from pipeline.hooks.providers import Permit, Witness
 from pipeline.images import ImageName
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import AlreadyOver

@@ -23,8 +23,9 @@ from tornado.ioloop import IOLoop
 from pipeline.demo import pictures
 from pipeline.errors import ConfigurationError, DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
 from pipeline.hooks import UNKNOWN, AIProvider, AnalyzeRequest, Attribute, Rate, Usage
-from pipeline.hooks.catalogue import PROVIDER, Catalogue
+from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.context import Lender, trace_of_call
+from pipeline.hooks.kinds import PROVIDER
 from pipeline.hooks.values import MemoryValues
 from pipeline.metrics import Metrics
 from pipeline.sandbox.sandbox import Sandbox

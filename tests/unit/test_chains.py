@@ -21,7 +21,7 @@ from pipeline.errors import (
 )
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, Usage
 from pipeline.hooks.manager import PluginManager, build_plugins
-from pipeline.hooks.providers import Spent
+from pipeline.hooks.job_side import Spent
 from pipeline.metrics import Metrics
 from pipeline.settings import DEFAULT_CATEGORIES, Settings
 from pipeline.testing import RecordingRooms

@@ -8,7 +8,7 @@ from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, 
 from pipeline.hold import Found
 from pipeline.hooks import faults
 from pipeline.hooks.breaker import Breaker
-from pipeline.hooks.calls import PluginBusy, PluginOverrun
+from pipeline.hooks.running import PluginBusy, PluginOverrun
 from pipeline.texts import cause_of
 from tests.clock import Clock
 

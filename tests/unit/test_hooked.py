@@ -36,7 +36,7 @@ from pipeline.hooks import (
     ProcessedImage,
     UploadFacts,
 )
-from pipeline.hooks.catalogue import OBSERVERS
+from pipeline.hooks.kinds import OBSERVERS
 from pipeline.settings import Settings
 from pipeline.watchdog import Watchdog
 from tests.clock import Clock
@@ -496,7 +496,7 @@ async def test_a_hook_that_blocks_the_loop_is_held(house: House) -> None:
     blocked = [(line["plugin"], line["method"]) for line in logs if line["event"] == "loop_blocked"]
     assert blocked == [("blocker", "validate_upload")] * 3
     (held,) = [line for line in logs if line["event"] == "plugin_held"]
-    assert held["reason"] == "It blocks the event loop"
+    assert held["cause"] == "it blocks the event loop"
 
 
 @pytest.mark.gen_test

@@ -17,7 +17,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from pipeline.errors import ConfigurationError
-from pipeline.hooks.catalogue import PROVIDER, Catalogue
+from pipeline.hooks.catalogue import Catalogue
+from pipeline.hooks.kinds import PROVIDER
 from pipeline.hooks.listing import PluginInfo
 from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics

@@ -30,8 +30,8 @@ from pipeline.errors import (
     ValidationError,
 )
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, Notification, ProcessedImage, hookimpl
-from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.catalogue import PROVIDER, Catalogue, list_plugins
+from pipeline.hooks.catalogue import Catalogue, list_plugins
+from pipeline.hooks.kinds import PROVIDER
 from pipeline.hooks.listing import PluginInfo
 from pipeline.hooks.checks import find_fault
 from pipeline.hooks.manager import PluginManager, assemble, build_plugins
@@ -165,11 +165,6 @@ def make_module(
     for implementation in (register_ai_providers, register_storage_backends, register_notifiers):
         setattr(module, implementation.__name__, implementation)
     return module
-
-
-def provider_of(manager: PluginManager) -> BoundPlugin:
-    (provider,) = (plugin for plugin in manager.all if plugin.kind == "provider")
-    return provider
 
 
 def build(settings: Settings, module: types.ModuleType, house: House) -> PluginManager:
@@ -428,7 +423,7 @@ async def test_stuck_threads_fail_calls_at_once_and_only_of_their_plugin(house: 
     assert "all 2 threads hang" in str(caught.value.__cause__)
     await manager.storages.check()
     house.released.set()
-    while provider_of(manager).overdue:
+    while house.count("pipeline_plugin_stuck", "provider"):
         await asyncio.sleep(0.01)  # the threads end on their own time; nothing signals it
     with pytest.raises(RetryableJobError, match="invalid result"):
         await manager.analyze(REQUEST, no_image, "tested")
@@ -456,7 +451,7 @@ async def test_a_call_still_waiting_for_a_thread_never_runs_after_its_time(house
     ]
     assert house.count("pipeline_plugin_overruns_total", "provider") == 1
     house.released.set()
-    while provider_of(manager).overdue:
+    while house.count("pipeline_plugin_stuck", "provider"):
         await asyncio.sleep(0.01)  # as above
     assert await manager.analyze(REQUEST, no_image, "tested") == FOUND
     assert len(started) == 2

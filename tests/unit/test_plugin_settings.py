@@ -14,7 +14,8 @@ from structlog.testing import capture_logs
 
 from pipeline.errors import ConfigurationError
 from pipeline.hooks import PluginSettings
-from pipeline.hooks.catalogue import NOTIFIER, PROVIDER, list_plugins
+from pipeline.hooks.catalogue import list_plugins
+from pipeline.hooks.kinds import NOTIFIER, PROVIDER
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings, load, plugin_variable
 from tests.fake_plugins import make_catalogue, make_module

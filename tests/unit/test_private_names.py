@@ -42,7 +42,7 @@ HARMLESS = {
     "pipeline/exit.py": {"_current_frames", "_exit"},
     "pipeline/assets/hygiene/source.py": {"_parts"},
     "pipeline/handlers/http_head.py": {"_replace"},
-    "pipeline/hooks/calls.py": {"_run"},
+    "pipeline/hooks/running.py": {"_run"},
     "pipeline/left_behind.py": {"_current_frames", "_worker"},
     "pipeline/rooms/rooms.py": {"_unsent_bytes"},
     "pipeline/sandbox/child.py": {"_exit"},

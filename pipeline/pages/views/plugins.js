@@ -1,11 +1,11 @@
-/** The plugins as the process that answers knows them: their health, limits, calls and errors. */
+/** The plugins as the process that answers knows them: their health, limits, calls and errors, and what AI took today. */
 
 import { h } from "../dom.js";
 import { Latest } from "../parts/latest.js";
 import { every } from "../parts/refresh.js";
 import { heading } from "../parts/states.js";
 import { DataTable } from "../parts/table.js";
-import { number, time } from "../parts/time.js";
+import { duration, large, number, time } from "../parts/time.js";
 
 const EVERY_MS = 5_000;
 const MANY = 0.05; // of the calls
@@ -19,12 +19,19 @@ export default function view({ api }) {
     columns: [
       {
         title: "Plugin",
-        cell: ({ name, kind }) =>
-          h("span", { class: "two-lines" }, h("b", {}, name), h("span", { class: "soft small" }, kind)),
+        cell: ({ name, kind, ...origin }) =>
+          h(
+            "span",
+            { class: "two-lines" },
+            h("b", {}, name),
+            h("span", { class: "soft small" }, kind ?? "not loaded"),
+            h("span", { class: "soft small" }, originWords(origin)),
+          ),
       },
       { title: "State", cell: stateCell, class: "reasons" },
       { title: "Does", cell: doesCell, class: "grow" },
       { title: "Limits", cell: limitsCell, class: "nowrap" },
+      { title: "Today", cell: ({ today }) => todayCell(today), class: "nowrap" },
       { title: "Calls", cell: ({ calls }) => number(calls), align: "end" },
       { title: "Errors", cell: errorsCell, align: "end", class: "nowrap" },
     ],
@@ -35,13 +42,18 @@ export default function view({ api }) {
   table.loading();
   const load = () =>
     latest.run((signal) => api.get("/api/plugins", { signal }), {
-      done: ({ items }) => table.show(items),
+      done: ({ items, aiBudget }) => {
+        spent.hidden = !aiBudget;
+        spent.textContent = budgetWords(aiBudget);
+        table.show(items);
+      },
       failed: (error) => table.fail(error, load),
     });
+  const spent = h("p", { class: "budget", hidden: true });
   const stop = every(EVERY_MS, load);
   const hint = h("p", { class: "soft" }, "As the process that answers knows them; calls and errors since it started.");
   return {
-    element: h("div", { class: "view" }, heading("Plugins"), hint, table.element),
+    element: h("div", { class: "view" }, heading("Plugins"), hint, spent, table.element),
     title: "Plugins",
     dispose: () => (stop(), latest.dispose(), table.dispose()),
   };
@@ -52,11 +64,13 @@ const STATES = {
   ok: ["good", "in order"],
   held: ["bad", "in quarantine"],
   stuck: ["warn", "calls hang"],
+  blocking: ["warn", "blocks the service"],
   missing: ["bad", "missing"],
+  broken: ["bad", "cannot be used"],
 };
 
 /** @param {any} plugin */
-function stateCell({ state, reason, quarantinedUntil }) {
+function stateCell({ state, reason, quarantinedUntil, warnings = [] }) {
   const [kind, word] = STATES[state] ?? ["warn", state ?? "not known"];
   return h(
     "span",
@@ -68,15 +82,17 @@ function stateCell({ state, reason, quarantinedUntil }) {
       quarantinedUntil && h("span", { class: "small" }, " tried again ", time(quarantinedUntil, "until")),
     ),
     reason && h("span", { class: "soft small" }, reason),
+    ...warnings.map((/** @type {string} */ each) => h("span", { class: "soft small" }, `Warning: ${each}`)),
   );
 }
 
 /** @param {any} plugin */
-function doesCell({ sees, categories, imageFormats, isDurable }) {
+function doesCell({ sees, categories, imageFormats, isDurable, routes }) {
   const more = [
     categories?.length && `For ${categories.join(", ")}.`,
-    imageFormats?.length && `Takes ${imageFormats.join(", ")}.`,
+    imageFormats?.length && `Takes ${imageFormats.join(", ")}; others are converted.`,
     isDurable && "Durable: tried until it is delivered.",
+    routes?.length && `Serves ${routes.join(", ")}.`,
   ].filter(Boolean);
   return sees || more.length
     ? h(
@@ -89,15 +105,55 @@ function doesCell({ sees, categories, imageFormats, isDurable }) {
 }
 
 /** @param {any} plugin */
-function limitsCell({ maxInFlight, rate }) {
-  return (
-    [
-      maxInFlight && `${number(maxInFlight)} at once`,
-      rate && (typeof rate === "number" ? `${number(rate)} per second` : String(rate)),
-    ]
-      .filter(Boolean)
-      .join(", ") || "none"
-  );
+function limitsCell({ maxInFlight, maxInFlightInAll, rate }) {
+  const limits = [
+    maxInFlight && `${number(maxInFlight)} at once here`,
+    maxInFlightInAll && `${number(maxInFlightInAll)} at once in all`,
+    rate && `${number(rate.calls)} in ${rate.perSeconds === 1 ? "a second" : duration(1000 * rate.perSeconds)}`,
+  ].filter(Boolean);
+  return limits.length ? h("span", { class: "two-lines" }, ...limits.map((each) => h("span", {}, each))) : "none";
+}
+
+/** @param {any} origin */
+function originWords({ package: from, version, apiVersion, importMs }) {
+  return [
+    from && (version && from !== "built-in" ? `${from} ${version}` : from),
+    apiVersion && `API ${apiVersion}`,
+    importMs !== null && `imported in ${duration(importMs)}`,
+  ]
+    .filter(Boolean)
+    .join(", ");
+}
+
+/** @param {any} today what an AI provider's answers took */
+function todayCell(today) {
+  if (!today) return "–";
+  const { calls, inputTokens, outputTokens, cost, currency, unpricedCalls } = today;
+  const lines = [
+    `${number(calls)} ${calls === 1 ? "answer" : "answers"}`,
+    (inputTokens || outputTokens) && `${large(inputTokens)} tokens read, ${large(outputTokens)} written`,
+    (cost || calls > unpricedCalls) && money(cost, currency),
+    unpricedCalls && `${number(unpricedCalls)} of unknown cost`,
+  ].filter(Boolean);
+  return h("span", { class: "two-lines" }, ...lines.map((each) => h("span", { class: "small" }, each)));
+}
+
+/** @param {any} budget */
+function budgetWords(budget) {
+  if (!budget) return "";
+  const { perDay, perUserPerDay, spent, currency } = budget;
+  const words = [
+    perDay === null
+      ? `${money(spent, currency)} spent today`
+      : `${money(spent, currency)} of ${money(perDay, currency)} spent today`,
+  ];
+  if (perUserPerDay !== null) words.push(`at most ${money(perUserPerDay, currency)} for each user`);
+  return `AI budget: ${words.join(", ")}.`;
+}
+
+/** @param {number} amount @param {string} currency */
+function money(amount, currency) {
+  return `${amount.toFixed(amount && amount < 1 ? 4 : 2)} ${currency}`;
 }
 
 /** @param {any} plugin */

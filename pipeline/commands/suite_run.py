@@ -1,0 +1,92 @@
+"""Runs the suites of one plugin under pytest and reports each step; verified.py makes sure of pytest first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from pipeline.hooks.catalogue import Catalogue
+from pipeline.hooks.kinds import NOTIFIER, PROVIDER, STORAGE, Kind
+from pipeline.settings import Settings
+from pipeline.testing.findings import told
+
+IN_FORCE = {
+    PROVIDER: "provider_timeout_seconds",
+    STORAGE: "storage_timeout_seconds",
+    NOTIFIER: "notifier_timeout_seconds",
+    None: "hook_timeout_seconds",
+}
+# Of one call; a plugin that needs longer holds one of few job slots.
+CALL_SECONDS_AT_MOST = 20.0
+
+
+class SuiteRun:
+    """A pytest plugin: what conformance.py lacks."""
+
+    def __init__(
+        self, name: str, kind: Kind | None, settings: Settings, seconds: float, tell: Callable[[dict[str, Any]], None]
+    ) -> None:
+        """kind: None for observers and filters. seconds: for all of it. tell: takes the messages of verified.py."""
+        self._name = name
+        self._kind = kind
+        self._settings = settings
+        self._call_seconds = min(CALL_SECONDS_AT_MOST, seconds / 3)
+        self._ends_at = monotonic() + seconds
+        self._tell = tell
+
+    def run(self, suites: Sequence[str]) -> None:
+        """Run these classes of conformance.py."""
+        # Neither the author's configuration nor what else is installed has a say.
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        folder = Path(__file__).parent
+        options = ["-q", "--tb=no", "--no-header", "-c", os.devnull, "--rootdir", str(folder), "-p", "no:cacheprovider"]
+        # Else each folder above is looked through.
+        options += ["-p", "no:faulthandler", "--confcutdir", str(folder)]
+        file = folder / "conformance.py"
+        pytest.main([*options, *(f"{file}::{suite}" for suite in suites)], plugins=[self])
+
+    @pytest.fixture
+    def configured(self, loop: Any) -> Iterator[object]:
+        catalogue = Catalogue(self._settings)
+        yield catalogue.make(self._kind, self._name) if self._kind else catalogue.hook_plugin(self._name)
+        loop.run_until_complete(catalogue.sandbox.close())
+
+    @pytest.fixture(autouse=True)
+    def _hurry(self, request: pytest.FixtureRequest) -> None:
+        suite: Any = request.instance
+        setting = IN_FORCE[self._kind]
+        suite.call_seconds, suite.gives_up = self._call_seconds, True
+        suite.in_force = setting.upper(), getattr(self._settings, setting)
+        suite.ends_at = self._ends_at - self._call_seconds - 3
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._tell({"begins": _title(nodeid)})
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self._tell({"ends": _title(nodeid)})
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+        report = yield
+        error = call.excinfo.value if call.excinfo else None
+        if report.skipped:
+            self._tell({"left_out": _title(item.nodeid), "why": str(error)})
+        elif report.failed and error is not None:
+            for line in _lines(error):
+                self._tell({"finding": line, "test": _title(item.nodeid)})
+        return report
+
+
+def _lines(error: BaseException) -> list[str]:
+    if isinstance(error, pytest.fail.Exception):
+        return str(error).splitlines()
+    return [f"the test ended with {told(error)}"]
+
+
+def _title(nodeid: str) -> str:
+    return nodeid.rpartition("::")[2].removeprefix("test_").replace("_", " ")

@@ -1,0 +1,113 @@
+"""What operators see of the plugins. Runs on the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from pipeline.assets.asset import to_timestamp
+from pipeline.clock import utc_now
+from pipeline.handlers.base import OperatorHandler
+from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.limits import Limits
+from pipeline.hooks.listing import PluginInfo, limits_as_json
+from pipeline.hooks.manager import PluginManager
+from pipeline.hooks.routes import shown_routes
+from pipeline.texts import clean
+from pipeline.usecases.ai_usage import AiUsage
+
+PROVIDER, NOTIFIER, STORAGE = "provider", "notifier", "storage"
+
+
+class PluginsHandler(OperatorHandler):
+    """GET /api/plugins: those in use in this process, and those that cannot be used."""
+
+    route = "/api/plugins"
+
+    def initialize(  # type: ignore[override]
+        self,
+        *,
+        plugins: PluginManager,
+        categories: Mapping[str, Sequence[str]],
+        usage: AiUsage,
+        **common: Any,
+    ) -> None:
+        """categories: for each AI provider those whose photos the settings let it be asked about."""
+        super().initialize(**common)
+        self.plugins = plugins
+        self.categories = categories
+        self.usage = usage
+
+    async def get(self) -> None:
+        await self.authenticate()
+        today = await self.usage.today(self.categories)
+        items = [self._shown(plugin, today.providers or {}) for plugin in self.plugins.all]
+        items += [_missing(name, reason) for name, reason in self.plugins.storages.missing.items()]
+        items += map(_broken, self.plugins.broken)
+        self.reply({"items": items, "aiBudget": today.budget})
+
+    def _shown(self, plugin: BoundPlugin, today: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        left_seconds, kind = plugin.held_seconds, plugin.kind
+        of_provider = {
+            "sees": plugin.sees or None,
+            "categories": [each for each in self.categories.get(plugin.name, ()) if plugin.limits.takes(each)],
+            "today": today.get(plugin.name),
+            **_limits(plugin.limits),
+        }
+        return (
+            _nothing(plugin.name, kind, plugin.state, plugin.reason)
+            | (_origin(plugin) if plugin.source else {})
+            | (of_provider if kind == PROVIDER else {})
+            | {
+                "warnings": [clean(each) for each in plugin.warnings],
+                "routes": list(shown_routes(plugin.routes)),
+                "maxInFlight": plugin.max_in_flight,
+                "calls": plugin.calls,
+                "errors": plugin.errors,
+                "quarantinedUntil": to_timestamp(utc_now() + timedelta(seconds=left_seconds)) if left_seconds else None,
+                "isDurable": bool(getattr(plugin.plugin, "durable", False)) if kind == NOTIFIER else None,
+            }
+        )
+
+
+def _nothing(name: str, kind: str | None, state: str, reason: str) -> dict[str, Any]:
+    """Return a plugin of which no more is known than these."""
+    unknown = (
+        *("package", "version", "apiVersion", "importMs", "sees", "categories", "imageFormats", "rate"),
+        *("maxInFlight", "maxInFlightInAll", "quarantinedUntil", "isDurable", "today"),
+    )
+    about = {"name": name, "kind": kind, "state": state, "reason": clean(reason) or None}
+    return about | dict.fromkeys(unknown) | {"warnings": [], "routes": [], "calls": 0, "errors": 0}
+
+
+def _origin(plugin: BoundPlugin) -> dict[str, Any]:
+    source = plugin.source
+    assert source is not None
+    return {
+        "package": source.package,
+        "version": source.version or None,
+        "apiVersion": source.api_version,
+        "importMs": source.import_ms,
+    }
+
+
+def _limits(limits: Limits) -> dict[str, Any]:
+    """Return what a provider declares for all processes together."""
+    declared = limits_as_json(limits, None)
+    rate = limits.rate
+    return {
+        "imageFormats": declared.get("image_formats"),
+        "rate": {"calls": rate.n, "perSeconds": rate.per_seconds} if rate else None,
+        "maxInFlightInAll": limits.max_in_flight,
+    }
+
+
+def _missing(name: str, reason: str) -> dict[str, Any]:
+    """Return a storage that holds images of ours and cannot be had, so somebody took its settings away too early."""
+    return _nothing(name, STORAGE, "missing", reason)
+
+
+def _broken(info: PluginInfo) -> dict[str, Any]:
+    about = {"package": info.package, "version": info.version or None, "importMs": info.import_ms}
+    return _nothing(info.name, info.kind or None, "broken", info.reason) | about

@@ -1,0 +1,75 @@
+"""The kinds of plugins: which hook offers each, which setting selects it, which methods it must or may have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.hooks.calls import CHECK, REGISTER_ROUTES, START
+from pipeline.hooks.notifiers import NOTIFY, NOTIFY_MANY
+from pipeline.hooks.sources import Source
+
+BUILT_IN_MODULES = (
+    "pipeline.plugins.ai_http",
+    "pipeline.plugins.ai_local",
+    "pipeline.plugins.ai_openai",
+    "pipeline.plugins.ai_anthropic",
+    "pipeline.plugins.ai_gemini",
+    "pipeline.plugins.storage_local",
+    "pipeline.plugins.storage_cloudinary",
+    "pipeline.plugins.storage_object",
+    "pipeline.plugins.notify_websocket",
+    "pipeline.plugins.notify_webhook",
+    "pipeline.plugins.notify_apprise",
+    "pipeline.plugins.notify_webpush",
+    "pipeline.plugins.observe_journal",
+    "pipeline.plugins.filter_photos",
+)
+# What is called while the service works; the other hooks register something at start.
+OBSERVERS = ("job_enqueued", "job_started", "job_retrying", "job_finished")
+VALIDATE, TRANSFORM = "validate_upload", "transform_analysis"
+FILTERS = (VALIDATE, TRANSFORM)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of plugin: the hook that offers it, the setting that selects it, the methods it must or may have."""
+
+    name: str
+    hook: str
+    setting: str
+    methods: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+
+# What every plugin may have; see Starting in lent.py. `close` is called whatever the API version.
+LIFE = (START, CHECK)
+PROVIDER = Kind("provider", "register_ai_providers", "AI_PROVIDER", ("analyze",), optional=(*LIFE, REGISTER_ROUTES))
+STORAGE = Kind(
+    "storage",
+    "register_storage_backends",
+    "STORAGE_BACKEND",
+    ("save", "open", "delete", "check"),
+    optional=("list", "url", START, REGISTER_ROUTES),
+)
+NOTIFIER = Kind(
+    "notifier",
+    "register_notifiers",
+    "NOTIFIERS",
+    (NOTIFY,),
+    optional=(NOTIFY_MANY, *LIFE, REGISTER_ROUTES),
+)
+KINDS = (PROVIDER, STORAGE, NOTIFIER)
+# Observers and filters: modules, or objects, that nobody selects by name.
+HOOK = "hook"
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A plugin that could be made. key: of its source, in the registry. build: makes it."""
+
+    kind: Kind
+    key: str
+    source: Source
+    build: Callable[[], Any]

@@ -1,0 +1,183 @@
+"""Runs the calls of one plugin, on the loop or in threads of its own, in a time budget.
+
+Every plugin has its own threads, also for what it hands to `asyncio.to_thread`, so one that hangs cannot take those of
+another, and nothing of ours runs in them. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import FrameType
+from typing import TYPE_CHECKING, Any, cast
+
+import structlog
+
+from pipeline.errors import DependencyUnavailable, RetryableJobError, is_unreachable
+from pipeline.hooks.threads import DaemonThreads, of_plugin
+from pipeline.hooks.timing import TimedCall
+
+if TYPE_CHECKING:
+    from pipeline.metrics import Metrics
+
+# How long a call that was cancelled may take to clean up before it is left behind. Half of what a drain waits for its
+# job to be handed back (queue/worker.py).
+GRACE_SECONDS = 0.5
+log = structlog.get_logger(__name__)
+
+
+class PluginOverrun(Exception):
+    """The call took longer than its time budget."""
+
+
+class PluginBusy(Exception):
+    """The call did not begin: all threads of the plugin are busy with, or hang in, earlier ones."""
+
+
+class Running:
+    """The calls of one plugin that are under way, and those that were given up and go on."""
+
+    def __init__(self, kind: str, name: str, threads: int, metrics: Metrics) -> None:
+        """kind, name: of the plugin. threads: how many of its calls may run in threads at once."""
+        self.kind = kind
+        self.name = name
+        thread_wait = metrics.thread_wait_seconds.labels(kind, name)
+        self._threads = DaemonThreads(threads, f"{kind}-{name}", thread_wait.observe)
+        self._stuck = metrics.plugin_stuck.labels(kind, name)
+        self._blocked_loop = metrics.plugin_blocked_loop.labels(kind, name)
+        self._overdue: set[Future[Any]] = set()
+        self._left_behind: set[asyncio.Task[Any]] = set()
+
+    @property
+    def thread_limit(self) -> int:
+        """How many calls may run in threads at once."""
+        return self._threads.limit
+
+    @property
+    def overdue(self) -> int:
+        """How many threads are held now by calls whose time was up: a thread cannot be cancelled."""
+        self._overdue = {future for future in self._overdue if not future.done()}
+        return len(self._overdue)
+
+    @property
+    def is_stuck(self) -> bool:
+        """True while calls whose time was up go on, in threads or on the loop."""
+        return bool(self.overdue or self._left_behind)
+
+    def note_blocking(self, call: TimedCall) -> None:
+        """Count that the call keeps the event loop. Called by the watchdog, in its thread, while it does."""
+        self._blocked_loop.inc()
+        call.has_blocked = True
+
+    async def result_of(
+        self,
+        method: str,
+        call: TimedCall,
+        seconds: float,
+        args: tuple[Any, ...],
+        wait_seconds: float | None,
+        on_late_end: Callable[[], None] | None,
+    ) -> Any:
+        """Return the call's result: see BoundPlugin.call."""
+        # A task of its own: whatever the plugin does with a cancellation, the caller comes free.
+        task = asyncio.create_task(self._run(method, call, args), name=f"{self.kind} {self.name}: {method}")
+        task.add_done_callback(ignore)
+        try:
+            while not task.done() and (left := call.left_seconds(seconds, wait_seconds)) > 0:
+                await asyncio.wait([task], timeout=left)
+            if task.done():
+                return task.result()
+            has_begun = call.begun_at is not None
+            await self._give_up(task, call, method, on_late_end)
+        except asyncio.CancelledError:
+            if not task.done():
+                await self._give_up(task, call, method, on_late_end)
+            raise
+        if not has_begun:
+            raise PluginBusy(f"{self.kind} {self.name}: no thread came free for {method}")
+        raise PluginOverrun(f"{self.kind} {self.name}: {method} took longer than {seconds:g} s")
+
+    def shutdown(self) -> None:
+        """Leave its threads behind."""
+        self._threads.shutdown()
+
+    async def _give_up(
+        self, task: asyncio.Task[Any], call: TimedCall, method: str, on_late_end: Callable[[], None] | None
+    ) -> None:
+        try:
+            await self._cancel(task, method)
+        finally:
+            if on_late_end is not None:
+                call.when_ended(task, on_late_end)
+
+    async def _cancel(self, task: asyncio.Task[Any], method: str) -> None:
+        """Cancel the call; one that goes on all the same is left behind, counted until it ends."""
+        task.cancel()
+        try:
+            await asyncio.wait([task], timeout=GRACE_SECONDS)
+        finally:
+            if not task.done():
+                log.warning("plugin_stuck", kind=self.kind, plugin=self.name, method=method)
+                self._stuck.inc()
+                self._left_behind.add(task)
+                task.add_done_callback(self._came_back)
+
+    def _came_back(self, task: asyncio.Task[Any]) -> None:
+        self._stuck.dec()
+        self._left_behind.discard(task)
+
+    async def _run(self, method: str, call: TimedCall, args: tuple[Any, ...]) -> Any:
+        of_plugin.set(self._threads)
+        try:
+            result = call.begin(*args) if call.is_async else await self._run_in_thread(method, call, args)
+            return await result if inspect.isawaitable(result) else result
+        except SystemExit as error:
+            raise RuntimeError(f"{method} called sys.exit") from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Nobody cancelled us: it escaped from inside the plugin and must not look like our own shutdown.
+            raise RuntimeError(f"{method} let a cancellation escape") from error
+
+    async def _run_in_thread(self, method: str, call: TimedCall, args: tuple[Any, ...]) -> Any:
+        # Waiting for a thread that will not come would only cost the caller its whole time.
+        if self.overdue >= self._threads.limit:
+            raise PluginBusy(f"{self.kind} {self.name}: all {self._threads.limit} threads hang in earlier calls")
+        future = call.future = self._threads.submit(contextvars.copy_context().run, call.begin, *args)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if not future.cancel():
+                log.warning("plugin_stuck", kind=self.kind, plugin=self.name, method=method)
+                self._overdue.add(future)
+                self._stuck.inc()
+                future.add_done_callback(lambda _: self._stuck.dec())
+            raise
+
+
+def find_plugin(frame: FrameType | None) -> tuple[Running, str, TimedCall] | None:
+    """Return the calls of the plugin whose coroutine runs in these frames, the innermost first, which of its methods
+    that is, and the call; None when there is none.
+    """
+    while frame is not None:
+        if frame.f_code is Running._run.__code__:
+            names = frame.f_locals
+            return cast(Running, names["self"]), cast(str, names["method"]), cast(TimedCall, names["call"])
+        frame = frame.f_back
+    return None
+
+
+def is_away(error: Exception) -> bool:
+    """Return whether what a `start` raised may be over in a while, though it is no NotReady."""
+    away = (DependencyUnavailable, RetryableJobError, PluginOverrun, PluginBusy, TimeoutError)
+    return isinstance(error, away) or is_unreachable(error)
+
+
+def ignore(task: asyncio.Task[Any]) -> None:
+    """Fetch what nobody may wait for any more, so that the loop does not complain of it."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,120 @@
+"""Use case: what AI providers have done today (UTC), all processes together: calls, tokens, money.
+
+Each process adds what it has counted to sums in Redis every few seconds; what it counts within seconds of midnight may
+stand at the next day. The sums are for people to look at: budgets have their own, which outlive Redis (budgets.py).
+Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from pipeline.clock import CLOCK
+from pipeline.errors import DependencyUnavailable
+from pipeline.hooks.usage import UsageCounts
+from pipeline.instants import instant_of
+from pipeline.texts import cause_of
+from pipeline.usecases.budgets import DAY_SECONDS, Budgets, Sums
+
+log = structlog.get_logger(__name__)
+
+WRITE_SECONDS = 5.0
+WHAT = ("calls", "input", "output")
+
+
+@dataclass(frozen=True, slots=True)
+class AiDay:
+    """What operators see of today.
+
+    providers: what each has done, by name; None while Redis is away.
+    budget: what may be spent and what is spent, None where nothing is limited or nobody can tell.
+    """
+
+    providers: Mapping[str, Mapping[str, Any]] | None
+    budget: Mapping[str, Any] | None
+
+
+class AiUsage:
+    """The counts of one process, and the sums of all."""
+
+    def __init__(
+        self,
+        sums: Sums,
+        counts: UsageCounts,
+        budgets: Budgets,
+        *,
+        currency: str,
+        free: Collection[str] = (),
+        now: Callable[[], float] = CLOCK.now,
+    ) -> None:
+        """counts: of the providers' answers in this process.
+        currency: in which costs are shown.
+        free: providers that cost nothing, whatever their answers say.
+        now: only tests have another one.
+        """
+        self._sums = sums
+        self._counts = counts
+        self._budgets = budgets
+        self._currency = currency
+        self._free = free
+        self._now = now
+        self._writing = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Write for ever."""
+        while True:
+            await asyncio.sleep(WRITE_SECONDS)
+            await self._write_if_possible()
+
+    async def close(self) -> None:
+        """Write what was counted, if that can be done. Called when `run` has ended."""
+        await self._write_if_possible()
+
+    async def _write_if_possible(self) -> None:
+        try:
+            await self.write()
+        except DependencyUnavailable as error:
+            log.info("ai_usage_postponed", cause=cause_of(error))
+
+    async def write(self) -> None:
+        """Add what was counted since the last time; DependencyUnavailable when Redis is away: it is kept then."""
+        async with self._writing:
+            amounts = self._counts.take()
+            fields = {f"{what} {provider}": amount for (provider, what), amount in amounts.items()}
+            try:
+                if fields:
+                    await self._sums.add_to_sums(self._name(), fields, 2 * DAY_SECONDS)
+            except DependencyUnavailable:
+                self._counts.give_back(amounts)
+                raise
+
+    async def today(self, providers: Iterable[str]) -> AiDay:
+        """Return what these providers have done today, and the budget."""
+        try:
+            await self.write()
+            done = {name: await self._done_by(name) for name in providers}
+            return AiDay(done, await self._budgets.shown() if self._budgets.is_set else None)
+        except DependencyUnavailable:
+            return AiDay(None, None)
+
+    async def _done_by(self, provider: str) -> Mapping[str, Any]:
+        fields = [f"{what} {provider}" for what in (*WHAT, f"cost {self._currency}", f"priced {self._currency}")]
+        found = await self._sums.sums(self._name(), fields)
+        calls, read, written, cost, priced = (each or 0 for each in found)
+        return {
+            "calls": round(calls),
+            "inputTokens": round(read),
+            "outputTokens": round(written),
+            "cost": cost,
+            "currency": self._currency,
+            # Of those nobody can say what they have cost in that currency.
+            "unpricedCalls": 0 if provider in self._free else round(max(calls - priced, 0)),
+        }
+
+    def _name(self) -> str:
+        return f"ai {instant_of(int(self._now()) * 1000):%Y-%m-%d}"

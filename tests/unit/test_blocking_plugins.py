@@ -1,0 +1,184 @@
+"""What becomes of plugins whose async methods keep the event loop: each kind by what it would cost to hold it."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+from tornado.ioloop import IOLoop
+
+from pipeline.errors import RetryableJobError
+from pipeline.hooks import Analysis, AnalyzeRequest, Notification, PluginReply, PluginRequest
+from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.serving import answer
+from pipeline.watchdog import Watchdog
+from tests.fake_plugins import House, Storage, make_analysis, make_module, make_request
+
+BLOCK_SECONDS = 0.05
+# Long enough to be seen for sure: see test_watchdog.py.
+BLOCKED_SECONDS = 0.25
+ERRORS, BLOCKED = "pipeline_plugin_errors_total", "pipeline_plugin_blocked_loop_total"
+LIMIT = 2
+
+pytestmark = pytest.mark.fault("P5")
+
+
+class Blocker:
+    """Any kind of plugin. Each call keeps the loop while `seconds` says so."""
+
+    durable = False
+
+    def __init__(self) -> None:
+        self.seconds = BLOCKED_SECONDS
+        self.calls = 0
+
+    def _block(self) -> None:
+        self.calls += 1
+        time.sleep(self.seconds)
+
+    async def analyze(self, request: AnalyzeRequest) -> Analysis:
+        self._block()
+        return make_analysis("Slow")
+
+    async def notify(self, notification: Notification) -> None:
+        self._block()
+
+    async def serve(self, request: PluginRequest) -> PluginReply:
+        self._block()
+        return PluginReply(204)
+
+    def register_routes(self, routes: Any) -> None:
+        routes.add("GET", "/slow", self.serve)
+
+
+class Durable(Blocker):
+    durable = True
+
+
+class BlockingStorage(Storage):
+    async def save(self, public_id: str, file: Any, content_type: str) -> str:
+        time.sleep(BLOCKED_SECONDS)
+        return "https://images.example/x"
+
+
+@pytest.fixture
+def house(io_loop: IOLoop) -> Iterator[House]:
+    house = House()
+    yield house
+    io_loop.run_sync(house.close)
+
+
+@pytest.fixture
+def watched(io_loop: IOLoop, house: House) -> Iterator[None]:
+    watchdog = Watchdog(house.metrics, block_seconds=BLOCK_SECONDS)
+
+    async def start() -> None:
+        watchdog.start()
+
+    io_loop.run_sync(start)
+    yield
+    watchdog.stop()
+
+
+async def no_image() -> bytes:
+    raise AssertionError("nobody asked for the image")
+
+
+def plugin_of(manager: Any, kind: str, name: str = "slow") -> BoundPlugin:
+    (found,) = [each for each in manager.all if (each.kind, each.name) == (kind, name)]
+    return found
+
+
+@pytest.mark.parametrize("has_next", [True, False])
+@pytest.mark.gen_test
+async def test_a_provider_that_blocks_is_held_after_so_many_answers(
+    house: House, watched: None, has_next: bool
+) -> None:
+    """Its answers count, each is kept; then it is not asked: the next one is, or jobs wait and spend no attempt.
+
+    One try that does not block releases it.
+    """
+    blocker = Blocker()
+    module = make_module("slow", register_ai_providers=lambda: [("slow", lambda: blocker)])
+    chain = ("slow", "only") if has_next else ("slow",)
+    manager = house.open(module, ai_provider=chain, breaker_failures=LIMIT)
+    with capture_logs() as logs:
+        for number in range(LIMIT):
+            assert (await manager.analyze(make_request(), no_image)).brand.value == "Slow"
+            provider = plugin_of(manager, "provider")
+            assert provider.state == ("blocking" if number + 1 < LIMIT else "held")
+        assert "analyze" in provider.reason and "event loop" in provider.reason
+        if has_next:
+            assert (await manager.analyze(make_request(), no_image)).brand.value == "Nike"
+        else:
+            with pytest.raises(RetryableJobError, match="Not available now") as raised:
+                await manager.analyze(make_request(), no_image)
+            assert (raised.value.spends_attempt, raised.value.provider) == (False, "slow")
+    assert blocker.calls == LIMIT == house.count(BLOCKED, "provider", "slow")
+    assert house.count(ERRORS, "provider", "slow") == LIMIT
+    (held,) = [line for line in logs if line["event"] == "plugin_held"]
+    assert (held["plugin"], held["method"], held["cause"]) == ("slow", "analyze", "it blocks the event loop")
+    blocker.seconds = 0
+    await manager.analyze(make_request(), no_image, tries="slow")
+    assert (provider.state, provider.reason) == ("ok", "")
+
+
+@pytest.mark.parametrize("kind", [Blocker, Durable])
+@pytest.mark.gen_test
+async def test_a_notifier_that_blocks_is_held(house: House, watched: None, kind: type[Blocker]) -> None:
+    """A durable one's deliveries wait; the others' events pass it by, and each is counted."""
+    blocker = kind()
+    module = make_module("bells", register_notifiers=lambda: [("slow", lambda: blocker)])
+    manager = house.open(module, notifiers=("slow",), breaker_failures=LIMIT)
+    event = {"event": "asset_processed", "assetId": "1"}
+
+    async def tell() -> None:
+        if blocker.durable:
+            await manager.notifiers.deliver("slow", event, "user-1", "delivery-1")
+        else:
+            await manager.notifiers.notify(event, "user-1")
+
+    for _ in range(LIMIT):
+        await tell()
+    if blocker.durable:
+        with pytest.raises(RetryableJobError) as raised:
+            await tell()
+        assert not raised.value.spends_attempt
+    else:
+        await tell()
+    assert plugin_of(manager, "notifier").state == "held"
+    assert blocker.calls == LIMIT == house.count(ERRORS, "notifier", "slow")
+
+
+@pytest.mark.gen_test
+async def test_a_route_that_blocks_is_held(house: House, watched: None) -> None:
+    """Its clients get a 503 for a while: all others would wait for it."""
+    blocker = Blocker()
+    module = make_module("bells", register_notifiers=lambda: [("slow", lambda: blocker)])
+    manager = house.open(module, notifiers=("slow",), breaker_failures=LIMIT)
+    ((plugin, route),) = manager.routes["slow"]
+    for _ in range(LIMIT):
+        assert (await answer(plugin, route, PluginRequest("GET"), 5)).status == 204
+    with pytest.raises(Exception, match="not ready"):
+        await answer(plugin, route, PluginRequest("GET"), 5)
+    assert blocker.calls == LIMIT
+    assert plugin.breaker("notify").left_seconds == 0, "what it notifies goes on"
+
+
+@pytest.mark.gen_test
+async def test_a_storage_that_blocks_is_shown_and_counted(house: House, watched: None) -> None:
+    """Without a storage nothing works, so it is called all the same; operators see which method blocks."""
+    module = make_module("shelf", register_storage_backends=lambda: [("slow", BlockingStorage)])
+    manager = house.open(module, storage_backend="slow", breaker_failures=LIMIT)
+    for _ in range(LIMIT + 1):
+        await manager.save("asset-1/original.jpg", io.BytesIO(b"photo"), "image/jpeg")
+    storage = plugin_of(manager, "storage")
+    assert storage.state == "blocking"
+    assert storage.reason == f"save: it blocks the event loop (calls in a row: {LIMIT + 1})"
+    assert house.count(ERRORS, "storage", "slow") == LIMIT + 1
+    await manager.storages.check()
+    assert storage.state == "blocking", "another method is no excuse for this one"
