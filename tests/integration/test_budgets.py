@@ -254,8 +254,8 @@ async def test_sums_of_today_survive_an_outage_and_are_of_all_processes(till: Ti
     one, other = (
         AiUsage(till.queue, each, till.process(), currency="USD", now=lambda: till.now) for each in counts
     )
-    counts[0].count("acme", Analysis(Attribute("Leica", 0.9), usage=Usage(100, 10, 0.25)))
-    counts[1].count("acme", Analysis(Attribute("Leica", 0.9), usage=Usage(100, 10, 0.5, "EUR")))
+    counts[0].count("acme", "m", Usage(100, 10, 0.25))
+    counts[1].count("acme", "m", Usage(100, 10, 0.5, "EUR"))
     add, till.queue.add_to_sums = till.queue.add_to_sums, away  # type: ignore[method-assign]
     await one.close()
     assert (await one.today(["acme"])).providers is None
