@@ -146,10 +146,15 @@ class ConfigurationError(PipelineError):
 
 
 class JobError(PipelineError):
-    """A job's work failed; the message, cut to MAX_MESSAGE_LENGTH, is stored with the asset and shown to its owner."""
+    """A job's work failed; the message, cut to MAX_MESSAGE_LENGTH, is stored with the asset and shown to its owner.
 
-    def __init__(self, message: str) -> None:
+    usage: a pipeline.hooks.Usage, what the call of an AI provider cost although its answer is of no use; None when it
+    cost nothing, or nobody knows.
+    """
+
+    def __init__(self, message: str, *, usage: object | None = None) -> None:
         super().__init__(clean(message)[:MAX_MESSAGE_LENGTH])
+        self.usage = usage
 
 
 class RetryableJobError(JobError):
@@ -161,6 +166,7 @@ class RetryableJobError(JobError):
     An attempt that is not spent holds the provider: nobody asks it for retry_after_seconds or, without one, but for
     single probes.
     max_attempts: give up after this many starts even if the policy allows more, or None.
+    usage: a pipeline.hooks.Usage: what a call of an AI provider took that was billed although its answer is of no use.
     provider: whom this is about; the pipeline fills it in.
     """
 
@@ -171,8 +177,9 @@ class RetryableJobError(JobError):
         retry_after_seconds: float | None = None,
         spends_attempt: bool | None = None,
         max_attempts: int | None = None,
+        usage: object | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(message, usage=usage)
         # Whatever another service asks for, "nan" and "1e999" included.
         is_number = retry_after_seconds is not None and retry_after_seconds >= 0
         self.retry_after_seconds = min(retry_after_seconds or 0, MAX_RETRY_AFTER_SECONDS) if is_number else None
@@ -208,7 +215,10 @@ class SandboxLimit(RetryableJobError):
 
 
 class PermanentJobError(JobError):
-    """Trying again cannot help: other 4xx, an image the provider refuses."""
+    """Trying again cannot help: other 4xx, an image the provider refuses.
+
+    usage: as of RetryableJobError; budgets and metrics count it.
+    """
 
 
 class NotStorable(PermanentJobError):

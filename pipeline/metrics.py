@@ -177,7 +177,7 @@ class Metrics:
 
     def _add_assets(self) -> None:
         self.reanalyses = self._counter("reanalyses", "Reanalyses of finished assets by what came of them.", "outcome")
-        _start(self.reanalyses, ("changed", "unchanged", "dropped", "failed"))
+        _start(self.reanalyses, ("changed", "unchanged", "kept", "dropped", "failed"))
         self.assets_finished = self._counter("assets_finished", "Assets by the status they ended in.", "status")
         _start(self.assets_finished, ("active", "partial", "failed"))
         self.asset_seconds = self._histogram("asset_seconds", "From accepted upload to sent event.", ASSET_SECONDS)

@@ -352,6 +352,7 @@ class Parts:
 
     def _make_permits(self) -> Permits:
         budgets = self.budgets if self.budgets.is_set else None
+        asked_later = {name for names in self.plugins.provider_behind.values() for name in names}
         return Permits(
             self.queue,
             self.plugins.provider_paces,
@@ -359,6 +360,7 @@ class Parts:
             self.plugins.free_providers,
             self.result_cache if self.settings.ai_cache else None,
             self.plugins.provider_versions,
+            self.result_cache if asked_later & set(self.plugins.provider_paces) else None,
         )
 
     def _build_queues(self) -> None:

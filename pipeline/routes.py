@@ -203,6 +203,7 @@ def _records_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
 
 def _jobs_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
     with_lists = common | {"lists": parts.job_lists}
+    cancelling = {"cancelling": parts.cancelling, "reanalysis": parts.reanalysis}
     return [
         ("/api/queue/jobs", jobs.JobsHandler, with_lists),
         ("/api/queue/jobs/count", jobs.CountHandler, with_lists),
@@ -213,7 +214,7 @@ def _jobs_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
             jobs.RetryJobHandler,
             with_lists | {"bulk": parts.bulk, "tracing": parts.tracing},
         ),
-        ("/api/queue/jobs/([^/]+)/cancel", jobs.CancelJobHandler, with_lists | {"cancelling": parts.cancelling}),
+        ("/api/queue/jobs/([^/]+)/cancel", jobs.CancelJobHandler, with_lists | cancelling),
         ("/api/queue/failures", jobs.FailuresHandler, with_lists),
     ]
 

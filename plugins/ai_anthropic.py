@@ -105,9 +105,12 @@ class AnthropicProvider(VisionProvider):
         if reply["stop_reason"] in CUT_OFF:
             raise ValueError("the answer was cut off: see PLUGIN_ANTHROPIC_MAX_OUTPUT_TOKENS")
         text = "".join(block["text"] for block in reply["content"] if block["type"] == "text")
+        return Answer(text, reply.get("model"))
+
+    def tokens(self, reply: Any) -> tuple[int | None, int | None]:
+        """Return those of `usage`."""
         usage = reply.get("usage") or {}
-        input_tokens = sum_of(*(usage.get(name) for name in INPUT_TOKENS))
-        return Answer(text, input_tokens, count_of(usage.get("output_tokens")), reply.get("model"))
+        return sum_of(*(usage.get(name) for name in INPUT_TOKENS)), count_of(usage.get("output_tokens"))
 
     def check_path(self) -> str:
         """Return where the model is told about."""

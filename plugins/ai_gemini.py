@@ -122,10 +122,14 @@ class GeminiProvider(VisionProvider):
             raise ValueError("the answer was cut off: see PLUGIN_GEMINI_MAX_OUTPUT_TOKENS")
         parts = candidate["content"]["parts"]
         text = "".join(part["text"] for part in parts if "text" in part and not part.get("thought"))
+        return Answer(text, reply.get("modelVersion"))
+
+    def tokens(self, reply: Any) -> tuple[int | None, int | None]:
+        """Return those of `usageMetadata`."""
         usage = reply.get("usageMetadata") or {}
         # Thoughts are billed as output, and not counted with it.
         output_tokens = sum_of(usage.get("candidatesTokenCount"), usage.get("thoughtsTokenCount"))
-        return Answer(text, count_of(usage.get("promptTokenCount")), output_tokens, reply.get("modelVersion"))
+        return count_of(usage.get("promptTokenCount")), output_tokens
 
     def check_path(self) -> str:
         """Return where the model is told about."""

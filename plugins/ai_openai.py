@@ -113,9 +113,12 @@ class OpenAiProvider(VisionProvider):
             raise AnswerRefused(f"finish_reason {finish_reason}")
         if finish_reason == "length":
             raise ValueError("the answer was cut off: see PLUGIN_OPENAI_MAX_OUTPUT_TOKENS")
+        return Answer(message["content"], reply.get("model"))
+
+    def tokens(self, reply: Any) -> tuple[int | None, int | None]:
+        """Return those of `usage`."""
         usage = reply.get("usage") or {}
-        input_tokens, output_tokens = count_of(usage.get("prompt_tokens")), count_of(usage.get("completion_tokens"))
-        return Answer(message["content"], input_tokens, output_tokens, reply.get("model"))
+        return count_of(usage.get("prompt_tokens")), count_of(usage.get("completion_tokens"))
 
     def check_path(self) -> str:
         """Return where the models are listed: not all compatible servers tell about a single one."""

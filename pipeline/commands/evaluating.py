@@ -1,6 +1,7 @@
 """The command `eval`: asks several AI providers, or one with several prompts, about photos of which people have said
 what they show, and tells which one is right more often, for how much money and time. It asks the providers itself, from
-the same settings as the service, which need not run: no asset, no job and no budget knows of it.
+the same settings as the service, which need not run: no asset and no job knows of it. What it spends counts to the
+budget of the day, and it keeps to it and to the rates of the providers (eval_limits.py).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import cast
@@ -21,22 +23,24 @@ from rich.table import Column, Table
 from pipeline import logs
 from pipeline.client import ClientError
 from pipeline.commands import running
+from pipeline.commands.eval_limits import EvalLimits, limits
 from pipeline.commands.moving import places, with_json
 from pipeline.commands.scores import RIGHT, UNSURE, WRONG, Score
 from pipeline.commands.shown import shown, stderr, stdout
 from pipeline.commands.truths import Case, corrected, labelled
 from pipeline.errors import ConfigurationError, NotReady, PermanentJobError, PipelineError, RetryableJobError
+from pipeline.hold import Pace
 from pipeline.hooks import faults
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.asking import SERVICE
 from pipeline.hooks.catalogue import Catalogue
-from pipeline.hooks.checks import cleaned, result_fault
+from pipeline.hooks.checks import cleaned, provenance_fault, result_fault, usage_fault
 from pipeline.hooks.context import Lender
 from pipeline.hooks.kinds import PROVIDER
 from pipeline.hooks.load_checks import nearest
 from pipeline.hooks.photo import Photo
 from pipeline.hooks.progress import Reporting, takes_progress
-from pipeline.hooks.protocols import Analysis, AnalyzeRequest
+from pipeline.hooks.protocols import Analysis, AnalyzeRequest, Usage
 from pipeline.hooks.values import MemoryValues
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings, plugin_variable
@@ -71,7 +75,8 @@ def evaluate(
     """Compare AI providers, or prompts, over photos that people have corrected.
 
     Right, wrong or unsure (no answer), of what people said: capitals, accents and punctuation do not matter. Every
-    photo is sent to every provider, which may cost money that no budget counts.
+    photo is sent to every provider, which may cost money. It counts to AI_BUDGET_PER_DAY, and ends the comparison when
+    that is reached.
     """
     settings = running.load()
     # What goes wrong is told at the end.
@@ -107,6 +112,8 @@ async def _evaluate(
     async with AsyncExitStack() as opened:
         # Their faults before anything else is opened.
         asked = [await opened.enter_async_context(Asked(name, settings)) for name in names]
+        paces = {each.name: each.pace for each in asked if each.pace is not None}
+        limited = await opened.enter_async_context(limits(settings, paces))
         if folder is not None:
             cases = labelled(folder, settings.categories, category, limit)
         else:
@@ -125,10 +132,10 @@ async def _evaluate(
         columns = (SpinnerColumn(), TextColumn("Asking"), MofNCompleteColumn(), TextColumn("photos"))
         with Progress(*columns, TimeElapsedColumn(), console=stderr) as progress:
             for case in progress.track(cases):
-                await _compare(case, asked)
+                await _compare(case, asked, limited)
 
 
-async def _compare(case: Case, asked: Sequence[Asked]) -> None:
+async def _compare(case: Case, asked: Sequence[Asked], limited: EvalLimits) -> None:
     """Ask all about one photo, at once."""
     taking = [each for each in asked if each.takes(case)]
     try:
@@ -137,7 +144,7 @@ async def _compare(case: Case, asked: Sequence[Asked]) -> None:
         for each in taking:
             each.score.fail(f"the photo cannot be read: {cause_of(error)}")
         return
-    await asyncio.gather(*(each.ask(case, content) for each in taking))
+    await asyncio.gather(*(each.ask(case, content, limited) for each in taking))
 
 
 class Asked:
@@ -146,16 +153,15 @@ class Asked:
     def __init__(self, label: str, settings: Settings) -> None:
         """label: NAME[:SETTING=VALUE,...]."""
         self.score = Score(label)
-        self._name, _, changes = label.partition(":")
-        self._settings = settings.with_changed_plugin_variables(_changes(self._name, changes, settings))
+        self.name, _, changes = label.partition(":")
+        self._settings = settings.with_changed_plugin_variables(_changes(self.name, changes, settings))
         self._metrics = Metrics()
         self._catalogue = Catalogue(self._settings)
         self._lender = Lender(self._settings, self._metrics, lambda name: MemoryValues())
-        self._next_at = 0.0
         self._provider: BoundPlugin
 
     async def __aenter__(self) -> Asked:
-        self._provider = self._catalogue.build(PROVIDER, self._name, self._metrics, self._lender)
+        self._provider = self._catalogue.build(PROVIDER, self.name, self._metrics, self._lender)
         try:
             await self._provider.start()
         except Exception as error:
@@ -184,18 +190,32 @@ class Asked:
         if not getattr(self._provider.plugin, "needs_image", False) and not all(case.url for case in cases):
             raise ConfigurationError(f"{self.score.label} fetches photos by their address, and these have none")
 
-    async def ask(self, case: Case, content: bytes) -> None:
+    @property
+    def pace(self) -> Pace | None:
+        """How often it may be asked."""
+        return self._provider.limits.pace
+
+    @property
+    def is_free(self) -> bool:
+        """True when it says that it costs nothing."""
+        return getattr(self._provider.plugin, "cost", None) == 0
+
+    async def ask(self, case: Case, content: bytes, limited: EvalLimits) -> None:
         """Ask it about one photo and count what comes of it."""
         for attempt in range(1, ATTEMPTS + 1):
+            self.score.stopped = self.score.stopped or await limited.refusal(is_free=self.is_free)
             if self.score.stopped:
                 return
-            await self._wait_for_turn()
+            await limited.wait_for_turn(self.name, self.pace)
             started_at = monotonic()
             try:
                 self.score.calls += 1
                 analysis = await self._analyze(case, content, attempt)
             except Exception as raised:
-                error = faults.job_error(raised, self._name, SERVICE)
+                error = faults.job_error(raised, self.name, SERVICE)
+                if error.usage is not None:
+                    usage = cast(Usage, error.usage) if usage_fault(error.usage) is None else None
+                    self.score.stopped = await limited.record(self.name, usage, is_free=self.is_free)
                 tells_all = raised is error and raised.__cause__ is None
                 reason = error.message if tells_all else f"{error.message}: {cause_of(raised)}"
                 if isinstance(error, PermanentJobError) or attempt == ATTEMPTS:
@@ -207,14 +227,8 @@ class Asked:
                 await asyncio.sleep(min(error.retry_after_seconds or BACKOFF_SECONDS, WAIT_AT_MOST_SECONDS))
             else:
                 self.score.add(case.name, case.category, case.truth, analysis, monotonic() - started_at)
+                self.score.stopped = await limited.record(self.name, analysis.usage, is_free=self.is_free)
                 return
-
-    async def _wait_for_turn(self) -> None:
-        """Keep to the rate that the provider declares."""
-        if (rate := self._provider.limits.rate) is None:
-            return
-        await asyncio.sleep(max(self._next_at - monotonic(), 0))
-        self._next_at = monotonic() + rate.interval_seconds
 
     async def _analyze(self, case: Case, content: bytes, attempt: int) -> Analysis:
         provider, seconds = self._provider, self._settings.provider_timeout_seconds
@@ -239,7 +253,10 @@ class Asked:
         result = await provider.call("analyze", seconds, request, keywords=keywords)
         if fault := result_fault(result):
             raise RetryableJobError("AI service sent an invalid result") from ValueError(fault)
-        return cleaned(cast(Analysis, result))
+        analysis = cast(Analysis, result)
+        if provenance_fault(analysis):
+            analysis = replace(analysis, usage=None, ai_model="", prompt_version="", confidence_kind="none")
+        return cleaned(analysis)
 
 
 def _changes(name: str, text: str, settings: Settings) -> dict[str, str]:
@@ -280,7 +297,8 @@ def _print(scores: Sequence[Score], as_json: bool) -> None:
             told = f"{score.label}: {count} failed: {reason}"
             stderr.print(shown(told), highlight=False, soft_wrap=True)
         if score.stopped:
-            stderr.print(f"{shown(score.label)} was not asked about the rest", highlight=False, soft_wrap=True)
+            told = f"{score.label} was not asked about the rest: {score.stopped}"
+            stderr.print(shown(told), highlight=False, soft_wrap=True)
 
 
 def _cost(score: Score) -> str:

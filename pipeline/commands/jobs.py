@@ -148,6 +148,7 @@ async def _change(
     as_json: bool,
     is_all: bool = False,
     provider: str | None = None,
+    replaces: bool = False,
     limit: int | None = None,
 ) -> None:
     preview = cleaned(await client.preview_jobs(action, where, is_all=is_all, provider=provider))
@@ -158,10 +159,16 @@ async def _change(
         return
     if not is_sure:
         click.confirm(f"{action.capitalize()} {_count(preview)}?", abort=True, err=True)
-    until = preview["until"]
-    await _show_changes(
-        client.change_jobs(action, where, until=until, is_all=is_all, provider=provider, limit=limit), as_json=as_json
+    changed = client.change_jobs(
+        action,
+        where,
+        until=preview["until"],
+        is_all=is_all,
+        provider=provider,
+        replace=replaces or None,
+        limit=limit,
     )
+    await _show_changes(changed, as_json=as_json)
 
 
 def _show_preview(preview: dict[str, Any], action: str, *, as_json: bool) -> None:
@@ -222,6 +229,7 @@ jobs.add_command(changes("cancel", "End jobs that have not ended: those named, o
 @with_where
 @click.option("--all", "is_all", is_flag=True, help="All finished assets, instead of --where.")
 @click.option("--provider", help="The AI provider to ask, one of those in use; default: those of each category.")
+@click.option("--replace", "replaces", is_flag=True, help="A new result counts also when it tells less than the old.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many, the newest.")
 @click.option("--stop", is_flag=True, help="Take it back for those that have yet to be analyzed again.")
 @click.option("--dry-run", is_flag=True, help="Only show how many it would be.")
@@ -233,6 +241,7 @@ def reanalyze(
     where: str,
     is_all: bool,
     provider: str | None,
+    replaces: bool,
     limit: int | None,
     stop: bool,
     dry_run: bool,
@@ -241,12 +250,16 @@ def reanalyze(
     url: str | None,
     token: str | None,
 ) -> None:
-    """Analyze finished assets again, when no upload waits. Each keeps its result until there is a new one."""
+    """Analyze finished assets again, when no upload waits. Each keeps its result until there is one that tells as much.
+
+    Those that wait: jobs ls --where state=background.
+    """
     wanted = read_where(where)
     if bool(wanted) == is_all:
         raise click.UsageError("Say which by --where, or --all")
-    if stop and provider:
-        raise click.UsageError("--provider is not for --stop")
-    options = {"is_dry": dry_run, "is_sure": yes, "as_json": as_json, "is_all": is_all}
+    if stop and (provider or replaces):
+        raise click.UsageError("--provider and --replace are not for --stop")
+    options: dict[str, Any] = {"is_dry": dry_run, "is_sure": yes, "as_json": as_json, "is_all": is_all}
     action = "keep" if stop else "reanalyze"
-    run(lambda client: _change(client, action, wanted, **options, provider=provider, limit=limit), url, token)
+    options |= {"provider": provider, "replaces": replaces, "limit": limit}
+    run(lambda client: _change(client, action, wanted, **options), url, token)

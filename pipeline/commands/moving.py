@@ -55,7 +55,7 @@ class Places(NamedTuple):
 @asynccontextmanager
 async def places(settings: Settings, storage_name: str = "") -> AsyncIterator[Places]:
     """Open the store, and the storages, the current one by that name."""
-    _check_user(settings)
+    check_user(settings)
     catalogue, metrics = Catalogue(settings), Metrics()
     store = build_store(settings).as_asset_store()
     lender = Lender(settings, metrics, partial(PluginValues, store))
@@ -75,7 +75,7 @@ async def places(settings: Settings, storage_name: str = "") -> AsyncIterator[Pl
         await catalogue.sandbox.close()
 
 
-def _check_user(settings: Settings) -> None:
+def check_user(settings: Settings) -> None:
     """ConfigurationError when the embedded asset store is another user's: files made beside it would shut that out."""
     file = settings.data_dir / "assets.sqlite"
     with suppress(OSError):
@@ -229,7 +229,7 @@ def _abandon() -> None:
 
 async def _current_uri(settings: Settings) -> str:
     """Return the address of the store that holds the truth."""
-    _check_user(settings)
+    check_user(settings)
     store = build_store(settings)
     try:
         await store.open()

@@ -23,7 +23,8 @@ from pipeline.texts import clean
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.bulk import CHUNK, REFUSED_AT_MOST, Action, Bulk
 from pipeline.usecases.cancelling import Cancelling
-from pipeline.usecases.job_lists import JobLists, JobQuery
+from pipeline.usecases.job_lists import AGAIN, JobLists, JobQuery
+from pipeline.usecases.reanalysis import Reanalysis
 
 STORED_ID = re.compile(r"[0-9a-f]{24}")
 JOB_ID = re.compile(r"ai-processing:[0-9a-fA-F]{24}")
@@ -31,7 +32,7 @@ PROVIDER = re.compile(r"[\x21-\x7e]{1,100}", re.ASCII)
 WORDS_AT_MOST, MAX_SEARCH_LENGTH = 10, 200
 SEARCH = re.compile(rf".{{0,{MAX_SEARCH_LENGTH}}}", re.DOTALL)
 FILTERS = ("state", "user", "category", "provider", "failure", "q", "from", "to")
-BULK_FIELDS = ("action", "filter", "all", "dryRun", "cursor", "until", "seconds", "provider", "limit")
+BULK_FIELDS = ("action", "filter", "all", "dryRun", "cursor", "until", "seconds", "provider", "replace", "limit")
 MAX_BODY_BYTES = 16 * 1024
 
 
@@ -52,7 +53,7 @@ class JobsHandler(_JobsHandler):
         wanted, limit, after = read_filter(query), query.limit(), query.cursor(STORED_ID)
         query.check()
         found = await self.lists.search(wanted, limit=limit, after=after)
-        self.reply({"items": await self.lists.shown(found.assets), **_onward(found.next_after)})
+        self.reply({"items": await self.lists.shown(found.assets, found.again), **_onward(found.next_after)})
 
 
 class CountHandler(_JobsHandler):
@@ -115,18 +116,26 @@ class RetryJobHandler(_JobsHandler):
 
 
 class CancelJobHandler(_JobsHandler):
-    """POST /api/queue/jobs/{jobId}/cancel: its asset fails; 409 when it is finished."""
+    """POST /api/queue/jobs/{jobId}/cancel: its asset fails; one that is finished stays so and is not analyzed again;
+    409 when neither was to be.
+    """
 
     route = "/api/queue/jobs/{jobId}/cancel"
     actions = {"POST": "cancel job"}
 
-    def initialize(self, *, cancelling: Cancelling, **common: Any) -> None:  # type: ignore[override]
+    def initialize(  # type: ignore[override]
+        self, *, cancelling: Cancelling, reanalysis: Reanalysis, **common: Any
+    ) -> None:
         super().initialize(**common)
         self.cancelling = cancelling
+        self.reanalysis = reanalysis
 
     async def post(self, job_id: str) -> None:
         await self.authenticate()
         asset = await self.lists.find(_job_id(job_id))
+        if asset.is_finished and await self.reanalysis.take_back(asset):
+            self.reply((await self.lists.shown([asset]))[0])
+            return
         cancelled = await self.cancelling.cancel(asset.id, None, self.request_id)
         self.reply((await self.lists.shown([cancelled]))[0])
 
@@ -178,6 +187,7 @@ class BulkHandler(_JobsHandler):
                 seconds=said.get("seconds", 0),
                 request_id=self.request_id,
                 provider=provider,
+                replaces=said.get("replace") is True,
                 limit=said.get("limit") or CHUNK,
             )
             refused = [{"jobId": job_id, "message": message} for job_id, message in chunk.refused[:REFUSED_AT_MOST]]
@@ -188,7 +198,7 @@ class BulkHandler(_JobsHandler):
 
 def read_filter(query: Query) -> JobQuery:
     """Return which jobs a query is about; what is wrong with it is noted there."""
-    state = query.choice("state", tuple(JobState))
+    state = query.choice("state", (*JobState, AGAIN))
     words = (query.text("q", SEARCH, f"Must have at most {MAX_SEARCH_LENGTH} characters") or "").split()
     if len(words) > WORDS_AT_MOST:
         query.fault("q", f"Must have at most {WORDS_AT_MOST} words")
@@ -201,6 +211,7 @@ def read_filter(query: Query) -> JobQuery:
         words=tuple(words),
         since=query.instant("from"),
         until=query.instant("to"),
+        is_again=state == AGAIN,
     )
 
 
@@ -230,7 +241,7 @@ def bulk_faults(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield _shown_name(name), f"Must be one of: {', '.join(FILTERS)}"
         elif value is not None and not isinstance(value, str):
             yield name, "Must be a text"
-    for name in ("dryRun", "all"):
+    for name in ("dryRun", "all", "replace"):
         if not isinstance(said.get(name, False), bool):
             yield name, "Must be true or false"
     if said.get("provider") is not None and not (isinstance(said["provider"], str) and action == Action.REANALYZE):

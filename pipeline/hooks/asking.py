@@ -17,13 +17,13 @@ from pipeline.errors import BudgetReached, JobError, PermanentJobError, Retryabl
 from pipeline.hooks import faults
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.cascades import Cascade
-from pipeline.hooks.checks import cleaned, extra_fault, provenance_fault, result_fault
+from pipeline.hooks.checks import cleaned, extra_fault, provenance_fault, result_fault, usage_fault
 from pipeline.hooks.context import trace_of_call
-from pipeline.hooks.job_side import NO_LIMITS, NO_WITNESS, Permit, Witness
+from pipeline.hooks.job_side import NO_LIMITS, NO_WITNESS, Permit, Spent, Witness
 from pipeline.hooks.photo import Photo
 from pipeline.hooks.pictures import Pictures
 from pipeline.hooks.progress import Reporting
-from pipeline.hooks.protocols import Analysis, AnalyzeRequest, Attribute
+from pipeline.hooks.protocols import Analysis, AnalyzeRequest, Attribute, Usage
 from pipeline.hooks.usage import UsageCounts
 from pipeline.texts import cause_of
 from pipeline.tracing import Tracing
@@ -86,8 +86,24 @@ class Asking:
         analysis = _without_faults(provider, result)
         analysis = cleaned(await self._pictures.kept(provider, "analyze", analysis))
         if self._usage is not None:
-            self._usage.count(provider.name, analysis)
+            self._usage.count(provider.name, analysis.ai_model, analysis.usage)
         return analysis
+
+    def spent(self, provider: BoundPlugin, error: JobError) -> Spent | None:
+        """Count what a call took that ended with an error and was billed all the same; None when it tells nothing."""
+        usage = error.usage
+        if usage is None:
+            return None
+        if fault := usage_fault(usage):
+            provider.count_error("analyze")
+            log.warning("provenance_refused", plugin=provider.name, reason=fault)
+            return Spent(None)
+        assert isinstance(usage, Usage)
+        if self._usage is not None:
+            self._usage.count(provider.name, str(getattr(provider.plugin, "model_name", "")), usage)
+        told = {"inputTokens": usage.input_tokens, "outputTokens": usage.output_tokens, "currency": usage.currency}
+        log.info("refused_answer_paid", plugin=provider.name, cost=usage.cost, **told)
+        return Spent(usage)
 
     async def _called(
         self, provider: BoundPlugin, request: AnalyzeRequest, left: float, reporting: Reporting
@@ -101,7 +117,9 @@ class Asking:
             result = await provider.call("analyze", seconds, asked, wait_seconds=left - seconds, keywords=keywords)
             if fault := result_fault(result):
                 provider.count_error("analyze")
-                raise RetryableJobError("AI service sent an invalid result", max_attempts=2) from ValueError(fault)
+                usage = result.usage if isinstance(result, Analysis) else None
+                invalid = RetryableJobError("AI service sent an invalid result", max_attempts=2, usage=usage)
+                raise invalid from ValueError(fault)
         return cast(Analysis, result)
 
 
@@ -157,7 +175,7 @@ class Round:
             if (known := await self._permit.known(name)) is not None:
                 self._tell_asked(name)
                 self._best = _fuller(self._best, (known, name))
-                return True  # only complete answers are known
+                return _is_complete(self._best[0])
             is_behind = is_last and name == stage[-1]
             found = await self._try(providers[name], waits=name == stage[-1], is_last=is_behind)
             if found is not None:
@@ -179,20 +197,23 @@ class Round:
             request = replace(request, image=content, content_type=content_type)
         if refusal := await self._permit.begin(provider.name, waits=waits):
             if self._best is not None:
+                await self._permit.put_by(self._best[1], self._best[0])
                 raise refusal
             self._held = self._held or refusal
             return None
         self._has_asked, self._last, found = True, provider.name, None
+        spent: Spent | None = None
         try:
             found = await self._asking.ask(provider, request, self._left_seconds, self._witness)
         except (PermanentJobError, RetryableJobError) as error:
+            spent = self._asking.spent(provider, error)
             if self._best is None and not self._goes_on(provider, error):
                 raise
             self._note(error)
             if not is_last:
                 log.warning("provider_passed_over", plugin=provider.name, error=error.message)
         finally:
-            await self._permit.end(provider.name, found)
+            await self._permit.end(provider.name, found, spent)
         return found
 
     async def _refusal(self, provider: BoundPlugin) -> RetryableJobError | None:

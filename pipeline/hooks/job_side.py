@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.errors import BudgetReached, RetryableJobError
-from pipeline.hooks.protocols import Analysis, Attribute
+from pipeline.hooks.protocols import Analysis, Attribute, Usage
 
 
 class Witness(Protocol):
@@ -19,11 +20,21 @@ class Witness(Protocol):
         """The provider has done so much of it, and found so much."""
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What one call took, as far as the provider has told. usage: None when what it told cannot be."""
+
+    usage: Usage | None
+
+
 class Permit(Protocol):
     """Says whether one job may call a provider now, beside the provider itself; usecases/permits.py has it."""
 
     async def known(self, provider: str) -> Analysis | None:
         """Return what the provider has answered before to the same photo, None when that is not known."""
+
+    async def put_by(self, provider: str, analysis: Analysis) -> None:
+        """Keep an answer that leaves something open for when the job can ask the next stage: then it is `known`."""
 
     async def allow(self, provider: str) -> BudgetReached | None:
         """Return None when the job may ask the provider at all today, else why not."""
@@ -33,8 +44,8 @@ class Permit(Protocol):
         can be asked instead.
         """
 
-    async def end(self, provider: str, analysis: Analysis | None) -> None:
-        """The call has ended, with that answer or with none."""
+    async def end(self, provider: str, analysis: Analysis | None, spent: Spent | None = None) -> None:
+        """The call has ended, with that answer or with none. spent: what a call without a usable answer took."""
 
 
 class NoWitness:
@@ -54,6 +65,9 @@ class NoLimits:
         """See Permit."""
         return None
 
+    async def put_by(self, provider: str, analysis: Analysis) -> None:
+        """See Permit."""
+
     async def allow(self, provider: str) -> BudgetReached | None:
         """See Permit."""
         return None
@@ -62,7 +76,7 @@ class NoLimits:
         """See Permit."""
         return None
 
-    async def end(self, provider: str, analysis: Analysis | None) -> None:
+    async def end(self, provider: str, analysis: Analysis | None, spent: Spent | None = None) -> None:
         """See Permit."""
 
 

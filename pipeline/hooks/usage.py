@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from pipeline.hooks.protocols import Analysis
+from pipeline.hooks.protocols import Usage
 
 if TYPE_CHECKING:
     from prometheus_client import Counter
@@ -34,10 +34,9 @@ class UsageCounts:
             metrics.ai_calls.labels(provider, "")
             metrics.ai_cost.labels(provider, "", "USD")
 
-    def count(self, provider: str, analysis: Analysis) -> None:
-        """Count one answer of the provider."""
+    def count(self, provider: str, model: str, usage: Usage | None) -> None:
+        """Count one answer of the provider, also one that was of no use. model: the AI model, "" when not told."""
         models = self._models.setdefault(provider, {})
-        model = analysis.ai_model
         if model not in models:
             model = model if len(models) < MODELS_AT_MOST else OTHER
             of_model = (provider, model)
@@ -46,7 +45,7 @@ class UsageCounts:
         calls, input_tokens, output_tokens = models[model]
         calls.inc()
         self._fresh[provider, "calls"] += 1
-        if (usage := analysis.usage) is None:
+        if usage is None:
             return
         input_tokens.inc(usage.input_tokens or 0)
         output_tokens.inc(usage.output_tokens or 0)

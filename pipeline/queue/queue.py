@@ -291,14 +291,18 @@ class JobQueue:
         wait_seconds: how far off it may be. late_seconds: how long ago the turn began that the job had and did not use.
         Returns whether it has a turn, and in how many seconds it begins or, without one, it may be asked for again.
         """
-        late_ms = -1 if late_seconds is None else round(late_seconds * 1000)
+        late_ms = "" if late_seconds is None else round(late_seconds * 1000)
         args = [self._limits, provider, lease, round(wait_seconds * 1000), late_ms, 0]
         is_given, in_ms = await self._run("pace", self._places("leases", "holds"), args)
         return bool(is_given), in_ms / 1000
 
-    async def end_turn_at(self, provider: str, lease: str) -> None:
-        """Let another job be asked of the provider: the call of this one has ended."""
-        await self._run("pace", self._places("leases", "holds"), [self._limits, provider, lease, 0, -1, 1])
+    async def end_turn_at(self, provider: str, lease: str, unused_seconds: float | None = None) -> None:
+        """Let another job be asked of the provider: the call of this one has ended, or none is made.
+
+        unused_seconds: how long ago the turn began that is not used, less than 0 when it has yet to begin.
+        """
+        late_ms = "" if unused_seconds is None else round(unused_seconds * 1000)
+        await self._run("pace", self._places("leases", "holds"), [self._limits, provider, lease, 0, late_ms, 1])
 
     async def cancel(self, job_id: str) -> JobState | None:
         """End a job that waits or is delayed; return the state it was in, None when there was nothing to end.

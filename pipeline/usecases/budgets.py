@@ -2,7 +2,8 @@
 
 Each process writes what its own calls have cost to the asset store, as records of its own; Redis has the sums of all
 processes, made anew from the records when Redis has lost them. A call that is under way costs what nobody knows yet, so
-a budget can be exceeded by the calls that run when it is reached. Runs on the event loop.
+a budget can be exceeded by the calls that run when it is reached. What a command spends beside the service it leaves
+apart in the store (Apart), and one process adds it. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import secrets
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -27,7 +29,7 @@ from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
-KIND = "spending"
+KIND, APART = "spending", "spending apart"
 DAY_SECONDS = 86_400
 KEPT_SECONDS = 8 * DAY_SECONDS
 PAGE = 100
@@ -113,13 +115,12 @@ class Budgets:
     async def record(self, provider: str, user_id: str, usage: Usage | None) -> None:
         """Count what a call has cost. While Redis or the store is away that is kept for the next time."""
         day, _ = self._today()
-        is_known = usage is not None and usage.cost is not None and (usage.currency == self._currency or not usage.cost)
-        if not is_known:
+        cost = cost_of(usage, self._currency)
+        if cost is None:
             log.warning("price_unknown", plugin=provider, currency=usage.currency if usage else None)
             amounts = {_unpriced(provider): 1.0}
         else:
-            assert usage is not None and usage.cost is not None
-            amounts = {IN_ALL: float(usage.cost), _of_user(user_id): float(usage.cost)} if usage.cost else {}
+            amounts = {IN_ALL: cost, _of_user(user_id): cost} if cost else {}
         async with self._telling:
             for field, amount in amounts.items():
                 self._spent[day, field] += amount
@@ -155,28 +156,85 @@ class Budgets:
         if found[0] is None:
             await self._begin(day)
             found = await self._sums.sums(day, [IN_ALL, *fields])
-        return [each or 0.0 for each in found[1:]]
+        # What this process could not tell Redis yet counts here at least.
+        told = zip(fields, found[1:], strict=True)
+        return [(each or 0.0) + self._untold.get((day, field), 0.0) for field, each in told]
 
     async def _begin(self, day: str) -> None:
         """Give Redis the sums of that day as the store has them."""
-        amounts: dict[str, float] = defaultdict(float, {IN_ALL: 0.0})
-        start = _start_of(day)
-        after = (start - timedelta(milliseconds=1), "")
-        while page := await self._store.kept(KIND, limit=PAGE, after=after):
-            for kept in page:
-                if kept.at == start:
-                    amounts[str(kept.data.get("field"))] += float(kept.data.get("amount", 0))
-            after = (page[-1].at, page[-1].id)
-        await self._sums.begin_sums(day, amounts, 2 * DAY_SECONDS)
+        await self._sums.begin_sums(day, await _spent(self._store, KIND, day), 2 * DAY_SECONDS)
 
     async def purge(self) -> None:
-        """Remove what is over."""
-        await self._store.purge_kept(KIND, instant_of(int(self._now() - KEPT_SECONDS) * 1000))
+        """Count what commands have spent, and remove what is over."""
+        await self._count_apart()
+        for kind in (KIND, APART):
+            await self._store.purge_kept(kind, instant_of(int(self._now() - KEPT_SECONDS) * 1000))
+
+    async def _count_apart(self) -> None:
+        while page := await self._store.kept(APART, limit=PAGE):
+            for kept in page:
+                day, field = f"{kept.at:%Y-%m-%d}", str(kept.data.get("field"))
+                await self._store.keep(replace(kept, kind=KIND))
+                # Sums that are not there will be made from all that is kept.
+                if (await self._sums.sums(day, [IN_ALL]))[0] is not None:
+                    amount = {field: float(kept.data.get("amount", 0))}
+                    await self._sums.add_to_sums(day, amount, 2 * DAY_SECONDS)
+                await self._store.discard(APART, kept.id)
 
     def _today(self) -> tuple[str, float]:
-        """Return the day's name and how many seconds it has left."""
         now = self._now()
-        return f"{instant_of(int(now) * 1000):%Y-%m-%d}", DAY_SECONDS - now % DAY_SECONDS
+        return _day_of(now), DAY_SECONDS - now % DAY_SECONDS
+
+
+class Apart:
+    """What a command spends that has no part in the sums of the service, and what all have spent today."""
+
+    def __init__(
+        self, store: AssetStore, *, per_day: float, currency: str, now: Callable[[], float] = CLOCK.now
+    ) -> None:
+        self._store = store
+        self._per_day = per_day
+        self._currency = currency
+        self._now = now
+
+    async def is_reached(self) -> bool:
+        """Return whether the budget of the day is spent."""
+        day = _day_of(self._now())
+        spent = [(await _spent(self._store, kind, day))[IN_ALL] for kind in (KIND, APART)]
+        return sum(spent) + LEAST >= self._per_day
+
+    async def record(self, provider: str, usage: Usage | None) -> bool:
+        """Count what a call has cost; False when that is not known, and cannot be counted."""
+        cost = cost_of(usage, self._currency)
+        if cost:
+            day = _day_of(self._now())
+            kept_id = f"{day} {provider} {secrets.token_hex(8)}"
+            await self._store.keep(Kept(APART, kept_id, _start_of(day), {"field": IN_ALL, "amount": cost}))
+        return cost is not None
+
+
+def cost_of(usage: Usage | None, currency: str) -> float | None:
+    """Return what a call has cost in that currency, None when that is not known."""
+    if usage is None or usage.cost is None or (usage.currency != currency and usage.cost):
+        return None
+    return float(usage.cost)
+
+
+async def _spent(store: AssetStore, kind: str, day: str) -> dict[str, float]:
+    """Return the amounts that were kept of a day, by field; that of IN_ALL is among them."""
+    amounts: dict[str, float] = defaultdict(float, {IN_ALL: 0.0})
+    start = _start_of(day)
+    after = (start - timedelta(milliseconds=1), "")
+    while page := await store.kept(kind, limit=PAGE, after=after):
+        for kept in page:
+            if kept.at == start:
+                amounts[str(kept.data.get("field"))] += float(kept.data.get("amount", 0))
+        after = (page[-1].at, page[-1].id)
+    return amounts
+
+
+def _day_of(now: float) -> str:
+    return f"{instant_of(int(now) * 1000):%Y-%m-%d}"
 
 
 def _start_of(day: str) -> datetime:

@@ -100,7 +100,7 @@ class Bulk:
         self._reanalysis.check(provider)
         query = narrowed(action, query)
         found = await self._lists.search(query, limit=SAMPLE)
-        return await self._lists.count(query), await self._lists.shown(found.assets)
+        return await self._lists.count(query), await self._lists.shown(found.assets, found.again)
 
     async def run(
         self,
@@ -111,17 +111,19 @@ class Bulk:
         seconds: int,
         request_id: str,
         provider: str = "",
+        replaces: bool = False,
         limit: int = CHUNK,
     ) -> Chunk:
         """Do it with up to `limit` jobs, CHUNK at most.
 
         after: `next_after` of the chunk before. seconds: for how long to postpone. provider: which one is to analyze
-        again, "" for those of each category.
+        again, "" for those of each category. replaces: the new result counts also when it tells less.
 
         DependencyUnavailable: with some of them it may have been done.
         """
         self._reanalysis.check(provider)
-        act = self._act(action, seconds, request_id, provider)
+        # Of an asset that is analyzed again only that ends.
+        act = self._act(Action.KEEP if query.is_again else action, seconds, request_id, provider, replaces)
         page = await self._lists.search(narrowed(action, query), limit=min(limit, CHUNK), after=after)
         answers = await _answers(act, page.assets)
         refused = [(asset.processing_job_id, why) for asset, why in zip(page.assets, answers, strict=False) if why]
@@ -131,7 +133,7 @@ class Bulk:
             done=answers.count(None),
             skipped=answers.count(""),
             refused=refused,
-            next_after=page.next_after if is_whole or last is None else (last.created_at, last.id),
+            next_after=page.next_after if is_whole or last is None else page.place_of(last),
         )
         log.info("jobs_changed", action=action.value, done=chunk.done, skipped=chunk.skipped, refused=len(refused))
         return chunk
@@ -147,7 +149,7 @@ class Bulk:
         return receipt
 
     def _act(
-        self, action: Action, seconds: int, request_id: str, provider: str
+        self, action: Action, seconds: int, request_id: str, provider: str, replaces: bool
     ) -> Callable[[Asset], Awaitable[object]]:
         """Return what does the action with one asset. It returns False for one that has moved on."""
         return {
@@ -156,16 +158,18 @@ class Bulk:
             Action.POSTPONE: lambda asset: self._queue.postpone(asset.processing_job_id, seconds),
             Action.RESUME: lambda asset: self._queue.unpostpone(asset.processing_job_id),
             Action.DELETE: lambda asset: self._removing.delete(asset.id, None),
-            Action.REANALYZE: lambda asset: self._reanalysis.ask(asset, provider, request_id),
+            Action.REANALYZE: lambda asset: self._reanalysis.ask(asset, provider, request_id, replaces=replaces),
             Action.KEEP: self._reanalysis.take_back,
         }[action]
 
 
 def narrowed(action: Action, query: JobQuery) -> JobQuery:
     """Return the query without jobs that the action cannot be done with; ValidationError when none is left."""
+    if query.is_again and action in (Action.CANCEL, Action.KEEP):
+        return query
     statuses, state = ELIGIBLE[action]
     possible = STATUSES[query.state] or tuple(AssetStatus)
-    if not set(possible) & set(statuses) or (state and query.state not in (None, state)):
+    if query.is_again or not set(possible) & set(statuses) or (state and query.state not in (None, state)):
         raise ValidationError.of("state", f"There is nothing to {action.value} in this state")
     return replace(
         query, statuses=statuses, state=state or query.state, is_postponed=action is Action.RESUME

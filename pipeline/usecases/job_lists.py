@@ -8,7 +8,7 @@ While Redis is away lists go on with what the store knows, except those of one u
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ import structlog
 
 from pipeline.assets.asset import ASSET_ID, CAUSE, Asset, AssetStatus, to_timestamp
 from pipeline.assets.job_search import Count, FailureGroup, JobFilter, Position
-from pipeline.assets.store import AssetStore
+from pipeline.assets.store import AssetStore, Kept
 from pipeline.auth import USER_ID
 from pipeline.errors import DependencyUnavailable, NotFound
 from pipeline.queue.job import JobState
@@ -25,10 +25,13 @@ from pipeline.queue.snapshot import POSTPONED, Place, Snapshot
 from pipeline.texts import cause_of
 from pipeline.usecases.deliveries import Deliveries, shown as shown_delivery
 from pipeline.usecases.image_urls import ImageUrls
+from pipeline.usecases.kept_jobs import ABOUT, FAILED, kind_of
 from pipeline.usecases.progress import Progress, Subject
 
 log = structlog.get_logger(__name__)
 
+# As a state to ask for: photos that are to be analyzed again (usecases/reanalysis.py), whose assets are finished.
+AGAIN = "background"
 UNFINISHED = (JobState.WAITING, JobState.DELAYED, JobState.ACTIVE)
 STATUSES: Mapping[JobState | None, Collection[AssetStatus]] = {
     None: (),
@@ -43,6 +46,7 @@ ASKED_AT_MOST = 500
 BESIDE_AT_MOST = 1000
 # What a page of unfinished jobs reads more than it shows at first: some of them are in another state.
 SPARE = 30
+COUNTED_PAGES_AT_MOST = 20
 PREVIEW = "320"
 
 
@@ -51,6 +55,8 @@ class JobQuery:
     """Which jobs are wanted, as an operator says it; None and () leave all in.
 
     statuses: further restricts which assets' jobs are meant. is_postponed: only jobs that an operator postponed.
+    is_again: only reanalyses that have not ended, and no other job; since, until: when they were asked for; provider:
+    that was named for them.
     The others are those of JobFilter; a word may also be the id of a job or an asset, or a user's whole id.
     """
 
@@ -64,11 +70,12 @@ class JobQuery:
     until: datetime | None = None
     statuses: Collection[AssetStatus] = ()
     is_postponed: bool = False
+    is_again: bool = False
 
     @property
     def is_plain(self) -> bool:
         """True when nothing but the state is asked for."""
-        return replace(self, state=None) == JobQuery()
+        return replace(self, state=None, is_again=False) == JobQuery()
 
     def as_filter(self) -> JobFilter:
         """Return what the asset store can tell of it."""
@@ -94,10 +101,18 @@ class JobQuery:
 
 @dataclass(frozen=True, slots=True)
 class AssetsFound:
-    """Some of the assets whose jobs are wanted, newest first. next_after: see JobPage."""
+    """Some of the assets whose jobs are wanted, newest first. next_after: see JobPage.
+
+    again: of reanalyses, by asset id: what is kept of the job.
+    """
 
     assets: Sequence[Asset]
     next_after: Position | None
+    again: Mapping[str, Kept] = field(default_factory=dict)
+
+    def place_of(self, asset: Asset) -> Position:
+        """Return where the list goes on behind that asset of it."""
+        return _place_of(self.again[asset.id]) if asset.id in self.again else _place(asset)
 
 
 class JobLists:
@@ -109,9 +124,12 @@ class JobLists:
         self._queue = queue
         self._progress = progress
         self._urls = urls
+        self._kind = kind_of(queue)
 
     async def search(self, query: JobQuery, *, limit: int, after: Position | None = None) -> AssetsFound:
         """Return up to so many assets whose jobs are wanted, fewer where a call has looked at enough of them."""
+        if query.is_again:
+            return await self._search_again(query, limit, after)
         query, named = await self._resolve(query)
         if named is not None:
             return AssetsFound(_behind(await self._kept(query, named), after)[:limit], None)
@@ -124,6 +142,38 @@ class JobLists:
                 found = _behind(await self._kept(query, await self._store.get_many(ids)), after)
                 return AssetsFound(found[:limit], _place(found[limit - 1]) if len(found) > limit else None)
         return await self._search_line(query, limit, after)
+
+    async def _search_again(self, query: JobQuery, limit: int, after: Position | None) -> AssetsFound:
+        """Return assets that are to be analyzed again, those asked for last first. A call reads so many kept jobs."""
+        wanted, named = await self._resolve(replace(query, since=None, until=None, provider=None))
+        last = (after[0], f"{self._queue.name}:{after[1]}") if after else None
+        page = await self._store.newest_kept(self._kind, limit=ASKED_AT_MOST, after=last)
+        asked = [each for each in page if _is_again(each, query)]
+        by_id = {asset.id: asset for asset in await self._store.get_many([each.asset_id for each in asked])}
+        names, holds = None if named is None else {asset.id for asset in named}, wanted.as_filter().holds
+        found: list[Asset] = []
+        again: dict[str, Kept] = {}
+        for each in asked:
+            asset = by_id.get(each.asset_id)
+            if asset is None or asset.id in again or not holds(asset) or (names is not None and asset.id not in names):
+                continue
+            if len(found) == limit:
+                return AssetsFound(found, _place_of(again[found[-1].id]), again)
+            found.append(asset)
+            again[asset.id] = each
+        return AssetsFound(found, _place_of(page[-1]) if len(page) == ASKED_AT_MOST else None, again)
+
+    async def _count_again(self, query: JobQuery) -> Count:
+        """Return how many reanalyses wait or, with a filter, how many have not ended."""
+        if query.is_plain:
+            return Count((await self._queue.stats()).background, True)
+        count, after = 0, None
+        for _ in range(COUNTED_PAGES_AT_MOST):
+            found = await self._search_again(query, ASKED_AT_MOST, after)
+            count, after = count + len(found.assets), found.next_after
+            if after is None:
+                return Count(count, True)
+        return Count(count, False)
 
     async def _search_line(self, query: JobQuery, limit: int, after: Position | None) -> AssetsFound:
         """Search the store's unfinished assets for jobs in a state that only Redis knows."""
@@ -167,6 +217,8 @@ class JobLists:
 
     async def count(self, query: JobQuery) -> Count:
         """Return how many jobs are wanted."""
+        if query.is_again:
+            return await self._count_again(query)
         query, named = await self._resolve(query)
         if named is not None:
             return Count(len(await self._kept(query, named)), True)
@@ -202,9 +254,11 @@ class JobLists:
             return await self._store.get(job_id)
         asset = await self._store.find_by_job(job_id) or await self._store.get(job_id[-24:])
         if asset is None:
-            # A dead letter keeps its id when its asset has another job.
+            # A dead letter keeps its id when its asset has another job, and a reanalysis has its own.
             data = (await self._fields(job_id)).get("data")
             asset_id = data.get("assetId") if isinstance(data, dict) else None
+            if asset_id is None and (kept := await self._store.find_kept(self._kind, job_id)):
+                asset_id = kept.asset_id
             asset = await self._store.get(asset_id) if isinstance(asset_id, str) else None
         return asset
 
@@ -212,10 +266,20 @@ class JobLists:
         name, _, digits = text.rpartition(":")
         return name == self._queue.name and ASSET_ID.fullmatch(digits) is not None
 
-    async def shown(self, assets: Sequence[Asset]) -> list[dict[str, Any]]:
-        """Return the jobs of the assets: schema Job in contracts/analyze-queue.openapi.json."""
+    async def shown(self, assets: Sequence[Asset], again: Mapping[str, Kept] = {}) -> list[dict[str, Any]]:
+        """Return the jobs of the assets: schema Job in contracts/analyze-queue.openapi.json. again: see AssetsFound."""
         places, told = await self._told(assets)
-        return await self._composed(assets, places, told)
+        jobs = await self._composed(assets, places, told)
+        return await self._as_again(jobs, again) if again else jobs
+
+    async def _as_again(self, jobs: list[dict[str, Any]], again: Mapping[str, Kept]) -> list[dict[str, Any]]:
+        """Return the jobs of finished assets as those that analyze them again."""
+        places: Mapping[str, Place] = {}
+        try:
+            places = await self._queue.places([kept.id for kept in again.values()])
+        except DependencyUnavailable as error:
+            log.warning("places_unknown", cause=cause_of(error))
+        return [job | _shown_again(again[job["assetId"]], places, job["provider"]) for job in jobs]
 
     async def _composed(
         self, assets: Sequence[Asset], places: Mapping[str, Place], told: Mapping[str, Mapping[str, Any]]
@@ -289,6 +353,33 @@ def _shown(
         "model": (known.model or {}).get("value"),
         "preview": preview.url_among(urls) if preview else None,
     }
+
+
+def _shown_again(kept: Kept, places: Mapping[str, Place], provider: str | None) -> dict[str, Any]:
+    """Return what is not as the asset's last job has it. provider: of that."""
+    place = places.get(kept.id)
+    return {
+        "jobId": kept.id,
+        "state": _unfinished_state(place).value,
+        "position": None,
+        "attempt": (place and place.attempt) or None,
+        "provider": kept.data[ABOUT].get("provider") or provider,
+        "reason": (place and place.error) or None,
+        "nextAt": to_timestamp(place.due_at) if place else None,
+    }
+
+
+def _is_again(kept: Kept, query: JobQuery) -> bool:
+    """Return whether that is a reanalysis that has not ended, was asked for then, and of that provider if of any."""
+    about = kept.data.get(ABOUT)
+    if not isinstance(about, Mapping) or FAILED in kept.data:
+        return False
+    is_then = (query.since is None or kept.at >= query.since) and (query.until is None or kept.at <= query.until)
+    return is_then and query.provider in (None, about.get("provider"))
+
+
+def _place_of(kept: Kept) -> Position:
+    return kept.at, kept.id.rpartition(":")[2]
 
 
 def _shown_group(group: FailureGroup) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from pipeline.usecases.pages import dated_pages
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+# Under this name the job of a reanalysis says what it is about (reanalysis.py), and under the other a dead letter why.
+ABOUT, FAILED = "reanalysis", "failed"
 Place = tuple[datetime, str]
 
 
@@ -36,7 +38,7 @@ class KeptJobs:
         """keep_failed_seconds: how long dead letters are listed. max_age_seconds: no job waits for longer."""
         self._store = store
         self._queue = queue
-        self.kind = f"job of {queue.name}"
+        self.kind = kind_of(queue)
         self._keep_failed = timedelta(seconds=keep_failed_seconds)
         self._longest = timedelta(seconds=keep_failed_seconds + max_age_seconds)
 
@@ -106,6 +108,11 @@ class KeptJobs:
     async def purge(self) -> None:
         """Remove what is older than any job that is still of use."""
         await self._store.purge_kept(self.kind, utc_now() - self._longest)
+
+
+def kind_of(queue: JobQueue) -> str:
+    """Return the kind under which the jobs of a queue are kept."""
+    return f"job of {queue.name}"
 
 
 def _fields(job: NewJob) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pipeline.assets.asset import Asset
 from pipeline.errors import BudgetReached, DependencyUnavailable, RetryableJobError
 from pipeline.hold import Pace
 from pipeline.hooks import Analysis
+from pipeline.hooks.job_side import Spent
 from pipeline.queue.job import Job
 from pipeline.texts import cause_of
 from pipeline.usecases.budgets import Budgets
@@ -40,7 +41,7 @@ class Turns(Protocol):
     ) -> tuple[bool, float]:
         """See JobQueue."""
 
-    async def end_turn_at(self, provider: str, lease: str) -> None:
+    async def end_turn_at(self, provider: str, lease: str, unused_seconds: float | None = None) -> None:
         """See JobQueue."""
 
 
@@ -55,10 +56,12 @@ class Permits:
         free: Collection[str] = (),
         cache: ResultCache | None = None,
         versions: Mapping[str, tuple[str, str]] = {},
+        partial: ResultCache | None = None,
     ) -> None:
         """paces: the limits of those providers that have any. budgets: None when nothing is limited.
         free: providers that cost nothing. cache: None where answers are not given again. versions: the AI model and
-        prompt of each provider.
+        prompt of each provider. partial: keeps answers of jobs that wait for the next stage of a cascade, None where no
+        job does.
         """
         self.turns = turns
         self.paces = paces
@@ -66,6 +69,7 @@ class Permits:
         self.free = free
         self.cache = cache
         self.versions = versions
+        self.partial = partial
 
     def of(self, job: Job, asset: Asset) -> JobPermit | None:
         """Return the job's permit, None when it may ask as it likes and nothing is known of before."""
@@ -81,22 +85,46 @@ class JobPermit:
         self._lease = job.lease
         self._turn = job.turn
         self._user_id = asset.user_id
+        self._job_id = job.id
 
     async def known(self, provider: str) -> Analysis | None:
         """See Permit."""
         cache, key = self._permits.cache, self._key(provider)
-        return await cache.find(key) if cache and key else None
+        found = await cache.find(key) if cache and key else None
+        if found is not None:
+            await self._give_back()
+        elif self._permits.partial is not None and (key := self._key(provider, self._job_id)):
+            found = await self._permits.partial.find(key)
+        return found
 
-    def _key(self, provider: str) -> str:
+    async def put_by(self, provider: str, analysis: Analysis) -> None:
+        """See Permit."""
+        if self._permits.partial is not None and (key := self._key(provider, self._job_id)):
+            await self._permits.partial.keep(key, analysis, is_partial=True)
+
+    async def _give_back(self) -> None:
+        """Let another job have the turn that this one was claimed with and does not need.
+
+        Those between it and the last one that was given stay unused: no job could be ready for them in time.
+        """
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            await self._end_turn(turn.provider, monotonic() - turn.begins_at)
+
+    def _key(self, provider: str, job_id: str = "") -> str:
         versions, digest = self._permits.versions.get(provider, ("", "")), self._asset.original.sha256
-        return key_of(digest, self._asset.category, provider, *versions) if digest else ""
+        return key_of(digest, self._asset.category, provider, *versions, job_id) if digest else ""
 
     async def allow(self, provider: str) -> BudgetReached | None:
         """See Permit."""
         budgets = self._permits.budgets
         if budgets is None or provider in self._permits.free:
             return None
-        return await budgets.refusal(provider, self._user_id)
+        refusal = await budgets.refusal(provider, self._user_id)
+        if refusal is not None and self._turn is not None and self._turn.provider == provider:
+            # A user whose photos wait for the next day takes no turns from the others meanwhile.
+            await self._give_back()
+        return refusal
 
     async def begin(self, provider: str, *, waits: bool) -> RetryableJobError | None:
         """See Permit."""
@@ -120,17 +148,20 @@ class JobPermit:
         error.provider = provider
         return error
 
-    async def end(self, provider: str, analysis: Analysis | None) -> None:
+    async def end(self, provider: str, analysis: Analysis | None, spent: Spent | None = None) -> None:
         """See Permit."""
-        if analysis is not None and self._permits.budgets is not None and provider not in self._permits.free:
-            await self._permits.budgets.record(provider, self._user_id, analysis.usage)
+        paid = Spent(analysis.usage) if analysis is not None else spent
+        if paid is not None and self._permits.budgets is not None and provider not in self._permits.free:
+            await self._permits.budgets.record(provider, self._user_id, paid.usage)
         if analysis is not None and self._permits.cache is not None and (key := self._key(provider)):
             await self._permits.cache.keep(key, analysis)
         pace = self._permits.paces.get(provider)
-        if pace is None or pace.at_once is None:
-            return
+        if pace is not None and pace.at_once is not None:
+            await self._end_turn(provider)
+
+    async def _end_turn(self, provider: str, unused_seconds: float | None = None) -> None:
         try:
-            await self._permits.turns.end_turn_at(provider, self._lease)
+            await self._permits.turns.end_turn_at(provider, self._lease, unused_seconds)
         except DependencyUnavailable as error:
             # The end of the job ends it as well.
             log.warning("turn_not_ended", plugin=provider, cause=cause_of(error))

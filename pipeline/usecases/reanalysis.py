@@ -8,7 +8,9 @@ document; the job that the asset names stays the one that finished it. So whatev
 the asset another job, a delete removes it, and then this run matches nothing.
 
 `finishedAt` tells a run that was repeated whether the one before had committed: it changes when the result does, and
-only then does an event go out. A reanalysis that fails leaves the asset as it is and becomes a dead letter.
+only then does an event go out. A reanalysis that fails leaves the asset as it is and becomes a dead letter; one that
+tells less than the result that is there leaves it too, unless its operator said otherwise. What a person corrected is
+beside the result and stands in any case.
 Runs on the event loop.
 """
 
@@ -28,6 +30,7 @@ from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, PermanentJobError, ValidationError
 from pipeline.hold import BACKGROUND, lane_behind
+from pipeline.hooks import Analysis
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import AlreadyOver
 from pipeline.queue.job import Job, NewJob
@@ -37,16 +40,15 @@ from pipeline.usecases.committing import until_stored
 from pipeline.usecases.correcting import settle_status
 from pipeline.usecases.endings import Endings
 from pipeline.usecases.image_urls import ImageUrls
-from pipeline.usecases.kept_jobs import KeptJobs
+from pipeline.usecases.kept_jobs import ABOUT, FAILED, KeptJobs
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.notifying import about
 from pipeline.usecases.processing import Announcer, Processing, Result, metadata_of, names_of
 
 log = structlog.get_logger(__name__)
 
-# Under this name a kept job says what it is about: {provider, of: the job that finished the asset, finishedAt}.
-ABOUT = "reanalysis"
-FAILED = "failed"
+# What a kept job says under ABOUT: {provider, of: the job that finished the asset, finishedAt, replace}.
+LESS = "It told less than the result before, which stays"
 
 
 class Reanalysis:
@@ -79,8 +81,11 @@ class Reanalysis:
         if provider and provider not in self._providers:
             raise ValidationError.of("provider", f"Must be one of: {', '.join(sorted(self._providers))}")
 
-    async def ask(self, asset: Asset, provider: str, request_id: str) -> bool:
-        """Have the asset analyzed again; False when it cannot be, or is about to be."""
+    async def ask(self, asset: Asset, provider: str, request_id: str, *, replaces: bool = False) -> bool:
+        """Have the asset analyzed again; False when it cannot be, or is about to be.
+
+        replaces: the new result counts also when it tells less than the one that is there.
+        """
         if not asset.is_finished or asset.is_cancelled or not asset.has_original:
             return False
         before = await self._of(asset)
@@ -95,7 +100,12 @@ class Reanalysis:
             # One of the same fence that was taken back.
             revive=True,
         )
-        promise = {"provider": provider, "of": asset.processing_job_id, "finishedAt": to_timestamp(asset.finished_at)}
+        promise = {
+            "provider": provider,
+            "of": asset.processing_job_id,
+            "finishedAt": to_timestamp(asset.finished_at),
+            "replace": replaces,
+        }
         await self._kept.keep_first(job, {ABOUT: promise})
         try:
             await self._queue.enqueue(
@@ -170,8 +180,12 @@ class Reanalyzing:
         if job.group != BACKGROUND:
             await self._processing.commit(job, result)
             return
+        kept = (await self._kept.find(job.id)).get(ABOUT, {})
+        if kept.get("replace") is not True and _tells_less(result.analysis, result.asset):
+            await self._endings.reach(self._leave(job, result))
+            return
         processed = await self._processing.keep_processed(result)
-        await self._endings.reach(self._commit(job, result, processed))
+        await self._endings.reach(self._commit(job, result, processed, kept.get("replace") is True))
 
     async def give_up(self, job: Job, message: str) -> None:
         """Keep the dead letter; the asset stays as it is."""
@@ -210,9 +224,22 @@ class Reanalyzing:
         await self._kept.forget(job.id)
         return None
 
-    async def _commit(self, job: Job, result: Result, processed: ImageRef | None) -> None:
+    async def _leave(self, job: Job, result: Result) -> None:
+        """Let the result stand that is there, and say in the asset's attempts and the counts that it was looked at."""
+        asset = result.asset
+        attempt = result.attempt.ended("completed", LESS)
+        await until_stored(
+            lambda: self._store.add_attempt(asset.id, asset.processing_job_id, asset.fence, attempt)
+        )
+        self._leftovers.discard_later(names_of(*(result.previews or {}).values()))
+        self._note("kept", job)
+        await self._kept.forget(job.id)
+
+    async def _commit(self, job: Job, result: Result, processed: ImageRef | None, replaces: bool) -> None:
         before, saved = result.asset, names_of(processed, *(result.previews or {}).values())
-        new = replace(before, ai_metadata=metadata_of(result.analysis), processed=processed)
+        # A provider that makes no images takes none away.
+        image = processed if processed is not None or replaces else before.processed
+        new = replace(before, ai_metadata=metadata_of(result.analysis), processed=image)
         new = replace(new, status=new.status_when_known())
         is_changed = _told(new) != _told(before)
         try:
@@ -231,7 +258,8 @@ class Reanalyzing:
             if is_changed:
                 await self._tell(after)
             self._note("changed" if is_changed else "unchanged", job)
-            self._leftovers.discard_later(names_of(before.processed))
+            if image is not before.processed:
+                self._leftovers.discard_later(names_of(before.processed))
             if before.status is AssetStatus.FAILED and after.status is not AssetStatus.FAILED:
                 with suppress(DependencyUnavailable):
                     await self._settle(before.processing_job_id)
@@ -274,6 +302,14 @@ class Reanalyzing:
 def _unique(asset: Asset) -> str:
     """Return what the job's id ends with: the same until a run has begun, so that asking twice makes one job."""
     return hashlib.sha256(f"{asset.id} {asset.processing_job_id} {asset.fence}".encode()).hexdigest()[:24]
+
+
+def _tells_less(new: Analysis, before: Asset) -> bool:
+    """Return whether less is known by the new result: brand and model count before the rest."""
+    metadata = (metadata_of(new), before.ai_metadata)
+    known = [[bool(each.brand), bool(each.model), bool(each.colorway)] for each in metadata]
+    is_known = [(sum(each[:2]), sum(each)) for each in known]
+    return is_known[0] < is_known[1]
 
 
 def _told(asset: Asset) -> tuple[Mapping[str, Any], str]:

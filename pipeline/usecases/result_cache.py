@@ -1,7 +1,7 @@
 """Use case: an answer that was paid for once serves for the same photo, category, provider, AI model and prompt again.
 
-Kept are complete answers without an image, in the asset store; nothing of them tells whose photo it was. Runs on the
-event loop.
+Kept are complete answers without an image, in the asset store; nothing of them tells whose photo it was. A job that was
+given back in the middle of a cascade finds what it was answered first. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ class ResultCache:
             log.warning("result_not_read", cause=cause_of(error))
             return None
 
-    async def keep(self, key: str, analysis: Analysis) -> None:
-        """Keep the answer if it is complete and without an image."""
+    async def keep(self, key: str, analysis: Analysis, *, is_partial: bool = False) -> None:
+        """Keep the answer if it is without an image, and complete or meant to be partial."""
         is_complete = analysis.brand.value and analysis.model.value
-        if analysis.is_cached or not is_complete or analysis.processed_image or analysis.processed_image_url:
+        has_image = analysis.processed_image or analysis.processed_image_url
+        if analysis.is_cached or has_image or not (is_complete or is_partial):
             return
         colorway = asdict(analysis.colorway) if analysis.colorway else None
         data = {"brand": asdict(analysis.brand), "model": asdict(analysis.model), "colorway": colorway}
@@ -60,9 +61,13 @@ class ResultCache:
         await self._store.purge_kept(KIND, utc_now() - self._age)
 
 
-def key_of(sha256: str, category: str, provider: str, model: str, prompt_version: str) -> str:
-    """Return under what an answer is kept. sha256: of the original; model, prompt_version: as the provider declares."""
-    return hashlib.sha256(json.dumps([sha256, category, provider, model, prompt_version]).encode()).hexdigest()
+def key_of(sha256: str, category: str, provider: str, model: str, prompt_version: str, job_id: str = "") -> str:
+    """Return under what an answer is kept. sha256: of the original; model, prompt_version: as the provider declares.
+
+    job_id: of the only job that it is for, "" for all.
+    """
+    parts = [sha256, category, provider, model, prompt_version, *([job_id] if job_id else [])]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _analysis(kept: Kept) -> Analysis:

@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 
 from pipeline.errors import RetryableJobError
-from pipeline.hooks import UNKNOWN, Attribute
+from pipeline.hooks import UNKNOWN, Attribute, Usage
 
 from ..ai_http import UNREADABLE
 
@@ -42,8 +42,9 @@ BELIEVED = jsonschema.Draft202012Validator(
 class UnreadableAnswer(RetryableJobError):
     """The answer is not what was asked for: a model may slip once, twice is no slip."""
 
-    def __init__(self) -> None:
-        super().__init__(UNREADABLE, max_attempts=2)
+    def __init__(self, usage: Usage | None = None) -> None:
+        """usage: what it cost all the same."""
+        super().__init__(UNREADABLE, max_attempts=2, usage=usage)
 
 
 def attributes_in(text: str) -> tuple[Attribute, Attribute, Attribute]:

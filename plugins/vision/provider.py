@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, RetryableJobError, is_unreachable
-from pipeline.hooks import Analysis, AnalyzeRequest, Context, Rate, Sandbox
+from pipeline.hooks import Analysis, AnalyzeRequest, Context, Rate, Sandbox, Usage
 
 from ..ai_http import BUSY, CONNECT_SECONDS, MAX_MESSAGE_LENGTH, TIMED_OUT, UNAVAILABLE, read_reply
 from . import prompt as prompts
@@ -42,6 +42,7 @@ HOLD_SECONDS = 30.0
 # No decompression: a small reply may unpack to any size.
 JSON = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
 NEVER = re.compile("(?!)")
+UNREADABLE_REPLY = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,6 @@ class Answer:
     """What a model answered, as the endpoint tells it. text: the JSON it was asked for; model: which one it was."""
 
     text: str
-    input_tokens: int | None = None
-    output_tokens: int | None = None
     model: Any = None
 
 
@@ -113,6 +112,10 @@ class VisionProvider(ABC):
         """Return what the model says in the endpoint's reply. AnswerRefused; ValueError, LookupError, TypeError or
         AttributeError when it is not readable, or was cut off.
         """
+
+    @abstractmethod
+    def tokens(self, reply: Any) -> tuple[int | None, int | None]:
+        """Return how many tokens the endpoint counts as read and written, also in a reply without a usable answer."""
 
     @abstractmethod
     def check_path(self) -> str:
@@ -204,21 +207,32 @@ class VisionProvider(ABC):
 
     def _analysis(self, body: bytes) -> Analysis:
         """Return the analysis in a reply; UnreadableAnswer, or PermanentJobError when the model refused to answer."""
+        usage = None
         try:
-            answer = self.answer(json.loads(body))
+            reply = json.loads(body)
+            usage = self._usage(reply)
+            answer = self.answer(reply)
             found = attributes_in(answer.text)
         except AnswerRefused as error:
-            raise PermanentJobError(REFUSED) from self._cause(Refusal(f"{self._host} refused the photo: {error}"))
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise UnreadableAnswer() from self._cause(error)
+            cause = self._cause(Refusal(f"{self._host} refused the photo: {error}"))
+            raise PermanentJobError(REFUSED, usage=usage) from cause
+        except UNREADABLE_REPLY as error:
+            raise UnreadableAnswer(usage) from self._cause(error)
         model = answer.model if isinstance(answer.model, str) and answer.model else self.settings.model
         return Analysis(
             *found,
-            usage=self.settings.usage(answer.input_tokens, answer.output_tokens),
+            usage=usage,
             ai_model=one_line(model, MAX_NAME_LENGTH),
             prompt_version=self._prompt.version,
             confidence_kind="self_reported",
         )
+
+    def _usage(self, reply: Any) -> Usage | None:
+        """Return what a reply took; an answer that is paid for stands whatever is said of its tokens."""
+        try:
+            return self.settings.usage(*self.tokens(reply))
+        except UNREADABLE_REPLY:
+            return self.settings.usage(None, None)
 
     def _fault_of(self, status: int, headers: Mapping[str, str], body: bytes) -> tuple[JobError, str]:
         """Return what an answer other than 2xx means for the job and, where operators can put it right, what to see."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tornado.ioloop import IOLoop
 
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import BudgetReached, DependencyUnavailable, PermanentJobError
+from pipeline.hold import Pace
 from pipeline.hooks import Analysis, Attribute, Usage
 from pipeline.hooks.usage import UsageCounts
 from pipeline.metrics import Metrics
@@ -22,8 +24,10 @@ from pipeline.queue.attempt import RetryPolicy, judge
 from pipeline.queue.job import Job, Outcome
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases.ai_usage import AiUsage
-from pipeline.usecases.budgets import Budgets
-from tests.factories import make_image
+from pipeline.usecases.budgets import Apart, Budgets
+from pipeline.usecases.permits import Permits
+from pipeline.usecases.result_cache import ResultCache
+from tests.factories import make_asset, make_image
 from tests.packages import install
 from tests.service import Service
 
@@ -85,6 +89,49 @@ async def test_budget_of_the_day_counts_all_processes_and_ends_at_midnight(till:
 
 
 @pytest.mark.gen_test
+async def test_what_a_command_spends_counts_to_the_day(till: Till) -> None:
+    """At once for commands, and for the service when it has looked, once, whether or not Redis had lost the sums."""
+    budgets = till.process(per_day=1.0)
+    apart = Apart(till.store, per_day=1.0, currency="USD", now=lambda: till.now)
+    await budgets.record("acme", "ann", Usage(cost=0.4))
+    assert await apart.record("acme", Usage(cost=0.35)) and await apart.record("acme", Usage(cost=0, currency="EUR"))
+    assert not await apart.record("acme", None) and not await apart.record("acme", Usage(cost=1, currency="EUR"))
+    assert not await apart.is_reached()
+    for wipes in (False, True, False):
+        if wipes:
+            await till.wipe()
+        await budgets.purge()
+        assert await budgets.refusal("acme", "ann") is None
+        assert (await till.queue.sums("2026-03-31", ["all"]))[0] == pytest.approx(0.75)
+    await till.wipe()
+    assert await apart.record("acme", Usage(cost=0.25)) and await apart.is_reached()
+    await budgets.purge()
+    assert await budgets.refusal("acme", "ann") is not None and await apart.is_reached()
+    till.now += 600
+    assert not await apart.is_reached()
+
+
+@pytest.mark.parametrize("away", ["sums", "kept"])
+@pytest.mark.gen_test
+async def test_nobody_spends_while_nobody_knows_what_was_spent(
+    till: Till, monkeypatch: pytest.MonkeyPatch, away: str
+) -> None:
+    """Redis away, or wiped while the store is away: the job is given back as for any outage, and not asked for free."""
+    budgets = till.process(per_day=1.0)
+    await budgets.record("acme", "ann", Usage(cost=2))
+    await till.wipe()
+
+    async def fail(*_: Any, **__: Any) -> None:
+        raise DependencyUnavailable("away")
+
+    monkeypatch.setattr(till.queue if away == "sums" else till.store, away, fail)
+    with pytest.raises(DependencyUnavailable) as caught:
+        await budgets.refusal("acme", "ann")
+    finish = judge(caught.value, Job("id", {}, 1, 0, "lease", 0, 0), RetryPolicy(), 1)
+    assert (finish.outcome, finish.gives_back) == (Outcome.RETRY, True)
+
+
+@pytest.mark.gen_test
 async def test_budget_of_a_user_holds_nobody_else(till: Till) -> None:
     """The refusal names no provider: only this job waits. What is kept of a user goes with the user, the sum stays."""
     budgets = till.process(per_day=5, per_user_per_day=0.5)
@@ -124,11 +171,33 @@ async def test_spending_outlasts_an_outage_of_the_store(till: Till, monkeypatch:
 
     monkeypatch.setattr(till.store, "keep", away)
     await budgets.record("acme", "ann", Usage(cost=0.7))
+    # Until then the process itself knows, whatever Redis says.
+    await (knowing := till.process(per_day=0.7)).record("acme", "ann", Usage(cost=0.7))
+    assert await knowing.refusal("acme", "ann") is not None
+    assert await till.process(per_day=0.7).refusal("acme", "ann") is None
     monkeypatch.setattr(till.store, "keep", keep)
     await asyncio.gather(*(budgets.record("acme", "ann", Usage(cost=0.1)) for _ in range(3)))
     assert await budgets.refusal("acme", "ann") is not None
     await till.wipe()
     assert await till.process(per_day=1).refusal("acme", "ann") is not None
+
+
+@pytest.mark.gen_test
+async def test_an_answer_that_was_put_by_is_for_its_job_alone(till: Till) -> None:
+    """It costs nothing again, and is looked for only where a cascade has a rate behind its first stage."""
+    asset, found = make_asset(), Analysis(Attribute("Nike", 0.9), usage=Usage(cost=0.5))
+    kept = ResultCache(till.store, days=1)
+    permits = Permits(till.queue, {"slow": Pace(2.0)}, partial=kept)
+    one, other = (permits.of(Job(name, {}, 1, 0, "lease", 0, 0), asset) for name in ("one", "other"))
+    assert one is not None and other is not None and await one.known("acme") is None
+    await one.put_by("acme", found)
+    known = await one.known("acme")
+    assert known is not None and known.brand == found.brand and known.is_cached and known.usage == Usage(cost=0)
+    assert await other.known("acme") is None and await one.known("slow") is None
+    plain = Permits(till.queue, {"slow": Pace(2.0)}).of(Job("one", {}, 1, 0, "lease", 0, 0), asset)
+    assert plain is not None and await plain.known("acme") is None
+    await one.put_by("slow", replace(found, processed_image_url="https://images.example/x.jpg"))
+    assert await one.known("slow") is None
 
 
 def test_job_that_waits_for_the_next_day_never_fails_of_its_age() -> None:
@@ -185,8 +254,8 @@ async def test_sums_of_today_survive_an_outage_and_are_of_all_processes(till: Ti
     one, other = (
         AiUsage(till.queue, each, till.process(), currency="USD", now=lambda: till.now) for each in counts
     )
-    counts[0].count("acme", Analysis(Attribute("Leica", 0.9), usage=Usage(100, 10, 0.25)))
-    counts[1].count("acme", Analysis(Attribute("Leica", 0.9), usage=Usage(100, 10, 0.5, "EUR")))
+    counts[0].count("acme", "m", Usage(100, 10, 0.25))
+    counts[1].count("acme", "m", Usage(100, 10, 0.5, "EUR"))
     add, till.queue.add_to_sums = till.queue.add_to_sums, away  # type: ignore[method-assign]
     await one.close()
     assert (await one.today(["acme"])).providers is None

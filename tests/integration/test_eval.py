@@ -220,6 +220,25 @@ def test_eval_compares_over_corrected_assets(
     assert any(row[:3] == ["choosy", "1", "0"] and "unknown" in row for row in rows)
 
 
+def test_eval_keeps_to_the_budget_of_the_day(folder: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it spends is there for the service to count; it ends when the budget is reached, whoever spent it, and asks
+    nobody twice of whom the price is not known.
+    """
+    asyncio.run(keep_assets(Settings(data_dir=folder / "data")))
+    monkeypatch.setenv("AI_BUDGET_PER_DAY", "0.5")
+    chosen = ("--yes", "--json", "--provider", "fussy", "--provider")
+    found = results(invoke(*chosen, "knowing"))
+    assert (found["knowing"]["answered"], found["knowing"]["cost"]) == (2, {"USD": 0.5})
+    assert found["knowing"]["stopped"] == "the day's AI budget is reached (AI_BUDGET_PER_DAY)"
+    told = invoke("--provider", "knowing", "--yes")
+    assert told.exit_code == 1 and "not asked about the rest: the day's AI budget is reached" in told.stderr
+    monkeypatch.setenv("AI_BUDGET_PER_DAY", "9")
+    assert results(invoke(*chosen, "knowing"))["knowing"]["answered"] == 3
+    choosy = invoke("--provider", "choosy", "--yes", "--json")
+    assert results(choosy)["choosy"]["calls"] == 1
+    assert "what its calls cost is not known" in choosy.stderr or "not known" in results(choosy)["choosy"]["stopped"]
+
+
 def test_eval_takes_a_folder_with_labels(folder: Path, invoke: Invoke) -> None:
     """Only what is labelled is judged; a file that is no photo, and a line that is wrong, are named."""
     photos = folder / "photos"

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
+from pydantic import SecretStr
 from tornado.ioloop import IOLoop
 
 from benchmarks.pacing import measure
+from pipeline.commands.eval_limits import limits
+from pipeline.errors import BudgetReached
 from pipeline.hold import BACKGROUND, Finding, Found, Pace
+from pipeline.hooks import Analysis
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.queue.queue import JobQueue
+from pipeline.settings import Settings
+from pipeline.usecases.budgets import Budgets
+from pipeline.usecases.permits import Permits
+from pipeline.usecases.result_cache import ResultCache, key_of
+from tests.factories import make_asset
 from tests.paced_ai import PacedAi
 from tests.service import Service
 from tests.workers import Claimer
@@ -125,6 +136,77 @@ async def test_a_running_job_gets_a_turn_of_its_own(queue: JobQueue) -> None:
     (job,) = await Claimer(queue)(1)
     given, seconds = await take("slow", job.lease, 5, 3)
     assert given and 1.5 < seconds < 2.6
+
+
+@pytest.mark.gen_test
+async def test_an_answer_of_before_leaves_its_turn_to_the_next_job(queue: JobQueue) -> None:
+    """At the same instant, so calls are as far apart as ever; a turn before the last one that was given is gone."""
+
+    class Cache:
+        async def find(self, key: str) -> Analysis | None:
+            return Analysis() if key == known else None
+
+    class Spent:
+        async def refusal(self, provider: str, user_id: str) -> BudgetReached:
+            return BudgetReached("Your daily AI budget is reached", retry_after_seconds=60)
+
+    asset = make_asset()
+    known = key_of(asset.original.sha256, asset.category, "slow", "", "")
+    permits = Permits(queue, PACES, cache=cast(ResultCache, Cache()))
+    ids, claim = await enqueue(queue, "sneaker", 1, 2, 3), Claimer(queue)
+    (first,) = await claim(5)
+    assert await claim(5) == []
+    permit = permits.of(first, asset)
+    assert permit is not None and await permit.known("slow") == Analysis()
+    (second,) = await claim(5)
+    assert ids_of([first, second]) == ids[:2] and abs(second.turn.begins_at - first.turn.begins_at) < 0.1
+    permit = permits.of(second, replace(asset, category="boots"))
+    assert permit is not None and await permit.known("slow") is None and await claim(5) == []
+    # As does a photo of a user whose budget is spent.
+    permit = Permits(queue, PACES, cast(Budgets, Spent())).of(second, asset)
+    assert permit is not None and await permit.allow("free") is not None and await claim(5) == []
+    assert await permit.allow("slow") is not None
+    (third,) = await claim(5)
+    # That of the second job is passed, and the third job has its own.
+    await queue.end_turn_at("slow", second.lease, 2.0)
+    given, seconds = await queue.take_turn_at("slow", "other", 5)
+    assert third.id == ids[2] and given and seconds > 2
+
+
+@pytest.mark.gen_test
+async def test_eval_takes_its_turns_among_those_of_the_service(queue: JobQueue, redis_url: str) -> None:
+    """Where REDIS_URL is set; else, or while Redis is away, it keeps to the rate by itself."""
+    pace = PACES["slow"]
+    async with limits(Settings(redis_url=SecretStr(redis_url)), PACES) as limited:
+        await limited.wait_for_turn("slow", pace)
+        given, seconds = await queue.take_turn_at("slow", "job", 5)
+        assert given and 1.5 < seconds <= 2.08
+    async with limits(Settings(), {"quick": Pace(0.05)}) as limited:
+        started_at = time.monotonic()
+        for _ in range(3):
+            await limited.wait_for_turn("quick", Pace(0.05))
+        assert time.monotonic() - started_at >= 0.1
+
+
+@pytest.mark.gen_test
+async def test_processes_that_were_given_other_rates_keep_to_the_slower_one(redis_url: str) -> None:
+    """While a release with another rate is under way, and for a minute after it; a wiped Redis knows of none."""
+    fast, slow = (JobQueue(redis_url, lanes=LANES, paces={"slow": Pace(each)}) for each in (0.5, 30.0))
+    assert await fast.take_turn_at("slow", "a", 0) == (True, 0)
+    given, seconds = await slow.take_turn_at("slow", "b", 10)
+    assert given and 0 < seconds < 1
+    fast.clock_offset_ms += 30_000
+    given, seconds = await fast.take_turn_at("slow", "c", 10)
+    assert given and 0 < seconds < 3
+    assert not (await fast.take_turn_at("slow", "d", 10))[0]
+    fast.clock_offset_ms += 34_000
+    for lease, least in (("d", 0), ("e", 0.4)):
+        given, seconds = await fast.take_turn_at("slow", lease, 10)
+        assert given and least <= seconds < 1
+    await fast._call(lambda link: link.ask("FLUSHALL"))
+    assert await fast.take_turn_at("slow", "f", 0) == (True, 0)
+    await fast.close()
+    await slow.close()
 
 
 @pytest.mark.gen_test

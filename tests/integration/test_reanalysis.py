@@ -40,7 +40,7 @@ from tests.redis_server import RedisServer
 from tests.service import ROOT, AiService, Service
 from tests.workers import Bench, Claimer
 
-OTHER = Analysis(Attribute("Adidas", 0.9), Attribute("Samba", 0.8))
+OTHER = Analysis(Attribute("Adidas", 0.9), Attribute("Samba", 0.8), Attribute("White", 0.7))
 PNG = make_image("PNG")
 QUICK = {"RENEW_SECONDS": "0.5"}
 
@@ -93,9 +93,9 @@ class House:
         assert current is not None
         return current
 
-    async def ask(self, asset: Asset, provider: str = "") -> Job:
+    async def ask(self, asset: Asset, provider: str = "", *, replaces: bool = False) -> Job:
         """Ask for a reanalysis and claim its job."""
-        assert await self.reanalysis.ask(asset, provider, "r-2")
+        assert await self.reanalysis.ask(asset, provider, "r-2", replaces=replaces)
         (job,) = await self.claim()
         return job
 
@@ -140,6 +140,60 @@ async def test_new_result_takes_the_place_of_the_old_one(house: House) -> None:
     assert before.processed.public_id not in house.plugins.images
     assert after.processed.public_id in house.plugins.images
     assert await house.kept.find(job.id) == {} and house.count("changed") == 1
+
+
+@pytest.mark.parametrize(
+    ("new", "is_less"),
+    [
+        (Analysis(), True),
+        (Analysis(Attribute("Adidas", 0.9)), True),
+        (Analysis(Attribute("Adidas", 0.9), Attribute("Samba", 0.9)), True),
+        (Analysis(Attribute("Adidas", 0.9), colorway=Attribute("White", 0.9)), True),
+        (OTHER, False),
+    ],
+)
+@pytest.mark.gen_test
+async def test_result_that_tells_less_changes_nothing_unless_it_is_to_replace(
+    house: House, new: Analysis, is_less: bool
+) -> None:
+    """The attempts and the counts say that it was there. In either case what a person said stands, and an image stays
+    when the new result has none.
+    """
+    before = await house.finished(replace(FOUND, processed_image=ProcessedImage(PNG, "image/png")))
+    before = await Correcting(house.store).correct(before.id, before.user_id, {"model": "Air Max 1"})
+    await house.process(await house.ask(before), new)
+    after = await house.asset(before)
+    assert house.count("kept") == is_less and (house.plugins.events == []) is is_less
+    assert (after.ai_metadata == before.ai_metadata) is is_less and after.processed == before.processed
+    assert [bool(each["reason"]) for each in after.attempts] == [False, is_less]
+    assert await house.store.kept_of(before.user_id, before.id) == []
+    await house.process(await house.ask(after, replaces=True), new)
+    after = await house.asset(before)
+    assert after.ai_metadata.brand == ({"value": "Adidas", "confidence": 0.9} if new.brand.value else None)
+    assert after.known.model == {"value": "Air Max 1", "confidence": 1}
+    assert (after.processed is None) is is_less or not is_less
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+@pytest.mark.gen_test
+async def test_correction_during_the_run_stands(house: House, replaces: bool) -> None:
+    """Whether the new result counts or not, and in the event; to give the field back shows what the AI said last."""
+    before = await house.finished(Analysis(Attribute("Nike", 0.9)))
+    assert before.status is AssetStatus.PARTIAL
+    correcting = Correcting(house.store)
+
+    async def correct() -> None:
+        await correcting.correct(before.id, before.user_id, {"brand": "Puma", "model": "Suede"})
+
+    house.plugins.before_answer = correct
+    await house.process(await house.ask(before, replaces=replaces), OTHER if not replaces else Analysis())
+    after = await house.asset(before)
+    assert after.status is AssetStatus.ACTIVE
+    assert [after.known.brand, after.known.model] == [{"value": each, "confidence": 1} for each in ("Puma", "Suede")]
+    for event, _ in house.plugins.events:
+        assert event["aiMetadata"]["brand"]["value"] == "Puma"
+    after = await correcting.correct(before.id, before.user_id, {"brand": None})
+    assert after.known.brand == (None if replaces else {"value": "Adidas", "confidence": 0.9})
 
 
 @pytest.mark.gen_test
@@ -292,12 +346,19 @@ def test_wipe_and_kill_lose_none_and_double_none(tmp_path: Path, ai: AiService) 
             path = "/api/queue/jobs/bulk"
             reply = httpx.post(service.url + path, json=said, headers=headers)
             check_reply("POST", path, reply.status_code, reply.json(), reply.headers)
-            found: dict[str, Any] = reply.json()
-            return found
+            told: dict[str, Any] = reply.json()
+            return told
+
+        def look(path: str, **query: str) -> dict[str, Any]:
+            reply = httpx.get(f"{service.url}{path}", params={"state": "background"} | query, headers=headers)
+            check_reply("GET", path, reply.status_code, reply.json(), reply.headers)
+            told: dict[str, Any] = reply.json()["data"]
+            return told
 
         refused = bulk("reanalyze", {"user": "user-1"}, provider="nobody", dryRun=True)
         assert refused["error"]["details"] == [{"field": "provider", "message": "Must be one of: http"}]
-        body = {"brand": {"value": "Puma", "confidence": 0.9}, "model": {"value": "Suede", "confidence": 0.9}}
+        found = {"brand": "Puma", "model": "Suede", "colorway": "Red"}
+        body = {name: {"value": value, "confidence": 0.9} for name, value in found.items()}
         ai.order(held=True, replies=[{"body": body, "times": 1000}])
         line = [sys.executable, "run.py", "reanalyze", "--where", "user=user-1", "--provider", "http", "--limit", "6"]
         done = subprocess.run(
@@ -331,9 +392,31 @@ def test_wipe_and_kill_lose_none_and_double_none(tmp_path: Path, ai: AiService) 
         assert len(service.find("asset_reanalyzed")) == 8
         httpx.post(f"{service.url}/api/queue/pause", headers=headers)
         assert bulk("reanalyze", {}, all=True)["data"]["done"] == 9
-        assert bulk("keep", {"user": "user-1"})["data"]["done"] == 8
+        # They are listed, page by page, counted, and can be cancelled, one or all that match.
+        jobs, where = "/api/queue/jobs", {"user": "user-1", "limit": "5"}
+        page = look(jobs, **where)
+        rest = look(jobs, **where, cursor=page["nextCursor"])
+        listed = [*page["items"], *rest["items"]]
+        assert (len(page["items"]), sorted(each["assetId"] for each in listed)) == (5, sorted(ids))
+        assert {(each["state"], each["status"], each["provider"]) for each in listed} == {("waiting", "active", "http")}
+        counted = [look(f"{jobs}/count", **query)["count"] for query in ({}, {"user": "user-1"}, {"user": "user-2"})]
+        assert counted == [9, 8, 1] and look(f"{jobs}/count", provider="http")["count"] == 0
+        assert look(f"{jobs}/count", state="waiting")["count"] == 0
+        assert bulk("retry", {"state": "background"})["error"]["details"][0]["field"] == "state"
+        one = listed[0]["jobId"]
+        assert one != after["processingJobId"]
+        cancel = f"{service.url}{jobs}/{one}/cancel"
+        replies = [httpx.post(cancel, headers=headers).status_code for _ in range(2)]
+        assert replies[0] == 200 and replies[1] in (404, 409)
+        found = bulk("cancel", {"state": "background", "user": "user-1"}, dryRun=True)["data"]
+        assert (found["count"], len(found["sample"])) == (7, 5)
+        assert bulk("cancel", {"state": "background", "user": "user-1"})["data"]["done"] == 7
+        assert bulk("keep", {"user": "user-1"})["data"]["done"] == 0
+        assert all(service.asset(each)["aiMetadata"]["brand"]["value"] == "Puma" for each in ids)
+        assert {service.asset(each)["status"] for each in ids} == {"active"}
         httpx.post(f"{service.url}/api/queue/resume", headers=headers)
         service.wait_log("asset_reanalyzed", outcome="unchanged")
         audit = httpx.get(f"{service.url}/api/queue/audit", headers=headers).json()["data"]["items"]
-        assert ("keep jobs", "user=user-1", 8) in {(each["action"], each["target"], each["count"]) for each in audit}
+        acts = {(each["action"], each["target"], each["count"]) for each in audit}
+        assert ("cancel jobs", "state=background user=user-1", 7) in acts
         assert ("reanalyze jobs", 6) in {(each["action"], each["count"]) for each in audit}

@@ -399,6 +399,18 @@ def refusals(fake: FakeVision) -> list[Any]:
     return [*blocked, *({"candidates": [{"finishReason": reason, "index": 0}]} for reason in reasons)]
 
 
+def paid(error: JobError) -> tuple[Any, ...] | None:
+    """Return the tokens that the error says were paid for, None for none."""
+    usage = error.usage
+    return (usage.input_tokens, usage.output_tokens) if isinstance(usage, Usage) else None
+
+
+def billed(fake: FakeVision, body: Any) -> tuple[Any, ...] | None:
+    """Return the tokens that the answer names."""
+    is_told = isinstance(body, dict) and (body.get("usage") or body.get("usageMetadata"))
+    return tuple(fake.tokens) if is_told else None
+
+
 def unreadable(fake: FakeVision) -> list[Any]:
     """Return answers that are not as asked for."""
     said = [
@@ -434,11 +446,13 @@ async def test_refusals_are_permanent_and_unreadable_answers_are_tried_twice(
         error = await failure(provider)
         assert isinstance(error, PermanentJobError) and error.message == REFUSED, body
         assert "ignore all rules" not in str(error.__cause__)
+        assert paid(error) == billed(endpoint, body)
     for body in unreadable(endpoint):
         endpoint.script(Reply(body=body))
         error = await failure(provider)
         assert isinstance(error, RetryableJobError), body
         assert (error.message, error.max_attempts, error.retry_after_seconds) == (UNREADABLE, 2, None)
+        assert paid(error) == billed(endpoint, body)
         assert len(str(error.__cause__)) < 400 and "IGNORE" not in str(error.__cause__)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from pipeline.errors import (
 )
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, Usage
 from pipeline.hooks.manager import PluginManager, build_plugins
+from pipeline.hooks.job_side import Spent
 from pipeline.metrics import Metrics
 from pipeline.settings import DEFAULT_CATEGORIES, Settings
 from pipeline.testing import RecordingRooms
@@ -633,6 +636,74 @@ def test_cascade_without_a_provider_is_refused(setting: str) -> None:
 
 
 # usage
+
+
+class Till:
+    """A permit that lets everybody ask, and remembers what was paid: by provider, None for what is not known."""
+
+    def __init__(self) -> None:
+        self.paid: list[tuple[str, float | None]] = []
+        self.kept: dict[str, Analysis] = {}
+        self.without_turn: str = ""
+
+    async def known(self, provider: str) -> Analysis | None:
+        return self.kept.get(provider)
+
+    async def put_by(self, provider: str, analysis: Analysis) -> None:
+        self.kept[provider] = analysis
+
+    async def allow(self, provider: str) -> None:
+        return None
+
+    async def begin(self, provider: str, *, waits: bool) -> RetryableJobError | None:
+        return RetryableJobError("no turn", spends_attempt=False) if provider == self.without_turn else None
+
+    async def end(self, provider: str, analysis: Analysis | None, spent: Spent | None = None) -> None:
+        paid = Spent(analysis.usage) if analysis is not None else spent
+        if paid is not None:
+            self.paid.append((provider, paid.usage.cost if paid.usage else None))
+
+
+@pytest.mark.parametrize(
+    ("usage", "paid", "tokens"),
+    [
+        (Usage(100, 7, 0.5), [("a", 0.5), ("b", 0.25)], 100),
+        (Usage(100, 7), [("a", None), ("b", 0.25)], 100),  # billed, and for how much is not known
+        (None, [("b", 0.25)], None),  # not billed, as far as the provider knows
+        *((each, [("a", None), ("b", 0.25)], None) for each in (Usage(cost=-1), Usage(cost=math.nan), 0.5, "free")),
+        *((Usage(cost=each), [("a", None), ("b", 0.25)], None) for each in (math.inf, 1e12, True, "1")),
+    ],
+)
+@pytest.mark.parametrize("kind", [PermanentJobError, RetryableJobError, None])
+@pytest.mark.gen_test
+async def test_what_a_refused_answer_cost_is_counted(
+    chain: Chain, kind: Any, usage: Any, paid: list[Any], tokens: float | None
+) -> None:
+    """Of a model that refuses, an answer that was cut off, and one that is no valid result; what cannot be a cost is a
+    price that is not known. The one that is asked instead is paid as well.
+    """
+    full = Analysis(Attribute("b", 0.9), Attribute("known", 0.9), usage=Usage(cost=0.25))
+    wrong = Analysis(brand=Attribute("a", 7), usage=usage)
+    chain.answers = {"a": kind("refused", usage=usage) if kind else wrong, "b": full}
+    manager, till = chain.open("a", "b"), Till()
+    analysis = await manager.analyze(make_request(attempt=3), no_image, permit=till)
+    assert (analysis.brand.value, till.paid) == ("b", paid)
+    labels = {"provider": "a", "model": "", "direction": "input"}
+    assert chain.house.metrics.registry.get_sample_value("pipeline_ai_tokens_total", labels) == tokens
+
+
+@pytest.mark.gen_test
+async def test_a_job_that_waits_for_the_next_stage_pays_the_first_one_once(chain: Chain) -> None:
+    """Given back for want of a turn, it goes on where it was."""
+    chain.answers = {"a": replace(PARTIAL, usage=Usage(cost=0.5)), "b": replace(COLOURED, usage=Usage(cost=0.25))}
+    manager, till = chain.open("a", "b", ai_provider="a>b"), Till()
+    till.without_turn = "b"
+    for _ in range(3):
+        with pytest.raises(RetryableJobError, match="no turn"):
+            await manager.analyze(make_request(), no_image, permit=till)
+    till.without_turn = ""
+    assert (await manager.analyze(make_request(), no_image, permit=till)).colorway is not None
+    assert (chain.asked, till.paid) == (["a", "b"], [("a", 0.5), ("b", 0.25)])
 
 
 @pytest.mark.gen_test

@@ -63,7 +63,9 @@ def test_reference_has_every_error_that_an_author_raises() -> None:
     for error in ERRORS:
         assert f"#### `{error.__name__}(message: str" in REFERENCE or f"#### `{error.__name__}(reason: str" in REFERENCE
     arguments = "message: str, *, retry_after_seconds: float | None = None, spends_attempt: bool | None = None"
-    assert f"#### `RetryableJobError({arguments}, max_attempts: int | None = None)`" in REFERENCE
+    assert f"#### `RetryableJobError({arguments}, max_attempts: int | None = None, usage: object | None = None)`" in (
+        REFERENCE
+    )
     assert "#### `def or async def start(context: Context) -> None`" in REFERENCE
 
 

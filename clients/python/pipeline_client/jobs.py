@@ -70,15 +70,16 @@ class JobsClient(Client):
         is_all: bool = False,
         seconds: int | None = None,
         provider: str | None = None,
+        replace: bool | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[dict[str, Any]]:
         """Do it with all jobs that the filter finds; yield {"done", "skipped", "refused"} of each chunk.
 
-        until: that of the preview. seconds: for how long to postpone. provider: as in preview_jobs. limit: with so many
-        at most; None: all.
+        until: that of the preview. seconds: for how long to postpone. provider: as in preview_jobs. replace: a new
+        result counts also when it tells less. limit: with so many at most; None: all.
         """
         body: dict[str, Any] = {"action": action, "filter": {**where}, "all": is_all, "until": until, "cursor": None}
-        given = {"seconds": seconds, "provider": provider, "limit": limit}
+        given = {"seconds": seconds, "provider": provider, "replace": replace, "limit": limit}
         body |= {name: value for name, value in given.items() if value is not None}
         while True:
             chunk = await self._change(body)

@@ -11,6 +11,7 @@ export const STATES = [
   { value: "active", label: "Running" },
   { value: "completed", label: "Completed" },
   { value: "failed", label: "Failed" },
+  { value: "background", label: "Again" },
 ];
 /** @type {Record<string, [string, string]>} word and look */
 const LOOKS = {
@@ -55,7 +56,7 @@ export function jobs(count, isExact = true) {
 /** @param {any} job */
 function finerState(job) {
   if (job.isGone) return "gone";
-  if (job.status === "partial") return "partial";
+  if (job.status === "partial" && job.state === "completed") return "partial";
   return job.state === "failed" && job.reason === "Cancelled" ? "cancelled" : job.state;
 }
 

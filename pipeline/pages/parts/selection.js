@@ -14,6 +14,7 @@ const POSSIBLE = {
   active: ["cancel", "delete"],
   completed: ["retry", "reanalyze", "delete"],
   failed: ["retry", "reanalyze", "delete"],
+  background: ["keep"],
 };
 
 export class Selection {

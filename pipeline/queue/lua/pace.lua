@@ -2,20 +2,20 @@
 -- Called by JobQueue.take_turn_at and JobQueue.end_turn_at.
 -- KEYS: those of place.lua, leases, holds
 -- ARGV: clock offset (ms), limits (JSON, see turns.lua), provider, lease, how long it can wait (ms), how long ago the turn began that
---   it had and has not used (ms) or -1, whether the call has ended (1|0)
+--   it had and has not used (ms, less than 0 when it has yet to begin) or '', whether the call has ended or none is made (1|0)
 -- Returns: {1, ms until the call may begin}, or {0, ms until it may ask again}: then it has no turn
 local leases, holds = KEYS[6], KEYS[7]
-local offset, limits, name, lease, wait, late, has_ended = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+local offset, limits, name, lease, wait, late, has_ended = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6] or ''), ARGV[7]
 local now = now_ms(offset)
 
 local before = redis.call('GET', holds)
 local kept = before and decode(before) or {}
 local turns, reply = new_turns(kept.turns, limits, leases, now), {1, 0}
+if late then turns.give_back(name, now - late) end
 if has_ended == '1' then
   turns.end_call(name, lease)
   if next(type(kept.parked) == 'table' and kept.parked or {}) then wake_one() end
 else
-  if late >= 0 then turns.give_back(name, now - late) end
   local opens_at = turns.opens_at(name, wait, lease)
   reply = opens_at and {0, math.ceil(opens_at - now)} or {1, math.ceil(turns.book(name, lease) - now)}
 end

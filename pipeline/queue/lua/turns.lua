@@ -2,7 +2,9 @@
 -- show who waits for one.
 -- limits: {providers: {name: {every = between two calls (ms), 0: no limit; most = calls at once, 0: no limit}}, behind: {lane: [name...]}},
 -- as JSON. behind: providers that jobs of the lane ask after others have answered.
--- `holds` keeps turns: {name: {next = when the next call may begin (ms), most, running = {lease: 1}}}, only where it says something.
+-- `holds` keeps turns: {name: {next = when the next call may begin (ms), most, running = {lease: 1}, every, since}}, only where it
+-- says something. every, since: the slowest pace of late, and when a turn was given at it: processes may differ, as when one after
+-- the other is started with another rate.
 -- A turn is for one call: it begins at an instant of its own, so that calls of all processes are spread evenly.
 -- A job gets its turn so long before, so that it is ready by then.
 local AHEAD_MS = 500
@@ -11,6 +13,7 @@ local BEHIND_MS = 3000
 -- No turn is given longer before than this: pace.lua gives the earliest.
 local LONGEST_AHEAD_MS = 10000
 local LOOK_AGAIN_MS = 1000
+local SLOWEST_FOR_MS = 60000
 local TURN_REASON = 'Waiting for a turn at the AI service'
 
 local function size_of(set)
@@ -39,7 +42,7 @@ local function new_turns(kept, limits, leases, now)
   local of, behind, fresh, self = known.providers or {}, known.behind or {}, {}, {}
   for name, turn in pairs(turns) do
     -- A clock that was set back must not close a provider for hours.
-    turn['next'] = math.min(turn['next'], now + LONGEST_AHEAD_MS + (of[name] and of[name].every or 0))
+    turn['next'] = math.min(turn['next'], now + LONGEST_AHEAD_MS + math.max(of[name] and of[name].every or 0, turn.every or 0))
   end
 
   -- A job that has ended, or whose process was lost, runs no call.
@@ -87,16 +90,19 @@ local function new_turns(kept, limits, leases, now)
     local limit, turn = of[name], turns[name] or {['next'] = 0, running = {}}
     local at = math.max(now, turn['next'])
     turn.most = limit.most
-    if limit.every > 0 then turn['next'] = at + limit.every end
+    if limit.every >= (turn.every or 0) or math.abs(now - turn.since) > SLOWEST_FOR_MS then
+      turn.every, turn.since = limit.every, now
+    end
+    if turn.every > 0 then turn['next'] = at + turn.every end
     if limit.most > 0 then turn.running[lease], fresh[lease] = 1, true end
     turns[name] = turn
     return at
   end
 
-  -- Takes back a turn whose instant has passed unused, unless a later one was given.
+  -- Takes back a turn that is not used, unless a later one was given.
   function self.give_back(name, at)
     local turn = turns[name]
-    local every = of[name] and of[name].every or 0
+    local every = turn and turn.every or 0
     -- `at` is as exact as the clock of the process that had the turn.
     if turn and every > 0 and math.abs(turn['next'] - at - every) < every / 2 then turn['next'] = at end
   end
