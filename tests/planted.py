@@ -6,6 +6,7 @@ each. Prints {name: [the child's messages, ..., {"exit": code}]}.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -27,6 +28,7 @@ def main() -> None:
     at_once, seconds = int(sys.argv[3]), float(sys.argv[4])
     for module in BUILT_IN_MODULES:
         importlib.import_module(module)
+    gc.freeze()  # else each child copies all of it as soon as it looks for garbage
     waiting = sorted(plugins.glob("*.py"), reverse=True)
     running: dict[int, tuple[Path, float]] = {}
     codes = {}

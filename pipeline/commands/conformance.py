@@ -5,7 +5,7 @@ starts it, defines the fixtures `configured`: the plugin as it is set up, a new 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -16,6 +16,9 @@ from pipeline.demo import pictures
 from pipeline.hooks import AIProvider, Notifier, StorageBackend
 from pipeline.settings import Settings
 from pipeline.testing import AIProviderSuite, FilterSuite, NotifierSuite, ObserverSuite, StorageBackendSuite
+
+
+POLL_SECONDS = 0.02
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -30,7 +33,8 @@ def photo_url() -> Iterator[str]:
     """The address of a real photo, for providers that fetch it: on this machine, as with the storage `local`."""
     photo, _ = pictures()[0]
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(photo.parent))) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+        # `shutdown` waits for as long as a look takes.
+        Thread(target=server.serve_forever, args=(POLL_SECONDS,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/{photo.name}"
         server.shutdown()
 
@@ -56,6 +60,10 @@ class TestProvider(AsConfigured, AIProviderSuite):
     @pytest.fixture
     def provider(self, configured: AIProvider) -> AIProvider:
         return configured
+
+    @pytest.fixture
+    def categories(self, configured_settings: Settings) -> Sequence[str]:
+        return configured_settings.categories
 
     @pytest.fixture
     def image_url(self, photo_url: str) -> str:
