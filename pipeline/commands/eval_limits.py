@@ -51,7 +51,7 @@ class EvalLimits:
         except DependencyUnavailable:
             self._queue = None  # while Redis is away the service asks nobody
         begins_at = max(self._next_at.get(provider, 0.0), monotonic())
-        self._next_at[provider] = begins_at + pace.interval_seconds
+        self._next_at[provider] = begins_at + pace.apart_seconds
         await asyncio.sleep(max(begins_at - monotonic(), 0.0))
 
     async def refusal(self, *, is_free: bool) -> str:

@@ -23,6 +23,8 @@ IN_FORCE = {
 }
 # Of one call; a plugin that needs longer holds one of few job slots.
 CALL_SECONDS_AT_MOST = 20.0
+# For those who are told to ask again later.
+PATIENCE_SECONDS = 10.0
 
 
 class SuiteRun:
@@ -38,6 +40,7 @@ class SuiteRun:
         self._call_seconds = min(CALL_SECONDS_AT_MOST, seconds / 3)
         self._ends_at = monotonic() + seconds
         self._tell = tell
+        self._kept: dict[type, dict[str, Any]] = {}
 
     def run(self, suites: Sequence[str]) -> None:
         """Run these classes of conformance.py."""
@@ -49,6 +52,8 @@ class SuiteRun:
         options += ["-p", "no:faulthandler", "--confcutdir", str(folder)]
         file = folder / "conformance.py"
         pytest.main([*options, *(f"{file}::{suite}" for suite in suites)], plugins=[self])
+        calls = {name: times for kept in self._kept.values() for name, times in kept.get("calls", {}).items()}
+        self._tell({"calls": calls})
 
     @pytest.fixture
     def configured_settings(self) -> Settings:
@@ -66,6 +71,10 @@ class SuiteRun:
         setting = IN_FORCE[self._kind]
         suite.call_seconds, suite.gives_up = self._call_seconds, True
         suite.in_force = setting.upper(), getattr(self._settings, setting)
+        suite.of_routes = "HOOK_TIMEOUT_SECONDS", self._settings.hook_timeout_seconds
+        suite.patience_seconds = PATIENCE_SECONDS
+        suite.plugin_name = self._name
+        self._kept[type(suite)] = suite.kept_of_class
         suite.ends_at = self._ends_at - self._call_seconds - 3
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
@@ -29,6 +30,9 @@ SILENT_SECONDS = 5.0
 # How long after its time the child may take to end by itself.
 GRACE_SECONDS = 3.0
 STDERR_BYTES = 2000
+# Whoever pays for calls wants to know of these.
+COUNTED = ("analyze", "notify", "notify_many")
+OPTIONAL = re.compile(r" has no (.+), which (?:is|are) optional$")
 
 
 @dataclass
@@ -42,6 +46,8 @@ class Verdict:
     passed: int = 0
     failed: int = 0
     left_out: dict[str, str] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    note: str = ""
     at: str = "load"
     is_done: bool = False
     _failing: bool = False
@@ -50,6 +56,8 @@ class Verdict:
         """Note a message of the child; see verified.py."""
         self.about = message.get("about", self.about)
         self.fault = message.get("fault", self.fault)
+        self.calls = message.get("calls", self.calls)
+        self.note = message.get("note", self.note)
         self.is_done |= "done" in message or "fault" in message
         if "begins" in message:
             self.at, self._failing = message["begins"], False
@@ -82,6 +90,8 @@ class Verdict:
             "failed": self.failed,
             "findings": [{"test": test, "text": line} for line, test in self.findings.items()],
             "leftOut": [{"test": test, "why": why} for test, why in self.left_out.items()],
+            "calls": self.calls,
+            "note": self.note or None,
             "fault": self.fault or None,
             "seconds": round(seconds, 1),
         }
@@ -194,8 +204,20 @@ def _print(verdict: Verdict, seconds: float) -> None:
     print_line: Callable[[str], None] = lambda text: stdout.print(text, highlight=False, soft_wrap=True)
     for line, test in verdict.findings.items():
         print_line(shown(f"found: {line} [{test}]"))
-    for test, why in verdict.left_out.items():
-        print_line(shown(f"left out: {test} ({why})"))
+    for line in left_out(verdict.left_out):
+        print_line(shown(f"left out: {line}"))
+    if verdict.note:
+        print_line(shown(f"note: {verdict.note}"))
     counts = [f"{verdict.failed} failed"] if verdict.failed else []
     counts += [f"{verdict.passed} passed"] + ([f"{len(verdict.left_out)} left out"] if verdict.left_out else [])
-    print_line(f"{shown(verdict.name)}: {', '.join(counts)} in {seconds:.1f} s")
+    calls = [f"{name} was called {times} times" for name, times in verdict.calls.items() if name in COUNTED]
+    print_line(shown("; ".join([f"{verdict.name}: {', '.join(counts)} in {seconds:.1f} s", *calls])))
+
+
+def left_out(tests: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each reason; what a plugin need not have is one. tests: with why each was left out."""
+    optional = {found[1] for why in tests.values() if (found := OPTIONAL.search(why))}
+    if optional:
+        yield f"it has no {', '.join(sorted(optional))}, which is optional"
+    for why in dict.fromkeys(each for each in tests.values() if not OPTIONAL.search(each)):
+        yield f"{', '.join(test for test, each in tests.items() if each == why)} ({why})"

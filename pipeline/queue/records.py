@@ -46,11 +46,6 @@ def as_job(fields: list[Any], now_ms: int) -> Job:
     )
 
 
-# A little slower than is allowed: calls do not take the same time to arrive. Far ends that take one call in seconds
-# look at each gap, those that take several a second count.
-SLOWER, SLOWER_BY_SECONDS = 1.02, 1.04
-
-
 def as_limits(
     paces: Mapping[str, Pace], lanes: Mapping[str, Sequence[str]], behind: Mapping[str, Sequence[str]]
 ) -> str:
@@ -58,14 +53,10 @@ def as_limits(
     if not paces:
         return "{}"
     providers = {
-        name: {"every": _every_ms(pace.interval_seconds), "most": pace.at_once or 0}
+        name: {"every": round(pace.apart_seconds * 1000, 1), "most": pace.at_once or 0}
         for name, pace in paces.items()
     }
     return to_json({"providers": providers, "behind": {lane: [*behind.get(lane, ())] for lane in lanes}})
-
-
-def _every_ms(interval_seconds: float) -> float:
-    return round(interval_seconds * 1000 * (SLOWER if interval_seconds < 1 else SLOWER_BY_SECONDS), 1)
 
 
 def as_texts(finding: Finding) -> tuple[str, str, int, str, str]:

@@ -58,7 +58,9 @@ class BatchTests(PluginSuite):
         try:
             answers = call_together(*((_many(notifier), batch) for batch in batches))
         except Exception as error:
-            found(f"notify_many raised {told(error)} when two calls ran at once: keep what is of one in variables")
+            alone = self.fails_alone(call, _many(notifier), batches[0])
+            cure = "can the receiver be reached?" if alone else "keep what is of one in variables"
+            found(f"notify_many raised {told(error)}{'' if alone else ' when two calls ran at once'}: {cure}")
         for batch, answer in zip(batches, answers, strict=True):
             self._check_answers(answer, len(batch))
         self._check_rooms(rooms, before, [*halves[0], *halves[1]], " when two calls run at once")

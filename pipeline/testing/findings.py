@@ -29,6 +29,11 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}{f': {text}' if text else ''}{where}"[:500]
 
 
+def not_ready(error: BaseException) -> str:
+    """Return what a NotReady says: that it is no mistake of the plugin."""
+    return f"it is not ready: {error}; try again once it can be"
+
+
 def _places(error: BaseException) -> list[str]:
     frames = traceback.extract_tb(error.__traceback__)
     own = [each for each in frames if not any(part in each.filename.replace("\\", "/") for part in FRAMEWORKS)]

@@ -13,7 +13,7 @@ import pluggy
 import pytest
 
 from pipeline.demo import pictures
-from pipeline.errors import ValidationError
+from pipeline.errors import DependencyUnavailable, NotReady, RetryableJobError, ValidationError
 from pipeline.hooks import UNKNOWN, Analysis, AnalyzeRequest, Attribute, JobEvent, UploadFacts, specs
 from pipeline.hooks.calls import REGISTER_ROUTES
 from pipeline.hooks.kinds import FILTERS, OBSERVERS, TRANSFORM, VALIDATE
@@ -23,12 +23,13 @@ from pipeline.hooks.context import PluginContext
 from pipeline.hooks.routes import RouteList
 from pipeline.settings import Settings, load
 from pipeline.testing.checking import CheckTests
-from pipeline.testing.findings import expect, found, told
+from pipeline.testing.findings import expect, found, not_ready, told
 from pipeline.testing.routes import RouteTests
 from pipeline.testing.samples import ASSET_ID, JOB_ID, UNKNOWN_CATEGORY
 from pipeline.testing.suite import Call
 
 AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
+REACHED = "can what it asks be reached?"
 REFUSE = "raise ValidationError to refuse an upload, return nothing to take it"
 
 
@@ -99,18 +100,19 @@ class FilterSuite(HookSuite):
         answers = [self._verdict(call, hook, each) for each in various]
         expect(first == answers, "validate_upload decides otherwise when the same upload comes again")
         outcomes = call_together(*((_outcome(hook[VALIDATE]), each) for each in [*various, *various, upload]))
-        at_once = [self._judged(each) for each in outcomes]
+        at_once = [self._judged(each, " when five calls ran at once") for each in outcomes]
         expect(at_once[:2] == first, "validate_upload decides otherwise when calls run at once: keep nothing in self")
 
     def test_validate_upload_bears_odd_uploads(self, hook: Mapping[str, Any], call: Call) -> None:
         """A category it has never heard of, one pixel, bytes that it cannot read: taken or refused all the same."""
         if VALIDATE not in hook:
             return
-        for facts in (
-            self._facts(UNKNOWN_CATEGORY, pictures()[0][0].read_bytes()),
-            self._facts("other", b"not an image", width=1, height=1),
+        odd = b"not an image"
+        for facts, what in (
+            (self._facts(UNKNOWN_CATEGORY, pictures()[0][0].read_bytes()), f"one of the category {UNKNOWN_CATEGORY!r}"),
+            (self._facts("other", odd, width=1, height=1), f"one of {len(odd)} bytes that are no image"),
         ):
-            self._verdict(call, hook, facts)
+            self._verdict(call, hook, facts, f" for {what}")
 
     def test_transform_analysis_returns_an_analysis_or_none(
         self, hook: Mapping[str, Any], call: Call, call_together: Call
@@ -130,6 +132,8 @@ class FilterSuite(HookSuite):
         before = copy.deepcopy(analysis)
         try:
             changed = call(hook[TRANSFORM], analysis, request)
+        except NotReady as error:
+            found(not_ready(error))
         except Exception as error:
             found(f"transform_analysis raised {told(error)}: return None for what it does not know")
         is_same = repr(analysis) == repr(before)
@@ -137,20 +141,27 @@ class FilterSuite(HookSuite):
         if changed is not None and (fault := result_fault(changed, TRANSFORM) or find_fault(changed)):
             found(f"{fault}: return an Analysis as in the reference, or None to keep the given one")
 
-    def _verdict(self, call: Call, hook: Mapping[str, Any], facts: UploadFacts) -> str:
-        return self._judged(call(_outcome(hook[VALIDATE]), facts))
+    def _verdict(self, call: Call, hook: Mapping[str, Any], facts: UploadFacts, what: str = "") -> str:
+        return self._judged(call(_outcome(hook[VALIDATE]), facts), what)
 
-    def _judged(self, outcome: object) -> str:
-        """Return "" for an upload that was taken, else the words with which it was refused."""
+    def _judged(self, outcome: object, what: str = "") -> str:
+        """Return "" for an upload that was taken, else the words with which it was refused. what: of which upload."""
+        so = "the upload is refused with 503" if self._is_required() else "the upload goes on"
         cure = "write a plain def, or use asyncio.to_thread"
         expect(not self._read_on_loop, f"validate_upload reads the image on the event loop: {cure}")
         if isinstance(outcome, ValidationError):
             expect(outcome.message, "validate_upload refuses without a word: say why in the ValidationError")
             return str(outcome.message)
+        if isinstance(outcome, NotReady):
+            found(not_ready(outcome))
         if isinstance(outcome, BaseException):
-            found(f"validate_upload raised {told(outcome)}, so the upload goes on: {REFUSE}")
-        expect(outcome is None, f"validate_upload returns {outcome!r}, so the upload goes on: {REFUSE}")
+            is_away = isinstance(outcome, (DependencyUnavailable, RetryableJobError)) and not what
+            found(f"validate_upload raised {told(outcome)}{what}, so {so}: {REACHED if is_away else REFUSE}")
+        expect(outcome is None, f"validate_upload returns {outcome!r}{what}, so {so}: {REFUSE}")
         return ""
+
+    def _is_required(self) -> bool:
+        return self.plugin_name in self.service_settings.filters_required
 
     def _facts(self, category: str, content: bytes, width: int = 640, height: int = 480) -> UploadFacts:
         self._read_on_loop = False
@@ -178,6 +189,8 @@ class ObserverSuite(HookSuite):
         for event in (*_events(name), *_events(name)):
             try:
                 call(hook[name], event)
+            except NotReady as error:
+                found(not_ready(error))
             except Exception as error:
                 found(f"{name} raised {told(error)}: after five such failures it is not called for a while")
 

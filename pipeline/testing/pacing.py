@@ -18,7 +18,7 @@ class Pace:
     """Lets the calls of one test begin as the pipeline would. kept: what the tests of one class know of each other."""
 
     def __init__(self, limits: Limits, kept: dict[str, Any]) -> None:
-        self._interval = limits.rate.interval_seconds if limits.rate else 0.0
+        self._interval = limits.pace.apart_seconds if limits.pace else 0.0
         self._slots = asyncio.Semaphore(limits.max_in_flight or 1000)
         self.kept_of_class = kept
 
@@ -26,6 +26,17 @@ class Pace:
     def calls_at_once(self) -> int:
         """How many calls a test may make at once without waiting too long."""
         return 5 if self._interval <= 1 else 2
+
+    def waits(self, seconds: float, at_most: float) -> bool:
+        """Let no call begin for so long, unless all such waits of a class come to more than `at_most`."""
+        now = monotonic()
+        longer = now + seconds - max(now, self.kept_of_class.get("next call at", 0.0))
+        left: float = self.kept_of_class.setdefault("patience", at_most)
+        if longer > left:
+            return False
+        self.kept_of_class["patience"] = left - max(longer, 0.0)
+        self.kept_of_class["next call at"] = max(now + seconds, self.kept_of_class.get("next call at", 0.0))
+        return True
 
     async def __aenter__(self) -> None:
         await self._slots.acquire()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from inspect import iscoroutinefunction
 from typing import Any
@@ -47,7 +48,9 @@ class RouteTests(PluginSuite):
         """A reply that can be sent, or a refusal in our errors, for ids and bodies that are none as well."""
         for route in routes:
             for what, request in _odd_requests(route):
-                reply = self._answer(call(_outcome(route), request), route, what)
+                with self._timed_as_routes():
+                    outcome = call(outcome_of(route), request)
+                reply = self._answer(outcome, route, what)
                 if route.role == PUBLIC and route.method != "GET" and what in BODIES:
                     is_taken = isinstance(reply, PluginReply) and reply.status < 400
                     expect(not is_taken, f"{_shown(route)} is public and takes {what} from anybody: check who calls")
@@ -59,7 +62,8 @@ class RouteTests(PluginSuite):
             alone = [self._answered(call, route, each) for each in requests]
             if alone != [self._answered(call, route, each) for each in requests]:
                 continue  # it tells something else each time
-            outcomes = call_together(*((_outcome(route), each) for each in requests))
+            with self._timed_as_routes():
+                outcomes = call_together(*((outcome_of(route), each) for each in requests))
             at_once = [repr(self._answer(each, route, "five calls at once")) for each in outcomes]
             expect(at_once == alone, f"{_shown(route)} answers otherwise when calls run at once: {IN_VARIABLES}")
 
@@ -78,11 +82,22 @@ class RouteTests(PluginSuite):
     def _register(self, plugin: Any, routes: RouteList) -> None:
         plugin.register_routes(routes)
 
+    @contextmanager
+    def _timed_as_routes(self) -> Iterator[None]:
+        """Whatever the plugin's kind, its handlers have as long as hooks."""
+        kinds, self.in_force = self.in_force, self.of_routes or self.in_force
+        try:
+            yield
+        finally:
+            self.in_force = kinds
+
     def _may_ask(self, route: Route) -> bool:
         return self.asks_admin_routes or route.role != ADMIN or route.method == "GET"
 
     def _answered(self, call: Call, route: Route, request: PluginRequest) -> str:
-        return repr(self._answer(call(_outcome(route), request), route, "a user's request"))
+        with self._timed_as_routes():
+            outcome = call(outcome_of(route), request)
+        return repr(self._answer(outcome, route, "a user's request"))
 
     def _answer(self, outcome: object, route: Route, what: str) -> PluginReply | PipelineError:
         """Return what the client gets."""
@@ -118,7 +133,7 @@ def _request(route: Route, user_id: str, text: str) -> PluginRequest:
     return PluginRequest(route.method, params, user_id=user_id, role=role, request_id="request-1")
 
 
-def _outcome(route: Route) -> Callable[..., Any]:
+def outcome_of(route: Route) -> Callable[..., Any]:
     """Return the handler as a function that returns what it raises."""
 
     async def awaited(request: PluginRequest) -> Any:

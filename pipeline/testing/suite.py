@@ -26,7 +26,7 @@ from pipeline.hooks.values import MemoryValues
 from pipeline.metrics import Metrics
 from pipeline.sandbox.sandbox import Sandbox as RealSandbox
 from pipeline.settings import Settings, load
-from pipeline.testing.findings import found, told
+from pipeline.testing.findings import found, not_ready, told
 from pipeline.testing.surroundings import Held, Printed, Shared
 from pipeline.testing.watching import BLOCKED_SECONDS, Stuck, Watch
 
@@ -48,13 +48,18 @@ class PluginSuite:
 
     call_seconds: the longest that one call may take. in_force: a setting that allows less, and its seconds.
     gives_up: leave out the tests after a call that never returned. ends_at: after that
-    no further call is made, by monotonic().
+    no further call is made, by monotonic(). patience_seconds: how long, in all tests of a class, it waits where a
+    provider is told to ask again later. of_routes: in_force for the handlers of routes. plugin_name: "" when nobody
+    has said it.
     """
 
     call_seconds = 30.0
     in_force: tuple[str, float] | None = None
     gives_up = False
     ends_at: float | None = None
+    patience_seconds = 0.0
+    of_routes: tuple[str, float] | None = None
+    plugin_name = ""
     _at_once = 1
 
     @pytest.fixture
@@ -97,7 +102,13 @@ class PluginSuite:
 
         async def together(calls: list[tuple[Any, ...]]) -> list[Any]:
             self._at_once = max(self._at_once, len(calls))
-            return await asyncio.gather(*(self._call(*each) for each in calls))
+            tasks = [asyncio.create_task(self._call(*each)) for each in calls]
+            try:
+                return await asyncio.gather(*tasks)
+            finally:  # those that still wait for their turn are nothing that the plugin leaves
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
 
         return lambda *calls: self._on_loop(loop, _name(calls[0][0]), together(list(calls)))
 
@@ -144,7 +155,7 @@ class PluginSuite:
         try:
             call(start, context)
         except NotReady as error:
-            found(f"it is not ready: {error}; try again once it can be")
+            found(not_ready(error))
         except Exception as error:
             found(f"start raised {told(error)}: raise NotReady for what ends by itself, else mend what it says")
 
@@ -202,6 +213,8 @@ class PluginSuite:
         if self.ends_at is not None and monotonic() > self.ends_at:
             pytest.skip(NO_TIME)
         async with self.turn(name):
+            calls = self.kept_of_class.setdefault("calls", {})
+            calls[name] = calls.get(name, 0) + 1
             return await self._in_time(name, method, *args)
 
     def turn(self, name: str) -> AbstractAsyncContextManager[None]:
@@ -209,7 +222,7 @@ class PluginSuite:
         return nullcontext()
 
     async def _in_time(self, name: str, method: Callable[..., Any], *args: Any) -> Any:
-        task = asyncio.create_task(self._run(method, *args))
+        task = asyncio.create_task(self._run(method, *args), name=name)
         try:
             await asyncio.wait([task], timeout=self.limit_seconds)
         finally:
@@ -244,13 +257,21 @@ class PluginSuite:
             return f"{name} takes longer than {setting}={seconds:g}, which is in force: set a shorter timeout"
         return f"{name} does not return within {self.call_seconds:g} s: set a timeout for whatever it waits for"
 
+    def fails_alone(self, call: Call, method: Call, *args: Any) -> bool:
+        """Return whether one call by itself fails too, as it does when nobody can be reached."""
+        try:
+            call(method, *args)
+        except Exception:
+            return True
+        return False
+
     def _note_hang(self) -> None:
         self.kept_of_class["never returned"] = self.gives_up
 
     def _look_for_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
         """Find tasks that go on after `close`."""
         tasks = self._running(loop, until=monotonic() + GRACE_SECONDS)
-        names = sorted({getattr(each.get_coro(), "__qualname__", each.get_name()) for each in tasks})
+        names = sorted(set(map(_name_of_task, tasks)))
         if names:
             shown = ", ".join(names[:3])
             self._seen.append(f"tasks go on after close ({shown}): use context.task, or cancel them in close()")
@@ -285,6 +306,12 @@ def api_version_of(plugin: object) -> int:
 def differing(shown: Collection[object]) -> bool:
     """True when not all of them are alike."""
     return len({repr(each) for each in shown}) > 1
+
+
+def _name_of_task(task: asyncio.Task[Any]) -> str:
+    """Return what runs in it; of a call that the suite makes, the plugin's method."""
+    name = str(getattr(task.get_coro(), "__qualname__", task.get_name()))
+    return task.get_name() if name.startswith(f"{PluginSuite.__name__}.") else name
 
 
 def _name(method: Callable[..., Any]) -> str:
