@@ -2,8 +2,8 @@
 
 A process of its own, because a plugin may hang, crash or end it; verifying.py, which starts it, then says so.
 Messages: {"fault": why there is nothing to verify} | {"about": what it is} | {"begins": title} |
-{"finding": line, "test": title} | {"ends": title} | {"left_out": title, "why"} | {"calls": {method: how often}} | {"note": what else to know} |
-{"done": true}.
+{"finding": line, "test": title} | {"ends": title} | {"left_out": title, "why"} | {"calls": {method: how often}} |
+{"note": what else to know} | {"done": true}.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pipeline.errors import ConfigurationError
 from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.kinds import FILTERS, HOOK, KINDS, NOTIFIER, OBSERVERS, PROVIDER, STORAGE, Kind
 from pipeline.hooks.load_checks import nearest
-from pipeline.settings import FILE_SUFFIX, Settings, plugin_variable
+from pipeline.settings import Settings, plugin_variable
 
 Tell = Callable[[dict[str, Any]], None]
 SUITES = {PROVIDER: "TestProvider", STORAGE: "TestStorage", NOTIFIER: "TestNotifier"}
 WARNINGS = {
-    PROVIDER: "analyzes a photo of each category and at most some dozen more",
+    PROVIDER: "analyzes photos, one of each category and at most some dozen more",
     STORAGE: "writes and deletes images under suite/",
     NOTIFIER: "delivers some twenty-five invented events, for real, or some hundred in batches",
     None: "shows it invented uploads, results and jobs",
@@ -77,17 +77,14 @@ def run(name: str, kind_name: str | None, seconds: float, tell: Tell) -> None:
 def not_set_up(name: str, catalogue: Catalogue, settings: Settings) -> str:
     """Return in words that the plugin may have asked nobody, because none of its settings says whom; "" otherwise."""
     own = catalogue.own_settings().get(name)
-    variables = [plugin_variable(name, field) for field in own.model_fields] if own else []
-    if own is None or any(is_given(each, settings) for each in variables):
+    if own is None or any(settings.is_given(name, field) for field in own.model_fields):
         return ""
-    values = {field: getattr(settings.plugin(name, own), field) for field in own.model_fields}
-    empty = [plugin_variable(name, field) for field, value in values.items() if not value and isinstance(value, str)]
-    return f"{', '.join(empty)} {'is' if len(empty) == 1 else 'are'} not set: what needs it was not asked" if empty else ""
-
-
-def is_given(variable: str, settings: Settings) -> bool:
-    """Return whether the environment sets it, by itself or by a file."""
-    return bool({variable, variable + FILE_SUFFIX} & {*settings.plugin_variables})
+    try:
+        in_force = settings.plugin(name, own)
+    except ConfigurationError:
+        return ""
+    empty = [plugin_variable(name, field) for field in own.model_fields if getattr(in_force, field) == ""]
+    return f"not set: {', '.join(empty)}; what needs it was not asked" if empty else ""
 
 
 def as_served(settings: Settings) -> Settings:

@@ -96,6 +96,7 @@ class BatchTests(PluginSuite):
             return result, {*begun, *(their_threads() - threads)}
 
         called.__name__ = method.__name__
+        called.is_of_the_suite = True  # type: ignore[attr-defined]
         return called
 
     def _check_answers(self, answers: object, count: int, when: str = "") -> None:

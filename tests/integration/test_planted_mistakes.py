@@ -16,7 +16,8 @@ import pytest
 from pipeline.commands.verifying import Verdict, _how_it_ended
 from tests.service import ROOT
 
-PLANTED = sorted((ROOT / "tests/plugins_broken").glob("*.py"))
+# Those that begin with good_ have none.
+PLANTED = sorted((ROOT / "tests/plugins_broken").glob("[!g]*.py"))
 DOCS = (ROOT / "docs/plugins-verify.md").read_text()
 SECONDS = 15
 
@@ -31,7 +32,7 @@ def planted(path: Path) -> tuple[str, str]:
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
     """What `verify` says of each."""
     inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    limits = {"NOTIFIER_TIMEOUT_SECONDS": "1", "HOOK_TIMEOUT_SECONDS": "1"}
+    limits = {"NOTIFIER_TIMEOUT_SECONDS": "1", "HOOK_TIMEOUT_SECONDS": "1", "FILTERS_REQUIRED": "broken"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.planted", str(ROOT / "tests/plugins_broken"), ".", "4", str(SECONDS)],
         cwd=tmp_path_factory.mktemp("planted"),
@@ -64,6 +65,18 @@ def test_verify_finds_planted_mistakes(verdicts: dict[str, Verdict], path: Path)
         lines = [verdict.fault, *verdict.findings]
         assert any(says in line for line in lines), lines
         assert not any("\n" in line for line in lines)
+
+
+@pytest.mark.fault("P9")
+def test_verify_blames_nobody_for_what_is_no_mistake(verdicts: dict[str, Verdict]) -> None:
+    """Who is busy for a moment is asked again; what fails each time is said once; the suite's calls are its own."""
+    assert (verdicts["good_busy_at_first"].exit_code, verdicts["good_busy_at_first"].findings) == (0, {})
+    (line,) = verdicts["provider_wrong_key"].findings
+    assert "at once" not in line and "categor" not in line
+    assert [*verdicts["provider_wrong_key"].left_out.values()].count("as no call succeeds") == 3
+    (line,) = verdicts["provider_fails_at_once"].findings
+    lines = [each for verdict in verdicts.values() for each in verdict.findings]
+    assert not [each for each in lines if "PluginSuite" in each]
 
 
 def test_page_lists_the_planted_mistakes() -> None:

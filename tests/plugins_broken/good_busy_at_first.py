@@ -1,0 +1,20 @@
+# Whom it asks is busy at first, and says for how long. | nothing
+from pipeline.errors import RetryableJobError
+from pipeline.hooks import Analysis, Rate, hookimpl
+
+asked = []
+
+
+class Good:
+    rate = Rate(5)
+
+    async def analyze(self, request):
+        asked.append(request)
+        if len(asked) == 1:
+            raise RetryableJobError("The service is busy", retry_after_seconds=0.3)
+        return Analysis()
+
+
+@hookimpl
+def register_ai_providers(settings):
+    yield "broken", Good

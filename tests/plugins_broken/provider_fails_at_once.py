@@ -1,0 +1,17 @@
+# Fails one of the calls that are made at once, while others wait for their turn. | when 5 calls ran at once
+from pipeline.errors import RetryableJobError
+from pipeline.hooks import Analysis, Rate, hookimpl
+
+
+class Broken:
+    rate = Rate(5)
+
+    async def analyze(self, request):
+        if request.asset_id.endswith("1"):
+            raise RetryableJobError("The service fails")
+        return Analysis()
+
+
+@hookimpl
+def register_ai_providers(settings):
+    yield "broken", Broken
