@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -31,10 +32,17 @@ class SuiteRun:
     """A pytest plugin: what conformance.py lacks."""
 
     def __init__(
-        self, name: str, kind: Kind | None, settings: Settings, seconds: float, tell: Callable[[dict[str, Any]], None]
+        self,
+        name: str,
+        kind: Kind | None,
+        catalogue: Catalogue,
+        settings: Settings,
+        seconds: float,
+        tell: Callable[[dict[str, Any]], None],
     ) -> None:
         """kind: None for observers and filters. seconds: for all of it. tell: takes the messages of verified.py."""
         self._name = name
+        self._catalogue = catalogue
         self._kind = kind
         self._settings = settings
         self._call_seconds = min(CALL_SECONDS_AT_MOST, seconds / 3)
@@ -61,7 +69,7 @@ class SuiteRun:
 
     @pytest.fixture
     def configured(self, loop: Any) -> Iterator[object]:
-        catalogue = Catalogue(self._settings)
+        catalogue = self._catalogue.renewed()
         yield catalogue.make(self._kind, self._name) if self._kind else catalogue.hook_plugin(self._name)
         loop.run_until_complete(catalogue.sandbox.close())
 
@@ -76,6 +84,9 @@ class SuiteRun:
         suite.plugin_name = self._name
         self._kept[type(suite)] = suite.kept_of_class
         suite.ends_at = self._ends_at - self._call_seconds - 3
+
+    def pytest_collection_finish(self) -> None:
+        gc.freeze()  # nor what pytest itself has made by now
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self._tell({"begins": _title(nodeid)})

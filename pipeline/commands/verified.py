@@ -68,7 +68,7 @@ def run(name: str, kind_name: str | None, seconds: float, tell: Tell) -> None:
     for change in Shared.now().changes(before):
         tell({"finding": f"when it is loaded, {change}", "test": "load"})
     gc.freeze()  # what is there by now need not be looked through for what the plugin leaves
-    SuiteRun(name, kind, settings, seconds, tell).run(_suites(kind, made))
+    SuiteRun(name, kind, catalogue, settings, seconds, tell).run(_suites(kind, made))
     if note := not_set_up(name, catalogue, settings):
         tell({"note": note})
     tell({"done": True})

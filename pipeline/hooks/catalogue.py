@@ -5,6 +5,7 @@ What was found: registry.py. How it is made: building.py. Runs at start, on the 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -42,13 +43,20 @@ class Catalogue:
             NOTIFIER: tuple(dict.fromkeys(settings.notifiers)),
         }
         # Starts no process before a plugin calls it. Whoever builds plugins closes it.
-        self.sandbox = Sandbox(settings.decode_memory_mb, settings.max_image_pixels, settings.preview_processes or 1)
+        self.sandbox = _sandbox(settings)
         self._settings = settings
         self._modules = modules
         self._registry = Registry(settings, modules, self.sandbox)
         self._building = Building(settings, self._registry.own)
         # By `look_into`.
         self._made: dict[tuple[Kind, str], Made] = {}
+
+    def renewed(self) -> Catalogue:
+        """Return another, which makes the same plugins with a sandbox of its own: to find them takes longest."""
+        again = copy.copy(self)
+        again.sandbox, again._made = _sandbox(self._settings), {}
+        again._registry = self._registry.renewed(again.sandbox)
+        return again
 
     def look_into(self) -> None:
         """Make what is selected or does not come with the service, so that `infos` tells what is wrong with it."""
@@ -169,6 +177,10 @@ class Catalogue:
         faults = [*_mistyped_plugins(self._settings, there), *_mistyped_variables(self._settings, self._registry.own)]
         if faults:
             raise ConfigurationError("; ".join(faults))
+
+
+def _sandbox(settings: Settings) -> Sandbox:
+    return Sandbox(settings.decode_memory_mb, settings.max_image_pixels, settings.preview_processes or 1)
 
 
 def list_plugins(settings: Settings) -> list[PluginInfo]:

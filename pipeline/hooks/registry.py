@@ -7,6 +7,7 @@ at start, on the main thread. What is made of an offer: building.py.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -59,6 +60,17 @@ class Registry:
             for implementation in self.implementations(kind.hook):
                 self._take_offers(kind, implementation)
         self._check_names_of_sources()
+
+    def renewed(self, sandbox: Sandbox) -> Registry:
+        """Return another with what is loaded already, each asked anew what it offers."""
+        again = copy.copy(self)
+        again._sandbox = sandbox
+        again.offers, again.unused = {}, []
+        again.warnings, again._offered = defaultdict(list), defaultdict(set)
+        for kind in KINDS:
+            for implementation in again.implementations(kind.hook):
+                again._take_offers(kind, implementation)
+        return again
 
     def module(self, key: str) -> object:
         """Return the module, or the object, with the hooks of that source."""
