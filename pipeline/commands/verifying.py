@@ -218,6 +218,6 @@ def left_out(tests: Mapping[str, str]) -> Iterator[str]:
     """Yield a line for each reason; what a plugin need not have is one. tests: with why each was left out."""
     optional = {found[1] for why in tests.values() if (found := OPTIONAL.search(why))}
     if optional:
-        yield f"it has no {', '.join(sorted(optional))}, which is optional"
+        yield f"{', '.join(sorted(optional))} (optional, and it has none)"
     for why in dict.fromkeys(each for each in tests.values() if not OPTIONAL.search(each)):
         yield f"{', '.join(test for test, each in tests.items() if each == why)} ({why})"

@@ -45,6 +45,8 @@ def test_new_plugin_passes_its_tests_and_verify(tmp_path: Path, kind: str) -> No
     verified = run(folder, str(ROOT / "run.py"), "plugins", "verify", "acme-1")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert "found" not in verified.stdout and " passed" in verified.stdout
+    has_url = kind in ("provider", "notifier")
+    assert ("note: not set: PLUGIN_ACME_1_URL; what needs it was not asked\n" in verified.stdout) == has_url
 
 
 def test_new_plugins_are_typed(tmp_path: Path) -> None:

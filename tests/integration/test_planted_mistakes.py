@@ -34,7 +34,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
     inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     limits = {"NOTIFIER_TIMEOUT_SECONDS": "1", "HOOK_TIMEOUT_SECONDS": "1", "FILTERS_REQUIRED": "broken"}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.planted", str(ROOT / "tests/plugins_broken"), ".", "4", str(SECONDS)],
+        [sys.executable, "-m", "tests.planted", str(ROOT / "tests/plugins_broken"), ".", "8", str(SECONDS)],
         cwd=tmp_path_factory.mktemp("planted"),
         env=inherited | limits | {"PYTHONPATH": str(ROOT)},
         capture_output=True,

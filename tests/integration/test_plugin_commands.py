@@ -133,6 +133,7 @@ def test_verify_holds_a_provider_to_the_suite_as_configured(folder: Path) -> Non
     good = run(folder, "plugins", "verify", "acme", PLUGIN_ACME_API_KEY=KEY)
     assert (good.returncode, "5 passed" in good.stdout) == (0, True), good.stdout + good.stderr
     assert "analyzes photos" in good.stderr
+    assert "left out: check, routes (optional, and it has none)\n" in good.stdout
     bad = run(folder, "plugins", "verify", "acme", PLUGIN_ACME_API_KEY=KEY, PLUGIN_ACME_CONFIDENCE="93")
     assert bad.returncode == 1
     assert "found: brand has a confidence of 93, not 0 to 1" in bad.stdout and "4 failed, 1 passed" in bad.stdout
@@ -152,6 +153,7 @@ def test_verify_asks_the_configured_ai_service(folder: Path, ai_service: AiServi
     assert done.returncode == 0, done.stdout + done.stderr
     # One, four categories and an unknown one, five at once and two of them alone, one broken.
     assert ai_service.state()["calls"] == 14
+    assert "analyze was called 14 times" in done.stdout and "note:" not in done.stdout
 
 
 def test_verify_leaves_nothing_in_a_storage(folder: Path) -> None:

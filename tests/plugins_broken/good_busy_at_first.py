@@ -1,13 +1,11 @@
 # Whom it asks is busy at first, and says for how long. | nothing
 from pipeline.errors import RetryableJobError
-from pipeline.hooks import Analysis, Rate, hookimpl
+from pipeline.hooks import Analysis, hookimpl
 
 asked = []
 
 
 class Good:
-    rate = Rate(5)
-
     async def analyze(self, request):
         asked.append(request)
         if len(asked) == 1:

@@ -6,7 +6,7 @@ from pipeline.hooks import Analysis, hookimpl
 
 class Broken:
     async def analyze(self, request):
-        ends_at = time.thread_time() + 0.4
+        ends_at = time.thread_time() + 0.3
         while time.thread_time() < ends_at:
             pass
         return Analysis()

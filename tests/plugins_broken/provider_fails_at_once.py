@@ -4,7 +4,7 @@ from pipeline.hooks import Analysis, Rate, hookimpl
 
 
 class Broken:
-    rate = Rate(5)
+    rate = Rate(20)
 
     async def analyze(self, request):
         if request.asset_id.endswith("1"):
