@@ -25,6 +25,7 @@ CLOCKS_APART = timedelta(hours=1)
 LARGE_ROWS = 4096
 ABSOLUTE = "return an absolute http(s) URL"
 ANEW = "open it anew for each reader"
+REACHED = "can the storage be reached?"
 GONE = "raise FileNotFoundError for an image that is not there"
 
 
@@ -58,6 +59,7 @@ class StorageBackendSuite(OwnRoutes):
     def _save(self, call: Call, storage: StorageBackend, public_id: str, file: BinaryIO, content_type: str) -> object:
         self._saved.add(public_id)
         url = self._done(call, storage.save, public_id, file, content_type)
+        self.kept_of_class["saved"] = True
         expect(not file.closed, "save closes the file, which others read on: leave it open")
         return url
 
@@ -65,7 +67,7 @@ class StorageBackendSuite(OwnRoutes):
         try:
             return call(method, *args)
         except DependencyUnavailable as error:
-            found(f"{method.__name__} raised {told(error)}: can the storage be reached?")
+            found(f"{method.__name__} raised {told(error)}: {REACHED}")
         except Exception as error:
             found(
                 f"{method.__name__} raised {told(error)}: raise DependencyUnavailable while the storage cannot be "
@@ -94,7 +96,8 @@ class StorageBackendSuite(OwnRoutes):
         except FileNotFoundError:
             return
         except Exception as error:
-            found(f"open raised {told(error)} for an image {when}: {GONE}")
+            is_away = isinstance(error, DependencyUnavailable) and not self.kept_of_class.get("saved")
+            found(f"open raised {told(error)}" + (f": {REACHED}" if is_away else f" for an image {when}: {GONE}"))
         found(f"open returns {type(file).__name__} for an image {when}: {GONE}")
 
     def test_save_returns_a_url_and_open_the_same_bytes(self, storage: StorageBackend, call: Call) -> None:
