@@ -69,7 +69,8 @@ class SuiteRun:
 
     @pytest.fixture
     def configured(self, loop: Any) -> Iterator[object]:
-        catalogue = self._catalogue.renewed()
+        catalogue = self._catalogue
+        catalogue.renew()
         yield catalogue.make(self._kind, self._name) if self._kind else catalogue.hook_plugin(self._name)
         loop.run_until_complete(catalogue.sandbox.close())
 

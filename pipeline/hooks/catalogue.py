@@ -5,7 +5,6 @@ What was found: registry.py. How it is made: building.py. Runs at start, on the 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -51,12 +50,13 @@ class Catalogue:
         # By `look_into`.
         self._made: dict[tuple[Kind, str], Made] = {}
 
-    def renewed(self) -> Catalogue:
-        """Return another, which makes the same plugins with a sandbox of its own: to find them takes longest."""
-        again = copy.copy(self)
-        again.sandbox, again._made = _sandbox(self._settings), {}
-        again._registry = self._registry.renewed(again.sandbox)
-        return again
+    def renew(self) -> None:
+        """Make plugins with another sandbox from now on, as one that was built anew would: to find them takes longest.
+
+        Whoever uses the one before closes it.
+        """
+        self.sandbox, self._made = _sandbox(self._settings), {}
+        self._registry.ask_again(self.sandbox)
 
     def look_into(self) -> None:
         """Make what is selected or does not come with the service, so that `infos` tells what is wrong with it."""

@@ -7,7 +7,6 @@ at start, on the main thread. What is made of an offer: building.py.
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -61,16 +60,12 @@ class Registry:
                 self._take_offers(kind, implementation)
         self._check_names_of_sources()
 
-    def renewed(self, sandbox: Sandbox) -> Registry:
-        """Return another with what is loaded already, each asked anew what it offers."""
-        again = copy.copy(self)
-        again._sandbox = sandbox
-        again.offers, again.unused = {}, []
-        again.warnings, again._offered = defaultdict(list), defaultdict(set)
+    def ask_again(self, sandbox: Sandbox) -> None:
+        """Ask what is loaded already anew what it offers."""
+        self._sandbox, self.offers = sandbox, {}
         for kind in KINDS:
-            for implementation in again.implementations(kind.hook):
-                again._take_offers(kind, implementation)
-        return again
+            for implementation in self.implementations(kind.hook):
+                self._take_offers(kind, implementation)
 
     def module(self, key: str) -> object:
         """Return the module, or the object, with the hooks of that source."""

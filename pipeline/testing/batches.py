@@ -91,7 +91,7 @@ class BatchTests(PluginSuite):
 
         async def called(*args: Any) -> tuple[Any, set[object]]:
             tasks, threads = asyncio.all_tasks(), their_threads()
-            result = await self._call(method, *args)
+            result = await self.make_call(method, *args)
             begun = {each for each in asyncio.all_tasks() - tasks if not _is_of_a_server(each)}
             return result, {*begun, *(their_threads() - threads)}
 

@@ -214,13 +214,13 @@ class AIProviderSuite(RouteTests, CheckTests):
                 if types is None or f"image/{name}" in types:
                     yield _image(name, mode), f"a {name.upper()}"
 
-    async def _call(self, method: Call, *args: Any) -> Any:
+    async def make_call(self, method: Call, *args: Any) -> Any:
         try:
-            return await super()._call(method, *args)
+            return await super().make_call(method, *args)
         except RetryableJobError as error:
             if getattr(method, "__name__", "") != "analyze" or not self._may_wait(error.retry_after_seconds):
                 raise
-        return await super()._call(method, *args)
+        return await super().make_call(method, *args)
 
     def _may_wait(self, seconds: float | None) -> bool:
         """Return whether to ask again, as the service does, where an account is as strict as that."""

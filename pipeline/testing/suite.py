@@ -94,7 +94,7 @@ class PluginSuite:
     @pytest.fixture
     def call(self, loop: asyncio.AbstractEventLoop) -> Call:
         """Return a function that calls a method and returns its result or raises its exception."""
-        return lambda method, *args: self._on_loop(loop, _name(method), self._call(method, *args))
+        return lambda method, *args: self._on_loop(loop, _name(method), self.make_call(method, *args))
 
     @pytest.fixture
     def call_together(self, loop: asyncio.AbstractEventLoop) -> Call:
@@ -102,7 +102,7 @@ class PluginSuite:
 
         async def together(calls: list[tuple[Any, ...]]) -> list[Any]:
             self._at_once = max(self._at_once, len(calls))
-            tasks = [asyncio.create_task(self._call(*each)) for each in calls]
+            tasks = [asyncio.create_task(self.make_call(*each)) for each in calls]
             try:
                 return await asyncio.gather(*tasks)
             finally:  # those that still wait for their turn are nothing that the plugin leaves
@@ -206,7 +206,7 @@ class PluginSuite:
     def limit_seconds(self) -> float:
         return min(self.call_seconds, self.in_force[1] if self.in_force else self.call_seconds)
 
-    async def _call(self, method: Callable[..., Any], *args: Any) -> Any:
+    async def make_call(self, method: Callable[..., Any], *args: Any) -> Any:
         name = _name(method)
         if takes_progress(method):
             method = partial(method, progress=Reporting())
