@@ -242,7 +242,8 @@ def asked_seconds(error: BaseException) -> float | None:
     """Return how long the error says that its plugin is to be left alone, None when it says nothing of that."""
     if isinstance(error, (RetryableJobError, NotReady)):
         return error.retry_after_seconds
-    return error.asked_seconds if isinstance(error, DependencyUnavailable) else None
+    # A plugin's own class need not have called ours.
+    return getattr(error, "asked_seconds", None) if isinstance(error, DependencyUnavailable) else None
 
 
 def words_of(error: BaseException) -> str:

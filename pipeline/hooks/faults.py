@@ -77,7 +77,7 @@ def note_hook(breaker: Breaker, raised: Exception, name: str) -> None:
     if error.retry_after_seconds is not None:
         error.spends_attempt = False
     if isinstance(raised, PipelineError):
-        error.message = mask(clean(raised.message)) or HOOK_FAILED
+        error.message = mask(clean(str(getattr(raised, "message", "")))) or HOOK_FAILED
     else:
         error.message = NOT_READY if isinstance(raised, NotReady) else HOOK_FAILED
     note(breaker, error, raised, counts=True)
