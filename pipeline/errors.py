@@ -196,7 +196,9 @@ class BudgetReached(RetryableJobError):
 
 
 class NotReady(Exception):
-    """A plugin cannot start yet. reason: why, for operators; retry_after_seconds: when to try again."""
+    """A plugin cannot start, or be called, yet. reason: why, for operators; retry_after_seconds: when to try again, each
+    time as it says.
+    """
 
     def __init__(self, reason: str, retry_after_seconds: float = 5) -> None:
         super().__init__(clean(reason)[:MAX_MESSAGE_LENGTH])
