@@ -196,7 +196,7 @@ class BudgetReached(RetryableJobError):
 
 
 class NotReady(Exception):
-    """A plugin cannot start, or be called, yet. reason: why, for operators; retry_after_seconds: when to try again, each
+    """A plugin cannot start or be called yet. reason: why, for operators; retry_after_seconds: when to try again, each
     time as it says.
     """
 
