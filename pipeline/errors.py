@@ -5,11 +5,12 @@ Only handlers/base.py turns these into replies; only queue/attempt.py decides fr
 """
 
 import errno
+import math
 import socket
 import ssl
 from collections.abc import Iterator
 
-from pipeline.texts import MAX_CHAIN, clean
+from pipeline.texts import MAX_CAUSE_LENGTH, MAX_CHAIN, cause_of, clean, line_of
 
 # What the network says before anything has been asked.
 UNREACHABLE = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
@@ -126,15 +127,18 @@ class RateLimited(PipelineError):
 class DependencyUnavailable(PipelineError):
     """Redis, the store, the storage or the AI service cannot be reached; the cause is chained, never shown.
 
-    retry_after_seconds: what the client is told in Retry-After.
+    retry_after_seconds: what the client is told in Retry-After, and for how long a plugin that says so is left alone;
+    None: the client is told 5 s, and single calls try the plugin.
+    asked_seconds: what was given, or None.
     """
 
     code = "UNAVAILABLE"
     http_status = 503
 
-    def __init__(self, message: str, *, retry_after_seconds: int = 5) -> None:
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
+        self.asked_seconds = _seconds(retry_after_seconds)
+        self.retry_after_seconds = 5 if self.asked_seconds is None else max(1, math.ceil(self.asked_seconds))
 
 
 class OutcomeUnknown(DependencyUnavailable):
@@ -180,9 +184,7 @@ class RetryableJobError(JobError):
         usage: object | None = None,
     ) -> None:
         super().__init__(message, usage=usage)
-        # Whatever another service asks for, "nan" and "1e999" included.
-        is_number = retry_after_seconds is not None and retry_after_seconds >= 0
-        self.retry_after_seconds = min(retry_after_seconds or 0, MAX_RETRY_AFTER_SECONDS) if is_number else None
+        self.retry_after_seconds = _seconds(retry_after_seconds)
         self.spends_attempt = self.retry_after_seconds is None if spends_attempt is None else bool(spends_attempt)
         self.leaves_open = spends_attempt is None and self.retry_after_seconds is None
         self.max_attempts = None if max_attempts is None else int(max_attempts)
@@ -194,7 +196,9 @@ class BudgetReached(RetryableJobError):
 
 
 class NotReady(Exception):
-    """A plugin cannot start yet. reason: why, for operators; retry_after_seconds: when to try again."""
+    """A plugin cannot start or be called yet. reason: why, for operators; retry_after_seconds: when to try again, each
+    time as it says.
+    """
 
     def __init__(self, reason: str, retry_after_seconds: float = 5) -> None:
         super().__init__(clean(reason)[:MAX_MESSAGE_LENGTH])
@@ -229,6 +233,32 @@ class NotStorable(PermanentJobError):
 
     def __init__(self, why: str) -> None:
         super().__init__(f"The asset store cannot hold this document: {why}")
+
+
+def _seconds(asked: float | None) -> float | None:
+    """Return what another service asks for as far as it is heeded: "nan" and "1e999" come too."""
+    return min(asked, MAX_RETRY_AFTER_SECONDS) if asked is not None and asked >= 0 else None
+
+
+def asked_seconds(error: BaseException) -> float | None:
+    """Return how long the error says that its plugin is to be left alone, None when it says nothing of that."""
+    if isinstance(error, (RetryableJobError, NotReady)):
+        return error.retry_after_seconds
+    # A plugin's own class need not have called ours.
+    return getattr(error, "asked_seconds", None) if isinstance(error, DependencyUnavailable) else None
+
+
+def words_of(error: BaseException) -> str:
+    """Return what operators are told of a plugin's error: its author's words, and in brackets what they came from."""
+    own = line_of(error)
+    if not isinstance(error.__cause__, Exception):
+        return own
+    behind, text = cause_of(error), own.removeprefix(f"{type(error).__name__}: ")
+    if text in behind:
+        return behind
+    if isinstance(error, (PipelineError, NotReady)):
+        own = text
+    return own if behind in own else f"{own} ({behind})"[:MAX_CAUSE_LENGTH]
 
 
 def is_unreachable(error: BaseException, depth: int = MAX_DEPTH) -> bool:

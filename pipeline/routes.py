@@ -30,6 +30,7 @@ from pipeline.handlers import (
 )
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.socket import SocketHandler
+from pipeline.hooks.kinds import route_seconds
 from pipeline.origins import origin_of
 from pipeline.parts import QUEUE_NAME, Parts
 from pipeline.settings import Role
@@ -112,7 +113,7 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         (
             "/plugins/.*",
             plugin_routes.PluginRouteHandler,
-            common | {"plugin_routes": lambda: parts.plugins.routes, "seconds": settings.hook_timeout_seconds},
+            common | {"plugin_routes": lambda: parts.plugins.routes, "seconds": route_seconds(settings)},
         ),
         (
             "/media/(.*)",

@@ -76,9 +76,13 @@ def cause_of(error: BaseException) -> str:
             break
         told = behind
     # Where none of them has a text the first says the most.
-    told = told if _text_of(told) else first
-    text = " ".join(clean(_text_of(told)).split())
-    return mask(f"{type(told).__name__}: {text}" if text else type(told).__name__)[:MAX_CAUSE_LENGTH]
+    return line_of(told if _text_of(told) else first)
+
+
+def line_of(error: BaseException) -> str:
+    """Return type and text of the error itself as `cause_of` does."""
+    text = " ".join(clean(_text_of(error)).split())
+    return mask(f"{type(error).__name__}: {text}" if text else type(error).__name__)[:MAX_CAUSE_LENGTH]
 
 
 def _behind(error: BaseException) -> BaseException | None:

@@ -38,7 +38,7 @@ from pipeline.clock import Clock, utc_now
 from pipeline.commands import running
 from pipeline.commands.shown import shown, stdout
 from pipeline.disk import Disk
-from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError, Unauthorized
+from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError, Unauthorized, words_of
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
 from pipeline.hooks.calls import CHECK, START, BoundPlugin
 from pipeline.hooks.catalogue import Catalogue
@@ -515,7 +515,7 @@ class Checks:
 
 def reason(error: BaseException) -> str:
     """Return why it failed, in one line: the error and, when that hides it, its cause."""
-    texts = [error.message if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"]
+    texts = [error.message if isinstance(error, PipelineError) else words_of(error)]
     if isinstance(error, PipelineError) and error.__cause__ is not None and str(error.__cause__) not in texts[0]:
         texts.append(f"{type(error.__cause__).__name__}: {error.__cause__}")
     return " ".join("; ".join(texts).split())[:REASON_LENGTH].rstrip(": ")

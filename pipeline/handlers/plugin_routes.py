@@ -30,9 +30,9 @@ class PluginRouteHandler(BaseHandler):
     """Every route of every plugin."""
 
     def initialize(  # type: ignore[override]
-        self, *, plugin_routes: Callable[[], Served], seconds: float, **common: Any
+        self, *, plugin_routes: Callable[[], Served], seconds: Mapping[str, float], **common: Any
     ) -> None:
-        """plugin_routes: by the plugin's name. seconds: how long a handler may take."""
+        """plugin_routes: by the plugin's name. seconds: by kind, how long a handler may take."""
         super().initialize(**common)
         self._seconds = seconds
         self._body = bytearray()
@@ -44,7 +44,7 @@ class PluginRouteHandler(BaseHandler):
         found = find_routes([route for _, route in served], slash + rest)
         self._found = {route.method: (plugins[id(route)], route, params) for route, params in found}
         if found:
-            plugin, route, _ = self._found.get(str(self.request.method), next(iter(self._found.values())))
+            plugin, route, _ = self._found.get(self._method, next(iter(self._found.values())))
             # A template, so that the metrics do not grow with the paths that are asked for.
             self.route = f"{PREFIX}{plugin.name}{route.path}"  # type: ignore[misc]
 
@@ -79,9 +79,9 @@ class PluginRouteHandler(BaseHandler):
             raise self._early_error
         assert self._chosen is not None
         plugin, route, params = self._chosen
-        self._send(await answer(plugin, route, self._request_of(route, params), self._seconds))
+        self._send(await answer(plugin, route, self._request_of(route, params), self._seconds[plugin.kind]))
 
-    get = post = put = patch = delete = _serve
+    get = head = post = put = patch = delete = _serve
 
     def options(self, *path: str) -> None:
         if self._early_error is not None:
@@ -91,7 +91,7 @@ class PluginRouteHandler(BaseHandler):
     async def _admit(self) -> tuple[BoundPlugin, Route, Mapping[str, str]]:
         """Return what the caller asks for, if there is that and the caller may have it."""
         self._check_found()
-        chosen = self._found.get(str(self.request.method))
+        chosen = self._found.get(self._method)
         if chosen is None:
             raise tornado.web.HTTPError(405)
         route = chosen[1]
@@ -125,8 +125,8 @@ class PluginRouteHandler(BaseHandler):
             headers = {name: value for name, value in headers.items() if name not in SECRET_HEADERS}
             principal = self.principal
             caller = {"user_id": principal.user_id, "role": principal.role, "claims": principal.claims}
-        body, method = bytes(self._body), str(self.request.method)
-        return PluginRequest(method, params, query, headers, body, request_id=self.request_id, **caller)
+        body = bytes(self._body)
+        return PluginRequest(self._method, params, query, headers, body, request_id=self.request_id, **caller)
 
     def _send(self, reply: PluginReply) -> None:
         self.set_status(reply.status)
@@ -142,8 +142,14 @@ class PluginRouteHandler(BaseHandler):
     def _has_body(self) -> bool:
         return self.request.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.request.headers
 
+    @property
+    def _method(self) -> str:
+        """What the plugin is asked: HEAD is GET without the body, which is left out when the reply is sent."""
+        return "GET" if self.request.method == "HEAD" else str(self.request.method)
+
     def _allowed_methods(self) -> str:
-        return ", ".join(name for name in self.SUPPORTED_METHODS if name in self._found or name == "OPTIONS")
+        there = {*self._found, "OPTIONS"} | ({"HEAD"} if "GET" in self._found else set())
+        return ", ".join(name for name in self.SUPPORTED_METHODS if name in there)
 
     def log_exception(self, *exc_info: Any) -> None:
         if not isinstance(exc_info[1], RouteFailed):  # which is logged where the plugin was called

@@ -25,7 +25,6 @@ from pipeline.hooks.pictures import Pictures
 from pipeline.hooks.progress import Reporting
 from pipeline.hooks.protocols import Analysis, AnalyzeRequest, Attribute, Usage
 from pipeline.hooks.usage import UsageCounts
-from pipeline.texts import cause_of
 from pipeline.tracing import Tracing
 
 if TYPE_CHECKING:
@@ -74,7 +73,8 @@ class Asking:
         except Exception as raised:
             error = faults.job_error(raised, provider.name, SERVICE)
             names = {"plugin": provider.name, "category": request.category}
-            log.warning("provider_failed", error=error.message, cause=cause_of(raised), exc_info=True, **names)
+            cause = faults.cause_beside(error, raised)
+            log.warning("provider_failed", error=error.message, cause=cause, exc_info=True, **names)
             counts = provider.name in self._replaceable
             faults.note(provider.breaker("analyze"), error, raised, counts=counts)
             if error is raised:

@@ -1,10 +1,10 @@
 """When a plugin is not asked for a while: the one mechanism for providers, notifiers and hooks, each by itself.
 
 Four things hold a plugin: it could not be asked at all, it failed so often in a row, it kept the event loop so often in
-a row, or it said how long it is busy. The first three let single calls try it, after waits that double; the last one
-ends by itself. What one process finds of a
-provider the worker carries to Redis, where it becomes a hold for all, and Redis picks the jobs that try
-(queue/lua/lanes.lua). A process that alone cannot reach a provider goes on holding it when the others do not.
+a row, or it said how long it is busy. The first three let single calls try it, after waits that double or that it named
+itself; the last one ends by itself. What one process finds of a provider the worker carries to Redis, where it becomes
+a hold for all, and Redis picks the jobs that try (queue/lua/lanes.lua). A process that alone cannot reach a provider
+goes on holding it when the others do not.
 Runs on the event loop.
 """
 
@@ -30,7 +30,8 @@ class Breaker:
         self, failures: int, longest_seconds: float, on_change: Callable[[bool], None] = lambda is_held: None
     ) -> None:
         """failures: so many in a row hold it. longest_seconds: between two calls that try it. on_change: called when
-        this process has found a reason to hold it, with True, and when it has an answer again, with False.
+        this process has found a reason to hold it, or a far longer time, with True, and when it has an answer again,
+        with False.
         """
         self._limit = failures
         self._longest_seconds = longest_seconds
@@ -42,7 +43,7 @@ class Breaker:
         self._wait_seconds = 0.0  # between two calls that try it; 0 where the hold ends by itself
         self._until = 0.0
         self._is_trying = self._may_try = False
-        self._is_told = False
+        self._is_told, self._told_seconds = False, 0.0
         self._of_all: Hold | None = None
         self._of_all_until = 0.0
         self.reason = self.cause = ""
@@ -123,14 +124,15 @@ class Breaker:
         if self._failures >= self._limit:
             self.unreachable(reason, cause)
 
-    def unreachable(self, reason: str, cause: str = "", least_seconds: float | None = None) -> None:
-        """The plugin could not be asked. least_seconds: how long it is not to be tried at least."""
+    def unreachable(self, reason: str, cause: str = "", asked_seconds: float | None = None) -> None:
+        """The plugin could not be asked. asked_seconds: when it says itself that it is to be tried again."""
         self.reason, self.cause = reason, cause
         if self._wait_seconds > 0 and not self._is_trying:
             return  # a call that had begun before the hold
         doubled = min(2 * self._wait_seconds, self._longest_seconds)
-        self.on_found(Found.TRIED if self._is_trying else Found.AWAY, self._longest_seconds)
-        wait_seconds = max(doubled or FIRST_WAIT_SECONDS, least_seconds or 0)
+        # Not BUSY, though it names a time: that would hold it for the processes that can reach it too.
+        self.on_found(Found.TRIED if self._is_trying else Found.AWAY, asked_seconds or self._longest_seconds)
+        wait_seconds = asked_seconds or doubled or FIRST_WAIT_SECONDS
         self._hold(wait_seconds, wait_seconds)
 
     def busy(self, seconds: float, reason: str, cause: str = "") -> None:
@@ -152,8 +154,8 @@ class Breaker:
     def _hold(self, seconds: float, wait_seconds: float) -> None:
         self._until, self._wait_seconds = monotonic() + seconds, wait_seconds
         self._may_try = self._is_trying = False
-        if not self._is_told:
-            self._is_told = True
+        if not self._is_told or seconds > 2 * max(self._told_seconds, self._longest_seconds):
+            self._is_told, self._told_seconds = True, seconds
             self.on_change(True)
 
 

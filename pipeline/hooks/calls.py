@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from pipeline.errors import NotReady
+from pipeline.errors import NotReady, asked_seconds, words_of
 from pipeline.hooks.breaker import BLOCKING_CAUSE, Breaker
 from pipeline.hooks.limits import Limits
 from pipeline.hooks.methods import bound_method
@@ -22,7 +22,6 @@ from pipeline.hooks.routes import Route
 from pipeline.hooks.running import PluginOverrun, Running, ignore, is_away
 from pipeline.hooks.sources import Source
 from pipeline.hooks.timing import TimedCall
-from pipeline.texts import cause_of
 
 if TYPE_CHECKING:
     from pipeline.hooks.context import Lender
@@ -109,7 +108,8 @@ class BoundPlugin:
         for method, known in self._methods.items():
             breaker = known.breaker
             if breaker.is_held:
-                told.append(f"{method}: {breaker.reason} ({breaker.cause})")
+                cause = breaker.cause.removesuffix(f": {breaker.reason}")
+                told.append(f"{method}: {breaker.reason}" + (f" ({cause})" if cause else ""))
             elif breaker.blocks:
                 told.append(f"{method}: {BLOCKING_CAUSE} (calls in a row: {breaker.blocks})")
         return "; ".join(told)
@@ -134,7 +134,7 @@ class BoundPlugin:
         try:
             answer = await self.call(CHECK, CHECK_SECONDS)
         except Exception as error:
-            return cause_of(error)
+            return words_of(error)
         return f"{CHECK} returned False" if answer is False else ""
 
     @property
@@ -186,6 +186,7 @@ class BoundPlugin:
         wait_seconds: float | None = None,
         on_late_end: Callable[[], None] | None = None,
         keywords: Mapping[str, Any] = {},
+        answers_by: type[Exception] | None = None,
     ) -> Any:
         """Return what the method returns; PluginOverrun when it takes longer, else whatever Exception it raised.
 
@@ -194,27 +195,32 @@ class BoundPlugin:
         on_late_end: called on the loop when a call has ended that was given up before, because its time was over or its
         caller was cancelled. A thread cannot be cancelled, so what the call does may be done all the same.
         keywords: arguments that are passed by name.
+        answers_by: what it raises as an answer, which is no error of its.
         NotReady when the plugin could not be started, which is tried first.
         """
         if not self.is_started and method != CLOSE:
             await self._start_late()
         known = self._methods[method]
         call = TimedCall(partial(known.function, **keywords) if keywords else known.function, known.is_async)
-        return await self._timed(method, call, seconds, args, wait_seconds, on_late_end)
+        return await self._timed(method, call, seconds, args, wait_seconds, on_late_end, answers_by=answers_by)
 
-    async def run_in_thread(self, method: str, function: Callable[..., Any], seconds: float, *args: Any) -> Any:
+    async def run_in_thread(
+        self, method: str, function: Callable[..., Any], seconds: float, *args: Any, name: str = ""
+    ) -> Any:
         """Call a blocking function in the plugin's threads as if it were that method, such as `read` of a file that the
-        method returned.
+        method returned. name: what errors and the log call it, instead of the method.
         """
         if not self.is_started:
             await self._start_late()
-        return await self._timed(method, TimedCall(function, is_async=False), seconds, args)
+        return await self._timed(method, TimedCall(function, is_async=False), seconds, args, name=name)
 
-    async def run_on_loop(self, method: str, function: Callable[..., Any], seconds: float, *args: Any) -> Any:
-        """Await a function that waits for the plugin as if it were that method."""
+    async def run_on_loop(
+        self, method: str, function: Callable[..., Any], seconds: float, *args: Any, name: str = ""
+    ) -> Any:
+        """Await a function that waits for the plugin as if it were that method. name: see run_in_thread."""
         if not self.is_started:
             await self._start_late()
-        return await self._timed(method, TimedCall(function, is_async=True), seconds, args)
+        return await self._timed(method, TimedCall(function, is_async=True), seconds, args, name=name)
 
     async def start(self) -> None:
         """Start the plugin unless it has started; NotReady, or what else its `start` raised, when it could not be."""
@@ -233,7 +239,8 @@ class BoundPlugin:
             await self._timed(START, TimedCall(known.function, known.is_async), START_SECONDS, (context,))
         except Exception as error:
             if is_away(error):
-                raise NotReady(f"{cause_of(error)}") from error
+                seconds = asked_seconds(error)
+                raise (NotReady(words_of(error), seconds) if seconds else NotReady(words_of(error))) from error
             raise
         self.is_started, self._health = True, None
         # What was held until it is ready is held no more, called or not.
@@ -246,12 +253,12 @@ class BoundPlugin:
         except NotReady:
             raise
         except Exception as error:
-            raise NotReady(cause_of(error)) from error
+            raise NotReady(words_of(error)) from error
 
     def hold(self, reason: str, error: NotReady) -> None:
         """Let nobody call it but to try it, after the time the error says."""
         for method in self._methods.values():
-            method.breaker.unreachable(reason, cause_of(error), error.retry_after_seconds)
+            method.breaker.unreachable(reason, words_of(error), error.retry_after_seconds)
 
     async def _timed(
         self,
@@ -261,13 +268,17 @@ class BoundPlugin:
         args: tuple[Any, ...],
         wait_seconds: float | None = None,
         on_late_end: Callable[[], None] | None = None,
+        *,
+        name: str = "",
+        answers_by: type[Exception] | None = None,
     ) -> Any:
         measured = self._methods[method]
         try:
-            return await self._running.result_of(method, call, seconds, args, wait_seconds, on_late_end)
+            return await self._running.result_of(name or method, call, seconds, args, wait_seconds, on_late_end)
         except Exception as failure:
             measured.overruns.inc(int(isinstance(failure, PluginOverrun)))
-            self.count_error(method)
+            if answers_by is None or not isinstance(failure, answers_by):
+                self.count_error(method)
             raise
         finally:
             if call.has_blocked or measured.breaker.blocks:
@@ -277,7 +288,7 @@ class BoundPlugin:
             measured.seconds.observe(seconds_taken)
             if self._is_traced:
                 outcome = type(error).__name__ if (error := sys.exception()) else "ok"
-                fields = {"kind": self.kind, "plugin": self.name, "method": method, "outcome": outcome}
+                fields = {"kind": self.kind, "plugin": self.name, "method": name or method, "outcome": outcome}
                 log.info("plugin_called", ms=round(seconds_taken * 1000, 1), **fields)
 
     def _judge_blocking(self, method: str, call: TimedCall) -> None:

@@ -11,13 +11,18 @@ from pipeline.errors import (
     JobError,
     NotReady,
     PermanentJobError,
+    PipelineError,
     RetryableJobError,
     SandboxLimit,
+    asked_seconds,
     is_unreachable,
+    words_of,
 )
 from pipeline.hooks.breaker import Breaker
 from pipeline.hooks.running import PluginBusy, PluginOverrun
-from pipeline.texts import cause_of
+from pipeline.texts import cause_of, clean, mask
+
+HOOK_FAILED, NOT_READY = "The hook failed", "Not ready"
 
 
 def job_error(raised: Exception, name: str, service: str) -> JobError:
@@ -35,7 +40,8 @@ def job_error(raised: Exception, name: str, service: str) -> JobError:
     elif isinstance(raised, NotReady):
         error = RetryableJobError(f"{service} is not ready", spends_attempt=False)
     elif isinstance(raised, DependencyUnavailable) or is_unreachable(raised):
-        error = RetryableJobError(f"{service} unavailable", spends_attempt=False)
+        seconds = asked_seconds(raised)
+        error = RetryableJobError(f"{service} unavailable", retry_after_seconds=seconds, spends_attempt=False)
     else:
         error = RetryableJobError(f"{service} failed")
     if not error.spends_attempt:
@@ -47,7 +53,7 @@ def note(breaker: Breaker, error: JobError, raised: Exception, *, counts: bool) 
     """Tell the breaker of what was raised. counts: so many failures in a row, whatever they are, hold the plugin, but
     not those of which it said when this one is to be tried again.
     """
-    cause = cause_of(raised)
+    cause = cause_beside(error, raised)
     if isinstance(error, RetryableJobError) and not error.spends_attempt:
         if isinstance(raised, NotReady):
             breaker.unreachable(error.message, cause, raised.retry_after_seconds)
@@ -61,6 +67,25 @@ def note(breaker: Breaker, error: JobError, raised: Exception, *, counts: bool) 
         breaker.failed(error.message, cause)
     elif not isinstance(raised, PluginOverrun):
         breaker.answered()
+
+
+def note_hook(breaker: Breaker, raised: Exception, name: str) -> None:
+    """Tell the breaker of what a filter or observer raised, which is about no job: a time that it gives is its own."""
+    error = job_error(raised, name, "The hook")
+    if not isinstance(error, RetryableJobError) or isinstance(error, SandboxLimit):
+        error = RetryableJobError(HOOK_FAILED)
+    if error.retry_after_seconds is not None:
+        error.spends_attempt = False
+    if isinstance(raised, PipelineError):
+        error.message = mask(clean(str(getattr(raised, "message", "")))) or HOOK_FAILED
+    else:
+        error.message = NOT_READY if isinstance(raised, NotReady) else HOOK_FAILED
+    note(breaker, error, raised, counts=True)
+
+
+def cause_beside(error: JobError, raised: Exception) -> str:
+    """Return what operators are told of what was raised, where the error's message stands beside it."""
+    return cause_of(raised) if error.message == getattr(raised, "message", None) else words_of(raised)
 
 
 def held(name: str, breaker: Breaker) -> RetryableJobError:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from pipeline.errors import DependencyUnavailable, NotReady, ValidationError
+from pipeline.errors import DependencyUnavailable, ValidationError
+from pipeline.hooks import faults
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.checks import cleaned, extra_fault, provenance_fault, result_fault
 from pipeline.hooks.kinds import FILTERS, OBSERVERS, TRANSFORM, VALIDATE
 from pipeline.hooks.pictures import Pictures
 from pipeline.hooks.protocols import Analysis, AnalyzeRequest, JobEvent, UploadFacts
-from pipeline.texts import cause_of
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -64,7 +64,9 @@ class Hooked:
         for plugin in self._filters[VALIDATE]:
             with self._answering(plugin, VALIDATE) as is_asked:
                 if is_asked:
-                    answer = await plugin.call(VALIDATE, self._seconds, upload, self._settings)
+                    answer = await plugin.call(
+                        VALIDATE, self._seconds, upload, self._settings, answers_by=ValidationError
+                    )
                     if answer is not None:
                         raise WrongAnswer(f"{VALIDATE} returned {answer!r}; it refuses by ValidationError")
 
@@ -181,7 +183,7 @@ class _Observer:
 
 
 def _unanswered(plugin: BoundPlugin, hook: str) -> DependencyUnavailable:
-    """Return the error of what a required filter has to see and cannot now."""
+    """Return the error of what a required filter has to see and cannot now, with the time until it is asked again."""
     what = "Uploads" if hook == VALIDATE else "Results"
     seconds = max(1, math.ceil(plugin.breaker(hook).left_seconds or 5))
     return DependencyUnavailable(f"{what} cannot be checked now", retry_after_seconds=seconds)
@@ -191,7 +193,4 @@ def _failed(plugin: BoundPlugin, hook: str, error: Exception) -> None:
     if isinstance(error, WrongAnswer):
         plugin.count_error(hook)
     log.warning("hook_failed", plugin=plugin.name, hook=hook, exc_info=True)
-    if isinstance(error, NotReady):
-        plugin.breaker(hook).unreachable("Not ready", cause_of(error), error.retry_after_seconds)
-    else:
-        plugin.breaker(hook).failed("The hook failed", cause_of(error))
+    faults.note_hook(plugin.breaker(hook), error, plugin.name)

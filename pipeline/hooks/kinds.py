@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.hooks.calls import CHECK, REGISTER_ROUTES, START
 from pipeline.hooks.notifiers import NOTIFY, NOTIFY_MANY
 from pipeline.hooks.sources import Source
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
 
 BUILT_IN_MODULES = (
     "pipeline.plugins.ai_http",
@@ -63,6 +66,16 @@ NOTIFIER = Kind(
 KINDS = (PROVIDER, STORAGE, NOTIFIER)
 # Observers and filters: modules, or objects, that nobody selects by name.
 HOOK = "hook"
+
+
+def route_seconds(settings: Settings) -> Mapping[str, float]:
+    """Return for each kind how long a handler of a route may take: as long as the work of that kind may."""
+    return {
+        PROVIDER.name: settings.provider_timeout_seconds,
+        STORAGE.name: settings.storage_timeout_seconds,
+        NOTIFIER.name: settings.notifier_timeout_seconds,
+        HOOK: settings.hook_timeout_seconds,
+    }
 
 
 @dataclass(frozen=True, slots=True)

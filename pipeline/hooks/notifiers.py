@@ -23,7 +23,7 @@ from pipeline.hooks.breaker import Breaker, SharedBreakers
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.context import trace_of_call
 from pipeline.hooks.protocols import Notification, RoomPublisher
-from pipeline.texts import cause_of, clean
+from pipeline.texts import clean
 from pipeline.tracing import Tracing
 
 log = structlog.get_logger(__name__)
@@ -222,7 +222,7 @@ class Notifiers:
     def _log(self, notifier: BoundPlugin, error: JobError, raised: Exception, **fields: Any) -> None:
         # A durable one is tried again, and what it comes to in the end is logged then.
         write = log.warning if notifier.name in self.durable else log.error
-        names = {"plugin": notifier.name, "error": error.message, "cause": cause_of(raised)}
+        names = {"plugin": notifier.name, "error": error.message, "cause": faults.cause_beside(error, raised)}
         write("notifier_failed", exc_info=raised, **names, **fields)
 
 

@@ -91,10 +91,11 @@ class Routes(Protocol):
 
         method: GET, POST, PUT, PATCH or DELETE. role: who may call it: "user" (any token), "admin", "operator-read"
         (admins and those who may see everything; only GET) or "public" (no token is asked for).
-        handler: `async def`, or `def` in the plugin's threads; it has HOOK_TIMEOUT_SECONDS. It returns a PluginReply,
-        or None for 204. A ValidationError, NotFound, Conflict or other error of pipeline.errors reaches the client
-        as such; anything else is a 500 that says nothing, and is logged and counted. ValueError for a route that
-        cannot be.
+        handler: `async def`, or `def` in the plugin's threads; it has the time of its plugin's kind, such as
+        STORAGE_TIMEOUT_SECONDS, and HOOK_TIMEOUT_SECONDS that of a module. One for GET answers HEAD too, which asks as
+        GET. It returns a PluginReply, or None for 204. A ValidationError, NotFound, Conflict or other error of
+        pipeline.errors reaches the client as such; anything else is a 500 that says nothing, and is logged and
+        counted. ValueError for a route that cannot be.
         """
 
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import structlog
 
-from pipeline.errors import DependencyUnavailable, NotReady, PipelineError
+from pipeline.errors import DependencyUnavailable, NotReady, PipelineError, words_of
 from pipeline.hooks.calls import REGISTER_ROUTES, BoundPlugin
+from pipeline.hooks.faults import NOT_READY
 from pipeline.hooks.routes import PluginReply, PluginRequest, Route
 from pipeline.hooks.running import PluginBusy, PluginOverrun
-from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
@@ -47,10 +47,11 @@ async def answer(plugin: BoundPlugin, route: Route, request: PluginRequest, seco
         raise _unavailable("The plugin is not ready", breaker.left_seconds)
     run = plugin.run_on_loop if inspect.iscoroutinefunction(route.handler) else plugin.run_in_thread
     try:
-        said = await run(REGISTER_ROUTES, _refusing(route.handler), seconds, request)
+        name = f"{route.method} {route.path}"
+        said = await run(REGISTER_ROUTES, _refusing(route.handler), seconds, request, name=name)
         reply = said if isinstance(said, PipelineError) else _checked(plugin, said)
     except NotReady as error:
-        breaker.unreachable("Not ready", cause_of(error), error.retry_after_seconds)
+        breaker.unreachable(NOT_READY, words_of(error), error.retry_after_seconds)
         raise _unavailable("The plugin is not ready", error.retry_after_seconds) from error
     except Exception as error:
         breaker.answered()
@@ -67,7 +68,7 @@ def _as_answer(plugin: BoundPlugin, route: Route, error: Exception) -> PipelineE
         plugin=plugin.name,
         method=route.method,
         path=route.path,
-        cause=cause_of(error),
+        cause=words_of(error),
         exc_info=error,
     )
     if isinstance(error, DependencyUnavailable):

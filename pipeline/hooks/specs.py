@@ -93,7 +93,9 @@ def register_routes(routes: Routes, settings: Settings) -> None:
 def validate_upload(upload: UploadFacts, settings: Settings) -> None:
     """Filter: raise ValidationError to refuse an upload before it is stored; the client gets it as a 400.
 
-    Any other exception is the plugin's own fault: it is logged, and the upload goes on.
+    Any other exception is the plugin's own fault: it is logged, and the upload goes on, or gets a 503 where the filter
+    is required. DependencyUnavailable for a service that cannot be asked: the filter is held at once, for its
+    retry_after_seconds, which the client is told, or but for single uploads that try it.
     """
 
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 
 import structlog
 
-from pipeline.errors import DependencyUnavailable, PipelineError
+from pipeline.errors import DependencyUnavailable, PipelineError, asked_seconds
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.checks import is_web_url
 from pipeline.hooks.protocols import READ_AT_MOST_BYTES, StoredImage
@@ -148,7 +148,7 @@ async def _guarded(call: Awaitable[Any], *meant: type[Exception]) -> Any:
     except Exception as error:
         if isinstance(error, (PipelineError, *meant)):
             raise
-        raise DependencyUnavailable(UNAVAILABLE) from error
+        raise DependencyUnavailable(UNAVAILABLE, retry_after_seconds=asked_seconds(error)) from error
 
 
 def _read(file: BinaryIO) -> bytes:

@@ -92,7 +92,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One service for all: what it is asked changes nothing."""
     folder = tmp_path_factory.mktemp("desk")
     with AiService() as ai_service:
-        own = {"NOTIFIERS": "websocket,desk", "USER_CLAIMS": "email,locale,bio,odd", "HOOK_TIMEOUT_SECONDS": "0.5"}
+        own = {"NOTIFIERS": "websocket,desk", "USER_CLAIMS": "email,locale,bio,odd"}
+        own |= {"NOTIFIER_TIMEOUT_SECONDS": "1", "HOOK_TIMEOUT_SECONDS": "30"}
         # The name of the package's entry point is another one than the notifier's.
         with Service(folder, ai_service.url, **own, **install(folder / "packages", frontdesk=DESK)) as service:
             yield service
@@ -153,7 +154,10 @@ def test_routes_are_guarded_as_ours_are(service: Service) -> None:
     ]
     for number, (response, expected) in enumerate(table):
         assert error_of(response) == expected, (number, response.request.method, response.url)
-    assert table[10][0].headers["Allow"] == "GET, POST, DELETE, OPTIONS"
+    # As long as the work of its kind may take, and the log says which route that was.
+    late = service.find("plugin_route_failed", plugin="desk", path="/slow")
+    assert [line["cause"] for line in late] == ["PluginOverrun: notifier desk: GET /slow took longer than 1 s"]
+    assert table[10][0].headers["Allow"] == "GET, HEAD, POST, DELETE, OPTIONS"
     assert table[16][0].headers["Retry-After"] == "7"
     assert ask(service, "DELETE", "/desk/notes/a", **as_admin).status_code == 204
     assert ask(service, "GET", "/desk/heard", **as_reader).status_code == 200
@@ -164,6 +168,10 @@ def test_routes_are_guarded_as_ours_are(service: Service) -> None:
     hello = ask(service, "POST", "/desk/hello", "", content=b"hi", **own)
     assert (hello.text, hello.headers["Access-Control-Allow-Origin"]) == ("hi!", service.url)
     page = ask(service, "GET", "/desk/page", "")
+    head = ask(service, "HEAD", "/desk/page", "")
+    assert (head.status_code, head.content, head.headers["Content-Length"]) == (200, b"", "4")
+    assert head.headers["Content-Type"] == page.headers["Content-Type"] and page.text == "<h1>"
+    assert ask(service, "HEAD", "/desk/hello", "").status_code == 405, "only POST"
     assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
     audit = httpx.get(f"{service.url}/api/queue/audit", headers=service.headers("boss", role="admin")).json()
     done = [(each["action"], each["outcome"]) for each in audit["data"]["items"]]

@@ -38,6 +38,17 @@ def watched(clock: Clock) -> Watched:
 # what holds it
 
 
+def test_one_that_says_when_to_try_it_again_is_tried_then(watched: Watched, clock: Clock) -> None:
+    """Each time: nothing doubles, and the other processes hear the same. A far longer wait is told again."""
+    for seconds in (2.0, 2.0, 2.0, 60.0):
+        assert watched.breaker.lets_through()
+        watched.breaker.unreachable("Not ready", "NotReady: no licence", seconds)
+        assert watched.breaker.left_seconds == seconds and watched.breaker.is_held
+        clock.now += seconds
+    assert watched.found == [(Found.AWAY, 2), (Found.TRIED, 2), (Found.TRIED, 2), (Found.TRIED, 60)]
+    assert watched.changes == [True, True] and watched.breaker.is_held, "until it answers"
+
+
 def test_new_breaker_lets_everything_through(watched: Watched) -> None:
     """Nothing is known against the plugin, and its success is no news."""
     assert all(watched.breaker.lets_through() for _ in range(10))

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, RetryableJobError, SandboxLimit
+from pipeline.errors import (
+    DependencyUnavailable,
+    JobError,
+    NotReady,
+    PermanentJobError,
+    RetryableJobError,
+    SandboxLimit,
+    words_of,
+)
 from pipeline.hold import Found
 from pipeline.hooks import faults
 from pipeline.hooks.breaker import Breaker
@@ -18,6 +26,30 @@ REFUSED = ConnectionRefusedError("Connection refused")
 def caused(error: Exception, cause: Exception) -> Exception:
     error.__cause__ = cause
     return error
+
+
+# what operators are told
+
+
+@pytest.mark.fault("P1")
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (NotReady("no licence"), "NotReady: no licence"),
+        (caused(NotReady("NATS cannot be reached"), TimeoutError()), "NATS cannot be reached (TimeoutError)"),
+        (caused(NotReady("token=hidden is no good"), REFUSED),
+         "token=*** is no good (ConnectionRefusedError: Connection refused)"),
+        (caused(NotReady(str(REFUSED)), REFUSED), "ConnectionRefusedError: Connection refused"),
+        (caused(NotReady("NATS: TimeoutError"), TimeoutError()), "NATS: TimeoutError"),
+        (caused(RuntimeError("odd"), KeyError("a")), "RuntimeError: odd (KeyError: 'a')"),
+        (caused(RuntimeError(), KeyError("a")), "RuntimeError (KeyError: 'a')"),
+    ],
+    ids=lambda each: repr(each)[:40],
+)  # fmt: skip
+def test_words_are_the_authors_and_what_they_came_from(error: Exception, expected: str) -> None:
+    """Said once, masked and of bounded length."""
+    assert words_of(error) == expected
+    assert len(words_of(caused(NotReady("x" * 999), TimeoutError()))) == 300
 
 
 # what the job is told
@@ -65,6 +97,9 @@ def test_job_error_leaves_a_refusal_as_it_is() -> None:
     [
         (REFUSED, False, [Found.AWAY], True),
         (PluginBusy("no thread"), False, [Found.AWAY], True),
+        (DependencyUnavailable("Our Redis is away"), False, [Found.AWAY], True),
+        (DependencyUnavailable("It is busy", retry_after_seconds=30), False, [Found.BUSY], True),
+        (NotReady("no licence", 30), False, [Found.AWAY], True),
         (RetryableJobError("Slow down", retry_after_seconds=3), False, [Found.BUSY], True),
         (KeyError("a bug"), False, [], False),
         (KeyError("a bug"), True, [Found.AWAY], True),

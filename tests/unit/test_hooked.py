@@ -22,6 +22,7 @@ from pipeline.plugins import observe_journal
 from pipeline.errors import (
     ConfigurationError,
     DependencyUnavailable,
+    NotReady,
     PermanentJobError,
     RetryableJobError,
     ValidationError,
@@ -301,6 +302,7 @@ async def test_filter_refuses_an_upload_with_its_own_words(house: House) -> None
         await manager.validate_upload(make_upload())
     assert caught.value is REFUSAL
     assert asked == ["before", "refuses"]
+    assert house.count(ERRORS, "hook", "refuses") == 0, "it did its work"
 
 
 @pytest.mark.parametrize("kind", ["raises", "hangs"])
@@ -423,6 +425,47 @@ async def test_a_required_filter_that_cannot_say_lets_nothing_pass(
     answers["policy"] = lambda _: None
     await manager.validate_upload(make_upload())
     assert (await analyze(manager)).brand.value == "Nike"
+
+
+def silent(error: Exception) -> Exception:
+    error.__cause__ = TimeoutError()
+    return error
+
+
+@pytest.mark.fault("P1")
+@pytest.mark.parametrize(
+    ("error", "seconds", "told"),
+    [
+        (DependencyUnavailable("It is busy", retry_after_seconds=30), (30, 30), "It is busy (DependencyUnavailable)"),
+        (silent(RetryableJobError("It is busy", retry_after_seconds=29.5)), (30, 30), "It is busy (TimeoutError)"),
+        (RetryableJobError("Later", retry_after_seconds=9, spends_attempt=True), (9, 9), "Later (RetryableJobError)"),
+        (silent(NotReady("It cannot be reached", 30)), (30, 30), "Not ready (It cannot be reached (TimeoutError))"),
+        (silent(DependencyUnavailable("It is away")), (1, 2), "It is away (TimeoutError)"),
+        (ConnectionRefusedError("no"), (1, 2), "The hook failed (ConnectionRefusedError: no)"),
+    ],
+    ids=lambda each: repr(each)[:30],
+)
+@pytest.mark.gen_test
+async def test_a_required_filter_that_names_a_time_or_cannot_be_reached_is_left_alone_at_once(
+    house: House, monkeypatch: pytest.MonkeyPatch, error: Exception, seconds: tuple[int, int], told: str
+) -> None:
+    """For as long as it says, each time anew, and clients are told so; one that says nothing is tried ever more seldom.
+    Its author's words reach the operator, who sees it held from its first failure on.
+    """
+    clock, asked = Clock.of_breakers(monkeypatch), list[str]()
+
+    def fail(_: Any) -> None:
+        raise error
+
+    manager = house.open(upload_filter("gate", asked, fail), filters_required=("gate",))
+    (gate,) = (each for each in manager.all if each.name == "gate")
+    for number, wait in enumerate(seconds, start=1):
+        for _ in range(3):
+            with pytest.raises(DependencyUnavailable, match="Uploads cannot be checked now") as refused:
+                await manager.validate_upload(make_upload())
+            assert refused.value.retry_after_seconds == wait
+        assert (gate.state, gate.reason, len(asked)) == ("held", f"validate_upload: {told}", number)
+        clock.now += wait
 
 
 @pytest.mark.fault("P3")

@@ -8,10 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from pipeline.errors import DependencyUnavailable, ValidationError
-from pipeline.hooks import UploadFacts
+from pipeline.hooks import NotReady, UploadFacts
 from pipeline.settings import Settings
 from pipeline.testing import Call, FilterSuite
-from pipeline_filter_moderation import Moderation
+from pipeline_filter_moderation import Moderation, Unjudged
 
 
 class Service(ThreadingHTTPServer):
@@ -70,9 +70,10 @@ class TestModeration(FilterSuite):
         self, plugin: Moderation, service: Service, upload: UploadFacts, call: Call
     ) -> None:
         """Neither an error nor an answer without sense is taken for a yes."""
-        service.status = 503
-        with pytest.raises(DependencyUnavailable):
-            call(plugin.validate_upload, upload)
+        for status, error in ((503, DependencyUnavailable), (401, NotReady), (500, Unjudged)):
+            service.status = status
+            with pytest.raises(error):
+                call(plugin.validate_upload, upload)
         service.status, service.score = 200, 7
-        with pytest.raises(DependencyUnavailable):
+        with pytest.raises(Unjudged):
             call(plugin.validate_upload, upload)

@@ -6,13 +6,14 @@ With FILTERS_REQUIRED=moderation it fails closed: while the service cannot answe
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 
 import aiohttp
 from pydantic import Field, SecretStr
 
-from pipeline.errors import ConfigurationError, DependencyUnavailable, ValidationError
-from pipeline.hooks import Context, PluginSettings, UploadFacts, hookimpl
+from pipeline.errors import DependencyUnavailable, ValidationError
+from pipeline.hooks import Context, NotReady, PluginSettings, UploadFacts, hookimpl, retry_after_of
 
 NAME = "moderation"
 REFUSED = "This picture cannot be taken here"
@@ -50,7 +51,7 @@ class Moderation:
 
     @hookimpl
     async def validate_upload(self, upload: UploadFacts) -> None:
-        """Refuse the upload when the service flags it. DependencyUnavailable when it does not answer."""
+        """Refuse the upload when the service flags it. DependencyUnavailable when the service cannot be asked."""
         # Reading a file takes a thread.
         content = await asyncio.to_thread(upload.read)
         score = await self._score(content, upload.content_type)
@@ -65,14 +66,29 @@ class Moderation:
         try:
             async with self._context.http.post(self._own.url, data=content, headers=headers, timeout=timeout) as reply:
                 if reply.status in (401, 403):
-                    raise ConfigurationError("PLUGIN_MODERATION_API_KEY is not taken")
-                reply.raise_for_status()
-                score = float((await reply.json())["score"])
-        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
-            raise DependencyUnavailable("The moderation service does not answer") from error
-        if not 0 <= score <= 1:
-            raise DependencyUnavailable(f"The moderation service answers with a score of {score}")
-        return score
+                    raise NotReady("PLUGIN_MODERATION_API_KEY is not taken", retry_after_seconds=60)
+                if reply.status in (429, 503):
+                    wait = retry_after_of(reply.headers)
+                    raise DependencyUnavailable("The moderation service is busy", retry_after_seconds=wait)
+                if reply.status >= 400:
+                    raise Unjudged(f"The moderation service says {reply.status} to a picture")
+                return _score_in(await reply.text())
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise DependencyUnavailable("The moderation service cannot be reached") from error
+
+
+class Unjudged(Exception):
+    """One picture cannot be judged. That is about the picture alone, so it does not hold the filter for all others."""
+
+
+def _score_in(text: str) -> float:
+    try:
+        score = float(json.loads(text)["score"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise Unjudged("The moderation service answers what cannot be read") from error
+    if not 0 <= score <= 1:
+        raise Unjudged(f"The moderation service answers with a score of {score}")
+    return score
 
 
 plugin = Moderation()
