@@ -39,14 +39,11 @@ class RouteTests(PluginSuite):
     @pytest.fixture
     def routes(self, request: pytest.FixtureRequest) -> Sequence[Route]:
         """What the plugin serves under /plugins/."""
-        routes = self._routes_of(under_test(request))
-        if not routes:
-            pytest.skip("the plugin has no routes, which are optional")
-        return [each for each in routes if self._may_ask(each)]
+        return self._routes_of(under_test(request))
 
     def test_routes_answer_whatever_they_are_asked(self, routes: Sequence[Route], call: Call) -> None:
         """A reply that can be sent, or a refusal in our errors, for ids and bodies that are none as well."""
-        for route in routes:
+        for route in self._routes_to_ask(routes):
             for what, request in _odd_requests(route):
                 with self._timed_as_routes():
                     outcome = call(outcome_of(route), request)
@@ -57,7 +54,7 @@ class RouteTests(PluginSuite):
 
     def test_routes_bear_calls_at_once(self, routes: Sequence[Route], call: Call, call_together: Call) -> None:
         """Five users at the same time each get their own answer."""
-        for route in [each for each in routes if each.method == "GET"]:
+        for route in [each for each in self._routes_to_ask(routes) if each.method == "GET"]:
             requests = [_request(route, f"user-{number}", f"suite-{number}") for number in range(5)]
             alone = [self._answered(call, route, each) for each in requests]
             if alone != [self._answered(call, route, each) for each in requests]:
@@ -90,6 +87,11 @@ class RouteTests(PluginSuite):
             yield
         finally:
             self.in_force = kinds
+
+    def _routes_to_ask(self, routes: Sequence[Route]) -> list[Route]:
+        if not routes:
+            pytest.skip("the plugin has no routes, which are optional")
+        return [each for each in routes if self._may_ask(each)]
 
     def _may_ask(self, route: Route) -> bool:
         return self.asks_admin_routes or route.role != ADMIN or route.method == "GET"
