@@ -30,6 +30,8 @@ UNREACHABLE_NAMES = {
 # asyncio's word for an OSError at each address of a host.
 AT_EACH_ADDRESS = "Multiple exceptions: "
 MAX_DEPTH = 3
+# What one of an error's details has.
+DETAIL = ("field", "message")
 MAX_MESSAGE_LENGTH = 1000
 MAX_RETRY_AFTER_SECONDS = 86_400.0
 
@@ -47,6 +49,20 @@ class PipelineError(Exception):
         super().__init__(message)
         self.message = message
         self.details = details
+
+
+def told_to_client(error: PipelineError, otherwise: str) -> tuple[str, list[dict[str, str]] | None]:
+    """Return the error's message and details as a reply has them: plugins put anything there, and so do names that a
+    client has sent. otherwise: the message of one that has none.
+    """
+    message = clean(error.message)[:MAX_MESSAGE_LENGTH] if isinstance(error.message, str) else ""
+    given = error.details if isinstance(error.details, (list, tuple)) else ()
+    details = [{name: clean(detail[name]) for name in DETAIL} for detail in given if _is_detail(detail)]
+    return message or otherwise, details or None
+
+
+def _is_detail(detail: object) -> bool:
+    return isinstance(detail, dict) and all(isinstance(detail.get(name), str) for name in DETAIL)
 
 
 class ValidationError(PipelineError):

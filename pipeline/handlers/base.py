@@ -33,6 +33,7 @@ from pipeline.errors import (
     RateLimited,
     Unauthorized,
     ValidationError,
+    told_to_client,
 )
 from pipeline.handlers.query import Query
 from pipeline.metrics import Metrics
@@ -209,8 +210,11 @@ class BaseHandler(tornado.web.RequestHandler):
             status = error.status_code
             code = CODES.get(status, "VALIDATION_ERROR" if status < 500 else "INTERNAL_ERROR")
             message = responses.get(status, message)
-        elif isinstance(error, PipelineError) and (error.http_status < 500 or isinstance(error, DependencyUnavailable)):
-            status, code, message, details = error.http_status, error.code, error.message, error.details
+        elif isinstance(error, DependencyUnavailable) or (
+            isinstance(error, PipelineError) and 400 <= error.http_status < 500
+        ):
+            status, code = error.http_status, error.code
+            message, details = told_to_client(error, responses.get(status, message))
         if isinstance(error, (DependencyUnavailable, RateLimited, NotYetValid)):
             self.set_header("Retry-After", str(error.retry_after_seconds))
         if isinstance(error, Unauthorized):

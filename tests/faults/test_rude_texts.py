@@ -135,6 +135,50 @@ def test_plugin_steers_nobodys_terminal(tmp_path: Path, rude: dict[str, str]) ->
             assert_plain(output)
 
 
+REFUSING = f"""
+import os
+from pipeline.errors import NotFound, PipelineError, ValidationError
+from pipeline.hooks import hookimpl
+
+RUDE = {RUDE!r}
+DETAIL = {{"field": RUDE, "message": RUDE}}
+
+class Odd(PipelineError):
+    http_status = 302
+
+@hookimpl
+def validate_upload(upload):
+    details = {{"lego": [DETAIL, 1, {{"field": "image"}}], "camera": RUDE}}.get(upload.category)
+    raise ValidationError(None if upload.category == "camera" else RUDE, details=details)
+
+@hookimpl
+def register_routes(routes):
+    routes.add("GET", "/gone", gone, role="public")
+    routes.add("GET", "/odd", odd, role="public")
+
+async def gone(request):
+    raise NotFound(RUDE, details=[DETAIL])
+
+async def odd(request):
+    raise Odd(RUDE)
+"""
+
+
+@pytest.mark.fault("P11")
+def test_refusals_of_plugins_keep_to_the_contract(tmp_path: Path) -> None:
+    """What a filter or a route says to a client is plain words in our envelope, whatever it puts into the error."""
+    told, detail = {"code": "VALIDATION_ERROR", "message": WORDS}, {"field": WORDS, "message": WORDS}
+    packages = install(tmp_path / "packages", refusing=REFUSING)
+    with Service(tmp_path / "data", "http://127.0.0.1:1", **packages) as service:
+        assert service.upload(category="sneaker").json()["error"] == told
+        assert service.upload(category="lego").json()["error"] == told | {"details": [detail]}
+        assert service.upload(category="camera").json()["error"] == told | {"message": "Bad Request"}
+        gone = httpx.get(f"{service.url}/plugins/refusing/gone")
+        assert gone.json() == {"success": False, "error": {"code": "NOT_FOUND", "message": WORDS, "details": [detail]}}
+        odd = httpx.get(f"{service.url}/plugins/refusing/odd")
+        assert (odd.status_code, odd.json()["error"]["code"]) == (500, "INTERNAL_ERROR")
+
+
 @contextmanager
 def rude_server() -> Iterator[str]:
     """Yield the address of what answers every request as the service might, with rude texts in every place."""
