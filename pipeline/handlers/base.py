@@ -62,6 +62,8 @@ NO_ORIGIN_HINT = "pages without an http:// or https:// origin, such as files, ca
 CORS_REQUEST_HEADERS = (
     *("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", "X-Request-Id", "traceparent"),
 )
+# For a whole reply that may be large: 10 MB at 35 kB/s, as an upload.
+SEND_SECONDS = 300.0
 CODES = {400: "VALIDATION_ERROR", 401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
 
 

@@ -26,7 +26,7 @@ from pipeline.assets.asset import ASSET_ID
 from pipeline.assets.kinds import HEAD_BYTES, image_type
 from pipeline.assets.store import AssetStore
 from pipeline.errors import DependencyUnavailable, Forbidden, NotFound
-from pipeline.handlers.base import BaseHandler
+from pipeline.handlers.base import SEND_SECONDS, BaseHandler
 from pipeline.hooks.storages import MediaFolder
 from pipeline.usecases.image_urls import ImageUrls
 
@@ -48,8 +48,6 @@ MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.
 PIECE_BYTES = 64 * 1024
 # For one piece: slower than 2 kB/s is no browser.
 PIECE_SECONDS = 30.0
-# For a whole image: 10 MB at 35 kB/s, as an upload.
-SEND_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,17 +6,22 @@ before a body byte is looked at. Runs on the event loop, a plain `def` of a plug
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
+import structlog
 import tornado.web
+from tornado.iostream import StreamClosedError
 
 from pipeline.errors import Forbidden, NotFound, PipelineError, ValidationError
-from pipeline.handlers.base import BaseHandler
+from pipeline.handlers.base import SEND_SECONDS, BaseHandler
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.routes import ADMIN, OPERATOR, PUBLIC, PluginReply, PluginRequest, Route, find_routes
 from pipeline.hooks.serving import RouteFailed, answer
+
+log = structlog.get_logger(__name__)
 
 PREFIX = "/plugins/"
 # What a plugin's page has no use for unless it says so: it would have the origin of our pages.
@@ -79,7 +84,7 @@ class PluginRouteHandler(BaseHandler):
             raise self._early_error
         assert self._chosen is not None
         plugin, route, params = self._chosen
-        self._send(await answer(plugin, route, self._request_of(route, params), self._seconds[plugin.kind]))
+        await self._send(await answer(plugin, route, self._request_of(route, params), self._seconds[plugin.kind]))
 
     get = head = post = put = patch = delete = _serve
 
@@ -128,7 +133,7 @@ class PluginRouteHandler(BaseHandler):
         body = bytes(self._body)
         return PluginRequest(self._method, params, query, headers, body, request_id=self.request_id, **caller)
 
-    def _send(self, reply: PluginReply) -> None:
+    async def _send(self, reply: PluginReply) -> None:
         self.set_status(reply.status)
         self.set_header("Content-Security-Policy", POLICY)
         if reply.body:
@@ -137,7 +142,16 @@ class PluginRouteHandler(BaseHandler):
             self.clear_header("Content-Type")
         for name, value in reply.headers.items():
             self.set_header(name, value)
-        self.finish(reply.body or None)
+        sent = self.finish(reply.body or None)
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await sent
+        except StreamClosedError:
+            return
+        except TimeoutError:
+            # Who reads too slowly must not keep the reply in memory.
+            log.info("plugin_reply_cut_off", requestId=self.request_id, route=self.route, bytes=len(reply.body))
+            self.connection.close()
 
     def _has_body(self) -> bool:
         return self.request.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.request.headers

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from pipeline.auth import TokenVerifier
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotReady, ValidationError
+from pipeline.handlers import plugin_routes
 from pipeline.hooks import PluginReply, PluginRequest
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.context import Lender
@@ -17,7 +20,9 @@ from pipeline.hooks.serving import answer as call_route
 from pipeline.hooks.values import MemoryValues
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
+from tests.factories import SECRET
 from tests.fake_plugins import House, make_catalogue, make_module
+from tests.handler_server import HandlerServer
 
 
 def answer(request: PluginRequest) -> None:
@@ -152,3 +157,28 @@ def test_routes_are_gathered_by_the_plugins_name() -> None:
     catalogue = make_catalogue(Settings(notifiers=("old",)), old)
     (kind,) = catalogue.kinds_of("old")
     assert catalogue.build(kind, "old", Metrics()).routes == ()
+
+
+@pytest.mark.gen_test
+async def test_client_that_does_not_read_its_reply_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps neither its connection nor what the plugin has answered; others get the same reply."""
+    monkeypatch.setattr(plugin_routes, "SEND_SECONDS", 0.2)
+    large = PluginReply(body=bytes(64 * 1024 * 1024))
+
+    async def show(request: PluginRequest) -> PluginReply:
+        return large if request.query else PluginReply(body=b"small")
+
+    plugin = BoundPlugin("hook", "bell", object(), {"register_routes": answer}, threads=1, metrics=Metrics())
+    served = {"bell": [(plugin, Route("GET", "/a", show, role="public"))]}
+    common = {"verifier": TokenVerifier(Settings(jwt_secret=SECRET)), "metrics": Metrics(), "allowed_origins": ()}
+    own = {"plugin_routes": lambda: served, "seconds": {"hook": 5.0}}
+    server = HandlerServer([("/plugins/(.*)", plugin_routes.PluginRouteHandler, common | own)], common)
+    reader, writer = await asyncio.open_connection(*server.address, limit=1024)
+    with capture_logs() as logs:
+        writer.write(b"GET /plugins/bell/a?large=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(15):
+            while not [line for line in logs if line["event"] == "plugin_reply_cut_off"]:
+                await asyncio.sleep(0.01)
+    writer.close()
+    assert (await server.client.get("/plugins/bell/a")).content == b"small"
+    await server.close()
