@@ -115,6 +115,8 @@ def _faults(plugin: object) -> Iterator[str]:
             yield f"image_formats holds other than {', '.join(FORMATS)}"
         elif not getattr(plugin, "needs_image", False):
             yield "image_formats is for providers that say needs_image = True"
+        elif "jpeg" not in formats:
+            yield "image_formats lacks jpeg, as which any other photo comes"
     at_once, rate = getattr(plugin, "max_in_flight", None), getattr(plugin, "rate", None)
     if at_once is not None and (type(at_once) is not int or at_once < 1):
         yield "max_in_flight is no whole number from 1"

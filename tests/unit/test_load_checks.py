@@ -163,6 +163,7 @@ DECLARED = [
     ("\nrate = 3", "rate is no Rate(n, per_seconds) of two numbers above 0"),
     ("\nmax_in_flight = 0", "max_in_flight is no whole number from 1"),
     ("\nimage_formats = ('jpeg',)", "image_formats is for providers that say needs_image = True"),
+    ("\nneeds_image, image_formats = True, ('png',)", "image_formats lacks jpeg, as which any other photo comes"),
     ("\nextra_fields = {'size': {'type': 'sise'}}", "extra_fields['size'] is no JSON schema"),
     ("\ndef start(self): ...", "start() cannot be called with context: too many positional arguments"),
 ]
