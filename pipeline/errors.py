@@ -172,6 +172,9 @@ class JobError(PipelineError):
     cost nothing, or nobody knows.
     """
 
+    # Whether the work was tried: see RetryableJobError.
+    spends_attempt = True
+
     def __init__(self, message: str, *, usage: object | None = None) -> None:
         super().__init__(clean(message)[:MAX_MESSAGE_LENGTH])
         self.usage = usage

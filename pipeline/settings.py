@@ -555,13 +555,13 @@ class Settings(BaseSettings):
             values, unread = self._given_to(name, kind)
             faults = [*unread.values()]
             try:
-                self._plugin_settings[name, kind] = kind.model_validate(values)
+                own = kind.model_validate(values)
             except PydanticValidationError as error:
                 wrong = _faults(error, plugin_variable(name, ""))
                 faults += [each for each in wrong if each.partition(":")[0] not in unread]
             if faults:
-                self._plugin_settings.pop((name, kind), None)
                 raise ConfigurationError("; ".join(faults)) from None
+            self._plugin_settings[name, kind] = own
         return cast(Own, self._plugin_settings[name, kind])
 
     def is_given(self, name: str, field: str) -> bool:
@@ -576,18 +576,18 @@ class Settings(BaseSettings):
         values, faults = {}, {}
         own = {plugin_variable(name, field): field for field in kind.model_fields}
         for variable, field in own.items():
-            value, in_file = variable, variable + FILE_SUFFIX
-            if value in self._plugin_variables:
-                values[field] = self._plugin_variables[value].get_secret_value()
+            in_file = variable + FILE_SUFFIX
+            if variable in self._plugin_variables:
+                values[field] = self._plugin_variables[variable].get_secret_value()
             if in_file not in self._plugin_variables or in_file in own:
                 continue
             if field in values:
-                faults[value] = f"{value} and {in_file} are both set: remove one"
+                faults[variable] = f"{variable} and {in_file} are both set: remove one"
                 continue
             try:
                 values[field] = environment.read_value(self._plugin_variables[in_file].get_secret_value())
             except ValueError as error:
-                faults[value] = f"{in_file}: {error}"
+                faults[variable] = f"{in_file}: {error}"
         return values, faults
 
 

@@ -17,7 +17,7 @@ from pipeline.hooks import AIProvider, PluginSettings, Sandbox, hookimpl
 
 from .vision.answers import ASKED, count_of, sum_of
 from .vision.provider import Answer, AnswerRefused, VisionProvider
-from .vision.settings import VisionSettings
+from .vision.settings import MaxOutputTokens, ModelName, VisionSettings
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -39,17 +39,13 @@ class AnthropicSettings(VisionSettings):
     base_url: str = Field(
         default="", description="Base URL of a gateway that speaks the Messages API, without /v1; empty is Anthropic's."
     )
-    model: str = Field(
+    model: ModelName = Field(
         default="claude-haiku-5-5",
         description="Model to ask, from Claude 4.5 on; the smallest one names products well enough.",
-        min_length=1,
-        max_length=200,
     )
-    max_output_tokens: int = Field(
+    max_output_tokens: MaxOutputTokens = Field(
         default=4096,
         description="Most tokens of one answer, thinking included; the API demands a limit.",
-        ge=64,
-        le=128_000,
     )
 
 

@@ -16,7 +16,7 @@ from pipeline.hooks import AIProvider, PluginSettings, Sandbox, hookimpl
 
 from .vision.answers import FIELDS, count_of, schema, sum_of
 from .vision.provider import Answer, AnswerRefused, VisionProvider
-from .vision.settings import VisionSettings
+from .vision.settings import ModelName, VisionSettings
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -48,11 +48,9 @@ class GeminiSettings(VisionSettings):
         default="",
         description="Base URL of a gateway that speaks generateContent, /v1beta included; empty is Google's.",
     )
-    model: str = Field(
+    model: ModelName = Field(
         default="gemini-3.5-flash-lite",
         description="Model to ask, one that can see; a small one names products well enough.",
-        min_length=1,
-        max_length=200,
     )
 
 

@@ -16,7 +16,7 @@ from pipeline.hooks import AIProvider, PluginSettings, Sandbox, hookimpl
 
 from .vision.answers import ASKED, count_of
 from .vision.provider import Answer, AnswerRefused, VisionProvider
-from .vision.settings import VisionSettings
+from .vision.settings import ModelName, VisionSettings
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -41,11 +41,9 @@ class OpenAiSettings(VisionSettings):
         default="",
         description="Base URL of a compatible endpoint, /v1 included, as http://127.0.0.1:11434/v1; empty is OpenAI's.",
     )
-    model: str = Field(
+    model: ModelName = Field(
         default="gpt-5.4-mini",
         description="Model to ask, one that can see; a small one names products well enough.",
-        min_length=1,
-        max_length=200,
     )
     response_format: ResponseFormat = Field(
         default=ResponseFormat.JSON_SCHEMA,

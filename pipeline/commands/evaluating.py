@@ -220,7 +220,7 @@ class Asked:
                 reason = error.message if tells_all else f"{error.message}: {cause_of(raised)}"
                 if isinstance(error, PermanentJobError) or attempt == ATTEMPTS:
                     self.score.fail(reason)
-                    if isinstance(error, RetryableJobError) and not error.spends_attempt:
+                    if not error.spends_attempt:
                         self.score.stopped = reason
                     return
                 assert isinstance(error, RetryableJobError)

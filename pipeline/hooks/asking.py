@@ -19,7 +19,7 @@ from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.cascades import Cascade
 from pipeline.hooks.checks import cleaned, extra_fault, provenance_fault, result_fault, usage_fault
 from pipeline.hooks.context import trace_of_call
-from pipeline.hooks.job_side import NO_LIMITS, NO_WITNESS, Permit, Spent, Witness
+from pipeline.hooks.job_side import Permit, Spent, Witness
 from pipeline.hooks.photo import Photo
 from pipeline.hooks.pictures import Pictures
 from pipeline.hooks.progress import Reporting
@@ -45,7 +45,7 @@ class Asking:
         settings: Settings,
         tracing: Tracing,
         pictures: Pictures,
-        usage: UsageCounts | None,
+        usage: UsageCounts,
         reporting: Collection[str],
         replaceable: Collection[str],
     ) -> None:
@@ -85,8 +85,7 @@ class Asking:
         provider.breaker("analyze").answered()
         analysis = _without_faults(provider, result)
         analysis = cleaned(await self._pictures.kept(provider, "analyze", analysis))
-        if self._usage is not None:
-            self._usage.count(provider.name, analysis.ai_model, analysis.usage)
+        self._usage.count(provider.name, analysis.ai_model, analysis.usage)
         return analysis
 
     def spent(self, provider: BoundPlugin, error: JobError) -> Spent | None:
@@ -99,8 +98,7 @@ class Asking:
             log.warning("provenance_refused", plugin=provider.name, reason=fault)
             return Spent(None)
         assert isinstance(usage, Usage)
-        if self._usage is not None:
-            self._usage.count(provider.name, str(getattr(provider.plugin, "model_name", "")), usage)
+        self._usage.count(provider.name, str(getattr(provider.plugin, "model_name", "")), usage)
         told = {"inputTokens": usage.input_tokens, "outputTokens": usage.output_tokens, "currency": usage.currency}
         log.info("refused_answer_paid", plugin=provider.name, cost=usage.cost, **told)
         return Spent(usage)
@@ -132,9 +130,9 @@ class Round:
         request: AnalyzeRequest,
         photo: Photo,
         *,
-        tries: str = "",
-        witness: Witness = NO_WITNESS,
-        permit: Permit = NO_LIMITS,
+        tries: str,
+        witness: Witness,
+        permit: Permit,
     ) -> None:
         """Arguments: see Providers.analyze."""
         self._asking = asking

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigurationError
@@ -52,6 +53,12 @@ class Building:
         """own: the settings of plugins, by the plugin's name."""
         self._settings = settings
         self._own = own
+        self._bound = partial(
+            BoundPlugin,
+            breaker_failures=settings.breaker_failures,
+            breaker_probe_seconds=settings.breaker_probe_seconds,
+            is_traced=settings.plugins_trace,
+        )
 
     def make(self, offer: Offer, name: str) -> Made:
         """Return the plugin as its factory makes it, with what is wrong with it."""
@@ -77,7 +84,10 @@ class Building:
         names = (*kind.methods, *_present(plugin, kind.optional, made.unusable, source))
         methods = {method: getattr(plugin, method) for method in names}
         threads = int(getattr(plugin, "max_concurrency", self._settings.pool_threads))
-        bound = self._bound(kind.name, name, plugin, methods, threads, metrics, lender, _limits(plugin, source))
+        limits = _limits(plugin, source)
+        bound = self._bound(
+            kind.name, name, plugin, methods, threads=threads, metrics=metrics, lender=lender, limits=limits
+        )
         bound.routes, bound.source = made.routes, source
         return bound
 
@@ -98,7 +108,10 @@ class Building:
                 return None
             unusable = {each.method for each in check_module(module, source.api_version)}
             life = {method: getattr(module, method) for method in _present(module, LIFE, unusable, source)}
-            bound = self._bound(HOOK, source.name, module, {**functions, **life}, HOOK_THREADS, metrics, lender)
+            methods = {**functions, **life}
+            bound = self._bound(
+                HOOK, source.name, module, methods, threads=HOOK_THREADS, metrics=metrics, lender=lender
+            )
             bound.routes, bound.source = self.routes_of_module(functions), source
         except ConfigurationError as error:
             raise ConfigurationError(f"The plugin {source.name!r} cannot start: {error}") from error
@@ -115,31 +128,6 @@ class Building:
         """Return whether what observes or filters is in use; ConfigurationError when its settings are wrong."""
         own = self._own.get(source.name)
         return own is None or self._settings.plugin(source.name, own).is_active
-
-    def _bound(
-        self,
-        kind: str,
-        name: str,
-        plugin: object,
-        methods: Mapping[str, Callable[..., Any]],
-        threads: int,
-        metrics: Metrics,
-        lender: Lender | None,
-        limits: Limits = Limits(),
-    ) -> BoundPlugin:
-        return BoundPlugin(
-            kind,
-            name,
-            plugin,
-            methods,
-            threads=threads,
-            metrics=metrics,
-            breaker_failures=self._settings.breaker_failures,
-            breaker_probe_seconds=self._settings.breaker_probe_seconds,
-            lender=lender,
-            limits=limits,
-            is_traced=self._settings.plugins_trace,
-        )
 
 
 def described(info: PluginInfo, offer: Offer, made: Made) -> PluginInfo:

@@ -8,7 +8,6 @@ fails in a row is held for a while, and no other hook of that plugin with it. Ru
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import Context
@@ -185,7 +184,7 @@ class _Observer:
 def _unanswered(plugin: BoundPlugin, hook: str) -> DependencyUnavailable:
     """Return the error of what a required filter has to see and cannot now, with the time until it is asked again."""
     what = "Uploads" if hook == VALIDATE else "Results"
-    seconds = max(1, math.ceil(plugin.breaker(hook).left_seconds or 5))
+    seconds = plugin.breaker(hook).left_seconds or None
     return DependencyUnavailable(f"{what} cannot be checked now", retry_after_seconds=seconds)
 
 

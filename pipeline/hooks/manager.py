@@ -15,7 +15,7 @@ from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.context import Lender
 from pipeline.hooks.hooked import Hooked
-from pipeline.hooks.job_side import Permit, Witness
+from pipeline.hooks.job_side import NO_LIMITS, NO_WITNESS, Permit, Witness
 from pipeline.hooks.kinds import FILTERS, NOTIFIER, PROVIDER, STORAGE
 from pipeline.hooks.lent import PluginStore
 from pipeline.hooks.listing import PluginInfo
@@ -123,8 +123,8 @@ class PluginManager:
         request: AnalyzeRequest,
         read_image: ReadImage,
         tries: str = "",
-        witness: Witness | None = None,
-        permit: Permit | None = None,
+        witness: Witness = NO_WITNESS,
+        permit: Permit = NO_LIMITS,
         only: str = "",
     ) -> Analysis:
         """Return the checked result of the category's first provider that has one, as the filters leave it.

@@ -171,7 +171,7 @@ class Notifiers:
         ]
         if errors:
             # One word for the whole batch: those that are in it must not count as so many failures in a row.
-            error, raised = min(errors, key=lambda each: _spends_attempt(each[0]))
+            error, raised = min(errors, key=lambda each: each[0].spends_attempt)
             self._log(notifier, error, raised, failed=len(errors), batch=len(batch))
         if len(errors) < len(batch):
             breaker.answered()
@@ -224,10 +224,6 @@ class Notifiers:
         write = log.warning if notifier.name in self.durable else log.error
         names = {"plugin": notifier.name, "error": error.message, "cause": faults.cause_beside(error, raised)}
         write("notifier_failed", exc_info=raised, **names, **fields)
-
-
-def _spends_attempt(error: JobError) -> bool:
-    return not isinstance(error, RetryableJobError) or error.spends_attempt
 
 
 def _ended(error: JobError, raised: Exception, *, is_held: bool) -> JobError:

@@ -20,7 +20,7 @@ from pipeline.hooks.pictures import Pictures
 from pipeline.hooks.progress import takes_progress
 from pipeline.hooks.protocols import Analysis, AnalyzeRequest
 from pipeline.hooks.usage import UsageCounts
-from pipeline.tracing import OFF, Tracing
+from pipeline.tracing import Tracing
 
 if TYPE_CHECKING:
     from pipeline.sandbox.sandbox import Sandbox
@@ -34,10 +34,10 @@ class Providers:
         self,
         settings: Settings,
         providers: Mapping[str, BoundPlugin],
-        tracing: Tracing = OFF,
-        pictures: Pictures | None = None,
-        sandbox: Sandbox | None = None,
-        usage: UsageCounts | None = None,
+        tracing: Tracing,
+        pictures: Pictures,
+        sandbox: Sandbox | None,
+        usage: UsageCounts,
     ) -> None:
         """providers: by name, all that settings.all_providers names.
         pictures: judges the images they made.
@@ -52,7 +52,7 @@ class Providers:
         chains = {category: flat(cascade) for category, cascade in self._cascades.items()}
         replaceable = {name for chain in chains.values() for name in chain[:-1]}
         reporting = {name for name, each in providers.items() if takes_progress(each.function("analyze"))}
-        self._asking = Asking(settings, tracing, pictures or Pictures(settings), usage, reporting, replaceable)
+        self._asking = Asking(settings, tracing, pictures, usage, reporting, replaceable)
         breakers = {name: provider.breaker("analyze") for name, provider in providers.items()}
         alone = {lane_behind("", name): (name,) for name in providers}
         self.holds = SharedBreakers(breakers, {**chains, **behind_others(chains), **alone})
@@ -70,8 +70,8 @@ class Providers:
         request: AnalyzeRequest,
         read_image: ReadImage,
         tries: str = "",
-        witness: Witness | None = None,
-        permit: Permit | None = None,
+        witness: Witness = NO_WITNESS,
+        permit: Permit = NO_LIMITS,
         only: str = "",
     ) -> Analysis:
         """Return the checked result of the category's first provider that has one.
@@ -82,13 +82,11 @@ class Providers:
         read_image: awaited once if a provider wants the photo's bytes; what it raises is passed on.
         tries: the held provider that is to be asked all the same.
         witness: is told who is asked, and what that one reports.
-        permit: lets the job call each provider, None where nothing limits that.
+        permit: lets the job call each provider.
         only: the provider that is asked instead of the category's.
         """
         photo = Photo(read_image, request.content_type, self._sandbox)
-        analysis = Round(
-            self._asking, request, photo, tries=tries, witness=witness or NO_WITNESS, permit=permit or NO_LIMITS
-        )
+        analysis = Round(self._asking, request, photo, tries=tries, witness=witness, permit=permit)
         return await analysis.through(self._stages(request.category, only), self._providers)
 
     def _stages(self, category: str, only: str = "") -> Cascade:

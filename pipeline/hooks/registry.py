@@ -55,17 +55,13 @@ class Registry:
             self._register(source)
         for implementation in self.implementations("register_settings"):
             self._take_settings(implementation)
-        for kind in KINDS:
-            for implementation in self.implementations(kind.hook):
-                self._take_offers(kind, implementation)
+        self._take_all_offers()
         self._check_names_of_sources()
 
     def ask_again(self, sandbox: Sandbox) -> None:
         """Ask what is loaded already anew what it offers."""
         self._sandbox, self.offers = sandbox, {}
-        for kind in KINDS:
-            for implementation in self.implementations(kind.hook):
-                self._take_offers(kind, implementation)
+        self._take_all_offers()
 
     def module(self, key: str) -> object:
         """Return the module, or the object, with the hooks of that source."""
@@ -152,6 +148,11 @@ class Registry:
         for name, own in self._ask("", "register_settings", implementation):
             self.own.setdefault(name, own)
             self._has_settings[implementation.plugin_name].add(name)
+
+    def _take_all_offers(self) -> None:
+        for kind in KINDS:
+            for implementation in self.implementations(kind.hook):
+                self._take_offers(kind, implementation)
 
     def _take_offers(self, kind: Kind, implementation: pluggy.HookImpl) -> None:
         key = implementation.plugin_name

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -44,7 +43,7 @@ async def answer(plugin: BoundPlugin, route: Route, request: PluginRequest, seco
     """Return the handler's reply, its `json` as `body`; the PipelineError that the client gets otherwise."""
     breaker = plugin.breaker(REGISTER_ROUTES)
     if not plugin.lets_through(REGISTER_ROUTES):
-        raise _unavailable("The plugin is not ready", breaker.left_seconds)
+        raise DependencyUnavailable("The plugin is not ready", retry_after_seconds=breaker.left_seconds)
     run = plugin.run_on_loop if inspect.iscoroutinefunction(route.handler) else plugin.run_in_thread
     try:
         name = f"{route.method} {route.path}"
@@ -52,7 +51,8 @@ async def answer(plugin: BoundPlugin, route: Route, request: PluginRequest, seco
         reply = said if isinstance(said, PipelineError) else _checked(plugin, said)
     except NotReady as error:
         breaker.unreachable(NOT_READY, words_of(error), error.retry_after_seconds)
-        raise _unavailable("The plugin is not ready", error.retry_after_seconds) from error
+        seconds = error.retry_after_seconds
+        raise DependencyUnavailable("The plugin is not ready", retry_after_seconds=seconds) from error
     except Exception as error:
         breaker.answered()
         raise _as_answer(plugin, route, error) from error
@@ -149,7 +149,3 @@ def _check_headers(headers: object, reserved: Any) -> None:
             raise WrongReply(f"the header {name} is not the plugin's to set")
         if not isinstance(value, str) or not HEADER_VALUE.fullmatch(value):
             raise WrongReply(f"the header {name} has a value that is no line of ASCII text")
-
-
-def _unavailable(text: str, seconds: float) -> DependencyUnavailable:
-    return DependencyUnavailable(text, retry_after_seconds=max(1, math.ceil(seconds)))

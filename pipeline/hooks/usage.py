@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 # A provider that names another model each time must not fill Prometheus.
 MODELS_AT_MOST, CURRENCIES_AT_MOST = 20, 5
 OTHER = "other"
-COSTS_AT_MOST = 100
 
 
 class UsageCounts:
@@ -26,7 +25,6 @@ class UsageCounts:
         """providers: whose series are there from the start."""
         self._metrics = metrics
         self._models: dict[str, dict[str, tuple[Counter, Counter, Counter]]] = {}
-        self._costs: dict[tuple[str, str, str], Counter] = {}
         self._currencies: set[str] = set()
         # By provider, and what it is: see `take`.
         self._fresh: defaultdict[tuple[str, str], float] = defaultdict(float)
@@ -55,12 +53,7 @@ class UsageCounts:
             currency = self._currency(usage.currency)
             self._fresh[provider, f"cost {currency}"] += usage.cost
             self._fresh[provider, f"priced {currency}"] += 1
-            key = (provider, model, usage.currency)
-            if (cost := self._costs.get(key)) is None:
-                cost = self._metrics.ai_cost.labels(provider, model, currency)
-                if len(self._costs) < COSTS_AT_MOST:
-                    self._costs[key] = cost
-            cost.inc(usage.cost)
+            self._metrics.ai_cost.labels(provider, model, currency).inc(usage.cost)
 
     def take(self) -> Mapping[tuple[str, str], float]:
         """Return what was counted since the last time, by the provider and what it is.

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.assets.asset import CAUSE, to_timestamp
 from pipeline.clock import utc_now
 from pipeline.hooks import Analysis, Attribute, Usage
-from pipeline.hooks.job_side import Witness
+from pipeline.hooks.job_side import NO_WITNESS, Witness
 from pipeline.queue.job import Job
 
 # The longest reason that is kept.
@@ -21,11 +21,11 @@ class Attempt:
     def __init__(self, job: Job) -> None:
         self._number = job.attempt
         self._started_at = utc_now()
-        self._next: Witness | None = None
+        self._next: Witness = NO_WITNESS
         self.provider: str | None = None
         self._analysis: Analysis | None = None
 
-    def before(self, witness: Witness | None) -> Attempt:
+    def before(self, witness: Witness) -> Attempt:
         """Return itself, telling that witness from here on."""
         self._next = witness
         return self
@@ -33,13 +33,11 @@ class Attempt:
     def asked(self, provider: str) -> None:
         """A provider has been asked."""
         self.provider = provider
-        if self._next is not None:
-            self._next.asked(provider)
+        self._next.asked(provider)
 
     def reported(self, share: float | None, partial: Mapping[str, Attribute]) -> None:
         """The provider has done so much of it, and found so much."""
-        if self._next is not None:
-            self._next.reported(share, partial)
+        self._next.reported(share, partial)
 
     def found(self, analysis: Analysis) -> None:
         """The provider has answered so."""

@@ -20,7 +20,7 @@ import structlog
 from pipeline.assets.asset import Asset, to_timestamp
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
-from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
+from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError
 from pipeline.hooks.notifiers import About
 from pipeline.metrics import Metrics
 from pipeline.queue.job import Job, NewJob
@@ -179,8 +179,7 @@ class Notifying:
 
     async def _note_try(self, job: Job, error: JobError) -> None:
         """Note a try that failed, if the store takes it soon: the error is worth more than its record."""
-        is_counted = not isinstance(error, RetryableJobError) or error.spends_attempt
-        attempts = job.attempt if is_counted else job.attempt - 1
+        attempts = job.attempt if error.spends_attempt else job.attempt - 1
         try:
             async with asyncio.timeout(NOTE_SECONDS):
                 await self._note(job, DeliveryState.WAITING, attempts=attempts, reason=error.message)

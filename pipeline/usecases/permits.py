@@ -18,7 +18,7 @@ from pipeline.assets.asset import Asset
 from pipeline.errors import BudgetReached, DependencyUnavailable, RetryableJobError
 from pipeline.hold import Pace
 from pipeline.hooks import Analysis
-from pipeline.hooks.job_side import Spent
+from pipeline.hooks.job_side import NO_LIMITS, Permit, Spent
 from pipeline.queue.job import Job
 from pipeline.texts import cause_of
 from pipeline.usecases.budgets import Budgets
@@ -71,9 +71,9 @@ class Permits:
         self.versions = versions
         self.partial = partial
 
-    def of(self, job: Job, asset: Asset) -> JobPermit | None:
-        """Return the job's permit, None when it may ask as it likes and nothing is known of before."""
-        return JobPermit(self, job, asset) if self.paces or self.budgets or self.cache else None
+    def of(self, job: Job, asset: Asset) -> Permit:
+        """Return the job's permit, NO_LIMITS when it may ask as it likes and nothing is known of before."""
+        return JobPermit(self, job, asset) if self.paces or self.budgets or self.cache else NO_LIMITS
 
 
 class JobPermit:

@@ -25,7 +25,7 @@ from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, PermanentJobError, PipelineError, ValidationError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
-from pipeline.hooks.job_side import Permit, Witness
+from pipeline.hooks.job_side import NO_LIMITS, NO_WITNESS, Permit, Witness
 from pipeline.hooks.notifiers import About
 from pipeline.images import ImageName
 from pipeline.metrics import Metrics
@@ -59,8 +59,8 @@ class Plugins(ImageStorage, Protocol):
         request: AnalyzeRequest,
         read_image: Callable[[], Awaitable[bytes]],
         tries: str = "",
-        witness: Witness | None = None,
-        permit: Permit | None = None,
+        witness: Witness = NO_WITNESS,
+        permit: Permit = NO_LIMITS,
         only: str = "",
     ) -> Analysis:
         """Ask the AI provider; read_image is for one that wants the image's bytes, tries the held one to ask. witness:
@@ -106,8 +106,8 @@ class Processing:
         cleaning: Cleaning,
         provider_timeout_seconds: float = 90,
         max_starts: int = 6,
-        witness: Callable[[Job], AbstractContextManager[Witness | None]] = lambda job: nullcontext(),
-        permit: Callable[[Job, Asset], Permit | None] = lambda job, asset: None,
+        witness: Callable[[Job], AbstractContextManager[Witness]] = lambda job: nullcontext(NO_WITNESS),
+        permit: Callable[[Job, Asset], Permit] = lambda job, asset: NO_LIMITS,
         on_end: Callable[[AssetStatus], None] = lambda status: None,
         tracing: Tracing = OFF,
     ) -> None:

@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -138,8 +138,9 @@ class WebpushNotifier:
         subscription_id = hashlib.sha256(said["endpoint"].encode()).hexdigest()[:32]
         value = said | {"userId": request.user_id, "at": utc_now().isoformat()}
         await self._store.put(SUBSCRIPTION + subscription_id, value, user_id=request.user_id)
-        kept = [(each["at"], key) async for key, each in self._kept_of(request.user_id, SUBSCRIPTION)]
-        await self._store.delete(*(key for _, key in sorted(kept)[:-SUBSCRIPTIONS_AT_MOST]))
+        kept = {key: value async for key, value in self._store.of_user(request.user_id)}
+        ages = sorted((value["at"], key) for key, value in kept.items() if key.startswith(SUBSCRIPTION))
+        await self._store.delete(*(key for _, key in ages[:-SUBSCRIPTIONS_AT_MOST]))
         return PluginReply(201, json={"id": subscription_id})
 
     async def unsubscribe(self, request: PluginRequest) -> None:
@@ -158,8 +159,13 @@ class WebpushNotifier:
         RetryableJobError: some could not be, and are tried again alone. PermanentJobError: all refuse for good.
         """
         told_key = TOLD + notification.delivery_id
-        told = await self._told(notification.user_id, told_key)
-        missing = [each async for each in self._subscriptions(notification.user_id) if each.key not in told]
+        kept = {key: value async for key, value in self._store.of_user(notification.user_id)}
+        if over := _long_over(kept, told_key):
+            await self._store.delete(*over)
+        # Which subscriptions the event has reached already.
+        told: Sequence[str] = kept[told_key]["told"] if told_key in kept else ()
+        wanted = [key for key in kept if key.startswith(SUBSCRIPTION) and key not in told]
+        missing = [_subscription(key, kept[key]) for key in wanted]
         payload = encode(notification)
         topic = str(notification.event["assetId"])
         results = await asyncio.gather(*(self._push(each, payload, topic) for each in missing))
@@ -241,29 +247,17 @@ class WebpushNotifier:
         except OSError:
             return  # whoever connects will see; behind a proxy names need not be known here
 
-    async def _subscriptions(self, user_id: str) -> AsyncIterator[Subscription]:
-        async for key, value in self._kept_of(user_id, SUBSCRIPTION):
-            keys = value["keys"]
-            endpoint = URL(value["endpoint"], encoded=True)
-            yield Subscription(key, endpoint, decode(keys["p256dh"]), decode(keys["auth"]))
 
-    async def _told(self, user_id: str, told_key: str) -> Sequence[str]:
-        """Return which subscriptions the event has reached already; forget what is known of events long ago."""
-        old: list[str] = []
-        told: Sequence[str] = ()
-        async for key, value in self._kept_of(user_id, TOLD):
-            if key == told_key:
-                told = value["told"]
-            elif datetime.fromisoformat(value["at"]) < utc_now() - KEEP_TOLD:
-                old.append(key)
-        if old:
-            await self._store.delete(*old)
-        return told
+def _subscription(key: str, value: Any) -> Subscription:
+    """Return the subscription that is kept so."""
+    keys, endpoint = value["keys"], URL(value["endpoint"], encoded=True)
+    return Subscription(key, endpoint, decode(keys["p256dh"]), decode(keys["auth"]))
 
-    async def _kept_of(self, user_id: str, prefix: str) -> AsyncIterator[tuple[str, Any]]:
-        async for key, value in self._store.of_user(user_id):
-            if key.startswith(prefix):
-                yield key, value
+
+def _long_over(kept: Mapping[str, Any], told_key: str) -> list[str]:
+    """Return the keys of what is known of other events than this one, long ago."""
+    others = [key for key in kept if key.startswith(TOLD) and key != told_key]
+    return [key for key in others if datetime.fromisoformat(kept[key]["at"]) < utc_now() - KEEP_TOLD]
 
 
 def _judge(status: int) -> Outcome:

@@ -192,8 +192,9 @@ class VisionProvider(ABC):
         ) as response:
             content = await read_reply(response)
             if response.status >= 300:
-                fault, hint = self._fault_of(response.status, response.headers, content)
-                words = f"HTTP {response.status} from {self._host}: {_message(content)}"
+                error = _error_in(content)
+                fault, hint = self._fault_of(response.status, response.headers, error)
+                words = f"HTTP {response.status} from {self._host}: {_message(error, content)}"
                 raise fault from self._cause(Refusal(f"{hint}; {words}" if hint else words))
             return content
 
@@ -234,11 +235,16 @@ class VisionProvider(ABC):
         except UNREADABLE_REPLY:
             return self.settings.usage(None, None)
 
-    def _fault_of(self, status: int, headers: Mapping[str, str], body: bytes) -> tuple[JobError, str]:
-        """Return what an answer other than 2xx means for the job and, where operators can put it right, what to see."""
-        codes = self.codes_in(_error_in(body))
+    def _fault_of(
+        self, status: int, headers: Mapping[str, str], told: Mapping[str, Any]
+    ) -> tuple[JobError, str]:
+        """Return what an answer other than 2xx means for the job and, where operators can put it right, what to see.
+
+        told: the error in it.
+        """
+        codes = self.codes_in(told)
         is_limited = status == 429
-        wait = wait_of(headers, body, is_limited=is_limited)
+        wait = wait_of(headers, told, is_limited=is_limited)
         is_refusal = 400 <= status < 500
         if status == 402 or (is_refusal and self.used_up.search(codes)):
             waited = max(wait or 0, HOLD_SECONDS)
@@ -280,7 +286,7 @@ def _error_in(body: bytes) -> Mapping[str, Any]:
     return error if isinstance(error, dict) else {}
 
 
-def _message(body: bytes) -> str:
-    message = _error_in(body).get("message")
+def _message(error: Mapping[str, Any], body: bytes) -> str:
+    message = error.get("message")
     # Whole: a cut may leave half a key, which is not recognized as ours.
     return message if isinstance(message, str) else body.decode(errors="replace")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
 from pipeline.hooks import PluginSettings, Rate, Usage
+
+# What each provider has with a default, or words, of its own.
+ModelName = Annotated[str, Field(min_length=1, max_length=200)]
+MaxOutputTokens = Annotated[int, Field(ge=64, le=128_000)]
 
 
 class VisionSettings(PluginSettings):
@@ -21,18 +25,16 @@ class VisionSettings(PluginSettings):
         default=SecretStr(""), description="Key of the endpoint; optional where BASE_URL names another one."
     )
     base_url: str = Field(default="", description="Another endpoint that speaks the same; empty is the maker's own.")
-    model: str = Field(default="", description="Model to ask, one that can see.", min_length=1, max_length=200)
+    model: ModelName = Field(default="", description="Model to ask, one that can see.")
     max_side_pixels: int = Field(
         default=1024,
         description="Longest side of the photo as it is sent: what endpoints scale to themselves; more costs more.",
         ge=256,
         le=1600,
     )
-    max_output_tokens: int | None = Field(
+    max_output_tokens: MaxOutputTokens | None = Field(
         default=None,
         description="Most tokens of one answer, thinking included; empty leaves it to the endpoint.",
-        ge=64,
-        le=128_000,
     )
     timeout_seconds: float = Field(
         default=60,

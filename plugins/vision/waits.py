@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -20,13 +19,14 @@ RESET = re.compile(r"x-ratelimit-reset-(?P<of>[\w-]+)|(?P<whose>anthropic-rateli
 RETRY_INFO = "google.rpc.RetryInfo"
 
 
-def wait_of(headers: Mapping[str, str], body: bytes, *, is_limited: bool) -> float | None:
+def wait_of(headers: Mapping[str, str], error: Mapping[str, Any], *, is_limited: bool) -> float | None:
     """Return for how many seconds an endpoint asks to be left alone, None when it does not say.
 
-    is_limited: it refused because of a limit, so what its headers tell of limits is why.
+    error: what its reply has under that name. is_limited: it refused because of a limit, so what its headers tell of
+    limits is why.
     """
     now = date_of(headers)
-    asked = [_milliseconds(headers.get("retry-after-ms")), retry_after_of(headers), _retry_info(body)]
+    asked = [_milliseconds(headers.get("retry-after-ms")), retry_after_of(headers), _retry_info(error)]
     told = next((each for each in asked if each is not None), None)
     if told is None and is_limited:
         told = _until_reset(headers, now)
@@ -69,12 +69,11 @@ def _seconds_until(instant: str, now: datetime) -> float | None:
         return None
 
 
-def _retry_info(body: bytes) -> float | None:
+def _retry_info(error: Mapping[str, Any]) -> float | None:
     """Return the delay among the details of a Google error."""
     try:
-        details: Any = json.loads(body)["error"]["details"]
-        delays = [each.get("retryDelay") for each in details if str(each.get("@type")).endswith(RETRY_INFO)]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        delays = [each.get("retryDelay") for each in error["details"] if str(each.get("@type")).endswith(RETRY_INFO)]
+    except (LookupError, TypeError, AttributeError):
         return None
     return next((duration(delay) for delay in delays if isinstance(delay, str)), None)
 

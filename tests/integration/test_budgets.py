@@ -18,6 +18,7 @@ from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import BudgetReached, DependencyUnavailable, PermanentJobError
 from pipeline.hold import Pace
 from pipeline.hooks import Analysis, Attribute, Usage
+from pipeline.hooks.job_side import NO_LIMITS
 from pipeline.hooks.usage import UsageCounts
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import RetryPolicy, judge
@@ -189,13 +190,13 @@ async def test_an_answer_that_was_put_by_is_for_its_job_alone(till: Till) -> Non
     kept = ResultCache(till.store, days=1)
     permits = Permits(till.queue, {"slow": Pace(2.0)}, partial=kept)
     one, other = (permits.of(Job(name, {}, 1, 0, "lease", 0, 0), asset) for name in ("one", "other"))
-    assert one is not None and other is not None and await one.known("acme") is None
+    assert NO_LIMITS not in (one, other) and await one.known("acme") is None
     await one.put_by("acme", found)
     known = await one.known("acme")
     assert known is not None and known.brand == found.brand and known.is_cached and known.usage == Usage(cost=0)
     assert await other.known("acme") is None and await one.known("slow") is None
     plain = Permits(till.queue, {"slow": Pace(2.0)}).of(Job("one", {}, 1, 0, "lease", 0, 0), asset)
-    assert plain is not None and await plain.known("acme") is None
+    assert plain is not NO_LIMITS and await plain.known("acme") is None
     await one.put_by("slow", replace(found, processed_image_url="https://images.example/x.jpg"))
     assert await one.known("slow") is None
 

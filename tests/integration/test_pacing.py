@@ -17,6 +17,7 @@ from pipeline.commands.eval_limits import limits
 from pipeline.errors import BudgetReached
 from pipeline.hold import BACKGROUND, Finding, Found, Pace
 from pipeline.hooks import Analysis
+from pipeline.hooks.job_side import NO_LIMITS
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.queue.queue import JobQueue
 from pipeline.settings import Settings
@@ -157,14 +158,14 @@ async def test_an_answer_of_before_leaves_its_turn_to_the_next_job(queue: JobQue
     (first,) = await claim(5)
     assert await claim(5) == []
     permit = permits.of(first, asset)
-    assert permit is not None and await permit.known("slow") == Analysis()
+    assert permit is not NO_LIMITS and await permit.known("slow") == Analysis()
     (second,) = await claim(5)
     assert ids_of([first, second]) == ids[:2] and abs(second.turn.begins_at - first.turn.begins_at) < 0.1
     permit = permits.of(second, replace(asset, category="boots"))
-    assert permit is not None and await permit.known("slow") is None and await claim(5) == []
+    assert permit is not NO_LIMITS and await permit.known("slow") is None and await claim(5) == []
     # As does a photo of a user whose budget is spent.
     permit = Permits(queue, PACES, cast(Budgets, Spent())).of(second, asset)
-    assert permit is not None and await permit.allow("free") is not None and await claim(5) == []
+    assert permit is not NO_LIMITS and await permit.allow("free") is not None and await claim(5) == []
     assert await permit.allow("slow") is not None
     (third,) = await claim(5)
     # That of the second job is passed, and the third job has its own.

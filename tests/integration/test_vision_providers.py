@@ -351,6 +351,7 @@ def gemini_statuses(fake: FakeVision) -> list[tuple[Reply, type[JobError], str, 
     key = {"reason": "API_KEY_INVALID"}
     return [
         (Reply(429, error(exceeded, "RESOURCE_EXHAUSTED", RETRY_INFO)), again, BUSY, 58.2),
+        (Reply(429, [error(exceeded, "RESOURCE_EXHAUSTED", RETRY_INFO)]), again, BUSY, 58.2),
         (Reply(429, error(exceeded, "RESOURCE_EXHAUSTED")), again, BUSY, None),
         (Reply(429, error(exceeded, "RESOURCE_EXHAUSTED", QUOTA_FAILURE, RETRY_INFO)), again, NO_QUOTA, 58.2),
         (Reply(503, error("The model is overloaded.", "UNAVAILABLE")), again, BUSY, None),
