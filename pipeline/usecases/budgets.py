@@ -183,7 +183,7 @@ class Budgets:
 
     def _today(self) -> tuple[str, float]:
         now = self._now()
-        return _day_of(now), DAY_SECONDS - now % DAY_SECONDS
+        return day_of(now), DAY_SECONDS - now % DAY_SECONDS
 
 
 class Apart:
@@ -199,7 +199,7 @@ class Apart:
 
     async def is_reached(self) -> bool:
         """Return whether the budget of the day is spent."""
-        day = _day_of(self._now())
+        day = day_of(self._now())
         spent = [(await _spent(self._store, kind, day))[IN_ALL] for kind in (KIND, APART)]
         return sum(spent) + LEAST >= self._per_day
 
@@ -207,7 +207,7 @@ class Apart:
         """Count what a call has cost; False when that is not known, and cannot be counted."""
         cost = cost_of(usage, self._currency)
         if cost:
-            day = _day_of(self._now())
+            day = day_of(self._now())
             kept_id = f"{day} {provider} {secrets.token_hex(8)}"
             await self._store.keep(Kept(APART, kept_id, _start_of(day), {"field": IN_ALL, "amount": cost}))
         return cost is not None
@@ -233,7 +233,8 @@ async def _spent(store: AssetStore, kind: str, day: str) -> dict[str, float]:
     return amounts
 
 
-def _day_of(now: float) -> str:
+def day_of(now: float) -> str:
+    """Return the day in UTC, as sums and records are named by it."""
     return f"{instant_of(int(now) * 1000):%Y-%m-%d}"
 
 
