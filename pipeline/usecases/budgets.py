@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -26,6 +27,7 @@ from pipeline.errors import BudgetReached, DependencyUnavailable
 from pipeline.hooks import Usage
 from pipeline.instants import instant_of, milliseconds_of
 from pipeline.texts import cause_of
+from pipeline.usecases.pages import dated_pages
 
 log = structlog.get_logger(__name__)
 
@@ -224,12 +226,11 @@ async def _spent(store: AssetStore, kind: str, day: str) -> dict[str, float]:
     """Return the amounts that were kept of a day, by field; that of IN_ALL is among them."""
     amounts: dict[str, float] = defaultdict(float, {IN_ALL: 0.0})
     start = _start_of(day)
-    after = (start - timedelta(milliseconds=1), "")
-    while page := await store.kept(kind, limit=PAGE, after=after):
+    before = (start - timedelta(milliseconds=1), "")
+    async for page in dated_pages(partial(store.kept, kind), before):
         for kept in page:
             if kept.at == start:
                 amounts[str(kept.data.get("field"))] += float(kept.data.get("amount", 0))
-        after = (page[-1].at, page[-1].id)
     return amounts
 
 
