@@ -319,11 +319,9 @@ class Parts:
         reanalyzing = Reanalyzing(
             self.store,
             processing,
-            self.notifying,
             self._kept_jobs,
             self.metrics,
             leftovers=self.leftovers,
-            urls=self.image_urls,
             settle=self.dead_letters.remove_failed,
         )
         return Worker(

@@ -300,7 +300,7 @@ class Processing:
                 # So that it becomes the dead letter it would have been.
                 raise PermanentJobError(current.ai_metadata.error or "Processing failed")
             # The process died between commit and acknowledgement; the event may not have been sent.
-            await self._tell(current)
+            await self.tell(current)
             if gives_up and not is_dead:
                 raise AlreadyOver
         else:
@@ -382,17 +382,18 @@ class Processing:
         current = await self._store.get(asset.id)
         if current is None or not current.is_cancelled or current.processing_job_id != asset.processing_job_id:
             return False
-        await self._tell(current)
+        await self.tell(current)
         return True
 
-    async def _tell(self, asset: Asset) -> None:
+    async def tell(self, asset: Asset) -> None:
+        """Send the event of the finished asset."""
         url = await self._urls.of_image(asset.processed)
         await self._announcer.announce(asset_processed(asset, url), asset.user_id, about(asset))
 
     async def _announce(self, asset: Asset) -> None:
         self._metrics.assets_finished.labels(asset.status.value).inc()
         self._on_end(asset.status)
-        await self._tell(asset)
+        await self.tell(asset)
         self._metrics.asset_seconds.observe((utc_now() - asset.created_at).total_seconds())
         log.info("asset_finished", status=asset.status.value, fence=asset.fence, error=asset.ai_metadata.error)
 

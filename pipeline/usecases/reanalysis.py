@@ -39,11 +39,9 @@ from pipeline.texts import cause_of
 from pipeline.usecases.committing import until_stored
 from pipeline.usecases.correcting import settle_status
 from pipeline.usecases.endings import Endings
-from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import ABOUT, FAILED, KeptJobs
 from pipeline.usecases.leftovers import Leftovers
-from pipeline.usecases.notifying import about
-from pipeline.usecases.processing import Announcer, Processing, Result, metadata_of, names_of
+from pipeline.usecases.processing import Processing, Result, metadata_of, names_of
 
 log = structlog.get_logger(__name__)
 
@@ -141,22 +139,18 @@ class Reanalyzing:
         self,
         store: AssetStore,
         processing: Processing,
-        announcer: Announcer,
         kept: KeptJobs,
         metrics: Metrics,
         *,
         leftovers: Leftovers,
-        urls: ImageUrls,
         settle: Callable[[str], Awaitable[object]],
     ) -> None:
         """settle: removes the dead letter of an asset that is failed no longer."""
         self._store = store
         self._processing = processing
-        self._announcer = announcer
         self._kept = kept
         self._metrics = metrics
         self._leftovers = leftovers
-        self._urls = urls
         self._settle = settle
         self._endings = Endings()
 
@@ -218,7 +212,7 @@ class Reanalyzing:
             self._note("dropped", job)
         elif to_timestamp(asset.finished_at) != promise["finishedAt"]:
             # The process died between commit and acknowledgement; the event may not have been sent.
-            await self._tell(asset)
+            await self._processing.tell(asset)
         else:
             return asset
         await self._kept.forget(job.id)
@@ -256,7 +250,7 @@ class Reanalyzing:
             self._leftovers.discard_later(saved)
         else:
             if is_changed:
-                await self._tell(after)
+                await self._processing.tell(after)
             self._note("changed" if is_changed else "unchanged", job)
             if image is not before.processed:
                 self._leftovers.discard_later(names_of(before.processed))
@@ -289,10 +283,6 @@ class Reanalyzing:
 
         finished = await until_stored(write)
         return await until_stored(lambda: settle_status(self._store, finished)) if finished else None
-
-    async def _tell(self, asset: Asset) -> None:
-        url = await self._urls.of_image(asset.processed)
-        await self._announcer.announce(asset_processed(asset, url), asset.user_id, about(asset))
 
     def _note(self, outcome: str, job: Job, **fields: str) -> None:
         self._metrics.reanalyses.labels(outcome).inc()
