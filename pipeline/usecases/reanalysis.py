@@ -230,24 +230,17 @@ class Reanalyzing:
         await self._kept.forget(job.id)
 
     async def _commit(self, job: Job, result: Result, processed: ImageRef | None, replaces: bool) -> None:
-        before, saved = result.asset, names_of(processed, *(result.previews or {}).values())
+        before = result.asset
         # A provider that makes no images takes none away.
         image = processed if processed is not None or replaces else before.processed
         new = replace(before, ai_metadata=metadata_of(result.analysis), processed=image)
         new = replace(new, status=new.status_when_known())
         is_changed = _told(new) != _told(before)
-        try:
-            after = await self._write(job, result, new, is_changed)
-        except BaseException:
-            # Refused, or cancelled long after the lease was lost: the store knows whether the result stands.
-            self._leftovers.discard_later(saved)
-            raise
+        commit = self._write(job, result, new, is_changed)
+        after = await self._processing.with_images(result, processed, commit)
         if after is None:
             self._metrics.stale_results.inc()
             self._note("dropped", job)
-            await self._leftovers.discard(names_of(processed))
-            # Previews are the same for every run: the newer one may have named them.
-            self._leftovers.discard_later(saved)
         else:
             if is_changed:
                 await self._processing.tell(after)
