@@ -281,9 +281,7 @@ class Processing:
             return
         await self._announce(failed)
         await self._kept.bury(job, message)
-        if not await self._store.known([asset.id]):
-            # Deleted meanwhile: nobody else would look for this dead letter.
-            await self._kept.forget(job.id)
+        if await self._kept.forget_if_deleted(job.id, asset.id):
             raise AlreadyOver
 
     async def excuse(self, job: Job) -> None:

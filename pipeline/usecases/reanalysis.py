@@ -192,9 +192,7 @@ class Reanalyzing:
             raise AlreadyOver
         await self._kept.bury(job, message, {ABOUT: kept[ABOUT]})
         self._note("failed", job, error=message)
-        if not await self._store.known([str(job.data.get("assetId"))]):
-            # Deleted meanwhile: nobody else would look for this dead letter.
-            await self._kept.forget(job.id)
+        if await self._kept.forget_if_deleted(job.id, str(job.data.get("assetId"))):
             raise AlreadyOver
 
     async def excuse(self, job: Job) -> None:
