@@ -183,7 +183,7 @@ class Parts:
             providers=settings.all_providers,
             settle=self.dead_letters.remove_failed,
             end_running=self.worker.cancel,
-            on_deferred=self._enqueue_later,
+            on_deferred=self.reconciler.request,
         )
         self.bulk = Bulk(
             self.job_lists,
@@ -319,11 +319,9 @@ class Parts:
         reanalyzing = Reanalyzing(
             self.store,
             processing,
-            self.notifying,
             self._kept_jobs,
             self.metrics,
             leftovers=self.leftovers,
-            urls=self.image_urls,
             settle=self.dead_letters.remove_failed,
         )
         return Worker(

@@ -92,6 +92,7 @@ class BaseHandler(tornado.web.RequestHandler):
         given = self.request.headers.get("X-Request-Id", "")
         self.request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
         self.is_refused = False
+        self._early_error: Exception | None = None
         self._drain_timer: object | None = None
         self._dropped_bytes = 0
         # Tornado would answer a longer body with a bare "400" of its own; here bodies are counted while they stream.
@@ -166,6 +167,27 @@ class BaseHandler(tornado.web.RequestHandler):
         self.write(body)
         self.flush()
         self._drain_timer = IOLoop.current().call_later(DRAIN_SECONDS, self.end_drain)
+
+    def refuse_early(self, error: Exception) -> None:
+        """Answer with an error in prepare(), before the body is read.
+
+        With no body there is nothing to drop: then the method answers, see ends_early, and the connection lives on.
+        """
+        if self._has_body():
+            self.refuse(error, is_body_begun=False)
+        else:
+            self._early_error = error
+
+    def ends_early(self) -> bool:
+        """Return whether the request was refused before its body had come whole; raise what prepare() has found."""
+        if self._early_error is not None:
+            raise self._early_error
+        if self.is_refused:
+            self.end_drain()
+        return self.is_refused
+
+    def _has_body(self) -> bool:
+        return self.request.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.request.headers
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """Drop a piece of a body nobody wants."""

@@ -42,7 +42,6 @@ class PluginRouteHandler(BaseHandler):
         self._seconds = seconds
         self._body = bytearray()
         self._chosen: tuple[BoundPlugin, Route, Mapping[str, str]] | None = None
-        self._early_error: Exception | None = None
         name, slash, rest = (self.request.path or "").removeprefix(PREFIX).partition("/")
         served = plugin_routes().get(unquote(name), ()) if slash else ()
         plugins = {id(route): plugin for plugin, route in served}
@@ -61,10 +60,7 @@ class PluginRouteHandler(BaseHandler):
             else:
                 self._chosen = await self._admit()
         except (PipelineError, tornado.web.HTTPError) as error:
-            if self._has_body():
-                self.refuse(error, is_body_begun=False)
-            else:
-                self._early_error = error  # with nothing to drain, the method answers and the connection lives on
+            self.refuse_early(error)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         if self._chosen is None or self.is_refused:
@@ -77,11 +73,8 @@ class PluginRouteHandler(BaseHandler):
         return None
 
     async def _serve(self, *_path: str) -> None:
-        if self.is_refused:
-            self.end_drain()
+        if self.ends_early():
             return
-        if self._early_error is not None:
-            raise self._early_error
         assert self._chosen is not None
         plugin, route, params = self._chosen
         await self._send(await answer(plugin, route, self._request_of(route, params), self._seconds[plugin.kind]))
@@ -89,9 +82,8 @@ class PluginRouteHandler(BaseHandler):
     get = head = post = put = patch = delete = _serve
 
     def options(self, *path: str) -> None:
-        if self._early_error is not None:
-            raise self._early_error
-        super().options(*path)
+        if not self.ends_early():
+            super().options(*path)
 
     async def _admit(self) -> tuple[BoundPlugin, Route, Mapping[str, str]]:
         """Return what the caller asks for, if there is that and the caller may have it."""
@@ -152,9 +144,6 @@ class PluginRouteHandler(BaseHandler):
             # Who reads too slowly must not keep the reply in memory.
             log.info("plugin_reply_cut_off", requestId=self.request_id, route=self.route, bytes=len(reply.body))
             self.connection.close()
-
-    def _has_body(self) -> bool:
-        return self.request.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.request.headers
 
     @property
     def _method(self) -> str:

@@ -120,7 +120,6 @@ class UploadHandler(BaseHandler):
         self.tracing = tracing
         self._reader: MultipartReader | None = None
         self._stored: BinaryIO | None = None  # the file that is stored, once the image has been taken
-        self._early_error: PipelineError | None = None
         self._is_body_taken = False
         self.connection.set_body_timeout(settings.upload_timeout_seconds)
 
@@ -138,10 +137,7 @@ class UploadHandler(BaseHandler):
                 content_type, wanted=("category",), max_image_bytes=self.max_upload_bytes, folder=self.data_dir
             )
         except PipelineError as error:
-            if self._has_body():
-                self.refuse(error, is_body_begun=False)
-            else:
-                self._early_error = error  # with nothing to drain, post() answers and the connection lives on
+            self.refuse_early(error)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         if self._reader is None or self.is_refused:
@@ -157,11 +153,8 @@ class UploadHandler(BaseHandler):
 
     async def post(self) -> None:
         self.turns.bodies.discard(self)
-        if self.is_refused:
-            self.end_drain()
+        if self.ends_early():
             return
-        if self._early_error is not None:
-            raise self._early_error
         assert self._reader is not None
         self._is_body_taken = True
         with self.tracing.request(self):
@@ -246,9 +239,6 @@ class UploadHandler(BaseHandler):
         length = self.request.headers.get("Content-Length", "0")
         if int(length) > max_body_bytes(self.max_upload_bytes):
             raise too_large(self.max_upload_bytes)
-
-    def _has_body(self) -> bool:
-        return self.request.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.request.headers
 
     def on_connection_close(self) -> None:
         self.polling.abandon()

@@ -209,8 +209,8 @@ class Attempts:
         structlog.contextvars.bind_contextvars(**fields)
         with self._tracing.process(self._queue_name, job) as span:
             claim.started_at = time.monotonic()
-            if job.attempt == 1 and not job.stalls and job.group != BACKGROUND:
-                self._metrics.job_wait_seconds.observe((job.claimed_at_ms - job.enqueued_at_ms) / 1000)
+            if (wait_seconds := job.first_wait_seconds) is not None:
+                self._metrics.job_wait_seconds.observe(wait_seconds)
             self._metrics.started(job.attempt)
             self._log.info("job_claimed", stalls=job.stalls)
             self._on_start(job)

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from pipeline.hold import Hold, Turn
+from pipeline.hold import BACKGROUND, Hold, Turn
 
 
 class JobState(StrEnum):
@@ -84,6 +84,12 @@ class Job(NamedTuple):
     submitted_at_ms: int = 0
     tries: str = ""
     turn: Turn | None = None
+
+    @property
+    def first_wait_seconds(self) -> float | None:
+        """How long it has waited for its first start; None at a later one and in the background, where it has to."""
+        is_first = self.attempt == 1 and not self.stalls and self.group != BACKGROUND
+        return (self.claimed_at_ms - self.enqueued_at_ms) / 1000 if is_first else None
 
 
 @dataclass(frozen=True, slots=True)

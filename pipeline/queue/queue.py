@@ -520,20 +520,16 @@ class JobQueue:
 
     async def sums(self, name: str, fields: Sequence[str]) -> list[float | None]:
         """Return these fields of the sums of that name, None for one that is not there."""
-        found = await self._call(lambda link: link.ask("HMGET", f"{self._base}sums:{name}", *fields))
+        found = await self._call(lambda link: link.ask("HMGET", self._sums_key(name), *fields))
         return [None if each is None else float(each) for each in found]
 
     async def add_to_sums(self, name: str, amounts: Mapping[str, float], keep_seconds: int) -> None:
         """Add to the sums of that name, which are kept for so long."""
-        key = f"{self._base}sums:{name}"
-        commands = [("HINCRBYFLOAT", key, field, repr(amount)) for field, amount in amounts.items()]
-        await self._call(lambda link: link.ask_all(*commands, ("EXPIRE", key, keep_seconds)))
+        await self._put_sums("HINCRBYFLOAT", name, amounts, keep_seconds)
 
     async def begin_sums(self, name: str, amounts: Mapping[str, float], keep_seconds: int) -> None:
         """Let the sums of that name begin with these; those that are there already stay."""
-        key = f"{self._base}sums:{name}"
-        commands = [("HSETNX", key, field, repr(amount)) for field, amount in amounts.items()]
-        await self._call(lambda link: link.ask_all(*commands, ("EXPIRE", key, keep_seconds)))
+        await self._put_sums("HSETNX", name, amounts, keep_seconds)
 
     async def take_turn(self, name: str, owner: str, seconds: float) -> bool:
         """Take or prolong a lease of that name, so that one process at a time does what it stands for.
@@ -609,6 +605,14 @@ class JobQueue:
             return Reading(seconds + microseconds / 1e6, asked_at, boot_seconds())
 
         return cast(Reading, await self._call(ask))
+
+    async def _put_sums(self, verb: str, name: str, amounts: Mapping[str, float], keep_seconds: int) -> None:
+        key = self._sums_key(name)
+        commands = [(verb, key, field, repr(amount)) for field, amount in amounts.items()]
+        await self._call(lambda link: link.ask_all(*commands, ("EXPIRE", key, keep_seconds)))
+
+    def _sums_key(self, name: str) -> str:
+        return f"{self._base}sums:{name}"
 
     def _drain_key(self, process_id: str) -> str:
         return f"{self._base}drain:{process_id}"

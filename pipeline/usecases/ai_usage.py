@@ -8,7 +8,7 @@ Runs on the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,8 @@ import structlog
 from pipeline.clock import CLOCK
 from pipeline.errors import DependencyUnavailable
 from pipeline.hooks.usage import UsageCounts
-from pipeline.instants import instant_of
 from pipeline.texts import cause_of
-from pipeline.usecases.budgets import DAY_SECONDS, Budgets, Sums
+from pipeline.usecases.budgets import DAY_SECONDS, Budgets, Sums, day_of
 
 log = structlog.get_logger(__name__)
 
@@ -93,19 +92,22 @@ class AiUsage:
                 self._counts.give_back(amounts)
                 raise
 
-    async def today(self, providers: Iterable[str]) -> AiDay:
+    async def today(self, providers: Collection[str]) -> AiDay:
         """Return what these providers have done today, and the budget."""
         try:
             await self.write()
-            done = {name: await self._done_by(name) for name in providers}
-            return AiDay(done, await self._budgets.shown() if self._budgets.is_set else None)
+            return AiDay(await self._done_by(providers), await self._budgets.shown() if self._budgets.is_set else None)
         except DependencyUnavailable:
             return AiDay(None, None)
 
-    async def _done_by(self, provider: str) -> Mapping[str, Any]:
-        fields = [f"{what} {provider}" for what in (*WHAT, f"cost {self._currency}", f"priced {self._currency}")]
-        found = await self._sums.sums(self._name(), fields)
-        calls, read, written, cost, priced = (each or 0 for each in found)
+    async def _done_by(self, providers: Collection[str]) -> Mapping[str, Mapping[str, Any]]:
+        what = (*WHAT, f"cost {self._currency}", f"priced {self._currency}")
+        fields = [f"{each} {provider}" for provider in providers for each in what]
+        found = iter(await self._sums.sums(self._name(), fields))
+        return {name: self._shown(name, [next(found) or 0 for _ in what]) for name in providers}
+
+    def _shown(self, provider: str, amounts: Sequence[float]) -> Mapping[str, Any]:
+        calls, read, written, cost, priced = amounts
         return {
             "calls": round(calls),
             "inputTokens": round(read),
@@ -117,4 +119,4 @@ class AiUsage:
         }
 
     def _name(self) -> str:
-        return f"ai {instant_of(int(self._now()) * 1000):%Y-%m-%d}"
+        return f"ai {day_of(self._now())}"

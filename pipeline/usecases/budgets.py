@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -26,6 +27,7 @@ from pipeline.errors import BudgetReached, DependencyUnavailable
 from pipeline.hooks import Usage
 from pipeline.instants import instant_of, milliseconds_of
 from pipeline.texts import cause_of
+from pipeline.usecases.pages import dated_pages
 
 log = structlog.get_logger(__name__)
 
@@ -183,7 +185,7 @@ class Budgets:
 
     def _today(self) -> tuple[str, float]:
         now = self._now()
-        return _day_of(now), DAY_SECONDS - now % DAY_SECONDS
+        return day_of(now), DAY_SECONDS - now % DAY_SECONDS
 
 
 class Apart:
@@ -199,7 +201,7 @@ class Apart:
 
     async def is_reached(self) -> bool:
         """Return whether the budget of the day is spent."""
-        day = _day_of(self._now())
+        day = day_of(self._now())
         spent = [(await _spent(self._store, kind, day))[IN_ALL] for kind in (KIND, APART)]
         return sum(spent) + LEAST >= self._per_day
 
@@ -207,7 +209,7 @@ class Apart:
         """Count what a call has cost; False when that is not known, and cannot be counted."""
         cost = cost_of(usage, self._currency)
         if cost:
-            day = _day_of(self._now())
+            day = day_of(self._now())
             kept_id = f"{day} {provider} {secrets.token_hex(8)}"
             await self._store.keep(Kept(APART, kept_id, _start_of(day), {"field": IN_ALL, "amount": cost}))
         return cost is not None
@@ -224,16 +226,16 @@ async def _spent(store: AssetStore, kind: str, day: str) -> dict[str, float]:
     """Return the amounts that were kept of a day, by field; that of IN_ALL is among them."""
     amounts: dict[str, float] = defaultdict(float, {IN_ALL: 0.0})
     start = _start_of(day)
-    after = (start - timedelta(milliseconds=1), "")
-    while page := await store.kept(kind, limit=PAGE, after=after):
+    before = (start - timedelta(milliseconds=1), "")
+    async for page in dated_pages(partial(store.kept, kind), before):
         for kept in page:
             if kept.at == start:
                 amounts[str(kept.data.get("field"))] += float(kept.data.get("amount", 0))
-        after = (page[-1].at, page[-1].id)
     return amounts
 
 
-def _day_of(now: float) -> str:
+def day_of(now: float) -> str:
+    """Return the day in UTC, as sums and records are named by it."""
     return f"{instant_of(int(now) * 1000):%Y-%m-%d}"
 
 

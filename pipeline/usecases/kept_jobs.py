@@ -78,6 +78,13 @@ class KeptJobs:
         """Keep these jobs no longer: they are done, or nobody wants them."""
         await self._store.discard(self.kind, *job_ids)
 
+    async def forget_if_deleted(self, job_id: str, asset_id: str) -> bool:
+        """Forget a dead letter if its asset was deleted meanwhile, and return that: nobody else would look for it."""
+        if await self._store.known([asset_id]):
+            return False
+        await self.forget(job_id)
+        return True
+
     async def mend(self, before: datetime, after: Place | None, limit: int) -> tuple[int, Place | None]:
         """Put back those of one page that Redis has lost.
 

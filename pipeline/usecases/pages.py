@@ -37,9 +37,9 @@ def kept_pages(read: Read[Kept]) -> AsyncIterator[Sequence[Kept]]:
     return pages(read, lambda kept: (kept.kind, kept.id), ("", ""))
 
 
-def dated_pages(read: Read[Kept]) -> AsyncIterator[Sequence[Kept]]:
-    """Yield the pages of `kept` of one kind, the oldest first."""
-    return pages(read, lambda kept: (kept.at, kept.id), None, DATED_PAGE)
+def dated_pages(read: Read[Kept], first: Place | None = None) -> AsyncIterator[Sequence[Kept]]:
+    """Yield the pages of `kept` of one kind, the oldest first. first: see pages."""
+    return pages(read, lambda kept: (kept.at, kept.id), first, DATED_PAGE)
 
 
 def key_pages(read: Read[StoredKey]) -> AsyncIterator[Sequence[StoredKey]]:

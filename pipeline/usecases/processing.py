@@ -203,10 +203,23 @@ class Processing:
         await self._endings.reach(self._commit_and_tell(job, result, processed))
 
     async def _commit_and_tell(self, job: Job, result: Result, processed: ImageRef | None) -> None:
+        finished = await self.with_images(result, processed, self._commit_result(job, result, processed))
+        if finished is None:
+            await self._drop(result.asset)
+            return
+        await self._announce(finished)
+        if self._announcer.is_durable:
+            await self._kept.forget(job.id)
+
+    async def with_images(
+        self, result: Result, processed: ImageRef | None, commit: Awaitable[Asset | None]
+    ) -> Asset | None:
+        """Return the asset as `commit` returns it; where that is None, for a run that was overtaken, or raises, the
+        images that were saved for the result are removed.
+        """
         saved = names_of(processed, *(result.previews or {}).values())
         try:
-            with self._tracing.step("commit"):
-                finished = await self._commit_result(job, result, processed)
+            finished = await commit
         except BaseException:
             # Refused, or cancelled long after the lease was lost: the store knows whether the result stands.
             self._leftovers.discard_later(saved)
@@ -215,33 +228,30 @@ class Processing:
             await self._leftovers.discard(names_of(processed))
             # Previews are the same for every run: the newer one may have named them.
             self._leftovers.discard_later(saved)
-            await self._drop(result.asset)
-            return
-        await self._announce(finished)
-        if self._announcer.is_durable:
-            await self._kept.forget(job.id)
+        return finished
 
     async def _commit_result(self, job: Job, result: Result, processed: ImageRef | None) -> Asset | None:
         asset, found = result.asset, metadata_of(result.analysis)
         attempt, provenance = result.attempt.ended("completed"), result.attempt.provenance()
-        finished = await self._commit(
-            job,
-            asset,
-            lambda now: self._store.finish(
-                asset.id,
-                job.id,
-                asset.fence,
-                status=replace(asset, ai_metadata=found).status_when_known(),
-                ai_metadata=replace(found, processed_at=now),
-                processed=processed,
-                finished_at=now,
-                previews=result.previews,
-                attempt=attempt,
-                provenance=provenance,
-            ),
-            is_kept=self._announcer.is_durable,
-        )
-        return await until_stored(lambda: settle_status(self._store, finished)) if finished else None
+        with self._tracing.step("commit"):
+            finished = await self._commit(
+                job,
+                asset,
+                lambda now: self._store.finish(
+                    asset.id,
+                    job.id,
+                    asset.fence,
+                    status=replace(asset, ai_metadata=found).status_when_known(),
+                    ai_metadata=replace(found, processed_at=now),
+                    processed=processed,
+                    finished_at=now,
+                    previews=result.previews,
+                    attempt=attempt,
+                    provenance=provenance,
+                ),
+                is_kept=self._announcer.is_durable,
+            )
+            return await until_stored(lambda: settle_status(self._store, finished)) if finished else None
 
     async def give_up(self, job: Job, message: str) -> None:
         """Mark the asset failed with that message, keep the dead letter and send the failure event."""
@@ -271,9 +281,7 @@ class Processing:
             return
         await self._announce(failed)
         await self._kept.bury(job, message)
-        if not await self._store.known([asset.id]):
-            # Deleted meanwhile: nobody else would look for this dead letter.
-            await self._kept.forget(job.id)
+        if await self._kept.forget_if_deleted(job.id, asset.id):
             raise AlreadyOver
 
     async def excuse(self, job: Job) -> None:
@@ -300,7 +308,7 @@ class Processing:
                 # So that it becomes the dead letter it would have been.
                 raise PermanentJobError(current.ai_metadata.error or "Processing failed")
             # The process died between commit and acknowledgement; the event may not have been sent.
-            await self._tell(current)
+            await self.tell(current)
             if gives_up and not is_dead:
                 raise AlreadyOver
         else:
@@ -382,17 +390,18 @@ class Processing:
         current = await self._store.get(asset.id)
         if current is None or not current.is_cancelled or current.processing_job_id != asset.processing_job_id:
             return False
-        await self._tell(current)
+        await self.tell(current)
         return True
 
-    async def _tell(self, asset: Asset) -> None:
+    async def tell(self, asset: Asset) -> None:
+        """Send the event of the finished asset."""
         url = await self._urls.of_image(asset.processed)
         await self._announcer.announce(asset_processed(asset, url), asset.user_id, about(asset))
 
     async def _announce(self, asset: Asset) -> None:
         self._metrics.assets_finished.labels(asset.status.value).inc()
         self._on_end(asset.status)
-        await self._tell(asset)
+        await self.tell(asset)
         self._metrics.asset_seconds.observe((utc_now() - asset.created_at).total_seconds())
         log.info("asset_finished", status=asset.status.value, fence=asset.fence, error=asset.ai_metadata.error)
 

@@ -39,11 +39,9 @@ from pipeline.texts import cause_of
 from pipeline.usecases.committing import until_stored
 from pipeline.usecases.correcting import settle_status
 from pipeline.usecases.endings import Endings
-from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import ABOUT, FAILED, KeptJobs
 from pipeline.usecases.leftovers import Leftovers
-from pipeline.usecases.notifying import about
-from pipeline.usecases.processing import Announcer, Processing, Result, metadata_of, names_of
+from pipeline.usecases.processing import Processing, Result, metadata_of, names_of
 
 log = structlog.get_logger(__name__)
 
@@ -141,22 +139,18 @@ class Reanalyzing:
         self,
         store: AssetStore,
         processing: Processing,
-        announcer: Announcer,
         kept: KeptJobs,
         metrics: Metrics,
         *,
         leftovers: Leftovers,
-        urls: ImageUrls,
         settle: Callable[[str], Awaitable[object]],
     ) -> None:
         """settle: removes the dead letter of an asset that is failed no longer."""
         self._store = store
         self._processing = processing
-        self._announcer = announcer
         self._kept = kept
         self._metrics = metrics
         self._leftovers = leftovers
-        self._urls = urls
         self._settle = settle
         self._endings = Endings()
 
@@ -198,9 +192,7 @@ class Reanalyzing:
             raise AlreadyOver
         await self._kept.bury(job, message, {ABOUT: kept[ABOUT]})
         self._note("failed", job, error=message)
-        if not await self._store.known([str(job.data.get("assetId"))]):
-            # Deleted meanwhile: nobody else would look for this dead letter.
-            await self._kept.forget(job.id)
+        if await self._kept.forget_if_deleted(job.id, str(job.data.get("assetId"))):
             raise AlreadyOver
 
     async def excuse(self, job: Job) -> None:
@@ -218,7 +210,7 @@ class Reanalyzing:
             self._note("dropped", job)
         elif to_timestamp(asset.finished_at) != promise["finishedAt"]:
             # The process died between commit and acknowledgement; the event may not have been sent.
-            await self._tell(asset)
+            await self._processing.tell(asset)
         else:
             return asset
         await self._kept.forget(job.id)
@@ -236,27 +228,20 @@ class Reanalyzing:
         await self._kept.forget(job.id)
 
     async def _commit(self, job: Job, result: Result, processed: ImageRef | None, replaces: bool) -> None:
-        before, saved = result.asset, names_of(processed, *(result.previews or {}).values())
+        before = result.asset
         # A provider that makes no images takes none away.
         image = processed if processed is not None or replaces else before.processed
         new = replace(before, ai_metadata=metadata_of(result.analysis), processed=image)
         new = replace(new, status=new.status_when_known())
         is_changed = _told(new) != _told(before)
-        try:
-            after = await self._write(job, result, new, is_changed)
-        except BaseException:
-            # Refused, or cancelled long after the lease was lost: the store knows whether the result stands.
-            self._leftovers.discard_later(saved)
-            raise
+        commit = self._write(job, result, new, is_changed)
+        after = await self._processing.with_images(result, processed, commit)
         if after is None:
             self._metrics.stale_results.inc()
             self._note("dropped", job)
-            await self._leftovers.discard(names_of(processed))
-            # Previews are the same for every run: the newer one may have named them.
-            self._leftovers.discard_later(saved)
         else:
             if is_changed:
-                await self._tell(after)
+                await self._processing.tell(after)
             self._note("changed" if is_changed else "unchanged", job)
             if image is not before.processed:
                 self._leftovers.discard_later(names_of(before.processed))
@@ -289,10 +274,6 @@ class Reanalyzing:
 
         finished = await until_stored(write)
         return await until_stored(lambda: settle_status(self._store, finished)) if finished else None
-
-    async def _tell(self, asset: Asset) -> None:
-        url = await self._urls.of_image(asset.processed)
-        await self._announcer.announce(asset_processed(asset, url), asset.user_id, about(asset))
 
     def _note(self, outcome: str, job: Job, **fields: str) -> None:
         self._metrics.reanalyses.labels(outcome).inc()

@@ -21,7 +21,6 @@ from pipeline.assets.asset import AssetStatus, to_timestamp
 from pipeline.assets.store import AssetStore, Kept
 from pipeline.clock import CLOCK
 from pipeline.errors import DependencyUnavailable
-from pipeline.hold import BACKGROUND
 from pipeline.instants import instant_of
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.queue.queue import JobQueue
@@ -73,8 +72,8 @@ class Tallies:
 
     def count_start(self, job: Job) -> None:
         """Count how long a job has waited for its first start."""
-        if job.attempt == 1 and not job.stalls and job.group != BACKGROUND:
-            self._open().waits[bucket_of((job.claimed_at_ms - job.enqueued_at_ms) / 1000)] += 1
+        if (wait_seconds := job.first_wait_seconds) is not None:
+            self._open().waits[bucket_of(wait_seconds)] += 1
 
     def count_attempt(self, finish: Finish, seconds: float) -> None:
         """Count how long an attempt took, and whether another one follows."""

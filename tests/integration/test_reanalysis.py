@@ -52,18 +52,17 @@ class House:
         self.store, self.queue, self.plugins = store, queue, Plugins()
         self.claim, self.metrics = Claimer(queue), Metrics()
         self.kept = KeptJobs(store, queue, keep_failed_seconds=60, max_age_seconds=60)
-        self.leftovers, urls = Leftovers(store, self.plugins), ImageUrls(self.plugins)
+        self.leftovers = Leftovers(store, self.plugins)
         self.processing = Processing(
             *(store, self.plugins, self.plugins, self.kept, self.metrics),
             leftovers=self.leftovers,
-            urls=urls,
+            urls=ImageUrls(self.plugins),
             previews=Previews(self.plugins, None, self.metrics),
             cleaning=Cleaning(),
         )
         self.handler = Reanalyzing(
-            *(store, self.processing, self.plugins, self.kept, self.metrics),
+            *(store, self.processing, self.kept, self.metrics),
             leftovers=self.leftovers,
-            urls=urls,
             settle=self.settle,
         )
         self.reanalysis = Reanalysis(store, queue, self.kept, providers={"acme"}, settle=self.settle)

@@ -53,7 +53,7 @@ else
   end
 end
 local is_waiting = state.state ~= 'active' and state.state ~= 'delayed'
-if is_there and group ~= '' and group ~= BACKGROUND and is_waiting and redis.call('EXISTS', list) == 1 and not redis.call('LPOS', groups, group) then
+if is_there and is_in_ring(group) and is_waiting and redis.call('EXISTS', list) == 1 and not redis.call('LPOS', groups, group) then
   redis.call('LPUSH', groups, group)
 end
 if is_there then return 'exists' end

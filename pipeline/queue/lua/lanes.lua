@@ -63,6 +63,7 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
     return avoids[chains[lane] and lane or '']
   end
 
+  -- lane: or the member of `parked` that begins with it.
   local function is_behind(lane)
     return string.sub(lane, 1, 1) == BACKGROUND
   end
@@ -102,7 +103,7 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
 
   -- From when on a parked job is claimed in any case, to be given up. One in the background waits for as long as it takes.
   local function old_at(member)
-    if string.sub(member, 1, 1) == BACKGROUND then return now + longest_age end
+    if is_behind(member) then return now + longest_age end
     return tonumber(string.match(member, '|(%d+)|[^|]*$')) + longest_age
   end
 
@@ -211,10 +212,8 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
     for _, lane in ipairs(names) do
       local is_open, to_try = look_at(lane)
       local members = {}
-      if is_open and is_paced(lane) then
-        members = {}
-      elseif is_open then
-        members = parked_jobs(parked, lane, promote_at_most)
+      if is_open then
+        members = is_paced(lane) and {} or parked_jobs(parked, lane, promote_at_most)
       elseif claims.free() > 0 then
         for _, member in ipairs(parked_jobs(parked, lane, claims.free())) do
           if old_at(member) <= now then members[#members + 1] = member end

@@ -61,10 +61,15 @@ local function place_in_lane(id, record)
   return lane, lane .. '|' .. string.format('%013.0f', submitted_at) .. '|' .. id
 end
 
+-- Whether `groups` has it while jobs of it wait.
+local function is_in_ring(group)
+  return group ~= '' and group ~= BACKGROUND
+end
+
 -- push: RPUSH (to the front: it was submitted before whatever waits) or LPUSH (to the back)
 local function put_waiting(push, id, group)
   local length = redis.call(push, list_of(group), id)
-  if group ~= '' and group ~= BACKGROUND then
+  if is_in_ring(group) then
     redis.call('INCR', grouped)
     if length == 1 then redis.call(push, groups, group) end
   end
@@ -99,7 +104,7 @@ local function leave_line(id)
   elseif redis.call('LPOS', list, id, 'RANK', -1, 'MAXLEN', LEAVE_LOOK_AT_MOST) then
     removed = redis.call('LREM', list, -1, id)
   end
-  if group ~= '' and group ~= BACKGROUND and removed > 0 then
+  if is_in_ring(group) and removed > 0 then
     redis.call('DECRBY', grouped, removed)
     if redis.call('EXISTS', list) == 0 then redis.call('LREM', groups, 0, group) end
   end

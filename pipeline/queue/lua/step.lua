@@ -39,7 +39,7 @@ next_due = next_due and next_postponed and math.min(next_due, next_postponed) or
 local claims = new_claims(is_running and free or 0, mark, now, keys.leases, lease_ms)
 -- Parked jobs come first, or the others could keep all slots from them.
 if book then book.claim_parked(claims, PROMOTE_AT_MOST) end
-local choose = book and function(id, record, state) book.choose(claims, id, record, state) end or function(id, record, state) claims.take(id, record, state) end
+local choose = book and function(id, record, state) book.choose(claims, id, record, state) end or claims.take
 local looked, is_empty, has_left_any = 0, false, false
 while claims.free() > 0 and looked < LOOK_AT_MOST and not is_empty and not has_left_any do
   local wanted = claims.free()
