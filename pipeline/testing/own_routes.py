@@ -10,7 +10,7 @@ from pipeline.errors import PipelineError
 from pipeline.hooks import PluginRequest
 from pipeline.hooks.routes import PUBLIC, Route, find_routes
 from pipeline.testing.findings import expect, found
-from pipeline.testing.routes import RouteTests, outcome_of
+from pipeline.testing.routes import RouteTests, handler_of
 from pipeline.testing.suite import Call
 
 UNDER = "/plugins/"
@@ -37,7 +37,7 @@ class OwnRoutes(RouteTests):
         query = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
         user = "" if route.role == PUBLIC else "user-1"
         with self._timed_as_routes():
-            outcome = call(outcome_of(route), PluginRequest("GET", params, query, user_id=user, request_id="request-1"))
+            outcome = call(handler_of(route), PluginRequest("GET", params, query, user_id=user, request_id="request-1"))
         self._expect_image(outcome, route, method, saved)
 
     def _expect_image(self, outcome: object, route: Route, method: str, saved: tuple[bytes, str]) -> None:
