@@ -21,7 +21,7 @@ class OwnRoutes(RouteTests):
 
     def _expect_served(self, call: Call, storage: Any, method: str, url: str, saved: tuple[bytes, str]) -> None:
         """Ask the handler of the URL, if that is one of the service's own, as a browser does."""
-        base = self._base() + UNDER
+        base = self.service_settings.served_at + UNDER
         if not url.startswith(base):
             return
         name, slash, path = urlsplit(url[len(base) :]).path.partition("/")
@@ -52,9 +52,3 @@ class OwnRoutes(RouteTests):
         expect(reply.body == saved[0], f"{shown} shows other bytes than were saved: return them unchanged")
         kind = reply.content_type.partition(";")[0].strip().lower()
         expect(kind == saved[1], f"{shown} says {kind!r} of an image saved as {saved[1]!r}: keep what save is told")
-
-    def _base(self) -> str:
-        """Return where the service is reached, as it says itself."""
-        ours = self.service_settings
-        host = f"[{ours.host}]" if ":" in ours.host else ours.host
-        return (ours.public_url or f"http://{host}:{ours.port}").rstrip("/")
