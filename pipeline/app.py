@@ -45,12 +45,9 @@ class App:
         self._owns_redis = owns_redis
         self._on_fatal = on_fatal
         self._sockets = _bind(settings)
-        port = self._sockets[0].getsockname()[1]
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        self.address = f"http://{host}:{port}"
-        self.settings = settings.model_copy(
-            update={"port": port, "public_url": (settings.public_url or self.address).rstrip("/")}
-        )
+        settings = settings.model_copy(update={"port": self._sockets[0].getsockname()[1]})
+        self.address = settings.address
+        self.settings = settings.model_copy(update={"public_url": settings.served_at})
         self.parts = Parts(self.settings, owns_redis=owns_redis, on_fatal=on_fatal)
         self._server = build_server(self.parts)
         self._watched: list[Watched] = []

@@ -515,6 +515,17 @@ class Settings(BaseSettings):
         return self.storage_backend or (CLOUDINARY[0] if self.cloudinary_url.get_secret_value() else "local")
 
     @property
+    def address(self) -> str:
+        """Where the process listens, as a URL."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    @property
+    def served_at(self) -> str:
+        """The URL under which others reach the service, without a / at its end."""
+        return (self.public_url or self.address).rstrip("/")
+
+    @property
     def gives_links(self) -> bool:
         """Whether links to our pages are printed, good for a session: only who is at this machine can read them."""
         is_here = is_loopback(self.host) and is_loopback(urlsplit(self.public_url).hostname or self.host)

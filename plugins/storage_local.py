@@ -48,9 +48,7 @@ STALE_SECONDS = 3600
 @hookimpl
 def register_storage_backends(settings: Settings) -> Iterator[tuple[str, Callable[[], StorageBackend]]]:
     """Offer `local`."""
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    base_url = settings.public_url or f"http://{host}:{settings.port}"
-    yield "local", lambda: LocalStorage(settings.data_dir / "media", base_url, settings.media_url_seconds)
+    yield "local", lambda: LocalStorage(settings.data_dir / "media", settings.served_at, settings.media_url_seconds)
 
 
 class LocalStorage:

@@ -20,10 +20,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
-from tornado.netutil import bind_sockets
-from tornado.web import Application, RequestHandler
+from tornado.web import RequestHandler
+
+from tests.scripted_server import ScriptedServer
 
 KEPT_REQUESTS = 10_000
 GOOD_BODY = {
@@ -58,7 +58,7 @@ class Recorded:
     client_port: int
 
 
-class FakeAiService:
+class FakeAiService(ScriptedServer[Reply]):
     """Answers well unless told otherwise with `script`, `delay_ms` or `hold`.
 
     calls: all calls ever. active, peak: calls being answered now, and the most at once. requests: the newest 10,000.
@@ -67,8 +67,9 @@ class FakeAiService:
     """
 
     def __init__(self, delay_ms: float = 0) -> None:
+        handlers = {"/analyze": _Analyze, "/_state": _State, "/_calls": _Calls, "/_script": _Script}
+        super().__init__([(path, handler, {"fake": self}) for path, handler in handlers.items()])
         self.delay_ms = delay_ms
-        self.url = ""
         self.calls = self.active = self.peak = 0
         self.requests: deque[Recorded] = deque(maxlen=KEPT_REQUESTS)
         self.by_asset: Counter[str] = Counter()
@@ -77,42 +78,11 @@ class FakeAiService:
         self.per_second = 0
         self.limited = 0
         self._taken: deque[float] = deque()
-        self._script: deque[Reply] = deque()
-        self._open = asyncio.Event()
-        self._open.set()
         self._changed = asyncio.Event()
-        handlers = {"/analyze": _Analyze, "/_state": _State, "/_calls": _Calls, "/_script": _Script}
-        routes = [(path, handler, {"fake": self}) for path, handler in handlers.items()]
-        self._server = HTTPServer(Application(routes, log_function=_silent))
-
-    def start(self, port: int = 0) -> str:
-        """Listen on 127.0.0.1 and return the base URL."""
-        sockets = bind_sockets(port, "127.0.0.1")
-        self._server.add_sockets(sockets)
-        self.url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
-        return self.url
-
-    async def stop(self) -> None:
-        """Stop listening and drop every connection; held calls are let go."""
-        self._server.stop()
-        self.release()
-        await self._server.close_all_connections()
-
-    def script(self, *replies: Reply) -> None:
-        """Answer the next calls with these, in order; after them all is well again."""
-        self._script.extend(replies)
 
     def forget(self) -> None:
         """Answer well from now on, whatever the script still holds."""
         self._script.clear()
-
-    def hold(self) -> None:
-        """Leave every call unanswered until `release`."""
-        self._open.clear()
-
-    def release(self) -> None:
-        """Answer the held calls."""
-        self._open.set()
 
     def obey(self, orders: Mapping[str, Any]) -> None:
         """Carry out orders as POST /_script takes them."""
@@ -231,10 +201,6 @@ class _Script(RequestHandler):
     def post(self) -> None:
         self.fake.obey(json.loads(self.request.body))
         self.set_status(204)
-
-
-def _silent(_handler: RequestHandler) -> None:
-    """Scripted 5xx answers are no warnings."""
 
 
 async def _serve(port: int, orders: Mapping[str, Any]) -> None:

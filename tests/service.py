@@ -30,6 +30,11 @@ ROOT = Path(__file__).parents[1]
 WAIT_SECONDS = 60.0
 
 
+def inherited() -> dict[str, str]:
+    """Return what processes of tests have of this one's environment: none of its settings."""
+    return {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+
+
 class Service:
     """One process of the service on one data directory; `with` starts it and ends it."""
 
@@ -38,9 +43,8 @@ class Service:
 
     def __init__(self, data_dir: Path, ai_service_url: str = "", **environment: str) -> None:
         self.data_dir = data_dir
-        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         self.environment = (
-            inherited
+            inherited()
             | {"PORT": "0", "DATA_DIR": str(data_dir), "JWT_SECRET": SECRET, "LOG_FORMAT": "json"}
             # Tests that count images, children or turns of work ask for previews themselves.
             | {"AI_SERVICE_URL": ai_service_url, "PREVIEW_PROCESSES": "0"}

@@ -10,17 +10,16 @@ import asyncio
 import base64
 import io
 import json
-from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
-from tornado.httpserver import HTTPServer
 from tornado.iostream import StreamClosedError
-from tornado.netutil import bind_sockets
-from tornado.web import Application, RequestHandler
+from tornado.web import RequestHandler
+
+from tests.scripted_server import ScriptedServer
 
 KEY = "sk-test-0123456789abcdefghijklmnop"
 PRODUCT = {
@@ -60,53 +59,23 @@ class Recorded:
     client_port: int
 
 
-class FakeVision:
+class FakeVision(ScriptedServer[Reply]):
     """Names the product in every photo unless told otherwise with `script` or `hold`.
 
     requests: all calls. dropped: set once a caller went away without waiting for the answer. key: None to look at none.
     """
 
     name = ""
-    root = ""
     # What a good answer says it took, all in all.
     tokens = (0, 0)
 
     def __init__(self, key: str | None = KEY) -> None:
+        super().__init__([(f"{self.root}/(.*)", _Api, {"fake": self})])
         self.key = key
-        self.url = ""
         self.product: Any = PRODUCT
         self.requests: list[Recorded] = []
         self.dropped = asyncio.Event()
-        self._script: deque[Reply] = deque()
         self._arrived = asyncio.Condition()
-        self._open = asyncio.Event()
-        self._open.set()
-        self._server = HTTPServer(Application([(f"{self.root}/(.*)", _Api, {"fake": self})], log_function=_silent))
-
-    def start(self) -> str:
-        """Listen on 127.0.0.1 and return the base URL."""
-        sockets = bind_sockets(0, "127.0.0.1")
-        self._server.add_sockets(sockets)
-        self.url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}{self.root}"
-        return self.url
-
-    async def stop(self) -> None:
-        """Stop listening and drop every connection."""
-        self._server.stop()
-        self._open.set()
-        await self._server.close_all_connections()
-
-    def script(self, *replies: Reply) -> None:
-        """Answer the next calls with these, in order; after them all is well again."""
-        self._script.extend(replies)
-
-    def hold(self) -> None:
-        """Leave every call unanswered."""
-        self._open.clear()
-
-    def release(self) -> None:
-        """Answer again."""
-        self._open.set()
 
     async def wait_for_call(self) -> None:
         """Return when a call has arrived."""
@@ -409,7 +378,3 @@ def openapi_fault(schema: dict[str, Any]) -> str:
     if set(schema["required"]) != names or set(schema["propertyOrdering"]) != names:
         return "required: property is not defined"
     return next(filter(None, map(openapi_fault, schema["properties"].values())), "")
-
-
-def _silent(_handler: RequestHandler) -> None:
-    """Scripted 5xx answers are no warnings."""

@@ -32,9 +32,9 @@ from pipeline.errors import ConfigurationError, NotReady, PermanentJobError, Pip
 from pipeline.hold import Pace
 from pipeline.hooks import faults
 from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.asking import SERVICE
+from pipeline.hooks.asking import SERVICE, analysis_of
 from pipeline.hooks.catalogue import Catalogue
-from pipeline.hooks.checks import cleaned, provenance_fault, result_fault, usage_fault
+from pipeline.hooks.checks import cleaned, provenance_fault, usage_fault
 from pipeline.hooks.context import Lender
 from pipeline.hooks.kinds import PROVIDER
 from pipeline.hooks.load_checks import nearest
@@ -250,10 +250,7 @@ class Asked:
             content_type=content_type,
         )
         keywords = {"progress": Reporting()} if takes_progress(provider.function("analyze")) else {}
-        result = await provider.call("analyze", seconds, request, keywords=keywords)
-        if fault := result_fault(result):
-            raise RetryableJobError("AI service sent an invalid result") from ValueError(fault)
-        analysis = cast(Analysis, result)
+        analysis = analysis_of(provider, await provider.call("analyze", seconds, request, keywords=keywords))
         if provenance_fault(analysis):
             analysis = replace(analysis, usage=None, ai_model="", prompt_version="", confidence_kind="none")
         return cleaned(analysis)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -47,6 +47,19 @@ with_where = click.option(
     default="",
     help=f'Which, like "state=failed q=\'timed out\'"; all parts must hold. Parts: {", ".join(FILTERS)} (instants).',
 )
+
+
+def with_change(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of all that changes many jobs: dry_run, yes, as_json, url and token."""
+    for option in (
+        with_token,
+        with_url,
+        click.option("--json", "as_json", is_flag=True, help="As JSON: first the dry run, then a line for each chunk."),
+        click.option("--yes", is_flag=True, help="Do not ask before."),
+        click.option("--dry-run", is_flag=True, help="Only show how many it would be."),
+    ):
+        command = option(command)
+    return command
 
 
 @click.group()
@@ -101,11 +114,7 @@ def changes(name: str, description: str) -> click.Command:
 
     @click.argument("job_ids", nargs=-1)
     @with_where
-    @click.option("--dry-run", is_flag=True, help="Only show how many it would be.")
-    @click.option("--yes", is_flag=True, help="Do not ask before.")
-    @click.option("--json", "as_json", is_flag=True, help="As JSON: first the dry run, then a line for each chunk.")
-    @with_url
-    @with_token
+    @with_change
     def command(
         job_ids: Sequence[str],
         where: str,
@@ -232,11 +241,7 @@ jobs.add_command(changes("cancel", "End jobs that have not ended: those named, o
 @click.option("--replace", "replaces", is_flag=True, help="A new result counts also when it tells less than the old.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many, the newest.")
 @click.option("--stop", is_flag=True, help="Take it back for those that have yet to be analyzed again.")
-@click.option("--dry-run", is_flag=True, help="Only show how many it would be.")
-@click.option("--yes", is_flag=True, help="Do not ask before.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON: first the dry run, then a line for each chunk.")
-@with_url
-@with_token
+@with_change
 def reanalyze(
     where: str,
     is_all: bool,

@@ -63,8 +63,7 @@ def target(
     settings = load()
     if url is None:
         service = find_service(settings)
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        url = service["address"] if service else f"http://{host}:{settings.port}"
+        url = service["address"] if service else settings.address
     return url, token or make_token(settings, sub, role, expires_in)
 
 

@@ -89,8 +89,7 @@ def not_set_up(name: str, catalogue: Catalogue, settings: Settings) -> str:
 
 def as_served(settings: Settings) -> Settings:
     """Return the settings as a server has them, which always knows under which URL others reach it."""
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return settings.model_copy(update={"public_url": settings.public_url or f"http://{host}:{settings.port}"})
+    return settings.model_copy(update={"public_url": settings.served_at})
 
 
 def _choose(catalogue: Catalogue, name: str, kind_name: str | None) -> Kind | None:

@@ -113,12 +113,7 @@ class Asking:
             asked = replace(request, timeout_seconds=seconds, trace_context=context)
             trace_of_call.set(context)
             result = await provider.call("analyze", seconds, asked, wait_seconds=left - seconds, keywords=keywords)
-            if fault := result_fault(result):
-                provider.count_error("analyze")
-                usage = result.usage if isinstance(result, Analysis) else None
-                invalid = RetryableJobError("AI service sent an invalid result", max_attempts=2, usage=usage)
-                raise invalid from ValueError(fault)
-        return cast(Analysis, result)
+            return analysis_of(provider, result)
 
 
 class Round:
@@ -249,6 +244,18 @@ class Round:
     @property
     def _left_seconds(self) -> float:
         return self._deadline - asyncio.get_running_loop().time()
+
+
+def analysis_of(provider: BoundPlugin, result: object) -> Analysis:
+    """Return what the provider's `analyze` returned, if it is an analysis; else RetryableJobError, which tells what it
+    took all the same.
+    """
+    if fault := result_fault(result):
+        provider.count_error("analyze")
+        usage = result.usage if isinstance(result, Analysis) else None
+        invalid = RetryableJobError("AI service sent an invalid result", max_attempts=2, usage=usage)
+        raise invalid from ValueError(fault)
+    return cast(Analysis, result)
 
 
 def _known(*attributes: Attribute | None) -> int:

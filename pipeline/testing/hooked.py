@@ -24,6 +24,7 @@ from pipeline.hooks.routes import RouteList
 from pipeline.settings import Settings, load
 from pipeline.testing.checking import CheckTests
 from pipeline.testing.findings import expect, found, not_ready, told
+from pipeline.testing.outcomes import outcome_of
 from pipeline.testing.routes import RouteTests
 from pipeline.testing.samples import ASSET_ID, JOB_ID, UNKNOWN_CATEGORY
 from pipeline.testing.suite import Call
@@ -100,7 +101,7 @@ class FilterSuite(HookSuite):
         first = [self._verdict(call, hook, each) for each in various]
         answers = [self._verdict(call, hook, each) for each in various]
         expect(first == answers, "validate_upload decides otherwise when the same upload comes again")
-        outcomes = call_together(*((_outcome(hook[VALIDATE]), each) for each in [*various, *various, upload]))
+        outcomes = call_together(*((outcome_of(hook[VALIDATE]), each) for each in [*various, *various, upload]))
         at_once = [self._judged(each, " when five calls ran at once") for each in outcomes]
         expect(at_once[:2] == first, "validate_upload decides otherwise when calls run at once: keep nothing in self")
 
@@ -127,7 +128,7 @@ class FilterSuite(HookSuite):
         for analysis in (known, Analysis(), Analysis(Attribute("Nike", 0.9), UNKNOWN, extra={"a": [1]})):
             self._changed(call, hook, analysis, _request("sneaker"))
         self._changed(call, hook, known, _request(UNKNOWN_CATEGORY))
-        outcomes = call_together(*((_outcome(hook[TRANSFORM]), known, _request("sneaker")) for _ in range(5)))
+        outcomes = call_together(*((outcome_of(hook[TRANSFORM]), known, _request("sneaker")) for _ in range(5)))
         alike = len({repr(each) for each in outcomes}) == 1
         expect(alike, "transform_analysis answers otherwise when calls run at once: keep nothing in self")
 
@@ -145,7 +146,7 @@ class FilterSuite(HookSuite):
             found(f"{fault}: return an Analysis as in the reference, or None to keep the given one")
 
     def _verdict(self, call: Call, hook: Mapping[str, Any], facts: UploadFacts, what: str = "") -> str:
-        return self._judged(call(_outcome(hook[VALIDATE]), facts), what)
+        return self._judged(call(outcome_of(hook[VALIDATE]), facts), what)
 
     def _judged(self, outcome: object, what: str = "") -> str:
         """Return "" for an upload that was taken, else the words with which it was refused. what: of which upload."""
@@ -228,26 +229,6 @@ def _called(name: str, implementation: Any, settings: Settings) -> Callable[...,
 
     function = awaited if iscoroutinefunction(implementation.function) else plain
     function.__name__ = name
-    return function
-
-
-def _outcome(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the hook as a function that returns what it raises."""
-
-    async def awaited(*args: Any) -> Any:
-        try:
-            return await hook(*args)
-        except Exception as error:
-            return error
-
-    def plain(*args: Any) -> Any:
-        try:
-            return hook(*args)
-        except Exception as error:
-            return error
-
-    function = awaited if iscoroutinefunction(hook) else plain
-    function.__name__ = hook.__name__
     return function
 
 

@@ -10,7 +10,7 @@ from pipeline.errors import PipelineError
 from pipeline.hooks import PluginRequest
 from pipeline.hooks.routes import PUBLIC, Route, find_routes
 from pipeline.testing.findings import expect, found
-from pipeline.testing.routes import RouteTests, outcome_of
+from pipeline.testing.routes import RouteTests, handler_of
 from pipeline.testing.suite import Call
 
 UNDER = "/plugins/"
@@ -21,7 +21,7 @@ class OwnRoutes(RouteTests):
 
     def _expect_served(self, call: Call, storage: Any, method: str, url: str, saved: tuple[bytes, str]) -> None:
         """Ask the handler of the URL, if that is one of the service's own, as a browser does."""
-        base = self._base() + UNDER
+        base = self.service_settings.served_at + UNDER
         if not url.startswith(base):
             return
         name, slash, path = urlsplit(url[len(base) :]).path.partition("/")
@@ -37,7 +37,7 @@ class OwnRoutes(RouteTests):
         query = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
         user = "" if route.role == PUBLIC else "user-1"
         with self._timed_as_routes():
-            outcome = call(outcome_of(route), PluginRequest("GET", params, query, user_id=user, request_id="request-1"))
+            outcome = call(handler_of(route), PluginRequest("GET", params, query, user_id=user, request_id="request-1"))
         self._expect_image(outcome, route, method, saved)
 
     def _expect_image(self, outcome: object, route: Route, method: str, saved: tuple[bytes, str]) -> None:
@@ -52,9 +52,3 @@ class OwnRoutes(RouteTests):
         expect(reply.body == saved[0], f"{shown} shows other bytes than were saved: return them unchanged")
         kind = reply.content_type.partition(";")[0].strip().lower()
         expect(kind == saved[1], f"{shown} says {kind!r} of an image saved as {saved[1]!r}: keep what save is told")
-
-    def _base(self) -> str:
-        """Return where the service is reached, as it says itself."""
-        ours = self.service_settings
-        host = f"[{ours.host}]" if ":" in ours.host else ours.host
-        return (ours.public_url or f"http://{host}:{ours.port}").rstrip("/")

@@ -16,6 +16,7 @@ from pipeline.hooks.routes import ADMIN, OPERATOR, PUBLIC, Route, RouteList
 from pipeline.hooks.serving import WrongReply, checked_reply
 from pipeline.testing.checking import under_test
 from pipeline.testing.findings import expect, found, told
+from pipeline.testing.outcomes import outcome_of
 from pipeline.testing.suite import Call, PluginSuite, api_version_of
 
 # What may stand for a {name}: the client says.
@@ -46,7 +47,7 @@ class RouteTests(PluginSuite):
         for route in self._routes_to_ask(routes):
             for what, request in _odd_requests(route):
                 with self._timed_as_routes():
-                    outcome = call(outcome_of(route), request)
+                    outcome = call(handler_of(route), request)
                 reply = self._answer(outcome, route, what)
                 if route.role == PUBLIC and route.method != "GET" and what in BODIES:
                     is_taken = isinstance(reply, PluginReply) and reply.status < 400
@@ -60,7 +61,7 @@ class RouteTests(PluginSuite):
             if alone != [self._answered(call, route, each) for each in requests]:
                 continue  # it tells something else each time
             with self._timed_as_routes():
-                outcomes = call_together(*((outcome_of(route), each) for each in requests))
+                outcomes = call_together(*((handler_of(route), each) for each in requests))
             at_once = [repr(self._answer(each, route, "five calls at once")) for each in outcomes]
             expect(at_once == alone, f"{_shown(route)} answers otherwise when calls run at once: {IN_VARIABLES}")
 
@@ -98,7 +99,7 @@ class RouteTests(PluginSuite):
 
     def _answered(self, call: Call, route: Route, request: PluginRequest) -> str:
         with self._timed_as_routes():
-            outcome = call(outcome_of(route), request)
+            outcome = call(handler_of(route), request)
         return repr(self._answer(outcome, route, "a user's request"))
 
     def _answer(self, outcome: object, route: Route, what: str) -> PluginReply | PipelineError:
@@ -135,24 +136,9 @@ def _request(route: Route, user_id: str, text: str) -> PluginRequest:
     return PluginRequest(route.method, params, user_id=user_id, role=role, request_id="request-1")
 
 
-def outcome_of(route: Route) -> Callable[..., Any]:
+def handler_of(route: Route) -> Callable[..., Any]:
     """Return the handler as a function that returns what it raises."""
-
-    async def awaited(request: PluginRequest) -> Any:
-        try:
-            return await route.handler(request)  # type: ignore[misc]
-        except Exception as error:
-            return error
-
-    def plain(request: PluginRequest) -> Any:
-        try:
-            return route.handler(request)
-        except Exception as error:
-            return error
-
-    function = awaited if iscoroutinefunction(route.handler) else plain
-    function.__name__ = _shown(route)
-    return function
+    return outcome_of(route.handler, _shown(route))
 
 
 def _shown(route: Route) -> str:

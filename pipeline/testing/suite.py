@@ -8,7 +8,7 @@ import asyncio
 import gc
 import sys
 import warnings
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from inspect import isawaitable, iscoroutinefunction
@@ -302,11 +302,6 @@ def api_version_of(plugin: object) -> int:
     module = sys.modules.get(type(plugin).__module__)
     version = getattr(plugin, "API_VERSION", getattr(module, "API_VERSION", 2))
     return version if isinstance(version, int) else 2
-
-
-def differing(shown: Collection[object]) -> bool:
-    """True when not all of them are alike."""
-    return len({repr(each) for each in shown}) > 1
 
 
 def _name_of_task(task: asyncio.Task[Any]) -> str:

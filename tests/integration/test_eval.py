@@ -98,6 +98,13 @@ PROVIDERS = """
             return {"brand": "Nike"}
 
 
+    class Muddled:
+        needs_image = True
+
+        def analyze(self, request):
+            return Analysis(brand="Nike", usage=Usage(1000, 10, 0.25))
+
+
     @hookimpl
     def register_settings():
         yield "knowing", KnowingSettings
@@ -110,6 +117,7 @@ PROVIDERS = """
         yield "shut", Shut
         yield "fussy", Fussy
         yield "closed", Closed
+        yield "muddled", Muddled
 """
 SAID = {
     "sneaker": {"brand": "Nike", "model": "Air Max 90"},
@@ -221,8 +229,8 @@ def test_eval_compares_over_corrected_assets(
 
 
 def test_eval_keeps_to_the_budget_of_the_day(folder: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it spends is there for the service to count; it ends when the budget is reached, whoever spent it, and asks
-    nobody twice of whom the price is not known.
+    """What it spends is there for the service to count, also for a result that is none; it ends when the budget is
+    reached, whoever spent it, and asks nobody twice of whom the price is not known.
     """
     asyncio.run(keep_assets(Settings(data_dir=folder / "data")))
     monkeypatch.setenv("AI_BUDGET_PER_DAY", "0.5")
@@ -237,6 +245,9 @@ def test_eval_keeps_to_the_budget_of_the_day(folder: Path, invoke: Invoke, monke
     choosy = invoke("--provider", "choosy", "--yes", "--json")
     assert results(choosy)["choosy"]["calls"] == 1
     assert "what its calls cost is not known" in choosy.stderr or "not known" in results(choosy)["choosy"]["stopped"]
+    monkeypatch.setenv("AI_BUDGET_PER_DAY", "1.5")
+    muddled = results(invoke("--provider", "muddled", "--yes", "--json"))["muddled"]
+    assert (muddled["answered"], muddled["calls"]) == (0, 1) and "budget is reached" in muddled["stopped"]
 
 
 def test_eval_takes_a_folder_with_labels(folder: Path, invoke: Invoke) -> None:

@@ -12,12 +12,11 @@ from click.testing import CliRunner
 
 from pipeline.cli import main
 from pipeline.commands import making
-from tests.service import ROOT
+from tests.service import ROOT, inherited
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """Run a command with the plugin's package on the path, as it is when it is installed."""
-    inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     own = {
         "PYTHONPATH": f"{folder / 'src'}:{ROOT}",
         "MYPYPATH": str(ROOT),
@@ -25,7 +24,7 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
     return subprocess.run(
-        [sys.executable, *command], cwd=folder, env=inherited | own, capture_output=True, text=True, timeout=120
+        [sys.executable, *command], cwd=folder, env=inherited() | own, capture_output=True, text=True, timeout=120
     )
 
 
@@ -54,7 +53,6 @@ def test_new_plugins_are_typed(tmp_path: Path) -> None:
     for kind in making.KINDS:
         making.write(tmp_path / kind, f"acme_{kind}", kind)
     sources = [str(tmp_path / kind / "src") for kind in making.KINDS]
-    inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     # Each has a conftest.py, which would be one module twice.
     files = [str(path) for path in tmp_path.rglob("*.py") if path.name != "conftest.py"]
     options = ["--strict", "--config-file", str(tmp_path / "provider/pyproject.toml")]
@@ -62,7 +60,7 @@ def test_new_plugins_are_typed(tmp_path: Path) -> None:
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env=inherited | {"MYPYPATH": ":".join([*sources, str(ROOT)])},
+        env=inherited() | {"MYPYPATH": ":".join([*sources, str(ROOT)])},
         capture_output=True,
         text=True,
         timeout=300,

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from pipeline import cli
 from pipeline.cli import main
 from pipeline.commands import authoring
-from tests.service import ROOT, AiService
+from tests.service import ROOT, AiService, inherited
 
 Invoke = Callable[..., Result]
 
@@ -103,11 +103,10 @@ def folder(tmp_path: Path) -> Path:
 
 def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a process of its own."""
-    inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     own = {"DATA_DIR": str(folder / "data"), "PYTHONPATH": str(folder), "COLUMNS": "200"}
     command = [sys.executable, str(ROOT / "run.py"), *arguments]
     return subprocess.run(
-        command, cwd=folder, env=inherited | own | environment, capture_output=True, text=True, timeout=120
+        command, cwd=folder, env=inherited() | own | environment, capture_output=True, text=True, timeout=120
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service import ROOT
+from tests.service import ROOT, inherited
 
 OLD = ROOT / "tests/plugins_v1/pipeline-plugin-example"
 
@@ -38,7 +37,6 @@ def installed(tmp_path: Path) -> Path:
 )
 def test_plugin_of_version_1_works_unchanged(installed: Path, command: list[str]) -> None:
     """Its own tests pass, and the suites find nothing."""
-    inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     own = {
         "PYTHONPATH": f"{installed / 'src'}:{ROOT}",
         "DATA_DIR": str(installed / "data"),
@@ -46,6 +44,6 @@ def test_plugin_of_version_1_works_unchanged(installed: Path, command: list[str]
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
     done = subprocess.run(
-        [sys.executable, *command], cwd=installed, env=inherited | own, capture_output=True, text=True, timeout=120
+        [sys.executable, *command], cwd=installed, env=inherited() | own, capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, " passed, 3 " in done.stdout) == (0, True), done.stdout + done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -17,7 +16,7 @@ import pytest
 
 from tests.integration.test_example_packages import EXAMPLES, ModerationService, SftpServer
 from tests.parts import require
-from tests.service import ROOT, WAIT_SECONDS
+from tests.service import ROOT, WAIT_SECONDS, inherited
 from tests.vision_fakes import FAKES, KEY, FakeVision
 
 VISION = ("openai", "anthropic", "gemini")
@@ -47,11 +46,10 @@ def serving(name: str) -> Iterator[FakeVision]:
 
 def verify(name: str, folder: Path, **environment: str) -> Mapping[str, object]:
     """Return what `plugins verify NAME --json` prints."""
-    inherited = {each: os.environ[each] for each in ("PATH", "HOME", "LANG") if each in os.environ}
     done = subprocess.run(
         [sys.executable, str(ROOT / "run.py"), "plugins", "verify", name, "--json"],
         cwd=folder,
-        env=inherited | {"PYTHONPATH": str(ROOT), "DATA_DIR": str(folder / "data")} | environment,
+        env=inherited() | {"PYTHONPATH": str(ROOT), "DATA_DIR": str(folder / "data")} | environment,
         capture_output=True,
         text=True,
         timeout=SECONDS,

@@ -1,26 +1,9 @@
 # check returns False. | check returns False
-import io
-
 from pipeline.hooks import hookimpl
+from tests.sound_storages import SoundStorage
 
 
-class Broken:
-    def __init__(self):
-        self.kept = {}
-
-    def save(self, public_id, file, content_type):
-        file.seek(0)
-        self.kept[public_id] = file.read()
-        return f"https://images.example/{public_id}"
-
-    def open(self, public_id):
-        if public_id not in self.kept:
-            raise FileNotFoundError(public_id)
-        return io.BytesIO(self.kept[public_id])
-
-    def delete(self, public_id):
-        self.kept.pop(public_id, None)
-
+class Broken(SoundStorage):
     def check(self):
         return False
 

@@ -1,37 +1,10 @@
 # Its route says nothing of the type. | GET /images/{id} says 'application/octet-stream' of an image
-import io
-from urllib.parse import quote
-
 from pipeline.errors import NotFound
 from pipeline.hooks import PluginReply, hookimpl
+from tests.sound_storages import ServedStorage
 
 
-class Broken:
-    def __init__(self):
-        self.kept = {}
-
-    async def start(self, context):
-        self.base = context.settings.public_url
-
-    def save(self, public_id, file, content_type):
-        file.seek(0)
-        self.kept[public_id] = file.read()
-        return f"{self.base}/plugins/broken/images/{quote(public_id, safe='')}"
-
-    def open(self, public_id):
-        if public_id not in self.kept:
-            raise FileNotFoundError(public_id)
-        return io.BytesIO(self.kept[public_id])
-
-    def delete(self, public_id):
-        self.kept.pop(public_id, None)
-
-    def check(self):
-        pass
-
-    def register_routes(self, routes):
-        routes.add("GET", "/images/{id}", self.show, role="public")
-
+class Broken(ServedStorage):
     async def show(self, request):
         if request.path_params["id"] not in self.kept:
             raise NotFound("There is no such image")

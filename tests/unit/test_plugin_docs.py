@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -19,8 +18,8 @@ from pipeline.hooks.sources import ENTRY_POINT_GROUP
 from pipeline.metrics import Metrics
 from pipeline.commands.reference import ERRORS, hook_users, reference_lines
 from pipeline.settings import Settings
+from tests.service import ROOT, inherited
 
-ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/plugins.md").read_text()
 PROSE, _, REFERENCE = PAGE.partition("<!-- reference -->\n")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PROSE, re.DOTALL)
@@ -117,12 +116,11 @@ def package(tmp_path: Path) -> Path:
 
 def run(package: Path, *arguments: str, **environment: str) -> str:
     """Return what a command prints; it must end well."""
-    inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     own = {"PYTHONPATH": f"{package}:{ROOT}", "COLUMNS": "200", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=package,
-        env=inherited | own | environment,
+        env=inherited() | own | environment,
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,0 +1,52 @@
+"""Storages without a mistake: what those planted in tests/plugins_broken/ are but for the one thing that is wrong."""
+
+from __future__ import annotations
+
+import io
+from typing import BinaryIO
+from urllib.parse import quote
+
+from pipeline.errors import NotFound
+from pipeline.hooks import Context, PluginReply, PluginRequest, Routes
+
+
+class SoundStorage:
+    """Keeps images in memory."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+
+    def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
+        file.seek(0)
+        self.kept[public_id] = file.read()
+        return f"https://images.example/{public_id}"
+
+    def open(self, public_id: str) -> BinaryIO:
+        if public_id not in self.kept:
+            raise FileNotFoundError(public_id)
+        return io.BytesIO(self.kept[public_id])
+
+    def delete(self, public_id: str) -> None:
+        self.kept.pop(public_id, None)
+
+    def check(self) -> None:
+        pass
+
+
+class ServedStorage(SoundStorage):
+    """Shows its images by a route of its own, of a plugin that is called `broken`."""
+
+    async def start(self, context: Context) -> None:
+        self.base = context.settings.public_url
+
+    def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
+        super().save(public_id, file, content_type)
+        return f"{self.base}/plugins/broken/images/{quote(public_id, safe='')}"
+
+    def register_routes(self, routes: Routes) -> None:
+        routes.add("GET", "/images/{id}", self.show, role="public")
+
+    async def show(self, request: PluginRequest) -> PluginReply:
+        if request.path_params["id"] not in self.kept:
+            raise NotFound("There is no such image")
+        return PluginReply(body=self.kept[request.path_params["id"]], content_type="image/gif")
