@@ -37,6 +37,7 @@ from pipeline.handlers import base, ops
 from pipeline.metrics import FLEET, Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.settings import Settings
+from pipeline.usecases.processes import Processes
 from tests.factories import SECRET, make_image, make_token
 from tests.parts import require
 from tests.service import AiService, Service
@@ -570,6 +571,9 @@ def scraped(redis_url: str) -> Iterator[str]:
         found.update(loop=asyncio.get_running_loop(), stop=asyncio.Event())
         verifier = TokenVerifier(Settings(jwt_secret=SECRET))
         common: dict[str, Any] = {"verifier": verifier, "metrics": metrics, "allowed_origins": (), "queues": queues}
+        common["processes"] = Processes(
+            queues[0], {}, role="all", concurrency=0, sockets=lambda: 0, running=lambda job_id: None
+        )
         app = tornado.web.Application([("/metrics", ops.MetricsHandler, common)], log_function=base.log_request)
         (listener,) = tornado.netutil.bind_sockets(0, "127.0.0.1")
         server = tornado.httpserver.HTTPServer(app)
