@@ -29,7 +29,7 @@ ROWS = [
     {"settings"},
     {"sandbox", "link", "disk", "environment", "keys", "origins", "clock", "pages"},
     {"errors"},
-    {"texts", "hold", "delays", "instants", "addresses", "images"},
+    {"texts", "hold", "delays", "instants", "addresses", "images", "weak_secrets"},
 ]
 PLAIN_WORDS = ROWS[-5:]
 BESIDE = {"metrics", "logs", "tracing", "supervision"}
@@ -48,7 +48,7 @@ PURE = [
     *("pipeline.assets.asset", "pipeline.assets.events", "pipeline.assets.store", "pipeline.queue.job"),
     *("pipeline.errors", "pipeline.images", "pipeline.hold", "pipeline.texts", "pipeline.delays", "pipeline.instants"),
     *("pipeline.clock", "pipeline.assets.containers", "pipeline.sandbox.cost", "pipeline.sandbox.wire"),
-    *("pipeline.assets.hygiene", "pipeline.assets.kinds", "pipeline.assets.store_move"),
+    *("pipeline.assets.hygiene", "pipeline.assets.kinds", "pipeline.assets.store_move", "pipeline.weak_secrets"),
 ]
 
 
