@@ -22,9 +22,9 @@ from pipeline import environment
 from pipeline.addresses import mongodb_fault, redis_fault, web_fault
 from pipeline.environment import Unknown
 from pipeline.errors import ConfigurationError
-from pipeline.keys import secret_fault
 from pipeline.origins import allowed_origin, origin_fault, origin_of
 from pipeline.proxies import proxy_fault
+from pipeline.weak_secrets import secret_fault
 
 
 class Role(StrEnum):

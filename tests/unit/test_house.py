@@ -29,7 +29,7 @@ ROWS = [
     {"settings"},
     {"sandbox", "link", "disk", "environment", "keys", "origins", "clock", "pages"},
     {"errors"},
-    {"texts", "hold", "delays", "instants", "addresses", "proxies", "images"},
+    {"texts", "hold", "delays", "instants", "addresses", "proxies", "images", "weak_secrets"},
 ]
 PLAIN_WORDS = ROWS[-5:]
 BESIDE = {"metrics", "logs", "tracing", "supervision"}
@@ -49,6 +49,7 @@ PURE = [
     *("pipeline.errors", "pipeline.images", "pipeline.hold", "pipeline.texts", "pipeline.delays", "pipeline.instants"),
     *("pipeline.clock", "pipeline.assets.containers", "pipeline.sandbox.cost", "pipeline.sandbox.wire"),
     *("pipeline.proxies", "pipeline.assets.hygiene", "pipeline.assets.kinds", "pipeline.assets.store_move"),
+    "pipeline.weak_secrets",
 ]
 
 
