@@ -36,6 +36,7 @@ from pipeline.commands import (
     authoring,
     checking,
     evaluating,
+    health,
     jobs,
     moving,
     operating,
@@ -95,6 +96,7 @@ main.add_command(jobs.reanalyze)
 main.add_command(assets.assets)
 main.add_command(assets.users)
 main.add_command(checking.check)
+main.add_command(health.health)
 main.add_command(evaluating.evaluate)
 main.add_command(authoring.plugins)
 for command in (saving.backup, saving.restore, saving.verify, moving.move):
