@@ -139,6 +139,7 @@ def _probes(parts: Parts, common: dict[str, Any]) -> list[Any]:
     return [
         ("/metrics", ops.MetricsHandler, common | of_metrics),
         ("/livez", ops.LiveHandler, common),
+        ("/runbooks", pages.RunbooksHandler, common),
         (
             "/readyz",
             ops.ReadyHandler,
