@@ -33,6 +33,7 @@ from pipeline.handlers.socket import SocketHandler
 from pipeline.hooks.kinds import route_seconds
 from pipeline.origins import origin_of
 from pipeline.parts import QUEUE_NAME, Parts
+from pipeline.proxies import TrustedProxies
 from pipeline.settings import Role
 from pipeline.usecases import notifying
 from pipeline.usecases.pause import Pause
@@ -58,6 +59,7 @@ def build_server(parts: Parts) -> HttpServer:
         idle_connection_timeout=120,
         chunk_size=upload.PIECE_BYTES,
         metrics=parts.metrics,
+        proxies=TrustedProxies(parts.settings.trusted_proxies),
     )
 
 

@@ -23,6 +23,7 @@ from pipeline.addresses import mongodb_fault, redis_fault, web_fault
 from pipeline.environment import Unknown
 from pipeline.errors import ConfigurationError
 from pipeline.origins import allowed_origin, origin_fault, origin_of
+from pipeline.proxies import proxy_fault
 from pipeline.weak_secrets import secret_fault
 
 
@@ -212,6 +213,11 @@ class Settings(BaseSettings):
         "Origins besides PUBLIC_URL's whose pages may call and open sockets, comma-separated, as https://app.example; "
         "* and null are not accepted.",
     )
+    trusted_proxies: CommaList = _f(
+        (),
+        "Addresses and networks of the proxies in front, comma-separated, whose X-Forwarded-For is believed; private "
+        "stands for all private networks and loopback. Default: nobody's, the client is who connects.",
+    )
 
     # uploads
     max_upload_bytes: int = _f(10 * 1024 * 1024, "Largest image part: the contract's 10 MB.", ge=1024)
@@ -390,7 +396,7 @@ class Settings(BaseSettings):
     @classmethod
     def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
         lists = ("ai_provider", "categories", "notifiers", "filters_required", "allowed_origins", "user_claims")
-        for name in (*lists, "plugins_disabled", "plugins_enabled"):
+        for name in (*lists, "plugins_disabled", "plugins_enabled", "trusted_proxies"):
             if isinstance(values.get(name), str):
                 values[name] = _split(values[name])
         if isinstance(origins := values.get("allowed_origins"), (tuple, list)):
@@ -430,6 +436,7 @@ class Settings(BaseSettings):
         if self.storage_name in CLOUDINARY and not self.cloudinary_url.get_secret_value():
             faults.append(f"STORAGE_BACKEND={self.storage_name} needs CLOUDINARY_URL")
         faults += [f"ALLOWED_ORIGINS: {fault}" for each in self.allowed_origins if (fault := origin_fault(each))]
+        faults += [f"TRUSTED_PROXIES: {fault}" for each in self.trusted_proxies if (fault := proxy_fault(each))]
         if faults:
             raise ValueError("; ".join(faults))
         return self

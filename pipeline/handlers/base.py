@@ -35,6 +35,7 @@ from pipeline.errors import (
     ValidationError,
     told_to_client,
 )
+from pipeline.handlers.peer import asked_hosts, client_address
 from pipeline.handlers.query import Query
 from pipeline.metrics import Metrics
 from pipeline.origins import is_same_place, normal_origin
@@ -132,7 +133,7 @@ class BaseHandler(tornado.web.RequestHandler):
 
     def begin_act(self, action: str, target: str | None) -> None:
         """Let the audit list have this request when it has ended. action, target: see Act."""
-        who, address = self.principal.user_id, self.request.remote_ip
+        who, address = self.principal.user_id, client_address(self.request)
         self._act = Act(who, action, target, None, "", address, self.request_id)
 
     def note_act(self, **changes: Any) -> None:
@@ -302,7 +303,7 @@ class BaseHandler(tornado.web.RequestHandler):
         return normal != "" and (
             headers.get("Sec-Fetch-Site") == "same-origin"
             or normal in self.allowed_origins
-            or is_same_place(normal, headers.get("Host", ""))
+            or any(is_same_place(normal, host) for host in asked_hosts(self.request))
         )
 
     def refuse_foreign_page(self) -> None:

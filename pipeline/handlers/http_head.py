@@ -25,6 +25,7 @@ from tornado.httputil import HTTPHeaders, HTTPInputError, RequestStartLine, form
 from tornado.iostream import StreamClosedError, UnsatisfiableReadError
 
 from pipeline.clock import utc_now
+from pipeline.handlers.peer import Peer
 from pipeline.texts import clean
 
 log = structlog.get_logger(__name__)
@@ -59,7 +60,10 @@ class EmptyHead(Exception):
 class Connection(HTTP1Connection):
     """One request of a connection, read and answered."""
 
+    context: Peer
+
     async def _read_message(self, delegate: httputil.HTTPMessageDelegate) -> bool:
+        self.context.settle({})
         try:
             for _ in range(MAX_EMPTY_LINES):
                 with suppress(EmptyHead):
@@ -81,6 +85,7 @@ class Connection(HTTP1Connection):
         try:
             start = httputil.parse_request_start_line(line.removesuffix("\r"))
             headers = HTTPHeaders.parse(rest)
+            self.context.settle(headers)
             start = _in_origin_form(start, headers)
             _check_framing(start, headers)
             # Only looks: it raises for what Tornado would refuse without an answer.

@@ -13,11 +13,12 @@ from typing import Any
 
 import structlog
 import tornado.httpserver
-from tornado.httpserver import _HTTPRequestContext
 from tornado.iostream import IOStream
 
 from pipeline.handlers.http_head import READ_HEAD_BYTES, ServerConnection
+from pipeline.handlers.peer import Peer
 from pipeline.metrics import Metrics
+from pipeline.proxies import TrustedProxies
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
@@ -76,12 +77,15 @@ class HttpServer(tornado.httpserver.HTTPServer):
     """Tornado's server with an end to how many connections it takes."""
 
     # Not __init__: Tornado's servers take their options there.
-    def initialize(self, *arguments: Any, metrics: Metrics, **options: Any) -> None:  # type: ignore[override]
+    def initialize(  # type: ignore[override]
+        self, *arguments: Any, metrics: Metrics, proxies: TrustedProxies = TrustedProxies(), **options: Any
+    ) -> None:
         options.setdefault("max_header_size", READ_HEAD_BYTES)
         super().initialize(*arguments, **options)
         # chunk_size is for bodies; what else comes in is read as Tornado does it.
         self.read_chunk_size = None
         self._metrics = metrics
+        self._proxies = proxies
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._last_file = sys.maxsize if soft == resource.RLIM_INFINITY else soft - FILES_KEPT_BACK
         self._is_full = False
@@ -100,7 +104,7 @@ class HttpServer(tornado.httpserver.HTTPServer):
             stream.close()
             return
         self._is_full = False
-        context = _HTTPRequestContext(stream, address, self.protocol, self.trusted_downstream)
+        context = Peer(stream, address, self._proxies)
         connection = ServerConnection(stream, self.conn_params, context)
         self._connections.add(connection)
         connection.start_serving(self)
