@@ -117,7 +117,7 @@ def serve() -> None:
     # ever.
     loop = asyncio.new_event_loop()
     loop.set_default_executor(LoopThreads())
-    exit_ = Exit(loop, settings.shutdown_seconds)
+    exit_ = Exit(loop, settings.lame_duck_seconds + settings.shutdown_seconds)
     try:
         loop.run_until_complete(_serve(settings, exit_))
     except BaseException as error:
@@ -168,7 +168,8 @@ async def _start(settings: Settings, exit_: Exit, opened: AsyncExitStack) -> Non
     # Only for a person: in a file, or a journal, they would be a token in a log.
     if settings.gives_links and sys.stdout.isatty():
         _print_links(settings, app.address)
-    opened.push_async_callback(app.stop)
+    # A process that must not go on ends at once.
+    opened.push_async_callback(lambda: app.stop(0 if exit_.code else settings.lame_duck_seconds))
 
 
 def _remove(path: Path) -> None:

@@ -148,6 +148,7 @@ def _probes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         "clock": CLOCK.check,
         "tasks": parts.supervisor.check,
         "rooms": parts.fanout.check,
+        "process": parts.admission.check,
     }
     return [
         ("/metrics", ops.MetricsHandler, common | {"queues": [parts.queue, parts.notifications]}),

@@ -107,6 +107,11 @@ class Settings(BaseSettings):
     # where it listens and what it does
     host: str = _f("127.0.0.1", "Address to listen on; anything but loopback needs JWT_SECRET or a public key.")
     port: int = _f(8080, "Port to listen on; 0 takes a free one and prints it.", ge=0, le=65535)
+    reuse_port: bool = _f(
+        False,
+        "Several processes of this machine listen on one PORT, and the system shares connections out among them "
+        "(SO_REUSEPORT); they need one REDIS_URL. Default off: a port that is taken by mistake must be an error.",
+    )
     public_url: str = _f(
         "", "How others, browsers and the AI service among them, reach this service; default: http://HOST:PORT."
     )
@@ -370,6 +375,12 @@ class Settings(BaseSettings):
     # running it
     loop_block_ms: int = _f(
         250, "A plugin that keeps the event loop for so long is named in the log: all else waits meanwhile.", ge=10
+    )
+    lame_duck_seconds: float = _f(
+        0,
+        "How long after SIGTERM the process goes on serving while /readyz says 503, so that load balancers can take it "
+        "out first; 5 behind one, and SHUTDOWN_SECONDS comes on top. 0: nobody asks /readyz.",
+        ge=0,
     )
     shutdown_seconds: float = _f(
         25, "Time to finish running jobs after SIGTERM; under the 30 s orchestrators give.", ge=0

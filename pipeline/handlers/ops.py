@@ -18,6 +18,8 @@ from pipeline.metrics import QUEUE_STATES
 from pipeline.texts import clean, mask
 from pipeline.usecases.probing import CHECK_SECONDS, probe
 
+# What each process has for itself. Not the clock: when that of Redis is wrong, all processes say so.
+LOCAL = ("process", "disk", "sandbox", "tasks")
 SCRAPE_SECONDS = 1.0  # Prometheus gives up after 10; what we know without Redis must arrive anyway
 
 
@@ -70,6 +72,8 @@ class LiveHandler(BaseHandler):
 class ReadyHandler(BaseHandler):
     """GET /readyz: asks everything the process leans on, all at once; 503 names what does not answer.
 
+    With ?local it asks only what another process may have while this one lacks it: a proxy that took all processes out
+    because they share what is away would refuse uploads that they still accept.
     With ?verbose also how long each took, the plugins and the queues; these never make the process unready.
     checks: name -> a coroutine function that returns when the dependency is usable and raises otherwise.
     """
@@ -93,7 +97,9 @@ class ReadyHandler(BaseHandler):
 
     async def get(self) -> None:
         is_verbose = self.get_query_argument("verbose", None) is not None
-        checking = asyncio.gather(*(_check(name, check) for name, check in self.checks.items()))
+        is_local = self.get_query_argument("local", None) is not None
+        checks = {name: check for name, check in self.checks.items() if not is_local or name in LOCAL}
+        checking = asyncio.gather(*(_check(name, check) for name, check in checks.items()))
         # At the same time, so that a silent Redis costs its time limit once.
         queues = await asyncio.gather(*map(_queue_state, self.queues)) if is_verbose else []
         dependencies = await checking
