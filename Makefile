@@ -1,8 +1,11 @@
 # Everything a newcomer runs. Needs Python 3.11 or newer, make and pip; the rest is installed into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+# For all processors; the Python is that of the image.
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes \
+	--custom-compile-command "make lock"
 
-.PHONY: demo run setup test chaos bench lint clean
+.PHONY: demo run setup test chaos bench lint lock clean
 
 demo: .venv/installed  ## start the service, upload three photos, print the events; the service stays
 	@$(BIN)/python run.py demo
@@ -26,6 +29,12 @@ bench: .venv/installed-bench  ## side by side with what you would pick instead; 
 lint: .venv/installed-test  ## style and types
 	@$(BIN)/python -m flake8
 	@$(BIN)/python -m mypy
+
+lock: .venv/installed-test  ## pin anew, with hashes, what the container image installs
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(LOCK) --extra local --extra object --extra apprise --extra webpush --extra otel setup.cfg -o deploy/requirements.txt
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])' \
+		| $(LOCK) - -o deploy/build-requirements.txt
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache
