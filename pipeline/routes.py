@@ -11,6 +11,7 @@ from pipeline.auth import TokenVerifier
 from pipeline.clock import CLOCK
 from pipeline.disk import Disk
 from pipeline.handlers import (
+    access,
     assets,
     audit,
     base,
@@ -52,7 +53,7 @@ def build_server(parts: Parts) -> HttpServer:
             routes(parts, common),
             default_handler_class=base.NotFoundHandler,
             default_handler_args=common,
-            log_function=base.log_request,
+            log_function=access.log_request,
         ),
         xheaders=False,
         no_keep_alive=False,

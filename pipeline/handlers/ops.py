@@ -99,12 +99,13 @@ class ReadyHandler(BaseHandler):
         is_verbose = self.get_query_argument("verbose", None) is not None
         is_local = self.get_query_argument("local", None) is not None
         checks = {name: check for name, check in self.checks.items() if not is_local or name in LOCAL}
-        checking = asyncio.gather(*(_check(name, check) for name, check in checks.items()))
+        broken: set[str] = self.application.settings.setdefault("broken_checks", set())
+        checking = asyncio.gather(*(_check(name, check, broken) for name, check in checks.items()))
         # At the same time, so that a silent Redis costs its time limit once.
         queues = await asyncio.gather(*map(_queue_state, self.queues)) if is_verbose else []
         dependencies = await checking
         data: dict[str, Any] = {"dependencies": dependencies}
-        broken = {found["name"]: found["error"] for found in dependencies if not found["ok"]}
+        faults = {found["name"]: found["error"] for found in dependencies if not found["ok"]}
         if is_verbose:
             data["plugins"] = await asyncio.gather(*map(_plugin_state, self.plugins))
             # They hold images of ours, so somebody has taken their settings away too early.
@@ -116,13 +117,13 @@ class ReadyHandler(BaseHandler):
         else:
             for found in dependencies:
                 del found["tookMs"]
-        if not broken:
+        if not faults:
             self.reply(data)
             return
         error = {
             "code": DependencyUnavailable.code,
-            "message": f"Not ready: {', '.join(broken)}",
-            "details": [{"field": name, "message": fault} for name, fault in broken.items()],
+            "message": f"Not ready: {', '.join(faults)}",
+            "details": [{"field": name, "message": fault} for name, fault in faults.items()],
         }
         self.set_status(503)
         self.finish({"success": False, "error": error, "data": data})
@@ -156,9 +157,9 @@ class AsyncApiHandler(_ContractHandler):
         self.finish(contracts.asyncapi(self.categories))
 
 
-async def _check(name: str, check: Callable[[], Awaitable[None]]) -> dict[str, Any]:
+async def _check(name: str, check: Callable[[], Awaitable[None]], broken: set[str]) -> dict[str, Any]:
     """Return the dependency as a reply shows it, with the time its check took."""
-    fault, took_ms = await probe(name, check)
+    fault, took_ms = await probe(name, check, broken)
     return {"name": name, "ok": fault is None, "tookMs": took_ms} | ({"error": fault} if fault else {})
 
 

@@ -57,6 +57,7 @@ class Overview:
         self._grafana_url = grafana_url
         self._reading: asyncio.Task[dict[str, Any]] | None = None
         self._read_at = self._probed_at = float("-inf")
+        self._broken: set[str] = set()
         self._probed: tuple[dict[str, Any], dict[str, Any]] | None = None
 
     async def read(self) -> dict[str, Any]:
@@ -126,7 +127,8 @@ class Overview:
         if self._probed is None or now - self._probed_at > PROBE_SECONDS:
             self._probed_at = now
             (store_fault, took_ms), (storage_fault, _) = await asyncio.gather(
-                probe("store", self._store.check), probe("storage", self._plugins.storages.check)
+                probe("store", self._store.check, self._broken),
+                probe("storage", self._plugins.storages.check, self._broken),
             )
             name = self._plugins.backends[0]
             self._probed = (

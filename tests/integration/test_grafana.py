@@ -33,7 +33,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from grafana import pages
 from pipeline.auth import TokenVerifier
 from pipeline.client import Client
-from pipeline.handlers import base, ops
+from pipeline.handlers import access, ops
 from pipeline.metrics import FLEET, Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.settings import Settings
@@ -570,7 +570,7 @@ def scraped(redis_url: str) -> Iterator[str]:
         found.update(loop=asyncio.get_running_loop(), stop=asyncio.Event())
         verifier = TokenVerifier(Settings(jwt_secret=SECRET))
         common: dict[str, Any] = {"verifier": verifier, "metrics": metrics, "allowed_origins": (), "queues": queues}
-        app = tornado.web.Application([("/metrics", ops.MetricsHandler, common)], log_function=base.log_request)
+        app = tornado.web.Application([("/metrics", ops.MetricsHandler, common)], log_function=access.log_request)
         (listener,) = tornado.netutil.bind_sockets(0, "127.0.0.1")
         server = tornado.httpserver.HTTPServer(app)
         server.add_socket(listener)
