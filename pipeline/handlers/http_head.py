@@ -16,7 +16,6 @@ import socket
 from collections.abc import Awaitable
 from contextlib import suppress
 from http.client import responses
-from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
