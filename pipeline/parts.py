@@ -50,6 +50,7 @@ from pipeline.usecases.expiry import Expiry
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
 from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.limits import limits_of
 from pipeline.usecases.moves import Moves
 from pipeline.usecases.overview import Overview
 from pipeline.usecases.pictures import PictureCheck
@@ -127,6 +128,7 @@ class Parts:
         self.audit = Audit(self.store)
         self.deliveries = Deliveries(self.store)
         self._build_queues()
+        self.limits = limits_of(settings, self.queue, self.metrics)
         self.tallies = Tallies(self.store, self.queue)
         self.result_cache = ResultCache(self.store, days=settings.ai_cache_days)
         self.budgets = Budgets(

@@ -17,12 +17,13 @@ from types import TracebackType
 from typing import Any, ClassVar, cast
 
 import structlog
+import tornado.httputil
 import tornado.web
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import format_timestamp
 from tornado.ioloop import IOLoop
 
-from pipeline.auth import NotYetValid, Principal, TokenVerifier, bearer_token
+from pipeline.auth import NotYetValid, Principal, TokenExpired, TokenVerifier, bearer_token
 from pipeline.clock import utc_now
 from pipeline.errors import (
     DependencyUnavailable,
@@ -40,6 +41,7 @@ from pipeline.metrics import Metrics
 from pipeline.origins import is_same_place, normal_origin
 from pipeline.texts import cause_of, clean
 from pipeline.usecases.audit import Act
+from pipeline.usecases.limits import Limits, NoBuckets
 
 log = structlog.get_logger(__name__)
 
@@ -82,8 +84,11 @@ class BaseHandler(tornado.web.RequestHandler):
         metrics: Metrics,
         allowed_origins: tuple[str, ...],
         record: Callable[[Act], None] = lambda act: None,
+        limits: Limits | None = None,
     ) -> None:
-        """record: is told of each change that an operator makes, see begin_act."""
+        """record: is told of each change that an operator makes, see begin_act. limits: None: there are none."""
+        self.limits = limits or Limits({}, NoBuckets(), metrics)
+        self.address = client_address(self.request)
         self._record = record
         self._act: Act | None = None
         self.verifier = verifier
@@ -109,9 +114,31 @@ class BaseHandler(tornado.web.RequestHandler):
         return None
 
     async def authenticate(self) -> Principal:
-        """Settle self.principal from the Authorization header; Unauthorized or DependencyUnavailable otherwise."""
-        self.principal = await self.verifier.verify(bearer_token(self.request.headers.get("Authorization")))
+        """Settle self.principal from the Authorization header and count the request.
+
+        Unauthorized, RateLimited or DependencyUnavailable otherwise.
+        """
+        self.principal = await self.verified(bearer_token(self.request.headers.get("Authorization")))
+        self.count_request(self.principal)
         return self.principal
+
+    async def verified(self, token: str) -> Principal:
+        """Return who the token stands for, as TokenVerifier.verify; RateLimited after too many wrong ones.
+
+        The token is always looked at: a good one is never refused for what others sent from the same address.
+        """
+        try:
+            return await self.verifier.verify(token)
+        except (NotYetValid, TokenExpired):
+            raise
+        except Unauthorized:
+            self.limits.wrong_token(self.address)
+            raise
+
+    def count_request(self, caller: Principal) -> None:
+        """Count a request of a user; RateLimited when there were too many. Operators may ask as often as they like."""
+        if not caller.is_operator:
+            self.limits.request(caller.user_id)
 
     def query(self) -> Query:
         """Return the parameters of the address."""
@@ -386,6 +413,11 @@ def log_request(handler: tornado.web.RequestHandler) -> None:
     if isinstance(handler, BaseHandler):
         handler.metrics.http_requests.labels(route, method, str(status)).inc()
         handler.metrics.http_seconds.labels(route).observe(seconds)
+
+
+def client_address(request: tornado.httputil.HTTPServerRequest) -> str:
+    """Return the address that the request came from."""
+    return request.remote_ip or ""
 
 
 def _status(error: BaseException) -> int:

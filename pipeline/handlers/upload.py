@@ -17,6 +17,7 @@ from weakref import WeakSet
 
 from pipeline.assets.asset import Asset
 from pipeline.assets.store import AssetStore
+from pipeline.auth import Principal
 from pipeline.errors import PipelineError, UnsupportedEncoding, ValidationError
 from pipeline.handlers.assets import is_done
 from pipeline.handlers.base import BaseHandler
@@ -138,6 +139,10 @@ class UploadHandler(BaseHandler):
             )
         except PipelineError as error:
             self.refuse_early(error)
+
+    def count_request(self, caller: Principal) -> None:
+        """Count an upload, also one that is refused later on: its body is read. So is that of a repeat."""
+        self.limits.upload(caller.user_id)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         if self._reader is None or self.is_refused:

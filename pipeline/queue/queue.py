@@ -4,8 +4,8 @@ Every state move is one Lua script in lua/; this file names the keys, calls the 
 objects. Runs on the event loop. Redis 6.2 commands only. All keys of a queue share one hash tag, so that the scripts
 run on Redis Cluster.
 
-Keys that expire beside those of jobs: turn:<name>, sums:<name> (a hash), watched, processes (a hash, by process id),
-drain:<process id>.
+Keys that expire beside those of jobs: turn:<name>, sums:<name> (a hash), limit:<name>, watched, processes (a hash, by
+process id), drain:<process id>.
 Permanent keys: waiting, groups, grouped, group:<name>, delayed, postponed, leases, completed, failed, wake (at most one
 marker), paused, holds, parked, owner. Each empties with its jobs. What is kept of a job is said in lua/place.lua,
 what holds are in lua/lanes.lua, whose the queue is in lua/owner.lua.
@@ -38,7 +38,7 @@ T = TypeVar("T")
 UNKNOWN_OWNER = "?"
 SCRIPTS = (
     *("enqueue", "step", "renew", "recover", "release", "trim", "own", "pause", "stats", "list", "forget", "bury"),
-    *("cancel", "postpone", "snapshot", "pace"),
+    *("cancel", "postpone", "snapshot", "pace", "limit"),
 )
 # The keys that lua/place.lua names, and what goes before each script.
 PLACES = ("waiting", "groups", "grouped", "wake")
@@ -530,6 +530,15 @@ class JobQueue:
     async def begin_sums(self, name: str, amounts: Mapping[str, float], keep_seconds: int) -> None:
         """Let the sums of that name begin with these; those that are there already stay."""
         await self._put_sums("HSETNX", name, amounts, keep_seconds)
+
+    async def fill_buckets(self, added: Sequence[tuple[str, int, int]]) -> Sequence[float]:
+        """Add to the buckets of these names and return how full each is then, in milliseconds.
+
+        added: name, what is added and how much the bucket holds (milliseconds); it empties by one in a millisecond.
+        """
+        keys = [f"{self._base}limit:{name}" for name, _, _ in added]
+        amounts = [amount for _, *each in added for amount in each]
+        return cast(Sequence[float], await self._run("limit", keys, amounts))
 
     async def take_turn(self, name: str, owner: str, seconds: float) -> bool:
         """Take or prolong a lease of that name, so that one process at a time does what it stands for.

@@ -21,6 +21,7 @@ BOUNDED_LABELS = {
     # Of what AI providers tell hooks/usage.py takes so many different ones.
     *("model", "currency", "direction"),
     *("code", "kind", "plugin", "method", "queue", "provider", "reason", "task", "transport"),
+    "limit",
 }
 
 
