@@ -35,6 +35,7 @@ from pipeline.usecases.admission import Admission
 from pipeline.usecases.ai_usage import AiUsage
 from pipeline.usecases.audit import Audit
 from pipeline.usecases.budgets import Budgets
+from pipeline.usecases.backlog import Backlog
 from pipeline.usecases.bulk import Bulk
 from pipeline.usecases.busiest import Busiest
 from pipeline.usecases.cancelling import Cancelling
@@ -50,7 +51,7 @@ from pipeline.usecases.expiry import Expiry
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
 from pipeline.usecases.leftovers import Leftovers
-from pipeline.usecases.limits import limits_of
+from pipeline.usecases.limits import Limit, limits_of
 from pipeline.usecases.moves import Moves
 from pipeline.usecases.overview import Overview
 from pipeline.usecases.pictures import PictureCheck
@@ -62,6 +63,7 @@ from pipeline.usecases.processing import Processing
 from pipeline.usecases.progress import Progress
 from pipeline.usecases.progress_frames import ProgressFrames
 from pipeline.usecases.progress_reports import Reports
+from pipeline.usecases.quota import Quota
 from pipeline.usecases.reanalysis import Reanalysis, Reanalyzing
 from pipeline.usecases.reconciler import Reconciler, Source
 from pipeline.usecases.removing import Jobs, Removing
@@ -254,8 +256,18 @@ class Parts:
             self.plugins,
             self.queue,
             self.metrics,
-            SubmissionPolicy(
-                self._is_fair, settings.max_backlog, settings.max_backlog_per_user, settings.dedupe_uploads
+            SubmissionPolicy(self._is_fair, settings.dedupe_uploads),
+            backlog=Backlog(
+                self.store,
+                self.queue,
+                most=settings.max_backlog,
+                most_of_user=settings.max_backlog_per_user,
+                on_refused=partial(self.limits.refused, Limit.BACKLOG),
+            ),
+            quota=Quota(
+                self.store,
+                most_bytes=settings.max_stored_bytes_per_user,
+                on_refused=partial(self.limits.refused, Limit.STORED_BYTES),
             ),
             leftovers=self.leftovers,
             urls=self.image_urls,

@@ -133,6 +133,7 @@ class UploadHandler(BaseHandler):
             await self.authenticate()
             self._allow_half_close(not preferred_wait(self.request.headers.get("Prefer", "")))
             self._check_headers()
+            await self.submission.admit(self.principal.user_id, self.request.headers.get("Idempotency-Key"))
             content_type = self.request.headers.get("Content-Type", "")
             self._reader = MultipartReader(
                 content_type, wanted=("category",), max_image_bytes=self.max_upload_bytes, folder=self.data_dir

@@ -471,18 +471,16 @@ class JobQueue:
         """Forget dead letters; return how many of the ids were some. Other jobs are left alone."""
         return cast(int, await self._run("forget", self._places("failed"), job_ids, timed=False))
 
-    async def backlog(self, group: str = "") -> tuple[int, int]:
-        """Return how many jobs have yet to start or start again, and how many of the group wait."""
+    async def backlog(self) -> int:
+        """Return how many jobs have yet to start or start again."""
         questions = (
             ("LLEN", self._key["waiting"]),
             ("GET", self._key["grouped"]),
             ("ZCARD", self._key["delayed"]),
             ("ZCARD", self._key["postponed"]),
             ("ZLEXCOUNT", self._key["parked"], "-", f"({BACKGROUND}"),
-            ("LLEN", f"{self._base}group:{group}"),
         )
-        waiting, grouped, *others, of_group = await self._call(lambda link: link.ask_all(*questions))
-        return waiting + int(grouped or 0) + sum(others), of_group
+        return sum(int(each or 0) for each in await self._call(lambda link: link.ask_all(*questions)))
 
     async def fields(self, job_id: str) -> dict[str, Any]:
         """Return what Redis knows of the job, {} when nothing: for operators and tests.

@@ -49,6 +49,9 @@ class Limit(StrEnum):
     UPLOADS = "uploads"
     REQUESTS = "requests"
     WRONG_TOKENS = "wrong_tokens"
+    # These two are no matter of minutes: see backlog.py and quota.py.
+    BACKLOG = "backlog"
+    STORED_BYTES = "stored_bytes"
 
 
 MESSAGES = {
@@ -118,9 +121,16 @@ class Limits:
         """Count a token that is not one of ours. address: of the client; all of an IPv6 network count as one."""
         self._take(Limit.WRONG_TOKENS, network_of(address or ""))
 
-    def refused(self, limit: str) -> None:
-        """Count a request that was refused for another reason of this kind."""
+    def refused(self, limit: Limit, who: str) -> None:
+        """Count a request that was refused, and log a user or address now and then."""
         self._metrics.rate_limited.labels(limit).inc()
+        name = limit, who
+        bucket = self._known.get(name) or self._new(name)
+        bucket.refused += 1
+        if self._now() - bucket.logged_at >= LOG_AGAIN_SECONDS:
+            field = "address" if limit is Limit.WRONG_TOKENS else "userId"
+            log.warning("rate_limited", limit=limit.value, refused=bucket.refused, **{field: who})
+            bucket.refused, bucket.logged_at = 0, self._now()
 
     async def run(self) -> None:
         """Tell Redis for ever."""
@@ -165,7 +175,8 @@ class Limits:
         # A little more than it holds: sums of fractions are not exact.
         too_full = empty_at - now - self._holds(limit) - every / 1000
         if too_full > 0:
-            self._refuse(name, bucket, too_full)
+            self.refused(limit, who)
+            raise RateLimited(MESSAGES[limit], retry_after_seconds=max(1, math.ceil(too_full)))
         bucket.empty_at = empty_at
         bucket.untold += every
         self._untold.add(name)
@@ -180,16 +191,6 @@ class Limits:
             del self._known[next(iter(self._known))]
         bucket = self._known[name] = _Bucket()
         return bucket
-
-    def _refuse(self, name: tuple[Limit, str], bucket: _Bucket, seconds: float) -> None:
-        limit, who = name
-        self._metrics.rate_limited.labels(limit).inc()
-        bucket.refused += 1
-        if self._now() - bucket.logged_at >= LOG_AGAIN_SECONDS:
-            field = "address" if limit is Limit.WRONG_TOKENS else "userId"
-            log.warning("rate_limited", limit=limit.value, refused=bucket.refused, **{field: who})
-            bucket.refused, bucket.logged_at = 0, self._now()
-        raise RateLimited(MESSAGES[limit], retry_after_seconds=max(1, math.ceil(seconds)))
 
     def _forget_empty(self) -> None:
         now = self._now()
