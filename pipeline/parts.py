@@ -207,7 +207,8 @@ class Parts:
             forget_history=self._forget_history,
         )
         kinds = [self._kept_jobs.kind, self._kept_notifications.kind]
-        self.users = Users(self.store, self.queue, self.erasing, kinds=kinds)
+        max_bytes = settings.max_stored_bytes_per_user
+        self.users = Users(self.store, self.queue, self.erasing, kinds=kinds, max_bytes=max_bytes)
         self.busiest = Busiest(self.store, self.queue, is_fair=self._is_fair)
         self.expiry = Expiry(
             self.store,

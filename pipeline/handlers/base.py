@@ -64,6 +64,9 @@ NO_ORIGIN_HINT = "pages without an http:// or https:// origin, such as files, ca
 CORS_REQUEST_HEADERS = (
     *("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", "X-Request-Id", "traceparent"),
 )
+CORS_REPLY_HEADERS = (
+    *("Date", "Preference-Applied", "Retry-After", "X-Request-Id", "X-Stored-Bytes", "X-Stored-Bytes-Limit"),
+)
 # For a whole reply that may be large: 10 MB at 35 kB/s, as an upload.
 SEND_SECONDS = 300.0
 CODES = {400: "VALIDATION_ERROR", 401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
@@ -315,7 +318,7 @@ class BaseHandler(tornado.web.RequestHandler):
             return
         if self.is_allowed_origin(origin):
             self.set_header("Access-Control-Allow-Origin", origin)
-            self.set_header("Access-Control-Expose-Headers", "Date, Preference-Applied, Retry-After, X-Request-Id")
+            self.set_header("Access-Control-Expose-Headers", ", ".join(CORS_REPLY_HEADERS))
         elif not self.is_own_origin(origin):
             self._log_foreign_origin(origin)
 

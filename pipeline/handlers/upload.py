@@ -169,6 +169,7 @@ class UploadHandler(BaseHandler):
                 receipt = await self.submission.submit(await self._check(self._reader.finish()))
                 answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
                 answer |= {"status": "processing", "message": "Asset queued for AI analysis"}
+                self._tell_stored_bytes()
                 if not seconds:
                     # Before the rest: a service that shuts down waits for submissions, not for files.
                     self.reply(answer, status=202)
@@ -181,6 +182,13 @@ class UploadHandler(BaseHandler):
             if seconds:
                 self.set_header("Preference-Applied", f"wait={seconds}")
                 self.reply(answer | await self._asset_if_done(receipt.asset_id, seconds), status=202)
+
+    def _tell_stored_bytes(self) -> None:
+        """Let the user see how far the quota is used, if there is one."""
+        quota = self.submission.quota
+        if (used := quota.known_bytes(self.principal.user_id)) is not None:
+            self.set_header("X-Stored-Bytes", str(used))
+            self.set_header("X-Stored-Bytes-Limit", str(quota.most_bytes))
 
     async def _asset_if_done(self, asset_id: str, seconds: int) -> dict[str, Any]:
         """Return the asset as a member of the reply, if it is finished in time."""

@@ -59,6 +59,11 @@ class Bound:
             await asyncio.wait([number.reading], timeout=READ_SECONDS)
         return number.value if number.value is not None and number.value >= self._most else None
 
+    def known(self, name: str) -> int | None:
+        """Return the number without reading it, None when it is not known."""
+        number = self._numbers.get(name)
+        return number.value if number is not None else None
+
     def add(self, name: str, amount: int = 1) -> None:
         """Count what this process has added."""
         number = self._numbers.get(name)

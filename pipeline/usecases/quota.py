@@ -35,6 +35,10 @@ class Quota:
             self._on_refused(user_id)
             raise Forbidden(f"Your photos use {in_words(used)} of {in_words(self.most_bytes)}; delete some")
 
+    def known_bytes(self, user_id: str) -> int | None:
+        """Return how many bytes of the user are kept as far as this process knows, None when there is no bound."""
+        return self._stored.known(user_id) if self.most_bytes else None
+
     def add(self, user_id: str, stored_bytes: int) -> None:
         """Count an image that was stored."""
         self._stored.add(user_id, stored_bytes)

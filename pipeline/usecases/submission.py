@@ -94,7 +94,7 @@ class Submission:
         self._pool = pool
         self._identities = Identities(store, pool, dedupes=policy.dedupes)
         self._backlog = backlog or Backlog(store, queue, most=0, most_of_user=0)
-        self._quota = quota or Quota(store, most_bytes=0)
+        self.quota = quota or Quota(store, most_bytes=0)
         self._on_deferred = on_deferred
         self._on_enqueued = on_enqueued
         self._tracing = tracing
@@ -115,7 +115,7 @@ class Submission:
     async def admit(self, user_id: str, idempotency_key: str | None) -> None:
         """Return when the user may keep another photo, or has sent this one before; Forbidden otherwise."""
         try:
-            await self._quota.check(user_id)
+            await self.quota.check(user_id)
         except Forbidden:
             if not await self._identities.is_known(user_id, idempotency_key):
                 raise
@@ -194,7 +194,7 @@ class Submission:
             raise
         if is_new:
             self._backlog.add(asset.user_id)
-            self._quota.add(asset.user_id, asset.original.bytes)
+            self.quota.add(asset.user_id, asset.original.bytes)
             # Its id may have been that of an asset deleted since, whose job Redis remembers as completed.
             await self.enqueue(asset, request_id, revive=True)
         else:
