@@ -45,6 +45,7 @@ from pipeline.commands import (
     saving,
 )
 from pipeline.commands.shown import cleaned, shown, stderr, stdout
+from pipeline.embedded_files import FolderInUse
 from pipeline.errors import ConfigurationError
 from pipeline.exit import Exit
 from pipeline.handlers.server import raise_file_limit
@@ -145,7 +146,12 @@ async def _start(settings: Settings, exit_: Exit, opened: AsyncExitStack) -> Non
     if not settings.redis_url.get_secret_value():
         redis = embedded.EmbeddedRedis(settings.data_dir / "redis")
         opened.callback(redis.stop)
-        await redis.start()
+        try:
+            await redis.start()
+        except FolderInUse:
+            if (service := running.find_service(settings)) is None:
+                raise
+            raise ConfigurationError(_what_runs(service)) from None
         settings = settings.model_copy(update={"redis_url": SecretStr(redis.url)})
         app = App(settings, owns_redis=True, on_fatal=exit_.fail)
         # Without it the process must not go on.
@@ -167,6 +173,15 @@ async def _start(settings: Settings, exit_: Exit, opened: AsyncExitStack) -> Non
     if settings.gives_links and sys.stdout.isatty():
         _print_links(settings, app.address)
     opened.push_async_callback(app.stop)
+
+
+def _what_runs(service: dict[str, Any]) -> str:
+    """Return which service has DATA_DIR, and how to stop it."""
+    this = _this_command()
+    return (
+        f"A service, such as a demo leaves running, is at {service['address']} already (process {service['pid']}): "
+        f"stop it with {this} demo --exit, or give this one its own DATA_DIR, or give both the same REDIS_URL"
+    )
 
 
 def _remove(path: Path) -> None:
