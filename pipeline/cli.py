@@ -60,6 +60,10 @@ START_SECONDS = 60.0
 EVENT_SECONDS = 180.0
 # After which who waits for an event is told what it may be waiting for.
 PATIENCE_SECONDS = 10.0
+WHAT_LOCAL_SEES = (
+    "\nThe AI was the offline one: it reads the lettering on a product and sees its colours. A photo without lettering "
+    "is `partial`: brand and model stay unknown. AI_PROVIDER or AI_SERVICE_URL names an AI that knows products by sight."
+)
 # How long what is left of plugins' tasks may take to heed its cancellation.
 LEFT_SECONDS = 0.3
 
@@ -202,8 +206,10 @@ def demo(exit_: bool) -> None:
     service = found or _start_service(settings)
     token = make_token(settings, running.DEMO_USER, None, running.TOKEN_SECONDS)
     try:
-        pictures = demo_pictures.pictures(settings.categories)[:3]
+        pictures = demo_pictures.shown(settings.categories)
         is_good = asyncio.run(_submit(service["address"], token, pictures, watch=True))
+        if settings.all_providers == ("local",):
+            stdout.print(WHAT_LOCAL_SEES, soft_wrap=True)
     finally:
         if exit_:
             _stop(service["pid"])
