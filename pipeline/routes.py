@@ -8,6 +8,7 @@ import tornado.web
 
 from pipeline.auth import TokenVerifier
 from pipeline.handlers import (
+    access,
     assets,
     audit,
     base,
@@ -43,13 +44,14 @@ def build_server(parts: Parts) -> HttpServer:
         "metrics": parts.metrics,
         "allowed_origins": parts.settings.page_origins,
         "record": parts.audit.record,
+        "limits": parts.limits,
     }
     return HttpServer(
         tornado.web.Application(
             routes(parts, common),
             default_handler_class=base.NotFoundHandler,
             default_handler_args=common,
-            log_function=base.log_request,
+            log_function=access.log_request,
         ),
         xheaders=False,
         no_keep_alive=False,

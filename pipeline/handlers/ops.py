@@ -20,6 +20,8 @@ from pipeline.usecases.dependencies import Dependencies
 from pipeline.usecases.probing import CHECK_SECONDS
 from pipeline.usecases.processes import Processes
 
+# What each process has for itself. Not the clock: when that of Redis is wrong, all processes say so.
+LOCAL = ("process", "disk", "sandbox", "tasks")
 SCRAPE_SECONDS = 1.0  # Prometheus gives up after 10; what we know without Redis must arrive anyway
 
 
@@ -80,6 +82,8 @@ class LiveHandler(BaseHandler):
 class ReadyHandler(BaseHandler):
     """GET /readyz: asks everything the process leans on, all at once; 503 names what does not answer.
 
+    With ?local it asks only what another process may have while this one lacks it: a proxy that took all processes out
+    because they share what is away would refuse uploads that they still accept.
     With ?verbose also how long each took, the plugins and the queues; these never make the process unready.
     """
 
@@ -102,12 +106,13 @@ class ReadyHandler(BaseHandler):
 
     async def get(self) -> None:
         is_verbose = self.get_query_argument("verbose", None) is not None
-        checking = asyncio.ensure_future(self.dependencies.read())
+        is_local = self.get_query_argument("local", None) is not None
+        checking = asyncio.ensure_future(self.dependencies.read(LOCAL if is_local else None))
         # At the same time, so that a silent Redis costs its time limit once.
         queues = await asyncio.gather(*map(_queue_state, self.queues)) if is_verbose else []
         dependencies = await checking
         data: dict[str, Any] = {"dependencies": dependencies}
-        broken = {found["name"]: found["error"] for found in dependencies if not found["ok"]}
+        faults = {found["name"]: found["error"] for found in dependencies if not found["ok"]}
         if is_verbose:
             data["plugins"] = await asyncio.gather(*map(_plugin_state, self.plugins))
             # They hold images of ours, so somebody has taken their settings away too early.
@@ -119,13 +124,13 @@ class ReadyHandler(BaseHandler):
         else:
             for found in dependencies:
                 del found["tookMs"]
-        if not broken:
+        if not faults:
             self.reply(data)
             return
         error = {
             "code": DependencyUnavailable.code,
-            "message": f"Not ready: {', '.join(broken)}",
-            "details": [{"field": name, "message": fault} for name, fault in broken.items()],
+            "message": f"Not ready: {', '.join(faults)}",
+            "details": [{"field": name, "message": fault} for name, fault in faults.items()],
         }
         self.set_status(503)
         self.finish({"success": False, "error": error, "data": data})

@@ -9,7 +9,7 @@ result that is too old is not shown. Runs on the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import nan
 from time import monotonic
@@ -77,13 +77,17 @@ class Dependencies:
         looks = [self.ask(name, FRESH_SECONDS) for name in self._checks]
         await asyncio.gather(*looks, *map(self._look_at, self._checked_plugins()))
 
-    async def read(self) -> list[dict[str, Any]]:
-        """Return how each dependency is at this moment that the process is not ready without, as /readyz shows it."""
-        found = await asyncio.gather(*map(self.ask, self._checks))
+    async def read(self, only: Collection[str] | None = None) -> list[dict[str, Any]]:
+        """Return how each dependency is at this moment that the process is not ready without, as /readyz shows it.
+
+        only: the names of those that are asked for; None: all.
+        """
+        names = [name for name in self._checks if only is None or name in only]
+        found = await asyncio.gather(*map(self.ask, names))
         return [
             {"name": name, "ok": each.fault is None, "tookMs": each.took_ms}
             | ({"error": each.fault} if each.fault else {})
-            for name, each in zip(self._checks, found, strict=True)
+            for name, each in zip(names, found, strict=True)
         ]
 
     async def ask(self, name: str, age_seconds: float = 0.0) -> Found:
