@@ -131,7 +131,7 @@ def ai_down(world: World) -> Iterator[None]:
 @drill("AI service takes 40 s for a photo", "PipelineAiSlow")
 def slow_ai(world: World) -> Iterator[None]:
     ai = world.enter(AiService())
-    world.serve(ai.url, CONCURRENCY="20")
+    world.serve(ai.url, CONCURRENCY="20", POOL_THREADS="24")
     world.upload()
     yield
     ai.order(delay_ms=SLOW_MS)
