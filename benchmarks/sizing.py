@@ -15,7 +15,6 @@ from pathlib import Path
 
 import aiohttp
 import bson
-from redis import Redis
 
 from tests.factories import make_image, make_token
 from tests.redis_server import RedisServer
@@ -49,12 +48,11 @@ def cpu_seconds(pid: int) -> float:
 
 
 def measure(folder: Path, redis: RedisServer) -> None:
-    client = Redis.from_url(redis.url)
     pictures = [make_image(size=PHONE, seed=number) for number in range(4)]
     with AiService() as ai, Service(folder, ai.url, REDIS_URL=redis.url, PREVIEW_PROCESSES="1") as service:
         process = service.pid
         show("an idle process", memory(process))
-        empty, cpu = client.info("memory")["used_memory"], cpu_seconds(process)
+        cpu = cpu_seconds(process)
         with ThreadPoolExecutor(3) as pool:
             list(pool.map(lambda number: service.upload(image=pictures[number % 4]), range(PHOTOS)))
         service.wait_log("asset_finished", count=PHOTOS)
@@ -65,11 +63,9 @@ def measure(folder: Path, redis: RedisServer) -> None:
         originals = sum(len(pictures[number % 4]) for number in range(PHOTOS)) / PHOTOS
         show("an original, as it was sent", originals)
         show("images of one photo beside the original", size(media) / PHOTOS - originals)
-        show("Redis for a completed job", (client.info("memory")["used_memory"] - empty) / PHOTOS)
         show("a document as BSON, about", len(bson.encode(service.asset(service.find("asset_finished")[0]["assetId"]))))
         before = memory(process)
         asyncio.run(listen(service, process, before))
-    show("SQLite for an asset", size_of_store(folder) / PHOTOS)
 
 
 async def listen(service: Service, process: int, before: int) -> None:
@@ -81,10 +77,6 @@ async def listen(service: Service, process: int, before: int) -> None:
             socket = await opened.enter_async_context(session.ws_connect(f"{service.url}/ws", headers=headers))
             await socket.receive_json()
         show("a socket", (memory(process) - before) / SOCKETS)
-
-
-def size_of_store(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("assets.sqlite*"))
 
 
 def show(what: str, count: float) -> None:

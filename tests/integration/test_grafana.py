@@ -50,7 +50,8 @@ AGGREGATORS = {"sum", "max", "min", "avg", "count"}
 CHOSEN = {"$__rate_interval": "10s", "$__range": "1m", "$job": ".+", "$instance": ".+", "$queue": ".+"}
 # Where the runbooks are, as Prometheus works it out.
 RUNBOOKS = (
-    '{{ with query "last_over_time(pipeline_build_info[1d])" }}{{ . | first | label "public_url" }}{{ end }}/runbooks'
+    '{{ with query "pipeline_build_info or last_over_time(pipeline_build_info[1d])" }}'
+    '{{ . | first | label "public_url" }}{{ end }}/runbooks'
 )
 
 
