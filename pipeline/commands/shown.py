@@ -21,6 +21,8 @@ from pipeline.texts import clean
 stdout, stderr = (Console(stderr=is_stderr, emoji=False, markup=False, highlight=False) for is_stderr in (False, True))
 # Of a table: a longer cell moves what follows it on its line, and a very long one is cut.
 PAD_AT_MOST, CELL_AT_MOST = 44, 400
+# Of a cell, so that each line has as many words as there are columns, or more.
+EMPTY = "-"
 # Beside a bar there is little room.
 NAME_AT_MOST = 30
 _bars: list[Progress] = []
@@ -72,7 +74,7 @@ def say_json(data: Any, indent: int | None = None) -> None:
 
 def say_table(names: Sequence[str], rows: Iterable[Sequence[object]], nothing: str = "") -> int:
     """Print a line for each row, in columns, and return how many. nothing: what to say when there is no row."""
-    lines = [[shortened("" if cell is None else cell, CELL_AT_MOST) for cell in row] for row in rows]
+    lines = [[shortened("" if cell is None else cell, CELL_AT_MOST) or EMPTY for cell in row] for row in rows]
     if not lines and nothing:
         say(nothing)
         return 0
