@@ -1,5 +1,5 @@
-"""The Helm chart: rendered by helm itself, its objects held to the schemas of Kubernetes, the Prometheus Operator and KEDA,
-and what they say of the service held to the service.
+"""The Helm chart: rendered by helm itself, its objects held to the schemas of Kubernetes, the Prometheus Operator and
+KEDA, and what they say of the service held to the service.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm/pipeline"
 # The oldest one that the chart allows and the newest that the schemas know.
 KUBERNETES_VERSIONS = ("1.27", "1.37.0")
+# A helm of one's own making takes itself for one of an old cluster.
+TEMPLATE = ("template", "photos", str(CHART), "--namespace", "shop", "--kube-version", "1.30.0")
 LEAST = {
     "image": {"repository": "registry.example.com/pipeline"},
     "config": {"PUBLIC_URL": "https://photos.example.com", "STORAGE_BACKEND": "object"},
@@ -56,7 +58,10 @@ FULL = LEAST | {
     "sharedDataClaim": "photos",
 }
 OWN_SECRET = LEAST | {"secrets": {}, "existingSecret": "vault-photos"}
-FIXED = LEAST | {"web": {"autoscaling": {"enabled": False}}, "worker": {"autoscaling": {"enabled": False}, "replicas": 3}}
+FIXED = LEAST | {
+    "web": {"autoscaling": {"enabled": False}},
+    "worker": {"autoscaling": {"enabled": False}, "replicas": 3},
+}
 
 Objects = dict[tuple[str, str], dict[str, Any]]
 
@@ -71,7 +76,7 @@ def _helm(*arguments: str, values: dict[str, Any], folder: Path) -> subprocess.C
 
 
 def _render(values: dict[str, Any], folder: Path) -> str:
-    found = _helm("template", "photos", str(CHART), "--namespace", "shop", values=values, folder=folder)
+    found = _helm(*TEMPLATE, values=values, folder=folder)
     assert found.returncode == 0, found.stderr
     return found.stdout
 
@@ -99,7 +104,7 @@ def test_lint_finds_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
 def test_objects_are_those_of_kubernetes(rendered: str, version: str, tmp_path: Path) -> None:
-    """Each object that is Kubernetes' own has no field which its schema does not know, in the oldest and newest version."""
+    """Each object that is Kubernetes' own has only fields that its schema knows, in the oldest and newest version."""
     require(shutil.which("kubernetes-validate") is not None, "kubernetes-validate is not installed")
     own = [each for each in _objects(rendered).values() if not _crd_name(each)]
     path = tmp_path / "objects.yaml"
@@ -116,7 +121,7 @@ def _crd_name(found: dict[str, Any]) -> str:
 
 
 def test_custom_objects_are_those_of_their_operators(full: Objects) -> None:
-    """ServiceMonitor, PrometheusRule and ScaledObject are what the schemas of their operators allow, every field known."""
+    """ServiceMonitor, PrometheusRule and ScaledObject have only fields that the schemas of their operators know."""
     seen = []
     for found in full.values():
         if not (name := _crd_name(found)):
@@ -136,7 +141,7 @@ def _crds() -> Path:
 
 
 def _closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema with unknown fields forbidden, as an API server drops them, and its integer-or-text fields open."""
+    """Return the schema with unknown fields forbidden (an API server drops them); integer-or-text fields take all."""
     if schema.get("x-kubernetes-int-or-string"):
         return {}
     closed = dict(schema)
@@ -175,7 +180,7 @@ def test_environment_of_pods_is_settings_the_service_takes(rendered: str, monkey
 
 
 def test_pods_have_time_to_end(rendered: str) -> None:
-    """The grace period covers the sleep before SIGTERM, the lame duck, running jobs and two seconds for the end itself."""
+    """The grace period covers the sleep before SIGTERM, the lame duck, running jobs and the end itself."""
     objects = _objects(rendered)
     config = objects["ConfigMap", "photos"]["data"]
     for _, pod in _pods(objects):
@@ -196,7 +201,7 @@ def test_pods_run_with_the_least_rights(rendered: str) -> None:
 
 
 def test_every_selector_finds_its_pods(rendered: str) -> None:
-    """Services, monitors, budgets, policies and deployments select the labels that the pods have, web and worker apart."""
+    """Services, monitors, budgets, policies and deployments select labels that the pods have, web and worker apart."""
     objects = _objects(rendered)
     labels = {role: pod["metadata"]["labels"] for role, pod in _pods(objects)}
     selects = {
@@ -221,17 +226,37 @@ def test_every_selector_finds_its_pods(rendered: str) -> None:
         ]
 
 
-def test_scaling_asks_for_metrics_that_exist(full: Objects) -> None:
-    """KEDA's queries are Prometheus' language and name metrics of ours."""
+@pytest.mark.parametrize(
+    ("waiting", "oldest_seconds", "depth", "age"),
+    [
+        (100, 20, 100, 20),  # jobs wait
+        (100, 0, 0, 0),  # they wait for a provider that is held: more workers would not help
+        (0, 0, 0, 0),  # nothing to do
+        ("NaN", "NaN", 0, 0),  # Redis is down
+    ],
+)
+def test_scaling_follows_the_queue(
+    full: Objects, tmp_path: Path, waiting: float, oldest_seconds: float, depth: float, age: float
+) -> None:
+    """KEDA's queries, as Prometheus evaluates them: jobs that wait, unless none could start; the age of the oldest."""
     require(shutil.which("promtool") is not None, "promtool is not installed")
-    known = Metrics().render()[0].decode()
-    triggers = full["ScaledObject", "photos-worker"]["spec"]["triggers"]
-    assert [each["name"] for each in triggers] == ["depth", "age"]
-    for trigger in triggers:
-        query = trigger["metadata"]["query"]
-        subprocess.run(["promtool", "--experimental", "promql", "format", query], check=True, capture_output=True)
-        names = {word for word in query.replace("{", " ").replace("(", " ").split() if word.startswith("pipeline_")}
-        assert names and all(f"# TYPE {name} " in known for name in names)
+    queries = {each["name"]: each["metadata"]["query"]
+               for each in full["ScaledObject", "photos-worker"]["spec"]["triggers"]}
+    of_queue = 'namespace="shop",queue="ai-processing"'
+    series = {
+        f'pipeline_queue_depth{{{of_queue},state="waiting"}}': waiting,
+        f"pipeline_queue_oldest_seconds{{{of_queue}}}": oldest_seconds,
+    }
+    assert all(f"# TYPE {name.partition('{')[0]} gauge" in Metrics().render()[0].decode() for name in series)
+    expected = [
+        {"expr": queries[name], "eval_time": "0m", "exp_samples": [{"labels": "{}", "value": value}]}
+        for name, value in (("depth", depth), ("age", age))
+    ]
+    path = tmp_path / "tests.yml"
+    values = [{"series": name, "values": str(value)} for name, value in series.items()]
+    path.write_text(yaml.safe_dump({"tests": [{"input_series": values, "promql_expr_test": expected}]}))
+    found = subprocess.run(["promtool", "test", "rules", str(path)], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
 
 
 def test_rules_and_dashboards_are_those_of_the_repository(full: Objects) -> None:
@@ -259,8 +284,8 @@ def test_rules_and_dashboards_are_those_of_the_repository(full: Objects) -> None
     ],
 )
 def test_what_is_missing_is_said_at_installation(values: dict[str, Any], text: str, tmp_path: Path) -> None:
-    """A value that is missing, mistyped or misspelt ends `helm install` with its name, not as a pod that never starts."""
-    found = _helm("template", "photos", str(CHART), values=values, folder=tmp_path)
+    """A value that is missing, mistyped or misspelt ends `helm install` with its name; no pod fails to start later."""
+    found = _helm(*TEMPLATE, values=values, folder=tmp_path)
     assert found.returncode != 0 and text in found.stderr, found.stderr
 
 
