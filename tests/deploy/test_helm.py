@@ -278,6 +278,7 @@ def test_rules_and_dashboards_are_those_of_the_repository(full: Objects) -> None
         (LEAST | {"secrets": {"REDIS_URL": "redis://redis"}}, "secrets.MONGODB_URI is required"),
         (LEAST | {"secrets": {"REDIS_URL": "redis://r", "MONGODB_URI": "mongodb://m/p"}}, "one of secrets.JWT_SECRET"),
         (LEAST | {"config": {"PUBLIC_URL": "https://photos.example.com"}}, "pods share no disk"),
+        (LEAST | {"existingSecret": "vault-photos"}, "secrets and existingSecret are both given"),
         (LEAST | {"ingress": {"enabled": True}}, "ingress.host is required"),
         (LEAST | {"web": {"replicas": "two"}}, "replicas"),
         (LEAST | {"wroker": {}}, "wroker"),
@@ -298,6 +299,23 @@ def test_changed_settings_start_new_pods(tmp_path: Path) -> None:
     ):
         for role, pod in _pods(_objects(_render(changed, tmp_path))):
             assert pod["metadata"]["annotations"] != before[role]["metadata"]["annotations"]
+
+
+def test_values_reach_the_service_as_they_were_written(tmp_path: Path) -> None:
+    """Large numbers, fractions, switches and texts that YAML would read otherwise are the same text in the pod."""
+    written = {"MAX_UPLOAD_BYTES": 10485760, "AI_BUDGET_PER_DAY": 2.5, "AI_CACHE": True, "JWT_AUDIENCE": "0123"}
+    values = LEAST | {
+        "config": LEAST["config"] | written,
+        "secrets": LEAST["secrets"] | {"PLUGIN_OPENAI_API_KEY": 12345678901, "JWT_PUBLIC_KEY": "one\ntwo: #3\n"},
+        "web": {"env": {"OUTBOX_BYTES": 1048576}},
+    }
+    objects = _objects(_render(values, tmp_path))
+    config, secret = objects["ConfigMap", "photos"]["data"], objects["Secret", "photos"]["stringData"]
+    assert {name: config[name] for name in written} == {
+        "MAX_UPLOAD_BYTES": "10485760", "AI_BUDGET_PER_DAY": "2.5", "AI_CACHE": "true", "JWT_AUDIENCE": "0123"
+    }
+    assert secret["PLUGIN_OPENAI_API_KEY"] == "12345678901" and secret["JWT_PUBLIC_KEY"] == "one\ntwo: #3\n"
+    assert {"name": "OUTBOX_BYTES", "value": "1048576"} in dict(_pods(objects))["web"]["spec"]["containers"][0]["env"]
 
 
 def test_version_is_that_of_the_package() -> None:

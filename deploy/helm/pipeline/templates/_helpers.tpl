@@ -15,6 +15,15 @@ app.kubernetes.io/name: pipeline
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{/* A value as an environment variable has it, in quotes. Helm reads 10485760 as 1.048576e+07. */}}
+{{- define "pipeline.text" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) -}}
+{{ printf "%.0f" . | quote }}
+{{- else -}}
+{{ toString . | quote }}
+{{- end -}}
+{{- end }}
+
 {{/* Say at installation what would otherwise be a pod that does not start. */}}
 {{- define "pipeline.check" -}}
 {{- $config := .Values.config -}}
@@ -24,6 +33,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 {{- if not $config.PUBLIC_URL -}}
 {{- fail "config.PUBLIC_URL is required, as https://photos.example.com" -}}
+{{- end -}}
+{{- if and .Values.existingSecret .Values.secrets -}}
+{{- fail "secrets and existingSecret are both given: only one of them can be used" -}}
 {{- end -}}
 {{- if not .Values.existingSecret -}}
 {{- range list "REDIS_URL" "MONGODB_URI" -}}
@@ -95,7 +107,7 @@ spec:
         - { name: DATA_DIR, value: /data }
         - { name: LOG_FORMAT, value: json }
         {{- range $name, $value := $part.env }}
-        - { name: {{ $name }}, value: {{ $value | quote }} }
+        - { name: {{ $name }}, value: {{ include "pipeline.text" $value }} }
         {{- end }}
       # Touches nothing else: an outage of Redis or the store restarts no pod.
       livenessProbe:
