@@ -71,6 +71,7 @@ class App:
         await self._own_queues()
         self._watch("clock", lambda: CLOCK.follow(parts.queue.time))
         self._watch("processes", parts.processes.run)
+        self._watch("dependencies", parts.dependencies.run)
         self._watch("console frames", parts.console_frames.run, "console")
         self._watch("ai usage", parts.ai_usage.run, "console")
         self._watch_store()

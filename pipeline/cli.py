@@ -150,6 +150,7 @@ async def _start(settings: Settings, exit_: Exit, opened: AsyncExitStack) -> Non
         await redis.start()
         settings = settings.model_copy(update={"redis_url": SecretStr(redis.url)})
         app = App(settings, owns_redis=True, on_fatal=exit_.fail)
+        redis.on_restart = app.parts.metrics.task_restarts.labels("embedded").inc
         # Without it the process must not go on.
         app.parts.supervisor.start("embedded redis", redis.watch, kind="embedded", restarts=False)
         opened.push_async_callback(app.parts.supervisor.stop)
