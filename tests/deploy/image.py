@@ -1,8 +1,8 @@
 """The container image as .ci/image has built it, and its processes as a container engine runs them.
 
-`buildah run` cannot make the root read-only without a container runtime. So a process is started here as those do it: in
-namespaces of its own for mounts and processes, as process 1, with the image mounted read-only, /data as a volume and
-/tmp in memory. Only the network is the machine's.
+`buildah run` cannot make the root read-only without a container runtime. So a process is started here as those do it:
+in namespaces of its own for mounts and processes, as process 1 without capabilities, with the image mounted read-only,
+/data as a volume and /tmp in memory. Only the network is the machine's.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 from tests.parts import require
@@ -96,7 +96,7 @@ class ContainerService(Service):
         super().__init__(folder / "data", **environment)
         self.environment = image.variables | self.environment | {"DATA_DIR": "/data", "PATH": os.environ["PATH"]}
 
-    def signal(self, number: signal.Signals) -> None:
+    def signal(self, number: Signals) -> None:
         """Send the signal to the process 1 itself."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         os.kill(int(children[0]), number)

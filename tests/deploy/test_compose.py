@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
+from redis import Redis
+from redis.exceptions import AuthenticationError
 
+from pipeline.embedded import find_server
 from pipeline.settings import Settings
+from tests.factories import SECRET
 from tests.parts import require
-from tests.service import ROOT, inherited
+from tests.service import ROOT, AiService, Service, inherited
+from tests.toxiproxy import free_port
 
 Model = dict[str, Any]
 OURS = ("pipeline-1", "pipeline-2")
@@ -22,12 +29,25 @@ SECRETS = ("JWT_SECRET", "VALKEY_PASSWORD", "MONGO_ROOT_PASSWORD", "MONGO_PASSWO
 MB = 1024 * 1024
 
 
+def copied(folder: Path) -> Path:
+    """Copy what compose.yaml needs to where a test may make its .env."""
+    for name in ("deploy", "grafana"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(".env", "service.env"))
+    return folder
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """What compose.yaml needs, in a folder where a test may make its .env."""
-    for folder in ("deploy", "grafana"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns(".env", "service.env"))
-    return tmp_path
+    """A copy without .env."""
+    return copied(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy with .env."""
+    checkout = copied(tmp_path_factory.mktemp("checkout"))
+    assert run("deploy/new-env", checkout=checkout).returncode == 0
+    return checkout
 
 
 def run(*command: object, checkout: Path) -> subprocess.CompletedProcess[str]:
@@ -42,11 +62,10 @@ def config(checkout: Path) -> subprocess.CompletedProcess[str]:
     return run("compose-config", checkout / "deploy/compose.yaml", checkout=checkout)
 
 
-@pytest.fixture
-def model(checkout: Path) -> Model:
+@pytest.fixture(scope="module")
+def model(ready: Path) -> Model:
     """The file with all that stands in it for other things put in."""
-    assert run("deploy/new-env", checkout=checkout).returncode == 0
-    done = config(checkout)
+    done = config(ready)
     assert done.returncode == 0, done.stderr
     read: Model = json.loads(done.stdout)
     return read
@@ -87,7 +106,8 @@ def test_compose_for_the_internet(checkout: Path) -> None:
     """With a host name Caddy listens on the ports of the web, and the service knows its address."""
     assert run("deploy/new-env", "photos.example.com", checkout=checkout).returncode == 0
     services = json.loads(config(checkout).stdout)["services"]
-    assert [(port.get("host_ip"), port["published"]) for port in services["caddy"]["ports"]] == [(None, "80"), (None, "443")]
+    published = [(port.get("host_ip"), port["published"]) for port in services["caddy"]["ports"]]
+    assert published == [(None, "80"), (None, "443")]
     assert services["caddy"]["environment"]["PIPELINE_SITE"] == "photos.example.com"
     assert settings_of(services["pipeline-1"]).served_at == "https://photos.example.com"
 
@@ -120,7 +140,7 @@ def test_compose_restrains(model: Model, name: str) -> None:
     assert service["image"].rpartition(":")[2] != "latest" or name in OURS
 
 
-def test_compose_mounts_files_that_exist(model: Model, checkout: Path) -> None:
+def test_compose_mounts_files_that_exist(model: Model, ready: Path) -> None:
     """A bind mount of a missing file would quietly become an empty folder; all of them are read-only."""
     mounts = [each for service in model["services"].values() for each in service.get("volumes", [])]
     binds = [each for each in mounts if each["type"] == "bind"]
@@ -130,14 +150,49 @@ def test_compose_mounts_files_that_exist(model: Model, checkout: Path) -> None:
         assert bind["read_only"]
     assert {each["source"] for each in mounts if each["type"] == "volume"} == model["volumes"].keys()
     build = model["services"]["pipeline-1"]["build"]
-    assert (Path(build["context"]), build["dockerfile"]) == (checkout, "deploy/Containerfile")
+    assert (Path(build["context"]), build["dockerfile"]) == (ready, "deploy/Containerfile")
 
 
-def test_compose_is_watched(model: Model, checkout: Path) -> None:
+def test_compose_gives_valkey_its_password(model: Model, tmp_path: Path) -> None:
+    """The command in the file starts a server that asks for the password, and shows it in no list of processes."""
+    valkey, port = model["services"]["valkey"], free_port()
+    (tmp_path / "valkey-server").symlink_to(find_server())
+    script = valkey["command"][-1].replace("$$", "$").replace("/data", f"{tmp_path} --port {port}")
+    environment = valkey["environment"] | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    with subprocess.Popen([*valkey["command"][:-1], script], env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        next(line for line in process.stdout if b"Ready to accept connections" in line)
+        with pytest.raises(AuthenticationError), Redis(port=port) as stranger:
+            stranger.ping()
+        password = valkey["environment"]["VALKEY_PASSWORD"]
+        with Redis(port=port, password=password) as client:
+            assert client.config_get("appendonly") == {"appendonly": "yes"}
+        assert password not in Path(f"/proc/{process.pid}/cmdline").read_text()
+        process.terminate()
+        process.stdout.read()
+
+
+def test_compose_processes_share_images(
+    model: Model, tmp_path: Path, redis_url: str, mongo_uri: str, ai_service: AiService
+) -> None:
+    """With the settings of the file and one volume: what one process stores the other shows and deletes."""
+    environment = model["services"]["pipeline-1"]["environment"] | {"REDIS_URL": redis_url, "MONGODB_URI": mongo_uri}
+    environment |= {"JWT_SECRET": SECRET, "LAME_DUCK_SECONDS": "0"}
+    one, two = (Service(tmp_path / "data", ai_service.url, **environment) for _ in OURS)
+    with one, two:
+        asset_id = one.upload().json()["data"]["assetId"]
+        original = two.get(f"/api/assets/{asset_id}", wait=60).json()["data"]["images"]["original"]["url"]
+        path = original.removeprefix(environment["PUBLIC_URL"])
+        assert [each.get(path).status_code for each in (one, two)] == [200, 200]
+        assert httpx.delete(f"{two.url}/api/assets/{asset_id}", headers=two.headers()).status_code == 204
+        assert [each.get(path).status_code for each in (one, two)] == [404, 404]
+
+
+def test_compose_is_watched(model: Model, ready: Path) -> None:
     """Prometheus takes the configuration, asks both processes, and is where Grafana looks for it."""
     require(shutil.which("promtool") is not None, "needs promtool (apt install prometheus)")
-    shutil.copy(checkout / "grafana/alerts.yml", checkout / "deploy/compose/")
-    done = run("promtool", "check", "config", checkout / "deploy/compose/prometheus.yml", checkout=checkout)
+    shutil.copy(ready / "grafana/alerts.yml", ready / "deploy/compose/")
+    done = run("promtool", "check", "config", ready / "deploy/compose/prometheus.yml", checkout=ready)
     assert done.returncode == 0, done.stdout + done.stderr
     scraped = yaml.safe_load((ROOT / "deploy/compose/prometheus.yml").read_text())["scrape_configs"]
     of_ours = yaml.safe_load((ROOT / "grafana/prometheus.yml").read_text())["scrape_configs"]
@@ -147,11 +202,11 @@ def test_compose_is_watched(model: Model, checkout: Path) -> None:
     assert [each["url"] for each in sources] == ["http://prometheus:9090"]
 
 
-def test_compose_proxy_takes_our_file(model: Model, checkout: Path) -> None:
+def test_compose_proxy_takes_our_file(model: Model, ready: Path) -> None:
     """Caddy accepts its file with what compose.yaml gives it, and sends to both processes."""
     require(shutil.which("caddy") is not None, "needs caddy")
     given = model["services"]["caddy"]["environment"]
-    command = ["caddy", "adapt", "--config", str(checkout / "deploy/caddy/Caddyfile")]
+    command = ["caddy", "adapt", "--config", str(ready / "deploy/caddy/Caddyfile")]
     done = subprocess.run(command, env=inherited() | given, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert all(f'"dial":"{name}:8080"' in done.stdout for name in OURS) and '"listen":[":80"]' in done.stdout

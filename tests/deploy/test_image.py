@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pipeline
 from pipeline.demo import pictures
 from tests.deploy.image import ContainerService, Image, buildah
 from tests.factories import SECRET
-from tests.service import WAIT_SECONDS, AiService
 from tests.toxiproxy import free_port
 
 USER = 10001

@@ -37,8 +37,8 @@ def pinned(lock: str) -> dict[str, str]:
 def faults(requirements: list[str], lock: str) -> list[str]:
     """Return the requirements that the lock does not satisfy."""
     versions = pinned(lock)
-    parsed = map(Requirement, requirements)
-    return [str(each) for each in parsed if not each.specifier.contains(versions.get(canonicalize_name(each.name), "0"))]
+    named = [(each, versions.get(canonicalize_name(each.name), "")) for each in map(Requirement, requirements)]
+    return [str(each) for each, version in named if not version or not each.specifier.contains(version)]
 
 
 def test_lock_satisfies_setup_cfg() -> None:
