@@ -68,6 +68,14 @@ def test_image_without_a_secret_says_what_to_do(image: Image, tmp_path: Path) ->
     assert "docker run -e JWT_SECRET=" in done.stderr
 
 
+def test_image_says_who_must_own_the_volume(image: Image, tmp_path: Path) -> None:
+    """A folder of root's, mounted as /data: one line names the user that has to own it."""
+    (tmp_path / "data").mkdir()
+    done = image.run(tmp_path, USER, "pipeline", "serve", JWT_SECRET=SECRET)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert f"DATA_DIR: /data cannot be used: Permission denied; this process runs as user {USER}" in done.stderr
+
+
 def test_only_the_volume_and_tmp_can_be_written(image: Image, tmp_path: Path) -> None:
     """User 10001 owns nothing in the image but /data; on a read-only root it can write there and in /tmp only."""
     find = ("find", "/", "-xdev", "-user", str(USER))
