@@ -1,10 +1,7 @@
-#!/usr/bin/env python
-"""Start here: hands over to pipeline/cli.py, by way of pipeline/__main__.py.
+#!/usr/bin/env python3
+"""Start here: hands over to pipeline/cli.py. `python run.py` serves, `python run.py --help` lists the rest."""
 
-`python run.py` serves, `python run.py --help` lists the rest.
-"""
-
-from pipeline.__main__ import main
+from pipeline.start import main
 
 if __name__ == "__main__":
     main()

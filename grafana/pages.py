@@ -213,6 +213,12 @@ def _results() -> list[Panel]:
             ("max by (role, state) (pipeline_processes{@})", "{{role}} {{state}}"),
         ),
         graph("Upload bytes", "Bytes of accepted images.", rate("upload_bytes", legend="bytes"), unit="Bps"),
+        graph(
+            "Refused by a limit",
+            "Requests with 429 and uploads with 403; the log line rate_limited says whose.",
+            rate("rate_limited", "limit"),
+            unit="reqps",
+        ),
     ]
 
 

@@ -69,6 +69,7 @@ class App:
                 log.warning("jobs_recovered", jobIds=recovered)
             await parts.notifications.recover(everything=True)
         await self._own_queues()
+        self._watch("limits", parts.limits.run)
         self._watch("clock", lambda: CLOCK.follow(parts.queue.time))
         self._watch("processes", parts.processes.run)
         self._watch("dependencies", parts.dependencies.run)

@@ -42,9 +42,11 @@ LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05,
 TASKS = (
     *("claiming", "slot", "renewal", "enforcement", "replay", "subscriptions", "publisher", "reconciler", "sweeper"),
     *("store", "watchdog", "embedded", "clock", "progress", "expiry", "erasing", "processes", "console"),
-    "dependencies",
+    *("dependencies", "limits"),
 )
 PROCESS_STATES = ("alive", "lost")
+# What one user, or one address, may ask for too much of: see usecases/limits.py, backlog.py and quota.py.
+LIMITS = ("uploads", "requests", "wrong_tokens", "backlog", "stored_bytes")
 FLEET = "Same from every process: use max."
 
 
@@ -141,6 +143,8 @@ class Metrics:
         self.connections_refused = self._counter("connections_refused", "Connections closed for lack of open files.")
         self.uploads = self._counter("uploads", "Uploads by how they were answered.", "outcome")
         _start(self.uploads, ("accepted", "replayed", "rejected", "unavailable"))
+        self.rate_limited = self._counter("rate_limited", "Requests refused because of a limit.", "limit")
+        _start(self.rate_limited, LIMITS)
         self.upload_bytes = self._counter("upload_bytes", "Bytes of accepted images.")
 
     def _add_queue(self) -> None:

@@ -36,6 +36,7 @@ from pipeline.usecases.admission import Admission
 from pipeline.usecases.ai_usage import AiUsage
 from pipeline.usecases.audit import Audit
 from pipeline.usecases.budgets import Budgets
+from pipeline.usecases.backlog import Backlog
 from pipeline.usecases.bulk import Bulk
 from pipeline.usecases.busiest import Busiest
 from pipeline.usecases.cancelling import Cancelling
@@ -52,6 +53,7 @@ from pipeline.usecases.expiry import Expiry
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
 from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.limits import Limit, limits_of
 from pipeline.usecases.moves import Moves
 from pipeline.usecases.overview import Overview
 from pipeline.usecases.pictures import PictureCheck
@@ -63,6 +65,7 @@ from pipeline.usecases.processing import Processing
 from pipeline.usecases.progress import Progress
 from pipeline.usecases.progress_frames import ProgressFrames
 from pipeline.usecases.progress_reports import Reports
+from pipeline.usecases.quota import Quota
 from pipeline.usecases.reanalysis import Reanalysis, Reanalyzing
 from pipeline.usecases.reconciler import Reconciler, Source
 from pipeline.usecases.removing import Jobs, Removing
@@ -130,6 +133,7 @@ class Parts:
         self.audit = Audit(self.store)
         self.deliveries = Deliveries(self.store)
         self._build_queues()
+        self.limits = limits_of(settings, self.queue, self.metrics)
         self.tallies = Tallies(self.store, self.queue)
         self.result_cache = ResultCache(self.store, days=settings.ai_cache_days)
         self.budgets = Budgets(
@@ -206,7 +210,8 @@ class Parts:
             forget_history=self._forget_history,
         )
         kinds = [self._kept_jobs.kind, self._kept_notifications.kind]
-        self.users = Users(self.store, self.queue, self.erasing, kinds=kinds)
+        max_bytes = settings.max_stored_bytes_per_user
+        self.users = Users(self.store, self.queue, self.erasing, kinds=kinds, max_bytes=max_bytes)
         self.busiest = Busiest(self.store, self.queue, is_fair=self._is_fair)
         self.expiry = Expiry(
             self.store,
@@ -280,8 +285,18 @@ class Parts:
             self.plugins,
             self.queue,
             self.metrics,
-            SubmissionPolicy(
-                self._is_fair, settings.max_backlog, settings.max_backlog_per_user, settings.dedupe_uploads
+            SubmissionPolicy(self._is_fair, settings.dedupe_uploads),
+            backlog=Backlog(
+                self.store,
+                self.queue,
+                most=settings.max_backlog,
+                most_of_user=settings.max_backlog_per_user,
+                on_refused=partial(self.limits.refused, Limit.BACKLOG),
+            ),
+            quota=Quota(
+                self.store,
+                most_bytes=settings.max_stored_bytes_per_user,
+                on_refused=partial(self.limits.refused, Limit.STORED_BYTES),
             ),
             leftovers=self.leftovers,
             urls=self.image_urls,

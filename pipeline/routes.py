@@ -44,6 +44,7 @@ def build_server(parts: Parts) -> HttpServer:
         "metrics": parts.metrics,
         "allowed_origins": parts.settings.page_origins,
         "record": parts.audit.record,
+        "limits": parts.limits,
     }
     return HttpServer(
         tornado.web.Application(

@@ -229,6 +229,29 @@ class Settings(BaseSettings):
         "stands for all private networks and loopback. Default: nobody's, the client is who connects.",
     )
 
+    # how much one of them may ask for; docs/operations.md says more
+    uploads_per_minute_per_user: int = _f(
+        300,
+        "Photos that one user may send, or have analysed again, in a minute before the next gets 429; twice as many "
+        "may come at once. 0: no limit. More than AI services answer, less than a flood.",
+        ge=0,
+    )
+    requests_per_minute_per_user: int = _f(
+        1200,
+        "All other requests of one user, in the same way; operators have no limit. A busy page asks ten times in a "
+        "minute.",
+        ge=0,
+    )
+    wrong_tokens_per_minute_per_address: int = _f(
+        60,
+        "Tokens that were not made here, from one address (of IPv6: one /64), in the same way. Good tokens and expired "
+        "ones from there are not affected.",
+        ge=0,
+    )
+    max_stored_bytes_per_user: int = _f(
+        0, "Images of one user that are kept before uploads get 403, as 1000000000 for 1 GB; 0: no limit.", ge=0
+    )
+
     # uploads
     max_upload_bytes: int = _f(10 * 1024 * 1024, "Largest image part: the contract's 10 MB.", ge=1024)
     max_image_pixels: int = _f(
@@ -332,7 +355,7 @@ class Settings(BaseSettings):
         1_000_000, "Jobs that may wait in all before uploads get 503; each takes about 1 kB of Redis.", ge=1
     )
     max_backlog_per_user: int = _f(
-        10_000, "Jobs of one user that may wait before uploads get 429; needs QUEUE_FAIRNESS=user.", ge=1
+        10_000, "Jobs of one user that are not finished before uploads get 429.", ge=1
     )
     keep_completed_seconds: int = _f(86_400, "Completed jobs stay visible this long: the specification's 24 h.", ge=0)
     keep_failed_seconds: int = _f(604_800, "Failed jobs stay listed this long: the specification's 7 days.", ge=0)

@@ -1,7 +1,7 @@
 """Takes the pictures of docs/pictures/ anew, from a real service: `python -m docs.pictures.screenshots`.
 
-Needs Chromium. The photos are the demo's. The offline AI answers for most; for the category `other` an AI service that fails at times, so
-that there is something for operators to see.
+Needs Chromium. The photos are the demo's. The offline AI answers for most; for the category `other` an AI service that
+fails at times, so that there is something for operators to see.
 """
 
 from __future__ import annotations

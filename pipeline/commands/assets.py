@@ -132,6 +132,8 @@ def show_user(sub: str, as_json: bool, url: str | None, token: str | None) -> No
         table = Table(show_header=False)
         for name in USER_COLUMNS:
             value = _counts(user[name]) if name == "assets" else user[name]
+            if name == "bytes" and user["maxBytes"]:
+                value = f"{value} of {user['maxBytes']}"
             table.add_row(name, shown("unknown" if value is None else value))
         if user["erase"]:
             table.add_row("erase", shown(_gone(user["erase"])))

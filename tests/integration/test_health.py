@@ -108,7 +108,7 @@ def test_health_imports_nothing_heavy() -> None:
     """It starts every half a minute: the libraries of the service stay out."""
     code = (
         "import sys\n"
-        "from pipeline.__main__ import main\n"
+        "from pipeline.start import main\n"
         "sys.argv = ['pipeline', 'health']\n"
         "try: main()\n"
         "except SystemExit: print(*sys.modules)"

@@ -22,6 +22,7 @@ BOUNDED_LABELS = {
     *("model", "currency", "direction"),
     *("name", "role"),
     *("code", "kind", "plugin", "method", "queue", "provider", "reason", "task", "transport"),
+    "limit",
 }
 
 
