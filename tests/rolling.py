@@ -10,7 +10,7 @@ import asyncio
 import signal
 import time
 from collections import Counter
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -52,6 +52,12 @@ class Instances:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for service in self.services:
+            if service.is_running:
+                service.signal(signal.SIGTERM)
+                service.wait_log("service_stopping")
+                # The second one ends it without its time as a lame duck.
+                service.stop()
         self._stack.__exit__(kind, error, trace)
 
     async def roll(self, pause_seconds: float = 0) -> None:
@@ -95,10 +101,17 @@ class Seen:
 
 
 class Load:
-    """Clients under one address: some upload, some ask for their lists, some listen; `async with` runs them."""
+    """Clients under one address: some upload, some ask for the queue's state, some listen; `async with` runs them."""
 
     def __init__(
-        self, url: str, *, uploaders: int = 4, askers: int = 2, listeners: int = 3, image: bytes = b"", keyed: bool = False
+        self,
+        url: str,
+        *,
+        uploaders: int = 4,
+        askers: int = 2,
+        listeners: int = 3,
+        image: bytes = b"",
+        keyed: bool = False,
     ) -> None:
         """keyed: uploads carry an Idempotency-Key and are sent again once when they fail."""
         self.url, self.seen = url, Seen()
@@ -179,9 +192,9 @@ class Load:
             return ""
 
     async def _ask(self, session: aiohttp.ClientSession, user: str, key: str) -> str:
-        async with session.get(f"{self.url}/api/assets", params={"limit": "1"}) as reply:
+        async with session.get(f"{self.url}/api/assets/queue-status") as reply:
             await reply.read()
-            return "" if reply.status == 200 else f"list: {reply.status} {reply.content_type}"
+            return "" if reply.status == 200 else f"status: {reply.status} {reply.content_type}"
 
     async def _listen(self, user: str, ready: asyncio.Event) -> None:
         async with Client(self.url, make_token(user)) as client:
