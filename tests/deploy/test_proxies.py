@@ -259,12 +259,3 @@ def test_nginx_speaks_http_2(tmp_path: Path, instances: Instances) -> None:
         except FileNotFoundError:
             require(False, "needs curl")
         assert sent.stdout.splitlines()[-1] == "2 202", sent.stdout + sent.stderr
-
-
-def test_processes_share_a_port(tmp_path: Path) -> None:
-    """With REUSE_PORT two processes listen on one port, and one that leaves takes nobody with it."""
-    with Instances(tmp_path, is_one_port=True) as instances:
-        first, second = instances.services
-        assert first.url == second.url
-        assert first.stop() == 0
-        assert {httpx.get(f"{second.url}/livez").status_code for _ in range(20)} == {200}
