@@ -26,7 +26,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 
 from pipeline import demo as demo_pictures
-from pipeline import data_dir, embedded, logs
+from pipeline import data_dir, embedded, logs, systemd
 from pipeline import settings as settings_module
 from pipeline.app import App
 from pipeline.auth import ROLES, make_token
@@ -166,8 +166,12 @@ async def _start(settings: Settings, exit_: Exit, opened: AsyncExitStack) -> Non
     # Only for a person: in a file, or a journal, they would be a token in a log.
     if settings.gives_links and sys.stdout.isatty():
         _print_links(settings, app.address)
+    if systemd.watchdog_seconds():
+        app.parts.supervisor.start("systemd", systemd.keep_alive, kind="watchdog")
     # A process that must not go on ends at once.
     opened.push_async_callback(lambda: app.stop(0 if exit_.code else settings.lame_duck_seconds))
+    opened.callback(systemd.notify, "STOPPING=1")
+    systemd.notify("READY=1")
 
 
 def _remove(path: Path) -> None:
