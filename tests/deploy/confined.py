@@ -23,7 +23,7 @@ def calls(name: str) -> set[str]:
     if not name.startswith("@"):
         return {name}
     listed = subprocess.run(["systemd-analyze", "syscall-filter", name], capture_output=True, text=True, check=True)
-    members = re.findall(r"^    ([@\w]+)$", listed.stdout, re.MULTILINE)
+    members = re.findall(r"^    ([@\w-]+)$", listed.stdout, re.MULTILINE)
     return set().union(*map(calls, members))
 
 
