@@ -24,7 +24,7 @@ LARGE_BYTES = 3_000_000
 # Requests before and after what is measured.
 BEFORE, AFTER = 60, 60
 ROUNDS = 2
-HEAD = "| in front | what happens | requests | failed | lost events | p99, ms | what failed |\n|---|---|---|---|---|---|---|"
+HEAD = ("in front", "what happens", "requests", "failed", "lost events", "p99, ms", "what failed")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ async def slow_and_large(url: str) -> str:
 
 def main() -> None:
     """Print the table."""
-    print(HEAD, flush=True)
+    print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}", flush=True)
     notes = []
     for setup in SETUPS:
         with tempfile.TemporaryDirectory() as name, ExitStack() as stack:

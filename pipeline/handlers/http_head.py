@@ -25,6 +25,7 @@ from tornado.httputil import HTTPHeaders, HTTPInputError, RequestStartLine, Resp
 from tornado.iostream import StreamClosedError, UnsatisfiableReadError
 
 from pipeline.clock import utc_now
+from pipeline.handlers.peer import Peer
 from pipeline.texts import clean
 
 log = structlog.get_logger(__name__)
@@ -37,6 +38,7 @@ MAX_CHUNK_LINE_BYTES = 4096
 MAX_TRAILERS = 64
 # How many chunks are read in one step of the event loop, however small they are.
 CHUNKS_AT_ONCE = 64
+TLS_BEGINS = b"\x16\x03"  # a handshake, version 3.x (RFC 8446, section 5.1)
 ABSOLUTE = re.compile(r"https?://", re.IGNORECASE)
 CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
 # What is read on after such an answer, so that the client can read it before the connection is reset.
@@ -62,25 +64,20 @@ class Connection(HTTP1Connection):
     has_begun: its head has come.
     """
 
+    context: Peer
     has_begun = False
-
-    def write_headers(
-        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders, chunk: bytes | None = None
-    ) -> asyncio.Future[None]:
-        # Decided here, not when the request came: a long poll may have come before the process began to leave.
-        leaves = self._disconnect_on_finish or self.params.no_keep_alive
-        # What has become a WebSocket is no connection of HTTP any more; its "Connection: Upgrade" must stay.
-        is_upgrade = isinstance(start_line, ResponseStartLine) and start_line.code == 101
-        self._disconnect_on_finish = leaves and not is_upgrade
-        return super().write_headers(start_line, headers, chunk)
+    # Of the bodies of this request and its reply, for the access log.
+    bytes_in = bytes_out = 0
 
     async def _read_message(self, delegate: httputil.HTTPMessageDelegate) -> bool:
+        self.context.settle({})
         try:
             for _ in range(MAX_EMPTY_LINES):
                 with suppress(EmptyHead):
                     return await super()._read_message(delegate)
         except ProtocolFault as fault:
-            log.info("request_malformed", reason=clean(str(fault))[:200], status=fault.status)
+            client = self.context.remote_ip
+            log.info("request_malformed", client=client, reason=clean(str(fault))[:200], status=fault.status)
             with suppress(StreamClosedError):
                 await self._answer(fault)
         self.close()
@@ -94,6 +91,8 @@ class Connection(HTTP1Connection):
     def _parse_headers(self, data: bytes) -> tuple[str, HTTPHeaders]:
         if len(data) > MAX_HEAD_BYTES:
             raise ProtocolFault(f"The request line and headers have more than {MAX_HEAD_BYTES // 1024} KB", 431)
+        if data == TLS_BEGINS:
+            raise ProtocolFault("This port speaks plain HTTP, not TLS: use http://, or a proxy that takes the TLS off")
         text = data.decode("latin1").lstrip("\r\n")
         if not text:
             raise EmptyHead
@@ -101,6 +100,7 @@ class Connection(HTTP1Connection):
         try:
             start = httputil.parse_request_start_line(line.removesuffix("\r"))
             headers = HTTPHeaders.parse(rest)
+            self.context.settle(headers)
             start = _in_origin_form(start, headers)
             _check_framing(start, headers)
             # Only looks: it raises for what Tornado would refuse without an answer.
@@ -110,6 +110,25 @@ class Connection(HTTP1Connection):
         _tidy_expectation(start, headers)
         self.has_begun = True
         return f"{start.method} {start.path} {start.version}", headers
+
+    def write_headers(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders, chunk: bytes | None = None
+    ) -> asyncio.Future[None]:
+        self.bytes_out += len(chunk) if chunk else 0
+        # Decided here, not when the request came: a long poll may have come before the process began to leave.
+        leaves = self._disconnect_on_finish or self.params.no_keep_alive
+        # What has become a WebSocket is no connection of HTTP any more; its "Connection: Upgrade" must stay.
+        is_upgrade = isinstance(start_line, ResponseStartLine) and start_line.code == 101
+        self._disconnect_on_finish = leaves and not is_upgrade
+        return super().write_headers(start_line, headers, chunk)
+
+    def write(self, chunk: bytes) -> asyncio.Future[None]:
+        self.bytes_out += len(chunk)
+        return super().write(chunk)
+
+    async def _deliver_body(self, delegate: httputil.HTTPMessageDelegate, data: bytes) -> None:
+        self.bytes_in += len(data)
+        await super()._deliver_body(delegate, data)
 
     async def _read_chunked_body(self, delegate: httputil.HTTPMessageDelegate) -> None:
         """As Tornado's, but with chunk extensions and trailers, which are dropped."""

@@ -10,20 +10,26 @@ import asyncio
 import resource
 import socket
 import sys
+from collections.abc import Awaitable
 from time import monotonic
 from typing import Any, cast
 
 import structlog
 import tornado.httpserver
-from tornado.httpserver import _HTTPRequestContext
 from tornado.iostream import IOStream
 
-from pipeline.handlers.http_head import READ_HEAD_BYTES, ServerConnection
+from pipeline.handlers.http_head import READ_HEAD_BYTES, TLS_BEGINS, ServerConnection
+from pipeline.handlers.peer import Peer
+from pipeline.logs import Seldom
 from pipeline.metrics import Metrics
+from pipeline.proxies import TrustedProxies
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
+# As Tornado looks for the end of a head.
+HEAD_END = b"\r?\n\r?\n"
+HEAD_OR_TLS = rb"\A" + TLS_BEGINS + b"|" + HEAD_END
 # For Redis, the stores, images on their way and what plugins open.
 FILES_KEPT_BACK = 128
 # A connection that has just been made may wait so long for its first request when the process goes away: its client has
@@ -58,6 +64,10 @@ class Stream(IOStream):
         count = super().write_to_fd(data)
         self.moved_at = monotonic() if count else self.moved_at
         return count
+
+    def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
+        # A client that speaks TLS waits for an answer and never sends the end of a head.
+        return super().read_until_regex(HEAD_OR_TLS if regex == HEAD_END else regex, max_bytes)
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         count = super().read_from_fd(buf)
@@ -98,15 +108,18 @@ class HttpServer(tornado.httpserver.HTTPServer):
     """Tornado's server with an end to how many connections it takes."""
 
     # Not __init__: Tornado's servers take their options there.
-    def initialize(self, *arguments: Any, metrics: Metrics, **options: Any) -> None:  # type: ignore[override]
+    def initialize(  # type: ignore[override]
+        self, *arguments: Any, metrics: Metrics, proxies: TrustedProxies = TrustedProxies(), **options: Any
+    ) -> None:
         options.setdefault("max_header_size", READ_HEAD_BYTES)
         super().initialize(*arguments, **options)
         # chunk_size is for bodies; what else comes in is read as Tornado does it.
         self.read_chunk_size = None
         self._metrics = metrics
+        self._proxies = proxies
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._last_file = sys.maxsize if soft == resource.RLIM_INFINITY else soft - FILES_KEPT_BACK
-        self._is_full = False
+        self._seldom = Seldom()
 
     def let_go(self) -> None:
         """Ask clients, with each answer, to send what comes next on another connection."""
@@ -150,13 +163,11 @@ class HttpServer(tornado.httpserver.HTTPServer):
         # The system hands out the lowest number that is free, so this one tells how many files there are.
         if stream.socket.fileno() > self._last_file:
             self._metrics.connections_refused.inc()
-            if not self._is_full:
-                log.warning("connections_refused", reason="too many open files", limit=self._last_file)
-            self._is_full = True
+            reason, limit = "too many open files", self._last_file
+            self._seldom.write(log.warning, "connections_refused", reason=reason, limit=limit)
             stream.close()
             return
-        self._is_full = False
-        context = _HTTPRequestContext(stream, address, self.protocol, self.trusted_downstream)
+        context = Peer(stream, address, self._proxies)
         connection = ServerConnection(stream, self.conn_params, context)
         self._connections.add(connection)
         connection.start_serving(self)
