@@ -35,14 +35,15 @@ PLAIN_WORDS = ROWS[-5:]
 BESIDE = {"metrics", "logs", "tracing", "supervision"}
 # Parts the rows do not name: what is embedded belongs to starting, the commands to the command line, the client and
 # the suites to those outside.
-STARTING = {"embedded", "data_dir", "exit", "commands", "client", "demo", "services", "testing"}
+STARTING = {"embedded", "data_dir", "exit", "commands", "client", "demo", "services", "systemd", "testing"}
 SPECIFIED_TESTS = [*range(13, 20), *range(27, 34), *range(38, 46), 57, 58]
 # The rows of the fault list that are mended, each held by a test that carries its name.
 MENDED_FAULTS = {
     *(f"E{number}" for number in range(1, 33)),
     *(f"R{number}" for number in range(1, 19)),
     *(f"U{number}" for number in range(1, 29)),
-    *("O9", "O10", "O11", "O15", "O16", *(f"P{number}" for number in range(1, 12))),
+    *(f"P{number}" for number in range(1, 12)),
+    *(f"O{number}" for number in range(1, 21)),
 }
 PURE = [
     *("pipeline.assets.asset", "pipeline.assets.events", "pipeline.assets.store", "pipeline.queue.job"),
