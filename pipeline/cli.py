@@ -62,7 +62,7 @@ EVENT_SECONDS = 180.0
 PATIENCE_SECONDS = 10.0
 WHAT_LOCAL_SEES = (
     "\nThe AI was the offline one: it reads the lettering on a product and sees its colours. A photo without lettering "
-    "is `partial`: brand and model stay unknown. AI_PROVIDER or AI_SERVICE_URL names an AI that knows products by sight."
+    "is `partial`: brand and model stay unknown. AI_PROVIDER or AI_SERVICE_URL names an AI that knows them by sight."
 )
 # How long what is left of plugins' tasks may take to heed its cancellation.
 LEFT_SECONDS = 0.3
