@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo run setup test chaos bench lint clean .venv/installed .venv/installed-test .venv/installed-bench
+.PHONY: demo run setup test chaos bench lint pristine clean .venv/installed .venv/installed-test .venv/installed-bench
 
 demo: .venv/installed  ## start the service, upload three photos, print the events; the service stays
 	@$(BIN)/python run.py demo
@@ -26,6 +26,9 @@ bench: .venv/installed-bench  ## side by side with what you would pick instead; 
 lint: .venv/installed-test  ## style and types
 	@$(BIN)/python -m flake8
 	@$(BIN)/python -m mypy
+
+pristine:  ## what a newcomer sees on Debian bookworm, trixie and sid; needs root and debootstrap
+	@for suite in bookworm trixie sid; do .ci/pristine $$suite || exit 1; done
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 BEGUN = VENV / "installing"
-# Written when everything is there: for which folder, by which setup.cfg, with which extras.
+# Written when everything is there: for which place, by which setup.cfg, with which extras.
 MARK = VENV / "installed"
 # What venv and pip write into .venv. Other things there, as the tools of CI, are not ours.
 MADE = ("bin", "etc", "include", "lib", "lib64", "share", "pyvenv.cfg", ".gitignore", "installed", "installing")
@@ -39,7 +39,7 @@ def main(extras):
     """Return when .venv has the extras; exit with one line when that cannot be."""
     state = _state()
     recorded = _recorded()
-    is_moved = recorded.get("folder", state["folder"]) != state["folder"]
+    is_moved = recorded.get("venv", state["venv"]) != state["venv"]
     is_sound = not is_moved and not BEGUN.exists() and _works()
     is_same = is_sound and recorded.get("setup") == state["setup"]
     if is_same and set(extras) <= set(recorded["extras"]):
@@ -61,7 +61,7 @@ def main(extras):
 
 def _state():
     setup = b"".join((ROOT / name).read_bytes() for name in ("setup.cfg", "pyproject.toml"))
-    return {"folder": str(ROOT), "setup": hashlib.sha256(setup).hexdigest()}
+    return {"venv": os.path.realpath(str(VENV)), "setup": hashlib.sha256(setup).hexdigest()}
 
 
 def _recorded():
@@ -142,6 +142,8 @@ def _fail_after(done, what):
         _fail("%s: the package index does not answer (%s). Run this again when it does." % (what, why.group()))
     if done.returncode < 0:
         _fail("%s: it was ended by %s. Run this again." % (what, signal.Signals(-done.returncode).name))
+    if "\n" not in said:
+        _fail("%s: %s" % (what, said.replace("Error: ", "", 1)))
     print(said, file=sys.stderr)
     _fail("%s; why is above" % what)
 

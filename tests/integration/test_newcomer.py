@@ -207,9 +207,10 @@ def test_venv_that_no_longer_fits_is_made_anew(checkout: Path, tmp_path: Path) -
         (1, "WARNING: Retrying after connection broken by 'NewConnectionError(...)'", "index does not answer (New"),
         (1, "ERROR: Could not install: [Errno 28] No space left on device", "the disk is full"),
         (-9, "", "it was ended by SIGKILL"),
-        (1, "error: no wheel", "why is above"),
+        (1, "error: no wheel", "is needed: error: no wheel"),
+        (1, "error: no wheel\nhint: none", "why is above"),
     ],
-    ids=["offline", "full disk", "killed", "unknown"],
+    ids=["offline", "full disk", "killed", "one line", "more lines"],
 )
 def test_failed_pip_is_one_line_and_a_later_run_works(checkout: Path, code: int, said: str, words: str) -> None:
     """Whatever pip fails of, the reason is told, and the next run installs all."""
