@@ -11,7 +11,6 @@ import asyncio
 import itertools
 import json
 import re
-import shutil
 import subprocess
 import tempfile
 import threading
@@ -39,7 +38,7 @@ from pipeline.queue.queue import JobQueue
 from pipeline.settings import Settings
 from pipeline.usecases.processes import Processes
 from tests.factories import SECRET, make_image, make_token
-from tests.parts import require
+from tests.parts import program
 from tests.service import AiService, Service
 from tests.toxiproxy import free_port
 
@@ -115,9 +114,7 @@ def uses(expr: str, pattern: str) -> Iterator[list[str]]:
 
 def promtool(*arguments: str, folder: Path = GRAFANA) -> str:
     """Run promtool; return what it prints, which is a failure's reason."""
-    binary = shutil.which("promtool")
-    require(binary is not None, "promtool is not installed")
-    done = subprocess.run([str(binary), *arguments], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([program("promtool"), *arguments], cwd=folder, capture_output=True, text=True)
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
@@ -463,8 +460,7 @@ def test_left_sides() -> None:
 @contextmanager
 def running_prometheus(target: str, folder: Path, rules: str | None = None) -> Iterator[httpx.Client]:
     """A Prometheus with our configuration, pointed at host:port and in more of a hurry. rules: other ones than ours."""
-    binary = shutil.which("prometheus")
-    require(binary is not None, "prometheus is not installed")
+    binary = program("prometheus")
     config = yaml.safe_load((GRAFANA / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "500ms", "evaluation_interval": "500ms"}
     (folder / "alerts.yml").write_text(rules or (GRAFANA / "alerts.yml").read_text())
@@ -474,7 +470,7 @@ def running_prometheus(target: str, folder: Path, rules: str | None = None) -> I
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
             [
-                str(binary),
+                binary,
                 f"--config.file={folder / 'prometheus.yml'}",
                 f"--storage.tsdb.path={folder / 'data'}",
                 f"--web.listen-address={address}",
