@@ -14,6 +14,7 @@ from typing import TypeVar
 import httpx
 
 from tests.faults.test_full_disk import Disk
+from tests.mongo_server import MongoServer
 from tests.packages import install
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
@@ -169,6 +170,16 @@ LOCK = (
     "connection.execute('BEGIN EXCLUSIVE')\n"
     "sys.stdin.read()"
 )
+
+
+@drill("asset store: MongoDB stopped, nobody uploads", "PipelineDependencyDown store")
+def idle_mongo_down(world: World) -> Iterator[None]:
+    ai, mongo = world.enter(AiService()), world.enter(MongoServer())
+    world.serve(ai.url, MONGODB_URI=mongo.uri("photos"))
+    yield
+    mongo.stop()
+    yield
+    mongo.start()
 
 
 @drill("image storage: the folder is gone", "PipelineDependencyDown storage", "PipelineServerErrors")

@@ -64,6 +64,11 @@ LARGEST_BY_UNIT = {"_seconds": 3_155_760_000, "_ms": 3_155_760_000_000}
 LARGEST = 10**12
 # The storages that need CLOUDINARY_URL, the default one first.
 CLOUDINARY = ("cloudinary_private", "cloudinary")
+# What is wrong at the first `docker run` of most people, so it names the words to add.
+NO_KEY = (
+    "set JWT_SECRET to a random secret, as `openssl rand -base64 32` prints it (docker run -e JWT_SECRET=...), and "
+    "keep it: it signs the tokens. Or set JWT_PUBLIC_KEY or JWT_JWKS_URL, if a login of yours signs them"
+)
 SAFE_ONLY = "must be https:// (http:// only for a loopback host)"
 
 
@@ -464,7 +469,7 @@ class Settings(BaseSettings):
         if sum(map(bool, (secret, self.jwt_public_key, self.jwt_jwks_url))) > 1:
             faults.append("only one of JWT_SECRET, JWT_PUBLIC_KEY and JWT_JWKS_URL may be set")
         if not (secret or self.jwt_public_key or self.jwt_jwks_url or is_loopback(self.host)):
-            faults.append("HOST is not loopback: set JWT_SECRET (or JWT_PUBLIC_KEY or JWT_JWKS_URL)")
+            faults.append(f"HOST is not loopback: {NO_KEY}")
         if "http" in self.all_providers and not self.ai_service_url:
             faults.append("AI_PROVIDER=http needs AI_SERVICE_URL")
         if self.storage_name in CLOUDINARY and not self.cloudinary_url.get_secret_value():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,7 @@ from typing import Any
 import httpx
 import yaml
 
-from tests.parts import require
+from tests.parts import program
 from tests.toxiproxy import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -71,13 +70,6 @@ def hurried_rules() -> str:
 def seconds(duration: str) -> int:
     """Return how long a duration is, as Prometheus spells it."""
     return int(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]]
-
-
-def program(*names: str) -> str:
-    """Return the path of the first of these programs that is installed; without any the test is skipped."""
-    found = next(filter(None, map(shutil.which, names)), None)
-    require(found is not None, f"{names[0]} is not installed")
-    return str(found)
 
 
 def until(condition: Callable[[], Any], explain: Callable[[], Any]) -> None:

@@ -19,12 +19,12 @@ import pytest
 import yaml
 
 from tests.fake_receiver import FakeReceiver, running_in_thread
+from tests.parts import program
 from tests.prometheus import (
     DEPLOY,
     GRAFANA,
     ROOT,
     hurried_rules,
-    program,
     running_alertmanager,
     running_prometheus,
     until,

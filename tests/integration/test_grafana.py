@@ -38,7 +38,8 @@ from pipeline.queue.queue import JobQueue
 from pipeline.settings import Settings
 from pipeline.usecases.processes import Processes
 from tests.factories import SECRET, make_image, make_token
-from tests.prometheus import GRAFANA, ROOT, WAIT_SECONDS, hurried_rules, program, running_prometheus, seconds, until
+from tests.parts import program
+from tests.prometheus import GRAFANA, ROOT, WAIT_SECONDS, hurried_rules, running_prometheus, seconds, until
 from tests.service import AiService, Service
 
 BOARDS = {path.stem: json.loads(path.read_text()) for path in sorted((GRAFANA / "dashboards").glob("*.json"))}
