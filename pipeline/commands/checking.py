@@ -153,7 +153,7 @@ class Masker:
         """Mask the secrets of these settings as well, whole and, of an address, its user and password."""
         for value in (getattr(settings, name) for name in type(settings).model_fields):
             if isinstance(value, SecretStr) and (secret := value.get_secret_value()):
-                self._secrets.add(secret)
+                self._secrets |= {secret, *secret.split()}
                 user, _, password = _userinfo(secret).partition(":")
                 self._secrets |= {part for text in (user, password) for part in (text, unquote(text)) if len(part) > 3}
 
@@ -252,7 +252,8 @@ class Checks:
             TokenVerifier(settings)
             yield Finding(Mark.OK, "tokens", "JWT_PUBLIC_KEY is a key for RS256 or ES256")
         elif settings.jwt_secret.get_secret_value():
-            yield Finding(Mark.OK, "tokens", "JWT_SECRET, HS256")
+            old = len(settings.old_secrets)
+            yield Finding(Mark.OK, "tokens", "JWT_SECRET, HS256" + (f", and {old} of JWT_SECRETS_OLD" if old else ""))
         else:
             if (settings.data_dir / data_dir.SECRET_NAME).exists():
                 data_dir.jwt_secret(settings.data_dir)  # raises when it is damaged
