@@ -202,8 +202,8 @@ class Settings(BaseSettings):
     )
     jwt_secrets_old: SecretStr = _f(
         SecretStr(""),
-        "Secrets whose tokens are still taken while JWT_SECRET is changed, with blanks between them; nothing is signed "
-        "with them. See docs/operations.md.",
+        "The secret of before, whose tokens are still taken while JWT_SECRET is changed; several, one in a line. "
+        "Nothing is signed with it. See docs/operations.md.",
     )
     jwt_public_key: str = _f(
         "",
@@ -551,8 +551,9 @@ class Settings(BaseSettings):
 
     @property
     def old_secrets(self) -> tuple[str, ...]:
-        """The secrets of JWT_SECRETS_OLD. They are parted by blanks, which no generated secret holds."""
-        return tuple(self.jwt_secrets_old.get_secret_value().split())
+        """The secrets of JWT_SECRETS_OLD. Only line ends part them: a secret may hold any other sign."""
+        lines = self.jwt_secrets_old.get_secret_value().split("\n")
+        return tuple(secret for line in lines if (secret := line.removesuffix("\r")).strip())
 
     @property
     def gives_links(self) -> bool:

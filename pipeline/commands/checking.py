@@ -153,7 +153,7 @@ class Masker:
         """Mask the secrets of these settings as well, whole and, of an address, its user and password."""
         for value in (getattr(settings, name) for name in type(settings).model_fields):
             if isinstance(value, SecretStr) and (secret := value.get_secret_value()):
-                self._secrets |= {secret, *secret.split()}
+                self._secrets |= {secret, *filter(None, secret.split("\n"))}
                 user, _, password = _userinfo(secret).partition(":")
                 self._secrets |= {part for text in (user, password) for part in (text, unquote(text)) if len(part) > 3}
 
