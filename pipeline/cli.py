@@ -36,6 +36,7 @@ from pipeline.commands import (
     authoring,
     checking,
     evaluating,
+    health,
     jobs,
     moving,
     operating,
@@ -45,6 +46,7 @@ from pipeline.commands import (
     saving,
 )
 from pipeline.commands.shown import cleaned, shown, stderr, stdout
+from pipeline.embedded_files import FolderInUse
 from pipeline.errors import ConfigurationError
 from pipeline.exit import Exit
 from pipeline.handlers.server import raise_file_limit
@@ -59,6 +61,11 @@ START_SECONDS = 60.0
 EVENT_SECONDS = 180.0
 # After which who waits for an event is told what it may be waiting for.
 PATIENCE_SECONDS = 10.0
+WHAT_LOCAL_SEES = (
+    "\nThe AI was the offline one: it reads the lettering on a product and sees its colours. A photo without lettering "
+    "is `partial`: brand and model stay unknown. AI_PROVIDER or AI_SERVICE_URL names an AI that knows products by "
+    "sight."
+)
 # How long what is left of plugins' tasks may take to heed its cancellation.
 LEFT_SECONDS = 0.3
 
@@ -95,6 +102,7 @@ main.add_command(jobs.reanalyze)
 main.add_command(assets.assets)
 main.add_command(assets.users)
 main.add_command(checking.check)
+main.add_command(health.health)
 main.add_command(evaluating.evaluate)
 main.add_command(authoring.plugins)
 for command in (saving.backup, saving.restore, saving.verify, moving.move):
@@ -115,7 +123,7 @@ def serve() -> None:
     # ever.
     loop = asyncio.new_event_loop()
     loop.set_default_executor(LoopThreads())
-    exit_ = Exit(loop, settings.shutdown_seconds)
+    exit_ = Exit(loop, settings.lame_duck_seconds + settings.shutdown_seconds)
     try:
         loop.run_until_complete(_serve(settings, exit_))
     except BaseException as error:
@@ -145,9 +153,15 @@ async def _start(settings: Settings, exit_: Exit, opened: AsyncExitStack) -> Non
     if not settings.redis_url.get_secret_value():
         redis = embedded.EmbeddedRedis(settings.data_dir / "redis")
         opened.callback(redis.stop)
-        await redis.start()
+        try:
+            await redis.start()
+        except FolderInUse:
+            if (service := running.find_service(settings)) is None:
+                raise
+            raise ConfigurationError(_what_runs(service)) from None
         settings = settings.model_copy(update={"redis_url": SecretStr(redis.url)})
         app = App(settings, owns_redis=True, on_fatal=exit_.fail)
+        redis.on_restart = app.parts.metrics.task_restarts.labels("embedded").inc
         # Without it the process must not go on.
         app.parts.supervisor.start("embedded redis", redis.watch, kind="embedded", restarts=False)
         opened.push_async_callback(app.parts.supervisor.stop)
@@ -166,7 +180,17 @@ async def _start(settings: Settings, exit_: Exit, opened: AsyncExitStack) -> Non
     # Only for a person: in a file, or a journal, they would be a token in a log.
     if settings.gives_links and sys.stdout.isatty():
         _print_links(settings, app.address)
-    opened.push_async_callback(app.stop)
+    # A process that must not go on ends at once.
+    opened.push_async_callback(lambda: app.stop(0 if exit_.code else settings.lame_duck_seconds))
+
+
+def _what_runs(service: dict[str, Any]) -> str:
+    """Return which service has DATA_DIR, and how to stop it."""
+    this = _this_command()
+    return (
+        f"A service, such as a demo leaves running, is at {service['address']} already (process {service['pid']}): "
+        f"stop it with {this} demo --exit, or give this one its own DATA_DIR, or give both the same REDIS_URL"
+    )
 
 
 def _remove(path: Path) -> None:
@@ -187,8 +211,10 @@ def demo(exit_: bool) -> None:
     service = found or _start_service(settings)
     token = make_token(settings, running.DEMO_USER, None, running.TOKEN_SECONDS)
     try:
-        pictures = demo_pictures.pictures(settings.categories)[:3]
+        pictures = demo_pictures.shown(settings.categories)
         is_good = asyncio.run(_submit(service["address"], token, pictures, watch=True))
+        if settings.all_providers == ("local",):
+            stdout.print(WHAT_LOCAL_SEES, soft_wrap=True)
     finally:
         if exit_:
             _stop(service["pid"])

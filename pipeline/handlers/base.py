@@ -1,4 +1,4 @@
-"""What every HTTP reply has in common: who is calling, the request id, the one error shape, CORS, the access line.
+"""What every HTTP reply has in common: who is calling, the request id, the one error shape, CORS.
 
 Bodies stream: a handler that wants one overrides data_received, every other body is dropped as it comes, so no request
 can fill the memory. Runs on the event loop.
@@ -36,16 +36,19 @@ from pipeline.errors import (
     ValidationError,
     told_to_client,
 )
+from pipeline.handlers.access import access_fields
+from pipeline.handlers.peer import asked_hosts, client_address
 from pipeline.handlers.query import Query
+from pipeline.logs import Seldom
 from pipeline.metrics import Metrics
 from pipeline.origins import is_same_place, normal_origin
 from pipeline.texts import cause_of, clean
+from pipeline.tracing import TRACEPARENT, given_trace, passed_on, trace_id
 from pipeline.usecases.audit import Act
 from pipeline.usecases.limits import Limits, NoBuckets
 
 log = structlog.get_logger(__name__)
 
-PROBED = ("/livez", "/readyz", "/metrics")
 WEBSOCKET_VERSION = "13"  # the one that RFC 6455 made
 CONTINUE = "100-continue"  # the one expectation there is; http_head.py writes it so, however it came
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -91,7 +94,8 @@ class BaseHandler(tornado.web.RequestHandler):
     ) -> None:
         """record: is told of each change that an operator makes, see begin_act. limits: None: there are none."""
         self.limits = limits or Limits({}, NoBuckets(), metrics)
-        self.address = client_address(self.request)
+        self.client = client_address(self.request)
+        self.known: dict[str, Any] = {}
         self._record = record
         self._act: Act | None = None
         self.verifier = verifier
@@ -112,6 +116,9 @@ class BaseHandler(tornado.web.RequestHandler):
     def prepare(self) -> Awaitable[None] | None:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(requestId=self.request_id)
+        passed_on.set(given_trace(self.request.headers.get(TRACEPARENT, "")))
+        if trace := trace_id(passed_on.get()):
+            self.know(traceId=trace)
         if self.request.headers.get("Expect", CONTINUE) != CONTINUE:
             raise ExpectationFailed("Expect: only 100-continue is known")
         return None
@@ -122,8 +129,14 @@ class BaseHandler(tornado.web.RequestHandler):
         Unauthorized, RateLimited or DependencyUnavailable otherwise.
         """
         self.principal = await self.verified(bearer_token(self.request.headers.get("Authorization")))
+        self.know(userId=self.principal.user_id)
         self.count_request(self.principal)
         return self.principal
+
+    def know(self, **names: str) -> None:
+        """Let every line about this request that is still to come, the access line too, say so: `userId`, `assetId`."""
+        self.known |= names
+        structlog.contextvars.bind_contextvars(**names)
 
     async def verified(self, token: str) -> Principal:
         """Return who the token stands for, as TokenVerifier.verify; RateLimited after too many wrong ones.
@@ -135,7 +148,7 @@ class BaseHandler(tornado.web.RequestHandler):
         except (NotYetValid, TokenExpired):
             raise
         except Unauthorized:
-            self.limits.wrong_token(self.address)
+            self.limits.wrong_token(self.client)
             raise
 
     def count_request(self, caller: Principal) -> None:
@@ -162,8 +175,7 @@ class BaseHandler(tornado.web.RequestHandler):
 
     def begin_act(self, action: str, target: str | None) -> None:
         """Let the audit list have this request when it has ended. action, target: see Act."""
-        who, address = self.principal.user_id, self.request.remote_ip
-        self._act = Act(who, action, target, None, "", address, self.request_id)
+        self._act = Act(self.principal.user_id, action, target, None, "", self.client, self.request_id)
 
     def note_act(self, **changes: Any) -> None:
         """Tell more precisely what the operator does: `action`, `target` and `count`, see Act."""
@@ -240,7 +252,7 @@ class BaseHandler(tornado.web.RequestHandler):
         if self.is_refused:
             self.end_drain()
         elif not self._finished:
-            log.info("request_abandoned", requestId=self.request_id, method=self.request.method, route=self.route)
+            log.info("request_abandoned", **access_fields(self))
 
     def options(self, *_path: str) -> None:
         """Answer a browser's preflight, or anyone who asks what may be done here."""
@@ -286,11 +298,17 @@ class BaseHandler(tornado.web.RequestHandler):
         self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
     ) -> None:
         if isinstance(value, DependencyUnavailable):
-            log.warning("dependency_unavailable", requestId=self.request_id, error=cause_of(value))
+            self.log_unavailable(value)
         elif isinstance(value, (PipelineError, tornado.web.HTTPError)) and _status(value) < 500:
             return  # the client's doing; the access line tells
         else:
             log.error("request_failed", requestId=self.request_id, route=self.route, exc_info=(typ, value, tb))
+
+    def log_unavailable(self, error: DependencyUnavailable) -> None:
+        """Tell the operator what is away, once a minute: every request tells it again for as long as it lasts."""
+        seldom: Seldom = self.application.settings.setdefault("seldom", Seldom())
+        cause = cause_of(error)
+        seldom.write(log.warning, "dependency_unavailable", cause, requestId=self.request_id, error=cause)
 
     def on_finish(self) -> None:
         if self._act is not None:
@@ -332,7 +350,7 @@ class BaseHandler(tornado.web.RequestHandler):
         return normal != "" and (
             headers.get("Sec-Fetch-Site") == "same-origin"
             or normal in self.allowed_origins
-            or is_same_place(normal, headers.get("Host", ""))
+            or any(is_same_place(normal, host) for host in asked_hosts(self.request))
         )
 
     def refuse_foreign_page(self) -> None:
@@ -395,32 +413,6 @@ class NotFoundHandler(BaseHandler):
         raise NotFound("Not found")
 
     get = head = post = put = patch = delete = options = _not_found
-
-
-def log_request(handler: tornado.web.RequestHandler) -> None:
-    """Write the one access line of a finished request and count it; app.py passes this as `log_function`."""
-    route = getattr(handler, "route", "other")
-    seconds = handler.request.request_time()
-    status = handler.get_status()
-    method = handler.request.method if handler.request.method in handler.SUPPORTED_METHODS else "other"
-    # Probes and scrapes come every few seconds for ever and say nothing new.
-    write = log.debug if route in PROBED else log.info
-    write(
-        "request_completed",
-        requestId=getattr(handler, "request_id", None),
-        method=method,
-        route=route,
-        status=status,
-        durationMs=round(seconds * 1000, 1),
-    )
-    if isinstance(handler, BaseHandler):
-        handler.metrics.http_requests.labels(route, method, str(status)).inc()
-        handler.metrics.http_seconds.labels(route).observe(seconds)
-
-
-def client_address(request: tornado.httputil.HTTPServerRequest) -> str:
-    """Return the address that the request came from."""
-    return request.remote_ip or ""
 
 
 def _status(error: BaseException) -> int:

@@ -167,6 +167,7 @@ class UploadHandler(BaseHandler):
             seconds = preferred_wait(self.request.headers.get("Prefer", ""))
             try:
                 receipt = await self.submission.submit(await self._check(self._reader.finish()))
+                self.know(assetId=receipt.asset_id, jobId=receipt.job_id)
                 answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
                 answer |= {"status": "processing", "message": "Asset queued for AI analysis"}
                 self._tell_stored_bytes()

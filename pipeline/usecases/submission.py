@@ -21,6 +21,7 @@ from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.delays import retry_delays
 from pipeline.errors import Conflict, DependencyUnavailable, Forbidden, NotFound, OutcomeUnknown
+from pipeline.logs import Seldom
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
@@ -98,6 +99,7 @@ class Submission:
         self._on_deferred = on_deferred
         self._on_enqueued = on_enqueued
         self._tracing = tracing
+        self._seldom = Seldom()
         # Who look after uploads of unknown outcome; to be cancelled at the end.
         self.unsettled: set[asyncio.Task[None]] = set()
         self._is_stopped = False
@@ -267,9 +269,8 @@ class Submission:
             self._metrics.of_queue(self._queue.name).jobs_enqueued.inc()
             self._on_enqueued(asset, request_id)
         except (DependencyUnavailable, TimeoutError) as error:
-            log.warning(
-                "enqueue_deferred", assetId=asset.id, jobId=asset.processing_job_id, cause=cause_of(error)
-            )
+            cause, names = cause_of(error), {"assetId": asset.id, "jobId": asset.processing_job_id}
+            self._seldom.write(log.warning, "enqueue_deferred", cause, **names, cause=cause)
             self._on_deferred()
 
     def _settle_later(self, asset: Asset) -> None:

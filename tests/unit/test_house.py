@@ -29,7 +29,7 @@ ROWS = [
     {"settings"},
     {"sandbox", "link", "disk", "environment", "keys", "origins", "clock", "pages"},
     {"errors"},
-    {"texts", "hold", "delays", "instants", "addresses", "images"},
+    {"texts", "hold", "delays", "instants", "addresses", "proxies", "images", "weak_secrets"},
 ]
 PLAIN_WORDS = ROWS[-5:]
 BESIDE = {"metrics", "logs", "tracing", "supervision"}
@@ -42,13 +42,14 @@ MENDED_FAULTS = {
     *(f"E{number}" for number in range(1, 33)),
     *(f"R{number}" for number in range(1, 19)),
     *(f"U{number}" for number in range(1, 29)),
-    *("O9", "O11", "O16", *(f"P{number}" for number in range(1, 12))),
+    *("O9", "O11", "O15", "O16", *(f"P{number}" for number in range(1, 12))),
 }
 PURE = [
     *("pipeline.assets.asset", "pipeline.assets.events", "pipeline.assets.store", "pipeline.queue.job"),
     *("pipeline.errors", "pipeline.images", "pipeline.hold", "pipeline.texts", "pipeline.delays", "pipeline.instants"),
     *("pipeline.clock", "pipeline.assets.containers", "pipeline.sandbox.cost", "pipeline.sandbox.wire"),
-    *("pipeline.assets.hygiene", "pipeline.assets.kinds", "pipeline.assets.store_move"),
+    *("pipeline.proxies", "pipeline.assets.hygiene", "pipeline.assets.kinds", "pipeline.assets.store_move"),
+    "pipeline.weak_secrets",
 ]
 
 
