@@ -17,6 +17,7 @@ import click
 
 from pipeline import settings as settings_module
 from pipeline.errors import ConfigurationError
+from pipeline.services import services
 from pipeline.settings import Settings
 from pipeline.texts import cause_of, clean
 
@@ -55,7 +56,7 @@ def main() -> None:
 def _address(settings: Settings) -> tuple[str, int]:
     """Return where the service of this machine is reached, which listens on HOST and PORT."""
     if not settings.port:
-        return _written_address(settings.data_dir / "service.json")
+        return _written_address(settings.data_dir)
     try:
         address = ipaddress.ip_address(settings.host.strip("[]"))
     except ValueError:
@@ -65,16 +66,13 @@ def _address(settings: Settings) -> tuple[str, int]:
     return str(address), settings.port
 
 
-def _written_address(service_file: Path) -> tuple[str, int]:
+def _written_address(data_dir: Path) -> tuple[str, int]:
     """Return where the service listens that took any free port (PORT=0), as it has written down."""
-    try:
-        parts = urlsplit(json.loads(service_file.read_text())["address"])
-        host, port = parts.hostname, parts.port
-    except (OSError, ValueError, KeyError, TypeError):
-        host = port = None
-    if not host or not port:
-        raise ConfigurationError(f"PORT is 0, and {service_file} names no service")
-    return host, port
+    for service in services(data_dir):
+        parts = urlsplit(service.address)
+        if service.is_here and parts.hostname and parts.port:
+            return parts.hostname, parts.port
+    raise ConfigurationError(f"PORT is 0, and no service runs on {data_dir}")
 
 
 def _ask(host: str, port: int, path: str, timeout_seconds: float) -> str:
