@@ -23,5 +23,5 @@ def test_deploy_docs_link_to_files_that_exist() -> None:
     """No link and no command leads to a file that is not there."""
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", TEXT):
         assert (ROOT / "docs" / link).exists(), link
-    for path in re.findall(r"(?<![\w/.])deploy/[\w./-]+", TEXT):
+    for path in re.findall(r"(?<![\w/.])deploy/[\w./@-]+", TEXT):
         assert path in ("deploy/.env", "deploy/service.env") or (ROOT / path).exists(), path
