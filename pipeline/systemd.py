@@ -16,6 +16,8 @@ def notify(state: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address:
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            # Nobody waits for a manager that does not read.
+            channel.setblocking(False)
             channel.connect("\0" + address[1:] if address.startswith("@") else address)
             channel.send(state.encode())
 

@@ -140,7 +140,8 @@ class Caddy(Proxy):
     name = "caddy"
 
     def _launch(self) -> subprocess.Popen[bytes]:
-        environment = inherited() | {
+        named = {name: value for name, value in os.environ.items() if name == "PIPELINE_OPERATORS"}
+        environment = inherited() | named | {
             "HOME": str(self.folder),
             "CADDY_ADMIN": f"127.0.0.1:{free_port()}",
             "PIPELINE_SITE": self.url,

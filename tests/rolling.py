@@ -26,6 +26,8 @@ from tests.toxiproxy import free_port
 # Longest a request may take; far above what any does, so that one that hangs is seen as such.
 REQUEST_SECONDS = 30.0
 EVENT_SECONDS = 30.0
+# These few users do what many would.
+NO_LIMITS = {"UPLOADS_PER_MINUTE_PER_USER": "0", "REQUESTS_PER_MINUTE_PER_USER": "0"}
 
 
 class Instances:
@@ -44,7 +46,7 @@ class Instances:
         redis = self._stack.enter_context(RedisServer())
         ai = self._stack.enter_context(AiService(delay_ms=20))
         for port in self.ports:
-            settings = {"REDIS_URL": redis.url, "PORT": str(port), "LOG_LEVEL": "INFO", **self._more}
+            settings = {"REDIS_URL": redis.url, "PORT": str(port), **NO_LIMITS, **self._more}
             service = Service(self._folder / "data", ai.url, **settings | self._environment)
             self.services.append(self._stack.enter_context(service))
         return self

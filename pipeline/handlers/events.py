@@ -113,7 +113,7 @@ class EventsHandler(Member):
     async def _enter(self, principal: Principal, since: datetime | None) -> list[bytes]:
         """Join the user's room and return the first frames."""
         assert self._connection is not None
-        if self._admission.is_draining:
+        if self._admission.is_closed:
             raise DependencyUnavailable("This process goes away")
         if self._admission.is_full:
             raise DependencyUnavailable(TOO_MANY_CONNECTIONS)

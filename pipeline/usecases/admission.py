@@ -34,13 +34,14 @@ class Admission:
     """Lets connections into rooms and out again.
 
     is_leaving: this process is about to drain. It serves as before, and /readyz says 503.
-    is_draining: this process goes away; nobody begins to wait here any more.
+    is_draining: this process goes away; polls are answered at once.
+    is_closed: every client has been told to go; no stream begins any more.
     """
 
     def __init__(self, rooms: Rooms, replay: Replay, settings: Settings) -> None:
         self.rooms = rooms
         self.replay = replay
-        self.is_leaving = self.is_draining = False
+        self.is_leaving = self.is_draining = self.is_closed = False
         self._max_connections = settings.max_sockets
         self._max_strangers = settings.max_sockets_without_token
         self._max_of_user = settings.max_sockets_per_user
@@ -100,6 +101,7 @@ class Admission:
     async def drain(self, seconds: float) -> None:
         """Tell every client to come back later, close with 1012, and wait so long at most for the closes."""
         self.end_polls()
+        self.is_closed = True
         connections = list(self.rooms.connections)
         shortest, longest = RETRY_MS
         longest = min(LONGEST_RETRY_MS, max(longest, round(len(connections) / RETRIES_PER_MS)))

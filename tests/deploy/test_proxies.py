@@ -202,6 +202,22 @@ def test_service_is_told_where_a_request_comes_from(tmp_path: Path, kind: type[P
         assert "upgrade" not in told.get("connection", "").lower()
 
 
+@pytest.mark.parametrize("kind", [Nginx, Caddy], ids=KINDS)
+def test_numbers_and_console_are_for_operators(
+    tmp_path: Path, kind: type[Proxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a network that the file does not name they are refused, in the envelope, however their path is written."""
+    elsewhere: dict[str, Any] = {}
+    monkeypatch.setenv("PIPELINE_OPERATORS", "10.0.0.0/8")
+    if kind is Nginx:
+        elsewhere = {"changes": {"allow 127.0.0.1;": ""}}
+    with serving() as port, kind(tmp_path, (port, port), **elsewhere) as proxy:
+        for path in ("/metrics", "/readyz?verbose", "/console", "/console/jobs", "//metrics", "/%6detrics"):
+            refused = httpx.get(proxy.url + path)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "FORBIDDEN"), path
+        assert httpx.get(f"{proxy.url}/livez").status_code == 200
+
+
 @pytest.mark.fault("O12")
 def test_upload_that_one_process_refuses_goes_to_the_other(tmp_path: Path) -> None:
     """nginx sends it again, with an Idempotency-Key of its own where the client has none, the same both times."""

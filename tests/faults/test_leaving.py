@@ -86,16 +86,22 @@ def test_lame_duck_and_shutdown_add_up(tmp_path: Path, ai_service: AiService) ->
 
 @pytest.mark.fault("O12")
 def test_who_waits_to_be_accepted_is_let_in(tmp_path: Path, ai_service: AiService) -> None:
-    """Clients that connected while the process was busy are answered, though the signal came before their turn."""
+    """Clients that connected while the process was busy are answered, though the signal came before their turn; a
+    stream begins, and says goodbye.
+    """
     with Service(tmp_path, ai_service.url) as service:
         service.signal(signal.SIGSTOP)
         clients = [connect(service) for _ in range(WAITING)]
         for number, client in enumerate(clients):
             client.sendall(an_upload() if number % 2 else b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        stream = connect(service)
+        stream.sendall(f"GET /api/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {make_token()}\r\n\r\n".encode())
         service.signal(signal.SIGTERM)
         service.signal(signal.SIGCONT)
         answers = [answer_on(client).split(b" ")[1] for client in clients]
         assert answers == [b"200", b"202"] * (WAITING // 2)
+        begun = answer_on(stream)
+        assert begun.startswith(b"HTTP/1.1 200") and b"event: connected" in begun and b"event: goodbye" in begun
         assert service.wait() == 0
 
 
