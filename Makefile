@@ -1,8 +1,11 @@
 # Everything a newcomer runs. Needs Python 3.11 or newer with venv, and make; the rest is installed into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+# For all processors; the Python is that of the image.
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes \
+	--custom-compile-command "make lock"
 
-.PHONY: demo run setup test chaos bench lint pristine clean .venv/installed .venv/installed-test .venv/installed-bench
+.PHONY: demo run setup test chaos bench lint lock pristine clean .venv/installed .venv/installed-test .venv/installed-bench
 
 demo: .venv/installed  ## start the service, upload three photos, print the events; the service stays
 	@$(BIN)/python run.py demo
@@ -26,6 +29,12 @@ bench: .venv/installed-bench  ## side by side with what you would pick instead; 
 lint: .venv/installed-test  ## style and types
 	@$(BIN)/python -m flake8
 	@$(BIN)/python -m mypy
+
+lock: .venv/installed-test  ## pin anew, with hashes, what the container image installs
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(LOCK) --extra local --extra object --extra apprise --extra webpush --extra otel setup.cfg -o deploy/requirements.txt
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])' \
+		| $(LOCK) - -o deploy/build-requirements.txt
 
 pristine:  ## what a newcomer sees on Debian bookworm, trixie and sid; needs root and debootstrap
 	@for suite in bookworm trixie sid; do .ci/pristine $$suite || exit 1; done

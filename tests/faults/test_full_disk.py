@@ -144,7 +144,7 @@ def test_upload_to_a_full_disk_is_refused_and_leaves_nothing(
         assert statuses(service, ids) == {"active"}
         assert len(images(disk.folder)) == count_assets(disk.folder) == 1
         assert {path.name for path in disk.folder.iterdir()} <= {
-            *("media", "assets.sqlite", "assets.sqlite-wal", "assets.sqlite-shm", "service.json")
+            *("media", "assets.sqlite", "assets.sqlite-wal", "assets.sqlite-shm", "service.json", "services")
         }
 
 

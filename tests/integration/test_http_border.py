@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import structlog
@@ -37,12 +37,13 @@ import tornado.web
 from pipeline.assets.asset import Asset, AssetStatus, ImageRef
 from pipeline.auth import TokenVerifier
 from pipeline.errors import Conflict, DependencyUnavailable, NotFound
-from pipeline.handlers import assets, base, multipart
+from pipeline.handlers import access, assets, base, multipart
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.upload import Turns, UploadHandler
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.usecases.image_urls import ImageUrls
+from pipeline.usecases.quota import Quota
 from pipeline.usecases.submission import Receipt
 from pipeline.usecases.upload import Upload
 from tests.factories import SECRET, make_image, make_multipart, make_noise_image, make_token, make_upload
@@ -67,12 +68,16 @@ class StandInSubmission:
     """Remembers what it was handed, and reads the file as storage would. error: raised instead."""
 
     def __init__(self) -> None:
+        self.quota = Quota(cast(Any, None), most_bytes=0)
         self.uploads: list[tuple[Upload, bytes]] = []
         self.calls: list[tuple[str, ...]] = []
         self.error: Exception | None = None
         self.entered = threading.Event()
         self.may_go_on = threading.Event()
         self.may_go_on.set()
+
+    async def admit(self, user_id: str, idempotency_key: str | None) -> None:
+        """Everybody has room."""
 
     async def submit(self, upload: Upload) -> Receipt:
         self.entered.set()
@@ -274,7 +279,7 @@ def application(border: Border, settings: Settings, pool: ThreadPoolExecutor) ->
             border.seen.put(("finished", self.get_status()))
 
     def log_request(handler: tornado.web.RequestHandler) -> None:
-        base.log_request(handler)
+        access.log_request(handler)
         border.logged.put(getattr(handler, "request_id", ""))
 
     common = {

@@ -30,26 +30,27 @@ ROWS = [
     {"settings"},
     {"sandbox", "link", "disk", "environment", "keys", "origins", "clock", "pages"},
     {"errors"},
-    {"texts", "hold", "delays", "instants", "addresses", "images"},
+    {"texts", "hold", "delays", "instants", "addresses", "proxies", "images", "weak_secrets"},
 ]
 PLAIN_WORDS = ROWS[-5:]
 BESIDE = {"metrics", "logs", "tracing", "supervision"}
 # Parts the rows do not name: what is embedded belongs to starting, the commands to the command line, the client and
 # the suites to those outside.
-STARTING = {"embedded", "embedded_files", "data_dir", "exit", "commands", "client", "demo", "testing"}
+STARTING = {"embedded", "embedded_files", "data_dir", "exit", "commands", "client", "demo", "services", "testing"}
 SPECIFIED_TESTS = [*range(13, 20), *range(27, 34), *range(38, 46), 57, 58]
 # The rows of the fault list that are mended, each held by a test that carries its name.
 MENDED_FAULTS = {
     *(f"E{number}" for number in range(1, 33)),
     *(f"R{number}" for number in range(1, 19)),
     *(f"U{number}" for number in range(1, 29)),
-    *("O1", "O2", "O8", "O9", "O11", "O16", "O17", *(f"P{number}" for number in range(1, 12))),
+    *("O1", "O2", "O8", "O9", "O11", "O15", "O16", "O17", *(f"P{number}" for number in range(1, 12))),
 }
 PURE = [
     *("pipeline.assets.asset", "pipeline.assets.events", "pipeline.assets.store", "pipeline.queue.job"),
     *("pipeline.errors", "pipeline.images", "pipeline.hold", "pipeline.texts", "pipeline.delays", "pipeline.instants"),
     *("pipeline.clock", "pipeline.assets.containers", "pipeline.sandbox.cost", "pipeline.sandbox.wire"),
-    *("pipeline.assets.hygiene", "pipeline.assets.kinds", "pipeline.assets.store_move"),
+    *("pipeline.proxies", "pipeline.assets.hygiene", "pipeline.assets.kinds", "pipeline.assets.store_move"),
+    "pipeline.weak_secrets",
 ]
 
 

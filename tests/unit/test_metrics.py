@@ -19,7 +19,9 @@ BOUNDED_LABELS = {
     *("route", "method", "status", "outcome", "state", "attempt"),
     # Of what AI providers tell hooks/usage.py takes so many different ones.
     *("model", "currency", "direction"),
+    *("name", "role"),
     *("code", "kind", "plugin", "method", "queue", "provider", "reason", "task", "transport"),
+    "limit",
 }
 
 
