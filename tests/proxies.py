@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -12,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from tests.parts import require
+from tests.parts import program
 from tests.service import ROOT, inherited
 from tests.toxiproxy import free_port
 
@@ -126,9 +125,7 @@ class Nginx(Proxy):
     @property
     def command(self) -> list[str]:
         """The command line, without an action."""
-        program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-        require(program is not None, "needs nginx on PATH or in /usr/sbin")
-        return [str(program), "-p", str(self.folder), "-c", str(self.folder / "nginx.conf")]
+        return [program("nginx", "/usr/sbin/nginx"), "-p", str(self.folder), "-c", str(self.folder / "nginx.conf")]
 
     def _launch(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(self.command, stderr=subprocess.DEVNULL)
@@ -154,6 +151,4 @@ class Caddy(Proxy):
 
 def caddy() -> str:
     """Return the program."""
-    program = shutil.which("caddy")
-    require(program is not None, "needs caddy on PATH")
-    return str(program)
+    return program("caddy")

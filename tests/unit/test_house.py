@@ -194,7 +194,7 @@ def test_tests_skip_where_a_program_is_missing() -> None:
             is_start = called.startswith(("subprocess.", "asyncio.create_subprocess")) and node.args
             if called in ("shutil.which", "which", "os.system") or (is_start and _names_program(node.args[0], lists)):
                 faults.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)[:60]}")
-    assert not faults, "use tests.parts.program"
+    assert faults == [], "use tests.parts.program"
 
 
 def _names_program(command: ast.expr, lists: dict[str, ast.expr]) -> bool:
