@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,7 @@ import pytest
 from pymongo import MongoClient
 
 from pipeline.commands.checks.findings import Finding, Mark, Masker
-from pipeline.commands.checks.redis_rights import acl_rules
 from pipeline.settings import Settings
-from tests.certificates import Authority, shaking_hands
 from tests.factories import SECRET
 from tests.packages import install
 from tests.parts import require
@@ -35,9 +32,9 @@ AWAY = "127.0.0.1:1"
 def run(tmp_path: Path, ai_service: AiService) -> Run:
     """A function that runs `run.py check` with arguments and settings beside those that are well."""
 
-    def run(*arguments: str, before: Sequence[str] = (), **more: str) -> Done:
+    def run(*arguments: str, **more: str) -> Done:
         environment = Service(tmp_path / "data", ai_service.url, PLUGINS_SAFE_MODE="1").environment | more
-        command = [*before, sys.executable, "run.py", "check", *arguments]
+        command = [sys.executable, "run.py", "check", *arguments]
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
 
     return run
@@ -168,43 +165,6 @@ def test_check_of_a_redis_user_without_channels(look: Look) -> None:
         found = look(REDIS_URL=f"redis://one:any@127.0.0.1:{server.port}/0")
     assert set(found) == {"redis"} and found["redis"]["mend"].startswith("ACL SETUSER ... &pipeline:* (")
     assert "NOPERM" in found["redis"]["detail"]
-
-
-@pytest.mark.fault("O7")
-def test_check_of_a_redis_that_is_not_for_us(look: Look, tmp_path: Path) -> None:
-    """A replica, also one that takes writes; a user without some rights, which are named; a URL that is wrong about
-    TLS. A user who may not ask INFO is well, but for a warning.
-    """
-    with RedisServer() as server, RedisServer("--replicaof", "127.0.0.1", str(server.port)) as replica:
-        url = f"redis://one:word@127.0.0.1:{server.port}/0"
-        server.client().execute_command("ACL", "SETUSER", "one", "on", ">word", *acl_rules("pipeline"))
-        assert look(REDIS_URL=url) == {}
-        server.client().execute_command("ACL", "SETUSER", "one", "-lpos", "-zmscore")
-        found = look(REDIS_URL=url, QUEUE_PREFIX="pipeline")["redis"]
-        assert found["detail"] == "its user lacks rights (NOPERM): +lpos +zmscore"
-        server.client().execute_command("ACL", "SETUSER", "one", "+lpos", "+zmscore", "-info")
-        found = look(REDIS_URL=url)
-        assert [each["mark"] for each in found.values()] == ["warning"] and "INFO" in found["redis"]["detail"]
-        assert "is a replica" in look(REDIS_URL=replica.url)["redis"]["detail"]
-        replica.client().execute_command("ACL", "SETUSER", "one", "on", ">word", *acl_rules("pipeline"), "-info")
-        found = look(REDIS_URL=f"redis://one:word@127.0.0.1:{replica.port}/0")["redis"]
-        assert "a read-only replica" in found["detail"] and found["mend"] == "see REDIS_URL"
-        found = look(REDIS_URL=server.url.replace("redis:", "rediss:"))["redis"]
-        assert "set redis:// instead of rediss://" in found["detail"]
-    with shaking_hands(Authority(tmp_path, "authority").server_context("127.0.0.1")) as port:
-        found = look(REDIS_URL=f"redis://127.0.0.1:{port}/0")["redis"]
-        assert "set rediss:// instead of redis://" in found["detail"]
-
-
-@pytest.mark.fault("O7")
-def test_check_compares_the_limit_of_open_files(run: Run) -> None:
-    """With so few that no client gets in it fails; with fewer than MAX_SOCKETS it warns."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    for limit, code, words in ((64, 1, "failed   open files: the limit is 64"), (512, 0, "warning  open files:")):
-        done = run(MAX_SOCKETS="1000", before=("prlimit", f"--nofile={limit}:{limit}"))
-        assert (done.returncode, words in done.stdout) == (code, True), done.stdout + done.stderr
-        assert "set ulimit -n 1128 (LimitNOFILE=1128 of systemd)" in done.stdout
-    assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] == hard
 
 
 def test_check_masks_secrets_wherever_they_turn_up() -> None:

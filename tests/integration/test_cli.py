@@ -179,7 +179,9 @@ def refused(environment: dict[str, str], ai_service: AiService) -> Iterator[list
 
 
 def test_failed_lists_dead_letters(run: Run, refused: list[str]) -> None:
-    """A line each for people, however narrow the window is, a JSON line each for scripts, the newest first, so many as asked."""
+    """A line each for people, however narrow the window is, a JSON line each for scripts; the newest first, so many as
+    asked.
+    """
     table = run("failed", "ls").stdout
     assert [word for word in table.split() if word.startswith("ai-processing:")] == refused
     assert table.count("No [photo]") == 3 and refused[0].removeprefix("ai-processing:") in table
