@@ -17,7 +17,7 @@ import click
 import structlog
 from pydantic import SecretStr
 
-from pipeline import data_dir, embedded, logs
+from pipeline import data_dir, embedded, logs, systemd
 from pipeline import settings as settings_module
 from pipeline.app import App
 from pipeline.auth import ROLES, make_token
@@ -28,6 +28,7 @@ from pipeline.commands import (
     checking,
     demonstrating,
     evaluating,
+    health,
     jobs,
     moving,
     operating,
@@ -38,12 +39,14 @@ from pipeline.commands import (
     submitting,
 )
 from pipeline.commands.exit_codes import EPILOG, ExitCode, Unfinished
+from pipeline.commands.running import this_command
 from pipeline.commands.shown import complain, note, say, say_table, use_any_encoding
+from pipeline.embedded_files import FolderInUse
 from pipeline.errors import ConfigurationError
 from pipeline.exit import Exit
 from pipeline.handlers.server import raise_file_limit
 from pipeline.hooks.threads import LoopThreads
-from pipeline.services import Entry
+from pipeline.services import Entry, Service
 from pipeline.settings import Settings
 from pipeline.supervision import cancel
 from pipeline.texts import cause_of, mask_address
@@ -100,6 +103,7 @@ main.add_command(jobs.reanalyze)
 main.add_command(assets.assets)
 main.add_command(assets.users)
 main.add_command(checking.check)
+main.add_command(health.health)
 main.add_command(evaluating.evaluate)
 main.add_command(authoring.plugins)
 for command in (submitting.submit, submitting.watch, demonstrating.demo, demonstrating.link):
@@ -122,7 +126,7 @@ def serve() -> None:
     # ever.
     loop = asyncio.new_event_loop()
     loop.set_default_executor(LoopThreads())
-    exit_ = Exit(loop, settings.shutdown_seconds)
+    exit_ = Exit(loop, settings.lame_duck_seconds + settings.shutdown_seconds)
     try:
         loop.run_until_complete(_serve(settings, exit_))
     except BaseException as error:
@@ -152,9 +156,15 @@ async def _start(settings: Settings, exit_: Exit, opened: AsyncExitStack) -> Non
     if not settings.redis_url.get_secret_value():
         redis = embedded.EmbeddedRedis(settings.data_dir / "redis")
         opened.callback(redis.stop)
-        await redis.start()
+        try:
+            await redis.start()
+        except FolderInUse:
+            if (service := running.find_service(settings)) is None:
+                raise
+            raise ConfigurationError(_what_runs(service)) from None
         settings = settings.model_copy(update={"redis_url": SecretStr(redis.url)})
         app = App(settings, owns_redis=True, on_fatal=exit_.fail)
+        redis.on_restart = app.parts.metrics.task_restarts.labels("embedded").inc
         # Without it the process must not go on.
         app.parts.supervisor.start("embedded redis", redis.watch, kind="embedded", restarts=False)
         opened.push_async_callback(app.parts.supervisor.stop)
@@ -171,7 +181,20 @@ async def _start(settings: Settings, exit_: Exit, opened: AsyncExitStack) -> Non
     # Only for a person: in a file, or a journal, they would be a token in a log.
     if settings.gives_links and sys.stdout.isatty():
         demonstrating.print_links(settings, app.address)
-    opened.push_async_callback(app.stop)
+    if systemd.watchdog_seconds():
+        app.parts.supervisor.start("systemd", systemd.keep_alive, kind="watchdog")
+    # A process that must not go on ends at once.
+    opened.push_async_callback(lambda: app.stop(0 if exit_.code else settings.lame_duck_seconds))
+    opened.callback(systemd.notify, "STOPPING=1")
+    systemd.notify("READY=1")
+
+
+def _what_runs(service: Service) -> str:
+    """Return which service has DATA_DIR, and how to stop it."""
+    return (
+        f"A service, such as a demo leaves running, is at {service.address} already (process {service.pid}): stop it "
+        f"with {this_command()} demo --exit, or give this one its own DATA_DIR, or give both the same REDIS_URL"
+    )
 
 
 @main.command()

@@ -128,6 +128,8 @@ def show_user(sub: str, as_json: bool, url: str | None, token: str | None) -> No
             return
         for name in USER_COLUMNS:
             value = _counts(user[name]) if name == "assets" else user[name]
+            if name == "bytes" and user["maxBytes"]:
+                value = f"{value} of {user['maxBytes']}"
             say(f"{name}: {'unknown' if value is None else value}")
         if user["erase"]:
             say(f"erase: {_gone(user['erase'])}")

@@ -27,6 +27,10 @@ from pipeline.settings import Settings
 START_SECONDS = 60.0
 LOOK_SECONDS = 0.05
 LOG_NAME = "service.log"
+WHAT_LOCAL_SEES = (
+    "The AI was the offline one: it reads the lettering on a product and sees its colours. A photo without lettering "
+    "is `partial`: brand and model stay unknown. AI_PROVIDER or AI_SERVICE_URL names an AI that knows them by sight."
+)
 # How a line begins that says why a command has ended.
 ERROR = "Error: "
 
@@ -48,7 +52,9 @@ def demo(exit_: bool) -> None:
     service = found or _start_service(settings)
     token = make_token(settings, running.DEMO_USER, None, running.TOKEN_SECONDS)
     try:
-        code = submit_for_demo(service.address, token, demo_pictures.pictures(settings.categories)[:3])
+        code = submit_for_demo(service.address, token, demo_pictures.shown(settings.categories))
+        if settings.all_providers == ("local",):
+            say(WHAT_LOCAL_SEES)
     finally:
         if exit_:
             _stop(service)

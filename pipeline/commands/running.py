@@ -74,6 +74,8 @@ def address_fault(settings: Settings) -> str | None:
     """Return why nobody can listen on HOST and PORT now, None when it is free."""
     with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if settings.reuse_port:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
             probe.bind((settings.host, settings.port))
         except OSError as error:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from pipeline.assets.asset import ASSET_ID, to_timestamp
+from pipeline.assets.asset import ASSET_ID, Asset, to_timestamp
 from pipeline.assets.failures import FINGERPRINT
 from pipeline.assets.job_search import Position
 from pipeline.auth import USER_ID
@@ -40,6 +41,12 @@ class _JobsHandler(OperatorHandler):
     def initialize(self, *, lists: JobLists, **common: Any) -> None:  # type: ignore[override]
         super().initialize(**common)
         self.lists = lists
+
+    async def find(self, job_id: str) -> Asset:
+        """Return the asset of that job; NotFound or ValidationError when there is none."""
+        asset = await self.lists.find(_job_id(job_id))
+        self.know(assetId=asset.id, jobId=asset.processing_job_id)
+        return asset
 
 
 class JobsHandler(_JobsHandler):
@@ -90,7 +97,7 @@ class JobHandler(_JobsHandler):
 
     async def get(self, job_id: str) -> None:
         await self.authenticate()
-        self.reply(await self.lists.describe(await self.lists.find(_job_id(job_id))))
+        self.reply(await self.lists.describe(await self.find(job_id)))
 
 
 class RetryJobHandler(_JobsHandler):
@@ -108,7 +115,7 @@ class RetryJobHandler(_JobsHandler):
 
     async def post(self, job_id: str) -> None:
         await self.authenticate()
-        asset = await self.lists.find(_job_id(job_id))
+        asset = await self.find(job_id)
         with self.tracing.request(self):
             receipt = await self.bulk.retry(asset, self.request_id)
             answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
@@ -132,7 +139,7 @@ class CancelJobHandler(_JobsHandler):
 
     async def post(self, job_id: str) -> None:
         await self.authenticate()
-        asset = await self.lists.find(_job_id(job_id))
+        asset = await self.find(job_id)
         if asset.is_finished and await self.reanalysis.take_back(asset):
             self.reply((await self.lists.shown([asset]))[0])
             return
@@ -246,23 +253,26 @@ def bulk_faults(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, "Must be true or false"
     if said.get("provider") is not None and not (isinstance(said["provider"], str) and action == Action.REANALYZE):
         yield "provider", "Must be the name of a provider that is to reanalyze"
-    if said.get("dryRun") is not True:
-        yield from _faults_of_run(said)
+    yield from _faults_of_run(said)
 
 
 def _faults_of_run(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name in ("cursor", "until"):
-        if said.get(name) is not None and not isinstance(said[name], str):
-            yield name, "Must be a text"
-    if said.get("until") is None:
+    is_run = said.get("dryRun") is not True
+    if said.get("cursor") is not None and not isinstance(said["cursor"], str):
+        yield "cursor", "Must be a text"
+    # An empty one would let a run go on to jobs that the dry run has not counted.
+    until = said.get("until")
+    if (until is None and is_run) or not (until is None or (isinstance(until, str) and until)):
         yield "until", "Must be that of the reply to a dry run"
-    limit = said.get("limit", 1)
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+    if not _is_number(said.get("limit", 1)):
         yield "limit", "Must be a number from 1"
-    seconds = said.get("seconds")
-    is_postponement = isinstance(seconds, int) and 1 <= seconds <= LONGEST_POSTPONEMENT_SECONDS
-    if said.get("action") == Action.POSTPONE and (isinstance(seconds, bool) or not is_postponement):
+    is_needed = is_run and said.get("action") == Action.POSTPONE
+    if not _is_number(said.get("seconds", None if is_needed else 1), LONGEST_POSTPONEMENT_SECONDS):
         yield "seconds", f"Must be a number from 1 to {LONGEST_POSTPONEMENT_SECONDS}"
+
+
+def _is_number(value: Any, most: float = math.inf) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 
 def _texts(said: Mapping[str, Any]) -> dict[str, str]:
