@@ -16,7 +16,7 @@ from pipeline.handlers.queue import StatsSource
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.metrics import QUEUE_STATES
 from pipeline.texts import clean, mask
-from pipeline.usecases.probing import CHECK_SECONDS, probe
+from pipeline.usecases.probing import CHECK_SECONDS, CheckLog, probe
 
 SCRAPE_SECONDS = 1.0  # Prometheus gives up after 10; what we know without Redis must arrive anyway
 
@@ -93,8 +93,8 @@ class ReadyHandler(BaseHandler):
 
     async def get(self) -> None:
         is_verbose = self.get_query_argument("verbose", None) is not None
-        broken: set[str] = self.application.settings.setdefault("broken_checks", set())
-        checking = asyncio.gather(*(_check(name, check, broken) for name, check in self.checks.items()))
+        told: CheckLog = self.application.settings.setdefault("check_log", CheckLog())
+        checking = asyncio.gather(*(_check(name, check, told) for name, check in self.checks.items()))
         # At the same time, so that a silent Redis costs its time limit once.
         queues = await asyncio.gather(*map(_queue_state, self.queues)) if is_verbose else []
         dependencies = await checking
@@ -151,9 +151,9 @@ class AsyncApiHandler(_ContractHandler):
         self.finish(contracts.asyncapi(self.categories))
 
 
-async def _check(name: str, check: Callable[[], Awaitable[None]], broken: set[str]) -> dict[str, Any]:
+async def _check(name: str, check: Callable[[], Awaitable[None]], told: CheckLog) -> dict[str, Any]:
     """Return the dependency as a reply shows it, with the time its check took."""
-    fault, took_ms = await probe(name, check, broken)
+    fault, took_ms = await probe(name, check, told)
     return {"name": name, "ok": fault is None, "tookMs": took_ms} | ({"error": fault} if fault else {})
 
 

@@ -20,7 +20,7 @@ from pipeline.hooks.manager import PluginManager
 from pipeline.queue.queue import JobQueue
 from pipeline.supervision import Supervisor
 from pipeline.texts import cause_of, clean
-from pipeline.usecases.probing import CHECK_SECONDS, probe
+from pipeline.usecases.probing import CHECK_SECONDS, CheckLog, probe
 from pipeline.usecases.processes import Processes, busy_and_all
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ class Overview:
         self._grafana_url = grafana_url
         self._reading: asyncio.Task[dict[str, Any]] | None = None
         self._read_at = self._probed_at = float("-inf")
-        self._broken: set[str] = set()
+        self._told = CheckLog()
         self._probed: tuple[dict[str, Any], dict[str, Any]] | None = None
 
     async def read(self) -> dict[str, Any]:
@@ -127,8 +127,8 @@ class Overview:
         if self._probed is None or now - self._probed_at > PROBE_SECONDS:
             self._probed_at = now
             (store_fault, took_ms), (storage_fault, _) = await asyncio.gather(
-                probe("store", self._store.check, self._broken),
-                probe("storage", self._plugins.storages.check, self._broken),
+                probe("store", self._store.check, self._told),
+                probe("storage", self._plugins.storages.check, self._told),
             )
             name = self._plugins.backends[0]
             self._probed = (
