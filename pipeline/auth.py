@@ -72,6 +72,13 @@ class NotYetValid(Unauthorized):
         self.retry_after_seconds = retry_after_seconds
 
 
+class TokenExpired(Unauthorized):
+    """A token that was good: no guess at one."""
+
+    def __init__(self) -> None:
+        super().__init__("Invalid token")
+
+
 class TokenVerifier:
     """Checks tokens by the one way the settings name: secrets, public keys or a key set.
 
@@ -98,8 +105,8 @@ class TokenVerifier:
     async def verify(self, token: str) -> Principal:
         """Return who the token stands for.
 
-        Raises Unauthorized("Invalid token"), whatever is wrong with it; NotYetValid when only its `nbf` is ahead;
-        DependencyUnavailable when the key set cannot be had.
+        Raises Unauthorized("Invalid token"), whatever is wrong with it; TokenExpired when only its `exp` is over,
+        NotYetValid when only its `nbf` is ahead; DependencyUnavailable when the key set cannot be had.
         """
         try:
             claims = await self._claims(token)
@@ -173,7 +180,7 @@ def _check_times(claims: Mapping[str, Any]) -> None:
     now = utc_now().timestamp()
     expires_at = _instant(claims["exp"])
     if expires_at <= now - LEEWAY_SECONDS:
-        raise Unauthorized("Invalid token")
+        raise TokenExpired
     if "nbf" not in claims:
         return
     begins_at = _instant(claims["nbf"])

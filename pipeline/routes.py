@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import tornado.web
 
 from pipeline.auth import TokenVerifier
-from pipeline.clock import CLOCK
-from pipeline.disk import Disk
 from pipeline.handlers import (
     access,
     assets,
@@ -47,6 +44,7 @@ def build_server(parts: Parts) -> HttpServer:
         "metrics": parts.metrics,
         "allowed_origins": parts.settings.page_origins,
         "record": parts.audit.record,
+        "limits": parts.limits,
     }
     return HttpServer(
         tornado.web.Application(
@@ -139,26 +137,17 @@ def _pages_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
 
 
 def _probes(parts: Parts, common: dict[str, Any]) -> list[Any]:
-    settings = parts.settings
-    checks: dict[str, Callable[[], Awaitable[None]]] = {
-        "store": parts.store.check,
-        "queue": parts.queue.ping if settings.role is Role.WEB else parts.worker.check,
-        "storage": parts.plugins.storages.check,
-        "sandbox": parts.plugins.check_sandbox,
-        "disk": Disk(settings.data_dir, settings.max_upload_bytes).check,
-        "clock": CLOCK.check,
-        "tasks": parts.supervisor.check,
-        "rooms": parts.fanout.check,
-    }
+    of_metrics = {"queues": [parts.queue, parts.notifications], "processes": parts.processes}
     return [
-        ("/metrics", ops.MetricsHandler, common | {"queues": [parts.queue, parts.notifications]}),
+        ("/metrics", ops.MetricsHandler, common | of_metrics),
         ("/livez", ops.LiveHandler, common),
+        ("/runbooks", pages.RunbooksHandler, common),
         (
             "/readyz",
             ops.ReadyHandler,
             common
             | {
-                "checks": checks,
+                "dependencies": parts.dependencies,
                 "plugins": parts.plugins.all,
                 "missing_storages": lambda: parts.plugins.storages.missing,
                 "queues": [parts.queue, *([parts.notifications] if parts.plugins.notifiers.durable else [])],

@@ -22,9 +22,9 @@ from pipeline import environment
 from pipeline.addresses import mongodb_fault, redis_fault, web_fault
 from pipeline.environment import Unknown
 from pipeline.errors import ConfigurationError
-from pipeline.keys import KEYS_AT_MOST, secret_fault
 from pipeline.origins import allowed_origin, origin_fault, origin_of
 from pipeline.proxies import proxy_fault
+from pipeline.weak_secrets import KEYS_AT_MOST, secret_fault
 
 
 class Role(StrEnum):
@@ -64,6 +64,11 @@ LARGEST_BY_UNIT = {"_seconds": 3_155_760_000, "_ms": 3_155_760_000_000}
 LARGEST = 10**12
 # The storages that need CLOUDINARY_URL, the default one first.
 CLOUDINARY = ("cloudinary_private", "cloudinary")
+# What is wrong at the first `docker run` of most people, so it names the words to add.
+NO_KEY = (
+    "set JWT_SECRET to a random secret, as `openssl rand -base64 32` prints it (docker run -e JWT_SECRET=...), and "
+    "keep it: it signs the tokens. Or set JWT_PUBLIC_KEY or JWT_JWKS_URL, if a login of yours signs them"
+)
 SAFE_ONLY = "must be https:// (http:// only for a loopback host)"
 
 
@@ -107,6 +112,11 @@ class Settings(BaseSettings):
     # where it listens and what it does
     host: str = _f("127.0.0.1", "Address to listen on; anything but loopback needs JWT_SECRET or a public key.")
     port: int = _f(8080, "Port to listen on; 0 takes a free one and prints it.", ge=0, le=65535)
+    reuse_port: bool = _f(
+        False,
+        "Several processes of this machine listen on one PORT, and the system shares connections out among them "
+        "(SO_REUSEPORT); they need one REDIS_URL. Default off: a port that is taken by mistake must be an error.",
+    )
     public_url: str = _f(
         "", "How others, browsers and the AI service among them, reach this service; default: http://HOST:PORT."
     )
@@ -226,6 +236,29 @@ class Settings(BaseSettings):
         "stands for all private networks and loopback. Default: nobody's, the client is who connects.",
     )
 
+    # how much one of them may ask for; docs/operations.md says more
+    uploads_per_minute_per_user: int = _f(
+        300,
+        "Photos that one user may send, or have analysed again, in a minute before the next gets 429; twice as many "
+        "may come at once. 0: no limit. More than AI services answer, less than a flood.",
+        ge=0,
+    )
+    requests_per_minute_per_user: int = _f(
+        1200,
+        "All other requests of one user, in the same way; operators have no limit. A busy page asks ten times in a "
+        "minute.",
+        ge=0,
+    )
+    wrong_tokens_per_minute_per_address: int = _f(
+        60,
+        "Tokens that were not made here, from one address (of IPv6: one /64), in the same way. Good tokens and expired "
+        "ones from there are not affected.",
+        ge=0,
+    )
+    max_stored_bytes_per_user: int = _f(
+        0, "Images of one user that are kept before uploads get 403, as 1000000000 for 1 GB; 0: no limit.", ge=0
+    )
+
     # uploads
     max_upload_bytes: int = _f(10 * 1024 * 1024, "Largest image part: the contract's 10 MB.", ge=1024)
     max_image_pixels: int = _f(
@@ -329,7 +362,7 @@ class Settings(BaseSettings):
         1_000_000, "Jobs that may wait in all before uploads get 503; each takes about 1 kB of Redis.", ge=1
     )
     max_backlog_per_user: int = _f(
-        10_000, "Jobs of one user that may wait before uploads get 429; needs QUEUE_FAIRNESS=user.", ge=1
+        10_000, "Jobs of one user that are not finished before uploads get 429.", ge=1
     )
     keep_completed_seconds: int = _f(86_400, "Completed jobs stay visible this long: the specification's 24 h.", ge=0)
     keep_failed_seconds: int = _f(604_800, "Failed jobs stay listed this long: the specification's 7 days.", ge=0)
@@ -377,6 +410,12 @@ class Settings(BaseSettings):
     # running it
     loop_block_ms: int = _f(
         250, "A plugin that keeps the event loop for so long is named in the log: all else waits meanwhile.", ge=10
+    )
+    lame_duck_seconds: float = _f(
+        0,
+        "How long after SIGTERM the process goes on serving while /readyz says 503, so that load balancers can take it "
+        "out first; 5 behind one, and SHUTDOWN_SECONDS comes on top. 0: nobody asks /readyz.",
+        ge=0,
     )
     shutdown_seconds: float = _f(
         25, "Time to finish running jobs after SIGTERM; under the 30 s orchestrators give.", ge=0
@@ -438,7 +477,7 @@ class Settings(BaseSettings):
         if sum(map(bool, (secret, self.jwt_public_key, self.jwt_jwks_url))) > 1:
             faults.append("only one of JWT_SECRET, JWT_PUBLIC_KEY and JWT_JWKS_URL may be set")
         if not (secret or self.jwt_public_key or self.jwt_jwks_url or is_loopback(self.host)):
-            faults.append("HOST is not loopback: set JWT_SECRET (or JWT_PUBLIC_KEY or JWT_JWKS_URL)")
+            faults.append(f"HOST is not loopback: {NO_KEY}")
         if "http" in self.all_providers and not self.ai_service_url:
             faults.append("AI_PROVIDER=http needs AI_SERVICE_URL")
         if self.storage_name in CLOUDINARY and not self.cloudinary_url.get_secret_value():

@@ -61,7 +61,9 @@ def is_news(handler: BaseHandler, status: int) -> bool:
     """Return whether the line is worth reading: always, but of a probe only when it ends otherwise than the last."""
     if handler.route not in PROBED or status not in PROBE_STATUSES:
         return True
-    last: dict[str, int] = handler.application.settings.setdefault("probe_statuses", {})
-    is_same = last.get(handler.route, 200) == status
-    last[handler.route] = status
+    last: dict[tuple[str, bool], int] = handler.application.settings.setdefault("probe_statuses", {})
+    # What a process alone lacks and what all lack are two questions, and two probes ask them side by side.
+    asked = (handler.route, "local" in handler.request.query_arguments)
+    is_same = last.get(asked, 200) == status
+    last[asked] = status
     return not is_same

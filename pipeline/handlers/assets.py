@@ -194,6 +194,8 @@ class RetryHandler(_Handler):
 
     async def post(self, asset_id: str) -> None:
         subject, asset_id = await self.own(asset_id, "retry asset")
+        if subject is not None:
+            self.limits.upload(subject)
         with self.tracing.request(self):
             receipt = await self.submission.retry(asset_id, subject, self.request_id)
             self.know(jobId=receipt.job_id)

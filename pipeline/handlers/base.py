@@ -17,12 +17,13 @@ from types import TracebackType
 from typing import Any, ClassVar, cast
 
 import structlog
+import tornado.httputil
 import tornado.web
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import format_timestamp
 from tornado.ioloop import IOLoop
 
-from pipeline.auth import NotYetValid, Principal, TokenVerifier, bearer_token
+from pipeline.auth import NotYetValid, Principal, TokenExpired, TokenVerifier, bearer_token
 from pipeline.clock import utc_now
 from pipeline.errors import (
     DependencyUnavailable,
@@ -44,6 +45,7 @@ from pipeline.origins import is_same_place, normal_origin
 from pipeline.texts import cause_of, clean
 from pipeline.tracing import TRACEPARENT, given_trace, passed_on, trace_id
 from pipeline.usecases.audit import Act
+from pipeline.usecases.limits import Limits, NoBuckets
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +67,9 @@ NO_ORIGIN_HINT = "pages without an http:// or https:// origin, such as files, ca
 CORS_REQUEST_HEADERS = (
     *("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", "X-Request-Id", "traceparent"),
 )
+CORS_REPLY_HEADERS = (
+    *("Date", "Preference-Applied", "Retry-After", "X-Request-Id", "X-Stored-Bytes", "X-Stored-Bytes-Limit"),
+)
 # For a whole reply that may be large: 10 MB at 35 kB/s, as an upload.
 SEND_SECONDS = 300.0
 CODES = {400: "VALIDATION_ERROR", 401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
@@ -85,8 +90,10 @@ class BaseHandler(tornado.web.RequestHandler):
         metrics: Metrics,
         allowed_origins: tuple[str, ...],
         record: Callable[[Act], None] = lambda act: None,
+        limits: Limits | None = None,
     ) -> None:
-        """record: is told of each change that an operator makes, see begin_act."""
+        """record: is told of each change that an operator makes, see begin_act. limits: None: there are none."""
+        self.limits = limits or Limits({}, NoBuckets(), metrics)
         self.client = client_address(self.request)
         self.known: dict[str, Any] = {}
         self._record = record
@@ -117,15 +124,37 @@ class BaseHandler(tornado.web.RequestHandler):
         return None
 
     async def authenticate(self) -> Principal:
-        """Settle self.principal from the Authorization header; Unauthorized or DependencyUnavailable otherwise."""
-        self.principal = await self.verifier.verify(bearer_token(self.request.headers.get("Authorization")))
+        """Settle self.principal from the Authorization header and count the request.
+
+        Unauthorized, RateLimited or DependencyUnavailable otherwise.
+        """
+        self.principal = await self.verified(bearer_token(self.request.headers.get("Authorization")))
         self.know(userId=self.principal.user_id)
+        self.count_request(self.principal)
         return self.principal
 
     def know(self, **names: str) -> None:
         """Let every line about this request that is still to come, the access line too, say so: `userId`, `assetId`."""
         self.known |= names
         structlog.contextvars.bind_contextvars(**names)
+
+    async def verified(self, token: str) -> Principal:
+        """Return who the token stands for, as TokenVerifier.verify; RateLimited after too many wrong ones.
+
+        The token is always looked at: a good one is never refused for what others sent from the same address.
+        """
+        try:
+            return await self.verifier.verify(token)
+        except (NotYetValid, TokenExpired):
+            raise
+        except Unauthorized:
+            self.limits.wrong_token(self.client)
+            raise
+
+    def count_request(self, caller: Principal) -> None:
+        """Count a request of a user; RateLimited when there were too many. Operators may ask as often as they like."""
+        if not caller.is_operator:
+            self.limits.request(caller.user_id)
 
     def query(self) -> Query:
         """Return the parameters of the address."""
@@ -313,7 +342,7 @@ class BaseHandler(tornado.web.RequestHandler):
             return
         if self.is_allowed_origin(origin):
             self.set_header("Access-Control-Allow-Origin", origin)
-            self.set_header("Access-Control-Expose-Headers", "Date, Preference-Applied, Retry-After, X-Request-Id")
+            self.set_header("Access-Control-Expose-Headers", ", ".join(CORS_REPLY_HEADERS))
         elif not self.is_own_origin(origin):
             self._log_foreign_origin(origin)
 

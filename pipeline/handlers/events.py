@@ -22,7 +22,7 @@ from typing import Any
 import structlog
 
 from pipeline.assets.asset import to_timestamp
-from pipeline.auth import Principal, bearer_token
+from pipeline.auth import Principal
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, RateLimited, Unauthorized, ValidationError
 from pipeline.handlers.access import log_request
@@ -94,9 +94,10 @@ class EventsHandler(Member):
     async def _identify(self) -> Principal:
         ticket = self.get_query_argument("ticket", None)
         if ticket is None or "Authorization" in self.request.headers:
-            return await self.verifier.verify(bearer_token(self.request.headers.get("Authorization")))
+            return await self.authenticate()
         principal = await self._tickets.take(ticket)
         if principal is None:
+            self.limits.wrong_token(self.client)
             raise Unauthorized("Invalid ticket")
         return principal
 

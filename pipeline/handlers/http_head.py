@@ -16,13 +16,12 @@ import socket
 from collections.abc import Awaitable
 from contextlib import suppress
 from http.client import responses
-from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
 from tornado import httputil
 from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
-from tornado.httputil import HTTPHeaders, HTTPInputError, RequestStartLine, format_timestamp
+from tornado.httputil import HTTPHeaders, HTTPInputError, RequestStartLine, ResponseStartLine, format_timestamp
 from tornado.iostream import StreamClosedError, UnsatisfiableReadError
 
 from pipeline.clock import utc_now
@@ -60,9 +59,13 @@ class EmptyHead(Exception):
 
 
 class Connection(HTTP1Connection):
-    """One request of a connection, read and answered."""
+    """One request of a connection, read and answered.
+
+    has_begun: its head has come.
+    """
 
     context: Peer
+    has_begun = False
     # Of the bodies of this request and its reply, for the access log.
     bytes_in = bytes_out = 0
 
@@ -79,6 +82,11 @@ class Connection(HTTP1Connection):
                 await self._answer(fault)
         self.close()
         return False
+
+    @property
+    def is_making_answer(self) -> bool:
+        """Whether the whole request has come and its answer is not under way yet."""
+        return self._read_finished and not self.stream.writing()
 
     def _parse_headers(self, data: bytes) -> tuple[str, HTTPHeaders]:
         if len(data) > MAX_HEAD_BYTES:
@@ -100,10 +108,18 @@ class Connection(HTTP1Connection):
         except HTTPInputError as error:
             raise ProtocolFault(str(error)) from error
         _tidy_expectation(start, headers)
+        self.has_begun = True
         return f"{start.method} {start.path} {start.version}", headers
 
-    def write_headers(self, start_line: Any, headers: HTTPHeaders, chunk: bytes | None = None) -> asyncio.Future[None]:
+    def write_headers(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders, chunk: bytes | None = None
+    ) -> asyncio.Future[None]:
         self.bytes_out += len(chunk) if chunk else 0
+        # Decided here, not when the request came: a long poll may have come before the process began to leave.
+        leaves = self._disconnect_on_finish or self.params.no_keep_alive
+        # What has become a WebSocket is no connection of HTTP any more; its "Connection: Upgrade" must stay.
+        is_upgrade = isinstance(start_line, ResponseStartLine) and start_line.code == 101
+        self._disconnect_on_finish = leaves and not is_upgrade
         return super().write_headers(start_line, headers, chunk)
 
     def write(self, chunk: bytes) -> asyncio.Future[None]:
@@ -176,15 +192,23 @@ class Connection(HTTP1Connection):
 
 
 class ServerConnection(HTTP1ServerConnection):
-    """All requests of a connection. As Tornado's, but with Connection, and after empty lines."""
+    """All requests of a connection. As Tornado's, but with Connection, and after empty lines.
+
+    request: the one that comes, is answered or is waited for.
+    answered: how many have been.
+    """
+
+    request: Connection | None = None
+    answered = 0
 
     async def _server_request_loop(self, delegate: httputil.HTTPServerConnectionDelegate) -> None:
         try:
             while True:
-                connection = Connection(self.stream, False, self.params, self.context)
+                self.request = connection = Connection(self.stream, False, self.params, self.context)
                 request = delegate.start_request(self, connection)
                 if not await connection.read_response(request):
                     return
+                self.answered += 1
                 await asyncio.sleep(0)
         except (StreamClosedError, UnsatisfiableReadError, asyncio.CancelledError):
             return

@@ -20,7 +20,7 @@ A client treats a code that is not in the table as reconnect.
 | 4401 | no token in time | token |
 | 4403 | bad or expired token, or another user's when the token is renewed | token |
 | 4419 | the token has expired | token |
-| 4429 | too many frames; the wait is long | reconnect |
+| 4429 | too many frames, requests or wrong tokens; the wait is long | reconnect |
 | 4503 | the client reads too slowly, its outbox is full | reconnect |
 | 4504 | a ping was not answered in time | reconnect |
 
@@ -42,7 +42,7 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler, _WebSocket
 from pipeline.assets.asset import to_timestamp
 from pipeline.auth import NotYetValid, bearer_token
 from pipeline.clock import utc_now
-from pipeline.errors import DependencyUnavailable, Unauthorized, ValidationError
+from pipeline.errors import DependencyUnavailable, RateLimited, Unauthorized, ValidationError
 from pipeline.handlers.base import WEBSOCKET_VERSION
 from pipeline.handlers.member import OPERATORS, PROGRESS, Member
 from pipeline.handlers.protocol import StrictProtocol, is_handshake
@@ -180,7 +180,12 @@ class SocketHandler(Member, WebSocketHandler):
         """
         self._cancel_timer("token")
         try:
-            principal = await self.verifier.verify(token)
+            principal = await self.verified(token)
+            if self._user_id is None:
+                self.count_request(principal)
+        except RateLimited as error:
+            self._end(CloseCode.TOO_MANY, error.message)
+            return
         except NotYetValid:
             self._end(CloseCode.TRY_LATER, NOT_YET_VALID)
             return

@@ -87,6 +87,8 @@ class BoundPlugin:
         self._running = Running(kind, name, threads, metrics)
         # Since the start, of all methods.
         self.calls = self.errors = 0
+        # When it last did what was asked of it, in monotonic seconds.
+        self.worked_at = float("-inf")
         self._lender = lender
         self.is_started = START not in self._methods
         self._starting: asyncio.Task[None] | None = None
@@ -276,7 +278,10 @@ class BoundPlugin:
     ) -> Any:
         measured = self._methods[method]
         try:
-            return await self._running.result_of(name or method, call, seconds, args, wait_seconds, on_late_end)
+            result = await self._running.result_of(name or method, call, seconds, args, wait_seconds, on_late_end)
+            if method not in NOT_WORK:
+                self.worked_at = monotonic()
+            return result
         except Exception as failure:
             measured.overruns.inc(int(isinstance(failure, PluginOverrun)))
             if answers_by is None or not isinstance(failure, answers_by):

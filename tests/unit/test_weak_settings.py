@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from pipeline.auth import TokenVerifier
 from pipeline.errors import ConfigurationError
-from pipeline.keys import read_public_keys, secret_fault
+from pipeline.keys import read_public_keys
 from pipeline.settings import Settings
+from pipeline.weak_secrets import secret_fault
 from tests.factories import SECRET
 
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
