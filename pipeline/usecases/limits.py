@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import IPv6Address, IPv6Network
 from typing import Protocol
 
 import structlog
 
 from pipeline.errors import DependencyUnavailable, RateLimited
 from pipeline.metrics import Metrics
+from pipeline.proxies import parse_address
 from pipeline.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -214,15 +215,10 @@ def limits_of(settings: Settings, buckets: Buckets, metrics: Metrics) -> Limits:
 
 def network_of(address: str) -> str:
     """Return the address as limits know it: the network of an IPv6 address, what is no address as it is."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(found, ipaddress.IPv4Address):
-        return str(found)
-    if found.ipv4_mapped:
-        return str(found.ipv4_mapped)
-    return str(ipaddress.IPv6Network((found, NETWORK_BITS), strict=False))
+    found = parse_address(address)
+    if isinstance(found, IPv6Address):
+        return str(IPv6Network((found, NETWORK_BITS), strict=False))
+    return address if found is None else str(found)
 
 
 def _key(name: tuple[Limit, str]) -> str:

@@ -68,7 +68,7 @@ class StandInSubmission:
     """Remembers what it was handed, and reads the file as storage would. error: raised instead."""
 
     def __init__(self) -> None:
-        self.quota = Quota(cast(Any, None), most_bytes=0)
+        self.quota = Quota(cast(Any, SimpleNamespace(stored_bytes=None)), most_bytes=0)
         self.uploads: list[tuple[Upload, bytes]] = []
         self.calls: list[tuple[str, ...]] = []
         self.error: Exception | None = None

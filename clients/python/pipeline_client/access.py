@@ -52,6 +52,10 @@ class Unavailable(ClientError):
         self.is_gateway = is_gateway
 
 
+class TooMany(Unavailable):
+    """The user has asked for as much as one user may; retry_seconds: when there is room again."""
+
+
 class Refused(ClientError):
     """The service ended the connection and will do so again unless something is changed. code: the close code."""
 
