@@ -46,13 +46,13 @@ def access_fields(handler: BaseHandler) -> dict[str, Any]:
     agent = request.headers.get("User-Agent")
     return {
         "requestId": handler.request_id,
-        "method": clean(str(request.method))[:MAX_METHOD_LENGTH],
+        "method": _cut(str(request.method), MAX_METHOD_LENGTH),
         "route": handler.route,
-        "path": clean(request.path)[:MAX_PATH_LENGTH],
+        "path": _cut(request.path, MAX_PATH_LENGTH),
         "client": handler.client,
         "bytesIn": getattr(connection, "bytes_in", 0),
         "bytesOut": getattr(connection, "bytes_out", 0),
-        **({"userAgent": clean(agent)[:MAX_AGENT_LENGTH]} if agent else {}),
+        **({"userAgent": _cut(agent, MAX_AGENT_LENGTH)} if agent else {}),
         **handler.known,
     }
 
@@ -67,3 +67,8 @@ def is_news(handler: BaseHandler, status: int) -> bool:
     is_same = last.get(asked, 200) == status
     last[asked] = status
     return not is_same
+
+
+def _cut(text: str, length: int) -> str:
+    """Return the text clean and at most so long. It may come with 64 KB, so what is looked at is bounded as well."""
+    return clean(text[: 4 * length])[:length]
