@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes \
 	--custom-compile-command "make lock"
 
-.PHONY: demo run setup test chaos bench lint lock clean .venv/installed .venv/installed-test .venv/installed-bench
+.PHONY: demo run setup test chaos bench lint lock pristine clean .venv/installed .venv/installed-test .venv/installed-bench
 
 demo: .venv/installed  ## start the service, upload three photos, print the events; the service stays
 	@$(BIN)/python run.py demo
@@ -35,6 +35,9 @@ lock: .venv/installed-test  ## pin anew, with hashes, what the container image i
 	@$(LOCK) --extra local --extra object --extra apprise --extra webpush --extra otel setup.cfg -o deploy/requirements.txt
 	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])' \
 		| $(LOCK) - -o deploy/build-requirements.txt
+
+pristine:  ## what a newcomer sees on Debian bookworm, trixie and sid; needs root and debootstrap
+	@for suite in bookworm trixie sid; do .ci/pristine $$suite || exit 1; done
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache

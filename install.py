@@ -17,17 +17,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 BEGUN = VENV / "installing"
-# Written when everything is there: for which folder, by which setup.cfg, with which extras.
+# Written when everything is there: for which place, by which setup.cfg, with which extras.
 MARK = VENV / "installed"
 # What venv and pip write into .venv. Other things there, as the tools of CI, are not ours.
 MADE = ("bin", "etc", "include", "lib", "lib64", "share", "pyvenv.cfg", ".gitignore", "installed", "installing")
 # What each extra takes on the disk, and how much of it must be free before: pip unpacks and keeps a cache.
-SIZE_MB = {"local": 520, "test": 900, "bench": 1000}
+SIZE_MB = {"local": 540, "test": 900, "bench": 1000}
 SPARE_MB = 300
 NETWORK = re.compile(
     r"NewConnectionError|NameResolutionError|ConnectTimeoutError|ReadTimeoutError|Read timed out|ConnectionResetError"
@@ -35,11 +36,11 @@ NETWORK = re.compile(
 )
 
 
-def main(extras):
+def main(extras: "list[str]") -> None:
     """Return when .venv has the extras; exit with one line when that cannot be."""
     state = _state()
     recorded = _recorded()
-    is_moved = recorded.get("folder", state["folder"]) != state["folder"]
+    is_moved = recorded.get("venv", state["venv"]) != state["venv"]
     is_sound = not is_moved and not BEGUN.exists() and _works()
     is_same = is_sound and recorded.get("setup") == state["setup"]
     if is_same and set(extras) <= set(recorded["extras"]):
@@ -59,20 +60,21 @@ def main(extras):
         raise
 
 
-def _state():
+def _state() -> "dict[str, str]":
     setup = b"".join((ROOT / name).read_bytes() for name in ("setup.cfg", "pyproject.toml"))
-    return {"folder": str(ROOT), "setup": hashlib.sha256(setup).hexdigest()}
+    return {"venv": os.path.realpath(str(VENV)), "setup": hashlib.sha256(setup).hexdigest()}
 
 
-def _recorded():
+def _recorded() -> "dict[str, Any]":
     """Return what MARK says, {} when it is of an earlier version or not there."""
     try:
-        return json.loads(MARK.read_text())
+        recorded = json.loads(MARK.read_text())
     except (OSError, ValueError):
-        return {}
+        recorded = {}
+    return dict(recorded)
 
 
-def _works():
+def _works() -> bool:
     """True when the Python of .venv runs and has its pip: after an upgrade of the system's Python it has not."""
     check = [str(PYTHON), "-c", "import pip, sys; sys.exit(sys.version_info < (3, 11))"]
     try:
@@ -81,7 +83,7 @@ def _works():
         return False
 
 
-def _make_venv(extras):
+def _make_venv(extras: "list[str]") -> None:
     missing = [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is None]
     if missing:
         _fail("Python's own %s is missing. %s; then run this again." % (missing[0], _how_to_get_venv()))
@@ -99,14 +101,14 @@ def _make_venv(extras):
         _fail_after(made, "Python cannot make .venv")
 
 
-def _how_to_get_venv():
+def _how_to_get_venv() -> str:
     if not Path("/etc/debian_version").exists():
         return "Install all of Python %d.%d, as its package for venv" % sys.version_info[:2]
     is_default = os.path.realpath("/usr/bin/python3") == os.path.realpath(sys.executable)
     return "Run: sudo apt install %s" % ("python3-venv" if is_default else "python%d.%d-venv" % sys.version_info[:2])
 
 
-def _pip_install(extras):
+def _pip_install(extras: "list[str]") -> None:
     project = ".[%s]" % ",".join(extras)
     install = ["install", "--quiet", "--disable-pip-version-check", "--no-input", "--editable", project]
     done = _run([str(PYTHON), "-m", "pip", *install])
@@ -118,7 +120,7 @@ def _pip_install(extras):
         _fail_after(started, "What pip installed does not start")
 
 
-def _run(command):
+def _run(command: "list[str]") -> "subprocess.CompletedProcess[bytes]":
     """Run it with its output kept, without what would lead pip elsewhere than into .venv."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     environment["PIP_USER"] = "0"
@@ -130,7 +132,7 @@ def _run(command):
     )
 
 
-def _fail_after(done, what):
+def _fail_after(done: "subprocess.CompletedProcess[bytes]", what: str) -> NoReturn:
     """Say in one line why it failed where that is known; else let the program's own words come before the line."""
     said = done.stdout.decode(errors="replace").strip()
     if "No space left on device" in said or "Disk quota exceeded" in said:
@@ -142,11 +144,13 @@ def _fail_after(done, what):
         _fail("%s: the package index does not answer (%s). Run this again when it does." % (what, why.group()))
     if done.returncode < 0:
         _fail("%s: it was ended by %s. Run this again." % (what, signal.Signals(-done.returncode).name))
+    if "\n" not in said:
+        _fail("%s: %s" % (what, said.replace("Error: ", "", 1)))
     print(said, file=sys.stderr)
     _fail("%s; why is above" % what)
 
 
-def _remove():
+def _remove() -> None:
     """Remove what venv and pip made."""
     for name in MADE:
         path = VENV / name
@@ -158,7 +162,7 @@ def _remove():
         VENV.rmdir()
 
 
-def _take_turn():
+def _take_turn() -> None:
     """Let one installation at a time go on. The pip that a killed one left behind keeps its turn until it ends."""
     lock = os.open(__file__, os.O_RDONLY)
     os.set_inheritable(lock, True)
@@ -170,7 +174,7 @@ def _take_turn():
             fcntl.flock(lock, fcntl.LOCK_EX)
 
 
-def _fail(line):
+def _fail(line: str) -> NoReturn:
     sys.exit("Error: " + line)
 
 

@@ -16,7 +16,7 @@ import click
 import structlog
 from pydantic import SecretStr
 
-from pipeline import data_dir, embedded, logs
+from pipeline import data_dir, embedded, logs, systemd
 from pipeline import settings as settings_module
 from pipeline.app import App
 from pipeline.auth import ROLES, make_token
@@ -173,8 +173,12 @@ async def _start(settings: Settings, exit_: Exit, opened: AsyncExitStack) -> Non
     # Only for a person: in a file, or a journal, they would be a token in a log.
     if settings.gives_links and sys.stdout.isatty():
         demonstrating.print_links(settings, app.address)
+    if systemd.watchdog_seconds():
+        app.parts.supervisor.start("systemd", systemd.keep_alive, kind="watchdog")
     # A process that must not go on ends at once.
     opened.push_async_callback(lambda: app.stop(0 if exit_.code else settings.lame_duck_seconds))
+    opened.callback(systemd.notify, "STOPPING=1")
+    systemd.notify("READY=1")
 
 
 def _what_runs(service: Service) -> str:
@@ -188,7 +192,13 @@ def _what_runs(service: Service) -> str:
 @main.command()
 @click.option("--sub", default=running.DEMO_USER, show_default=True, help="User id.")
 @click.option("--role", type=click.Choice(ROLES), help="Role claim.")
-@click.option("--hours", default=24.0, show_default=True, help="How long it is valid.")
+@click.option(
+    "--hours",
+    default=24.0,
+    show_default=True,
+    type=running.Number(min=0, max=running.MOST_HOURS, min_open=True),
+    help="How long it is valid.",
+)
 def token(sub: str, role: str | None, hours: float) -> None:
     """Print a token signed with JWT_SECRET, or with the secret generated into DATA_DIR."""
     say(make_token(running.load(), sub, role, hours * 3600))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Mapping
 from contextvars import Context
@@ -23,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from pipeline.errors import ConfigurationError, DependencyUnavailable, Unauthorized
 from pipeline.texts import cause_of
+from pipeline.weak_secrets import KEYS_AT_MOST
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +32,7 @@ LEAST_RSA_BITS = 2048  # RFC 7518, section 3.3
 KEY_SET_SECONDS = 300  # a key withdrawn by the issuer is refused after this
 KEY_SET_RETRY_SECONDS = 10  # tokens with made-up key ids must not become a flood of downloads
 KEY_SET_TIMEOUT_SECONDS = 5
+PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?-----END [A-Z0-9 ]+-----", re.DOTALL)
 # Real sets have a few kilobytes and a handful of keys.
 KEY_SET_BYTES = 256 * 1024
 KEY_SET_KEYS = 100
@@ -42,10 +45,20 @@ class PublicKey(NamedTuple):
     algorithm: str
 
 
-def read_public_key(pem: str) -> PublicKey:
-    """Return the key of JWT_PUBLIC_KEY; ConfigurationError when tokens cannot or should not be checked with it."""
+def read_public_keys(text: str) -> tuple[PublicKey, ...]:
+    """Return the keys of JWT_PUBLIC_KEY, one PEM after the other; ConfigurationError when one of them is not fit."""
     # An environment variable often carries the line breaks as the two characters \n.
-    pem = pem.replace("\\n", "\n")
+    text = text.replace("\\n", "\n")
+    blocks = PEM.findall(text)
+    if len(blocks) > KEYS_AT_MOST:
+        raise ConfigurationError(f"JWT_PUBLIC_KEY has {len(blocks)} keys: a token is tried with {KEYS_AT_MOST} at most")
+    if blocks and len(blocks) != text.count("-----BEGIN "):
+        raise ConfigurationError("JWT_PUBLIC_KEY has a key without its end")
+    return tuple(map(_read_public_key, blocks or [text]))
+
+
+def _read_public_key(pem: str) -> PublicKey:
+    """Return the key; ConfigurationError when tokens cannot or should not be checked with it."""
     if "BEGIN CERTIFICATE" in pem:
         raise ConfigurationError("JWT_PUBLIC_KEY is a certificate: set its public key (openssl x509 -pubkey -noout)")
     try:

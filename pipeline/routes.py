@@ -108,8 +108,8 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         ("/ws", SocketHandler, of_members),
         ("/api/events", events.EventsHandler, of_members | {"tickets": parts.tickets}),
         ("/api/events/ticket", events.TicketHandler, common | {"tickets": parts.tickets}),
-        ("/openapi.json", ops.OpenApiHandler, common | filed),
-        ("/asyncapi.json", ops.AsyncApiHandler, common | filed),
+        ("/openapi.json", ops.OpenApiHandler, common | filed | {"public_url": settings.served_at}),
+        ("/asyncapi.json", ops.AsyncApiHandler, common | filed | {"public_url": settings.served_at}),
         *_pages_routes(parts, common),
         (
             "/plugins/.*",

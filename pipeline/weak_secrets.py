@@ -1,7 +1,12 @@
-"""Which secrets are too weak to sign tokens with. Pure: the settings ask it, and `health` imports the settings."""
+"""Which secrets are too weak to sign tokens with, and how many may be in force.
+
+Pure: the settings ask it, and `health` imports the settings.
+"""
 
 from __future__ import annotations
 
+# While secrets or keys change there are two of them. Each costs a little for every token that is made up.
+KEYS_AT_MOST = 5
 LEAST_SECRET_BYTES = 32  # RFC 7518, section 3.2
 LEAST_CHARACTERS = 8  # 32 random digits have fewer once in a thousand times, anything else that is random never
 

@@ -39,7 +39,7 @@ from tests.contract import contracts
 from tests.factories import SECRET, make_token
 from tests.memory_storage import MemoryStorage
 
-ROOMS = contracts.load("rooms.asyncapi.json")
+ROOMS = contracts.ROOMS
 WAIT_SECONDS = 10.0
 
 
@@ -48,7 +48,7 @@ def check_frame(frame: dict[str, Any]) -> None:
     if frame["event"] == "asset_processed":
         contracts.check_event(frame)
     else:
-        contracts.check_value(ROOMS["components"]["messages"][frame["event"]]["payload"], frame)
+        contracts.check_value(contracts.frame_schema(frame["event"]), frame)
 
 
 def make_event(number: int = 0, error: str = "AI service unavailable after 3 attempts") -> dict[str, Any]:

@@ -131,7 +131,8 @@ export class Http {
   /** @param {OnProgress} onProgress @returns {Send} */
   sendWithProgress(onProgress) {
     if (globalThis.XMLHttpRequest) return (url, sending) => sendByXhr(url, sending, onProgress);
-    return (url, { body = new Blob(), ...sending }) => {
+    return (url, { body: given, ...sending }) => {
+      const body = /** @type {Blob} */ (given ?? new Blob());
       const headers = { ...sending.headers, "Content-Type": body.type };
       const streamed = { ...sending, headers, body: countedStream(body, onProgress), duplex: "half" };
       return this.#send(url, /** @type {any} */ (streamed));

@@ -103,7 +103,7 @@ export class Inbox {
 /** As pipeline/assets/events.py does it. @param {Record<string, any>} asset a finished one @returns {AssetProcessed} */
 function toEvent({ id, status, aiMetadata: { brand, model, colorway, error }, images, finishedAt }) {
   const missing = { value: "", confidence: 0 };
-  /** @type {AssetProcessed} */
+  /** @type {any} */
   const event = { event: "asset_processed", assetId: id, status, timestamp: finishedAt };
   if (status === "failed") return { ...event, error: error || "Processing failed" };
   event.aiMetadata = { brand: brand ?? missing, model: model ?? missing, ...(colorway && { colorway }) };

@@ -117,7 +117,10 @@ export class PhotoQueue extends HTMLElement {
   set token(token) {
     const isRedrawn = typeof token === "function" && typeof this.#token === "function" && this.#running;
     this.#token = token;
-    if (!isRedrawn) return this.#plan();
+    if (!isRedrawn) {
+      this.#plan();
+      return;
+    }
     // Frameworks make a new function each time they draw the page: no reason to begin anew, unless it is another user's.
     this.#checking ??= setTimeout(() => {
       this.#checking = undefined;

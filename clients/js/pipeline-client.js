@@ -4,31 +4,22 @@
  * and Node 20.3 or newer. Needs nothing but the files beside it. The protocol is in contracts/rooms.asyncapi.json and
  * contracts/analyze-queue.openapi.json.
  *
- * @typedef {{value: string, confidence: number}} Attribute confidence: 0 to 1
- * @typedef {object} AssetProcessed the work on a photo has ended
- * @property {"asset_processed"} event
- * @property {string} assetId
- * @property {"active" | "partial" | "failed"} status partial: brand or model is missing, its value is ""
- * @property {{brand: Attribute, model: Attribute, colorway?: Attribute}} [aiMetadata] unless failed
- * @property {string} [processedImageUrl]
- * @property {string} [error] why it failed, for people
- * @property {string} timestamp the asset's finishedAt
+ * What there is for TypeScript is in pipeline-client.d.ts.
  *
- * @typedef {object} Events what `on` listens to
- * @property {AssetProcessed} asset_processed
+ * @typedef {import("./types.js").AssetProcessed} AssetProcessed
+ * @typedef {import("./types.js").Receipt} Receipt
+ * @typedef {import("./types.js").Asset} Asset
+ *
+ * @typedef {object} Own what `on` listens to beside the frames of the service
  * @property {{room: string, serverTime: string}} connected
  * @property {{code: number, willReconnect: boolean, retryInMs: number | null}} disconnected code 1006: the connection
  *   broke or never came about; willReconnect: false after close(), and when the server refused for good
  * @property {{transport: TransportName}} transport how events come from now on
  * @property {Error} error the client gave up, or a function of the app failed
- * @property {Record<string, any>} overview with `operators: true`: how the whole service is, schema Overview of
- *   contracts/analyze-queue.openapi.json
  *
- * With `progress: true` also asset_queued, asset_started, asset_retrying, asset_held, asset_progress, asset_corrected
- * and asset_deleted, as the service sends them.
+ * @typedef {import("./types.js").Frames & Own} Events with `progress: true` also the steps before the end, with
+ *   `operators: true` also how the whole service is
  *
- * @typedef {{assetId: string, jobId: string, status: "processing", message: string}} Receipt
- * @typedef {Record<string, any>} Asset schema Asset of contracts/analyze-queue.openapi.json
  * @typedef {import("./ladder.js").TransportName} TransportName
  * @typedef {import("./connection.js").Connection} AnyConnection
  * @typedef {import("./transports.js").Loss} Loss
@@ -125,9 +116,9 @@ export class PipelineClient {
 
   /**
    * Call the listener with each event of that name; return a function that ends it.
-   * @template {string} Name
+   * @template {keyof Events} Name
    * @param {Name} name
-   * @param {(detail: Name extends keyof Events ? Events[Name] : any) => unknown} listener
+   * @param {(detail: Events[Name]) => unknown} listener
    */
   on(name, listener) {
     return this.#listeners.add(name, listener);
@@ -403,15 +394,15 @@ export class PipelineClient {
 
   /**
    * A page of one's own assets: newest first; with finishedSince oldest first.
-   * @param {Record<string, string | number | null | undefined>} [query] status, category, limit, cursor, finishedSince
+   * @param {import("./types.js").AssetQuery} [query]
    */
   assets(query = {}) {
     return this.#assets(query);
   }
 
   /**
-   * @param {Record<string, unknown>} query @param {{signal?: AbortSignal, tries?: number}} [options]
-   * @returns {Promise<{items: Asset[], nextCursor: string | null, serverTime?: string}>}
+   * @param {object} query @param {{signal?: AbortSignal, tries?: number}} [options]
+   * @returns {Promise<import("./types.js").AssetPage>}
    */
   #assets(query, options) {
     const text = new URLSearchParams();

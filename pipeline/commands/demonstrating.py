@@ -29,8 +29,7 @@ LOOK_SECONDS = 0.05
 LOG_NAME = "service.log"
 WHAT_LOCAL_SEES = (
     "The AI was the offline one: it reads the lettering on a product and sees its colours. A photo without lettering "
-    "is `partial`: brand and model stay unknown. AI_PROVIDER or AI_SERVICE_URL names an AI that knows products by "
-    "sight."
+    "is `partial`: brand and model stay unknown. AI_PROVIDER or AI_SERVICE_URL names an AI that knows them by sight."
 )
 # How a line begins that says why a command has ended.
 ERROR = "Error: "

@@ -15,6 +15,7 @@ from pipeline.commands.operating import each, run, second_of, with_token, with_u
 from pipeline.commands.shown import complain, note, say, say_json, say_table
 from pipeline.usecases.bulk import REFUSED_AT_MOST
 
+WHERE = "--where"
 FILTERS = ("state", "user", "category", "provider", "failure", "q", "from", "to")
 # A filter's value with blanks in it stands in quotes.
 PART = re.compile(r"""(\w+)=("[^"]*"|'[^']*'|\S*)\s*""")
@@ -28,20 +29,20 @@ def read_where(text: str) -> dict[str, str]:
     while place < len(text):
         found = PART.match(text, place)
         if found is None or found[1] not in FILTERS:
-            raise click.BadParameter(f"must be parts like state=failed, with {', '.join(FILTERS)}")
+            raise click.BadParameter(f"must be parts like state=failed, with {', '.join(FILTERS)}", param_hint=WHERE)
         name, value = found[1], found[2].strip("\"'") if found[2][:1] in "\"'" else found[2]
         # Such a part would let in more jobs than was meant: the variable of a script may be empty.
         if not value.strip():
-            raise click.BadParameter(f"{name} is empty")
+            raise click.BadParameter(f"{name} is empty", param_hint=WHERE)
         if name in where:
-            raise click.BadParameter(f"{name} stands there twice")
+            raise click.BadParameter(f"{name} stands there twice", param_hint=WHERE)
         where[name] = value
         place = found.end()
     return where
 
 
 with_where = click.option(
-    "--where",
+    WHERE,
     default="",
     help=f'Which, like "state=failed q=\'timed out\'"; all parts must hold. Parts: {", ".join(FILTERS)} (instants).',
 )

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from pipeline.client import Operator, Unavailable
 from pipeline.commands.operating import each, queue, run, second_of, with_token, with_url
+from pipeline.commands.running import Number
 from pipeline.commands.shown import BAD, BOLD, WARNING, is_terminal, say, say_json, say_table, shown, stdout
 
 EVERY_SECONDS = 2.0
@@ -27,7 +28,7 @@ Place = tuple[str | None, str | None]
 @click.option("--once", is_flag=True, help="Show it once.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line each time.")
 @click.option(
-    "--every", "seconds", default=EVERY_SECONDS, show_default=True, type=click.FloatRange(min=0.2), help="Seconds."
+    "--every", "seconds", default=EVERY_SECONDS, show_default=True, type=Number(min=0.2, max=86_400), help="Seconds."
 )
 @with_url
 @with_token

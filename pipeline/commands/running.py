@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
+import click
 from pydantic import SecretStr
 
 from pipeline import data_dir
 from pipeline import settings as settings_module
+from pipeline.addresses import web_fault
 from pipeline.auth import ADMIN_ROLE, make_token
+from pipeline.errors import ConfigurationError
 from pipeline.services import Service, services
 from pipeline.settings import Role, Settings
 
 TOKEN_SECONDS = 30 * 86_400
+# Ten years: what is longer is a slip.
+MOST_HOURS = 87_600
 # Time to click on it; the page makes a longer session of it.
 LINK_SECONDS = 600
 DEMO_USER, OPERATOR = "demo", "operator"
 ANSWER_SECONDS = 5.0
 # Whatever proxies the environment names: this is about processes of this machine.
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class Number(click.FloatRange):
+    """A number within a range; nan, which every comparison lets pass, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 def load() -> Settings:
@@ -76,6 +93,8 @@ def target(
     expires_in: seconds that a token made here is good for.
     """
     settings = load()
+    if url is not None and (fault := web_fault(url)):
+        raise ConfigurationError(f"--url, or PIPELINE_URL: {fault}")
     if url is None:
         service = find_service(settings)
         url = service.address if service else settings.address

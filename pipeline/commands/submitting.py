@@ -60,7 +60,7 @@ def _categories(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
     "patience_seconds",
     default=PATIENCE_SECONDS,
     show_default=True,
-    type=click.FloatRange(min=1),
+    type=running.Number(min=1, max=86_400),
     help="With --watch: give up after so many seconds without any sign of progress.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON line for each thing that happens.")

@@ -21,6 +21,7 @@ from typing import IO, Any
 
 import click
 
+from pipeline.commands.running import Number
 from pipeline.commands.shown import note, say, say_json
 from pipeline.errors import ConfigurationError
 from pipeline.hooks.kinds import HOOK, KINDS
@@ -106,7 +107,7 @@ class Verdict:
     help="Which, if there are two. hook: observers and filters.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-@click.option("--timeout", "seconds", type=click.FloatRange(5, 3600), default=55, help="Longest it may take [s]: 55.")
+@click.option("--timeout", "seconds", type=Number(5, 3600), default=55, help="Longest it may take [s]: 55.")
 def verify(name: str, kind_name: str | None, as_json: bool, seconds: float) -> None:
     """Run the conformance suite on a plugin as it is configured, for real; exit code 1 when it fails."""
     began = monotonic()

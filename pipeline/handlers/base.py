@@ -302,13 +302,19 @@ class BaseHandler(tornado.web.RequestHandler):
         elif isinstance(value, (PipelineError, tornado.web.HTTPError)) and _status(value) < 500:
             return  # the client's doing; the access line tells
         else:
-            log.error("request_failed", requestId=self.request_id, route=self.route, exc_info=(typ, value, tb))
+            names: dict[str, Any] = {"requestId": self.request_id, "route": self.route, "exc_info": (typ, value, tb)}
+            self.seldom.write(log.error, "request_failed", f"{self.route} {typ}", **names)
 
     def log_unavailable(self, error: DependencyUnavailable) -> None:
-        """Tell the operator what is away, once a minute: every request tells it again for as long as it lasts."""
-        seldom: Seldom = self.application.settings.setdefault("seldom", Seldom())
+        """Tell the operator what is away, once a minute: every request finds it out again for as long as it lasts."""
         cause = cause_of(error)
-        seldom.write(log.warning, "dependency_unavailable", cause, requestId=self.request_id, error=cause)
+        self.seldom.write(log.warning, "dependency_unavailable", cause, requestId=self.request_id, error=cause)
+
+    @property
+    def seldom(self) -> Seldom:
+        """What writes lines that every request may cause."""
+        one: Seldom = self.application.settings.setdefault("seldom", Seldom())
+        return one
 
     def on_finish(self) -> None:
         if self._act is not None:

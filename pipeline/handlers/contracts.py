@@ -1,4 +1,6 @@
-"""The contracts as this installation keeps them: the files of contracts/, with the categories of CATEGORIES. Pure."""
+"""The contracts as this installation keeps them: the files of contracts/ with the version that runs, the address at
+which it is reached and the categories of CATEGORIES. Pure.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +9,55 @@ from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
+from urllib.parse import urlsplit
 
+from pipeline import __version__
 from pipeline.settings import DEFAULT_CATEGORIES
 
-EVENT_SCHEMA = b'{ "$ref": "./asset-processed-event.schema.json" }'
+EVERY_ADDRESS = ("0.0.0.0", "::")
+SCHEMAS = "#/components/schemas/"
 LISTED = ", ".join(DEFAULT_CATEGORIES)
 
 
 @cache
-def openapi(categories: tuple[str, ...]) -> bytes:
-    """Return the contract of the HTTP API."""
-    return _kept(_read("analyze-queue.openapi.json"), categories)
+def openapi(categories: tuple[str, ...], public_url: str) -> bytes:
+    """Return the contract of the HTTP API.
+
+    public_url: of the service, without a / at its end.
+    """
+    contract = _kept("analyze-queue.openapi.json", categories)
+    # Of all addresses of the machine none is a URL; "/" is where the client has this document from.
+    if urlsplit(public_url).hostname not in EVERY_ADDRESS:
+        contract["servers"] = [{"url": public_url}]
+    return _written(contract)
 
 
 @cache
-def asyncapi(categories: tuple[str, ...]) -> bytes:
-    """Return the contract of sockets and streams, the event's schema within it."""
-    event = _read("asset-processed-event.schema.json")
-    return _kept(_read("rooms.asyncapi.json").replace(EVENT_SCHEMA, event), categories)
+def asyncapi(categories: tuple[str, ...], public_url: str) -> bytes:
+    """Return the contract of sockets and streams, the event's schema within it.
+
+    public_url: of the service, without a / at its end.
+    """
+    contract = _kept("rooms.asyncapi.json", categories)
+    contract["components"]["schemas"] |= named_schemas("AssetProcessed", _read("asset-processed-event.schema.json"))
+    address = urlsplit(public_url)
+    for server in contract["servers"].values():
+        server |= {"host": address.netloc, "description": "This service."}
+        server["protocol"] += "s" if address.scheme == "https" else ""
+        if address.path:
+            server["pathname"] = address.path
+    return _written(contract)
+
+
+def named_schemas(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema and its definitions, each under its title, as the components of a contract have them."""
+    named = {name: {key: value for key, value in schema.items() if key[0] != "$"} | {"title": name}}
+    named |= {each["title"]: each for each in schema["$defs"].values()}
+    text = json.dumps(named)
+    for key, each in schema["$defs"].items():
+        text = text.replace(f'"#/$defs/{key}"', f'"{SCHEMAS}{each["title"]}"')
+    renamed: dict[str, Any] = json.loads(text)
+    return renamed
 
 
 def with_categories(contract: Any, categories: Sequence[str]) -> Any:
@@ -42,12 +75,16 @@ def with_categories(contract: Any, categories: Sequence[str]) -> Any:
     return changed
 
 
-def _read(name: str) -> bytes:
-    return resources.files("pipeline.contracts").joinpath(name).read_bytes()
+def _read(name: str) -> dict[str, Any]:
+    contract: dict[str, Any] = json.loads(resources.files("pipeline.contracts").joinpath(name).read_bytes())
+    return contract
 
 
-def _kept(content: bytes, categories: tuple[str, ...]) -> bytes:
-    if categories == DEFAULT_CATEGORIES:
-        return content
-    changed = with_categories(json.loads(content), categories)
-    return json.dumps(changed, indent=2, ensure_ascii=False).encode()
+def _kept(name: str, categories: tuple[str, ...]) -> dict[str, Any]:
+    contract: dict[str, Any] = with_categories(_read(name), categories)
+    contract["info"]["version"] = __version__
+    return contract
+
+
+def _written(contract: dict[str, Any]) -> bytes:
+    return json.dumps(contract, indent=2, ensure_ascii=False).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -252,23 +253,26 @@ def bulk_faults(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, "Must be true or false"
     if said.get("provider") is not None and not (isinstance(said["provider"], str) and action == Action.REANALYZE):
         yield "provider", "Must be the name of a provider that is to reanalyze"
-    if said.get("dryRun") is not True:
-        yield from _faults_of_run(said)
+    yield from _faults_of_run(said)
 
 
 def _faults_of_run(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name in ("cursor", "until"):
-        if said.get(name) is not None and not isinstance(said[name], str):
-            yield name, "Must be a text"
-    if said.get("until") is None:
+    is_run = said.get("dryRun") is not True
+    if said.get("cursor") is not None and not isinstance(said["cursor"], str):
+        yield "cursor", "Must be a text"
+    # An empty one would let a run go on to jobs that the dry run has not counted.
+    until = said.get("until")
+    if (until is None and is_run) or not (until is None or (isinstance(until, str) and until)):
         yield "until", "Must be that of the reply to a dry run"
-    limit = said.get("limit", 1)
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+    if not _is_number(said.get("limit", 1)):
         yield "limit", "Must be a number from 1"
-    seconds = said.get("seconds")
-    is_postponement = isinstance(seconds, int) and 1 <= seconds <= LONGEST_POSTPONEMENT_SECONDS
-    if said.get("action") == Action.POSTPONE and (isinstance(seconds, bool) or not is_postponement):
+    is_needed = is_run and said.get("action") == Action.POSTPONE
+    if not _is_number(said.get("seconds", None if is_needed else 1), LONGEST_POSTPONEMENT_SECONDS):
         yield "seconds", f"Must be a number from 1 to {LONGEST_POSTPONEMENT_SECONDS}"
+
+
+def _is_number(value: Any, most: float = math.inf) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 
 def _texts(said: Mapping[str, Any]) -> dict[str, str]:

@@ -139,9 +139,11 @@ class ReadyHandler(BaseHandler):
 
 
 class _ContractHandler(BaseHandler):
-    def initialize(self, *, categories: tuple[str, ...], **common: Any) -> None:  # type: ignore[override]
+    def initialize(  # type: ignore[override]
+        self, *, categories: tuple[str, ...], public_url: str, **common: Any
+    ) -> None:
         super().initialize(**common)
-        self.categories = categories
+        self.kept = categories, public_url
 
 
 class OpenApiHandler(_ContractHandler):
@@ -151,7 +153,7 @@ class OpenApiHandler(_ContractHandler):
 
     def get(self) -> None:
         self.set_header("Content-Type", "application/json; charset=UTF-8")
-        self.finish(contracts.openapi(self.categories))
+        self.finish(contracts.openapi(*self.kept))
 
 
 class AsyncApiHandler(_ContractHandler):
@@ -161,7 +163,7 @@ class AsyncApiHandler(_ContractHandler):
 
     def get(self) -> None:
         self.set_header("Content-Type", "application/json; charset=UTF-8")
-        self.finish(contracts.asyncapi(self.categories))
+        self.finish(contracts.asyncapi(*self.kept))
 
 
 async def _plugin_state(plugin: BoundPlugin) -> dict[str, str]:

@@ -135,6 +135,7 @@ class SocketHandler(Member, WebSocketHandler):
     # what the client sends; Tornado reads the next frame when on_message has returned, so frames never race
 
     async def on_message(self, message: str | bytes) -> None:
+        self._frames_in += 1
         if not self._is_heard():
             return
         try:
@@ -162,7 +163,6 @@ class SocketHandler(Member, WebSocketHandler):
 
     def _is_heard(self, frames: float = 1) -> bool:
         """Count a frame, or what is as dear as so many; False when there were too many or the connection is ending."""
-        self._frames_in += 1
         limit = self._settings.socket_frames_per_second
         now = time.monotonic()
         self._frames_left = min(limit, self._frames_left + (now - self._last_frame_at) * limit) - frames

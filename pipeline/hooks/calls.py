@@ -22,6 +22,7 @@ from pipeline.hooks.routes import Route
 from pipeline.hooks.running import PluginOverrun, Running, ignore, is_away
 from pipeline.hooks.sources import Source
 from pipeline.hooks.timing import TimedCall
+from pipeline.logs import Seldom
 
 if TYPE_CHECKING:
     from pipeline.hooks.context import Lender
@@ -75,6 +76,7 @@ class BoundPlugin:
         self.name = name
         self.plugin = plugin
         self.limits = limits
+        self.seldom = Seldom()  # for lines that anybody who calls a route of the plugin may cause
         self._is_traced = is_traced
         close = getattr(plugin, "close", None)
         breaker = partial(Breaker, breaker_failures, breaker_probe_seconds)

@@ -33,7 +33,14 @@ def load(name: str) -> dict[str, Any]:
 JOB = load("ai-job.schema.json")
 EVENT = load("asset-processed-event.schema.json")
 API = load("analyze-queue.openapi.json")
+ROOMS = load("rooms.asyncapi.json")
 REGISTRY: Registry[Any] = Registry().with_resource(API_URI, DRAFT202012.create_resource(API))
+
+
+def frame_schema(message: str) -> dict[str, Any]:
+    """Return the schema of a message of rooms.asyncapi.json, which stands alone."""
+    components = ROOMS["components"]
+    return {"$ref": components["messages"][message]["payload"]["$ref"], "components": components}
 
 
 def check_job(data: object) -> None:

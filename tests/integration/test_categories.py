@@ -16,7 +16,7 @@ from click.shell_completion import ShellComplete
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from pipeline.cli import main
-from pipeline.demo import pictures
+from pipeline.demo import pictures, shown
 from pipeline.handlers.contracts import asyncapi, openapi, with_categories
 from pipeline.settings import DEFAULT_CATEGORIES, Settings
 from tests.contract.contracts import JOB, check_event, check_value, load
@@ -27,6 +27,7 @@ pytestmark = pytest.mark.fault("U26")
 
 FIFTH = (*DEFAULT_CATEGORIES, "watch")
 OTHERS = ("guitar", "boots_2", "vinyl-record")
+URL = "https://photos.example.com"
 
 
 def finished(service: Service, category: str) -> dict[str, Any]:
@@ -118,10 +119,10 @@ def test_provider_of_a_category_there_is_not_is_refused() -> None:
 
 
 def test_default_contracts_are_the_files_themselves() -> None:
-    """With the specification's four nothing is changed."""
-    assert json.loads(openapi(DEFAULT_CATEGORIES)) == load("analyze-queue.openapi.json")
-    assert json.loads(asyncapi(DEFAULT_CATEGORIES))["info"] == load("rooms.asyncapi.json")["info"]
-    assert json.loads(asyncapi(OTHERS)) == json.loads(asyncapi(DEFAULT_CATEGORIES))
+    """With the specification's four nothing is changed but the address."""
+    assert json.loads(openapi(DEFAULT_CATEGORIES, "http://0.0.0.0:8080")) == load("analyze-queue.openapi.json")
+    assert json.loads(asyncapi(DEFAULT_CATEGORIES, URL))["info"] == load("rooms.asyncapi.json")["info"]
+    assert json.loads(asyncapi(OTHERS, URL)) == json.loads(asyncapi(DEFAULT_CATEGORIES, URL))
 
 
 def test_job_schema_follows() -> None:
@@ -138,6 +139,8 @@ def test_demo_pictures_have_a_category_that_is_there() -> None:
     assert [category for _, category in pictures()] == ["camera", "lego", "sneaker", "other"]
     assert [category for _, category in pictures(("lego", "other"))] == ["other", "lego", "other", "other"]
     assert {category for _, category in pictures(OTHERS)} == {OTHERS[-1]}
+    assert [category for _, category in shown()] == ["camera", "lego", "sneaker"]
+    assert {category for _, category in shown(OTHERS)} == {OTHERS[-1]}
 
 
 def test_shell_completes_the_categories_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:

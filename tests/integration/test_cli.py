@@ -73,12 +73,17 @@ def test_demo_with_exit_leaves_nothing_running(run: Run, environment: dict[str, 
     assert not (Path(environment["DATA_DIR"]) / "service.json").exists()
 
 
-def test_demo_names_its_pictures_offline(run: Run) -> None:
-    """With nothing configured the embedded AI reads the three pictures itself."""
+@pytest.mark.fault("O2")
+def test_demo_shows_what_the_offline_ai_can_do_and_what_not(run: Run) -> None:
+    """With nothing configured the embedded AI reads two of the pictures, and one line says why the third is partial."""
     require(importlib.util.find_spec("rapidocr") is not None, "needs the extra [local]")
     demo = run("demo", "--exit", AI_SERVICE_URL="")
     assert demo.returncode == 0, demo.stderr
-    assert all(f'"value": "{brand}"' in demo.stdout for brand in ("Canon", "LEGO", "Nike"))
+    assert all(f'"value": "{brand}"' in demo.stdout for brand in ("Canon", "LEGO"))
+    assert re.findall(r"(\S+) is (\w+) after", demo.stdout) == [
+        ("camera.jpg", "active"), ("lego.jpg", "active"), ("bare-sneaker.jpg", "partial"),
+    ]
+    assert "A photo without lettering is `partial`: brand and model stay unknown." in demo.stdout
 
 
 def test_demo_says_what_is_missing_when_it_cannot_start(run: Run, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.parts import program
 from tests.service import ROOT
 
 EXAMPLE = ROOT / "examples/pipeline-plugin-example"
@@ -64,7 +65,7 @@ def test_readme_leads_from_pip_install_to_an_event(tmp_path: Path, environment: 
     """Installed, tested, listed, verified, chosen: then the owner's socket gets what the plugin found."""
     folder = tmp_path / "example"
     shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
-    command = ["bash", "-euo", "pipefail", "-c", commands(folder / "README.md")]
+    command = [program("bash"), "-euo", "pipefail", "-c", commands(folder / "README.md")]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     out = done.stdout

@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import queue
-import shutil
 import socket
 import subprocess
 import sys
@@ -49,7 +48,7 @@ from pipeline.usecases.submission import Receipt
 from pipeline.usecases.upload import Upload
 from tests.factories import SECRET, make_image, make_multipart, make_noise_image, make_token, make_upload
 from tests.memory_storage import MemoryStorage
-from tests.parts import require
+from tests.parts import program, require
 
 UPLOAD = "/api/assets/analyze-queue"
 ASSET_ID = "0123456789abcdef01234567"
@@ -657,10 +656,10 @@ def test_upload_of_50_mb_by_curl_reads_its_refusal(
     border: Border, tmp_path: Path, expect: str, token: str, status: int
 ) -> None:
     """curl gets the refusal of a far too large body, whether it waits for 100 Continue or not."""
-    require(shutil.which("curl") is not None, "curl is not installed")
+    curl = program("curl")
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(bytes(50 * 1024 * 1024))
-    command = ["curl", "-sS", "-m", "20", "-w", "\n%{http_code}", "-H", f"Authorization: Bearer {token}", "-H", expect]
+    command = [curl, "-sS", "-m", "20", "-w", "\n%{http_code}", "-H", f"Authorization: Bearer {token}", "-H", expect]
     command += ["-F", f"image=@{photo};type=image/jpeg", "-F", "category=lego"]
 
     ran = subprocess.run(command + [f"http://127.0.0.1:{border.port}{UPLOAD}"], capture_output=True, timeout=30)

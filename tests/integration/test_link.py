@@ -205,8 +205,10 @@ async def test_connections_share_a_tls_context(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(ssl, "create_default_context", count)
     with RedisServer() as redis:
         async with Forwarder(redis.port, tls=authority.server_context("127.0.0.1")) as address:
-            nodes = Nodes(f"{address.url}?ssl_ca_certs={authority.ca_file}")
-            links = [await nodes.open(None) for _ in range(3)]
+            url = f"{address.url}?ssl_ca_certs={authority.ca_file}"
+            nodes = Nodes(url)
+            # Queues, rooms and tickets have each their own way to the same servers.
+            links = [await nodes.open(None), await nodes.open(None), await Nodes(url).open(None)]
             assert await links[0].ask("ECHO", "x" * 100_000) == "x" * 100_000
             heard: asyncio.Queue[list[Any]] = asyncio.Queue()
             links[1].listen(heard.put_nowait)

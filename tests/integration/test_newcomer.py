@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from tests.service import ROOT, AiService, Service
+from tests.parts import program
+from tests.service import ROOT
 
 FILES = ("Makefile", "install.py", "setup.cfg", "pyproject.toml", "run.py", "pipeline/__init__.py", "pipeline/start.py")
 Done = subprocess.CompletedProcess[str]
@@ -39,6 +40,8 @@ def checkout(tmp_path: Path) -> Path:
 def run(folder: Path, *command: str, **environment: str) -> Done:
     """Run a command as a newcomer's shell does."""
     known = {"PATH": os.environ["PATH"], "HOME": str(folder), **environment}
+    if command[0] == "make":
+        program("make")
     return subprocess.run(command, cwd=folder, env=known, capture_output=True, text=True, timeout=60)
 
 
@@ -204,9 +207,10 @@ def test_venv_that_no_longer_fits_is_made_anew(checkout: Path, tmp_path: Path) -
         (1, "WARNING: Retrying after connection broken by 'NewConnectionError(...)'", "index does not answer (New"),
         (1, "ERROR: Could not install: [Errno 28] No space left on device", "the disk is full"),
         (-9, "", "it was ended by SIGKILL"),
-        (1, "error: no wheel", "why is above"),
+        (1, "error: no wheel", "is needed: error: no wheel"),
+        (1, "error: no wheel\nhint: none", "why is above"),
     ],
-    ids=["offline", "full disk", "killed", "unknown"],
+    ids=["offline", "full disk", "killed", "one line", "more lines"],
 )
 def test_failed_pip_is_one_line_and_a_later_run_works(checkout: Path, code: int, said: str, words: str) -> None:
     """Whatever pip fails of, the reason is told, and the next run installs all."""
@@ -274,12 +278,3 @@ def test_command_of_a_broken_install_says_what_to_do(checkout: Path, tmp_path: P
     (checkout / "orjson.py").write_text("raise ImportError('libc.so: no such file', name='orjson')\n")
     (line,) = errors(run(checkout, *command))
     assert "does not work (libc.so: no such file)" in line and "--force-reinstall" in line
-
-
-@pytest.mark.fault("O8")
-def test_run_beside_a_demo_names_it_and_how_to_stop_it(tmp_path: Path, ai_service: AiService) -> None:
-    """`make run` while the demo's service runs is one line with its address and the command that ends it."""
-    with Service(tmp_path, ai_service.url) as service:
-        done = run(ROOT, sys.executable, "run.py", **service.environment)
-    (line,) = errors(done)
-    assert service.url in line and "run.py demo --exit" in line and done.returncode == 2

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import signal
 import threading
 import time
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 from tornado.ioloop import IOLoop
 
+from pipeline import __version__
 from pipeline.auth import TokenVerifier
 from pipeline.errors import DependencyUnavailable
 from pipeline.handlers import ops
@@ -25,7 +28,7 @@ from pipeline.queue.queue import JobQueue
 from pipeline.settings import Settings
 from pipeline.usecases.dependencies import Dependencies
 from pipeline.usecases.processes import Processes
-from tests.contract.contracts import EVENT
+from tests.contract.contracts import API, EVENT, check_value
 from tests.factories import SECRET, make_token
 from tests.handler_server import HandlerServer
 from tests.redis_server import RedisServer
@@ -59,7 +62,7 @@ class Server(HandlerServer):
             "metrics": self.metrics,
             "allowed_origins": (),
         }
-        filed = {"categories": settings.categories}
+        filed = {"categories": settings.categories, "public_url": "https://photos.example.com/service"}
         routes: list[Any] = [
             ("/metrics", ops.MetricsHandler, common | {"queues": [self.queue], "processes": self.processes}),
             ("/livez", ops.LiveHandler, common),
@@ -278,18 +281,27 @@ async def test_readyz_verbose_comes_while_redis_hangs(server: Server, frozen_red
 
 @pytest.mark.gen_test
 async def test_openapi_is_the_contract(server: Server) -> None:
-    """The service hands out the contract it is tested against."""
-    reply = await server.get("/openapi.json")
-    assert reply.json()["info"]["title"] == "AI queue pipeline"
+    """The service hands out the contract it is tested against, with its own address and version."""
+    document = (await server.get("/openapi.json")).json()
+    assert document["servers"] == [{"url": "https://photos.example.com/service"}]
+    assert document["info"]["version"] == __version__
+    assert document | {"servers": API["servers"]} == API
 
 
 @pytest.mark.gen_test
 async def test_asyncapi_is_the_contract_and_stands_alone(server: Server) -> None:
-    """With the event's schema in it: nothing it refers to lies beside it."""
+    """With the event's schema in it: nothing it refers to lies beside it. It names the service's own address."""
     document = (await server.get("/asyncapi.json")).json()
     assert document["channels"].keys() == {"socket", "events"}
-    event = document["components"]["messages"]["asset_processed"]["payload"]["schema"]
-    assert event == EVENT
+    assert document["info"]["version"] == __version__
+    place = {"host": "photos.example.com", "pathname": "/service", "description": "This service."}
+    assert document["servers"] == {"socket": place | {"protocol": "wss"}, "stream": place | {"protocol": "https"}}
+    assert set(re.findall(r'"\$ref": "([^#][^"]*)"', json.dumps(document))) == set()
+    schema = {"$ref": "#/components/schemas/AssetProcessed", "components": document["components"]}
+    for example in EVENT["examples"]:
+        check_value(schema, example)
+        with pytest.raises(AssertionError):
+            check_value(schema, example | {"userId": "ann"})
 
 
 @pytest.mark.fault("U12")

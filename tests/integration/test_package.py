@@ -126,7 +126,7 @@ from pipeline.hooks.catalogue import Catalogue
 from pipeline.settings import Settings
 catalogue = Catalogue(Settings())
 states = {(info.name, info.state) for info in catalogue.infos()}
-assert json.loads(openapi(("sneaker",)))["openapi"]
+assert json.loads(openapi(("sneaker",), "http://127.0.0.1:8080"))["openapi"]
 assert not [state for state in states if "broken" in state], states
 print(sys.modules["pipeline.plugins"].__file__)
 """

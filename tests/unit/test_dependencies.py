@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
-from pipeline.errors import DependencyUnavailable
+from pipeline.errors import DependencyUnavailable, NotReady
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.metrics import Metrics
 from pipeline.usecases import dependencies as subject
@@ -161,6 +161,22 @@ def test_a_process_that_asks_no_provider_does_not_probe_any(world: World) -> Non
     dependencies = Dependencies({}, lambda: world.plugins, world.metrics, asks_providers=False)
     asyncio.run(dependencies.look())
     assert world.shown == {}
+
+
+def test_a_plugin_that_is_not_ready_is_down_and_not_started_before_its_time(world: World) -> None:
+    """It has said to be asked again in an hour."""
+    started = []
+
+    async def start(context: Any) -> None:
+        started.append(context)
+
+    async def fine() -> None:
+        pass
+
+    plugin = world.plugin("provider", "acme", analyze=fine, check=fine, start=start)
+    plugin.hold("It is not ready", NotReady("the model is being made", 3600))
+    asyncio.run(world.dependencies.look())
+    assert world.shown["provider:acme"] == 0 and not started
 
 
 def test_a_plugin_that_works_needs_no_check(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

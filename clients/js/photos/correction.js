@@ -12,7 +12,7 @@ export class CorrectionForm {
   #save = h("button", { class: "primary" }, "Save");
 
   /**
-   * @param {import("../pipeline-client.js").Asset} asset
+   * @param {Record<string, any>} asset
    * @param {(said: Record<string, string | null>) => Promise<unknown>} save
    * @param {() => void} end
    */

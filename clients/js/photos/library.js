@@ -34,7 +34,7 @@ export class Library {
     this.#client = client;
     this.#photos = photos;
     this.#told = told;
-    for (const name of FRAMES) client.on(`asset_${name}`, (frame) => this.take(frame));
+    for (const name of FRAMES) client.on(/** @type {any} */ (`asset_${name}`), (frame) => this.take(frame));
   }
 
   close() {

@@ -8,7 +8,7 @@
  * @property {Blob | null} file while this tab has it
  * @property {Promise<string> | null} picture of the file, once it has been asked for
  * @property {(import("./sender.js").Step & {key: string, category: string, isOffline?: boolean}) | null} unsent
- * @property {import("../pipeline-client.js").Asset | null} asset
+ * @property {Record<string, any> | null} asset
  * @property {Record<string, any> | null} live how the work on it goes: asset.progress, kept up to date by the frames
  * @property {string} note what was done to it
  * @property {boolean} isHidden it is being deleted, and may come back

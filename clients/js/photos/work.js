@@ -82,7 +82,7 @@ export class Work {
       ({ willReconnect }) => willReconnect && this.#connection(navigator.onLine ? "lost" : "offline"),
     );
     this.client.on("error", (error) =>
-      error.code === "UNAUTHORIZED" ? this.#told.unauthorized() : this.#told.problem(error.message),
+      /** @type {any} */ (error).code === "UNAUTHORIZED" ? this.#told.unauthorized() : this.#told.problem(error.message),
     );
     this.photos.offline(!navigator.onLine);
     this.client.connect();

@@ -68,7 +68,7 @@ class Masker:
             if isinstance(value, SecretStr) and (secret := value.get_secret_value()):
                 if "://" not in secret or _userinfo(secret) or "?" in secret:
                     # An address alone is no secret, and says where to look.
-                    self._secrets.add(secret)
+                    self._secrets |= {secret, *filter(None, secret.split("\n"))}
                 user, _, password = _userinfo(secret).partition(":")
                 self._secrets |= {part for text in (user, password) for part in (text, unquote(text)) if len(part) > 3}
 

@@ -89,7 +89,8 @@ class HereChecks:
             TokenVerifier(settings)
             yield Finding(Mark.OK, "tokens", "JWT_PUBLIC_KEY is a key for RS256 or ES256")
         elif settings.jwt_secret.get_secret_value():
-            yield Finding(Mark.OK, "tokens", "JWT_SECRET, HS256")
+            old = len(settings.old_secrets)
+            yield Finding(Mark.OK, "tokens", "JWT_SECRET, HS256" + (f", and {old} of JWT_SECRETS_OLD" if old else ""))
         else:
             if (settings.data_dir / data_dir.SECRET_NAME).exists():
                 data_dir.jwt_secret(settings.data_dir)  # raises when it is damaged
