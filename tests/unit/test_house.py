@@ -42,7 +42,7 @@ MENDED_FAULTS = {
     *(f"E{number}" for number in range(1, 33)),
     *(f"R{number}" for number in range(1, 19)),
     *(f"U{number}" for number in range(1, 29)),
-    *("O9", "O11", "O16", *(f"P{number}" for number in range(1, 12))),
+    *("O4", "O5", "O9", "O11", "O16", "O20", *(f"P{number}" for number in range(1, 12))),
 }
 PURE = [
     *("pipeline.assets.asset", "pipeline.assets.events", "pipeline.assets.store", "pipeline.queue.job"),
