@@ -851,8 +851,8 @@ def test_package_needs_nothing() -> None:
     files = {path.relative_to(CLIENT) for path in CLIENT.rglob("*.js") if "node_modules" not in path.parts}
     named = {Path(name) for name in package["files"] if not name.endswith(".d.ts")}
     assert named == {path if path.parent == Path() else path.parent for path in files}
-    code = {each["default"] for each in package["exports"].values() if "default" in each}
-    assert code == {"./pipeline-client.js", "./photo-queue.js"}
+    served = {each["default"] for each in package["exports"].values() if "default" in each}
+    assert served == {"./pipeline-client.js", "./photo-queue.js"}
     for path in files:
         code = re.sub(r"/\*.*?\*/|^ *//.*?$", "", (CLIENT / path).read_text(), flags=re.DOTALL | re.MULTILINE)
         for imported in re.findall(r'\b(?:from |^import |await import\()"(.*?)"', code, re.MULTILINE):

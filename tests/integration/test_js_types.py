@@ -1,5 +1,5 @@
 """The TypeScript declarations of clients/js: a strict app compiles, wrong uses do not, and they say what the JavaScript
-and the contracts say. tests/clients_generated/install has the compiler.
+and the contracts say; the contract of the frames itself. tests/clients_generated/install has the compiler.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft7Validator
+from jsonschema import ValidationError as JsonSchemaError
 
 from pipeline.handlers.contracts import asyncapi
 from pipeline.settings import DEFAULT_CATEGORIES
@@ -88,6 +90,17 @@ def test_declarations_are_those_of_the_javascript_and_the_contracts(app: Path) -
     (app / "contract.json").write_text(json.dumps({**API, "components": components}))
     run(app, tool("openapi-typescript"), "contract.json", "--output", "contract.ts")
     compile_all(app, ["drift.ts"], module="esnext", moduleResolution="bundler", skipLibCheck=True)
+
+
+@pytest.mark.fault("O20")
+def test_rooms_are_valid_asyncapi() -> None:
+    """What /asyncapi.json says is valid by AsyncAPI's own schema of that version."""
+    document = json.loads(asyncapi(DEFAULT_CATEGORIES, "https://photos.example.com/service"))
+    schemas = tool("tsc").parents[2] / "@asyncapi/specs/schemas"
+    schema = json.loads((schemas / f"{document['asyncapi']}-without-$id.json").read_text())
+    assert [error.message for error in Draft7Validator(schema).iter_errors(document)] == []
+    with pytest.raises(JsonSchemaError):
+        Draft7Validator(schema).validate({**document, "channels": []})
 
 
 @pytest.mark.fault("O5")

@@ -35,7 +35,6 @@ def cursor(milliseconds: int, item_id: str) -> str:
 ids = st.text("0123456789abcdef", min_size=24, max_size=24)
 photos = st.builds(png, st.integers(1, 64), st.integers(1, 64), st.integers(0, 255))
 schemathesis.openapi.format("binary", photos)
-schemathesis.openapi.media_type("image/*", photos)
 schemathesis.openapi.format("cursor", st.builds(cursor, st.integers(0, 10**9), ids))
 
 
