@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -12,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from tests.parts import require
+from tests.parts import program
 from tests.service import ROOT, inherited
 from tests.toxiproxy import free_port
 
@@ -126,9 +125,8 @@ class Nginx(Proxy):
     @property
     def command(self) -> list[str]:
         """The command line, without an action."""
-        program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-        require(program is not None, "needs nginx on PATH or in /usr/sbin")
-        return [str(program), "-p", str(self.folder), "-c", str(self.folder / "nginx.conf")]
+        # Debian's is not on everybody's PATH.
+        return [program("nginx", "/usr/sbin/nginx"), "-p", str(self.folder), "-c", str(self.folder / "nginx.conf")]
 
     def _launch(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(self.command, stderr=subprocess.DEVNULL)
@@ -148,12 +146,5 @@ class Caddy(Proxy):
             "PIPELINE_UPSTREAMS": " ".join(f"127.0.0.1:{port}" for port in dict.fromkeys(self.ports)),
         }
         with (self.folder / "caddy.log").open("wb") as log:
-            command = [caddy(), "run", "--adapter", "caddyfile", "--config", str(CADDYFILE)]
+            command = [program("caddy"), "run", "--adapter", "caddyfile", "--config", str(CADDYFILE)]
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-
-
-def caddy() -> str:
-    """Return the program."""
-    program = shutil.which("caddy")
-    require(program is not None, "needs caddy on PATH")
-    return str(program)

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.parts import program
+
 # linux/prctl.h, since Linux 6.3; seccomp.h.
 PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
 REFUSE, ALLOW, EPERM = 0x00050000, 0x7FFF0000, 1
@@ -22,7 +24,7 @@ def calls(name: str) -> set[str]:
     """Return the system calls of a set like @system-service."""
     if not name.startswith("@"):
         return {name}
-    listed = subprocess.run(["systemd-analyze", "syscall-filter", name], capture_output=True, text=True, check=True)
+    listed = subprocess.run([program("systemd-analyze"), "syscall-filter", name], capture_output=True, text=True, check=True)
     members = re.findall(r"^    ([@\w-]+)$", listed.stdout, re.MULTILINE)
     return set().union(*map(calls, members))
 

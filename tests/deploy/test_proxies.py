@@ -23,8 +23,8 @@ from pipeline.handlers.polling import MAX_WAIT_SECONDS
 from pipeline.settings import Settings
 from tests.certificates import Authority
 from tests.factories import make_image, make_noise_image, make_token
-from tests.parts import require
-from tests.proxies import CADDYFILE, NGINX_CONF, Caddy, Nginx, Proxy, caddy
+from tests.parts import program
+from tests.proxies import CADDYFILE, NGINX_CONF, Caddy, Nginx, Proxy
 from tests.rolling import Instances, Load, slow_upload
 from tests.toxiproxy import free_port
 
@@ -69,7 +69,7 @@ def test_files_are_valid(tmp_path: Path) -> None:
     nginx = subprocess.run([*Nginx(tmp_path, (1, 2)).command, "-t"], capture_output=True, text=True)
     assert nginx.returncode == 0 and "warn" not in nginx.stderr, nginx.stderr
     for command in (["validate", "--adapter", "caddyfile", "--config"], ["fmt", "--diff"]):
-        checked = subprocess.run([caddy(), *command, str(CADDYFILE)], capture_output=True, text=True)
+        checked = subprocess.run([program("caddy"), *command, str(CADDYFILE)], capture_output=True, text=True)
         assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
@@ -266,12 +266,8 @@ def test_nginx_speaks_http_2(tmp_path: Path, instances: Instances) -> None:
     photo = tmp_path / "photo.png"
     photo.write_bytes(make_noise_image(9 * MEGABYTE))
     with Nginx(tmp_path, instances.ports, changes={"server_tokens off;": f"server_tokens off; {tls}"}):
-        command = ["curl", "-sS", "--http2", "--cacert", str(authority.ca_file), "-w", "\n%{http_version} %{http_code}"]
+        command = [program("curl"), "-sS", "--http2", "--cacert", str(authority.ca_file), "-w", "\n%{http_version} %{http_code}"]
         command += ["-F", f"image=@{photo}", "-F", "category=sneaker", "-H", f"Authorization: Bearer {make_token()}"]
-        try:
-            sent = subprocess.run(
-                [*command, f"https://127.0.0.1:{port}/api/assets/analyze-queue"], capture_output=True, text=True
-            )
-        except FileNotFoundError:
-            require(False, "needs curl")
+        address = f"https://127.0.0.1:{port}/api/assets/analyze-queue"
+        sent = subprocess.run([*command, address], capture_output=True, text=True)
         assert sent.stdout.splitlines()[-1] == "2 202", sent.stdout + sent.stderr

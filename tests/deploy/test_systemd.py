@@ -5,7 +5,6 @@ tells systemd.
 from __future__ import annotations
 
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import pytest
 
 from pipeline import systemd
 from pipeline.settings import Settings
-from tests.parts import require
+from tests.parts import program
 from tests.service import ROOT, Service
 
 UNITS = sorted((ROOT / "deploy/systemd").glob("*.service"))
@@ -26,8 +25,7 @@ NEW_KEYS = ("RestartSteps", "RestartMaxDelaySec")
 
 
 def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
-    require(shutil.which("systemd-analyze") is not None, "needs systemd-analyze")
-    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True)
+    return subprocess.run([program("systemd-analyze"), *arguments], capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
@@ -59,7 +57,7 @@ def test_service_runs_under_what_the_unit_restricts(tmp_path: Path) -> None:
     """Embedded Redis, decoding, previews and the local AI in their child processes: a photo is done, and the end is
     in order.
     """
-    require(shutil.which("systemd-analyze") is not None, "needs systemd-analyze")
+    program("systemd-analyze")
     service = Service(tmp_path, AI_PROVIDER="local", PREVIEW_PROCESSES="1")
     service.command = ("-m", "tests.deploy.confined", str(UNITS[0]), sys.executable, "run.py")
     with service:
