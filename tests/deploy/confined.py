@@ -24,7 +24,8 @@ def calls(name: str) -> set[str]:
     """Return the system calls of a set like @system-service."""
     if not name.startswith("@"):
         return {name}
-    listed = subprocess.run([program("systemd-analyze"), "syscall-filter", name], capture_output=True, text=True, check=True)
+    command = [program("systemd-analyze"), "syscall-filter", name]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True)
     members = re.findall(r"^    ([@\w-]+)$", listed.stdout, re.MULTILINE)
     return set().union(*map(calls, members))
 
