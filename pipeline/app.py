@@ -6,6 +6,7 @@ Runs on the event loop; what must happen before it (the embedded Redis, the gene
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -83,6 +84,8 @@ class App:
         log.info(
             "service_started",
             address=self.address,
+            host=socket.gethostname(),
+            pid=os.getpid(),
             role=settings.role.value,
             providers=settings.all_providers,
             storage=settings.storage_name,

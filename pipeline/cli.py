@@ -6,6 +6,7 @@ Results go to standard output, logs and progress to standard error. Exit codes: 
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import sys
 from collections.abc import Mapping
@@ -72,6 +73,13 @@ class Commands(click.Group):
         except Unfinished as error:
             complain(error, "Not finished")
             ctx.exit(ExitCode.UNFINISHED)
+        except OSError as error:
+            # A file that cannot be written, standard output among them. Of the service itself the trace is wanted, and
+            # a pipe that nobody reads is no fault.
+            if ctx.invoked_subcommand in (None, "serve") or error.errno == errno.EPIPE:
+                raise
+            complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+            ctx.exit(ExitCode.FAILED)
         except KeyboardInterrupt:
             note("Interrupted")
             ctx.exit(ExitCode.INTERRUPTED)

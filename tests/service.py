@@ -48,6 +48,8 @@ class Service:
             | {"PORT": "0", "DATA_DIR": str(data_dir), "JWT_SECRET": SECRET, "LOG_FORMAT": "json"}
             # Tests that count images, children or turns of work ask for previews themselves.
             | {"AI_SERVICE_URL": ai_service_url, "PREVIEW_PROCESSES": "0"}
+            # Tests and benchmarks ask far more often than people do, and most as one user.
+            | {"UPLOADS_PER_MINUTE_PER_USER": "0", "REQUESTS_PER_MINUTE_PER_USER": "0"}
             | environment
         )
         self._lines: list[dict[str, Any]] = []

@@ -59,7 +59,7 @@ def note(text: object, color: str = "", label: str = "") -> None:
 
 def complain(text: object, about: str = "Error") -> None:
     """Print what went wrong: one line on standard error. about: what it went wrong with."""
-    note(text, BAD, f"{shown(about)}: ")
+    note(text, BAD, f"{about}: ")
 
 
 def say_json(data: Any, indent: int | None = None) -> None:
@@ -118,5 +118,5 @@ def _print_result(text: object, color: str, label: str) -> None:
 
 
 def _print(console: Console, text: object, color: str, label: str) -> None:
-    line = Text(shown(text), color) if not label else Text.assemble((label, color), shown(text))
+    line = Text(shown(text), color) if not label else Text.assemble((shown(label), color), shown(text))
     console.print(line, soft_wrap=True)

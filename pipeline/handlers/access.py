@@ -46,13 +46,13 @@ def access_fields(handler: BaseHandler) -> dict[str, Any]:
     agent = request.headers.get("User-Agent")
     return {
         "requestId": handler.request_id,
-        "method": clean(str(request.method))[:MAX_METHOD_LENGTH],
+        "method": _cut(str(request.method), MAX_METHOD_LENGTH),
         "route": handler.route,
-        "path": clean(request.path)[:MAX_PATH_LENGTH],
+        "path": _cut(request.path, MAX_PATH_LENGTH),
         "client": handler.client,
         "bytesIn": getattr(connection, "bytes_in", 0),
         "bytesOut": getattr(connection, "bytes_out", 0),
-        **({"userAgent": clean(agent)[:MAX_AGENT_LENGTH]} if agent else {}),
+        **({"userAgent": _cut(agent, MAX_AGENT_LENGTH)} if agent else {}),
         **handler.known,
     }
 
@@ -61,7 +61,14 @@ def is_news(handler: BaseHandler, status: int) -> bool:
     """Return whether the line is worth reading: always, but of a probe only when it ends otherwise than the last."""
     if handler.route not in PROBED or status not in PROBE_STATUSES:
         return True
-    last: dict[str, int] = handler.application.settings.setdefault("probe_statuses", {})
-    is_same = last.get(handler.route, 200) == status
-    last[handler.route] = status
+    last: dict[tuple[str, bool], int] = handler.application.settings.setdefault("probe_statuses", {})
+    # What a process alone lacks and what all lack are two questions, and two probes ask them side by side.
+    asked = (handler.route, "local" in handler.request.query_arguments)
+    is_same = last.get(asked, 200) == status
+    last[asked] = status
     return not is_same
+
+
+def _cut(text: str, length: int) -> str:
+    """Return the text clean and at most so long. It may come with 64 KB, so what is looked at is bounded as well."""
+    return clean(text[: 4 * length])[:length]

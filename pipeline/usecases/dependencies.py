@@ -20,6 +20,7 @@ import structlog
 from pipeline.errors import DependencyUnavailable
 from pipeline.hooks.calls import CHECK, CHECK_SECONDS, BoundPlugin
 from pipeline.hooks.kinds import PROVIDER
+from pipeline.logs import Seldom
 from pipeline.metrics import Metrics
 from pipeline.usecases.probing import Check, probe
 
@@ -65,6 +66,7 @@ class Dependencies:
         self._metrics = metrics
         self._asks_providers = asks_providers
         self._found: dict[str, Found] = {}
+        self._seldom = Seldom()
 
     async def run(self) -> None:
         """Probe what nobody has asked for lately, for ever."""
@@ -124,17 +126,18 @@ class Dependencies:
         # Two who ask at the same time may get their answers in the other order.
         if last is None or last.begun_at <= begun_at:
             self._found[name] = found
-            _tell(name, last.fault if last else None, found.fault)
+            self._tell(name, last.fault if last else None, found.fault)
         return found
+
+    def _tell(self, name: str, last: str | None, fault: str | None) -> None:
+        """Log when a dependency cannot be used any more, and when it can again: not with every probe of an outage, and
+        each once a minute when it flaps, for anybody may have it probed.
+        """
+        if fault and not last:
+            self._seldom.write(log.warning, "check_failed", name, dependency=name, error=fault)
+        elif last and not fault:
+            self._seldom.write(log.info, "check_passed", name, dependency=name)
 
     def _shown(self, name: str) -> float:
         found = self._found[name]
         return nan if monotonic() - found.begun_at > STALE_SECONDS else float(found.fault is None)
-
-
-def _tell(name: str, last: str | None, fault: str | None) -> None:
-    """Log when a dependency cannot be used any more, and when it can again: not with every probe of an outage."""
-    if fault and not last:
-        log.warning("check_failed", dependency=name, error=fault)
-    elif last and not fault:
-        log.info("check_passed", dependency=name)

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from signal import Signals
 from typing import Any
 
-from tests.parts import require
+from tests.parts import program, require
 from tests.service import Service
 
-BUILDAH = ("buildah", "--log-level", "error")
 # Arguments: the image's files, an empty folder, the volume, the user, and the command.
 START = """
 set -eu
@@ -36,7 +34,8 @@ exec chroot "$root" setpriv --reuid="$user" --regid=0 --clear-groups --no-new-pr
 
 def buildah(*arguments: str) -> str:
     """Return what buildah prints."""
-    done = subprocess.run([*BUILDAH, *arguments], capture_output=True, text=True, check=False)
+    command = [program("buildah"), "--log-level", "error", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -46,7 +45,7 @@ class Image:
 
     def __init__(self) -> None:
         self.name = os.environ.get("PIPELINE_IMAGE", "")
-        require(bool(self.name) and shutil.which("buildah") is not None, "needs an image: see .ci/image")
+        require(bool(self.name), "needs an image: .ci/image makes one, PIPELINE_IMAGE names it")
         self.container = buildah("from", "--pull-never", self.name)
         self.files = Path(buildah("mount", self.container))
         found = json.loads(buildah("inspect", "--type", "image", self.name))
@@ -78,7 +77,7 @@ class Image:
             volume.mkdir()
             os.chown(volume, found.st_uid, found.st_gid)
             volume.chmod(found.st_mode & 0o7777)
-        namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        namespaces = [program("unshare"), "--mount", "--pid", "--fork", "--kill-child"]
         return [*namespaces, "sh", "-c", START, "sh", str(self.files), str(root), str(volume), str(user)]
 
     def run(self, folder: Path, user: int, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:

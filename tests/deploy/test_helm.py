@@ -5,7 +5,6 @@ KEDA, and what they say of the service held to the service.
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from configparser import ConfigParser
@@ -19,7 +18,7 @@ import yaml
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from tests.factories import SECRET
-from tests.parts import require
+from tests.parts import program, require
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm/pipeline"
@@ -67,11 +66,11 @@ Objects = dict[tuple[str, str], dict[str, Any]]
 
 
 def _helm(*arguments: str, values: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
-    require(shutil.which("helm") is not None, "helm is not installed")
+    helm = program("helm")
     path = folder / "values.yaml"
     path.write_text(yaml.safe_dump(values))
-    command = ["helm", *arguments, "-f", str(path)]
-    environment = {"HOME": str(folder), "PATH": str(Path(shutil.which("helm") or "").parent)}
+    command = [helm, *arguments, "-f", str(path)]
+    environment = {"HOME": str(folder), "PATH": str(Path(helm).parent)}
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
@@ -105,11 +104,10 @@ def test_lint_finds_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
 def test_objects_are_those_of_kubernetes(rendered: str, version: str, tmp_path: Path) -> None:
     """Each object that is Kubernetes' own has only fields that its schema knows, in the oldest and newest version."""
-    require(shutil.which("kubernetes-validate") is not None, "kubernetes-validate is not installed")
     own = [each for each in _objects(rendered).values() if not _crd_name(each)]
     path = tmp_path / "objects.yaml"
     path.write_text(yaml.safe_dump_all(own))
-    command = ["kubernetes-validate", "-k", version, "--strict", str(path)]
+    command = [program("kubernetes-validate"), "-k", version, "--strict", str(path)]
     found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == 0 and "INFO" in found.stdout + found.stderr, found.stdout + found.stderr
 
@@ -135,7 +133,7 @@ def test_custom_objects_are_those_of_their_operators(full: Objects) -> None:
 
 
 def _crds() -> Path:
-    folder = Path(shutil.which("helm") or "").parent / "crds"
+    folder = Path(program("helm")).parent / "crds"
     require(folder.is_dir(), "the schemas of Prometheus' and KEDA's operators are not installed")
     return folder
 
@@ -239,7 +237,7 @@ def test_scaling_follows_the_queue(
     full: Objects, tmp_path: Path, waiting: float, oldest_seconds: float, depth: float, age: float
 ) -> None:
     """KEDA's queries, as Prometheus evaluates them: jobs that wait, unless none could start; the age of the oldest."""
-    require(shutil.which("promtool") is not None, "promtool is not installed")
+    promtool = program("promtool")
     queries = {each["name"]: each["metadata"]["query"]
                for each in full["ScaledObject", "photos-worker"]["spec"]["triggers"]}
     of_queue = 'namespace="shop",queue="ai-processing"'
@@ -255,7 +253,7 @@ def test_scaling_follows_the_queue(
     path = tmp_path / "tests.yml"
     values = [{"series": name, "values": str(value)} for name, value in series.items()]
     path.write_text(yaml.safe_dump({"tests": [{"input_series": values, "promql_expr_test": expected}]}))
-    found = subprocess.run(["promtool", "test", "rules", str(path)], capture_output=True, text=True)
+    found = subprocess.run([promtool, "test", "rules", str(path)], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr
 
 

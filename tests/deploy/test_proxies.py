@@ -266,8 +266,9 @@ def test_nginx_speaks_http_2(tmp_path: Path, instances: Instances) -> None:
     photo = tmp_path / "photo.png"
     photo.write_bytes(make_noise_image(9 * MEGABYTE))
     with Nginx(tmp_path, instances.ports, changes={"server_tokens off;": f"server_tokens off; {tls}"}):
-        command = [program("curl"), "-sS", "--http2", "--cacert", str(authority.ca_file), "-w", "\n%{http_version} %{http_code}"]
+        command = [program("curl"), "-sS", "--http2", "--cacert", str(authority.ca_file)]
+        command += ["-w", "\n%{http_version} %{http_code}"]
         command += ["-F", f"image=@{photo}", "-F", "category=sneaker", "-H", f"Authorization: Bearer {make_token()}"]
-        address = f"https://127.0.0.1:{port}/api/assets/analyze-queue"
-        sent = subprocess.run([*command, address], capture_output=True, text=True)
+        command += [f"https://127.0.0.1:{port}/api/assets/analyze-queue"]
+        sent = subprocess.run(command, capture_output=True, text=True)
         assert sent.stdout.splitlines()[-1] == "2 202", sent.stdout + sent.stderr

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from tests.factories import make_token
+from tests.faults.test_process import wait_until
 from tests.redis_server import RedisServer
 from tests.service import ROOT, AiService, Service
 from tests.sockets import WAIT_SECONDS
@@ -202,6 +203,34 @@ def test_sockets_and_streams_say_how_long_and_how_much(service: Service) -> None
         next(stream.iter_lines())
     closed = service.wait_log("stream_closed")
     assert {"client": CLIENT, "userId": "ann", "framesOut": 1}.items() <= closed.items()
+
+
+@pytest.mark.fault("O15")
+def test_audit_list_has_the_clients_address(service: Service) -> None:
+    """Not the proxy's, and not what the client made up."""
+    admin = {"Authorization": f"Bearer {make_token('root', role='admin')}"}
+    for action in ("pause", "resume"):
+        made = httpx.post(f"{service.url}/api/queue/{action}", headers=admin | PROXY)
+        assert line_of(service, "request_completed", made)["operator"] == "root"
+
+    def acts() -> list[Any]:
+        items: list[Any] = httpx.get(service.url + "/api/queue/audit", headers=admin).json()["data"]["items"]
+        return items
+
+    wait_until(lambda: len(acts()) >= 2)
+    assert {act["address"] for act in acts()} == {CLIENT}
+
+
+@pytest.mark.fault("O15")
+def test_pages_are_our_own_also_where_the_proxy_changes_host(service: Service) -> None:
+    """By its X-Forwarded-Host; pages of others are refused as ever."""
+    asked = {"X-Forwarded-Host": "photos.example"}
+    for origin, headers, status in (
+        ("https://photos.example", asked, 400),  # no handshake, but not refused for its origin
+        ("https://photos.example", {}, 403),
+        ("https://evil.example", asked, 403),
+    ):
+        assert httpx.get(service.url + "/ws", headers={"Origin": origin, **headers}).status_code == status
 
 
 @pytest.mark.fault("O15")

@@ -17,6 +17,7 @@ import aiohttp
 import httpx
 import pytest
 
+from pipeline.queue.queue import JobQueue
 from tests.contract.contracts import check_reply
 from tests.factories import make_image, make_token
 from tests.redis_server import RedisServer
@@ -217,13 +218,25 @@ def test_limits_hold_through_a_flushall_and_without_redis(
     until_refused(lambda: one.upload("stubborn", client=http), 10)
     while not (found := [*keys.scan_iter(match="*limit:uploads:*")]):
         pass
-    assert all(keys.ttl(key) > 0 for key in found) and not [*keys.scan_iter(match="*stubborn*")]
+    # -1: it would stay for ever.
+    assert all(keys.pttl(key) != -1 for key in found) and not [*keys.scan_iter(match="*stubborn*")]
     keys.flushall()
     until_refused(lambda: one.upload("stubborn", client=http), 10, least=0, most=0)
     redis.kill()
     until_refused(lambda: http.get(f"{one.url}/api/session", headers=headers), 30)
     assert http.get(f"{one.url}/api/session", headers=one.headers("other")).status_code == 200
     redis.start()
+
+
+@pytest.mark.gen_test
+async def test_clock_of_redis_that_is_set_back_makes_nobody_wait(redis: RedisServer) -> None:
+    """What was counted an hour ahead is forgotten; a bucket is never more than twice full, and expires."""
+    queue = JobQueue(redis.url, name="clock", clock_offset_ms=3_600_000)
+    assert await queue.fill_buckets([("anna", 1000, 120_000), ("ben", 900_000, 120_000)]) == [1000, 240_000]
+    queue.clock_offset_ms = 0
+    assert await queue.fill_buckets([("anna", 1000, 120_000), ("ben", 1000, 120_000)]) == [1000, 1000]
+    assert 0 < redis.client().pttl("pipeline:{clock}:limit:anna") <= 1000
+    await queue.close()
 
 
 def test_quota_refuses_what_is_too_much_until_photos_are_deleted(

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from tests.factories import make_image, make_token
-from tests.parts import require
+from tests.parts import program
 from tests.service import ROOT, AiService, Service, inherited
 
 SOURCES = ROOT / "tests/clients_generated"
-TOOL = "needs {} on PATH: tests/clients_generated/install FOLDER has it"
+TOOL = "tests/clients_generated/install FOLDER has it"
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 def tool(name: str) -> Path:
     """Return the program of that name, where it lies."""
-    found = shutil.which(name)
-    require(found is not None, TOOL.format(name))
-    return Path(str(found)).resolve()
+    return Path(program(name, hint=TOOL)).resolve()
 
 
 def run(folder: Path, *command: str | Path, **environment: str) -> str:
@@ -98,7 +96,7 @@ def test_typescript_client_uploads_lists_and_streams(service: Service, tmp_path:
 def test_go_client_uploads_lists_and_streams(service: Service, tmp_path: Path, photo: Path) -> None:
     """oapi-codegen: what it generates compiles, and the program on it runs."""
     tool("oapi-codegen")
-    require(shutil.which("go") is not None, "needs go on PATH")
+    program("go")
     for name in ("go.mod", "go.sum", "upload.go"):
         shutil.copy(SOURCES / name, tmp_path)
     (tmp_path / "photos").mkdir()

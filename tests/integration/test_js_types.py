@@ -15,7 +15,7 @@ import pytest
 from pipeline.handlers.contracts import asyncapi
 from pipeline.settings import DEFAULT_CATEGORIES
 from tests.contract.contracts import API
-from tests.parts import require
+from tests.parts import program
 from tests.scripts import CLIENT
 from tests.service import ROOT, inherited
 
@@ -26,9 +26,7 @@ DECLARED = {"pipeline-client.d.ts", "photo-queue.d.ts", "react.d.ts", "types.d.t
 
 
 def tool(name: str) -> Path:
-    found = shutil.which(name)
-    require(found is not None, f"needs {name} on PATH: tests/clients_generated/install FOLDER has it")
-    return Path(str(found)).resolve()
+    return Path(program(name, hint="tests/clients_generated/install FOLDER has it")).resolve()
 
 
 def run(folder: Path, *command: str | Path) -> str:

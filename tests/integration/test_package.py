@@ -92,6 +92,8 @@ from pipeline.demo import pictures
 assert all(path.stat().st_size > 10_000 for path, _ in pictures()) and len(pictures()) >= 3
 assert resources.files("pipeline.contracts").joinpath("analyze-queue.openapi.json").is_file()
 from pipeline import pages
+from pipeline.pages import runbooks
+assert b'id="pipelinedependencydown"' in runbooks.document().content
 assert set(("index.html", "console.html", "client/pipeline-client.js", "client/photos/row.js")) <= set(pages.files())
 from pipeline.hooks.catalogue import list_plugins
 from pipeline.settings import Settings

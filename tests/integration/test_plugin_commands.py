@@ -217,6 +217,23 @@ def test_plugins_without_a_command_still_lists(invoke: Invoke) -> None:
     ]
 
 
+@pytest.mark.fault("O8")
+def test_plugins_without_their_packages_say_how_to_get_them(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not available; and who selects one reads that first, before its settings."""
+    for package in ("apprise", "obstore", "http_ece", "rapidocr"):
+        monkeypatch.setitem(sys.modules, package, None)
+    table = invoke("plugins", AI_SERVICE_URL="http://127.0.0.1:1").stdout
+    listed = [re.split("  +", line) for line in table.splitlines()]
+    missing = {row[0]: row[-1] for row in listed if "not installed" in row}
+    packages = {"apprise": "apprise", "webpush": "http_ece", "local": "rapidocr", "object": "obstore"}
+    assert missing == {
+        name: f"warning: needs {package}: pip install 'ai-queue-pipeline[{name}]'" for name, package in packages.items()
+    }
+    chosen = [re.split("  +", line) for line in invoke("plugins", NOTIFIERS="apprise").stdout.splitlines()]
+    (apprise,) = [row for row in chosen if row[0] == "apprise"]
+    assert apprise[4] == "broken" and apprise[5].startswith("needs apprise: pip install 'ai-queue-pipeline[apprise]'")
+
+
 def rows(table: str, prefix: str) -> dict[str, list[str]]:
     """Return the rows of a printed table whose first cell begins so, by that cell."""
     cells = [re.split("  +", line) for line in table.splitlines()]

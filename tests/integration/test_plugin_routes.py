@@ -178,6 +178,14 @@ def test_routes_are_guarded_as_ours_are(service: Service) -> None:
     assert ("DELETE /plugins/desk/notes/{name}", "done") in done
 
 
+def test_access_lines_name_path_and_route(service: Service) -> None:
+    """The template is the plugin's, the path as it was asked for; its query is nobody's business."""
+    reply = httpx.get(f"{service.url}/plugins/desk/notes/a%20b?key=hidden", headers=service.headers("ann"))
+    line = service.wait_log("request_completed", requestId=reply.headers["X-Request-Id"])
+    named = {"route": "/plugins/desk/notes/{name}", "path": "/plugins/desk/notes/a%20b", "userId": "ann", "status": 200}
+    assert named.items() <= line.items() and "hidden" not in str(line)
+
+
 def test_a_handler_that_fails_is_a_500_that_says_nothing(service: Service) -> None:
     """Whatever it raises or returns; it is logged with the plugin's name and counted, and the next call is made."""
     ways = ("type", "json", "cookie", "split", "status", "raises", "job")

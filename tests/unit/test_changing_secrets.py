@@ -16,7 +16,7 @@ from pydantic import SecretStr, ValidationError
 
 from pipeline import settings as settings_module
 from pipeline.auth import TokenVerifier, make_token
-from pipeline.commands.checking import Finding, Mark, Masker
+from pipeline.commands.checks.findings import Finding, Mark, Masker
 from pipeline.errors import ConfigurationError, Unauthorized
 from pipeline.settings import FROM_FILES, Settings
 

@@ -96,7 +96,7 @@ def test_imports_point_down(path: Path) -> None:
             assert any(other in row for row in PLAIN_WORDS), f"{path.name} imports {name}"
         elif row is not None and other not in BESIDE:
             same_row = next((number for number, others in enumerate(ROWS) if other in others), None)
-            is_start = own == "cli" and other in STARTING
+            is_start = own in ("cli", "start") and other in STARTING
             assert is_start or (same_row is not None and same_row > row), f"{path.name} imports {name}"
 
 
@@ -194,7 +194,7 @@ def test_tests_skip_where_a_program_is_missing() -> None:
             is_start = called.startswith(("subprocess.", "asyncio.create_subprocess")) and node.args
             if called in ("shutil.which", "which", "os.system") or (is_start and _names_program(node.args[0], lists)):
                 faults.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)[:60]}")
-    assert not faults, "use tests.parts.program"
+    assert faults == [], "use tests.parts.program"
 
 
 def _names_program(command: ast.expr, lists: dict[str, ast.expr]) -> bool:

@@ -22,7 +22,7 @@ USED = {
     "tornado": {
         "pipeline/handlers/base.py": {"_finished"},
         "pipeline/handlers/http_head.py": {
-            *("_deliver_body", "_max_body_size", "_read_message", "_response_start_line"),
+            *("_deliver_body", "_max_body_size", "_read_finished", "_read_message", "_response_start_line"),
         },
         "pipeline/handlers/peer.py": {"_HTTPRequestContext"},
         "pipeline/handlers/server.py": {"_add_io_state", "_connections", "_handle_events"},

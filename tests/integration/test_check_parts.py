@@ -1,0 +1,100 @@
+"""Single checks of `run.py check`, without a process for each case."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from pathlib import Path
+
+import pytest
+
+from pipeline.commands.checks.findings import Finding, Mark
+from pipeline.commands.checks.here import HereChecks
+from pipeline.commands.checks.redis import RedisChecks
+from pipeline.commands.checks.redis_rights import acl_rules
+from pipeline.errors import ConfigurationError
+from pipeline.handlers.server import FILES_KEPT_BACK
+from pipeline.metrics import Metrics
+from pipeline.settings import Settings
+from tests.certificates import Authority, shaking_hands
+from tests.redis_server import RedisServer
+
+
+def findings(url: str) -> list[Finding]:
+    """Return what is found that is not well; ConfigurationError when the server cannot be used."""
+
+    async def collect() -> list[Finding]:
+        return [each async for each in RedisChecks(Settings(redis_url=url), Metrics()).given()]
+
+    return [each for each in asyncio.run(collect()) if each.mark is not Mark.OK]
+
+
+def refusal(url: str) -> str:
+    with pytest.raises(ConfigurationError) as raised:
+        findings(url)
+    return raised.value.message
+
+
+@pytest.mark.fault("O7")
+def test_check_names_the_rights_that_a_redis_user_lacks() -> None:
+    """One that may not ask INFO is well, but for a warning; so is the user of docs/operations.md."""
+    with RedisServer() as server:
+        url, acl = f"redis://one:word@127.0.0.1:{server.port}/0", server.client().execute_command
+        acl("ACL", "SETUSER", "one", "on", ">word", *acl_rules("pipeline"))
+        assert findings(url) == []
+        acl("ACL", "SETUSER", "one", "-lpos", "-zmscore", "-script|load")
+        (found,) = findings(url)
+        assert found.mark is Mark.FAILED
+        assert found.detail == "its user lacks rights (NOPERM): +lpos +zmscore +script|load"
+        acl("ACL", "SETUSER", "one", "+lpos", "+zmscore", "+script|load", "resetkeys", "~other:*")
+        assert "~pipeline:*" in findings(url)[0].detail
+        acl("ACL", "SETUSER", "one", "~pipeline:*", "-info")
+        (found,) = findings(url)
+        assert found.mark is Mark.WARNING and "may not ask INFO" in found.detail
+        assert server.client().keys() == []
+
+
+@pytest.mark.fault("O7")
+def test_check_refuses_replicas() -> None:
+    """Also one that takes writes, and one whose user may not ask what it is."""
+    with RedisServer() as server, RedisServer("--replicaof", "127.0.0.1", str(server.port)) as replica:
+        assert "it is a replica" in refusal(replica.url)
+        replica.client().config_set("replica-read-only", "no")
+        assert "it is a replica" in refusal(replica.url)
+        replica.client().config_set("replica-read-only", "yes")
+        acl = replica.client().execute_command
+        acl("ACL", "SETUSER", "one", "on", ">word", *acl_rules("pipeline"), "-info")
+        assert "it is a read-only replica" in refusal(f"redis://one:word@127.0.0.1:{replica.port}/0")
+
+
+@pytest.mark.fault("O7")
+def test_check_says_when_a_url_is_wrong_about_tls(tmp_path: Path) -> None:
+    """In both directions: what the driver says is a time that ran out, or a lost connection."""
+    with RedisServer() as server:
+        assert "set redis:// instead of rediss://" in refusal(server.url.replace("redis:", "rediss:"))
+    with shaking_hands(Authority(tmp_path, "authority").server_context("127.0.0.1")) as port:
+        assert "set rediss:// instead of redis://" in refusal(f"redis://127.0.0.1:{port}/0")
+
+
+@pytest.mark.fault("O7")
+@pytest.mark.parametrize(
+    ("limit", "mark", "words"),
+    [
+        (64, Mark.FAILED, "the limit is 64"),
+        (FILES_KEPT_BACK + 999, Mark.WARNING, "999 connections, and MAX_SOCKETS is 1000"),
+        (FILES_KEPT_BACK + 1000, Mark.OK, "enough"),
+        (resource.RLIM_INFINITY, Mark.OK, "enough"),
+    ],
+)
+def test_check_compares_the_limit_of_open_files(
+    limit: int, mark: Mark, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With so few that no client gets in it fails; with fewer than MAX_SOCKETS it warns. The soft limit is raised."""
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (64, limit))
+
+    async def collect() -> list[Finding]:
+        return [each async for each in HereChecks(Settings(max_sockets=1000)).files()]
+
+    (found,) = asyncio.run(collect())
+    assert found.mark is mark and words in found.detail
+    assert mark is Mark.OK or f"set ulimit -n {FILES_KEPT_BACK + 1000}" in found.mend
