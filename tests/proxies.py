@@ -125,6 +125,7 @@ class Nginx(Proxy):
     @property
     def command(self) -> list[str]:
         """The command line, without an action."""
+        # Debian's is not on everybody's PATH.
         return [program("nginx", "/usr/sbin/nginx"), "-p", str(self.folder), "-c", str(self.folder / "nginx.conf")]
 
     def _launch(self) -> subprocess.Popen[bytes]:
@@ -145,10 +146,5 @@ class Caddy(Proxy):
             "PIPELINE_UPSTREAMS": " ".join(f"127.0.0.1:{port}" for port in dict.fromkeys(self.ports)),
         }
         with (self.folder / "caddy.log").open("wb") as log:
-            command = [caddy(), "run", "--adapter", "caddyfile", "--config", str(CADDYFILE)]
+            command = [program("caddy"), "run", "--adapter", "caddyfile", "--config", str(CADDYFILE)]
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-
-
-def caddy() -> str:
-    """Return the program."""
-    return program("caddy")

@@ -24,7 +24,7 @@ from pipeline.settings import Settings
 from tests.certificates import Authority
 from tests.factories import make_image, make_noise_image, make_token
 from tests.parts import program
-from tests.proxies import CADDYFILE, NGINX_CONF, Caddy, Nginx, Proxy, caddy
+from tests.proxies import CADDYFILE, NGINX_CONF, Caddy, Nginx, Proxy
 from tests.rolling import Instances, Load, slow_upload
 from tests.toxiproxy import free_port
 
@@ -69,7 +69,7 @@ def test_files_are_valid(tmp_path: Path) -> None:
     nginx = subprocess.run([*Nginx(tmp_path, (1, 2)).command, "-t"], capture_output=True, text=True)
     assert nginx.returncode == 0 and "warn" not in nginx.stderr, nginx.stderr
     for command in (["validate", "--adapter", "caddyfile", "--config"], ["fmt", "--diff"]):
-        checked = subprocess.run([caddy(), *command, str(CADDYFILE)], capture_output=True, text=True)
+        checked = subprocess.run([program("caddy"), *command, str(CADDYFILE)], capture_output=True, text=True)
         assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
