@@ -1,8 +1,11 @@
-# Everything a newcomer runs. Needs Python 3.11 or newer, make and pip; the rest is installed into .venv.
+# Everything a newcomer runs. Needs Python 3.11 or newer with venv, and make; the rest is installed into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+# For all processors; the Python is that of the image.
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes \
+	--custom-compile-command "make lock"
 
-.PHONY: demo run setup test chaos bench lint clean
+.PHONY: demo run setup test chaos bench lint lock pristine clean .venv/installed .venv/installed-test .venv/installed-bench
 
 demo: .venv/installed  ## start the service, upload three photos, print the events; the service stays
 	@$(BIN)/python run.py demo
@@ -27,22 +30,29 @@ lint: .venv/installed-test  ## style and types
 	@$(BIN)/python -m flake8
 	@$(BIN)/python -m mypy
 
+lock: .venv/installed-test  ## pin anew, with hashes, what the container image installs
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(LOCK) --extra local --extra object --extra apprise --extra webpush --extra otel setup.cfg -o deploy/requirements.txt
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])' \
+		| $(LOCK) - -o deploy/build-requirements.txt
+
+pristine:  ## what a newcomer sees on Debian bookworm, trixie and sid; needs root and debootstrap
+	@for suite in bookworm trixie sid; do .ci/pristine $$suite || exit 1; done
+
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache
 
-.venv/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
-	@$(PYTHON) -m venv .venv
+# install.py sees what is there already. It says in one line what this machine lacks.
+.venv/installed:
+	$(call install,local)
 
-.venv/installed: .venv/bin/python setup.cfg pyproject.toml
-	@echo "Installing into .venv (about 250 MB, a minute or two) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local]'
-	@touch $@
+.venv/installed-test:
+	$(call install,local object apprise webpush otel test)
 
-.venv/installed-test: .venv/installed
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,object,apprise,webpush,otel,test]'
-	@touch $@
+.venv/installed-bench:
+	$(call install,local object apprise webpush otel test bench)
 
-.venv/installed-bench: .venv/installed-test
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,test,bench]'
-	@touch $@
+define install
+@command -v "$(PYTHON)" > /dev/null || { echo "Error: there is no $(PYTHON): install Python 3.11 or newer, or name it: make PYTHON=python3.12" >&2; exit 1; }
+@"$(PYTHON)" install.py $(1)
+endef

@@ -101,7 +101,8 @@ def _promises() -> list[Panel]:
     return [
         number(
             "Assets within 60 s",
-            "Share of assets done, event included, within 60 s of their upload. The promise is 95 %.",
+            "Share of assets done, event included, within 60 s of their upload. The promise is 95 %; "
+            "the AI `local` reads one photo at a time, so it keeps that for 30 photos at once.",
             _within("asset_seconds", "60.0", "$__range"),
             unit="percentunit",
             width=4,
@@ -147,7 +148,12 @@ def _now() -> list[Panel]:
     dead = 'sum(max by (queue) (pipeline_queue_depth{@, state="failed"}))'
     return [
         number("Processes", "Processes that were scraped lately.", "count(pipeline_build_info{@})", steps=ALL_IS_GOOD),
-        number("Redis", "1 when Redis answers every process.", "min(pipeline_redis_up{@})", steps=ALL_IS_GOOD),
+        number(
+            "Away",
+            "Dependencies that some process cannot use, see the graph of them.",
+            "count(min by (name) (pipeline_dependency_up{@}) == 0) or vector(0)",
+            steps=NONE_IS_GOOD,
+        ),
         number("Waiting", "Jobs of all queues that wait for a slot.", waiting),
         number(
             "Oldest ready",
@@ -191,7 +197,29 @@ def _results() -> list[Panel]:
             rate("uploads", "", '@, outcome="unavailable"', legend="uploads refused"),
             unit="ops",
         ),
+        graph(
+            "Dependencies",
+            "1 when every process can use it, 0 when one of them cannot: /readyz?verbose says why.",
+            ("min by (name) (pipeline_dependency_up{@})", "{{name}}"),
+        ),
+        graph(
+            "Disk",
+            "How full the filesystem of DATA_DIR is, by process.",
+            ("1 - pipeline_disk_free_bytes{@} / pipeline_disk_size_bytes{@}", "{{instance}}"),
+            unit="percentunit",
+        ),
+        graph(
+            "Processes by role",
+            "Alive, or lost: ended without saying so and not replaced.",
+            ("max by (role, state) (pipeline_processes{@})", "{{role}} {{state}}"),
+        ),
         graph("Upload bytes", "Bytes of accepted images.", rate("upload_bytes", legend="bytes"), unit="Bps"),
+        graph(
+            "Refused by a limit",
+            "Requests with 429 and uploads with 403; the log line rate_limited says whose.",
+            rate("rate_limited", "limit"),
+            unit="reqps",
+        ),
     ]
 
 

@@ -69,8 +69,10 @@ class App:
                 log.warning("jobs_recovered", jobIds=recovered)
             await parts.notifications.recover(everything=True)
         await self._own_queues()
+        self._watch("limits", parts.limits.run)
         self._watch("clock", lambda: CLOCK.follow(parts.queue.time))
         self._watch("processes", parts.processes.run)
+        self._watch("dependencies", parts.dependencies.run)
         self._watch("console frames", parts.console_frames.run, "console")
         self._watch("ai usage", parts.ai_usage.run, "console")
         self._watch_store()
@@ -103,19 +105,24 @@ class App:
         self._watch("tallies", parts.tallies.run, "store")
         self._watch("audit", parts.audit.run, "store")
 
-    async def stop(self) -> None:
-        """Refuse uploads, stop claiming, let uploads and slots finish, hand back the rest, say goodbye, close."""
-        log.info("service_stopping")
-        parts, seconds = self.parts, self.settings.shutdown_seconds
+    async def stop(self, lame_duck_seconds: float = 0) -> None:
+        """Stop claiming, serve on for a while, refuse uploads, let uploads and slots finish, hand back the rest, say
+        goodbye, close.
+
+        lame_duck_seconds: see LAME_DUCK_SECONDS. Jobs have that time as well, in which other processes take new ones.
+        """
+        log.info("service_stopping", lameDuckSeconds=lame_duck_seconds)
+        parts = self.parts
+        # Nobody sends requests to a worker process.
+        lame_duck_seconds = 0 if self.settings.role is Role.WORKER else lame_duck_seconds
+        seconds = lame_duck_seconds + self.settings.shutdown_seconds
         now = asyncio.get_running_loop().time
         ends_at = now() + seconds + 1
 
         def close_seconds() -> float:
             return max(LEAST_CLOSE_SECONDS, min(CLOSE_SECONDS, ends_at - now()))
 
-        self._server.stop()
-        parts.admission.end_polls()
-        drains = [parts.submission.drain(seconds)]
+        drains = [self._stop_serving(lame_duck_seconds)]
         if self.settings.role is not Role.WEB:
             drains += [worker.drain(seconds) for worker in parts.workers]
         await _settled(asyncio.gather(*drains))
@@ -137,6 +144,18 @@ class App:
         await _settled(parts.supervisor.stop())
         await _settled(parts.tracing.close())
         log.info("service_stopped")
+
+    async def _stop_serving(self, lame_duck_seconds: float) -> None:
+        self.parts.admission.is_leaving = True
+        self._server.let_go()
+        await asyncio.sleep(lame_duck_seconds)
+        self._server.stop()
+        self.parts.admission.end_polls()
+        now = asyncio.get_running_loop().time
+        ends_at = now() + self.settings.shutdown_seconds
+        await self._server.drain(ends_at - now())
+        # Of clients that did not wait for their answers.
+        await self.parts.submission.drain(ends_at - now())
 
     def _watch(self, name: str, run: Callable[[], Coroutine[Any, Any, None]], kind: str = "") -> None:
         self._watched.append(self.parts.supervisor.start(name, run, kind=kind))
@@ -192,7 +211,7 @@ def _reading(settings: Settings) -> dict[str, str]:
 
 def _bind(settings: Settings) -> list[socket.socket]:
     try:
-        return tornado.netutil.bind_sockets(settings.port, settings.host)
+        return tornado.netutil.bind_sockets(settings.port, settings.host, reuse_port=settings.reuse_port)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "no host name"
         raise ConfigurationError(

@@ -8,15 +8,20 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import jwt
+import structlog
 
 from pipeline.clock import utc_now
 from pipeline.errors import MAX_RETRY_AFTER_SECONDS, ConfigurationError, Unauthorized
-from pipeline.keys import KeySet, read_public_key
+from pipeline.keys import KeySet, PublicKey, read_public_keys
+from pipeline.logs import Seldom
 from pipeline.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 USER_ID = re.compile(r"[A-Za-z0-9_.:@|-]{1,128}")
 ADMIN_ROLE = "admin"
@@ -67,8 +72,15 @@ class NotYetValid(Unauthorized):
         self.retry_after_seconds = retry_after_seconds
 
 
+class TokenExpired(Unauthorized):
+    """A token that was good: no guess at one."""
+
+    def __init__(self) -> None:
+        super().__init__("Invalid token")
+
+
 class TokenVerifier:
-    """Checks tokens by the one way the settings name: a secret, a public key or a key set.
+    """Checks tokens by the one way the settings name: secrets, public keys or a key set.
 
     Raises ConfigurationError when built without any of them, or with a key that is not fit for it.
     """
@@ -77,43 +89,64 @@ class TokenVerifier:
         self._audience = settings.jwt_audience or None
         self._issuer = settings.jwt_issuer or None
         self._wanted = settings.user_claims
-        self._keys: KeySet | None = None
-        self._key: Any = None
-        self._algorithm = ""
+        self._key_set: KeySet | None = None
+        self._public_keys: tuple[PublicKey, ...] = ()
+        self._secrets: tuple[str, ...] = ()
+        self._seldom = Seldom()
         if settings.jwt_jwks_url:
-            self._keys = KeySet(settings.jwt_jwks_url)
+            self._key_set = KeySet(settings.jwt_jwks_url)
         elif settings.jwt_public_key:
-            self._key, self._algorithm = read_public_key(settings.jwt_public_key)
+            self._public_keys = read_public_keys(settings.jwt_public_key)
         elif secret := settings.jwt_secret.get_secret_value():
-            self._key, self._algorithm = secret, "HS256"
+            self._secrets = (secret, *settings.old_secrets)
         else:
             raise ConfigurationError("set JWT_SECRET, JWT_PUBLIC_KEY or JWT_JWKS_URL")
 
     async def verify(self, token: str) -> Principal:
         """Return who the token stands for.
 
-        Raises Unauthorized("Invalid token"), whatever is wrong with it; NotYetValid when only its `nbf` is ahead;
-        DependencyUnavailable when the key set cannot be had.
+        Raises Unauthorized("Invalid token"), whatever is wrong with it; TokenExpired when only its `exp` is over,
+        NotYetValid when only its `nbf` is ahead; DependencyUnavailable when the key set cannot be had.
         """
         try:
-            key, algorithm = self._key, self._algorithm
-            if self._keys is not None:
-                # The key decides, so that a public key never serves as the secret of an HMAC.
-                key, algorithm = await self._keys.find(jwt.get_unverified_header(token).get("kid"))
-            claims = jwt.decode(
-                token,
-                key,
-                algorithms=[algorithm],
-                audience=self._audience,
-                issuer=self._issuer,
-                options=OPTIONS | {"verify_aud": self._audience is not None},
-            )
+            claims = await self._claims(token)
             principal = _principal(claims, self._wanted)
             _check_times(claims)
             return principal
         # Beside its own errors PyJWT lets these escape for tokens made to confuse it.
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise Unauthorized("Invalid token") from error
+
+    async def _claims(self, token: str) -> dict[str, Any]:
+        """Return what the token says, once one of the keys shows it to be genuine; jwt.PyJWTError when none does."""
+        # The key decides on the algorithm, so that a public key never serves as the secret of an HMAC.
+        if self._secrets:
+            keys: list[tuple[Any, str]] = [(secret, "HS256") for secret in self._secrets]
+        else:
+            header = jwt.get_unverified_header(token)
+            if self._key_set is not None:
+                keys = [await self._key_set.find(header.get("kid"))]
+            else:
+                # A PEM has no id, so all that could have signed it are tried.
+                keys = [key for key in self._public_keys if key.algorithm == header.get("alg")]
+        for place, (key, algorithm) in enumerate(keys):
+            with suppress(jwt.InvalidSignatureError):
+                claims = self._decode(token, key, algorithm)
+                if place and self._secrets:
+                    self._seldom.write(log.info, "old_secret_used", number=place)
+                return claims
+        raise jwt.InvalidSignatureError("no key fits")
+
+    def _decode(self, token: str, key: Any, algorithm: str) -> dict[str, Any]:
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            key,
+            algorithms=[algorithm],
+            audience=self._audience,
+            issuer=self._issuer,
+            options=OPTIONS | {"verify_aud": self._audience is not None},
+        )
+        return claims
 
 
 def bearer_token(header: str | None) -> str:
@@ -147,7 +180,7 @@ def _check_times(claims: Mapping[str, Any]) -> None:
     now = utc_now().timestamp()
     expires_at = _instant(claims["exp"])
     if expires_at <= now - LEEWAY_SECONDS:
-        raise Unauthorized("Invalid token")
+        raise TokenExpired
     if "nbf" not in claims:
         return
     begins_at = _instant(claims["nbf"])

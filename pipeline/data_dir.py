@@ -105,6 +105,9 @@ def usable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = "it is no folder" if isinstance(error, FileExistsError) else error.strerror or str(error)
+        if isinstance(error, PermissionError):
+            # In a container nobody sees who that is.
+            reason += f"; this process runs as user {os.geteuid()}, group {os.getegid()}"
         raise ConfigurationError(f"DATA_DIR: {path} cannot be used: {reason}") from None
 
 

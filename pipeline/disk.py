@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 import tempfile
+from math import nan
 from pathlib import Path
 
 from pipeline.errors import DependencyUnavailable
@@ -33,6 +34,8 @@ class Disk:
         self._folder = folder
         self._needed_bytes = needed_bytes
         self._checking: asyncio.Future[None] | None = None
+        # As the last check found them; not numbers before the first one.
+        self.free_bytes = self.size_bytes = nan
 
     async def check(self) -> None:
         """Return when files can be written there, so many bytes of them; DependencyUnavailable says why not."""
@@ -46,9 +49,11 @@ class Disk:
             raise DependencyUnavailable("DATA_DIR takes no uploads") from error
 
     def _try(self) -> None:
+        usage = shutil.disk_usage(self._folder)
+        self.free_bytes, self.size_bytes = usage.free, usage.total
         # The number of free bytes knows nothing of quotas and of broken disks; a written file does.
         write_probe(self._folder)
-        if shutil.disk_usage(self._folder).free < self._needed_bytes:
+        if usage.free < self._needed_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

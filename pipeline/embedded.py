@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -79,6 +80,8 @@ class EmbeddedRedis:
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
         self._port, self._password = 0, secrets.token_hex(16)
+        # Called when a server that has run is started again.
+        self.on_restart: Callable[[], None] = lambda: None
 
     @property
     def url(self) -> str:
@@ -99,6 +102,7 @@ class EmbeddedRedis:
             why = await self._until_ended()
             ended_at = time.monotonic()
             log.warning("embedded_redis_ended", why=why)
+            self.on_restart()
             if ended_at - started_at < STEADY_SECONDS:
                 await asyncio.sleep(next(delays))
             else:

@@ -45,6 +45,10 @@ class Fault(Enum):
     UNKNOWN = "it did not say"
 
 
+class FolderInUse(ConfigurationError):
+    """Another process has the folder."""
+
+
 class RedisFiles:
     """One folder, which belongs to one process and its server at a time."""
 
@@ -84,7 +88,7 @@ class RedisFiles:
                 return
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise ConfigurationError(
+                    raise FolderInUse(
                         f"DATA_DIR {self.folder.parent} is in use by another process; "
                         "stop that (one of the demo: run.py demo --exit), give this one its own DATA_DIR, "
                         "or give both the same REDIS_URL"

@@ -1,4 +1,4 @@
-"""What tokens are checked with: which secrets and public keys are strong enough, and the set an issuer publishes.
+"""What tokens are checked with: which public keys are strong enough, and the set an issuer publishes.
 
 Knows no token. Runs on the event loop. A key set is somebody else's reply: its time, its size and the number of its
 keys are bounded, and it is fetched in a task of its own, so that a token of a known key never waits for it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Mapping
 from contextvars import Context
@@ -23,15 +24,15 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from pipeline.errors import ConfigurationError, DependencyUnavailable, Unauthorized
 from pipeline.texts import cause_of
+from pipeline.weak_secrets import KEYS_AT_MOST
 
 log = structlog.get_logger(__name__)
 
-LEAST_SECRET_BYTES = 32  # RFC 7518, section 3.2
-LEAST_CHARACTERS = 8  # 32 random digits have fewer once in a thousand times, anything else that is random never
 LEAST_RSA_BITS = 2048  # RFC 7518, section 3.3
 KEY_SET_SECONDS = 300  # a key withdrawn by the issuer is refused after this
 KEY_SET_RETRY_SECONDS = 10  # tokens with made-up key ids must not become a flood of downloads
 KEY_SET_TIMEOUT_SECONDS = 5
+PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?-----END [A-Z0-9 ]+-----", re.DOTALL)
 # Real sets have a few kilobytes and a handful of keys.
 KEY_SET_BYTES = 256 * 1024
 KEY_SET_KEYS = 100
@@ -44,24 +45,20 @@ class PublicKey(NamedTuple):
     algorithm: str
 
 
-def secret_fault(secret: str) -> str:
-    """Return why this is no secret for tokens, "" when it may be one. It finds only what is obviously weak."""
-    if "-BEGIN " in secret:
-        return "is a PEM key: those go to JWT_PUBLIC_KEY"
-    if len(secret.strip().encode(errors="replace")) < LEAST_SECRET_BYTES:
-        return f"must have at least {LEAST_SECRET_BYTES} bytes, without blanks at its ends"
-    size = len(secret)
-    is_repeated = any(secret[unit:] == secret[:-unit] for unit in range(1, min(size // 2, LEAST_SECRET_BYTES - 1) + 1))
-    steps = sum(abs(ord(one) - ord(next_)) <= 1 for one, next_ in zip(secret, secret[1:], strict=False))
-    if is_repeated or steps > size * 0.6 or len(set(secret)) < LEAST_CHARACTERS:
-        return "is too easy to guess: it repeats or counts; take a random one, as from `openssl rand -base64 32`"
-    return ""
-
-
-def read_public_key(pem: str) -> PublicKey:
-    """Return the key of JWT_PUBLIC_KEY; ConfigurationError when tokens cannot or should not be checked with it."""
+def read_public_keys(text: str) -> tuple[PublicKey, ...]:
+    """Return the keys of JWT_PUBLIC_KEY, one PEM after the other; ConfigurationError when one of them is not fit."""
     # An environment variable often carries the line breaks as the two characters \n.
-    pem = pem.replace("\\n", "\n")
+    text = text.replace("\\n", "\n")
+    blocks = PEM.findall(text)
+    if len(blocks) > KEYS_AT_MOST:
+        raise ConfigurationError(f"JWT_PUBLIC_KEY has {len(blocks)} keys: a token is tried with {KEYS_AT_MOST} at most")
+    if blocks and len(blocks) != text.count("-----BEGIN "):
+        raise ConfigurationError("JWT_PUBLIC_KEY has a key without its end")
+    return tuple(map(_read_public_key, blocks or [text]))
+
+
+def _read_public_key(pem: str) -> PublicKey:
+    """Return the key; ConfigurationError when tokens cannot or should not be checked with it."""
     if "BEGIN CERTIFICATE" in pem:
         raise ConfigurationError("JWT_PUBLIC_KEY is a certificate: set its public key (openssl x509 -pubkey -noout)")
     try:

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, MutableMapping, Sequence
 from datetime import UTC, datetime
 from io import StringIO
@@ -21,6 +22,9 @@ from structlog.typing import Processor
 
 from pipeline.settings import LogFormat
 from pipeline.texts import clean, mask
+
+AGAIN_SECONDS = 60.0
+MAX_KINDS = 100
 
 
 def configure(log_format: LogFormat, log_level: str, stream: TextIO | None = None) -> None:
@@ -51,6 +55,40 @@ def configure(log_format: LogFormat, log_level: str, stream: TextIO | None = Non
     )
     logging.captureWarnings(True)
     logging.basicConfig(handlers=[_Libraries(processors, write)], level=max(level, logging.WARNING), force=True)
+
+
+class Seldom:
+    """Writes a line that a fault or any client may cause without end: at once, then once a minute.
+
+    The next line that is written says with `repeated` how many were left out meanwhile. Safe on one thread.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._written: dict[str, tuple[float, int]] = {}  # when last, and how many were left out since
+
+    def write(self, write: Callable[..., None], event: str, key: str = "", **fields: Any) -> None:
+        """Write the line unless the same one was written within AGAIN_SECONDS.
+
+        write: a method of a logger.
+        key: what makes the line another one beside its event, such as the cause; at most MAX_KINDS are told apart.
+        """
+        kind, now = f"{event} {key}", self._clock()
+        written_at, left_out = self._written.get(kind, (-AGAIN_SECONDS, 0))
+        if now - written_at < AGAIN_SECONDS:
+            self._written[kind] = written_at, left_out + 1
+            return
+        if kind not in self._written and len(self._written) >= MAX_KINDS:
+            self._forget(now)
+            if len(self._written) >= MAX_KINDS:
+                return
+        self._written[kind] = now, 0
+        write(event, **fields, **({"repeated": left_out} if left_out else {}))
+
+    def _forget(self, now: float) -> None:
+        self._written = {
+            kind: (at, left_out) for kind, (at, left_out) in self._written.items() if now - at < AGAIN_SECONDS
+        }
 
 
 class _Output:

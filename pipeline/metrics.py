@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping
+from itertools import product
 from math import nan
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
@@ -18,6 +19,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from pipeline import __version__
+from pipeline.settings import Role
 
 QUEUE_STATES = ("waiting", "active", "delayed", "completed", "failed", "background")
 ATTEMPTS = ("1", "2", "3", "more")
@@ -40,7 +42,11 @@ LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05,
 TASKS = (
     *("claiming", "slot", "renewal", "enforcement", "replay", "subscriptions", "publisher", "reconciler", "sweeper"),
     *("store", "watchdog", "embedded", "clock", "progress", "expiry", "erasing", "processes", "console"),
+    *("dependencies", "limits"),
 )
+PROCESS_STATES = ("alive", "lost")
+# What one user, or one address, may ask for too much of: see usecases/limits.py, backlog.py and quota.py.
+LIMITS = ("uploads", "requests", "wrong_tokens", "backlog", "stored_bytes")
 FLEET = "Same from every process: use max."
 
 
@@ -101,7 +107,8 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         build = Info("pipeline_build", "What runs here.", registry=self.registry)
-        build.info({"version": __version__, "python": platform.python_version()})
+        self._build = build
+        self.show_build("")
         self._add_http()
         self._add_queue()
         self._add_jobs()
@@ -109,8 +116,13 @@ class Metrics:
         self._add_sockets()
         self._add_plugins()
         self._add_ai()
+        self._add_surroundings()
         self._add_loop()
         self._queues: dict[str, QueueMetrics] = {}
+
+    def show_build(self, public_url: str) -> None:
+        """Show what runs here. public_url: by which the service is reached; alerts link to its runbooks."""
+        self._build.info({"version": __version__, "python": platform.python_version(), "public_url": public_url})
 
     def render(self) -> tuple[bytes, str]:
         """Return the page in Prometheus' text format and its Content-Type."""
@@ -131,6 +143,8 @@ class Metrics:
         self.connections_refused = self._counter("connections_refused", "Connections closed for lack of open files.")
         self.uploads = self._counter("uploads", "Uploads by how they were answered.", "outcome")
         _start(self.uploads, ("accepted", "replayed", "rejected", "unavailable"))
+        self.rate_limited = self._counter("rate_limited", "Requests refused because of a limit.", "limit")
+        _start(self.rate_limited, LIMITS)
         self.upload_bytes = self._counter("upload_bytes", "Bytes of accepted images.")
 
     def _add_queue(self) -> None:
@@ -147,7 +161,6 @@ class Metrics:
             "queue",
             "provider",
         )
-        self.redis_up = self._gauge("redis_up", "1 when Redis answered this process at this scrape.")
 
     def _add_jobs(self) -> None:
         of_queue, by_outcome = ("queue",), ("queue", "outcome")
@@ -240,6 +253,24 @@ class Metrics:
             "ai_tokens", "Tokens that AI providers have read and written, as they tell.", *of_model, "direction"
         )
         self.ai_cost = self._counter("ai_cost", "What AI providers' answers cost, as they tell.", *of_model, "currency")
+
+    def _add_surroundings(self) -> None:
+        self.dependency_up = self._gauge(
+            "dependency_up", "1 when this process could use the dependency at its last probe, 0 when not.", "name"
+        )
+        self.disk_free_bytes = self._gauge("disk_free_bytes", "Free bytes of the filesystem of DATA_DIR.")
+        self.disk_size_bytes = self._gauge("disk_size_bytes", "All bytes of the filesystem of DATA_DIR.")
+        self.processes = self._gauge(
+            "processes",
+            f"Processes of the service: alive, or lost without an end in order and not replaced. {FLEET}",
+            "role",
+            "state",
+        )
+
+    def show_processes(self, counts: Mapping[tuple[str, str], int] | None) -> None:
+        """Show how many processes there are by role and state; None while Redis does not tell."""
+        for key in product(map(str, Role), PROCESS_STATES):
+            self.processes.labels(*key).set(nan if counts is None else counts.get(key, 0))
 
     def _add_loop(self) -> None:
         self.task_restarts = self._counter(

@@ -17,6 +17,7 @@ from pipeline.assets.movable import MovableStore
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore
 from pipeline.clock import CLOCK, utc_now
+from pipeline.disk import Disk
 from pipeline.hooks import JobEvent
 from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics
@@ -35,6 +36,7 @@ from pipeline.usecases.admission import Admission
 from pipeline.usecases.ai_usage import AiUsage
 from pipeline.usecases.audit import Audit
 from pipeline.usecases.budgets import Budgets
+from pipeline.usecases.backlog import Backlog
 from pipeline.usecases.bulk import Bulk
 from pipeline.usecases.busiest import Busiest
 from pipeline.usecases.cancelling import Cancelling
@@ -45,11 +47,13 @@ from pipeline.usecases.dead_letters import DeadLetters
 from pipeline.usecases.deliveries import Deliveries
 from pipeline.usecases.job_events import cancel_event, job_event
 from pipeline.usecases.job_lists import JobLists
+from pipeline.usecases.dependencies import Dependencies
 from pipeline.usecases.erasing import Erasing
 from pipeline.usecases.expiry import Expiry
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
 from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.limits import Limit, limits_of
 from pipeline.usecases.moves import Moves
 from pipeline.usecases.overview import Overview
 from pipeline.usecases.pictures import PictureCheck
@@ -61,6 +65,7 @@ from pipeline.usecases.processing import Processing
 from pipeline.usecases.progress import Progress
 from pipeline.usecases.progress_frames import ProgressFrames
 from pipeline.usecases.progress_reports import Reports
+from pipeline.usecases.quota import Quota
 from pipeline.usecases.reanalysis import Reanalysis, Reanalyzing
 from pipeline.usecases.reconciler import Reconciler, Source
 from pipeline.usecases.removing import Jobs, Removing
@@ -93,6 +98,7 @@ class Parts:
         self._owns_redis = owns_redis
         self._on_fatal = on_fatal
         self.metrics = Metrics()
+        self.metrics.show_build(settings.public_url)
         self.metrics.clock_skew_seconds.set_function(lambda: CLOCK.skew_seconds)
         self.supervisor = Supervisor(
             on_restart=lambda kind: self.metrics.task_restarts.labels(kind).inc(), on_fatal=self._on_fatal
@@ -127,6 +133,7 @@ class Parts:
         self.audit = Audit(self.store)
         self.deliveries = Deliveries(self.store)
         self._build_queues()
+        self.limits = limits_of(settings, self.queue, self.metrics)
         self.tallies = Tallies(self.store, self.queue)
         self.result_cache = ResultCache(self.store, days=settings.ai_cache_days)
         self.budgets = Budgets(
@@ -203,7 +210,8 @@ class Parts:
             forget_history=self._forget_history,
         )
         kinds = [self._kept_jobs.kind, self._kept_notifications.kind]
-        self.users = Users(self.store, self.queue, self.erasing, kinds=kinds)
+        max_bytes = settings.max_stored_bytes_per_user
+        self.users = Users(self.store, self.queue, self.erasing, kinds=kinds, max_bytes=max_bytes)
         self.busiest = Busiest(self.store, self.queue, is_fair=self._is_fair)
         self.expiry = Expiry(
             self.store,
@@ -214,10 +222,35 @@ class Parts:
             keep_assets_days=settings.keep_assets_days,
             keep_originals_days=settings.keep_originals_days,
         )
+        self.dependencies = self._make_dependencies()
         self.processes = self._make_processes()
         self.overview = self._make_overview()
         self.console_frames = ConsoleFrames(self.rooms, self.overview)
         self.watchdog = Watchdog(self.metrics, block_seconds=settings.loop_block_ms / 1000)
+
+    def _make_dependencies(self) -> Dependencies:
+        settings, disk = self.settings, Disk(self.settings.data_dir, self.settings.max_upload_bytes)
+        self.metrics.disk_free_bytes.set_function(lambda: disk.free_bytes)
+        self.metrics.disk_size_bytes.set_function(lambda: disk.size_bytes)
+        has_jobs = settings.role is not Role.WEB
+        return Dependencies(
+            {
+                "store": self.store.check,
+                "redis": self.queue.ping,
+                **({"queue": self.worker.check} if has_jobs else {}),
+                "storage": self.plugins.storages.check,
+                "sandbox": self.plugins.check_sandbox,
+                "disk": disk.check,
+                "clock": CLOCK.check,
+                "tasks": self.supervisor.check,
+                "rooms": self.fanout.check,
+                "process": self.admission.check,
+            },
+            # The current storage has its place above.
+            lambda: [each for each in self.plugins.all if each is not self.plugins.storages.current.storage],
+            self.metrics,
+            asks_providers=has_jobs,
+        )
 
     def _make_processes(self) -> Processes:
         settings = self.settings
@@ -237,7 +270,7 @@ class Parts:
             queues=[self.queue, *([self.notifications] if self.plugins.notifiers.durable else [])],
             processes=self.processes,
             plugins=self.plugins,
-            store=self.store,
+            dependencies=self.dependencies,
             # Asked each time: assets may be moved to a store of the other kind.
             store_kind=lambda: "sqlite" if self.movable_store.uri.startswith(SQLITE) else "mongodb",
             supervisor=self.supervisor,
@@ -252,8 +285,18 @@ class Parts:
             self.plugins,
             self.queue,
             self.metrics,
-            SubmissionPolicy(
-                self._is_fair, settings.max_backlog, settings.max_backlog_per_user, settings.dedupe_uploads
+            SubmissionPolicy(self._is_fair, settings.dedupe_uploads),
+            backlog=Backlog(
+                self.store,
+                self.queue,
+                most=settings.max_backlog,
+                most_of_user=settings.max_backlog_per_user,
+                on_refused=partial(self.limits.refused, Limit.BACKLOG),
+            ),
+            quota=Quota(
+                self.store,
+                most_bytes=settings.max_stored_bytes_per_user,
+                on_refused=partial(self.limits.refused, Limit.STORED_BYTES),
             ),
             leftovers=self.leftovers,
             urls=self.image_urls,

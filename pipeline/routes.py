@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import tornado.web
 
 from pipeline.auth import TokenVerifier
-from pipeline.clock import CLOCK
-from pipeline.disk import Disk
 from pipeline.handlers import (
+    access,
     assets,
     audit,
     base,
@@ -33,6 +31,7 @@ from pipeline.handlers.socket import SocketHandler
 from pipeline.hooks.kinds import route_seconds
 from pipeline.origins import origin_of
 from pipeline.parts import QUEUE_NAME, Parts
+from pipeline.proxies import TrustedProxies
 from pipeline.settings import Role
 from pipeline.usecases import notifying
 from pipeline.usecases.pause import Pause
@@ -45,19 +44,21 @@ def build_server(parts: Parts) -> HttpServer:
         "metrics": parts.metrics,
         "allowed_origins": parts.settings.page_origins,
         "record": parts.audit.record,
+        "limits": parts.limits,
     }
     return HttpServer(
         tornado.web.Application(
             routes(parts, common),
             default_handler_class=base.NotFoundHandler,
             default_handler_args=common,
-            log_function=base.log_request,
+            log_function=access.log_request,
         ),
         xheaders=False,
         no_keep_alive=False,
         idle_connection_timeout=120,
         chunk_size=upload.PIECE_BYTES,
         metrics=parts.metrics,
+        proxies=TrustedProxies(parts.settings.trusted_proxies),
     )
 
 
@@ -136,26 +137,17 @@ def _pages_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
 
 
 def _probes(parts: Parts, common: dict[str, Any]) -> list[Any]:
-    settings = parts.settings
-    checks: dict[str, Callable[[], Awaitable[None]]] = {
-        "store": parts.store.check,
-        "queue": parts.queue.ping if settings.role is Role.WEB else parts.worker.check,
-        "storage": parts.plugins.storages.check,
-        "sandbox": parts.plugins.check_sandbox,
-        "disk": Disk(settings.data_dir, settings.max_upload_bytes).check,
-        "clock": CLOCK.check,
-        "tasks": parts.supervisor.check,
-        "rooms": parts.fanout.check,
-    }
+    of_metrics = {"queues": [parts.queue, parts.notifications], "processes": parts.processes}
     return [
-        ("/metrics", ops.MetricsHandler, common | {"queues": [parts.queue, parts.notifications]}),
+        ("/metrics", ops.MetricsHandler, common | of_metrics),
         ("/livez", ops.LiveHandler, common),
+        ("/runbooks", pages.RunbooksHandler, common),
         (
             "/readyz",
             ops.ReadyHandler,
             common
             | {
-                "checks": checks,
+                "dependencies": parts.dependencies,
                 "plugins": parts.plugins.all,
                 "missing_storages": lambda: parts.plugins.storages.missing,
                 "queues": [parts.queue, *([parts.notifications] if parts.plugins.notifiers.durable else [])],

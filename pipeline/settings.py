@@ -22,8 +22,9 @@ from pipeline import environment
 from pipeline.addresses import mongodb_fault, redis_fault, web_fault
 from pipeline.environment import Unknown
 from pipeline.errors import ConfigurationError
-from pipeline.keys import secret_fault
 from pipeline.origins import allowed_origin, origin_fault, origin_of
+from pipeline.proxies import proxy_fault
+from pipeline.weak_secrets import KEYS_AT_MOST, secret_fault
 
 
 class Role(StrEnum):
@@ -63,6 +64,11 @@ LARGEST_BY_UNIT = {"_seconds": 3_155_760_000, "_ms": 3_155_760_000_000}
 LARGEST = 10**12
 # The storages that need CLOUDINARY_URL, the default one first.
 CLOUDINARY = ("cloudinary_private", "cloudinary")
+# What is wrong at the first `docker run` of most people, so it names the words to add.
+NO_KEY = (
+    "set JWT_SECRET to a random secret, as `openssl rand -base64 32` prints it (docker run -e JWT_SECRET=...), and "
+    "keep it: it signs the tokens. Or set JWT_PUBLIC_KEY or JWT_JWKS_URL, if a login of yours signs them"
+)
 SAFE_ONLY = "must be https:// (http:// only for a loopback host)"
 
 
@@ -106,6 +112,11 @@ class Settings(BaseSettings):
     # where it listens and what it does
     host: str = _f("127.0.0.1", "Address to listen on; anything but loopback needs JWT_SECRET or a public key.")
     port: int = _f(8080, "Port to listen on; 0 takes a free one and prints it.", ge=0, le=65535)
+    reuse_port: bool = _f(
+        False,
+        "Several processes of this machine listen on one PORT, and the system shares connections out among them "
+        "(SO_REUSEPORT); they need one REDIS_URL. Default off: a port that is taken by mistake must be an error.",
+    )
     public_url: str = _f(
         "", "How others, browsers and the AI service among them, reach this service; default: http://HOST:PORT."
     )
@@ -199,8 +210,15 @@ class Settings(BaseSettings):
     jwt_secret: SecretStr = _f(
         SecretStr(""), "HS256 secret of 32 bytes or more; default: generated into DATA_DIR, loopback only."
     )
+    jwt_secrets_old: SecretStr = _f(
+        SecretStr(""),
+        "The secret of before, whose tokens are still taken while JWT_SECRET is changed; several, one in a line. "
+        "Nothing is signed with it. See docs/operations.md.",
+    )
     jwt_public_key: str = _f(
-        "", "PEM public key, RSA of 2048 bits or more or EC P-256; makes RS256 or ES256 the only accepted algorithm."
+        "",
+        "PEM public key, RSA of 2048 bits or more or EC P-256; makes RS256 or ES256 the only accepted algorithm. While "
+        "it is changed: both, one after the other.",
     )
     jwt_jwks_url: str = _f(
         "", "JWKS address for RS256/ES256 with rotating keys: https://, or http:// on a loopback host."
@@ -211,6 +229,34 @@ class Settings(BaseSettings):
         (),
         "Origins besides PUBLIC_URL's whose pages may call and open sockets, comma-separated, as https://app.example; "
         "* and null are not accepted.",
+    )
+    trusted_proxies: CommaList = _f(
+        (),
+        "Addresses and networks of the proxies in front, comma-separated, whose X-Forwarded-For is believed; private "
+        "stands for all private networks and loopback. Default: nobody's, the client is who connects.",
+    )
+
+    # how much one of them may ask for; docs/operations.md says more
+    uploads_per_minute_per_user: int = _f(
+        300,
+        "Photos that one user may send, or have analysed again, in a minute before the next gets 429; twice as many "
+        "may come at once. 0: no limit. More than AI services answer, less than a flood.",
+        ge=0,
+    )
+    requests_per_minute_per_user: int = _f(
+        1200,
+        "All other requests of one user, in the same way; operators have no limit. A busy page asks ten times in a "
+        "minute.",
+        ge=0,
+    )
+    wrong_tokens_per_minute_per_address: int = _f(
+        60,
+        "Tokens that were not made here, from one address (of IPv6: one /64), in the same way. Good tokens and expired "
+        "ones from there are not affected.",
+        ge=0,
+    )
+    max_stored_bytes_per_user: int = _f(
+        0, "Images of one user that are kept before uploads get 403, as 1000000000 for 1 GB; 0: no limit.", ge=0
     )
 
     # uploads
@@ -316,7 +362,7 @@ class Settings(BaseSettings):
         1_000_000, "Jobs that may wait in all before uploads get 503; each takes about 1 kB of Redis.", ge=1
     )
     max_backlog_per_user: int = _f(
-        10_000, "Jobs of one user that may wait before uploads get 429; needs QUEUE_FAIRNESS=user.", ge=1
+        10_000, "Jobs of one user that are not finished before uploads get 429.", ge=1
     )
     keep_completed_seconds: int = _f(86_400, "Completed jobs stay visible this long: the specification's 24 h.", ge=0)
     keep_failed_seconds: int = _f(604_800, "Failed jobs stay listed this long: the specification's 7 days.", ge=0)
@@ -365,6 +411,12 @@ class Settings(BaseSettings):
     loop_block_ms: int = _f(
         250, "A plugin that keeps the event loop for so long is named in the log: all else waits meanwhile.", ge=10
     )
+    lame_duck_seconds: float = _f(
+        0,
+        "How long after SIGTERM the process goes on serving while /readyz says 503, so that load balancers can take it "
+        "out first; 5 behind one, and SHUTDOWN_SECONDS comes on top. 0: nobody asks /readyz.",
+        ge=0,
+    )
     shutdown_seconds: float = _f(
         25, "Time to finish running jobs after SIGTERM; under the 30 s orchestrators give.", ge=0
     )
@@ -390,7 +442,7 @@ class Settings(BaseSettings):
     @classmethod
     def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
         lists = ("ai_provider", "categories", "notifiers", "filters_required", "allowed_origins", "user_claims")
-        for name in (*lists, "plugins_disabled", "plugins_enabled"):
+        for name in (*lists, "plugins_disabled", "plugins_enabled", "trusted_proxies"):
             if isinstance(values.get(name), str):
                 values[name] = _split(values[name])
         if isinstance(origins := values.get("allowed_origins"), (tuple, list)):
@@ -419,20 +471,31 @@ class Settings(BaseSettings):
         secret = self.jwt_secret.get_secret_value()
         if secret and (fault := secret_fault(secret)):
             faults.append(f"JWT_SECRET {fault}")
+        faults += self._old_secret_faults()
         if "PRIVATE KEY" in self.jwt_public_key:
             faults.append("JWT_PUBLIC_KEY is a private key: set its public key, and keep this one secret")
         if sum(map(bool, (secret, self.jwt_public_key, self.jwt_jwks_url))) > 1:
             faults.append("only one of JWT_SECRET, JWT_PUBLIC_KEY and JWT_JWKS_URL may be set")
         if not (secret or self.jwt_public_key or self.jwt_jwks_url or is_loopback(self.host)):
-            faults.append("HOST is not loopback: set JWT_SECRET (or JWT_PUBLIC_KEY or JWT_JWKS_URL)")
+            faults.append(f"HOST is not loopback: {NO_KEY}")
         if "http" in self.all_providers and not self.ai_service_url:
             faults.append("AI_PROVIDER=http needs AI_SERVICE_URL")
         if self.storage_name in CLOUDINARY and not self.cloudinary_url.get_secret_value():
             faults.append(f"STORAGE_BACKEND={self.storage_name} needs CLOUDINARY_URL")
         faults += [f"ALLOWED_ORIGINS: {fault}" for each in self.allowed_origins if (fault := origin_fault(each))]
+        faults += [f"TRUSTED_PROXIES: {fault}" for each in self.trusted_proxies if (fault := proxy_fault(each))]
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    def _old_secret_faults(self) -> Iterator[str]:
+        for number, old in enumerate(self.old_secrets, 1):
+            if fault := secret_fault(old):
+                yield f"JWT_SECRETS_OLD, number {number} {fault}"
+        if len(self.old_secrets) >= KEYS_AT_MOST:
+            yield f"JWT_SECRETS_OLD has {len(self.old_secrets)} secrets: {KEYS_AT_MOST - 1} are the most"
+        if self.old_secrets and (self.jwt_public_key or self.jwt_jwks_url):
+            yield "JWT_SECRETS_OLD goes with JWT_SECRET only"
 
     def _number_faults(self) -> Iterator[str]:
         for name in type(self).model_fields:
@@ -526,6 +589,12 @@ class Settings(BaseSettings):
         return (self.public_url or self.address).rstrip("/")
 
     @property
+    def old_secrets(self) -> tuple[str, ...]:
+        """The secrets of JWT_SECRETS_OLD. Only line ends part them: a secret may hold any other sign."""
+        lines = self.jwt_secrets_old.get_secret_value().split("\n")
+        return tuple(secret for line in lines if (secret := line.removesuffix("\r")).strip())
+
+    @property
     def gives_links(self) -> bool:
         """Whether links to our pages are printed, good for a session: only who is at this machine can read them."""
         is_here = is_loopback(self.host) and is_loopback(urlsplit(self.public_url).hostname or self.host)
@@ -605,11 +674,14 @@ class Settings(BaseSettings):
 def load(**overrides: Any) -> Settings:
     """Return the settings of the environment and `.env`; ConfigurationError lists every fault at once."""
     variables, in_file = environment.read()
-    names = [name.upper() for name in Settings.model_fields]
+    names = [*(name.upper() for name in Settings.model_fields), *(name + FILE_SUFFIX for name in FROM_FILES)]
     unknown = tuple(environment.find_unknown(variables, in_file, names, PLUGIN_PREFIX))
     faults = [f"there is no setting {each.variable} (did you mean {each.meant}?)" for each in unknown if each.is_slip]
+    given, unread = _given_in_files(in_file | variables)
+    faults += unread
+    values: dict[str, Any] = {**given, **overrides}
     try:
-        settings = Settings(_env_file=environment.FILE, **overrides)
+        settings = Settings(_env_file=environment.FILE, **values)
     except PydanticValidationError as error:
         faults += _faults(error)
     if faults:
@@ -619,6 +691,29 @@ def load(**overrides: Any) -> Settings:
     )
     settings._unknown_variables = unknown
     return settings
+
+
+# Secrets are given to containers and services as files: NAME_FILE names the one that holds what is set.
+FROM_FILES = tuple(
+    name.upper() for name, field in Settings.model_fields.items() if field.annotation is SecretStr or "key" in name
+)
+
+
+def _given_in_files(variables: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return what the files hold that NAME_FILE variables name, by field; and what is wrong with the others."""
+    given, faults = {}, []
+    by_name = {name.upper(): value for name, value in variables.items()}
+    for name in FROM_FILES:
+        if (path := by_name.get(name + FILE_SUFFIX)) is None:
+            continue
+        if name in by_name:
+            faults.append(f"{name} and {name + FILE_SUFFIX} are both set: remove one")
+            continue
+        try:
+            given[name.lower()] = environment.read_value(path)
+        except ValueError as error:
+            faults.append(f"{name + FILE_SUFFIX}: {error}")
+    return given, faults
 
 
 def plugin_variable(name: str, field: str) -> str:

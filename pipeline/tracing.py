@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
@@ -37,6 +39,7 @@ log = structlog.get_logger(__name__)
 
 SERVICE_NAME = "ai-queue-pipeline"
 TRACEPARENT = "traceparent"
+TRACE = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}", re.ASCII)
 CLOSE_SECONDS = 2.0
 # A collector that is away for a night is one line a minute.
 SAY_AGAIN_SECONDS = 60.0
@@ -45,11 +48,18 @@ NOISY_LOGGERS = ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opent
 NOT_INSTALLED = "OTEL_EXPORTER_OTLP_ENDPOINT needs OpenTelemetry: pip install 'ai-queue-pipeline[otel]'"
 
 
+# The trace of the request or the job that is under way, as it came from elsewhere.
+passed_on: ContextVar[str] = ContextVar("passed_on", default="")
+
+
 class Request(Protocol):
     """What is needed of an HTTP handler; Tornado's have it."""
 
     route: ClassVar[str]
     request: Any
+
+    def know(self, **names: str) -> None:
+        """Have the log say so."""
 
     def get_status(self) -> int:
         """Return the status of the reply."""
@@ -58,7 +68,8 @@ class Request(Protocol):
 class Span:
     """A span while it lasts; this one is none. trace_context: the `traceparent` of what it causes elsewhere, or ""."""
 
-    trace_context = ""
+    def __init__(self, trace_context: str = "") -> None:
+        self.trace_context = trace_context
 
     def __enter__(self) -> Span:
         return self
@@ -78,8 +89,20 @@ class Span:
 NO_SPAN = Span()
 
 
+def given_trace(header: str) -> str:
+    """Return the `traceparent` that a caller sent, "" for what is none (W3C Trace Context, section 3.2)."""
+    found = TRACE.fullmatch(header)
+    return header if found and found[1].strip("0") and found[2].strip("0") else ""
+
+
+def trace_id(trace_context: str) -> str | None:
+    """Return the trace id of a `traceparent`, None when there is none."""
+    found = TRACE.fullmatch(trace_context)
+    return found[1] if found else None
+
+
 class Tracing:
-    """Makes spans, or none at all: this one is off."""
+    """Makes spans, or none at all: this one is off. It only passes on a trace that a caller has begun."""
 
     def request(self, handler: Request) -> Span:
         """Return the span of a request that is being answered: of the caller's trace, or the first of a new one."""
@@ -87,7 +110,7 @@ class Tracing:
 
     def enqueue(self, queue: str, job_id: str, data: Mapping[str, Any]) -> Span:
         """Return the span of putting a job in the queue; its trace_context goes beside the data."""
-        return NO_SPAN
+        return Span(trace) if (trace := passed_on.get()) else NO_SPAN
 
     def process(self, queue: str, job: Job) -> Span:
         """Return the span of one attempt; those of a job are siblings under its enqueue span."""
@@ -198,9 +221,9 @@ class _Otel(Tracing):
 
 class _OtelSpan(Span):
     def __init__(self, tracing: _Otel, span: OtelSpan) -> None:
+        super().__init__(tracing.trace_context(span))
         self._tracing = tracing
         self._span = span
-        self.trace_context = tracing.trace_context(span)
 
     def __enter__(self) -> Span:
         self._token = self._tracing.context.attach(self._tracing.trace.set_span_in_context(self._span))
@@ -232,6 +255,8 @@ class _RequestSpan(_OtelSpan):
     def __init__(self, tracing: _Otel, span: OtelSpan, handler: Request) -> None:
         super().__init__(tracing, span)
         self._handler = handler
+        if found := trace_id(self.trace_context):
+            handler.know(traceId=found)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

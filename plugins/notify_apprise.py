@@ -22,6 +22,7 @@ from pipeline.hooks import Notification, Notifier, PluginSettings, hookimpl
 if TYPE_CHECKING:
     from pipeline.settings import Settings
 
+EXTRA, PACKAGES = "apprise", ("apprise",)
 # Addresses may hold commas themselves.
 BETWEEN_URLS = re.compile(r"[\s,]+(?=\w+://)|[\s,]+$")
 # Events that reached some of the services only; more than ever wait for their next try.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from pipeline.settings import Settings
 
+EXTRA, PACKAGES = "object", ("obstore",)
 PUBLIC_ID = re.compile(r"[a-z0-9-]+(/[a-z0-9-]+)*")
 # Letters that need no escaping in a URL; no part of the prefix is "." or "..".
 STORE_URL = re.compile(r"(s3|gs|az)://([A-Za-z0-9$][\w.-]+)((?:/(?!\.{1,2}(?:/|$))[\w.-]+)*)/?", re.ASCII)

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -16,9 +15,11 @@ from typing import Any
 
 import aiohttp
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from tests.parts import find_program
+
+BROWSER = find_program("chromium", "chromium-browser", "google-chrome")
 # tests/clients/install puts it there.
-_client = shutil.which("photo-client-node")
+_client = find_program("photo-client-node")
 AXE = Path(_client).parent / "photo-clients/node_modules/axe-core/axe.min.js" if _client else None
 UNTIL_SECONDS = 30.0
 # So often the looks of a page are judged again before it counts as faulty.

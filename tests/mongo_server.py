@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,7 +22,7 @@ from urllib.parse import urlsplit
 
 import pymongo
 
-from tests.parts import require
+from tests.parts import find_program, require
 from tests.toxiproxy import free_port
 
 START_SECONDS = 30.0
@@ -65,7 +64,7 @@ class MongoServer:
 
     def __init__(self) -> None:
         # Asked before anything is made that a skipped test would leave behind.
-        self._documentdb, self._mongod = shutil.which("documentdb"), shutil.which("mongod")
+        self._documentdb, self._mongod = find_program("documentdb"), find_program("mongod")
         missing = "needs documentdb (.ci/documentdb/install) or mongod on PATH, for a server of its own"
         require(bool(self._documentdb or self._mongod), missing)
         self.port = free_port()

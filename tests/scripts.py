@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.chromium import BROWSER, Page, browsing
-from tests.parts import require
+from tests.parts import find_program, require
 
 CLIENT = Path(__file__).parents[1] / "clients" / "js"
 
 
 def find_node() -> str | None:
     """Return where Node is, None where there is none or one from before 20.3."""
-    path = shutil.which("node")
+    path = find_program("node")
     version = subprocess.run([path, "--version"], capture_output=True, text=True).stdout if path else ""
     numbers = re.match(r"v(\d+)\.(\d+)", version)
     return path if numbers and (int(numbers[1]), int(numbers[2])) >= (20, 3) else None

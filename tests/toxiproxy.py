@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import socket
 import subprocess
 import time
@@ -12,7 +11,7 @@ from types import TracebackType
 
 import httpx
 
-from tests.parts import require
+from tests.parts import program
 
 START_SECONDS = 20.0
 
@@ -68,11 +67,10 @@ class Toxiproxy:
     """The server; `with` starts and ends it."""
 
     def __enter__(self) -> Toxiproxy:
-        program = shutil.which("toxiproxy-server")
-        require(program is not None, "needs toxiproxy-server on PATH")
+        server = program("toxiproxy-server")
         port = free_port()
         self._process = subprocess.Popen(
-            [str(program), "-host", "127.0.0.1", "-port", str(port)],
+            [server, "-host", "127.0.0.1", "-port", str(port)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

@@ -27,7 +27,7 @@ from pipeline.assets.asset import AiMetadata, Asset, AssetStatus
 from pipeline.clock import utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.auth import TokenVerifier
-from pipeline.handlers import base
+from pipeline.handlers import access
 from pipeline.handlers.events import EventsHandler
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.socket import SocketHandler
@@ -172,7 +172,7 @@ async def main(redis_url: str | None = None) -> None:
         ("/closed", ClosedHandler, {"metrics": wiring.metrics}),
         ("/finish", FinishHandler, {"store": wiring.store}),
     ]
-    application = tornado.web.Application(routes, log_function=base.log_request)
+    application = tornado.web.Application(routes, log_function=access.log_request)
     server = HttpServer(application, metrics=wiring.metrics)
     listeners = tornado.netutil.bind_sockets(0, "127.0.0.1", backlog=1024)
     server.add_sockets(listeners)

@@ -37,6 +37,7 @@ export class Http {
   #url;
   #send;
   #tokens;
+  /** @type {Promise<unknown>} */ #line = Promise.resolve();
 
   /** @param {string} url @param {Send} send @param {import("./tokens.js").Tokens} tokens */
   constructor(url, send, tokens) {
@@ -51,6 +52,43 @@ export class Http {
    * @param {Partial<Sending> & Options} [options]
    */
   async request(method, path, options = {}) {
+    try {
+      return await this.#persist(method, path, options);
+    } catch (error) {
+      if (!isTooMany(error) || (options.tries ?? TRIES) === 1) throw error;
+      return this.#inLine(() => this.#wait(method, path, options, error));
+    }
+  }
+
+  /**
+   * What was too many goes on one after the other: together it would only be refused again.
+   * @template T @param {() => Promise<T>} act @returns {Promise<T>}
+   */
+  #inLine(act) {
+    const turn = this.#line.then(act);
+    this.#line = turn.catch(() => undefined);
+    return turn;
+  }
+
+  /**
+   * Until there is room, however often the service has to say that there is none.
+   * @param {"GET" | "POST" | "PATCH" | "DELETE"} method @param {string} path @param {Partial<Sending> & Options} options
+   * @param {PipelineError} refusal
+   */
+  async #wait(method, path, options, refusal) {
+    for (;;) {
+      await sleep(refusal.retryAfterMs ?? 0, options.signal);
+      try {
+        return await this.#persist(method, path, options);
+      } catch (error) {
+        if (!isTooMany(error)) throw error;
+        refusal = error;
+      }
+    }
+  }
+
+  /** @param {"GET" | "POST" | "PATCH" | "DELETE"} method @param {string} path @param {Partial<Sending> & Options} options */
+  async #persist(method, path, options) {
     const { headers, body, keepalive, signal, send = this.#send, tries = TRIES, onDate } = options;
     let isTokenRetried = !this.#tokens.canRenew;
     for (let failures = 0; ; ) {
@@ -72,6 +110,7 @@ export class Http {
       } catch (cause) {
         signal?.throwIfAborted();
         const error = cause instanceof PipelineError ? cause : noAnswer(cause);
+        if (isTooMany(error)) throw error;
         // A token that is not valid yet is told with Retry-After.
         const isTooEarly = error.status === 401 && error.retryAfterMs !== undefined;
         if (error.status === 401 && !isTooEarly && !isTokenRetried) {
@@ -99,6 +138,11 @@ export class Http {
       return this.#send(url, /** @type {any} */ (streamed));
     };
   }
+}
+
+/** The user has asked for as much as one user may, and is told when there is room. @param {any} error @returns {error is PipelineError} */
+function isTooMany(error) {
+  return error?.status === 429 && error.retryAfterMs <= LONGEST_RETRY_AFTER_MS;
 }
 
 /** @param {Response} response */

@@ -332,14 +332,15 @@ export class PipelineClient {
 
   /**
    * Upload a photo. After network errors, 429, 502, 503 and 504 it is sent again with the same Idempotency-Key, so it
-   * is accepted once. PipelineError when the service refuses it or stays out of reach.
+   * is accepted once. While the service says that the user sends too many, and when to come again, it waits in line,
+   * for as long as that takes. PipelineError when the service refuses it or stays out of reach.
    * @param {Blob} file
    * @param {object} options
    * @param {string} options.category one of those the service takes (its setting CATEGORIES)
    * @param {string} [options.idempotencyKey] one of your own makes a repeat in another life of the app safe too
    * @param {import("./http.js").OnProgress} [options.onProgress] of the whole body; starts anew when it is sent again
    * @param {AbortSignal} [options.signal]
-   * @param {number} [options.tries] how often it is sent at most; 5 by default
+   * @param {number} [options.tries] how often it is sent at most, 429 with Retry-After apart; 5 by default, and 1 never waits
    * @returns {Promise<Receipt>}
    */
   upload(file, { category, idempotencyKey = randomHex(), onProgress, signal, tries }) {

@@ -10,16 +10,20 @@ from typing import Any
 
 from pymongo import ASCENDING
 
-from pipeline.assets.asset import FINISHED, Asset
+from pipeline.assets.asset import FINISHED, PREVIEW_SIDES, Asset, AssetStatus
 from pipeline.assets.reading import Reader
 from pipeline.assets.store import when_finished
 
 DAMAGED_AT_ONCE = 1000
+SIZES_AT_ONCE = 1000
+IMAGES = ("original", "processed", *(f"previews.{side}" for side in PREVIEW_SIDES))
+# What stored_bytes reads of a document.
+OF_SIZES = {f"images.{image}.{field}": 1 for image in IMAGES for field in ("publicId", "bytes")}
 IS_FINISHED = {"status": {"$in": sorted(status.value for status in FINISHED)}}
 
 
 class RetainedDocuments:
-    """What goes from the collection `assets`. Methods: see AssetStore."""
+    """What goes from the collection `assets`, and how much is there. Methods: see AssetStore."""
 
     _assets: Any
     _reach: Callable[[Awaitable[Any]], Awaitable[Any]]
@@ -59,6 +63,17 @@ class RetainedDocuments:
             },
         )
 
+    async def count_unfinished(self, user_id: str) -> int:
+        wanted = {"userId": user_id, "status": AssetStatus.PROCESSING.value}
+        return int(await self._reach(self._assets.count_documents(wanted)))
+
+    async def stored_bytes(self, user_id: str) -> int:
+        total = 0
+        cursor = self._assets.find({"userId": user_id}, OF_SIZES)
+        while page := await self._reach(cursor.to_list(SIZES_AT_ONCE)):
+            total += sum(map(_held_bytes, page))
+        return total
+
     async def damaged_of(self, user_id: str) -> Sequence[str]:
         found = self._assets.find({"userId": user_id}).limit(DAMAGED_AT_ONCE)
         documents = await self._reach(found.to_list(DAMAGED_AT_ONCE))
@@ -66,3 +81,14 @@ class RetainedDocuments:
 
     async def scrub(self) -> None:
         """Nothing: the server writes over the room of what was deleted when it needs it."""
+
+
+def _held_bytes(document: Mapping[str, Any]) -> int:
+    """Return how much our storages hold of the images of a document, which may be damaged."""
+    images = document.get("images")
+    images = images if isinstance(images, dict) else {}
+    previews = images.get("previews")
+    found = [images.get("original"), images.get("processed")]
+    found += previews.values() if isinstance(previews, dict) else ()
+    sizes = [each.get("bytes") for each in found if isinstance(each, dict) and each.get("publicId")]
+    return sum(size for size in sizes if isinstance(size, int))

@@ -20,16 +20,25 @@ from pipeline.instants import milliseconds_of
 log = structlog.get_logger(__name__)
 
 DAMAGED_AT_ONCE = 1000
+# Other reads wait meanwhile: some milliseconds.
+SIZES_AT_ONCE = 1000
 # Nothing else is written meanwhile: about a second.
 PACK_BYTES = 256 * 1024 * 1024
 # A reader keeps the log from being emptied for as long as one read takes.
 SCRUB_TRIES = 50
 SCRUB_AGAIN_SECONDS = 0.1
+# Of one column with an image: what a storage of ours holds of it.
+HELD = "iif(json_valid({0}) AND json_extract({0}, '$.publicId') != '', json_extract({0}, '$.bytes'), 0)"
+HELD_PREVIEWS = f"iif(json_valid(previews), (SELECT sum({HELD.format('value')}) FROM json_each(previews)), 0)"
+HELD_IMAGES = (HELD.format("original"), HELD.format("processed"), HELD_PREVIEWS)
+STORED_BYTES = " + ".join(f"ifnull({each}, 0)" for each in HELD_IMAGES)
+SIZES = f"""SELECT createdAt, id, CAST({STORED_BYTES} AS INTEGER) AS bytes FROM assets INDEXED BY newest_of_user
+WHERE userId = :user AND (createdAt, id) > (:at, :id) ORDER BY createdAt, id LIMIT :limit"""
 FINISHED = "status IN ('active', 'partial', 'failed')"
 
 
 class RetainedRows:
-    """What goes from the table `assets`. Methods: see AssetStore."""
+    """What goes from the table `assets`, and how much is there. Methods: see AssetStore."""
 
     _read: Callable[[str, Mapping[str, Any]], Awaitable[list[Any]]]
     _update: Callable[[str, dict[str, Any]], Awaitable[Asset | None]]
@@ -61,6 +70,20 @@ class RetainedRows:
             f"WHERE id = :id AND processingJobId = :job AND originalGone IS NULL AND {FINISHED} RETURNING *",
             {"id": asset_id, "job": job_id},
         )
+
+    async def count_unfinished(self, user_id: str) -> int:
+        sql = "SELECT count(*) FROM assets INDEXED BY newest_of_user WHERE userId = :user AND status = 'processing'"
+        return int((await self._read(sql, {"user": user_id}))[0][0])
+
+    async def stored_bytes(self, user_id: str) -> int:
+        total = 0
+        place: dict[str, Any] = {"at": -(2**63), "id": ""}
+        while True:
+            rows = await self._read(SIZES, {"user": user_id, "limit": SIZES_AT_ONCE} | place)
+            total += sum(int(row["bytes"]) for row in rows)
+            if len(rows) < SIZES_AT_ONCE:
+                return total
+            place = {"at": rows[-1]["createdAt"], "id": rows[-1]["id"]}
 
     async def damaged_of(self, user_id: str) -> Sequence[str]:
         sql = "SELECT * FROM assets WHERE userId = :user LIMIT :limit"

@@ -172,6 +172,14 @@ class AssetStore(Protocol):
         after: (created_at, id) of the last one seen; those after it follow.
         """
 
+    async def count_unfinished(self, user_id: str) -> int:
+        """Return how many of the user's assets are `processing`."""
+
+    async def stored_bytes(self, user_id: str) -> int:
+        """Return how many bytes of the user's images our storages hold, as far as that is known. Reads all of the
+        user's documents, of each a few numbers.
+        """
+
     async def finished_since(
         self, user_id: str, since: datetime, *, limit: int, after: tuple[datetime, str] | None = None
     ) -> Sequence[Asset]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import click
-from rich.table import Table
 
 from pipeline.assets.asset import AssetStatus
 from pipeline.client import Operator
-from pipeline.commands.operating import each, run, with_token, with_url
-from pipeline.commands.shown import cleaned, shown, stderr, stdout
+from pipeline.commands.exit_codes import Unfinished
+from pipeline.commands.operating import each, run, second_of, with_token, with_url
+from pipeline.commands.shown import note, say, say_json, say_table
 
 AGAIN_SECONDS = 1.0
+# Without anything more that is gone.
+PATIENCE_SECONDS = 180.0
 USER_COLUMNS = ("assets", "bytes", "oldest", "newest", "waitingJobs", "deadLetters", "undelivered", "socketsHere")
 
 
@@ -46,23 +48,18 @@ def list_assets(
         raise click.UsageError("Name a user with --user, or give the token of one with --token")
 
     async def work(client: Operator) -> None:
-        table = Table()
-        # Ids in one piece also in a narrow window: they are what other commands are given.
-        table.add_column("asset", no_wrap=True)
-        for name in ("status", "category", "found", "created at"):
-            table.add_column(name, overflow="fold")
+        rows = []
         async for asset in client.assets_of(user, status=status, category=category, limit=limit):
             if as_json:
-                print(json.dumps(asset), flush=True)
+                say_json(asset)
                 continue
-            created_at = asset["createdAt"][:19].replace("T", " ") + "Z"
-            cells = (asset["id"], asset["status"], asset["category"], _found(asset), created_at)
-            table.add_row(*map(shown, cells))
+            created_at = second_of(asset["createdAt"])
+            rows.append((asset["id"], asset["status"], asset["category"], created_at, _found(asset)))
         if as_json:
             return
-        stdout.print(table if table.rows else "There are no such assets.")
-        if len(table.rows) == limit:
-            stderr.print("There may be more; --limit shows more", highlight=False)
+        names = ("asset", "status", "category", "created at", "found")
+        if say_table(names, rows, "There are no such assets.") == limit:
+            note("There may be more; --limit shows more")
 
     run(work, url, token)
 
@@ -75,7 +72,7 @@ def show_asset(asset_id: str, url: str | None, token: str | None) -> None:
     """Print one asset as JSON."""
 
     async def work(client: Operator) -> None:
-        stdout.print_json(data=cleaned(await client.asset(asset_id)))
+        say_json(await client.asset(asset_id), indent=2)
 
     run(work, url, token)
 
@@ -89,7 +86,7 @@ def retry_asset(asset_id: str, url: str | None, token: str | None) -> None:
 
     async def work(client: Operator) -> None:
         job_id = (await client.retry(asset_id))["jobId"]
-        stdout.print(f"{shown(asset_id)}: runs again as {shown(job_id)}", highlight=False, soft_wrap=True)
+        say(f"{asset_id}: runs again as {job_id}")
 
     run(work, url, token)
 
@@ -125,19 +122,19 @@ def show_user(sub: str, as_json: bool, url: str | None, token: str | None) -> No
     """Print what one user has."""
 
     async def work(client: Operator) -> None:
-        user = cleaned(await client.user(sub))
+        user = await client.user(sub)
         if as_json:
-            print(json.dumps(user))
+            say_json(user)
             return
-        table = Table(show_header=False)
         for name in USER_COLUMNS:
             value = _counts(user[name]) if name == "assets" else user[name]
-            table.add_row(name, shown("unknown" if value is None else value))
+            if name == "bytes" and user["maxBytes"]:
+                value = f"{value} of {user['maxBytes']}"
+            say(f"{name}: {'unknown' if value is None else value}")
         if user["erase"]:
-            table.add_row("erase", shown(_gone(user["erase"])))
-        stdout.print(table)
+            say(f"erase: {_gone(user['erase'])}")
         if not user["isComplete"]:
-            stderr.print("There are more assets than were counted", highlight=False)
+            note("There are more assets than were counted")
 
     run(work, url, token)
 
@@ -148,15 +145,24 @@ def show_user(sub: str, as_json: bool, url: str | None, token: str | None) -> No
 @with_url
 @with_token
 def erase_user(sub: str, yes: bool, url: str | None, token: str | None) -> None:
-    """Remove all that there is of a user, and wait for its end. Interrupted, the service goes on by itself."""
+    """Remove all that there is of a user, and wait for its end. Interrupted, the service goes on by itself.
+
+    Exit codes: 0 all is gone; 1 the service refuses; 3 nothing more went within three minutes, as while a storage is
+    away: the service goes on by itself, and `users show SUB` says how far it is; 130 Ctrl-C.
+    """
     if not yes:
         click.confirm(f"Erase all that there is of {sub!r}?", abort=True)
 
     async def work(client: Operator) -> None:
-        while (erase := cleaned(await client.erase_user(sub)))["state"] != "done":
-            stderr.print(f"So far {shown(_gone(erase))}", highlight=False, soft_wrap=True)
+        gone, moved_at = "", time.monotonic()
+        while (erase := await client.erase_user(sub))["state"] != "done":
+            if (now := _gone(erase)) != gone:
+                gone, moved_at = now, time.monotonic()
+                note(f"So far {gone}")
+            elif time.monotonic() - moved_at > PATIENCE_SECONDS:
+                raise Unfinished(f"So far {gone}. The service goes on by itself; see: users show {sub}")
             await asyncio.sleep(AGAIN_SECONDS)
-        stdout.print(f"Erased: {shown(_gone(erase))}", highlight=False, soft_wrap=True)
+        say(f"Erased: {_gone(erase)}")
 
     run(work, url, token)
 

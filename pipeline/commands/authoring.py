@@ -4,15 +4,12 @@ to a running service.
 
 from __future__ import annotations
 
-import json
-
 import click
-from rich.table import Column, Table
 
 from pipeline import settings as settings_module
 from pipeline.commands.making import new
 from pipeline.commands.reference import reference_lines
-from pipeline.commands.shown import cleaned, shown, stdout
+from pipeline.commands.shown import say_json, say_table
 from pipeline.commands.verifying import verify
 from pipeline.hooks.catalogue import Catalogue
 
@@ -32,14 +29,10 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
     infos = catalogue.infos()
     if as_json:
         for info in infos:
-            print(json.dumps(cleaned(info.as_json())), flush=True)
+            say_json(info.as_json())
         return
-    # Folded, as what is cut off could not be read, nor copied.
-    table = Table("name", "kind", "package", "version", "state", Column("what is wrong", overflow="fold"))
-    for info in infos:
-        wrong = "\n".join(map(shown, (*info.faults, *(f"warning: {each}" for each in info.warnings))))
-        table.add_row(*map(shown, (info.name, info.kind, info.package, info.version, info.state)), wrong)
-    stdout.print(table)
+    rows = [(info.name, info.kind, info.package, info.version, info.state, info.wrong) for info in infos]
+    say_table(("name", "kind", "package", "version", "state", "what is wrong"), rows)
 
 
 plugins.add_command(new)

@@ -7,7 +7,6 @@ budget of the day, and it keeps to it and to the rates of the providers (eval_li
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -17,8 +16,7 @@ from time import monotonic
 from typing import cast
 
 import click
-from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Column, Table
+from rich.progress import MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pipeline import logs
 from pipeline.client import ClientError
@@ -26,7 +24,7 @@ from pipeline.commands import running
 from pipeline.commands.eval_limits import EvalLimits, limits
 from pipeline.commands.moving import places, with_json
 from pipeline.commands.scores import RIGHT, UNSURE, WRONG, Score
-from pipeline.commands.shown import shown, stderr, stdout
+from pipeline.commands.shown import bar, note, say_json, say_table, shown, stderr
 from pipeline.commands.truths import Case, corrected, labelled
 from pipeline.errors import ConfigurationError, NotReady, PermanentJobError, PipelineError, RetryableJobError
 from pipeline.hold import Pace
@@ -88,7 +86,7 @@ def evaluate(
         asyncio.run(work)
         is_whole = True
     except KeyboardInterrupt:
-        stderr.print("Interrupted; so far:")
+        note("Interrupted; so far:")
     except ConfigurationError:
         raise
     except PipelineError as error:
@@ -130,7 +128,7 @@ async def _evaluate(
             click.confirm(f"Asks {shown(told)}. That may cost money. Go on?", abort=True, err=True)
         scores += [each.score for each in asked]
         columns = (SpinnerColumn(), TextColumn("Asking"), MofNCompleteColumn(), TextColumn("photos"))
-        with Progress(*columns, TimeElapsedColumn(), console=stderr) as progress:
+        with bar(*columns, TimeElapsedColumn()) as progress:
             for case in progress.track(cases):
                 await _compare(case, asked, limited)
 
@@ -275,27 +273,24 @@ def _changes(name: str, text: str, settings: Settings) -> dict[str, str]:
 
 def _print(scores: Sequence[Score], as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"results": [score.to_json() for score in scores]}))
+        say_json({"results": [score.to_json() for score in scores]})
         return
-    fields = Table(Column("provider", overflow="fold"), "field", RIGHT, WRONG, UNSURE)
-    totals = Table(Column("provider", overflow="fold"), "answered", "failed", "seconds", "cost", "tokens in, out")
+    fields: list[tuple[object, ...]] = []
+    totals: list[tuple[object, ...]] = []
     for score in scores:
         for name, counts in score.fields.items():
             if counts:
-                cells = (counts[outcome] for outcome in (RIGHT, WRONG, UNSURE))
-                fields.add_row(shown(score.label), name, *(str(count) for count in cells))
+                fields.append((score.label, name, *(counts[outcome] for outcome in (RIGHT, WRONG, UNSURE))))
         tokens = ", ".join("?" if each is None else str(each) for each in map(score.tokens, ("input", "output")))
         seconds = f"{taken['mean']:.2f}" if (taken := score.to_seconds()) else ""
-        totals.add_row(shown(score.label), str(len(score.answers)), str(score.failed), seconds, _cost(score), tokens)
-    stdout.print(fields)
-    stdout.print(totals)
+        totals.append((score.label, len(score.answers), score.failed, seconds, _cost(score), tokens))
+    say_table(("provider", "field", RIGHT, WRONG, UNSURE), fields)
+    say_table(("provider", "answered", "failed", "seconds", "cost", "tokens in, out"), totals)
     for score in scores:
         for reason, count in score.failures.most_common(3):
-            told = f"{score.label}: {count} failed: {reason}"
-            stderr.print(shown(told), highlight=False, soft_wrap=True)
+            note(f"{score.label}: {count} failed: {reason}")
         if score.stopped:
-            told = f"{score.label} was not asked about the rest: {score.stopped}"
-            stderr.print(shown(told), highlight=False, soft_wrap=True)
+            note(f"{score.label} was not asked about the rest: {score.stopped}")
 
 
 def _cost(score: Score) -> str:

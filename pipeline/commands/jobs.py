@@ -4,23 +4,22 @@ service.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import click
-from rich.table import Table
 
 from pipeline.client import ClientError, Operator
-from pipeline.commands.operating import each, run, with_token, with_url
-from pipeline.commands.shown import cleaned, shown, stderr, stdout
+from pipeline.commands.operating import each, run, second_of, with_token, with_url
+from pipeline.commands.shown import complain, note, say, say_json, say_table
 from pipeline.usecases.bulk import REFUSED_AT_MOST
 
+WHERE = "--where"
 FILTERS = ("state", "user", "category", "provider", "failure", "q", "from", "to")
 # A filter's value with blanks in it stands in quotes.
 PART = re.compile(r"""(\w+)=("[^"]*"|'[^']*'|\S*)\s*""")
-COLUMNS = ("state, attempt", "user, category, what")
+COLUMNS = ("job", "created at", "state", "attempt", "user", "category", "what")
 
 
 def read_where(text: str) -> dict[str, str]:
@@ -30,20 +29,20 @@ def read_where(text: str) -> dict[str, str]:
     while place < len(text):
         found = PART.match(text, place)
         if found is None or found[1] not in FILTERS:
-            raise click.BadParameter(f"must be parts like state=failed, with {', '.join(FILTERS)}")
+            raise click.BadParameter(f"must be parts like state=failed, with {', '.join(FILTERS)}", param_hint=WHERE)
         name, value = found[1], found[2].strip("\"'") if found[2][:1] in "\"'" else found[2]
         # Such a part would let in more jobs than was meant: the variable of a script may be empty.
         if not value.strip():
-            raise click.BadParameter(f"{name} is empty")
+            raise click.BadParameter(f"{name} is empty", param_hint=WHERE)
         if name in where:
-            raise click.BadParameter(f"{name} stands there twice")
+            raise click.BadParameter(f"{name} stands there twice", param_hint=WHERE)
         where[name] = value
         place = found.end()
     return where
 
 
 with_where = click.option(
-    "--where",
+    WHERE,
     default="",
     help=f'Which, like "state=failed q=\'timed out\'"; all parts must hold. Parts: {", ".join(FILTERS)} (instants).',
 )
@@ -81,17 +80,18 @@ def list_jobs(where: str, limit: int, is_count: bool, as_json: bool, url: str | 
     async def work(client: Operator) -> None:
         if is_count:
             counted = await client.count_jobs(wanted)
-            print(json.dumps(counted) if as_json else _count(counted))
+            if as_json:
+                say_json(counted)
+            else:
+                say(_count(counted))
             return
         found = client.jobs(wanted, limit)
         if as_json:
             async for job in found:
-                print(json.dumps(job), flush=True)
+                say_json(job)
             return
-        table = _table([job async for job in found])
-        stdout.print(table if table.rows else "There are no such jobs.")
-        if len(table.rows) == limit:
-            stderr.print("There may be more; --limit shows more", highlight=False)
+        if say_table(COLUMNS, [_row(job) async for job in found], "There are no such jobs.") == limit:
+            note("There may be more; --limit shows more")
 
     run(work, url, token)
 
@@ -104,7 +104,7 @@ def show_job(job_id: str, url: str | None, token: str | None) -> None:
     """Print all that is known of one job as JSON."""
 
     async def work(client: Operator) -> None:
-        stdout.print_json(data=cleaned(await client.job(job_id)))
+        say_json(await client.job(job_id), indent=2)
 
     run(work, url, token)
 
@@ -160,7 +160,7 @@ async def _change(
     replaces: bool = False,
     limit: int | None = None,
 ) -> None:
-    preview = cleaned(await client.preview_jobs(action, where, is_all=is_all, provider=provider))
+    preview = await client.preview_jobs(action, where, is_all=is_all, provider=provider)
     if limit is not None and preview["count"] > limit:
         preview |= {"count": limit, "isExact": True}
     _show_preview(preview, action, as_json=as_json)
@@ -182,11 +182,11 @@ async def _change(
 
 def _show_preview(preview: dict[str, Any], action: str, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(preview), flush=True)
+        say_json(preview)
         return
     if preview["sample"]:
-        stdout.print(_table(preview["sample"]))
-    stdout.print(f"{_count(preview)} to {action}", highlight=False)
+        say_table(COLUMNS, map(_row, preview["sample"]))
+    say(f"{_count(preview)} to {action}")
 
 
 async def _show_changes(chunks: AsyncIterator[dict[str, Any]], *, as_json: bool) -> None:
@@ -194,35 +194,24 @@ async def _show_changes(chunks: AsyncIterator[dict[str, Any]], *, as_json: bool)
     done = skipped = refused = 0
     is_cut = False
     async for chunk in chunks:
-        chunk = cleaned(chunk)
         done, skipped, refused = done + chunk["done"], skipped + chunk["skipped"], refused + len(chunk["refused"])
         is_cut = is_cut or len(chunk["refused"]) >= REFUSED_AT_MOST
         if as_json:
-            print(json.dumps(chunk), flush=True)
+            say_json(chunk)
             continue
         for each_ in chunk["refused"]:
-            stderr.print(f"[red]{shown(each_['jobId'])}:[/] {shown(each_['message'])}", highlight=False, soft_wrap=True)
-        stderr.print(f"{done} so far", highlight=False)
+            complain(each_["message"], each_["jobId"])
+        note(f"{done} so far")
     if not as_json:
-        stdout.print(f"{done} done, {skipped} had moved on", highlight=False)
+        say(f"{done} done, {skipped} had moved on")
     if refused:
         raise ClientError(f"{'at least ' if is_cut else ''}{refused} refused")
 
 
-def _table(found: Sequence[dict[str, Any]]) -> Table:
-    table = Table()
-    # Ids in one piece also in a narrow window: they are what other commands are given. The rest shares columns, or
-    # a window of 80 characters would have room for four letters of each.
-    table.add_column("job, created at", no_wrap=True)
-    for name in COLUMNS:
-        table.add_column(name, overflow="fold")
-    for job in found:
-        created_at = job["createdAt"][:19].replace("T", " ") + "Z"
-        what = job["reason"] or " ".join(each for each in (job["brand"], job["model"]) if each)
-        attempt = "" if job["attempt"] is None else f"\nattempt {job['attempt']}"
-        about = f"{job['userId']}, {job['category']}\n{what}".rstrip("\n")
-        table.add_row(*map(shown, (f"{job['jobId']}\n{created_at}", job["state"] + attempt, about)))
-    return table
+def _row(job: dict[str, Any]) -> tuple[object, ...]:
+    what = job["reason"] or " ".join(each for each in (job["brand"], job["model"]) if each)
+    ids = (job["jobId"], second_of(job["createdAt"]))
+    return (*ids, job["state"], job["attempt"], job["userId"], job["category"], what)
 
 
 def _count(counted: Mapping[str, Any]) -> str:
@@ -257,7 +246,8 @@ def reanalyze(
 ) -> None:
     """Analyze finished assets again, when no upload waits. Each keeps its result until there is one that tells as much.
 
-    Those that wait: jobs ls --where state=background.
+    It does not wait for their results; those that wait: jobs ls --where state=background. Exit codes: 0 well; 1 some
+    were refused; 2 wrong use; 130 Ctrl-C: what was done stays, and the same command goes on with the rest.
     """
     wanted = read_where(where)
     if bool(wanted) == is_all:

@@ -5,7 +5,6 @@ themselves, from the same settings as the service, which may run meanwhile.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sys
@@ -20,7 +19,8 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 from pipeline import logs
 from pipeline.assets.store import AssetStore
 from pipeline.commands import running
-from pipeline.commands.shown import shown, stderr, stdout
+from pipeline.commands.exit_codes import ExitCode
+from pipeline.commands.shown import BAD, bar, complain, note, say, say_json, shortened
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError
 from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.context import Lender
@@ -40,8 +40,9 @@ from pipeline.usecases.storages_in_use import names_in_use
 T = TypeVar("T")
 # Every process has looked where new images go by then.
 CHOSEN_SECONDS = 2 * 1.0
-FAILED = 1
 EMBEDDED = "sqlite"
+# Beside the bar.
+CAUSE_AT_MOST = 60
 GO_ON = "Run the same command again to go on; move --abandon gives up what is not decided yet."
 
 
@@ -90,8 +91,10 @@ class Bar:
         self._progress = progress
         self._what = what
         self._task = progress.add_task(what, total=None)
+        self._told = ""
 
     def __call__(self) -> None:
+        self._told = ""
         self._progress.update(self._task, advance=1, description=self._what)
 
     def rename(self, what: str) -> None:
@@ -101,30 +104,37 @@ class Bar:
 
     def wait(self, cause: str) -> None:
         """Say that something is away, for as long as no asset is counted."""
-        self._progress.update(self._task, description=f"{self._what} (waiting: {shown(cause)})")
+        self._progress.update(self._task, description=f"{self._what} (waiting: {shortened(cause, CAUSE_AT_MOST)})")
+        if self._progress.disable and cause != self._told:
+            self._told = cause
+            note(f"Waiting: {cause}")
 
 
 def run(work: Callable[[Settings, Bar], Awaitable[T]], what: str, hint: str = "") -> T:
-    """Return what the work returns, with a bar that counts assets; its errors end the command.
+    """Return what the work returns, with a bar that counts assets; its errors end the command, and so does Ctrl-C.
 
-    hint: how to go on when something was away.
+    hint: how to go on after that, or when something was away.
     """
     settings = running.load()
     # As Ctrl-C: what was begun is put in order.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     logs.configure(settings.log_format, "WARNING")
-    columns = ("{task.description}", MofNCompleteColumn(), TextColumn("assets"), TimeElapsedColumn())
-    with Progress(SpinnerColumn(), *columns, console=stderr) as progress:
+    doing = TextColumn("{task.description}", markup=False)
+    columns = (SpinnerColumn(), doing, MofNCompleteColumn(), TextColumn("assets"), TimeElapsedColumn())
+    with bar(*columns) as progress:
         try:
             return asyncio.run(_awaited(work(settings, Bar(progress, what))))
+        except KeyboardInterrupt:
+            note(f"Interrupted. {hint}".rstrip())
+            raise SystemExit(ExitCode.INTERRUPTED) from None
         except ConfigurationError:
             raise
         except PipelineError as error:
-            cause = f": {shown(cause_of(error))}" if error.__cause__ is not None else ""
-            stderr.print(f"[red]Error:[/] {shown(error.message)}{cause}", highlight=False, soft_wrap=True)
+            cause = f": {cause_of(error)}" if error.__cause__ is not None else ""
+            complain(f"{error.message}{cause}")
             if hint and isinstance(error, DependencyUnavailable):
-                stderr.print(hint)
-            raise SystemExit(FAILED) from None
+                note(hint)
+            raise SystemExit(ExitCode.FAILED) from None
 
 
 async def _awaited(work: Awaitable[T]) -> T:
@@ -134,13 +144,13 @@ async def _awaited(work: Awaitable[T]) -> T:
 def tell(tally: dict[str, Any], flaws: list[str], as_json: bool) -> None:
     """Print what there was; exit code 1 when something is wrong."""
     if as_json:
-        click.echo(json.dumps(tally | {"flaws": flaws}))
+        say_json(tally | {"flaws": flaws})
     else:
         for flaw in flaws:
-            stdout.print(f"[red]{shown(flaw)}[/]", highlight=False, soft_wrap=True)
-        stdout.print(", ".join(f"{number} {name}" for name, number in tally.items()), highlight=False)
+            say(flaw, BAD)
+        say(", ".join(f"{number} {name}" for name, number in tally.items()))
     if flaws:
-        raise SystemExit(FAILED)
+        raise SystemExit(ExitCode.FAILED)
 
 
 with_json = click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
@@ -160,7 +170,8 @@ def move(name: str | None, address: str | None, abandon: bool, as_json: bool) ->
     --store: every process uses the other store as soon as it has everything; set MONGODB_URI, or unset it, before the
     next start. All processes must be of this version. The old store stays as it was.
 
-    Run again after an interruption, each goes on.
+    Run again after an interruption, each goes on. What is away is waited for, two minutes at a time and fifteen in
+    all. Exit codes: 0 well; 1 failed, or something is left; 2 wrong use or configuration; 130 Ctrl-C.
     """
     if (name is not None) + (address is not None) + abandon != 1:
         raise click.UsageError("Say either --storage NAME, --store ADDRESS or --abandon.")
@@ -201,17 +212,13 @@ def _move_assets(address: str, as_json: bool) -> None:
             await new.close()
             await old.close()
 
-    try:
-        copied = run(work, "Moving", hint=GO_ON)
-    except KeyboardInterrupt:
-        stderr.print(f"Interrupted. {GO_ON}")
-        raise SystemExit(FAILED) from None
+    copied = run(work, "Moving", hint=GO_ON)
     if copied is None:
-        stderr.print("The asset store is there already.")
+        note("The asset store is there already.")
         return
     if not as_json:
         change = "Unset MONGODB_URI" if address == EMBEDDED else "Set MONGODB_URI to the new address"
-        stdout.print(f"{change} before the next start. The old store still holds everything as it was: remove it.")
+        say(f"{change} before the next start. The old store still holds everything as it was: remove it.")
     tell({"assets": copied.assets, "kept": copied.kept, "keys": copied.keys}, copied.late, as_json)
 
 
@@ -224,7 +231,7 @@ def _abandon() -> None:
         finally:
             await old.close()
 
-    stdout.print("Abandoned." if run(work, "Abandoning") else "No move is under way.")
+    say("Abandoned." if run(work, "Abandoning") else "No move is under way.")
 
 
 async def _current_uri(settings: Settings) -> str:

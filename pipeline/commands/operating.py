@@ -5,17 +5,15 @@ They talk to a running service.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import click
-from rich.table import Column, Table
 
 from pipeline.auth import ADMIN_ROLE
 from pipeline.client import ClientError, Operator
 from pipeline.commands.running import OPERATOR, target
-from pipeline.commands.shown import shown, stderr, stdout
+from pipeline.commands.shown import complain, note, say, say_json, say_table
 
 TOKEN_SECONDS = 3600
 Work = Callable[[Operator], Awaitable[Any]]
@@ -54,24 +52,19 @@ def list_failed(
     """List dead letters, newest first."""
 
     async def work(client: Operator) -> None:
-        table = Table()
-        # Ids in one piece also in a narrow window: they are what other commands are given.
-        table.add_column("job, asset", no_wrap=True)
-        for name in ("reason", "attempts", "failed at"):
-            table.add_column(name, overflow="fold")
+        rows = []
         async for job in client.failed_jobs(None if all_ else limit, queue=queue_name):
             if as_json:
-                print(json.dumps(job), flush=True)
-            else:
-                ids = f"{job['jobId']}\n{job['assetId'] or 'unknown'}"
-                failed_at = job["failedAt"][:19].replace("T", " ") + "Z"
-                reason = f"{job['notifier']}: {job['reason']}" if job["notifier"] else job["reason"]
-                table.add_row(shown(ids), shown(reason), shown(job["attempts"]), shown(failed_at))
+                say_json(job)
+                continue
+            reason = f"{job['notifier']}: {job['reason']}" if job["notifier"] else job["reason"]
+            ids = (job["jobId"], job["assetId"] or "unknown")
+            rows.append((*ids, job["attempts"], second_of(job["failedAt"]), reason))
         if as_json:
             return
-        stdout.print(table if table.rows else "There are no dead letters.")
-        if not all_ and len(table.rows) == limit:
-            stderr.print("There may be more; --all shows all", highlight=False)
+        names = ("job", "asset", "attempts", "failed at", "reason")
+        if say_table(names, rows, "There are no dead letters.") == limit and not all_:
+            note("There may be more; --all shows all")
 
     run(work, url, token)
 
@@ -91,7 +84,7 @@ def retry_failed(job_ids: Sequence[str], all_: bool, queue_name: str, url: str |
 
     async def retry_all(client: Operator) -> None:
         counts = await client.retry_all_failed(queue=queue_name)
-        stdout.print(f"{counts['retried']} run again, {counts['skipped']} skipped", highlight=False)
+        say(f"{counts['retried']} run again, {counts['skipped']} skipped")
 
     run(retry_all if all_ else lambda client: each(client, job_ids, retry), url, token)
 
@@ -116,7 +109,7 @@ def remove_failed(
         return "removed"
 
     async def remove_all(client: Operator) -> None:
-        stdout.print(f"{await client.remove_all_failed(queue=queue_name)} removed", highlight=False)
+        say(f"{await client.remove_all_failed(queue=queue_name)} removed")
 
     run(remove_all if all_ else lambda client: each(client, job_ids, remove), url, token)
 
@@ -133,7 +126,7 @@ def queue() -> None:
 def pause(queue_name: str, url: str | None, token: str | None) -> None:
     """Start no more jobs; running ones finish, uploads are still accepted."""
     run(lambda client: client.pause(queue=queue_name), url, token)
-    stdout.print("The queue is paused.")
+    say("The queue is paused.")
 
 
 @queue.command()
@@ -143,7 +136,7 @@ def pause(queue_name: str, url: str | None, token: str | None) -> None:
 def resume(queue_name: str, url: str | None, token: str | None) -> None:
     """Start jobs again."""
     run(lambda client: client.resume(queue=queue_name), url, token)
-    stdout.print("The queue is running.")
+    say("The queue is running.")
 
 
 @queue.command()
@@ -153,7 +146,7 @@ def status(url: str | None, token: str | None) -> None:
     """Print the number of jobs in each state, and whether the queue is paused, as one JSON line."""
 
     async def work(client: Operator) -> None:
-        print(json.dumps(await client.queue_status()))
+        say_json(await client.queue_status())
 
     run(work, url, token)
 
@@ -168,12 +161,10 @@ def users(as_json: bool, url: str | None, token: str | None) -> None:
     async def work(client: Operator) -> None:
         found = await client.busiest_users()
         if as_json:
-            print(json.dumps(found))
+            say_json(found)
             return
-        table = Table(Column("user", overflow="fold"), "waiting", "active", "share")
-        for each in found["items"]:
-            table.add_row(shown(each["userId"]), str(each["waiting"]), str(each["active"]), f"{each['share']:.0%}")
-        stdout.print(table if table.rows else "There are no unfinished jobs.")
+        rows = [(each["userId"], each["waiting"], each["active"], f"{each['share']:.0%}") for each in found["items"]]
+        say_table(("user", "waiting", "active", "share"), rows, "There are no unfinished jobs.")
 
     run(work, url, token)
 
@@ -188,21 +179,15 @@ def audit(limit: int, who: str | None, as_json: bool, url: str | None, token: st
     """List what operators have changed, newest first."""
 
     async def work(client: Operator) -> None:
-        table = Table()
-        for name in ("at", "who", "action", "target", "count", "outcome"):
-            table.add_column(name, overflow="fold")
+        rows = []
+        fields = ("who", "action", "target", "count", "outcome")
         async for entry in client.audit(limit, who=who):
             if as_json:
-                print(json.dumps(entry), flush=True)
-                continue
-            at = entry["at"][:19].replace("T", " ") + "Z"
-            fields = (entry[name] for name in ("who", "action", "target", "count", "outcome"))
-            table.add_row(at, *("" if each is None else shown(each) for each in fields))
-        if as_json:
-            return
-        stdout.print(table if table.rows else "Nothing was changed in the last 90 days.")
-        if len(table.rows) == limit:
-            stderr.print("There may be more; --limit shows more", highlight=False)
+                say_json(entry)
+            else:
+                rows.append((second_of(entry["at"]), *(entry[name] for name in fields)))
+        if not as_json and say_table(("at", *fields), rows, "Nothing was changed in the last 90 days.") == limit:
+            note("There may be more; --limit shows more")
 
     run(work, url, token)
 
@@ -210,6 +195,11 @@ def audit(limit: int, who: str | None, as_json: bool, url: str | None, token: st
 def _check_choice(job_ids: Sequence[str], all_: bool) -> None:
     if bool(job_ids) == all_:
         raise click.UsageError("Name dead letters by their job id, or use --all")
+
+
+def second_of(timestamp: str) -> str:
+    """Return an instant of a reply as people read it, to the second."""
+    return f"{timestamp[:19].replace('T', ' ')}Z"
 
 
 def run(work: Work, url: str | None, token: str | None) -> None:
@@ -226,9 +216,9 @@ async def each(client: Operator, job_ids: Sequence[str], work: Callable[[Operato
     refused = 0
     for job_id in job_ids:
         try:
-            stdout.print(f"{shown(job_id)}: {shown(await work(client, job_id))}", highlight=False, soft_wrap=True)
+            say(f"{job_id}: {await work(client, job_id)}")
         except ClientError as error:
-            stderr.print(f"[red]{shown(job_id)}:[/] {shown(str(error))}", highlight=False, soft_wrap=True)
+            complain(error, job_id)
             refused += 1
     if refused:
         raise ClientError(f"{refused} of {len(job_ids)} refused")

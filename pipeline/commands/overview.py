@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from pipeline.client import Operator, Unavailable
-from pipeline.commands.operating import each, queue, run, with_token, with_url
-from pipeline.commands.shown import cleaned, shown, stdout
+from pipeline.commands.operating import each, queue, run, second_of, with_token, with_url
+from pipeline.commands.running import Number
+from pipeline.commands.shown import BAD, BOLD, WARNING, is_terminal, say, say_json, say_table, shown, stdout
 
 EVERY_SECONDS = 2.0
 STATES = ("waiting", "delayed", "active", "completed", "failed")
 MEGABYTE = 1_000_000
+COLUMNS = ("id", "host", "pid", "role", "state", "slots", "sockets", "memory", "runs")
 # The address and the token that `processes` was given itself, before the name of what it is to do.
 Place = tuple[str | None, str | None]
 
@@ -27,7 +28,7 @@ Place = tuple[str | None, str | None]
 @click.option("--once", is_flag=True, help="Show it once.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line each time.")
 @click.option(
-    "--every", "seconds", default=EVERY_SECONDS, show_default=True, type=click.FloatRange(min=0.2), help="Seconds."
+    "--every", "seconds", default=EVERY_SECONDS, show_default=True, type=Number(min=0.2, max=86_400), help="Seconds."
 )
 @with_url
 @with_token
@@ -35,13 +36,14 @@ def top(once: bool, as_json: bool, seconds: float, url: str | None, token: str |
     """Show the queues, the processes and what is wrong, again and again. A reader's token will do."""
 
     async def work(client: Operator) -> None:
-        if once or as_json or not stdout.is_terminal:
-            await _follow(client, seconds, _print_json if as_json else _print, once=once)
+        if once or as_json or not is_terminal(sys.stdout):
+            await _follow(client, seconds, say_json if as_json else _print, once=once)
             return
         with Live(console=stdout, auto_refresh=False, screen=True) as live:
 
             def show(overview: Mapping[str, Any]) -> None:
-                live.update(Text.from_markup("\n".join(lines(overview)), emoji=False), refresh=True)
+                told = [Text(shown(text), color, no_wrap=True) for text, color in lines(overview)]
+                live.update(Text("\n").join(told), refresh=True)
 
             await _follow(client, seconds, show, once=False)
 
@@ -66,9 +68,9 @@ def processes(ctx: click.Context, as_json: bool, url: str | None, token: str | N
         found = await client.processes()
         if as_json:
             for process in found:
-                print(json.dumps(process), flush=True)
+                say_json(process)
         else:
-            stdout.print(_table(found) if found else "No process has said that it is there.")
+            say_table(COLUMNS, map(_row, found), "No process has said that it is there.")
 
     run(work, url, token)
 
@@ -109,7 +111,7 @@ async def _follow(
     """Show the overview again and again, also after a time in which the service could not be reached."""
     while True:
         try:
-            show(cleaned(await client.overview()))
+            show(await client.overview())
         except Unavailable as error:
             if once:
                 raise
@@ -119,43 +121,38 @@ async def _follow(
         await asyncio.sleep(seconds)
 
 
-def _print_json(overview: Mapping[str, Any]) -> None:
-    print(json.dumps(overview), flush=True)
-
-
 def _print(overview: Mapping[str, Any]) -> None:
-    stdout.print("\n".join(lines(overview)), highlight=False, soft_wrap=True)
+    for text, color in lines(overview):
+        say(text, color)
 
 
-def lines(overview: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines that show an overview, in the markup of rich."""
+def lines(overview: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the lines that show an overview, each with its colour or ""."""
     if "error" in overview:
-        yield f"[red]{shown(overview['error'])}[/]"
+        yield overview["error"], BAD
         return
     slots = overview["slots"]
-    yield (
-        f"{overview['serverTime'][:19].replace('T', ' ')}Z  version {shown(overview['version'])}  "
-        f"processes {_known(overview['processesAlive'])}  slots {_known(slots['used'])}/{_known(slots['all'])}"
-    )
+    alive = f"processes {_known(overview['processesAlive'])}  slots {_known(slots['used'])}/{_known(slots['all'])}"
+    yield f"{second_of(overview['serverTime'])}  version {overview['version']}  {alive}", ""
     for each_queue in overview["queues"]:
         yield from _queue_lines(each_queue)
-    yield from (f"[red]{shown(trouble)}[/]" for trouble in _troubles(overview))
+    yield from ((trouble, BAD) for trouble in _troubles(overview))
 
 
-def _queue_lines(shown_queue: Mapping[str, Any]) -> Iterator[str]:
-    name = shown(shown_queue["name"])
+def _queue_lines(shown_queue: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    name = shown_queue["name"]
     if "error" in shown_queue:
-        yield f"[bold]{name}[/]  [red]{shown(shown_queue['error'])}[/]"
+        yield f"{name}  {shown_queue['error']}", BAD
         return
     counts = "  ".join(f"{state} {shown_queue[state]:,}" for state in STATES)
-    yield f"[bold]{name}[/]  {counts}  a minute {shown_queue['endedInLastMinute']:,}"
+    yield f"{name}  {counts}  a minute {shown_queue['endedInLastMinute']:,}", BOLD
     if (oldest := shown_queue["oldestReadySeconds"]) is not None:
-        yield f"  the oldest that could start has waited {oldest:,.0f} s"
+        yield f"  the oldest that could start has waited {oldest:,.0f} s", ""
     if shown_queue["paused"]:
-        yield "  [yellow]paused: nothing is started[/]"
+        yield "  paused: nothing is started", WARNING
     for hold in shown_queue["holds"]:
         again = f"is not asked, next try in {hold['nextTryInSeconds']:.0f} s:"
-        yield f"  [yellow]{shown(hold['provider'])} {again}[/] {shown(hold['cause'] or hold['reason'])}"
+        yield f"  {hold['provider']} {again} {hold['cause'] or hold['reason']}", WARNING
 
 
 def _troubles(overview: Mapping[str, Any]) -> Iterator[str]:
@@ -180,27 +177,20 @@ def _known(number: int | None) -> str:
     return "?" if number is None else f"{number:,}"
 
 
-def _table(found: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table()
-    # In one piece: it is what `drain` is given.
-    table.add_column("id", no_wrap=True)
-    for name in ("host, pid", "role", "state", "slots", "runs", "sockets", "memory"):
-        table.add_column(name, overflow="fold")
-    for process in found:
-        runs = [f"{slot['assetId'] or slot['jobId']} {slot['provider'] or ''}".rstrip() for slot in process["slots"]]
-        memory = process["memoryBytes"]
-        cells = (
-            process["id"],
-            f"{process['host']}\n{process['pid']}",
-            process["role"],
-            _state(process),
-            f"{process['busy']}/{process['concurrency']}",
-            "\n".join(runs),
-            process["sockets"],
-            "?" if memory is None else f"{memory / MEGABYTE:,.0f} MB",
-        )
-        table.add_row(*map(shown, cells))
-    return table
+def _row(process: Mapping[str, Any]) -> tuple[object, ...]:
+    runs = [f"{slot['assetId'] or slot['jobId']} {slot['provider'] or ''}".rstrip() for slot in process["slots"]]
+    memory = process["memoryBytes"]
+    return (
+        process["id"],
+        process["host"],
+        process["pid"],
+        process["role"],
+        _state(process),
+        f"{process['busy']}/{process['concurrency']}",
+        process["sockets"],
+        "?" if memory is None else f"{memory / MEGABYTE:,.0f} MB",
+        ", ".join(runs),
+    )
 
 
 def _state(process: Mapping[str, Any]) -> str:

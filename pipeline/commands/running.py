@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import socket
+import sys
 import urllib.request
+from pathlib import Path
 from typing import Any
 
+import click
 from pydantic import SecretStr
 
 from pipeline import data_dir
 from pipeline import settings as settings_module
+from pipeline.addresses import web_fault
 from pipeline.auth import ADMIN_ROLE, make_token
-from pipeline.settings import Settings
+from pipeline.errors import ConfigurationError
+from pipeline.services import Service, services
+from pipeline.settings import Role, Settings
 
 TOKEN_SECONDS = 30 * 86_400
+# Ten years: what is longer is a slip.
+MOST_HOURS = 87_600
 # Time to click on it; the page makes a longer session of it.
 LINK_SECONDS = 600
 DEMO_USER, OPERATOR = "demo", "operator"
+ANSWER_SECONDS = 5.0
+# Whatever proxies the environment names: this is about processes of this machine.
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class Number(click.FloatRange):
+    """A number within a range; nan, which every comparison lets pass, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 def load() -> Settings:
@@ -29,21 +50,32 @@ def load() -> Settings:
     return settings.model_copy(update={"jwt_secret": SecretStr(data_dir.jwt_secret(settings.data_dir))})
 
 
-def find_service(settings: Settings) -> dict[str, Any] | None:
-    """Return pid and address of the service that runs on this DATA_DIR, if one answers."""
+def find_service(settings: Settings) -> Service | None:
+    """Return a process of the service that runs on this DATA_DIR and answers, one that takes uploads if there is."""
+    found = sorted(services(settings.data_dir), key=lambda service: service.role == Role.WORKER)
+    return next((service for service in found if _answers(service)), None)
+
+
+def _answers(service: Service) -> bool:
     try:
-        service: dict[str, Any] = json.loads((settings.data_dir / "service.json").read_text())
-        os.kill(service["pid"], 0)
-        with urllib.request.urlopen(f"{service['address']}/livez", timeout=5):
-            return service
-    except (OSError, ValueError, KeyError, TypeError):  # no file or not ours, no process, no answer
-        return None
+        with _DIRECTLY.open(f"{service.address}/livez", timeout=ANSWER_SECONDS):
+            return True
+    except (OSError, ValueError):  # no answer, or none of HTTP
+        return False
+
+
+def this_command() -> str:
+    """Return what to type to run this program again."""
+    program = Path(sys.argv[0])
+    return f"{os.path.relpath(sys.executable)} {program}" if program.suffix == ".py" else program.name
 
 
 def address_fault(settings: Settings) -> str | None:
     """Return why nobody can listen on HOST and PORT now, None when it is free."""
     with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if settings.reuse_port:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
             probe.bind((settings.host, settings.port))
         except OSError as error:
@@ -61,9 +93,11 @@ def target(
     expires_in: seconds that a token made here is good for.
     """
     settings = load()
+    if url is not None and (fault := web_fault(url)):
+        raise ConfigurationError(f"--url, or PIPELINE_URL: {fault}")
     if url is None:
         service = find_service(settings)
-        url = service["address"] if service else settings.address
+        url = service.address if service else settings.address
     return url, token or make_token(settings, sub, role, expires_in)
 
 

@@ -22,15 +22,16 @@ from pipeline.usecases.verifying import LEAVING, Verification
 def backup(file: Path, as_json: bool) -> None:
     """Write all assets, their images and what the store keeps beside them (dead letters, pauses) to FILE.
 
-    The service may run meanwhile. FILE is readable for its owner only. Exit code 1: some images or documents could not
-    be had; they are listed, and everything else is in FILE.
+    The service may run meanwhile. FILE is readable for its owner only. What is away is waited for, two minutes at a
+    time and fifteen in all. Exit code 1: some images or documents could not be had; they are listed, and everything
+    else is in FILE. 130: Ctrl-C, and FILE is as it was before.
     """
 
     async def work(settings: Settings, bar: Bar) -> Tally:
         async with places(settings) as (store, storages):
             return await backups.back_up(store, storages, file, bar, patience=Patience(bar.wait))
 
-    tally = run(work, "Saving")
+    tally = run(work, "Saving", hint="Nothing was written to FILE: run the same command again.")
     tell(tally.shown(), tally.told, as_json)
 
 
@@ -44,7 +45,7 @@ def restore(file: Path, resume: bool, partial: bool, as_json: bool) -> None:
 
     FILE is checked first; of a damaged one nothing is restored without --partial. Photos that were being processed are
     processed once the service runs. Exit code 1: something is damaged, or could not be had when FILE was written; it is
-    listed, and everything else is restored.
+    listed, and everything else is restored. 130: Ctrl-C; go on with --resume.
     """
 
     async def work(settings: Settings, bar: Bar) -> Tally:
@@ -65,7 +66,7 @@ def verify(file: Path | None, as_json: bool) -> None:
     """Read every image and compare it with what its asset says; or check a backup FILE.
 
     Exit code 1: an image is missing, damaged or unreadable, no asset names it, or a document is damaged. Images that
-    have been moved away from a storage stay there as long as their URLs work, and are only counted.
+    have been moved away from a storage stay there as long as their URLs work, and are only counted. 130: Ctrl-C.
     """
 
     async def work_file(settings: Settings, bar: Bar) -> Tally:

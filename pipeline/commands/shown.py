@@ -1,24 +1,105 @@
-"""What the commands print, and text from elsewhere in it: of the service, of plugins, of file names."""
+"""What the commands print: plain text, one line for each thing, however wide the terminal is.
+
+Texts come from users, plugins, providers and file names. Every function here cleans what it prints, so no command has
+to think of it: nothing steers the terminal, breaks a line or is taken for markup. Colours are on a terminal only.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import IO, Any
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
+from rich.progress import Progress, ProgressColumn
+from rich.text import Text
 
 from pipeline.texts import clean
 
-# ":key:" in an id is no picture of a key.
-stdout, stderr = Console(emoji=False), Console(stderr=True, emoji=False)
+stdout, stderr = (Console(stderr=is_stderr, emoji=False, markup=False, highlight=False) for is_stderr in (False, True))
+# Of a table: a longer cell moves what follows it on its line, and a very long one is cut.
+PAD_AT_MOST, CELL_AT_MOST = 44, 400
+# Of a cell, so that each line has as many words as there are columns, or more.
+EMPTY = "-"
+# Beside a bar there is little room.
+NAME_AT_MOST = 30
+_bars: list[Progress] = []
+BOLD, GOOD, WARNING, BAD = "bold", "green", "yellow", "red"
+
+
+def use_any_encoding() -> None:
+    """Let no text end a command: what the terminal's encoding lacks is printed as \\x escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="backslashreplace")
 
 
 def shown(text: object) -> str:
-    """Return the text as it can be printed: nothing in it steers the terminal or is taken for markup.
+    """Return the text as it can be printed, in one line."""
+    return clean(str(text))
 
-    Line breaks stay, for what has more than one line.
-    """
-    return escape("\n".join(map(clean, str(text).split("\n"))))
+
+def shortened(text: object, length: int) -> str:
+    """Return the text as it can be printed, cut to so many characters."""
+    whole = shown(text)
+    return whole if len(whole) <= length else whole[: length - 1] + "…"
+
+
+def say(text: object, color: str = "", label: str = "") -> None:
+    """Print a result: one line on standard output. label: comes first, and alone has the colour, when there is one."""
+    _print_result(text, color, label)
+
+
+def note(text: object, color: str = "", label: str = "") -> None:
+    """Print what is no result: one line on standard error. label: as above."""
+    _print(stderr, text, color, label)
+
+
+def complain(text: object, about: str = "Error") -> None:
+    """Print what went wrong: one line on standard error. about: what it went wrong with."""
+    note(text, BAD, f"{shown(about)}: ")
+
+
+def say_json(data: Any, indent: int | None = None) -> None:
+    """Print JSON data on standard output at once: one line, or indented for people."""
+    # As it is for programs, which unescape it. For people it is cleaned, and so are the letters it does not escape.
+    if indent is None:
+        text = json.dumps(data).replace("\x7f", "\\u007f")
+    else:
+        text = json.dumps(cleaned(data), indent=indent, ensure_ascii=False)
+    print(text, flush=True)
+
+
+def say_table(names: Sequence[str], rows: Iterable[Sequence[object]], nothing: str = "") -> int:
+    """Print a line for each row, in columns, and return how many. nothing: what to say when there is no row."""
+    lines = [[shortened("" if cell is None else cell, CELL_AT_MOST) or EMPTY for cell in row] for row in rows]
+    if not lines and nothing:
+        say(nothing)
+        return 0
+    widths = [
+        max(cell_len(cell) for cell in column if cell_len(cell) <= PAD_AT_MOST or cell is column[0])
+        for column in zip(names, *lines)
+    ]
+    for number, cells in enumerate([[*names], *lines]):
+        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths))
+        say("  ".join(padded).rstrip(), "" if number else BOLD)
+    return len(lines)
+
+
+def bar(*columns: ProgressColumn) -> Progress:
+    """Return a bar on standard error, which shows on a terminal only."""
+    progress = Progress(
+        *columns, console=stderr, disable=not is_terminal(sys.stderr), transient=True, redirect_stdout=False
+    )
+    _bars.append(progress)
+    return progress
+
+
+def is_terminal(stream: IO[str]) -> bool:
+    """Return whether a person reads the stream, whatever FORCE_COLOR says."""
+    return hasattr(stream, "isatty") and stream.isatty()
 
 
 def cleaned(data: Any) -> Any:
@@ -28,3 +109,14 @@ def cleaned(data: Any) -> Any:
     if isinstance(data, dict):
         return {clean(name): cleaned(value) for name, value in data.items()}
     return [cleaned(each) for each in data] if isinstance(data, list) else data
+
+
+def _print_result(text: object, color: str, label: str) -> None:
+    # A terminal with a bar on it: only the bar's console knows how to print above the bar.
+    has_bar = is_terminal(sys.stdout) and any(each.live.is_started for each in _bars)
+    _print(stderr if has_bar else stdout, text, color, label)
+
+
+def _print(console: Console, text: object, color: str, label: str) -> None:
+    line = Text(shown(text), color) if not label else Text.assemble((label, color), shown(text))
+    console.print(line, soft_wrap=True)

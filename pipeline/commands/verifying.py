@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
@@ -21,7 +21,8 @@ from typing import IO, Any
 
 import click
 
-from pipeline.commands.shown import cleaned, shown, stderr, stdout
+from pipeline.commands.running import Number
+from pipeline.commands.shown import note, say, say_json
 from pipeline.errors import ConfigurationError
 from pipeline.hooks.kinds import HOOK, KINDS
 
@@ -106,7 +107,7 @@ class Verdict:
     help="Which, if there are two. hook: observers and filters.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-@click.option("--timeout", "seconds", type=click.FloatRange(5, 3600), default=55, help="Longest it may take [s]: 55.")
+@click.option("--timeout", "seconds", type=Number(5, 3600), default=55, help="Longest it may take [s]: 55.")
 def verify(name: str, kind_name: str | None, as_json: bool, seconds: float) -> None:
     """Run the conformance suite on a plugin as it is configured, for real; exit code 1 when it fails."""
     began = monotonic()
@@ -115,14 +116,14 @@ def verify(name: str, kind_name: str | None, as_json: bool, seconds: float) -> N
     def take(message: dict[str, Any]) -> None:
         verdict.take(message)
         if "fault" not in message:
-            stderr.print(*_progress(message), sep="", end="", highlight=False, soft_wrap=True)
+            _tell(message)
 
     for message in _messages(_command(name, kind_name, seconds), seconds, verdict):
         take(message)
     if verdict.fault:
         raise ConfigurationError(verdict.fault)
     if as_json:
-        print(json.dumps(cleaned(verdict.as_json(monotonic() - began)), indent=2))
+        say_json(verdict.as_json(monotonic() - began), indent=2)
     else:
         _print(verdict, monotonic() - began)
     sys.exit(verdict.exit_code)
@@ -190,28 +191,27 @@ def _last_line(file: IO[bytes]) -> str:
     return lines[-1] if lines else ""
 
 
-def _progress(message: dict[str, Any]) -> tuple[str, ...]:
+def _tell(message: dict[str, Any]) -> None:
+    """Print how far it is."""
     if "about" in message:
-        return shown(message["about"]), "\n"
-    if "begins" in message:
-        return "  ", shown(message["begins"]), "\n"
-    if "waits" in message:
-        return "  ... ", str(message["waits"]), " s\n"
-    return ()
+        note(message["about"])
+    elif "begins" in message:
+        note(f"  {message['begins']}")
+    elif "waits" in message:
+        note(f"  ... {message['waits']} s")
 
 
 def _print(verdict: Verdict, seconds: float) -> None:
-    print_line: Callable[[str], None] = lambda text: stdout.print(text, highlight=False, soft_wrap=True)
     for line, test in verdict.findings.items():
-        print_line(shown(f"found: {line} [{test}]"))
+        say(f"found: {line} [{test}]")
     for line in left_out(verdict.left_out):
-        print_line(shown(f"left out: {line}"))
+        say(f"left out: {line}")
     if verdict.note:
-        print_line(shown(f"note: {verdict.note}"))
+        say(f"note: {verdict.note}")
     counts = [f"{verdict.failed} failed"] if verdict.failed else []
     counts += [f"{verdict.passed} passed"] + ([f"{len(verdict.left_out)} left out"] if verdict.left_out else [])
     calls = [f"{name} was called {times} times" for name, times in verdict.calls.items() if name in COUNTED]
-    print_line(shown("; ".join([f"{verdict.name}: {', '.join(counts)} in {seconds:.1f} s", *calls])))
+    say("; ".join([f"{verdict.name}: {', '.join(counts)} in {seconds:.1f} s", *calls]))
 
 
 def left_out(tests: Mapping[str, str]) -> Iterator[str]:

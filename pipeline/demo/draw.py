@@ -95,6 +95,15 @@ def draw_sneaker() -> Image.Image:
     return _photo(scene, rng, light=(0.6, 0.25), falloff=0.4, tilt=1.0)
 
 
+def draw_bare_sneaker() -> Image.Image:
+    """Return a sneaker without a box and without any lettering, on a grey carpet."""
+    rng = np.random.default_rng(9)
+    scene = _fabric(rng, (168, 172, 176))
+    _shadow(scene, [(430, 1270), (1960, 1300), (2120, 1440), (520, 1460)], blur=40, opacity=0.5)
+    _place(scene, _shoe(rng), [(430, 480), (1990, 540), (1980, 1330), (420, 1290)])
+    return _photo(scene, rng, light=(0.4, 0.25), falloff=0.4, tilt=-1.5)
+
+
 def draw_radio() -> Image.Image:
     """Return a red portable radio on a pale table, darker and more tilted than the others."""
     rng = np.random.default_rng(8)
@@ -333,8 +342,9 @@ def _photo(scene: Image.Image, rng: np.random.Generator, *, light: Point, fallof
 
 
 def write_all(folder: Path) -> None:
-    """Write camera.jpg, lego.jpg, sneaker.jpg and other.jpg into the folder."""
-    for name, draw in (("camera", draw_camera), ("lego", draw_bricks), ("other", draw_radio)):
+    """Write all pictures into the folder."""
+    upright = {"camera": draw_camera, "lego": draw_bricks, "other": draw_radio, "bare-sneaker": draw_bare_sneaker}
+    for name, draw in upright.items():
         draw().save(folder / f"{name}.jpg", quality=JPEG_QUALITY)
     # Phones do not turn the pixels: they write which way up the picture is meant.
     exif = Image.Exif()

@@ -63,13 +63,19 @@ class _Handler(BaseHandler):
             return None
         return caller.user_id
 
+    def asset_id(self, text: str) -> str:
+        """Return the asset's id in lower case, for the log as well; ValidationError when it is none."""
+        asset_id = _asset_id(text)
+        self.know(assetId=asset_id)
+        return asset_id
+
     async def own(self, asset_id: str, action: str) -> tuple[str | None, str]:
         """Return the user whose asset may be changed, see `subject`, and the asset's id in lower case.
 
         action: what the audit list calls it when an admin does it to another user's asset; that is for our own pages
         only, as all that operators do. Forbidden for others.
         """
-        subject, asset_id = await self.subject(), _asset_id(asset_id)
+        subject, asset_id = await self.subject(), self.asset_id(asset_id)
         asset = await self.store.get(asset_id) if subject is None else None
         if asset is not None and asset.user_id != self.principal.user_id:
             self.refuse_foreign_page()
@@ -141,7 +147,7 @@ class AssetHandler(_Handler):
 
     async def get(self, asset_id: str) -> None:
         subject = await self.subject()
-        asset_id, query = _asset_id(asset_id), self.query()
+        asset_id, query = self.asset_id(asset_id), self.query()
         wait = query.wait(MAX_WAIT_SECONDS)
         query.check()
 
@@ -171,7 +177,7 @@ class AssetHandler(_Handler):
 
     async def patch(self, asset_id: str) -> None:
         """Correct what the AI said, or give it back."""
-        caller, asset_id = await self.authenticate(), _asset_id(asset_id)
+        caller, asset_id = await self.authenticate(), self.asset_id(asset_id)
         asset = await self.correcting.correct(asset_id, caller.user_id, read_corrections(self._body))
         self.reply((await self.progress.shown([asset]))[0])
 
@@ -188,8 +194,11 @@ class RetryHandler(_Handler):
 
     async def post(self, asset_id: str) -> None:
         subject, asset_id = await self.own(asset_id, "retry asset")
+        if subject is not None:
+            self.limits.upload(subject)
         with self.tracing.request(self):
             receipt = await self.submission.retry(asset_id, subject, self.request_id)
+            self.know(jobId=receipt.job_id)
             answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
             self.reply(answer | {"status": "processing", "message": "Asset queued for AI analysis"}, status=202)
 

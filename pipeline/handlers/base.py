@@ -1,4 +1,4 @@
-"""What every HTTP reply has in common: who is calling, the request id, the one error shape, CORS, the access line.
+"""What every HTTP reply has in common: who is calling, the request id, the one error shape, CORS.
 
 Bodies stream: a handler that wants one overrides data_received, every other body is dropped as it comes, so no request
 can fill the memory. Runs on the event loop.
@@ -17,12 +17,13 @@ from types import TracebackType
 from typing import Any, ClassVar, cast
 
 import structlog
+import tornado.httputil
 import tornado.web
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import format_timestamp
 from tornado.ioloop import IOLoop
 
-from pipeline.auth import NotYetValid, Principal, TokenVerifier, bearer_token
+from pipeline.auth import NotYetValid, Principal, TokenExpired, TokenVerifier, bearer_token
 from pipeline.clock import utc_now
 from pipeline.errors import (
     DependencyUnavailable,
@@ -35,15 +36,19 @@ from pipeline.errors import (
     ValidationError,
     told_to_client,
 )
+from pipeline.handlers.access import access_fields
+from pipeline.handlers.peer import asked_hosts, client_address
 from pipeline.handlers.query import Query
+from pipeline.logs import Seldom
 from pipeline.metrics import Metrics
 from pipeline.origins import is_same_place, normal_origin
 from pipeline.texts import cause_of, clean
+from pipeline.tracing import TRACEPARENT, given_trace, passed_on, trace_id
 from pipeline.usecases.audit import Act
+from pipeline.usecases.limits import Limits, NoBuckets
 
 log = structlog.get_logger(__name__)
 
-PROBED = ("/livez", "/readyz", "/metrics")
 WEBSOCKET_VERSION = "13"  # the one that RFC 6455 made
 CONTINUE = "100-continue"  # the one expectation there is; http_head.py writes it so, however it came
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -61,6 +66,9 @@ FOREIGN_ORIGIN = "Not an origin of this service: its operator can name it in ALL
 NO_ORIGIN_HINT = "pages without an http:// or https:// origin, such as files, cannot be allowed: serve them from a host"
 CORS_REQUEST_HEADERS = (
     *("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", "X-Request-Id", "traceparent"),
+)
+CORS_REPLY_HEADERS = (
+    *("Date", "Preference-Applied", "Retry-After", "X-Request-Id", "X-Stored-Bytes", "X-Stored-Bytes-Limit"),
 )
 # For a whole reply that may be large: 10 MB at 35 kB/s, as an upload.
 SEND_SECONDS = 300.0
@@ -82,8 +90,12 @@ class BaseHandler(tornado.web.RequestHandler):
         metrics: Metrics,
         allowed_origins: tuple[str, ...],
         record: Callable[[Act], None] = lambda act: None,
+        limits: Limits | None = None,
     ) -> None:
-        """record: is told of each change that an operator makes, see begin_act."""
+        """record: is told of each change that an operator makes, see begin_act. limits: None: there are none."""
+        self.limits = limits or Limits({}, NoBuckets(), metrics)
+        self.client = client_address(self.request)
+        self.known: dict[str, Any] = {}
         self._record = record
         self._act: Act | None = None
         self.verifier = verifier
@@ -104,14 +116,45 @@ class BaseHandler(tornado.web.RequestHandler):
     def prepare(self) -> Awaitable[None] | None:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(requestId=self.request_id)
+        passed_on.set(given_trace(self.request.headers.get(TRACEPARENT, "")))
+        if trace := trace_id(passed_on.get()):
+            self.know(traceId=trace)
         if self.request.headers.get("Expect", CONTINUE) != CONTINUE:
             raise ExpectationFailed("Expect: only 100-continue is known")
         return None
 
     async def authenticate(self) -> Principal:
-        """Settle self.principal from the Authorization header; Unauthorized or DependencyUnavailable otherwise."""
-        self.principal = await self.verifier.verify(bearer_token(self.request.headers.get("Authorization")))
+        """Settle self.principal from the Authorization header and count the request.
+
+        Unauthorized, RateLimited or DependencyUnavailable otherwise.
+        """
+        self.principal = await self.verified(bearer_token(self.request.headers.get("Authorization")))
+        self.know(userId=self.principal.user_id)
+        self.count_request(self.principal)
         return self.principal
+
+    def know(self, **names: str) -> None:
+        """Let every line about this request that is still to come, the access line too, say so: `userId`, `assetId`."""
+        self.known |= names
+        structlog.contextvars.bind_contextvars(**names)
+
+    async def verified(self, token: str) -> Principal:
+        """Return who the token stands for, as TokenVerifier.verify; RateLimited after too many wrong ones.
+
+        The token is always looked at: a good one is never refused for what others sent from the same address.
+        """
+        try:
+            return await self.verifier.verify(token)
+        except (NotYetValid, TokenExpired):
+            raise
+        except Unauthorized:
+            self.limits.wrong_token(self.client)
+            raise
+
+    def count_request(self, caller: Principal) -> None:
+        """Count a request of a user; RateLimited when there were too many. Operators may ask as often as they like."""
+        if not caller.is_operator:
+            self.limits.request(caller.user_id)
 
     def query(self) -> Query:
         """Return the parameters of the address."""
@@ -132,8 +175,7 @@ class BaseHandler(tornado.web.RequestHandler):
 
     def begin_act(self, action: str, target: str | None) -> None:
         """Let the audit list have this request when it has ended. action, target: see Act."""
-        who, address = self.principal.user_id, self.request.remote_ip
-        self._act = Act(who, action, target, None, "", address, self.request_id)
+        self._act = Act(self.principal.user_id, action, target, None, "", self.client, self.request_id)
 
     def note_act(self, **changes: Any) -> None:
         """Tell more precisely what the operator does: `action`, `target` and `count`, see Act."""
@@ -210,7 +252,7 @@ class BaseHandler(tornado.web.RequestHandler):
         if self.is_refused:
             self.end_drain()
         elif not self._finished:
-            log.info("request_abandoned", requestId=self.request_id, method=self.request.method, route=self.route)
+            log.info("request_abandoned", **access_fields(self))
 
     def options(self, *_path: str) -> None:
         """Answer a browser's preflight, or anyone who asks what may be done here."""
@@ -256,11 +298,23 @@ class BaseHandler(tornado.web.RequestHandler):
         self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
     ) -> None:
         if isinstance(value, DependencyUnavailable):
-            log.warning("dependency_unavailable", requestId=self.request_id, error=cause_of(value))
+            self.log_unavailable(value)
         elif isinstance(value, (PipelineError, tornado.web.HTTPError)) and _status(value) < 500:
             return  # the client's doing; the access line tells
         else:
-            log.error("request_failed", requestId=self.request_id, route=self.route, exc_info=(typ, value, tb))
+            names: dict[str, Any] = {"requestId": self.request_id, "route": self.route, "exc_info": (typ, value, tb)}
+            self.seldom.write(log.error, "request_failed", f"{self.route} {typ}", **names)
+
+    def log_unavailable(self, error: DependencyUnavailable) -> None:
+        """Tell the operator what is away, once a minute: every request finds it out again for as long as it lasts."""
+        cause = cause_of(error)
+        self.seldom.write(log.warning, "dependency_unavailable", cause, requestId=self.request_id, error=cause)
+
+    @property
+    def seldom(self) -> Seldom:
+        """What writes lines that every request may cause."""
+        one: Seldom = self.application.settings.setdefault("seldom", Seldom())
+        return one
 
     def on_finish(self) -> None:
         if self._act is not None:
@@ -288,7 +342,7 @@ class BaseHandler(tornado.web.RequestHandler):
             return
         if self.is_allowed_origin(origin):
             self.set_header("Access-Control-Allow-Origin", origin)
-            self.set_header("Access-Control-Expose-Headers", "Date, Preference-Applied, Retry-After, X-Request-Id")
+            self.set_header("Access-Control-Expose-Headers", ", ".join(CORS_REPLY_HEADERS))
         elif not self.is_own_origin(origin):
             self._log_foreign_origin(origin)
 
@@ -302,7 +356,7 @@ class BaseHandler(tornado.web.RequestHandler):
         return normal != "" and (
             headers.get("Sec-Fetch-Site") == "same-origin"
             or normal in self.allowed_origins
-            or is_same_place(normal, headers.get("Host", ""))
+            or any(is_same_place(normal, host) for host in asked_hosts(self.request))
         )
 
     def refuse_foreign_page(self) -> None:
@@ -365,27 +419,6 @@ class NotFoundHandler(BaseHandler):
         raise NotFound("Not found")
 
     get = head = post = put = patch = delete = options = _not_found
-
-
-def log_request(handler: tornado.web.RequestHandler) -> None:
-    """Write the one access line of a finished request and count it; app.py passes this as `log_function`."""
-    route = getattr(handler, "route", "other")
-    seconds = handler.request.request_time()
-    status = handler.get_status()
-    method = handler.request.method if handler.request.method in handler.SUPPORTED_METHODS else "other"
-    # Probes and scrapes come every few seconds for ever and say nothing new.
-    write = log.debug if route in PROBED else log.info
-    write(
-        "request_completed",
-        requestId=getattr(handler, "request_id", None),
-        method=method,
-        route=route,
-        status=status,
-        durationMs=round(seconds * 1000, 1),
-    )
-    if isinstance(handler, BaseHandler):
-        handler.metrics.http_requests.labels(route, method, str(status)).inc()
-        handler.metrics.http_seconds.labels(route).observe(seconds)
 
 
 def _status(error: BaseException) -> int:

@@ -22,10 +22,11 @@ from typing import Any
 import structlog
 
 from pipeline.assets.asset import to_timestamp
-from pipeline.auth import Principal, bearer_token
+from pipeline.auth import Principal
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, RateLimited, Unauthorized, ValidationError
-from pipeline.handlers.base import BaseHandler, log_request
+from pipeline.handlers.access import log_request
+from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.member import Member
 from pipeline.handlers.query import NO_INSTANT, parse_instant
 from pipeline.rooms.codes import GONE, TOO_MANY_CONNECTIONS, CloseCode
@@ -85,7 +86,7 @@ class EventsHandler(Member):
             self._forget(self._code or CloseCode.TRY_LATER)
             raise
         if self._code is None:  # the client is still there
-            log.info("stream_opened", userId=self._user_id)
+            log.info("stream_opened", **self.stay())
             self._end_on_expiry(principal)
             self._begin(first)
             self._grant(wanted, principal)
@@ -93,9 +94,10 @@ class EventsHandler(Member):
     async def _identify(self) -> Principal:
         ticket = self.get_query_argument("ticket", None)
         if ticket is None or "Authorization" in self.request.headers:
-            return await self.verifier.verify(bearer_token(self.request.headers.get("Authorization")))
+            return await self.authenticate()
         principal = await self._tickets.take(ticket)
         if principal is None:
+            self.limits.wrong_token(self.client)
             raise Unauthorized("Invalid ticket")
         return principal
 
@@ -116,6 +118,7 @@ class EventsHandler(Member):
         if self._admission.is_full:
             raise DependencyUnavailable(TOO_MANY_CONNECTIONS)
         self._user_id = principal.user_id
+        self.know(userId=principal.user_id)
         now = to_timestamp(utc_now())
         # First the room, then the store: what is finished in between is in both, and nothing in neither.
         room = await self._admission.enter(principal.user_id, self._connection)
@@ -238,7 +241,7 @@ class EventsHandler(Member):
 
     def _on_stream_close(self) -> None:
         self._forget(self._code or GONE)
-        log.info("stream_closed", userId=self._user_id, code=self._code)
+        log.info("stream_closed", code=self._code, **self.stay(), **self.passed())
 
     def on_connection_close(self) -> None:
         """The client vanished before its stream began."""

@@ -21,10 +21,11 @@ from urllib.parse import urlsplit
 import structlog
 from tornado import httputil
 from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
-from tornado.httputil import HTTPHeaders, HTTPInputError, RequestStartLine, format_timestamp
+from tornado.httputil import HTTPHeaders, HTTPInputError, RequestStartLine, ResponseStartLine, format_timestamp
 from tornado.iostream import StreamClosedError, UnsatisfiableReadError
 
 from pipeline.clock import utc_now
+from pipeline.handlers.peer import Peer
 from pipeline.texts import clean
 
 log = structlog.get_logger(__name__)
@@ -37,6 +38,7 @@ MAX_CHUNK_LINE_BYTES = 4096
 MAX_TRAILERS = 64
 # How many chunks are read in one step of the event loop, however small they are.
 CHUNKS_AT_ONCE = 64
+TLS_BEGINS = b"\x16\x03"  # a handshake, version 3.x (RFC 8446, section 5.1)
 ABSOLUTE = re.compile(r"https?://", re.IGNORECASE)
 CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
 # What is read on after such an answer, so that the client can read it before the connection is reset.
@@ -57,23 +59,40 @@ class EmptyHead(Exception):
 
 
 class Connection(HTTP1Connection):
-    """One request of a connection, read and answered."""
+    """One request of a connection, read and answered.
+
+    has_begun: its head has come.
+    """
+
+    context: Peer
+    has_begun = False
+    # Of the bodies of this request and its reply, for the access log.
+    bytes_in = bytes_out = 0
 
     async def _read_message(self, delegate: httputil.HTTPMessageDelegate) -> bool:
+        self.context.settle({})
         try:
             for _ in range(MAX_EMPTY_LINES):
                 with suppress(EmptyHead):
                     return await super()._read_message(delegate)
         except ProtocolFault as fault:
-            log.info("request_malformed", reason=clean(str(fault))[:200], status=fault.status)
+            client = self.context.remote_ip
+            log.info("request_malformed", client=client, reason=clean(str(fault))[:200], status=fault.status)
             with suppress(StreamClosedError):
                 await self._answer(fault)
         self.close()
         return False
 
+    @property
+    def is_making_answer(self) -> bool:
+        """Whether the whole request has come and its answer is not under way yet."""
+        return self._read_finished and not self.stream.writing()
+
     def _parse_headers(self, data: bytes) -> tuple[str, HTTPHeaders]:
         if len(data) > MAX_HEAD_BYTES:
             raise ProtocolFault(f"The request line and headers have more than {MAX_HEAD_BYTES // 1024} KB", 431)
+        if data == TLS_BEGINS:
+            raise ProtocolFault("This port speaks plain HTTP, not TLS: use http://, or a proxy that takes the TLS off")
         text = data.decode("latin1").lstrip("\r\n")
         if not text:
             raise EmptyHead
@@ -81,6 +100,7 @@ class Connection(HTTP1Connection):
         try:
             start = httputil.parse_request_start_line(line.removesuffix("\r"))
             headers = HTTPHeaders.parse(rest)
+            self.context.settle(headers)
             start = _in_origin_form(start, headers)
             _check_framing(start, headers)
             # Only looks: it raises for what Tornado would refuse without an answer.
@@ -88,7 +108,27 @@ class Connection(HTTP1Connection):
         except HTTPInputError as error:
             raise ProtocolFault(str(error)) from error
         _tidy_expectation(start, headers)
+        self.has_begun = True
         return f"{start.method} {start.path} {start.version}", headers
+
+    def write_headers(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders, chunk: bytes | None = None
+    ) -> asyncio.Future[None]:
+        self.bytes_out += len(chunk) if chunk else 0
+        # Decided here, not when the request came: a long poll may have come before the process began to leave.
+        leaves = self._disconnect_on_finish or self.params.no_keep_alive
+        # What has become a WebSocket is no connection of HTTP any more; its "Connection: Upgrade" must stay.
+        is_upgrade = isinstance(start_line, ResponseStartLine) and start_line.code == 101
+        self._disconnect_on_finish = leaves and not is_upgrade
+        return super().write_headers(start_line, headers, chunk)
+
+    def write(self, chunk: bytes) -> asyncio.Future[None]:
+        self.bytes_out += len(chunk)
+        return super().write(chunk)
+
+    async def _deliver_body(self, delegate: httputil.HTTPMessageDelegate, data: bytes) -> None:
+        self.bytes_in += len(data)
+        await super()._deliver_body(delegate, data)
 
     async def _read_chunked_body(self, delegate: httputil.HTTPMessageDelegate) -> None:
         """As Tornado's, but with chunk extensions and trailers, which are dropped."""
@@ -152,15 +192,23 @@ class Connection(HTTP1Connection):
 
 
 class ServerConnection(HTTP1ServerConnection):
-    """All requests of a connection. As Tornado's, but with Connection, and after empty lines."""
+    """All requests of a connection. As Tornado's, but with Connection, and after empty lines.
+
+    request: the one that comes, is answered or is waited for.
+    answered: how many have been.
+    """
+
+    request: Connection | None = None
+    answered = 0
 
     async def _server_request_loop(self, delegate: httputil.HTTPServerConnectionDelegate) -> None:
         try:
             while True:
-                connection = Connection(self.stream, False, self.params, self.context)
+                self.request = connection = Connection(self.stream, False, self.params, self.context)
                 request = delegate.start_request(self, connection)
                 if not await connection.read_response(request):
                     return
+                self.answered += 1
                 await asyncio.sleep(0)
         except (StreamClosedError, UnsatisfiableReadError, asyncio.CancelledError):
             return

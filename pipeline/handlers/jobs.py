@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from pipeline.assets.asset import ASSET_ID, to_timestamp
+from pipeline.assets.asset import ASSET_ID, Asset, to_timestamp
 from pipeline.assets.failures import FINGERPRINT
 from pipeline.assets.job_search import Position
 from pipeline.auth import USER_ID
@@ -41,6 +41,12 @@ class _JobsHandler(OperatorHandler):
     def initialize(self, *, lists: JobLists, **common: Any) -> None:  # type: ignore[override]
         super().initialize(**common)
         self.lists = lists
+
+    async def find(self, job_id: str) -> Asset:
+        """Return the asset of that job; NotFound or ValidationError when there is none."""
+        asset = await self.lists.find(_job_id(job_id))
+        self.know(assetId=asset.id, jobId=asset.processing_job_id)
+        return asset
 
 
 class JobsHandler(_JobsHandler):
@@ -91,7 +97,7 @@ class JobHandler(_JobsHandler):
 
     async def get(self, job_id: str) -> None:
         await self.authenticate()
-        self.reply(await self.lists.describe(await self.lists.find(_job_id(job_id))))
+        self.reply(await self.lists.describe(await self.find(job_id)))
 
 
 class RetryJobHandler(_JobsHandler):
@@ -109,7 +115,7 @@ class RetryJobHandler(_JobsHandler):
 
     async def post(self, job_id: str) -> None:
         await self.authenticate()
-        asset = await self.lists.find(_job_id(job_id))
+        asset = await self.find(job_id)
         with self.tracing.request(self):
             receipt = await self.bulk.retry(asset, self.request_id)
             answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
@@ -133,7 +139,7 @@ class CancelJobHandler(_JobsHandler):
 
     async def post(self, job_id: str) -> None:
         await self.authenticate()
-        asset = await self.lists.find(_job_id(job_id))
+        asset = await self.find(job_id)
         if asset.is_finished and await self.reanalysis.take_back(asset):
             self.reply((await self.lists.shown([asset]))[0])
             return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any, ClassVar
@@ -49,6 +50,7 @@ class Member(BaseHandler):
         self._user_id: str | None = None
         self._code: int | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._frames_in = self._frames_out = 0
 
     def _write(self, frame: bytes) -> asyncio.Future[None] | None:
         raise NotImplementedError
@@ -72,7 +74,17 @@ class Member(BaseHandler):
         # Also no longer, when the new token is of a lesser role.
         self._rooms.set_operator(self._connection, OPERATORS in wanted and principal.is_operator)
 
+    def stay(self) -> dict[str, Any]:
+        """Return the fields of the log that say whose connection this is."""
+        return {"requestId": self.request_id, "client": self.client, **self.known, "userId": self._user_id}
+
+    def passed(self) -> dict[str, Any]:
+        """Return the fields of the log that say how long it lasted, and how many frames came and went."""
+        seconds = round(time.monotonic() - self._opened_at, 1)
+        return {"seconds": seconds, "framesIn": self._frames_in, "framesOut": self._frames_out}
+
     def _open_connection(self) -> None:
+        self._opened_at = time.monotonic()
         self._connection = self._rooms.open(
             self._write,
             self._close,
@@ -97,6 +109,7 @@ class Member(BaseHandler):
         """Hand the bytes to the kernel: None when it has taken them all, else a future that is done then."""
         stream = self._stream
         sent = 0
+        self._frames_out += 1
         self.metrics.socket_frames_sent.inc()
         if not stream.writing():
             # Most frames go out whole at once; Tornado's own way takes a future and a task for each.

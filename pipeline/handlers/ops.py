@@ -6,7 +6,7 @@ No token is asked for. Nothing here may hang: whatever is asked elsewhere has a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline.errors import DependencyUnavailable
@@ -16,8 +16,12 @@ from pipeline.handlers.queue import StatsSource
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.metrics import QUEUE_STATES
 from pipeline.texts import clean, mask
-from pipeline.usecases.probing import CHECK_SECONDS, probe
+from pipeline.usecases.dependencies import Dependencies
+from pipeline.usecases.probing import CHECK_SECONDS
+from pipeline.usecases.processes import Processes
 
+# What each process has for itself. Not the clock: when that of Redis is wrong, all processes say so.
+LOCAL = ("process", "disk", "sandbox", "tasks")
 SCRAPE_SECONDS = 1.0  # Prometheus gives up after 10; what we know without Redis must arrive anyway
 
 
@@ -26,25 +30,34 @@ class MetricsHandler(BaseHandler):
 
     route = "/metrics"
 
-    def initialize(self, *, queues: Sequence[StatsSource], **common: Any) -> None:  # type: ignore[override]
+    def initialize(  # type: ignore[override]
+        self, *, queues: Sequence[StatsSource], processes: Processes, **common: Any
+    ) -> None:
         super().initialize(**common)
         self.queues = queues
+        self.processes = processes
 
     async def get(self) -> None:
-        has_answered = await asyncio.gather(*map(self._show, self.queues))
-        self.metrics.redis_up.set(all(has_answered))
+        await asyncio.gather(self._show_processes(), *map(self._show, self.queues))
         body, content_type = self.metrics.render()
         self.set_header("Content-Type", content_type)
         self.finish(body)
 
-    async def _show(self, queue: StatsSource) -> bool:
+    async def _show_processes(self) -> None:
+        try:
+            async with asyncio.timeout(SCRAPE_SECONDS):
+                self.metrics.show_processes(await self.processes.count())
+        except (DependencyUnavailable, TimeoutError):
+            self.metrics.show_processes(None)
+
+    async def _show(self, queue: StatsSource) -> None:
         shown = self.metrics.of_queue(queue.name)
         try:
             async with asyncio.timeout(SCRAPE_SECONDS):
                 stats = await queue.stats()
         except (DependencyUnavailable, TimeoutError):
             shown.show_unknown()
-            return False
+            return
         shown.show(
             {state: getattr(stats, state) for state in QUEUE_STATES},
             oldest_ready_seconds=stats.oldest_ready_seconds or 0,
@@ -53,7 +66,6 @@ class MetricsHandler(BaseHandler):
                 hold.provider: hold.left_seconds or hold.wait_seconds for hold in stats.holds if not hold.is_paced
             },
         )
-        return True
 
 
 class LiveHandler(BaseHandler):
@@ -70,8 +82,9 @@ class LiveHandler(BaseHandler):
 class ReadyHandler(BaseHandler):
     """GET /readyz: asks everything the process leans on, all at once; 503 names what does not answer.
 
+    With ?local it asks only what another process may have while this one lacks it: a proxy that took all processes out
+    because they share what is away would refuse uploads that they still accept.
     With ?verbose also how long each took, the plugins and the queues; these never make the process unready.
-    checks: name -> a coroutine function that returns when the dependency is usable and raises otherwise.
     """
 
     route = "/readyz"
@@ -79,7 +92,7 @@ class ReadyHandler(BaseHandler):
     def initialize(  # type: ignore[override]
         self,
         *,
-        checks: Mapping[str, Callable[[], Awaitable[None]]],
+        dependencies: Dependencies,
         plugins: Sequence[BoundPlugin],
         queues: Sequence[StatsSource],
         missing_storages: Callable[[], Mapping[str, str]] = dict,
@@ -87,18 +100,19 @@ class ReadyHandler(BaseHandler):
     ) -> None:
         super().initialize(**common)
         self.missing_storages = missing_storages
-        self.checks = checks
+        self.dependencies = dependencies
         self.plugins = plugins
         self.queues = queues
 
     async def get(self) -> None:
         is_verbose = self.get_query_argument("verbose", None) is not None
-        checking = asyncio.gather(*(_check(name, check) for name, check in self.checks.items()))
+        is_local = self.get_query_argument("local", None) is not None
+        checking = asyncio.ensure_future(self.dependencies.read(LOCAL if is_local else None))
         # At the same time, so that a silent Redis costs its time limit once.
         queues = await asyncio.gather(*map(_queue_state, self.queues)) if is_verbose else []
         dependencies = await checking
         data: dict[str, Any] = {"dependencies": dependencies}
-        broken = {found["name"]: found["error"] for found in dependencies if not found["ok"]}
+        faults = {found["name"]: found["error"] for found in dependencies if not found["ok"]}
         if is_verbose:
             data["plugins"] = await asyncio.gather(*map(_plugin_state, self.plugins))
             # They hold images of ours, so somebody has taken their settings away too early.
@@ -110,13 +124,13 @@ class ReadyHandler(BaseHandler):
         else:
             for found in dependencies:
                 del found["tookMs"]
-        if not broken:
+        if not faults:
             self.reply(data)
             return
         error = {
             "code": DependencyUnavailable.code,
-            "message": f"Not ready: {', '.join(broken)}",
-            "details": [{"field": name, "message": fault} for name, fault in broken.items()],
+            "message": f"Not ready: {', '.join(faults)}",
+            "details": [{"field": name, "message": fault} for name, fault in faults.items()],
         }
         self.set_status(503)
         self.finish({"success": False, "error": error, "data": data})
@@ -150,12 +164,6 @@ class AsyncApiHandler(_ContractHandler):
     def get(self) -> None:
         self.set_header("Content-Type", "application/json; charset=UTF-8")
         self.finish(contracts.asyncapi(*self.kept))
-
-
-async def _check(name: str, check: Callable[[], Awaitable[None]]) -> dict[str, Any]:
-    """Return the dependency as a reply shows it, with the time its check took."""
-    fault, took_ms = await probe(name, check)
-    return {"name": name, "ok": fault is None, "tookMs": took_ms} | ({"error": fault} if fault else {})
 
 
 async def _plugin_state(plugin: BoundPlugin) -> dict[str, str]:

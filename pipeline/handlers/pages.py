@@ -1,4 +1,4 @@
-"""The two pages and what they load, who may sign in how, and the session of a page. Runs on the event loop."""
+"""The pages and what they load, who may sign in how, and the session of a page. Runs on the event loop."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pipeline.clock import utc_now
 from pipeline.errors import Conflict, NotFound
 from pipeline.handlers.base import BaseHandler
 from pipeline.instants import instant_of
+from pipeline.pages import runbooks
 from pipeline.settings import Settings
 
 # Images come from PUBLIC_URL, whatever name this page was opened by, or from any storage that speaks https; nothing
@@ -22,6 +23,7 @@ POLICY = (
     "manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
+RUNBOOKS_POLICY = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'"
 # A page that is open prolongs its session long before it ends.
 SESSION_SECONDS = 12 * 3600.0
 FOR_EVER = "public, max-age=31536000, immutable"
@@ -68,6 +70,18 @@ class ConsoleHandler(PageHandler):
     """GET /console and whatever follows: the page reads its own address."""
 
     route, name = "/console", "console"
+
+
+class RunbooksHandler(_FileHandler):
+    """GET /runbooks: what to do in each alert, for those who have no token at hand. Alerts link to its sections."""
+
+    route = "/runbooks"
+
+    def get(self) -> None:
+        self.set_header("Content-Security-Policy", RUNBOOKS_POLICY)
+        self.show(runbooks.document(), "no-cache")
+
+    head = get
 
 
 class PageFileHandler(_FileHandler):

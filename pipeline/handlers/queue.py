@@ -108,6 +108,7 @@ class _QueueHandler(OperatorHandler):
         found = JOB_ID.fullmatch(job_id)
         if found is None or found[1] not in self.queues:
             raise ValidationError.of("jobId", f"Must be {' or '.join(self.queues)}, a colon and 24 hex digits")
+        self.know(jobId=job_id.lower())
         return self.queues[found[1]], job_id.lower()
 
 

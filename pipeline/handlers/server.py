@@ -6,30 +6,48 @@ pause; it could not reach its store or Redis either. So what comes too near to t
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import socket
 import sys
-from typing import Any
+from collections.abc import Awaitable
+from time import monotonic
+from typing import Any, cast
 
 import structlog
 import tornado.httpserver
-from tornado.httpserver import _HTTPRequestContext
 from tornado.iostream import IOStream
 
-from pipeline.handlers.http_head import READ_HEAD_BYTES, ServerConnection
+from pipeline.handlers.http_head import READ_HEAD_BYTES, TLS_BEGINS, ServerConnection
+from pipeline.handlers.peer import Peer
+from pipeline.logs import Seldom
 from pipeline.metrics import Metrics
+from pipeline.proxies import TrustedProxies
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
+# As Tornado looks for the end of a head.
+HEAD_END = b"\r?\n\r?\n"
+HEAD_OR_TLS = rb"\A" + TLS_BEGINS + b"|" + HEAD_END
 # For Redis, the stores, images on their way and what plugins open.
 FILES_KEPT_BACK = 128
+# A connection that has just been made may wait so long for its first request when the process goes away: its client has
+# been let in.
+FIRST_REQUEST_SECONDS = 1.0
+# A client that sends or takes nothing for so long makes the end of the process wait no longer.
+QUIET_SECONDS = 3.0
+LOOK_SECONDS = 0.02
+# What is let in at the end of listening, for each address: the longest queue there is, as tornado.netutil asks for.
+ACCEPTED_AT_MOST = 128
 # What is asked for where the hard limit is "unlimited": macOS refuses more.
 FILES_WANTED = 10_240
 
 
 class Stream(IOStream):
     """A stream whose client may end its own sending side and still read the answer, where a handler allows it.
+
+    opened_at, moved_at: when it was accepted, and when it last brought or took a byte; `time.monotonic`.
 
     Tornado takes the end of what a client sends for the end of the client. Most clients that end are gone indeed, so
     `answers_half_closed` is set only by handlers that would do their work all the same.
@@ -38,8 +56,22 @@ class Stream(IOStream):
     answers_half_closed = False
     _has_ended = False
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.opened_at = self.moved_at = monotonic()
+
+    def write_to_fd(self, data: memoryview) -> int:
+        count = super().write_to_fd(data)
+        self.moved_at = monotonic() if count else self.moved_at
+        return count
+
+    def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
+        # A client that speaks TLS waits for an answer and never sends the end of a head.
+        return super().read_until_regex(HEAD_OR_TLS if regex == HEAD_END else regex, max_bytes)
+
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         count = super().read_from_fd(buf)
+        self.moved_at = monotonic() if count else self.moved_at
         if count == 0 and self.answers_half_closed:
             self._has_ended = True
             # Not at once: what came before the end is still to be handed to its reader.
@@ -76,15 +108,52 @@ class HttpServer(tornado.httpserver.HTTPServer):
     """Tornado's server with an end to how many connections it takes."""
 
     # Not __init__: Tornado's servers take their options there.
-    def initialize(self, *arguments: Any, metrics: Metrics, **options: Any) -> None:  # type: ignore[override]
+    def initialize(  # type: ignore[override]
+        self, *arguments: Any, metrics: Metrics, proxies: TrustedProxies = TrustedProxies(), **options: Any
+    ) -> None:
         options.setdefault("max_header_size", READ_HEAD_BYTES)
         super().initialize(*arguments, **options)
         # chunk_size is for bodies; what else comes in is read as Tornado does it.
         self.read_chunk_size = None
         self._metrics = metrics
+        self._proxies = proxies
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._last_file = sys.maxsize if soft == resource.RLIM_INFINITY else soft - FILES_KEPT_BACK
-        self._is_full = False
+        self._seldom = Seldom()
+
+    def let_go(self) -> None:
+        """Ask clients, with each answer, to send what comes next on another connection."""
+        self.conn_params.no_keep_alive = True
+
+    def stop(self) -> None:
+        """Listen no more; let in who has connected already and waits for that: closing would cut those off."""
+        for listening in self._sockets.values():
+            # Not a connection more than a queue may have, should they come faster than they are accepted.
+            for _ in range(ACCEPTED_AT_MOST):
+                try:
+                    connection, address = listening.accept()
+                except ConnectionAbortedError:
+                    continue
+                except OSError:
+                    break
+                self._handle_connection(connection, address)
+        super().stop()
+
+    async def drain(self, seconds: float) -> None:
+        """Once it has stopped: return when all requests are answered, at the latest after so many seconds.
+
+        Connections that nobody uses are closed, so that their clients open new ones, to other processes.
+        """
+        end = monotonic() + seconds
+        while True:
+            # First what has come already is read.
+            await asyncio.sleep(LOOK_SECONDS)
+            connections = cast(list[ServerConnection], list(self._connections))
+            for connection in connections:
+                if not _is_used(connection):
+                    connection.stream.close()
+            if monotonic() > end or not any(map(_is_waited_for, connections)):
+                return
 
     def _handle_connection(self, connection: socket.socket, address: Any) -> None:
         size, piece = self.max_buffer_size, self.read_chunk_size
@@ -94,16 +163,30 @@ class HttpServer(tornado.httpserver.HTTPServer):
         # The system hands out the lowest number that is free, so this one tells how many files there are.
         if stream.socket.fileno() > self._last_file:
             self._metrics.connections_refused.inc()
-            if not self._is_full:
-                log.warning("connections_refused", reason="too many open files", limit=self._last_file)
-            self._is_full = True
+            reason, limit = "too many open files", self._last_file
+            self._seldom.write(log.warning, "connections_refused", reason=reason, limit=limit)
             stream.close()
             return
-        self._is_full = False
-        context = _HTTPRequestContext(stream, address, self.protocol, self.trusted_downstream)
+        context = Peer(stream, address, self._proxies)
         connection = ServerConnection(stream, self.conn_params, context)
         self._connections.add(connection)
         connection.start_serving(self)
+
+
+def _is_used(connection: ServerConnection) -> bool:
+    """Return whether a request is under way, or the first one may be."""
+    request, stream = connection.request, cast(Stream, connection.stream)
+    if request is not None and request.has_begun:
+        return True
+    return not connection.answered and monotonic() - stream.opened_at < FIRST_REQUEST_SECONDS
+
+
+def _is_waited_for(connection: ServerConnection) -> bool:
+    """Return whether it is used, and not by a client that has fallen silent."""
+    request, stream = connection.request, cast(Stream, connection.stream)
+    if request is None or not request.has_begun:
+        return _is_used(connection)
+    return request.is_making_answer or monotonic() - stream.moved_at < QUIET_SECONDS
 
 
 def raise_file_limit() -> None:

@@ -20,7 +20,7 @@ A client treats a code that is not in the table as reconnect.
 | 4401 | no token in time | token |
 | 4403 | bad or expired token, or another user's when the token is renewed | token |
 | 4419 | the token has expired | token |
-| 4429 | too many frames; the wait is long | reconnect |
+| 4429 | too many frames, requests or wrong tokens; the wait is long | reconnect |
 | 4503 | the client reads too slowly, its outbox is full | reconnect |
 | 4504 | a ping was not answered in time | reconnect |
 
@@ -42,7 +42,7 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler, _WebSocket
 from pipeline.assets.asset import to_timestamp
 from pipeline.auth import NotYetValid, bearer_token
 from pipeline.clock import utc_now
-from pipeline.errors import DependencyUnavailable, Unauthorized, ValidationError
+from pipeline.errors import DependencyUnavailable, RateLimited, Unauthorized, ValidationError
 from pipeline.handlers.base import WEBSOCKET_VERSION
 from pipeline.handlers.member import OPERATORS, PROGRESS, Member
 from pipeline.handlers.protocol import StrictProtocol, is_handshake
@@ -50,7 +50,6 @@ from pipeline.handlers.query import parse_instant
 from pipeline.rooms.codes import GONE, MALFORMED_SINCE, NOT_YET_VALID
 from pipeline.rooms.codes import CloseCode as CloseCode
 from pipeline.rooms.frames import event_frame
-from pipeline.texts import cause_of
 from pipeline.usecases.admission import PROBE_SECONDS
 
 log = structlog.get_logger(__name__)
@@ -136,6 +135,7 @@ class SocketHandler(Member, WebSocketHandler):
     # what the client sends; Tornado reads the next frame when on_message has returned, so frames never race
 
     async def on_message(self, message: str | bytes) -> None:
+        self._frames_in += 1
         if not self._is_heard():
             return
         try:
@@ -180,7 +180,12 @@ class SocketHandler(Member, WebSocketHandler):
         """
         self._cancel_timer("token")
         try:
-            principal = await self.verifier.verify(token)
+            principal = await self.verified(token)
+            if self._user_id is None:
+                self.count_request(principal)
+        except RateLimited as error:
+            self._end(CloseCode.TOO_MANY, error.message)
+            return
         except NotYetValid:
             self._end(CloseCode.TRY_LATER, NOT_YET_VALID)
             return
@@ -198,6 +203,7 @@ class SocketHandler(Member, WebSocketHandler):
         self._end_on_expiry(principal)
         if self._user_id is None:
             self._user_id = principal.user_id
+            self.know(userId=principal.user_id)
             await self._enter(principal.user_id, since or self._since)
         elif since is not None and self._is_heard(REPLAY_COSTS):
             assert self._connection is not None
@@ -212,7 +218,7 @@ class SocketHandler(Member, WebSocketHandler):
         room = await self._admission.enter(user_id, self._connection)
         connected = event_frame({"event": "connected", "room": room, "serverTime": now})
         if await self._start(since, connected):
-            log.info("socket_opened", userId=user_id)
+            log.info("socket_opened", **self.stay())
 
     async def _start(self, since: datetime | None, *first: bytes) -> bool:
         """Send `first`, then what is to be replayed, then what has come meanwhile; False when the connection ended."""
@@ -257,7 +263,7 @@ class SocketHandler(Member, WebSocketHandler):
         self._end(CloseCode(code))
 
     def _end_for_lack(self, error: DependencyUnavailable) -> None:
-        log.warning("dependency_unavailable", error=cause_of(error))
+        self.log_unavailable(error)
         self._end(CloseCode.TRY_LATER)
 
     def _close(self, code: int) -> None:
@@ -269,7 +275,7 @@ class SocketHandler(Member, WebSocketHandler):
         if self._connection is None:
             return
         self._forget(self._code or self.close_code or GONE)
-        log.info("socket_closed", userId=self._user_id, code=self._code)
+        log.info("socket_closed", code=self._code, **self.stay(), **self.passed())
 
 
 def parse_frame(message: str | bytes) -> tuple[str | None, datetime | None, set[str]]:

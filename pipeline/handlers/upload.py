@@ -17,6 +17,7 @@ from weakref import WeakSet
 
 from pipeline.assets.asset import Asset
 from pipeline.assets.store import AssetStore
+from pipeline.auth import Principal
 from pipeline.errors import PipelineError, UnsupportedEncoding, ValidationError
 from pipeline.handlers.assets import is_done
 from pipeline.handlers.base import BaseHandler
@@ -132,12 +133,17 @@ class UploadHandler(BaseHandler):
             await self.authenticate()
             self._allow_half_close(not preferred_wait(self.request.headers.get("Prefer", "")))
             self._check_headers()
+            await self.submission.admit(self.principal.user_id, self.request.headers.get("Idempotency-Key"))
             content_type = self.request.headers.get("Content-Type", "")
             self._reader = MultipartReader(
                 content_type, wanted=("category",), max_image_bytes=self.max_upload_bytes, folder=self.data_dir
             )
         except PipelineError as error:
             self.refuse_early(error)
+
+    def count_request(self, caller: Principal) -> None:
+        """Count an upload, also one that is refused later on: its body is read. So is that of a repeat."""
+        self.limits.upload(caller.user_id)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         if self._reader is None or self.is_refused:
@@ -161,8 +167,10 @@ class UploadHandler(BaseHandler):
             seconds = preferred_wait(self.request.headers.get("Prefer", ""))
             try:
                 receipt = await self.submission.submit(await self._check(self._reader.finish()))
+                self.know(assetId=receipt.asset_id, jobId=receipt.job_id)
                 answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
                 answer |= {"status": "processing", "message": "Asset queued for AI analysis"}
+                self._tell_stored_bytes()
                 if not seconds:
                     # Before the rest: a service that shuts down waits for submissions, not for files.
                     self.reply(answer, status=202)
@@ -175,6 +183,13 @@ class UploadHandler(BaseHandler):
             if seconds:
                 self.set_header("Preference-Applied", f"wait={seconds}")
                 self.reply(answer | await self._asset_if_done(receipt.asset_id, seconds), status=202)
+
+    def _tell_stored_bytes(self) -> None:
+        """Let the user see how far the quota is used, if there is one."""
+        quota = self.submission.quota
+        if (used := quota.known_bytes(self.principal.user_id)) is not None:
+            self.set_header("X-Stored-Bytes", str(used))
+            self.set_header("X-Stored-Bytes-Limit", str(quota.most_bytes))
 
     async def _asset_if_done(self, asset_id: str, seconds: int) -> dict[str, Any]:
         """Return the asset as a member of the reply, if it is finished in time."""

@@ -22,6 +22,7 @@ from pipeline.hooks.routes import Route
 from pipeline.hooks.running import PluginOverrun, Running, ignore, is_away
 from pipeline.hooks.sources import Source
 from pipeline.hooks.timing import TimedCall
+from pipeline.logs import Seldom
 
 if TYPE_CHECKING:
     from pipeline.hooks.context import Lender
@@ -75,6 +76,7 @@ class BoundPlugin:
         self.name = name
         self.plugin = plugin
         self.limits = limits
+        self.seldom = Seldom()  # for lines that anybody who calls a route of the plugin may cause
         self._is_traced = is_traced
         close = getattr(plugin, "close", None)
         breaker = partial(Breaker, breaker_failures, breaker_probe_seconds)
@@ -85,6 +87,8 @@ class BoundPlugin:
         self._running = Running(kind, name, threads, metrics)
         # Since the start, of all methods.
         self.calls = self.errors = 0
+        # When it last did what was asked of it, in monotonic seconds.
+        self.worked_at = float("-inf")
         self._lender = lender
         self.is_started = START not in self._methods
         self._starting: asyncio.Task[None] | None = None
@@ -274,7 +278,10 @@ class BoundPlugin:
     ) -> Any:
         measured = self._methods[method]
         try:
-            return await self._running.result_of(name or method, call, seconds, args, wait_seconds, on_late_end)
+            result = await self._running.result_of(name or method, call, seconds, args, wait_seconds, on_late_end)
+            if method not in NOT_WORK:
+                self.worked_at = monotonic()
+            return result
         except Exception as failure:
             measured.overruns.inc(int(isinstance(failure, PluginOverrun)))
             if answers_by is None or not isinstance(failure, answers_by):

@@ -15,11 +15,11 @@ from pipeline.errors import ConfigurationError
 from pipeline.hooks.building import Building, Made, described
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.kinds import BUILT_IN_MODULES, HOOK, KINDS, NOTIFIER, PROVIDER, STORAGE, Kind, Offer
-from pipeline.hooks.listing import PluginInfo, broken_info, info_of
+from pipeline.hooks.listing import NOT_INSTALLED, PluginInfo, broken_info, info_of
 from pipeline.hooks.load_checks import nearest
 from pipeline.hooks.registry import Registry
 from pipeline.hooks.routes import shown_routes
-from pipeline.hooks.sources import BUILT_IN, names_there_are
+from pipeline.hooks.sources import BUILT_IN, missing_packages, names_there_are
 from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import FILE_SUFFIX, PluginSettings, plugin_variable
 
@@ -62,7 +62,7 @@ class Catalogue:
         """Make what is selected or does not come with the service, so that `infos` tells what is wrong with it."""
         for (kind, name), offer in self._registry.offers.items():
             if name in self.selected[kind] or offer.source.package != BUILT_IN:
-                self._made[kind, name] = self._building.make(offer, name)
+                self._made[kind, name] = self._try_to_make(offer, name)
 
     def infos(self) -> list[PluginInfo]:
         """Return one line for each plugin, sorted."""
@@ -131,11 +131,19 @@ class Catalogue:
             by_category = kind is PROVIDER and is_by_category and name not in self._settings.providers
             setting = "AI_PROVIDER_BY_CATEGORY" if by_category else kind.setting
             raise ConfigurationError(f"{setting}: there is no {kind.name} {name!r}; {self._names(kind, name)}")
-        made = self._building.make(offer, name)
+        made = self._try_to_make(offer, name)
         if made.faults:
             told = f"{kind.setting}: {kind.name} {name!r} cannot start: {'; '.join(made.faults)}"
             raise ConfigurationError(told) from made.cause
         return offer, made
+
+    def _try_to_make(self, offer: Offer, name: str) -> Made:
+        made = self._building.make(offer, name)
+        needed = missing_packages(self._registry.module(offer.key), offer.source)
+        if made.faults and needed and "pip install" not in "".join(made.faults):
+            # That comes before what else is wrong: its settings may not even be asked for yet.
+            return replace(made, faults=(needed, *made.faults))
+        return made
 
     def _names(self, kind: Kind, wanted: str) -> str:
         names = sorted(name for offered, name in self._registry.offers if offered is kind)
@@ -155,7 +163,10 @@ class Catalogue:
             return replace(broken_info(offer.source, kind.name, made.faults, name), warnings=warnings)
         if made.faults:
             warnings += (f"cannot be made as configured: {'; '.join(made.faults)}",)
-        info = info_of(offer.source, kind.name, "selected" if is_selected else "available", name)
+        state = "selected" if is_selected else "available"
+        if not is_selected and (needed := missing_packages(self._registry.module(offer.key), offer.source)):
+            state, warnings = NOT_INSTALLED, (*warnings, needed)
+        info = info_of(offer.source, kind.name, state, name)
         info = replace(info, warnings=warnings)
         return info if made.plugin is None else described(info, offer, made)
 

@@ -97,7 +97,8 @@ class Starting(Protocol):
 
     def check(self) -> None | Awaitable[None]:
         """Return when whatever the plugin leans on can be reached; raise DependencyUnavailable, or anything, otherwise.
-        Asked by `run.py check` and /readyz?verbose; a storage that fails it is not ready.
+        Asked by `run.py check`, /readyz?verbose and every 10 s for `pipeline_dependency_up`; it is to cost nothing. A
+        storage that fails it is not ready.
         """
 
     def close(self) -> None | Awaitable[None]:

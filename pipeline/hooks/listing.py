@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.hooks.limits import FORMATS, Limits
 from pipeline.hooks.sources import Source
 
-BROKEN = "broken"
+BROKEN, NOT_INSTALLED = "broken", "not installed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class PluginInfo:
 
     kind: provider | storage | notifier | hook (observers and filters), or "" for what could not be loaded at all.
     package: the distribution, "built-in" or "PLUGINS_DIR".
-    state: selected | available | disabled | broken.
+    state: selected | available | not installed (it needs packages, the warning says which) | disabled | broken.
     reason: why it is broken, else "": its faults in one text.
     faults: why it is broken, one by one.
     warnings: what is wrong and harms nothing yet; of one that is not selected also why it cannot be made as configured.
@@ -41,6 +41,11 @@ class PluginInfo:
     methods: tuple[str, ...] = field(default=(), compare=False)
     limits: Mapping[str, Any] = field(default_factory=dict, compare=False)
     routes: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def wrong(self) -> str:
+        """What is wrong with it, in one text; "" when nothing is."""
+        return "; ".join((*self.faults, *(f"warning: {each}" for each in self.warnings)))
 
     def as_json(self) -> dict[str, Any]:
         """Return a line of `run.py plugins --json`."""

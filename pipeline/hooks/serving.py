@@ -63,14 +63,10 @@ async def answer(plugin: BoundPlugin, route: Route, request: PluginRequest, seco
 
 
 def _as_answer(plugin: BoundPlugin, route: Route, error: Exception) -> PipelineError:
-    log.warning(
-        "plugin_route_failed",
-        plugin=plugin.name,
-        method=route.method,
-        path=route.path,
-        cause=words_of(error),
-        exc_info=error,
-    )
+    cause = words_of(error)
+    names: dict[str, Any] = {"plugin": plugin.name, "method": route.method, "path": route.path, "cause": cause}
+    key = f"{route.method} {route.path} {cause}"
+    plugin.seldom.write(log.warning, "plugin_route_failed", key, **names, exc_info=error)
     if isinstance(error, DependencyUnavailable):
         return error
     if isinstance(error, (PluginBusy, PluginOverrun)):

@@ -64,6 +64,18 @@ class Source:
         return (self.name, self.module, self.module.removeprefix("pipeline."))
 
 
+def missing_packages(module: object, source: Source) -> str:
+    """Return how to install what a built-in plugin needs, "" when it has all. Imports none of it.
+
+    Such a module has EXTRA, the extra of our distribution, and PACKAGES, what it imports of that.
+    """
+    if source.package != BUILT_IN:
+        return ""
+    missing = [name for name in getattr(module, "PACKAGES", ()) if importlib.util.find_spec(name) is None]
+    extra = getattr(module, "EXTRA", "")
+    return f"needs {', '.join(missing)}: pip install 'ai-queue-pipeline[{extra}]'" if missing else ""
+
+
 def loaded(source: Source) -> tuple[Any, Source]:
     """Return the plugin's module, or what else its entry point names, and what is known of its source then.
 

@@ -20,6 +20,7 @@ from pipeline.hooks.protocols import StoredImage
 from pipeline.hooks.starting import start
 from pipeline.hooks.storing import UNAVAILABLE, Storing
 from pipeline.images import ImageName, SavedImage
+from pipeline.logs import Seldom
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
@@ -57,6 +58,7 @@ class Storages:
         self._built: dict[str, Storing] = {current.storage.name: current}
         self._missing: dict[str, tuple[float, ConfigurationError]] = {}
         self._building = asyncio.Lock()
+        self._seldom = Seldom()
 
     @property
     def backends(self) -> Sequence[str]:
@@ -114,7 +116,9 @@ class Storages:
                 storing = await self.get(backend)
                 made = await storing.urls(public_ids, seconds) if storing.makes_urls else {}
             except PipelineError as error:
-                log.warning("urls_not_made", backend=backend, count=len(public_ids), cause=cause_of(error))
+                cause = cause_of(error)
+                facts: dict[str, Any] = {"backend": backend, "count": len(public_ids), "cause": cause}
+                self._seldom.write(log.warning, "urls_not_made", backend + cause, **facts)
                 continue
             urls |= {ImageName(backend, public_id): url for public_id, url in made.items()}
         return urls

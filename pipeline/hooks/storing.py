@@ -18,6 +18,7 @@ from pipeline.errors import DependencyUnavailable, PipelineError, asked_seconds
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.checks import is_web_url
 from pipeline.hooks.protocols import READ_AT_MOST_BYTES, StoredImage
+from pipeline.logs import Seldom
 from pipeline.texts import cause_of
 from pipeline.tracing import Tracing
 
@@ -35,6 +36,7 @@ class Storing:
         self.storage = storage
         self._seconds = seconds
         self._tracing = tracing
+        self._seldom = Seldom()
         # Each removes an image whose save has ended after it was given up.
         self._removals: set[asyncio.Task[None]] = set()
 
@@ -96,7 +98,9 @@ class Storing:
             if not made:
                 raise
             missing = len(public_ids) - len(made)
-            log.warning("urls_not_made", backend=self.storage.name, count=missing, cause=cause_of(error))
+            cause = cause_of(error)
+            backend = self.storage.name
+            self._seldom.write(log.warning, "urls_not_made", cause, backend=backend, count=missing, cause=cause)
         return {public_id: cast(str, each) for public_id, each in [*made.items()] if is_web_url(each)}
 
     async def list_images(self, prefix: str, at_once: int) -> AsyncIterator[Sequence[StoredImage]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from redis.asyncio import SSLConnection
@@ -41,21 +42,26 @@ class Door:
         # Callers keep the time: redis-py's own timeouts can swallow a cancellation.
         self._options: dict[str, Any] = pool.connection_kwargs | {"socket_timeout": None}
         self.database = int(self._options.get("db") or 0)
-        self._tls: Any = None
+        self._tls_options = tuple((name, self._options[name]) for name in sorted(self._options) if name[:4] == "ssl_")
 
     async def open(self, address: Address) -> Link:
         """Return a new connection."""
         where = {"host": address[0], "port": address[1]} if address else {}
         connection = self._connection_class(**self._options | where)
-        # One TLS context for all: making one takes up to 300 ms.
         if isinstance(connection, SSLConnection):
-            self._tls = connection.ssl_context = self._tls or connection.ssl_context
+            connection.ssl_context = tls_context(self._tls_options)
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
             return Link(connection)
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
+
+
+@lru_cache(maxsize=8)
+def tls_context(options: tuple[tuple[str, Any], ...]) -> Any:
+    """Return the TLS context of these options of a URL, one for all connections: making one takes up to 300 ms."""
+    return SSLConnection(**dict(options)).ssl_context
 
 
 class Turns:

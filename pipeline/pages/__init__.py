@@ -1,4 +1,4 @@
-"""The two pages, / and /console, as browsers get them: HTML, CSS and ES modules, without a build step.
+"""The pages, / and /console and /runbooks, as browsers get them: HTML, CSS and ES modules, without a build step.
 
 Everything they load has an address under /pages/<version>/, where version is made of what the files hold, so that
 browsers may keep it for ever. The JavaScript client is served with them, in client/. Read once, when first asked for.
@@ -64,10 +64,17 @@ def version() -> str:
 @cache
 def document(name: str) -> File:
     """Return an HTML page, with the version filled in and every module that it will need announced."""
-    text = files()[f"{name}.html"].content.decode()
     base = f"{ROOT}/{version()}"
     preloads = "\n".join(f'<link rel="modulepreload" href="{base}/{path}">' for path in _modules(f"{name}.js"))
-    return _file(f"{name}.html", text.replace("{{ modules }}", preloads).replace("{{ base }}", base).encode())
+    return filled(f"{name}.html", modules=preloads)
+
+
+def filled(path: str, **parts: str) -> File:
+    """Return that HTML page with these parts and the version filled in."""
+    text = files()[path].content.decode().replace("{{ base }}", f"{ROOT}/{version()}")
+    for name, part in parts.items():
+        text = text.replace(f"{{{{ {name} }}}}", part)
+    return _file(path, text.encode())
 
 
 def _file(path: str, content: bytes) -> File:

@@ -41,7 +41,7 @@ from pipeline.metrics import QueueMetrics
 from pipeline.queue.claim import Claim
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.texts import cause_of, clean
-from pipeline.tracing import OFF, Span, Tracing
+from pipeline.tracing import OFF, Span, Tracing, passed_on, trace_id
 
 log = structlog.get_logger(__name__)
 
@@ -205,9 +205,13 @@ class Attempts:
         """Run one claim to its end; None when the lease was lost, so that there is nothing to acknowledge."""
         job = claim.job
         fields = {"jobId": job.id, "attempt": job.attempt, "requestId": job.request_id, **self._handler.describe(job)}
-        # The next job's take their place; nothing is logged in between.
-        structlog.contextvars.bind_contextvars(**fields)
         with self._tracing.process(self._queue_name, job) as span:
+            passed_on.set(job.trace_context)
+            if found := trace_id(span.trace_context or job.trace_context):
+                fields["traceId"] = found
+            # The next job's take their place; nothing is logged in between.
+            structlog.contextvars.clear_contextvars()
+            structlog.contextvars.bind_contextvars(**fields)
             claim.started_at = time.monotonic()
             if (wait_seconds := job.first_wait_seconds) is not None:
                 self._metrics.job_wait_seconds.observe(wait_seconds)

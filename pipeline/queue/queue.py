@@ -4,8 +4,8 @@ Every state move is one Lua script in lua/; this file names the keys, calls the 
 objects. Runs on the event loop. Redis 6.2 commands only. All keys of a queue share one hash tag, so that the scripts
 run on Redis Cluster.
 
-Keys that expire beside those of jobs: turn:<name>, sums:<name> (a hash), watched, processes (a hash, by process id),
-drain:<process id>.
+Keys that expire beside those of jobs: turn:<name>, sums:<name> (a hash), limit:<name>, watched, processes (a hash, by
+process id), drain:<process id>.
 Permanent keys: waiting, groups, grouped, group:<name>, delayed, postponed, leases, completed, failed, wake (at most one
 marker), paused, holds, parked, owner. Each empties with its jobs. What is kept of a job is said in lua/place.lua,
 what holds are in lua/lanes.lua, whose the queue is in lua/owner.lua.
@@ -38,7 +38,7 @@ T = TypeVar("T")
 UNKNOWN_OWNER = "?"
 SCRIPTS = (
     *("enqueue", "step", "renew", "recover", "release", "trim", "own", "pause", "stats", "list", "forget", "bury"),
-    *("cancel", "postpone", "snapshot", "pace"),
+    *("cancel", "postpone", "snapshot", "pace", "limit"),
 )
 # The keys that lua/place.lua names, and what goes before each script.
 PLACES = ("waiting", "groups", "grouped", "wake")
@@ -471,18 +471,16 @@ class JobQueue:
         """Forget dead letters; return how many of the ids were some. Other jobs are left alone."""
         return cast(int, await self._run("forget", self._places("failed"), job_ids, timed=False))
 
-    async def backlog(self, group: str = "") -> tuple[int, int]:
-        """Return how many jobs have yet to start or start again, and how many of the group wait."""
+    async def backlog(self) -> int:
+        """Return how many jobs have yet to start or start again."""
         questions = (
             ("LLEN", self._key["waiting"]),
             ("GET", self._key["grouped"]),
             ("ZCARD", self._key["delayed"]),
             ("ZCARD", self._key["postponed"]),
             ("ZLEXCOUNT", self._key["parked"], "-", f"({BACKGROUND}"),
-            ("LLEN", f"{self._base}group:{group}"),
         )
-        waiting, grouped, *others, of_group = await self._call(lambda link: link.ask_all(*questions))
-        return waiting + int(grouped or 0) + sum(others), of_group
+        return sum(int(each or 0) for each in await self._call(lambda link: link.ask_all(*questions)))
 
     async def fields(self, job_id: str) -> dict[str, Any]:
         """Return what Redis knows of the job, {} when nothing: for operators and tests.
@@ -530,6 +528,15 @@ class JobQueue:
     async def begin_sums(self, name: str, amounts: Mapping[str, float], keep_seconds: int) -> None:
         """Let the sums of that name begin with these; those that are there already stay."""
         await self._put_sums("HSETNX", name, amounts, keep_seconds)
+
+    async def fill_buckets(self, added: Sequence[tuple[str, int, int]]) -> Sequence[float]:
+        """Add to the buckets of these names and return how full each is then, in milliseconds.
+
+        added: name, what is added and how much the bucket holds (milliseconds); it empties by one in a millisecond.
+        """
+        keys = [f"{self._base}limit:{name}" for name, _, _ in added]
+        amounts = [amount for _, *each in added for amount in each]
+        return cast(Sequence[float], await self._run("limit", keys, amounts))
 
     async def take_turn(self, name: str, owner: str, seconds: float) -> bool:
         """Take or prolong a lease of that name, so that one process at a time does what it stands for.

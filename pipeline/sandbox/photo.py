@@ -6,7 +6,7 @@ import io
 import os
 from typing import Any
 
-import pillow_heif
+import pi_heif
 from PIL import AvifImagePlugin, Image, ImageFile
 
 from pipeline.errors import PermanentJobError
@@ -16,9 +16,9 @@ from pipeline.sandbox.cost import LONG_SIDE_PIXELS, find_fault, reduce_factor
 from pipeline.sandbox.header import header_of
 from pipeline.sandbox.orientation import orientation_of, png_exif
 
-pillow_heif.register_heif_opener()
+pi_heif.register_heif_opener()
 # What they need must not depend on how many cores there are; the cores are for OCR.
-pillow_heif.options.DECODE_THREADS = AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+pi_heif.options.DECODE_THREADS = AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 SHOWN_IN_PART = ("JPEG", "MPO", "PNG", "GIF")
 TURNS = {
@@ -102,7 +102,7 @@ def read_photo(
                 raise PermanentJobError(f"The photo cannot be read: {fault[0].lower()}{fault[1:]}")
             limits.allow(OPEN_CPU_SECONDS + image.width * image.height * PIXEL_CPU_SECONDS)
             image.draft("RGB", _least(image.size, long_side) if is_preview else (LONG_SIDE_PIXELS, LONG_SIDE_PIXELS))
-            # What was cut off is shown as far as it goes, as every viewer does; pillow_heif would show nothing at all.
+            # What was cut off is shown as far as it goes, as every viewer does; pi_heif would show nothing at all.
             ImageFile.LOAD_TRUNCATED_IMAGES = image.format in SHOWN_IN_PART
             image.load()
             profile, is_grey = profile_of(image, content), image.mode in GREY

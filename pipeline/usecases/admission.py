@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 
+from pipeline.errors import DependencyUnavailable
 from pipeline.rooms.codes import TOO_MANY_CONNECTIONS, CloseCode
 from pipeline.rooms.frames import event_frame
 from pipeline.rooms.rooms import Connection, Rooms
@@ -32,13 +33,14 @@ CROWDED_RETRY_MS = (1000 * CROWDED_RETRY_SECONDS, 60_000)
 class Admission:
     """Lets connections into rooms and out again.
 
+    is_leaving: this process is about to drain. It serves as before, and /readyz says 503.
     is_draining: this process goes away; nobody begins to wait here any more.
     """
 
     def __init__(self, rooms: Rooms, replay: Replay, settings: Settings) -> None:
         self.rooms = rooms
         self.replay = replay
-        self.is_draining = False
+        self.is_leaving = self.is_draining = False
         self._max_connections = settings.max_sockets
         self._max_strangers = settings.max_sockets_without_token
         self._max_of_user = settings.max_sockets_per_user
@@ -53,6 +55,11 @@ class Admission:
     def is_full_of_strangers(self) -> bool:
         """Whether there is one connection more without a token than this process may have."""
         return self.rooms.strangers > self._max_strangers
+
+    async def check(self) -> None:
+        """Return while load balancers may send clients here; DependencyUnavailable otherwise."""
+        if self.is_leaving or self.is_draining:
+            raise DependencyUnavailable("draining")
 
     async def enter(self, user_id: str, connection: Connection) -> str:
         """Put the connection in the user's room and return the room's name. From now on it misses nothing."""

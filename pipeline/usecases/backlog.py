@@ -1,61 +1,53 @@
 """How much may wait: uploads that would only stand in a long line are refused, while the client can still come back.
 
-Counts are read from Redis at most every KEPT_SECONDS and in between moved on by what this process adds, so that a
-flood of uploads asks Redis little. Before anything is refused they are read anew. Runs on the event loop.
+What waits in all is counted in Redis. What a user has waiting, delayed, held and running is counted in the asset store,
+which no FLUSHALL empties. While neither can be asked uploads are accepted. Runs on the event loop.
 """
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 
+from pipeline.assets.store import AssetStore
 from pipeline.errors import DependencyUnavailable, RateLimited
 from pipeline.queue.queue import JobQueue
+from pipeline.usecases.bounds import Bound
 
-KEPT_SECONDS = 0.1
-# An upload is answered within two seconds also while Redis hangs.
-READ_SECONDS = 0.4
 RETRY_AFTER_SECONDS = 30
+ADDED_IN_SECOND = 1000
+ALL = ""
 
 
 class Backlog:
-    """Bounds on the jobs of all users and, where users take turns, of one."""
+    """Bounds on the unfinished jobs of all users and of one."""
 
-    def __init__(self, queue: JobQueue, *, most: int, most_of_group: int) -> None:
-        """most_of_group: of one group of the queue; jobs without a group know only the bound of all."""
-        self._queue = queue
-        self._most = most
-        self._most_of_group = most_of_group
-        self._total = 0
-        self._of_group: dict[str, int] = {}
-        self._read_at = 0.0
+    def __init__(
+        self,
+        store: AssetStore,
+        queue: JobQueue,
+        *,
+        most: int,
+        most_of_user: int,
+        on_refused: Callable[[str], None] = lambda user_id: None,
+    ) -> None:
+        """on_refused: called with a user who has too many."""
+        self._on_refused = on_refused
+        self._all = Bound(most, ADDED_IN_SECOND, lambda name: queue.backlog())
+        self._of_user = Bound(most_of_user, ADDED_IN_SECOND, store.count_unfinished)
 
-    async def check(self, group: str) -> None:
-        """Return when one more job may wait. Raises DependencyUnavailable or RateLimited, both with Retry-After."""
-        if asyncio.get_running_loop().time() - self._read_at > KEPT_SECONDS:
-            self._of_group.clear()
-        if group in self._of_group and self._refusal(group) is None:
-            return
-        try:
-            async with asyncio.timeout(READ_SECONDS):
-                self._total, self._of_group[group] = await self._queue.backlog(group)
-        except (DependencyUnavailable, TimeoutError):
-            return  # while Redis cannot be asked, uploads are accepted
-        if len(self._of_group) == 1:
-            self._read_at = asyncio.get_running_loop().time()
-        if (refusal := self._refusal(group)) is not None:
-            raise refusal
-
-    def add(self, group: str) -> None:
-        """Count a job that was enqueued."""
-        self._total += 1
-        if group in self._of_group:
-            self._of_group[group] += 1
-
-    def _refusal(self, group: str) -> DependencyUnavailable | RateLimited | None:
-        if self._total >= self._most:
+    async def check(self, user_id: str) -> None:
+        """Return when one more job of the user may wait. Raises DependencyUnavailable or RateLimited, both with
+        Retry-After.
+        """
+        if await self._all.reached(ALL) is not None:
             text = "Too many photos are waiting to be processed"
-            return DependencyUnavailable(text, retry_after_seconds=RETRY_AFTER_SECONDS)
-        if group and self._of_group[group] >= self._most_of_group:
+            raise DependencyUnavailable(text, retry_after_seconds=RETRY_AFTER_SECONDS)
+        if await self._of_user.reached(user_id) is not None:
+            self._on_refused(user_id)
             text = "Too many of your photos are waiting to be processed"
-            return RateLimited(text, retry_after_seconds=RETRY_AFTER_SECONDS)
-        return None
+            raise RateLimited(text, retry_after_seconds=RETRY_AFTER_SECONDS)
+
+    def add(self, user_id: str) -> None:
+        """Count a job that is new."""
+        self._all.add(ALL)
+        self._of_user.add(user_id)

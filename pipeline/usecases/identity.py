@@ -38,11 +38,15 @@ class Identities:
         """Return by what the upload is known when it comes again; None: each time it is another one."""
         if upload.idempotency_key is not None:
             fingerprint = _hash(upload.category, await upload.sent_sha256(self._pool))
-            return Identity(_hash(upload.user_id, "analyze-queue", upload.idempotency_key), fingerprint)
+            return Identity(_key(upload.user_id, upload.idempotency_key), fingerprint)
         if self._dedupes:
             sha256 = await upload.sent_sha256(self._pool)
             return Identity(_hash(upload.user_id, "same-bytes", upload.category, sha256), sha256, is_twin=True)
         return None
+
+    async def is_known(self, user_id: str, idempotency_key: str | None) -> bool:
+        """Return whether an upload of the user has come with that key."""
+        return idempotency_key is not None and await self._store.find_key(_key(user_id, idempotency_key)) is not None
 
     async def find(self, identity: Identity | None) -> str | None:
         """Return the asset id that the upload has since it came before, None when it did not."""
@@ -72,6 +76,10 @@ class Identities:
             if twin is not None and twin.status is not AssetStatus.PROCESSING:
                 return None
         return record.asset_id
+
+
+def _key(user_id: str, idempotency_key: str) -> str:
+    return _hash(user_id, "analyze-queue", idempotency_key)
 
 
 def _hash(*parts: str) -> str:

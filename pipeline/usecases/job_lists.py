@@ -19,6 +19,7 @@ from pipeline.assets.job_search import Count, FailureGroup, JobFilter, Position
 from pipeline.assets.store import AssetStore, Kept
 from pipeline.auth import USER_ID
 from pipeline.errors import DependencyUnavailable, NotFound
+from pipeline.logs import Seldom
 from pipeline.queue.job import JobState
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.snapshot import POSTPONED, Place, Snapshot
@@ -125,6 +126,7 @@ class JobLists:
         self._progress = progress
         self._urls = urls
         self._kind = kind_of(queue)
+        self._seldom = Seldom()
 
     async def search(self, query: JobQuery, *, limit: int, after: Position | None = None) -> AssetsFound:
         """Return up to so many assets whose jobs are wanted, fewer where a call has looked at enough of them."""
@@ -278,7 +280,7 @@ class JobLists:
         try:
             places = await self._queue.places([kept.id for kept in again.values()])
         except DependencyUnavailable as error:
-            log.warning("places_unknown", cause=cause_of(error))
+            self._seldom.write(log.warning, "places_unknown", cause=cause_of(error))
         return [job | _shown_again(again[job["assetId"]], places, job["provider"]) for job in jobs]
 
     async def _composed(
@@ -322,7 +324,7 @@ class JobLists:
                 # The line is a second old; where these jobs are is asked just now.
                 snapshot = replace(recent, others=places)
         except DependencyUnavailable as error:
-            log.warning("places_unknown", cause=cause_of(error))
+            self._seldom.write(log.warning, "places_unknown", cause=cause_of(error))
         told = {each.asset_id: self._progress.describe(each, snapshot) for each in subjects}
         return {each.asset_id: places[each.job_id] for each in subjects if each.job_id in places}, told
 

@@ -154,8 +154,8 @@ class Notifying:
             )
 
     def describe(self, job: Job) -> Mapping[str, str]:
-        """Return the log fields that name the asset and the notifier."""
-        return {name: str(job.data.get(name, "")) for name in ("assetId", "notifier")}
+        """Return the log fields that name the asset, its owner and the notifier."""
+        return {name: str(job.data.get(name, "")) for name in ("assetId", "userId", "notifier")}
 
     async def process(self, job: Job) -> Told:
         """Hand the job's event to its notifier, unless its asset is gone and nobody may hear of it any more."""

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from pipeline import __version__
 from pipeline.assets.asset import to_timestamp
-from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.hold import Hold
@@ -20,7 +19,8 @@ from pipeline.hooks.manager import PluginManager
 from pipeline.queue.queue import JobQueue
 from pipeline.supervision import Supervisor
 from pipeline.texts import cause_of, clean
-from pipeline.usecases.probing import CHECK_SECONDS, probe
+from pipeline.usecases.dependencies import Dependencies
+from pipeline.usecases.probing import CHECK_SECONDS
 from pipeline.usecases.processes import Processes, busy_and_all
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class Overview:
         queues: Sequence[JobQueue],
         processes: Processes,
         plugins: PluginManager,
-        store: AssetStore,
+        dependencies: Dependencies,
         store_kind: Callable[[], str],
         supervisor: Supervisor,
         owns_redis: bool,
@@ -50,14 +50,13 @@ class Overview:
         self._queues = queues
         self._processes = processes
         self._plugins = plugins
-        self._store = store
+        self._asked = dependencies
         self._store_kind = store_kind
         self._supervisor = supervisor
         self._owns_redis = owns_redis
         self._grafana_url = grafana_url
         self._reading: asyncio.Task[dict[str, Any]] | None = None
-        self._read_at = self._probed_at = float("-inf")
-        self._probed: tuple[dict[str, Any], dict[str, Any]] | None = None
+        self._read_at = float("-inf")
 
     async def read(self) -> dict[str, Any]:
         """Return the overview as GET /api/queue/overview shows it, found out within the last second."""
@@ -122,18 +121,18 @@ class Overview:
         return {"workersAlive": workers, "processesAlive": len(alive), "slots": busy_and_all(alive)}
 
     async def _dependencies(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        now = asyncio.get_running_loop().time()
-        if self._probed is None or now - self._probed_at > PROBE_SECONDS:
-            self._probed_at = now
-            (store_fault, took_ms), (storage_fault, _) = await asyncio.gather(
-                probe("store", self._store.check), probe("storage", self._plugins.storages.check)
-            )
-            name = self._plugins.backends[0]
-            self._probed = (
-                {"kind": self._store_kind(), "isUp": store_fault is None, "tookMs": took_ms, "error": store_fault},
-                {"name": name, "isUp": storage_fault is None, "error": storage_fault},
-            )
-        return self._probed
+        store, storage = await asyncio.gather(
+            *(self._asked.ask(name, PROBE_SECONDS) for name in ("store", "storage"))
+        )
+        return (
+            {
+                "kind": self._store_kind(),
+                "isUp": store.fault is None,
+                "tookMs": store.took_ms,
+                "error": store.fault,
+            },
+            {"name": self._plugins.backends[0], "isUp": storage.fault is None, "error": storage.fault},
+        )
 
     def _quarantined(self) -> list[str]:
         return [f"{plugin.kind} {plugin.name}" for plugin in self._plugins.all if plugin.state == "held"]

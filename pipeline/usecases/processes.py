@@ -11,6 +11,8 @@ import asyncio
 import os
 import secrets
 import socket
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -120,6 +122,10 @@ class Processes:
         ]
         return sorted(shown, key=lambda each: (str(each["startedAt"]), each["id"]))
 
+    async def count(self) -> dict[tuple[str, str], int]:
+        """Return how many processes there are by role and state: see `by_state`."""
+        return by_state(await self.read())
+
     async def drain(self, process_id: str, is_wanted: bool) -> dict[str, Any]:
         """Let that process claim no jobs, or claim them again; return it as `read` does.
 
@@ -190,6 +196,32 @@ def busy_and_all(processes: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Return how many slots for photos are used, and how many there are, in the processes that are alive."""
     alive = [each for each in processes if each["isAlive"]]
     return {"used": sum(each["busy"] or 0 for each in alive), "all": sum(each["concurrency"] or 0 for each in alive)}
+
+
+def by_state(processes: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], int]:
+    """Return how many processes are alive, and how many were lost and not replaced, by (role, "alive" or "lost").
+
+    A process that ended in order is not among them. Any one of the same role that started later replaces a lost one.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    for role, group in _by_role(processes).items():
+        started = sorted(str(each["startedAt"]) for each in group if each["isAlive"])
+        counts[role, "alive"] = len(started)
+        for seen_at in sorted(str(each["seenAt"]) for each in group if not each["isAlive"]):
+            # The first one that started after that; instants of one spelling sort as texts.
+            later = bisect_right(started, seen_at)
+            if later < len(started):
+                del started[later]
+            else:
+                counts[role, "lost"] += 1
+    return dict(counts)
+
+
+def _by_role(processes: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for each in processes:
+        found.setdefault(str(each["role"]), []).append(each)
+    return found
 
 
 def _memory_bytes() -> int | None:

@@ -135,8 +135,8 @@ class Processing:
         self._endings = Endings()
 
     def describe(self, job: Job) -> Mapping[str, str]:
-        """Return the log field that names the asset."""
-        return {"assetId": str(job.data.get("assetId", ""))}
+        """Return the log fields that name the asset and its owner."""
+        return {name: str(job.data.get(name, "")) for name in ("assetId", "userId")}
 
     async def process(self, job: Job) -> Result | None:
         """Take the fence and analyze the job's photo; None when there is nothing left to do."""

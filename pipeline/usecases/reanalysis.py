@@ -155,7 +155,7 @@ class Reanalyzing:
         self._endings = Endings()
 
     def describe(self, job: Job) -> Mapping[str, str]:
-        """Return the log field that names the asset."""
+        """Return the log fields that name the asset and its owner."""
         return self._processing.describe(job)
 
     async def process(self, job: Job) -> Result | None:

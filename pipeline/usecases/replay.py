@@ -17,6 +17,7 @@ from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
+from pipeline.logs import Seldom
 from pipeline.metrics import Metrics
 from pipeline.rooms.frames import event_frame, join_frames
 from pipeline.rooms.rooms import Connection, Rooms
@@ -58,6 +59,7 @@ class Replay:
         self._metrics = metrics
         self._urls = urls
         self._max_events = max_events
+        self._seldom = Seldom()
         self._max_bytes = max_bytes
         self._overlap = timedelta(seconds=TOLD_LATE_SECONDS + lease_seconds)
         self._reading = asyncio.Semaphore(PARALLEL_READS)
@@ -72,7 +74,8 @@ class Replay:
         ahead = since - utc_now()
         if ahead > MAX_AHEAD:
             # Nothing is finished since then, and the client would take that for "nothing was missed".
-            log.warning("since_in_future", userId=user_id, aheadSeconds=round(ahead.total_seconds(), 1))
+            seconds = round(ahead.total_seconds(), 1)
+            self._seldom.write(log.warning, "since_in_future", user_id, userId=user_id, aheadSeconds=seconds)
             self._metrics.replays.labels("resync").inc()
             return [RESYNC]
         async with self._reading:
@@ -139,7 +142,8 @@ class Replay:
         try:
             frames = await self.read(connection.room.removeprefix(ROOM_PREFIX), since)
         except DependencyUnavailable as error:
-            log.warning("replay_postponed", error=cause_of(error))
+            cause = cause_of(error)
+            self._seldom.write(log.warning, "replay_postponed", cause, error=cause)
             # Better out of order than not at all: events of this process need neither store nor Redis to arrive.
             frames = []
             self._behind.setdefault(connection, since)

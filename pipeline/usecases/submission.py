@@ -20,7 +20,8 @@ from pipeline.assets.asset import Asset, AssetStatus, ImageRef, job_data, new_as
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.delays import retry_delays
-from pipeline.errors import Conflict, DependencyUnavailable, NotFound, OutcomeUnknown
+from pipeline.errors import Conflict, DependencyUnavailable, Forbidden, NotFound, OutcomeUnknown
+from pipeline.logs import Seldom
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
@@ -28,6 +29,7 @@ from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.backlog import Backlog
 from pipeline.usecases.identity import Identities
 from pipeline.usecases.image_urls import ImageUrls
+from pipeline.usecases.quota import Quota
 from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.storage import ImageStorage
 from pipeline.usecases.upload import Upload
@@ -47,8 +49,6 @@ class SubmissionPolicy:
     """What is refused and what is the same: settings of these names in settings.py say more."""
 
     is_fair: bool = False
-    max_backlog: int = 1_000_000
-    max_backlog_per_user: int = 10_000
     dedupes: bool = False
 
 
@@ -71,6 +71,8 @@ class Submission:
         metrics: Metrics,
         policy: SubmissionPolicy = SubmissionPolicy(),
         *,
+        backlog: Backlog | None = None,
+        quota: Quota | None = None,
         leftovers: Leftovers,
         urls: ImageUrls,
         pool: Executor,
@@ -78,8 +80,10 @@ class Submission:
         on_enqueued: Callable[[Asset, str], None] = lambda asset, request_id: None,
         tracing: Tracing = OFF,
     ) -> None:
-        """pool: threads of ours, in which no plugin runs. on_deferred: called when a job could not be enqueued and the
-        reconciler has to. on_enqueued: otherwise.
+        """backlog, quota: None: there are no bounds.
+        pool: threads of ours, in which no plugin runs.
+        on_deferred: called when a job could not be enqueued and the reconciler has to.
+        on_enqueued: otherwise.
         """
         self._store = store
         self._storage = storage
@@ -90,10 +94,12 @@ class Submission:
         self._urls = urls
         self._pool = pool
         self._identities = Identities(store, pool, dedupes=policy.dedupes)
-        self._backlog = Backlog(queue, most=policy.max_backlog, most_of_group=policy.max_backlog_per_user)
+        self._backlog = backlog or Backlog(store, queue, most=0, most_of_user=0)
+        self.quota = quota or Quota(store, most_bytes=0)
         self._on_deferred = on_deferred
         self._on_enqueued = on_enqueued
         self._tracing = tracing
+        self._seldom = Seldom()
         # Who look after uploads of unknown outcome; to be cancelled at the end.
         self.unsettled: set[asyncio.Task[None]] = set()
         self._is_stopped = False
@@ -107,6 +113,14 @@ class Submission:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
+
+    async def admit(self, user_id: str, idempotency_key: str | None) -> None:
+        """Return when the user may keep another photo, or has sent this one before; Forbidden otherwise."""
+        try:
+            await self.quota.check(user_id)
+        except Forbidden:
+            if not await self._identities.is_known(user_id, idempotency_key):
+                raise
 
     async def submit(self, upload: Upload) -> Receipt:
         """Store the image, insert the asset as processing, enqueue its job.
@@ -141,7 +155,7 @@ class Submission:
 
     async def _store_image(self, upload: Upload, asset_id: str) -> Asset:
         """Return the asset that the upload becomes, its image stored; what is refused raises and leaves nothing."""
-        await self._backlog.check(self._group_of(upload.user_id))
+        await self._backlog.check(upload.user_id)
         if self._storage.has_upload_filters:
             with upload.facts() as facts:
                 await self._storage.validate_upload(facts)
@@ -181,6 +195,8 @@ class Submission:
             await self._leftovers.discard(asset.image_names)
             raise
         if is_new:
+            self._backlog.add(asset.user_id)
+            self.quota.add(asset.user_id, asset.original.bytes)
             # Its id may have been that of an asset deleted since, whose job Redis remembers as completed.
             await self.enqueue(asset, request_id, revive=True)
         else:
@@ -197,9 +213,12 @@ class Submission:
             before = await self._store.get(asset_id)
             if before is None or user_id not in (None, before.user_id):
                 raise NotFound("Asset not found")
+            if user_id is not None:
+                await self._backlog.check(user_id)
             asset = await self._store.requeue(asset_id, before.user_id, job_id)
             if asset is None:
                 raise await self._why_not(asset_id)
+            self._backlog.add(asset.user_id)
             await self.enqueue(asset, request_id)
             log.info("asset_requeued", assetId=asset.id, jobId=job_id)
             if before.processed is not None:
@@ -247,13 +266,11 @@ class Submission:
                         lane=asset.category,
                         revive=revive,
                     )
-            self._backlog.add(self._group_of(asset.user_id))
             self._metrics.of_queue(self._queue.name).jobs_enqueued.inc()
             self._on_enqueued(asset, request_id)
         except (DependencyUnavailable, TimeoutError) as error:
-            log.warning(
-                "enqueue_deferred", assetId=asset.id, jobId=asset.processing_job_id, cause=cause_of(error)
-            )
+            cause, names = cause_of(error), {"assetId": asset.id, "jobId": asset.processing_job_id}
+            self._seldom.write(log.warning, "enqueue_deferred", cause, **names, cause=cause)
             self._on_deferred()
 
     def _settle_later(self, asset: Asset) -> None:

@@ -15,7 +15,7 @@ from pipeline.queue.queue import JobQueue
 from pipeline.usecases.erasing import Erasing
 
 PAGE = 250
-# Of a user with more assets only the newest are read, for their bytes. How many there are an index tells.
+# Of a user with more assets the oldest one is not looked for.
 READ_AT_MOST = 500
 
 
@@ -23,9 +23,16 @@ class Users:
     """Tells what users have."""
 
     def __init__(
-        self, store: AssetStore, queue: JobQueue, erasing: Erasing, *, kinds: Collection[str]
+        self,
+        store: AssetStore,
+        queue: JobQueue,
+        erasing: Erasing,
+        *,
+        kinds: Collection[str],
+        max_bytes: int,
     ) -> None:
-        """kinds: of the jobs that the store knows as well, see KeptJobs."""
+        """kinds: of the jobs that the store knows as well, see KeptJobs. max_bytes: of one user, 0: no bound."""
+        self._max_bytes = max_bytes
         self._kinds = kinds
         self._store = store
         self._queue = queue
@@ -50,7 +57,8 @@ class Users:
                 **{status.value: found.count for status, found in counts.items()},
             },
             "isComplete": not page and all(found.is_exact for found in counts.values()),
-            "bytes": sum(map(_stored_bytes, read)),
+            "bytes": await self._store.stored_bytes(user_id),
+            "maxBytes": self._max_bytes or None,
             "oldest": to_timestamp(read[-1].created_at) if read and not page else None,
             "newest": to_timestamp(read[0].created_at) if read else None,
             "waitingJobs": await self._count_waiting([asset.processing_job_id for asset in unfinished.assets]),
@@ -66,8 +74,3 @@ class Users:
         except DependencyUnavailable:
             return None
         return sum(place.state in (JobState.WAITING, JobState.DELAYED) for place in places.values())
-
-
-def _stored_bytes(asset: Asset) -> int:
-    """Return how many bytes of the asset our storages hold."""
-    return sum(image.bytes for image in asset.images if image.name)

@@ -17,6 +17,7 @@ from pipeline.hooks import AIProvider, Sandbox, hookimpl
 if TYPE_CHECKING:
     from pipeline.settings import Settings
 
+EXTRA = "local"
 # What the children import.
 PACKAGES = ("cv2", "numpy", "onnxruntime", "rapidfuzz", "rapidocr")
 

@@ -45,6 +45,7 @@ from .subscriptions import read_subscription
 if TYPE_CHECKING:
     from pipeline.settings import Settings
 
+EXTRA, PACKAGES = "webpush", ("http_ece",)
 KEY_NAME = "vapid key"
 SUBSCRIPTION, TOLD = "subscription ", "told "
 # A person has a few browsers; those that were put first go, because nobody takes away the one of a lost phone.

@@ -77,6 +77,7 @@ def test_killed_server_comes_back_and_no_job_is_lost(
         service.wait_log("embedded_redis_started")
         assert service.find("embedded_redis_ended", why="SIGKILL")
         assert seconds_since(killed_at) < 3
+        assert 'pipeline_task_restarts_total{task="embedded"} 1.0' in service.get("/metrics").text
         ai_service.order(held=False)
         service.wait_log("job_completed", count=26)
         assert seconds_since(killed_at) < 15

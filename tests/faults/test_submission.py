@@ -153,11 +153,17 @@ def test_equal_uploads_without_key_are_one_while_it_is_processing(
     assert ai_service.state()["calls"] == 6
 
 
+@pytest.mark.fault("O19")
 @pytest.mark.parametrize(
-    "pair", [{"QUEUE_FAIRNESS": "user", "MAX_BACKLOG_PER_USER": "3", "MAX_BACKLOG": "8"}], indirect=True
+    "pair",
+    [{"QUEUE_FAIRNESS": fairness, "MAX_BACKLOG_PER_USER": "3", "MAX_BACKLOG": "8"} for fairness in ("none", "user")],
+    indirect=True,
+    ids=["fifo", "fair"],
 )
 def test_backlog_is_bounded_per_user_and_in_all(pair: Pair, ai_service: AiService) -> None:
-    """A user's fourth waiting photo gets 429, the ninth of all 503, both with Retry-After; then all are processed."""
+    """A user's fourth unfinished photo gets 429, the ninth of all that wait 503, both with Retry-After; then all are
+    processed.
+    """
     ai_service.order(held=True)
     accepted = [pair[0].upload(f"filler-{number}") for number in range(10)]
     for service in pair:
@@ -167,6 +173,7 @@ def test_backlog_is_bounded_per_user_and_in_all(pair: Pair, ai_service: AiServic
     assert refused.status_code == 429 and int(refused.headers["Retry-After"]) > 0
     assert refused.json()["error"]["code"] == "RATE_LIMITED"
     check_reply("post", "/api/assets/analyze-queue", 429, refused.json(), refused.headers)
+    assert pair[1].upload("anna").status_code == 429, "another process counts the same"
     accepted += [pair[1].upload(f"other-{number}") for number in range(5)]
     refused = pair[1].upload("somebody")
     assert refused.status_code == 503 and int(refused.headers["Retry-After"]) > 0

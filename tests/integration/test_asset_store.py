@@ -401,6 +401,39 @@ async def test_unfinished_before_walks_all_users_oldest_first(store: AssetStore)
 
 
 @pytest.mark.gen_test
+async def test_unfinished_assets_of_a_user_are_counted(store: AssetStore) -> None:
+    """Neither those of others nor those that are finished; one that runs again counts again."""
+    assets = [await create(store) for _ in range(3)]
+    await create(store, "user-2")
+    assert [await store.count_unfinished(user) for user in ("user-1", "user-2", "user-3")] == [3, 1, 0]
+    await store.fail(assets[0].id, assets[0].processing_job_id, (await begin(store, assets[0])).fence, **FAILURE)
+    assert await store.count_unfinished("user-1") == 2
+    await store.requeue(assets[0].id, "user-1", "ai-processing:" + "1" * 24)
+    assert await store.count_unfinished("user-1") == 3
+
+
+@pytest.mark.gen_test
+async def test_stored_bytes_are_those_of_images_in_our_storages(store: AssetStore) -> None:
+    """Original, processed image and previews count; not what others keep, nor an original that is gone."""
+    assert await store.stored_bytes("user-1") == 0
+    asset = await create(store)
+    kept = asset.original.bytes
+    assert kept > 0 and await store.stored_bytes("user-1") == kept
+    fence = (await begin(store, asset)).fence
+    previews = {side: replace(PROCESSED, public_id=f"x/preview-{side}", bytes=200) for side in ("320", "1280")}
+    elsewhere = ImageRef("", "", "https://elsewhere.example/p.webp", "")
+    await finish(store, asset, fence, processed=replace(PROCESSED, bytes=1000), previews=previews)
+    other = await create(store)
+    await finish(store, other, (await begin(store, other)).fence, processed=elsewhere)
+    await create(store, "user-2")
+    assert await store.stored_bytes("user-1") == 2 * kept + 1000 + 400
+    await store.drop_original(asset.id, asset.processing_job_id)
+    assert await store.stored_bytes("user-1") == kept + 1000 + 400
+    await store.delete(other.id, "user-1")
+    assert await store.stored_bytes("user-1") == 1400
+
+
+@pytest.mark.gen_test
 async def test_get_many_returns_those_that_are_there(store: AssetStore) -> None:
     """Assets of any user; ids that name none, or are none, are left out; no ids, no assets."""
     assets = [await create(store, f"user-{number}") for number in range(3)]

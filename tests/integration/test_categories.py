@@ -16,7 +16,7 @@ from click.shell_completion import ShellComplete
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from pipeline.cli import main
-from pipeline.demo import pictures
+from pipeline.demo import pictures, shown
 from pipeline.handlers.contracts import asyncapi, openapi, with_categories
 from pipeline.settings import DEFAULT_CATEGORIES, Settings
 from tests.contract.contracts import JOB, check_event, check_value, load
@@ -139,6 +139,8 @@ def test_demo_pictures_have_a_category_that_is_there() -> None:
     assert [category for _, category in pictures()] == ["camera", "lego", "sneaker", "other"]
     assert [category for _, category in pictures(("lego", "other"))] == ["other", "lego", "other", "other"]
     assert {category for _, category in pictures(OTHERS)} == {OTHERS[-1]}
+    assert [category for _, category in shown()] == ["camera", "lego", "sneaker"]
+    assert {category for _, category in shown(OTHERS)} == {OTHERS[-1]}
 
 
 def test_shell_completes_the_categories_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:

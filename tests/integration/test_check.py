@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from pipeline.commands.checking import Finding, Mark, Masker
+from pipeline.commands.checks.findings import Finding, Mark, Masker
 from pipeline.settings import Settings
 from tests.factories import SECRET
 from tests.packages import install
@@ -140,8 +140,8 @@ def register_ai_providers(settings):
 
 
 def test_check_of_a_redis_with_a_password(run: Run) -> None:
-    """Its address is shown without user and password, and a wrong password is not repeated; what may lose jobs, or a
-    port in use, is only a warning.
+    """Its address is shown without user and password, and a wrong password is not repeated; what may lose jobs is
+    only a warning, and a port in use is not.
     """
     with RedisServer("--maxmemory-policy", "allkeys-lru") as server:
         password = ["+hidden-in-here"]
@@ -149,10 +149,10 @@ def test_check_of_a_redis_with_a_password(run: Run) -> None:
         server.client().acl_setuser("someone", enabled=True, passwords=password, **allowed)
         good = run(REDIS_URL=f"redis://someone:hidden-in-here@127.0.0.1:{server.port}/0", PORT=str(server.port))
         wrong = run(REDIS_URL=f"redis://someone:hidden-or-not@127.0.0.1:{server.port}/0")
-    assert (good.returncode, f"at redis://127.0.0.1:{server.port}/0" in good.stdout) == (0, True)
+    assert (good.returncode, f"at redis://127.0.0.1:{server.port}/0" in good.stdout) == (1, True)
     assert "warning  redis: maxmemory-policy is allkeys-lru" in good.stdout
     assert "set maxmemory-policy noeviction" in good.stdout
-    assert f"warning  address: 127.0.0.1:{server.port}: Address already in use" in good.stdout
+    assert f"failed   address: 127.0.0.1:{server.port}: Address already in use" in good.stdout
     assert (wrong.returncode, "invalid username-password" in wrong.stdout) == (1, True)
     assert "hidden" not in good.stdout + wrong.stdout and "someone" not in good.stdout + wrong.stdout
 
@@ -163,7 +163,7 @@ def test_check_of_a_redis_user_without_channels(look: Look) -> None:
     with RedisServer() as server:
         server.client().execute_command("ACL", "SETUSER", "one", "on", "nopass", "~*", "+@all", "resetchannels")
         found = look(REDIS_URL=f"redis://one:any@127.0.0.1:{server.port}/0")
-    assert set(found) == {"redis"} and "&pipeline:*" in found["redis"]["detail"]
+    assert set(found) == {"redis"} and found["redis"]["mend"].startswith("ACL SETUSER ... &pipeline:* (")
     assert "NOPERM" in found["redis"]["detail"]
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.parts import program
 from tests.service import ROOT
 
 EXAMPLE = ROOT / "examples/pipeline-plugin-example"
@@ -64,18 +65,19 @@ def test_readme_leads_from_pip_install_to_an_event(tmp_path: Path, environment: 
     """Installed, tested, listed, verified, chosen: then the owner's socket gets what the plugin found."""
     folder = tmp_path / "example"
     shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
-    command = ["bash", "-euo", "pipefail", "-c", commands(folder / "README.md")]
+    command = [program("bash"), "-euo", "pipefail", "-c", commands(folder / "README.md")]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     out = done.stdout
     assert "15 passed" in out and "5 passed" in out  # its own tests, and what `verify` runs
-    assert re.findall(r"│ example +│ (\w+) +│ (\S+) +│ 1\.0\.0 +│ (\w+)", out) == [
+    assert re.findall(r"^example +(\w+) +(\S+) +1\.0\.0 +(\w+)", out, re.MULTILINE) == [
         ("hook", "pipeline-plugin-example", "available"),
         ("provider", "pipeline-plugin-example", "available"),
     ]
-    *_, event = re.findall(r"^\{\n.*?^\}", out, re.DOTALL | re.MULTILINE)
-    assert "photo.jpg is partial" in out
-    assert json.loads(event)["aiMetadata"]["colorway"] == {"value": "navy", "confidence": 1.0}
+    told = [json.loads(line) for line in re.findall(r"^\{.*photo.jpg.*\}$", out, re.MULTILINE)]
+    accepted, event = told
+    assert (accepted["event"], event["event"], event["status"]) == ("accepted", "asset_processed", "partial")
+    assert event["aiMetadata"]["colorway"] == {"value": "navy", "confidence": 1.0}
     lines = [json.loads(line) for line in (tmp_path / "data/service.log").read_text().splitlines()]
     assert len([line for line in lines if line["event"] == "example_job_finished"]) == 4
     assert not [line for line in lines if line["level"] in ("error", "critical")]

@@ -17,11 +17,10 @@ from typing import Any
 import pytest
 
 from tests.factories import make_image, make_token
-from tests.parts import require
+from tests.parts import program
 from tests.service import ROOT, AiService, Service, inherited
 
 SOURCES = ROOT / "tests/clients_generated"
-TOOL = "needs {} on PATH: tests/clients_generated/install FOLDER has it"
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +31,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 def tool(name: str) -> Path:
     """Return the program of that name, where it lies."""
-    found = shutil.which(name)
-    require(found is not None, TOOL.format(name))
-    return Path(str(found)).resolve()
+    return Path(program(name, hint="tests/clients_generated/install FOLDER has it")).resolve()
 
 
 def run(folder: Path, *command: str | Path, **environment: str) -> str:
@@ -52,7 +49,7 @@ def generate(folder: Path, url: str, generator: str) -> None:
     block = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
     assert block is not None
     (command,) = [line for line in block[1].splitlines() if generator in line.split()]
-    run(folder, "bash", "-c", command, PIPELINE_URL=url)
+    run(folder, program("bash"), "-c", command, PIPELINE_URL=url)
 
 
 def check(printed: str, listener: str) -> None:
@@ -91,18 +88,17 @@ def test_typescript_client_uploads_lists_and_streams(service: Service, tmp_path:
     strict = ("--strict", "--noUncheckedIndexedAccess", "--skipLibCheck", "--types", "node")
     modern = ("--target", "es2022", "--module", "esnext", "--moduleResolution", "bundler")
     run(tmp_path, tool("tsc"), *strict, *modern, "upload.ts")
-    check(run(tmp_path, "node", "upload.js", service.url, make_token("typescript"), str(photo)), "heard")
+    check(run(tmp_path, program("node"), "upload.js", service.url, make_token("typescript"), str(photo)), "heard")
 
 
 @pytest.mark.fault("O4")
 def test_go_client_uploads_lists_and_streams(service: Service, tmp_path: Path, photo: Path) -> None:
     """oapi-codegen: what it generates compiles, and the program on it runs."""
     tool("oapi-codegen")
-    require(shutil.which("go") is not None, "needs go on PATH")
     for name in ("go.mod", "go.sum", "upload.go"):
         shutil.copy(SOURCES / name, tmp_path)
     (tmp_path / "photos").mkdir()
     generate(tmp_path, service.url, "oapi-codegen")
     caches = {name: os.environ[name] for name in ("GOPROXY", "GOFLAGS", "GOCACHE", "GOPATH") if name in os.environ}
-    run(tmp_path, "go", "build", "-o", "upload", ".", **caches)
+    run(tmp_path, program("go"), "build", "-o", "upload", ".", **caches)
     check(run(tmp_path, "./upload", service.url, make_token("go"), photo), "heard")

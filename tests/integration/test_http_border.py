@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import queue
-import shutil
 import socket
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import structlog
@@ -38,17 +37,18 @@ import tornado.web
 from pipeline.assets.asset import Asset, AssetStatus, ImageRef
 from pipeline.auth import TokenVerifier
 from pipeline.errors import Conflict, DependencyUnavailable, NotFound
-from pipeline.handlers import assets, base, multipart
+from pipeline.handlers import access, assets, base, multipart
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.upload import Turns, UploadHandler
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.usecases.image_urls import ImageUrls
+from pipeline.usecases.quota import Quota
 from pipeline.usecases.submission import Receipt
 from pipeline.usecases.upload import Upload
 from tests.factories import SECRET, make_image, make_multipart, make_noise_image, make_token, make_upload
 from tests.memory_storage import MemoryStorage
-from tests.parts import require
+from tests.parts import program, require
 
 UPLOAD = "/api/assets/analyze-queue"
 ASSET_ID = "0123456789abcdef01234567"
@@ -68,12 +68,16 @@ class StandInSubmission:
     """Remembers what it was handed, and reads the file as storage would. error: raised instead."""
 
     def __init__(self) -> None:
+        self.quota = Quota(cast(Any, SimpleNamespace(stored_bytes=None)), most_bytes=0)
         self.uploads: list[tuple[Upload, bytes]] = []
         self.calls: list[tuple[str, ...]] = []
         self.error: Exception | None = None
         self.entered = threading.Event()
         self.may_go_on = threading.Event()
         self.may_go_on.set()
+
+    async def admit(self, user_id: str, idempotency_key: str | None) -> None:
+        """Everybody has room."""
 
     async def submit(self, upload: Upload) -> Receipt:
         self.entered.set()
@@ -275,7 +279,7 @@ def application(border: Border, settings: Settings, pool: ThreadPoolExecutor) ->
             border.seen.put(("finished", self.get_status()))
 
     def log_request(handler: tornado.web.RequestHandler) -> None:
-        base.log_request(handler)
+        access.log_request(handler)
         border.logged.put(getattr(handler, "request_id", ""))
 
     common = {
@@ -652,10 +656,10 @@ def test_upload_of_50_mb_by_curl_reads_its_refusal(
     border: Border, tmp_path: Path, expect: str, token: str, status: int
 ) -> None:
     """curl gets the refusal of a far too large body, whether it waits for 100 Continue or not."""
-    require(shutil.which("curl") is not None, "curl is not installed")
+    curl = program("curl")
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(bytes(50 * 1024 * 1024))
-    command = ["curl", "-sS", "-m", "20", "-w", "\n%{http_code}", "-H", f"Authorization: Bearer {token}", "-H", expect]
+    command = [curl, "-sS", "-m", "20", "-w", "\n%{http_code}", "-H", f"Authorization: Bearer {token}", "-H", expect]
     command += ["-F", f"image=@{photo};type=image/jpeg", "-F", "category=lego"]
 
     ran = subprocess.run(command + [f"http://127.0.0.1:{border.port}{UPLOAD}"], capture_output=True, timeout=30)

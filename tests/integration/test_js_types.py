@@ -17,7 +17,7 @@ from jsonschema import ValidationError as JsonSchemaError
 from pipeline.handlers.contracts import asyncapi
 from pipeline.settings import DEFAULT_CATEGORIES
 from tests.contract.contracts import API
-from tests.parts import require
+from tests.parts import program
 from tests.scripts import CLIENT
 from tests.service import ROOT, inherited
 
@@ -28,9 +28,7 @@ DECLARED = {"pipeline-client.d.ts", "photo-queue.d.ts", "react.d.ts", "types.d.t
 
 
 def tool(name: str) -> Path:
-    found = shutil.which(name)
-    require(found is not None, f"needs {name} on PATH: tests/clients_generated/install FOLDER has it")
-    return Path(str(found)).resolve()
+    return Path(program(name, hint="tests/clients_generated/install FOLDER has it")).resolve()
 
 
 def run(folder: Path, *command: str | Path) -> str:
@@ -52,7 +50,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that has installed the package, as `npm pack` makes it."""
     folder = tmp_path_factory.mktemp("app")
     modules = tool("tsc").parents[2]
-    (packed,) = json.loads(run(folder, "npm", "pack", CLIENT, "--json"))
+    (packed,) = json.loads(run(folder, program("npm"), "pack", CLIENT, "--json"))
     with tarfile.open(folder / packed["filename"]) as tar:
         tar.extractall(folder, filter="data")
     (folder / "node_modules").mkdir()

@@ -8,9 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from click.testing import CliRunner, Result
-from rich.console import Console
 
-import pipeline.cli
 import pipeline.logs
 from pipeline.cli import main
 from pipeline.commands import plugin_settings
@@ -49,10 +47,8 @@ VARIABLES = list(address_settings())
 
 
 @pytest.fixture(autouse=True)
-def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wide enough for every name; and commands that run in this process leave its log as it is."""
-    for name in ("stdout", "stderr"):
-        monkeypatch.setattr(pipeline.cli, name, Console(width=400, stderr=name == "stderr"))
+def same_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that run in this process leave its log as it is."""
     monkeypatch.setattr(pipeline.logs, "configure", lambda *_: None)
 
 

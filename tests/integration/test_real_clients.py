@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ import pytest
 import requests
 import urllib3
 
+from tests import parts
 from tests.chromium import BROWSER, browsing
 from tests.factories import make_image, make_token
 from tests.parts import require
@@ -81,13 +81,12 @@ def program(name: str) -> Client:
     """Return a client that is a program of tests/clients; one process sends all."""
 
     def send_all(uploads: list[Sent]) -> list[Answer]:
-        command = shutil.which(name)
-        require(command is not None, f"needs {name} on PATH: tests/clients/install FOLDER builds it")
+        command = parts.program(name, hint="tests/clients/install FOLDER builds it")
         lines = [
             "\t".join([sent.client, sent.url, sent.token, sent.category, str(sent.file), FILENAME]) for sent in uploads
         ]
         given = "".join(f"{line}\n" for line in lines).encode()
-        ran = subprocess.run([str(command)], input=given, capture_output=True, timeout=60)
+        ran = subprocess.run([command], input=given, capture_output=True, timeout=60)
         assert ran.returncode == 0, ran.stderr
         printed = [line.split("\t", 3) for line in ran.stdout.decode().splitlines()]
         return [(int(status), body) for _client, _version, status, body in printed]
@@ -104,8 +103,8 @@ def curl(*options: str, is_form: bool = True) -> Client:
     """Return curl with these options, which sends a form of its own or one that was made by hand."""
 
     def send(sent: Sent) -> Answer:
-        require(shutil.which("curl") is not None, "needs curl on PATH")
-        command = ["curl", "--silent", "--show-error", "--noproxy", "*", "--write-out", "\n%{http_code}", *options]
+        command = [parts.program("curl"), "--silent", "--show-error", "--noproxy", "*", *options]
+        command += ["--write-out", "\n%{http_code}"]
         command += ["--header", f"Authorization: Bearer {sent.token}"]
         given = b""
         if is_form:

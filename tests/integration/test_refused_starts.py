@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts import require
+from tests.parts import program, require
 from tests.service import ROOT, Service
 
 PASSWORD = "s3cretWord"
@@ -77,12 +76,11 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
     """A filesystem that takes no files, not even root's."""
     folder = tmp_path / "read-only"
     folder.mkdir()
-    require(shutil.which("mount") is not None, "needs the program mount")
-    command = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "none", str(folder)]
+    command = [program("mount"), "-t", "tmpfs", "-o", "ro,size=1m", "none", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     require(done.returncode == 0, f"needs a filesystem of its own: {done.stderr.strip()}")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run([program("umount"), str(folder)], check=True)
 
 
 @pytest.mark.fault("E28")

@@ -6,7 +6,6 @@ import importlib
 import json
 import pkgutil
 import re
-import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ import pipeline.handlers.socket
 from pipeline.handlers.socket import CloseCode
 from pipeline.metrics import CLOSE_CODES as COUNTED_CODES
 from tests.contract import contracts
-from tests.parts import require
+from tests.parts import program
 
 ROOT = Path(__file__).parents[2]
 CODES: list[dict[str, Any]] = contracts.load("close-codes.json")  # type: ignore[assignment]
@@ -80,10 +79,9 @@ def test_python_client_has_the_same_table() -> None:
 def test_javascript_client_has_the_same_table() -> None:
     """The table that the JavaScript client exports is the contract's."""
     client = ROOT / "clients/js/pipeline-client.js"
-    node = shutil.which("node")
-    require(node is not None, "needs Node")
+    node = program("node")
     script = f"import * as client from {json.dumps(client.as_uri())}; console.log(JSON.stringify(client.CLOSE_CODES))"
-    command = [str(node), "--input-type=module", "-e", script]
+    command = [node, "--input-type=module", "-e", script]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     assert ("CLOSE_CODES" in client.read_text()) == (printed != "undefined"), "the table is there and not exported"
     if printed != "undefined":

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 # Rows from top to bottom (of the plain words at the bottom, auth knows the settings, these the errors, and these how
 # texts are cleaned); a module imports only from rows below its own, and a room only itself.
 ROWS = [
+    {"start"},
     {"cli"},
     {"app"},
     {"routes"},
@@ -29,26 +30,31 @@ ROWS = [
     {"settings"},
     {"sandbox", "link", "disk", "environment", "keys", "origins", "clock", "pages"},
     {"errors"},
-    {"texts", "hold", "delays", "instants", "addresses", "images"},
+    {"texts", "hold", "delays", "instants", "addresses", "proxies", "images", "weak_secrets"},
 ]
 PLAIN_WORDS = ROWS[-5:]
 BESIDE = {"metrics", "logs", "tracing", "supervision"}
 # Parts the rows do not name: what is embedded belongs to starting, the commands to the command line, the client and
 # the suites to those outside.
-STARTING = {"embedded", "data_dir", "exit", "commands", "client", "demo", "testing"}
+STARTING = {
+    *("embedded", "embedded_files", "data_dir", "exit", "services", "systemd"),
+    *("commands", "client", "demo", "testing"),
+}
 SPECIFIED_TESTS = [*range(13, 20), *range(27, 34), *range(38, 46), 57, 58]
 # The rows of the fault list that are mended, each held by a test that carries its name.
 MENDED_FAULTS = {
     *(f"E{number}" for number in range(1, 33)),
     *(f"R{number}" for number in range(1, 19)),
     *(f"U{number}" for number in range(1, 29)),
-    *("O4", "O5", "O9", "O11", "O16", "O20", *(f"P{number}" for number in range(1, 12))),
+    *(f"P{number}" for number in range(1, 12)),
+    *(f"O{number}" for number in range(1, 21)),
 }
 PURE = [
     *("pipeline.assets.asset", "pipeline.assets.events", "pipeline.assets.store", "pipeline.queue.job"),
     *("pipeline.errors", "pipeline.images", "pipeline.hold", "pipeline.texts", "pipeline.delays", "pipeline.instants"),
     *("pipeline.clock", "pipeline.assets.containers", "pipeline.sandbox.cost", "pipeline.sandbox.wire"),
-    *("pipeline.assets.hygiene", "pipeline.assets.kinds", "pipeline.assets.store_move"),
+    *("pipeline.proxies", "pipeline.assets.hygiene", "pipeline.assets.kinds", "pipeline.assets.store_move"),
+    "pipeline.weak_secrets",
 ]
 
 
@@ -164,3 +170,41 @@ def test_lua_script_is_used_and_says_what_it_does(path: Path) -> None:
     assert "-- KEYS:" in header and "Called by JobQueue." in header and "-- ARGV:" in header
     method = re.findall(r"JobQueue\.(\w+)", header)[0]
     assert f"async def {method}(" in (ROOT / "pipeline/queue/queue.py").read_text()
+
+
+@pytest.mark.fault("O17")
+def test_tests_skip_where_a_program_is_missing() -> None:
+    """Each program of the system that a test starts comes from `tests.parts.program`, which skips without it."""
+    faults = []
+    for path in modules("tests"):
+        if path.parent.name.startswith("plugins_") or path.name == "parts.py" or "plugins_v1" in path.parts:
+            continue
+        tree = ast.parse(path.read_text())
+        lists = {
+            target.id: node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            is_start = called.startswith(("subprocess.", "asyncio.create_subprocess")) and node.args
+            if called in ("shutil.which", "which", "os.system") or (is_start and _names_program(node.args[0], lists)):
+                faults.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)[:60]}")
+    assert not faults, "use tests.parts.program"
+
+
+def _names_program(command: ast.expr, lists: dict[str, ast.expr]) -> bool:
+    """True for a command, or one in a variable, that begins with a text: the name of a program."""
+    while isinstance(command, ast.BinOp):
+        command = command.left
+    if isinstance(command, (ast.List, ast.Tuple)) and command.elts:
+        return _names_program(command.elts[0], lists)
+    if isinstance(command, ast.Starred):
+        return _names_program(command.value, lists)
+    if isinstance(command, ast.Name) and command.id in lists:
+        return _names_program(lists.pop(command.id), lists)
+    return isinstance(command, (ast.Constant, ast.JoinedStr))

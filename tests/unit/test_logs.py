@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import structlog
 
-from pipeline.logs import configure
+from pipeline.logs import AGAIN_SECONDS, MAX_KINDS, Seldom, configure
 from pipeline.settings import LogFormat
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1c2VyLTEifQ.dGhlLXNpZ25hdHVyZQ"
@@ -176,3 +176,37 @@ def test_log_goes_to_stderr_and_nothing_else() -> None:
     assert (own["event"], own["port"]) == ("service_started", 1)
     assert (warning["level"], warning["logger"]) == ("warning", "py.warnings") and "old" in warning["event"]
     assert (asyncio_line["level"], asyncio_line["exception"][0]["exc_value"]) == ("error", "x")
+
+
+@pytest.mark.fault("O15")
+def test_what_repeats_is_written_once_a_minute_with_its_count() -> None:
+    """Each kind by itself; the line after that says how many were left out."""
+    written: list[dict[str, Any]] = []
+    now = [0.0]
+    seldom = Seldom(lambda: now[0])
+
+    def say(cause: str) -> None:
+        seldom.write(lambda event, **fields: written.append({"event": event, **fields}), "away", cause, cause=cause)
+
+    for _ in range(500):
+        say("refused")
+    say("timeout")
+    assert written == [{"event": "away", "cause": "refused"}, {"event": "away", "cause": "timeout"}]
+    now[0] = AGAIN_SECONDS
+    say("refused")
+    say("refused")
+    assert written[2:] == [{"event": "away", "cause": "refused", "repeated": 499}]
+
+
+@pytest.mark.fault("O15")
+def test_kinds_of_what_repeats_are_bounded() -> None:
+    """Texts that are never the same fill neither the log nor the memory; what is forgotten makes room."""
+    written: list[str] = []
+    now = [0.0]
+    seldom = Seldom(lambda: now[0])
+    for number in range(10_000):
+        seldom.write(lambda event, **fields: written.append(event), "away", str(number))
+    assert len(written) == MAX_KINDS
+    now[0] = AGAIN_SECONDS
+    seldom.write(lambda event, **fields: written.append(event), "away", "new")
+    assert len(written) == MAX_KINDS + 1

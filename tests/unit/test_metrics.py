@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.metrics import QUEUE_STATES, Metrics
-from tests.parts import require
+from tests.parts import program
 
 QUEUE = "ai-processing"
 HELD = "pipeline_provider_held_seconds"
@@ -20,7 +19,9 @@ BOUNDED_LABELS = {
     *("route", "method", "status", "outcome", "state", "attempt"),
     # Of what AI providers tell hooks/usage.py takes so many different ones.
     *("model", "currency", "direction"),
+    *("name", "role"),
     *("code", "kind", "plugin", "method", "queue", "provider", "reason", "task", "transport"),
+    "limit",
 }
 
 
@@ -161,8 +162,7 @@ def test_metrics_page_tells_process_and_build() -> None:
 
 def test_metrics_page_passes_promtool() -> None:
     """Prometheus' own linter has nothing to say about names, units and help texts."""
-    promtool = shutil.which("promtool")
-    require(promtool is not None, "promtool is not installed")
+    promtool = program("promtool")
     body, _ = Metrics().render()
-    checked = subprocess.run([str(promtool), "check", "metrics"], input=body, capture_output=True)
+    checked = subprocess.run([promtool, "check", "metrics"], input=body, capture_output=True)
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")

@@ -18,6 +18,7 @@ from pipeline.hooks.sources import ENTRY_POINT_GROUP
 from pipeline.metrics import Metrics
 from pipeline.commands.reference import ERRORS, hook_users, reference_lines
 from pipeline.settings import Settings
+from tests.parts import program
 from tests.service import ROOT, inherited
 
 PAGE = (ROOT / "docs/plugins.md").read_text()
@@ -155,7 +156,7 @@ def test_page_leads_to_a_provider_that_works_in_the_sandbox(package: Path) -> No
 @pytest.mark.parametrize("text", [text for language, text in BLOCKS if language == "bash"])
 def test_commands_are_commands(text: str) -> None:
     """The shell understands them, and those of ours have such names."""
-    subprocess.run(["bash", "-n", "-c", text], check=True)
+    subprocess.run([program("bash"), "-n", "-c", text], check=True)
     assert set(re.findall(r"\bpipeline (\w+)", text)) <= set(main.commands)
 
 

@@ -24,7 +24,8 @@ USED = {
         "pipeline/handlers/http_head.py": {
             *("_deliver_body", "_max_body_size", "_read_message", "_response_start_line"),
         },
-        "pipeline/handlers/server.py": {"_HTTPRequestContext", "_add_io_state", "_connections", "_handle_events"},
+        "pipeline/handlers/peer.py": {"_HTTPRequestContext"},
+        "pipeline/handlers/server.py": {"_add_io_state", "_connections", "_handle_events"},
         "pipeline/handlers/protocol.py": {
             *("_abort", "_handle_message", "_read_bytes", "_receive_frame_loop"),
         },

@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from pipeline.auth import TokenVerifier
 from pipeline.errors import ConfigurationError
-from pipeline.keys import read_public_key, secret_fault
+from pipeline.keys import read_public_keys
 from pipeline.settings import Settings
+from pipeline.weak_secrets import secret_fault
 from tests.factories import SECRET
 
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -88,14 +89,14 @@ def test_random_secrets_are_taken() -> None:
 def test_unfit_public_key_is_refused(key: str, told: str) -> None:
     """Each with its own reason."""
     with pytest.raises(ConfigurationError) as caught:
-        read_public_key(key)
+        read_public_keys(key)
     assert caught.value.message.startswith(f"JWT_PUBLIC_KEY {told}")
 
 
 @pytest.mark.parametrize(("key", "algorithm"), [(RSA_KEY, "RS256"), (EC_KEY, "ES256")])
 def test_strong_public_key_is_taken(key: Any, algorithm: str) -> None:
     """RSA of 2048 bits and EC P-256."""
-    assert read_public_key(pem(key)).algorithm == algorithm
+    assert [each.algorithm for each in read_public_keys(pem(key))] == [algorithm]
     TokenVerifier(Settings(jwt_public_key=pem(key)))
 
 

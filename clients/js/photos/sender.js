@@ -8,6 +8,7 @@
  * @property {number} [share] of its bytes that are sent
  * @property {string} [reason] why it is sent again, or not
  * @property {number} [nextAt]
+ * @property {boolean} [isLimit] it is sent again because the user may send no faster
  *
  * @typedef {object} Told
  * @property {(key: string, step: Step) => void} step
@@ -25,6 +26,7 @@ const STALLED_MS = 30_000; // without a byte going out
 const ANSWER_MS = 120_000; // once all bytes are out
 const LOOK_MS = 5000; // whether another tab has sent it
 const TOLD_MS = 200;
+const CAREFUL_MS = 60_000; // photos go one at a time for so long after one was too many
 
 export class Sender {
   #parts;
@@ -34,6 +36,7 @@ export class Sender {
   /** @type {Map<string, number>} how often in a row each one failed */ #failures = new Map();
   /** @type {Map<string, ReturnType<typeof setTimeout>>} */ #timers = new Map();
   #failuresInARow = 0;
+  #carefulUntil = 0;
   #isHalted = false;
   #stopping = new AbortController();
   #wakeLock = new WakeLock(this.#stopping.signal);
@@ -78,11 +81,12 @@ export class Sender {
   }
 
   #go() {
-    // While all fails, one photo at a time finds out whether that is over.
-    const atOnce = this.#failuresInARow >= AT_ONCE ? 1 : AT_ONCE;
+    // While all fails, or the user may send no faster, one photo at a time finds out whether that is over.
+    const isCareful = this.#failuresInARow >= AT_ONCE || Date.now() < this.#carefulUntil;
+    const atOnce = isCareful ? 1 : AT_ONCE;
     for (const unsent of this.#waiting.values()) {
       if (this.#isHalted || !navigator.onLine || this.#sending.size >= atOnce) break;
-      if (this.#failuresInARow >= AT_ONCE && this.#timers.size) break;
+      if (isCareful && this.#timers.size) break;
       if (!this.#timers.has(unsent.key) && !this.#sending.has(unsent.key)) this.#send(unsent);
     }
     this.#wakeLock.keep(this.#sending.size > 0);
@@ -184,15 +188,16 @@ export class Sender {
       await this.#parts.outbox.put(refused);
       return this.#told.step(key, { step: "refused", reason: message });
     }
-    this.#failures.set(key, failures);
-    this.#failuresInARow += 1;
-    this.#sendAgain(unsent, message, retryAfterMs ?? waitMs(failures));
-  }
-
-  /** @param {Unsent} unsent @param {string} reason @param {number} ms */
-  #sendAgain(unsent, reason, ms) {
+    const ms = retryAfterMs ?? waitMs(failures);
+    const nextAt = Date.now() + ms;
+    const isLimit = status === 429;
+    if (isLimit) this.#carefulUntil = nextAt + CAREFUL_MS;
+    else {
+      this.#failures.set(key, failures);
+      this.#failuresInARow += 1;
+    }
     this.#wait(unsent, ms);
-    this.#told.step(unsent.key, { step: "again", reason, nextAt: Date.now() + ms });
+    this.#told.step(key, { step: "again", reason: message, nextAt, isLimit });
   }
 
   /** @param {Unsent} unsent @param {number} ms */

@@ -31,7 +31,7 @@ export function stateOf(photo) {
 }
 
 /** @param {any} unsent @returns {Told} */
-function unsentState({ step, share = 0, reason, nextAt, isOffline }) {
+function unsentState({ step, share = 0, reason, nextAt, isOffline, isLimit }) {
   if (step === "refused") return { kind: "bad", badge: "Not sent", told: sentence(reason) };
   if (step === "preparing")
     return { kind: "busy", badge: "Preparing", told: "Being made smaller, so that it can be sent.", share: null };
@@ -40,6 +40,8 @@ function unsentState({ step, share = 0, reason, nextAt, isOffline }) {
   if (step === "sending")
     return { kind: "busy", badge: "Sending", told: "All sent. Waiting for the answer.", share: null };
   if (isOffline) return { kind: "warn", badge: "Waiting", told: "No network. It is sent as soon as there is one." };
+  if (step === "again" && isLimit)
+    return { kind: "", badge: "Waiting", told: `${sentence(reason)} It is sent by itself, ${clock(nextAt)} or soon after.` };
   if (step === "again")
     return { kind: "warn", badge: "Sending again", told: `${sentence(reason)} Next try ${clock(nextAt)}.` };
   return { kind: "", badge: "Waiting", told: "It waits for its turn to be sent." };

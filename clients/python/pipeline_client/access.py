@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import time
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
@@ -49,6 +50,10 @@ class Unavailable(ClientError):
         self.retry_seconds = retry_seconds
         self.fault = fault
         self.is_gateway = is_gateway
+
+
+class TooMany(Unavailable):
+    """The user has asked for as much as one user may; retry_seconds: when there is room again."""
 
 
 class Refused(ClientError):
@@ -113,5 +118,7 @@ def seconds_left(token: str) -> float:
 
 
 def words_of(error: BaseException) -> str:
-    """Return what is known of an error; a timeout itself says nothing."""
+    """Return what is known of an error; a timeout itself says nothing, and asyncio tells of a refusal only where."""
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.errno, int) and error.strerror:
+        return os.strerror(error.errno) if error.errno > 0 else error.strerror
     return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)

@@ -6,13 +6,13 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
 
-from .access import ClientError, Token, TokenSource, Unavailable
+from .access import ClientError, Token, TokenSource, TooMany, Unavailable
 from .events import Frame
 from .feed import Feed
 from .http import Http, segment
@@ -24,6 +24,9 @@ CHUNK_BYTES = 64 * 1024
 WAIT_SECONDS = 25
 # How long until a service that could not answer is asked again.
 ASK_AGAIN_SECONDS = 1.0
+# How often it is told that uploads wait.
+TELL_AGAIN_SECONDS = 30.0
+Send = Callable[[], Awaitable[dict[str, Any]]]
 FINISHED = ("active", "partial", "failed", "archived")
 
 
@@ -50,6 +53,10 @@ class Client:
         on_transport: told "socket", "sse" or "poll" whenever `events` comes by another one than before.
         """
         self._http = Http(url, TokenSource(token))
+        self._on_notice = on_notice
+        # Uploads that were too many go on one after the other: together they would only be refused again.
+        self._line = asyncio.Lock()
+        self._told_at = -TELL_AGAIN_SECONDS
         self._feed = Feed(
             self._http, since=since, is_progress=progress, on_notice=on_notice, on_transport=on_transport
         )
@@ -72,26 +79,31 @@ class Client:
     ) -> dict[str, Any]:
         """Upload a photo; return {"assetId", "jobId", "status", "message"}.
 
-        Sent again a few times, within five minutes, when the service cannot be reached or is too busy; the key, a new
-        one for each call unless given, makes that one upload.
+        Sent again a few times, within five minutes, when the service cannot be reached or is too busy. While the
+        service says that the user sends too many, and when to come again, the upload waits in line, for as long as that
+        takes. The key, a new one for each call unless given, makes that one upload.
         on_progress: called with a number of bytes each time so many went out, and before a repeat with minus all that
         went out in vain, so that the sum is always what has been sent.
         """
         form = _Form(Path(path), category, on_progress)
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        deadline = time.monotonic() + UPLOAD_SECONDS
-        repeats = iter(REPEAT_SECONDS)
-        while True:
-            try:
-                return await self._http.request("POST", "/api/assets/analyze-queue", body=form.make, headers=headers)
-            except Unavailable as error:
-                longest = next(repeats, None)
-                if longest is None:
-                    raise
-                wait = random.uniform(longest / 2, longest) if error.retry_seconds is None else error.retry_seconds
-                if time.monotonic() + wait > deadline:
-                    raise
-                await asyncio.sleep(wait)
+
+        async def send() -> dict[str, Any]:
+            return await self._http.request("POST", "/api/assets/analyze-queue", body=form.make, headers=headers)
+
+        try:
+            return await _persist(send)
+        except TooMany as error:
+            self._tell_of_wait(error)
+            async with self._line:
+                return await _be_patient(send, error)
+
+    def _tell_of_wait(self, error: TooMany) -> None:
+        """Tell that uploads wait, now and then."""
+        now = time.monotonic()
+        if now - self._told_at >= TELL_AGAIN_SECONDS:
+            self._told_at = now
+            self._on_notice(f"{error}: waiting, the rest follows as there is room")
 
     async def asset(self, asset_id: str) -> dict[str, Any]:
         """Return the asset as it is now."""
@@ -163,6 +175,36 @@ class Client:
         """
         while True:
             yield await self.next_event()
+
+
+async def _persist(send: Send) -> dict[str, Any]:
+    """Return the reply once there is one. TooMany, and what does not heal by itself, are raised at once."""
+    deadline = time.monotonic() + UPLOAD_SECONDS
+    repeats = iter(REPEAT_SECONDS)
+    while True:
+        try:
+            return await send()
+        except TooMany:
+            raise
+        except Unavailable as error:
+            longest = next(repeats, None)
+            if longest is None:
+                raise
+            wait = random.uniform(longest / 2, longest) if error.retry_seconds is None else error.retry_seconds
+            if time.monotonic() + wait > deadline:
+                raise
+            await asyncio.sleep(wait)
+
+
+async def _be_patient(send: Send, error: TooMany) -> dict[str, Any]:
+    """Return the reply once there is room, however often the service has to say that there is none."""
+    while error.retry_seconds is not None and error.retry_seconds <= UPLOAD_SECONDS:
+        await asyncio.sleep(error.retry_seconds)
+        try:
+            return await _persist(send)
+        except TooMany as again:
+            error = again
+    raise error
 
 
 class _Form:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import aiohttp
 
-from .access import ClientError, Fault, Refused, TokenSource, Unavailable, words_of
+from .access import ClientError, Fault, Refused, TokenSource, TooMany, Unavailable, words_of
 from .close_codes import BAD_TOKEN, MALFORMED
 
 CONNECT_SECONDS = 10
@@ -19,7 +19,8 @@ REQUEST_SECONDS = 300
 PAGE = 100
 GATEWAY_STATUSES = {502, 503, 504}
 # The service is away or has too much to do.
-AGAIN_STATUSES = {429, 502, 503}
+TOO_MANY = 429
+AGAIN_STATUSES = {TOO_MANY, 502, 503}
 
 
 def segment(text: str) -> str:
@@ -45,6 +46,8 @@ class Reply(NamedTuple):
             data: dict[str, Any] = envelope["data"]
             return data
         words = self._words(envelope)
+        if self.status == TOO_MANY and self.retry_seconds is not None:
+            raise TooMany(words, self.retry_seconds)
         if self.status in AGAIN_STATUSES or self.is_early_token:
             raise Unavailable(words, self.retry_seconds)
         raise ClientError(words)

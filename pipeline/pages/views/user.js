@@ -80,6 +80,7 @@ function cards({
   assets,
   isComplete,
   bytes: stored,
+  maxBytes,
   oldest,
   newest,
   waitingJobs,
@@ -96,7 +97,7 @@ function cards({
     { class: "cards" },
     factCard("Photos", `${more}${number(assets.total)}`, [
       ...counts,
-      ["Stored", `${more}${bytes(stored)}`],
+      ["Stored", maxBytes === null ? bytes(stored) : `${bytes(stored)} of ${bytes(maxBytes)}`],
       ["Newest", time(newest)],
       ["Oldest", time(oldest)],
     ]),

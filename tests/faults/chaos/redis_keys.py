@@ -45,7 +45,7 @@ def _check_queue(report: Report, redis: Any, base: str, names: list[str]) -> lis
         kind = next((kind for kind in kept if name.startswith(kind)), None)
         if kind:
             kept[kind].add(name.removeprefix(kind))
-        elif name not in KNOWN_KEYS and not name.startswith(("turn:", "sums:")):
+        elif name not in KNOWN_KEYS and not name.startswith(("turn:", "sums:", "limit:")):
             strange.append(base + name)
     failed = set(redis.zrange(base + "failed", 0, -1))
     for kind, ids in kept.items():

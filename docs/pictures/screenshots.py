@@ -1,7 +1,7 @@
-"""Takes the pictures of docs/pictures/ anew, from a real service with the demo's photos: `python -m docs.screenshots`.
+"""Takes the pictures of docs/pictures/ anew, from a real service: `python -m docs.pictures.screenshots`.
 
-Needs Chromium. The offline AI answers for most photos; for the category `other` an AI service that fails at times, so
-that there is something for operators to see.
+Needs Chromium. The photos are the demo's. The offline AI answers for most; for the category `other` an AI service that
+fails at times, so that there is something for operators to see.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.chromium import Page, browsing
 from tests.factories import make_token
 from tests.service import AiService, Service
 
-FOLDER = Path(__file__).parent / "pictures"
+FOLDER = Path(__file__).parent
 WIDE, PHONE = (1280, 800), (390, 844)
 USERS = ("ada", "grace", "edsger", "barbara")
 

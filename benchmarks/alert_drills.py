@@ -1,0 +1,134 @@
+"""How long a fault goes unnoticed: python -m benchmarks.alert_drills [DRILL ...]
+
+Each drill (benchmarks/alert_faults.py) has real processes of the service, and a real Prometheus with our alerts as they
+are shipped: scraped and evaluated every 15 s. All drills run at the same time, for about ten minutes. Prints a table:
+the fault, the alert, the seconds from the fault until it fires, and from the end of the fault until it has gone. Then
+the other alerts that fired, and which of all these deploy/prometheus/alertmanager.yml sends: a real Alertmanager is
+asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks.alert_faults import DRILLS, Drill, World
+from tests.prometheus import DEPLOY, running_alertmanager, running_prometheus
+
+TIMES = {"scrape_interval": "15s", "evaluation_interval": "15s"}
+# All is well for five scrapes before the fault.
+WARM_SECONDS = 75.0
+LONGEST_SECONDS = 420.0
+HEAD = """| fault | alert | fires after | gone after | others that fired | sent by Alertmanager |
+|---|---|---|---|---|---|"""
+
+
+@dataclass
+class Outcome:
+    """What was measured. seconds: of each alert, to firing and to its end; others: that fired besides."""
+
+    drill: Drill
+    seconds: dict[str, list[float | None]]
+    others: set[str] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
+
+
+def measure(one: Drill) -> Outcome:
+    """Run the drill."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, ExitStack() as opened:
+        world = World(Path(name), opened)
+        steps = one.steps(world)
+        next(steps)
+        targets = [service.url.removeprefix("http://") for service in world.services]
+        prometheus = world.enter(running_prometheus(Path(name), times=TIMES, static_configs=[{"targets": targets}]))
+        time.sleep(WARM_SECONDS)
+        if early := _firing(prometheus):
+            raise RuntimeError(f"{one.fault}: before the fault {sorted(early)} fired")
+        next(steps)
+        seen: dict[str, dict[str, Any]] = {}
+        began = _wait(prometheus, one.alerts, True, seen)
+        next(steps, None)
+        ended = _wait(prometheus, one.alerts, False, seen)
+        seconds = {alert: [began.get(alert), ended.get(alert)] for alert in one.alerts}
+        told = _told(Path(name), list(seen.values()))
+    return Outcome(one, seconds, set(seen) - set(one.alerts), told)
+
+
+def _wait(
+    prometheus: httpx.Client, alerts: Sequence[str], is_wanted: bool, seen: dict[str, dict[str, Any]]
+) -> dict[str, float]:
+    """Return after how many seconds each alert fired, or did no longer. seen: gets all that fire meanwhile."""
+    began_at = time.monotonic()
+    found: dict[str, float] = {}
+    while len(found) < len(alerts) and time.monotonic() - began_at < LONGEST_SECONDS:
+        firing = _firing(prometheus)
+        seen.update(firing)
+        for alert in alerts:
+            if alert not in found and (alert in firing) == is_wanted:
+                found[alert] = time.monotonic() - began_at
+        time.sleep(1)
+    return found
+
+
+def _firing(prometheus: httpx.Client) -> dict[str, dict[str, Any]]:
+    """Return the labels of each alert that fires, by its name and, of a dependency, that one's."""
+    alerts = prometheus.get("/api/v1/alerts").json()["data"]["alerts"]
+    labels = [alert["labels"] for alert in alerts if alert["state"] == "firing"]
+    return {" ".join(filter(None, (each["alertname"], each.get("name")))): each for each in labels}
+
+
+def _told(folder: Path, alerts: list[dict[str, Any]]) -> set[str]:
+    """Return which of these alerts Alertmanager does not keep back when they fire at the same time."""
+    with running_alertmanager(folder, DEPLOY / "alertmanager.yml") as alertmanager:
+        alertmanager.post("/api/v2/alerts", json=[{"labels": labels} for labels in alerts]).raise_for_status()
+        shown: list[dict[str, Any]] = []
+        while len(shown) < len(alerts) or any(each["status"]["state"] == "unprocessed" for each in shown):
+            time.sleep(0.5)
+            shown = alertmanager.get("/api/v2/alerts").json()
+    free = [each["labels"] for each in shown if not each["status"]["inhibitedBy"]]
+    return {" ".join(filter(None, (each["alertname"], each.get("name")))) for each in free}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.alert_drills", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("drill", nargs="*", choices=[*DRILLS, []], help=f"of {', '.join(DRILLS)}; default: all")
+    chosen = parser.parse_args().drill or list(DRILLS)
+    with ThreadPoolExecutor(len(chosen)) as pool:
+        running = {name: pool.submit(measure, DRILLS[name]) for name in chosen}
+    print(HEAD)
+    for name, future in running.items():
+        if error := future.exception():
+            print(f"{name}: {error!r}", file=sys.stderr)
+            continue
+        _print(future.result())
+
+
+def _print(outcome: Outcome) -> None:
+    fault = outcome.drill.fault
+    rest = f"{_names(outcome.others)} | {_names(outcome.told)}"
+    for alert, seconds in outcome.seconds.items():
+        shown = " | ".join("never" if each is None else f"{each:.0f} s" for each in seconds)
+        print(f"| {fault} | {_names([alert])} | {shown} | {rest} |")
+        fault, rest = "", " | "
+
+
+def _names(alerts: Iterable[str]) -> str:
+    return ", ".join(alert.removeprefix("Pipeline") for alert in sorted(alerts)) or "none"
+
+
+if __name__ == "__main__":
+    main()
+    sys.stdout.flush()
+    # A drill that failed may have left threads that still upload.
+    os._exit(0)

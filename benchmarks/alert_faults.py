@@ -1,0 +1,286 @@
+"""The faults of benchmarks/alert_drills.py, each caused and ended on real processes of the service."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+
+from tests.faults.test_full_disk import Disk
+from tests.mongo_server import MongoServer
+from tests.packages import install
+from tests.redis_server import RedisServer
+from tests.service import AiService, Service
+from tests.toxiproxy import free_port
+
+T = TypeVar("T")
+UPLOAD_EVERY_SECONDS = 3.0
+DISK_MB = 64
+SLOW_MS = 40_000
+BLOCKER = '''
+import os
+import time
+from pathlib import Path
+
+from pipeline.hooks import Analysis, Attribute, hookimpl
+
+
+class Blocker:
+    async def analyze(self, request):
+        if Path(os.environ["GATE"]).exists():
+            time.sleep(0.5)
+        sure = Attribute("Nike", 0.9)
+        return Analysis(sure, sure, sure)
+
+
+@hookimpl
+def register_ai_providers(settings):
+    yield "blocker", Blocker
+'''
+
+
+class World:
+    """The parts of one drill. services: the first one gets the uploads."""
+
+    def __init__(self, folder: Path, opened: ExitStack) -> None:
+        self.folder = folder
+        self._opened = opened
+        self._is_over = threading.Event()
+        self.services: list[Service] = []
+
+    def enter(self, part: AbstractContextManager[T]) -> T:
+        """Start a part that ends with the drill."""
+        return self._opened.enter_context(part)
+
+    def serve(self, ai_service_url: str = "", *, data_dir: Path | None = None, **settings: str) -> Service:
+        """Start a process of the service, by default on the same data directory as the others."""
+        settings |= {"PORT": str(free_port())}
+        service = Service(data_dir or self.folder / "photos", ai_service_url, **settings)
+        service.start()
+        self._opened.callback(lambda: service.stop() if service.is_running else None)
+        self.services.append(service)
+        return service
+
+    def upload(self, every_seconds: float = UPLOAD_EVERY_SECONDS, sub: str = "user-1") -> None:
+        """Let a user upload from now on, whatever becomes of it."""
+
+        def drive() -> None:
+            with httpx.Client() as client:
+                while not self._is_over.wait(every_seconds):
+                    with suppress(httpx.HTTPError):
+                        self.services[0].upload(sub, client=client)
+
+        thread = threading.Thread(target=drive)
+        thread.start()
+        self._opened.callback(thread.join)
+        self._opened.callback(self._is_over.set)
+
+
+@dataclass
+class Drill:
+    """One fault. steps: prepares the world, and goes on to the fault and then to its end.
+
+    alerts: that are to fire; "PipelineDependencyDown redis" is the one with name="redis".
+    """
+
+    fault: str
+    alerts: tuple[str, ...]
+    steps: Callable[[World], Iterator[None]]
+
+
+DRILLS: dict[str, Drill] = {}
+
+
+def drill(fault: str, *alerts: str) -> Callable[[Callable[[World], Iterator[None]]], Callable[[World], Iterator[None]]]:
+    """Make a drill of a function that yields before the fault and before its end."""
+
+    def add(steps: Callable[[World], Iterator[None]]) -> Callable[[World], Iterator[None]]:
+        DRILLS[steps.__name__] = Drill(fault, alerts, steps)
+        return steps
+
+    return add
+
+
+@drill("AI service stopped, nobody uploads", "PipelineDependencyDown provider:http")
+def idle_ai_down(world: World) -> Iterator[None]:
+    ai = world.enter(AiService())
+    world.serve(ai.url)
+    yield
+    ai.kill()
+    yield
+    ai.start()
+
+
+@drill("AI service stopped, under uploads", "PipelineProviderHeld", "PipelineDependencyDown provider:http")
+def ai_down(world: World) -> Iterator[None]:
+    ai = world.enter(AiService())
+    world.serve(ai.url)
+    world.upload()
+    yield
+    ai.kill()
+    yield
+    ai.start()
+
+
+@drill("AI service takes 40 s for a photo", "PipelineAiSlow")
+def slow_ai(world: World) -> Iterator[None]:
+    ai = world.enter(AiService())
+    world.serve(ai.url, CONCURRENCY="20", POOL_THREADS="24")
+    world.upload()
+    yield
+    ai.order(delay_ms=SLOW_MS)
+    yield
+    ai.order(delay_ms=0)
+
+
+@drill("Redis stopped", "PipelineDependencyDown redis")
+def redis_down(world: World) -> Iterator[None]:
+    redis, ai = world.enter(RedisServer()), world.enter(AiService())
+    world.serve(ai.url, REDIS_URL=redis.url)
+    world.upload()
+    yield
+    redis.stop()
+    yield
+    redis.start()
+
+
+@drill("asset store: SQLite locked by another program", "PipelineDependencyDown store", "PipelineServerErrors")
+def store_down(world: World) -> Iterator[None]:
+    ai = world.enter(AiService())
+    service = world.serve(ai.url)
+    world.upload()
+    yield
+    command = [sys.executable, "-c", LOCK, str(service.data_dir / "assets.sqlite")]
+    locking = subprocess.Popen(command, stdin=subprocess.PIPE)
+    yield
+    locking.kill()
+    locking.wait()
+
+
+LOCK = (
+    "import sqlite3, sys\n"
+    "connection = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)\n"
+    "connection.execute('BEGIN EXCLUSIVE')\n"
+    "sys.stdin.read()"
+)
+
+
+@drill("asset store: MongoDB stopped, nobody uploads", "PipelineDependencyDown store")
+def idle_mongo_down(world: World) -> Iterator[None]:
+    ai, mongo = world.enter(AiService()), world.enter(MongoServer())
+    world.serve(ai.url, MONGODB_URI=mongo.uri("photos"))
+    yield
+    mongo.stop()
+    yield
+    mongo.start()
+
+
+@drill("image storage: the folder is gone", "PipelineDependencyDown storage", "PipelineServerErrors")
+def storage_down(world: World) -> Iterator[None]:
+    ai = world.enter(AiService())
+    media = world.serve(ai.url).data_dir / "media"
+    world.upload()
+    yield
+    media.rename(media.with_name("away"))
+    yield
+    media.with_name("away").rename(media)
+
+
+@drill("one user sends as fast as it can", "PipelineFlood")
+def flood(world: World) -> Iterator[None]:
+    ai = world.enter(AiService())
+    world.serve(ai.url, UPLOADS_PER_MINUTE_PER_USER="60")
+    world.upload()
+    yield
+    flooding = threading.Event()
+    thread = threading.Thread(target=_flood, args=(world.services[0], flooding))
+    thread.start()
+    yield
+    flooding.set()
+    thread.join()
+
+
+def _flood(service: Service, ended: threading.Event) -> None:
+    with httpx.Client() as client:
+        while not ended.wait(0.03):
+            with suppress(httpx.HTTPError):
+                service.upload("user-2", client=client)
+
+
+@drill("a plugin blocks the event loop for 0.5 s each time", "PipelinePluginBlocksLoop")
+def blocking_plugin(world: World) -> Iterator[None]:
+    gate = world.folder / "gate"
+    packages = install(world.folder / "packages", blocker=BLOCKER)
+    world.serve(PYTHONPATH=packages["PYTHONPATH"], AI_PROVIDER="blocker", GATE=str(gate))
+    world.upload()
+    yield
+    gate.touch()
+    yield
+    gate.unlink()
+
+
+@drill("93 % of the disk are used", "PipelineDiskFilling")
+def filling_disk(world: World) -> Iterator[None]:
+    disk = _disk(world)
+    yield
+    disk.fill(left_bytes=DISK_MB * 1024 * 1024 * 7 // 100)
+    yield
+    disk.clear()
+
+
+@drill("the disk is full", "PipelineDependencyDown disk", "PipelineServerErrors")
+def full_disk(world: World) -> Iterator[None]:
+    disk = _disk(world)
+    yield
+    disk.fill()
+    yield
+    disk.clear()
+
+
+def _disk(world: World) -> Disk:
+    folder = world.folder / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "none", str(folder)], check=True)
+    world.enter(closing(_Mounted(folder)))
+    ai, redis = world.enter(AiService()), world.enter(RedisServer())
+    world.serve(ai.url, data_dir=folder, REDIS_URL=redis.url, MAX_UPLOAD_BYTES="1000000")
+    world.upload()
+    return Disk(folder)
+
+
+class _Mounted:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def close(self) -> None:
+        subprocess.run(["umount", "--lazy", str(self._folder)], check=True)
+
+
+@drill("one of two processes killed by kill -9", "PipelineInstanceDown", "PipelineProcessLost")
+def dead_process(world: World) -> Iterator[None]:
+    ai, redis = world.enter(AiService()), world.enter(RedisServer())
+    world.serve(ai.url, REDIS_URL=redis.url)
+    victim = world.serve(ai.url, REDIS_URL=redis.url)
+    world.upload()
+    yield
+    victim.kill()
+    yield
+    victim.start()
+
+
+@drill("every process killed by kill -9", "PipelineNoSlots", "PipelineInstanceDown")
+def none_left(world: World) -> Iterator[None]:
+    ai = world.enter(AiService())
+    service = world.serve(ai.url)
+    world.upload()
+    yield
+    service.kill()
+    yield
+    service.start()

@@ -1,0 +1,43 @@
+"""Checks of the asset store."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+
+from pipeline.assets.asset import Asset, AssetStatus, ImageRef
+from pipeline.assets.store import AssetStore
+from pipeline.clock import utc_now
+from pipeline.commands.checks.findings import Finding, Mark, shown_address
+from pipeline.errors import DependencyUnavailable
+from pipeline.parts import build_store
+from pipeline.settings import Settings
+
+
+async def check_store(settings: Settings) -> AsyncIterator[Finding]:
+    """Write, read and remove what the service keeps there."""
+    store, uri = build_store(settings), settings.mongodb_uri.get_secret_value()
+    name = shown_address(uri) if uri else f"embedded: {settings.data_dir / 'assets.sqlite'}"
+    configured = store.uri
+    try:
+        await store.open()
+        await store.check()
+        await _probe_store(store.as_asset_store())
+    finally:
+        await store.close()
+    yield Finding(Mark.OK, "asset store", f"{name}: an asset can be written, read and removed")
+    if store.uri != configured:
+        yield Finding(Mark.WARNING, "asset store", "it was moved from there", "set MONGODB_URI to where it is now")
+
+
+async def _probe_store(store: AssetStore) -> None:
+    """Write a draft, which no worker and no reconciler looks at, read it and remove it."""
+    now, asset_id = utc_now(), secrets.token_hex(12)
+    original = ImageRef("check", "check", "https://check.invalid/", "", 1, 1, 1, "image/jpeg")
+    asset = Asset(asset_id, f"check-{asset_id}", "other", AssetStatus.DRAFT, original, "check", now, now)
+    await store.create(asset)
+    try:
+        if await store.get(asset_id) != asset:
+            raise DependencyUnavailable("It gives back another asset than it was given")
+    finally:
+        await store.delete(asset_id, asset.user_id)

@@ -1,0 +1,41 @@
+"""What run.py and the command `pipeline` call: hands over to pipeline/cli.py, or says in one line why that cannot be.
+
+Imports nothing that has to be installed, and old Pythons must be able to read it: here they say that they are too old.
+"""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    """Run the command line; exit with one line when this Python, or what is installed for it, does not do."""
+    if sys.version_info < (3, 11):
+        sys.exit("Error: Python 3.11 or newer is needed, this one is %d.%d: %s" % (*sys.version_info[:2], _way_out()))
+    try:
+        if sys.argv[1:2] == ["health"]:
+            # It runs every half a minute beside each process, and importing all commands takes a second of CPU time.
+            from pipeline.commands.health import main as command
+        else:
+            from pipeline.cli import main as command
+    except ModuleNotFoundError as error:
+        sys.exit("Error: %s is not installed for %s: %s" % (error.name, sys.executable, _way_out()))
+    except ImportError as error:
+        if (error.name or "pipeline").split(".")[0] == "pipeline":
+            raise
+        sys.exit("Error: what is installed for %s does not work (%s): %s" % (sys.executable, error, _way_out()))
+    command()
+
+
+def _way_out() -> str:
+    """Return what to type instead."""
+    if not (ROOT / "install.py").exists():
+        return "install it again: pip install --force-reinstall 'ai-queue-pipeline[local]'"
+    python = ROOT / ".venv" / "bin" / "python"
+    is_other = Path(sys.prefix).resolve() != python.parents[1].resolve()
+    if is_other and os.access(str(python), os.X_OK):
+        return " ".join(["run", os.path.relpath(str(python)), *map(shlex.quote, sys.argv)])
+    return "run `make demo` or `make run`, which install what is needed into .venv"

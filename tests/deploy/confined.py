@@ -1,0 +1,54 @@
+"""Runs a command under what a unit of deploy/systemd restricts, as far as a process can do that to itself: its system
+calls and memory that is both written and executed. By systemd-analyze and libseccomp, without systemd.
+
+python -m tests.deploy.confined UNIT COMMAND ...
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+# linux/prctl.h, since Linux 6.3; seccomp.h.
+PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
+REFUSE, ALLOW, EPERM = 0x00050000, 0x7FFF0000, 1
+
+
+def calls(name: str) -> set[str]:
+    """Return the system calls of a set like @system-service."""
+    if not name.startswith("@"):
+        return {name}
+    listed = subprocess.run(["systemd-analyze", "syscall-filter", name], capture_output=True, text=True, check=True)
+    members = re.findall(r"^    ([@\w-]+)$", listed.stdout, re.MULTILINE)
+    return set().union(*map(calls, members))
+
+
+def allowed(unit: str) -> set[str]:
+    """Return what SystemCallFilter of a unit lets through."""
+    found: set[str] = set()
+    for sign, names in re.findall(r"^SystemCallFilter=(~?)(.+)$", unit, re.MULTILINE):
+        named = set().union(*map(calls, names.split()))
+        found = found - named if sign else found | named
+    return found
+
+
+def confine(unit: str) -> None:
+    """Restrict this process and all it starts."""
+    if "MemoryDenyWriteExecute=yes" in unit:
+        ctypes.CDLL(None).prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0)
+    seccomp = ctypes.CDLL("libseccomp.so.2")
+    seccomp.seccomp_init.restype = ctypes.c_void_p
+    rules = ctypes.c_void_p(seccomp.seccomp_init(ctypes.c_uint32(REFUSE | EPERM)))
+    for name in allowed(unit):
+        if (number := seccomp.seccomp_syscall_resolve_name(name.encode())) >= 0:
+            assert seccomp.seccomp_rule_add(rules, ctypes.c_uint32(ALLOW), number, 0) == 0
+    assert seccomp.seccomp_load(rules) == 0
+
+
+if __name__ == "__main__":
+    confine(Path(sys.argv[1]).read_text())
+    os.execvp(sys.argv[2], sys.argv[2:])

@@ -1,0 +1,102 @@
+"""The container image as .ci/image has built it, and its processes as a container engine runs them.
+
+`buildah run` cannot make the root read-only without a container runtime. So a process is started here as those do it:
+in namespaces of its own for mounts and processes, as process 1 without capabilities, with the image mounted read-only,
+/data as a volume and /tmp in memory. Only the network is the machine's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+from tests.parts import require
+from tests.service import Service
+
+BUILDAH = ("buildah", "--log-level", "error")
+# Arguments: the image's files, an empty folder, the volume, the user, and the command.
+START = """
+set -eu
+image="$1" root="$2" volume="$3" user="$4"; shift 4
+mount --bind "$image" "$root"
+mount -o remount,bind,ro "$root"
+mount -t proc proc "$root/proc"
+mount --rbind /dev "$root/dev"
+mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+mount --bind "$volume" "$root/data"
+export PATH="/opt/pipeline/bin:$PATH" HOME=/tmp
+exec chroot "$root" setpriv --reuid="$user" --regid=0 --clear-groups --no-new-privs --bounding-set=-all "$@"
+"""
+
+
+def buildah(*arguments: str) -> str:
+    """Return what buildah prints."""
+    done = subprocess.run([*BUILDAH, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+class Image:
+    """A working container made of the image, with its files mounted; `with` removes it."""
+
+    def __init__(self) -> None:
+        self.name = os.environ.get("PIPELINE_IMAGE", "")
+        require(bool(self.name) and shutil.which("buildah") is not None, "needs an image: see .ci/image")
+        self.container = buildah("from", "--pull-never", self.name)
+        self.files = Path(buildah("mount", self.container))
+        found = json.loads(buildah("inspect", "--type", "image", self.name))
+        self.config: dict[str, Any] = found["Docker"]["config"]
+        self.history = "\n".join(each.get("created_by", "") for each in found["Docker"]["history"])
+        self.layer_bytes = [int(each["size"]) for each in json.loads(found["Manifest"])["layers"]]
+
+    def __enter__(self) -> Image:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        buildah("rm", self.container)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment that the image gives its processes."""
+        return dict(each.split("=", 1) for each in self.config["Env"])
+
+    def start_command(self, folder: Path, user: int) -> list[str]:
+        """Return what starts a process on a read-only root; what it runs is to be appended.
+
+        folder: gets an empty folder `root` and the volume `data`, made as an engine makes it: with the rights that
+        /data has in the image.
+        """
+        root, volume = folder / "root", folder / "data"
+        root.mkdir(exist_ok=True)
+        if not volume.exists():
+            found = (self.files / "data").stat()
+            volume.mkdir()
+            os.chown(volume, found.st_uid, found.st_gid)
+            volume.chmod(found.st_mode & 0o7777)
+        namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        return [*namespaces, "sh", "-c", START, "sh", str(self.files), str(root), str(volume), str(user)]
+
+    def run(self, folder: Path, user: int, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command on a read-only root."""
+        variables = self.variables | {"PATH": os.environ["PATH"]} | environment
+        whole = [*self.start_command(folder, user), *command]
+        return subprocess.run(whole, env=variables, capture_output=True, text=True, timeout=120, check=False)
+
+
+class ContainerService(Service):
+    """The service as process 1 of a container."""
+
+    def __init__(self, image: Image, folder: Path, user: int, **environment: str) -> None:
+        self.python, *self.command = [*image.start_command(folder, user), *image.config["Entrypoint"], "serve"]
+        super().__init__(folder / "data", **environment)
+        self.environment = image.variables | self.environment | {"DATA_DIR": "/data", "PATH": os.environ["PATH"]}
+
+    def signal(self, number: Signals) -> None:
+        """Send the signal to the process 1 itself."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        os.kill(int(children[0]), number)

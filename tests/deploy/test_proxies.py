@@ -1,0 +1,261 @@
+"""The nginx and Caddy files of deploy/, each really in front of two processes: what comes through, what a proxy says
+itself, and restarts that nobody notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import httpx
+import pytest
+
+from pipeline.handlers.polling import MAX_WAIT_SECONDS
+from pipeline.settings import Settings
+from tests.certificates import Authority
+from tests.factories import make_image, make_noise_image, make_token
+from tests.parts import require
+from tests.proxies import CADDYFILE, NGINX_CONF, Caddy, Nginx, Proxy, caddy
+from tests.rolling import Instances, Load, slow_upload
+from tests.toxiproxy import free_port
+
+KINDS = ("nginx", "caddy")
+MEGABYTE = 1024 * 1024
+LAME_DUCK_SECONDS = 5
+
+
+@pytest.fixture(scope="module")
+def instances(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instances]:
+    """Two processes behind both proxies."""
+    with Instances(tmp_path_factory.mktemp("service"), LAME_DUCK_SECONDS=str(LAME_DUCK_SECONDS)) as instances:
+        yield instances
+
+
+@pytest.fixture(scope="module")
+def proxies(instances: Instances, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Proxy]]:
+    """The proxies by their names."""
+    folder = tmp_path_factory.mktemp("proxies")
+    with Nginx(folder, instances.ports) as nginx, Caddy(folder, instances.ports) as caddy:
+        yield {"nginx": nginx, "caddy": caddy}
+
+
+@pytest.fixture(params=KINDS)
+def proxy(request: pytest.FixtureRequest, proxies: dict[str, Proxy]) -> Proxy:
+    """Each of them in turn."""
+    return proxies[request.param]
+
+
+def upload(url: str, image: bytes, sub: str = "user-1") -> httpx.Response:
+    return httpx.post(
+        f"{url}/api/assets/analyze-queue",
+        headers={"Authorization": f"Bearer {make_token(sub)}"},
+        files={"image": ("photo.png", image, "image/png")},
+        data={"category": "sneaker"},
+        timeout=60,
+    )
+
+
+def test_files_are_valid(tmp_path: Path) -> None:
+    """`nginx -t` and `caddy validate` take them without a warning, and `caddy fmt` has nothing to change."""
+    nginx = subprocess.run([*Nginx(tmp_path, (1, 2)).command, "-t"], capture_output=True, text=True)
+    assert nginx.returncode == 0 and "warn" not in nginx.stderr, nginx.stderr
+    for command in (["validate", "--adapter", "caddyfile", "--config"], ["fmt", "--diff"]):
+        checked = subprocess.run([caddy(), *command, str(CADDYFILE)], capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_silences_are_shorter_than_the_proxies_wait() -> None:
+    """The longest poll and the pings of sockets stay under nginx's limit; Caddy has none. Connections to a process that
+    leaves are gone before it goes.
+    """
+    limits = dict(re.findall(r"(\w+_timeout) (\d+)s;", NGINX_CONF.read_text()))
+    assert int(limits["proxy_read_timeout"]) > max(MAX_WAIT_SECONDS, Settings().socket_ping_seconds)
+    assert int(limits["keepalive_timeout"]) < LAME_DUCK_SECONDS
+    assert int(re.findall(r"keepalive (\d+)s", CADDYFILE.read_text())[0]) < LAME_DUCK_SECONDS
+
+
+@pytest.mark.fault("O12")
+def test_large_photo_comes_through(proxy: Proxy) -> None:
+    """9.9 MB are accepted."""
+    assert upload(proxy.url, make_noise_image(int(9.9 * MEGABYTE))).status_code == 202
+
+
+@pytest.mark.fault("O12")
+@pytest.mark.parametrize("megabytes", [11, 17])
+def test_photo_over_the_limit_gets_the_services_answer(proxy: Proxy, instances: Instances, megabytes: int) -> None:
+    """Also where the proxy refuses the body before the service sees it."""
+    image = bytes(megabytes * MEGABYTE)
+    refused, directly = upload(proxy.url, image), upload(instances.services[0].url, image)
+    assert (refused.status_code, refused.json()) == (directly.status_code, directly.json())
+    assert refused.json()["error"]["details"] == [{"field": "image", "message": "Maximum file size is 10MB"}]
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_sockets_streams_and_polls_come_through(proxy: Proxy) -> None:
+    """A socket and a stream get their first frame at once and the event when it comes, a poll its answer."""
+    sub = f"reader-{proxy.name}"
+    headers = {"Authorization": f"Bearer {make_token(sub)}"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.ws_connect(f"{proxy.url}/ws") as socket,
+        session.get(f"{proxy.url}/api/events") as stream,
+    ):
+        assert (await socket.receive_json(timeout=30))["event"] == "connected"
+        assert await frame_of(stream) == "connected"
+        asset_id = (await asyncio.to_thread(upload, proxy.url, make_image(), sub)).json()["data"]["assetId"]
+        async with session.get(f"{proxy.url}/api/assets/{asset_id}", params={"wait": "60"}) as polled:
+            assert (await polled.json())["data"]["status"] in ("active", "partial")
+        assert (await socket.receive_json(timeout=30))["assetId"] == asset_id
+        assert await frame_of(stream) == "asset_processed"
+
+
+async def frame_of(stream: aiohttp.ClientResponse) -> str:
+    """Return the name of the next event of a stream."""
+    async with asyncio.timeout(30):
+        async for line in stream.content:
+            if line.startswith(b"event: "):
+                return line.decode().removeprefix("event: ").strip()
+    raise AssertionError("the stream has ended")
+
+
+def test_no_token_is_logged(proxy: Proxy) -> None:
+    """Neither those of headers and subprotocols, nor the ticket of a stream."""
+    token, ticket = make_token("logged"), "ticket-that-is-none"
+    headers = {"Authorization": f"Bearer {token}", "Sec-WebSocket-Protocol": f"pipeline.v1, bearer.{token}"}
+    assert httpx.get(f"{proxy.url}/api/assets", headers=headers).status_code == 200
+    assert httpx.get(f"{proxy.url}/api/events", params={"ticket": ticket}).status_code == 401
+    wait_for_log(proxy, "/api/events")
+    assert token not in proxy.log and ticket not in proxy.log
+
+
+def wait_for_log(proxy: Proxy, text: str) -> None:
+    """Return when the proxy has logged this; it answers first."""
+    ended = threading.Event()
+    for _ in range(1000):
+        if text in proxy.log:
+            return
+        ended.wait(0.01)
+    raise AssertionError(f"{text} is not logged")
+
+
+@pytest.mark.gen_test(timeout=180)
+@pytest.mark.fault("O12")
+async def test_rolling_restart_is_noticed_by_nobody(instances: Instances, proxies: dict[str, Proxy]) -> None:
+    """Both processes restart under uploads and sockets: no request fails, no event is lost; nor is the photo of a slow
+    phone, which takes longer than a process has before it goes.
+    """
+    async with AsyncExitStack() as clients:
+        loads = [await clients.enter_async_context(Load(proxy.url)) for proxy in proxies.values()]
+        photo = make_noise_image(300_000)
+        slow = [asyncio.create_task(slow_upload(proxy.url, photo, 30_000)) for proxy in proxies.values()]
+        for load in loads:
+            await load.until(20)
+        await instances.roll()
+        for load in loads:
+            await load.until(20)
+        assert [status for status, _seconds in await asyncio.gather(*slow)] == [202, 202]
+    for load in loads:
+        assert (dict(load.seen.failures), load.seen.lost) == ({}, [])
+        assert len(load.seen.uploaded) > 40
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Answers with the headers it got; with 503 to the first upload."""
+
+    protocol_version = "HTTP/1.1"
+    uploads: list[dict[str, str]] = []
+
+    def do_GET(self) -> None:
+        """Say what came."""
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        if self.command == "POST":
+            self.uploads.append(headers)
+        body = json.dumps(headers).encode()
+        self.send_response(503 if self.command == "POST" and len(self.uploads) == 1 else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET
+
+    def log_message(self, *arguments: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("kind", [Nginx, Caddy], ids=KINDS)
+def test_service_is_told_where_a_request_comes_from(tmp_path: Path, kind: type[Proxy]) -> None:
+    """Host, address and protocol as the client had them, whatever it writes there itself."""
+    with serving() as port, kind(tmp_path, (port, port)) as proxy:
+        told = httpx.get(f"{proxy.url}/api/assets", headers={"X-Forwarded-For": "6.6.6.6"}).json()
+        assert told["host"] == told["x-forwarded-host"] == f"127.0.0.1:{proxy.port}"
+        assert (told["x-forwarded-for"], told["x-forwarded-proto"]) == ("127.0.0.1", "http")
+        assert "upgrade" not in told.get("connection", "").lower()
+
+
+@pytest.mark.fault("O12")
+def test_upload_that_one_process_refuses_goes_to_the_other(tmp_path: Path) -> None:
+    """nginx sends it again, with an Idempotency-Key of its own where the client has none, the same both times."""
+    Echo.uploads = []
+    with serving() as port, serving() as other, Nginx(tmp_path, (port, other)) as proxy:
+        assert upload(proxy.url, make_image()).status_code == 200
+        refused, taken = (each["idempotency-key"] for each in Echo.uploads)
+        assert refused == taken and len(taken) > 32
+        own = httpx.post(f"{proxy.url}/api/assets/analyze-queue", headers={"Idempotency-Key": "mine"})
+        assert own.json()["idempotency-key"] == "mine"
+
+
+class serving:
+    """An Echo; `with` gives its port."""
+
+    def __enter__(self) -> int:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return int(self._server.server_port)
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.mark.parametrize("kind", [Nginx, Caddy], ids=KINDS)
+def test_proxy_alone_answers_in_the_envelope(tmp_path: Path, kind: type[Proxy]) -> None:
+    """No process is there: 503 with Retry-After and the contract's code, for an upload too."""
+    with kind(tmp_path, (free_port(), free_port())) as alone:
+        reply = upload(alone.url, make_image())
+        assert (reply.status_code, reply.headers["Retry-After"]) == (503, "2")
+        assert reply.headers["Content-Type"] == "application/json"
+        assert reply.json() == {
+            "success": False,
+            "error": {"code": "UNAVAILABLE", "message": "The service cannot be reached"},
+        }
+
+
+def test_nginx_speaks_http_2(tmp_path: Path, instances: Instances) -> None:
+    """With a certificate, and `http2` in its line, a large upload comes over HTTP/2."""
+    authority = Authority(tmp_path, "authority")
+    authority.server_context("127.0.0.1")
+    (certificate,) = tmp_path.glob("127.0.0.1-*.pem")
+    port = free_port()
+    tls = f"listen 127.0.0.1:{port} ssl http2; ssl_certificate {certificate}; ssl_certificate_key {certificate};"
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(make_noise_image(9 * MEGABYTE))
+    with Nginx(tmp_path, instances.ports, changes={"server_tokens off;": f"server_tokens off; {tls}"}):
+        command = ["curl", "-sS", "--http2", "--cacert", str(authority.ca_file), "-w", "\n%{http_version} %{http_code}"]
+        command += ["-F", f"image=@{photo}", "-F", "category=sneaker", "-H", f"Authorization: Bearer {make_token()}"]
+        try:
+            sent = subprocess.run(
+                [*command, f"https://127.0.0.1:{port}/api/assets/analyze-queue"], capture_output=True, text=True
+            )
+        except FileNotFoundError:
+            require(False, "needs curl")
+        assert sent.stdout.splitlines()[-1] == "2 202", sent.stdout + sent.stderr

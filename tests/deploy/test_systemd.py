@@ -1,0 +1,97 @@
+"""The units of deploy/systemd: what systemd says of them, that the service runs under what they restrict, and what it
+tells systemd.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import systemd
+from pipeline.settings import Settings
+from tests.parts import require
+from tests.service import ROOT, Service
+
+UNITS = sorted((ROOT / "deploy/systemd").glob("*.service"))
+# Tenths of systemd's points, of 100: below 20 it says "OK", above 40 "MEDIUM".
+EXPOSURE = 15
+# Keys that systemd of Debian bookworm does not know yet, and ignores.
+NEW_KEYS = ("RestartSteps", "RestartMaxDelaySec")
+
+
+def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
+    require(shutil.which("systemd-analyze") is not None, "needs systemd-analyze")
+    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
+def test_systemd_takes_the_unit(tmp_path: Path, path: Path) -> None:
+    """`systemd-analyze verify` finds nothing, and `security` little that is left open."""
+    unit = tmp_path / path.name
+    unit.write_text(path.read_text().replace("/opt/pipeline/bin/pipeline", sys.executable))
+    verified = analyze("verify", str(unit).replace("@.", "@1."))
+    said = [line for line in verified.stderr.splitlines() if not any(f"'{key}'" in line for key in NEW_KEYS)]
+    assert (verified.returncode, said) == (0, [])
+    judged = analyze("security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE}", str(unit))
+    assert judged.returncode == 0, judged.stdout
+
+
+def test_units_differ_only_in_what_they_are_for() -> None:
+    """The settings of both are the same, but for those of one port; there is time enough for the end."""
+    lines = [{line for line in path.read_text().splitlines() if line and line[0] != "#"} for path in UNITS]
+    assert {line.partition("=")[0] for line in lines[0] ^ lines[1]} == {"Description", "Environment"}
+    settings = Settings()
+    for path in UNITS:
+        text = path.read_text()
+        lame_duck = float((re.findall(r"LAME_DUCK_SECONDS=(\d+)$", text, re.MULTILINE) or ["0"])[-1])
+        (stop,) = re.findall(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
+        assert int(stop) > lame_duck + settings.shutdown_seconds + 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="seccomp is Linux'")
+def test_service_runs_under_what_the_unit_restricts(tmp_path: Path) -> None:
+    """Embedded Redis, decoding, previews and the local AI in their child processes: a photo is done, and the end is
+    in order.
+    """
+    require(shutil.which("systemd-analyze") is not None, "needs systemd-analyze")
+    service = Service(tmp_path, AI_PROVIDER="local", PREVIEW_PROCESSES="1")
+    service.command = ("-m", "tests.deploy.confined", str(UNITS[0]), sys.executable, "run.py")
+    with service:
+        asset_id = service.upload().json()["data"]["assetId"]
+        service.wait_log("job_completed")
+        asset = service.asset(asset_id)
+        assert asset["status"] in ("active", "partial") and asset["images"]["previews"]
+        status = Path(f"/proc/{service.pid}/status").read_text()
+        assert "\nSeccomp:\t2\n" in status
+        assert service.stop() == 0
+
+
+def test_service_tells_systemd(tmp_path: Path) -> None:
+    """READY=1 when it serves, WATCHDOG=1 meanwhile, STOPPING=1 at the end."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        told = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
+        with Service(tmp_path / "data", **told) as service:
+            first = {manager.recv(64) for _ in range(4)}
+            assert first == {b"READY=1", b"WATCHDOG=1"}
+            assert service.stop() == 0
+            last = manager.recv(64)
+            while last == b"WATCHDOG=1":
+                last = manager.recv(64)
+            assert last == b"STOPPING=1"
+
+
+def test_nothing_is_told_where_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a manager, or with one that is gone, the service goes on."""
+    for address in ("", "/nowhere/notify", "@nobody"):
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+        systemd.notify("READY=1")
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    assert systemd.watchdog_seconds() == 0

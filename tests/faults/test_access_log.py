@@ -1,0 +1,278 @@
+"""What the log tells of each request, and what nobody can make it tell: against the real process behind a proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import ssl
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import httpx
+import pytest
+
+from tests.factories import make_token
+from tests.redis_server import RedisServer
+from tests.service import ROOT, AiService, Service
+from tests.sockets import WAIT_SECONDS
+
+CLIENT = "203.0.113.9"
+PROXY = {"X-Forwarded-For": f"6.6.6.6, {CLIENT}"}
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+TRACE = f"00-{TRACE_ID}-00f067aa0ba902b7-01"
+UPLOAD = "/api/assets/analyze-queue"
+# The events of the access log; docs/operations.md, "Logs", has their fields.
+ACCESS = (
+    *("request_completed", "request_abandoned", "request_malformed"),
+    *("socket_opened", "socket_closed", "stream_opened", "stream_closed"),
+)
+OF_EVERY_LINE = {"timestamp", "level", "event"}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with AiService() as ai_service:
+        folder = tmp_path_factory.mktemp("data")
+        with Service(folder, ai_service.url, TRUSTED_PROXIES="127.0.0.1", LOG_LEVEL="DEBUG") as service:
+            yield service
+
+
+def address_of(service: Service) -> tuple[str, int]:
+    host, _, port = service.url.removeprefix("http://").partition(":")
+    return host, int(port)
+
+
+def send(service: Service, *lines: bytes, until: bytes = b"") -> bytes:
+    """Send a request of these raw lines and return the answer, or what has come of it up to those bytes."""
+    with socket.create_connection(address_of(service), timeout=WAIT_SECONDS) as raw:
+        raw.sendall(b"\r\n".join([*lines, b"", b""]))
+        answer = b""
+        while not (until and until in answer) and (piece := raw.recv(65536)):
+            answer += piece
+    return answer
+
+
+async def listen(service: Service, path: str, *frames: bytes) -> None:
+    """Open a socket, hear that it is connected, send these raw frames and wait for its end."""
+    headers = service.headers("ann") | PROXY
+    async with aiohttp.ClientSession(headers=headers) as session:
+        async with session.ws_connect(service.url + path, timeout=aiohttp.ClientWSTimeout(ws_close=5)) as client:
+            await client.receive_json(timeout=WAIT_SECONDS)
+            for frame in frames:
+                transport = client._response.connection.transport  # type: ignore[union-attr]
+                transport.write(frame)  # type: ignore[union-attr]
+                await client.receive(timeout=WAIT_SECONDS)
+
+
+def line_of(service: Service, event: str, reply: httpx.Response) -> dict[str, Any]:
+    return service.wait_log(event, requestId=reply.headers["X-Request-Id"])
+
+
+@pytest.mark.fault("O15")
+def test_access_line_says_who_did_what(service: Service) -> None:
+    """An upload, a look at its asset and a stranger's, each with client, user, path, bytes and ids."""
+    names = {"X-Request-Id": "photo-1", "traceparent": TRACE, "User-Agent": "PhotoApp/2.1 (Android 15)"}
+    reply = service.upload("ann", headers=PROXY | names)
+    ids = reply.json()["data"]
+    assert reply.headers["X-Request-Id"] == "photo-1"
+    line = line_of(service, "request_completed", reply)
+    assert line["bytesIn"] > 1000 and line["bytesOut"] == len(reply.content) and line["durationMs"] > 0
+    expected = {
+        **{"level": "info", "method": "POST", "route": UPLOAD, "path": UPLOAD, "status": 202, "client": CLIENT},
+        **{"userId": "ann", "assetId": ids["assetId"], "jobId": ids["jobId"], "traceId": TRACE_ID},
+        "userAgent": "PhotoApp/2.1 (Android 15)",
+    }
+    assert expected.items() <= line.items()
+    path = f"/api/assets/{ids['assetId']}"
+    own = line_of(service, "request_completed", httpx.get(service.url + path, headers=service.headers("ann")))
+    assert (own["path"], own["route"], own["userId"]) == (path, "/api/assets/{id}", "ann")
+    stranger = line_of(service, "request_completed", httpx.get(service.url + path))
+    assert (stranger["status"], stranger["path"]) == (401, path) and "userId" not in stranger
+
+
+@pytest.mark.fault("O15")
+def test_odd_request_ids_and_traces_are_not_taken_over(service: Service) -> None:
+    """The request gets an id of ours, and no trace."""
+    for given in ("a b", "x" * 65, "a/b", ""):
+        reply = httpx.get(service.url + "/api/about", headers={"X-Request-Id": given})
+        assert re.fullmatch("[0-9a-f]{32}", reply.headers["X-Request-Id"])
+    no_trace = f"00-{'0' * 32}-00f067aa0ba902b7-01"
+    for given in (TRACE[:-1], TRACE.upper(), no_trace, f"{TRACE},{TRACE}", "ff" + TRACE[2:]):
+        reply = httpx.get(service.url + "/api/about", headers={"traceparent": given})
+        assert "traceId" not in line_of(service, "request_completed", reply)
+
+
+@pytest.mark.fault("O15")
+def test_log_holds_no_key_to_anything(service: Service) -> None:
+    """No token, ticket or signature, wherever a client puts it."""
+    token = make_token("ann")
+    made = httpx.post(service.url + "/api/events/ticket", headers=service.headers("ann")).json()["data"]["ticket"]
+    for path in (
+        *(f"/api/events?ticket={made[:-1]}x", "/media/a/b.jpg?expires=1&signature=c0ffee", f"/api/assets/{token}"),
+        *(f"/ws?token={token}", f"/api/assets?cursor={token}&q=hidden-word"),
+    ):
+        headers = {"Authorization": f"Bearer {token}x", "Cookie": "a=secret-cookie"}
+        reply = httpx.get(service.url + path, headers=headers)
+        line_of(service, "request_completed", reply)
+    httpx.get(f"{service.url}/api/assets?q=hidden-word", headers={"Authorization": f"Bearer {token}"})
+    text = json.dumps(service.lines)
+    for secret in (made[:-1], "c0ffee", token, token[:40], "hidden-word", "secret-cookie"):
+        assert secret not in text
+
+
+@pytest.mark.fault("O15")
+def test_hostile_texts_are_harmless(service: Service) -> None:
+    """What steers a terminal or makes a line of its own is taken out, what is long is cut."""
+    before = len(service.lines)
+    agent = b"User-Agent: Evil\x9b31m\xc2\x85 " + b"x" * 5000
+    answer = send(service, b"GET /api/assets/%0aFAKE\x9b2J\x85 HTTP/1.1", b"Host: a", b"Connection: close", agent)
+    assert b"HTTP/1.1 4" in answer
+    lines = [line for line in service.lines[before:] if line["event"] in ACCESS]
+    for line in lines:
+        assert all(value.isprintable() for value in line.values() if isinstance(value, str))
+        assert len(json.dumps(line)) < 1500
+    long = httpx.get(service.url + "/" + "p" * 20_000)
+    assert len(line_of(service, "request_completed", long)["path"]) == 300
+
+
+@pytest.mark.fault("O15")
+def test_refusals_have_their_line(service: Service) -> None:
+    """Also those that are answered before their body is read, or before there is a request at all."""
+    headers = service.headers("ann") | PROXY
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    refused = {
+        401: httpx.post(service.url + UPLOAD, content=b"x" * 500_000, headers=form | PROXY),
+        400: httpx.post(service.url + UPLOAD, content=b"--y", headers=headers | form),
+        404: httpx.get(service.url + "/no/such/../path", headers=headers),
+        405: httpx.put(service.url + UPLOAD, headers=headers),
+    }
+    for status, reply in refused.items():
+        line = line_of(service, "request_completed", reply)
+        assert (line["status"], reply.status_code, line["client"]) == (status, status, CLIENT)
+    too_large = httpx.post(service.url + UPLOAD, content=b"x" * (11 * 1024 * 1024), headers=headers | form)
+    assert line_of(service, "request_completed", too_large)["bytesIn"] > 0
+    assert send(service, b"NONSENSE").startswith(b"HTTP/1.1 400")
+    assert service.wait_log("request_malformed", reason="Malformed HTTP request line")["client"] == "127.0.0.1"
+
+
+@pytest.mark.fault("O15")
+def test_tls_on_the_plain_port_is_told_at_once(service: Service) -> None:
+    """The client learns it from its own library, the operator from the log; nobody waits."""
+    context = ssl.create_default_context()
+    with socket.create_connection(address_of(service), timeout=WAIT_SECONDS) as raw:
+        with pytest.raises(ssl.SSLError, match="(?i)wrong.version"):
+            context.wrap_socket(raw, server_hostname="localhost")
+    reason = "This port speaks plain HTTP, not TLS: use http://, or a proxy that takes the TLS off"
+    service.wait_log("request_malformed", reason=reason, status=400, client="127.0.0.1")
+
+
+@pytest.mark.fault("O15")
+def test_client_that_leaves_has_its_line(service: Service) -> None:
+    """With what it had sent."""
+    head = (f"POST {UPLOAD} HTTP/1.1", "Host: a", "Content-Length: 900")
+    head += (f"Authorization: Bearer {make_token('leaver')}",)
+    lines = [*head, "X-Request-Id: leaver-1", "Content-Type: multipart/form-data; boundary=x", "", "--x"]
+    with socket.create_connection(address_of(service), timeout=WAIT_SECONDS) as raw:
+        raw.sendall("\r\n".join(lines).encode())
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    line = service.wait_log("request_abandoned", requestId="leaver-1")
+    assert (line["userId"], line["path"], line["client"]) == ("leaver", UPLOAD, "127.0.0.1")
+
+
+@pytest.mark.fault("O15")
+def test_sockets_and_streams_say_how_long_and_how_much(service: Service) -> None:
+    """Who, from where, the close code, seconds and frames; also of one that breaks the protocol."""
+    asyncio.run(listen(service, "/ws"))
+    opened = service.wait_log("socket_opened", userId="ann", client=CLIENT)
+    closed = service.wait_log("socket_closed", requestId=opened["requestId"])
+    assert {"code": 1000, "client": CLIENT, "userId": "ann", "framesIn": 0, "framesOut": 1}.items() <= closed.items()
+    assert closed["seconds"] >= 0
+    upgrade = service.wait_log("request_completed", requestId=opened["requestId"])
+    assert (upgrade["status"], upgrade["path"]) == (101, "/ws")
+    service.forget_lines()
+    asyncio.run(listen(service, "/ws", b"\x81\x01a"))
+    assert service.wait_log("socket_closed")["code"] == 1002
+    assert service.wait_log("websocket_protocol_broken")["userId"] == "ann"
+    with httpx.stream("GET", service.url + "/api/events", headers=service.headers("ann") | PROXY) as stream:
+        next(stream.iter_lines())
+    closed = service.wait_log("stream_closed")
+    assert {"client": CLIENT, "userId": "ann", "framesOut": 1}.items() <= closed.items()
+
+
+@pytest.mark.fault("O15")
+def test_probes_are_quiet(service: Service) -> None:
+    """Their lines are DEBUG while nothing changes."""
+    service.forget_lines()
+    for path in ("/livez", "/readyz", "/metrics", "/readyz?verbose"):
+        assert httpx.get(service.url + path, headers=PROXY).status_code == 200
+    service.wait_log("request_completed", 4)
+    assert {line["level"] for line in service.find("request_completed")} == {"debug"}
+    assert httpx.post(service.url + "/livez").status_code == 405
+    assert service.wait_log("request_completed", status=405)["level"] == "info"
+
+
+@pytest.mark.fault("O15")
+def test_documented_fields_are_those_of_the_access_log(service: Service) -> None:
+    """Every field of every line is in the table of docs/operations.md, and the reverse."""
+    test_sockets_and_streams_say_how_long_and_how_much(service)
+    test_access_line_says_who_did_what(service)
+    test_client_that_leaves_has_its_line(service)
+    send(service, b"NONSENSE")
+    service.wait_log("request_malformed")
+    admin = make_token("root", role="admin")
+    listed = httpx.get(service.url + "/api/processes", headers={"Authorization": f"Bearer {admin}"})
+    assert line_of(service, "request_completed", listed)["operator"] == "root"
+    seen = {name for line in service.lines if line["event"] in ACCESS for name in line} - OF_EVERY_LINE
+    section = (ROOT / "docs/operations.md").read_text().partition("\n## Logs\n")[2].partition("\n## ")[0]
+    table = section.partition("| field |")[2].partition("\n\n")[0]
+    assert {name for row in table.split("\n")[2:] for name in re.findall("`(.+?)`", row.split("|")[1])} == seen
+    assert all(f"`{event}`" in section for event in ACCESS)
+
+
+@pytest.mark.fault("O15")
+def test_one_photo_can_be_followed_through_two_processes(tmp_path: Path, redis_url: str, ai_service: AiService) -> None:
+    """By its request id and its trace, from the upload to the last line of its job, with owner, asset and job."""
+    shared = {"REDIS_URL": redis_url, "QUEUE_PREFIX": "follow"}
+    web = Service(tmp_path, ai_service.url, ROLE="web", **shared)
+    with web, Service(tmp_path, ai_service.url, ROLE="worker", **shared) as worker:
+        reply = web.upload("ann", headers={"X-Request-Id": "photo-7", "traceparent": TRACE})
+        ids = reply.json()["data"]
+        worker.wait_log("job_completed", requestId="photo-7")
+        lines = [line for each in (web, worker) for line in each.lines if line.get("requestId") == "photo-7"]
+    told = {"userId": "ann", "traceId": TRACE_ID, "assetId": ids["assetId"], "jobId": ids["jobId"]}
+    events = [line["event"] for line in lines]
+    assert events == ["asset_submitted", "request_completed", "job_claimed", "asset_finished", "job_completed"]
+    assert all(told.items() <= line.items() for line in lines)
+
+
+@pytest.mark.fault("O15")
+def test_outage_and_those_who_ask_do_not_flood_the_log(tmp_path: Path, ai_service: AiService) -> None:
+    """Whatever is asked while Redis is away, each warning comes once; so does the news of its return."""
+    with RedisServer() as redis, Service(tmp_path, ai_service.url, REDIS_URL=redis.url, LOG_LEVEL="DEBUG") as service:
+        redis.kill()
+        service.wait_log("queue_unreachable")
+        service.forget_lines()
+        with httpx.Client(timeout=WAIT_SECONDS) as client:
+            while client.get(service.url + "/readyz").status_code == 200:
+                pass
+            for _ in range(3):
+                assert client.get(service.url + "/readyz").status_code == 503
+                assert client.get(service.url + "/api/events?ticket=" + "x" * 43).status_code == 503
+                assert service.upload("ann", client=client).status_code == 202
+                wrong = {"Authorization": "Bearer wrong", "Origin": "https://evil.example"}
+                assert client.get(service.url + "/api/assets", headers=wrong).status_code == 401
+            loud = [line for line in service.lines if line["level"] not in ("info", "debug")]
+            kinds = [(line["event"], line.get("dependency") or line.get("error") or line.get("cause")) for line in loud]
+            assert len(kinds) == len(set(kinds)), loud
+            news = [line for line in service.find("request_completed", route="/readyz") if line["level"] != "debug"]
+            assert [line["status"] for line in news] == [503]
+            redis.start()
+            while client.get(service.url + "/readyz").status_code == 503:
+                pass
+        service.wait_log("check_passed", dependency="queue")
+        assert service.wait_log("request_completed", route="/readyz", status=200, level="info")

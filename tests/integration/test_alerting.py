@@ -1,0 +1,242 @@
+"""From a fault to the operator: what is scraped, which alert fires, where its link leads, and what is kept back.
+
+Real processes of the service, a real Prometheus and a real Alertmanager.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.fake_receiver import FakeReceiver, running_in_thread
+from tests.parts import program
+from tests.prometheus import (
+    DEPLOY,
+    GRAFANA,
+    ROOT,
+    hurried_rules,
+    running_alertmanager,
+    running_prometheus,
+    until,
+)
+from tests.redis_server import RedisServer
+from tests.service import AiService, Service
+
+CONFIGURATION = DEPLOY / "alertmanager.yml"
+DISCOVERIES = sorted(path.name for path in DEPLOY.glob("*.yml") if path != CONFIGURATION)
+
+
+def rules() -> dict[str, str]:
+    """Return the severity of each alert, as it is written."""
+    groups = yaml.safe_load((GRAFANA / "alerts.yml").read_text())["groups"]
+    return {rule["alert"]: rule["labels"]["severity"] for group in groups for rule in group["rules"]}
+
+
+def run(*command: str, folder: Path) -> str:
+    """Run a checker; return what it prints."""
+    done = subprocess.run([program(command[0]), *command[1:]], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+# the examples in deploy/
+
+
+def test_there_is_an_example_for_each_way_to_find_processes() -> None:
+    """Files, DNS, Kubernetes and fixed addresses; all with our intervals and our job name."""
+    assert DISCOVERIES == ["dns_sd.yml", "file_sd.yml", "kubernetes_sd.yml", "static.yml"]
+    ours = yaml.safe_load((GRAFANA / "prometheus.yml").read_text())["global"]
+    for name in DISCOVERIES:
+        loaded = yaml.safe_load((DEPLOY / name).read_text())
+        assert loaded["global"] == ours and loaded["rule_files"] == ["alerts.yml"], name
+        assert [each["job_name"] for each in loaded["scrape_configs"]] == ["pipeline"], name
+
+
+@pytest.mark.parametrize("name", DISCOVERIES)
+def test_promtool_accepts_the_example(name: str, tmp_path: Path) -> None:
+    """Beside the alerts, as the operator is told to put it. Debian's Prometheus knows no Kubernetes: less that part."""
+    shutil.copytree(DEPLOY, tmp_path, dirs_exist_ok=True)
+    shutil.copy(GRAFANA / "alerts.yml", tmp_path)
+    loaded = yaml.safe_load((DEPLOY / name).read_text())
+    if kubernetes := loaded["scrape_configs"][0].pop("kubernetes_sd_configs", None):
+        assert kubernetes == [{"role": "pod", "namespaces": {"names": ["photos"]}}]
+    (tmp_path / name).write_text(yaml.safe_dump(loaded))
+    run("promtool", "check", "config", "--lint=all", "--lint-fatal", name, folder=tmp_path)
+
+
+OURS = {"label_app_kubernetes_io_name": "pipeline", "container_port_name": "http"}
+PODS = [
+    OURS | {"phase": "Running", "name": "pipeline-web-7d9"},
+    OURS | {"phase": "Failed", "name": "pipeline-web-1c2"},
+    {"label_app_kubernetes_io_name": "valkey", "phase": "Running", "name": "valkey-0"},
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "pods", "instances"),
+    [
+        ("kubernetes_sd.yml", PODS, ["pipeline-web-7d9", None, None]),
+        ("static.yml", [{}], ["photos-1:8080"]),
+    ],
+)
+def test_relabelling_leaves_the_name_that_a_message_shows(
+    name: str, pods: list[dict[str, str]], instances: list[str | None], tmp_path: Path
+) -> None:
+    """Prometheus' own relabelling on what discovery finds, here given in a file; pods of others and ended ones go."""
+    (scraped,) = yaml.safe_load((DEPLOY / name).read_text())["scrape_configs"]
+    scraped = {key: value for key, value in scraped.items() if not key.endswith("_configs") or "relabel" in key}
+    scraped["file_sd_configs"] = [{"files": ["found.json"]}]
+    found = [{f"__meta_kubernetes_pod_{key}": value for key, value in pod.items()} for pod in pods]
+    target = "photos-1.internal:8080"
+    (tmp_path / "found.json").write_text(json.dumps([{"targets": [target], "labels": labels} for labels in found]))
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": [scraped]}))
+    # It waits for so long for more targets.
+    timeout = ("--timeout", "1s")
+    said = run("promtool", "check", "service-discovery", *timeout, "prometheus.yml", "pipeline", folder=tmp_path)
+    assert [each.get("labels", {}).get("instance") for each in json.loads(said)] == instances
+
+
+def test_amtool_accepts_the_alertmanager_configuration() -> None:
+    """And sends what is critical to the pager, the rest to the chat."""
+    run("amtool", "check-config", CONFIGURATION.name, folder=DEPLOY)
+    for severity, receiver in (("critical", "pager"), ("warning", "chat")):
+        arguments = ("config", "routes", "test", f"--config.file={CONFIGURATION.name}", f"severity={severity}")
+        assert run("amtool", *arguments, folder=DEPLOY).strip() == receiver
+
+
+def test_alertmanager_names_alerts_there_are_and_a_warning_keeps_no_critical_one_back() -> None:
+    """An alert that is renamed takes its inhibition along."""
+    severities = rules()
+    for rule in yaml.safe_load(CONFIGURATION.read_text())["inhibit_rules"]:
+        sources, targets = (named(rule[side]) for side in ("source_matchers", "target_matchers"))
+        assert sources | targets <= severities.keys()
+        assert not sources & targets or "name=" in str(rule["source_matchers"]), "an alert must not keep itself back"
+        if any(severities[name] == "warning" for name in sources):
+            assert {severities[name] for name in targets} == {"warning"}, rule
+
+
+def named(matchers: list[str]) -> set[str]:
+    """Return the alerts that the matchers name."""
+    return set(re.findall(r"Pipeline\w+", str(matchers)))
+
+
+# one outage is one message
+
+
+def alert(alertname: str, severity: str = "critical", **labels: str) -> dict[str, Any]:
+    ends_at = datetime.now(UTC) + timedelta(minutes=5)
+    return {"labels": {"alertname": alertname, "severity": severity} | labels, "endsAt": ends_at.isoformat()}
+
+
+@pytest.fixture
+def far_end() -> Iterator[FakeReceiver]:
+    with running_in_thread() as receiver:
+        yield receiver
+
+
+def test_one_outage_is_one_message(far_end: FakeReceiver, tmp_path: Path) -> None:
+    """Redis goes for two processes and draws other alerts after it: the pager gets one message, about Redis alone."""
+    text = CONFIGURATION.read_text().replace("http://127.0.0.1:9099", far_end.url)
+    # The two processes come with one request.
+    (tmp_path / "alertmanager.yml").write_text(text.replace("group_wait: 15s", "group_wait: 1s"))
+    away = [alert("PipelineDependencyDown", instance=each, name=name) for each in "ab" for name in ("redis", "queue")]
+    drawn = [
+        alert("PipelineDependencyDown", instance="b", name="rooms"),
+        alert("PipelineQueueStuck", queue="ai-processing"),
+        alert("PipelineEventsLate", "warning"),
+    ]
+    apart = alert("PipelineDiskFilling", "warning", instance="c")
+    with running_alertmanager(tmp_path, tmp_path / "alertmanager.yml") as alertmanager:
+        alertmanager.post("/api/v2/alerts", json=[*away, *drawn, apart]).raise_for_status()
+        far_end.wait_for_requests(2)
+        told = {request.path: json.loads(request.body) for request in far_end.requests}
+        shown = alertmanager.get("/api/v2/alerts").json()
+    assert {path: sorted(each["labels"]["alertname"] for each in body["alerts"]) for path, body in told.items()} == {
+        "/pager": ["PipelineDependencyDown"] * 2,
+        "/chat": ["PipelineDiskFilling"],
+    }
+    assert {each["labels"]["name"] for each in told["/pager"]["alerts"]} == {"redis"}
+    kept_back = [each for each in shown if each["status"]["inhibitedBy"]]
+    assert len(kept_back) == len(away) // 2 + len(drawn)
+
+
+# from a real fault to the page of the runbook
+
+
+def alerts(prometheus: httpx.Client) -> list[dict[str, Any]]:
+    """Return the alerts that fire."""
+    found = prometheus.get("/api/v1/alerts").json()["data"]["alerts"]
+    return [each for each in found if each["state"] == "firing"]
+
+
+def firing(prometheus: httpx.Client, alertname: str, **labels: str) -> dict[str, Any] | None:
+    """Return the alert of that name with these labels, if it fires."""
+    wanted = {"alertname": alertname} | labels
+    return next((each for each in alerts(prometheus) if wanted.items() <= each["labels"].items()), None)
+
+
+@pytest.mark.fault("O13")
+def test_idle_service_reports_a_dead_dependency_and_a_lost_process_and_the_links_work(tmp_path: Path) -> None:
+    """No upload and no request for readiness: the AI service stops, and one of two processes is killed.
+
+    Prometheus finds the processes by the example's file and is made to forget the killed one, whose `up` is gone then.
+    Each link leads to a section of a page that the process left serves.
+    """
+    targets = tmp_path / "targets"
+    targets.mkdir()
+    files = [{"files": [f"{targets}/*.yml"], "refresh_interval": "1s"}]
+    with RedisServer() as redis, AiService() as ai_service:
+        one, other = (Service(tmp_path / "photos", ai_service.url, REDIS_URL=redis.url) for _ in range(2))
+        example = running_prometheus(
+            tmp_path, config=DEPLOY / "file_sd.yml", rules=hurried_rules(), file_sd_configs=files
+        )
+        with one, example as prometheus:
+            other.start()
+            instances = [service.url.removeprefix("http://") for service in (one, other)]
+            (targets / "pipeline.yml").write_text(yaml.safe_dump([{"targets": instances}]))
+            until(lambda: up(prometheus) == dict.fromkeys(instances, "1"), lambda: up(prometheus))
+            ai_service.kill()
+            other.kill()
+            (targets / "pipeline.yml").write_text(yaml.safe_dump([{"targets": instances[:1]}]))
+            expected = {
+                "PipelineDependencyDown": {"name": "provider:http", "instance": instances[0]},
+                "PipelineProcessLost": {"role": "all"},
+            }
+            for name, labels in expected.items():
+                until(lambda: firing(prometheus, name, **labels), lambda: alerts(prometheus))
+                found = firing(prometheus, name, **labels)
+                assert found and found["annotations"]["runbook_url"] == f"{one.url}/runbooks#{name.lower()}"
+                address, _, section = found["annotations"]["runbook_url"].partition("#")
+                assert f'<h2 id="{section}">{name}</h2>' in httpx.get(address).text
+            assert firing(prometheus, "PipelineInstanceDown") is None
+            ai_service.start()
+            until(lambda: not firing(prometheus, "PipelineDependencyDown"), lambda: alerts(prometheus))
+
+
+def up(prometheus: httpx.Client) -> dict[str, str]:
+    """Return `up` by instance."""
+    reply = prometheus.get("/api/v1/query", params={"query": "up"}).json()
+    return {each["metric"]["instance"]: each["value"][1] for each in reply["data"]["result"]}
+
+
+def test_runbooks_page_is_whole_without_anything_beside_it(tmp_path: Path, redis_url: str) -> None:
+    """Also from a process that runs jobs only: no token, a section for each alert, no link that leads nowhere."""
+    with Service(tmp_path, "http://127.0.0.1:9", REDIS_URL=redis_url, ROLE="worker") as service:
+        reply = httpx.get(f"{service.url}/runbooks")
+    assert reply.status_code == 200 and reply.headers["Content-Type"] == "text/html; charset=UTF-8"
+    assert "default-src 'none'" in reply.headers["Content-Security-Policy"]
+    sections = re.findall(r'<h2 id="(\w+)">', reply.text)
+    assert sections == [name.lower() for name in rules()]
+    links = re.findall(r'<a href="([^"]*)"', reply.text)
+    assert links and {link for link in links if link.removeprefix("#") not in sections} == set()
+    assert (ROOT / "docs/runbooks.md").read_text().count("](#") == len(links)

@@ -1,0 +1,100 @@
+"""A real Prometheus and a real Alertmanager for tests, each a process that ends with its `with`."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from tests.parts import program
+from tests.toxiproxy import free_port
+
+ROOT = Path(__file__).parents[1]
+GRAFANA = ROOT / "grafana"
+DEPLOY = ROOT / "deploy" / "prometheus"
+WAIT_SECONDS = 60.0
+# Tests wait that much less than an operator: `for: 1m` is 2 s.
+HURRY = 30
+HURRIED = {"scrape_interval": "500ms", "evaluation_interval": "500ms"}
+
+
+@contextmanager
+def running_prometheus(
+    folder: Path,
+    *,
+    config: Path = GRAFANA / "prometheus.yml",
+    rules: str | None = None,
+    times: Mapping[str, str] = HURRIED,
+    **discovery: list[dict[str, Any]],
+) -> Iterator[httpx.Client]:
+    """A Prometheus with a configuration of ours. rules: other ones than ours. times: its intervals.
+
+    discovery: what finds the targets, in place of what the configuration has, e.g. static_configs=[...].
+    """
+    loaded = yaml.safe_load(config.read_text())
+    loaded["global"] = dict(times)
+    loaded.pop("alerting", None)
+    (folder / "alerts.yml").write_text(rules or (GRAFANA / "alerts.yml").read_text())
+    loaded["scrape_configs"][0].update(discovery)
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(loaded))
+    binary = program("prometheus")
+    address = f"127.0.0.1:{free_port()}"
+    paths = (f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}")
+    with _running([binary, *paths, f"--web.listen-address={address}"], f"http://{address}", folder / "log") as client:
+        yield client
+
+
+@contextmanager
+def running_alertmanager(folder: Path, config: Path) -> Iterator[httpx.Client]:
+    """An Alertmanager with that configuration, alone."""
+    binary = program("prometheus-alertmanager", "alertmanager")
+    address = f"127.0.0.1:{free_port()}"
+    options = ("--cluster.listen-address=", f"--storage.path={folder / 'data'}", f"--web.listen-address={address}")
+    with _running([binary, f"--config.file={config}", *options], f"http://{address}", folder / "log") as client:
+        yield client
+
+
+def hurried_rules() -> str:
+    """Return our alerts with every `for` HURRY times shorter."""
+    rules = (GRAFANA / "alerts.yml").read_text()
+    return re.sub(r"for: (\w+)", lambda part: f"for: {seconds(part[1]) * 1000 // HURRY}ms", rules)
+
+
+def seconds(duration: str) -> int:
+    """Return how long a duration is, as Prometheus spells it."""
+    return int(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]]
+
+
+def until(condition: Callable[[], Any], explain: Callable[[], Any]) -> None:
+    """Ask again until the condition holds: another process has no signal to wait for."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, explain()
+        time.sleep(0.1)
+
+
+@contextmanager
+def _running(command: list[str], url: str, log_path: Path) -> Iterator[httpx.Client]:
+    with open(log_path, "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    with httpx.Client(base_url=url, timeout=10) as client:
+        try:
+            until(lambda: _is_ready(client), log_path.read_text)
+            yield client
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/-/ready").status_code == 200
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,158 @@
+"""nginx and Caddy with the files of deploy/, in front of processes of the service: real ones from PATH."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from tests.parts import require
+from tests.service import ROOT, inherited
+from tests.toxiproxy import free_port
+
+START_SECONDS = 20.0
+NGINX_CONF, CADDYFILE = ROOT / "deploy/nginx/pipeline.conf", ROOT / "deploy/caddy/Caddyfile"
+# What somebody writes who has read the first page about nginx as a proxy, and the one about WebSockets.
+NEWCOMERS_CONF = """
+upstream pipeline {
+    server 127.0.0.1:8081;
+    server 127.0.0.1:8082;
+}
+server {
+    listen 80;
+    access_log /var/log/nginx/pipeline.log;
+    location / {
+        proxy_pass http://pipeline;
+        proxy_http_version 1.1;
+        proxy_set_header Host $host;
+        proxy_set_header Upgrade $http_upgrade;
+        proxy_set_header Connection "upgrade";
+    }
+}
+"""
+NGINX_MAIN = """
+{user}
+daemon off;
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{ worker_connections 1024; }}
+http {{
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    include {folder}/pipeline.conf;
+}}
+"""
+
+
+class Proxy:
+    """One proxy process in front of these ports of the service; `with` starts and ends it."""
+
+    name = ""
+
+    def __init__(self, folder: Path, ports: Sequence[int]) -> None:
+        self.folder, self.ports = folder / (self.name + str(free_port())), ports
+        self.folder.mkdir(parents=True)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Proxy:
+        self._process = self._launch()
+        deadline = time.monotonic() + START_SECONDS
+        while not self._answers():
+            assert self._process.poll() is None and time.monotonic() < deadline, f"{self.name} does not start"
+            time.sleep(0.02)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait(START_SECONDS)
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        raise NotImplementedError
+
+    def _answers(self) -> bool:
+        """Return whether it listens, whatever is behind it."""
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+            return True
+        return False
+
+    @property
+    def log(self) -> str:
+        """What it has logged."""
+        return "".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
+
+
+class Nginx(Proxy):
+    """nginx with deploy/nginx/pipeline.conf, or with another text."""
+
+    name = "nginx"
+
+    def __init__(
+        self, folder: Path, ports: Sequence[int], text: str = "", *, changes: Mapping[str, str] = {}
+    ) -> None:
+        """changes: texts of the file, each there once, and what stands in their places."""
+        super().__init__(folder, ports)
+        changes = {
+            "listen 80;": f"listen 127.0.0.1:{self.port};",
+            "/var/log/nginx/pipeline.log": f"{self.folder}/access.log",
+            "127.0.0.1:8081": f"127.0.0.1:{ports[0]}",
+            "127.0.0.1:8082": f"127.0.0.1:{ports[-1]}",
+        } | dict(changes)
+        text = text or NGINX_CONF.read_text()
+        for before, after in changes.items():
+            assert text.count(before) == 1, before
+            text = text.replace(before, after)
+        if len(set(ports)) == 1:
+            text = "\n".join(line for line in text.splitlines() if f"server 127.0.0.1:{ports[0]}" not in line)
+            text = text.replace("upstream pipeline {", f"upstream pipeline {{ server 127.0.0.1:{ports[0]} max_fails=0;")
+        (self.folder / "pipeline.conf").write_text(text)
+        user = "user root;" if os.geteuid() == 0 else ""
+        (self.folder / "nginx.conf").write_text(NGINX_MAIN.format(folder=self.folder, user=user))
+
+    @property
+    def command(self) -> list[str]:
+        """The command line, without an action."""
+        program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+        require(program is not None, "needs nginx on PATH or in /usr/sbin")
+        return [str(program), "-p", str(self.folder), "-c", str(self.folder / "nginx.conf")]
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self.command, stderr=subprocess.DEVNULL)
+
+
+class Caddy(Proxy):
+    """Caddy with deploy/caddy/Caddyfile."""
+
+    name = "caddy"
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        environment = inherited() | {
+            "HOME": str(self.folder),
+            "CADDY_ADMIN": f"127.0.0.1:{free_port()}",
+            "PIPELINE_SITE": self.url,
+            "PIPELINE_UPSTREAMS": " ".join(f"127.0.0.1:{port}" for port in dict.fromkeys(self.ports)),
+        }
+        with (self.folder / "caddy.log").open("wb") as log:
+            command = [caddy(), "run", "--adapter", "caddyfile", "--config", str(CADDYFILE)]
+            return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+
+def caddy() -> str:
+    """Return the program."""
+    program = shutil.which("caddy")
+    require(program is not None, "needs caddy on PATH")
+    return str(program)

@@ -1,0 +1,222 @@
+"""Several processes of the service that share all they have, restarts of them, and clients that note all they notice.
+
+The clients that upload and ask repeat nothing by themselves: what fails, somebody sees. The clients that listen are
+pipeline.client, which comes back when a process says goodbye, as the protocol wants it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import aiohttp
+
+from pipeline.client import Client
+from tests.factories import make_image, make_token
+from tests.redis_server import RedisServer
+from tests.service import AiService, Service
+from tests.toxiproxy import free_port
+
+# Longest a request may take; far above what any does, so that one that hangs is seen as such.
+REQUEST_SECONDS = 30.0
+EVENT_SECONDS = 30.0
+
+
+class Instances:
+    """Processes of the service on one Redis and one store; `with` starts them all."""
+
+    def __init__(self, folder: Path, *, count: int = 2, is_one_port: bool = False, **environment: str) -> None:
+        """is_one_port: they share a port (REUSE_PORT). environment: of all."""
+        self._folder, self._environment = folder, environment
+        self._stack = ExitStack()
+        port = free_port()
+        self.ports = [port if is_one_port else free_port() for _ in range(count)]
+        self._more = {"REUSE_PORT": "true"} if is_one_port else {}
+        self.services: list[Service] = []
+
+    def __enter__(self) -> Instances:
+        redis = self._stack.enter_context(RedisServer())
+        ai = self._stack.enter_context(AiService(delay_ms=20))
+        for port in self.ports:
+            settings = {"REDIS_URL": redis.url, "PORT": str(port), "LOG_LEVEL": "INFO", **self._more}
+            service = Service(self._folder / "data", ai.url, **settings | self._environment)
+            self.services.append(self._stack.enter_context(service))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for service in self.services:
+            if service.is_running:
+                service.signal(signal.SIGTERM)
+                service.wait_log("service_stopping")
+                # The second one ends it without its time as a lame duck.
+                service.stop()
+        self._stack.__exit__(kind, error, trace)
+
+    async def roll(self, pause_seconds: float = 0) -> None:
+        """Restart one after the other, as a supervisor does: the next when the one before serves again."""
+        for service in self.services:
+            assert await asyncio.to_thread(service.stop) == 0
+            await asyncio.to_thread(service.start)
+            await asyncio.sleep(pause_seconds)
+
+    async def kill_one(self, down_seconds: float = 1) -> None:
+        """kill -9 of one, which is started again after a while."""
+        await asyncio.to_thread(self.services[0].kill)
+        await asyncio.sleep(down_seconds)
+        await asyncio.to_thread(self.services[0].start)
+
+
+@dataclass
+class Seen:
+    """What clients have noticed. failures: of requests, in words, with how often each came."""
+
+    requests: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+    uploaded: dict[str, str] = field(default_factory=dict)
+    heard: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def failed(self) -> int:
+        """How many requests failed."""
+        return sum(self.failures.values())
+
+    @property
+    def lost(self) -> list[str]:
+        """Assets whose upload was accepted and whose event no socket of their users has had."""
+        return [asset_id for asset_id in self.uploaded if asset_id not in self.heard]
+
+    @property
+    def p99_ms(self) -> float:
+        """The 99th of hundred requests, by how long they took."""
+        return round(1000 * sorted(self.seconds)[int(len(self.seconds) * 0.99)], 1) if self.seconds else 0.0
+
+
+class Load:
+    """Clients under one address: some upload, some ask for the queue's state, some listen; `async with` runs them."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        uploaders: int = 4,
+        askers: int = 2,
+        listeners: int = 3,
+        image: bytes = b"",
+        keyed: bool = False,
+    ) -> None:
+        """keyed: uploads carry an Idempotency-Key and are sent again once when they fail."""
+        self.url, self.seen = url, Seen()
+        self._counts = uploaders, askers, listeners
+        self._image = image or make_image(size=(640, 480))
+        self._keyed = keyed
+        self._is_over = False
+        self._requests: list[asyncio.Task[None]] = []
+        self._listeners: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Load:
+        uploaders, askers, listeners = self._counts
+        ready = [asyncio.Event() for _ in range(listeners)]
+        self._listeners = [
+            asyncio.create_task(self._listen(f"user-{number}", event)) for number, event in enumerate(ready)
+        ]
+        for event in ready:
+            await event.wait()
+        # Half of them open a connection for each request, as curl does; the others keep theirs.
+        self._requests = [
+            *(asyncio.create_task(self._work(self._upload, number)) for number in range(uploaders)),
+            *(asyncio.create_task(self._work(self._ask, number)) for number in range(askers)),
+        ]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_over = True
+        await asyncio.gather(*self._requests)
+        deadline = time.monotonic() + EVENT_SECONDS
+        while self.seen.lost and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        for task in self._listeners:
+            task.cancel()
+        await asyncio.gather(*self._listeners, return_exceptions=True)
+
+    async def until(self, requests: int) -> None:
+        """Return when so many requests more have been made."""
+        wanted = self.seen.requests + requests
+        while self.seen.requests < wanted:
+            await asyncio.sleep(0.01)
+
+    async def _work(self, act, number: int) -> None:  # type: ignore[no-untyped-def]
+        user = f"user-{number % max(1, self._counts[2])}"
+        connector = aiohttp.TCPConnector(force_close=number % 2 == 1)
+        timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
+        headers = {"Authorization": f"Bearer {make_token(user)}"}
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as session:
+            count = 0
+            while not self._is_over:
+                count += 1
+                begun_at = time.monotonic()
+                failure = await self._tried(act(session, user, f"{number}-{count}"))
+                if failure and self._keyed and act == self._upload:
+                    failure = await self._tried(act(session, user, f"{number}-{count}"))
+                self.seen.requests += 1
+                self.seen.seconds.append(time.monotonic() - begun_at)
+                if failure:
+                    self.seen.failures[failure] += 1
+                await asyncio.sleep(0.02)
+
+    async def _tried(self, request) -> str:  # type: ignore[no-untyped-def]
+        try:
+            return str(await request)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return type(error).__name__
+
+    async def _upload(self, session: aiohttp.ClientSession, user: str, key: str) -> str:
+        form = aiohttp.FormData()
+        form.add_field("category", "sneaker")
+        form.add_field("image", self._image, filename="photo.jpg", content_type="image/jpeg")
+        headers = {"Idempotency-Key": key} if self._keyed else {}
+        async with session.post(f"{self.url}/api/assets/analyze-queue", data=form, headers=headers) as reply:
+            if reply.status != 202:
+                return f"upload: {reply.status} {reply.content_type}"
+            self.seen.uploaded[(await reply.json())["data"]["assetId"]] = user
+            return ""
+
+    async def _ask(self, session: aiohttp.ClientSession, user: str, key: str) -> str:
+        async with session.get(f"{self.url}/api/assets/queue-status") as reply:
+            await reply.read()
+            return "" if reply.status == 200 else f"status: {reply.status} {reply.content_type}"
+
+    async def _listen(self, user: str, ready: asyncio.Event) -> None:
+        async with Client(self.url, make_token(user)) as client:
+            await client.listen()
+            ready.set()
+            async for event in client.events():
+                self.seen.heard[str(event["assetId"])] += 1
+
+
+async def slow_upload(url: str, image: bytes, bytes_per_second: int) -> tuple[int, float]:
+    """Send a photo at that pace; return the status and how long it took."""
+
+    async def pieces():  # type: ignore[no-untyped-def]
+        for start in range(0, len(image), bytes_per_second // 10):
+            yield image[start : start + bytes_per_second // 10]
+            await asyncio.sleep(0.1)
+
+    form = aiohttp.FormData()
+    form.add_field("category", "sneaker")
+    form.add_field("image", pieces(), filename="photo.jpg", content_type="image/jpeg")
+    headers = {"Authorization": f"Bearer {make_token('slow')}"}
+    begun_at = time.monotonic()
+    async with aiohttp.ClientSession(headers=headers) as session:
+        async with session.post(f"{url}/api/assets/analyze-queue", data=form) as reply:
+            return reply.status, time.monotonic() - begun_at

@@ -1,0 +1,124 @@
+"""Whether a bound is reached: what is counted, how often, and what is believed meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from pipeline.errors import DependencyUnavailable
+from pipeline.usecases import bounds
+from pipeline.usecases.bounds import Bound
+from pipeline.usecases.quota import in_words
+
+
+class Counted:
+    """What is counted, and how often that was asked for."""
+
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
+        self.reads = 0
+        self.is_away = False
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def read(self, name: str) -> int:
+        self.reads += 1
+        await self.may_answer.wait()
+        if self.is_away:
+            raise DependencyUnavailable("away")
+        return self.number
+
+
+class Loop:
+    """The clock of the loop, moved by the test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 1000.0
+        monkeypatch.setattr(bounds, "_now", lambda: self.seconds)
+
+
+@pytest.fixture
+def loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
+    return Loop(monkeypatch)
+
+
+@pytest.mark.gen_test
+async def test_bound_is_reached_by_what_is_added_here_and_elsewhere(loop: Loop) -> None:
+    """What this process adds counts at once; at the bound the truth is read before anything is refused."""
+    counted = Counted(7)
+    bound = Bound(10, 1000, counted.read)
+    for _ in range(3):
+        assert await bound.reached("anna") is None
+        bound.add("anna")
+    assert counted.reads == 1
+    counted.number = 8  # others have left meanwhile
+    assert await bound.reached("anna") is None and counted.reads == 2
+    counted.number = 12
+    loop.seconds += 1
+    assert await bound.reached("anna") == 12 and await bound.reached("anna") == 12 and counted.reads == 3
+    assert await bound.reached("ben") == 12 and counted.reads == 4
+    counted.number = 9
+    loop.seconds += 1
+    assert await bound.reached("anna") is None
+
+
+@pytest.mark.gen_test
+async def test_number_far_from_its_bound_is_read_seldom(loop: Loop) -> None:
+    """It is kept for as long as others could not reach the bound, half a minute at most."""
+    counted = Counted()
+    bound = Bound(10_000, 1000, counted.read)
+    for _ in range(100):
+        assert await bound.reached("anna") is None
+        loop.seconds += 0.1
+    assert counted.reads == 1
+    loop.seconds += 1
+    assert await bound.reached("anna") is None and counted.reads == 2
+    far = Bound(10**9, 1000, counted.read)
+    await far.reached("anna")
+    loop.seconds += bounds.LONGEST_KEPT_SECONDS + 0.1
+    await far.reached("anna")
+    assert counted.reads == 4
+
+
+@pytest.mark.gen_test
+async def test_nothing_is_refused_while_nobody_can_count(loop: Loop) -> None:
+    """Neither when the store is away nor when it takes too long; and many who ask at once cause one read."""
+    counted = Counted(99)
+    bound = Bound(10, 1000, counted.read)
+    counted.is_away = True
+    assert await bound.reached("anna") is None
+    loop.seconds += 1
+    counted.is_away = False
+    counted.may_answer.clear()
+    assert await asyncio.gather(*(bound.reached("anna") for _ in range(50))) == [None] * 50
+    assert counted.reads == 2
+    counted.may_answer.set()
+    assert await bound.reached("anna") == 99
+
+
+@pytest.mark.gen_test
+async def test_no_bound_reads_nothing(loop: Loop) -> None:
+    """0 is none."""
+    counted = Counted(99)
+    assert await Bound(0, 1000, counted.read).reached("anna") is None and counted.reads == 0
+
+
+@pytest.mark.gen_test
+async def test_numbers_of_many_users_are_bounded(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest is forgotten, and read again when it is asked for."""
+    monkeypatch.setattr(bounds, "NAMES_AT_MOST", 100)
+    counted = Counted()
+    bound = Bound(10, 1000, counted.read)
+    for number in range(1000):
+        await bound.reached(f"user-{number}")
+    assert len(bound._numbers) == 100
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (2_340_000, "2.3 MB"), (1_000_000_000, "1.0 GB")],
+)
+def test_bytes_in_words(number: int, words: str) -> None:
+    """As people read sizes."""
+    assert in_words(number) == words

@@ -1,0 +1,204 @@
+"""Several secrets and keys while one is changed, and secrets that are given as files."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+import structlog
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from pydantic import SecretStr, ValidationError
+
+from pipeline import settings as settings_module
+from pipeline.auth import TokenVerifier, make_token
+from pipeline.commands.checking import Finding, Mark, Masker
+from pipeline.errors import ConfigurationError, Unauthorized
+from pipeline.settings import FROM_FILES, Settings
+
+# Each 32 bytes or more, with the signs that separate things elsewhere.
+NEW, OLD = "n-Xk7Jw0q,pXz2Vf;Lr9TnB4cYd8HsGm", "o-Qe5Rt6,Yu8Io9=Pa1Sd2Fg3Hj4Kl5Zx"
+OLDER = " a pass phrase, with blanks at its ends and in it "
+FOREIGN = "f-Zx1Cv2Bn3Mq4We5Rt6Yu7Io8Pa9Sd0"
+RSA_KEYS = [rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2)]
+EC_KEY = ec.generate_private_key(ec.SECP256R1())
+
+
+def changing(*old: str) -> Settings:
+    return Settings(jwt_secret=SecretStr(NEW), jwt_secrets_old=SecretStr("\n".join(old)))
+
+
+def signed(key: Any, algorithm: str = "HS256", **claims: Any) -> str:
+    return jwt.encode({"sub": "ann", "exp": int(time.time()) + 60} | claims, key, algorithm=algorithm)
+
+
+def pem(key: Any) -> str:
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def user_of(settings: Settings, token: str) -> str:
+    return asyncio.run(TokenVerifier(settings).verify(token)).user_id
+
+
+@pytest.mark.fault("O18")
+@pytest.mark.parametrize("secret", [NEW, OLD, OLDER])
+def test_tokens_of_old_secrets_are_taken_while_they_are_listed(secret: str) -> None:
+    """And no longer than that; a secret may hold commas, blanks and whatever else is no line end."""
+    assert user_of(changing(OLD, OLDER), signed(secret)) == "ann"
+    if secret != NEW:
+        with pytest.raises(Unauthorized):
+            user_of(changing(), signed(secret))
+
+
+@pytest.mark.fault("O18")
+def test_only_the_new_secret_signs() -> None:
+    """Tokens made here are good when the old secret is gone."""
+    assert user_of(changing(), make_token(changing(OLD), "ann", None, 60)) == "ann"
+
+
+@pytest.mark.parametrize(
+    "token",
+    [signed(FOREIGN), signed(OLD, exp=1), signed(OLD, sub="a/b"), signed(OLD * 2, "HS512"), signed(OLD)[:-3]],
+    ids=["foreign", "expired", "no user", "another algorithm", "cut off"],
+)
+def test_old_secrets_open_no_other_door(token: str) -> None:
+    """All but the signature is judged as ever."""
+    with pytest.raises(Unauthorized, match="Invalid token"):
+        user_of(changing(OLD, OLDER), token)
+
+
+def test_log_says_that_old_secrets_are_still_in_use() -> None:
+    """Once a minute, so that the operator knows when they may go; nothing of the token or the secret."""
+    verifier = TokenVerifier(changing(OLD, OLDER))
+
+    async def verify_all() -> None:
+        for secret in (NEW, OLDER, OLDER, NEW):
+            await verifier.verify(signed(secret))
+
+    with structlog.testing.capture_logs() as lines:
+        asyncio.run(verify_all())
+    assert lines == [{"event": "old_secret_used", "number": 2, "log_level": "info"}]
+
+
+@pytest.mark.parametrize(
+    ("old", "fault"),
+    [
+        (f"{OLD}\nshort", "number 2 must have at least 32 bytes"),
+        ("x" * 64, "number 1 is too easy to guess"),
+        ("\n".join([OLD] * 5), "has 5 secrets"),
+        (OLD.replace("-", "\n"), "number 1 must have at least 32 bytes"),
+    ],
+)
+def test_old_secrets_are_as_strong_as_new_ones(old: str, fault: str) -> None:
+    """The start is refused in words that quote none of them."""
+    with pytest.raises(ValidationError, match=f"JWT_SECRETS_OLD.* {fault}") as caught:
+        changing(old)
+    assert OLD not in caught.value.errors(include_input=False)[0]["msg"]
+
+
+def test_old_secrets_go_with_a_secret() -> None:
+    """Beside a public key they would be a second way in."""
+    with pytest.raises(ValidationError, match="JWT_SECRETS_OLD goes with JWT_SECRET only"):
+        Settings(jwt_public_key=pem(EC_KEY), jwt_secrets_old=SecretStr(OLD))
+
+
+def test_old_secrets_are_hidden() -> None:
+    """Each of them, in what `check` prints and in a repr."""
+    settings = changing(OLD, OLDER)
+    assert OLD not in repr(settings)
+    found = Masker(settings).masked(Finding(Mark.FAILED, "redis", f"{OLD} {OLDER} {NEW}"))
+    assert not any(secret in found.detail for secret in (OLD, OLDER, NEW))
+
+
+@pytest.mark.fault("O18")
+@pytest.mark.parametrize("glue", ["\n", "", "\\n"], ids=["a line end", "nothing", "an escaped line end"])
+def test_several_public_keys_are_tried(glue: str) -> None:
+    """One after the other, also of two kinds: the key that signed decides on the algorithm."""
+    keys = [pem(key) for key in (*RSA_KEYS, EC_KEY)]
+    text = glue.join(keys).replace("\n", "\\n" if glue == "\\n" else "\n")
+    settings = Settings(jwt_public_key=text)
+    for key, algorithm in ((RSA_KEYS[0], "RS256"), (RSA_KEYS[1], "RS256"), (EC_KEY, "ES256")):
+        assert user_of(settings, signed(key, algorithm)) == "ann"
+    strangers = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    for token in (signed(strangers, "RS256"), signed(RSA_KEYS[0], "RS512"), jwt.encode({"sub": "ann"}, "", "none")):
+        with pytest.raises(Unauthorized):
+            user_of(settings, token)
+    hmac = signed(FOREIGN).split(".")
+    with pytest.raises(Unauthorized):
+        user_of(settings, ".".join(hmac))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pem(EC_KEY) + pem(RSA_KEYS[0])[:200],
+        pem(EC_KEY) + pem(rsa.generate_private_key(public_exponent=65537, key_size=1024)),
+        pem(EC_KEY) * 6,
+    ],
+    ids=["the second cut off", "the second weak", "six"],
+)
+def test_every_public_key_must_be_fit(text: str) -> None:
+    """A key that was mistyped is not passed over."""
+    with pytest.raises(ConfigurationError, match="JWT_PUBLIC_KEY"):
+        TokenVerifier(Settings(jwt_public_key=text))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, and an environment without settings of ours."""
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    return tmp_path
+
+
+FILES = {
+    "REDIS_URL": "redis://:hidden@redis:6379/1",
+    "MONGODB_URI": "mongodb://app:hidden@mongo/photos",
+    "CLOUDINARY_URL": "cloudinary://123:hidden@cloud",
+    "JWT_SECRET": NEW,
+    "JWT_SECRETS_OLD": f"{OLD}\n{OLDER}",
+    "JWT_PUBLIC_KEY": pem(EC_KEY).rstrip("\n"),
+}
+
+
+@pytest.mark.parametrize("name", FROM_FILES)
+def test_secret_settings_may_lie_in_files(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As NAME_FILE, without the line end that editors put there; no warning about an unknown variable."""
+    (folder / "secret").write_text(FILES[name] + "\n")
+    monkeypatch.setenv(f"{name}_FILE", str(folder / "secret"))
+    settings = settings_module.load()
+    value = getattr(settings, name.lower())
+    assert (value.get_secret_value() if isinstance(value, SecretStr) else value) == FILES[name]
+    assert settings.unknown_variables == ()
+
+
+def test_env_file_may_name_secret_files(folder: Path) -> None:
+    """In any case of letters, as all names."""
+    (folder / "secret").write_text(NEW)
+    (folder / ".env").write_text("jwt_secret_file=secret\n")
+    assert settings_module.load().jwt_secret.get_secret_value() == NEW
+
+
+def test_faults_of_secret_files_are_all_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside those of settings, and without what a file holds."""
+    (folder / "weak").write_text("s3cr3t")
+    (folder / "empty").write_text("\n")
+    for name, value in {
+        "JWT_SECRET_FILE": "weak",
+        "REDIS_URL_FILE": "missing",
+        "MONGODB_URI_FILE": "empty",
+        "CLOUDINARY_URL": "cloudinary://1:2@c",
+        "CLOUDINARY_URL_FILE": "weak",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as caught:
+        settings_module.load()
+    for told in ("JWT_SECRET must", "REDIS_URL_FILE: the file cannot be read", "MONGODB_URI_FILE: the file is empty"):
+        assert told in caught.value.message
+    assert "CLOUDINARY_URL and CLOUDINARY_URL_FILE are both set" in caught.value.message
+    assert "s3cr3t" not in caught.value.message

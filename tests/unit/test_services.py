@@ -1,0 +1,123 @@
+"""Which processes of the service run on a DATA_DIR: an entry each, and none of one that has ended, however it did."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from pipeline.services import DRAFT_SECONDS, Entry, Service, services
+
+WAIT_SECONDS = 60.0
+HOLDS = """
+import sys
+import time
+from pathlib import Path
+from pipeline.services import Entry
+entry = Entry(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+print("there", flush=True)
+sys.stdin.readline()
+entry.remove()
+print("gone", flush=True)
+"""
+
+
+@contextmanager
+def process(data_dir: Path, address: str, role: str = "all") -> Iterator[subprocess.Popen[str]]:
+    """Run a process with an entry, until the end of the block."""
+    command = [sys.executable, "-c", HOLDS, str(data_dir), address, role]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stdout.readline() == "there\n"
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+def end(child: subprocess.Popen[str]) -> None:
+    assert child.stdin is not None and child.stdout is not None
+    child.stdin.write("\n")
+    child.stdin.flush()
+    assert child.stdout.readline() == "gone\n"
+
+
+def old(data_dir: Path) -> int | None:
+    """Return whose pid a reader of the file of before finds."""
+    path = data_dir / "service.json"
+    return int(json.loads(path.read_text())["pid"]) if path.exists() else None
+
+
+@pytest.mark.fault("O14")
+def test_each_process_has_an_entry(tmp_path: Path) -> None:
+    """The newest comes first; one that ends leaves the other's, also in the file of before."""
+    with process(tmp_path, "http://127.0.0.1:1") as first, process(tmp_path, "http://127.0.0.1:2", "web") as second:
+        found = services(tmp_path)
+        assert [(each.pid, each.address, each.role) for each in found] == [
+            (second.pid, "http://127.0.0.1:2", "web"),
+            (first.pid, "http://127.0.0.1:1", "all"),
+        ]
+        assert all(each.is_here for each in found) and old(tmp_path) == second.pid
+        end(second)
+        assert [each.pid for each in services(tmp_path)] == [first.pid] and old(tmp_path) == first.pid
+        end(first)
+        assert services(tmp_path) == [] and old(tmp_path) is None
+
+
+@pytest.mark.fault("O14")
+def test_leftover_of_a_killed_process_is_no_entry(tmp_path: Path) -> None:
+    """Though another process has its id by now: nobody holds the lock. Who reads it removes it."""
+    with process(tmp_path, "http://127.0.0.1:1") as child:
+        child.kill()
+        child.wait()
+    (left,) = (tmp_path / "services").iterdir()
+    # As if the id had been given to this very process.
+    left.write_text(left.read_text().replace(str(child.pid), str(os.getpid())))
+    assert services(tmp_path) == []
+    assert list((tmp_path / "services").iterdir()) == [] and old(tmp_path) is None
+
+
+@pytest.mark.fault("O14")
+def test_many_starts_at_once_lose_no_entry(tmp_path: Path) -> None:
+    """While others read and remove leftovers."""
+    command = [sys.executable, "-c", HOLDS, str(tmp_path), "http://127.0.0.1:1", "all"]
+    with ExitStack() as stack:
+        children = [
+            stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            for _ in range(6)
+        ]
+        try:
+            deadline = time.monotonic() + WAIT_SECONDS
+            while len(services(tmp_path)) < len(children):
+                assert time.monotonic() < deadline and all(child.poll() is None for child in children)
+            assert {each.pid for each in services(tmp_path)} == {child.pid for child in children}
+        finally:
+            for child in children:
+                child.kill()
+
+
+@pytest.mark.fault("O14")
+def test_odd_files_are_no_entries(tmp_path: Path) -> None:
+    """What is not ours to read is passed over, and a draft is left alone while its process may still write it."""
+    folder = tmp_path / "services"
+    folder.mkdir()
+    (folder / "folder.json").mkdir()
+    (folder / "fresh.new").touch()
+    (folder / "old.new").touch()
+    os.utime(folder / "old.new", (0, 0))
+    entry = Entry(tmp_path, "http://127.0.0.1:1", "all")
+    assert [each.pid for each in services(tmp_path)] == [os.getpid()]
+    entry.remove()
+    assert services(tmp_path) == []
+    assert sorted(path.name for path in folder.iterdir()) == ["folder.json", "fresh.new"] and DRAFT_SECONDS > 1
+
+
+def test_service_of_another_host_is_not_here() -> None:
+    """Containers that share a folder have process ids of their own."""
+    assert not Service(1, "http://127.0.0.1:1", "all", "another").is_here
