@@ -50,7 +50,7 @@ def generate(folder: Path, url: str, generator: str) -> None:
     block = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
     assert block is not None
     (command,) = [line for line in block[1].splitlines() if generator in line.split()]
-    run(folder, "bash", "-c", command, PIPELINE_URL=url)
+    run(folder, program("bash"), "-c", command, PIPELINE_URL=url)
 
 
 def check(printed: str, listener: str) -> None:
@@ -89,7 +89,7 @@ def test_typescript_client_uploads_lists_and_streams(service: Service, tmp_path:
     strict = ("--strict", "--noUncheckedIndexedAccess", "--skipLibCheck", "--types", "node")
     modern = ("--target", "es2022", "--module", "esnext", "--moduleResolution", "bundler")
     run(tmp_path, tool("tsc"), *strict, *modern, "upload.ts")
-    check(run(tmp_path, "node", "upload.js", service.url, make_token("typescript"), str(photo)), "heard")
+    check(run(tmp_path, program("node"), "upload.js", service.url, make_token("typescript"), str(photo)), "heard")
 
 
 @pytest.mark.fault("O4")
@@ -102,5 +102,5 @@ def test_go_client_uploads_lists_and_streams(service: Service, tmp_path: Path, p
     (tmp_path / "photos").mkdir()
     generate(tmp_path, service.url, "oapi-codegen")
     caches = {name: os.environ[name] for name in ("GOPROXY", "GOFLAGS", "GOCACHE", "GOPATH") if name in os.environ}
-    run(tmp_path, "go", "build", "-o", "upload", ".", **caches)
+    run(tmp_path, program("go"), "build", "-o", "upload", ".", **caches)
     check(run(tmp_path, "./upload", service.url, make_token("go"), photo), "heard")

@@ -50,7 +50,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that has installed the package, as `npm pack` makes it."""
     folder = tmp_path_factory.mktemp("app")
     modules = tool("tsc").parents[2]
-    (packed,) = json.loads(run(folder, "npm", "pack", CLIENT, "--json"))
+    (packed,) = json.loads(run(folder, program("npm"), "pack", CLIENT, "--json"))
     with tarfile.open(folder / packed["filename"]) as tar:
         tar.extractall(folder, filter="data")
     (folder / "node_modules").mkdir()
