@@ -16,18 +16,16 @@ def main() -> None:
     if sys.version_info < (3, 11):
         sys.exit("Error: Python 3.11 or newer is needed, this one is %d.%d: %s" % (*sys.version_info[:2], _way_out()))
     try:
-        if sys.argv[1:2] == ["health"]:
-            # It runs every half a minute beside each process, and importing all commands takes a second of CPU time.
-            from pipeline.commands.health import main as command
-        else:
-            from pipeline.cli import main as command
+        from pipeline.cli import main as command_line
+
+        # It imports the command that was typed.
+        command_line()
     except ModuleNotFoundError as error:
         sys.exit("Error: %s is not installed for %s: %s" % (error.name, sys.executable, _way_out()))
     except ImportError as error:
         if (error.name or "pipeline").split(".")[0] == "pipeline":
             raise
         sys.exit("Error: what is installed for %s does not work (%s): %s" % (sys.executable, error, _way_out()))
-    command()
 
 
 def _way_out() -> str:

@@ -124,7 +124,7 @@ def test_plugin_steers_nobodys_terminal(tmp_path: Path, rude: dict[str, str]) ->
         shown = {
             "failed ls": run("failed", "ls", **as_admin),
             "submit, refused": run("submit", str(photo), "--category", "lego", "--watch", **as_user),
-            "submit, found": run("submit", str(photo), "--category", "sneaker", "--watch", **as_user),
+            "submit, found": run("submit", str(photo), "--category", "sneaker", "--watch", "--json", **as_user),
             "plugins": run("plugins", **service.environment),
             "check": run("check", "--analyze", **service.environment),
             "check, JSON": run("check", "--json", **service.environment),

@@ -221,7 +221,7 @@ def test_eval_compares_over_corrected_assets(
     }
     table = invoke("--provider", "knowing", "--provider", "choosy", "--category", "sneaker", "--yes")
     assert table.exit_code == 0 and "Adidas" not in table.stdout
-    rows = [line.replace("│", "").split() for line in table.stdout.splitlines() if "│" in line]
+    rows = [line.split() for line in table.stdout.splitlines()]
     assert ["knowing", "brand", "1", "0", "0"] in rows and ["choosy", "brand", "0", "1", "0"] in rows
     (totals,) = (row for row in rows if row[0] == "knowing" and row[-1] == "10")
     assert totals[:3] + totals[4:6] == ["knowing", "1", "0", "0.2500", "USD"]

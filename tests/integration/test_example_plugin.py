@@ -40,7 +40,7 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     venv.create(folder, with_pip=False, symlinks=True)
     (packages,) = folder.glob("lib/*/site-packages")
     (packages / "installed.pth").write_text(f"import site; site.addsitedir({site.getsitepackages()[0]!r})\n")
-    for name, module in (("pipeline", "pipeline.cli"), ("pip", "pip._internal.cli.main")):
+    for name, module in (("pipeline", "pipeline.start"), ("pip", "pip._internal.cli.main")):
         script = folder / "bin" / name
         script.write_text(f"#!{folder}/bin/python\nimport sys\nfrom {module} import main\nsys.exit(main())\n")
         script.chmod(0o755)

@@ -13,7 +13,7 @@ from threading import Thread
 
 import pytest
 
-from pipeline.cli import main
+from pipeline.cli import COMMANDS
 from pipeline.hooks.sources import ENTRY_POINT_GROUP
 from pipeline.metrics import Metrics
 from pipeline.commands.reference import ERRORS, hook_users, reference_lines
@@ -157,7 +157,7 @@ def test_page_leads_to_a_provider_that_works_in_the_sandbox(package: Path) -> No
 def test_commands_are_commands(text: str) -> None:
     """The shell understands them, and those of ours have such names."""
     subprocess.run([program("bash"), "-n", "-c", text], check=True)
-    assert set(re.findall(r"\bpipeline (\w+)", text)) <= set(main.commands)
+    assert set(re.findall(r"\bpipeline (\w+)", text)) <= set(COMMANDS)
 
 
 def test_page_names_only_what_there_is() -> None:
