@@ -133,8 +133,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "plugins/knowing.py").write_text(textwrap.dedent(PROVIDERS))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])  # to which the folder is added
-    for console in (evaluating.stdout, evaluating.stderr):  # whatever COLUMNS said when they were made
-        monkeypatch.setattr(console, "_width", 200)
     monkeypatch.setattr(evaluating, "BACKOFF_SECONDS", 0.01)
     return tmp_path
 
