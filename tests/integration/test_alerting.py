@@ -86,7 +86,7 @@ PODS = [
     ("name", "pods", "instances"),
     [
         ("kubernetes_sd.yml", PODS, ["pipeline-web-7d9", None, None]),
-        ("static.yml", [{}], ["photos-1:8080"]),
+        ("static.yml", [{}], ["photos-1:8081"]),
     ],
 )
 def test_relabelling_leaves_the_name_that_a_message_shows(
@@ -97,7 +97,7 @@ def test_relabelling_leaves_the_name_that_a_message_shows(
     scraped = {key: value for key, value in scraped.items() if not key.endswith("_configs") or "relabel" in key}
     scraped["file_sd_configs"] = [{"files": ["found.json"]}]
     found = [{f"__meta_kubernetes_pod_{key}": value for key, value in pod.items()} for pod in pods]
-    target = "photos-1.internal:8080"
+    target = "photos-1.internal:8081"
     (tmp_path / "found.json").write_text(json.dumps([{"targets": [target], "labels": labels} for labels in found]))
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": [scraped]}))
     # It waits for so long for more targets.
