@@ -20,6 +20,7 @@ from pipeline.auth import ADMIN_ROLE, make_token
 from pipeline.errors import ConfigurationError
 from pipeline.services import Service, services
 from pipeline.settings import Role, Settings
+from pipeline.start import program
 
 TOKEN_SECONDS = 30 * 86_400
 # Ten years: what is longer is a slip.
@@ -66,8 +67,9 @@ def _answers(service: Service) -> bool:
 
 def this_command() -> str:
     """Return what to type to run this program again."""
-    program = Path(sys.argv[0])
-    return f"{os.path.relpath(sys.executable)} {program}" if program.suffix == ".py" else program.name
+    words = program()
+    is_command = len(words) == 1 and not words[0].endswith(".py")
+    return Path(words[0]).name if is_command else " ".join((os.path.relpath(sys.executable), *words))
 
 
 def address_fault(settings: Settings) -> str | None:
