@@ -29,6 +29,10 @@ MOST_HOURS = 87_600
 LINK_SECONDS = 600
 DEMO_USER, OPERATOR = "demo", "operator"
 ANSWER_SECONDS = 5.0
+with_url = click.option("--url", envvar="PIPELINE_URL", help="Address of the service; default: the one running here.")
+with_user_token = click.option(
+    "--token", envvar="PIPELINE_TOKEN", help="Token of the user; default: one for the demo user."
+)
 # Whatever proxies the environment names: this is about processes of this machine.
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
