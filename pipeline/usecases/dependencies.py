@@ -133,7 +133,8 @@ class Dependencies:
 
     def _log(self, name: str, fault: str | None) -> None:
         """Log when a dependency cannot be used any more, and when it can again: not with every probe of an outage, and
-        each once a minute when it flaps, for anybody may have it probed. What was left out is logged a minute later, if it is still so.
+        each once a minute when it flaps, for anybody may have it probed. What was left out is logged a minute later, if
+        it is still so.
         """
         if fault and name not in self._logged:
             if self._seldom.write(log.warning, "check_failed", name, dependency=name, error=fault):
