@@ -199,7 +199,8 @@ async def _persist(send: Send) -> dict[str, Any]:
 async def _be_patient(send: Send, error: TooMany) -> dict[str, Any]:
     """Return the reply once there is room, however often the service has to say that there is none."""
     while error.retry_seconds is not None and error.retry_seconds <= UPLOAD_SECONDS:
-        await asyncio.sleep(error.retry_seconds)
+        # It may have stood in line for so long already.
+        await asyncio.sleep(max(0, error.free_at - time.monotonic()))
         try:
             return await _persist(send)
         except TooMany as again:
