@@ -180,6 +180,14 @@ def test_secret_settings_may_lie_in_files(name: str, folder: Path, monkeypatch: 
     assert settings.unknown_variables == ()
 
 
+@pytest.mark.parametrize("content", [NEW + "\r\n", NEW + "\n\n", "\ufeff" + NEW])
+def test_what_editors_add_is_no_part_of_a_secret(content: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No token would fit, and nobody would see why."""
+    (folder / "secret").write_bytes(content.encode())
+    monkeypatch.setenv("JWT_SECRET_FILE", str(folder / "secret"))
+    assert settings_module.load().jwt_secret.get_secret_value() == NEW
+
+
 def test_env_file_may_name_secret_files(folder: Path) -> None:
     """In any case of letters, as all names."""
     (folder / "secret").write_text(NEW)
