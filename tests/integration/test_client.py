@@ -1046,6 +1046,19 @@ async def test_uploads_that_were_too_many_wait_together(photo: Path, monkeypatch
 
 
 @pytest.mark.gen_test(timeout=60)
+async def test_waits_that_were_too_many_do_not_come_back_together(
+    drawn: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond Retry-After they spread over a longer time after each refusal, at most half a minute."""
+    monkeypatch.setattr(pipeline.client.client, "ASK_AGAIN_SECONDS", 0)
+    async with FarEnd(hello_and_stay) as far_end, Client(far_end.url, "a token") as client:
+        far_end.replies += [web.Response(status=429, headers={"Retry-After": "0"}) for _ in range(6)]
+        far_end.replies += [web.json_response({"success": True, "data": make_asset_json(1)})]
+        assert (await client.wait("1"))["id"] == make_asset_json(1)["id"]
+    assert drawn == [(0, 2), (0, 4), (0, 8), (0, 16), (0, 30), (0, 30)]
+
+
+@pytest.mark.gen_test(timeout=60)
 async def test_upload_waits_as_long_as_it_is_told(photo: Path) -> None:
     """Retry-After is kept to, but nobody waits an hour; other refusals are not repeated."""
     async with FarEnd(hello_and_stay) as far_end, Client(far_end.url, "a token") as client:
