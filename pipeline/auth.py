@@ -109,16 +109,21 @@ class TokenVerifier:
         NotYetValid when only its `nbf` is ahead; DependencyUnavailable when the key set cannot be had.
         """
         try:
-            claims = await self._claims(token)
+            claims, old = await self._claims(token)
             principal = _principal(claims, self._wanted)
             _check_times(claims)
-            return principal
         # Beside its own errors PyJWT lets these escape for tokens made to confuse it.
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise Unauthorized("Invalid token") from error
+        if old:
+            # Only now: a client that goes on with a token that has ended keeps no secret in use.
+            self._seldom.write(log.info, "old_secret_used", str(old), number=old)
+        return principal
 
-    async def _claims(self, token: str) -> dict[str, Any]:
-        """Return what the token says, once one of the keys shows it to be genuine; jwt.PyJWTError when none does."""
+    async def _claims(self, token: str) -> tuple[dict[str, Any], int]:
+        """Return what the token says, once one of the keys shows it to be genuine, and which of the old secrets that
+        was, from 1, 0 when it was none; jwt.PyJWTError when no key does.
+        """
         # The key decides on the algorithm, so that a public key never serves as the secret of an HMAC.
         if self._secrets:
             keys: list[tuple[Any, str]] = [(secret, "HS256") for secret in self._secrets]
@@ -131,10 +136,7 @@ class TokenVerifier:
                 keys = [key for key in self._public_keys if key.algorithm == header.get("alg")]
         for place, (key, algorithm) in enumerate(keys):
             with suppress(jwt.InvalidSignatureError):
-                claims = self._decode(token, key, algorithm)
-                if place and self._secrets:
-                    self._seldom.write(log.info, "old_secret_used", number=place)
-                return claims
+                return self._decode(token, key, algorithm), place if self._secrets else 0
         raise jwt.InvalidSignatureError("no key fits")
 
     def _decode(self, token: str, key: Any, algorithm: str) -> dict[str, Any]:

@@ -61,11 +61,13 @@ def read() -> tuple[dict[str, str], dict[str, str]]:
 
 
 def read_value(path: str) -> str:
-    """Return what the file holds, without the line end that editors put there; ValueError says what is wrong."""
+    """Return what the file holds, without the line end and the byte order mark that editors put there; ValueError says
+    what is wrong.
+    """
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_VALUE_BYTES + 1)
-        text = content.decode().rstrip("\r\n")
+        text = content.decode("utf-8-sig").rstrip("\r\n")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ValueError(f"the file cannot be read: {reason}") from None

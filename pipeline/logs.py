@@ -71,17 +71,18 @@ class Seldom:
         """Write the line unless the same one was written within AGAIN_SECONDS; return whether it was written.
 
         write: a method of a logger.
-        key: what makes the line another one beside its event, such as the cause; at most MAX_KINDS are told apart.
+        key: what makes the line another one beside its event, such as the cause; at most MAX_KINDS are told apart, and
+        lines beyond are one more kind for each event: texts that are never the same hide no other event.
         """
         kind, now = f"{event} {key}", self._clock()
+        if kind not in self._written and len(self._written) >= MAX_KINDS:
+            self._forget(now)
+            if len(self._written) >= MAX_KINDS:
+                kind = event
         written_at, left_out = self._written.get(kind, (-AGAIN_SECONDS, 0))
         if now - written_at < AGAIN_SECONDS:
             self._written[kind] = written_at, left_out + 1
             return False
-        if kind not in self._written and len(self._written) >= MAX_KINDS:
-            self._forget(now)
-            if len(self._written) >= MAX_KINDS:
-                return False
         self._written[kind] = now, 0
         write(event, **fields, **({"repeated": left_out} if left_out else {}))
         return True

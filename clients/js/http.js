@@ -11,6 +11,7 @@ import { backoffMs, sleep } from "./delays.js";
 
 const TRIES = 5;
 const LONGEST_RETRY_AFTER_MS = 60_000;
+const LONGEST_TOO_MANY_MS = 300_000; // over several processes a limit may say two minutes, see pipeline/usecases/limits.py
 const TIMEOUT_MS = { GET: 30_000, PATCH: 30_000, DELETE: 30_000, POST: 300_000 }; // 300 s: as long as the server lets an upload take
 const CHUNK_BYTES = 64 * 1024;
 
@@ -56,7 +57,8 @@ export class Http {
       return await this.#persist(method, path, options);
     } catch (error) {
       if (!isTooMany(error) || (options.tries ?? TRIES) === 1) throw error;
-      return this.#inLine(() => this.#wait(method, path, options, error));
+      const freeAt = performance.now() + error.retryAfterMs;
+      return this.#inLine(() => this.#wait(method, path, options, freeAt));
     }
   }
 
@@ -73,16 +75,18 @@ export class Http {
   /**
    * Until there is room, however often the service has to say that there is none.
    * @param {"GET" | "POST" | "PATCH" | "DELETE"} method @param {string} path @param {Partial<Sending> & Options} options
-   * @param {PipelineError} refusal
+   * @param {number} freeAt when there is room, by performance.now(): it may have stood in line for so long already
    */
-  async #wait(method, path, options, refusal) {
+  async #wait(method, path, options, freeAt) {
     for (;;) {
-      await sleep(refusal.retryAfterMs ?? 0, options.signal);
+      options.signal?.throwIfAborted();
+      const waitMs = freeAt - performance.now();
+      if (waitMs > 0) await sleep(waitMs, options.signal);
       try {
         return await this.#persist(method, path, options);
       } catch (error) {
         if (!isTooMany(error)) throw error;
-        refusal = error;
+        freeAt = performance.now() + error.retryAfterMs;
       }
     }
   }
@@ -140,9 +144,12 @@ export class Http {
   }
 }
 
-/** The user has asked for as much as one user may, and is told when there is room. @param {any} error @returns {error is PipelineError} */
+/**
+ * The user has asked for as much as one user may, and is told when there is room.
+ * @param {any} error @returns {error is PipelineError & {retryAfterMs: number}}
+ */
 function isTooMany(error) {
-  return error?.status === 429 && error.retryAfterMs <= LONGEST_RETRY_AFTER_MS;
+  return error?.status === 429 && error.retryAfterMs <= LONGEST_TOO_MANY_MS;
 }
 
 /** @param {Response} response */

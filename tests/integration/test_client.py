@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -23,6 +24,7 @@ import jwt
 import pytest
 from aiohttp import web
 
+import pipeline.client.access
 import pipeline.client.client
 import pipeline.client.feed
 import pipeline.client.transports
@@ -1011,6 +1013,49 @@ async def test_upload_is_repeated_under_one_key(photo: Path, monkeypatch: pytest
     assert sorted(Counter(keys).values()) == [1, 2, 5, 5] and keys[6:8] == ["mine", "mine"]
     assert photos == [photo.read_bytes()] * 3
     assert sum(progress) == photo.stat().st_size and min(progress) < 0
+
+
+@pytest.mark.fault("O19")
+@pytest.mark.gen_test(timeout=60)
+async def test_uploads_that_were_too_many_wait_together(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each waits as long as it was told, but not once more when its turn in the line comes."""
+    now, real_sleep = [0.0], asyncio.sleep
+    waits: list[float] = []
+    refused_at: list[float] = []
+
+    def refuse() -> float:
+        refused_at.append(now[0])
+        return now[0]
+
+    async def sleep(seconds: float) -> None:
+        while len(refused_at) < 3:
+            await real_sleep(0)
+        now[0] += seconds
+        waits.append(seconds)
+
+    async with FarEnd(hello_and_stay) as far_end, Client(far_end.url, "a token") as client:
+        far_end.replies += [web.Response(status=429, headers={"Retry-After": "120"}) for _ in range(3)]
+        far_end.replies += [make_accepted(), make_accepted()]
+        far_end.replies += [web.Response(status=429, headers={"Retry-After": "7"}), make_accepted()]
+        with monkeypatch.context() as patched:
+            patched.setattr(pipeline.client.access, "time", SimpleNamespace(monotonic=refuse))
+            patched.setattr(pipeline.client.client, "time", SimpleNamespace(monotonic=lambda: now[0]))
+            patched.setattr(asyncio, "sleep", sleep)
+            await asyncio.gather(*(client.upload(photo, "lego") for _ in range(3)))
+        assert [seconds for seconds in waits if seconds] == [120, 7] and far_end.replies == []
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_waits_that_were_too_many_do_not_come_back_together(
+    drawn: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond Retry-After they spread over a longer time after each refusal, at most half a minute."""
+    monkeypatch.setattr(pipeline.client.client, "ASK_AGAIN_SECONDS", 0)
+    async with FarEnd(hello_and_stay) as far_end, Client(far_end.url, "a token") as client:
+        far_end.replies += [web.Response(status=429, headers={"Retry-After": "0"}) for _ in range(6)]
+        far_end.replies += [web.json_response({"success": True, "data": make_asset_json(1)})]
+        assert (await client.wait("1"))["id"] == make_asset_json(1)["id"]
+    assert drawn == [(0, 2), (0, 4), (0, 8), (0, 16), (0, 30), (0, 30)]
 
 
 @pytest.mark.gen_test(timeout=60)

@@ -678,6 +678,52 @@ async def test_upload_ends_when_it_should() -> None:
         assert (await script.run("return failed"))["status"] == 401
 
 
+@pytest.mark.fault("O19")
+@pytest.mark.gen_test(timeout=60)
+async def test_uploads_that_were_too_many_wait_together_and_go_one_by_one() -> None:
+    """Each waits as long as it was told, two minutes as well, but not once more when its turn in the line comes."""
+    async with FarEnd() as far, far.script("node") as script:
+        await script.run(f"""
+          const real = setTimeout;
+          const now = performance.now.bind(performance);
+          let passed = 0;
+          performance.now = () => now() + passed;
+          globalThis.setTimeout = (then, ms, ...more) => {{
+            const seconds = Math.ceil(ms / 1000);
+            // fetch has timers, too.
+            if (![7, 120].includes(seconds)) return real(then, ms, ...more);
+            globalThis.pass = () => ((passed += ms), then(...more));
+            say("wait", seconds);
+          }};
+          const ask = fetch;
+          globalThis.fetch = async (...given) => {{
+            const response = await ask(...given);
+            const read = response.json.bind(response);
+            response.json = async () => {{
+              const data = await read();
+              say("answer", data.success);
+              return data;
+            }};
+            return response;
+          }};
+          globalThis.client = new PipelineClient({{ url: "{far.url}", token: {FRESH} }});
+          const upload = () => client.upload(new Blob(["x"]), {{ category: "lego" }});
+          globalThis.sent = Promise.all([upload(), upload(), upload()]);
+        """)
+        for number, call in enumerate([await far.call() for _ in range(3)], 1):
+            call.refuse(429, "RATE_LIMITED", Retry_After="120")
+            assert await script.heard("answer", number) is False
+        assert await script.heard("wait") == 120
+        await script.run("pass()")
+        (await far.call()).reply({"assetId": "1"}, 202)
+        (await far.call()).reply({"assetId": "2"}, 202)
+        (await far.call()).refuse(429, "RATE_LIMITED", Retry_After="7")
+        assert await script.heard("wait", 2) == 7
+        await script.run("pass()")
+        (await far.call()).reply({"assetId": "3"}, 202)
+        assert sorted(each["assetId"] for each in await script.run("return sent")) == ["1", "2", "3"]
+
+
 # Node's WebSocket
 
 

@@ -72,16 +72,19 @@ def test_old_secrets_open_no_other_door(token: str) -> None:
 
 
 def test_log_says_that_old_secrets_are_still_in_use() -> None:
-    """Once a minute, so that the operator knows when they may go; nothing of the token or the secret."""
+    """Each of them once a minute, so that the operator knows which may go; nothing of the token or the secret."""
     verifier = TokenVerifier(changing(OLD, OLDER))
 
     async def verify_all() -> None:
-        for secret in (NEW, OLDER, OLDER, NEW):
+        for secret in (NEW, OLD, OLDER, OLDER, NEW):
             await verifier.verify(signed(secret))
 
     with structlog.testing.capture_logs() as lines:
+        with pytest.raises(Unauthorized):
+            asyncio.run(verifier.verify(signed(OLD, exp=1)))
+        assert not lines, "a token that has ended keeps no secret in use"
         asyncio.run(verify_all())
-    assert lines == [{"event": "old_secret_used", "number": 2, "log_level": "info"}]
+    assert lines == [{"event": "old_secret_used", "number": number, "log_level": "info"} for number in (1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -175,6 +178,14 @@ def test_secret_settings_may_lie_in_files(name: str, folder: Path, monkeypatch: 
     value = getattr(settings, name.lower())
     assert (value.get_secret_value() if isinstance(value, SecretStr) else value) == FILES[name]
     assert settings.unknown_variables == ()
+
+
+@pytest.mark.parametrize("content", [NEW + "\r\n", NEW + "\n\n", "\ufeff" + NEW])
+def test_what_editors_add_is_no_part_of_a_secret(content: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No token would fit, and nobody would see why."""
+    (folder / "secret").write_bytes(content.encode())
+    monkeypatch.setenv("JWT_SECRET_FILE", str(folder / "secret"))
+    assert settings_module.load().jwt_secret.get_secret_value() == NEW
 
 
 def test_env_file_may_name_secret_files(folder: Path) -> None:

@@ -53,7 +53,14 @@ class Unavailable(ClientError):
 
 
 class TooMany(Unavailable):
-    """The user has asked for as much as one user may; retry_seconds: when there is room again."""
+    """The user has asked for as much as one user may.
+
+    free_at: when there is room again, by the monotonic clock.
+    """
+
+    def __init__(self, message: str, retry_seconds: float) -> None:
+        super().__init__(message, retry_seconds)
+        self.free_at = time.monotonic() + retry_seconds
 
 
 class Refused(ClientError):

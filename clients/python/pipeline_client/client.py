@@ -24,6 +24,8 @@ CHUNK_BYTES = 64 * 1024
 WAIT_SECONDS = 25
 # How long until a service that could not answer is asked again.
 ASK_AGAIN_SECONDS = 1.0
+# Those who wait for results and are too many come again over so long, at most: together they would be refused again.
+SPREAD_SECONDS = 30.0
 # How often it is told that uploads wait.
 TELL_AGAIN_SECONDS = 30.0
 Send = Callable[[], Awaitable[dict[str, Any]]]
@@ -111,6 +113,7 @@ class Client:
 
     async def wait(self, asset_id: str, *, timeout_seconds: float | None = None) -> dict[str, Any]:
         """Return the asset as soon as it is finished, or TimeoutError; goes on after a restart of the service."""
+        refusals = 0
         async with asyncio.timeout(timeout_seconds):
             while True:
                 asked_at = time.monotonic()
@@ -120,6 +123,11 @@ class Client:
                     asset = await self._http.request("GET", f"/api/assets/{segment(asset_id)}", params=params)
                     if asset["status"] in FINISHED:
                         return asset
+                    refusals = 0
+                except TooMany as error:
+                    refusals += 1
+                    spread = random.uniform(0, min(SPREAD_SECONDS, 2.0**refusals))
+                    wait = max(wait, (error.retry_seconds or 0) + spread)
                 except Unavailable as error:
                     wait = max(wait, error.retry_seconds or 0)
                 await asyncio.sleep(max(0, asked_at + wait - time.monotonic()))
@@ -199,7 +207,8 @@ async def _persist(send: Send) -> dict[str, Any]:
 async def _be_patient(send: Send, error: TooMany) -> dict[str, Any]:
     """Return the reply once there is room, however often the service has to say that there is none."""
     while error.retry_seconds is not None and error.retry_seconds <= UPLOAD_SECONDS:
-        await asyncio.sleep(error.retry_seconds)
+        # It may have stood in line for so long already.
+        await asyncio.sleep(max(0, error.free_at - time.monotonic()))
         try:
             return await _persist(send)
         except TooMany as again:
