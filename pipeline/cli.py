@@ -32,7 +32,8 @@ COMMANDS = {
     "move": "commands.moving",
     "plugins": "commands.authoring",
     "processes": "commands.overview",
-    "queue": "commands.operating",
+    # Adds `top` to what commands.operating has.
+    "queue": "commands.overview",
     "reanalyze": "commands.jobs",
     "restore": "commands.saving",
     "serve": "serving",
@@ -41,7 +42,7 @@ COMMANDS = {
     "token": "commands.signing",
     "users": "commands.assets",
     "verify": "commands.saving",
-    "watch": "commands.submitting",
+    "watch": "commands.watching",
 }
 
 

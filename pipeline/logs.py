@@ -67,8 +67,8 @@ class Seldom:
         self._clock = clock
         self._written: dict[str, tuple[float, int]] = {}  # when last, and how many were left out since
 
-    def write(self, write: Callable[..., None], event: str, key: str = "", **fields: Any) -> None:
-        """Write the line unless the same one was written within AGAIN_SECONDS.
+    def write(self, write: Callable[..., None], event: str, key: str = "", **fields: Any) -> bool:
+        """Write the line unless the same one was written within AGAIN_SECONDS; return whether it was written.
 
         write: a method of a logger.
         key: what makes the line another one beside its event, such as the cause; at most MAX_KINDS are told apart, and
@@ -82,9 +82,10 @@ class Seldom:
         written_at, left_out = self._written.get(kind, (-AGAIN_SECONDS, 0))
         if now - written_at < AGAIN_SECONDS:
             self._written[kind] = written_at, left_out + 1
-            return
+            return False
         self._written[kind] = now, 0
         write(event, **fields, **({"repeated": left_out} if left_out else {}))
+        return True
 
     def _forget(self, now: float) -> None:
         self._written = {

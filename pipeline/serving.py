@@ -97,13 +97,13 @@ async def _start(settings: Settings, exit_: Exit, opened: AsyncExitStack) -> Non
         opened.callback(Entry(settings.data_dir, app.address, settings.role.value).remove)
     except OSError as error:  # only the other commands miss it
         log.warning("service_file_not_written", error=cause_of(error))
+    # A process that must not go on ends at once.
+    opened.push_async_callback(lambda: app.stop(0 if exit_.code else settings.lame_duck_seconds))
     # Only for a person: in a file, or a journal, they would be a token in a log.
     if settings.gives_links and sys.stdout.isatty():
         demonstrating.print_links(settings, app.address)
     if systemd.watchdog_seconds():
         app.parts.supervisor.start("systemd", systemd.keep_alive, kind="watchdog")
-    # A process that must not go on ends at once.
-    opened.push_async_callback(lambda: app.stop(0 if exit_.code else settings.lame_duck_seconds))
     opened.callback(systemd.notify, "STOPPING=1")
     systemd.notify("READY=1")
 

@@ -20,12 +20,19 @@ def main() -> None:
 
         # It imports the command that was typed.
         command_line()
-    except ModuleNotFoundError as error:
-        sys.exit("Error: %s is not installed for %s: %s" % (error.name, sys.executable, _way_out()))
     except ImportError as error:
+        # A fault of ours: the trace is wanted.
         if (error.name or "pipeline").split(".")[0] == "pipeline":
             raise
+        if isinstance(error, ModuleNotFoundError):
+            sys.exit("Error: %s is not installed for %s: %s" % (error.name, sys.executable, _way_out()))
         sys.exit("Error: what is installed for %s does not work (%s): %s" % (sys.executable, error, _way_out()))
+
+
+def program() -> "list[str]":
+    """Return what Python was started with: run.py, the command `pipeline`, or -m pipeline."""
+    # As a file __main__.py would be found beside pipeline/queue, which Python would then take for its own queue.
+    return ["-m", "pipeline"] if Path(sys.argv[0]).name == "__main__.py" else [sys.argv[0]]
 
 
 def _way_out() -> str:
@@ -35,5 +42,5 @@ def _way_out() -> str:
     python = ROOT / ".venv" / "bin" / "python"
     is_other = Path(sys.prefix).resolve() != python.parents[1].resolve()
     if is_other and os.access(str(python), os.X_OK):
-        return " ".join(["run", os.path.relpath(str(python)), *map(shlex.quote, sys.argv)])
+        return " ".join(["run", os.path.relpath(str(python)), *map(shlex.quote, [*program(), *sys.argv[1:]])])
     return "run `make demo` or `make run`, which install what is needed into .venv"

@@ -23,6 +23,7 @@ from pipeline.commands.submitting import submit_for_demo
 from pipeline.errors import ConfigurationError
 from pipeline.services import Service
 from pipeline.settings import Settings
+from pipeline.start import program
 
 START_SECONDS = 60.0
 LOOK_SECONDS = 0.05
@@ -113,7 +114,7 @@ def _start_service(settings: Settings) -> Service:
     with log_file:
         log_start = log_file.tell()
         process = subprocess.Popen(
-            [sys.executable, sys.argv[0], "serve"],
+            [sys.executable, *program(), "serve"],
             stdout=log_file,
             stderr=log_file,
             stdin=subprocess.DEVNULL,

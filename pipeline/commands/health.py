@@ -48,11 +48,6 @@ def health(ready: bool, timeout_seconds: float) -> None:
     print("ready" if ready else "alive")
 
 
-def main() -> None:
-    """Run the command as it was typed, without the rest of the command line."""
-    health(sys.argv[2:], prog_name="pipeline health")
-
-
 def _address(settings: Settings) -> tuple[str, int]:
     """Return where the service of this machine is reached, which listens on HOST and PORT."""
     if not settings.port:

@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from pipeline.client import ClientError, Operator
-from pipeline.commands.operating import each, run, second_of, with_token, with_url
+from pipeline.commands.operating import each, run, second_of, with_token
+from pipeline.commands.running import with_url
 from pipeline.commands.shown import complain, note, say, say_json, say_table
 from pipeline.usecases.bulk import REFUSED_AT_MOST
 

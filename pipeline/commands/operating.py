@@ -12,18 +12,14 @@ import click
 
 from pipeline.auth import ADMIN_ROLE
 from pipeline.client import ClientError, Operator
-from pipeline.commands.running import OPERATOR, target
+from pipeline.commands.running import OPERATOR, target, with_url
 from pipeline.commands.shown import complain, note, say, say_json, say_table
 
 TOKEN_SECONDS = 3600
 Work = Callable[[Operator], Awaitable[Any]]
 
-
-with_url = click.option("--url", envvar="PIPELINE_URL", help="Address of the service; default: the one running here.")
 # PIPELINE_TOKEN is not read: it is a user's.
 with_token = click.option("--token", envvar="PIPELINE_ADMIN_TOKEN", help="Token of an admin; default: one made here.")
-
-
 with_queue = click.option(
     "--queue",
     "queue_name",

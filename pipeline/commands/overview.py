@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.text import Text
 
 from pipeline.client import Operator, Unavailable
-from pipeline.commands.operating import each, queue, run, second_of, with_token, with_url
-from pipeline.commands.running import Number
+from pipeline.commands.operating import each, queue, run, second_of, with_token
+from pipeline.commands.running import Number, with_url
 from pipeline.commands.shown import BAD, BOLD, WARNING, is_terminal, say, say_json, say_table, shown, stdout
 
 EVERY_SECONDS = 2.0

@@ -20,6 +20,7 @@ from pipeline.auth import ADMIN_ROLE, make_token
 from pipeline.errors import ConfigurationError
 from pipeline.services import Service, services
 from pipeline.settings import Role, Settings
+from pipeline.start import program
 
 TOKEN_SECONDS = 30 * 86_400
 # Ten years: what is longer is a slip.
@@ -28,6 +29,10 @@ MOST_HOURS = 87_600
 LINK_SECONDS = 600
 DEMO_USER, OPERATOR = "demo", "operator"
 ANSWER_SECONDS = 5.0
+with_url = click.option("--url", envvar="PIPELINE_URL", help="Address of the service; default: the one running here.")
+with_user_token = click.option(
+    "--token", envvar="PIPELINE_TOKEN", help="Token of the user; default: one for the demo user."
+)
 # Whatever proxies the environment names: this is about processes of this machine.
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -66,8 +71,9 @@ def _answers(service: Service) -> bool:
 
 def this_command() -> str:
     """Return what to type to run this program again."""
-    program = Path(sys.argv[0])
-    return f"{os.path.relpath(sys.executable)} {program}" if program.suffix == ".py" else program.name
+    words = program()
+    is_command = len(words) == 1 and not words[0].endswith(".py")
+    return Path(words[0]).name if is_command else " ".join((os.path.relpath(sys.executable), *words))
 
 
 def address_fault(settings: Settings) -> str | None:

@@ -1,9 +1,8 @@
-"""The commands `submit` and `watch`, and the upload of `demo`: photos go up, their results are waited for."""
+"""The command `submit`, and the upload of `demo`: photos go up, their results are waited for."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -15,10 +14,11 @@ import click
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
 
 from pipeline import settings as settings_module
-from pipeline.client import Client, ClientError, Operator, Unavailable, event_of
+from pipeline.client import ClientError, Operator, Unavailable, event_of
 from pipeline.commands import running
 from pipeline.commands.exit_codes import ExitCode, Unfinished
 from pipeline.commands.progress_marks import Marks
+from pipeline.commands.running import with_url, with_user_token
 from pipeline.commands.shown import NAME_AT_MOST, bar, complain, note, shortened
 from pipeline.commands.submit_lines import Lines, PeopleLines, lines_for
 from pipeline.errors import ConfigurationError
@@ -31,11 +31,6 @@ HELD_SECONDS = 10.0
 ASKED_AT_MOST = 50
 # Frames that say that a photo gets on, if it is further than before. Not asset_held.
 MOVES = ("asset_queued", "asset_started", "asset_retrying", "asset_progress")
-
-with_url = click.option("--url", envvar="PIPELINE_URL", help="Address of the service; default: the one running here.")
-with_token = click.option(
-    "--token", envvar="PIPELINE_TOKEN", help="Token of the user; default: one for the demo user."
-)
 
 
 def _categories(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -65,7 +60,7 @@ def _categories(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON line for each thing that happens.")
 @with_url
-@with_token
+@with_user_token
 def submit(
     files: tuple[Path, ...],
     category: str,
@@ -91,49 +86,6 @@ def submit(
         [(path, category) for path in files], lines_for(as_json=as_json, watches=watch), patience_seconds
     )
     sys.exit(submission.run(*running.target(url, token, running.DEMO_USER), watch=watch))
-
-
-@click.command()
-@click.option("--since", help="First the events since then, a `timestamp` of an event.")
-@with_url
-@with_token
-def watch(since: str | None, url: str | None, token: str | None) -> None:
-    """Print the user's events, one JSON line each, until Ctrl-C; goes on after a restart of the service.
-
-    Ctrl-C is no error: exit code 0. 1: the service refuses, or cannot be reached at the start.
-    """
-    target = running.target(url, token, running.DEMO_USER)
-    usual = "socket"
-    client: Client | None = None
-
-    def tell_transport(transport: str) -> None:
-        nonlocal usual
-        if transport != usual:
-            usual = transport
-            note(f"Events come by {transport} now")
-
-    async def run() -> None:
-        nonlocal client
-        client = Client(*target, since=_instant(since), on_notice=note, on_transport=tell_transport)
-        async with client:
-            note(f"Listening in {await client.listen()}")
-            async for event in client.events():
-                print(json.dumps(event), flush=True)
-
-    try:
-        asyncio.run(run())
-    except KeyboardInterrupt:
-        if client is not None and client.since:
-            note(f"To go on from here: {running.this_command()} watch --since {client.since}")
-
-
-def _instant(text: str | None) -> str | None:
-    if text is not None:
-        try:
-            Client("http://localhost", "", since=text)
-        except ValueError:
-            raise click.BadParameter("must look like 2026-01-31T12:00:00.000Z", param_hint="--since") from None
-    return text
 
 
 class Submission:

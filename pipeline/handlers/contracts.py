@@ -26,8 +26,7 @@ def openapi(categories: tuple[str, ...], public_url: str) -> bytes:
     public_url: of the service, without a / at its end.
     """
     contract = _kept("analyze-queue.openapi.json", categories)
-    # Of all addresses of the machine none is a URL; "/" is where the client has this document from.
-    if urlsplit(public_url).hostname not in EVERY_ADDRESS:
+    if _can_be_called(public_url):
         contract["servers"] = [{"url": public_url}]
     return _written(contract)
 
@@ -41,12 +40,19 @@ def asyncapi(categories: tuple[str, ...], public_url: str) -> bytes:
     contract = _kept("rooms.asyncapi.json", categories)
     contract["components"]["schemas"] |= named_schemas("AssetProcessed", _read("asset-processed-event.schema.json"))
     address = urlsplit(public_url)
-    for server in contract["servers"].values():
+    for server in contract["servers"].values() if _can_be_called(public_url) else ():
         server |= {"host": address.netloc, "description": "This service."}
         server["protocol"] += "s" if address.scheme == "https" else ""
         if address.path:
             server["pathname"] = address.path
     return _written(contract)
+
+
+def _can_be_called(url: str) -> bool:
+    """Return whether clients can call this address. Where a process listens on all of its machine, and PUBLIC_URL says
+    nothing, the contracts keep what is in their files.
+    """
+    return urlsplit(url).hostname not in EVERY_ADDRESS
 
 
 def named_schemas(name: str, schema: dict[str, Any]) -> dict[str, Any]:

@@ -52,8 +52,8 @@ class Bound:
         if not self._most:
             return None
         number = self._numbers.get(name) or self._new(name)
-        is_below = number.value is not None and number.value < self._most
-        if _now() >= number.fresh_until or not (is_below or number.is_read):
+        is_reached_here = number.value is not None and number.value >= self._most and not number.is_read
+        if _now() >= number.fresh_until or is_reached_here:
             if number.reading is None:
                 number.reading = asyncio.create_task(self._refresh(name, number), name="count")
             await asyncio.wait([number.reading], timeout=READ_SECONDS)
@@ -73,15 +73,17 @@ class Bound:
 
     async def _refresh(self, name: str, number: _Number) -> None:
         began_at = _now()
+        # One that cannot be read is asked for again soon: until then nothing is refused.
+        room_seconds = 0.0
         try:
             number.value = await self._read(name)
             number.is_read = True
+            room_seconds = max(0, self._most - number.value) / self._added_in_second
         except PipelineError as error:
             number.value = None
             log.debug("count_unknown", cause=cause_of(error))
         finally:
             number.reading = None
-        room_seconds = max(0, self._most - (number.value or 0)) / self._added_in_second
         took = _now() - began_at
         number.fresh_until = _now() + min(LONGEST_KEPT_SECONDS, LEAST_KEPT_SECONDS + room_seconds) + REST_FACTOR * took
 

@@ -66,7 +66,9 @@ class Dependencies:
         self._metrics = metrics
         self._asks_providers = asks_providers
         self._found: dict[str, Found] = {}
-        self._seldom = Seldom()
+        # Those of which the last line in the log says that they cannot be used.
+        self._logged: set[str] = set()
+        self._seldom = Seldom(monotonic)
 
     async def run(self) -> None:
         """Probe what nobody has asked for lately, for ever."""
@@ -126,17 +128,20 @@ class Dependencies:
         # Two who ask at the same time may get their answers in the other order.
         if last is None or last.begun_at <= begun_at:
             self._found[name] = found
-            self._tell(name, last.fault if last else None, found.fault)
+            self._log(name, found.fault)
         return found
 
-    def _tell(self, name: str, last: str | None, fault: str | None) -> None:
+    def _log(self, name: str, fault: str | None) -> None:
         """Log when a dependency cannot be used any more, and when it can again: not with every probe of an outage, and
-        each once a minute when it flaps, for anybody may have it probed.
+        each once a minute when it flaps, for anybody may have it probed. What was left out is logged a minute later, if
+        it is still so.
         """
-        if fault and not last:
-            self._seldom.write(log.warning, "check_failed", name, dependency=name, error=fault)
-        elif last and not fault:
-            self._seldom.write(log.info, "check_passed", name, dependency=name)
+        if fault and name not in self._logged:
+            if self._seldom.write(log.warning, "check_failed", name, dependency=name, error=fault):
+                self._logged.add(name)
+        elif name in self._logged and not fault:
+            if self._seldom.write(log.info, "check_passed", name, dependency=name):
+                self._logged.remove(name)
 
     def _shown(self, name: str) -> float:
         found = self._found[name]

@@ -21,6 +21,7 @@ from typing import Protocol
 import structlog
 
 from pipeline.errors import DependencyUnavailable, RateLimited
+from pipeline.logs import Seldom
 from pipeline.metrics import Metrics
 from pipeline.proxies import parse_address
 from pipeline.settings import Settings
@@ -38,8 +39,6 @@ BUCKETS_AT_ONCE = 200
 BUCKETS_AT_MOST = 50_000
 # Buckets that are empty are forgotten so often.
 SWEEP_SECONDS = 10.0
-# A user who goes on all the same is logged so often.
-LOG_AGAIN_SECONDS = 60.0
 # What one household or one machine has of IPv6.
 NETWORK_BITS = 64
 
@@ -79,15 +78,10 @@ class NoBuckets:
 
 @dataclass(slots=True)
 class _Bucket:
-    """empty_at: when it will be empty (monotonic seconds). untold: what Redis has not been told (seconds).
-
-    refused: requests that were refused since the last log line. logged_at: when that was.
-    """
+    """empty_at: when it will be empty (monotonic seconds). untold: what Redis has not been told (seconds)."""
 
     empty_at: float = 0.0
     untold: float = 0.0
-    refused: int = 0
-    logged_at: float = -math.inf
 
 
 class Limits:
@@ -105,6 +99,7 @@ class Limits:
         self._buckets = buckets
         self._metrics = metrics
         self._now = now
+        self._seldom = Seldom(now)
         self._known: dict[tuple[Limit, str], _Bucket] = {}
         self._swept_at = now()
         self._untold: set[tuple[Limit, str]] = set()
@@ -123,15 +118,10 @@ class Limits:
         self._take(Limit.WRONG_TOKENS, network_of(address or ""))
 
     def refused(self, limit: Limit, who: str) -> None:
-        """Count a request that was refused, and log a user or address now and then."""
+        """Count a request that was refused, and log a user or address once a minute."""
         self._metrics.rate_limited.labels(limit).inc()
-        name = limit, who
-        bucket = self._known.get(name) or self._new(name)
-        bucket.refused += 1
-        if self._now() - bucket.logged_at >= LOG_AGAIN_SECONDS:
-            field = "address" if limit is Limit.WRONG_TOKENS else "userId"
-            log.warning("rate_limited", limit=limit.value, refused=bucket.refused, **{field: who})
-            bucket.refused, bucket.logged_at = 0, self._now()
+        names = {"limit": limit.value, "address" if limit is Limit.WRONG_TOKENS else "userId": who}
+        self._seldom.write(log.warning, "rate_limited", f"{limit} {who}", **names)
 
     async def run(self) -> None:
         """Tell Redis for ever."""
@@ -199,7 +189,7 @@ class Limits:
             return
         self._swept_at = now
         for name, bucket in list(self._known.items()):
-            if bucket.empty_at <= now and now - bucket.logged_at >= LOG_AGAIN_SECONDS:
+            if bucket.empty_at <= now:
                 del self._known[name]
 
 

@@ -21,7 +21,6 @@ async def probe(check: Check, seconds: float = CHECK_SECONDS) -> tuple[str | Non
     """Return why a dependency is not usable, or None, and how many milliseconds the check took.
 
     check: returns when the dependency is usable and raises otherwise. The words hold no secret.
-    broken: the names whose check failed the last time. Only a change is logged: anybody may ask, as often as they like.
     """
     started = perf_counter()
     fault = await _fault(check, seconds)

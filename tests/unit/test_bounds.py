@@ -98,6 +98,20 @@ async def test_nothing_is_refused_while_nobody_can_count(loop: Loop) -> None:
 
 
 @pytest.mark.gen_test
+async def test_bound_holds_again_soon_after_an_outage(loop: Loop) -> None:
+    """What could not be read is asked for again soon, however far the bound is, and not by everybody meanwhile."""
+    counted = Counted(10**6)
+    bound = Bound(10**6, 1000, counted.read)
+    assert await bound.reached("anna") == 10**6
+    counted.is_away = True
+    loop.seconds += 1
+    assert [await bound.reached("anna") for _ in range(9)] == [None] * 9 and counted.reads == 2
+    counted.is_away = False
+    loop.seconds += 1
+    assert await bound.reached("anna") == 10**6
+
+
+@pytest.mark.gen_test
 async def test_no_bound_reads_nothing(loop: Loop) -> None:
     """0 is none."""
     counted = Counted(99)

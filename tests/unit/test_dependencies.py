@@ -84,6 +84,20 @@ def test_dependency_is_shown_without_readiness_being_asked(world: World) -> None
     ]
 
 
+def test_log_ends_with_how_a_flapping_dependency_is(world: World) -> None:
+    """What fails again within a minute of its last line is in the log a minute later, if it still fails."""
+
+    async def look() -> None:
+        for is_away in (True, False, *[True] * 13):
+            world.part.is_away = is_away
+            await world.dependencies.look()
+            world.now += FRESH_SECONDS
+
+    with capture_logs() as lines:
+        asyncio.run(look())
+    assert [line["event"] for line in lines] == ["check_failed", "check_passed", "check_failed"]
+
+
 def test_what_readiness_has_just_asked_is_not_probed_again(world: World) -> None:
     """A load balancer's probes are enough; each of them is a new one and shows its result."""
 

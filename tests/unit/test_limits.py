@@ -181,16 +181,18 @@ def test_known_buckets_are_bounded(setting: Setting, monkeypatch: pytest.MonkeyP
 
 
 def test_flood_is_logged_once_a_minute(setting: Setting) -> None:
-    """The line names the user, and how many were refused since the last one."""
+    """The line names the user, and how many lines were left out since the last one. No bucket is kept for that."""
     limits = setting.process()
     with structlog.testing.capture_logs() as lines:
         let_through(limits, 300)
         setting.clock.seconds += 60
         let_through(limits, 300)
-    assert [(line["limit"], line["userId"], line["refused"]) for line in lines] == [
-        ("uploads", "anna", 1),
-        ("uploads", "anna", 180),
+    assert [(line["limit"], line["userId"], line.get("repeated")) for line in lines] == [
+        ("uploads", "anna", None),
+        ("uploads", "anna", 179),
     ]
+    limits.refused(Limit.BACKLOG, "ben")
+    assert len(limits._known) == 1
 
 
 @pytest.mark.parametrize(

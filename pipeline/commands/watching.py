@@ -1,0 +1,55 @@
+"""The command `watch`: a user's events as they come."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from pipeline.client import Client
+from pipeline.commands import running
+from pipeline.commands.running import with_url, with_user_token
+from pipeline.commands.shown import note, say_json
+
+
+@click.command()
+@click.option("--since", help="First the events since then, a `timestamp` of an event.")
+@with_url
+@with_user_token
+def watch(since: str | None, url: str | None, token: str | None) -> None:
+    """Print the user's events, one JSON line each, until Ctrl-C; goes on after a restart of the service.
+
+    Ctrl-C is no error: exit code 0. 1: the service refuses, or cannot be reached at the start.
+    """
+    target = running.target(url, token, running.DEMO_USER)
+    usual = "socket"
+    client: Client | None = None
+
+    def tell_transport(transport: str) -> None:
+        nonlocal usual
+        if transport != usual:
+            usual = transport
+            note(f"Events come by {transport} now")
+
+    async def run() -> None:
+        nonlocal client
+        client = Client(*target, since=_instant(since), on_notice=note, on_transport=tell_transport)
+        async with client:
+            note(f"Listening in {await client.listen()}")
+            async for event in client.events():
+                say_json(event)
+
+    try:
+        asyncio.run(run())
+    except KeyboardInterrupt:
+        if client is not None and client.since:
+            note(f"To go on from here: {running.this_command()} watch --since {client.since}")
+
+
+def _instant(text: str | None) -> str | None:
+    if text is not None:
+        try:
+            Client("http://localhost", "", since=text)
+        except ValueError:
+            raise click.BadParameter("must look like 2026-01-31T12:00:00.000Z", param_hint="--since") from None
+    return text

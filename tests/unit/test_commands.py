@@ -1,0 +1,33 @@
+"""The list of commands: whichever is typed, the module that is imported for it brings all of it."""
+
+from __future__ import annotations
+
+import pkgutil
+import sys
+from importlib import import_module
+
+import click
+import pytest
+
+from pipeline import commands
+from pipeline.cli import COMMANDS, main
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_module_of_a_command_brings_its_subcommands(name: str) -> None:
+    """A subcommand is defined in the module that the list names, or in one which that imports."""
+    for module in pkgutil.iter_modules(commands.__path__):
+        import_module(f"{commands.__name__}.{module.name}")
+    command = main.get_command(click.Context(main), name)
+    assert command is not None and command.name == name
+    named = sys.modules[f"pipeline.{COMMANDS[name].partition(':')[0]}"]
+    found = {id(each) for each in vars(named).values()}
+    for each in command.commands.values() if isinstance(command, click.Group) else ():
+        is_beside = getattr(each.callback, "__module__", "") == getattr(command.callback, "__module__", None)
+        assert id(each) in found or is_beside, f"{name} {each.name}: {COMMANDS[name]} does not import it"
+
+
+def test_unknown_command_is_wrong_use() -> None:
+    """What is not on the list is no module to import."""
+    with pytest.raises(click.UsageError, match="No such command 'verifying'"):
+        main.main(["verifying"], standalone_mode=False)
