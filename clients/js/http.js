@@ -7,7 +7,7 @@
  * @typedef {(sentBytes: number, totalBytes: number) => void} OnProgress
  */
 
-import { backoffMs, sleep } from "./delays.js";
+import { backoffMs, ended, sleep } from "./delays.js";
 
 const TRIES = 5;
 const LONGEST_RETRY_AFTER_MS = 60_000;
@@ -56,24 +56,26 @@ export class Http {
       return await this.#persist(method, path, options);
     } catch (error) {
       if (!isTooMany(error) || (options.tries ?? TRIES) === 1) throw error;
-      return this.#inLine(() => this.#wait(method, path, options, error));
+      return this.#inLine(() => this.#wait(method, path, options, error), options.signal);
     }
   }
 
   /**
    * What was too many goes on one after the other: together it would only be refused again.
-   * @template T @param {() => Promise<T>} act @returns {Promise<T>}
+   * @template T @param {() => Promise<T>} act @param {AbortSignal} [signal] @returns {Promise<T>}
    */
-  #inLine(act) {
-    const turn = this.#line.then(act);
-    this.#line = turn.catch(() => undefined);
+  #inLine(act, signal) {
+    const before = this.#line;
+    const turn = ended(before, signal).then(act);
+    // One that is aborted while it waits does not let the next one go before those in front.
+    this.#line = Promise.allSettled([before, turn]).then(() => undefined);
     return turn;
   }
 
   /**
    * Until there is room, however often the service has to say that there is none.
    * @param {"GET" | "POST" | "PATCH" | "DELETE"} method @param {string} path @param {Partial<Sending> & Options} options
-   * @param {PipelineError} refusal
+   * @param {any} refusal a PipelineError
    */
   async #wait(method, path, options, refusal) {
     for (;;) {
@@ -140,7 +142,7 @@ export class Http {
   }
 }
 
-/** The user has asked for as much as one user may, and is told when there is room. @param {any} error @returns {error is PipelineError} */
+/** The user has asked for as much as one user may, and is told when there is room. @param {any} error */
 function isTooMany(error) {
   return error?.status === 429 && error.retryAfterMs <= LONGEST_RETRY_AFTER_MS;
 }
