@@ -48,7 +48,7 @@ def access_fields(handler: BaseHandler) -> dict[str, Any]:
         "requestId": handler.request_id,
         "method": _cut(str(request.method), MAX_METHOD_LENGTH),
         "route": handler.route,
-        "path": _cut(request.path, MAX_PATH_LENGTH),
+        "path": handler.route if handler.hides_path else _cut(request.path, MAX_PATH_LENGTH),
         "client": handler.client,
         "bytesIn": getattr(connection, "bytes_in", 0),
         "bytesOut": getattr(connection, "bytes_out", 0),

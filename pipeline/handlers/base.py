@@ -80,6 +80,7 @@ class BaseHandler(tornado.web.RequestHandler):
     """A handler of ours. Authenticate in the method, not in prepare(), unless the body must not be read before."""
 
     route: ClassVar[str] = "other"  # the template for logs and metrics: "/api/assets/{id}"
+    hides_path: ClassVar[bool] = False  # the log has the template in its place
     failure_message: ClassVar[str] = "Internal server error"
     principal: Principal
 

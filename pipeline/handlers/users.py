@@ -21,6 +21,8 @@ class UserHandler(OperatorHandler):
 
     route = "/api/users/{sub}"
     actions = {"DELETE": "erase user"}
+    # The log is not to name a user who is erased.
+    hides_path = True
 
     def initialize(  # type: ignore[override]
         self, *, users: Users, erasing: Erasing, rooms: Rooms, **common: Any

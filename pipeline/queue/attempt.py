@@ -307,6 +307,8 @@ class Attempts:
         elif finish.outcome is Outcome.FAILED:
             self._log.warning("job_failed", **fields)
         elif finish.outcome is Outcome.CANCELLED:
+            # It may have been cancelled because all that names its user is being erased.
+            structlog.contextvars.unbind_contextvars("userId")
             self._log.info("job_cancelled", **fields)
         else:
             self._log.info("job_released", **fields)

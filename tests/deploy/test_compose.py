@@ -125,6 +125,15 @@ def test_compose_has_settings_of_ours(model: Model) -> None:
     assert int(first["mem_limit"]) > settings.decode_memory_mb * MB
 
 
+def test_compose_has_room_for_all_jobs(model: Model) -> None:
+    """Valkey holds MAX_BACKLOG jobs, and refuses writes before its container runs out of memory and is killed."""
+    valkey = model["services"]["valkey"]
+    (most,) = re.findall(r"--maxmemory (\d+)gb ", valkey["command"][-1])
+    assert settings_of(model["services"]["pipeline-1"]).max_backlog * 600 < int(most) * 1024 * MB
+    # The rest is for a copy of what changes while the append-only file is written anew.
+    assert int(valkey["mem_limit"]) >= 1.5 * int(most) * 1024 * MB
+
+
 @pytest.mark.parametrize("name", [*OURS, "caddy", "valkey", "mongo", "prometheus", "grafana"])
 def test_compose_restrains(model: Model, name: str) -> None:
     """Nothing can write its root, gain rights, take all memory or fill the disk with its log; all restart."""

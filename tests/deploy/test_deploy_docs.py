@@ -19,6 +19,20 @@ def test_deploy_docs_name_settings_that_exist() -> None:
     assert unknown <= OTHERS
 
 
+def test_deploy_docs_show_env_files_as_docker_and_systemd_read_them() -> None:
+    """A comment has a line of its own: behind a value it would be part of the value."""
+    blocks = [block for block in re.findall(r"```\w*\n(.*?)```", TEXT, re.DOTALL) if "PUBLIC_URL=" in block]
+    assert len(blocks) >= 2
+    for line in "".join(blocks).splitlines():
+        assert re.fullmatch(r"#.*|[A-Z_]+=\S*", line), line
+
+
+def test_deploy_docs_install_nothing_that_is_not_published() -> None:
+    """The package is on no index: a name alone would install what somebody else has put there."""
+    for path in (*ROOT.glob("docs/*.md"), ROOT / "README.md", *ROOT.glob("deploy/systemd/*")):
+        assert not re.search(r"pip install '?ai-queue-pipeline", path.read_text()), path
+
+
 def test_deploy_docs_link_to_files_that_exist() -> None:
     """No link and no command leads to a file that is not there."""
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", TEXT):

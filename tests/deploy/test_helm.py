@@ -5,6 +5,7 @@ KEDA, and what they say of the service held to the service.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from configparser import ConfigParser
@@ -15,6 +16,7 @@ import jsonschema
 import pytest
 import yaml
 
+from pipeline.handlers.multipart import max_body_bytes
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from tests.factories import SECRET
@@ -187,6 +189,40 @@ def test_pods_have_time_to_end(rendered: str) -> None:
         assert pod["spec"]["terminationGracePeriodSeconds"] > least
 
 
+def test_an_outage_takes_no_web_pod_out(rendered: str) -> None:
+    """Web pods are asked what they lack alone, as by our proxies; worker pods, which get no requests, everything."""
+    paths = {role: pod["spec"]["containers"][0]["readinessProbe"]["httpGet"]["path"]
+             for role, pod in _pods(_objects(rendered))}
+    assert paths == {"web": "/readyz?local", "worker": "/readyz"}
+
+
+def test_ingress_takes_what_the_service_takes_and_repeats_no_upload(full: Objects) -> None:
+    """Bodies above the service's own limit come through; a POST without a key is not sent to a second pod."""
+    annotations = full["Ingress", "photos"]["metadata"]["annotations"]
+    size = annotations["nginx.ingress.kubernetes.io/proxy-body-size"]
+    assert size.endswith("m") and int(size[:-1]) * 1024 * 1024 > max_body_bytes(Settings().max_upload_bytes)
+    assert "non_idempotent" not in annotations["nginx.ingress.kubernetes.io/proxy-next-upstream"]
+
+
+def test_ingress_shows_numbers_and_console_to_operators_only(full: Objects) -> None:
+    """As our proxy files do: those paths have an Ingress of their own, which only the named networks may use."""
+    spec = full["Ingress", "photos-operators"]["spec"]
+    assert {each["path"] for each in spec["rules"][0]["http"]["paths"]} == {"/metrics", "/readyz", "/console"}
+    ranges = "nginx.ingress.kubernetes.io/whitelist-source-range"
+    assert full["Ingress", "photos-operators"]["metadata"]["annotations"][ranges] == "10.0.0.0/8"
+    assert ranges not in full["Ingress", "photos"]["metadata"]["annotations"]
+    assert spec["tls"] == full["Ingress", "photos"]["spec"]["tls"]
+
+
+def test_the_example_of_the_docs_is_taken(tmp_path: Path) -> None:
+    """The values in docs/deploy.md are taken by the chart as they stand, and a proxy in front is trusted."""
+    text = (ROOT / "docs/deploy.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    objects = _objects(_render(yaml.safe_load(example), tmp_path))
+    assert objects["ConfigMap", "photos"]["data"]["TRUSTED_PROXIES"]
+    assert {"Ingress", "ServiceMonitor", "PrometheusRule"} <= {kind for kind, _ in objects}
+
+
 def test_pods_run_with_the_least_rights(rendered: str) -> None:
     """User 10001, no capability, no token of the API server, a root file system that is read-only."""
     for _, pod in _pods(_objects(rendered)):
@@ -276,6 +312,8 @@ def test_rules_and_dashboards_are_those_of_the_repository(full: Objects) -> None
         (LEAST | {"secrets": {"REDIS_URL": "redis://redis"}}, "secrets.MONGODB_URI is required"),
         (LEAST | {"secrets": {"REDIS_URL": "redis://r", "MONGODB_URI": "mongodb://m/p"}}, "one of secrets.JWT_SECRET"),
         (LEAST | {"config": {"PUBLIC_URL": "https://photos.example.com"}}, "pods share no disk"),
+        (LEAST | {"config": LEAST["config"] | {"STORAGE_BACKEND": "local"}}, "pods share no disk"),
+        (OWN_SECRET | {"config": {"PUBLIC_URL": "https://photos.example.com"}}, "pods share no disk"),
         (LEAST | {"existingSecret": "vault-photos"}, "secrets and existingSecret are both given"),
         (LEAST | {"ingress": {"enabled": True}}, "ingress.host is required"),
         (LEAST | {"web": {"replicas": "two"}}, "replicas"),

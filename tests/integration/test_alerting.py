@@ -80,30 +80,38 @@ PODS = [
     OURS | {"phase": "Failed", "name": "pipeline-web-1c2"},
     {"label_app_kubernetes_io_name": "valkey", "phase": "Running", "name": "valkey-0"},
 ]
+NAMES = [each["name"] for each in PODS]
 
 
 @pytest.mark.parametrize(
     ("name", "pods", "instances"),
     [
-        ("kubernetes_sd.yml", PODS, ["pipeline-web-7d9", None, None]),
-        ("static.yml", [{}], ["photos-1:8080"]),
+        ("kubernetes_sd.yml", PODS, dict.fromkeys(NAMES) | {NAMES[0]: NAMES[0]}),
+        ("static.yml", [{}], {None: "photos-1:8081"}),
     ],
 )
 def test_relabelling_leaves_the_name_that_a_message_shows(
-    name: str, pods: list[dict[str, str]], instances: list[str | None], tmp_path: Path
+    name: str, pods: list[dict[str, str]], instances: dict[str | None, str | None], tmp_path: Path
 ) -> None:
     """Prometheus' own relabelling on what discovery finds, here given in a file; pods of others and ended ones go."""
     (scraped,) = yaml.safe_load((DEPLOY / name).read_text())["scrape_configs"]
     scraped = {key: value for key, value in scraped.items() if not key.endswith("_configs") or "relabel" in key}
     scraped["file_sd_configs"] = [{"files": ["found.json"]}]
-    found = [{f"__meta_kubernetes_pod_{key}": value for key, value in pod.items()} for pod in pods]
-    target = "photos-1.internal:8080"
+    found = [{f"__meta_kubernetes_pod_{key}": value for key, value in pod.items()}
+             | {"__meta_kubernetes_namespace": "shop"} for pod in pods]
+    target = "photos-1.internal:8081"
     (tmp_path / "found.json").write_text(json.dumps([{"targets": [target], "labels": labels} for labels in found]))
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": [scraped]}))
     # It waits for so long for more targets.
     timeout = ("--timeout", "1s")
     said = run("promtool", "check", "service-discovery", *timeout, "prometheus.yml", "pipeline", folder=tmp_path)
-    assert [each.get("labels", {}).get("instance") for each in json.loads(said)] == instances
+    # In any order.
+    shown = {each["discoveredLabels"].get("__meta_kubernetes_pod_name"): each.get("labels", {})
+             for each in json.loads(said)}
+    assert {pod: labels.get("instance") for pod, labels in shown.items()} == instances
+    # KEDA's queries, in the chart, go by it.
+    namespaces = {labels.get("namespace") for labels in shown.values() if labels}
+    assert namespaces == {"shop" if "kubernetes" in name else None}
 
 
 def test_amtool_accepts_the_alertmanager_configuration() -> None:

@@ -175,6 +175,13 @@ def test_check_masks_secrets_wherever_they_turn_up() -> None:
     assert masked == Finding(Mark.FAILED, "store", "no ***, ***, ***, ***", "Bearer ***")
 
 
+def test_check_leaves_words_that_are_also_our_documents_user() -> None:
+    """The user `pipeline` of the ACL line and of compose.yaml is no secret: prefix and paths stay readable."""
+    settings = Settings(redis_url="redis://pipeline:p%40ss-word@redis/0")
+    masked = Masker(settings).masked(Finding(Mark.OK, "queue", "pipeline is ours, p@ss-word"))
+    assert masked.detail == "pipeline is ours, ***"
+
+
 def test_check_refuses_settings_that_cannot_be_read(run: Run) -> None:
     """All faults are told at once, and nothing is tried: exit code 2."""
     done = run(PORT="many", POOL_THREADS="0", LOG_LEVEL="loud")

@@ -46,9 +46,10 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if not (or $given.JWT_SECRET $given.JWT_PUBLIC_KEY $given.JWT_JWKS_URL) -}}
 {{- fail "one of secrets.JWT_SECRET, config.JWT_PUBLIC_KEY and config.JWT_JWKS_URL is required, or existingSecret" -}}
 {{- end -}}
-{{- if not (or .Values.sharedDataClaim $config.STORAGE_BACKEND $given.CLOUDINARY_URL) -}}
-{{- fail "pods share no disk: set config.STORAGE_BACKEND (object), secrets.CLOUDINARY_URL, or sharedDataClaim" -}}
 {{- end -}}
+{{- $storage := $config.STORAGE_BACKEND | default (ternary "cloudinary_private" "local" (not (empty $given.CLOUDINARY_URL))) -}}
+{{- if and (eq $storage "local") (not .Values.sharedDataClaim) -}}
+{{- fail "pods share no disk, photos would be gone with their pod: set config.STORAGE_BACKEND (object, cloudinary_private), secrets.CLOUDINARY_URL, or sharedDataClaim" -}}
 {{- end -}}
 {{- end }}
 
@@ -119,9 +120,11 @@ spec:
         httpGet: { path: /livez, port: http }
         periodSeconds: 2
         failureThreshold: 60
-      # Asks everything that the pod needs, 2 s at most.
+      # Web pods: only what one pod lacks while others have it. While Redis is away all of them accept uploads, and a
+      # Service without ready pods would refuse these. Worker pods get no requests: theirs asks everything, so that a
+      # wrong address of Redis or the store stops an update at the first new pod.
       readinessProbe:
-        httpGet: { path: /readyz, port: http }
+        httpGet: { path: {{ ternary "/readyz?local" "/readyz" $isWeb | quote }}, port: http }
         periodSeconds: 5
         timeoutSeconds: 4
         failureThreshold: 2
