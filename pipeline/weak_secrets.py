@@ -12,11 +12,14 @@ LEAST_CHARACTERS = 8  # 32 random digits have fewer once in a thousand times, an
 
 
 def secret_fault(secret: str) -> str:
-    """Return why this is no secret for tokens, "" when it may be one. It finds only what is obviously weak."""
+    """Return why this is no secret for tokens, "" when it may be one. It finds only what is obviously wrong."""
     if "-BEGIN " in secret:
         return "is a PEM key: those go to JWT_PUBLIC_KEY"
     if len(secret.strip().encode(errors="replace")) < LEAST_SECRET_BYTES:
         return f"must have at least {LEAST_SECRET_BYTES} bytes, without blanks at its ends"
+    if "\n" in secret or "\r" in secret:
+        # A login that signs with it may well have it without, and JWT_SECRETS_OLD could never name it.
+        return "holds a line end, as `echo` writes one (`echo -n`: none); secrets of before go to JWT_SECRETS_OLD"
     size = len(secret)
     is_repeated = any(secret[unit:] == secret[:-unit] for unit in range(1, min(size // 2, LEAST_SECRET_BYTES - 1) + 1))
     steps = sum(abs(ord(one) - ord(next_)) <= 1 for one, next_ in zip(secret, secret[1:], strict=False))

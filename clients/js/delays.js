@@ -7,6 +7,17 @@ export function backoffMs(failures) {
   return Math.random() * Math.min(BACKOFF_MS.longest, BACKOFF_MS.first * 2 ** failures);
 }
 
+/** Return when it has ended, at once when the signal is aborted. @param {Promise<unknown>} work @param {AbortSignal} [signal] */
+export function ended(work, signal) {
+  return new Promise((resolve, reject) => {
+    const stop = () => reject(signal?.reason);
+    const finish = () => (signal?.removeEventListener("abort", stop), resolve(undefined));
+    work.then(finish, finish);
+    signal?.addEventListener("abort", stop, { once: true });
+    if (signal?.aborted) stop();
+  });
+}
+
 /** @param {number} ms @param {AbortSignal} [signal] */
 export function sleep(ms, signal) {
   return new Promise((resolve, reject) => {

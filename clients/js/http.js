@@ -7,7 +7,7 @@
  * @typedef {(sentBytes: number, totalBytes: number) => void} OnProgress
  */
 
-import { backoffMs, sleep } from "./delays.js";
+import { backoffMs, ended, sleep } from "./delays.js";
 
 const TRIES = 5;
 const LONGEST_RETRY_AFTER_MS = 60_000;
@@ -58,17 +58,19 @@ export class Http {
     } catch (error) {
       if (!isTooMany(error) || (options.tries ?? TRIES) === 1) throw error;
       const freeAt = performance.now() + error.retryAfterMs;
-      return this.#inLine(() => this.#wait(method, path, options, freeAt));
+      return this.#inLine(() => this.#wait(method, path, options, freeAt), options.signal);
     }
   }
 
   /**
    * What was too many goes on one after the other: together it would only be refused again.
-   * @template T @param {() => Promise<T>} act @returns {Promise<T>}
+   * @template T @param {() => Promise<T>} act @param {AbortSignal} [signal] @returns {Promise<T>}
    */
-  #inLine(act) {
-    const turn = this.#line.then(act);
-    this.#line = turn.catch(() => undefined);
+  #inLine(act, signal) {
+    const before = this.#line;
+    const turn = ended(before, signal).then(act);
+    // One that is aborted while it waits does not let the next one go before those in front.
+    this.#line = Promise.allSettled([before, turn]).then(() => undefined);
     return turn;
   }
 

@@ -724,6 +724,27 @@ async def test_uploads_that_were_too_many_wait_together_and_go_one_by_one() -> N
         assert sorted(each["assetId"] for each in await script.run("return sent")) == ["1", "2", "3"]
 
 
+@pytest.mark.fault("O19")
+@pytest.mark.gen_test(timeout=60)
+async def test_upload_that_waits_in_line_is_aborted_at_once() -> None:
+    """Not when those in front of it are done; and those behind it stay behind them."""
+    async with FarEnd() as far, far.script("node") as script:
+        await script.run(f"""
+          globalThis.client = new PipelineClient({{ url: "{far.url}", token: {FRESH} }});
+          globalThis.abort = new AbortController();
+          globalThis.end = new AbortController();
+          globalThis.upload = ({{ signal }}) => failure(client.upload(new Blob(["x"]), {{ category: "lego", signal }}));
+          globalThis.first = upload(end);
+        """)
+        for begin in ("globalThis.failed = upload(abort)", "globalThis.last = upload(end)", ""):
+            (await far.call()).refuse(429, "RATE_LIMITED", Retry_After="50")
+            await script.run(begin)
+        await script.run("abort.abort()")
+        assert (await script.run("return failed"))["name"] == "AbortError"
+        assert await script.run("return Promise.race([first, last, 'both wait'])") == "both wait"
+        await script.run("end.abort(); await Promise.all([first, last])")
+
+
 # Node's WebSocket
 
 

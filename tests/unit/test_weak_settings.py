@@ -45,6 +45,8 @@ WEAK_SECRETS = {
     "letters that count down": "ZYXWVUTSRQPONMLKJIHGFEDCBA9876543210",
     "doubled": "".join(letter * 5 for letter in "qwertyuiop"),
     "few characters": "1221112122112121212211221211221212112",
+    "a line end of `echo`": SECRET + "\n",
+    "two secrets": f"{SECRET}\r\n{SECRET[::-1]}",
     "a private key": private_pem(EC_KEY),
     "a public key": pem(RSA_KEY),
 }
