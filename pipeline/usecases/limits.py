@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -100,7 +101,8 @@ class Limits:
         self._metrics = metrics
         self._now = now
         self._seldom = Seldom(now)
-        self._known: dict[tuple[Limit, str], _Bucket] = {}
+        # The oldest goes first; of a plain dict that would mean to pass by all that have gone before.
+        self._known: OrderedDict[tuple[Limit, str], _Bucket] = OrderedDict()
         self._swept_at = now()
         self._untold: set[tuple[Limit, str]] = set()
         self._has_untold = asyncio.Event()
@@ -179,7 +181,7 @@ class Limits:
 
     def _new(self, name: tuple[Limit, str]) -> _Bucket:
         if len(self._known) >= BUCKETS_AT_MOST:
-            del self._known[next(iter(self._known))]
+            self._known.popitem(last=False)
         bucket = self._known[name] = _Bucket()
         return bucket
 
