@@ -28,7 +28,7 @@ MARK = VENV / "installed"
 # What venv and pip write into .venv. Other things there, as the tools of CI, are not ours.
 MADE = ("bin", "etc", "include", "lib", "lib64", "share", "pyvenv.cfg", ".gitignore", "installed", "installing")
 # What each extra takes on the disk, and how much of it must be free before: pip unpacks and keeps a cache.
-SIZE_MB = {"local": 540, "test": 900, "bench": 1000}
+SIZE_MB = {"local": 500, "test": 900, "bench": 1000}
 SPARE_MB = 300
 NETWORK = re.compile(
     r"NewConnectionError|NameResolutionError|ConnectTimeoutError|ReadTimeoutError|Read timed out|ConnectionResetError"
