@@ -47,7 +47,7 @@ class Entry:
     def __init__(self, data_dir: Path, address: str, role: str) -> None:
         """Write it; OSError when that is not possible."""
         folder = data_dir / FOLDER
-        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         service = Service(os.getpid(), address, role, socket.gethostname())
         self._data_dir = data_dir
         # The name is used once: who finds a leftover of this name removes nothing else.

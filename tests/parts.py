@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,7 @@ def require(present: bool, reason: str) -> None:
 
 
 def program(*names: str, hint: str = "") -> str:
-    """Return the path of the first of these programs that is on PATH; without one the test skips as `require` does.
+    """Return the path of the first of these programs that is installed; without one the test skips as `require` does.
 
     hint: where to get it.
     """
@@ -23,5 +25,6 @@ def program(*names: str, hint: str = "") -> str:
 
 
 def find_program(*names: str) -> str | None:
-    """Return the path of the first of these programs that is on PATH, None when none is."""
-    return next(filter(None, map(shutil.which, names)), None)
+    """Return the path of the first of these programs that is on PATH, or came with a package; None when none is."""
+    places = os.pathsep.join((os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)))
+    return next(filter(None, (shutil.which(name, path=places) for name in names)), None)

@@ -6,7 +6,7 @@ import io
 import os
 from typing import Any
 
-import pi_heif
+import pi_heif  # type: ignore[import-untyped]
 from PIL import AvifImagePlugin, Image, ImageFile
 
 from pipeline.errors import PermanentJobError

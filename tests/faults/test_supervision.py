@@ -104,7 +104,9 @@ async def test_task_that_ends_comes_back(
         assert status == 503 and ended[0].name in broken["tasks"], broken
         while (await caller.readiness())[0] != 200:
             await asyncio.sleep(0.01)
-        assert all(watched.task and not watched.task.done() for watched in ended)
+        # One that has an end, as the upgrade of old assets, may have come to it by now.
+        assert all(watched.task and not watched.task.cancelled() for watched in ended)
+        assert not any(watched.task and watched.task.done() and watched.task.exception() for watched in ended)
         asset_id = await caller.upload()
         event = await socket.receive_json(timeout=20)
         assert (event["event"], event["assetId"], event["status"]) == ("asset_processed", asset_id, "active")

@@ -17,7 +17,7 @@ from tests.service import ROOT, AiService, Service, inherited
 from tests.toxiproxy import free_port
 
 Done = subprocess.CompletedProcess[str]
-HEAVY = {"aiohttp", "cryptography", "jwt", "numpy", "PIL", "prometheus_client", "redis", "rich", "tornado"}
+HEAVY = {"aiohttp", "cryptography", "jwt", "numpy", "PIL", "prometheus_client", "redis", "tornado"}
 
 
 def health(environment: dict[str, str], *arguments: str) -> Done:
