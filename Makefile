@@ -16,7 +16,7 @@ run: .venv/installed  ## serve in the foreground
 setup: .venv/installed-test  ## install all that demo, test and lint need
 
 test: .venv/installed-test  ## all tests; what needs a part this machine lacks skips with a reason
-	@$(BIN)/python -m pytest -n 3 --dist loadfile
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 chaos: .venv/installed-test  ## 10,000 uploads under 210 faults, on SQLite and on DocumentDB or MongoDB; twenty minutes
 	@$(BIN)/python -m tests.faults.chaos --store sqlite --uploads 10000 --faults 210
