@@ -131,6 +131,8 @@ def test_deliveries_tell_how_it_went_and_are_sent_again(
     service: Service, ai: AiService, receiver: FakeReceiver
 ) -> None:
     """A delivery is listed with its last state; one that failed and one that was delivered can be sent again."""
+    # Events of the tests before would take the two answers.
+    until(lambda: deliveries(service, state="waiting"), lambda found: not found)
     receiver.script(Reply(500), Reply(500))
     asset_id = service.upload("told-1").json()["data"]["assetId"]
     (failed,) = until(lambda: deliveries(service, asset=asset_id, state="failed"), bool)
