@@ -7,7 +7,6 @@ import json
 import re
 import socket
 import ssl
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from tests.factories import make_token
 from tests.faults.test_process import wait_until
 from tests.redis_server import RedisServer
 from tests.service import ROOT, AiService, Service
-from tests.sockets import WAIT_SECONDS
+from tests.sockets import WAIT_SECONDS, reset
 
 CLIENT = "203.0.113.9"
 PROXY = {"X-Forwarded-For": f"6.6.6.6, {CLIENT}"}
@@ -180,7 +179,7 @@ def test_client_that_leaves_has_its_line(service: Service) -> None:
     lines = [*head, "X-Request-Id: leaver-1", "Content-Type: multipart/form-data; boundary=x", "", "--x"]
     with socket.create_connection(address_of(service), timeout=WAIT_SECONDS) as raw:
         raw.sendall("\r\n".join(lines).encode())
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset(raw)
     line = service.wait_log("request_abandoned", requestId="leaver-1")
     assert (line["userId"], line["path"], line["client"]) == ("leaver", UPLOAD, "127.0.0.1")
 
