@@ -7,7 +7,6 @@ megapixels), then sockets that listen. Prints what docs/operations.md reckons wi
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -16,13 +15,13 @@ from pathlib import Path
 import aiohttp
 import bson
 
+from benchmarks import machine
 from tests.factories import make_image, make_token
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
 
 PHOTOS, SOCKETS = 100, 500
 PHONE = (4032, 3024)
-PAGE_BYTES, TICKS = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
 
 
 def size(folder: Path) -> int:
@@ -30,21 +29,9 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def children(pid: int) -> list[int]:
-    """Return the processes below that one."""
-    direct = [int(each) for tasks in Path(f"/proc/{pid}/task").glob("*/children") for each in tasks.read_text().split()]
-    return direct + [each for child in direct for each in children(child)]
-
-
-def memory(*pids: int) -> int:
+def memory(*pids: int) -> float:
     """Return the resident bytes of these processes."""
-    return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES for pid in pids)
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the CPU time of the process and its children so far."""
-    fields = [Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split() for each in (pid, *children(pid))]
-    return sum(int(each[11]) + int(each[12]) for each in fields) / TICKS
+    return machine.resident_mib(pids) * 1024 * 1024
 
 
 def measure(folder: Path, redis: RedisServer) -> None:
@@ -52,13 +39,14 @@ def measure(folder: Path, redis: RedisServer) -> None:
     with AiService() as ai, Service(folder, ai.url, REDIS_URL=redis.url, PREVIEW_PROCESSES="1") as service:
         process = service.pid
         show("an idle process", memory(process))
-        cpu = cpu_seconds(process)
+        cpu = machine.cpu_seconds(machine.descendants(process))
         with ThreadPoolExecutor(3) as pool:
             list(pool.map(lambda number: service.upload(image=pictures[number % 4]), range(PHOTOS)))
         service.wait_log("asset_finished", count=PHOTOS)
         show("the process after the photos", memory(process))
-        show("its children that read photos", memory(*children(process)))
-        print(f"CPU for a photo with previews: {(cpu_seconds(process) - cpu) / PHOTOS:.2f} s")
+        show("its children that read photos", memory(*machine.descendants(process)[1:]))
+        cpu = machine.cpu_seconds(machine.descendants(process)) - cpu
+        print(f"CPU for a photo with previews: {cpu / PHOTOS:.2f} s")
         media = folder / "media"
         originals = sum(len(pictures[number % 4]) for number in range(PHOTOS)) / PHOTOS
         show("an original, as it was sent", originals)
@@ -68,7 +56,7 @@ def measure(folder: Path, redis: RedisServer) -> None:
         asyncio.run(listen(service, process, before))
 
 
-async def listen(service: Service, process: int, before: int) -> None:
+async def listen(service: Service, process: int, before: float) -> None:
     """Open the sockets of as many users and show what each takes."""
     async with AsyncExitStack() as opened:
         session = await opened.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
