@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from tests.mongo_server import wait_until_listening
 from tests.parts import program
 from tests.service import ROOT, inherited
 from tests.toxiproxy import free_port
@@ -54,23 +52,26 @@ http {{
 
 
 class Proxy:
-    """One proxy process in front of these ports of the service; `with` starts and ends it."""
+    """One proxy process in front of these ports of the service; `with` starts and ends it.
+
+    command, environment: what the process gets; a kind of proxy sets them.
+    """
 
     name = ""
+    command: Sequence[str]
 
     def __init__(self, folder: Path, ports: Sequence[int]) -> None:
-        self.folder, self.ports = folder / (self.name + str(free_port())), ports
-        self.folder.mkdir(parents=True)
         self.port = free_port()
+        self.folder, self.ports = folder / f"{self.name}{self.port}", ports
+        self.folder.mkdir(parents=True)
+        self.environment = inherited()
         self.url = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Proxy:
-        self._process = self._launch()
-        deadline = time.monotonic() + START_SECONDS
-        while not self._answers():
-            assert self._process.poll() is None and time.monotonic() < deadline, f"{self.name} does not start"
-            time.sleep(0.02)
+        with (self.folder / f"{self.name}.log").open("wb") as log:
+            self._process = subprocess.Popen(self.command, env=self.environment, stdout=log, stderr=log)
+        wait_until_listening(self._process, self.port, START_SECONDS)
         return self
 
     def __exit__(
@@ -79,15 +80,6 @@ class Proxy:
         assert self._process is not None
         self._process.terminate()
         self._process.wait(START_SECONDS)
-
-    def _launch(self) -> subprocess.Popen[bytes]:
-        raise NotImplementedError
-
-    def _answers(self) -> bool:
-        """Return whether it listens, whatever is behind it."""
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
-            return True
-        return False
 
     @property
     def log(self) -> str:
@@ -121,15 +113,9 @@ class Nginx(Proxy):
         (self.folder / "pipeline.conf").write_text(text)
         user = "user root;" if os.geteuid() == 0 else ""
         (self.folder / "nginx.conf").write_text(NGINX_MAIN.format(folder=self.folder, user=user))
-
-    @property
-    def command(self) -> list[str]:
-        """The command line, without an action."""
         # Debian's is not on everybody's PATH.
-        return [program("nginx", "/usr/sbin/nginx"), "-p", str(self.folder), "-c", str(self.folder / "nginx.conf")]
-
-    def _launch(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(self.command, stderr=subprocess.DEVNULL)
+        nginx = program("nginx", "/usr/sbin/nginx")
+        self.command = (nginx, "-p", str(self.folder), "-c", str(self.folder / "nginx.conf"))
 
 
 class Caddy(Proxy):
@@ -137,14 +123,12 @@ class Caddy(Proxy):
 
     name = "caddy"
 
-    def _launch(self) -> subprocess.Popen[bytes]:
-        named = {name: value for name, value in os.environ.items() if name == "PIPELINE_OPERATORS"}
-        environment = inherited() | named | {
+    def __init__(self, folder: Path, ports: Sequence[int]) -> None:
+        super().__init__(folder, ports)
+        self.command = (program("caddy"), "run", "--adapter", "caddyfile", "--config", str(CADDYFILE))
+        self.environment |= {
             "HOME": str(self.folder),
             "CADDY_ADMIN": f"127.0.0.1:{free_port()}",
             "PIPELINE_SITE": self.url,
-            "PIPELINE_UPSTREAMS": " ".join(f"127.0.0.1:{port}" for port in dict.fromkeys(self.ports)),
+            "PIPELINE_UPSTREAMS": " ".join(f"127.0.0.1:{port}" for port in dict.fromkeys(ports)),
         }
-        with (self.folder / "caddy.log").open("wb") as log:
-            command = [program("caddy"), "run", "--adapter", "caddyfile", "--config", str(CADDYFILE)]
-            return subprocess.Popen(command, env=environment, stdout=log, stderr=log)

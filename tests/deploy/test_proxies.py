@@ -5,13 +5,10 @@ itself, and restarts that nobody notices.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,8 @@ from pipeline.handlers.polling import MAX_WAIT_SECONDS
 from pipeline.settings import Settings
 from tests.certificates import Authority
 from tests.factories import make_image, make_noise_image, make_token
+from tests.fake_receiver import Reply, running_in_thread
+from tests.faults.test_process import wait_until
 from tests.parts import program
 from tests.proxies import CADDYFILE, NGINX_CONF, Caddy, Nginx, Proxy
 from tests.rolling import Instances, Load, slow_upload
@@ -133,18 +132,9 @@ def test_no_token_is_logged(proxy: Proxy) -> None:
     headers = {"Authorization": f"Bearer {token}", "Sec-WebSocket-Protocol": f"pipeline.v1, bearer.{token}"}
     assert httpx.get(f"{proxy.url}/api/assets", headers=headers).status_code == 200
     assert httpx.get(f"{proxy.url}/api/events", params={"ticket": ticket}).status_code == 401
-    wait_for_log(proxy, "/api/events")
+    # It answers before it logs.
+    wait_until(lambda: "/api/events" in proxy.log)
     assert token not in proxy.log and ticket not in proxy.log
-
-
-def wait_for_log(proxy: Proxy, text: str) -> None:
-    """Return when the proxy has logged this; it answers first."""
-    ended = threading.Event()
-    for _ in range(1000):
-        if text in proxy.log:
-            return
-        ended.wait(0.01)
-    raise AssertionError(f"{text} is not logged")
 
 
 @pytest.mark.gen_test(timeout=180)
@@ -168,79 +158,47 @@ async def test_rolling_restart_is_noticed_by_nobody(instances: Instances, proxie
         assert len(load.seen.uploaded) > 40
 
 
-class Echo(BaseHTTPRequestHandler):
-    """Answers with the headers it got; with 503 to the first upload."""
-
-    protocol_version = "HTTP/1.1"
-    uploads: list[dict[str, str]] = []
-
-    def do_GET(self) -> None:
-        """Say what came."""
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        if self.command == "POST":
-            self.uploads.append(headers)
-        body = json.dumps(headers).encode()
-        self.send_response(503 if self.command == "POST" and len(self.uploads) == 1 else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_POST = do_GET
-
-    def log_message(self, *arguments: Any) -> None:
-        """Say nothing."""
-
-
 @pytest.mark.parametrize("kind", [Nginx, Caddy], ids=KINDS)
 def test_service_is_told_where_a_request_comes_from(tmp_path: Path, kind: type[Proxy]) -> None:
     """Host, address and protocol as the client had them, whatever it writes there itself."""
-    with serving() as port, kind(tmp_path, (port, port)) as proxy:
-        told = httpx.get(f"{proxy.url}/api/assets", headers={"X-Forwarded-For": "6.6.6.6"}).json()
-        assert told["host"] == told["x-forwarded-host"] == f"127.0.0.1:{proxy.port}"
-        assert (told["x-forwarded-for"], told["x-forwarded-proto"]) == ("127.0.0.1", "http")
-        assert "upgrade" not in told.get("connection", "").lower()
+    with running_in_thread() as receiver, kind(tmp_path, (receiver.port, receiver.port)) as proxy:
+        assert httpx.get(f"{proxy.url}/api/assets", headers={"X-Forwarded-For": "6.6.6.6"}).status_code == 204
+        (told,) = [request.headers for request in receiver.requests if request.path == "/api/assets"]
+        assert told["Host"] == told["X-Forwarded-Host"] == f"127.0.0.1:{proxy.port}"
+        assert (told["X-Forwarded-For"], told["X-Forwarded-Proto"]) == ("127.0.0.1", "http")
+        assert "upgrade" not in told.get("Connection", "").lower()
 
 
 @pytest.mark.parametrize("kind", [Nginx, Caddy], ids=KINDS)
-def test_numbers_and_console_are_for_operators(
-    tmp_path: Path, kind: type[Proxy], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_numbers_and_console_are_for_operators(tmp_path: Path, kind: type[Proxy]) -> None:
     """From a network that the file does not name they are refused, in the envelope, however their path is written."""
-    elsewhere: dict[str, Any] = {}
-    monkeypatch.setenv("PIPELINE_OPERATORS", "10.0.0.0/8")
-    if kind is Nginx:
-        elsewhere = {"changes": {"allow 127.0.0.1;": ""}}
-    with serving() as port, kind(tmp_path, (port, port), **elsewhere) as proxy:
-        for path in ("/metrics", "/readyz?verbose", "/console", "/console/jobs", "//metrics", "/%6detrics"):
-            refused = httpx.get(proxy.url + path)
-            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "FORBIDDEN"), path
-        assert httpx.get(f"{proxy.url}/livez").status_code == 200
+    changes: dict[str, Any] = {"changes": {"allow 127.0.0.1;": ""}} if kind is Nginx else {}
+    with running_in_thread() as receiver:
+        proxy = kind(tmp_path, (receiver.port, receiver.port), **changes)
+        proxy.environment["PIPELINE_OPERATORS"] = "10.0.0.0/8"
+        with proxy:
+            for path in ("/metrics", "/readyz?verbose", "/console", "/console/jobs", "//metrics", "/%6detrics"):
+                refused = httpx.get(proxy.url + path)
+                assert (refused.status_code, refused.json()["error"]["code"]) == (403, "FORBIDDEN"), path
+            assert httpx.get(f"{proxy.url}/livez").status_code == 204
 
 
 @pytest.mark.fault("O12")
 def test_upload_that_one_process_refuses_goes_to_the_other(tmp_path: Path) -> None:
     """nginx sends it again, with an Idempotency-Key of its own where the client has none, the same both times."""
-    Echo.uploads = []
-    with serving() as port, serving() as other, Nginx(tmp_path, (port, other)) as proxy:
-        assert upload(proxy.url, make_image()).status_code == 200
-        refused, taken = (each["idempotency-key"] for each in Echo.uploads)
-        assert refused == taken and len(taken) > 32
-        own = httpx.post(f"{proxy.url}/api/assets/analyze-queue", headers={"Idempotency-Key": "mine"})
-        assert own.json()["idempotency-key"] == "mine"
-
-
-class serving:
-    """An Echo; `with` gives its port."""
-
-    def __enter__(self) -> int:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return int(self._server.server_port)
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    with (
+        running_in_thread() as first,
+        running_in_thread() as second,
+        Nginx(tmp_path, (first.port, second.port)) as proxy,
+    ):
+        first.script(Reply(503))
+        assert upload(proxy.url, make_image()).status_code == 204
+        (refused,), (taken,) = first.requests, second.requests
+        key = taken.headers["Idempotency-Key"]
+        assert refused.headers["Idempotency-Key"] == key and len(key) > 32
+        httpx.post(f"{proxy.url}/api/assets/analyze-queue", headers={"Idempotency-Key": "mine"})
+        (own,) = [*first.requests[1:], *second.requests[1:]]
+        assert own.headers["Idempotency-Key"] == "mine"
 
 
 @pytest.mark.parametrize("kind", [Nginx, Caddy], ids=KINDS)
