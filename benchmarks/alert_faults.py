@@ -6,14 +6,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import httpx
 
-from tests.faults.test_full_disk import Disk
+from tests.faults.test_full_disk import Disk, mounted
 from tests.mongo_server import MongoServer
 from tests.packages import install
 from tests.redis_server import RedisServer
@@ -47,40 +47,49 @@ def register_ai_providers(settings):
 
 
 class World:
-    """The parts of one drill. services: the first one gets the uploads."""
+    """The parts of one drill. ai: the AI service of all processes. services: the first one gets the uploads."""
 
     def __init__(self, folder: Path, opened: ExitStack) -> None:
         self.folder = folder
         self._opened = opened
-        self._is_over = threading.Event()
+        self.ai = self.enter(AiService())
         self.services: list[Service] = []
 
     def enter(self, part: AbstractContextManager[T]) -> T:
         """Start a part that ends with the drill."""
         return self._opened.enter_context(part)
 
-    def serve(self, ai_service_url: str = "", *, data_dir: Path | None = None, **settings: str) -> Service:
+    def serve(self, *, data_dir: Path | None = None, **settings: str) -> Service:
         """Start a process of the service, by default on the same data directory as the others."""
         settings |= {"PORT": str(free_port())}
-        service = Service(data_dir or self.folder / "photos", ai_service_url, **settings)
+        service = Service(data_dir or self.folder / "photos", self.ai.url, **settings)
         service.start()
         self._opened.callback(lambda: service.stop() if service.is_running else None)
         self.services.append(service)
         return service
 
-    def upload(self, every_seconds: float = UPLOAD_EVERY_SECONDS, sub: str = "user-1") -> None:
-        """Let a user upload from now on, whatever becomes of it."""
+    def upload(self) -> None:
+        """Let a user upload until the drill ends."""
+        self.enter(self.uploading(UPLOAD_EVERY_SECONDS, "user-1"))
+
+    @contextmanager
+    def uploading(self, every_seconds: float, sub: str) -> Iterator[None]:
+        """Let a user upload, whatever becomes of it, until the end of the block."""
+        is_over = threading.Event()
 
         def drive() -> None:
             with httpx.Client() as client:
-                while not self._is_over.wait(every_seconds):
+                while not is_over.wait(every_seconds):
                     with suppress(httpx.HTTPError):
                         self.services[0].upload(sub, client=client)
 
         thread = threading.Thread(target=drive)
         thread.start()
-        self._opened.callback(thread.join)
-        self._opened.callback(self._is_over.set)
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
 
 
 @dataclass
@@ -110,40 +119,37 @@ def drill(fault: str, *alerts: str) -> Callable[[Callable[[World], Iterator[None
 
 @drill("AI service stopped, nobody uploads", "PipelineDependencyDown provider:http")
 def idle_ai_down(world: World) -> Iterator[None]:
-    ai = world.enter(AiService())
-    world.serve(ai.url)
+    world.serve()
     yield
-    ai.kill()
+    world.ai.kill()
     yield
-    ai.start()
+    world.ai.start()
 
 
 @drill("AI service stopped, under uploads", "PipelineProviderHeld", "PipelineDependencyDown provider:http")
 def ai_down(world: World) -> Iterator[None]:
-    ai = world.enter(AiService())
-    world.serve(ai.url)
+    world.serve()
     world.upload()
     yield
-    ai.kill()
+    world.ai.kill()
     yield
-    ai.start()
+    world.ai.start()
 
 
 @drill("AI service takes 40 s for a photo", "PipelineAiSlow")
 def slow_ai(world: World) -> Iterator[None]:
-    ai = world.enter(AiService())
-    world.serve(ai.url, CONCURRENCY="20", POOL_THREADS="24")
+    world.serve(CONCURRENCY="20", POOL_THREADS="24")
     world.upload()
     yield
-    ai.order(delay_ms=SLOW_MS)
+    world.ai.order(delay_ms=SLOW_MS)
     yield
-    ai.order(delay_ms=0)
+    world.ai.order(delay_ms=0)
 
 
 @drill("Redis stopped", "PipelineDependencyDown redis")
 def redis_down(world: World) -> Iterator[None]:
-    redis, ai = world.enter(RedisServer()), world.enter(AiService())
-    world.serve(ai.url, REDIS_URL=redis.url)
+    redis = world.enter(RedisServer())
+    world.serve(REDIS_URL=redis.url)
     world.upload()
     yield
     redis.stop()
@@ -153,8 +159,7 @@ def redis_down(world: World) -> Iterator[None]:
 
 @drill("asset store: SQLite locked by another program", "PipelineDependencyDown store", "PipelineServerErrors")
 def store_down(world: World) -> Iterator[None]:
-    ai = world.enter(AiService())
-    service = world.serve(ai.url)
+    service = world.serve()
     world.upload()
     yield
     command = [sys.executable, "-c", LOCK, str(service.data_dir / "assets.sqlite")]
@@ -174,8 +179,8 @@ LOCK = (
 
 @drill("asset store: MongoDB stopped, nobody uploads", "PipelineDependencyDown store")
 def idle_mongo_down(world: World) -> Iterator[None]:
-    ai, mongo = world.enter(AiService()), world.enter(MongoServer())
-    world.serve(ai.url, MONGODB_URI=mongo.uri("photos"))
+    mongo = world.enter(MongoServer())
+    world.serve(MONGODB_URI=mongo.uri("photos"))
     yield
     mongo.stop()
     yield
@@ -184,8 +189,7 @@ def idle_mongo_down(world: World) -> Iterator[None]:
 
 @drill("image storage: the folder is gone", "PipelineDependencyDown storage", "PipelineServerErrors")
 def storage_down(world: World) -> Iterator[None]:
-    ai = world.enter(AiService())
-    media = world.serve(ai.url).data_dir / "media"
+    media = world.serve().data_dir / "media"
     world.upload()
     yield
     media.rename(media.with_name("away"))
@@ -195,23 +199,11 @@ def storage_down(world: World) -> Iterator[None]:
 
 @drill("one user sends as fast as it can", "PipelineFlood")
 def flood(world: World) -> Iterator[None]:
-    ai = world.enter(AiService())
-    world.serve(ai.url, UPLOADS_PER_MINUTE_PER_USER="60")
+    world.serve(UPLOADS_PER_MINUTE_PER_USER="60")
     world.upload()
     yield
-    flooding = threading.Event()
-    thread = threading.Thread(target=_flood, args=(world.services[0], flooding))
-    thread.start()
-    yield
-    flooding.set()
-    thread.join()
-
-
-def _flood(service: Service, ended: threading.Event) -> None:
-    with httpx.Client() as client:
-        while not ended.wait(0.03):
-            with suppress(httpx.HTTPError):
-                service.upload("user-2", client=client)
+    with world.uploading(0.03, "user-2"):
+        yield
 
 
 @drill("a plugin blocks the event loop for 0.5 s each time", "PipelinePluginBlocksLoop")
@@ -245,29 +237,18 @@ def full_disk(world: World) -> Iterator[None]:
 
 
 def _disk(world: World) -> Disk:
-    folder = world.folder / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "none", str(folder)], check=True)
-    world.enter(closing(_Mounted(folder)))
-    ai, redis = world.enter(AiService()), world.enter(RedisServer())
-    world.serve(ai.url, data_dir=folder, REDIS_URL=redis.url, MAX_UPLOAD_BYTES="1000000")
+    disk = world.enter(mounted(world.folder / "disk", DISK_MB))
+    redis = world.enter(RedisServer())
+    world.serve(data_dir=disk.folder, REDIS_URL=redis.url, MAX_UPLOAD_BYTES="1000000")
     world.upload()
-    return Disk(folder)
-
-
-class _Mounted:
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def close(self) -> None:
-        subprocess.run(["umount", "--lazy", str(self._folder)], check=True)
+    return disk
 
 
 @drill("one of two processes killed by kill -9", "PipelineInstanceDown", "PipelineProcessLost")
 def dead_process(world: World) -> Iterator[None]:
-    ai, redis = world.enter(AiService()), world.enter(RedisServer())
-    world.serve(ai.url, REDIS_URL=redis.url)
-    victim = world.serve(ai.url, REDIS_URL=redis.url)
+    redis = world.enter(RedisServer())
+    world.serve(REDIS_URL=redis.url)
+    victim = world.serve(REDIS_URL=redis.url)
     world.upload()
     yield
     victim.kill()
@@ -277,8 +258,7 @@ def dead_process(world: World) -> Iterator[None]:
 
 @drill("every process killed by kill -9", "PipelineNoSlots", "PipelineInstanceDown")
 def none_left(world: World) -> Iterator[None]:
-    ai = world.enter(AiService())
-    service = world.serve(ai.url)
+    service = world.serve()
     world.upload()
     yield
     service.kill()

@@ -9,7 +9,7 @@ import errno
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +82,23 @@ class Disk:
         self._ballast.unlink()
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    folder = tmp_path / "disk"
+@contextmanager
+def mounted(folder: Path, size_mb: int) -> Iterator[Disk]:
+    """Make the folder, which is a filesystem of that size until the end of the block."""
     folder.mkdir()
-    command = [program("mount"), "-t", "tmpfs", "-o", f"size={DISK_MB}m", "none", str(folder)]
+    command = [program("mount"), "-t", "tmpfs", "-o", f"size={size_mb}m", "none", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     require(done.returncode == 0, f"needs a filesystem of its own: {done.stderr.strip()}")
-    yield Disk(folder)
-    subprocess.run([program("umount"), "--lazy", str(folder)], check=True)
+    try:
+        yield Disk(folder)
+    finally:
+        subprocess.run([program("umount"), "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    with mounted(tmp_path / "disk", DISK_MB) as disk:
+        yield disk
 
 
 def put_elsewhere(folder: Path, other: Path) -> None:
