@@ -10,6 +10,7 @@ from pipeline.errors import DependencyUnavailable
 from pipeline.usecases import bounds
 from pipeline.usecases.bounds import Bound
 from pipeline.usecases.quota import in_words
+from tests.clock import Clock
 
 
 class Counted:
@@ -30,21 +31,16 @@ class Counted:
         return self.number
 
 
-class Loop:
-    """The clock of the loop, moved by the test."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.seconds = 1000.0
-        monkeypatch.setattr(bounds, "_now", lambda: self.seconds)
-
-
 @pytest.fixture
-def loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
-    return Loop(monkeypatch)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """That of the loop."""
+    clock = Clock()
+    monkeypatch.setattr(bounds, "_now", clock)
+    return clock
 
 
 @pytest.mark.gen_test
-async def test_bound_is_reached_by_what_is_added_here_and_elsewhere(loop: Loop) -> None:
+async def test_bound_is_reached_by_what_is_added_here_and_elsewhere(clock: Clock) -> None:
     """What this process adds counts at once; at the bound the truth is read before anything is refused."""
     counted = Counted(7)
     bound = Bound(10, 1000, counted.read)
@@ -55,40 +51,40 @@ async def test_bound_is_reached_by_what_is_added_here_and_elsewhere(loop: Loop) 
     counted.number = 8  # others have left meanwhile
     assert await bound.reached("anna") is None and counted.reads == 2
     counted.number = 12
-    loop.seconds += 1
+    clock.now += 1
     assert await bound.reached("anna") == 12 and await bound.reached("anna") == 12 and counted.reads == 3
     assert await bound.reached("ben") == 12 and counted.reads == 4
     counted.number = 9
-    loop.seconds += 1
+    clock.now += 1
     assert await bound.reached("anna") is None
 
 
 @pytest.mark.gen_test
-async def test_number_far_from_its_bound_is_read_seldom(loop: Loop) -> None:
+async def test_number_far_from_its_bound_is_read_seldom(clock: Clock) -> None:
     """It is kept for as long as others could not reach the bound, half a minute at most."""
     counted = Counted()
     bound = Bound(10_000, 1000, counted.read)
     for _ in range(100):
         assert await bound.reached("anna") is None
-        loop.seconds += 0.1
+        clock.now += 0.1
     assert counted.reads == 1
-    loop.seconds += 1
+    clock.now += 1
     assert await bound.reached("anna") is None and counted.reads == 2
     far = Bound(10**9, 1000, counted.read)
     await far.reached("anna")
-    loop.seconds += bounds.LONGEST_KEPT_SECONDS + 0.1
+    clock.now += bounds.LONGEST_KEPT_SECONDS + 0.1
     await far.reached("anna")
     assert counted.reads == 4
 
 
 @pytest.mark.gen_test
-async def test_nothing_is_refused_while_nobody_can_count(loop: Loop) -> None:
+async def test_nothing_is_refused_while_nobody_can_count(clock: Clock) -> None:
     """Neither when the store is away nor when it takes too long; and many who ask at once cause one read."""
     counted = Counted(99)
     bound = Bound(10, 1000, counted.read)
     counted.is_away = True
     assert await bound.reached("anna") is None
-    loop.seconds += 1
+    clock.now += 1
     counted.is_away = False
     counted.may_answer.clear()
     assert await asyncio.gather(*(bound.reached("anna") for _ in range(50))) == [None] * 50
@@ -98,28 +94,28 @@ async def test_nothing_is_refused_while_nobody_can_count(loop: Loop) -> None:
 
 
 @pytest.mark.gen_test
-async def test_bound_holds_again_soon_after_an_outage(loop: Loop) -> None:
+async def test_bound_holds_again_soon_after_an_outage(clock: Clock) -> None:
     """What could not be read is asked for again soon, however far the bound is, and not by everybody meanwhile."""
     counted = Counted(10**6)
     bound = Bound(10**6, 1000, counted.read)
     assert await bound.reached("anna") == 10**6
     counted.is_away = True
-    loop.seconds += 1
+    clock.now += 1
     assert [await bound.reached("anna") for _ in range(9)] == [None] * 9 and counted.reads == 2
     counted.is_away = False
-    loop.seconds += 1
+    clock.now += 1
     assert await bound.reached("anna") == 10**6
 
 
 @pytest.mark.gen_test
-async def test_no_bound_reads_nothing(loop: Loop) -> None:
+async def test_no_bound_reads_nothing(clock: Clock) -> None:
     """0 is none."""
     counted = Counted(99)
     assert await Bound(0, 1000, counted.read).reached("anna") is None and counted.reads == 0
 
 
 @pytest.mark.gen_test
-async def test_numbers_of_many_users_are_bounded(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_numbers_of_many_users_are_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest is forgotten, and read again when it is asked for."""
     monkeypatch.setattr(bounds, "NAMES_AT_MOST", 100)
     counted = Counted()

@@ -11,16 +11,8 @@ from pipeline.errors import DependencyUnavailable, RateLimited
 from pipeline.metrics import Metrics
 from pipeline.usecases import limits as limits_module
 from pipeline.usecases.limits import Limit, Limits, NoBuckets, network_of
+from tests.clock import Clock
 from tests.unit.test_metrics import sample
-
-
-class Clock:
-    """The test's clock, in seconds."""
-
-    seconds = 1000.0
-
-    def __call__(self) -> float:
-        return self.seconds
 
 
 class Shared:
@@ -79,9 +71,9 @@ def test_burst_passes_then_one_at_a_time(setting: Setting) -> None:
     with pytest.raises(RateLimited) as refused:
         limits.upload("anna")
     assert refused.value.retry_after_seconds == 1
-    setting.clock.seconds += refused.value.retry_after_seconds
+    setting.clock.now += refused.value.retry_after_seconds
     assert let_through(limits, 10) == 1
-    setting.clock.seconds += 3600
+    setting.clock.now += 3600
     assert let_through(limits, 300) == 120
     assert sample(setting.metrics, "pipeline_rate_limited_total", limit="uploads") == 180 + 1 + 9 + 180
 
@@ -121,7 +113,7 @@ async def test_processes_share_what_they_let_through(setting: Setting) -> None:
     await one.tell()
     passed = 0
     for _ in range(600):
-        setting.clock.seconds += 0.1
+        setting.clock.now += 0.1
         passed += let_through(one, 2) + let_through(other, 2)
         await one.tell()
         await other.tell()
@@ -137,11 +129,11 @@ async def test_redis_away_leaves_each_process_its_own_count(setting: Setting) ->
     for _ in range(30):
         assert let_through(limits, 60) == 60
         await limits.tell()
-        setting.clock.seconds += 60
+        setting.clock.now += 60
     setting.shared.is_away = False
     assert let_through(limits, 300) == 120
     await limits.tell()
-    setting.clock.seconds += 60
+    setting.clock.now += 60
     assert let_through(limits, 300) == 60
 
 
@@ -165,7 +157,7 @@ async def test_many_users_cost_few_calls_and_are_forgotten(setting: Setting) -> 
         limits.upload(f"user-{number}")
     await limits.tell()
     assert setting.shared.calls == 10_000 / limits_module.BUCKETS_AT_ONCE
-    setting.clock.seconds += limits_module.SWEEP_SECONDS
+    setting.clock.now += limits_module.SWEEP_SECONDS
     limits.upload("anna")
     await limits.tell()
     assert len(limits._known) == 1
@@ -185,7 +177,7 @@ def test_flood_is_logged_once_a_minute(setting: Setting) -> None:
     limits = setting.process()
     with structlog.testing.capture_logs() as lines:
         let_through(limits, 300)
-        setting.clock.seconds += 60
+        setting.clock.now += 60
         let_through(limits, 300)
     assert [(line["limit"], line["userId"], line.get("repeated")) for line in lines] == [
         ("uploads", "anna", None),
