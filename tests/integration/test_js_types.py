@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import tarfile
 from pathlib import Path
 
@@ -17,25 +16,15 @@ from jsonschema import ValidationError as JsonSchemaError
 from pipeline.handlers.contracts import asyncapi
 from pipeline.settings import DEFAULT_CATEGORIES
 from tests.contract.contracts import API
+from tests.integration.test_generated_clients import run, tool
 from tests.parts import program
 from tests.scripts import CLIENT
-from tests.service import ROOT, inherited
+from tests.service import ROOT
 
 SOURCES = ROOT / "tests/clients_generated/types"
 LIBRARY = {"target": "es2022", "lib": ["es2024", "dom", "dom.iterable"]}
 STRICT = {"strict": True, "noEmit": True, "types": ["node"]} | LIBRARY
 DECLARED = {"pipeline-client.d.ts", "photo-queue.d.ts", "react.d.ts", "types.d.ts"}
-
-
-def tool(name: str) -> Path:
-    return Path(program(name, hint="tests/clients_generated/install FOLDER has it")).resolve()
-
-
-def run(folder: Path, *command: str | Path) -> str:
-    """Return what the command prints; it must succeed."""
-    ran = subprocess.run([*map(str, command)], cwd=folder, env=inherited(), capture_output=True, text=True, timeout=240)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout
 
 
 def compile_all(folder: Path, files: list[str], **options: object) -> None:
