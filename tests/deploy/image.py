@@ -14,6 +14,7 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
+from tests.faults.test_process import children
 from tests.parts import program, require
 from tests.service import Service
 
@@ -97,5 +98,4 @@ class ContainerService(Service):
 
     def signal(self, number: Signals) -> None:
         """Send the signal to the process 1 itself."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        os.kill(int(children[0]), number)
+        os.kill(children(self.pid)[0], number)
