@@ -24,7 +24,7 @@ from typing import Any
 import httpx
 
 from benchmarks.alert_faults import DRILLS, Drill, World
-from tests.prometheus import DEPLOY, running_alertmanager, running_prometheus
+from tests.prometheus import DEPLOY, firing_alerts, running_alertmanager, running_prometheus
 
 TIMES = {"scrape_interval": "15s", "evaluation_interval": "15s"}
 # All is well for five scrapes before the fault.
@@ -83,8 +83,7 @@ def _wait(
 
 def _firing(prometheus: httpx.Client) -> dict[str, dict[str, Any]]:
     """Return the labels of each alert that fires, by its name and, of a dependency, that one's."""
-    alerts = prometheus.get("/api/v1/alerts").json()["data"]["alerts"]
-    labels = [alert["labels"] for alert in alerts if alert["state"] == "firing"]
+    labels = [alert["labels"] for alert in firing_alerts(prometheus)]
     return {" ".join(filter(None, (each["alertname"], each.get("name")))): each for each in labels}
 
 

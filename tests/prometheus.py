@@ -61,6 +61,12 @@ def running_alertmanager(folder: Path, config: Path) -> Iterator[httpx.Client]:
         yield client
 
 
+def firing_alerts(prometheus: httpx.Client) -> list[dict[str, Any]]:
+    """Return the alerts that fire."""
+    found = prometheus.get("/api/v1/alerts").json()["data"]["alerts"]
+    return [each for each in found if each["state"] == "firing"]
+
+
 def hurried_rules() -> str:
     """Return our alerts with every `for` HURRY times shorter."""
     rules = (GRAFANA / "alerts.yml").read_text()

@@ -24,6 +24,7 @@ from tests.prometheus import (
     DEPLOY,
     GRAFANA,
     ROOT,
+    firing_alerts,
     hurried_rules,
     running_alertmanager,
     running_prometheus,
@@ -181,16 +182,10 @@ def test_one_outage_is_one_message(far_end: FakeReceiver, tmp_path: Path) -> Non
 # from a real fault to the page of the runbook
 
 
-def alerts(prometheus: httpx.Client) -> list[dict[str, Any]]:
-    """Return the alerts that fire."""
-    found = prometheus.get("/api/v1/alerts").json()["data"]["alerts"]
-    return [each for each in found if each["state"] == "firing"]
-
-
 def firing(prometheus: httpx.Client, alertname: str, **labels: str) -> dict[str, Any] | None:
     """Return the alert of that name with these labels, if it fires."""
     wanted = {"alertname": alertname} | labels
-    return next((each for each in alerts(prometheus) if wanted.items() <= each["labels"].items()), None)
+    return next((each for each in firing_alerts(prometheus) if wanted.items() <= each["labels"].items()), None)
 
 
 @pytest.mark.fault("O13")
@@ -221,14 +216,14 @@ def test_idle_service_reports_a_dead_dependency_and_a_lost_process_and_the_links
                 "PipelineProcessLost": {"role": "all"},
             }
             for name, labels in expected.items():
-                until(lambda: firing(prometheus, name, **labels), lambda: alerts(prometheus))
+                until(lambda: firing(prometheus, name, **labels), lambda: firing_alerts(prometheus))
                 found = firing(prometheus, name, **labels)
                 assert found and found["annotations"]["runbook_url"] == f"{one.url}/runbooks#{name.lower()}"
                 address, _, section = found["annotations"]["runbook_url"].partition("#")
                 assert f'<h2 id="{section}">{name}</h2>' in httpx.get(address).text
             assert firing(prometheus, "PipelineInstanceDown") is None
             ai_service.start()
-            until(lambda: not firing(prometheus, "PipelineDependencyDown"), lambda: alerts(prometheus))
+            until(lambda: not firing(prometheus, "PipelineDependencyDown"), lambda: firing_alerts(prometheus))
 
 
 def up(prometheus: httpx.Client) -> dict[str, str]:
