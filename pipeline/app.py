@@ -154,11 +154,11 @@ class App:
         await asyncio.sleep(lame_duck_seconds)
         self._server.stop()
         self.parts.admission.end_polls()
-        now = asyncio.get_running_loop().time
-        ends_at = now() + self.settings.shutdown_seconds
-        await self._server.drain(ends_at - now())
+        seconds, loop = self.settings.shutdown_seconds, asyncio.get_running_loop()
+        ends_at = loop.time() + seconds
+        await self._server.drain(seconds)
         # Of clients that did not wait for their answers.
-        await self.parts.submission.drain(ends_at - now())
+        await self.parts.submission.drain(ends_at - loop.time())
 
     def _watch(self, name: str, run: Callable[[], Coroutine[Any, Any, None]], kind: str = "") -> None:
         self._watched.append(self.parts.supervisor.start(name, run, kind=kind))

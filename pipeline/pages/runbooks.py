@@ -6,8 +6,6 @@ from functools import cache
 from importlib import resources
 from itertools import pairwise
 
-from markdown_it import MarkdownIt
-
 from pipeline.pages import File, filled
 
 NAME = "runbooks"
@@ -16,6 +14,9 @@ NAME = "runbooks"
 @cache
 def document() -> File:
     """Return the page. The id of a section is the name of its alert in small letters, as in the links of alerts."""
+    # Not at the start of every process: most never show the page.
+    from markdown_it import MarkdownIt
+
     markdown = MarkdownIt("commonmark")
     tokens = markdown.parse(resources.files("pipeline.docs").joinpath(f"{NAME}.md").read_text())
     for heading, text in pairwise(tokens):

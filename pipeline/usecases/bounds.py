@@ -7,6 +7,7 @@ that this process has moved to its bound is read anew before anything is refused
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -45,7 +46,8 @@ class Bound:
         self._most = most
         self._added_in_second = added_in_second
         self._read = read
-        self._numbers: dict[str, _Number] = {}
+        # The oldest goes first; of a plain dict that would mean to pass by all that have gone before.
+        self._numbers: OrderedDict[str, _Number] = OrderedDict()
 
     async def reached(self, name: str) -> int | None:
         """Return the number when it has reached the bound, else None, also while nobody can tell."""
@@ -89,7 +91,7 @@ class Bound:
 
     def _new(self, name: str) -> _Number:
         if len(self._numbers) >= NAMES_AT_MOST:
-            del self._numbers[next(iter(self._numbers))]
+            self._numbers.popitem(last=False)
         number = self._numbers[name] = _Number()
         return number
 
