@@ -17,10 +17,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
 
 FOLDER = "services"
-# As versions before this one wrote it: one of the processes, for programs that read it. To be dropped in the next one.
+# As versions before this one wrote it: one of the processes, for programs that read it. A process of such a version
+# has no other. To be dropped in the next one.
 OLD_FILE = "service.json"
+# On this machine a connection is made at once or not at all.
+CONNECT_SECONDS = 0.5
 DRAFT = ".new"
 # A draft is written in much less; an older one was left by a process that was killed meanwhile.
 DRAFT_SECONDS = 60.0
@@ -92,6 +96,8 @@ def services(data_dir: Path) -> list[Service]:
     if has_removed:
         with suppress(OSError):
             _write_old(data_dir)
+    if (before := _of_before(data_dir)) and before.pid not in [each.pid for each in found if each.is_here]:
+        found.append(before)
     return found
 
 
@@ -119,12 +125,29 @@ def _is_left(file: IO[str]) -> bool:
 def _write_old(data_dir: Path) -> None:
     """Let the old file name a process that runs, or remove it."""
     path, now = data_dir / OLD_FILE, services(data_dir)
+    if now and now[-1] == _of_before(data_dir):
+        return  # it has no other
     if not now:
         path.unlink(missing_ok=True)
         return
     draft = data_dir / FOLDER / f"{secrets.token_hex(8)}{DRAFT}"
     try:
-        draft.write_text(json.dumps({"pid": now[0].pid, "address": now[0].address}))
+        draft.write_text(json.dumps(asdict(now[0])))
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _of_before(data_dir: Path) -> Service | None:
+    """Return the process of a version before this one that has written the old file and still runs here, if any."""
+    try:
+        given = json.loads((data_dir / OLD_FILE).read_text())
+        if given.keys() != {"pid", "address"}:
+            return None  # written by this version
+        os.kill(given["pid"], 0)
+        address = urlsplit(given["address"])
+        # Another process may have its id by now.
+        socket.create_connection((address.hostname or "", address.port or 0), CONNECT_SECONDS).close()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        return None
+    return Service(given["pid"], given["address"], host=socket.gethostname())

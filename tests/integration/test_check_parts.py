@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.checks.findings import Finding, Mark
+from pipeline.commands.checks.findings import Finding, Mark, reason
+from pipeline.errors import DependencyUnavailable
 from pipeline.commands.checks.here import HereChecks
 from pipeline.commands.checks.redis import RedisChecks
 from pipeline.commands.checks.redis_rights import acl_rules
@@ -98,3 +99,11 @@ def test_check_compares_the_limit_of_open_files(
     (found,) = asyncio.run(collect())
     assert found.mark is mark and words in found.detail
     assert mark is Mark.OK or f"set ulimit -n {FILES_KEPT_BACK + 1000}" in found.mend
+
+
+@pytest.mark.fault("E26")
+def test_finding_names_a_cause_without_a_text() -> None:
+    """A server that is too slow is no server that answers nonsense: the name of the error is all that says so."""
+    error = DependencyUnavailable("The keys cannot be read")
+    error.__cause__ = TimeoutError()
+    assert reason(error) == "The keys cannot be read; TimeoutError"

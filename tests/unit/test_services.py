@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -116,6 +117,24 @@ def test_odd_files_are_no_entries(tmp_path: Path) -> None:
     entry.remove()
     assert services(tmp_path) == []
     assert sorted(path.name for path in folder.iterdir()) == ["folder.json", "fresh.new"] and DRAFT_SECONDS > 1
+
+
+@pytest.mark.fault("O14")
+def test_process_of_the_version_before_is_found(tmp_path: Path) -> None:
+    """It has only the file of before, which a process of this version leaves alone, from its start to its end."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        before = {"pid": os.getppid(), "address": f"http://127.0.0.1:{server.getsockname()[1]}"}
+        (tmp_path / "service.json").write_text(json.dumps(before))
+        with process(tmp_path, "http://127.0.0.1:1") as child:
+            assert [each.pid for each in services(tmp_path)] == [child.pid, os.getppid()]
+            end(child)
+        (found,) = services(tmp_path)
+        assert (found.pid, found.address) == (before["pid"], before["address"]) and found.is_here
+        assert json.loads((tmp_path / "service.json").read_text()) == before
+    # Its process id lives on, but what listened there has gone.
+    assert services(tmp_path) == []
+    with process(tmp_path, "http://127.0.0.1:1") as child:
+        assert old(tmp_path) == child.pid
 
 
 def test_service_of_another_host_is_not_here() -> None:

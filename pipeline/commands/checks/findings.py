@@ -89,8 +89,11 @@ class Masker:
 def reason(error: BaseException) -> str:
     """Return why it failed, in one line: the error and, when that hides it, its cause."""
     texts = [error.message if isinstance(error, PipelineError) else words_of(error)]
-    if isinstance(error, PipelineError) and error.__cause__ is not None and str(error.__cause__) not in texts[0]:
-        texts.append(f"{type(error.__cause__).__name__}: {error.__cause__}")
+    if isinstance(error, PipelineError) and (cause := error.__cause__) is not None:
+        text = str(cause)
+        # One without a text, such as TimeoutError, says what it is by its name.
+        if not text or text not in texts[0]:
+            texts.append(f"{type(cause).__name__}: {text}")
     return " ".join("; ".join(texts).split())[:REASON_LENGTH].rstrip(": ")
 
 
