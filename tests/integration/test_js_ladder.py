@@ -98,7 +98,8 @@ async def test_restart_loses_no_event(rung: str, tmp_path: Path) -> None:
     with AiService(held=True) as ai_service, Service(tmp_path, ai_service.url, **lease) as service:
         service.environment["PORT"] = service.url.rpartition(":")[2]
         async with HostileProxy(service.url, PROXY_FOR[rung]) as proxy, FarEnd() as far, far.script("node") as script:
-            await script.run(started(proxy.url, times=STAYS))
+            # A service that has just started may take long to answer: that is no reason to leave a transport.
+            await script.run(started(proxy.url, times=STAYS | {"connectMs": 4000}))
             await on_rung(script, rung)
             ids = await uploaded(script, 1)
             await asyncio.to_thread(service.kill)  # the proxy lives on this loop
