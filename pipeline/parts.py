@@ -28,7 +28,7 @@ from pipeline.queue.worker import Worker
 from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms
 from pipeline.rooms.tickets import Tickets
-from pipeline.settings import CLOUDINARY, Fairness, Role, Settings
+from pipeline.settings import CLOUDINARY, Fairness, MongoDriver, Role, Settings
 from pipeline.supervision import Supervisor
 from pipeline.tracing import build_tracing
 from pipeline.usecases import notifying
@@ -50,6 +50,7 @@ from pipeline.usecases.job_lists import JobLists
 from pipeline.usecases.dependencies import Dependencies
 from pipeline.usecases.erasing import Erasing
 from pipeline.usecases.expiry import Expiry
+from pipeline.usecases.fresh import Fresh
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
 from pipeline.usecases.leftovers import Leftovers
@@ -157,6 +158,7 @@ class Parts:
         self.progress = Progress(self.queue, self.plugins.provider_holds.lanes, self.image_urls, self._running)
         self.progress_frames = ProgressFrames(self.store, self.rooms, self.fanout, self.progress)
         self.reports = Reports(self.queue, self.progress_frames.tell, LONGEST_DELAY_SECONDS)
+        self.fresh = Fresh() if settings.role is not Role.WEB else Fresh(most=0)
         self.submission = self._make_submission()
         self.dead_letters = DeadLetters(self.store, self.queue, self._kept_jobs, self.submission)
         self.notifying = notifying.Notifying(
@@ -352,6 +354,7 @@ class Parts:
                 patience_seconds=min(PATIENCE_SECONDS, settings.job_timeout_seconds / 24),
             ),
             cleaning=Cleaning(self.pool, keeps_metadata=settings.keep_metadata),
+            fresh=self.fresh,
             provider_timeout_seconds=settings.provider_timeout_seconds,
             max_starts=settings.job_attempts + settings.max_stalls,
             witness=self.reports.analysis,
@@ -499,6 +502,7 @@ class Parts:
         return self.reports.running(job_id)
 
     def _enqueue_later(self) -> None:
+        self.fresh.add(asset)
         self.tallies.count_enqueued()
         self.reconciler.request()
 
@@ -534,7 +538,7 @@ def build_store(
     """Return the store of assets that the settings name, not open yet. on_damaged: see pipeline/assets/reading.py."""
 
     def opener(uri: str) -> AssetStore:
-        return open_store(uri, supervisor, on_damaged)
+        return open_store(uri, supervisor, on_damaged, driver=settings.mongodb_driver)
 
     uri = settings.mongodb_uri.get_secret_value() or embedded_store(settings)
     return MovableStore(opener(uri), uri, opener)
@@ -546,11 +550,15 @@ def embedded_store(settings: Settings) -> str:
 
 
 def open_store(
-    uri: str, supervisor: Supervisor | None = None, on_damaged: Callable[[], None] = lambda: None
+    uri: str,
+    supervisor: Supervisor | None = None,
+    on_damaged: Callable[[], None] = lambda: None,
+    *,
+    driver: str = MongoDriver.PYMONGO,
 ) -> AssetStore:
     """Return the store of that address, sqlite:PATH or one of MongoDB's, not open yet."""
     if uri.startswith(SQLITE):
         return SqliteAssetStore(Path(uri.removeprefix(SQLITE)), supervisor, on_damaged)
     from pipeline.assets.mongo import MongoAssetStore
 
-    return MongoAssetStore(uri, on_damaged=on_damaged)
+    return MongoAssetStore(uri, on_damaged=on_damaged, driver=driver)

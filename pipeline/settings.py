@@ -42,6 +42,13 @@ class Fairness(StrEnum):
     USER = "user"
 
 
+class MongoDriver(StrEnum):
+    """What speaks to a MongoDB: PyMongo itself, or Motor, which is at its end of life."""
+
+    PYMONGO = "pymongo"
+    MOTOR = "motor"
+
+
 class LogFormat(StrEnum):
     """`auto` is colours on a terminal and JSON lines everywhere else."""
 
@@ -146,6 +153,9 @@ class Settings(BaseSettings):
     )
     mongodb_uri: SecretStr = _f(
         SecretStr(""), "mongodb:// of the asset store, with the database name; empty uses SQLite under DATA_DIR."
+    )
+    mongodb_driver: MongoDriver = _f(
+        MongoDriver.PYMONGO, "What speaks to it: pymongo, or motor, which costs more CPU and is at its end of life."
     )
     cloudinary_url: SecretStr = _f(
         SecretStr(""), "cloudinary://KEY:SECRET@CLOUD; needed by the cloudinary storage backends."
@@ -433,7 +443,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _unify_case(cls, values: dict[str, Any]) -> dict[str, Any]:
-        for name in ("role", "queue_fairness", "log_format", "log_level"):
+        for name in ("role", "queue_fairness", "mongodb_driver", "log_format", "log_level"):
             if type(text := values.get(name)) is str:
                 values[name] = text.upper() if name == "log_level" else text.lower()
         return values

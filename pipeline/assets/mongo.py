@@ -1,9 +1,8 @@
-"""MongoAssetStore: the asset store on MongoDB 6 to 8 or DocumentDB behind FerretDB 2; the only one to import Motor.
+"""MongoAssetStore: the asset store on MongoDB 6 to 8 or DocumentDB behind FerretDB 2.
 
-Motor is at its end of life: a change of driver is a change of this file. Only plain features: single-document writes,
-ordinary indexes; no transactions, no partial or TTL indexes, no pipelines. All reads are the primary's, and every
-filter of a write holds `_id`, by which a collection may be sharded. Runs on the event loop; Motor keeps threads of its
-own.
+Only plain features: single-document writes, ordinary indexes; no transactions, no partial or TTL indexes, no pipelines.
+All reads are the primary's, and every filter of a write holds `_id`, by which a collection may be sharded. Runs on the
+event loop.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from typing import Any
 from bson import ObjectId
 from bson.codec_options import CodecOptions
 from bson.errors import InvalidId
-from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReadPreference, ReturnDocument
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import DuplicateKeyError, ServerSelectionTimeoutError
 
 from pipeline.assets import mongo_indexes
@@ -35,6 +34,7 @@ from pipeline.assets.asset import (
     previews_document,
 )
 from pipeline.assets.mongo_calls import TRIES, Calls, refused_options
+from pipeline.assets.mongo_driver import DEFAULT_DRIVER, close_client, open_client
 from pipeline.assets.mongo_jobs import JobDocuments
 from pipeline.assets.mongo_kept import KeptDocuments
 from pipeline.assets.mongo_retained import RetainedDocuments
@@ -51,9 +51,15 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments, JobDocuments):
     """An AssetStore in the collections `assets`, `idempotency_keys` and `kept` of the URI's database."""
 
     def __init__(
-        self, uri: str, timeout_seconds: float = 5, on_damaged: Callable[[], None] = lambda: None
+        self,
+        uri: str,
+        timeout_seconds: float = 5,
+        on_damaged: Callable[[], None] = lambda: None,
+        driver: str = DEFAULT_DRIVER,
     ) -> None:
-        """timeout_seconds: no call of the driver takes longer, whatever is away. on_damaged: see Reader."""
+        """timeout_seconds: no call of the driver takes longer, whatever is away. on_damaged: see Reader. driver: see
+        mongo_driver.py.
+        """
         super().__init__()
         self._reading = Reader(Asset.from_document, "_id", on_damaged)
         self._calls = Calls(timeout_seconds)
@@ -61,7 +67,8 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments, JobDocuments):
         # A little less for the driver, so that its own error, which says what is wrong, comes before ours.
         milliseconds = round(timeout_seconds * 900)
         with refused_options():
-            self._client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(
+            self._client = open_client(
+                driver,
                 uri,
                 serverSelectionTimeoutMS=milliseconds,
                 connectTimeoutMS=milliseconds,
@@ -74,8 +81,8 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments, JobDocuments):
             )
         database = self._client.get_default_database(DATABASE, read_preference=ReadPreference.PRIMARY)
         aware: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
-        self._assets: AsyncIOMotorCollection[dict[str, Any]] = database.get_collection("assets", codec_options=aware)
-        self._keys: AsyncIOMotorCollection[dict[str, Any]] = database.get_collection(
+        self._assets: AsyncCollection[dict[str, Any]] = database.get_collection("assets", codec_options=aware)
+        self._keys: AsyncCollection[dict[str, Any]] = database.get_collection(
             "idempotency_keys", codec_options=aware
         )
         self._kept = database.get_collection("kept", codec_options=aware)
@@ -104,7 +111,7 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments, JobDocuments):
 
     async def close(self) -> None:
         await self._builder.close()
-        self._client.close()
+        await close_client(self._client)
 
     async def check(self) -> None:
         await self._reach(self._assets.find_one({}, {"_id": 1}))

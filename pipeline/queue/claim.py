@@ -16,13 +16,14 @@ class Claim:
     """What this process holds from the step that brought the job to the step that acknowledges it."""
 
     __slots__ = (
-        *("job", "lease_ends_at", "work_ends_at", "scope"),
+        *("job", "lease_ends_at", "claimed_at", "work_ends_at", "scope"),
         *("started_at", "ended_at", "cause", "is_ended", "is_released", "is_cancelled", "is_lost"),
     )
 
     def __init__(self, job: Job, lease_ends_at: float) -> None:
         self.job = job
         self.lease_ends_at = lease_ends_at
+        self.claimed_at = asyncio.get_running_loop().time()  # when the reply of the step had come
         self.work_ends_at = 0.0
         self.scope: asyncio.Timeout | None = None  # set while the handler runs
         self.started_at = self.ended_at = 0.0  # time.monotonic(), 0 before that

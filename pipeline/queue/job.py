@@ -68,6 +68,7 @@ class Job(NamedTuple):
     its process was lost. lease: what proves that this claim still holds. error: why the last attempt failed.
     submitted_at_ms: when it first came, however often it was lost since. tries: the held provider that this job alone
     may ask, to see whether it works again; "" as a rule. turn: at which provider it has one, where that has a pace.
+    is_first: as far as Redis knows nobody has ever claimed it, nor has Redis lost it.
     """
 
     id: str
@@ -84,6 +85,7 @@ class Job(NamedTuple):
     submitted_at_ms: int = 0
     tries: str = ""
     turn: Turn | None = None
+    is_first: bool = False
 
     @property
     def first_wait_seconds(self) -> float | None:

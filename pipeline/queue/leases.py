@@ -48,7 +48,7 @@ class Leases:
         self._lease_seconds = lease_seconds
         self._renew_seconds = renew_seconds
         self._on_answer = on_answer
-        metrics.job_running_seconds.set_function(self._longest_running_seconds)
+        metrics.job_running_seconds.set_function(self.longest_running_seconds)
 
     def add(self, job: Job, asked_at: float) -> Claim:
         """Return the claim of a job that a step has brought. asked_at: in loop time, before the step."""
@@ -109,7 +109,8 @@ class Leases:
     def _lease_end(self, asked_at: float) -> float:
         return asked_at + self._lease_seconds * (1 - LEASE_MARGIN)
 
-    def _longest_running_seconds(self) -> float:
+    def longest_running_seconds(self) -> float:
+        """Return how long the job runs that began first, 0 when none does."""
         now = time.monotonic()
         running = (claim.started_at for claim in self.claims.values() if claim.started_at and not claim.ended_at)
         return now - min(running, default=now)

@@ -176,6 +176,11 @@ class JobQueue:
         self._sources = {verb: _source(verb) for verb in SCRIPTS}
         self._hashes = {verb: hashlib.sha1(source.encode()).hexdigest() for verb, source in self._sources.items()}
 
+    @property
+    def has_paces(self) -> bool:
+        """Whether jobs get turns at providers when they are claimed."""
+        return self._limits != "{}"
+
     async def close(self) -> None:
         """Close both connections."""
         self._master.close()

@@ -25,7 +25,7 @@ def to_json(value: object) -> str:
 
 def as_job(fields: list[Any], now_ms: int) -> Job:
     """Return a job that a step has claimed. fields: what lua/claims.lua lists of it."""
-    job_id, kept, attempt, stalls, lease, error, tries, turn_of, turn_in_ms = fields
+    job_id, kept, attempt, stalls, lease, error, tries, turn_of, turn_in_ms, is_first = fields
     record = as_object(kept)
     enqueued_at_ms = _whole(record.get("enqueuedAt")) or now_ms
     return Job(
@@ -43,6 +43,8 @@ def as_job(fields: list[Any], now_ms: int) -> Job:
         submitted_at_ms=_whole(record.get("submittedAt")) or enqueued_at_ms,
         tries=tries,
         turn=Turn(turn_of, monotonic() + turn_in_ms / 1000) if turn_of else None,
+        # What Redis has lost may have been started before.
+        is_first=bool(is_first) and not _whole(record.get("submittedAt")),
     )
 
 

@@ -1,7 +1,8 @@
 """The job loop: five coroutine slots fed by one claiming coroutine.
 
-One call of JobQueue.step acknowledges whatever finished and claims for whatever is free. leases.py keeps what is
-claimed, attempt.py says what becomes of it. Runs on the event loop, knows nothing of photos.
+One call of JobQueue.step acknowledges whatever finished and claims for whatever is free; ahead.py says how much more is
+claimed. leases.py keeps what is claimed, attempt.py says what becomes of it. Runs on the event loop, knows nothing of
+photos.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from pipeline.delays import retry_delays
 from pipeline.errors import DependencyUnavailable
 from pipeline.hold import Avoided, Holds
 from pipeline.metrics import Metrics
+from pipeline.queue.ahead import LATE_SECONDS, Ahead
 from pipeline.queue.attempt import Attempts, JobHandler, RetryPolicy
 from pipeline.queue.claim import Claim
-from pipeline.queue.job import Finish, Job, Mode
+from pipeline.queue.job import Finish, Job, Mode, Outcome
 from pipeline.queue.leases import Leases
 from pipeline.queue.queue import UNKNOWN_OWNER, JobQueue
 from pipeline.queue.telling import Telling
@@ -36,6 +38,8 @@ REDIS_SECONDS = 0.7
 HAND_BACK_SECONDS = 1.0
 LOOK_SECONDS = 0.02
 SUSPENDED_SECONDS = 2.0
+# While there are jobs ahead an end need not be told at once: several of them share a call.
+TELL_ENDS_SECONDS = 0.005
 # How long a drain waits for events to be published: what is not, the next process sends at once.
 TELL_SECONDS = 1.0
 
@@ -95,13 +99,17 @@ class Worker:
         self._on_unowned = on_unowned
         self._id = secrets.token_hex(8)
         self._steps = self._busy = 0
+        # Claimed and yet to be started.
         self._claimed: asyncio.Queue[Claim] = asyncio.Queue()
+        self._ahead = Ahead(concurrency)
+        self._ahead_count = 0
+        self._ends_timer: asyncio.TimerHandle | None = None
         self._finishes: list[Finish] = []
         self._telling = Telling(untold, self._acknowledge)
         self._changed = asyncio.Event()
         self._marker: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._is_draining = self._is_drained = self._is_suspended = False
+        self._is_draining = self._is_drained = self._is_suspended = self._is_held = False
         self._is_connected = True
         self._mode = Mode.RUNNING
         self._lost_by: BaseException | None = None
@@ -178,8 +186,9 @@ class Worker:
         await _within(HAND_BACK_SECONDS, lambda: self._is_drained)
         await self._supervisor.stop(self._watched)
         await cancel([self._marker] if self._marker else [])
-        if self._timer:
-            self._timer.cancel()
+        for timer in (self._timer, self._ends_timer):
+            if timer:
+                timer.cancel()
 
     async def _claim_until_drained(self) -> None:
         while not self._is_drained:
@@ -191,12 +200,15 @@ class Worker:
     async def _claim(self) -> None:
         """Acknowledge, claim, and wait until there is a reason to do so again."""
         self._changed.clear()
+        self._give_back_late()
         # Newest first: each released job goes to the front of waiting, so the oldest has to come last.
         finishes = sorted(self._finishes, key=_age, reverse=True)
         held = self._leases.claims
         for lease in self._telling.take_lost():
             held.pop(lease, None)
-        free = self._concurrency - self._occupied + len(finishes) if self.is_claiming else 0
+        self._ahead_count = self._count_ahead()
+        wanted = self._concurrency + self._ahead_count - self._occupied + len(finishes)
+        free = max(0, wanted) if self.is_claiming else 0
         asked_at = asyncio.get_running_loop().time()
         self._steps += 1
         if self._is_step_open:
@@ -206,7 +218,7 @@ class Worker:
         avoided = self._holds.avoid() if self._holds and free else Avoided()
         free = min(free, 1) if avoided.is_trying else free
         step = await self._queue.step(
-            f"{self._id}:{self._steps}", finishes, free, findings, avoided.lanes, self._reserved
+            f"{self._id}:{self._steps}", finishes, free, findings, avoided.lanes, self._reserved + self._ahead_count
         )
         self._hear()
         self._reconnected()
@@ -223,6 +235,7 @@ class Worker:
         self._is_step_open = False
         self._metrics.jobs_claimed.inc(len(step.claimed))
         self._wake_in(step.next_due_ms, avoided.left_seconds)
+        self._is_held = bool(step.holds)
         self._mode = step.mode
         if step.mode in (Mode.UNOWNED, Mode.FOREIGN):
             self._on_unowned()
@@ -237,10 +250,40 @@ class Worker:
             self._listen()
         await self._changed.wait()
 
+    def _count_ahead(self) -> int:
+        """Return how many jobs to claim beside those for the slots: none where providers are held or have a pace, or
+        while this process leaves lanes to others, because these decide anew with each claim.
+        """
+        if not self.is_claiming or self._is_held or self._queue.has_paces:
+            return 0
+        return self._ahead.count(self._leases.longest_running_seconds())
+
+    def _give_back_late(self) -> None:
+        """Give back jobs that wait here behind slow ones; all of them once no more are claimed."""
+        now = asyncio.get_running_loop().time()
+        for _ in range(self._claimed.qsize()):
+            claim = self._claimed.get_nowait()
+            if self.is_claiming and now - claim.claimed_at < LATE_SECONDS:
+                self._claimed.put_nowait(claim)
+            else:
+                self._finishes.append(Finish(claim.job, Outcome.RELEASED, gives_back=True))
+
     @property
     def _occupied(self) -> int:
         """How many jobs are held that run, are about to, or have yet to be acknowledged."""
         return len(self._leases.claims) - len(self._telling)
+
+    def _note_end(self) -> None:
+        """Let Redis hear of an end: at once when slots would else be idle, or within milliseconds."""
+        is_pressing = self._claimed.qsize() <= self._ahead_count // 2
+        if is_pressing or self._is_draining:
+            self._changed.set()
+        elif self._ends_timer is None:
+            self._ends_timer = asyncio.get_running_loop().call_later(TELL_ENDS_SECONDS, self._tell_ends)
+
+    def _tell_ends(self) -> None:
+        self._ends_timer = None
+        self._changed.set()
 
     def _acknowledge(self, finish: Finish) -> None:
         self._finishes.append(finish)
@@ -273,7 +316,8 @@ class Worker:
         due_seconds = None if next_due_ms is None else next_due_ms / 1000
         # A suspended worker asks as often as one that listens: so it notices what becomes of Redis and the queue.
         look_seconds = SUSPENDED_SECONDS if self._is_suspended else None
-        if waits := [each for each in (due_seconds, left_seconds, look_seconds) if each is not None]:
+        late_seconds = LATE_SECONDS if self._ahead_count else None
+        if waits := [each for each in (due_seconds, left_seconds, look_seconds, late_seconds) if each is not None]:
             # One more millisecond: Redis rounds down, and a step that comes too early would spin.
             self._timer = asyncio.get_running_loop().call_later(min(waits) + 0.001, self._changed.set)
 
@@ -309,7 +353,9 @@ class Worker:
                     self._leases.claims.pop(claim.job.lease, None)
                 elif (told := self._telling.hold(claim, finish)) is not None:
                     self._finishes.append(told)
-                self._changed.set()
+                if finish is not None:
+                    self._ahead.ended(claim.ended_at - claim.started_at)
+                self._note_end()
             # After the claiming coroutine has asked Redis, while it waits for the answer.
             loop.call_soon(self._attempts.report, claim, finish)
 

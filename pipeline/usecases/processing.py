@@ -2,7 +2,7 @@
 
 Commit in the store, notify, and only then does the worker acknowledge (queue/telling.py): a crash may repeat a step,
 never lose one. Each start takes a new fence from the asset's document and each commit requires it, so a run that was
-overtaken matches nothing, however late it comes.
+overtaken matches nothing, however late it comes. The very first start may run under the fence of the insert: fresh.py.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from pipeline.usecases.cleaning import Cleaning
 from pipeline.usecases.committing import until_stored
 from pipeline.usecases.correcting import settle_status
 from pipeline.usecases.endings import Endings
+from pipeline.usecases.fresh import Fresh
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.leftovers import Leftovers
@@ -104,6 +105,7 @@ class Processing:
         urls: ImageUrls,
         previews: Previews,
         cleaning: Cleaning,
+        fresh: Fresh,
         provider_timeout_seconds: float = 90,
         max_starts: int = 6,
         witness: Callable[[Job], AbstractContextManager[Witness]] = lambda job: nullcontext(NO_WITNESS),
@@ -126,6 +128,7 @@ class Processing:
         self._urls = urls
         self._previews = previews
         self._cleaning = cleaning
+        self._fresh = fresh
         self._provider_timeout_seconds = provider_timeout_seconds
         self._max_starts = max_starts
         self._witness = witness
@@ -142,7 +145,7 @@ class Processing:
         """Take the fence and analyze the job's photo; None when there is nothing left to do."""
         if not _is_ours(job):
             raise PermanentJobError("The job's payload is not that of a photo")
-        asset = await self._begin(job)
+        asset = self._fresh.take(job) or await self._begin(job)
         if asset is None:
             return None
         if asset.starts > self._max_starts:
@@ -199,6 +202,13 @@ class Processing:
 
         NotStorable when the store will never take the result.
         """
+        if result.analysis.processed_image is not None and not result.asset.fence:
+            # It is stored under a name that has the fence in it, which no other run may have.
+            asset = await until_stored(lambda: self._begin(job))
+            if asset is None:
+                self._leftovers.discard_later(names_of(*(result.previews or {}).values()))
+                return
+            result = replace(result, asset=asset)
         processed = await self.keep_processed(result)
         await self._endings.reach(self._commit_and_tell(job, result, processed))
 

@@ -25,6 +25,7 @@ from tornado.ioloop import IOLoop
 
 from pipeline.assets.asset import ATTEMPTS_AT_MOST, SCHEMA, AiMetadata, Asset, AssetStatus, ImageRef, guess_backend
 from pipeline.assets.mongo import MongoAssetStore
+from pipeline.assets.mongo_driver import DEFAULT_DRIVER
 from pipeline.assets.movable import MovableStore
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import IDENTITY, SCHEMA_KIND, AssetStore, Kept, KeyRecord
@@ -47,7 +48,7 @@ PROCESSED = ImageRef("memory", "x/processed-1", "https://images.example/p.webp",
 MakeStore = Callable[[], AssetStore]
 
 
-@pytest.fixture(params=["sqlite", "mongo", "moved"])
+@pytest.fixture(params=["sqlite", "mongo", "motor", "moved"])
 def make_store(request: pytest.FixtureRequest, tmp_path: Path, io_loop: IOLoop) -> MakeStore:
     """A function that returns further stores on one and the same database."""
     path = tmp_path / "new" / "assets.sqlite"
@@ -57,7 +58,7 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path, io_loop: IOLoop) 
         io_loop.run_sync(lambda: begin_moved(tmp_path / "old.sqlite", path))
         return lambda: movable(tmp_path / "old.sqlite").as_asset_store()
     uri: str = request.getfixturevalue("mongo_uri")
-    return lambda: MongoAssetStore(uri)
+    return lambda: MongoAssetStore(uri, driver="motor" if request.param == "motor" else DEFAULT_DRIVER)
 
 
 def movable(path: Path) -> MovableStore:

@@ -28,6 +28,7 @@ from pipeline.usecases.leftovers import Leftovers
 from pipeline.usecases.previews import PreviewMaker, Previews
 from pipeline.usecases.processing import Processing, Result
 from pipeline.queue.job import Job
+from pipeline.usecases.fresh import Fresh
 from pipeline.usecases.image_urls import ImageUrls
 from tests.contract.contracts import check_event
 from tests.factories import make_asset, make_image
@@ -100,6 +101,7 @@ def make_processing(
     metrics: Metrics | None = None,
     leftovers: Leftovers | None = None,
     maker: PreviewMaker | None = None,
+    fresh: Fresh | None = None,
 ) -> Processing:
     """Return the use case; without a maker it makes no previews."""
     metrics = metrics or Metrics()
@@ -110,6 +112,7 @@ def make_processing(
         urls=ImageUrls(plugins),
         previews=Previews(plugins, maker, metrics),
         cleaning=Cleaning(),
+        fresh=fresh or Fresh(),
         provider_timeout_seconds=90,
     )
 

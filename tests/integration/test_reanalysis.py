@@ -27,6 +27,7 @@ from pipeline.queue.queue import JobQueue
 from pipeline.usecases import leftovers as leftovers_module
 from pipeline.usecases.cleaning import Cleaning
 from pipeline.usecases.correcting import Correcting
+from pipeline.usecases.fresh import Fresh
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.leftovers import Leftovers
@@ -59,6 +60,7 @@ class House:
             urls=ImageUrls(self.plugins),
             previews=Previews(self.plugins, None, self.metrics),
             cleaning=Cleaning(),
+            fresh=Fresh(),
         )
         self.handler = Reanalyzing(
             *(store, self.processing, self.kept, self.metrics),

@@ -6,6 +6,8 @@ local function new_claims(wanted, mark, now, leases, lease_ms)
   -- to_try: the held provider that this job alone may ask, or nil. turns: gives the job its turn at `turn_of`, if that is not nil.
   function self.take(id, record, state, to_try, turns, turn_of)
     seen[id] = true
+    local is_first = state.is_first and 1 or 0
+    state.is_first = nil
     local lease, attempt, stalls = id .. '|' .. mark, (tonumber(state.attempt) or 0) + 1, tonumber(state.stalls) or 0
     state.state, state.lease, state.attempt, state.stalls, state.readyAt = 'active', lease, attempt, stalls, nil
     -- It was about an earlier start; whoever starts the job now asks whether it is still wanted.
@@ -14,7 +16,7 @@ local function new_claims(wanted, mark, now, leases, lease_ms)
     members[#members + 1], members[#members + 2] = now + lease_ms, lease
     local err = type(state.error) == 'string' and state.error or ''
     local turn_in = turn_of and math.ceil(turns.book(turn_of, lease) - now) or 0
-    self.list[#self.list + 1] = {id, record, attempt, stalls, lease, err, to_try or '', turn_of or '', turn_in}
+    self.list[#self.list + 1] = {id, record, attempt, stalls, lease, err, to_try or '', turn_of or '', turn_in, is_first}
   end
 
   function self.free()
@@ -28,7 +30,7 @@ local function new_claims(wanted, mark, now, leases, lease_ms)
     local found = #ids > 0 and redis.call('MGET', unpack(keys)) or {}
     for i, id in ipairs(ids) do
       -- One that was never claimed has no state.
-      local record, state = found[2 * i - 1], found[2 * i] and decode(found[2 * i]) or {}
+      local record, state = found[2 * i - 1], found[2 * i] and decode(found[2 * i]) or {is_first = true}
       -- An id may stand in a list twice, or without its job.
       if record and (state.state or 'waiting') == 'waiting' and not seen[id] then choose(id, record, state) end
     end

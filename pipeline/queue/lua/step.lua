@@ -9,7 +9,7 @@
 -- Returns: {leases that were lost, claimed, more are waiting (1|0), ms until the next job is due or -1, mode (see owner.lua), held
 --   providers (JSON) or '', now (ms), whether somebody asks how jobs go (1|0)}
 --   claimed: {id, record, attempt, stalls, lease, error, provider that it alone tries or '', provider that it has a turn at or '',
---   ms until that turn} each
+--   ms until that turn, Redis knows of no earlier claim (1|0)} each
 -- A lease is the member 'job id|claim mark' of the leases set: who can name it owns the job, and a repeated finish finds it gone.
 local keys = {delayed = KEYS[6], leases = KEYS[7], completed = KEYS[8], failed = KEYS[9]}
 local paused, holds, parked, owner, watched = KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14]
