@@ -502,7 +502,6 @@ class Parts:
         return self.reports.running(job_id)
 
     def _enqueue_later(self) -> None:
-        self.fresh.add(asset)
         self.tallies.count_enqueued()
         self.reconciler.request()
 
@@ -511,6 +510,7 @@ class Parts:
         self.plugins.observe("job_started", job_event(job))
 
     def _observe_enqueued(self, asset: Asset, request_id: str) -> None:
+        self.fresh.add(asset)
         self.tallies.count_enqueued()
         self.progress_frames.queued(asset, elsewhere=self.queue.is_watched)
         self.plugins.observe(

@@ -202,6 +202,30 @@ class Asset:
         made = (processed_public_id(self.id, self.fence), *(preview_public_id(self.id, side) for side in PREVIEW_SIDES))
         return self.status is AssetStatus.PROCESSING and public_id in made
 
+    def finished(
+        self,
+        status: AssetStatus,
+        ai_metadata: AiMetadata,
+        processed: ImageRef | None,
+        finished_at: datetime,
+        updated_at: datetime,
+        previews: Mapping[str, ImageRef] | None = None,
+        attempt: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Asset:
+        """Return the asset with that result, as AssetStore.finish commits it."""
+        return replace(
+            self,
+            status=status,
+            ai_metadata=ai_metadata,
+            processed=processed,
+            finished_at=finished_at,
+            updated_at=updated_at,
+            previews=self.previews if previews is None else previews,
+            attempts=(*self.attempts, attempt)[-ATTEMPTS_AT_MOST:] if attempt else self.attempts,
+            provenance=provenance,
+        )
+
     def to_json(
         self, urls: Mapping[ImageName, str], progress: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:

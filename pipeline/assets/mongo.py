@@ -11,12 +11,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import bson
 from bson import ObjectId
 from bson.codec_options import CodecOptions
 from bson.errors import InvalidId
-from pymongo import ASCENDING, DESCENDING, IndexModel, ReadPreference, ReturnDocument
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReadPreference, ReturnDocument, UpdateOne
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import DuplicateKeyError, ServerSelectionTimeoutError
+from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure, ServerSelectionTimeoutError
 
 from pipeline.assets import mongo_indexes
 from pipeline.assets.asset import (
@@ -33,8 +34,9 @@ from pipeline.assets.asset import (
     image_document,
     previews_document,
 )
-from pipeline.assets.mongo_calls import TRIES, Calls, refused_options
+from pipeline.assets.mongo_calls import TRIES, UNSENDABLE, Calls, refused_options
 from pipeline.assets.mongo_driver import DEFAULT_DRIVER, close_client, open_client
+from pipeline.assets.mongo_groups import Groups
 from pipeline.assets.mongo_jobs import JobDocuments
 from pipeline.assets.mongo_kept import KeptDocuments
 from pipeline.assets.mongo_retained import RetainedDocuments
@@ -45,6 +47,8 @@ from pipeline.errors import DependencyUnavailable, OutcomeUnknown
 from pipeline.images import ImageName
 
 DATABASE = "ai_queue_pipeline"
+DUPLICATE_KEY = 11000
+MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 
 
 class MongoAssetStore(KeptDocuments, RetainedDocuments, JobDocuments):
@@ -85,6 +89,8 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments, JobDocuments):
         self._keys: AsyncCollection[dict[str, Any]] = database.get_collection(
             "idempotency_keys", codec_options=aware
         )
+        self._inserts: Groups[dict[str, Any], bool] = Groups(self._insert)
+        self._updates: Groups[UpdateOne, bool] = Groups(self._update_all)
         self._kept = database.get_collection("kept", codec_options=aware)
         self._spans = {}
         self._builder = mongo_indexes.IndexBuilder(uri, DATABASE)
@@ -120,16 +126,31 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments, JobDocuments):
         # In an outage a read fails first, and then it is certain that nothing was inserted.
         if self._calls.has_failed:
             await self.check()
+        # One that no server takes must not spoil those that go with it.
+        document = await self._reach(_checked(_document(asset)))
         try:
-            await self._reach(self._assets.insert_one(_document(asset)))
-        except DuplicateKeyError:
-            return False
+            is_new: bool = await self._reach(self._inserts.add(document))
+            return is_new
         except DependencyUnavailable as error:
             # Without a server to send it to, nothing was sent.
             if isinstance(error.__cause__, ServerSelectionTimeoutError):
                 raise
             raise OutcomeUnknown(error.message) from error.__cause__
-        return True
+
+    async def _insert(self, documents: Sequence[dict[str, Any]]) -> list[bool | Exception]:
+        """Insert the documents; False for each whose id is there already."""
+        try:
+            await self._assets.insert_many(documents, ordered=False)
+        except BulkWriteError as error:
+            details: Any = error.details
+            if details.get("writeConcernErrors"):
+                raise
+            ends: list[bool | Exception] = [True] * len(documents)
+            for each in details["writeErrors"]:
+                is_there = each["code"] == DUPLICATE_KEY
+                ends[each["index"]] = False if is_there else OperationFailure(each["errmsg"], each["code"])
+            return ends
+        return [True] * len(documents)
 
     async def begin(self, asset_id: str, user_id: str, job_id: str, *, again: bool = False) -> Asset | None:
         return await self._update(
@@ -152,14 +173,29 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments, JobDocuments):
         attempt: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
         again: bool = False,
+        seen: Asset | None = None,
     ) -> Asset | None:
         result = _result(status, ai_metadata, processed, finished_at, previews)
-        change = {"$set": result | {"provenance": dict(provenance) if provenance else None}}
-        return await self._update(
-            asset_id,
-            {"processingJobId": job_id, "fence": fence, "status": _status_of_run(again)},
-            change | (_with_attempt(attempt) if attempt else {}),
-        )
+        change: dict[str, Any] = {"$set": result | {"provenance": dict(provenance) if provenance else None}}
+        change |= _with_attempt(attempt) if attempt else {}
+        wanted = {"processingJobId": job_id, "fence": fence, "status": _status_of_run(again)}
+        if seen is not None:
+            # Every change of an asset says when it was made.
+            now, as_seen = utc_now(), {"_id": ObjectId(asset_id), "updatedAt": seen.updated_at} | wanted
+            whole = change | {"$set": {"updatedAt": now} | change["$set"]}
+            have_all_changed = await self._reach(self._updates.add(UpdateOne(as_seen, whole)))
+            done = seen.finished(status, ai_metadata, processed, finished_at, now, previews, attempt, provenance)
+            if have_all_changed or await self.get(asset_id) == done:
+                return done
+        return await self._update(asset_id, wanted, change)
+
+    async def _update_all(self, updates: Sequence[UpdateOne]) -> list[bool | Exception]:
+        """Make the updates; True for each if all of them have changed something, False if nobody knows which have."""
+        try:
+            done = await self._assets.bulk_write(updates, ordered=False)
+        except (OperationFailure, *UNSENDABLE):
+            return [False] * len(updates)
+        return [done.matched_count == len(updates)] * len(updates)
 
     async def add_attempt(self, asset_id: str, job_id: str, fence: int, attempt: Mapping[str, Any]) -> None:
         await self._update(
@@ -415,6 +451,13 @@ def _document(asset: Asset) -> dict[str, Any]:
     # The index has jobs of a retry only.
     is_retry = not asset.processing_job_id.endswith(asset.id)
     return document | ({"retryJobId": asset.processing_job_id} if is_retry else {})
+
+
+async def _checked(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the document; raise what the driver would, for Calls.reach."""
+    if len(bson.encode(document)) > MAX_DOCUMENT_BYTES:
+        raise DocumentTooLarge("it is too large")
+    return document
 
 
 def _object_id(asset_id: str) -> ObjectId | None:

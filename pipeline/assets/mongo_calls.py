@@ -16,6 +16,8 @@ from pipeline.texts import clean, mask
 
 # What the server calls a document that is, or by this change would become, too large.
 TOO_LARGE = {10334, 17419, 17420}
+# What the driver raises of a document before it sends anything.
+UNSENDABLE = (BSONError, OverflowError, UnicodeEncodeError, DocumentTooLarge)
 T = TypeVar("T")
 
 
@@ -61,7 +63,7 @@ class Calls:
             return answer
         except DuplicateKeyError:
             raise
-        except (BSONError, OverflowError, UnicodeEncodeError) as error:
+        except UNSENDABLE as error:
             raise NotStorable(_why_not(error)) from error
         except (PyMongoError, OSError) as error:
             if isinstance(error, OperationFailure) and error.code in TOO_LARGE:

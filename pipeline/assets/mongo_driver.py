@@ -7,7 +7,7 @@ Motor is at its end of life and makes each call in a thread, which costs a fifth
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from pymongo import AsyncMongoClient
@@ -24,11 +24,12 @@ def open_client(driver: str, uri: str, **options: Any) -> AsyncMongoClient[dict[
     if driver == MOTOR:
         from motor.motor_asyncio import AsyncIOMotorClient
 
-        client: AsyncMongoClient[dict[str, Any]] = AsyncIOMotorClient(uri, **options)
-        return client
+        client: Any = AsyncIOMotorClient(uri, **options)
+        return cast(AsyncMongoClient[dict[str, Any]], client)
     given = {name.lower() for name, _ in parse_qsl(urlsplit(uri).query)}
-    bound = {} if "maxpoolsize" in given else {"maxPoolSize": CONNECTIONS_AT_MOST}
-    return AsyncMongoClient(uri, **bound, **options)
+    if "maxpoolsize" not in given:
+        options["maxPoolSize"] = CONNECTIONS_AT_MOST
+    return AsyncMongoClient(uri, **options)
 
 
 async def close_client(client: Any) -> None:

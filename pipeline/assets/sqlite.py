@@ -256,6 +256,7 @@ class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
         attempt: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
         again: bool = False,
+        seen: Asset | None = None,
     ) -> Asset | None:
         added = f", attempts = {WITH_ATTEMPT}" if attempt else ""
         return await self._update(

@@ -105,9 +105,11 @@ class AssetStore(Protocol):
         attempt: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
         again: bool = False,
+        seen: Asset | None = None,
     ) -> Asset | None:
         """Commit a result (active or partial) under the fence; return the asset as committed. previews: None leaves
-        those there are. attempt: added to the asset's attempts, as add_attempt does.
+        those there are. attempt: added to the asset's attempts, as add_attempt does. seen: the asset as the run knows
+        it: if it still stands so, nothing needs to be read for the answer.
 
         None when the asset is not `processing` by job_id with exactly this fence: a newer run exists, or it is gone.
         again: when it is not finished by job_id with exactly this fence.

@@ -258,6 +258,7 @@ class Processing:
                     previews=result.previews,
                     attempt=attempt,
                     provenance=provenance,
+                    seen=asset,
                 ),
                 is_kept=self._announcer.is_durable,
             )

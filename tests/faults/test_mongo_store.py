@@ -14,7 +14,7 @@ import pymongo
 import pytest
 import structlog
 from bson import ObjectId
-from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import AsyncMongoClient
 from pymongo.monitoring import CommandListener, CommandStartedEvent
 
 from pipeline.assets.asset import AiMetadata, AssetStatus
@@ -54,8 +54,8 @@ class Commands(CommandListener):
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
     commands = Commands()
-    client = partial(AsyncIOMotorClient, event_listeners=[commands])
-    monkeypatch.setattr("pipeline.assets.mongo.AsyncIOMotorClient", client)
+    client = partial(AsyncMongoClient, event_listeners=[commands])
+    monkeypatch.setattr("pipeline.assets.mongo_driver.AsyncMongoClient", client)
     return commands
 
 

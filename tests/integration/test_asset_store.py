@@ -259,6 +259,27 @@ async def test_old_fence_matches_nothing(store: AssetStore) -> None:
     assert current is not None and current.status is AssetStatus.ACTIVE
 
 
+@pytest.mark.gen_test(timeout=30)
+async def test_run_that_knows_its_asset_is_told_what_is_stored(store: AssetStore) -> None:
+    """Also when somebody has changed one of those that are committed at the same moment; a stale or a second commit
+    matches nothing all the same.
+    """
+    seen = [await begin(store, await create(store)) for _ in range(8)]
+    seen += [await create(store) for _ in range(2)]
+    overtaken = seen.pop(0)
+    await begin(store, overtaken)
+    said = {"brand": {"value": "A", "by": "u", "at": "t"}}
+    assert await store.correct(seen[3], replace(seen[3], corrections=said)) is not None
+    rest: dict[str, Any] = {"attempt": {"attempt": 1, "reason": "é"}, "provenance": {"provider": "x"}}
+    rest["previews"] = {"256": replace(PROCESSED, public_id="x/preview-256")}
+    for _ in range(2):
+        assert await finish(store, overtaken, overtaken.fence, seen=overtaken, **rest) is None
+    done = await asyncio.gather(*(finish(store, each, each.fence, seen=each, **rest) for each in seen))
+    assert list(done) == [await store.get(each.id) for each in seen]
+    assert [each.corrections for each in done if each] == [said if each is seen[3] else {} for each in seen]
+    assert await asyncio.gather(*(finish(store, each, each.fence, seen=each, **rest) for each in seen)) == [None] * 9
+
+
 @pytest.mark.gen_test
 async def test_result_is_committed_once(store: AssetStore) -> None:
     """Ten commits of one fence: one gets through."""

@@ -1,0 +1,60 @@
+"""Writes of several callers in one call of the driver: a call costs many times what a document more in it costs.
+
+Nobody waits for company. What comes while calls are under way goes with the next one. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+# Calls under way, and writes in each of them.
+CALLS_AT_ONCE = 2
+WRITES_AT_ONCE = 100
+
+
+class Groups(Generic[T, R]):
+    """Writes of one kind."""
+
+    def __init__(self, write: Callable[[Sequence[T]], Awaitable[Sequence[R | Exception]]]) -> None:
+        """write: makes some writes and returns how each ended, in their order; what it raises is the end of all."""
+        self._write = write
+        self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def add(self, write: T) -> R:
+        """Return how this write ended. One whose caller is gone before its call has begun is not made."""
+        done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append((write, done))
+        if len(self._tasks) < CALLS_AT_ONCE:
+            task = asyncio.create_task(self._work(), name="grouped writes")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await done
+
+    async def _work(self) -> None:
+        while group := self._next():
+            ends: Sequence[R | Exception]
+            try:
+                ends = await self._write([write for write, _ in group])
+            except Exception as error:  # handed to those who wait
+                ends = [error] * len(group)
+            for (_, done), end in zip(group, ends, strict=True):
+                if done.done():
+                    continue
+                if isinstance(end, Exception):
+                    done.set_exception(end)
+                else:
+                    done.set_result(end)
+
+    def _next(self) -> list[tuple[T, asyncio.Future[R]]]:
+        group: list[tuple[T, asyncio.Future[R]]] = []
+        while self._waiting and len(group) < WRITES_AT_ONCE:
+            each = self._waiting.popleft()
+            if not each[1].done():
+                group.append(each)
+        return group
