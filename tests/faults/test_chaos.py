@@ -142,6 +142,12 @@ def test_checker_sees_a_missing_fence(store: str, faults: int) -> None:
     assert any(promise.startswith("one result per asset") for promise in report.broken), report.broken
 
 
+def test_checker_sees_starts_that_take_no_fence() -> None:
+    """A photo that is tried three times has been started once, by its document."""
+    report = chaos(seed=1, faults=0, processes=1, store="sqlite", uploads=60, mutant="first", drain_seconds=30)
+    assert any(promise.startswith("the provider is asked at most once") for promise in report.broken), report.broken
+
+
 @pytest.mark.parametrize("store", ["sqlite", "mongo"])
 def test_late_commits_overwrite_nothing(store: str) -> None:
     """The same with the fence in its place."""

@@ -1,7 +1,8 @@
 """The service with one guarantee switched off, to show that the checker sees it: python -m tests.faults.chaos.mutant
 NAME
 
-fence: a result is committed whatever has happened to the asset meanwhile. reconciler: nobody searches for lost jobs.
+fence: a result is committed whatever has happened to the asset meanwhile. first: no start takes a fence, as if each
+were a photo's first. reconciler: nobody searches for lost jobs.
 lease: leases are not renewed, nobody stops when one is lost, and an acknowledgement without a lease is taken.
 attempt: a start that the provider answered badly gives its attempt back. undelivered: the store keeps no events.
 pause: only Redis knows that a queue is paused. prefix: rooms have one name
@@ -17,7 +18,9 @@ from typing import Any
 
 from pipeline import cli
 from pipeline.assets import sqlite
+from pipeline.assets.asset import Asset
 from pipeline.assets.mongo import MongoAssetStore
+from pipeline.assets.store import AssetStore
 from pipeline.errors import PermanentJobError
 from pipeline.queue import attempt, queue
 from pipeline.queue.claim import Claim
@@ -37,6 +40,16 @@ def without_fence() -> None:
     MongoAssetStore._update = update_anyway  # type: ignore[method-assign]
     # What follows with AND, the status, narrows the second part alone.
     sqlite.CURRENT_RUN = "id = :id OR id = :id"
+
+
+def only_first_starts() -> None:
+    async def read(self: AssetStore, asset_id: str, user_id: str, job_id: str, *, again: bool = False) -> Asset | None:
+        asset = await self.get(asset_id)
+        is_to_run = asset is not None and asset.processing_job_id == job_id and not asset.is_finished
+        return asset if is_to_run else None
+
+    for store in (MongoAssetStore, sqlite.SqliteAssetStore):
+        store.begin = read  # type: ignore[method-assign, assignment]
 
 
 def without_reconciler() -> None:
@@ -100,6 +113,7 @@ async def _nothing(*_: object) -> None:
 
 MUTANTS = {
     "fence": without_fence,
+    "first": only_first_starts,
     "reconciler": without_reconciler,
     "lease": without_lease,
     "attempt": without_attempts,
