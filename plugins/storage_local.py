@@ -2,7 +2,8 @@
 
 Plain `def` methods, run in threads, but for `url`, which only computes.
 
-A file appears under its name only when it is complete and on the disk.
+A file appears under its name only when it is complete and on the disk. Small ones that come at the same time are stored
+together: each call of the system gives the interpreter's lock away, and waiting for it costs more than the call.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 from pipeline.errors import DependencyUnavailable
+from pipeline.group_commit import GroupCommit
 from pipeline.hooks import StorageBackend, StoredImage, hookimpl, utc_now
 from pipeline.hooks.media_links import MediaLinks
 
@@ -51,6 +55,14 @@ def register_storage_backends(settings: Settings) -> Iterator[tuple[str, Callabl
     yield "local", lambda: LocalStorage(settings.data_dir / "media", settings.served_at, settings.media_url_seconds)
 
 
+@dataclass(frozen=True, slots=True)
+class _Small:
+    """An image that is in memory. name: of its file, below media_root."""
+
+    name: str
+    content: BytesIO
+
+
 class LocalStorage:
     """Keeps each image as <media_root>/<public_id>.<extension>."""
 
@@ -61,6 +73,7 @@ class LocalStorage:
         self._base_url = base_url.rstrip("/") + "/media/"
         self._incoming = self.media_root / INCOMING
         self._is_prepared = False
+        self._small: GroupCommit[_Small, None] = GroupCommit(self._write_small)
 
     def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
         """Store the file and return its URL; it outlives a power cut from here on."""
@@ -68,16 +81,11 @@ class LocalStorage:
         target = self.media_root / name
         with _unavailable():
             self._prepare()
-            written = self._write(file)
-            try:
-                self._publish(written, target)
-            except BaseException:
-                written.unlink(missing_ok=True)
-                self._remove_empty(target.parent)
-                raise
-            for older in self._find(public_id):
-                if older != target:
-                    older.unlink(missing_ok=True)
+            if isinstance(file, BytesIO):
+                self._small.do(_Small(name, file))
+                return self._base_url + name
+            self._publish(self._write(file), target)
+            self._remove_older(target)
         return self._base_url + name
 
     async def url(self, public_id: str, seconds: int) -> str:
@@ -162,6 +170,12 @@ class LocalStorage:
             return []
         return [path.parent / name for name in names if name.startswith(f"{path.name}.")]
 
+    def _remove_older(self, target: Path) -> None:
+        """Remove what was saved under that public_id as another type."""
+        for older in self._find(str(target.with_suffix("").relative_to(self.media_root))):
+            if older != target:
+                older.unlink(missing_ok=True)
+
     def _write(self, file: BinaryIO) -> Path:
         """Return a file of the same filesystem with the content, on the disk."""
         file.seek(0)
@@ -179,26 +193,111 @@ class LocalStorage:
             raise
         return written
 
+    def _write_small(self, images: Sequence[_Small]) -> Sequence[None | Exception]:
+        """Store the images as `save` promises; return what was wrong with each."""
+        saves = [_Save(image, f"{self._incoming}/{secrets.token_hex(8)}") for image in images]
+        for step in (_Save.write, _Save.sync, self._name_small):
+            for save in saves:
+                save.do(step)
+        named = [save for save in saves if save.fault is None]
+        try:
+            self._sync_folders(f"{self.media_root}/{save.image.name}" for save in named)
+        except OSError as error:
+            for save in named:
+                save.fault = error
+        for save in saves:
+            if save.fault is not None:
+                _drop(save.path)
+                self._remove_empty((self.media_root / save.image.name).parent)
+        return [save.fault for save in saves]
+
+    def _name_small(self, save: _Save) -> None:
+        target = f"{self.media_root}/{save.image.name}"
+        is_alone = self._move(save.path, target)
+        save.path = target
+        if not is_alone:
+            self._remove_older(Path(target))
+
     def _publish(self, written: Path, target: Path) -> None:
+        path = str(written)
+        try:
+            self._move(path, str(target))
+            path = str(target)
+            self._sync_folders([path])
+        except BaseException:
+            _drop(path)
+            self._remove_empty(target.parent)
+            raise
+
+    def _move(self, written: str, target: str) -> bool:
+        """Give the file its name; return whether its folder is new."""
+        folder = os.path.dirname(target)
         for attempt in (1, 2, 3):
-            target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                written.replace(target)
+                os.mkdir(folder)
+                is_new = True
+            except OSError:
+                # It is there, or its own folder is not.
+                os.makedirs(folder, exist_ok=True)
+                is_new = False
+            try:
+                os.replace(written, target)
                 break
             except FileNotFoundError:
                 # A delete next door removed the folder, empty for the moment it was.
                 if attempt == 3:
                     raise
-        folder = target.parent
-        try:
-            _sync_folder(folder)
-            while folder != self.media_root:
-                folder = folder.parent
+        return is_new
+
+    def _sync_folders(self, targets: Iterable[str]) -> None:
+        """Let the names of the files outlive a power cut: each folder they are in, up to media_root."""
+        root, synced = str(self.media_root), set[str]()
+        for target in targets:
+            folder = os.path.dirname(target)
+            while folder != root and folder not in synced:
                 _sync_folder(folder)
-        except OSError:
-            # The caller takes it for not saved, so nobody would ever remove it.
-            target.unlink(missing_ok=True)
+                synced.add(folder)
+                folder = os.path.dirname(folder)
+        _sync_folder(root)
+
+
+class _Save:
+    """One small image on its way. path: of its file, as it is called now. fault: why it goes no further."""
+
+    __slots__ = ("image", "path", "fault", "_descriptor")
+
+    def __init__(self, image: _Small, path: str) -> None:
+        self.image = image
+        self.path = path
+        self.fault: Exception | None = None
+        self._descriptor = -1
+
+    def do(self, step: Callable[[_Save], None]) -> None:
+        """Take the next step, unless one before has failed."""
+        if self.fault is None:
+            try:
+                step(self)
+            except Exception as error:  # the border of one image
+                self.fault = error
+
+    def write(self) -> None:
+        """Write what there is to store."""
+        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            with self.image.content.getbuffer() as content:
+                at = 0
+                while at < len(content):
+                    at += os.write(self._descriptor, content[at:])
+        except BaseException:
+            os.close(self._descriptor)
             raise
+
+    def sync(self) -> None:
+        """Have it on the disk."""
+        try:
+            os.fsync(self._descriptor)
+        finally:
+            os.close(self._descriptor)
 
 
 def _checked(public_id: str) -> str:
@@ -251,7 +350,13 @@ def _copy(source: IO[bytes], target: IO[bytes]) -> None:
     shutil.copyfileobj(source, target, COPY_BYTES)
 
 
-def _sync_folder(folder: Path) -> None:
+def _drop(path: str) -> None:
+    """Remove a file that does not count as saved: nobody else ever would."""
+    with suppress(OSError):
+        os.unlink(path)
+
+
+def _sync_folder(folder: str) -> None:
     with suppress(FileNotFoundError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
