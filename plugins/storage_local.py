@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 from pipeline.errors import DependencyUnavailable
-from pipeline.group_commit import GroupCommit
 from pipeline.hooks import StorageBackend, StoredImage, hookimpl, utc_now
+from pipeline.hooks.group_commit import GroupCommit
 from pipeline.hooks.media_links import MediaLinks
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class LocalStorage:
         target = self.media_root / name
         with _unavailable():
             self._prepare()
-            if isinstance(file, BytesIO):
+            if type(file) is BytesIO:
                 self._small.do(_Small(name, file))
                 return self._base_url + name
             self._publish(self._write(file), target)

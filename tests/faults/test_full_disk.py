@@ -215,12 +215,15 @@ def test_results_wait_for_room_in_the_store(
 
 
 def test_processed_image_without_room_gives_the_job_back(disk: Disk, tmp_path: Path, redis_url: str) -> None:
-    """The attempt is not spent: with a single one allowed the job still succeeds once there is room."""
-    gate = tmp_path / "gate"
+    """The attempt is not spent: with a single one allowed the job still succeeds once there is room for images."""
+    gate, data_dir = tmp_path / "gate", tmp_path / "data"
     gate.mkdir()
+    data_dir.mkdir()
+    (disk.folder / "media").mkdir()
+    (data_dir / "media").symlink_to(disk.folder / "media")
     settings = SETTINGS | {"AI_PROVIDER": "cutter", "GATE": str(gate), "JOB_ATTEMPTS": "1", "REDIS_URL": redis_url}
     packages = install(tmp_path / "packages", cutter=CUTTER)
-    with Service(disk.folder, **packages, **settings) as service:
+    with Service(data_dir, **packages, **settings) as service:
         ids = accept(service, 1)
         wait_until(lambda: (gate / "reached").exists())
         disk.fill()
