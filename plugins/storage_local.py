@@ -2,8 +2,7 @@
 
 Plain `def` methods, run in threads, but for `url`, which only computes.
 
-A file appears under its name only when it is complete and on the disk. Small ones that come at the same time are stored
-together: each call of the system gives the interpreter's lock away, and waiting for it costs more than the call.
+A file appears under its name only when it is complete and on the disk.
 """
 
 from __future__ import annotations
@@ -16,15 +15,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import timedelta
-from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 from pipeline.errors import DependencyUnavailable
-from pipeline.hooks import StorageBackend, StoredImage, hookimpl, utc_now
-from pipeline.hooks.group_commit import GroupCommit
+from pipeline.hooks import NewImage, StorageBackend, StoredImage, hookimpl, utc_now
 from pipeline.hooks.media_links import MediaLinks
 
 if TYPE_CHECKING:
@@ -42,6 +38,7 @@ EXTENSIONS = {
     "image/heif": "heif",
 }
 INCOMING = ".incoming"
+UNAVAILABLE = "Image storage unavailable"
 # What an upload may keep in memory instead of a file, and so much is copied at a time.
 MEMORY_BYTES = 128 * 1024
 COPY_BYTES = 16 * 1024 * 1024
@@ -55,14 +52,6 @@ def register_storage_backends(settings: Settings) -> Iterator[tuple[str, Callabl
     yield "local", lambda: LocalStorage(settings.data_dir / "media", settings.served_at, settings.media_url_seconds)
 
 
-@dataclass(frozen=True, slots=True)
-class _Small:
-    """An image that is in memory. name: of its file, below media_root."""
-
-    name: str
-    content: BytesIO
-
-
 class LocalStorage:
     """Keeps each image as <media_root>/<public_id>.<extension>."""
 
@@ -73,20 +62,39 @@ class LocalStorage:
         self._base_url = base_url.rstrip("/") + "/media/"
         self._incoming = self.media_root / INCOMING
         self._is_prepared = False
-        self._small: GroupCommit[_Small, None] = GroupCommit(self._write_small)
 
     def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
         """Store the file and return its URL; it outlives a power cut from here on."""
-        name = f"{_checked(public_id)}.{EXTENSIONS.get(content_type, 'bin')}"
+        name = _name_of(public_id, content_type)
         target = self.media_root / name
         with _unavailable():
             self._prepare()
-            if type(file) is BytesIO:
-                self._small.do(_Small(name, file))
-                return self._base_url + name
             self._publish(self._write(file), target)
             self._remove_older(target)
         return self._base_url + name
+
+    def save_many(self, images: Sequence[NewImage]) -> Sequence[str | Exception]:
+        """Store the files as `save` does, step by step all of them.
+
+        In one thread: each call of the system gives the interpreter's lock away, and threads that wait for it cost more
+        than the calls.
+        """
+        with _unavailable():
+            self._prepare()
+        saves = [_Save(image, f"{self._incoming}/{secrets.token_hex(8)}") for image in images]
+        for step in (_Save.write, _Save.sync, self._name):
+            for save in saves:
+                save.do(step)
+        named = [save for save in saves if save.fault is None]
+        try:
+            self._sync_folders(save.path for save in named)
+            for save in named:
+                if not save.is_alone:
+                    self._remove_older(Path(save.path))
+        except OSError as error:
+            for save in named:
+                save.fault = error
+        return [self._given_up(save, save.fault) if save.fault else self._base_url + save.name for save in saves]
 
     async def url(self, public_id: str, seconds: int) -> str:
         """Return where the service serves the image now."""
@@ -193,30 +201,20 @@ class LocalStorage:
             raise
         return written
 
-    def _write_small(self, images: Sequence[_Small]) -> Sequence[None | Exception]:
-        """Store the images as `save` promises; return what was wrong with each."""
-        saves = [_Save(image, f"{self._incoming}/{secrets.token_hex(8)}") for image in images]
-        for step in (_Save.write, _Save.sync, self._name_small):
-            for save in saves:
-                save.do(step)
-        named = [save for save in saves if save.fault is None]
-        try:
-            self._sync_folders(f"{self.media_root}/{save.image.name}" for save in named)
-        except OSError as error:
-            for save in named:
-                save.fault = error
-        for save in saves:
-            if save.fault is not None:
-                _drop(save.path)
-                self._remove_empty((self.media_root / save.image.name).parent)
-        return [save.fault for save in saves]
-
-    def _name_small(self, save: _Save) -> None:
-        target = f"{self.media_root}/{save.image.name}"
-        is_alone = self._move(save.path, target)
+    def _name(self, save: _Save) -> None:
+        target = f"{self.media_root}/{save.name}"
+        save.is_alone = self._move(save.path, target)
         save.path = target
-        if not is_alone:
-            self._remove_older(Path(target))
+
+    def _given_up(self, save: _Save, fault: Exception) -> Exception:
+        """Remove what there is of an image that was not saved; return what `save` would raise."""
+        _drop(save.path)
+        self._remove_empty((self.media_root / save.name).parent)
+        if not isinstance(fault, OSError):
+            return fault
+        unavailable = DependencyUnavailable(UNAVAILABLE)
+        unavailable.__cause__ = fault
+        return unavailable
 
     def _publish(self, written: Path, target: Path) -> None:
         path = str(written)
@@ -262,14 +260,18 @@ class LocalStorage:
 
 
 class _Save:
-    """One small image on its way. path: of its file, as it is called now. fault: why it goes no further."""
+    """One of several images on its way. name: of its file below media_root. path: of its file as it is called now.
+    fault: why it goes no further. is_alone: its folder is new.
+    """
 
-    __slots__ = ("image", "path", "fault", "_descriptor")
+    __slots__ = ("name", "path", "fault", "is_alone", "_file", "_descriptor")
 
-    def __init__(self, image: _Small, path: str) -> None:
-        self.image = image
+    def __init__(self, image: NewImage, path: str) -> None:
         self.path = path
+        self.name = _name_of(image.public_id, image.content_type)
         self.fault: Exception | None = None
+        self.is_alone = False
+        self._file = image.file
         self._descriptor = -1
 
     def do(self, step: Callable[[_Save], None]) -> None:
@@ -284,10 +286,9 @@ class _Save:
         """Write what there is to store."""
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            with self.image.content.getbuffer() as content:
-                at = 0
-                while at < len(content):
-                    at += os.write(self._descriptor, content[at:])
+            content = memoryview(self._file.read())
+            while content:
+                content = content[os.write(self._descriptor, content) :]
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -298,6 +299,10 @@ class _Save:
             os.fsync(self._descriptor)
         finally:
             os.close(self._descriptor)
+
+
+def _name_of(public_id: str, content_type: str) -> str:
+    return f"{_checked(public_id)}.{EXTENSIONS.get(content_type, 'bin')}"
 
 
 def _checked(public_id: str) -> str:
@@ -371,4 +376,4 @@ def _unavailable() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DependencyUnavailable("Image storage unavailable") from error
+        raise DependencyUnavailable(UNAVAILABLE) from error

@@ -36,7 +36,6 @@ from pipeline.assets.asset import (
 )
 from pipeline.assets.mongo_calls import TRIES, UNSENDABLE, Calls, refused_options
 from pipeline.assets.mongo_driver import DEFAULT_DRIVER, close_client, open_client
-from pipeline.assets.mongo_groups import Groups
 from pipeline.assets.mongo_jobs import JobDocuments
 from pipeline.assets.mongo_kept import KeptDocuments
 from pipeline.assets.mongo_retained import RetainedDocuments
@@ -44,6 +43,7 @@ from pipeline.assets.reading import Reader
 from pipeline.assets.upgrade import BackendOf, missing_backends
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, OutcomeUnknown
+from pipeline.grouped import Groups
 from pipeline.images import ImageName
 
 DATABASE = "ai_queue_pipeline"

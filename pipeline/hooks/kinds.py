@@ -54,7 +54,7 @@ STORAGE = Kind(
     "register_storage_backends",
     "STORAGE_BACKEND",
     ("save", "open", "delete", "check"),
-    optional=("list", "url", START, REGISTER_ROUTES),
+    optional=("list", "url", "save_many", START, REGISTER_ROUTES),
 )
 NOTIFIER = Kind(
     "notifier",

@@ -18,7 +18,15 @@ from pipeline.hooks.batches import batch_limits
 from pipeline.hooks.lent import Starting
 from pipeline.hooks.limits import declared_by
 from pipeline.hooks.progress import takes_progress
-from pipeline.hooks.protocols import AIProvider, BatchNotifier, Notifier, StorageBackend, StorageLinking, StorageListing
+from pipeline.hooks.protocols import (
+    AIProvider,
+    BatchNotifier,
+    Notifier,
+    StorageBackend,
+    StorageBatches,
+    StorageLinking,
+    StorageListing,
+)
 from pipeline.settings import PluginSettings
 
 IMPL_MARK = f"{specs.PROJECT}_impl"  # pluggy's own, on what @hookimpl marks
@@ -27,11 +35,11 @@ REGISTERING = "register_"
 # What each kind of plugin may have. How a method is called is read off its Protocol.
 PROTOCOLS: Mapping[str, tuple[type, ...]] = {
     "provider": (AIProvider, Starting),
-    "storage": (StorageBackend, StorageListing, StorageLinking, Starting),
+    "storage": (StorageBackend, StorageListing, StorageLinking, StorageBatches, Starting),
     "notifier": (Notifier, BatchNotifier, Starting),
 }
 # What a plugin of version 1 may call so for itself.
-SINCE_2 = ("start", "notify_many", "register_routes")
+SINCE_2 = ("start", "notify_many", "save_many", "register_routes")
 YIELDING = ("list",)
 FLAGS = ("needs_image", "durable")
 

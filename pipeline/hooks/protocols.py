@@ -252,8 +252,8 @@ class StorageBackend(Protocol):
 
     Optional attribute: `media_root: Path`, a folder the service then serves under /media, to whoever has the URL; with
     `media_links: MediaLinks` (pipeline.hooks.media_links) only while its signature holds. Optional methods: `close()`,
-    `list(prefix)`, which `StorageListing` describes, and `url(public_id, seconds)`, which `StorageLinking` describes.
-    Every method raises DependencyUnavailable when the storage
+    `list(prefix)`, which `StorageListing` describes, `url(public_id, seconds)`, which `StorageLinking` describes, and
+    `save_many(images)`, which `StorageBatches` describes. Every method raises DependencyUnavailable when the storage
     cannot be reached.
     """
 
@@ -292,6 +292,29 @@ class StorageListing(Protocol):
         A generator, `def` or `async def`, so that a million images never are in memory; a plain one runs in the
         plugin's threads. The service takes some hundred images at a time, and each such step has the time of one call.
         Images that are saved or deleted meanwhile may be left out.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class NewImage:
+    """An image to be stored: the arguments of `save`."""
+
+    public_id: str
+    file: BinaryIO
+    content_type: str
+
+
+class StorageBatches(Protocol):
+    """An optional method of a StorageBackend, where storing several small images costs little more than storing one."""
+
+    def save_many(
+        self, images: Sequence[NewImage]
+    ) -> Sequence[str | Exception] | Awaitable[Sequence[str | Exception]]:
+        """Store the images as `save` does each, and return for each, in their order, what `save` would return, or the
+        exception that it would raise.
+
+        Called instead of `save` for images of up to 128 KB, with those that came while earlier calls were under way: one
+        where there was nothing else to do, a hundred at most. All of them have the time of one call.
         """
 
 

@@ -9,15 +9,17 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from io import BytesIO
 from itertools import islice
 from typing import Any, BinaryIO, cast
 
 import structlog
 
 from pipeline.errors import DependencyUnavailable, PipelineError, asked_seconds
+from pipeline.grouped import Groups
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.checks import is_web_url
-from pipeline.hooks.protocols import READ_AT_MOST_BYTES, StoredImage
+from pipeline.hooks.protocols import READ_AT_MOST_BYTES, NewImage, StoredImage
 from pipeline.logs import Seldom
 from pipeline.texts import cause_of
 from pipeline.tracing import Tracing
@@ -26,6 +28,10 @@ log = structlog.get_logger(__name__)
 
 UNAVAILABLE = "Image storage unavailable"
 PIECE_BYTES = 16 * 1024 * 1024
+SAVE_MANY = "save_many"
+# What an upload may keep in memory instead of a file. Larger ones are written to the disk for too long to wait for each
+# other.
+SMALL_BYTES = 128 * 1024
 
 
 class Storing:
@@ -39,6 +45,9 @@ class Storing:
         self._seldom = Seldom()
         # Each removes an image whose save has ended after it was given up.
         self._removals: set[asyncio.Task[None]] = set()
+        self._together: Groups[NewImage, object] | None = None
+        if SAVE_MANY in storage.methods:
+            self._together = Groups(self._save_many, lambda image: self._remove_later(image.public_id))
 
     async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
         """Store the image and return its URL; DependencyUnavailable, or the storage's own PipelineError.
@@ -50,12 +59,35 @@ class Storing:
         # It has been hashed before: a storage gets it from its first byte.
         file.seek(0)
         with self._tracing.call(self.storage.kind, self.storage.name, "save"):
-            saving = self.storage.call("save", self._seconds, public_id, file, content_type, on_late_end=remove)
-            url = await _guarded(saving)
+            if self._together is not None and _is_small(file):
+                image = NewImage(public_id, file, content_type)
+                url = await _guarded(self._within_time(self._together.add(image)))
+            else:
+                saving = self.storage.call("save", self._seconds, public_id, file, content_type, on_late_end=remove)
+                url = await _guarded(saving)
         if not is_web_url(url):
             remove()
             raise DependencyUnavailable(UNAVAILABLE) from ValueError(f"save returned {url!r}")
         return cast(str, url)
+
+    async def _within_time(self, saving: Awaitable[object]) -> object:
+        """Return what it returns; TimeoutError when it takes longer than alone, because others are before it."""
+        async with asyncio.timeout(self._seconds):
+            return await saving
+
+    async def _save_many(self, images: Sequence[NewImage]) -> Sequence[object | Exception]:
+        """Return the URL of each image, or why it was not stored; raise what concerns all of them."""
+        def remove() -> None:
+            for image in images:
+                self._remove_later(image.public_id)
+
+        answers = await self.storage.call(SAVE_MANY, self._seconds, images, on_late_end=remove)
+        if not isinstance(answers, Sequence) or isinstance(answers, (str, bytes)) or len(answers) != len(images):
+            remove()
+            raise TypeError(f"{SAVE_MANY} returned no list of {len(images)} answers")
+        for _ in filter(lambda answer: isinstance(answer, Exception), answers):
+            self.storage.count_error(SAVE_MANY)
+        return answers
 
     async def read(self, public_id: str) -> bytes:
         """Return the bytes of the stored image; FileNotFoundError when there is none."""
@@ -153,6 +185,10 @@ async def _guarded(call: Awaitable[Any], *meant: type[Exception]) -> Any:
         if isinstance(error, (PipelineError, *meant)):
             raise
         raise DependencyUnavailable(UNAVAILABLE, retry_after_seconds=asked_seconds(error)) from error
+
+
+def _is_small(file: BinaryIO) -> bool:
+    return isinstance(file, BytesIO) and file.getbuffer().nbytes <= SMALL_BYTES
 
 
 def _read(file: BinaryIO) -> bytes:

@@ -40,6 +40,6 @@ class Fresh:
             self._assets[asset.processing_job_id] = asset, now
 
     def take(self, job: Job) -> Asset | None:
-        """Return the asset of a job that nobody has started before, and forget it; None when a fence has to be taken."""
+        """Return the asset of a job that nobody has started before and forget it; None when a fence has to be taken."""
         asset, _ = self._assets.pop(job.id, (None, 0.0))
         return asset if job.is_first else None

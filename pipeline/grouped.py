@@ -1,4 +1,4 @@
-"""Writes of several callers in one call of the driver: a call costs many times what a document more in it costs.
+"""Writes of several callers in one call: a call costs many times what one more write in it costs.
 
 Nobody waits for company. What comes while calls are under way goes with the next one. Runs on the event loop.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -20,9 +21,16 @@ WRITES_AT_ONCE = 100
 class Groups(Generic[T, R]):
     """Writes of one kind."""
 
-    def __init__(self, write: Callable[[Sequence[T]], Awaitable[Sequence[R | Exception]]]) -> None:
-        """write: makes some writes and returns how each ended, in their order; what it raises is the end of all."""
+    def __init__(
+        self,
+        write: Callable[[Sequence[T]], Awaitable[Sequence[R | Exception]]],
+        on_unwanted: Callable[[T], None] = lambda write: None,
+    ) -> None:
+        """write: makes some writes and returns how each ended, in their order; what it raises is the end of all.
+        on_unwanted: called with one that has been made though its caller was gone by then.
+        """
         self._write = write
+        self._on_unwanted = on_unwanted
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -31,7 +39,8 @@ class Groups(Generic[T, R]):
         done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((write, done))
         if len(self._tasks) < CALLS_AT_ONCE:
-            task = asyncio.create_task(self._work(), name="grouped writes")
+            # In a context of its own: the names of one request would stand on the log lines of all.
+            task = asyncio.create_task(self._work(), name="grouped writes", context=Context())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return await done
@@ -43,10 +52,11 @@ class Groups(Generic[T, R]):
                 ends = await self._write([write for write, _ in group])
             except Exception as error:  # handed to those who wait
                 ends = [error] * len(group)
-            for (_, done), end in zip(group, ends, strict=True):
+            for (write, done), end in zip(group, ends, strict=True):
                 if done.done():
-                    continue
-                if isinstance(end, Exception):
+                    if not isinstance(end, Exception):
+                        self._on_unwanted(write)
+                elif isinstance(end, Exception):
                     done.set_exception(end)
                 else:
                     done.set_result(end)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pipeline.assets.mongo_groups import CALLS_AT_ONCE, WRITES_AT_ONCE, Groups
+from pipeline.grouped import CALLS_AT_ONCE, WRITES_AT_ONCE, Groups
 
 
 class Database:
