@@ -13,8 +13,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -39,6 +37,7 @@ from pipeline.assets.reading import Reader
 from pipeline.assets.sqlite_jobs import INDEXES, JobRows
 from pipeline.assets.sqlite_kept import KeptRows
 from pipeline.assets.sqlite_retained import RetainedRows
+from pipeline.assets.sqlite_writes import REFUSALS, Rows, RowStatement, Write, commit, refusal
 from pipeline.assets.store import KeyRecord, StoredKey
 from pipeline.assets.upgrade import BackendOf, missing_backends
 from pipeline.clock import utc_now
@@ -48,7 +47,6 @@ from pipeline.instants import instant_of, milliseconds_of
 from pipeline.supervision import Supervisor, Watched
 
 T = TypeVar("T")
-Rows = list[sqlite3.Row]
 BUSY_SECONDS = 5.0
 UNWRITTEN = "The asset store cannot be written"
 # A file of an older version is brought up to date by the scripts that follow it; the last one's number is its version.
@@ -104,8 +102,6 @@ UPDATE assets SET failure = fingerprint(iif(json_valid(aiMetadata), json_extract
 ALTER TABLE assets ADD COLUMN claims TEXT;
 """,
 )
-# What a statement raises that SQLite, or the binding of its values, refuses.
-REFUSALS = (sqlite3.Error, ValueError, OverflowError)
 # The limits of MongoDB, so that both stores hold the same documents.
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 MAX_INTEGER_BITS = 63
@@ -119,13 +115,30 @@ WITH_ATTEMPT = (
 CREATED_AS_JSON = ("attempts", "provenance", "corrections", "history", "claims")
 CURRENT_RUN = "id = :id AND processingJobId = :job AND fence = :fence"
 FINISHED_STATUSES = ", ".join(f"'{status}'" for status in sorted(FINISHED))
-
-
-@dataclass(slots=True)
-class _Write:
-    sql: str
-    values: Mapping[str, Any]
-    done: asyncio.Future[Rows]
+COLUMNS = (
+    *("id", "userId", "category", "status", "original", "processed", "previews", "processingJobId", "fence", "excused"),
+    *("aiMetadata", "attempts", "provenance", "corrections", "history", "claims", "finishedAt", "createdAt"),
+    *("updatedAt", "originalGone", "failure", "schema"),
+)
+CREATE = RowStatement(
+    f"INSERT INTO assets ({', '.join(COLUMNS)}) VALUES",
+    f"({', '.join('?' * len(COLUMNS))})",
+    "ON CONFLICT (id) DO NOTHING",
+)
+# Of a run that knows its asset: it is written only if nothing has changed since, which every change of an asset says.
+SEEN = ("id", "processingJobId", "fence", "updatedAt")
+RESULT = (
+    *("status", "aiMetadata", "processed", "previews", "attempts", "provenance", "finishedAt", "failure", "updatedAt"),
+)
+FINISH, FINISH_AGAIN = (
+    RowStatement(
+        f"UPDATE assets SET {', '.join(f'{name} = new.column{at}' for at, name in enumerate(RESULT, len(SEEN) + 1))} "
+        "FROM (VALUES",
+        f"({', '.join('?' * len(SEEN + RESULT))})",
+        f") AS new WHERE {' AND '.join(f'{name} = new.column{at}' for at, name in enumerate(SEEN, 1))} AND {status}",
+    )
+    for status in ("status = 'processing'", f"status IN ({FINISHED_STATUSES})")
+)
 
 
 class _Connection:
@@ -165,7 +178,7 @@ class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
         self._writer: _Connection | None = None
         self._reader: _Connection | None = None
         self._writing: Watched | None = None
-        self._waiting: list[_Write] = []
+        self._waiting: list[Write] = []
         self._is_refused = False
         self._added = asyncio.Event()
 
@@ -203,37 +216,9 @@ class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
         self._is_refused = False
 
     async def create(self, asset: Asset) -> bool:
-        document = asset.to_document()
-        rows = await self._write(
-            "INSERT INTO assets (id, userId, category, status, original, processed, previews, processingJobId, "
-            "fence, excused, aiMetadata, attempts, provenance, corrections, history, claims, finishedAt, createdAt, "
-            "updatedAt, originalGone, failure, schema) "
-            "VALUES (:id, :user, :category, :status, :original, :processed, :previews, :job, :fence, :excused, :meta, "
-            ":attempts, :provenance, :corrections, :history, :claims, :finished, :created, :updated, :gone, :failure, "
-            ":schema) "
-            "ON CONFLICT (id) DO NOTHING RETURNING *",
-            {
-                "id": asset.id,
-                "user": asset.user_id,
-                "category": asset.category,
-                "status": asset.status.value,
-                "original": _json(document["images"]["original"]),
-                "processed": _json(document["images"]["processed"]),
-                "previews": _json(document["images"]["previews"]),
-                **{name: _json(document[name]) for name in CREATED_AS_JSON},
-                "gone": document["originalGone"],
-                "failure": document["failure"],
-                "schema": document["schema"],
-                "job": asset.processing_job_id,
-                "fence": asset.fence,
-                "meta": _meta_json(asset.ai_metadata),
-                "finished": _milliseconds(asset.finished_at),
-                "created": milliseconds_of(asset.created_at),
-                "updated": milliseconds_of(asset.updated_at),
-                "excused": asset.excused,
-            },
-        )
-        return bool(rows)
+        row = _row(asset)
+        is_new: bool = await self._add(CREATE, [row[name] for name in COLUMNS])
+        return is_new
 
     async def begin(self, asset_id: str, user_id: str, job_id: str, *, again: bool = False) -> Asset | None:
         return await self._update(
@@ -258,6 +243,13 @@ class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
         again: bool = False,
         seen: Asset | None = None,
     ) -> Asset | None:
+        if seen is not None:
+            now = utc_now()
+            done = seen.finished(status, ai_metadata, processed, finished_at, now, previews, attempt, provenance)
+            row = _row(done)
+            values = [asset_id, job_id, fence, milliseconds_of(seen.updated_at), *(row[name] for name in RESULT)]
+            if await self._add(FINISH_AGAIN if again else FINISH, values):
+                return done
         added = f", attempts = {WITH_ATTEMPT}" if attempt else ""
         return await self._update(
             "UPDATE assets SET status = :status, aiMetadata = :meta, processed = :processed, finishedAt = :finished, "
@@ -553,7 +545,7 @@ class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
         try:
             return await self._reader.run(work)
         except REFUSALS as error:
-            raise _refusal(error, "The asset store cannot be read") from error
+            raise refusal(error, "The asset store cannot be read") from error
 
     async def _assets(
         self,
@@ -588,9 +580,14 @@ class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
 
     async def _write(self, sql: str, values: Mapping[str, Any]) -> Rows:
         """Return what the statement returns, once it is on the disk."""
+        rows: Rows = await self._add(sql, values)
+        return rows
+
+    async def _add(self, statement: str | RowStatement, values: Mapping[str, Any] | Sequence[Any]) -> Any:
+        """Return how the write ended, once it is on the disk: see Write."""
         if self._writing is None:
             raise DependencyUnavailable("The asset store is not open")
-        write = _Write(sql, values, asyncio.get_running_loop().create_future())
+        write = Write(statement, values, asyncio.get_running_loop().create_future())
         self._waiting.append(write)
         self._added.set()
         return await write.done
@@ -602,13 +599,13 @@ class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
         try:
             return await self._writer.run(work)
         except REFUSALS as error:
-            raise _refusal(error, UNWRITTEN) from error
+            raise refusal(error, UNWRITTEN) from error
 
     async def _write_forever(self) -> None:
         """Commit what waits, all of it at a time. Called again after a failure, it opens the file anew."""
         if self._writer is None:
             self._writer = await self._open()
-        batch: list[_Write] = []
+        batch: list[Write] = []
         try:
             while True:
                 await self._added.wait()
@@ -629,16 +626,16 @@ class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
             raise
 
 
-async def _commit_batch(writer: _Connection, batch: Sequence[_Write]) -> bool:
+async def _commit_batch(writer: _Connection, batch: Sequence[Write]) -> bool:
     """Return whether there was a commit."""
     try:
-        results = await writer.run(partial(_commit, batch))
+        results = await writer.run(partial(commit, batch))
     except REFUSALS as error:
-        _fail(batch, partial(_refusal, error, UNWRITTEN), error)
+        _fail(batch, partial(refusal, error, UNWRITTEN), error)
         return False
     for write, result in zip(batch, results, strict=True):
         if isinstance(result, Exception):
-            _fail([write], partial(_refusal, result, UNWRITTEN), result)
+            _fail([write], partial(refusal, result, UNWRITTEN), result)
         elif not write.done.done():
             write.done.set_result(result)
     return True
@@ -667,45 +664,12 @@ def _use_wal(connection: sqlite3.Connection) -> None:
         time.sleep(0.02)
 
 
-def _commit(batch: Sequence[_Write], connection: sqlite3.Connection) -> list[Rows | Exception]:
-    """Return what each statement returns, once all are on the disk; an error where it alone was refused."""
-    results: list[Rows | Exception] = []
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        for write in batch:
-            try:
-                results.append(connection.execute(write.sql, write.values).fetchall())
-            except REFUSALS as error:
-                # A refused statement undoes itself only, unless SQLite gave up the whole transaction (disk full).
-                if not connection.in_transaction:
-                    raise
-                results.append(error)
-        connection.execute("COMMIT")
-    except BaseException:
-        with suppress(*REFUSALS):
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-        raise
-    return results
-
-
-def _fail(writes: Sequence[_Write], make_error: Callable[[], PipelineError], cause: BaseException) -> None:
+def _fail(writes: Sequence[Write], make_error: Callable[[], PipelineError], cause: BaseException) -> None:
     for write in writes:
         if not write.done.done():
             error = make_error()
             error.__cause__ = cause
             write.done.set_exception(error)
-
-
-def _refusal(error: BaseException, otherwise: str) -> PipelineError:
-    """Return what the error means: the fault lies with the values, or else with the file."""
-    if isinstance(error, sqlite3.DataError):
-        return NotStorable("it is too large")
-    if isinstance(error, OverflowError):
-        return NotStorable("a number is too large")
-    if isinstance(error, UnicodeEncodeError):
-        return NotStorable("a text is not valid Unicode")
-    return DependencyUnavailable(otherwise)
 
 
 def _asset(row: sqlite3.Row) -> Asset:
@@ -723,6 +687,18 @@ def _asset(row: sqlite3.Row) -> Asset:
         "updatedAt": _instant(row["updatedAt"]),
     }
     return Asset.from_document(document)
+
+
+def _row(asset: Asset) -> dict[str, Any]:
+    """Return what the columns hold of the asset, by their names."""
+    document = asset.to_document()
+    return document | {
+        "id": asset.id,
+        **{role: _json(image) for role, image in document["images"].items()},
+        **{name: _json(document[name]) for name in CREATED_AS_JSON},
+        "aiMetadata": _meta_json(asset.ai_metadata),
+        **{name: _milliseconds(document[name]) for name in ("finishedAt", "createdAt", "updatedAt")},
+    }
 
 
 def _loaded(text: str | None) -> Any:

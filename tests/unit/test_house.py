@@ -31,7 +31,7 @@ ROWS = [
     {"settings"},
     {"sandbox", "link", "disk", "environment", "keys", "origins", "clock", "pages"},
     {"errors"},
-    {"texts", "hold", "delays", "instants", "addresses", "proxies", "images", "weak_secrets"},
+    {"texts", "hold", "delays", "grouped", "instants", "addresses", "proxies", "images", "weak_secrets"},
 ]
 PLAIN_WORDS = ROWS[-5:]
 BESIDE = {"metrics", "logs", "tracing", "supervision"}
