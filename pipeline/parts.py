@@ -304,6 +304,7 @@ class Parts:
             urls=self.image_urls,
             pool=self.pool,
             on_deferred=self._enqueue_later,
+            on_inserted=self.fresh.add,
             on_enqueued=self._observe_enqueued,
             tracing=self.tracing,
         )
@@ -510,7 +511,6 @@ class Parts:
         self.plugins.observe("job_started", job_event(job))
 
     def _observe_enqueued(self, asset: Asset, request_id: str) -> None:
-        self.fresh.add(asset)
         self.tallies.count_enqueued()
         self.progress_frames.queued(asset, elsewhere=self.queue.is_watched)
         self.plugins.observe(

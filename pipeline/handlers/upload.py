@@ -1,8 +1,8 @@
 """POST /api/assets/analyze-queue: takes a photo and answers at once.
 
 Who is calling is settled before a body byte is looked at; the body then streams through MultipartReader to a spooled
-file. What happens to an accepted photo is submission.py's business. Runs on the event loop, the image check in the
-pool.
+file. What happens to an accepted photo is submission.py's business. Runs on the event loop, the check of all but small
+images in the pool.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ import re
 from collections import deque
 from collections.abc import Awaitable
 from concurrent.futures import Executor
+from contextlib import suppress
+from io import BytesIO
 from typing import Any, BinaryIO
 from weakref import WeakSet
 
 from pipeline.assets.asset import Asset
+from pipeline.assets.image import ImageInfo
 from pipeline.assets.store import AssetStore
 from pipeline.auth import Principal
 from pipeline.errors import PipelineError, UnsupportedEncoding, ValidationError
 from pipeline.handlers.assets import is_done
 from pipeline.handlers.base import BaseHandler
-from pipeline.handlers.intake import Intake, close
+from pipeline.handlers.intake import Intake, NotQuick, close
 from pipeline.handlers.multipart import Form, MultipartReader, image_required, max_body_bytes, too_large
 from pipeline.handlers.polling import Polling, preferred_wait
 from pipeline.handlers.server import Stream
@@ -221,8 +224,7 @@ class UploadHandler(BaseHandler):
             faults.append(ValidationError.of("category", detail, "Invalid category").also("body", as_file))
         if faults or form.image is None:
             raise ValidationError(faults[0].message, details=[d for fault in faults for d in fault.details or ()])
-        loop = asyncio.get_running_loop()
-        stored, image, sha256 = await loop.run_in_executor(self.pool, self.intake.take, form.image)
+        stored, image, sha256 = await self._take(form.image)
         self._stored = stored
         return Upload(
             user_id=self.principal.user_id,
@@ -235,6 +237,13 @@ class UploadHandler(BaseHandler):
             idempotency_key=self.request.headers.get("Idempotency-Key"),
             claims=kept_claims(self.principal.claims),
         )
+
+    async def _take(self, image: BinaryIO) -> tuple[BinaryIO, ImageInfo, str]:
+        """Return what Intake.take does."""
+        if isinstance(image, BytesIO):
+            with suppress(NotQuick):
+                return self.intake.take_quickly(image)
+        return await asyncio.get_running_loop().run_in_executor(self.pool, self.intake.take, image)
 
     def _let_go(self) -> None:
         """Close the files of the image."""

@@ -29,15 +29,14 @@ class Fresh:
         self._assets: dict[str, tuple[Asset, float]] = {}
 
     def add(self, asset: Asset) -> None:
-        """Remember an asset whose job has just been enqueued; one that had a run before is none."""
+        """Remember an asset that has just been inserted."""
         now = time.monotonic()
         if len(self._assets) >= self._most:
             oldest = next(iter(self._assets), None)
             if oldest is None or now - self._assets[oldest][1] < KEEP_SECONDS:
                 return
             del self._assets[oldest]
-        if not asset.fence:
-            self._assets[asset.processing_job_id] = asset, now
+        self._assets[asset.processing_job_id] = asset, now
 
     def take(self, job: Job) -> Asset | None:
         """Return the asset of a job that nobody has started before and forget it; None when a fence has to be taken."""

@@ -76,12 +76,14 @@ class Submission:
         leftovers: Leftovers,
         urls: ImageUrls,
         pool: Executor,
+        on_inserted: Callable[[Asset], None] = lambda asset: None,
         on_deferred: Callable[[], None] = lambda: None,
         on_enqueued: Callable[[Asset, str], None] = lambda asset, request_id: None,
         tracing: Tracing = OFF,
     ) -> None:
         """backlog, quota: None: there are no bounds.
         pool: threads of ours, in which no plugin runs.
+        on_inserted: called with an asset that is new, before it has a job.
         on_deferred: called when a job could not be enqueued and the reconciler has to.
         on_enqueued: otherwise.
         """
@@ -96,6 +98,7 @@ class Submission:
         self._identities = Identities(store, pool, dedupes=policy.dedupes)
         self._backlog = backlog or Backlog(store, queue, most=0, most_of_user=0)
         self.quota = quota or Quota(store, most_bytes=0)
+        self._on_inserted = on_inserted
         self._on_deferred = on_deferred
         self._on_enqueued = on_enqueued
         self._tracing = tracing
@@ -197,6 +200,7 @@ class Submission:
         if is_new:
             self._backlog.add(asset.user_id)
             self.quota.add(asset.user_id, asset.original.bytes)
+            self._on_inserted(asset)
             # Its id may have been that of an asset deleted since, whose job Redis remembers as completed.
             await self.enqueue(asset, request_id, revive=True)
         else:
