@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,6 +33,11 @@ PAGE_CLAIM = "page"
 # The times are judged here, last of all: a token that is bad in another way as well is not worth waiting for.
 OPTIONS: Any = {"require": ["exp", "sub"], "verify_exp": False, "verify_nbf": False, "verify_iat": False}
 LEEWAY_SECONDS = 5  # clocks of issuer and server differ a little: `exp` and `nbf` are both taken so much wider
+
+
+# How many tokens are remembered, and how long one may be for it.
+GENUINE_AT_MOST = 1000
+GENUINE_LENGTH = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,9 @@ class TokenVerifier:
         self._public_keys: tuple[PublicKey, ...] = ()
         self._secrets: tuple[str, ...] = ()
         self._seldom = Seldom()
+        # What genuine tokens say and which old secret has signed them, the oldest first: secrets and public keys are
+        # the same for as long as this process lives, and a client shows one token again and again.
+        self._genuine: OrderedDict[str, tuple[dict[str, Any], int]] = OrderedDict()
         if settings.jwt_jwks_url:
             self._key_set = KeySet(settings.jwt_jwks_url)
         elif settings.jwt_public_key:
@@ -109,7 +118,7 @@ class TokenVerifier:
         NotYetValid when only its `nbf` is ahead; DependencyUnavailable when the key set cannot be had.
         """
         try:
-            claims, old = await self._claims(token)
+            claims, old = self._genuine.get(token) or await self._looked_at(token)
             principal = _principal(claims, self._wanted)
             _check_times(claims)
         # Beside its own errors PyJWT lets these escape for tokens made to confuse it.
@@ -119,6 +128,15 @@ class TokenVerifier:
             # Only now: a client that goes on with a token that has ended keeps no secret in use.
             self._seldom.write(log.info, "old_secret_used", str(old), number=old)
         return principal
+
+    async def _looked_at(self, token: str) -> tuple[dict[str, Any], int]:
+        """Return what _claims does, and remember it unless the key may be withdrawn."""
+        claims, old = await self._claims(token)
+        if self._key_set is None and len(token) <= GENUINE_LENGTH:
+            self._genuine[token] = claims, old
+            if len(self._genuine) > GENUINE_AT_MOST:
+                self._genuine.popitem(last=False)
+        return claims, old
 
     async def _claims(self, token: str) -> tuple[dict[str, Any], int]:
         """Return what the token says, once one of the keys shows it to be genuine, and which of the old secrets that

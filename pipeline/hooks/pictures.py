@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -75,6 +76,7 @@ class Pictures:
         return replace(analysis, processed_image=ProcessedImage(image.content, content_type))
 
 
+@lru_cache(maxsize=1000)
 def is_internal(host: str) -> bool:
     """True for an address or name of this machine or of a private network, also in the odd spellings that browsers
     take for one. A name is not looked up.

@@ -313,8 +313,8 @@ class StorageBatches(Protocol):
         """Store the images as `save` does each, and return for each, in their order, what `save` would return, or the
         exception that it would raise.
 
-        Called instead of `save` for images of up to 128 KB, with those that came while earlier calls were under way: one
-        where there was nothing else to do, a hundred at most. All of them have the time of one call.
+        Called instead of `save` for images of up to 128 KB, with those that came while earlier calls were under way:
+        one where there was nothing else to do, a hundred at most. All of them have the time of one call.
         """
 
 

@@ -46,7 +46,7 @@ class Storing:
         # Each removes an image whose save has ended after it was given up.
         self._removals: set[asyncio.Task[None]] = set()
         self._together: Groups[NewImage, object] | None = None
-        if SAVE_MANY in storage.methods:
+        if SAVE_MANY in storage.methods and not _has_newer_save(storage.plugin):
             self._together = Groups(self._save_many, lambda image: self._remove_later(image.public_id))
 
     async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
@@ -187,6 +187,15 @@ async def _guarded(call: Awaitable[Any], *meant: type[Exception]) -> Any:
         raise DependencyUnavailable(UNAVAILABLE, retry_after_seconds=asked_seconds(error)) from error
 
 
+def _has_newer_save(plugin: object) -> bool:
+    """True when `save` is of a subclass that does not know of the `save_many` it inherits."""
+    classes = type(plugin).__mro__
+    save, save_many = (
+        next((place for place, each in enumerate(classes) if name in vars(each)), 0) for name in ("save", SAVE_MANY)
+    )
+    return save < save_many
+
+
 def _is_small(file: BinaryIO) -> bool:
     return isinstance(file, BytesIO) and file.getbuffer().nbytes <= SMALL_BYTES
 
@@ -226,6 +235,9 @@ async def _make_urls_async(
     async def make(public_id: str) -> None:
         made[public_id] = await url(public_id, seconds)
 
+    if len(public_ids) == 1:
+        await make(public_ids[0])
+        return
     ended = await asyncio.gather(*map(make, public_ids), return_exceptions=True)
     if fault := next((each for each in ended if each is not None), None):
         raise fault
