@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, BinaryIO, cast
+from urllib.parse import urlsplit
 
 import pytest
 
 from pipeline.errors import DependencyUnavailable
-from pipeline.hooks import StorageBackend, StoredImage
+from pipeline.hooks import NewImage, StorageBackend, StoredImage
 from pipeline.hooks.checks import is_web_url
 from pipeline.hooks.context import PluginContext
 from pipeline.testing.findings import expect, found, told
@@ -148,6 +149,29 @@ class StorageBackendSuite(OwnRoutes):
             found(f"save raised {told(error)} when ten calls ran at once: keep what belongs to one call in variables")
         same = {name: self._read_if_there(call, storage, name) for name in images} == images
         expect(same, "images saved at once are mixed up: keep what belongs to one call in variables, not in self")
+
+    def test_save_many_answers_for_each(self, storage: StorageBackend, call: Call) -> None:
+        """If it has `save_many`: the URL of each image, in their order, each with its own bytes; what was there is
+        replaced.
+        """
+        if not hasattr(storage, "save_many"):
+            pytest.skip("the storage has no save_many, which is optional")
+        first = "suite/65fa/image-0"
+        self._save(call, storage, first, io.BytesIO(b"older"), "image/png")
+        for count in (3, 1):
+            images = {f"suite/65fa/image-{number}": self.content + bytes([number, count]) for number in range(count)}
+            self._saved.update(images)
+            files = [NewImage(name, io.BytesIO(each), self.content_type) for name, each in images.items()]
+            urls = self._done(call, storage.save_many, files)
+            is_list = isinstance(urls, Sequence) and not isinstance(urls, (str, bytes)) and len(urls) == count
+            expect(is_list, f"save_many returns {urls!r} for {count} images: return a list with the URL of each")
+            for url in urls:
+                expect(is_web_url(url), f"save_many answers {url!r} for an image: {ABSOLUTE}")
+            same = {name: self._read_if_there(call, storage, name) for name in images} == images
+            expect(same, "save_many mixes up its images, or leaves some out: store each as save does")
+            alone = [self._done(call, storage.save, each.public_id, each.file, self.content_type) for each in files]
+            in_order = [urlsplit(url).path for url in urls] == [urlsplit(url).path for url in alone]
+            expect(in_order, "save_many answers with other URLs than save: return them in the order of the images")
 
     def test_open_of_a_missing_image_raises_file_not_found(self, storage: StorageBackend, call: Call) -> None:
         """FileNotFoundError tells "gone" from "cannot be reached"."""

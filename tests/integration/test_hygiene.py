@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from pipeline.assets.hygiene import clean
 from pipeline.errors import DependencyUnavailable, ValidationError
 from pipeline.handlers import intake
-from pipeline.handlers.intake import Intake
+from pipeline.handlers.intake import QUICK_READS, Intake, NotQuick
 from tests.chromium import BROWSER, browsing
 from tests.factories import make_image, make_noise_image
 from tests.parts import require
@@ -25,6 +25,7 @@ from tests.service import AiService, Service
 from tests.unit.test_hygiene import TURNED, type_of
 
 LARGE = make_noise_image(400_000)
+SMALL = make_image("PNG")
 
 
 @pytest.mark.fault("U1")
@@ -90,6 +91,26 @@ def test_clean_image_is_not_copied(tmp_path: Path) -> None:
     """What has no metadata is stored as it came."""
     sent = io.BytesIO(make_image())
     assert taking(tmp_path).take(sent)[0] is sent
+
+
+@pytest.mark.parametrize(
+    "image", [make_image(), with_chunks(SMALL, [chunk(b"tEXt", b"Author\0me")])], ids=["clean", "not clean"]
+)
+def test_small_image_is_taken_quickly_as_by_a_thread(tmp_path: Path, image: bytes) -> None:
+    """The same file, facts and hash."""
+    sent, same = io.BytesIO(image), io.BytesIO(image)
+    slowly, quickly = taking(tmp_path).take(sent), taking(tmp_path).take_quickly(same)
+    assert quickly[1:] == slowly[1:] and quickly[0].read() == slowly[0].read()
+    assert (quickly[0] is same) == (slowly[0] is sent)
+    assert type(quickly[0]) is io.BytesIO
+
+
+def test_image_of_very_many_pieces_is_left_to_a_thread(tmp_path: Path) -> None:
+    """It would keep the event loop; for a thread it is an image as any other."""
+    image = with_chunks(SMALL, [chunk(b"teSt", b"")] * QUICK_READS)
+    with pytest.raises(NotQuick):
+        taking(tmp_path).take_quickly(io.BytesIO(image))
+    assert taking(tmp_path).take(io.BytesIO(image))[1].content_type == "image/png"
 
 
 def test_large_clean_copy_has_no_name(tmp_path: Path) -> None:

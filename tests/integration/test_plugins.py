@@ -22,7 +22,7 @@ from pipeline.plugins import storage_cloudinary
 from pipeline.plugins import storage_local
 from pipeline.errors import ConfigurationError, DependencyUnavailable, ValidationError
 from pipeline.handlers.multipart import MultipartReader
-from pipeline.hooks import AIProvider, Notification, Notifier, StorageBackend
+from pipeline.hooks import AIProvider, NewImage, Notification, Notifier, StorageBackend
 from pipeline.testing import AIProviderSuite, Call, NotifierSuite, StorageBackendSuite
 from pipeline.texts import cause_of
 from pipeline.plugins.ai_http import HttpProvider
@@ -168,6 +168,7 @@ FAULTY_PLUGINS = """
                 def check(self): return True
                 def list(self, prefix): return ["suite/65f5/original-1"]
                 def url(self, public_id, seconds): return "/media/x"
+                def save_many(self, images): return "/media/x"
             return Forgetful()
 
     class TestNotifier(NotifierSuite):
@@ -191,7 +192,7 @@ def test_every_test_of_the_suites_can_fail(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:tornado", "-p", "no:cacheprovider", str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    assert run.stdout.splitlines()[-1].startswith("29 failed in"), run.stdout[-2000:]
+    assert run.stdout.splitlines()[-1].startswith("30 failed in"), run.stdout[-2000:]
 
 
 def test_local_save_takes_over_a_file_without_a_name(local_storage: LocalStorage, tmp_path: Path) -> None:
@@ -268,6 +269,41 @@ def test_local_save_on_a_full_disk_is_unavailable_and_leaves_nothing(local_stora
     assert isinstance(caught.value.__cause__, OSError)
     files = [path for path in local_storage.media_root.rglob("*") if path.is_file()]
     assert [path.read_bytes() for path in files] == [b"older"]
+
+
+def new_images(*names: str, content_type: str = "image/png") -> list[NewImage]:
+    return [NewImage(f"{name}/original", io.BytesIO(name.encode()), content_type) for name in names]
+
+
+def stored_in(storage: LocalStorage) -> dict[str, bytes]:
+    files = [path for path in storage.media_root.rglob("*") if path.is_file()]
+    return {str(path.relative_to(storage.media_root)): path.read_bytes() for path in files}
+
+
+def test_local_saves_many_as_it_saves_each(local_storage: LocalStorage) -> None:
+    """New ones and those that were there, under another type as well; nothing of theirs is left in between."""
+    local_storage.save("b/original", io.BytesIO(b"older"), "image/jpeg")
+    local_storage.save("c/original", io.BytesIO(b"older"), "image/png")
+    urls = local_storage.save_many(new_images("a", "b", "c"))
+    assert urls == [local_storage.save(f"{name}/original", io.BytesIO(name.encode()), "image/png") for name in "abc"]
+    assert stored_in(local_storage) == {f"{name}/original.png": name.encode() for name in "abc"}
+
+
+def test_local_image_that_cannot_be_saved_harms_none_of_the_others(local_storage: LocalStorage) -> None:
+    """A file that breaks off, and a name that is taken by a folder: what was there stays, and nothing half is left."""
+    local_storage.save("b/original", io.BytesIO(b"older"), "image/png")
+    (local_storage.media_root / "d" / "original.png").mkdir(parents=True)
+    images = new_images("a", "b", "c", "d", "e")
+    images[1] = NewImage("b/original", FullDisk(b"x" * 100), "image/png")
+    images[2] = NewImage("c/original", FullDisk(b"x" * 100), "image/png")
+    for each in images[1:3]:
+        each.file.seek(1)
+    ends = local_storage.save_many(images)
+    assert [type(end) for end in ends] == [str, *[DependencyUnavailable] * 3, str]
+    faults = [end.__cause__ for end in ends if isinstance(end, DependencyUnavailable)]
+    assert [type(fault) for fault in faults] == [OSError, OSError, IsADirectoryError]
+    assert stored_in(local_storage) == {"a/original.png": b"a", "b/original.png": b"older", "e/original.png": b"e"}
+    assert not (local_storage.media_root / "c").exists()
 
 
 def test_local_removes_what_a_dead_process_left_but_not_what_another_is_writing(tmp_path: Path) -> None:

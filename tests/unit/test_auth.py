@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
+from datetime import timedelta
 from typing import Any
 
 import jwt
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pipeline import auth
-from pipeline.auth import NotYetValid, Principal, TokenVerifier, bearer_token
+from pipeline.auth import NotYetValid, Principal, TokenExpired, TokenVerifier, bearer_token
 from pipeline.errors import ConfigurationError, Unauthorized
 from pipeline.settings import Settings
 from tests.factories import SECRET, make_token
@@ -211,3 +212,42 @@ def test_make_token_refuses_what_cannot_work(settings: Settings, sub: str) -> No
     """Without a secret, or for a user id no verifier takes, no token is made."""
     with pytest.raises(ConfigurationError):
         auth.make_token(settings, sub, None, 60)
+
+
+def test_token_that_was_good_is_judged_by_its_times_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked at once; that it is genuine stays, that it is valid does not."""
+    verifier, token = TokenVerifier(Settings(jwt_secret=SECRET)), make_token(exp=int(time.time()) + 60)
+    decoded: list[str] = []
+    decode = verifier._decode
+    monkeypatch.setattr(verifier, "_decode", lambda token, *key: decoded.append(token) or decode(token, *key))
+    for _ in range(3):
+        assert asyncio.run(verifier.verify(token)).user_id == "user-1"
+    assert decoded == [token]
+    later = auth.utc_now() + timedelta(seconds=66)
+    monkeypatch.setattr(auth, "utc_now", lambda: later)
+    with pytest.raises(TokenExpired):
+        asyncio.run(verifier.verify(token))
+    assert decoded == [token]
+
+
+def test_bad_token_beside_a_remembered_one_is_refused() -> None:
+    """The same claims under another signature, and what was refused once, are refused every time."""
+    verifier, token = TokenVerifier(Settings(jwt_secret=SECRET)), make_token(exp=int(time.time()) + 60)
+    assert asyncio.run(verifier.verify(token)).user_id == "user-1"
+    head, claims, signature = token.split(".")
+    other = base64.urlsafe_b64encode(bytes(32)).decode().rstrip("=")
+    for bad in (f"{head}.{claims}.{other}", f"{head}.{claims}.", f"{token} ", token[:-8] + other[-8:]):
+        for _ in range(2):
+            with pytest.raises(Unauthorized, match="^Invalid token$"):
+                asyncio.run(verifier.verify(bad))
+
+
+def test_remembered_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest goes; one as long as a header may be is never kept."""
+    monkeypatch.setattr(auth, "GENUINE_AT_MOST", 2)
+    verifier = TokenVerifier(Settings(jwt_secret=SECRET))
+    tokens = [make_token(f"user-{number}") for number in range(3)]
+    long = make_token(note="x" * auth.GENUINE_LENGTH)
+    for token in (*tokens, long):
+        asyncio.run(verifier.verify(token))
+    assert [*verifier._genuine] == tokens[1:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,9 +13,10 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from pipeline.errors import DependencyUnavailable
-from pipeline.hooks import StoredImage
+from pipeline.grouped import CALLS_AT_ONCE
+from pipeline.hooks import NewImage, StoredImage
 from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.storing import Storing
+from pipeline.hooks.storing import SMALL_BYTES, Storing
 from pipeline.metrics import Metrics
 from pipeline.tracing import OFF
 
@@ -223,3 +224,113 @@ async def test_url_that_does_not_come_takes_the_place_of_no_other(make: Make) ->
         return f"{URL}/{public_id}"
 
     assert await make(0.3, url=url).urls(["bad", "a", "b"], 60) == {"a": f"{URL}/a", "b": f"{URL}/b"}
+
+
+class Shelf:
+    """Takes several images at once, in a thread, once it is let go."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.goes = threading.Event()
+        self.deleted: list[str] = []
+
+    def save(self, public_id: str, file: Any, content_type: str) -> str:
+        return URL + "/alone"
+
+    def save_many(self, images: Sequence[NewImage]) -> Sequence[str | Exception]:
+        self.calls.append([image.public_id for image in images])
+        self.goes.wait(30)
+        if any(image.public_id == "all" for image in images):
+            raise LookupError("nothing goes")
+        return [ValueError("no") if image.public_id == "bad" else f"{URL}/{image.public_id}" for image in images]
+
+    def delete(self, public_id: str) -> None:
+        self.deleted.append(public_id)
+
+    def methods(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("save", "save_many", "delete")}
+
+
+async def begin(storing: Storing, shelf: Shelf, *names: str) -> list[asyncio.Task[str]]:
+    """Begin to save: the first ones, each alone, keep as many calls as there may be; the others wait for them."""
+    tasks = []
+    for name in names:
+        tasks.append(asyncio.create_task(storing.save(name, io.BytesIO(b"x"), "image/png")))
+        if len(tasks) <= CALLS_AT_ONCE:
+            while len(shelf.calls) < len(tasks):
+                await asyncio.sleep(0.001)
+    await asyncio.sleep(0)
+    return tasks
+
+
+@pytest.mark.gen_test
+async def test_small_images_are_saved_together(make: Make) -> None:
+    """Those that come while calls are under way; a large one goes alone, and each is told its own end."""
+    shelf = Shelf()
+    storing = make(**shelf.methods())
+    tasks = await begin(storing, shelf, "a", "b", "c", "bad", "d")
+    shelf.goes.set()
+    assert await storing.save("large", io.BytesIO(bytes(SMALL_BYTES + 1)), "image/png") == URL + "/alone"
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    urls = [f"{URL}/{name}" for name in "abcd"]
+    assert [str(end) for end in ends] == [*urls[:3], "Image storage unavailable", urls[3]]
+    assert isinstance(ends[3], DependencyUnavailable) and str(ends[3].__cause__) == "no"
+    assert shelf.calls == [["a"], ["b"], ["c", "bad", "d"]]
+    assert storing.storage.errors == 1
+
+
+@pytest.mark.gen_test
+async def test_what_concerns_all_images_of_a_call_is_told_to_all(make: Make) -> None:
+    """An exception, and an answer that is none."""
+    shelf = Shelf()
+    storing = make(**shelf.methods())
+    tasks = await begin(storing, shelf, "a", "b", "c", "all")
+    shelf.goes.set()
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    assert ends[:2] == [f"{URL}/a", f"{URL}/b"]
+    assert [repr(end.__cause__) for end in ends[2:] if isinstance(end, Exception)] == ["LookupError('nothing goes')"] * 2
+    for odd in (None, URL, [URL, URL], 7):
+        short = make(**shelf.methods() | {"save_many": lambda images, odd=odd: odd})
+        with pytest.raises(DependencyUnavailable) as caught:
+            await short.save("x", io.BytesIO(b"x"), "image/png")
+        assert isinstance(caught.value.__cause__, TypeError)
+
+
+@pytest.mark.fault("E14")
+@pytest.mark.gen_test
+@pytest.mark.parametrize("reason", ["its time is over", "its caller was cancelled"])
+async def test_small_image_whose_save_was_given_up_is_removed_when_it_ends(make: Make, reason: str) -> None:
+    """One that is under way; one that waits is not stored at all. The others of its call stay."""
+    shelf = Shelf()
+    storing = make(0.2 if reason == "its time is over" else 5, **shelf.methods())
+    tasks = await begin(storing, shelf, "a", "b", "c")
+    if reason == "its time is over":
+        for task in tasks:
+            with pytest.raises(DependencyUnavailable):
+                await task
+    else:
+        for task in (tasks[0], tasks[2]):
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+    shelf.goes.set()
+    wanted = ["b"] if reason != "its time is over" else []
+    while sorted(shelf.deleted + wanted) != sorted(name for call in shelf.calls for name in call):
+        await asyncio.sleep(0.001)
+    assert {"a", "b"} == {*shelf.deleted, *wanted} - {"c"}
+    if wanted:
+        assert await tasks[1] == f"{URL}/b" and shelf.calls == [["a"], ["b"]]
+
+
+@pytest.mark.gen_test
+async def test_storage_that_overrides_save_alone_is_called_by_it(io_loop: IOLoop) -> None:
+    """A subclass of one of ours that was written before there was `save_many`."""
+
+    class Older(Shelf):
+        def save(self, public_id: str, file: Any, content_type: str) -> str:
+            return URL + "/older"
+
+    older = Older()
+    storing = Storing(BoundPlugin("storage", "x", older, older.methods(), threads=2, metrics=Metrics()), 5, OFF)
+    assert await storing.save("a", io.BytesIO(b"x"), "image/png") == URL + "/older"
+    await storing.close()

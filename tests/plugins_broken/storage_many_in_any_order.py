@@ -1,0 +1,14 @@
+# Answers in the order in which the images are stored. | return them in the order of the images
+from pipeline.hooks import hookimpl
+from tests.sound_storages import SoundStorage
+
+
+class Broken(SoundStorage):
+    def save_many(self, images):
+        urls = {self.save(each.public_id, each.file, each.content_type) for each in images}
+        return sorted(urls, reverse=True)
+
+
+@hookimpl
+def register_storage_backends(settings):
+    yield "broken", Broken
