@@ -12,15 +12,16 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.assets.hygiene import find_clean, write
+from pipeline.assets.hygiene import TooManyParts, find_clean, write
 from pipeline.assets.image import ImageInfo, inspect
 from pipeline.assets.kinds import HEAD_BYTES, image_type
 from pipeline.errors import DependencyUnavailable, ValidationError
 from pipeline.handlers.multipart import NO_ROOM, nameless_file
 from pipeline.usecases.upload import sha256_of_file
 
-# A photo has some hundred. So many take two milliseconds.
-QUICK_READS = 1000
+# How many parts and reads an image has that is looked at on the event loop: a photo has some dozens, and these take two
+# milliseconds.
+QUICK_PARTS, QUICK_READS = 500, 500
 UNKNOWN_PARTS = "Its metadata cannot be removed, because the file is not built as its format says"
 
 
@@ -62,7 +63,19 @@ class Intake:
         It is the file that was sent when nothing had to be removed. The caller closes it. ValidationError: the image is
         refused. DependencyUnavailable: no room on the disk.
         """
-        stored = sent if self.keeps_metadata else self._clean(sent)
+        return self._take(sent, None)
+
+    def take_quickly(self, sent: BytesIO) -> tuple[BinaryIO, ImageInfo, str]:
+        """The same on the event loop; NotQuick when that would keep it for long."""
+        quick = _Quick(sent.getvalue())
+        try:
+            stored, info, sha256 = self._take(quick, QUICK_PARTS)
+        except TooManyParts as error:
+            raise NotQuick from error
+        return sent if stored is quick else stored, info, sha256
+
+    def _take(self, sent: BinaryIO, parts: int | None) -> tuple[BinaryIO, ImageInfo, str]:
+        stored = sent if self.keeps_metadata else self._clean(sent, parts)
         try:
             # Of what is stored: metadata may have told its sides otherwise.
             return stored, self._inspect(stored), sha256_of_file(stored)
@@ -71,16 +84,10 @@ class Intake:
                 close(stored)
             raise
 
-    def take_quickly(self, sent: BytesIO) -> tuple[BinaryIO, ImageInfo, str]:
-        """The same on the event loop; NotQuick when that would keep it for long."""
-        quick = _Quick(sent.getvalue())
-        stored, info, sha256 = self.take(quick)
-        return sent if stored is quick else stored, info, sha256
-
     def _inspect(self, file: BinaryIO) -> ImageInfo:
         return inspect(file, self.max_pixels, self.decode_memory_mb)
 
-    def _clean(self, sent: BinaryIO) -> BinaryIO:
+    def _clean(self, sent: BinaryIO, parts: int | None) -> BinaryIO:
         """Return the clean file at its start; the sent one when it is clean, or no image at all."""
         sent.seek(0)
         content_type = image_type(sent.read(HEAD_BYTES))
@@ -88,13 +95,15 @@ class Intake:
             return sent
         with ExitStack() as left:
             try:
-                if (copy := find_clean(sent, content_type)) is None:
+                if (copy := find_clean(sent, content_type, parts)) is None:
                     return sent
                 # A large one has no name, like the upload's own, so that a storage can give it one instead of copying.
                 file = BytesIO() if isinstance(sent, BytesIO) else nameless_file(self.folder)
                 left.callback(close, file)
                 write(copy, sent, file)
             except ValueError as error:
+                if parts is not None and isinstance(error, TooManyParts):
+                    raise
                 self._inspect(sent)  # which may know a better reason
                 raise ValidationError.of("image", UNKNOWN_PARTS, "Invalid image") from error
             except OSError as error:

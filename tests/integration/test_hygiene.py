@@ -105,12 +105,14 @@ def test_small_image_is_taken_quickly_as_by_a_thread(tmp_path: Path, image: byte
     assert type(quickly[0]) is io.BytesIO
 
 
-def test_image_of_very_many_pieces_is_left_to_a_thread(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keeps_metadata", [False, True])
+def test_image_of_very_many_parts_is_left_to_a_thread(tmp_path: Path, keeps_metadata: bool) -> None:
     """It would keep the event loop; for a thread it is an image as any other."""
-    image = with_chunks(SMALL, [chunk(b"teSt", b"")] * QUICK_READS)
+    image = with_segments(make_image(), *[segment(0xFE, b"")] * (2 * QUICK_READS))
+    border = taking(tmp_path, keeps_metadata=keeps_metadata)
     with pytest.raises(NotQuick):
-        taking(tmp_path).take_quickly(io.BytesIO(image))
-    assert taking(tmp_path).take(io.BytesIO(image))[1].content_type == "image/png"
+        border.take_quickly(io.BytesIO(image))
+    assert border.take(io.BytesIO(image))[1].content_type == "image/jpeg"
 
 
 def test_large_clean_copy_has_no_name(tmp_path: Path) -> None:

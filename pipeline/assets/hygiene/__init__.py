@@ -15,7 +15,9 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from pipeline.assets.hygiene import gif, isobmff, jpeg, png, webp
-from pipeline.assets.hygiene.source import Copy, Source
+from pipeline.assets.hygiene.source import Copy, Source, TooManyParts
+
+__all__ = ["Copy", "TooManyParts", "clean", "find_clean", "write"]
 
 FAMILIES: dict[str, Callable[[Source], Copy]] = {
     "image/jpeg": jpeg.clean,
@@ -28,17 +30,17 @@ FAMILIES: dict[str, Callable[[Source], Copy]] = {
 }
 
 
-def find_clean(source: BinaryIO, content_type: str) -> Copy | None:
+def find_clean(source: BinaryIO, content_type: str, parts: int | None = None) -> Copy | None:
     """Return how the picture is without metadata, ready to be written while the source is open; None when it has none.
 
     The source is left at its start. ValueError: the file is not built as its format says, so that nobody knows what
-    else it holds. A file that is cut off is no such file: what is there is cleaned.
+    else it holds. A file that is cut off is no such file: what is there is cleaned. parts: see Source; TooManyParts.
     """
     family = FAMILIES.get(content_type)
     if family is None:
         raise ValueError(f"not a picture that can be cleaned: {content_type}")
     try:
-        copy = family(Source(source))
+        copy = family(Source(source, parts))
         return copy if copy.is_changed else None
     except (LookupError, struct.error, OverflowError) as error:
         raise ValueError("not built as its format says") from error

@@ -13,20 +13,25 @@ PARTS = 20_000
 BYTES_A_PART = 100
 
 
+class TooManyParts(ValueError):
+    """The file has more parts than were allowed."""
+
+
 class Source:
     """Gives bytes of a file by their place. Never holds more of it than one block, or one part that was asked for."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, parts: int | None = None) -> None:
+        """parts: how many there may be; default: as many as a picture of that size may have."""
         self._file = file
         self.size = file.seek(0, os.SEEK_END)
-        self._parts_left = PARTS + self.size // BYTES_A_PART
+        self._parts_left = PARTS + self.size // BYTES_A_PART if parts is None else parts
         self._block, self._start = b"", 0
 
     def count(self, parts: int = 1) -> None:
-        """Say that so many parts were seen; ValueError when there are more than any picture has."""
+        """Say that so many parts were seen; TooManyParts when there are more than allowed."""
         self._parts_left -= parts
         if self._parts_left < 0:
-            raise ValueError("more parts than any picture has")
+            raise TooManyParts("more parts than any picture has")
 
     def block(self, at: int, least: int = 1) -> tuple[bytes, int]:
         """Return a block that has so many bytes from that place on, fewer at the file's end, and where it begins."""
