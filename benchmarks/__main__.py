@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from benchmarks import fault_recovery, growth, machine, report, retention
+from benchmarks import fault_recovery, growth, machine, processes, report, retention
 from benchmarks.comparison import Goal, Report
 from benchmarks.peers import CHECKOUT
 from benchmarks.queue import suite as queue
+from benchmarks.rooms import suite as rooms
 from benchmarks.uploads import suite as uploads
 
 FIGURES = CHECKOUT / "build" / "benchmarks"
@@ -38,6 +39,8 @@ def measure_recovery(_rounds: int) -> Report:
 SUITES: dict[str, Callable[[int], Report]] = {
     "queue": queue.measure,
     "uploads": uploads.measure,
+    "processes": processes.measure,
+    "rooms": rooms.measure,
     "growth": growth.measure,
     "retention": lambda _rounds: retention.measure(days=21, thinning=200),
     "recovery": measure_recovery,
