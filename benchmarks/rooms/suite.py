@@ -32,7 +32,7 @@ def measure(rounds: int) -> Report:
     report.versions += [line.removeprefix("- ") for line in lines]
     users = [f"user-{number}" for number in range(SOCKETS)]
     tokens = [make_token(user, channels=[f"user:{user}"]) for user in users]
-    what = f"{SOCKETS:,} sockets of as many users, {EVENTS:,} events to one room each; p50, p99: at 2,000 events a second."
+    what = f"{SOCKETS:,} sockets of as many users, {EVENTS:,} events to one room each; p50, p99: at 2,000 a second."
     for title, with_redis in ((ONE, False), (TWO, True)):
         comparison = Comparison(title, what, COLUMNS)
         candidates = {

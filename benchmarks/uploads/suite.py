@@ -236,8 +236,8 @@ def measure(rounds: int, small: int = 2_000, large: int = 200, events: int = 500
     flight = Comparison(f"{IN_FLIGHT} uploads of 9.5 MB at once", text, memory)
     flight.measure({name: partial(measure_flight, start) for name, start in starts.items()}, 1)
     text = (
-        f"{events} uploads of 100 KB, to the last event on the user's socket; p50 and p99 from upload to event. CPU: of "
-        "the service and its Redis, without the database."
+        f"{events} uploads of 100 KB, to the last event on the user's socket; p50 and p99 from upload to event. CPU: "
+        "of the service and its Redis, without the database."
     )
     end_to_end = Comparison(f"{events} uploads end to end", text, seconds)
     candidates = {name: partial(measure_events, start, events) for name, start in starts.items()}
