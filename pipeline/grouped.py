@@ -13,8 +13,6 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-# Calls under way, and writes in each of them.
-CALLS_AT_ONCE = 2
 WRITES_AT_ONCE = 100
 
 
@@ -25,12 +23,16 @@ class Groups(Generic[T, R]):
         self,
         write: Callable[[Sequence[T]], Awaitable[Sequence[R | Exception]]],
         on_unwanted: Callable[[T], None] = lambda write: None,
+        *,
+        calls_at_once: int,
     ) -> None:
         """write: makes some writes and returns how each ended, in their order; what it raises is the end of all.
+        calls_at_once: how many are under way at most; the fewer the more writes go together.
         on_unwanted: called with one that has been made though its caller was gone by then.
         """
         self._write = write
         self._on_unwanted = on_unwanted
+        self._calls_at_once = calls_at_once
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -38,7 +40,7 @@ class Groups(Generic[T, R]):
         """Return how this write ended. One whose caller is gone before its call has begun is not made."""
         done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((write, done))
-        if len(self._tasks) < CALLS_AT_ONCE:
+        if len(self._tasks) < self._calls_at_once:
             # In a context of its own: the names of one request would stand on the log lines of all.
             task = asyncio.create_task(self._work(), name="grouped writes", context=Context())
             self._tasks.add(task)

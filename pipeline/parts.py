@@ -318,7 +318,7 @@ class Parts:
             self.metrics,
             submission=self.submission,
             is_told=lambda asset_id: self.fanout.untold(asset_id) is None,
-            end_running=self.worker.cancel,
+            end_running=self._end_run,
             on_ended=lambda asset, request_id: self.plugins.observe("job_finished", cancel_event(asset, request_id)),
         )
 
@@ -327,10 +327,19 @@ class Parts:
         return Removing(
             self.store,
             self.leftovers,
-            Jobs(self.queue, self._kept_jobs, self.worker.cancel),
+            Jobs(self.queue, self._kept_jobs, self._end_run),
             Jobs(self.notifications, self._kept_notifications, end_delivery),
             on_deleted=self.progress_frames.deleted,
         )
+
+    def _end_run(self, job_id: str) -> None:
+        self.fresh.drop(job_id)
+        self.worker.cancel(job_id)
+
+    def _redis_is_back(self) -> None:
+        # What was cancelled or deleted meanwhile may still be in line.
+        self.fresh.clear()
+        self.reconciler.request()
 
     async def _forget_history(self) -> None:
         if self._owns_redis:
@@ -387,7 +396,7 @@ class Parts:
             concurrency=settings.concurrency if settings.role is not Role.WEB else 0,
             lease_seconds=settings.lease_seconds,
             renew_seconds=settings.renew_seconds,
-            on_reconnect=self.reconciler.request,
+            on_reconnect=self._redis_is_back,
             on_unowned=self.reconciler.request,
             on_start=self._observe_start,
             on_finish=self._observe_finish,

@@ -48,6 +48,8 @@ from pipeline.images import ImageName
 
 DATABASE = "ai_queue_pipeline"
 DUPLICATE_KEY = 11000
+# One more than one, so that the server works while an answer is on its way.
+CALLS_AT_ONCE = 2
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 
 
@@ -89,8 +91,8 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments, JobDocuments):
         self._keys: AsyncCollection[dict[str, Any]] = database.get_collection(
             "idempotency_keys", codec_options=aware
         )
-        self._inserts: Groups[dict[str, Any], bool] = Groups(self._insert)
-        self._updates: Groups[UpdateOne, bool] = Groups(self._update_all)
+        self._inserts: Groups[dict[str, Any], bool] = Groups(self._insert, calls_at_once=CALLS_AT_ONCE)
+        self._updates: Groups[UpdateOne, bool] = Groups(self._update_all, calls_at_once=CALLS_AT_ONCE)
         self._kept = database.get_collection("kept", codec_options=aware)
         self._spans = {}
         self._builder = mongo_indexes.IndexBuilder(uri, DATABASE)

@@ -99,7 +99,10 @@ class Notifiers:
         A failure is logged and counted, never raised; a notifier that fails in a row is held for a while.
         """
         told = [each for name, each in self._by_name.items() if name not in self.durable]
-        await asyncio.gather(*(self._notify(notifier, event, user_id, about) for notifier in told))
+        if len(told) == 1:
+            await self._notify(told[0], event, user_id, about)
+        else:
+            await asyncio.gather(*(self._notify(notifier, event, user_id, about) for notifier in told))
 
     async def deliver(
         self,

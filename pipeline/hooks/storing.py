@@ -47,7 +47,8 @@ class Storing:
         self._removals: set[asyncio.Task[None]] = set()
         self._together: Groups[NewImage, object] | None = None
         if SAVE_MANY in storage.methods and not _has_newer_save(storage.plugin):
-            self._together = Groups(self._save_many, lambda image: self._remove_later(image.public_id))
+            # One call at a time: a thread more would fight for the interpreter's lock.
+            self._together = Groups(self._save_many, lambda image: self._remove_later(image.public_id), calls_at_once=1)
 
     async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
         """Store the image and return its URL; DependencyUnavailable, or the storage's own PipelineError.

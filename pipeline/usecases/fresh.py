@@ -42,3 +42,11 @@ class Fresh:
         """Return the asset of a job that nobody has started before and forget it; None when a fence has to be taken."""
         asset, _ = self._assets.pop(job.id, (None, 0.0))
         return asset if job.is_first else None
+
+    def drop(self, job_id: str) -> None:
+        """Forget the asset of that job, which has been cancelled or deleted."""
+        self._assets.pop(job_id, None)
+
+    def clear(self) -> None:
+        """Forget all: nobody knows what has become of them."""
+        self._assets.clear()

@@ -102,7 +102,7 @@ def test_check_names_what_is_away_and_no_secret(look: Look, ai_service: AiServic
     )
     assert set(found) == {"redis", "asset store", "provider http"}
     assert "Connect call failed" in found["redis"]["detail"] and "REDIS_URL" in found["redis"]["mend"]
-    assert "Connection refused" in found["asset store"]["detail"] and "MONGODB_URI" in found["asset store"]["mend"]
+    assert "Connect call failed" in found["asset store"]["detail"] and "MONGODB_URI" in found["asset store"]["mend"]
     assert "AI service unavailable; " in found["provider http"]["detail"]
     assert "AI_SERVICE_URL" in found["provider http"]["mend"]
     assert secret not in str(found) and SECRET not in str(found)

@@ -148,9 +148,7 @@ async def test_queue_knows_what_was_never_claimed(redis_url: str, redis: Redis) 
 
 
 def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes beyond takes a fence; where others take the jobs there is room again after a minute. A retry's asset
-    is none of these.
-    """
+    """What comes beyond takes a fence; where others take the jobs there is room again after a minute."""
     fresh, now = Fresh(most=2), 1000.0
     monkeypatch.setattr(fresh_module, "time", _Clock(lambda: now))
     assets = [make_asset() for _ in range(3)]
@@ -162,8 +160,11 @@ def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     now += fresh_module.KEEP_SECONDS + 1
     fresh.add(assets[2])
     assert [fresh.take(make_job(asset, is_first=True)) for asset in assets] == [None, *assets[1:]]
-    fresh.add(make_asset(fence=1))
     assert len(fresh._assets) == 0
+    for forget in (lambda: fresh.drop(assets[0].processing_job_id), fresh.clear):
+        fresh.add(assets[0])
+        forget()
+        assert fresh.take(make_job(assets[0], is_first=True)) is None
     Fresh(most=0).add(assets[0])
 
 

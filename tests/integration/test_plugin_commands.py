@@ -157,7 +157,7 @@ def test_verify_leaves_nothing_in_a_storage(folder: Path) -> None:
     (folder / "data/media/assets").mkdir(parents=True)
     (folder / "data/media/assets/original.jpg").write_bytes(b"kept")
     done = run(folder, "plugins", "verify", "local", "--kind", "storage")
-    assert (done.returncode, "10 passed" in done.stdout) == (0, True), done.stdout + done.stderr
+    assert (done.returncode, "11 passed" in done.stdout) == (0, True), done.stdout + done.stderr
     assert "writes and deletes images under suite/" in done.stderr
     files = [path.name for path in (folder / "data/media").rglob("*") if path.is_file()]
     assert files == ["original.jpg"]

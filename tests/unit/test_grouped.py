@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from pipeline.grouped import CALLS_AT_ONCE, WRITES_AT_ONCE, Groups
+from pipeline.grouped import WRITES_AT_ONCE, Groups
+
+CALLS_AT_ONCE = 2
 
 
 class Database:
@@ -17,7 +19,7 @@ class Database:
         self.calls: list[list[int]] = []
         self.goes = asyncio.Event()
         self.called = asyncio.Queue[None]()
-        self.groups = Groups(self.write)
+        self.groups = Groups(self.write, calls_at_once=CALLS_AT_ONCE)
 
     async def begin(self, *writes: int) -> list[asyncio.Task[int]]:
         """Begin these writes: the first ones keep as many calls as there may be, the others wait."""
