@@ -15,6 +15,8 @@ from tests.faults.chaos.clients import TIMEOUT
 
 AWAY = (aiohttp.ClientError, TimeoutError, OSError)
 NOTIFICATIONS = {"queue": "notifications"}
+# A process may have been stopped with a request that it has read, and wait for its store afterwards.
+LATE_SECONDS = 15.0
 
 
 class Operator:
@@ -80,15 +82,19 @@ class Operator:
                 return None
 
     async def resume(self, paused_at: float | None) -> None:
-        """Resume the queue, asking until somebody does it."""
+        """Resume the queue, asking until somebody does it; again and again for a while if nobody has said whether it
+        was paused: that may yet come.
+        """
         if paused_at is not None:
             self.pauses.append((paused_at, time.time()))
+        asked_until = time.monotonic() + (LATE_SECONDS if paused_at is None else 0)
+        is_resumed = False
         async with self._session() as session:
-            while True:
+            while not is_resumed or time.monotonic() < asked_until:
+                is_resumed = False
                 try:
                     async with session.post(f"{self.chance.choice(self.urls)}/api/queue/resume") as reply:
-                        if reply.status == 200:
-                            return
+                        is_resumed = reply.status == 200
                 except AWAY:
                     pass
                 await asyncio.sleep(0.2)
