@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import subprocess
@@ -14,6 +15,11 @@ import httpx
 from tests.parts import program
 
 START_SECONDS = 20.0
+# Tests that run beside each other have ports of their own, and none is given twice: a server that is started again may
+# have to come back to its port.
+WORKERS = 8
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
+GIVEN: set[int] = set()
 
 
 def free_port() -> int:
@@ -23,9 +29,12 @@ def free_port() -> int:
     theirs would be taken again before its server is up.
     """
     while True:
-        port = random.randrange(10_000, 32_768)
+        port = random.randrange(10_000 + WORKER, 32_768, WORKERS)
+        if port in GIVEN:
+            continue
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            GIVEN.add(port)
             return port
 
 

@@ -20,6 +20,7 @@ import pytest
 from pipeline.queue.queue import JobQueue
 from tests.contract.contracts import check_reply
 from tests.factories import make_image, make_token
+from tests.faults.test_process import wait_until
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
 
@@ -266,7 +267,6 @@ def test_quota_refuses_what_is_too_much_until_photos_are_deleted(
         for reply in taken:
             url = f"{service.url}/api/assets/{reply.json()['data']['assetId']}"
             assert httpx.delete(url, headers=service.headers()).status_code == 204
-        while (reply := service.upload(image=image)).status_code == 403:
-            pass
+        reply = wait_until(lambda: (given := service.upload(image=image)).status_code != 403 and given)
         assert reply.status_code == 202
         assert service.find("rate_limited", limit="stored_bytes")[0]["userId"] == "user-1"

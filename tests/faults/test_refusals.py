@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,9 @@ import httpx
 import pytest
 
 from tests.factories import make_image
+from tests.faults.test_process import wait_until
 from tests.packages import install
-from tests.service import WAIT_SECONDS, AiService, Service
+from tests.service import AiService, Service
 
 POLICY = """
 from pipeline.errors import ValidationError
@@ -63,9 +63,12 @@ def refusal(reply: httpx.Response) -> str:
 
 def upload_once_there_is_room(service: Service, **upload: Any) -> httpx.Response:
     """Return the first answer that does not tell of too many that wait: that number is counted anew now and then."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while (reply := service.upload(**upload)).status_code == 503 and refusal(reply) == TOO_MANY_WAIT:
-        assert time.monotonic() < deadline, "nothing waits any more, and yet photos are refused"
+
+    def ask() -> httpx.Response | None:
+        reply = service.upload(**upload)
+        return None if reply.status_code == 503 and refusal(reply) == TOO_MANY_WAIT else reply
+
+    reply: httpx.Response = wait_until(ask)
     return reply
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.commands.checks.findings import Finding, Mark, reason
-from pipeline.errors import DependencyUnavailable
 from pipeline.commands.checks.here import HereChecks
 from pipeline.commands.checks.redis import RedisChecks
 from pipeline.commands.checks.redis_rights import acl_rules
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, DependencyUnavailable
 from pipeline.handlers.server import FILES_KEPT_BACK
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings

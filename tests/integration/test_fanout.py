@@ -37,6 +37,7 @@ from pipeline.testing import NotifierSuite
 from pipeline.plugins.notify_websocket import WebSocketNotifier
 from tests.factories import SECRET
 from tests.forwarder import Forwarder
+from tests.patience import patience
 from tests.redis_server import RedisCluster, RedisServer
 from tests.sockets import WAIT_SECONDS, Process, make_event
 
@@ -248,7 +249,7 @@ async def test_event_that_could_not_be_told_is_told_later(own_redis: RedisServer
         redis.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
         started_at = time.monotonic()
         await asyncio.gather(*[two.fanout.publish(ROOM, make_event(number)) for number in (1, 2, 3)])
-        assert 0.9 < time.monotonic() - started_at < 2
+        assert 0.9 < time.monotonic() - started_at < 2 * patience()
         assert await own.frames(3) == [make_event(number) for number in (1, 2, 3)]
         assert two.count("fanout_errors_total") == 3
         if trouble == "held up, then cut":
@@ -297,13 +298,13 @@ async def test_local_sockets_get_the_event_while_redis_is_away(own_redis: RedisS
             started_at = time.monotonic()
             publishing = asyncio.ensure_future(process.fanout.publish(ROOM, make_event(1)))
             assert await client.frame() == make_event(1)
-            assert time.monotonic() - started_at < 0.5
+            assert time.monotonic() - started_at < 0.5 * patience()
             await publishing
-            assert time.monotonic() - started_at < 1.5
+            assert time.monotonic() - started_at < 1.5 * patience()
             assert process.count("fanout_errors_total") == 1
             started_at = time.monotonic()
             late = await process.connect("user-2")
-            assert time.monotonic() - started_at < 1.5, "a new socket does not wait for Redis for long"
+            assert time.monotonic() - started_at < 1.5 * patience(), "a new socket does not wait for Redis for long"
             await process.fanout.publish("user:user-2", make_event(2))
             assert await late.frame() == make_event(2)
         finally:
@@ -475,7 +476,7 @@ async def test_stop_is_quick_whatever_redis_does(own_redis: RedisServer, trouble
         try:
             started_at = time.monotonic()
             await process.fanout.stop()
-            assert time.monotonic() - started_at < 1
+            assert time.monotonic() - started_at < 1 * patience()
             assert not [task for task in asyncio.all_tasks() - tasks if "fanout" in repr(task)]
         finally:
             if trouble == "hung":
@@ -580,7 +581,7 @@ async def test_listening_heals_after_an_exception_nobody_foresaw(
                 await one_of(listening)
         started_at = time.monotonic()
         await one.connect("user-2")
-        assert time.monotonic() - started_at < 0.5 and gaps.told == []
+        assert time.monotonic() - started_at < 0.5 * patience() and gaps.told == []
         listening = asyncio.create_task(one.fanout.listen())
         await gaps.wait("user-1", "user-2")
         await two.fanout.publish(ROOM, make_event(2))
@@ -650,7 +651,7 @@ async def test_idle_connection_cut_without_a_word_costs_less_than_a_second(own_r
         started_at = time.monotonic()
         await one.fanout.publish(ROOM, make_event(2))
         assert await client.frame() == make_event(2)
-        assert time.monotonic() - started_at < 1
+        assert time.monotonic() - started_at < 1 * patience()
         assert one.count("fanout_errors_total") == 0
 
 
