@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from benchmarks import fault_recovery, growth, machine, processes, report, retention
+from benchmarks import fault_recovery, floor, growth, machine, processes, report, retention
 from benchmarks.comparison import Goal, Report
 from benchmarks.peers import CHECKOUT
 from benchmarks.queue import suite as queue
@@ -39,6 +39,7 @@ def measure_recovery(_rounds: int) -> Report:
 SUITES: dict[str, Callable[[int], Report]] = {
     "queue": queue.measure,
     "uploads": uploads.measure,
+    "floor": floor.measure,
     "processes": processes.measure,
     "rooms": rooms.measure,
     "growth": growth.measure,

@@ -40,6 +40,7 @@ NPM = "express@5 multer@2 bullmq@5 ioredis@5 mongodb@6 jsonwebtoken@9 ws@8"
 PYPI = "fastapi python-multipart arq pymongo pyjwt uvicorn[standard] httpx websockets"
 STORE = "DocumentDB" if shutil.which("documentdb") else "MongoDB"
 OURS_MONGO, EXPRESS, BARE, FASTAPI = f"ours, {STORE}", f"Express, {STORE}", "Express, no database", f"FastAPI, {STORE}"
+FLOOR = "Tornado that only reads"
 CLIENT_SECONDS = 300
 SMALL, LARGE, HUGE = 100_000, 5_000_000, 9_500_000
 IN_FLIGHT = 100
@@ -91,6 +92,12 @@ def start_peer(command: Sequence[str], with_mongo: bool, stack: ExitStack, ai_ur
     settings |= {"JWT_SECRET": SECRET, "MEDIA": media}
     pid, port = spawn(stack, command, **environment(), **settings)
     return Running(int(port), pid, [redis.pid])
+
+
+def start_floor(stack: ExitStack, _ai_url: str) -> Running:
+    """Start the server that does nothing with what it reads."""
+    pid, port = spawn(stack, [sys.executable, "-m", "benchmarks.uploads.bare_server"])
+    return Running(int(port), pid)
 
 
 def install(report: Report) -> dict[str, Start]:
@@ -175,7 +182,7 @@ def measure_throughput(start: Start, image_bytes: int, count: int) -> dict[str, 
     with ExitStack() as stack:
         ai_service = stack.enter_context(AiService(delay_ms=5))
         running = start(stack, ai_service.url)
-        drive(running, "events", 32, image=20_000)
+        drive(running, "upload", 32, image=20_000)
         is_ours = "/metrics" if httpx.get(f"http://127.0.0.1:{running.port}/metrics").status_code == 200 else ""
         before = lag_p99_ms(running.port, {})[1] if is_ours else {}
         cpu = machine.cpu_seconds(running.pids)
@@ -227,9 +234,11 @@ def measure(rounds: int, small: int = 2_000, large: int = 200, events: int = 500
     lag = Column("loop lag p99", "ms")
     seconds = [*(Column(name, "s") for name in ("accepted", "total", "p50", "p99")), Column("CPU", "ms per photo")]
     memory = [Column("base", "MiB"), Column("peak", "MiB"), Column("difference", "MiB")]
+    only_uploads = starts | {FLOOR: start_floor}
     for title, size, count in (("Uploads of 100 KB", SMALL, small), ("Uploads of 5 MB", LARGE, large)):
         comparison = Comparison(title, f"{count} uploads. {what}", [*THROUGHPUT, lag])
-        candidates = {name: partial(measure_throughput, start, size, count) for name, start in starts.items()}
+        comparison.remarks[FLOOR] = "throws the body away: no check, no file, no asset, no job; what any Tornado costs"
+        candidates = {name: partial(measure_throughput, start, size, count) for name, start in only_uploads.items()}
         comparison.measure(candidates, rounds)
         report.comparisons.append(comparison)
     text = f"{IN_FLIGHT} bodies stop half-way until all are there, then all are stored. Of the service process alone."
