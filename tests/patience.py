@@ -1,4 +1,8 @@
-"""How much longer a thing may take on a machine that others keep busy: tests of a time limit multiply theirs by it."""
+"""How much longer a thing may take on a machine that others keep busy.
+
+Tests of a time limit multiply theirs by it where the fault they look for would take more than twice the limit; others
+hold theirs as it is.
+"""
 
 from __future__ import annotations
 

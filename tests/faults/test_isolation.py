@@ -11,7 +11,6 @@ import pytest
 
 from tests.faults.test_process import statuses, wait_until
 from tests.packages import install
-from tests.patience import patience
 from tests.service import AiService, Service
 
 
@@ -47,9 +46,9 @@ def test_photos_that_fail_cost_a_good_one_nothing(tmp_path: Path, ai_service: Ai
         started_at = time.monotonic()
         (good,) = upload(service, 1, "ben")
         service.wait_log("asset_finished", assetId=good, status="active")
-        assert time.monotonic() - started_at < 5 * patience()
+        assert time.monotonic() - started_at < 5
         service.wait_log("job_failed", 20)
-        assert time.monotonic() - started_at < 20 * patience()
+        assert time.monotonic() - started_at < 20
         errors = {service.asset(asset_id, "anna")["aiMetadata"]["error"] for asset_id in bad}
         assert errors == {"AI service unavailable after 3 attempts"}
         assert attempts(service, bad) == {1, 2, 3} and attempts(service, [good]) == {1}
@@ -160,7 +159,7 @@ def test_photos_of_another_provider_pass_those_of_a_limited_one(tmp_path: Path, 
         others = upload(service, 6, "ben", category="camera")
         for asset_id in others:
             service.wait_log("job_completed", assetId=asset_id)
-        assert time.monotonic() - told_at < 4 * patience()
+        assert time.monotonic() - told_at < 4
         limited += upload(service, 1, "anna")
         stats = service.get("/api/assets/queue-status").json()["data"]
         assert (stats["waiting"], stats["active"], stats["delayed"]) == (13, 0, 0)
@@ -215,7 +214,7 @@ def test_receiver_that_asks_to_wait_gets_its_events_afterwards(tmp_path: Path, a
         ids += upload(service, 4)
         for asset_id in ids:
             service.wait_log("job_completed", assetId=asset_id, notifier="near")
-        assert time.monotonic() - told_at < 2.5 * patience()
+        assert time.monotonic() - told_at < 2.5
         (tmp_path / "data" / "ready").touch()
         for asset_id in ids:
             line = service.wait_log("job_completed", assetId=asset_id, notifier="far")

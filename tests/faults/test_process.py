@@ -75,7 +75,7 @@ def test_killed_process_loses_nothing_and_leaves_no_child(tmp_path: Path, ai_ser
         service.start()
         service.wait_log("job_completed", count=25)
         # A lease lasts 15 s: the embedded Redis is ours alone, so nobody waits for it.
-        assert time.monotonic() - started_at < 15 * patience()
+        assert time.monotonic() - started_at < 15
         assert statuses(service, ids) == {"active"}
         running = [line["assetId"] for line in service.find("job_claimed")][:5]
         assert running == ids[:5]
@@ -218,7 +218,7 @@ def test_hanging_redis_does_not_hang_an_upload(tmp_path: Path, ai_service: AiSer
         os.kill(redis.pid, signal.SIGSTOP)
         started_at = time.monotonic()
         ids = accept(service, 1)
-        assert time.monotonic() - started_at < 3 * patience()
+        assert time.monotonic() - started_at < 3
         os.kill(redis.pid, signal.SIGCONT)
         service.wait_log("job_completed", assetId=ids[0])
 

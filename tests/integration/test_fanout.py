@@ -249,7 +249,7 @@ async def test_event_that_could_not_be_told_is_told_later(own_redis: RedisServer
         redis.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
         started_at = time.monotonic()
         await asyncio.gather(*[two.fanout.publish(ROOM, make_event(number)) for number in (1, 2, 3)])
-        assert 0.9 < time.monotonic() - started_at < 2 * patience()
+        assert 0.9 < time.monotonic() - started_at < 2
         assert await own.frames(3) == [make_event(number) for number in (1, 2, 3)]
         assert two.count("fanout_errors_total") == 3
         if trouble == "held up, then cut":
@@ -298,7 +298,7 @@ async def test_local_sockets_get_the_event_while_redis_is_away(own_redis: RedisS
             started_at = time.monotonic()
             publishing = asyncio.ensure_future(process.fanout.publish(ROOM, make_event(1)))
             assert await client.frame() == make_event(1)
-            assert time.monotonic() - started_at < 0.5 * patience()
+            assert time.monotonic() - started_at < 0.5
             await publishing
             assert time.monotonic() - started_at < 1.5 * patience()
             assert process.count("fanout_errors_total") == 1
@@ -476,7 +476,7 @@ async def test_stop_is_quick_whatever_redis_does(own_redis: RedisServer, trouble
         try:
             started_at = time.monotonic()
             await process.fanout.stop()
-            assert time.monotonic() - started_at < 1 * patience()
+            assert time.monotonic() - started_at < 1
             assert not [task for task in asyncio.all_tasks() - tasks if "fanout" in repr(task)]
         finally:
             if trouble == "hung":
@@ -581,7 +581,7 @@ async def test_listening_heals_after_an_exception_nobody_foresaw(
                 await one_of(listening)
         started_at = time.monotonic()
         await one.connect("user-2")
-        assert time.monotonic() - started_at < 0.5 * patience() and gaps.told == []
+        assert time.monotonic() - started_at < 0.5 and gaps.told == []
         listening = asyncio.create_task(one.fanout.listen())
         await gaps.wait("user-1", "user-2")
         await two.fanout.publish(ROOM, make_event(2))
@@ -651,7 +651,7 @@ async def test_idle_connection_cut_without_a_word_costs_less_than_a_second(own_r
         started_at = time.monotonic()
         await one.fanout.publish(ROOM, make_event(2))
         assert await client.frame() == make_event(2)
-        assert time.monotonic() - started_at < 1 * patience()
+        assert time.monotonic() - started_at < 1
         assert one.count("fanout_errors_total") == 0
 
 

@@ -214,7 +214,7 @@ async def test_bad_answer_costs_bounded_time_and_no_known_key(hurried: None, ans
         started_at = time.monotonic()
         for _ in range(100):
             await verify(token)
-        assert time.monotonic() - started_at < 0.4 * patience(), "faster than the fetch under way may be"
+        assert time.monotonic() - started_at < 0.4, "faster than the fetch under way may be"
         with pytest.raises(DependencyUnavailable):
             await verify(sign(EC_KEY, "ES256", "two"))
         assert time.monotonic() - started_at < 3 * patience()

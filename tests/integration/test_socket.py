@@ -412,7 +412,7 @@ async def test_flood_that_goes_on_after_the_close_is_cut(redis_url: str) -> None
             while True:
                 await asyncio.get_running_loop().sock_sendall(raw, b"\x89\x80\0\0\0\0" * 100)
         await process.forgotten()
-        assert time.monotonic() - started_at < 4 * patience()
+        assert time.monotonic() - started_at < 4
         assert process.count("sockets_closed_total", code="4429") == 1
         raw.close()
 
