@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -23,10 +23,18 @@ pytestmark = pytest.mark.fault("U18")
 def open_paths(folder: Path, bits: int = 0o077) -> list[str]:
     """Return the folder and what is in it with these permissions, as `name mode`."""
     found = []
-    for path in (folder, *folder.rglob("*")):
-        mode = path.lstat().st_mode
+    for path, mode in modes(folder).items():
         if not stat.S_ISLNK(mode) and mode & bits:
             found.append(f"{path.relative_to(folder)} {mode:o}")
+    return found
+
+
+def modes(folder: Path) -> dict[Path, int]:
+    """Return the folder and what is in it with their modes; a running service also removes files meanwhile."""
+    found = {}
+    for path in (folder, *folder.rglob("*")):
+        with suppress(FileNotFoundError):
+            found[path] = path.lstat().st_mode
     return found
 
 
@@ -93,7 +101,7 @@ def test_a_folder_with_the_set_group_id_bit_stays_open_to_its_group(tmp_path: Pa
     with umask(0o022), Service(folder, ai_service.url) as service:
         upload(service, pad_bytes=600_000)
         assert open_paths(folder, 0o007) == []
-        group_cannot = [path.name for path in folder.rglob("*") if not path.stat().st_mode & stat.S_IRGRP]
+        group_cannot = [path.name for path, mode in modes(folder).items() if not mode & stat.S_IRGRP]
         assert group_cannot == []
 
 
