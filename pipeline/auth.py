@@ -111,14 +111,14 @@ class TokenVerifier:
         else:
             raise ConfigurationError("set JWT_SECRET, JWT_PUBLIC_KEY or JWT_JWKS_URL")
 
-    async def verify(self, token: str) -> Principal:
-        """Return who the token stands for.
+    async def verify(self, token: str, *, remembers: bool = True) -> Principal:
+        """Return who the token stands for. remembers: whether it is likely to be shown again.
 
         Raises Unauthorized("Invalid token"), whatever is wrong with it; TokenExpired when only its `exp` is over,
         NotYetValid when only its `nbf` is ahead; DependencyUnavailable when the key set cannot be had.
         """
         try:
-            claims, old = self._genuine.get(token) or await self._looked_at(token)
+            claims, old = self._genuine.get(token) or await self._looked_at(token, remembers)
             principal = _principal(claims, self._wanted)
             _check_times(claims)
         # Beside its own errors PyJWT lets these escape for tokens made to confuse it.
@@ -129,10 +129,10 @@ class TokenVerifier:
             self._seldom.write(log.info, "old_secret_used", str(old), number=old)
         return principal
 
-    async def _looked_at(self, token: str) -> tuple[dict[str, Any], int]:
+    async def _looked_at(self, token: str, remembers: bool) -> tuple[dict[str, Any], int]:
         """Return what _claims does, and remember it unless the key may be withdrawn."""
         claims, old = await self._claims(token)
-        if self._key_set is None and len(token) <= GENUINE_LENGTH:
+        if remembers and self._key_set is None and len(token) <= GENUINE_LENGTH:
             self._genuine[token] = claims, old
             if len(self._genuine) > GENUINE_AT_MOST:
                 self._genuine.popitem(last=False)

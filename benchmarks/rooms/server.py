@@ -28,6 +28,7 @@ from pipeline.clock import utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.auth import TokenVerifier
 from pipeline.handlers import access
+from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.events import EventsHandler
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.socket import SocketHandler
@@ -40,6 +41,7 @@ from pipeline.rooms.rooms import Rooms
 from pipeline.rooms.tickets import Tickets
 from pipeline.settings import Settings
 from pipeline.usecases.image_urls import ImageUrls
+from pipeline.usecases.limits import NoBuckets, limits_of
 from tests.factories import SECRET, make_asset
 from tests.memory_storage import MemoryStorage
 
@@ -67,6 +69,7 @@ class Wiring:
         )
         self.fanout = RoomFanout(self.rooms, redis_url, metrics=metrics) if redis_url else None
         common = {"verifier": TokenVerifier(settings), "metrics": metrics, "allowed_origins": ()}
+        common |= {"limits": limits_of(settings, NoBuckets(), metrics)}
         common |= {"admission": Admission(self.rooms, self.replay, settings), "settings": settings}
         tickets = Tickets(redis_url or "redis://127.0.0.1", prefix=settings.queue_prefix)
         self.routes: list[Any] = [
@@ -159,6 +162,12 @@ class ClosedHandler(tornado.web.RequestHandler):
         self.finish(str(int(self.metrics.registry.get_sample_value("pipeline_sockets_closed_total", labels) or 0)))
 
 
+def log_request(handler: tornado.web.RequestHandler) -> None:
+    """Log requests of users as in production; the benchmark's own are nobody's."""
+    if isinstance(handler, BaseHandler):
+        access.log_request(handler)
+
+
 async def main(redis_url: str | None = None) -> None:
     # As in production, less the writing of the log.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
@@ -172,7 +181,7 @@ async def main(redis_url: str | None = None) -> None:
         ("/closed", ClosedHandler, {"metrics": wiring.metrics}),
         ("/finish", FinishHandler, {"store": wiring.store}),
     ]
-    application = tornado.web.Application(routes, log_function=access.log_request)
+    application = tornado.web.Application(routes, log_function=log_request)
     server = HttpServer(application, metrics=wiring.metrics)
     listeners = tornado.netutil.bind_sockets(0, "127.0.0.1", backlog=1024)
     server.add_sockets(listeners)

@@ -139,13 +139,13 @@ class BaseHandler(tornado.web.RequestHandler):
         self.known |= names
         structlog.contextvars.bind_contextvars(**names)
 
-    async def verified(self, token: str) -> Principal:
+    async def verified(self, token: str, *, remembers: bool = True) -> Principal:
         """Return who the token stands for, as TokenVerifier.verify; RateLimited after too many wrong ones.
 
         The token is always looked at: a good one is never refused for what others sent from the same address.
         """
         try:
-            return await self.verifier.verify(token)
+            return await self.verifier.verify(token, remembers=remembers)
         except (NotYetValid, TokenExpired):
             raise
         except Unauthorized:

@@ -180,7 +180,7 @@ class SocketHandler(Member, WebSocketHandler):
         """
         self._cancel_timer("token")
         try:
-            principal = await self.verified(token)
+            principal = await self.verified(token, remembers=False)
             if self._user_id is None:
                 self.count_request(principal)
         except RateLimited as error:

@@ -56,11 +56,11 @@ class HeldVerifier(TokenVerifier):
         self.may_go_on = asyncio.Event()
         self.calls = 0
 
-    async def verify(self, token: str) -> Principal:
+    async def verify(self, token: str, *, remembers: bool = True) -> Principal:
         self.calls += 1
         self.entered.set()
         await self.may_go_on.wait()
-        return await super().verify(token)
+        return await super().verify(token, remembers=remembers)
 
 
 async def publish(process: Process, number: int, sub: str = "user-1") -> None:

@@ -25,7 +25,9 @@ USED = {
             *("_deliver_body", "_max_body_size", "_read_finished", "_read_message", "_response_start_line"),
         },
         "pipeline/handlers/peer.py": {"_HTTPRequestContext"},
-        "pipeline/handlers/server.py": {"_add_io_state", "_connections", "_handle_events", "_sockets"},
+        "pipeline/handlers/server.py": {
+            *("_add_io_state", "_buffers", "_connections", "_handle_events", "_sockets", "_write_buffer"),
+        },
         "pipeline/handlers/protocol.py": {
             *("_abort", "_handle_message", "_read_bytes", "_receive_frame_loop"),
         },
