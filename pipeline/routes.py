@@ -56,7 +56,6 @@ def build_server(parts: Parts) -> HttpServer:
         xheaders=False,
         no_keep_alive=False,
         idle_connection_timeout=120,
-        chunk_size=upload.PIECE_BYTES,
         metrics=parts.metrics,
         proxies=TrustedProxies(parts.settings.trusted_proxies),
     )
@@ -85,7 +84,6 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
             | {
                 "settings": settings,
                 "pool": parts.pool,
-                "turns": upload.Turns(),
                 "urls": parts.image_urls,
             },
         ),

@@ -16,6 +16,7 @@ import socket
 from collections.abc import Awaitable
 from contextlib import suppress
 from http.client import responses
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 import structlog
@@ -26,7 +27,11 @@ from tornado.iostream import StreamClosedError, UnsatisfiableReadError
 
 from pipeline.clock import utc_now
 from pipeline.handlers.peer import Peer
+from pipeline.handlers.turns import PIECE_BYTES, TURN_BYTES
 from pipeline.texts import clean
+
+if TYPE_CHECKING:
+    from pipeline.handlers.server import Stream
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +43,8 @@ MAX_CHUNK_LINE_BYTES = 4096
 MAX_TRAILERS = 64
 # How many chunks are read in one step of the event loop, however small they are.
 CHUNKS_AT_ONCE = 64
+# How much is read at once when nothing is there yet; of many connections at once.
+WAITED_BYTES = 64 * 1024
 TLS_BEGINS = b"\x16\x03"  # a handshake, version 3.x (RFC 8446, section 5.1)
 ABSOLUTE = re.compile(r"https?://", re.IGNORECASE)
 CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
@@ -68,6 +75,7 @@ class Connection(HTTP1Connection):
     has_begun = False
     # Of the bodies of this request and its reply, for the access log.
     bytes_in = bytes_out = 0
+    _granted = 0  # bytes_in when it last had its turn
 
     async def _read_message(self, delegate: httputil.HTTPMessageDelegate) -> bool:
         self.context.settle({})
@@ -130,6 +138,24 @@ class Connection(HTTP1Connection):
         self.bytes_in += len(data)
         await super()._deliver_body(delegate, data)
 
+    async def _read_fixed_body(self, content_length: int, delegate: httputil.HTTPMessageDelegate) -> None:
+        """As Tornado's, but in turns, and what is there already is taken as it is."""
+        stream = cast("Stream", self.stream)
+        while content_length > 0:
+            await self._turn()
+            piece = stream.take(min(PIECE_BYTES, content_length)) or await stream.read_bytes(
+                min(WAITED_BYTES, content_length), partial=True
+            )
+            content_length -= len(piece)
+            await self._deliver_body(delegate, piece)
+            del piece  # nobody keeps one while waiting for a turn
+
+    async def _turn(self) -> None:
+        """Return when this body may go on."""
+        if self.bytes_in - self._granted >= TURN_BYTES:
+            self._granted = self.bytes_in
+            await cast("Stream", self.stream).turns.next()
+
     async def _read_chunked_body(self, delegate: httputil.HTTPMessageDelegate) -> None:
         """As Tornado's, but with chunk extensions and trailers, which are dropped."""
         pending, count, total = bytearray(), 0, 0
@@ -147,13 +173,15 @@ class Connection(HTTP1Connection):
             if total > self._max_body_size:
                 raise ProtocolFault("The body is too long", 413)
             while size:
-                piece = await read(self.stream.read_bytes(min(size, self.params.chunk_size), partial=True))
+                piece = await read(self.stream.read_bytes(min(size, WAITED_BYTES), partial=True))
                 size -= len(piece)
                 pending += piece
-                if len(pending) >= self.params.chunk_size:
+                if len(pending) >= WAITED_BYTES:
                     whole = bytes(pending)
                     pending.clear()
                     await self._deliver_body(delegate, whole)
+                    del whole
+                    await self._turn()
             if await read(self.stream.read_bytes(2)) != b"\r\n":
                 raise ProtocolFault("A chunk of the body does not end where it says")
             count += 1

@@ -20,6 +20,7 @@ from tornado.iostream import IOStream
 
 from pipeline.handlers.http_head import READ_HEAD_BYTES, TLS_BEGINS, ServerConnection
 from pipeline.handlers.peer import Peer
+from pipeline.handlers.turns import Turns
 from pipeline.logs import Seldom
 from pipeline.metrics import Metrics
 from pipeline.proxies import TrustedProxies
@@ -54,7 +55,8 @@ class Few(list[Any]):
 class Stream(IOStream):
     """A stream whose client may end its own sending side and still read the answer, where a handler allows it.
 
-    opened_at, moved_at: when it was accepted, and when it last brought or took a byte; `time.monotonic`.
+    turns: in which bodies are read. opened_at, moved_at: when it was accepted, and when it last brought or took a byte;
+    `time.monotonic`.
 
     Tornado takes the end of what a client sends for the end of the client. Most clients that end are gone indeed, so
     `answers_half_closed` is set only by handlers that would do their work all the same.
@@ -63,11 +65,26 @@ class Stream(IOStream):
     answers_half_closed = False
     _has_ended = False
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, socket: socket.socket, turns: Turns, **options: Any) -> None:
+        super().__init__(socket, **options)
+        self.turns = turns
         self._write_buffer._buffers = Few()  # type: ignore[assignment]
         self._write_futures = Few()  # type: ignore[assignment]
         self.opened_at = self.moved_at = monotonic()
+
+    def take(self, size: int) -> bytes:
+        """Return what has come, at most so many bytes; nothing when a read has to tell why there is nothing.
+
+        A read of Tornado's copies what it returns twice, and makes a future.
+        """
+        if self._read_buffer_size or self.closed():
+            return b""
+        try:
+            piece = self.socket.recv(size)
+        except OSError:
+            return b""
+        self.moved_at = monotonic() if piece else self.moved_at
+        return piece
 
     def write_to_fd(self, data: memoryview) -> int:
         count = super().write_to_fd(data)
@@ -122,8 +139,7 @@ class HttpServer(tornado.httpserver.HTTPServer):
     ) -> None:
         options.setdefault("max_header_size", READ_HEAD_BYTES)
         super().initialize(*arguments, **options)
-        # chunk_size is for bodies; what else comes in is read as Tornado does it.
-        self.read_chunk_size = None
+        self._turns = Turns()
         self._metrics = metrics
         self._proxies = proxies
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -165,8 +181,7 @@ class HttpServer(tornado.httpserver.HTTPServer):
                 return
 
     def _handle_connection(self, connection: socket.socket, address: Any) -> None:
-        size, piece = self.max_buffer_size, self.read_chunk_size
-        self.handle_stream(Stream(connection, max_buffer_size=size, read_chunk_size=piece), address)
+        self.handle_stream(Stream(connection, self._turns, max_buffer_size=self.max_buffer_size), address)
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         # The system hands out the lowest number that is free, so this one tells how many files there are.

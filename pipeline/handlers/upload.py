@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import deque
 from collections.abc import Awaitable
 from concurrent.futures import Executor
 from contextlib import suppress
 from io import BytesIO
 from typing import Any, BinaryIO
-from weakref import WeakSet
 
 from pipeline.assets.asset import Asset
 from pipeline.assets.image import ImageInfo
@@ -37,51 +35,8 @@ from pipeline.usecases.upload import Upload
 from pipeline.texts import clean
 from pipeline.tracing import OFF, Tracing
 
-# How much is read from a socket at once. Each read gives the interpreter's lock to the threads: with 64 KB, Tornado's
-# default, a large body takes a third longer. Tornado keeps a body's last piece until the next has come, so there is a
-# bound on all together.
-PIECE_BYTES = 256 * 1024
-LEAST_PIECE_BYTES = 64 * 1024
-ALL_PIECES_BYTES = 4 * 1024 * 1024
-# How many bodies go on in one step of the event loop.
-TURNS_AT_ONCE = 2
 FILE_FOR_TEXT = "category came as a file: send it as a text, without a filename"
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
-
-
-class Turns:
-    """Lets bodies go on in turn, a few in one step of the event loop, so that it stays short however many there are.
-
-    A client that sends faster than we read would otherwise keep the loop until its whole body is in.
-    """
-
-    def __init__(self) -> None:
-        self.bodies: WeakSet[object] = WeakSet()  # those that are being read
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    @property
-    def piece_bytes(self) -> int:
-        """How much one of the bodies may read at once."""
-        return max(LEAST_PIECE_BYTES, min(PIECE_BYTES, ALL_PIECES_BYTES // (len(self.bodies) or 1)))
-
-    def next(self) -> asyncio.Future[None]:
-        """Return what is done when the caller may read on."""
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        if len(self._waiting) == 1:
-            self._grant_soon()
-        return turn
-
-    def _grant_soon(self) -> None:
-        asyncio.get_running_loop().call_soon(self._grant)
-
-    def _grant(self) -> None:
-        for _ in range(min(TURNS_AT_ONCE, len(self._waiting))):
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-        if self._waiting:
-            self._grant_soon()
 
 
 def _came(form: Form) -> str:
@@ -104,7 +59,6 @@ class UploadHandler(BaseHandler):
         settings: Settings,
         urls: ImageUrls,
         pool: Executor,
-        turns: Turns,
         tracing: Tracing = OFF,
         **common: Any,
     ) -> None:
@@ -120,7 +74,6 @@ class UploadHandler(BaseHandler):
         )
         self.categories = settings.categories
         self.pool = pool
-        self.turns = turns
         self.tracing = tracing
         self._reader: MultipartReader | None = None
         self._stored: BinaryIO | None = None  # the file that is stored, once the image has been taken
@@ -156,12 +109,9 @@ class UploadHandler(BaseHandler):
         except Exception as error:  # a border: a full disk must become a reply too
             self._reader.close()
             self.refuse(error, is_body_begun=True)
-        self.turns.bodies.add(self)
-        self.connection.stream.read_chunk_size = self.turns.piece_bytes
-        return self.turns.next()
+        return None
 
     async def post(self) -> None:
-        self.turns.bodies.discard(self)
         if self.ends_early():
             return
         assert self._reader is not None
@@ -266,7 +216,6 @@ class UploadHandler(BaseHandler):
 
     def on_connection_close(self) -> None:
         self.polling.abandon()
-        self.turns.bodies.discard(self)
         # From post() on the photo is taken, even if nobody waits for the answer any more.
         if self._reader is not None and not self._is_body_taken:
             self._reader.close()

@@ -11,12 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
+from threading import Lock
 from typing import Any, BinaryIO
 
 from pipeline.assets.image import ImageInfo
 from pipeline.hooks import UploadFacts
 
-HASHED_AT_ONCE = 1024 * 1024
+HASHED_AT_ONCE = 2 * 1024 * 1024
+# One large image after the other: hashing holds a core and not the interpreter's lock, so that many at once would take
+# all cores from the event loop. The memory is theirs in turn.
+_hashing = Lock()
+_piece = memoryview(bytearray(HASHED_AT_ONCE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +71,13 @@ class Upload:
 
 def sha256_of_file(file: BinaryIO) -> str:
     """Return the hash of the whole file, hex, and leave it at its start. Blocking."""
+    if isinstance(file, BytesIO):
+        return hashlib.sha256(file.getbuffer()).hexdigest()
     file.seek(0)
     digest = hashlib.sha256()
-    while piece := file.read(HASHED_AT_ONCE):
-        digest.update(piece)
+    with _hashing:
+        while count := file.readinto(_piece):  # type: ignore[attr-defined]
+            digest.update(_piece[:count])
     file.seek(0)
     return digest.hexdigest()
 

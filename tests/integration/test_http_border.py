@@ -39,7 +39,7 @@ from pipeline.auth import TokenVerifier
 from pipeline.errors import Conflict, DependencyUnavailable, NotFound
 from pipeline.handlers import access, assets, base, multipart
 from pipeline.handlers.server import HttpServer
-from pipeline.handlers.upload import Turns, UploadHandler
+from pipeline.handlers.upload import UploadHandler
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.usecases.image_urls import ImageUrls
@@ -288,7 +288,7 @@ def application(border: Border, settings: Settings, pool: ThreadPoolExecutor) ->
         "allowed_origins": settings.page_origins,
     }
     admission = SimpleNamespace(is_draining=False)
-    upload = common | {"submission": border.submission, "settings": settings, "pool": pool, "turns": Turns()}
+    upload = common | {"submission": border.submission, "settings": settings, "pool": pool}
     upload |= {"store": border.store, "admission": admission, "urls": ImageUrls(MemoryStorage())}
     with_assets = common | {"store": border.store, "submission": border.submission} | {
         "progress": StandInProgress(),

@@ -26,7 +26,8 @@ USED = {
         },
         "pipeline/handlers/peer.py": {"_HTTPRequestContext"},
         "pipeline/handlers/server.py": {
-            *("_add_io_state", "_buffers", "_connections", "_handle_events", "_sockets", "_write_buffer"),
+            *("_add_io_state", "_buffers", "_connections", "_handle_events"),
+            *("_read_buffer_size", "_sockets", "_write_buffer"),
         },
         "pipeline/handlers/protocol.py": {
             *("_abort", "_handle_message", "_read_bytes", "_receive_frame_loop"),
