@@ -34,13 +34,16 @@ class Groups(Generic[T, R]):
         self._on_unwanted = on_unwanted
         self._calls_at_once = calls_at_once
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._calls = 0
+        self._tasks: set[asyncio.Task[None]] = set()  # so that none is collected while it runs
 
     async def add(self, write: T) -> R:
         """Return how this write ended. One whose caller is gone before its call has begun is not made."""
         done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((write, done))
-        if len(self._tasks) < self._calls_at_once:
+        # Not the tasks: one that has just ended is no more there to take this write.
+        if self._calls < self._calls_at_once:
+            self._calls += 1
             # In a context of its own: the names of one request would stand on the log lines of all.
             task = asyncio.create_task(self._work(), name="grouped writes", context=Context())
             self._tasks.add(task)
@@ -48,20 +51,23 @@ class Groups(Generic[T, R]):
         return await done
 
     async def _work(self) -> None:
-        while group := self._next():
-            ends: Sequence[R | Exception]
-            try:
-                ends = await self._write([write for write, _ in group])
-            except Exception as error:  # handed to those who wait
-                ends = [error] * len(group)
-            for (write, done), end in zip(group, ends, strict=True):
-                if done.done():
-                    if not isinstance(end, Exception):
-                        self._on_unwanted(write)
-                elif isinstance(end, Exception):
-                    done.set_exception(end)
-                else:
-                    done.set_result(end)
+        try:
+            while group := self._next():
+                ends: Sequence[R | Exception]
+                try:
+                    ends = await self._write([write for write, _ in group])
+                except Exception as error:  # handed to those who wait
+                    ends = [error] * len(group)
+                for (write, done), end in zip(group, ends, strict=True):
+                    if done.done():
+                        if not isinstance(end, Exception):
+                            self._on_unwanted(write)
+                    elif isinstance(end, Exception):
+                        done.set_exception(end)
+                    else:
+                        done.set_result(end)
+        finally:
+            self._calls -= 1
 
     def _next(self) -> list[tuple[T, asyncio.Future[R]]]:
         group: list[tuple[T, asyncio.Future[R]]] = []

@@ -109,7 +109,10 @@ class Client:
 
             async def listen() -> None:
                 while len(self.heard_at) < self.plan["count"]:
-                    event = json.loads(await socket.receive_str())
+                    message = await socket.receive()
+                    if message.type is not aiohttp.WSMsgType.TEXT:
+                        raise RuntimeError(f"the socket was closed: {socket.close_code} {message.extra or ''}")
+                    event = json.loads(message.data)
                     self.heard_at.setdefault(event["assetId"], time.perf_counter())
 
             yield asyncio.create_task(listen())

@@ -21,13 +21,13 @@ from urllib.parse import urlsplit
 
 import structlog
 from tornado import httputil
-from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
+from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
 from tornado.httputil import HTTPHeaders, HTTPInputError, RequestStartLine, ResponseStartLine, format_timestamp
 from tornado.iostream import StreamClosedError, UnsatisfiableReadError
 
 from pipeline.clock import utc_now
 from pipeline.handlers.peer import Peer
-from pipeline.handlers.turns import PIECE_BYTES, TURN_BYTES
+from pipeline.handlers.turns import PIECE_BYTES, TURN_BYTES, Turns
 from pipeline.texts import clean
 
 if TYPE_CHECKING:
@@ -65,6 +65,14 @@ class EmptyHead(Exception):
     """Nothing but line ends where a request would begin."""
 
 
+class Parameters(HTTP1ConnectionParameters):
+    """What all connections of a server have in common. turns: in which bodies are read."""
+
+    def __init__(self, of_tornado: HTTP1ConnectionParameters) -> None:
+        vars(self).update(vars(of_tornado))
+        self.turns = Turns()
+
+
 class Connection(HTTP1Connection):
     """One request of a connection, read and answered.
 
@@ -72,6 +80,7 @@ class Connection(HTTP1Connection):
     """
 
     context: Peer
+    params: Parameters
     has_begun = False
     # Of the bodies of this request and its reply, for the access log.
     bytes_in = bytes_out = 0
@@ -154,7 +163,7 @@ class Connection(HTTP1Connection):
         """Return when this body may go on."""
         if self.bytes_in - self._granted >= TURN_BYTES:
             self._granted = self.bytes_in
-            await cast("Stream", self.stream).turns.next()
+            await self.params.turns.next()
 
     async def _read_chunked_body(self, delegate: httputil.HTTPMessageDelegate) -> None:
         """As Tornado's, but with chunk extensions and trailers, which are dropped."""

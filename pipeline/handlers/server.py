@@ -18,9 +18,8 @@ import structlog
 import tornado.httpserver
 from tornado.iostream import IOStream
 
-from pipeline.handlers.http_head import READ_HEAD_BYTES, TLS_BEGINS, ServerConnection
+from pipeline.handlers.http_head import READ_HEAD_BYTES, TLS_BEGINS, Parameters, ServerConnection
 from pipeline.handlers.peer import Peer
-from pipeline.handlers.turns import Turns
 from pipeline.logs import Seldom
 from pipeline.metrics import Metrics
 from pipeline.proxies import TrustedProxies
@@ -55,8 +54,7 @@ class Few(list[Any]):
 class Stream(IOStream):
     """A stream whose client may end its own sending side and still read the answer, where a handler allows it.
 
-    turns: in which bodies are read. opened_at, moved_at: when it was accepted, and when it last brought or took a byte;
-    `time.monotonic`.
+    opened_at, moved_at: when it was accepted, and when it last brought or took a byte; `time.monotonic`.
 
     Tornado takes the end of what a client sends for the end of the client. Most clients that end are gone indeed, so
     `answers_half_closed` is set only by handlers that would do their work all the same.
@@ -65,9 +63,8 @@ class Stream(IOStream):
     answers_half_closed = False
     _has_ended = False
 
-    def __init__(self, socket: socket.socket, turns: Turns, **options: Any) -> None:
-        super().__init__(socket, **options)
-        self.turns = turns
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self._write_buffer._buffers = Few()  # type: ignore[assignment]
         self._write_futures = Few()  # type: ignore[assignment]
         self.opened_at = self.moved_at = monotonic()
@@ -139,7 +136,7 @@ class HttpServer(tornado.httpserver.HTTPServer):
     ) -> None:
         options.setdefault("max_header_size", READ_HEAD_BYTES)
         super().initialize(*arguments, **options)
-        self._turns = Turns()
+        self.conn_params = Parameters(self.conn_params)
         self._metrics = metrics
         self._proxies = proxies
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -181,7 +178,7 @@ class HttpServer(tornado.httpserver.HTTPServer):
                 return
 
     def _handle_connection(self, connection: socket.socket, address: Any) -> None:
-        self.handle_stream(Stream(connection, self._turns, max_buffer_size=self.max_buffer_size), address)
+        self.handle_stream(Stream(connection, max_buffer_size=self.max_buffer_size), address)
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         # The system hands out the lowest number that is free, so this one tells how many files there are.

@@ -100,3 +100,23 @@ def test_call_has_a_bound() -> None:
         assert max(map(len, database.calls)) == WRITES_AT_ONCE
 
     asyncio.run(use())
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_one_that_comes_as_the_calls_end_is_made(steps: int) -> None:
+    """However few steps of the loop lie between the end of the last write and the next one."""
+
+    async def use() -> None:
+        database = Database()
+        database.goes.set()
+
+        async def add_some(number: int) -> None:
+            for _ in range(5):
+                assert await database.groups.add(number) == number * 10
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+
+        async with asyncio.timeout(5):
+            await asyncio.gather(*map(add_some, range(1, CALLS_AT_ONCE + 1)))
+
+    asyncio.run(use())
