@@ -439,7 +439,7 @@ class Parts:
         )
         self.reconciler = self._make_reconciler(self.queue, [unfinished, self._kept_jobs], self._purge)
         self.notification_reconciler = self._make_reconciler(
-            self.notifications, [self._kept_notifications], self._kept_notifications.purge
+            self.notifications, [self._kept_notifications], self._kept_notifications.purge, after=self.queue
         )
 
     def _make_queue(self, name: str, **options: Any) -> JobQueue:
@@ -465,7 +465,11 @@ class Parts:
         )
 
     def _make_reconciler(
-        self, queue: JobQueue, sources: Sequence[Source], purge: Callable[[], Awaitable[None]]
+        self,
+        queue: JobQueue,
+        sources: Sequence[Source],
+        purge: Callable[[], Awaitable[None]],
+        after: JobQueue | None = None,
     ) -> Reconciler:
         return Reconciler(
             self.store,
@@ -477,6 +481,7 @@ class Parts:
             purge=purge,
             owns_redis=self._owns_redis,
             on_foreign=self._on_fatal,
+            after=after,
         )
 
     async def _purge(self) -> None:

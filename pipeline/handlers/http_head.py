@@ -43,7 +43,7 @@ MAX_CHUNK_LINE_BYTES = 4096
 MAX_TRAILERS = 64
 # How many chunks are read in one step of the event loop, however small they are.
 CHUNKS_AT_ONCE = 64
-# How much is read at once when nothing is there yet; of many connections at once.
+# How much a body that waits for its client reads at once: a hundred bodies may all have come by the next step.
 WAITED_BYTES = 64 * 1024
 TLS_BEGINS = b"\x16\x03"  # a handshake, version 3.x (RFC 8446, section 5.1)
 ABSOLUTE = re.compile(r"https?://", re.IGNORECASE)

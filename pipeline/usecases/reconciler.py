@@ -64,12 +64,14 @@ class Reconciler:
         purge: Callable[[], Awaitable[object]],
         owns_redis: bool = False,
         on_foreign: Callable[[str], None] = lambda reason: None,
+        after: JobQueue | None = None,
     ) -> None:
         """age_seconds: the slow search leaves younger things alone, their enqueue may be under way.
 
         purge: removes from the store what is too old to be of use; called now and then. owns_redis: no other process
         uses this Redis, so a queue of another store in it is one that is gone. on_foreign: called with the reason when
-        the queue belongs to another asset store.
+        the queue belongs to another asset store. after: a queue that has to be ours first: of two stores that meet in
+        one Redis each would otherwise take one of two queues, and both would end.
         """
         self._store = store
         self._queue = queue
@@ -80,6 +82,7 @@ class Reconciler:
         self._purge = purge
         self._owns_redis = owns_redis
         self._on_foreign = on_foreign
+        self._after = after
         self._pause = Pause(store, queue)
         self._owner = ""
         self._id = secrets.token_hex(8)
@@ -127,6 +130,8 @@ class Reconciler:
             await CLOCK.measure(self._queue.time)
         is_paused = await self._pause.is_set()
         self._owner = self._queue.owner = self._owner or await self._store.identity()
+        if self._after is not None and await self._after.owned_by() != self._owner:
+            raise DependencyUnavailable(f"The queue {self._after.name} is not ours yet")
         owned = await self._queue.own(self._owner, is_paused=is_paused, takes_over=self._owns_redis)
         if owned.now is Mode.FOREIGN:
             raise ForeignQueue(

@@ -16,6 +16,7 @@ from pipeline.errors import DependencyUnavailable
 from pipeline.hooks.notifiers import About
 from pipeline.metrics import Metrics
 from pipeline.queue.job import FailedJob, Finish, NewJob, Outcome
+from pipeline.queue.queue import JobQueue
 from pipeline.supervision import cancel
 from pipeline.usecases.kept_jobs import KeptJobs
 from pipeline.usecases.processing import Processing
@@ -185,3 +186,22 @@ async def test_source_that_cannot_be_read_keeps_no_other_back(store: SqliteAsset
     await asyncio.wait_for(searched.wait(), 10)
     assert not running.done()
     await cancel([running])
+
+
+@pytest.mark.gen_test
+async def test_second_queue_is_taken_by_whose_the_first_is(store: SqliteAssetStore, bench: Bench) -> None:
+    """Of two stores that meet in one Redis each would otherwise take one of two queues, and both would end."""
+
+    async def purge() -> None:
+        pass
+
+    first, second = bench.queue, JobQueue(bench.url, name="second")
+    reconciler = Reconciler(store, second, [], Metrics(), purge=purge, after=first)
+    await first.own("another store", is_paused=False)
+    with pytest.raises(DependencyUnavailable, match="is not ours yet"):
+        await reconciler.look()
+    assert await second.owned_by() == ""
+    await first.own(await store.identity(), is_paused=False, takes_over=True)
+    assert await reconciler.look()
+    assert await second.owned_by() == await store.identity()
+    await second.close()

@@ -389,7 +389,7 @@ async def test_room_confirmed_late_asks_for_what_it_missed(own_redis: RedisServe
 @pytest.mark.gen_test(timeout=30)
 async def test_silent_redis_is_given_up_and_found_again(own_redis: RedisServer) -> None:
     """A connection that is up but dead is noticed by a ping; an idle one that answers is kept."""
-    options = {"health_seconds": 0.1}
+    options = {"health_seconds": 0.5}
     with structlog.testing.capture_logs() as lines:
         async with Process(own_redis.url, fanout_options=options) as one, Process(own_redis.url) as two:
             gaps = Gaps(one)
