@@ -14,6 +14,7 @@ import asyncio
 import statistics
 import tempfile
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import cast
@@ -79,7 +80,7 @@ async def measure(folder: Path, jobs: int, rounds: int, processes: int) -> dict[
         found.setdefault("one writing, ms", []).append(await timed(tallies.write))
         for window in WINDOWS:
             name = f"reading {window}, {processes} processes, ms"
-            found.setdefault(name, []).append(await timed(lambda window=window: tallies.chart(window)))
+            found.setdefault(name, []).append(await timed(partial(tallies.chart, window)))
     await store.close()
     return found
 

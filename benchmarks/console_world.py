@@ -107,7 +107,8 @@ def all_jobs(count: int, start: datetime) -> Iterator[Job]:
 
 def document_of(job: Job) -> dict[str, Any]:
     """Return the document of a job's asset, as the stores of today write it."""
-    image = {"backend": "local", "publicId": f"{job.asset_id}/original-1", "url": "", "sha256": "0" * 64}
+    public_id = f"{job.asset_id}/original-1"
+    image: dict[str, Any] = {"backend": "local", "publicId": public_id, "url": "", "sha256": "0" * 64}
     image |= {"bytes": 2_000_000, "width": 4000, "height": 3000, "contentType": "image/jpeg"}
     is_done = job.status != "processing"
     brand, model = BRANDS[int(job.asset_id, 16) % len(BRANDS)] if is_done and not job.error else (None, None)

@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 from tests.factories import make_token
-from tests.faults.chaos.world import ChaosService
+from tests.faults.chaos.installation import ChaosService
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
 
@@ -74,12 +75,15 @@ class Scene:
         asked = service or self.services[0]
         return [asset_id for asset_id in self.accepted if asked.asset(asset_id)["status"] != self.right_end]
 
+    def has_calls(self, count: int) -> bool:
+        return sum(self.ai.calls().values()) == count
+
     def calls_beyond_once(self) -> int:
-        return sum(self.ai.calls().values()) - len(self.accepted)
+        return int(sum(self.ai.calls().values())) - len(self.accepted)
 
     def events_beyond_once(self) -> int:
-        sent = sum(line["event"] == "asset_finished" for service in self.services for line in service.log)
-        return sent - len(self.accepted)
+        sent = [line for service in self.services for line in service.log if line["event"] == "asset_finished"]
+        return len(sent) - len(self.accepted)
 
 
 # The seconds until all was done, and since when they are counted.
@@ -100,7 +104,7 @@ def row(name: str) -> Callable[[Row], Row]:
 
 def start(scene: Scene, stack: ExitStack, **settings: str) -> ChaosService:
     """Start one more process on the folder of the scene."""
-    service = stack.enter_context(running(ChaosService(scene.folder, scene.ai.url, **settings)))
+    service = stack.enter_context(running(ChaosService(scene.folder, scene.ai.url, lease_seconds=15, **settings)))
     scene.services.append(service)
     return service
 
@@ -153,7 +157,7 @@ def deadly_job(scene: Scene, stack: ExitStack) -> Measured:
     scene.upload(1)
     for deaths in range(1, 4):
         service.wait_log("job_claimed")
-        scene.seconds_until(lambda deaths=deaths: sum(scene.ai.calls().values()) == deaths, time.monotonic())
+        scene.seconds_until(partial(scene.has_calls, deaths), time.monotonic())
         service.kill()
         since = time.monotonic()
         service.start()

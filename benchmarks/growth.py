@@ -99,10 +99,11 @@ def measure_waiting(report: Report, rounds: int) -> None:
     report.goals.append(Goal(what, wanted, measured, more <= 0.1))
 
 
-def filled(path: Path, count: int) -> SqliteAssetStore:
-    """Return a store with so many assets of a thousand users, one in a hundred of them unfinished and old."""
-    store = SqliteAssetStore(path)
-    asyncio.run(_open_and_close(store))
+def filled(path: Path, count: int) -> Path:
+    """Return the file of a store with so many assets of a thousand users, one in a hundred of them unfinished and
+    old.
+    """
+    asyncio.run(_open_and_close(SqliteAssetStore(path)))
     start = utc_now() - timedelta(days=1)
     template = make_asset()
 
@@ -123,7 +124,7 @@ def filled(path: Path, count: int) -> SqliteAssetStore:
     with closing(sqlite3.connect(path)) as connection, connection:
         places = ", ".join("?" * len(COLUMNS.split(",")))
         connection.executemany(f"INSERT INTO assets ({COLUMNS}) VALUES ({places})", rows())
-    return SqliteAssetStore(path)
+    return path
 
 
 async def _open_and_close(store: SqliteAssetStore) -> None:
@@ -159,9 +160,9 @@ async def store_calls(store: SqliteAssetStore) -> dict[str, float]:
     return found
 
 
-def run_calls(store: SqliteAssetStore) -> dict[str, float]:
-    """Return store_calls in an event loop of its own."""
-    return asyncio.run(store_calls(store))
+def run_calls(path: Path) -> dict[str, float]:
+    """Return store_calls in an event loop of its own, to which the store belongs."""
+    return asyncio.run(store_calls(SqliteAssetStore(path)))
 
 
 async def _one_life(store: SqliteAssetStore) -> None:
@@ -227,12 +228,12 @@ def measure_store(report: Report, rounds: int) -> None:
     comparison = Comparison("SQLite by assets", what, [Column(name, "ms") for name in names])
     report.comparisons.append(comparison)
     with tempfile.TemporaryDirectory() as folder, RedisServer() as server:
-        stores = {count: filled(Path(folder) / f"{count}.sqlite", count) for count in ASSETS}
-        candidates = {f"{count:,}": partial(run_calls, store) for count, store in stores.items()}
+        paths = {count: filled(Path(folder) / f"{count}.sqlite", count) for count in ASSETS}
+        candidates = {f"{count:,}": partial(run_calls, path) for count, path in paths.items()}
         comparison.measure(candidates, rounds)
         # What filling has left behind would be looked through by the garbage collector, on the loop.
         gc.freeze()
-        count, seconds, lag = asyncio.run(reconciled(stores[ASSETS[-1]], server.url))
+        count, seconds, lag = asyncio.run(reconciled(SqliteAssetStore(paths[ASSETS[-1]]), server.url))
     few, many = (f"{count:,}" for count in ASSETS)
     report.notes.append(
         f"Reconciler after a wipe of Redis: {count:,} lost jobs among {many} assets were enqueued again in "

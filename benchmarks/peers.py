@@ -43,7 +43,7 @@ def once(folder: Path, what: str, install: Callable[[], object]) -> None:
 
 def from_npm(folder: Path, packages: str, shown: Sequence[str]) -> str:
     """Install npm packages (separated by spaces); return the versions of those shown, and Node's."""
-    command = ("npm", "install", "--no-audit", "--no-fund", "--prefix", folder, *packages.split())
+    command = ("npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), *packages.split())
     once(folder, packages, lambda: run(*command))
     modules = folder / "node_modules"
     found = [f"{name} {json.loads((modules / name / 'package.json').read_text())['version']}" for name in shown]

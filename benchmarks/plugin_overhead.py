@@ -82,7 +82,7 @@ class NoTurns:
     ) -> tuple[bool, float]:
         return True, 0
 
-    async def end_turn_at(self, provider: str, lease: str) -> None:
+    async def end_turn_at(self, provider: str, lease: str, unused_seconds: float | None = None) -> None:
         return None
 
 

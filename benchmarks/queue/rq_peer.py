@@ -25,7 +25,7 @@ def main(role: str, url: str, count: int) -> None:
     queue = Queue(connection=Redis.from_url(url))
     name = "benchmarks.queue.rq_peer.noop"
     if role == "work":
-        sys.modules["__main__"].tally = Tally(count)
+        setattr(sys.modules["__main__"], "tally", Tally(count))  # noqa: B010
         SimpleWorker([queue], connection=queue.connection).work(logging_level="ERROR")
     elif role == "enqueue":
         timed(lambda: [queue.enqueue(name, PAYLOAD, result_ttl=0) for _ in range(count)])

@@ -165,7 +165,7 @@ def read(process: subprocess.Popen[str]) -> dict[str, float | list[float]]:
         if line.startswith("{"):
             found: dict[str, float | list[float]] = json.loads(line)
             return found
-    raise RuntimeError(f"{process.args} ended without figures")
+    raise RuntimeError(f"{process.args!r} ended without figures")
 
 
 def tell(candidate: Candidate, role: str, url: str, count: int) -> float:

@@ -105,10 +105,10 @@ def box(color: Color, lines: Sequence[tuple[str, int]], *, ink: Color = WHITE, b
     if bricks:
         for row in range(5):
             for column in range(6):
-                x, y = 520 + column * 70 + row % 2 * 30, 610 - row * 62
+                left, top = 520 + column * 70 + row % 2 * 30, 610 - row * 62
                 fill = ((240, 196, 40), (236, 236, 232), (206, 40, 40))[(row * 2 + column) % 3]
-                pen.rectangle((x, y, x + 66, y + 58), fill=fill)
-                pen.rectangle((x + 12, y - 10, x + 50, y), fill=shade(fill, 0.9))
+                pen.rectangle((left, top, left + 66, top + 58), fill=fill)
+                pen.rectangle((left + 12, top - 10, left + 50, top), fill=shade(fill, 0.9))
     y = 130.0 - (60 if bricks else 0)
     for text, size in lines:
         y += size * 0.75

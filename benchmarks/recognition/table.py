@@ -28,7 +28,8 @@ def _lazily(draw: Callable[..., Image.Image]) -> Callable[..., Product]:
 BLACK, WHITE, RED, BLUE, GREY = (30, 30, 33), (240, 240, 238), (190, 32, 36), (28, 84, 186), (120, 120, 124)
 SILVER, GREEN, ORANGE, NAVY, YELLOW = (192, 194, 198), (40, 130, 62), (226, 96, 34), (24, 34, 84), (240, 204, 44)
 SHOWS = "White Silver Black"  # a display is as white as it is black
-c, s, b, d, p = map(_lazily, (products.camera, products.shoe, products.box, products.device, products.phone_back))
+c, s, b = _lazily(products.camera), _lazily(products.shoe), _lazily(products.box)
+d, p = _lazily(products.device), _lazily(products.phone_back)
 pages, flask = _lazily(products.screen), _lazily(products.bottle)
 
 NOTHING: list[Row] = [

@@ -87,7 +87,7 @@ class Crowd:
         """Bring everybody in; return the seconds it took."""
         started_at = time.monotonic()
         self._tell("connect")
-        return max(self._hear()) - started_at
+        return float(max(self._hear())) - started_at
 
     def expect(self, number: int, lowest: int = 0) -> None:
         """Return when all wait for so many events, counted from `lowest`."""
