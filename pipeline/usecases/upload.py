@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from pipeline.assets.image import ImageInfo
 from pipeline.hooks import UploadFacts
 
+# Each piece gives the interpreter's lock away and has to get it back, which costs more than its hash when it is small.
 HASHED_AT_ONCE = 2 * 1024 * 1024
 # One large image after the other: hashing holds a core and not the interpreter's lock, so that many at once would take
 # all cores from the event loop. The memory is theirs in turn.
@@ -71,13 +72,14 @@ class Upload:
 
 def sha256_of_file(file: BinaryIO) -> str:
     """Return the hash of the whole file, hex, and leave it at its start. Blocking."""
-    if isinstance(file, BytesIO):
-        return hashlib.sha256(file.getbuffer()).hexdigest()
-    file.seek(0)
     digest = hashlib.sha256()
-    with _hashing:
-        while count := file.readinto(_piece):  # type: ignore[attr-defined]
-            digest.update(_piece[:count])
+    file.seek(0)
+    if isinstance(file, BytesIO):
+        digest.update(file.getbuffer())
+    else:
+        with _hashing:
+            while count := file.readinto(_piece):  # type: ignore[attr-defined]  # of BinaryIO; all real files have it
+                digest.update(_piece[:count])
     file.seek(0)
     return digest.hexdigest()
 
