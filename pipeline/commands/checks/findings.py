@@ -35,12 +35,12 @@ class Finding:
     mark: Mark
     what: str
     detail: str
-    mend: str = ""
+    remedy: str = ""
 
     @property
     def line(self) -> str:
         """All of it but the mark, in one line."""
-        return f"{self.what}: {self.detail}" + (f"; {self.mend}" if self.mend else "")
+        return f"{self.what}: {self.detail}" + (f"; {self.remedy}" if self.remedy else "")
 
     def as_json(self) -> dict[str, Any]:
         """Return it for programs."""
@@ -53,7 +53,7 @@ class Check:
 
     what: str
     run: Callable[[], AsyncIterator[Finding]]
-    mend: str
+    remedy: str
     seconds: float = LIMIT_SECONDS
 
 
