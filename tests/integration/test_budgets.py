@@ -170,13 +170,13 @@ async def test_spending_outlasts_an_outage_of_the_store(till: Till, monkeypatch:
     async def away(kept: Any) -> None:
         raise DependencyUnavailable("away")
 
-    monkeypatch.setattr(till.store, "keep", away)
+    monkeypatch.setattr(till.store, "put_record", away)
     await budgets.record("acme", "ann", Usage(cost=0.7))
     # Until then the process itself knows, whatever Redis says.
     await (knowing := till.process(per_day=0.7)).record("acme", "ann", Usage(cost=0.7))
     assert await knowing.refusal("acme", "ann") is not None
     assert await till.process(per_day=0.7).refusal("acme", "ann") is None
-    monkeypatch.setattr(till.store, "keep", keep)
+    monkeypatch.setattr(till.store, "put_record", keep)
     await asyncio.gather(*(budgets.record("acme", "ann", Usage(cost=0.1)) for _ in range(3)))
     assert await budgets.refusal("acme", "ann") is not None
     await till.wipe()

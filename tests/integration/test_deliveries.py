@@ -59,7 +59,7 @@ async def test_delivery_that_cannot_be_queued_again_stays_as_it_was(
         return None
 
     queue = cast(Any, SimpleNamespace(name="notifications", enqueue=enqueue))
-    kept, unused, deliveries = cast(Any, SimpleNamespace(keep=keep)), cast(Any, None), Deliveries(store)
+    kept, unused, deliveries = cast(Any, SimpleNamespace(put=keep)), cast(Any, None), Deliveries(store)
     notifying = Notifying(unused, queue, kept, Metrics(), store=store, urls=unused, deliveries=deliveries)
     undelivered = Undelivered(queue, kept, notifying, deliveries, durable=["webhook"])
     before = await store.find_record("delivery", JOB_ID)

@@ -406,8 +406,8 @@ async def test_move_that_cannot_go_on_leaves_no_record(scene: Scene, monkeypatch
                 is_removed.set()
                 await is_written.wait()
 
-        monkeypatch.setattr(self._old, "keep", keep_after_the_removal)
-        monkeypatch.setattr(self._old, "discard", discard_and_wait)
+        monkeypatch.setattr(self._old, "put_record", keep_after_the_removal)
+        monkeypatch.setattr(self._old, "delete_records", discard_and_wait)
         await is_writing.wait()
         return ["a" * 24]
 

@@ -28,7 +28,7 @@ from pipeline.usecases.orphaned_images import OrphanedImages
 from pipeline.usecases.previews import PreviewMaker, Previews
 from pipeline.usecases.processing import Processing, Result
 from pipeline.queue.job import Job
-from pipeline.usecases.new_assets import Fresh
+from pipeline.usecases.new_assets import NewAssets
 from pipeline.usecases.image_urls import ImageUrls
 from tests.contract.contracts import check_event
 from tests.factories import make_asset, make_image
@@ -101,7 +101,7 @@ def make_processing(
     metrics: Metrics | None = None,
     orphaned_images: OrphanedImages | None = None,
     maker: PreviewMaker | None = None,
-    fresh: Fresh | None = None,
+    new_assets: NewAssets | None = None,
 ) -> Processing:
     """Return the use case; without a maker it makes no previews."""
     metrics = metrics or Metrics()
@@ -112,7 +112,7 @@ def make_processing(
         urls=ImageUrls(plugins),
         previews=Previews(plugins, maker, metrics),
         cleaning=Cleaning(),
-        fresh=fresh or Fresh(),
+        new_assets=new_assets or NewAssets(),
         provider_timeout_seconds=90,
     )
 

@@ -27,7 +27,7 @@ from pipeline.queue.queue import JobQueue
 from pipeline.usecases import orphaned_images as orphaned_images_module
 from pipeline.usecases.cleaning import Cleaning
 from pipeline.usecases.corrections import Corrections
-from pipeline.usecases.new_assets import Fresh
+from pipeline.usecases.new_assets import NewAssets
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.job_records import JobRecords
 from pipeline.usecases.orphaned_images import OrphanedImages
@@ -60,7 +60,7 @@ class House:
             urls=ImageUrls(self.plugins),
             previews=Previews(self.plugins, None, self.metrics),
             cleaning=Cleaning(),
-            fresh=Fresh(),
+            new_assets=NewAssets(),
         )
         self.handler = Reanalyzing(
             *(store, self.processing, self.job_records, self.metrics),

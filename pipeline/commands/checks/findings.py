@@ -44,7 +44,10 @@ class Finding:
 
     def as_json(self) -> dict[str, Any]:
         """Return it for programs."""
-        return asdict(self)
+        found = asdict(self)
+        # The name that the lines have had since version 0.1.
+        found["mend"] = found.pop("remedy")
+        return found
 
 
 @dataclass(frozen=True, slots=True)
