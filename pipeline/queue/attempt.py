@@ -95,7 +95,7 @@ class RetryPolicy:
         backoff_ms: int = self.backoff_ms * 2 ** (attempt - 1)
         return max(least_ms, backoff_ms)
 
-    def spent(self, job: Job) -> str | None:
+    def refusal(self, job: Job) -> str | None:
         """Return why this claim must not run at all, or None. A start beyond the limit means the process was lost
         giving it up.
         """
@@ -106,7 +106,7 @@ class RetryPolicy:
         return None
 
 
-def judge(error: Exception, job: Job, policy: RetryPolicy, seconds: float) -> Finish:
+def decide_finish(error: Exception, job: Job, policy: RetryPolicy, seconds: float) -> Finish:
     """Return how a start that ended with the error goes on; FAILED still has to be carried out.
 
     seconds: how long it took.
@@ -218,7 +218,7 @@ class Attempts:
             self._metrics.started(job.attempt)
             self._log.info("job_claimed", stalls=job.stalls)
             self._on_start(job)
-            spent = self._policy.spent(job)
+            spent = self._policy.refusal(job)
             finish = await (self._attempt(claim, span) if spent is None else self._give_up(claim, spent))
             if claim.is_cancelled:
                 # Whatever it ended with: nothing of it is stored.
@@ -256,7 +256,7 @@ class Attempts:
 
     async def _carry_out(self, claim: Claim, error: Exception) -> Finish | None:
         claim.cause = cause_of(error)
-        finish = judge(error, claim.job, self._policy, time.monotonic() - claim.started_at)
+        finish = decide_finish(error, claim.job, self._policy, time.monotonic() - claim.started_at)
         if finish.outcome is Outcome.FAILED:
             return await self._give_up(claim, finish.error)
         if finish.refunds_attempt:

@@ -21,7 +21,7 @@ from pipeline.hooks import Analysis, Attribute, Usage
 from pipeline.hooks.job_side import NO_LIMITS
 from pipeline.hooks.usage import UsageCounts
 from pipeline.metrics import Metrics
-from pipeline.queue.attempt import RetryPolicy, judge
+from pipeline.queue.attempt import RetryPolicy, decide_finish
 from pipeline.queue.job import Job, Outcome
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases.ai_usage import AiUsage
@@ -128,7 +128,7 @@ async def test_nobody_spends_while_nobody_knows_what_was_spent(
     monkeypatch.setattr(till.queue if away == "sums" else till.store, away, fail)
     with pytest.raises(DependencyUnavailable) as caught:
         await budgets.refusal("acme", "ann")
-    finish = judge(caught.value, Job("id", {}, 1, 0, "lease", 0, 0), RetryPolicy(), 1)
+    finish = decide_finish(caught.value, Job("id", {}, 1, 0, "lease", 0, 0), RetryPolicy(), 1)
     assert (finish.outcome, finish.refunds_attempt) == (Outcome.RETRY, True)
 
 
@@ -205,13 +205,13 @@ def test_job_that_waits_for_the_next_day_never_fails_of_its_age() -> None:
     """It is asked for again after the time that was told, and an old one is delayed rather than parked."""
     policy, job = RetryPolicy(max_age_seconds=60), Job("id", {}, 1, 0, "lease", 0, 0)
     error = BudgetReached("Daily AI budget reached", retry_after_seconds=600)
-    finish = judge(error, job, policy, 1)
+    finish = decide_finish(error, job, policy, 1)
     assert (finish.outcome, finish.delay_ms, finish.refunds_attempt) == (Outcome.RETRY, 600_000, True)
     error.provider = "acme"
-    assert judge(error, job, policy, 1).outcome is Outcome.PARKED
-    finish = judge(error, job, policy, 61)
+    assert decide_finish(error, job, policy, 1).outcome is Outcome.PARKED
+    finish = decide_finish(error, job, policy, 61)
     assert (finish.outcome, finish.delay_ms) == (Outcome.RETRY, 600_000)
-    assert judge(PermanentJobError("no"), job, policy, 61).outcome is Outcome.FAILED
+    assert decide_finish(PermanentJobError("no"), job, policy, 61).outcome is Outcome.FAILED
 
 
 PRICED = """

@@ -14,7 +14,7 @@ from tornado.ioloop import IOLoop
 
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
 from pipeline.metrics import Metrics
-from pipeline.queue.attempt import Attempts, RetryPolicy, judge
+from pipeline.queue.attempt import Attempts, RetryPolicy, decide_finish
 from pipeline.queue.claim import Claim
 from pipeline.queue.job import Finish, Job, Outcome
 
@@ -57,7 +57,7 @@ GIVEN_BACK = [AWAY, BUSY, NOBODY_IN_PARTICULAR, STORE_AWAY]
 @pytest.mark.parametrize(("error", "is_spent", "outcome", "told"), TABLE, ids=IDS)
 def test_judge_follows_the_table(error: Exception, is_spent: bool, outcome: Outcome, told: str) -> None:
     """An attempt is spent when the work was tried and answered; whatever else happens gives it back."""
-    finish = judge(error, make_job(), POLICY, 0.1)
+    finish = decide_finish(error, make_job(), POLICY, 0.1)
     assert (finish.outcome, finish.error, finish.refunds_attempt) == (outcome, told, not is_spent)
     assert finish.delay_ms == (0 if outcome is Outcome.FAILED else 2000)
 
@@ -65,7 +65,7 @@ def test_judge_follows_the_table(error: Exception, is_spent: bool, outcome: Outc
 @pytest.mark.parametrize("error", [ANSWERED_BADLY, KeyError("a bug")], ids=["answered badly", "unknown"])
 def test_attempts_that_are_spent_come_to_an_end(error: Exception) -> None:
     """Three, each wait twice the one before."""
-    finishes = [judge(error, make_job(attempt), POLICY, 0.1) for attempt in (1, 2, 3)]
+    finishes = [decide_finish(error, make_job(attempt), POLICY, 0.1) for attempt in (1, 2, 3)]
     assert [finish.outcome for finish in finishes] == [Outcome.RETRY, Outcome.RETRY, Outcome.FAILED]
     assert [finish.delay_ms for finish in finishes] == [2000, 4000, 0]
     assert finishes[-1].error.endswith(" after 3 attempts")
@@ -74,16 +74,16 @@ def test_attempts_that_are_spent_come_to_an_end(error: Exception) -> None:
 @pytest.mark.parametrize("error", GIVEN_BACK, ids=str)
 def test_last_attempt_that_is_given_back_fails_nothing(error: Exception) -> None:
     """It is the last one still, as soon as the work can be tried."""
-    finish = judge(error, make_job(attempt=3), POLICY, 0.1)
+    finish = decide_finish(error, make_job(attempt=3), POLICY, 0.1)
     assert finish.outcome in (Outcome.PARKED, Outcome.RETRY) and finish.refunds_attempt
 
 
 def test_wait_that_a_spent_attempt_asks_for_is_kept() -> None:
     """A provider that says of its own failure when to come again, and that it did try: no earlier, no attempt more."""
     error = RetryableJobError("Model is loading", retry_after_seconds=30, spends_attempt=True)
-    finish = judge(error, make_job(), POLICY, 0.1)
+    finish = decide_finish(error, make_job(), POLICY, 0.1)
     assert (finish.outcome, finish.delay_ms, finish.refunds_attempt) == (Outcome.RETRY, 30_000, False)
-    assert judge(error, make_job(attempt=3), POLICY, 0.1).outcome is Outcome.FAILED
+    assert decide_finish(error, make_job(attempt=3), POLICY, 0.1).outcome is Outcome.FAILED
 
 
 @pytest.mark.fault("E8")
@@ -103,7 +103,7 @@ def test_waiting_ends_at_an_age(
 ) -> None:
     """A job that is always given back ends all the same, with its last reason."""
     job = make_job(age_seconds=age_seconds)
-    finish = judge(error, job, POLICY, took_seconds)
+    finish = decide_finish(error, job, POLICY, took_seconds)
     assert (finish.outcome is Outcome.FAILED) is is_over, remark
     if is_over:
         assert finish.error == f"{error}, given up after 60 seconds"
@@ -111,7 +111,7 @@ def test_waiting_ends_at_an_age(
 
 def test_age_ends_no_job_that_is_tried() -> None:
     """Its attempts do: a photo that has waited for a day for its provider still has all of them."""
-    assert judge(ANSWERED_BADLY, make_job(age_seconds=86_400), POLICY, 1).outcome is Outcome.RETRY
+    assert decide_finish(ANSWERED_BADLY, make_job(age_seconds=86_400), POLICY, 1).outcome is Outcome.RETRY
 
 
 @pytest.mark.parametrize(
@@ -130,14 +130,14 @@ def test_age_ends_no_job_that_is_tried() -> None:
 )
 def test_age_is_told_in_words(seconds: float, words: str) -> None:
     """In the largest unit of which there are two, as its owner reads it."""
-    finish = judge(BUSY, make_job(age_seconds=seconds), RetryPolicy(max_age_seconds=seconds), 0)
+    finish = decide_finish(BUSY, make_job(age_seconds=seconds), RetryPolicy(max_age_seconds=seconds), 0)
     assert finish.error == f"AI service is busy, given up after {words}"
 
 
 @pytest.mark.fault("P11")
 def test_text_of_a_dependency_is_cleaned() -> None:
     """A storage plugin's words go into the asset, the queue and the log."""
-    finish = judge(DependencyUnavailable("The \x1b[31mdisk\x07 is\nfull"), make_job(), POLICY, 0)
+    finish = decide_finish(DependencyUnavailable("The \x1b[31mdisk\x07 is\nfull"), make_job(), POLICY, 0)
     assert finish.error == "The disk is full"
 
 

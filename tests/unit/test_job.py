@@ -62,7 +62,7 @@ def test_policy_decides_by_error_and_attempt(error: Exception, attempt: int, exp
 )
 def test_policy_sees_claims_that_must_not_run(fields: dict[str, Any], expected: str | None) -> None:
     """A start beyond the attempts or the stalls only gives the job up."""
-    assert POLICY.spent(make_job(**fields)) == expected
+    assert POLICY.refusal(make_job(**fields)) == expected
 
 
 def test_reason_tells_attempts_and_hides_the_unknown() -> None:
