@@ -16,7 +16,7 @@ R = TypeVar("R")
 WRITES_AT_ONCE = 100
 
 
-class Groups(Generic[T, R]):
+class WriteGroups(Generic[T, R]):
     """Writes of one kind."""
 
     def __init__(

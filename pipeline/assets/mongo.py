@@ -43,7 +43,7 @@ from pipeline.assets.reading import Reader
 from pipeline.assets.upgrade import BackendOf, missing_backends
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, OutcomeUnknown
-from pipeline.grouped import Groups
+from pipeline.grouped import WriteGroups
 from pipeline.images import ImageName
 
 DATABASE = "ai_queue_pipeline"
@@ -91,8 +91,8 @@ class MongoAssetStore(MongoRecords, RetainedDocuments, JobDocuments):
         self._keys: AsyncCollection[dict[str, Any]] = database.get_collection(
             "idempotency_keys", codec_options=aware
         )
-        self._inserts: Groups[dict[str, Any], bool] = Groups(self._insert, calls_at_once=CALLS_AT_ONCE)
-        self._updates: Groups[UpdateOne, bool] = Groups(self._update_all, calls_at_once=CALLS_AT_ONCE)
+        self._inserts: WriteGroups[dict[str, Any], bool] = WriteGroups(self._insert, calls_at_once=CALLS_AT_ONCE)
+        self._updates: WriteGroups[UpdateOne, bool] = WriteGroups(self._update_all, calls_at_once=CALLS_AT_ONCE)
         self._records = database.get_collection("kept", codec_options=aware)
         self._spans = {}
         self._builder = mongo_indexes.IndexBuilder(uri, DATABASE)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 import structlog
 
 from pipeline.errors import DependencyUnavailable, PipelineError, asked_seconds
-from pipeline.grouped import Groups
+from pipeline.grouped import WriteGroups
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.checks import is_web_url
 from pipeline.hooks.protocols import READ_AT_MOST_BYTES, NewImage, StoredImage
@@ -45,10 +45,10 @@ class Storing:
         self._seldom = Seldom()
         # Each removes an image whose save has ended after it was given up.
         self._removals: set[asyncio.Task[None]] = set()
-        self._together: Groups[NewImage, object] | None = None
+        self._together: WriteGroups[NewImage, object] | None = None
         if SAVE_MANY in storage.methods and not _has_newer_save(storage.plugin):
             # One call at a time: a thread more would fight for the interpreter's lock.
-            self._together = Groups(self._save_many, lambda image: self._remove_later(image.public_id), calls_at_once=1)
+            self._together = WriteGroups(self._save_many, lambda image: self._remove_later(image.public_id), calls_at_once=1)
 
     async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
         """Store the image and return its URL; DependencyUnavailable, or the storage's own PipelineError.

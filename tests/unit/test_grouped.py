@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pipeline.grouped import WRITES_AT_ONCE, Groups
+from pipeline.grouped import WRITES_AT_ONCE, WriteGroups
 
 CALLS_AT_ONCE = 2
 
@@ -19,7 +19,7 @@ class Database:
         self.calls: list[list[int]] = []
         self.goes = asyncio.Event()
         self.called = asyncio.Queue[None]()
-        self.groups = Groups(self.write, calls_at_once=CALLS_AT_ONCE)
+        self.groups = WriteGroups(self.write, calls_at_once=CALLS_AT_ONCE)
 
     async def begin(self, *writes: int) -> list[asyncio.Task[int]]:
         """Begin these writes: the first ones keep as many calls as there may be, the others wait."""
