@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 from PIL import Image
 
 from pipeline.assets import containers
-from pipeline.assets.signatures import begins
+from pipeline.assets.truncation import has_first_pixels
 from pipeline.assets.kinds import AVIF, HEAD_BYTES, HEIC, image_type
 from pipeline.errors import ValidationError
 from pipeline.sandbox import cost
@@ -38,7 +38,7 @@ CONTENT_TYPES = {
 # by one) and holds up every other thread meanwhile.
 MAX_READS = 10_000
 NOT_WHOLE = "Must be a whole image: the file is shorter than it says"
-CUT_OFF = "Must be a whole image: the file ends before its picture begins"
+CUT_OFF = "Must be a whole image: the file ends before its picture has_first_pixels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def inspect(file: BinaryIO, max_pixels: int, decode_memory_mb: int) -> ImageInfo
     try:
         header, (width, height) = _read_header(file)
         fault = cost.find_fault(header, file, max_pixels, decode_memory_mb)
-        if not fault and not begins(header, file):
+        if not fault and not has_first_pixels(header, file):
             fault = CUT_OFF
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _invalid(cost.too_many_pixels(max_pixels)) from error

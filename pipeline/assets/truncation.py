@@ -24,7 +24,7 @@ PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 GIF_IMAGE, GIF_EXTENSION = 0x2C, 0x21
 
 
-def begins(header: Header, file: BinaryIO) -> bool:
+def has_first_pixels(header: Header, file: BinaryIO) -> bool:
     """Return whether the file goes on at least to the first pixels. file: left anywhere."""
     look = {"JPEG": _jpeg_begins, "PNG": _png_begins, "GIF": _gif_begins}.get(header.format)
     return look is None or look(file)
