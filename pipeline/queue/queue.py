@@ -29,7 +29,7 @@ from pipeline.hold import BACKGROUND, ProviderReport, Hold, Pace
 from pipeline.instants import milliseconds_of
 from pipeline.link.connection import CALL_SECONDS, Link
 from pipeline.link.master import Master
-from pipeline.queue import records
+from pipeline.queue import codec
 from pipeline.queue.job import FailedJob, FailedPage, Finish, JobState, Mode, NewJob, Outcome, Step
 from pipeline.queue.snapshot import JobInfo, Snapshot, as_job_info, as_snapshot
 
@@ -160,8 +160,8 @@ class JobQueue:
         self._keep_failed_ms = round(keep_failed_seconds * 1000)
         self._longest_delay_ms = round(longest_delay_seconds * 1000)
         self._max_age_ms = round(max_age_seconds * 1000)
-        self._lanes = records.to_json(lanes)
-        self._limits = records.as_limits(paces, lanes, behind)
+        self._lanes = codec.to_json(lanes)
+        self._limits = codec.as_limits(paces, lanes, behind)
         self._base = base = f"{prefix}:{{{name}}}:"
         self._key = {
             key: base + key
@@ -262,8 +262,8 @@ class JobQueue:
         completed = [finish.job.lease for finish in finishes if finish.outcome in OVER]
         args: list[Any] = [self.owner, self._lease_ms, f"{mark}:{self._lease_ms}", free]
         args += (self._longest_delay_ms, self._max_age_ms, self._lanes)
-        args.append(records.to_json([records.as_texts(report) for report in reports]) if reports else NOTHING)
-        args += (records.to_json(avoided) if avoided else NOTHING, self._limits, reserved, len(completed), *completed)
+        args.append(codec.to_json([codec.as_texts(report) for report in reports]) if reports else NOTHING)
+        args += (codec.to_json(avoided) if avoided else NOTHING, self._limits, reserved, len(completed), *completed)
         for finish in finishes:
             if finish.outcome not in OVER:
                 args += (finish.job.lease, finish.outcome, finish.delay_ms, int(finish.refunds_attempt))
@@ -273,12 +273,12 @@ class JobQueue:
         )
         self._note_watched(bool(watched))
         return Step(
-            claimed=[records.as_job(fields, now_ms) for fields in claimed],
+            claimed=[codec.as_job(fields, now_ms) for fields in claimed],
             lost=lost,
             has_more=bool(has_more),
             next_due_ms=None if next_due_ms < 0 else next_due_ms,
             mode=Mode(mode),
-            holds=records.as_holds(held, now_ms),
+            holds=codec.as_holds(held, now_ms),
         )
 
     async def renew(self, leases: Sequence[str]) -> Renewal:
@@ -395,7 +395,7 @@ class JobQueue:
             failed=failed,
             is_paused=bool(is_paused),
             oldest_ready_seconds=None if age_ms < 0 else age_ms / 1000,
-            holds=records.as_holds(held, now_ms),
+            holds=codec.as_holds(held, now_ms),
             ended_in_last_minute=ended,
             background=background,
         )
@@ -438,14 +438,14 @@ class JobQueue:
         if not ids:
             return [], True
         records_of = await self._call(lambda link: link.ask("MGET", *(f"{self._base}record:{each}" for each in ids)))
-        data = [records.as_object(text).get("data") for text in records_of if text]
+        data = [codec.as_object(text).get("data") for text in records_of if text]
         asset_ids = [each.get("assetId") for each in data if isinstance(each, dict)]
         return [each for each in asset_ids if isinstance(each, str)], all(len(each) < at_most for each in found)
 
     async def report(self, reports: Mapping[str, Mapping[str, Any]]) -> None:
         """Let snapshots know of jobs that this process runs. reports: by job id; told again within REPORT_SECONDS."""
         commands = [
-            ("SET", f"{self._base}running:{job_id}", records.to_json(each), "EX", REPORT_SECONDS)
+            ("SET", f"{self._base}running:{job_id}", codec.to_json(each), "EX", REPORT_SECONDS)
             for job_id, each in reports.items()
         ]
         await self._call(lambda link: link.ask_all(*commands))
@@ -470,7 +470,7 @@ class JobQueue:
     async def _list_failed(self, limit: int, failed_at_ms: int | str, job_id: str) -> FailedPage:
         keys = self._places("failed")
         older, *entries = await self._run("list", keys, [limit, failed_at_ms, job_id], timed=False)
-        return FailedPage([records.as_failed_job(*fields) for fields in entries], older)
+        return FailedPage([codec.as_failed_job(*fields) for fields in entries], older)
 
     async def remove_failed(self, *job_ids: str) -> int:
         """Forget dead letters; return how many of the ids were some. Other jobs are left alone."""
@@ -499,7 +499,7 @@ class JobQueue:
         (record, state), completed_at = await self._call(lambda link: link.ask_all(*questions))
         if record is None:
             return {} if completed_at is None else {"state": JobState.COMPLETED}
-        return {"state": JobState.WAITING} | records.as_object(record) | records.as_object(state or "")
+        return {"state": JobState.WAITING} | codec.as_object(record) | codec.as_object(state or "")
 
     async def own(self, owner: str, *, is_paused: bool, takes_over: bool = False) -> Owned:
         """Claim the queue for the asset store of that id, if no other store has it.
@@ -558,7 +558,7 @@ class JobQueue:
     async def write_process(self, process_id: str, entry: Mapping[str, Any]) -> None:
         """Write what this process does, for all others."""
         key = self._key["processes"]
-        commands = (("HSET", key, process_id, records.to_json(entry)), ("EXPIRE", key, KEEP_PROCESS_SECONDS))
+        commands = (("HSET", key, process_id, codec.to_json(entry)), ("EXPIRE", key, KEEP_PROCESS_SECONDS))
         await self._call(lambda link: link.ask_all(*commands))
 
     async def is_drain_requested(self, process_id: str) -> bool | None:
@@ -569,7 +569,7 @@ class JobQueue:
     async def processes(self) -> dict[str, dict[str, Any]]:
         """Return what each process has written of itself, by its id."""
         found = await self._call(lambda link: link.ask("HGETALL", self._key["processes"]))
-        return {name: records.as_object(text) for name, text in zip(found[::2], found[1::2], strict=True)}
+        return {name: codec.as_object(text) for name, text in zip(found[::2], found[1::2], strict=True)}
 
     async def forget_processes(self, *process_ids: str) -> None:
         """Remove what these processes have written."""
@@ -638,14 +638,14 @@ class JobQueue:
     def _enqueue_call(self, job: NewJob) -> tuple[list[str], list[Any]]:
         record: dict[str, Any] = {"submittedAt": job.submitted_at_ms} if job.submitted_at_ms else {}
         record |= {"requestId": job.request_id, "trace": job.trace_context, "group": job.group, "lane": job.lane}
-        args = [self.owner, job.id, records.to_json(record | {"data": job.data}), job.group, int(job.revive)]
+        args = [self.owner, job.id, codec.to_json(record | {"data": job.data}), job.group, int(job.revive)]
         return self._places("completed", "failed", "delayed", "leases", "parked", "owner", "watched"), args
 
     def _bury_call(self, dead: FailedJob) -> tuple[list[str], list[Any]]:
         enqueued_at_ms = milliseconds_of(dead.enqueued_at) if dead.enqueued_at else 0
         record = {"enqueuedAt": enqueued_at_ms, "requestId": dead.request_id, "data": dead.data}
         state = {"state": "failed", "attempt": dead.attempts, "stalls": dead.stalls, "error": dead.error}
-        args = [dead.id, records.to_json(record), records.to_json(state), milliseconds_of(dead.failed_at)]
+        args = [dead.id, codec.to_json(record), codec.to_json(state), milliseconds_of(dead.failed_at)]
         return self._places("completed", "failed", "owner"), [self.owner, *args]
 
     async def _run(self, verb: str, keys: Sequence[str], args: Sequence[Any], *, timed: bool = True) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.hold import Hold
 from pipeline.instants import EPOCH
-from pipeline.queue import records
+from pipeline.queue import codec
 from pipeline.queue.job import JobState, Mode
 
 
@@ -71,9 +71,9 @@ def as_snapshot(reply: Sequence[Any]) -> Snapshot:
     for position, job_id in enumerate(line.split("\n") if line else (), 1):
         positions.setdefault(job_id, position)
     return Snapshot(
-        taken_at=records.as_instant(now_ms) or EPOCH,
+        taken_at=codec.as_instant(now_ms) or EPOCH,
         mode=Mode(mode),
-        holds=records.as_holds(held, now_ms),
+        holds=codec.as_holds(held, now_ms),
         ended_in_last_minute=ended,
         line=positions,
         parked=frozenset(member.rpartition("|")[2] for member in parked.split("\n") if member),
@@ -85,7 +85,7 @@ def as_job_info(state_text: str, running_text: str, due_ms: str, is_there: int, 
     """Return where a job is, by what lua/snapshot.lua replies of one that is not in the line."""
     if not is_there:
         return JobInfo(JobState.COMPLETED) if is_completed else UNKNOWN
-    state = records.as_object(state_text) if state_text else {}
+    state = codec.as_object(state_text) if state_text else {}
     try:
         name = JobState(state.get("state", JobState.WAITING))
     except ValueError:
@@ -96,7 +96,7 @@ def as_job_info(state_text: str, running_text: str, due_ms: str, is_there: int, 
         name,
         attempt=attempt if isinstance(attempt, int) else 0,
         error=POSTPONED if is_postponed else error if isinstance(error, str) else "",
-        due_at=records.as_instant(due_ms) if name is JobState.DELAYED else None,
+        due_at=codec.as_instant(due_ms) if name is JobState.DELAYED else None,
         is_given_back=is_postponed or bool(state.get("givenBack")),
-        report=records.as_object(running_text) if running_text and name is JobState.ACTIVE else {},
+        report=codec.as_object(running_text) if running_text and name is JobState.ACTIVE else {},
     )

@@ -19,7 +19,7 @@ from pipeline.clock import utc_now
 from pipeline.instants import milliseconds_of
 from pipeline.queue.job import FailedJob, Job, NewJob
 from pipeline.queue.queue import JobQueue
-from pipeline.queue.records import as_instant
+from pipeline.queue.codec import as_instant
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.paging import dated_pages
 

@@ -25,7 +25,7 @@ from pipeline.hooks.notifiers import EventContext
 from pipeline.metrics import Metrics
 from pipeline.queue.job import Job, NewJob
 from pipeline.queue.queue import JobQueue
-from pipeline.queue.records import as_instant
+from pipeline.queue.codec import as_instant
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.committing import until_stored
