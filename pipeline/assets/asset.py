@@ -143,7 +143,7 @@ class Asset:
         return failure_of(self.status, self.ai_metadata)
 
     @property
-    def known(self) -> AiMetadata:
+    def corrected_metadata(self) -> AiMetadata:
         """What is known of the photo: what the AI said, and over it what a person said."""
         said: dict[str, Any] = {
             name: {"value": each["value"], "confidence": 1} for name, each in self.corrections.items()
@@ -154,10 +154,10 @@ class Asset:
         error = self.ai_metadata.error if self.status is AssetStatus.FAILED else None
         return replace(self.ai_metadata, **said, error=error)
 
-    def status_when_known(self) -> AssetStatus:
+    def status_by_metadata(self) -> AssetStatus:
         """Return which status it has by what is known of it, once its work has ended."""
-        known = self.known
-        if known.brand and known.model:
+        meta = self.corrected_metadata
+        if meta.brand and meta.model:
             return AssetStatus.ACTIVE
         is_failed = self.ai_metadata.error is not None and not self.corrections
         return AssetStatus.FAILED if is_failed else AssetStatus.PARTIAL
@@ -233,7 +233,7 @@ class Asset:
 
         urls: of its images, where our storages hold them; image_urls.py makes them.
         """
-        meta = self.known
+        meta = self.corrected_metadata
         return {
             "id": self.id,
             "userId": self.user_id,

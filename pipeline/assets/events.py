@@ -16,7 +16,7 @@ def asset_processed(asset: Asset, processed_url: str | None = None) -> dict[str,
     if not asset.is_finished:
         raise ValueError(f"asset {asset.id} is {asset.status.value}, not finished")
     common: dict[str, Any] = {"event": "asset_processed", "assetId": asset.id, "status": asset.status.value}
-    meta = asset.known
+    meta = asset.corrected_metadata
     if asset.status is AssetStatus.FAILED:
         return common | {"error": meta.error or "Processing failed", "timestamp": to_timestamp(asset.finished_at)}
     found = {"brand": meta.brand or MISSING, "model": meta.model or MISSING}

@@ -38,7 +38,7 @@ CONTENT_TYPES = {
 # by one) and holds up every other thread meanwhile.
 MAX_READS = 10_000
 NOT_WHOLE = "Must be a whole image: the file is shorter than it says"
-CUT_OFF = "Must be a whole image: the file ends before its picture has_first_pixels"
+CUT_OFF = "Must be a whole image: the file ends before its picture begins"
 
 
 @dataclass(frozen=True, slots=True)

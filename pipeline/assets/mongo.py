@@ -298,7 +298,7 @@ class MongoAssetStore(MongoRecords, RetainedDocuments, JobDocuments):
         found = await self._reach(self._assets.find({"_id": {"$in": keys}}).to_list(len(keys))) if keys else []
         return self._reading.all(found)
 
-    async def known(self, asset_ids: Collection[str]) -> Collection[str]:
+    async def existing_ids(self, asset_ids: Collection[str]) -> Collection[str]:
         keys = [key for asset_id in asset_ids if (key := _object_id(asset_id))]
         found = await self._reach(self._assets.find({"_id": {"$in": keys}}, {"_id": 1}).to_list(None)) if keys else []
         return {str(each["_id"]) for each in found}

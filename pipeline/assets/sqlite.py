@@ -354,7 +354,7 @@ class SqliteAssetStore(SqliteRecords, RetainedRows, JobRows):
         sql = "SELECT * FROM assets WHERE id IN (SELECT value FROM json_each(:ids))"
         return self._reading.all(await self._read(sql, {"ids": json.dumps([*asset_ids])}))
 
-    async def known(self, asset_ids: Collection[str]) -> Collection[str]:
+    async def existing_ids(self, asset_ids: Collection[str]) -> Collection[str]:
         sql = "SELECT id FROM assets WHERE id IN (SELECT value FROM json_each(:ids))"
         return {row["id"] for row in await self._read(sql, {"ids": json.dumps([*asset_ids])})}
 

@@ -157,7 +157,7 @@ class AssetStore(Protocol):
     async def get_many(self, asset_ids: Collection[str]) -> Sequence[Asset]:
         """Return those of the assets that there are, in any order."""
 
-    async def known(self, asset_ids: Collection[str]) -> Collection[str]:
+    async def existing_ids(self, asset_ids: Collection[str]) -> Collection[str]:
         """Return those of the ids that some document has, be it damaged or not."""
 
     async def page(

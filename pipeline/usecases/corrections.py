@@ -55,7 +55,7 @@ class Corrections:
 async def settle_status(store: AssetStore, asset: Asset) -> Asset:
     """Return the finished asset with the status that its corrections make due: one may have come during its run."""
     for _ in range(TRIES):
-        due = asset.status_when_known()
+        due = asset.status_by_metadata()
         if not asset.is_finished or due is asset.status:
             return asset
         if (settled := await store.correct(asset, replace(asset, status=due))) is not None:
@@ -79,4 +79,4 @@ def _corrected(asset: Asset, by: str, said: Mapping[str, str | None]) -> Asset:
         else:
             corrections[name] = {"value": value, "by": by, "at": at}
     changed = replace(asset, corrections=corrections, history=tuple(history[-HISTORY_AT_MOST:]))
-    return replace(changed, status=changed.status_when_known()) if asset.is_finished else changed
+    return replace(changed, status=changed.status_by_metadata()) if asset.is_finished else changed

@@ -68,7 +68,7 @@ class Deliveries:
         at: when the event was enqueued. response: what the receiver said. reason: why it was not delivered.
         """
         await self._note(job_id, payload, at, state, attempts=attempts, response=response, reason=reason)
-        if not await self._store.known([str(payload.get("assetId"))]):
+        if not await self._store.existing_ids([str(payload.get("assetId"))]):
             # Deleted meanwhile: nobody else would look for this record.
             await self._store.delete_records(KIND, job_id)
 

@@ -41,7 +41,7 @@ async def every_asset(
         found = {asset.id: asset for asset in await outage_retry.run(partial(store.get_many, page))}
         unread = [asset_id for asset_id in page if asset_id not in found]
         # The others were deleted between the two calls.
-        for asset_id in sorted(await outage_retry.run(partial(store.known, unread))) if unread else ():
+        for asset_id in sorted(await outage_retry.run(partial(store.existing_ids, unread))) if unread else ():
             on_damaged(asset_id)
         for asset_id in page:
             if asset_id in found:

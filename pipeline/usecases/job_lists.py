@@ -334,7 +334,7 @@ def _shown(
 ) -> dict[str, Any]:
     told = told or {}
     last: Mapping[str, Any] = asset.attempts[-1] if asset.attempts else {}
-    known, preview = asset.known, asset.previews.get(PREVIEW)
+    known, preview = asset.corrected_metadata, asset.previews.get(PREVIEW)
     return {
         "jobId": asset.processing_job_id,
         "assetId": asset.id,

@@ -80,7 +80,7 @@ class JobRecords:
 
     async def forget_if_deleted(self, job_id: str, asset_id: str) -> bool:
         """Forget a dead letter if its asset was deleted meanwhile, and return that: nobody else would look for it."""
-        if await self._store.known([asset_id]):
+        if await self._store.existing_ids([asset_id]):
             return False
         await self.forget(job_id)
         return True

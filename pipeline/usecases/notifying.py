@@ -164,7 +164,7 @@ class Notifying:
         except KeyError:
             raise PermanentJobError("The job's payload is not that of a notification") from None
         asset = await self._store.get(event["assetId"])
-        if asset is None and not await self._store.known([event["assetId"]]):
+        if asset is None and not await self._store.existing_ids([event["assetId"]]):
             # Deleted at the moment at which its event was announced.
             log.info("event_dropped", reason="Its asset is gone")
             return Told(is_dropped=True)

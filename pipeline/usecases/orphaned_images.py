@@ -36,7 +36,7 @@ async def find_unnamed(store: AssetStore, names: Iterable[ImageName]) -> list[Im
     assets = {asset.id: asset for asset in await store.get_many(set(ours.values()))} if ours else {}
     missing = set(ours.values()) - assets.keys()
     # Nobody knows which images a damaged document names.
-    damaged = await store.known(missing) if missing else ()
+    damaged = await store.existing_ids(missing) if missing else ()
     return [
         name
         for name, asset_id in ours.items()

@@ -252,7 +252,7 @@ class Processing:
                     asset.id,
                     job.id,
                     asset.fence,
-                    status=replace(asset, ai_metadata=found).status_when_known(),
+                    status=replace(asset, ai_metadata=found).status_by_metadata(),
                     ai_metadata=replace(found, processed_at=now),
                     processed=processed,
                     finished_at=now,

@@ -87,7 +87,7 @@ class ProgressFrames:
 
     def corrected(self, asset: Asset) -> None:
         """Tell that a person corrected the asset."""
-        known = asset.known
+        known = asset.corrected_metadata
         found = {"brand": known.brand, "model": known.model, "colorway": known.colorway}
         event = {
             "event": "asset_corrected",

@@ -232,7 +232,7 @@ class Reanalyzing:
         # A provider that makes no images takes none away.
         image = processed if processed is not None or replaces else before.processed
         new = replace(before, ai_metadata=metadata_of(result.analysis), processed=image)
-        new = replace(new, status=new.status_when_known())
+        new = replace(new, status=new.status_by_metadata())
         is_changed = _told(new) != _told(before)
         commit = self._write(job, result, new, is_changed)
         after = await self._processing.with_images(result, processed, commit)

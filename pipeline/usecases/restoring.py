@@ -100,7 +100,7 @@ class _Restoring:
             raise ValueError(public_id)
         image = ImageRef("", public_id, sha256=member.digest, bytes=len(member.content))
         # What an earlier run restored may have changed since.
-        if self._resumes and await self._store.known([public_id.partition("/")[0]]):
+        if self._resumes and await self._store.existing_ids([public_id.partition("/")[0]]):
             self._images[public_id] = image
             return
         content_type = content_type_of(member.content)

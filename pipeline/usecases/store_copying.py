@@ -71,7 +71,7 @@ class StoreCopy:
         """Remove from the new store what an earlier try, or the time before a move back, has left there."""
         await self._new.purge_keys(EVER)
         async for ids in id_pages(self._new.all_ids):
-            await self._remove(set(ids) - set(await self._old.known(ids)))
+            await self._remove(set(ids) - set(await self._old.existing_ids(ids)))
         async for page in record_pages(self._new.all_records):
             for record in filter(is_copied, page):
                 if await self._old.find_record(record.kind, record.id) is None:
@@ -107,12 +107,12 @@ class StoreCopy:
         """
         damaged: list[str] = []
         async for ids in id_pages(self._old.all_ids):
-            missing = set(ids) - set(await self._new.known(ids))
+            missing = set(ids) - set(await self._new.existing_ids(ids))
             found = await self._old.get_many(missing)
             await self.put(found)
             unreadable = missing - {asset.id for asset in found}
             # Others have been deleted meanwhile, and that is noted.
-            damaged += sorted(await self._old.known(unreadable))
+            damaged += sorted(await self._old.existing_ids(unreadable))
         return damaged
 
     async def put(self, assets: Collection[Asset]) -> None:

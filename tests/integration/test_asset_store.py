@@ -1043,7 +1043,7 @@ async def test_damaged_document_takes_no_other_ones_place(
     assert [*first, *await store.all_ids(limit=20, after=first[-1])] == everything
     assert await store.get(done[0].id) is None
     assert set(ids(await store.get_many([done[0].id, done[1].id]))) == {done[1].id}
-    assert set(await store.known([done[0].id, done[1].id, "0" * 24])) == {done[0].id, done[1].id}
+    assert set(await store.existing_ids([done[0].id, done[1].id, "0" * 24])) == {done[0].id, done[1].id}
     assert set(await store.damaged_of("user-1")) == damaged
     noted = [line["assetId"] for line in logs if line["event"] == "asset_damaged"]
     assert sorted(noted) == sorted(damaged)
@@ -1178,7 +1178,7 @@ async def test_what_is_due_is_found_by_an_index(io_loop: IOLoop, tmp_path: Path)
     await store.records_of("user-1", "a" * 24)
     await store.discard_keys("a" * 24)
     await store.damaged_of("user-1")
-    await store.known(["a" * 24])
+    await store.existing_ids(["a" * 24])
     plans = [await read(f"EXPLAIN QUERY PLAN {sql}", values) for sql, values in seen]
     steps = [row["detail"] for plan in plans for row in plan]
     assert len(plans) == 14

@@ -123,7 +123,7 @@ async def test_correction_stands_against_later_runs(
     current = await store.get(asset.id)
     assert current is not None and current.status is AssetStatus.ACTIVE
     assert current.ai_metadata.brand == {"value": "Nike", "confidence": 0.9}
-    assert current.known.brand == {"value": "Adidas", "confidence": 1}
+    assert current.corrected_metadata.brand == {"value": "Adidas", "confidence": 1}
     ((event, _),) = plugins.events
     assert event == asset_processed(current) and event["aiMetadata"]["model"] == {"value": "Samba", "confidence": 1}
 
@@ -146,9 +146,9 @@ async def test_status_follows_what_is_known(
     asset = await finished(store, status, ai_metadata=meta)
     correcting = Corrections(store)
     corrected = await correcting.correct(asset.id, asset.user_id, said)
-    assert corrected.status is becomes and corrected.known.error is None
+    assert corrected.status is becomes and corrected.corrected_metadata.error is None
     back = await correcting.correct(asset.id, asset.user_id, dict.fromkeys(said))
-    assert (back.status, back.known) == (status, meta)
+    assert (back.status, back.corrected_metadata) == (status, meta)
 
 
 @pytest.mark.gen_test

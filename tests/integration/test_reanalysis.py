@@ -171,7 +171,7 @@ async def test_result_that_tells_less_changes_nothing_unless_it_is_to_replace(
     await house.process(await house.ask(after, replaces=True), new)
     after = await house.asset(before)
     assert after.ai_metadata.brand == ({"value": "Adidas", "confidence": 0.9} if new.brand.value else None)
-    assert after.known.model == {"value": "Air Max 1", "confidence": 1}
+    assert after.corrected_metadata.model == {"value": "Air Max 1", "confidence": 1}
     assert (after.processed is None) is is_less or not is_less
 
 
@@ -190,11 +190,13 @@ async def test_correction_during_the_run_stands(house: House, replaces: bool) ->
     await house.process(await house.ask(before, replaces=replaces), OTHER if not replaces else Analysis())
     after = await house.asset(before)
     assert after.status is AssetStatus.ACTIVE
-    assert [after.known.brand, after.known.model] == [{"value": each, "confidence": 1} for each in ("Puma", "Suede")]
+    assert [after.corrected_metadata.brand, after.corrected_metadata.model] == [
+        {"value": each, "confidence": 1} for each in ("Puma", "Suede")
+    ]
     for event, _ in house.plugins.events:
         assert event["aiMetadata"]["brand"]["value"] == "Puma"
     after = await correcting.correct(before.id, before.user_id, {"brand": None})
-    assert after.known.brand == (None if replaces else {"value": "Adidas", "confidence": 0.9})
+    assert after.corrected_metadata.brand == (None if replaces else {"value": "Adidas", "confidence": 0.9})
 
 
 @pytest.mark.gen_test
