@@ -88,9 +88,7 @@ class MongoAssetStore(MongoRecords, RetainedDocuments, JobDocuments):
         database = self._client.get_default_database(DATABASE, read_preference=ReadPreference.PRIMARY)
         aware: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
         self._assets: AsyncCollection[dict[str, Any]] = database.get_collection("assets", codec_options=aware)
-        self._keys: AsyncCollection[dict[str, Any]] = database.get_collection(
-            "idempotency_keys", codec_options=aware
-        )
+        self._keys: AsyncCollection[dict[str, Any]] = database.get_collection("idempotency_keys", codec_options=aware)
         self._inserts: WriteGroups[dict[str, Any], bool] = WriteGroups(self._insert, calls_at_once=CALLS_AT_ONCE)
         self._updates: WriteGroups[UpdateOne, bool] = WriteGroups(self._update_all, calls_at_once=CALLS_AT_ONCE)
         self._records = database.get_collection("kept", codec_options=aware)
@@ -154,11 +152,11 @@ class MongoAssetStore(MongoRecords, RetainedDocuments, JobDocuments):
             return ends
         return [True] * len(documents)
 
-    async def begin(self, asset_id: str, user_id: str, job_id: str, *, again: bool = False) -> Asset | None:
+    async def begin(self, asset_id: str, user_id: str, job_id: str, *, is_reanalysis: bool = False) -> Asset | None:
         return await self._update(
             asset_id,
-            {"userId": user_id, "processingJobId": job_id, "status": _status_of_run(again)},
-            {"$inc": {"fence": 1} | ({"excused": 1} if again else {})},
+            {"userId": user_id, "processingJobId": job_id, "status": _status_of_run(is_reanalysis)},
+            {"$inc": {"fence": 1} | ({"excused": 1} if is_reanalysis else {})},
         )
 
     async def finish(
@@ -174,13 +172,13 @@ class MongoAssetStore(MongoRecords, RetainedDocuments, JobDocuments):
         previews: Mapping[str, ImageRef] | None = None,
         attempt: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
-        again: bool = False,
+        is_reanalysis: bool = False,
         seen: Asset | None = None,
     ) -> Asset | None:
         result = _result(status, ai_metadata, processed, finished_at, previews)
         change: dict[str, Any] = {"$set": result | {"provenance": dict(provenance) if provenance else None}}
         change |= _with_attempt(attempt) if attempt else {}
-        wanted = {"processingJobId": job_id, "fence": fence, "status": _status_of_run(again)}
+        wanted = {"processingJobId": job_id, "fence": fence, "status": _status_of_run(is_reanalysis)}
         if seen is not None:
             # Every change of an asset says when it was made.
             now, as_seen = utc_now(), {"_id": ObjectId(asset_id), "updatedAt": seen.updated_at} | wanted
@@ -337,9 +335,7 @@ class MongoAssetStore(MongoRecords, RetainedDocuments, JobDocuments):
         documents = await self._reach(cursor.to_list(limit))
         return [(str(each.get("userId", "")), str(each.get("processingJobId", ""))) for each in documents]
 
-    async def delete(
-        self, asset_id: str, user_id: str, *, finished_before: datetime | None = None
-    ) -> Asset | None:
+    async def delete(self, asset_id: str, user_id: str, *, finished_before: datetime | None = None) -> Asset | None:
         key = _object_id(asset_id)
         if key is None:
             return None
@@ -440,8 +436,8 @@ def _result(
     return result if previews is None else result | {"images.previews": previews_document(previews)}
 
 
-def _status_of_run(again: bool) -> Any:
-    return {"$in": sorted(FINISHED)} if again else AssetStatus.PROCESSING.value
+def _status_of_run(is_reanalysis: bool) -> Any:
+    return {"$in": sorted(FINISHED)} if is_reanalysis else AssetStatus.PROCESSING.value
 
 
 def _with_attempt(attempt: Mapping[str, Any]) -> dict[str, Any]:

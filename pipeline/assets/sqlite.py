@@ -130,7 +130,7 @@ SEEN = ("id", "processingJobId", "fence", "updatedAt")
 RESULT = (
     *("status", "aiMetadata", "processed", "previews", "attempts", "provenance", "finishedAt", "failure", "updatedAt"),
 )
-FINISH, FINISH_AGAIN = (
+FINISH, FINISH_REANALYSIS = (
     RowStatement(
         f"UPDATE assets SET {', '.join(f'{name} = new.column{at}' for at, name in enumerate(RESULT, len(SEEN) + 1))} "
         "FROM (VALUES",
@@ -220,10 +220,10 @@ class SqliteAssetStore(SqliteRecords, RetainedRows, JobRows):
         is_new: bool = await self._add(CREATE, [row[name] for name in COLUMNS])
         return is_new
 
-    async def begin(self, asset_id: str, user_id: str, job_id: str, *, again: bool = False) -> Asset | None:
+    async def begin(self, asset_id: str, user_id: str, job_id: str, *, is_reanalysis: bool = False) -> Asset | None:
         return await self._update(
-            f"UPDATE assets SET fence = fence + 1, excused = excused + {int(again)}, updatedAt = :now "
-            f"WHERE id = :id AND userId = :user AND processingJobId = :job AND {_status_of_run(again)} RETURNING *",
+            f"UPDATE assets SET fence = fence + 1, excused = excused + {int(is_reanalysis)}, updatedAt = :now "
+            f"WHERE id = :id AND userId = :user AND processingJobId = :job AND {_status_of_run(is_reanalysis)} RETURNING *",
             {"id": asset_id, "user": user_id, "job": job_id},
         )
 
@@ -240,7 +240,7 @@ class SqliteAssetStore(SqliteRecords, RetainedRows, JobRows):
         previews: Mapping[str, ImageRef] | None = None,
         attempt: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
-        again: bool = False,
+        is_reanalysis: bool = False,
         seen: Asset | None = None,
     ) -> Asset | None:
         if seen is not None:
@@ -248,14 +248,14 @@ class SqliteAssetStore(SqliteRecords, RetainedRows, JobRows):
             done = seen.finished(status, ai_metadata, processed, finished_at, now, previews, attempt, provenance)
             row = _row(done)
             values = [asset_id, job_id, fence, milliseconds_of(seen.updated_at), *(row[name] for name in RESULT)]
-            if await self._add(FINISH_AGAIN if again else FINISH, values):
+            if await self._add(FINISH_REANALYSIS if is_reanalysis else FINISH, values):
                 return done
         added = f", attempts = {WITH_ATTEMPT}" if attempt else ""
         return await self._update(
             "UPDATE assets SET status = :status, aiMetadata = :meta, processed = :processed, finishedAt = :finished, "
             f"previews = COALESCE(:previews, previews), provenance = :provenance{added}, failure = :failure, "
             "updatedAt = :now "
-            f"WHERE {CURRENT_RUN} AND {_status_of_run(again)} RETURNING *",
+            f"WHERE {CURRENT_RUN} AND {_status_of_run(is_reanalysis)} RETURNING *",
             {
                 "attempt": _json(attempt),
                 "provenance": _json(provenance),
@@ -399,9 +399,7 @@ class SqliteAssetStore(SqliteRecords, RetainedRows, JobRows):
         )
         return [(row["userId"], row["processingJobId"]) for row in await self._read(sql, {"limit": limit})]
 
-    async def delete(
-        self, asset_id: str, user_id: str, *, finished_before: datetime | None = None
-    ) -> Asset | None:
+    async def delete(self, asset_id: str, user_id: str, *, finished_before: datetime | None = None) -> Asset | None:
         rows = await self._write(
             "DELETE FROM assets WHERE id = :id AND userId = :user AND (:before IS NULL OR finishedAt < :before) "
             "RETURNING *",
@@ -709,8 +707,8 @@ def _meta_json(meta: AiMetadata) -> str | None:
     return _json(ai_metadata_document(meta) | {"processedAt": _milliseconds(meta.processed_at)})
 
 
-def _status_of_run(again: bool) -> str:
-    return f"status IN ({FINISHED_STATUSES})" if again else "status = 'processing'"
+def _status_of_run(is_reanalysis: bool) -> str:
+    return f"status IN ({FINISHED_STATUSES})" if is_reanalysis else "status = 'processing'"
 
 
 def _json(value: Mapping[str, Any] | Sequence[Any] | None) -> str | None:

@@ -83,7 +83,7 @@ class AssetStore(Protocol):
         OutcomeUnknown when it may have been inserted all the same; any other DependencyUnavailable: it was not.
         """
 
-    async def begin(self, asset_id: str, user_id: str, job_id: str, *, again: bool = False) -> Asset | None:
+    async def begin(self, asset_id: str, user_id: str, job_id: str, *, is_reanalysis: bool = False) -> Asset | None:
         """Take the fence for one start of the job: add 1 to it in one atomic step and return the asset with the new
         fence.
 
@@ -104,7 +104,7 @@ class AssetStore(Protocol):
         previews: Mapping[str, ImageRef] | None = None,
         attempt: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
-        again: bool = False,
+        is_reanalysis: bool = False,
         seen: Asset | None = None,
     ) -> Asset | None:
         """Commit a result (active or partial) under the fence; return the asset as committed. previews: None leaves

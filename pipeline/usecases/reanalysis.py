@@ -205,7 +205,7 @@ class Reanalyzing:
         if promise is None:
             log.info("reanalysis_not_wanted")
             return None
-        asset = await self._store.begin(job.data["assetId"], job.data["userId"], promise["of"], again=True)
+        asset = await self._store.begin(job.data["assetId"], job.data["userId"], promise["of"], is_reanalysis=True)
         if asset is None:
             self._note("dropped", job)
         elif to_timestamp(asset.finished_at) != promise["finishedAt"]:
@@ -269,7 +269,7 @@ class Reanalyzing:
                 previews=result.previews,
                 attempt=attempt,
                 provenance=provenance,
-                again=True,
+                is_reanalysis=True,
             )
 
         finished = await until_stored(write)

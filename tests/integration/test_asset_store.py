@@ -297,8 +297,8 @@ async def test_finished_asset_is_analyzed_again_under_a_fence(store: AssetStore,
     done = await create_finished(store, status)
     asset_id, user_id, job_id = done.id, done.user_id, done.processing_job_id
     assert await store.begin(asset_id, user_id, job_id) is None
-    assert await store.begin(asset_id, "user-2", job_id, again=True) is None
-    old, new = [await store.begin(asset_id, user_id, job_id, again=True) for _ in range(2)]
+    assert await store.begin(asset_id, "user-2", job_id, is_reanalysis=True) is None
+    old, new = [await store.begin(asset_id, user_id, job_id, is_reanalysis=True) for _ in range(2)]
     assert old is not None and new is not None
     assert new.starts == done.starts and new.fence == done.fence + 2
     assert (new.status, new.ai_metadata, new.finished_at) == (status, done.ai_metadata, NOON)
@@ -306,18 +306,18 @@ async def test_finished_asset_is_analyzed_again_under_a_fence(store: AssetStore,
     await store.add_attempt(asset_id, job_id, old.fence, attempt)
     await store.add_attempt(asset_id, job_id, new.fence, attempt)
     assert await finish(store, new, new.fence) is None
-    assert await finish(store, new, old.fence, again=True) is None
-    finished = await finish(store, new, new.fence, finished_at=NOON + timedelta(seconds=1), again=True)
+    assert await finish(store, new, old.fence, is_reanalysis=True) is None
+    finished = await finish(store, new, new.fence, finished_at=NOON + timedelta(seconds=1), is_reanalysis=True)
     assert finished is not None and finished.status is AssetStatus.ACTIVE
     assert finished.finished_at == NOON + timedelta(seconds=1) and list(finished.attempts) == [attempt]
     begun = await begin(store, await create(store))
-    assert await store.begin(begun.id, begun.user_id, begun.processing_job_id, again=True) is None
-    assert await finish(store, begun, begun.fence, again=True) is None
+    assert await store.begin(begun.id, begun.user_id, begun.processing_job_id, is_reanalysis=True) is None
+    assert await finish(store, begun, begun.fence, is_reanalysis=True) is None
     if status is not AssetStatus.ACTIVE:
         other = await create_finished(store, status)
-        run = await store.begin(other.id, other.user_id, other.processing_job_id, again=True)
+        run = await store.begin(other.id, other.user_id, other.processing_job_id, is_reanalysis=True)
         assert run is not None and await store.requeue(other.id, other.user_id, "ai-processing:again") is not None
-        assert await finish(store, run, run.fence, again=True) is None
+        assert await finish(store, run, run.fence, is_reanalysis=True) is None
 
 
 @pytest.mark.gen_test(timeout=30)
@@ -563,9 +563,7 @@ async def test_delete_beside_finish_leaves_nothing(store: AssetStore) -> None:
     for _ in range(400):
         asset = await create(store)
         begun = await begin(store, asset)
-        deleted, _done = await asyncio.gather(
-            store.delete(asset.id, asset.user_id), finish(store, asset, begun.fence)
-        )
+        deleted, _done = await asyncio.gather(store.delete(asset.id, asset.user_id), finish(store, asset, begun.fence))
         assert deleted is not None and await store.get(asset.id) is None
 
 

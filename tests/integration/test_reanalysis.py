@@ -275,7 +275,7 @@ async def test_what_happens_meanwhile_wins(house: House, meanwhile: str) -> None
         elif meanwhile == "take back":
             assert await house.reanalysis.take_back(before)
         else:
-            assert await house.store.begin(before.id, before.user_id, before.processing_job_id, again=True)
+            assert await house.store.begin(before.id, before.user_id, before.processing_job_id, is_reanalysis=True)
 
     house.plugins.before_answer = act
     await house.process(job, replace(OTHER, processed_image=ProcessedImage(PNG, "image/png")))

@@ -43,7 +43,9 @@ def without_fence() -> None:
 
 
 def only_first_starts() -> None:
-    async def read(self: AssetStore, asset_id: str, user_id: str, job_id: str, *, again: bool = False) -> Asset | None:
+    async def read(
+        self: AssetStore, asset_id: str, user_id: str, job_id: str, *, is_reanalysis: bool = False
+    ) -> Asset | None:
         asset = await self.get(asset_id)
         is_to_run = asset is not None and asset.processing_job_id == job_id and not asset.is_finished
         return asset if is_to_run else None
