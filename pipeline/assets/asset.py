@@ -183,18 +183,18 @@ class Asset:
         return bool(self.original.public_id)
 
     @property
-    def places(self) -> Mapping[tuple[str, ...], ImageRef]:
+    def image_paths(self) -> Mapping[tuple[str, ...], ImageRef]:
         """Its images by where they stand in the document's `images`."""
-        places: dict[tuple[str, ...], ImageRef] = {("original",): self.original}
+        paths: dict[tuple[str, ...], ImageRef] = {("original",): self.original}
         if self.processed:
-            places["processed",] = self.processed
-        return places | {("previews", side): image for side, image in self.previews.items()}
+            paths["processed",] = self.processed
+        return paths | {("previews", side): image for side, image in self.previews.items()}
 
-    def place_of(self, name: ImageName) -> tuple[str, ...] | None:
+    def image_path(self, name: ImageName) -> tuple[str, ...] | None:
         """Return where the document names that image; None when it does not."""
-        return next((place for place, image in self.places.items() if image.name == name), None)
+        return next((path for path, image in self.image_paths.items() if image.name == name), None)
 
-    def names(self, name: ImageName) -> bool:
+    def refers_to(self, name: ImageName) -> bool:
         """Return whether the image is one it has, or one that its current run may have saved and not yet named."""
         return self._is_of_run(name.public_id) or any(image.is_held_as(name) for image in self.images)
 

@@ -356,7 +356,7 @@ class MongoAssetStore(MongoRecords, RetainedDocuments, JobDocuments):
 
     async def replace_image(self, asset_id: str, old: ImageName, new: ImageRef) -> Asset | None:
         current = await self.get(asset_id)
-        place = current.place_of(old) if current else None
+        place = current.image_path(old) if current else None
         if place is None:
             return None
         field = ".".join(("images", *place))

@@ -223,7 +223,8 @@ class SqliteAssetStore(SqliteRecords, RetainedRows, JobRows):
     async def begin(self, asset_id: str, user_id: str, job_id: str, *, is_reanalysis: bool = False) -> Asset | None:
         return await self._update(
             f"UPDATE assets SET fence = fence + 1, excused = excused + {int(is_reanalysis)}, updatedAt = :now "
-            f"WHERE id = :id AND userId = :user AND processingJobId = :job AND {_status_of_run(is_reanalysis)} RETURNING *",
+            "WHERE id = :id AND userId = :user AND processingJobId = :job "
+            f"AND {_status_of_run(is_reanalysis)} RETURNING *",
             {"id": asset_id, "user": user_id, "job": job_id},
         )
 
@@ -413,7 +414,7 @@ class SqliteAssetStore(SqliteRecords, RetainedRows, JobRows):
 
     async def replace_image(self, asset_id: str, old: ImageName, new: ImageRef) -> Asset | None:
         current = await self.get(asset_id)
-        place = current.place_of(old) if current else None
+        place = current.image_path(old) if current else None
         if place is None:
             return None
         column, path = place[0], "".join(f'."{step}"' for step in place[1:])

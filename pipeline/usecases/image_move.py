@@ -192,7 +192,7 @@ class _Move:
 
     async def _is_named(self, asset_id: str, copy: ImageRef) -> bool:
         current = await self._outage_retry.run(partial(self._store.get, asset_id))
-        return current is not None and copy.name is not None and current.names(copy.name)
+        return current is not None and copy.name is not None and current.refers_to(copy.name)
 
     async def _remove_copy(self, asset_id: str, copy: ImageRef) -> None:
         """Remove a copy, unless its asset names it: because of another move to the same storage."""

@@ -40,7 +40,7 @@ async def find_unnamed(store: AssetStore, names: Iterable[ImageName]) -> list[Im
     return [
         name
         for name, asset_id in ours.items()
-        if asset_id not in damaged and (asset_id not in assets or not assets[asset_id].names(name))
+        if asset_id not in damaged and (asset_id not in assets or not assets[asset_id].refers_to(name))
     ]
 
 

@@ -374,7 +374,7 @@ async def test_sweep_beside_uploads_runs_and_deletes_removes_nothing_that_is_nam
     stored = await yard.names()
     assert named <= stored and len(named) > 200
     # What else is there belongs to runs that may yet be committed.
-    assert all(any(asset.names(ImageName("memory", public_id)) for asset in assets) for public_id in stored)
+    assert all(any(asset.refers_to(ImageName("memory", public_id)) for asset in assets) for public_id in stored)
     assert removed_beside > 0
 
 
