@@ -39,21 +39,22 @@ class Channels:
         self._probe = probe
         self._address: Address = None
         self._ranges: list[SlotRange] = []
-        self._found = 0
-        self._finding = asyncio.Lock()
+        self._searches = 0
+        self._search_lock = asyncio.Lock()
 
     @property
-    def found(self) -> int:
+    def searches(self) -> int:
         """How often the servers have been found; see `find`."""
-        return self._found
+        return self._searches
 
-    async def find(self, found: int) -> None:
-        """Find the servers anew, unless somebody has since they were found for the `found`th time.
+    async def find(self, searches: int) -> None:
+        """Find the servers anew, unless another caller has done so since.
 
-        Takes 5 s at most; RedisError, OSError or TimeoutError when none can be reached.
+        searches: the number that `searches` had when the caller last used the servers.
+        Takes 5 s at most; RedisError, OSError or TimeoutError when no server can be reached.
         """
-        async with asyncio.timeout(CONNECT_SECONDS), self._finding:
-            if self._found > found:
+        async with asyncio.timeout(CONNECT_SECONDS), self._search_lock:
+            if self._searches > searches:
                 return
             link, address, ranges = await self._nodes.find()
             try:
@@ -67,7 +68,7 @@ class Channels:
             self._address = None if self._ranges else address
             is_changed = not self.is_known or before != (self._address, self._ranges, is_sharded)
             self.is_known = True
-            self._found += 1
+            self._searches += 1
         if is_changed:
             for call in self.on_changed:
                 call()
@@ -87,9 +88,9 @@ class Channels:
         async with asyncio.timeout(CONNECT_SECONDS):
             return await self._nodes.open(address)
 
-    def leave(self, address: Address) -> None:
+    def skip(self, address: Address) -> None:
         """This server failed, or is no master any more: the next search begins at another one, if there is one."""
-        self._nodes.leave(address)
+        self._nodes.skip(address)
 
     async def _knows_shards(self, link: Link) -> bool:
         try:

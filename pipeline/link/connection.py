@@ -57,7 +57,7 @@ class Link(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[asyncio.Future[Any]] = deque()
         self._take: Callable[[Any], None] = self._answer
-        self._is_left = False
+        self._is_closing = False
         self._error: Exception | None = None
         self._last_reply_at = time.monotonic()
         self._reader = hiredis.Reader(
@@ -146,9 +146,9 @@ class Link(asyncio.Protocol):
         if self.silent_seconds > health_seconds:
             self.send([("PING",)])
 
-    def leave(self) -> None:
+    def close_after_replies(self) -> None:
         """Hang up when the replies that are on their way have come."""
-        self._is_left = True
+        self._is_closing = True
         if not self._waiting:
             self._transport.close()
 
@@ -166,8 +166,8 @@ class Link(asyncio.Protocol):
         # Whatever a listener raises: asyncio would only log it, and `check` is to raise it.
         except Exception as error:
             self.close(error)
-        if self._is_left:
-            self.leave()
+        if self._is_closing:
+            self.close_after_replies()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._error = self._error or error

@@ -108,7 +108,7 @@ class Master:
     def _move_on(self, left: Link | None) -> None:
         """Go to another node, unless another call has been quicker."""
         if left is not None and self._link is left:
-            self._nodes.leave(self._address)
+            self._nodes.skip(self._address)
         self._move(left, None)
 
     def _move(self, left: Link | None, address: Address) -> None:
@@ -118,4 +118,4 @@ class Master:
         self._address = address
         self._link = None
         if left is not None:
-            left.leave()
+            left.close_after_replies()

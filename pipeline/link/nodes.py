@@ -33,7 +33,7 @@ class SlotRange(NamedTuple):
     master: Address
 
 
-class Door:
+class Connector:
     """Opens connections that log in as one URL says."""
 
     def __init__(self, url: str) -> None:
@@ -75,7 +75,7 @@ class NodeOrder:
         """Take more in. Those given stay: when all have got new addresses, their names still lead there."""
         self.all = list(dict.fromkeys([self.all[0], *addresses, *self._given]))
 
-    def leave(self, address: Address) -> None:
+    def skip(self, address: Address) -> None:
         """It is the next one's turn."""
         if self.all[0] == address:
             self.all.append(self.all.pop(0))
@@ -85,8 +85,8 @@ class Sentinels:
     """Say which server is the master of a name. https://redis.io/docs/latest/develop/reference/sentinel-clients/"""
 
     def __init__(self, servers: RedisServers) -> None:
-        self._door = Door(servers.sentinel_url)
-        self._shared_door = Door(servers.shared_url) if servers.shared_url else None
+        self._connector = Connector(servers.sentinel_url)
+        self._shared_connector = Connector(servers.shared_url) if servers.shared_url else None
         self._order = NodeOrder(*servers.hosts)
         self._master_name = servers.master_name
 
@@ -100,23 +100,23 @@ class Sentinels:
                         return found
             except (RedisError, OSError) as failure:
                 error = failure
-            self._order.leave(address)
+            self._order.skip(address)
         raise error
 
-    def doubt(self) -> None:
+    def skip_first(self) -> None:
         """What was said was wrong: the next one is asked first."""
-        self._order.leave(self._order.all[0])
+        self._order.skip(self._order.all[0])
 
     async def _ask(self, address: Address) -> Address:
         try:
-            return await self._ask_through(self._door, address)
+            return await self._ask_through(self._connector, address)
         except AuthenticationError:
-            if self._shared_door is None:
+            if self._shared_connector is None:
                 raise
-            return await self._ask_through(self._shared_door, address)
+            return await self._ask_through(self._shared_connector, address)
 
-    async def _ask_through(self, door: Door, address: Address) -> Address:
-        link = await door.open(address)
+    async def _ask_through(self, connector: Connector, address: Address) -> Address:
+        link = await connector.open(address)
         try:
             found = await link.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._master_name)
             if not found:
@@ -139,8 +139,8 @@ class Nodes:
 
     def __init__(self, url: str) -> None:
         servers = redis_servers(url)
-        self._door = Door(servers.url)
-        self.database = self._door.database
+        self._connector = Connector(servers.url)
+        self.database = self._connector.database
         self._sentinels: Sentinels | None = None
         if servers.sentinel_url:
             self._sentinels = Sentinels(servers)
@@ -157,7 +157,7 @@ class Nodes:
             try:
                 return await self._find(address or await self._sentinels.master())
             except BaseException:
-                self._sentinels.doubt()
+                self._sentinels.skip_first()
                 raise
         addresses = [address] if address is not None else list(self._order.all)
         error: Exception | None = None
@@ -172,11 +172,11 @@ class Nodes:
 
     async def open(self, address: Address) -> Link:
         """Return a new connection."""
-        return await self._door.open(address)
+        return await self._connector.open(address)
 
-    def leave(self, address: Address) -> None:
+    def skip(self, address: Address) -> None:
         """A connection to this node failed, or the node is no master any more: it is the next one's turn."""
-        self._order.leave(address)
+        self._order.skip(address)
 
     async def _find(self, address: Address) -> tuple[Link, Address, list[SlotRange]]:
         link: Link | None = None
@@ -187,7 +187,7 @@ class Nodes:
                 return link, address, []
             return link, address, await self._slots(link)
         except BaseException:
-            self.leave(address)
+            self.skip(address)
             if link is not None:
                 link.close()
             raise

@@ -99,9 +99,9 @@ class Lane:
                                 await self._added.wait()
                 return
             except (RedisError, OSError) as error:
-                found = channels.found
+                found = channels.searches
                 failures += 1
-                channels.leave(self._address)
+                channels.skip(self._address)
                 if not self._is_needed(error, failures):
                     return
             finally:

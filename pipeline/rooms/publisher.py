@@ -96,7 +96,7 @@ class Publisher:
             async with asyncio.TaskGroup() as group:
                 while not self.channels.is_known:
                     try:
-                        await self.channels.find(self.channels.found)
+                        await self.channels.find(self.channels.searches)
                     except (RedisError, OSError) as error:
                         self.failure = error
                         failures += 1

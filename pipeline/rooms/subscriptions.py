@@ -104,7 +104,7 @@ class Subscriptions:
             async with asyncio.TaskGroup() as group:
                 while not self.channels.is_known:
                     try:
-                        await self.channels.find(self.channels.found)
+                        await self.channels.find(self.channels.searches)
                     except (RedisError, OSError) as error:
                         if not self._is_lost:
                             log.warning("fanout_disconnected", error=cause_of(error))
@@ -209,8 +209,8 @@ class _Listener:
                         await self._listen(self._link)
                     continue
                 except (RedisError, OSError) as error:
-                    found = channels.found
-                    channels.leave(self._address)
+                    found = channels.searches
+                    channels.skip(self._address)
                     if not self.is_lost:
                         log.warning("fanout_disconnected", error=cause_of(error))
                     self.is_lost, self.failure = True, error
