@@ -22,7 +22,8 @@ COUNTED_AT_MOST = 10_000
 READ_AT_MOST = 2000
 # So many kinds of failures are looked at, and so many returned.
 KINDS_AT_MOST, GROUPS_AT_MOST = 500, 100
-Position = tuple[datetime, str]
+# Where a list goes on: the instant by which it is sorted, and the id, of the last asset that was read.
+Cursor = tuple[datetime, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class JobPage:
     """Some of the wanted assets, newest first. next_after: where the next call begins; None at the end of the list."""
 
     assets: Sequence[Asset]
-    next_after: Position | None
+    next_after: Cursor | None
 
 
 @dataclass(frozen=True, slots=True)

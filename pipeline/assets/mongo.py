@@ -34,6 +34,7 @@ from pipeline.assets.asset import (
     image_document,
     previews_document,
 )
+from pipeline.assets.job_search import Cursor
 from pipeline.assets.mongo_calls import TRIES, UNSENDABLE, Calls, refused_options
 from pipeline.assets.mongo_driver import DEFAULT_DRIVER, close_client, open_client
 from pipeline.assets.mongo_jobs import JobDocuments
@@ -308,7 +309,7 @@ class MongoAssetStore(MongoRecords, RetainedDocuments, JobDocuments):
         status: AssetStatus | None = None,
         category: str | None = None,
         limit: int = 20,
-        after: tuple[datetime, str] | None = None,
+        after: Cursor | None = None,
     ) -> Sequence[Asset]:
         wanted: dict[str, Any] = {"userId": user_id}
         wanted |= {"status": status.value} if status else {}
@@ -316,15 +317,13 @@ class MongoAssetStore(MongoRecords, RetainedDocuments, JobDocuments):
         return await self._find(wanted, "createdAt", DESCENDING, limit, after)
 
     async def finished_since(
-        self, user_id: str, since: datetime, *, limit: int, after: tuple[datetime, str] | None = None
+        self, user_id: str, since: datetime, *, limit: int, after: Cursor | None = None
     ) -> Sequence[Asset]:
         return await self._find(
             {"userId": user_id, "finishedAt": {"$gte": since}}, "finishedAt", ASCENDING, limit, after
         )
 
-    async def unfinished_before(
-        self, before: datetime, *, limit: int, after: tuple[datetime, str] | None = None
-    ) -> Sequence[Asset]:
+    async def unfinished_before(self, before: datetime, *, limit: int, after: Cursor | None = None) -> Sequence[Asset]:
         return await self._find(
             {"status": AssetStatus.PROCESSING.value, "createdAt": {"$lt": before}}, "createdAt", ASCENDING, limit, after
         )
@@ -396,7 +395,7 @@ class MongoAssetStore(MongoRecords, RetainedDocuments, JobDocuments):
         )
 
     async def _find(
-        self, wanted: dict[str, Any], instant: str, order: int, limit: int, after: tuple[datetime, str] | None
+        self, wanted: dict[str, Any], instant: str, order: int, limit: int, after: Cursor | None
     ) -> list[Asset]:
         """Return up to so many assets in that order."""
         beyond = "$lt" if order == DESCENDING else "$gt"

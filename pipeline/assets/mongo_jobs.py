@@ -26,7 +26,7 @@ from pipeline.assets.job_search import (
     FailureGroup,
     JobFilter,
     JobPage,
-    Position,
+    Cursor,
     largest_first,
 )
 from pipeline.assets.reading import Reader
@@ -55,7 +55,7 @@ class _Window:
     where: dict[str, Any]
     start: datetime | None
     end: datetime | None
-    after: Position | None = None
+    after: Cursor | None = None
 
     @property
     def query(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class JobDocuments:
     # How long the last window of a range was, in seconds.
     _spans: dict[str, float]
 
-    async def jobs(self, wanted: JobFilter, *, limit: int, after: Position | None = None) -> JobPage:
+    async def jobs(self, wanted: JobFilter, *, limit: int, after: Cursor | None = None) -> JobPage:
         wanted = _rounded(wanted)
         least, most = limit + 1, ROOMY * limit + 1
         if not _is_indexed(wanted):
@@ -125,7 +125,7 @@ class JobDocuments:
                 return self._reading.one(found)
         return None
 
-    async def _window(self, wanted: JobFilter, after: Position | None, least: int, most: int) -> _Window:
+    async def _window(self, wanted: JobFilter, after: Cursor | None, least: int, most: int) -> _Window:
         """Return the newest part of the list behind `after` with between least and most documents, or all."""
         end = min((each for each in (wanted.until, after and after[0]) if each), default=None)
         whole = _Window(_range(wanted), wanted.since, end, after)

@@ -13,6 +13,7 @@ from pymongo import ASCENDING, DESCENDING
 from pymongo.errors import DuplicateKeyError
 
 from pipeline.assets.asset import SCHEMA
+from pipeline.assets.job_search import Cursor
 from pipeline.assets.records import as_data, damaged, record_reader
 from pipeline.assets.mongo_calls import TRIES
 from pipeline.assets.store import IDENTITY, SCHEMA_KIND, Record, KeyRecord, StoredKey
@@ -100,16 +101,14 @@ class MongoRecords:
     async def delete_records(self, kind: str, *ids: str) -> None:
         await self._reach(self._records.delete_many({"_id": {"$in": [_kept_id(kind, each) for each in ids]}}))
 
-    async def records(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Record]:
+    async def records(self, kind: str, *, limit: int, after: Cursor | None = None) -> Sequence[Record]:
         return await self._of_kind(kind, limit, after, "$gt", ASCENDING)
 
-    async def newest_records(
-        self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None
-    ) -> Sequence[Record]:
+    async def newest_records(self, kind: str, *, limit: int, after: Cursor | None = None) -> Sequence[Record]:
         return await self._of_kind(kind, limit, after, "$lt", DESCENDING)
 
     async def _of_kind(
-        self, kind: str, limit: int, after: tuple[datetime, str] | None, is_further: str, order: int
+        self, kind: str, limit: int, after: Cursor | None, is_further: str, order: int
     ) -> Sequence[Record]:
         async def page(last: Any, wanted: int) -> list[Any]:
             # The bound keeps out what has no date there, so that a page always tells where the next one begins.

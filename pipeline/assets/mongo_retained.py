@@ -11,6 +11,7 @@ from typing import Any
 from pymongo import ASCENDING
 
 from pipeline.assets.asset import FINISHED, PREVIEW_SIDES, Asset, AssetStatus
+from pipeline.assets.job_search import Cursor
 from pipeline.assets.reading import Reader
 from pipeline.assets.store import when_finished
 
@@ -31,20 +32,14 @@ class RetainedDocuments:
     _find: Callable[..., Awaitable[list[Asset]]]
     _update: Callable[[str, Mapping[str, Any], Mapping[str, Any]], Awaitable[Asset | None]]
 
-    async def expired(
-        self, before: datetime, *, limit: int, after: tuple[datetime, str] | None = None
-    ) -> Sequence[Asset]:
+    async def expired(self, before: datetime, *, limit: int, after: Cursor | None = None) -> Sequence[Asset]:
         parts = [await self._finished(gone, before, limit, after) for gone in (None, True)]
         return list(islice(merge(*parts, key=when_finished), limit))
 
-    async def originals_before(
-        self, before: datetime, *, limit: int, after: tuple[datetime, str] | None = None
-    ) -> Sequence[Asset]:
+    async def originals_before(self, before: datetime, *, limit: int, after: Cursor | None = None) -> Sequence[Asset]:
         return await self._finished(None, before, limit, after)
 
-    async def _finished(
-        self, gone: bool | None, before: datetime, limit: int, after: tuple[datetime, str] | None
-    ) -> list[Asset]:
+    async def _finished(self, gone: bool | None, before: datetime, limit: int, after: Cursor | None) -> list[Asset]:
         # None is also what documents of before have, which lack the field.
         wanted = {"originalGone": gone, "finishedAt": {"$lt": before}} | IS_FINISHED
         return await self._find(wanted, "finishedAt", ASCENDING, limit, after)

@@ -33,6 +33,7 @@ from pipeline.assets.asset import (
     previews_document,
 )
 from pipeline.assets.failures import fingerprint
+from pipeline.assets.job_search import Cursor
 from pipeline.assets.reading import Reader
 from pipeline.assets.sqlite_jobs import INDEXES, JobRows
 from pipeline.assets.sqlite_records import SqliteRecords
@@ -366,7 +367,7 @@ class SqliteAssetStore(SqliteRecords, RetainedRows, JobRows):
         status: AssetStatus | None = None,
         category: str | None = None,
         limit: int = 20,
-        after: tuple[datetime, str] | None = None,
+        after: Cursor | None = None,
     ) -> Sequence[Asset]:
         conditions = ["userId = :user"]
         # With a plus it is no reason to read the index of all users' assets of that status.
@@ -376,7 +377,7 @@ class SqliteAssetStore(SqliteRecords, RetainedRows, JobRows):
         return await self._assets(" AND ".join(conditions), "createdAt", values, limit, after, newest_first=True)
 
     async def finished_since(
-        self, user_id: str, since: datetime, *, limit: int, after: tuple[datetime, str] | None = None
+        self, user_id: str, since: datetime, *, limit: int, after: Cursor | None = None
     ) -> Sequence[Asset]:
         # One lower bound, not both: SQLite would search by the first and walk again over all pages seen before.
         return await self._assets(
@@ -388,9 +389,7 @@ class SqliteAssetStore(SqliteRecords, RetainedRows, JobRows):
             start="finishedAt >= :since",
         )
 
-    async def unfinished_before(
-        self, before: datetime, *, limit: int, after: tuple[datetime, str] | None = None
-    ) -> Sequence[Asset]:
+    async def unfinished_before(self, before: datetime, *, limit: int, after: Cursor | None = None) -> Sequence[Asset]:
         where = "status = 'processing' AND createdAt < :before"
         return await self._assets(where, "createdAt", {"before": milliseconds_of(before)}, limit, after)
 
@@ -552,7 +551,7 @@ class SqliteAssetStore(SqliteRecords, RetainedRows, JobRows):
         instant: str,
         values: Mapping[str, Any],
         limit: int,
-        after: tuple[datetime, str] | None,
+        after: Cursor | None,
         *,
         start: str = "",
         newest_first: bool = False,

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from pipeline.assets.job_search import Cursor
 from pipeline.assets.records import as_data, damaged, record_reader
 from pipeline.assets.store import IDENTITY, Record
 from pipeline.clock import utc_now
@@ -52,16 +53,14 @@ class SqliteRecords:
             {"kind": kind, "ids": json.dumps(ids)},
         )
 
-    async def records(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Record]:
+    async def records(self, kind: str, *, limit: int, after: Cursor | None = None) -> Sequence[Record]:
         return await self._of_kind(kind, limit, after, "(at, id) > (:at, :id)", "at, id")
 
-    async def newest_records(
-        self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None
-    ) -> Sequence[Record]:
+    async def newest_records(self, kind: str, *, limit: int, after: Cursor | None = None) -> Sequence[Record]:
         return await self._of_kind(kind, limit, after, "(at, id) < (:at, :id)", "at DESC, id DESC")
 
     async def _of_kind(
-        self, kind: str, limit: int, after: tuple[datetime, str] | None, is_further: str, order: str
+        self, kind: str, limit: int, after: Cursor | None, is_further: str, order: str
     ) -> Sequence[Record]:
         async def page(last: Any, wanted: int) -> list[sqlite3.Row]:
             seen = (last["at"], last["id"]) if last else (milliseconds_of(after[0]), after[1]) if after else None

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from pipeline.assets.asset import Asset
+from pipeline.assets.job_search import Cursor
 from pipeline.assets.reading import Reader
 from pipeline.assets.store import when_finished
 from pipeline.instants import milliseconds_of
@@ -46,20 +47,14 @@ class RetainedRows:
     _on_writer: Callable[[Callable[[sqlite3.Connection], Any]], Awaitable[Any]]
     _reading: Reader[Asset]
 
-    async def expired(
-        self, before: datetime, *, limit: int, after: tuple[datetime, str] | None = None
-    ) -> Sequence[Asset]:
+    async def expired(self, before: datetime, *, limit: int, after: Cursor | None = None) -> Sequence[Asset]:
         parts = [await self._finished(gone, before, limit, after) for gone in ("IS NULL", "= 1")]
         return list(islice(merge(*parts, key=when_finished), limit))
 
-    async def originals_before(
-        self, before: datetime, *, limit: int, after: tuple[datetime, str] | None = None
-    ) -> Sequence[Asset]:
+    async def originals_before(self, before: datetime, *, limit: int, after: Cursor | None = None) -> Sequence[Asset]:
         return await self._finished("IS NULL", before, limit, after)
 
-    async def _finished(
-        self, gone: str, before: datetime, limit: int, after: tuple[datetime, str] | None
-    ) -> list[Asset]:
+    async def _finished(self, gone: str, before: datetime, limit: int, after: Cursor | None) -> list[Asset]:
         where = f"originalGone {gone} AND finishedAt < :before AND {FINISHED}"
         return await self._assets(where, "finishedAt", {"before": milliseconds_of(before)}, limit, after)
 

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef
-from pipeline.assets.job_search import Count, FailureGroup, JobFilter, JobPage
+from pipeline.assets.job_search import Count, Cursor, FailureGroup, JobFilter, JobPage
 from pipeline.assets.upgrade import BackendOf
 from pipeline.images import ImageName
 
@@ -167,7 +167,7 @@ class AssetStore(Protocol):
         status: AssetStatus | None = None,
         category: str | None = None,
         limit: int = 20,
-        after: tuple[datetime, str] | None = None,
+        after: Cursor | None = None,
     ) -> Sequence[Asset]:
         """Return the user's assets, newest first (createdAt, then id, both descending).
 
@@ -183,22 +183,20 @@ class AssetStore(Protocol):
         """
 
     async def finished_since(
-        self, user_id: str, since: datetime, *, limit: int, after: tuple[datetime, str] | None = None
+        self, user_id: str, since: datetime, *, limit: int, after: Cursor | None = None
     ) -> Sequence[Asset]:
         """Return the user's assets with finishedAt >= since, oldest first (finishedAt, then id).
 
         after: (finished_at, id) of the last one seen.
         """
 
-    async def unfinished_before(
-        self, before: datetime, *, limit: int, after: tuple[datetime, str] | None = None
-    ) -> Sequence[Asset]:
+    async def unfinished_before(self, before: datetime, *, limit: int, after: Cursor | None = None) -> Sequence[Asset]:
         """Return assets of all users in `processing` with createdAt < before, oldest first (createdAt, then id).
 
         after: (created_at, id) of the last one seen. Read by the reconciler.
         """
 
-    async def jobs(self, wanted: JobFilter, *, limit: int, after: tuple[datetime, str] | None = None) -> JobPage:
+    async def jobs(self, wanted: JobFilter, *, limit: int, after: Cursor | None = None) -> JobPage:
         """Return assets of all users, newest first (createdAt, then id, both descending), as far as one call looks.
 
         after: `next_after` of the page before. A page may hold fewer than limit, or none, and have a next one.
@@ -228,16 +226,12 @@ class AssetStore(Protocol):
         a user who has nothing else any more.
         """
 
-    async def expired(
-        self, before: datetime, *, limit: int, after: tuple[datetime, str] | None = None
-    ) -> Sequence[Asset]:
+    async def expired(self, before: datetime, *, limit: int, after: Cursor | None = None) -> Sequence[Asset]:
         """Return finished assets of all users with finishedAt < before, oldest first (finishedAt, then id); archived
         ones are not among them. after: (finished_at, id) of the last one seen.
         """
 
-    async def originals_before(
-        self, before: datetime, *, limit: int, after: tuple[datetime, str] | None = None
-    ) -> Sequence[Asset]:
+    async def originals_before(self, before: datetime, *, limit: int, after: Cursor | None = None) -> Sequence[Asset]:
         """Return those of `expired` whose original is still kept."""
 
     async def drop_original(self, asset_id: str, job_id: str) -> Asset | None:
@@ -298,12 +292,10 @@ class AssetStore(Protocol):
     async def delete_records(self, kind: str, *ids: str) -> None:
         """Remove what is kept under these names; those that are not there do not matter."""
 
-    async def records(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Record]:
+    async def records(self, kind: str, *, limit: int, after: Cursor | None = None) -> Sequence[Record]:
         """Return what is kept of a kind, oldest first (at, then id). after: (at, id) of the last one seen."""
 
-    async def newest_records(
-        self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None
-    ) -> Sequence[Record]:
+    async def newest_records(self, kind: str, *, limit: int, after: Cursor | None = None) -> Sequence[Record]:
         """Return what is kept of a kind, newest first (at, then id, both descending). after: as in `kept`."""
 
     async def records_of(
@@ -323,6 +315,6 @@ class AssetStore(Protocol):
         """Remove what is kept of a kind since before that instant; return how many."""
 
 
-def when_finished(asset: Asset) -> tuple[datetime, str]:
+def when_finished(asset: Asset) -> Cursor:
     """Return the place of a finished asset among all of them."""
     return asset.finished_at or asset.updated_at, asset.id

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.assets.asset import ASSET_ID, Asset, to_timestamp
 from pipeline.assets.failures import FINGERPRINT
-from pipeline.assets.job_search import Position
+from pipeline.assets.job_search import Cursor
 from pipeline.auth import USER_ID
 from pipeline.clock import utc_now
 from pipeline.errors import ValidationError
@@ -295,7 +295,7 @@ def _shown_name(name: str) -> str:
     return clean(name)[:MAX_SEARCH_LENGTH] or "body"
 
 
-def _onward(next_after: Position | None) -> dict[str, str | None]:
+def _onward(next_after: Cursor | None) -> dict[str, str | None]:
     """Return where a list goes on, and when what was looked at last was created."""
     if next_after is None:
         return {"nextCursor": None, "searchedTo": None}

@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from pipeline.assets.asset import FINISHED, Asset, AssetStatus
-from pipeline.assets.job_search import Count, Position
+from pipeline.assets.job_search import Count, Cursor
 from pipeline.errors import Conflict, DependencyUnavailable, NotFound, ValidationError
 from pipeline.queue.job import JobState
 from pipeline.queue.queue import JobQueue
@@ -68,7 +68,7 @@ class Chunk:
     done: int = 0
     skipped: int = 0
     refused: Sequence[tuple[str, str]] = field(default_factory=tuple)
-    next_after: Position | None = None
+    next_after: Cursor | None = None
 
 
 class Bulk:
@@ -107,7 +107,7 @@ class Bulk:
         action: Action,
         query: JobQuery,
         *,
-        after: Position | None,
+        after: Cursor | None,
         seconds: int,
         request_id: str,
         provider: str = "",

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from pipeline.assets.asset import ASSET_ID, CAUSE, Asset, AssetStatus, to_timestamp
-from pipeline.assets.job_search import Count, FailureGroup, JobFilter, Position
+from pipeline.assets.job_search import Count, Cursor, FailureGroup, JobFilter
 from pipeline.assets.store import AssetStore, Record
 from pipeline.auth import USER_ID
 from pipeline.errors import DependencyUnavailable, NotFound
@@ -108,10 +108,10 @@ class AssetsFound:
     """
 
     assets: Sequence[Asset]
-    next_after: Position | None
+    next_after: Cursor | None
     again: Mapping[str, Record] = field(default_factory=dict)
 
-    def place_of(self, asset: Asset) -> Position:
+    def place_of(self, asset: Asset) -> Cursor:
         """Return where the list goes on behind that asset of it."""
         return _place_of(self.again[asset.id]) if asset.id in self.again else _place(asset)
 
@@ -128,7 +128,7 @@ class JobLists:
         self._kind = kind_of(queue)
         self._seldom = Seldom()
 
-    async def search(self, query: JobQuery, *, limit: int, after: Position | None = None) -> AssetsFound:
+    async def search(self, query: JobQuery, *, limit: int, after: Cursor | None = None) -> AssetsFound:
         """Return up to so many assets whose jobs are wanted, fewer where a call has looked at enough of them."""
         if query.is_again:
             return await self._search_again(query, limit, after)
@@ -145,7 +145,7 @@ class JobLists:
                 return AssetsFound(found[:limit], _place(found[limit - 1]) if len(found) > limit else None)
         return await self._search_line(query, limit, after)
 
-    async def _search_again(self, query: JobQuery, limit: int, after: Position | None) -> AssetsFound:
+    async def _search_again(self, query: JobQuery, limit: int, after: Cursor | None) -> AssetsFound:
         """Return assets that are to be analyzed again, those asked for last first. A call reads so many kept jobs."""
         wanted, named = await self._resolve(replace(query, since=None, until=None, provider=None))
         last = (after[0], f"{self._queue.name}:{after[1]}") if after else None
@@ -177,7 +177,7 @@ class JobLists:
                 return Count(count, True)
         return Count(count, False)
 
-    async def _search_line(self, query: JobQuery, limit: int, after: Position | None) -> AssetsFound:
+    async def _search_line(self, query: JobQuery, limit: int, after: Cursor | None) -> AssetsFound:
         """Search the store's unfinished assets for jobs in a state that only Redis knows."""
         found: list[Asset] = []
         wanted = query.as_filter()
@@ -380,7 +380,7 @@ def _is_again(record: Record, query: JobQuery) -> bool:
     return is_then and query.provider in (None, about.get("provider"))
 
 
-def _place_of(record: Record) -> Position:
+def _place_of(record: Record) -> Cursor:
     return record.at, record.id.rpartition(":")[2]
 
 
@@ -411,11 +411,11 @@ def _unfinished_state(info: JobInfo | None) -> JobState:
     return info.state if info is not None and info.state in UNFINISHED else JobState.WAITING
 
 
-def _place(asset: Asset) -> Position:
+def _place(asset: Asset) -> Cursor:
     return asset.created_at, asset.id
 
 
-def _behind(assets: Iterable[Asset], after: Position | None) -> list[Asset]:
+def _behind(assets: Iterable[Asset], after: Cursor | None) -> list[Asset]:
     return [asset for asset in assets if after is None or _place(asset) < after]
 
 
