@@ -17,7 +17,7 @@ import tornado.netutil
 from pipeline.clock import CLOCK
 from pipeline.errors import ConfigurationError, DependencyUnavailable
 from pipeline.parts import Parts
-from pipeline.queue.queue import ForeignQueue
+from pipeline.queue.calls import ForeignQueue
 from pipeline.routes import build_server
 from pipeline.settings import Role, Settings
 from pipeline.supervision import Watched, cancel

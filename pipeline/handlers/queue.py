@@ -16,7 +16,8 @@ from pipeline.errors import NotFound, ValidationError
 from pipeline.handlers.base import BaseHandler, OperatorHandler
 from pipeline.handlers.query import Query, next_cursor
 from pipeline.queue.job import FailedJob
-from pipeline.queue.queue import JobQueue, QueueStats
+from pipeline.queue.job_lookup import QueueStats
+from pipeline.queue.queue import JobQueue
 from pipeline.settings import CATEGORY
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.dead_letters import RetriedPage

@@ -55,8 +55,7 @@ def as_limits(
     if not paces:
         return "{}"
     providers = {
-        name: {"every": round(pace.apart_seconds * 1000, 1), "most": pace.at_once or 0}
-        for name, pace in paces.items()
+        name: {"every": round(pace.apart_seconds * 1000, 1), "most": pace.at_once or 0} for name, pace in paces.items()
     }
     return to_json({"providers": providers, "behind": {lane: [*behind.get(lane, ())] for lane in lanes}})
 

@@ -27,7 +27,8 @@ from pipeline.assets.asset import to_timestamp
 from pipeline.clock import CLOCK, utc_now
 from pipeline.errors import Conflict, DependencyUnavailable, NotFound
 from pipeline.instants import instant_of
-from pipeline.queue.queue import KEEP_PROCESS_SECONDS, JobQueue
+from pipeline.queue.queue import JobQueue
+from pipeline.queue.shared_state import KEEP_PROCESS_SECONDS
 from pipeline.queue.worker import Worker
 from pipeline.texts import cause_of
 

@@ -20,7 +20,8 @@ from pipeline.assets.asset import Asset, AssetStatus, to_timestamp
 from pipeline.errors import DependencyUnavailable
 from pipeline.hold import Hold
 from pipeline.queue.job import JobState, Mode
-from pipeline.queue.queue import OTHERS_AT_MOST, JobQueue
+from pipeline.queue.job_lookup import OTHERS_AT_MOST
+from pipeline.queue.queue import JobQueue
 from pipeline.queue.snapshot import UNKNOWN, JobInfo, Snapshot
 from pipeline.texts import cause_of
 from pipeline.usecases.image_urls import ImageUrls

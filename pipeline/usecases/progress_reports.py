@@ -19,7 +19,8 @@ from pipeline.errors import DependencyUnavailable
 from pipeline.hold import BACKGROUND
 from pipeline.hooks import Attribute
 from pipeline.queue.job import Finish, Job, Outcome
-from pipeline.queue.queue import REPORT_SECONDS, JobQueue
+from pipeline.queue.job_lookup import REPORT_SECONDS
+from pipeline.queue.queue import JobQueue
 
 WRITE_SECONDS = 1.0
 # Between two frames of one job.

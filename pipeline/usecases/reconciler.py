@@ -22,7 +22,8 @@ from pipeline.clock import CLOCK, utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.metrics import Metrics
 from pipeline.queue.job import Mode
-from pipeline.queue.queue import ForeignQueue, JobQueue
+from pipeline.queue.calls import ForeignQueue
+from pipeline.queue.queue import JobQueue
 from pipeline.usecases.job_records import Cursor
 from pipeline.usecases.pause import Pause
 

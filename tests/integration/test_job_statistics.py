@@ -17,7 +17,8 @@ from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore, Record
 from pipeline.errors import DependencyUnavailable
 from pipeline.queue.job import Finish, Job, Outcome
-from pipeline.queue.queue import JobQueue, QueueStats
+from pipeline.queue.job_lookup import QueueStats
+from pipeline.queue.queue import JobQueue
 from pipeline.usecases import audit as audit_module
 from pipeline.usecases import job_statistics as statistics_module
 from pipeline.usecases.audit import WAITING_AT_MOST, Act, Audit

@@ -11,7 +11,8 @@ from redis import Redis
 from tornado.ioloop import IOLoop
 
 from pipeline.queue.job import Finish, Mode, Job, JobState, NewJob, Outcome
-from pipeline.queue.queue import JobQueue, QueueFull
+from pipeline.queue.calls import QueueFull
+from pipeline.queue.queue import JobQueue
 from tests.contract.contracts import check_job
 from tests.redis_server import RedisServer
 from tests.workers import Claimer

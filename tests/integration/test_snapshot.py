@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 from pipeline.queue.job import Finish, JobState, Mode, NewJob, Outcome
-from pipeline.queue.queue import LINE_AT_MOST
+from pipeline.queue.job_lookup import LINE_AT_MOST
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.progress import Progress
 from tests.factories import make_asset

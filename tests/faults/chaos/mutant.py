@@ -22,7 +22,7 @@ from pipeline.assets.asset import Asset
 from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.store import AssetStore
 from pipeline.errors import PermanentJobError
-from pipeline.queue import attempt, queue
+from pipeline.queue import attempt, calls
 from pipeline.queue.claim import Claim
 from pipeline.queue.queue import JobQueue
 from pipeline.rooms.fanout import RoomFanout
@@ -68,14 +68,14 @@ def without_lease() -> None:
     async def unbounded(self: Any, work: Any, seconds: float = 0) -> Any:
         return await work
 
-    source = queue._source
+    source = calls._source
 
     def gullible(verb: str) -> str:
         held, gullible = "local list = scores[i] and ours or lost", "local list = ours; scores[i] = 1"
         return source(verb).replace(held, gullible)
 
     JobQueue.renew = renew_nothing  # type: ignore[method-assign]
-    queue._source = gullible
+    calls._source = gullible
     Claim.bounded = unbounded  # type: ignore[method-assign]
     Claim.has_lease = True  # type: ignore[assignment, method-assign]
 
