@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import heapq
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 
@@ -28,10 +28,10 @@ from pipeline.assets.job_search import (
     Cursor,
     largest_first,
 )
-from pipeline.assets.reading import Reader
+from pipeline.assets.sqlite_reads import SqliteReads
+from pipeline.assets.sqlite_schema import OF_RETRY
 from pipeline.instants import instant_of, milliseconds_of
 
-T = TypeVar("T")
 # (createdAt in milliseconds, id), which is also their order.
 RowCursor = tuple[int, str]
 NEWEST_FIRST = "ORDER BY createdAt DESC, id DESC"
@@ -39,17 +39,6 @@ NEWEST_FIRST = "ORDER BY createdAt DESC, id DESC"
 OF_WORDS, OF_PROVIDER = ("aiMetadata", "corrections"), ("attempts", "provenance")
 # The rows of one user lie all over the file, those of a time side by side: of the former so many are read.
 SCATTERED_AT_MOST = 500
-OF_RETRY = "substr(processingJobId, -24) != id"
-# The indexes of this file. The first two, which writes of all assets change, serve the reconciler and owners too. What
-# stands behind the id is looked up nowhere else: to read a row costs a page of the file.
-INDEXES = f"""
-DROP INDEX unfinished;
-CREATE INDEX by_status ON assets (status, createdAt, id, category);
-DROP INDEX newest_of_user;
-CREATE INDEX newest_of_user ON assets (userId, createdAt, id, status, category);
-CREATE INDEX failures ON assets (failure, createdAt, id, category) WHERE failure IS NOT NULL;
-CREATE INDEX job_of_retry ON assets (processingJobId) WHERE {OF_RETRY};
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +55,8 @@ class _Range:
         return f"SELECT {columns} FROM assets INDEXED BY {self.index} WHERE {where} {rest}"
 
 
-class JobRows:
-    """Reads of the table `assets` for operators. Methods: see AssetStore."""
-
-    _reading: Reader[Asset]
-
-    async def _on_reader(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        raise NotImplementedError
+class JobRows(SqliteReads):
+    """Searches of the table `assets` for operators. Methods: see AssetReads."""
 
     async def jobs(self, wanted: JobFilter, *, limit: int, after: Cursor | None = None) -> JobPage:
         last = (milliseconds_of(after[0]), after[1]) if after else None

@@ -1,36 +1,33 @@
-"""What SqliteAssetStore keeps beside the assets: a part of it, see sqlite.py."""
+"""The records of SqliteAssetStore: a part of it, see sqlite.py."""
 
 from __future__ import annotations
 
 import json
 import secrets
 import sqlite3
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
 from pipeline.assets.job_search import Cursor
-from pipeline.assets.records import as_data, damaged, record_reader
+from pipeline.assets.reading import Reader
+from pipeline.assets.records import as_data, damaged
+from pipeline.assets.sqlite_file import SqliteFile
 from pipeline.assets.store import IDENTITY, Record
 from pipeline.clock import utc_now
 from pipeline.instants import instant_of, milliseconds_of
 
-KEEP = (
+PUT = (
     "INSERT INTO kept (kind, id, at, data, userId, assetId) VALUES (:kind, :id, :at, :data, :user, :asset) "
     "ON CONFLICT (kind, id) DO UPDATE SET "
 )
-KEPT_AT_ONCE = 1000
-Run = Callable[[str, Mapping[str, Any]], Awaitable[list[sqlite3.Row]]]
+RECORDS_AT_ONCE = 1000
 
 
-class SqliteRecords:
-    """The table `kept`. Methods: see AssetStore."""
+class SqliteRecords(SqliteFile):
+    """The table `kept`. Methods: see RecordStore."""
 
-    _read: Run
-    _write: Run
-
-    def __init__(self) -> None:
-        self._reading_records = record_reader(_record, "id")
+    _reading_records: Reader[Record]
 
     async def identity(self) -> str:
         new = Record(IDENTITY, IDENTITY, utc_now(), {"id": secrets.token_hex(8)})
@@ -38,12 +35,12 @@ class SqliteRecords:
 
     async def insert_record(self, record: Record) -> Record:
         # A conflict changes nothing, but only an update returns the row that is there.
-        (row,) = await self._write(KEEP + "data = data RETURNING *", _values(record))
-        return _record(row)
+        (row,) = await self._write(PUT + "data = data RETURNING *", _values(record))
+        return record_of(row)
 
     async def put_record(self, record: Record) -> None:
         await self._write(
-            KEEP + "at = excluded.at, data = excluded.data, userId = excluded.userId, assetId = excluded.assetId",
+            PUT + "at = excluded.at, data = excluded.data, userId = excluded.userId, assetId = excluded.assetId",
             _values(record),
         )
 
@@ -78,7 +75,7 @@ class SqliteRecords:
         which += " AND kind IN (SELECT value FROM json_each(:kinds))" if kinds else ""
         rows = await self._read(
             f"SELECT * FROM kept WHERE userId = :user AND userId != '' {which} LIMIT :limit",
-            {"user": user_id, "asset": asset_id, "kinds": json.dumps([*kinds]), "limit": KEPT_AT_ONCE},
+            {"user": user_id, "asset": asset_id, "kinds": json.dumps([*kinds]), "limit": RECORDS_AT_ONCE},
         )
         return [self._reading_records.one(row) or damaged(row["kind"], row["id"], row) for row in rows]
 
@@ -102,7 +99,7 @@ class SqliteRecords:
         return len(rows)
 
 
-def _record(row: Any) -> Record:
+def record_of(row: Any) -> Record:
     return Record(row["kind"], row["id"], instant_of(row["at"]), as_data(row["data"]), row["userId"], row["assetId"])
 
 

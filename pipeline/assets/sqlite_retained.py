@@ -1,10 +1,10 @@
-"""What SqliteAssetStore lets go: a part of it, see sqlite.py."""
+"""How SqliteAssetStore removes assets: a part of it, see sqlite.py."""
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from heapq import merge
 from itertools import islice
@@ -14,7 +14,8 @@ import structlog
 
 from pipeline.assets.asset import Asset
 from pipeline.assets.job_search import Cursor
-from pipeline.assets.reading import Reader
+from pipeline.assets.sqlite_rows import optional_milliseconds
+from pipeline.assets.sqlite_runs import SqliteRuns
 from pipeline.assets.store import when_finished
 from pipeline.instants import milliseconds_of
 
@@ -38,14 +39,16 @@ WHERE userId = :user AND (createdAt, id) > (:at, :id) ORDER BY createdAt, id LIM
 FINISHED = "status IN ('active', 'partial', 'failed')"
 
 
-class RetainedRows:
-    """What goes from the table `assets`, and how much is there. Methods: see AssetStore."""
+class RetainedRows(SqliteRuns):
+    """Removals from the table `assets`, and its size. Methods: see AssetRetention."""
 
-    _read: Callable[[str, Mapping[str, Any]], Awaitable[list[Any]]]
-    _update: Callable[[str, dict[str, Any]], Awaitable[Asset | None]]
-    _assets: Callable[..., Awaitable[list[Asset]]]
-    _on_writer: Callable[[Callable[[sqlite3.Connection], Any]], Awaitable[Any]]
-    _reading: Reader[Asset]
+    async def delete(self, asset_id: str, user_id: str, *, finished_before: datetime | None = None) -> Asset | None:
+        rows = await self._write(
+            "DELETE FROM assets WHERE id = :id AND userId = :user AND (:before IS NULL OR finishedAt < :before) "
+            "RETURNING *",
+            {"id": asset_id, "user": user_id, "before": optional_milliseconds(finished_before)},
+        )
+        return self._reading.one(rows[0]) if rows else None
 
     async def expired(self, before: datetime, *, limit: int, after: Cursor | None = None) -> Sequence[Asset]:
         parts = [await self._finished(gone, before, limit, after) for gone in ("IS NULL", "= 1")]

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from pipeline.assets.mongo import MongoAssetStore
-from pipeline.assets.sqlite import MIGRATIONS, SqliteAssetStore
+from pipeline.assets.sqlite import SqliteAssetStore
+from pipeline.assets.sqlite_schema import MIGRATIONS
 from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable
 from tests.factories import make_asset
@@ -108,7 +109,7 @@ async def test_sqlite_write_that_is_refused_fails_alone(store: SqliteAssetStore,
 @pytest.mark.gen_test
 async def test_sqlite_that_refuses_writes_is_not_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once a write was refused, a check says so until another process lets go of the file, though reads work."""
-    monkeypatch.setattr("pipeline.assets.sqlite.BUSY_SECONDS", 0.01)
+    monkeypatch.setattr("pipeline.assets.sqlite_schema.BUSY_SECONDS", 0.01)
     store = SqliteAssetStore(tmp_path / "assets.sqlite")
     await store.open()
     with closing(sqlite3.connect(tmp_path / "assets.sqlite", isolation_level=None)) as other:

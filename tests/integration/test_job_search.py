@@ -19,7 +19,8 @@ from pipeline.assets.asset import CANCELLED, AiMetadata, Asset, AssetStatus
 from pipeline.assets.failures import fingerprint
 from pipeline.assets.job_search import Count, JobFilter
 from pipeline.assets.mongo import MongoAssetStore
-from pipeline.assets.sqlite import MIGRATIONS, SqliteAssetStore
+from pipeline.assets.sqlite import SqliteAssetStore
+from pipeline.assets.sqlite_schema import MIGRATIONS
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from tests.factories import make_asset

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline import cli
-from pipeline.assets import sqlite
+from pipeline.assets import sqlite_runs
 from pipeline.assets.asset import Asset
 from pipeline.assets.mongo import MongoAssetStore
+from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore
 from pipeline.errors import PermanentJobError
 from pipeline.queue import attempt, calls
@@ -39,7 +40,7 @@ def without_fence() -> None:
 
     MongoAssetStore._update = update_anyway  # type: ignore[method-assign]
     # What follows with AND, the status, narrows the second part alone.
-    sqlite.CURRENT_RUN = "id = :id OR id = :id"
+    sqlite_runs.CURRENT_RUN = "id = :id OR id = :id"
 
 
 def only_first_starts() -> None:
@@ -50,7 +51,7 @@ def only_first_starts() -> None:
         is_to_run = asset is not None and asset.processing_job_id == job_id and not asset.is_finished
         return asset if is_to_run else None
 
-    for store in (MongoAssetStore, sqlite.SqliteAssetStore):
+    for store in (MongoAssetStore, SqliteAssetStore):
         store.begin = read  # type: ignore[method-assign, assignment]
 
 
