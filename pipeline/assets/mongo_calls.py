@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from bson.errors import BSONError
 from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure, PyMongoError
@@ -19,6 +19,7 @@ TOO_LARGE = {10334, 17419, 17420}
 # What the driver raises of a document before it sends anything.
 UNSENDABLE = (BSONError, OverflowError, UnicodeEncodeError, DocumentTooLarge)
 T = TypeVar("T")
+PURGE_PAGE = 1000
 
 
 @contextmanager
@@ -49,8 +50,8 @@ class Calls:
         # Whether the last call did not reach the database.
         self.has_failed = False
 
-    async def reach(self, call: Awaitable[T]) -> T:
-        """Return what the call returns.
+    async def call(self, request: Awaitable[T]) -> T:
+        """Return the reply to the request.
 
         DependencyUnavailable: the database is away, for whatever reason. NotStorable: the driver or the server refuses
         the document. A duplicate key is for the caller.
@@ -58,7 +59,7 @@ class Calls:
         try:
             # The driver's clock starts only when one of Motor's few threads is free; in an outage that takes long.
             async with asyncio.timeout(self._timeout_seconds):
-                answer = await call
+                answer = await request
             self.has_failed = False
             return answer
         except DuplicateKeyError:
@@ -70,6 +71,22 @@ class Calls:
                 raise NotStorable("it is too large") from error
             self.has_failed = True
             raise DependencyUnavailable("The asset store cannot be reached") from error
+
+
+class MongoPart:
+    """A part of MongoAssetStore, which sets its attributes."""
+
+    _call: Callable[[Awaitable[Any]], Awaitable[Any]]
+
+    async def _purge(self, collection: Any, old: dict[str, Any]) -> int:
+        """Remove the documents that match, page by page and by `_id`; return how many."""
+        purged = 0
+        while True:
+            page = await self._call(collection.find(old, {"_id": 1}).limit(PURGE_PAGE).to_list(PURGE_PAGE))
+            if not page:
+                return purged
+            wanted = {"_id": {"$in": [found["_id"] for found in page]}} | old
+            purged += (await self._call(collection.delete_many(wanted))).deleted_count
 
 
 def _why_not(error: Exception) -> str:

@@ -34,7 +34,7 @@ KEYS = (
     IndexModel([("createdAt", ASCENDING)], name="oldest_key"),
     IndexModel([("assetId", ASCENDING)], name="key_of_asset"),
 )
-KEPT = (
+RECORDS = (
     IndexModel([("kind", ASCENDING), ("at", ASCENDING), ("_id", ASCENDING)], name="oldest_kept"),
     IndexModel([("userId", ASCENDING), ("assetId", ASCENDING)], name="kept_of_user"),
 )

@@ -8,7 +8,7 @@ than the documents of a window, and remembered. MongoDB itself would not need it
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -29,7 +29,7 @@ from pipeline.assets.job_search import (
     Cursor,
     largest_first,
 )
-from pipeline.assets.reading import Reader
+from pipeline.assets.mongo_reads import MongoReads
 from pipeline.clock import utc_now
 from pipeline.instants import EPOCH, instant_of, milliseconds_of
 
@@ -68,12 +68,8 @@ class _Window:
         return {"$and": parts}
 
 
-class JobDocuments:
-    """Reads of the collection `assets` for operators. Methods: see AssetStore."""
-
-    _assets: Any
-    _reach: Callable[[Awaitable[Any]], Awaitable[Any]]
-    _reading: Reader[Asset]
+class JobDocuments(MongoReads):
+    """Searches of the collection `assets` for operators. Methods: see AssetReads."""
 
     # How long the last window of a range was, in seconds.
     _spans: dict[str, float]
@@ -111,7 +107,7 @@ class JobDocuments:
         window = await self._window(wanted, None, COUNTED_AT_MOST // 2, COUNTED_AT_MOST)
         is_whole = window.start in (None, wanted.since)
         groups: dict[str, FailureGroup] = {}
-        for document in await self._reach(self._assets.find(window.query, OF_FAILURES).to_list(None)):
+        for document in await self._call(self._assets.find(window.query, OF_FAILURES).to_list(None)):
             _add(groups, document, is_whole)
         return largest_first([*groups.values()])
 
@@ -120,7 +116,7 @@ class JobDocuments:
         places: list[dict[str, Any]] = [{"retryJobId": job_id}]
         places += [{"_id": ObjectId(first)}] if ObjectId.is_valid(first) else []
         for place in places:
-            found = await self._reach(self._assets.find_one({**place, "processingJobId": job_id}))
+            found = await self._call(self._assets.find_one({**place, "processingJobId": job_id}))
             if found is not None:
                 return self._reading.one(found)
         return None
@@ -157,7 +153,7 @@ class JobDocuments:
 
     async def _count(self, window: _Window, most: int) -> int:
         """Return how many documents it has; one more than most when there are more."""
-        return int(await self._reach(self._assets.count_documents(window.query, limit=most + 1)))
+        return int(await self._call(self._assets.count_documents(window.query, limit=most + 1)))
 
     async def _found(self, window: _Window, wanted: JobFilter, limit: int) -> list[Any]:
         """Return the first documents of a window that are wanted, newest first."""
@@ -167,7 +163,7 @@ class JobDocuments:
         else:
             query = replace(window, where=window.where | _conditions(wanted)).query
         cursor = self._assets.find(query).sort(NEWEST_FIRST).limit(limit)
-        return [*await self._reach(cursor.to_list(limit))]
+        return [*await self._call(cursor.to_list(limit))]
 
     async def _read(self, window: _Window, wanted: JobFilter, limit: int) -> list[Any]:
         """Return what is searched of the first documents of a window that are wanted, newest first."""
@@ -176,10 +172,10 @@ class JobDocuments:
         failure = wanted.failure
         found: list[Any] = []
         try:
-            while len(found) < limit and (some := await self._reach(cursor.to_list(READ_AT_ONCE))):
+            while len(found) < limit and (some := await self._call(cursor.to_list(READ_AT_ONCE))):
                 found += [each for each in some if failure in (None, _failure_of(each)) and wanted.is_match(each)]
         finally:
-            await self._reach(cursor.close())
+            await self._call(cursor.close())
         return found[:limit]
 
 

@@ -1,8 +1,8 @@
-"""What MongoAssetStore lets go: a part of it, see mongo.py."""
+"""How MongoAssetStore removes assets: a part of it, see mongo.py."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from heapq import merge
 from itertools import islice
@@ -12,8 +12,11 @@ from pymongo import ASCENDING
 
 from pipeline.assets.asset import FINISHED, PREVIEW_SIDES, Asset, AssetStatus
 from pipeline.assets.job_search import Cursor
-from pipeline.assets.reading import Reader
+from pipeline.assets.mongo_calls import TRIES
+from pipeline.assets.mongo_reads import object_id
+from pipeline.assets.mongo_runs import MongoRuns
 from pipeline.assets.store import when_finished
+from pipeline.errors import DependencyUnavailable
 
 DAMAGED_AT_ONCE = 1000
 SIZES_AT_ONCE = 1000
@@ -23,14 +26,21 @@ OF_SIZES = {f"images.{image}.{field}": 1 for image in IMAGES for field in ("publ
 IS_FINISHED = {"status": {"$in": sorted(status.value for status in FINISHED)}}
 
 
-class RetainedDocuments:
-    """What goes from the collection `assets`, and how much is there. Methods: see AssetStore."""
+class RetainedDocuments(MongoRuns):
+    """Removals from the collection `assets`, and its size. Methods: see AssetRetention."""
 
-    _assets: Any
-    _reach: Callable[[Awaitable[Any]], Awaitable[Any]]
-    _reading: Reader[Asset]
-    _find: Callable[..., Awaitable[list[Asset]]]
-    _update: Callable[[str, Mapping[str, Any], Mapping[str, Any]], Awaitable[Asset | None]]
+    async def delete(self, asset_id: str, user_id: str, *, finished_before: datetime | None = None) -> Asset | None:
+        key = object_id(asset_id)
+        if key is None:
+            return None
+        wanted: dict[str, Any] = {"_id": key, "userId": user_id}
+        wanted |= {"finishedAt": {"$lt": finished_before}} if finished_before else {}
+        for _ in range(TRIES):
+            deleted = await self._call(self._assets.find_one_and_delete(wanted))
+            # DocumentDB can miss a document that is being updated: nothing was deleted, and it is still there.
+            if deleted is not None or await self._call(self._assets.find_one(wanted, {"_id": 1})) is None:
+                return self._reading.one(deleted)
+        raise DependencyUnavailable("The asset is being changed all the time")
 
     async def expired(self, before: datetime, *, limit: int, after: Cursor | None = None) -> Sequence[Asset]:
         parts = [await self._finished(gone, before, limit, after) for gone in (None, True)]
@@ -60,18 +70,18 @@ class RetainedDocuments:
 
     async def count_unfinished(self, user_id: str) -> int:
         wanted = {"userId": user_id, "status": AssetStatus.PROCESSING.value}
-        return int(await self._reach(self._assets.count_documents(wanted)))
+        return int(await self._call(self._assets.count_documents(wanted)))
 
     async def stored_bytes(self, user_id: str) -> int:
         total = 0
         cursor = self._assets.find({"userId": user_id}, OF_SIZES)
-        while page := await self._reach(cursor.to_list(SIZES_AT_ONCE)):
+        while page := await self._call(cursor.to_list(SIZES_AT_ONCE)):
             total += sum(map(_held_bytes, page))
         return total
 
     async def damaged_of(self, user_id: str) -> Sequence[str]:
         found = self._assets.find({"userId": user_id}).limit(DAMAGED_AT_ONCE)
-        documents = await self._reach(found.to_list(DAMAGED_AT_ONCE))
+        documents = await self._call(found.to_list(DAMAGED_AT_ONCE))
         return [str(each["_id"]) for each in documents if self._reading.one(each) is None]
 
     async def scrub(self) -> None:
