@@ -1,8 +1,8 @@
 """Constants of the service that some tests need with another value, and how a process is started with them.
 
-Each name here is where the constant is. In this process: `monkeypatch.setattr(MAX_STALLS, 2)`. In a process of the
-service: `Service(..., **{MAX_STALLS: "2"})`, which starts `python -m tests.constants '{"pipeline...": 2}' run.py`; any
-other command line may be started in the same way.
+Each name here is where the constant is. In a process of the service: `Service(..., **{MAX_STALLS: "2"})`, which starts
+`python -m tests.constants '{"pipeline...": 2}' run.py`; any other command line may be started in the same way. In this
+process, where it is read when it is used: `monkeypatch.setattr(PING_SECONDS, 0.1)`; else by an argument.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from typing import Any, Self
 
 import httpx
 
+from pipeline.settings import REMOVED
 from tests.constants import command_with
 from tests.factories import SECRET, make_image, make_token
 
@@ -44,6 +45,7 @@ class Service:
 
     def __init__(self, data_dir: Path, ai_service_url: str = "", **environment: str) -> None:
         """environment: its settings; and constants of tests/constants.py, by their names."""
+        assert not environment.keys() & REMOVED.keys(), "a removed setting has no effect"
         self.data_dir = data_dir
         self.environment = (
             inherited()
