@@ -45,7 +45,7 @@ class Admission:
         self.replay = replay
         self.is_leaving = self.is_draining = self.is_closed = False
         self._max_connections = settings.max_sockets
-        self._max_strangers = MAX_SOCKETS_WITHOUT_TOKEN
+        self._max_unauthenticated = MAX_SOCKETS_WITHOUT_TOKEN
         self._max_of_user = settings.max_sockets_per_user
         self._crowded: set[str] = set()
 
@@ -55,9 +55,9 @@ class Admission:
         return len(self.rooms.connections) > self._max_connections
 
     @property
-    def is_full_of_strangers(self) -> bool:
+    def is_full_of_unauthenticated(self) -> bool:
         """Whether there is one connection more without a token than this process may have."""
-        return self.rooms.strangers > self._max_strangers
+        return self.rooms.unauthenticated > self._max_unauthenticated
 
     async def check(self) -> None:
         """Return while load balancers may send clients here; DependencyUnavailable otherwise."""
