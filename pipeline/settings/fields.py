@@ -171,8 +171,8 @@ class Fields(BaseSettings):
     )
     wrong_tokens_per_minute_per_address: int = _f(
         60,
-        "Tokens with a wrong signature from one address (of IPv6: one /64), counted in the same way. Valid and expired "
-        "tokens from there are not affected.",
+        "Invalid tokens from one address (of IPv6: one /64), counted in the same way; expired ones do not count. Valid "
+        "and expired tokens from there are not affected.",
         ge=0,
     )
     max_stored_bytes_per_user: int = _f(
@@ -231,7 +231,7 @@ class Fields(BaseSettings):
     job_timeout_seconds: float = _f(120, "Longest one attempt may take: the specification's 120 s.", gt=0)
     provider_timeout_seconds: float = _f(90, "Longest one call of an AI provider: the specification's 90 s.", gt=0)
     storage_timeout_seconds: float = _f(
-        25, "Longest one call of a storage: less than lies between provider and job timeout.", gt=0
+        25, "Longest one call of a storage: less than the 30 s between provider and job timeout.", gt=0
     )
     notifier_timeout_seconds: float = _f(
         10, "Longest one call of a notifier; the other notifiers do not wait for it.", gt=0
