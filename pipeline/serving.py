@@ -21,7 +21,7 @@ from pipeline.exit import Exit
 from pipeline.handlers.server import raise_file_limit
 from pipeline.hooks.threads import LoopThreads
 from pipeline.services import Entry, Service
-from pipeline.settings import Settings
+from pipeline.settings import REMOVED_IN, Settings
 from pipeline.supervision import cancel
 from pipeline.texts import cause_of
 
@@ -36,6 +36,8 @@ def serve() -> None:
     """Run the service until SIGTERM or Ctrl-C."""
     settings = running.load()
     logs.configure(settings.log_format, settings.log_level)
+    for removed in settings.removed_variables:
+        log.warning("setting_removed", variable=removed.variable, since=REMOVED_IN, fixed=removed.fixed)
     for unknown in settings.unknown_variables:
         log.warning("setting_unknown", variable=unknown.variable, meant=unknown.meant or None)
     data_dir.try_data_dir(settings.data_dir)
