@@ -14,14 +14,14 @@ from typing import Any
 import click
 
 from pipeline.commands.exit_codes import EPILOG, ExitCode, Unfinished
-from pipeline.commands.shown import complain, note, use_any_encoding
+from pipeline.commands.output import complain, note, use_any_encoding
 from pipeline.errors import ConfigurationError
 
 # Where each command is: module and, where it is not the command's name, attribute.
 COMMANDS = {
     "assets": "commands.assets",
     "audit": "commands.operating",
-    "backup": "commands.saving",
+    "backup": "commands.backups",
     "check": "commands.checking",
     "demo": "commands.demonstrating",
     "eval": "commands.evaluating:evaluate",
@@ -35,13 +35,13 @@ COMMANDS = {
     # Adds `top` to what commands.operating has.
     "queue": "commands.overview",
     "reanalyze": "commands.jobs",
-    "restore": "commands.saving",
+    "restore": "commands.backups",
     "serve": "serving",
     "settings": "commands.settings_list",
     "submit": "commands.submitting",
     "token": "commands.signing",
     "users": "commands.assets",
-    "verify": "commands.saving",
+    "verify": "commands.backups",
     "watch": "commands.watching",
 }
 

@@ -13,8 +13,8 @@ from pydantic import SecretStr
 
 from pipeline import data_dir, embedded, logs, systemd
 from pipeline.app import App
-from pipeline.commands import demonstrating, running
-from pipeline.commands.running import this_command
+from pipeline.commands import demonstrating, service_target
+from pipeline.commands.service_target import this_command
 from pipeline.embedded_files import FolderInUse
 from pipeline.errors import ConfigurationError
 from pipeline.exit import Exit
@@ -34,7 +34,7 @@ LEFT_SECONDS = 0.3
 @click.command()
 def serve() -> None:
     """Run the service until SIGTERM or Ctrl-C."""
-    settings = running.load()
+    settings = service_target.load()
     logs.configure(settings.log_format, settings.log_level)
     for removed in settings.removed_variables:
         log.warning("setting_removed", variable=removed.variable, since=REMOVED_IN, fixed=removed.fixed)
@@ -80,7 +80,7 @@ async def _start(settings: Settings, exit_: Exit, opened: AsyncExitStack) -> Non
         try:
             await redis.start()
         except FolderInUse:
-            if (service := running.find_service(settings)) is None:
+            if (service := service_target.find_service(settings)) is None:
                 raise
             raise ConfigurationError(_what_runs(service)) from None
         settings = settings.model_copy(update={"redis_url": SecretStr(redis.url)})

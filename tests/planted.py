@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 
-from pipeline.commands import conformance, verified  # noqa: F401
+from pipeline.commands import conformance, suite_child  # noqa: F401
 from pipeline.hooks.kinds import BUILT_IN_MODULES
 
 GRACE_SECONDS = 3.0
@@ -64,7 +64,7 @@ def _fork(path: Path, folder: Path, seconds: float) -> int:
     os.environ["DATA_DIR"] = str(folder / "data")
     for number in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-    verified.run("broken", None, seconds, lambda message: print(json.dumps(message), file=reports, flush=True))
+    suite_child.run("broken", None, seconds, lambda message: print(json.dumps(message), file=reports, flush=True))
     os._exit(0)
 
 

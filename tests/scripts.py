@@ -19,11 +19,11 @@ CLIENT = Path(__file__).parents[1] / "clients" / "js"
 
 
 def find_node() -> str | None:
-    """Return where Node is, None where there is none or one from before 20.3."""
+    """Return where Node is, None where there is none or one from before 22."""
     path = find_program("node")
     version = subprocess.run([path, "--version"], capture_output=True, text=True).stdout if path else ""
-    numbers = re.match(r"v(\d+)\.(\d+)", version)
-    return path if numbers and (int(numbers[1]), int(numbers[2])) >= (20, 3) else None
+    number = re.match(r"v(\d+)", version)
+    return path if number and int(number[1]) >= 22 else None
 
 
 NODE = find_node()
@@ -120,9 +120,8 @@ class ChromiumScript(Script):
 @asynccontextmanager
 async def node() -> AsyncIterator[NodeScript]:
     """Give a Node that must end by itself, and well, once the client is closed."""
-    require(NODE is not None, "needs Node 20.3 or newer")
-    # Node 22 has a WebSocket of its own; that of Chromium is the standard one these tests see.
-    code = HARNESS.replace("BASE", ".") + "delete globalThis.WebSocket;" + NODE_DRIVER
+    require(NODE is not None, "needs Node 22 or newer")
+    code = HARNESS.replace("BASE", ".") + NODE_DRIVER
     pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
     process = await asyncio.create_subprocess_exec(
         str(NODE), "--input-type=module", "--eval", code, cwd=CLIENT, limit=1 << 24, **pipes

@@ -55,14 +55,9 @@ export class Connection {
   async open() {
     try {
       this.token = await this.#parts.tokens.fresh();
-      const { WebSocket: Given } = this.#parts;
-      const Socket =
-        this.name === "socket"
-          ? (Given ?? globalThis.WebSocket ?? (await import("./node-websocket.js")).WebSocket)
-          : undefined;
       if (this.#isClosed) return;
       this.#watch = setTimeout(() => this.#lose({ code: BROKEN, isMute: true }), this.#parts.times.connectMs);
-      this.#transport = this.#begin(Socket);
+      this.#transport = this.#begin();
     } catch (error) {
       if (!this.#isClosed) this.#owner.failed(this, error);
     }
@@ -81,9 +76,8 @@ export class Connection {
     this.#lose({ code: BROKEN, isMute: true });
   }
 
-  /** @param {any} Socket */
-  #begin(Socket) {
-    const { url, send, list, cursor, events } = this.#parts;
+  #begin() {
+    const { url, send, list, cursor, events, WebSocket: Socket = globalThis.WebSocket } = this.#parts;
     this.since = cursor.since;
     const given = { url, token: this.token, since: this.since, events };
     const line = {

@@ -1,7 +1,7 @@
 /**
  * A client of the AI queue pipeline: uploads photos and hears of every result, whatever the network does meanwhile.
  * Events come over a WebSocket, or where one cannot pass over server-sent events, or over long polling. For browsers
- * and Node 20.3 or newer. Needs nothing but the files beside it. The protocol is in contracts/rooms.asyncapi.json and
+ * and Node 22 or newer. Needs nothing but the files beside it. The protocol is in contracts/rooms.asyncapi.json and
  * contracts/analyze-queue.openapi.json.
  *
  * What there is for TypeScript is in pipeline-client.d.ts.

@@ -36,19 +36,20 @@ const HTTP_CODES = { 400: 4400, 401: 4403, 429: 4429, 503: 1013 };
  * @returns {Transport}
  */
 export function openSocket({ url, token, since, events, Socket }, line) {
+  if (!Socket) throw new TypeError("WebSocket is missing: use Node 22 or newer, or pass the option WebSocket");
   const socket = new Socket(`${url.replace(/^http/, "ws")}/ws`, ["pipeline.v1"]);
   // Not in the handshake: its headers end up in the logs of proxies.
   socket.onopen = () => socket.send(JSON.stringify({ auth: { token }, since, events }));
   socket.onmessage = (/** @type {{data: unknown}} */ { data }) => line.frame(parse(data));
   socket.onclose = (/** @type {{code: number}} */ { code }) => line.lost({ code });
-  const isBlind = !("onping" in socket);
-  if (!isBlind) socket.onping = line.sign;
+  // Node 22 reports an attempt that failed as an error only. Where a close event follows, it comes first.
+  socket.onerror = () => setTimeout(() => line.lost({ code: BROKEN }));
   return {
-    isBlind,
+    isBlind: true,
     send: (frame) => socket.send(JSON.stringify(frame)),
     close() {
       // On a dead line it may take minutes to close; nothing it says counts any more.
-      socket.onopen = socket.onmessage = socket.onclose = socket.onping = null;
+      socket.onopen = socket.onmessage = socket.onclose = socket.onerror = null;
       socket.close();
     },
   };

@@ -13,8 +13,8 @@ from pipeline.assets.asset import AssetStatus
 from pipeline.client import Operator
 from pipeline.commands.exit_codes import Unfinished
 from pipeline.commands.operating import each, run, second_of, with_token
-from pipeline.commands.running import with_url
-from pipeline.commands.shown import note, say, say_json, say_table
+from pipeline.commands.service_target import with_url
+from pipeline.commands.output import note, say, say_json, say_table
 
 AGAIN_SECONDS = 1.0
 # Without anything more that is gone.

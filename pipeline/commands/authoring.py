@@ -9,7 +9,7 @@ import click
 from pipeline import settings as settings_module
 from pipeline.commands.making import new
 from pipeline.commands.reference import reference_lines
-from pipeline.commands.shown import say_json, say_table
+from pipeline.commands.output import say_json, say_table
 from pipeline.commands.verifying import verify
 from pipeline.hooks.catalogue import Catalogue
 

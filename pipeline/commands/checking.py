@@ -18,11 +18,11 @@ import click
 from pipeline import data_dir, logs
 from pipeline import settings as settings_module
 from pipeline.commands.checks.findings import LIMIT_SECONDS, Check, Finding, Mark, Masker, reason
-from pipeline.commands.checks.here import HereChecks
+from pipeline.commands.checks.machine import MachineChecks
 from pipeline.commands.checks.plugins import PluginChecks
 from pipeline.commands.checks.redis import RedisChecks
 from pipeline.commands.checks.store import check_store
-from pipeline.commands.shown import BAD, GOOD, WARNING, say, say_json
+from pipeline.commands.output import BAD, GOOD, WARNING, say, say_json
 from pipeline.hooks.threads import LoopThreads
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
@@ -80,7 +80,7 @@ class Checks:
     def __init__(self, settings: Settings, masker: Masker) -> None:
         metrics = Metrics()
         self._settings = settings
-        self._here = HereChecks(settings)
+        self._machine = MachineChecks(settings)
         self._redis = RedisChecks(settings, metrics)
         self._plugins = PluginChecks(settings, metrics, masker)
 
@@ -89,11 +89,11 @@ class Checks:
         settings = self._settings
         store_setting = "MONGODB_URI" if settings.mongodb_uri.get_secret_value() else "DATA_DIR"
         checks = [
-            Check("settings", self._here.variables, "see the README"),
-            Check("data folder", self._here.data_folder, "make room there or set DATA_DIR"),
-            Check("address", self._here.address, "set HOST and PORT"),
-            Check("open files", self._here.files, "see ulimit -n"),
-            Check("tokens", self._here.tokens, "set JWT_SECRET, JWT_PUBLIC_KEY or JWT_JWKS_URL"),
+            Check("settings", self._machine.variables, "see the README"),
+            Check("data folder", self._machine.data_folder, "make room there or set DATA_DIR"),
+            Check("address", self._machine.address, "set HOST and PORT"),
+            Check("open files", self._machine.files, "see ulimit -n"),
+            Check("tokens", self._machine.tokens, "set JWT_SECRET, JWT_PUBLIC_KEY or JWT_JWKS_URL"),
             *self._redis_checks(),
             Check("asset store", partial(check_store, settings), f"see {store_setting}"),
             Check("plugins", self._plugins.plugins, "see PLUGIN_..., PLUGINS_DISABLED and PLUGINS_SAFE_MODE"),

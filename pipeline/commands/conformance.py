@@ -1,4 +1,4 @@
-"""The suites of pipeline.testing as `run.py plugins verify` runs them. pytest collects this file; verified.py, which
+"""The suites of pipeline.testing as `run.py plugins verify` runs them. pytest collects this file; suite_child.py, which
 starts it, defines the fixtures `configured`: the plugin as it is set up, a new one for each test; and
 `configured_settings`: those of the service.
 """
@@ -16,7 +16,6 @@ from pipeline.demo import pictures
 from pipeline.hooks import AIProvider, Notifier, StorageBackend
 from pipeline.settings import Settings
 from pipeline.testing import AIProviderSuite, FilterSuite, NotifierSuite, ObserverSuite, StorageBackendSuite
-
 
 POLL_SECONDS = 0.02
 

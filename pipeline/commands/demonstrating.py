@@ -16,9 +16,9 @@ from pipeline import data_dir
 from pipeline import demo as demo_pictures
 from pipeline.auth import make_token
 from pipeline.client import ClientError
-from pipeline.commands import running
-from pipeline.commands.running import this_command
-from pipeline.commands.shown import say
+from pipeline.commands import service_target
+from pipeline.commands.service_target import this_command
+from pipeline.commands.output import say
 from pipeline.commands.submitting import submit_for_demo
 from pipeline.errors import ConfigurationError
 from pipeline.services import Service
@@ -44,14 +44,14 @@ def demo(exit_: bool) -> None:
     Exit codes: 0 all went well; 1 a photo failed; 2 the service cannot start; 3 a photo was not finished in time; 130
     Ctrl-C.
     """
-    settings = running.load()
-    found = running.find_service(settings)
+    settings = service_target.load()
+    found = service_target.find_service(settings)
     if found and exit_:
         _stop(found)
         say("The service has stopped.")
         return
     service = found or _start_service(settings)
-    token = make_token(settings, running.DEMO_USER, None, running.TOKEN_SECONDS)
+    token = make_token(settings, service_target.DEMO_USER, None, service_target.TOKEN_SECONDS)
     try:
         code = submit_for_demo(service.address, token, demo_pictures.shown(settings.categories))
         if settings.all_providers == ("local",):
@@ -80,8 +80,8 @@ def _print_how_to_use(settings: Settings, service: Service, token: str) -> None:
 def print_links(settings: Settings, address: str) -> None:
     """Print links to the two pages, which sign in."""
     say(f"Open these within ten minutes (new ones: {this_command()} link)")
-    say(running.page_link(settings, address), label="  photos: ")
-    say(running.console_link(settings, address), label=" console: ")
+    say(service_target.page_link(settings, address), label="  photos: ")
+    say(service_target.console_link(settings, address), label=" console: ")
 
 
 @click.command()
@@ -89,26 +89,26 @@ def print_links(settings: Settings, address: str) -> None:
 @click.option("--photos", is_flag=True, help="Only the link to the page for photos.")
 def link(console: bool, photos: bool) -> None:
     """Print links to the two pages of the service that runs here; each signs in whoever opens it within ten minutes."""
-    settings = running.load()
+    settings = service_target.load()
     if not settings.gives_links:
         raise ConfigurationError(
             "links are printed only where HOST, and PUBLIC_URL if set, are loopback, and JWT_SECRET signs; "
             f"elsewhere set LOGIN_URL, or paste a token, as {this_command()} token --sub me prints it"
         )
-    service = running.find_service(settings)
+    service = service_target.find_service(settings)
     if service is None:
         raise ClientError(f"No service runs on {settings.data_dir}; start it with {this_command()}")
     if console == photos:
         print_links(settings, service.address)
         return
-    say((running.console_link if console else running.page_link)(settings, service.address))
+    say((service_target.console_link if console else service_target.page_link)(settings, service.address))
 
 
 def _start_service(settings: Settings) -> Service:
     """Start `serve` in the background, logging to DATA_DIR/service.log, and wait until it answers."""
     data_dir.try_data_dir(settings.data_dir)
     log_path = settings.data_dir / LOG_NAME
-    environment = os.environ | ({"PORT": "0"} if running.address_fault(settings) else {})
+    environment = os.environ | ({"PORT": "0"} if service_target.address_fault(settings) else {})
     with data_dir.usable(log_path):
         log_file = log_path.open("ab")
     with log_file:
@@ -133,7 +133,7 @@ def _until_it_answers(settings: Settings, process: subprocess.Popen[bytes], log_
     while time.monotonic() < deadline:
         has_ended = process.poll() is not None
         # Asked after that: another demo may have been quicker, and ours has ended because of it.
-        if (service := running.find_service(settings)) is not None:
+        if (service := service_target.find_service(settings)) is not None:
             return service
         if has_ended:
             said = log_path.read_bytes()[log_start:].decode(errors="replace").splitlines()

@@ -20,12 +20,12 @@ from rich.progress import MofNCompleteColumn, SpinnerColumn, TextColumn, TimeEla
 
 from pipeline import logs
 from pipeline.client import ClientError
-from pipeline.commands import running
+from pipeline.commands import service_target
 from pipeline.commands.eval_limits import EvalLimits, limits
 from pipeline.commands.moving import open_backends, with_json
 from pipeline.commands.scores import RIGHT, UNSURE, WRONG, Score
-from pipeline.commands.shown import bar, note, say_json, say_table, shown, stderr
-from pipeline.commands.truths import Case, corrected, labelled
+from pipeline.commands.output import bar, note, say_json, say_table, shown, stderr
+from pipeline.commands.labelled_photos import Case, corrected, labelled
 from pipeline.errors import ConfigurationError, NotReady, PermanentJobError, PipelineError, RetryableJobError
 from pipeline.hold import Pace
 from pipeline.hooks import faults
@@ -76,7 +76,7 @@ def evaluate(
     photo is sent to every provider, which may cost money. It counts to AI_BUDGET_PER_DAY, and ends the comparison when
     that is reached.
     """
-    settings = running.load()
+    settings = service_target.load()
     # What goes wrong is told at the end.
     logs.configure(settings.log_format, "CRITICAL")
     scores: list[Score] = []

@@ -12,8 +12,8 @@ import click
 
 from pipeline.client import ClientError, Operator
 from pipeline.commands.operating import each, run, second_of, with_token
-from pipeline.commands.running import with_url
-from pipeline.commands.shown import complain, note, say, say_json, say_table
+from pipeline.commands.service_target import with_url
+from pipeline.commands.output import complain, note, say, say_json, say_table
 from pipeline.usecases.bulk import REFUSED_AT_MOST
 
 WHERE = "--where"

@@ -1,4 +1,4 @@
-"""The command `move`, and what it shares with those of saving.py: they open the asset store and the storages
+"""The command `move`, and what it shares with those of backups.py: they open the asset store and the storages
 themselves, from the same settings as the service, which may run meanwhile.
 """
 
@@ -18,9 +18,9 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 
 from pipeline import logs
 from pipeline.assets.store import AssetStore
-from pipeline.commands import running
+from pipeline.commands import service_target
 from pipeline.commands.exit_codes import ExitCode
-from pipeline.commands.shown import BAD, bar, complain, note, say, say_json, shortened
+from pipeline.commands.output import BAD, bar, complain, note, say, say_json, shortened
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError
 from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.context import ContextFactory
@@ -115,7 +115,7 @@ def run(work: Callable[[Settings, Bar], Awaitable[T]], what: str, hint: str = ""
 
     hint: how to go on after that, or when something was away.
     """
-    settings = running.load()
+    settings = service_target.load()
     # As Ctrl-C: what was begun is put in order.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     logs.configure(settings.log_format, "WARNING")

@@ -12,8 +12,8 @@ import click
 
 from pipeline.auth import ADMIN_ROLE
 from pipeline.client import ClientError, Operator
-from pipeline.commands.running import OPERATOR, target, with_url
-from pipeline.commands.shown import complain, note, say, say_json, say_table
+from pipeline.commands.service_target import OPERATOR, target, with_url
+from pipeline.commands.output import complain, note, say, say_json, say_table
 
 TOKEN_SECONDS = 3600
 Work = Callable[[Operator], Awaitable[Any]]
@@ -42,9 +42,7 @@ def failed() -> None:
 @with_queue
 @with_url
 @with_token
-def list_failed(
-    limit: int, all_: bool, as_json: bool, queue_name: str, url: str | None, token: str | None
-) -> None:
+def list_failed(limit: int, all_: bool, as_json: bool, queue_name: str, url: str | None, token: str | None) -> None:
     """List dead letters, newest first."""
 
     async def work(client: Operator) -> None:
@@ -200,6 +198,7 @@ def second_of(timestamp: str) -> str:
 
 def run(work: Work, url: str | None, token: str | None) -> None:
     """Do it with a client of the service; without a token with one of an admin, made here."""
+
     async def work_on() -> None:
         async with Operator(*target(url, token, OPERATOR, role=ADMIN_ROLE, expires_in=TOKEN_SECONDS)) as client:
             await work(client)

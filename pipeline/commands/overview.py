@@ -13,8 +13,8 @@ from rich.text import Text
 
 from pipeline.client import Operator, Unavailable
 from pipeline.commands.operating import each, queue, run, second_of, with_token
-from pipeline.commands.running import Number, with_url
-from pipeline.commands.shown import BAD, BOLD, WARNING, is_terminal, say, say_json, say_table, shown, stdout
+from pipeline.commands.service_target import Number, with_url
+from pipeline.commands.output import BAD, BOLD, WARNING, is_terminal, say, say_json, say_table, shown, stdout
 
 EVERY_SECONDS = 2.0
 STATES = ("waiting", "delayed", "active", "completed", "failed")
@@ -105,9 +105,7 @@ async def _resume(client: Operator, process_id: str) -> str:
     return "claims jobs again"
 
 
-async def _follow(
-    client: Operator, seconds: float, show: Callable[[Mapping[str, Any]], None], *, once: bool
-) -> None:
+async def _follow(client: Operator, seconds: float, show: Callable[[Mapping[str, Any]], None], *, once: bool) -> None:
     """Show the overview again and again, also after a time in which the service could not be reached."""
     while True:
         try:

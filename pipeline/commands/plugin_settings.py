@@ -35,9 +35,7 @@ def built_in_settings() -> list[OwnSetting]:
     return _own_settings(Catalogue(settings).own_settings(), settings)[0]
 
 
-def _own_settings(
-    kinds: Mapping[str, type[PluginSettings]], settings: Settings
-) -> tuple[list[OwnSetting], list[str]]:
+def _own_settings(kinds: Mapping[str, type[PluginSettings]], settings: Settings) -> tuple[list[OwnSetting], list[str]]:
     found, faults = [], []
     for name, kind in sorted(kinds.items()):
         try:

@@ -9,7 +9,7 @@ import click
 
 from pipeline import settings as settings_module
 from pipeline.commands import plugin_settings
-from pipeline.commands.shown import note, say, say_table
+from pipeline.commands.output import note, say, say_table
 from pipeline.settings import Settings
 from pipeline.texts import mask_address
 

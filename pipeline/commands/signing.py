@@ -5,20 +5,20 @@ from __future__ import annotations
 import click
 
 from pipeline.auth import ROLES, make_token
-from pipeline.commands import running
-from pipeline.commands.shown import say
+from pipeline.commands import service_target
+from pipeline.commands.output import say
 
 
 @click.command()
-@click.option("--sub", default=running.DEMO_USER, show_default=True, help="User id.")
+@click.option("--sub", default=service_target.DEMO_USER, show_default=True, help="User id.")
 @click.option("--role", type=click.Choice(ROLES), help="Role claim.")
 @click.option(
     "--hours",
     default=24.0,
     show_default=True,
-    type=running.Number(min=0, max=running.MOST_HOURS, min_open=True),
+    type=service_target.Number(min=0, max=service_target.MOST_HOURS, min_open=True),
     help="How long it is valid.",
 )
 def token(sub: str, role: str | None, hours: float) -> None:
     """Print a token signed with JWT_SECRET, or with the secret generated into DATA_DIR."""
-    say(make_token(running.load(), sub, role, hours * 3600))
+    say(make_token(service_target.load(), sub, role, hours * 3600))

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.commands.shown import BAD, BOLD, complain, is_terminal, note, say, say_json
+from pipeline.commands.output import BAD, BOLD, complain, is_terminal, note, say, say_json
 
 FIELDS = ("brand", "model", "colorway")
 

@@ -15,11 +15,11 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedCo
 
 from pipeline import settings as settings_module
 from pipeline.client import ClientError, Operator, Unavailable, event_of
-from pipeline.commands import running
+from pipeline.commands import service_target
 from pipeline.commands.exit_codes import ExitCode, Unfinished
 from pipeline.commands.progress_marks import Marks
-from pipeline.commands.running import with_url, with_user_token
-from pipeline.commands.shown import NAME_AT_MOST, bar, complain, note, shortened
+from pipeline.commands.service_target import with_url, with_user_token
+from pipeline.commands.output import NAME_AT_MOST, bar, complain, note, shortened
 from pipeline.commands.submit_lines import Lines, PeopleLines, lines_for
 from pipeline.errors import ConfigurationError
 
@@ -55,7 +55,7 @@ def _categories(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
     "patience_seconds",
     default=PATIENCE_SECONDS,
     show_default=True,
-    type=running.Number(min=1, max=86_400),
+    type=service_target.Number(min=1, max=86_400),
     help="With --watch: give up after so many seconds without any sign of progress.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON line for each thing that happens.")
@@ -85,7 +85,7 @@ def submit(
     submission = Submission(
         [(path, category) for path in files], lines_for(as_json=as_json, watches=watch), patience_seconds
     )
-    sys.exit(submission.run(*running.target(url, token, running.DEMO_USER), watch=watch))
+    sys.exit(submission.run(*service_target.target(url, token, service_target.DEMO_USER), watch=watch))
 
 
 class Submission:
@@ -235,7 +235,7 @@ class Submission:
         if not self._waiting:
             complain(why, "Stopped")
             return
-        command = running.this_command()
+        command = service_target.this_command()
         since = f" --since {self._since}" if self._since else ""
         count = f"{len(self._waiting)} of {len(self._photos)} photos are not finished"
         complain(f"{why}; {count}, and the service goes on with them", "Stopped")

@@ -1,4 +1,4 @@
-"""Runs the suites of one plugin under pytest and reports each step; verified.py makes sure of pytest first."""
+"""Runs the suites of one plugin under pytest and reports each step; suite_child.py makes sure of pytest first."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class SuiteRun:
         seconds: float,
         tell: Callable[[dict[str, Any]], None],
     ) -> None:
-        """kind: None for observers and filters. seconds: for all of it. tell: takes the messages of verified.py."""
+        """kind: None for observers and filters. seconds: for all of it. tell: takes the messages of suite_child.py."""
         self._name = name
         self._catalogue = catalogue
         self._kind = kind

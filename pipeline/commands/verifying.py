@@ -21,8 +21,8 @@ from typing import IO, Any
 
 import click
 
-from pipeline.commands.running import Number
-from pipeline.commands.shown import note, say, say_json
+from pipeline.commands.service_target import Number
+from pipeline.commands.output import note, say, say_json
 from pipeline.errors import ConfigurationError
 from pipeline.hooks.kinds import HOOK, KINDS
 
@@ -54,7 +54,7 @@ class Verdict:
     _failing: bool = False
 
     def take(self, message: dict[str, Any]) -> None:
-        """Note a message of the child; see verified.py."""
+        """Note a message of the child; see suite_child.py."""
         self.about = message.get("about", self.about)
         self.fault = message.get("fault", self.fault)
         self.calls = message.get("calls", self.calls)
@@ -130,7 +130,7 @@ def verify(name: str, kind_name: str | None, as_json: bool, seconds: float) -> N
 
 
 def _command(name: str, kind_name: str | None, seconds: float) -> list[str]:
-    return [sys.executable, "-m", "pipeline.commands.verified", name, kind_name or "", str(seconds)]
+    return [sys.executable, "-m", "pipeline.commands.suite_child", name, kind_name or "", str(seconds)]
 
 
 def _messages(command: list[str], seconds: float, verdict: Verdict) -> Iterator[dict[str, Any]]:

@@ -7,9 +7,9 @@ import asyncio
 import click
 
 from pipeline.client import Client
-from pipeline.commands import running
-from pipeline.commands.running import with_url, with_user_token
-from pipeline.commands.shown import note, say_json
+from pipeline.commands import service_target
+from pipeline.commands.service_target import with_url, with_user_token
+from pipeline.commands.output import note, say_json
 
 
 @click.command()
@@ -21,7 +21,7 @@ def watch(since: str | None, url: str | None, token: str | None) -> None:
 
     Ctrl-C is no error: exit code 0. 1: the service refuses, or cannot be reached at the start.
     """
-    target = running.target(url, token, running.DEMO_USER)
+    target = service_target.target(url, token, service_target.DEMO_USER)
     usual = "socket"
     client: Client | None = None
 
@@ -43,7 +43,7 @@ def watch(since: str | None, url: str | None, token: str | None) -> None:
         asyncio.run(run())
     except KeyboardInterrupt:
         if client is not None and client.since:
-            note(f"To go on from here: {running.this_command()} watch --since {client.since}")
+            note(f"To go on from here: {service_target.this_command()} watch --since {client.since}")
 
 
 def _instant(text: str | None) -> str | None:

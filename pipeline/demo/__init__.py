@@ -1,4 +1,4 @@
-"""The demo pictures that come with the service, drawn by draw.py."""
+"""The demo pictures that come with the service. docs/pictures/demo_pictures.py in the repository draws them."""
 
 from __future__ import annotations
 

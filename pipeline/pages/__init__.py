@@ -24,8 +24,6 @@ TYPES = {
     ".js": "text/javascript; charset=UTF-8",
     ".svg": "image/svg+xml",
 }
-# Of the client, for Node only.
-NOT_FOR_BROWSERS = frozenset({"node-websocket.js"})
 IMPORTED = re.compile(r"""^(?:import|export)\b[^"';]*?(?:\bfrom\s*)?["'](\.{1,2}/[^"']+)["']""", re.MULTILINE)
 # Comments of whole lines, and types, are a third of what modules weigh, packed. Line ends stay: a browser's traces
 # name the lines of the sources.
@@ -104,7 +102,7 @@ def _below(folder: Traversable, prefix: str) -> Iterator[tuple[str, bytes]]:
         path = prefix + entry.name
         if entry.is_dir():
             yield from _below(entry, f"{path}/")
-        elif posixpath.splitext(path)[1] in TYPES and entry.name not in NOT_FOR_BROWSERS:
+        elif posixpath.splitext(path)[1] in TYPES:
             yield path, entry.read_bytes()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.commands.checks.findings import Finding, Mark, reason
-from pipeline.commands.checks.here import HereChecks
+from pipeline.commands.checks.machine import MachineChecks
 from pipeline.commands.checks.redis import RedisChecks
 from pipeline.commands.checks.redis_rights import acl_rules
 from pipeline.errors import ConfigurationError, DependencyUnavailable
@@ -93,7 +93,7 @@ def test_check_compares_the_limit_of_open_files(
     monkeypatch.setattr(resource, "getrlimit", lambda what: (64, limit))
 
     async def collect() -> list[Finding]:
-        return [each async for each in HereChecks(Settings(max_sockets=1000)).files()]
+        return [each async for each in MachineChecks(Settings(max_sockets=1000)).files()]
 
     (found,) = asyncio.run(collect())
     assert found.mark is mark and words in found.detail

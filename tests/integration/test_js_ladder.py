@@ -86,6 +86,8 @@ async def test_no_event_is_lost_on_the_ladder(kind: str, mode: str, tmp_path: Pa
                 assert await script.all("error") == []
                 told = [each["transport"] for each in await script.all("transport")]
                 assert told == list(PROXY_FOR)[list(PROXY_FOR).index(RUNGS[mode])::-1]
+                if mode == "mute":
+                    proxy.cut()  # Node's WebSocket waits for the answer to its close
 
 
 @every_rung
@@ -300,21 +302,6 @@ async def test_silent_socket_of_a_page_is_checked_by_the_list() -> None:
         await (await far.stream()).connected()
         await on_rung(script, "sse")
         assert await heard_ids(script, 1) == [missed.id]
-
-
-@pytest.mark.gen_test(timeout=60)
-async def test_socket_without_pings_is_left() -> None:
-    """The WebSocket for Node sees pings: while they come all is well, and without them the next transport is used."""
-    async with FarEnd() as far, far.script("node") as script:
-        await script.run(started(far.url, times=STAYS | {"silenceMs": 500}))
-        link = await far.accept()
-        await link.connected()
-        for _ in range(8):
-            await link.socket.ping()
-            await asyncio.sleep(0.1)  # longer than the silence in all
-        assert await script.all("disconnected") == []
-        await (await far.stream()).connected()
-        await on_rung(script, "sse")
 
 
 @pytest.mark.gen_test(timeout=60)

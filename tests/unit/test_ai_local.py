@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from PIL import ExifTags, Image, ImageDraw
 
+from docs.pictures.demo_pictures import write_all
 from pipeline.demo import pictures, shown
-from pipeline.demo.draw import write_all
 from pipeline.errors import ConfigurationError, PermanentJobError
 from pipeline.hooks import UNKNOWN
 from pipeline.sandbox.cost import LONG_SIDE_PIXELS

@@ -42,7 +42,7 @@ USED = {
 HARMLESS = {
     "pipeline/commands/checking.py": {"_exit"},
     "pipeline/commands/reference.py": {"_is_protocol"},
-    "pipeline/commands/verified.py": {"_exit"},
+    "pipeline/commands/suite_child.py": {"_exit"},
     "pipeline/exit.py": {"_current_frames", "_exit"},
     "pipeline/assets/hygiene/source.py": {"_parts"},
     "pipeline/handlers/http_head.py": {"_replace"},

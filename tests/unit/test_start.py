@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline import start
-from pipeline.commands import demonstrating, running
+from pipeline.commands import demonstrating, service_target
 from pipeline.settings import Settings
 from tests.service import ROOT
 
@@ -29,7 +29,7 @@ def test_demo_of_the_module_starts_the_module(monkeypatch: pytest.MonkeyPatch, t
         patch.setattr(subprocess, "Popen", popen)
         demonstrating._start_service(Settings(data_dir=tmp_path))
     assert subprocess.run([*ran[0][:-1], "--version"], capture_output=True, cwd=tmp_path).returncode == 0
-    assert running.this_command().endswith(" -m pipeline")
+    assert service_target.this_command().endswith(" -m pipeline")
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_demo_of_the_module_starts_the_module(monkeypatch: pytest.MonkeyPatch, t
 def test_command_to_type_is_the_one_typed(monkeypatch: pytest.MonkeyPatch, program: str, command: str) -> None:
     """Python comes before a file of its own, and not before the installed command."""
     monkeypatch.setattr(sys, "argv", [program])
-    assert running.this_command().endswith(command)
+    assert service_target.this_command().endswith(command)
 
 
 def test_module_of_ours_that_is_missing_leaves_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:

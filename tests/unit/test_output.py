@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pipeline.commands import shown
+from pipeline.commands import output
 
 HOSTILE = {
     "\x1b[31mred\x1b[0m \x9b2J": "red ",
@@ -31,11 +31,11 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("text", "plain"), HOSTILE.items(), ids=range(len(HOSTILE)))
 def test_texts_are_plain_and_in_one_line(text: str, plain: str, capsys: pytest.CaptureFixture[str]) -> None:
     """As a result, as a notice, as an error about something, and as a cell."""
-    shown.say(text)
-    shown.say(text, shown.BAD, label=f"{text} ")
-    shown.note(text)
-    shown.complain(text, about=text)
-    assert shown.say_table(("name", "text"), [(1, text)]) == 1
+    output.say(text)
+    output.say(text, output.BAD, label=f"{text} ")
+    output.note(text)
+    output.complain(text, about=text)
+    assert output.say_table(("name", "text"), [(1, text)]) == 1
     told = capsys.readouterr()
     assert told.out.splitlines() == [plain, f"{plain} {plain}", "name  text".ljust(10), f"1     {plain}".rstrip()]
     assert told.err.splitlines() == [plain, f"{plain}: {plain}"]
@@ -47,11 +47,11 @@ def test_table_has_a_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> No
     empty one is a dash, so that a line has as many words as there are columns.
     """
     rows = [("a", None, "x"), ("写真", "b" * 10_000, "y"), ("c", "", "z")]
-    assert shown.say_table(("one", "two", "three"), rows) == 3
+    assert output.say_table(("one", "two", "three"), rows) == 3
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "one   two  three" and lines[1] == "a     -    x" and lines[3] == "c     -    z"
     assert lines[2].startswith("写真  bbb") and lines[2].endswith("b…  y") and len(lines[2]) < 500
-    assert shown.say_table(("one",), [], "There are none.") == 0
+    assert output.say_table(("one",), [], "There are none.") == 0
     assert capsys.readouterr().out == "There are none.\n"
 
 
@@ -59,11 +59,11 @@ def test_table_has_a_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> No
 def test_json_stays_what_it_was(capsys: pytest.CaptureFixture[str]) -> None:
     """One line for programs, whatever is in it; it steers no terminal."""
     data = {"name": "".join(HOSTILE)}
-    shown.say_json(data)
+    output.say_json(data)
     out = capsys.readouterr().out
     assert json.loads(out) == data and out.count("\n") == 1
     assert out.isascii() and out.rstrip("\n").isprintable()
-    shown.say_json(data, indent=2)
+    output.say_json(data, indent=2)
     assert "\x1b" not in capsys.readouterr().out
 
 
@@ -72,8 +72,8 @@ def test_terminal_that_lacks_letters_gets_escapes(monkeypatch: pytest.MonkeyPatc
     """An encoding without them ends no command."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)
-    shown.use_any_encoding()
-    shown.say("é 写 1")
+    output.use_any_encoding()
+    output.say("é 写 1")
     stream.flush()
     stream.seek(0)
     assert stream.read() == "\\xe9 \\u5199 1\n"

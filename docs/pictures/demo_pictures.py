@@ -1,8 +1,8 @@
 """Draws the demo pictures: products as a phone would see them, with perspective, uneven light, noise and blur.
 
-Run `python -m pipeline.demo.draw` to write them anew into this folder. Needs Pillow and numpy only; everything, the
-lettering included (Pillow's own font), is made here, and every random number is seeded, so the pictures are the same
-each time.
+`python -m docs.pictures.demo_pictures` writes them into pipeline/demo/. Needs Pillow and numpy only; the lettering is
+in Pillow's own font. Random numbers are seeded, so the pictures are the same each time.
+Long because each of the five pictures is a list of strokes.
 """
 
 from __future__ import annotations
@@ -354,4 +354,4 @@ def write_all(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_all(Path(__file__).parent)
+    write_all(Path(__file__).parents[2] / "pipeline" / "demo")

@@ -11,7 +11,7 @@ from itertools import islice
 
 from pipeline import data_dir
 from pipeline.auth import TokenVerifier
-from pipeline.commands import running
+from pipeline.commands import service_target
 from pipeline.commands.checks.findings import Finding, Mark, shown_address
 from pipeline.disk import Disk
 from pipeline.errors import Unauthorized
@@ -25,7 +25,7 @@ OPEN_LIMIT = 1000
 LOW_DISK_BYTES = 1_000_000_000
 
 
-class HereChecks:
+class MachineChecks:
     """What can be told without asking any other service."""
 
     def __init__(self, settings: Settings) -> None:
@@ -57,9 +57,9 @@ class HereChecks:
         """Find out whether the service can listen."""
         settings = self._settings
         where = f"{settings.host}:{settings.port}"
-        if service := await asyncio.to_thread(running.find_service, settings):
+        if service := await asyncio.to_thread(service_target.find_service, settings):
             yield Finding(Mark.OK, "address", f"a service runs on this DATA_DIR at {service.address}")
-        elif fault := running.address_fault(settings):
+        elif fault := service_target.address_fault(settings):
             yield Finding(Mark.FAILED, "address", f"{where}: {fault}", "set HOST or PORT, or stop what listens there")
         else:
             yield Finding(Mark.OK, "address", f"{where} is free")
