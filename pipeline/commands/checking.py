@@ -89,7 +89,7 @@ class Checks:
         settings = self._settings
         store_setting = "MONGODB_URI" if settings.mongodb_uri.get_secret_value() else "DATA_DIR"
         checks = [
-            Check("settings", self._here.variables, "see the README"),
+            Check("settings", self._here.variables, "see docs/settings.md"),
             Check("data folder", self._here.data_folder, "make room there or set DATA_DIR"),
             Check("address", self._here.address, "set HOST and PORT"),
             Check("open files", self._here.files, "see ulimit -n"),

@@ -1,0 +1,58 @@
+"""The README is one screen, and the pages of docs/ are listed, begin with their reader's wish, and lead somewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+LINKING = [*PAGES, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
+# Routes that only the two pages load; a reader of docs/routes.md calls none of them.
+OF_PAGES = {"/pages/{version}/{path}"}
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_readme_is_one_screen() -> None:
+    """At most 90 lines, none of them a row of a table of settings or routes; both commands are there."""
+    text = (ROOT / "README.md").read_text()
+    assert text.count("\n") <= 90
+    assert "\nmake demo " in text and "\nmake test " in text
+    assert not re.search(r"^\| `(GET|POST|[A-Z_]+)", text, re.MULTILINE)
+
+
+def test_index_lists_every_page_once() -> None:
+    """Each page of docs/ has one line in docs/README.md."""
+    listed = re.findall(r"^- \[[\w-]+\.md\]\(([\w-]+\.md)\): .+$", (ROOT / "docs/README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == [page.name for page in PAGES if page.name != "README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page_begins_with_the_wish_of_its_reader(page: Path) -> None:
+    """The first lines after the title are about the reader: "You write a page that ..."."""
+    title, empty, first = page.read_text().split("\n")[:3]
+    assert title.startswith("# ") and empty == "" and first.startswith("You ")
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    """No link of a page leads to a file or a heading that is not there."""
+    for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]*))?\)", page.read_text()):
+        found = page.parent / target if target else page
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found), f"{target}#{anchor}"
+
+
+def test_routes_page_has_every_route() -> None:
+    """docs/routes.md names each route of the contract, and no other."""
+    contract = json.loads((ROOT / "contracts/analyze-queue.openapi.json").read_text())["paths"]
+    codes = re.findall(r"`(?:[A-Z]+ )?(/[^`]*)`", (ROOT / "docs/routes.md").read_text())
+    assert {code.split("?")[0] for code in codes} == contract.keys() - OF_PAGES
