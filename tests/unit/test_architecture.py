@@ -1,4 +1,4 @@
-"""docs/architecture.md is true: its files are there, they have the functions it names, its rows are those of the house."""
+"""docs/architecture.md is true: its files and functions are there, its rows are those of the house."""
 
 from __future__ import annotations
 

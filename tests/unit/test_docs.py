@@ -56,3 +56,13 @@ def test_routes_page_has_every_route() -> None:
     contract = json.loads((ROOT / "contracts/analyze-queue.openapi.json").read_text())["paths"]
     codes = re.findall(r"`(?:[A-Z]+ )?(/[^`]*)`", (ROOT / "docs/routes.md").read_text())
     assert {code.split("?")[0] for code in codes} == contract.keys() - OF_PAGES
+
+
+def test_recipes_name_files_and_tests_that_exist() -> None:
+    """Each path in backticks of CONTRIBUTING.md exists, and each test that it names is one."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    for path in re.findall(r"`((?:pipeline|plugins|tests|contracts|grafana|docs|clients)/[\w./-]*)`", text):
+        assert (ROOT / path).exists(), path
+    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert named and named <= set(re.findall(r"def (test_\w+)", sources))
