@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import pipeline
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 LINKING = [*PAGES, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
@@ -66,3 +68,34 @@ def test_recipes_name_files_and_tests_that_exist() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     named = set(re.findall(r"`(test_\w+)`", text))
     assert named and named <= set(re.findall(r"def (test_\w+)", sources))
+
+
+def test_changelog_has_the_form_it_names() -> None:
+    """Releases newest first with their date, and sections of Keep a Changelog 1.1, each at most once in a release."""
+    kinds = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
+    first, *releases = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert "keepachangelog.com/en/1.1.0" in first and releases[0].startswith("[Unreleased]\n")
+    headings = [re.match(r"\[(\d+\.\d+\.\d+)\] - (\d{4}-\d\d-\d\d)\n", release) for release in releases[1:]]
+    dates = [heading[2] for heading in headings if heading]
+    assert len(dates) == len(headings) and dates == sorted(dates, reverse=True)
+    for release in releases:
+        found = re.findall(r"^### (\w+)( / .+)?$", release, re.MULTILINE)
+        assert {kind for kind, _ in found} <= set(kinds) and len(found) == len(set(found))
+
+
+def test_one_version_stands_everywhere() -> None:
+    """The newest release of the changelog is the version of the package, the clients, the contracts and the chart."""
+    places = {
+        "setup.cfg": r"^version = (.+)$",
+        "clients/js/package.json": r'^  "version": "(.+)"',
+        "clients/python/pyproject.toml": r'^version = "(.+)"',
+        "contracts/analyze-queue.openapi.json": r'^    "version": "(.+)"',
+        "contracts/rooms.asyncapi.json": r'^    "version": "(.+)"',
+        "deploy/Containerfile": r"^ARG VERSION=(.+)$",
+        "deploy/helm/pipeline/Chart.yaml": r'^(?:version|appVersion): "?([\d.]+)"?$',
+        "CHANGELOG.md": r"^## \[(\d.+?)\]",
+    }
+    found = {place: re.findall(shape, (ROOT / place).read_text(), re.MULTILINE) for place, shape in places.items()}
+    found["CHANGELOG.md"] = found["CHANGELOG.md"][:1]
+    assert {version for versions in found.values() for version in versions} == {pipeline.__version__}, found
+    assert all(found.values()), found
