@@ -9,10 +9,18 @@ from pathlib import Path
 import pytest
 
 import pipeline
+from pipeline.metrics import Metrics
+from pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 LINKING = [*PAGES, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
+# In capitals and no setting of the service: of commands, tests and files of deploy/, of other programs, of our API.
+NO_SETTINGS = {
+    *("PIPELINE_URL", "PIPELINE_ADMIN_TOKEN", "TEST_MONGODB_URI", "API_VERSION", "INTERNAL_ERROR", "TCP_USER_TIMEOUT"),
+    *("BASE_IMAGE", "PIPELINE_OPERATORS", "GRAFANA_PASSWORD"),
+    "REDIS_ULR",  # a mistyped name, on purpose
+}
 # Routes that only the two pages load; a reader of docs/routes.md calls none of them.
 OF_PAGES = {"/pages/{version}/{path}"}
 
@@ -51,6 +59,18 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
         found = page.parent / target if target else page
         assert found.exists(), target
         assert not anchor or anchor in anchors(found), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_pages_name_settings_and_metrics_that_exist(page: Path) -> None:
+    """Between backticks: a name in capitals with a _ is a setting, one that begins with pipeline_ is a metric."""
+    codes = re.findall(r"`([^`\n]+)`", page.read_text())
+    names = {name for code in codes for name in re.findall(r"(?<![\w.$])[A-Z]+(?:_[A-Z]+)+\b", code)} - NO_SETTINGS
+    ours = {name.removesuffix("_FILE") for name in names if not name.startswith(("PLUGIN_", "OTEL_"))}
+    assert ours <= {name.upper() for name in Settings.model_fields}
+    metrics = {name for code in codes for name in re.findall(r"^pipeline_\w*[a-z]\b", code)}
+    shown = set(re.findall(r"^# TYPE (\w+) ", Metrics().render()[0].decode(), re.MULTILINE))
+    assert metrics <= shown
 
 
 def test_routes_page_has_every_route() -> None:
